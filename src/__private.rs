@@ -1,0 +1,72 @@
+//! What generated code needs. Not part of the public interface: it may change in any release.
+
+pub use serde;
+
+use crate::error::BoxError;
+use crate::event::{EventSchema, EventTypes};
+
+/// The encoding of snapshots: self-describing, so that a nested type that changed does not decode into nonsense.
+pub fn to_snapshot<T: serde::Serialize>(state: &T) -> Result<Vec<u8>, BoxError> {
+    Ok(serde_json::to_vec(state)?)
+}
+
+/// See [`to_snapshot`].
+pub fn from_snapshot<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+/// How many kinds of event the members of a union hold together.
+pub const fn count(members: &[EventTypes]) -> usize {
+    let (mut total, mut m) = (0, 0);
+    while m < members.len() {
+        match members[m] {
+            EventTypes::All => {
+                panic!("`AnyEvent` holds every event already and cannot be joined with others")
+            }
+            EventTypes::Only(schemas) => total += schemas.len(),
+        }
+        m += 1;
+    }
+    total
+}
+
+/// All kinds of event of the members of a union. Fails to compile where two members share a stored name.
+pub const fn join<const N: usize>(members: &[EventTypes]) -> [EventSchema; N] {
+    let mut all = [EventSchema { name: "", version: 0, codec: crate::codec::Codec::Json }; N];
+    let (mut filled, mut m) = (0, 0);
+    while m < members.len() {
+        if let EventTypes::Only(schemas) = members[m] {
+            let mut s = 0;
+            while s < schemas.len() {
+                let mut earlier = 0;
+                while earlier < filled {
+                    assert!(
+                        !same(all[earlier].name, schemas[s].name),
+                        "two members of this union hold events of the same stored name"
+                    );
+                    earlier += 1;
+                }
+                all[filled] = schemas[s];
+                filled += 1;
+                s += 1;
+            }
+        }
+        m += 1;
+    }
+    all
+}
+
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}

@@ -1,0 +1,217 @@
+//! What can go wrong, sorted by what a caller does about it.
+
+use std::convert::Infallible;
+use std::fmt;
+
+use crate::id::{
+    EventId, EventType, ExpectedVersion, IdempotencyKey, InvalidName, Position, ProjectionName,
+    StreamId, Version,
+};
+
+/// A result of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any error, as handlers return it and as causes are kept.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong ([`kind`](Error::kind)) and why ([`source`](std::error::Error::source)).
+#[derive(Debug)]
+pub struct Error {
+    kind: Box<ErrorKind>,
+    source: Option<BoxError>,
+}
+
+/// What a caller branches on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The stream is not at the version the append expected. Nothing was written.
+    #[error("conflict on {stream}: expected {expected}, found version {actual}")]
+    Conflict {
+        /// The stream of the first expectation that failed.
+        stream: StreamId,
+        /// What the append demanded.
+        expected: ExpectedVersion,
+        /// The version the stream is at.
+        actual: Version,
+    },
+    /// An event with this id is already in the log. Nothing was written.
+    #[error("event {0} is already in the log")]
+    DuplicateEvent(EventId),
+    /// The key was used before, for an append to other streams. Nothing was written.
+    #[error("idempotency key {0} was used for an append to other streams")]
+    KeyReused(IdempotencyKey),
+    /// Input that no retry makes acceptable. Nothing was written.
+    #[error("invalid input: {0}")]
+    Invalid(String),
+    /// An event or a snapshot is larger than the store takes. Nothing was written.
+    #[error("{what} has {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// What was too large.
+        what: String,
+        /// Its size.
+        bytes: usize,
+        /// The most that is accepted.
+        limit: usize,
+    },
+    /// A stored event is of a type the reader does not know.
+    #[error("{stream} version {version}: unknown event type {event_type}")]
+    UnknownEventType {
+        /// Where it stands.
+        stream: StreamId,
+        /// Its version there.
+        version: Version,
+        /// The unknown type.
+        event_type: EventType,
+    },
+    /// A stored event has a schema version the reader does not know, most likely written by a newer release.
+    #[error(
+        "{stream} version {version}: {event_type} has schema version {found}, known are 1 to {known}"
+    )]
+    UnknownSchema {
+        /// Where it stands.
+        stream: StreamId,
+        /// Its version there.
+        version: Version,
+        /// Its type.
+        event_type: EventType,
+        /// The schema version in the store.
+        found: u32,
+        /// The newest schema version the reader knows.
+        known: u32,
+    },
+    /// A stored event's payload is not what its type and schema version say.
+    #[error("{stream} version {version}: cannot decode the payload of {event_type}")]
+    Undecodable {
+        /// Where it stands.
+        stream: StreamId,
+        /// Its version there.
+        version: Version,
+        /// Its type.
+        event_type: EventType,
+    },
+    /// An event or a state refused to be encoded. Nothing was written.
+    #[error("cannot encode {0}")]
+    Unencodable(String),
+    /// The store's own data is damaged.
+    #[error("the store is corrupt: {0}")]
+    Corrupt(String),
+    /// The store was written by a newer release of this library.
+    #[error("the store has schema {found}, this release knows up to {known}")]
+    NewerStore {
+        /// The newest migration in the store.
+        found: u32,
+        /// The newest migration in this release.
+        known: u32,
+    },
+    /// The store may only be read.
+    #[error("the store is read-only")]
+    ReadOnly,
+    /// The store's disk or quota is full. Nothing was written.
+    #[error("the store is full")]
+    Full,
+    /// May succeed when tried again: busy, locked, connection lost. The outcome of an append is unknown.
+    #[error("temporarily unable to {0}")]
+    Transient(String),
+    /// The store or the broker was closed.
+    #[error("{0} is closed")]
+    Closed(&'static str),
+    /// The time allowed is over.
+    #[error("timed out: {0}")]
+    TimedOut(String),
+    /// A message that is not a frame of this library.
+    #[error("not a frame: {0}")]
+    BadFrame(String),
+    /// A projection failed on an event, with its own error as the cause.
+    #[error("projection {projection} failed at position {position} on {event_type}")]
+    Projection {
+        /// Which projection.
+        projection: ProjectionName,
+        /// The position of the event, or of the first one of a batch.
+        position: Position,
+        /// The type of that event.
+        event_type: EventType,
+    },
+    /// Another worker moved the projection's checkpoint. This worker's batch was rolled back.
+    #[error("projection {projection}: the checkpoint is at {actual}, not at {expected}")]
+    CheckpointMoved {
+        /// Which projection.
+        projection: ProjectionName,
+        /// Where this worker left it.
+        expected: Position,
+        /// Where it is.
+        actual: Position,
+    },
+    /// The backend refused for a reason none of the others names; the cause says which.
+    #[error("cannot {0}")]
+    Backend(String),
+}
+
+impl Error {
+    /// An error without a deeper cause.
+    pub fn new(kind: ErrorKind) -> Self {
+        Self { kind: Box::new(kind), source: None }
+    }
+
+    /// An error with its cause.
+    pub fn with_source(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
+        Self { kind: Box::new(kind), source: Some(source.into()) }
+    }
+
+    /// What to branch on.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// Whether the stream had moved: load again, decide again, append again.
+    pub fn is_conflict(&self) -> bool {
+        matches!(*self.kind, ErrorKind::Conflict { .. })
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(*self.kind, ErrorKind::Transient(_) | ErrorKind::TimedOut(_))
+    }
+
+    /// Whether stored data cannot be read: nothing but a repair or a newer release helps.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(
+            *self.kind,
+            ErrorKind::UnknownEventType { .. }
+                | ErrorKind::UnknownSchema { .. }
+                | ErrorKind::Undecodable { .. }
+                | ErrorKind::Corrupt(_)
+                | ErrorKind::NewerStore { .. }
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.kind, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl From<InvalidName> for Error {
+    fn from(error: InvalidName) -> Self {
+        Self::new(ErrorKind::Invalid(error.to_string()))
+    }
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
