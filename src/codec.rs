@@ -39,11 +39,7 @@ impl Codec {
     ///
     /// # Errors
     /// What the value's own `Serialize` reports.
-    pub fn encode<T: Serialize + ?Sized>(
-        self,
-        value: &T,
-        bytes: &mut Vec<u8>,
-    ) -> Result<(), BoxError> {
+    pub fn encode<T: Serialize + ?Sized>(self, value: &T, bytes: &mut Vec<u8>) -> Result<(), BoxError> {
         match self {
             Self::Json => serde_json::to_writer(bytes, value)?,
             Self::Compact => {

@@ -2,10 +2,10 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::id::{
-    EventId, EventType, ExpectedVersion, IdempotencyKey, InvalidName, Position, ProjectionName,
-    StreamId, Version,
+    EventId, EventType, ExpectedVersion, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version,
 };
 
 /// A result of this library.
@@ -15,10 +15,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What went wrong ([`kind`](Error::kind)) and why ([`source`](std::error::Error::source)).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     kind: Box<ErrorKind>,
-    source: Option<BoxError>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 /// What a caller branches on.
@@ -65,9 +65,7 @@ pub enum ErrorKind {
         event_type: EventType,
     },
     /// A stored event has a schema version the reader does not know, most likely written by a newer release.
-    #[error(
-        "{stream} version {version}: {event_type} has schema version {found}, known are 1 to {known}"
-    )]
+    #[error("{stream} version {version}: {event_type} has schema version {found}, known are 1 to {known}")]
     UnknownSchema {
         /// Where it stands.
         stream: StreamId,
@@ -155,7 +153,7 @@ impl Error {
 
     /// An error with its cause.
     pub fn with_source(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
-        Self { kind: Box::new(kind), source: Some(source.into()) }
+        Self { kind: Box::new(kind), source: Some(source.into().into()) }
     }
 
     /// What to branch on.

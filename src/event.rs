@@ -117,9 +117,7 @@ impl DecodeError {
             Self::UnknownSchema { found, known } => {
                 ErrorKind::UnknownSchema { stream, version, event_type, found, known }.into()
             }
-            Self::Payload(source) => {
-                Error::with_source(ErrorKind::Undecodable { stream, version, event_type }, source)
-            }
+            Self::Payload(source) => Error::with_source(ErrorKind::Undecodable { stream, version, event_type }, source),
         }
     }
 }
@@ -206,9 +204,9 @@ impl NewEvent {
     pub fn encode<E: Event>(event: &E, metadata: Metadata) -> Result<Self, Error> {
         let schema = event.schema();
         let mut payload = Vec::with_capacity(128);
-        event.encode(&mut payload).map_err(|source| {
-            Error::with_source(ErrorKind::Unencodable(format!("event {}", schema.name)), source)
-        })?;
+        event
+            .encode(&mut payload)
+            .map_err(|source| Error::with_source(ErrorKind::Unencodable(format!("event {}", schema.name)), source))?;
         Ok(Self {
             id: EventId::generate(),
             event_type: EventType::new(schema.name)?,
@@ -251,8 +249,8 @@ impl RecordedEvent {
     /// # Errors
     /// [`ErrorKind::UnknownEventType`], [`ErrorKind::UnknownSchema`] or [`ErrorKind::Undecodable`], each with stream and version.
     pub fn decode<E: Event>(&self) -> Result<Envelope<E>, Error> {
-        let event = E::decode(self.stored())
-            .map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
+        let event =
+            E::decode(self.stored()).map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
         Ok(Envelope {
             position: self.position,
             stream: self.stream.clone(),
@@ -311,8 +309,7 @@ impl Event for AnyEvent {
 
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
-            event_type: EventType::new(stored.event_type)
-                .map_err(|error| DecodeError::Payload(error.into()))?,
+            event_type: EventType::new(stored.event_type).map_err(|error| DecodeError::Payload(error.into()))?,
             schema_version: stored.schema_version,
             codec: stored.codec,
             payload: Bytes::copy_from_slice(stored.payload),

@@ -230,7 +230,7 @@ number!(
     Position
 );
 number!(
-    /// Names a commit: the events that became durable together. Later commits have greater ids.
+    /// Names what one append made durable. Greater for a later append, with gaps; only the store it comes from can say its position.
     CommitId
 );
 
@@ -325,10 +325,7 @@ mod tests {
     #[test]
     fn names_are_refused_by_rule() {
         assert_eq!(AggregateId::new("").unwrap_err().to_string(), "aggregate id is empty");
-        assert_eq!(
-            EventType::new("a\0b").unwrap_err().to_string(),
-            "event type contains a NUL character"
-        );
+        assert_eq!(EventType::new("a\0b").unwrap_err().to_string(), "event type contains a NUL character");
         assert_eq!(
             AggregateType::new("x".repeat(256)).unwrap_err().to_string(),
             "aggregate type has 256 bytes, at most 255 are allowed"

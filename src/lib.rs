@@ -5,6 +5,7 @@ pub mod codec;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod store;
 
 #[doc(hidden)]
 pub mod __private;

@@ -1,0 +1,134 @@
+//! Group commit: appends that wait while a commit runs go into the next one together.
+//!
+//! There is no timer and no added delay: an append that finds nothing running is committed at once, alone. The queue is
+//! bounded, so that writers faster than the disk wait instead of filling memory.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Append, Appended};
+
+/// Appends that may wait for a commit; one more waits outside the queue. Also the most that share one commit.
+const QUEUE: usize = 1024;
+
+/// A commit takes no further append once its payloads have this many bytes: what is in memory at once stays bounded.
+const COMMIT_BYTES: usize = 32 * 1024 * 1024;
+
+/// A driver's commit of several appends at once.
+#[async_trait]
+pub trait BatchAppend: Send + Sync + 'static {
+    /// Commits the appends together; one outcome each, in order. A conflict of one never fails another.
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>>;
+}
+
+/// Gathers concurrent appends into shared commits, over any driver.
+pub struct GroupCommit {
+    driver: Arc<dyn BatchAppend>,
+    closing: CancellationToken,
+    /// Started by the first append, so that a store can be made outside a runtime.
+    queue: OnceLock<mpsc::Sender<Waiting>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// An append and where its outcome goes.
+type Waiting = (Append, oneshot::Sender<Result<Appended>>);
+
+impl GroupCommit {
+    /// Group commit over a driver.
+    pub fn new(driver: Arc<dyn BatchAppend>) -> Self {
+        Self { driver, closing: CancellationToken::new(), queue: OnceLock::new(), task: Mutex::new(None) }
+    }
+
+    /// Appends in the next commit.
+    ///
+    /// # Errors
+    /// The append's own outcome, or [`ErrorKind::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits for a place in the queue, nothing was written; later, it is committed all the same.
+    pub async fn append(&self, append: Append) -> Result<Appended> {
+        let queue = match self.queue.get() {
+            Some(queue) => queue,
+            None => self.start().await,
+        };
+        let (outcome, answer) = oneshot::channel();
+        let place = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(closed()),
+            place = queue.reserve() => place.map_err(|_| closed())?,
+        };
+        place.send((append, outcome));
+        answer.await.map_err(|_| Error::new(ErrorKind::Transient("learn the outcome of an append".into())))?
+    }
+
+    /// Refuses further appends and waits until those under way are committed.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        if let Some(task) = self.task.lock().await.take() {
+            // The task owns no result; a panic in it has dropped the senders, and each caller was told.
+            drop(task.await);
+        }
+    }
+
+    async fn start(&self) -> &mpsc::Sender<Waiting> {
+        let mut task = self.task.lock().await;
+        self.queue.get_or_init(|| {
+            let (queue, waiting) = mpsc::channel(QUEUE);
+            *task = Some(tokio::spawn(run(self.driver.clone(), waiting, self.closing.clone())));
+            queue
+        })
+    }
+}
+
+impl fmt::Debug for GroupCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupCommit").finish_non_exhaustive()
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed("the store"))
+}
+
+/// Ends when the store is closed or dropped, after everything in the queue is committed.
+async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>, closing: CancellationToken) {
+    loop {
+        let first = tokio::select! {
+            biased;
+            first = waiting.recv() => first,
+            () = closing.cancelled() => {
+                waiting.close();
+                waiting.recv().await
+            }
+        };
+        let Some(first) = first else { return };
+        let (batch, outcomes) = gather(first, &mut waiting);
+        for (result, outcome) in driver.append_batch(batch).await.into_iter().zip(outcomes) {
+            // A caller that was dropped does not want to know.
+            drop(outcome.send(result));
+        }
+    }
+}
+
+fn gather(
+    first: Waiting,
+    waiting: &mut mpsc::Receiver<Waiting>,
+) -> (Vec<Append>, Vec<oneshot::Sender<Result<Appended>>>) {
+    let mut bytes = first.0.payload_bytes();
+    let (mut batch, mut outcomes) = (vec![first.0], vec![first.1]);
+    while batch.len() < QUEUE
+        && bytes < COMMIT_BYTES
+        && let Ok((append, outcome)) = waiting.try_recv()
+    {
+        bytes += append.payload_bytes();
+        batch.push(append);
+        outcomes.push(outcome);
+    }
+    (batch, outcomes)
+}

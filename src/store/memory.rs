@@ -1,0 +1,352 @@
+//! The log in memory: for tests and for whatever may be forgotten.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{CommitId, EventId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use crate::store::group_commit::{BatchAppend, GroupCommit};
+use crate::store::{
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, Page,
+    RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work, check_same_streams,
+};
+
+/// Events of a stream that are copied out under one lock.
+const REPLAY_CHUNK: usize = 256;
+
+/// A log that lives as long as its last handle. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    log: Arc<MemoryLog>,
+    commits: Arc<GroupCommit>,
+}
+
+impl MemoryStore {
+    /// An empty log.
+    pub fn new() -> Self {
+        let log = Arc::new(MemoryLog { state: RwLock::default(), head: watch::Sender::new(Position::ZERO) });
+        Self { commits: Arc::new(GroupCommit::new(log.clone())), log }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Debug)]
+struct MemoryLog {
+    state: RwLock<State>,
+    head: watch::Sender<Position>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The event at position p stands at index p - 1.
+    events: Vec<RecordedEvent>,
+    /// For each stream the indexes of its events: the event of version v stands at v - 1.
+    streams: HashMap<StreamId, Vec<usize>>,
+    ids: HashSet<EventId>,
+    keys: HashMap<IdempotencyKey, (Vec<StreamId>, Appended)>,
+    snapshots: HashMap<StreamId, Snapshot>,
+    relayed: HashMap<String, Position>,
+}
+
+impl MemoryLog {
+    /// A panic cannot leave the state half-changed: nothing that can panic stands between its changes.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl BatchAppend for MemoryLog {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let (results, head) = {
+            let mut state = self.write();
+            let results = batch.into_iter().map(|append| state.append(append)).collect();
+            (results, state.head())
+        };
+        self.head.send_replace(head);
+        results
+    }
+}
+
+impl State {
+    fn head(&self) -> Position {
+        Position::new(self.events.len() as u64)
+    }
+
+    fn version(&self, stream: &StreamId) -> Version {
+        Version::new(self.streams.get(stream).map_or(0, |events| events.len() as u64))
+    }
+
+    fn append(&mut self, append: Append) -> Result<Appended> {
+        if let Some(key) = append.key()
+            && let Some((streams, appended)) = self.keys.get(key)
+        {
+            let recorded = streams.iter().map(|s| (s.aggregate_type().as_str(), s.aggregate_id().as_str()));
+            check_same_streams(&append, key, recorded)?;
+            return Ok(Appended { outcome: Outcome::Repeated, ..appended.clone() });
+        }
+        self.check(&append)?;
+        let recorded_at = self.next_time();
+        let mut versions = Vec::with_capacity(append.streams().len());
+        let Append { streams, key } = append;
+        let names = streams.iter().map(|part| part.stream.clone()).collect();
+        for part in streams {
+            for event in part.events {
+                let position = self.head().next();
+                let places = self.streams.entry(part.stream.clone()).or_default();
+                places.push(self.events.len());
+                let version = Version::new(places.len() as u64);
+                self.ids.insert(event.id);
+                self.events.push(RecordedEvent { position, stream: part.stream.clone(), version, recorded_at, event });
+            }
+            versions.push(self.version(&part.stream));
+        }
+        let appended = Appended { commit: CommitId::new(self.head().get()), versions, outcome: Outcome::Written };
+        if let Some(key) = key {
+            self.keys.insert(key, (names, appended.clone()));
+        }
+        Ok(appended)
+    }
+
+    fn check(&self, append: &Append) -> Result<()> {
+        let mut new_ids = HashSet::new();
+        for part in append.streams() {
+            let actual = self.version(&part.stream);
+            if !part.expected.allows(actual) {
+                let (stream, expected) = (part.stream.clone(), part.expected);
+                return Err(ErrorKind::Conflict { stream, expected, actual }.into());
+            }
+            for event in &part.events {
+                if self.ids.contains(&event.id) || !new_ids.insert(event.id) {
+                    return Err(ErrorKind::DuplicateEvent(event.id).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Now, but never before the newest event: time does not go backward along the log.
+    fn next_time(&self) -> DateTime<Utc> {
+        let now = Utc::now().trunc_subsecs(6);
+        self.events.last().map_or(now, |last| last.recorded_at.max(now))
+    }
+
+    fn replay_chunk(&self, stream: &StreamId, after: Version, up_to: UpTo) -> Vec<RecordedEvent> {
+        let places = self.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
+        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(places.len());
+        places[first..]
+            .iter()
+            .map(|&place| &self.events[place])
+            .take_while(|event| match up_to {
+                UpTo::Head => true,
+                UpTo::Version(version) => event.version <= version,
+                UpTo::Time(time) => event.recorded_at <= time,
+            })
+            .take(REPLAY_CHUNK)
+            .cloned()
+            .collect()
+    }
+}
+
+#[async_trait]
+impl EventReader for MemoryStore {
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let mut after = replay.after;
+        if let Some(snapshot) = self.log.read().snapshots.get(stream).cloned()
+            && replay.snapshot == Some(snapshot.fingerprint)
+            && snapshot.version > after
+            && allows_snapshot(replay.up_to, snapshot.version)
+        {
+            visitor.snapshot(snapshot.version, &snapshot.state)?;
+            after = snapshot.version;
+        }
+        loop {
+            let chunk = self.log.read().replay_chunk(stream, after, replay.up_to);
+            for event in &chunk {
+                visitor.event(event.version, event.stored())?;
+                after = event.version;
+            }
+            if chunk.len() < REPLAY_CHUNK {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        let state = self.log.read();
+        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(state.events.len());
+        let events: Vec<_> = state.events[first..].iter().filter(|e| filter.passes(e)).take(limit).cloned().collect();
+        let through = match events.last() {
+            Some(last) if events.len() == limit => last.position,
+            _ if limit == 0 => after,
+            _ => state.head().max(after),
+        };
+        Ok(Page { events, through })
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let state = self.log.read();
+        let matching = state.events.iter().rev().filter(|event| event.event.event_type == *event_type);
+        Ok(matching.take(limit).cloned().collect())
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let state = self.log.read();
+        let first = state.events.partition_point(|event| event.recorded_at <= time);
+        Ok(state.events[first..].iter().take(limit).cloned().collect())
+    }
+
+    async fn head(&self) -> Result<Position> {
+        Ok(self.log.read().head())
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        Ok(Some(Position::new(commit.get())).filter(|position| *position <= self.log.read().head()))
+    }
+
+    fn grown(&self) -> watch::Receiver<Position> {
+        self.log.head.subscribe()
+    }
+}
+
+/// Whether a snapshot at `version` lies before the end. A time is not known of a snapshot, so it never does then.
+pub(crate) fn allows_snapshot(up_to: UpTo, version: Version) -> bool {
+    match up_to {
+        UpTo::Head => true,
+        UpTo::Version(end) => version <= end,
+        UpTo::Time(_) => false,
+    }
+}
+
+#[async_trait]
+impl EventStore for MemoryStore {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        append.check(MAX_PAYLOAD_BYTES)?;
+        self.commits.append(append).await
+    }
+
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<Appended>> {
+        let state = self.log.read();
+        Ok(state.keys.get(key).map(|(_, appended)| Appended { outcome: Outcome::Repeated, ..appended.clone() }))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for MemoryStore {
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        let mut state = self.log.write();
+        match state.snapshots.get(stream) {
+            Some(kept) if kept.fingerprint == snapshot.fingerprint && kept.version >= snapshot.version => {}
+            _ => drop(state.snapshots.insert(stream.clone(), snapshot)),
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RelayCheckpoint for MemoryStore {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        Ok(self.log.read().relayed.get(relay).copied().unwrap_or_default())
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        let mut state = self.log.write();
+        let relayed = state.relayed.entry(relay.to_owned()).or_default();
+        *relayed = position.max(*relayed);
+        Ok(())
+    }
+}
+
+/// A read model in memory: a value and the checkpoints of the projections that keep it. Cloning gives another handle.
+///
+/// Readers get the value as of the last committed batch and never see half a batch. The price is one clone of the value per
+/// batch: for a large model use a type whose clone is cheap, or a database.
+#[derive(Debug, Default)]
+pub struct MemoryReadModel<T> {
+    committed: Arc<RwLock<Committed<T>>>,
+}
+
+#[derive(Debug, Default)]
+struct Committed<T> {
+    value: Arc<T>,
+    checkpoints: HashMap<ProjectionName, Position>,
+}
+
+impl<T> Clone for MemoryReadModel<T> {
+    fn clone(&self) -> Self {
+        Self { committed: self.committed.clone() }
+    }
+}
+
+impl<T> MemoryReadModel<T> {
+    /// A model that starts from `value`.
+    pub fn new(value: T) -> Self {
+        let committed = Committed { value: Arc::new(value), checkpoints: HashMap::new() };
+        Self { committed: Arc::new(RwLock::new(committed)) }
+    }
+
+    /// The value as of the last committed batch.
+    pub fn value(&self) -> Arc<T> {
+        self.read().value.clone()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Committed<T>> {
+        self.committed.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Committed<T> {
+    fn check(&self, projection: &ProjectionName, expected: Position) -> Result<()> {
+        let actual = self.checkpoints.get(projection).copied().unwrap_or_default();
+        if actual == expected {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::CheckpointMoved { projection: projection.clone(), expected, actual }))
+    }
+}
+
+#[async_trait]
+impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
+    type Tx = T;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        Ok(self.read().checkpoints.get(projection).copied().unwrap_or_default())
+    }
+
+    async fn advance(&self, projection: &ProjectionName, from: Position, to: Position, work: Work<T>) -> Result<()> {
+        let before = {
+            let committed = self.read();
+            committed.check(projection, from)?;
+            committed.value.clone()
+        };
+        let mut value = T::clone(&before);
+        work(&mut value).await?;
+        let mut committed = self.committed.write().unwrap_or_else(PoisonError::into_inner);
+        committed.check(projection, from)?;
+        if !Arc::ptr_eq(&committed.value, &before) {
+            return Err(ErrorKind::Transient("commit over another projection's change of the same model".into()).into());
+        }
+        committed.value = Arc::new(value);
+        committed.checkpoints.insert(projection.clone(), to);
+        Ok(())
+    }
+}

@@ -1,0 +1,386 @@
+//! The ports of storage. The store is the truth: what is not in it has not happened.
+
+pub mod group_commit;
+pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, EventTypes, NewEvent, RecordedEvent, StoredEvent};
+use crate::id::{
+    AggregateType, CommitId, EventType, ExpectedVersion, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+};
+
+/// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
+pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Reads the log. What a relay, a worker or a report gets: it cannot write.
+#[async_trait]
+pub trait EventReader: Send + Sync + 'static {
+    /// Hands the events of one stream to `visitor`, in version order, each borrowed from the store's buffer.
+    ///
+    /// The stream is never held in memory as a whole. If [`Replay::snapshot`] names a fingerprint and the store has such a
+    /// snapshot no later than the end asked for, the visitor gets it first and then only the events after it.
+    ///
+    /// # Errors
+    /// What the visitor returns, as it is; otherwise what reading met.
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
+
+    /// At most `limit` events after a position that pass the filter, in log order.
+    ///
+    /// # Errors
+    /// What reading met; [`ErrorKind::Corrupt`] names the position of a damaged row.
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page>;
+
+    /// The newest events of one type, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`read_all`](Self::read_all).
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>>;
+
+    /// The first events recorded later than `time`, in log order, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`read_all`](Self::read_all).
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>>;
+
+    /// The position of the last event in the log; zero if it is empty.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn head(&self) -> Result<Position>;
+
+    /// The position of the last event of a commit; `None` while its events have no positions yet.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
+
+    /// Hints that the log has grown. It may miss the appends of other processes: poll as well, more slowly.
+    fn grown(&self) -> watch::Receiver<Position>;
+}
+
+/// Which events of a stream, and whether a snapshot may stand for the first of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Replay {
+    /// Only events after this version.
+    pub after: Version,
+    /// Where to end.
+    pub up_to: UpTo,
+    /// The fingerprint a snapshot must have to be used; `None` to use no snapshot.
+    pub snapshot: Option<u64>,
+}
+
+impl Replay {
+    /// Every event of the stream.
+    pub const ALL: Self = Self { after: Version::ZERO, up_to: UpTo::Head, snapshot: None };
+
+    /// Every event after a version.
+    pub const fn after(version: Version) -> Self {
+        Self { after: version, ..Self::ALL }
+    }
+}
+
+/// Where a replay ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpTo {
+    /// At the stream's newest event.
+    Head,
+    /// With this version.
+    Version(Version),
+    /// With the last event recorded at this time or before.
+    Time(DateTime<Utc>),
+}
+
+/// Receives one stream's snapshot and events.
+pub trait Visitor: Send {
+    /// The state as of `version`. Comes first, at most once, and only if the replay asked for it.
+    ///
+    /// # Errors
+    /// Whatever ends the replay; the caller of [`EventReader::replay`] gets it back.
+    fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()>;
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot).
+    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()>;
+}
+
+/// Which events of the log. Empty lists let everything pass; both lists together must both be met.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only events of these kinds of aggregate.
+    pub aggregate_types: Vec<AggregateType>,
+    /// Only events of these types.
+    pub event_types: Vec<EventType>,
+}
+
+impl Filter {
+    /// Everything.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// The events that `E` can hold.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a hand-written `Event` with no kind of event, or with a name no store accepts.
+    pub fn of<E: Event>() -> Result<Self> {
+        let EventTypes::Only(schemas) = E::TYPES else { return Ok(Self::all()) };
+        if schemas.is_empty() {
+            return Err(ErrorKind::Invalid("the event type holds no kind of event, so nothing can match".into()).into());
+        }
+        let event_types = schemas.iter().map(|schema| EventType::new(schema.name)).collect::<Result<_, _>>()?;
+        Ok(Self { event_types, ..Self::default() })
+    }
+
+    /// All events of these kinds of aggregate, also of types that no one knows yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a name no store accepts.
+    pub fn aggregates<'a>(types: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let aggregate_types = types.into_iter().map(AggregateType::new).collect::<Result<_, _>>()?;
+        Ok(Self { aggregate_types, ..Self::default() })
+    }
+
+    /// Whether everything passes.
+    pub fn is_all(&self) -> bool {
+        self.aggregate_types.is_empty() && self.event_types.is_empty()
+    }
+
+    /// Whether an event passes.
+    pub fn passes(&self, event: &RecordedEvent) -> bool {
+        (self.aggregate_types.is_empty() || self.aggregate_types.contains(event.stream.aggregate_type()))
+            && (self.event_types.is_empty() || self.event_types.contains(&event.event.event_type))
+    }
+}
+
+/// A part of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The events that passed the filter.
+    pub events: Vec<RecordedEvent>,
+    /// Every event up to here has been looked at: the place to read on from.
+    pub through: Position,
+}
+
+/// Events for one or several streams that become durable together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    streams: Vec<StreamAppend>,
+    key: Option<IdempotencyKey>,
+}
+
+/// One stream's part of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamAppend {
+    /// The stream.
+    pub stream: StreamId,
+    /// What its version must be.
+    pub expected: ExpectedVersion,
+    /// What to add, in order.
+    pub events: Vec<NewEvent>,
+}
+
+impl Append {
+    /// Events for one stream.
+    pub fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        Self { streams: vec![StreamAppend { stream, expected, events }], key: None }
+    }
+
+    /// Events for one more stream, in the same commit.
+    pub fn and(mut self, stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        self.streams.push(StreamAppend { stream, expected, events });
+        self
+    }
+
+    /// Names this append: a second one under the same key writes nothing and returns the outcome of the first.
+    pub fn with_key(mut self, key: IdempotencyKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Its parts, one a stream.
+    pub fn streams(&self) -> &[StreamAppend] {
+        &self.streams
+    }
+
+    /// Its name, if it has one.
+    pub fn key(&self) -> Option<&IdempotencyKey> {
+        self.key.as_ref()
+    }
+
+    /// The bytes of all payloads.
+    pub fn payload_bytes(&self) -> usize {
+        self.streams.iter().flat_map(|part| &part.events).map(|event| event.payload.len()).sum()
+    }
+
+    /// Refuses what no store takes, before anything waits for a commit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] without events or with a stream named twice, [`ErrorKind::TooLarge`] for an event over `max_payload`
+    /// bytes, [`ErrorKind::Unencodable`] for metadata that does not fit.
+    pub fn check(&self, max_payload: usize) -> Result<()> {
+        let mut seen = HashSet::with_capacity(self.streams.len());
+        for StreamAppend { stream, events, .. } in &self.streams {
+            if events.is_empty() {
+                return Err(ErrorKind::Invalid(format!("append to {stream} without events")).into());
+            }
+            if !seen.insert(stream) {
+                return Err(ErrorKind::Invalid(format!("append names {stream} twice")).into());
+            }
+            for event in events {
+                check_event(stream, event, max_payload)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_event(stream: &StreamId, event: &NewEvent, max_payload: usize) -> Result<()> {
+    if event.payload.len() > max_payload {
+        let what = format!("event {} for {stream}", event.event_type);
+        return Err(ErrorKind::TooLarge { what, bytes: event.payload.len(), limit: max_payload }.into());
+    }
+    if event.metadata.extra.contains_key("source") {
+        let problem = format!("event {} for {stream}: metadata entry `source` is reserved", event.event_type);
+        return Err(ErrorKind::Invalid(problem).into());
+    }
+    Ok(())
+}
+
+/// What an append did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The commit that made it durable.
+    pub commit: CommitId,
+    /// The new version of each stream, in the append's order.
+    pub versions: Vec<Version>,
+    /// Whether this call wrote it.
+    pub outcome: Outcome,
+}
+
+/// Whether an append wrote anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// This call wrote the events.
+    Written,
+    /// An earlier append under the same idempotency key had written its events; this call wrote nothing.
+    Repeated,
+}
+
+/// Keeps the newest state of streams, so that loading need not replay them whole.
+#[async_trait]
+pub trait SnapshotStore: Send + Sync + 'static {
+    /// Keeps a state, unless a newer one of the same fingerprint is there. One snapshot a stream is kept.
+    ///
+    /// # Errors
+    /// What writing met. A lost snapshot costs time, never data.
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()>;
+}
+
+/// The state of a stream's aggregate as of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last event in it.
+    pub version: Version,
+    /// The shape of the state.
+    pub fingerprint: u64,
+    /// The encoded state.
+    pub state: Vec<u8>,
+}
+
+/// Appends to the log.
+#[async_trait]
+pub trait EventStore: EventReader + SnapshotStore {
+    /// Makes the events durable, all or none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if a stream is not at the version expected, [`ErrorKind::DuplicateEvent`] for an id that is in the log,
+    /// [`ErrorKind::KeyReused`], [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] and what [`Append::check`] refuses: nothing was written.
+    /// After [`ErrorKind::Transient`] or [`ErrorKind::Backend`] the outcome is unknown: the idempotency key decides.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still write. The store stays usable.
+    async fn append(&self, append: Append) -> Result<Appended>;
+
+    /// What the append under this key did; `None` if there was none.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<Appended>>;
+
+    /// Waits for the appends under way, then lets go of the store. Later appends are refused.
+    ///
+    /// # Errors
+    /// What closing met.
+    async fn close(&self) -> Result<()>;
+}
+
+/// Where the relay has got to: the position up to which the broker has confirmed everything.
+#[async_trait]
+pub trait RelayCheckpoint: Send + Sync + 'static {
+    /// The position this relay has confirmed; zero if it never ran.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn relayed(&self, relay: &str) -> Result<Position>;
+
+    /// Moves the position forward; never backward.
+    ///
+    /// # Errors
+    /// What writing met.
+    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()>;
+}
+
+/// What runs inside a projection's transaction.
+pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
+
+/// Where projections keep their read models, each together with its checkpoint.
+#[async_trait]
+pub trait CheckpointStore: Send + Sync + 'static {
+    /// What a projection writes through.
+    type Tx: Send + 'static;
+
+    /// The position up to which a projection has applied everything; zero if it never ran.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position>;
+
+    /// Runs `work` and moves the checkpoint from `from` to `to`, in one transaction.
+    ///
+    /// # Errors
+    /// What `work` returns, or [`ErrorKind::CheckpointMoved`] if the checkpoint is not at `from`. Nothing was changed then.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still commit, but never in part.
+    async fn advance(
+        &self,
+        projection: &ProjectionName,
+        from: Position,
+        to: Position,
+        work: Work<Self::Tx>,
+    ) -> Result<()>;
+}
+
+/// The outcome of a lookup that found the key on other streams.
+pub(crate) fn check_same_streams<'a>(
+    append: &'a Append,
+    key: &IdempotencyKey,
+    recorded: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<()> {
+    let asked = append
+        .streams()
+        .iter()
+        .map(|part| (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str()));
+    if asked.eq(recorded) { Ok(()) } else { Err(Error::new(ErrorKind::KeyReused(key.clone()))) }
+}

@@ -1,0 +1,231 @@
+//! Commits appends. The sequencer of this driver is the append itself: one writer at a time gives out the positions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::NewEvent;
+use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
+use crate::store::group_commit::BatchAppend;
+use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, to_sql};
+use crate::store::{Append, Appended, Outcome, check_same_streams};
+
+/// The driver's side of group commit.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) pool: Arc<Pool>,
+    /// The newest position this process knows of.
+    pub(super) head: watch::Sender<Position>,
+}
+
+#[async_trait]
+impl BatchAppend for Writer {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let size = batch.len();
+        match self.pool.run("append", move |db| commit(db, &batch)).await {
+            Ok((results, head)) => {
+                self.head.send_replace(head);
+                results
+            }
+            Err(error) => vec![Err(error); size],
+        }
+    }
+}
+
+/// Commits all appends that may be, together, and returns the new head. An append that only the insert itself finds at fault (an
+/// event id that is there already) is left out, and the others are tried again: rare, so the common way pays nothing for it.
+fn commit(db: &mut Connection, batch: &[Append]) -> Result<(Vec<Result<Appended>>, Position), Failure> {
+    let mut refused: Vec<Option<Error>> = vec![None; batch.len()];
+    'attempt: loop {
+        // Immediate: the versions read below stay true until the commit.
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut results = Vec::with_capacity(batch.len());
+        let head = {
+            let mut commit = Commit::begin(&tx)?;
+            for (append, refused) in batch.iter().zip(&mut refused) {
+                results.push(match (refused.clone(), commit.check(append)?) {
+                    (Some(error), _) | (None, Check::Refused(error)) => Err(error),
+                    (None, Check::Repeated(first)) => Ok(first),
+                    (None, Check::Free(versions)) => match commit.write(append, versions)? {
+                        Ok(appended) => Ok(appended),
+                        Err(error) => {
+                            *refused = Some(error);
+                            continue 'attempt;
+                        }
+                    },
+                });
+            }
+            commit.head
+        };
+        tx.commit()?;
+        return Ok((results, head));
+    }
+}
+
+/// The statements of one commit and its place in the log.
+struct Commit<'tx> {
+    version: CachedStatement<'tx>,
+    insert: CachedStatement<'tx>,
+    outcome: CachedStatement<'tx>,
+    keep_outcome: CachedStatement<'tx>,
+    head: Position,
+    recorded_at: i64,
+}
+
+/// What the log says of an append before it is written.
+enum Check {
+    /// It may be written; the versions its streams are at.
+    Free(Vec<Version>),
+    Repeated(Appended),
+    Refused(Error),
+}
+
+impl<'tx> Commit<'tx> {
+    fn begin(tx: &'tx Transaction<'_>) -> Result<Self, Failure> {
+        let last = tx.prepare_cached(LAST)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let (head, last_time): (i64, i64) = last.unwrap_or((0, i64::MIN));
+        Ok(Self {
+            version: tx.prepare_cached(VERSION)?,
+            insert: tx.prepare_cached(INSERT)?,
+            outcome: tx.prepare_cached(OUTCOME)?,
+            keep_outcome: tx.prepare_cached(KEEP_OUTCOME)?,
+            head: Position::new(from_sql(head, "position")?),
+            // Time never goes backward along the log, whatever the clock does.
+            recorded_at: Utc::now().timestamp_micros().max(last_time),
+        })
+    }
+
+    fn check(&mut self, append: &Append) -> Result<Check, Failure> {
+        if let Some(key) = append.key()
+            && let Some((first, streams)) = read_outcome(&mut self.outcome, key)?
+        {
+            let names = streams.iter().map(|(kind, id, _)| (kind.as_str(), id.as_str()));
+            return Ok(match check_same_streams(append, key, names) {
+                Ok(()) => Check::Repeated(first),
+                Err(error) => Check::Refused(error),
+            });
+        }
+        let mut versions = Vec::with_capacity(append.streams().len());
+        for part in append.streams() {
+            let actual = self.version_of(&part.stream)?;
+            if !part.expected.allows(actual) {
+                let (stream, expected) = (part.stream.clone(), part.expected);
+                return Ok(Check::Refused(ErrorKind::Conflict { stream, expected, actual }.into()));
+            }
+            versions.push(actual);
+        }
+        Ok(Check::Free(versions))
+    }
+
+    fn version_of(&mut self, stream: &StreamId) -> Result<Version, Failure> {
+        let names = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+        let version: Option<i64> = self.version.query_row(names, |row| row.get(0)).optional()?;
+        Ok(Version::new(from_sql(version.unwrap_or(0), "version")?))
+    }
+
+    /// The inner error is the append's own fault.
+    fn write(&mut self, append: &Append, mut versions: Vec<Version>) -> Result<Result<Appended>, Failure> {
+        for (part, version) in append.streams().iter().zip(&mut versions) {
+            for event in &part.events {
+                *version = version.next();
+                if let Err(error) = self.insert(&part.stream, *version, event)? {
+                    return Ok(Err(error));
+                }
+            }
+        }
+        let commit = CommitId::new(self.head.get());
+        if let Some(key) = append.key() {
+            let streams: Vec<_> = append
+                .streams()
+                .iter()
+                .zip(&versions)
+                .map(|(part, version)| {
+                    (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str(), version.get())
+                })
+                .collect();
+            let streams = serde_json::to_string(&streams)
+                .map_err(|error| Error::with_source(ErrorKind::Unencodable("an outcome".into()), error))?;
+            self.keep_outcome.execute((key.as_str(), to_sql(commit.get()), streams))?;
+        }
+        Ok(Ok(Appended { commit, versions, outcome: Outcome::Written }))
+    }
+
+    fn insert(&mut self, stream: &StreamId, version: Version, event: &NewEvent) -> Result<Result<()>, Failure> {
+        let metadata = match event.metadata.to_json() {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let what = format!("metadata of {} for {stream}", event.event_type);
+                return Ok(Err(Error::with_source(ErrorKind::Unencodable(what), error)));
+            }
+        };
+        let position = self.head.next();
+        let inserted = self.insert.execute((
+            to_sql(position.get()),
+            event.id.as_uuid().as_bytes(),
+            stream.aggregate_type().as_str(),
+            stream.aggregate_id().as_str(),
+            to_sql(version.get()),
+            event.event_type.as_str(),
+            event.schema_version,
+            event.codec.number(),
+            self.recorded_at,
+            event.metadata.correlation_id.as_ref().map(|id| id.as_uuid().as_bytes()),
+            event.metadata.causation_id.as_ref().map(|id| id.as_uuid().as_bytes()),
+            metadata,
+            &event.payload[..],
+        ));
+        match inserted {
+            Ok(_) => {
+                self.head = position;
+                Ok(Ok(()))
+            }
+            // Position and version were read under the write lock, so only the event id can be there already.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Ok(Err(Error::with_source(ErrorKind::DuplicateEvent(event.id), error)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What the append under `key` did.
+pub(super) fn outcome(db: &Connection, key: &IdempotencyKey) -> Result<Option<Appended>, Failure> {
+    Ok(read_outcome(&mut db.prepare_cached(OUTCOME)?, key)?.map(|(appended, _)| appended))
+}
+
+type KeptStreams = Vec<(String, String, u64)>;
+
+fn read_outcome(
+    statement: &mut CachedStatement<'_>,
+    key: &IdempotencyKey,
+) -> Result<Option<(Appended, KeptStreams)>, Failure> {
+    let row: Option<(i64, String)> =
+        statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((commit, streams)) = row else { return Ok(None) };
+    let streams: KeptStreams =
+        serde_json::from_str(&streams).map_err(|error| corrupt(format!("outcome of key {key}: {error}")))?;
+    let versions = streams.iter().map(|(_, _, version)| Version::new(*version)).collect();
+    let commit = CommitId::new(from_sql(commit, "commit")?);
+    Ok(Some((Appended { commit, versions, outcome: Outcome::Repeated }, streams)))
+}
+
+const LAST: &str = "SELECT position, recorded_at FROM retell_events ORDER BY position DESC LIMIT 1";
+
+const VERSION: &str = "
+    SELECT version FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2
+    ORDER BY version DESC LIMIT 1";
+
+const INSERT: &str = "
+    INSERT INTO retell_events
+        (position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
+         correlation_id, causation_id, metadata, payload)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+
+const OUTCOME: &str = "SELECT commit_id, streams FROM retell_keys WHERE idempotency_key = ?1";
+
+/// Binds: key, commit, streams as JSON.
+const KEEP_OUTCOME: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES (?1, ?2, ?3)";

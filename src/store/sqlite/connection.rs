@@ -1,0 +1,222 @@
+//! Connections, and the one place where SQLite's error codes get their meaning.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::Position;
+use crate::store::sqlite::migrate::{self, Migration};
+use crate::store::sqlite::{SqliteOptions, Synchronous};
+
+/// Prepared statements a connection keeps: all of ours and a projection's dozens.
+const CACHED_STATEMENTS: usize = 64;
+
+/// Where the database lives.
+#[derive(Debug, Clone)]
+pub(super) enum Location {
+    File(PathBuf),
+    Memory,
+}
+
+/// A fixed number of connections, each used by one call at a time on a blocking thread.
+#[derive(Debug)]
+pub(super) struct Pool {
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+    size: u32,
+}
+
+impl Pool {
+    /// One writer and the readers, after the file is migrated. A database in memory has one connection for both.
+    pub(super) async fn open(
+        location: Location,
+        options: SqliteOptions,
+        migrations: &'static [Migration],
+    ) -> Result<(Arc<Self>, Arc<Self>)> {
+        blocking(move || {
+            let mut writer = connect(&location, &options)?;
+            if options.read_only {
+                migrate::check(&writer)?;
+            } else {
+                migrate::apply(&mut writer, migrations)?;
+            }
+            let writers = Arc::new(Self::of(vec![writer]));
+            let readers = match &location {
+                Location::Memory => writers.clone(),
+                Location::File(_) => {
+                    let options = SqliteOptions { read_only: true, ..options };
+                    let readers = (0..options.readers).map(|_| connect(&location, &options));
+                    Arc::new(Self::of(readers.collect::<Result<_, _>>()?))
+                }
+            };
+            Ok((writers, readers))
+        })
+        .await?
+        .map_err(|failure: Failure| failure.to("open the database"))
+    }
+
+    fn of(connections: Vec<Connection>) -> Self {
+        let size = u32::try_from(connections.len()).unwrap_or(u32::MAX);
+        let permits = Arc::new(Semaphore::new(connections.len()));
+        Self { idle: Mutex::new(connections), permits, size }
+    }
+
+    /// Runs `work` with a connection of its own. The work runs to its end even if the caller is dropped.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempt: &'static str,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
+        let pool = self.clone();
+        blocking(move || {
+            let mut checkout = Checkout { connection: pool.take(), pool, _permit: permit };
+            let connection = checkout.connection.as_mut().ok_or_else(|| Failure::from(closed()))?;
+            work(connection)
+        })
+        .await?
+        .map_err(|failure| failure.to(attempt))
+    }
+
+    /// Waits for the calls under way and closes every connection. Closing twice is fine.
+    pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
+        // Only the first call gets the permits; it then owns every connection.
+        let Ok(_all) = self.permits.acquire_many(self.size).await else { return Ok(()) };
+        self.permits.close();
+        let connections = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        blocking(move || connections.into_iter().try_for_each(|db| db.close().map_err(|(_, error)| error)))
+            .await?
+            .map_err(|error| Failure::from(error).to("close the database"))
+    }
+
+    fn take(&self) -> Option<Connection> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// Gives the connection back also when the work panics; an open transaction was rolled back by then.
+struct Checkout {
+    connection: Option<Connection>,
+    pool: Arc<Pool>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(self.connection.take());
+    }
+}
+
+/// Runs on a thread that may block. A panic there goes on here.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => Ok(value),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(Error::with_source(ErrorKind::Transient("run: the runtime is shutting down".into()), error)),
+    }
+}
+
+fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, Failure> {
+    let db = match location {
+        Location::File(path) => open_file(path, options.read_only)?,
+        Location::Memory => Connection::open_in_memory()?,
+    };
+    db.busy_timeout(options.busy_timeout)?;
+    db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    if !options.read_only {
+        // WAL: readers do not wait for the writer, and a commit is one write and one sync.
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        let synchronous = match options.synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Normal => "NORMAL",
+        };
+        db.pragma_update(None, "synchronous", synchronous)?;
+        if let Some(bytes) = options.max_file_bytes {
+            let page: u32 = db.pragma_query_value(None, "page_size", |row| row.get(0))?;
+            db.pragma_update(None, "max_page_count", to_sql((bytes / u64::from(page)).max(1)))?;
+        }
+    }
+    // 16 MiB of pages a connection, in KiB; reads go through a map of the file where the system allows one.
+    db.pragma_update(None, "cache_size", -16 * 1024)?;
+    Ok(db)
+}
+
+fn open_file(path: &Path, read_only: bool) -> Result<Connection, rusqlite::Error> {
+    let access = if read_only {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
+    };
+    // No mutex: a connection is used by one thread at a time. No URI: a path is a path, whatever is in it.
+    Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+/// What a call on a connection met: SQLite's error, not yet classified, or one of ours.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Sqlite(rusqlite::Error),
+    Own(Error),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Own(error)
+    }
+}
+
+impl Failure {
+    /// The public error, for an attempt such as `read the log`.
+    pub(super) fn to(self, attempt: &str) -> Error {
+        match self {
+            Self::Own(error) => error,
+            Self::Sqlite(error) => classify(error, attempt),
+        }
+    }
+}
+
+/// SQLite's codes, once and for all. `attempt` completes "cannot ..".
+pub(super) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted) => {
+            ErrorKind::Transient(attempt.to_owned())
+        }
+        Some(ErrorCode::DiskFull) => ErrorKind::Full,
+        Some(ErrorCode::ReadOnly) => ErrorKind::ReadOnly,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt(attempt.to_owned()),
+        _ => ErrorKind::Backend(attempt.to_owned()),
+    };
+    Error::with_source(kind, error)
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed("the store"))
+}
+
+/// A damaged row, said in words.
+pub(super) fn corrupt(what: String) -> Failure {
+    Failure::Own(Error::new(ErrorKind::Corrupt(what)))
+}
+
+/// A count as SQLite's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
+pub(super) fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A stored count.
+pub(super) fn from_sql(number: i64, what: &str) -> Result<u64, Failure> {
+    u64::try_from(number).map_err(|_| corrupt(format!("negative {what} {number}")))
+}
+
+/// A stored position.
+pub(super) fn position_from_sql(number: i64) -> Result<Position, Failure> {
+    from_sql(number, "position").map(Position::new)
+}

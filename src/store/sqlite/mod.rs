@@ -1,0 +1,273 @@
+//! The log and read models in SQLite files.
+//!
+//! SQLite is called through rusqlite on tokio's blocking threads: measured, one call per statement through an async driver costs
+//! more than the statement itself. A log has one writer connection and a few readers that never wait for it (WAL).
+
+mod append;
+mod connection;
+mod migrate;
+mod read;
+mod read_model;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rusqlite::OptionalExtension;
+use tokio::sync::watch;
+
+use crate::error::Result;
+use crate::event::RecordedEvent;
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::store::group_commit::GroupCommit;
+use crate::store::{
+    Append, Appended, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay, Snapshot,
+    SnapshotStore, Visitor,
+};
+
+use append::Writer;
+use connection::{Location, Pool, position_from_sql, to_sql};
+pub use read_model::SqliteReadModel;
+
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synchronous {
+    /// For the disk: what was acknowledged survives a power cut.
+    Full,
+    /// For the operating system: several times faster where the disk is slow. A killed process loses nothing, but a power cut or a
+    /// crash of the system may take back the last acknowledged commits. The file stays intact.
+    Normal,
+}
+
+/// Settings of a SQLite file.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SqliteOptions {
+    synchronous: Synchronous,
+    read_only: bool,
+    readers: usize,
+    busy_timeout: Duration,
+    max_payload: usize,
+    max_file_bytes: Option<u64>,
+}
+
+impl SqliteOptions {
+    /// Full durability, 2 reading connections, 5 seconds of waiting for another process's write, payloads up to 16 MiB, no limit on
+    /// the file.
+    pub fn new() -> Self {
+        Self {
+            synchronous: Synchronous::Full,
+            read_only: false,
+            readers: 2,
+            busy_timeout: Duration::from_secs(5),
+            max_payload: MAX_PAYLOAD_BYTES,
+            max_file_bytes: None,
+        }
+    }
+
+    /// What a commit waits for. A log is `Full` by default; a read model can be made again and is best off with `Normal`.
+    pub fn with_synchronous(mut self, synchronous: Synchronous) -> Self {
+        self.synchronous = synchronous;
+        self
+    }
+
+    /// Opens an existing file for reading: every write is refused.
+    pub fn with_read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// How many reads may run at once, at least one. Each has a connection of its own.
+    pub fn with_readers(mut self, readers: usize) -> Self {
+        self.readers = readers.max(1);
+        self
+    }
+
+    /// How long to wait while another process writes, before the call fails as transient.
+    pub fn with_busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// The largest payload of one event, in bytes.
+    pub fn with_max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = bytes;
+        self
+    }
+
+    /// A quota: appends that would let the file grow beyond it are refused as if the disk were full.
+    pub fn with_max_file_bytes(mut self, bytes: u64) -> Self {
+        self.max_file_bytes = Some(bytes);
+        self
+    }
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A log in one SQLite file. Cloning gives another handle.
+///
+/// Several processes may open the same file; each append then waits for the other's commit.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    writer: Arc<Writer>,
+    readers: Arc<Pool>,
+    commits: Arc<GroupCommit>,
+    max_payload: usize,
+}
+
+impl SqliteStore {
+    /// Opens a log with default settings, and makes the file if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the file is not a sound SQLite database,
+    /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release wrote it,
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if it cannot be opened.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, SqliteOptions::new()).await
+    }
+
+    /// Opens a log.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
+        Self::at(Location::File(path.as_ref().to_owned()), options).await
+    }
+
+    /// A log in memory, gone with its last handle. Reads and appends take turns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.
+    pub async fn in_memory() -> Result<Self> {
+        Self::at(Location::Memory, SqliteOptions::new()).await
+    }
+
+    async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
+        let max_payload = options.max_payload;
+        let (writers, readers) = Pool::open(location, options, &migrate::LOG).await?;
+        let head = readers.run("read the head", |db| read::head(db)).await?;
+        let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head) });
+        Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone())), writer, readers, max_payload })
+    }
+}
+
+#[async_trait]
+impl EventReader for SqliteStore {
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        read::replay(&self.readers, stream, replay, visitor).await
+    }
+
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        let filter = filter.clone();
+        self.readers.run("read the log", move |db| read::page(db, after, limit, &filter)).await
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let event_type = event_type.clone();
+        self.readers.run("read the newest events", move |db| read::newest(db, &event_type, limit)).await
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.readers.run("read by time", move |db| read::recorded_after(db, time, limit)).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.readers.run("read the head", |db| read::head(db)).await
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        let position = Position::new(commit.get());
+        let known = position <= *self.writer.head.borrow();
+        // Another process of this file may have written it.
+        let written = known || position <= self.head().await?;
+        Ok(written.then_some(position))
+    }
+
+    fn grown(&self) -> watch::Receiver<Position> {
+        self.writer.head.subscribe()
+    }
+}
+
+#[async_trait]
+impl EventStore for SqliteStore {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        append.check(self.max_payload)?;
+        self.commits.append(append).await
+    }
+
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<Appended>> {
+        let key = key.clone();
+        self.readers.run("look up an idempotency key", move |db| append::outcome(db, &key)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        self.readers.close().await?;
+        self.writer.pool.close().await
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for SqliteStore {
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        let stream = stream.clone();
+        self.writer
+            .pool
+            .run("save a snapshot", move |db| {
+                let mut save = db.prepare_cached(SAVE_SNAPSHOT)?;
+                save.execute((
+                    stream.aggregate_type().as_str(),
+                    stream.aggregate_id().as_str(),
+                    to_sql(snapshot.version.get()),
+                    snapshot.fingerprint.cast_signed(),
+                    snapshot.state,
+                ))?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl RelayCheckpoint for SqliteStore {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        let relay = relay.to_owned();
+        self.readers
+            .run("read a relay's position", move |db| {
+                let position = db.prepare_cached(RELAYED)?.query_row([relay], |row| row.get(0)).optional()?;
+                position_from_sql(position.unwrap_or(0))
+            })
+            .await
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        let relay = relay.to_owned();
+        self.writer
+            .pool
+            .run("move a relay's position", move |db| {
+                db.prepare_cached(SET_RELAYED)?.execute((relay, to_sql(position.get())))?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Binds: aggregate type, aggregate id, version, fingerprint, state.
+const SAVE_SNAPSHOT: &str = "
+    INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
+    VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
+    SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
+    WHERE fingerprint <> excluded.fingerprint OR version < excluded.version";
+
+const RELAYED: &str = "SELECT position FROM retell_relays WHERE relay = ?1";
+
+const SET_RELAYED: &str = "
+    INSERT INTO retell_relays (relay, position) VALUES (?1, ?2)
+    ON CONFLICT (relay) DO UPDATE SET position = max(position, excluded.position)";
