@@ -43,7 +43,7 @@ pub trait Apply<E> {
     fn apply(&mut self, event: E);
 }
 
-/// Decides what a command leads to.
+/// Decides what a command leads to. The command is borrowed: after a conflict it is decided again on newer state.
 pub trait Handle<C>: Aggregate {
     /// Why the command may be refused.
     type Error;
@@ -52,7 +52,7 @@ pub trait Handle<C>: Aggregate {
     ///
     /// # Errors
     /// The domain's own reason to refuse. Nothing is written then.
-    fn handle(&self, command: C) -> Result<Vec<Self::Event>, Self::Error>;
+    fn handle(&self, command: &C) -> Result<Vec<Self::Event>, Self::Error>;
 }
 
 /// When the repository keeps an aggregate's state, so that a later load need not replay everything.

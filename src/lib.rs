@@ -1,18 +1,45 @@
 //! Event-sourced domains: state is *retold* from ordered, versioned events.
 
+// The derives write `::retell::..`, also in this crate's own examples and tests.
+extern crate self as retell;
+
 pub mod aggregate;
+pub mod broker;
 pub mod codec;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod projection;
+pub mod relay;
+pub mod repository;
+pub mod shutdown;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod worker;
 
 #[doc(hidden)]
 pub mod __private;
 
 pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
+pub use async_trait::async_trait;
+pub use broker::memory::MemoryBroker;
 pub use codec::Codec;
 pub use error::{BoxError, Error, ErrorKind, Result};
-pub use event::{Envelope, Event};
+pub use event::{AnyEvent, Envelope, Event, Metadata};
+pub use id::{
+    AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, IdempotencyKey, Position,
+    ProjectionName, StreamId, Version,
+};
+pub use projection::Projection;
+pub use relay::Relay;
+pub use repository::{CommandError, Context, Repository};
 #[cfg(feature = "macros")]
 pub use retell_macros::{Aggregate, Event, EventUnion};
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
+pub use store::memory::{MemoryReadModel, MemoryStore};
+#[cfg(feature = "sqlite")]
+pub use store::sqlite::{SqliteReadModel, SqliteStore};
+pub use store::{CheckpointStore, EventReader, EventStore, Filter, UpTo};
+pub use worker::Worker;

@@ -12,8 +12,8 @@ use crate::event::RecordedEvent;
 use crate::id::{CommitId, EventId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version};
 use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, Page,
-    RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work, check_same_streams,
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, Page,
+    RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work,
 };
 
 /// Events of a stream that are copied out under one lock.
@@ -53,7 +53,7 @@ struct State {
     /// For each stream the indexes of its events: the event of version v stands at v - 1.
     streams: HashMap<StreamId, Vec<usize>>,
     ids: HashSet<EventId>,
-    keys: HashMap<IdempotencyKey, (Vec<StreamId>, Appended)>,
+    keys: HashMap<IdempotencyKey, KeptOutcome>,
     snapshots: HashMap<StreamId, Snapshot>,
     relayed: HashMap<String, Position>,
 }
@@ -93,11 +93,9 @@ impl State {
 
     fn append(&mut self, append: Append) -> Result<Appended> {
         if let Some(key) = append.key()
-            && let Some((streams, appended)) = self.keys.get(key)
+            && let Some(kept) = self.keys.get(key)
         {
-            let recorded = streams.iter().map(|s| (s.aggregate_type().as_str(), s.aggregate_id().as_str()));
-            check_same_streams(&append, key, recorded)?;
-            return Ok(Appended { outcome: Outcome::Repeated, ..appended.clone() });
+            return kept.clone().repeat(key, append.stream_ids());
         }
         self.check(&append)?;
         let recorded_at = self.next_time();
@@ -117,7 +115,8 @@ impl State {
         }
         let appended = Appended { commit: CommitId::new(self.head().get()), versions, outcome: Outcome::Written };
         if let Some(key) = key {
-            self.keys.insert(key, (names, appended.clone()));
+            let kept = Appended { outcome: Outcome::Repeated, ..appended.clone() };
+            self.keys.insert(key, KeptOutcome { streams: names, appended: kept });
         }
         Ok(appended)
     }
@@ -239,9 +238,8 @@ impl EventStore for MemoryStore {
         self.commits.append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<Appended>> {
-        let state = self.log.read();
-        Ok(state.keys.get(key).map(|(_, appended)| Appended { outcome: Outcome::Repeated, ..appended.clone() }))
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        Ok(self.log.read().keys.get(key).cloned())
     }
 
     async fn close(&self) -> Result<()> {

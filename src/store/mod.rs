@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{
     AggregateType, CommitId, EventType, ExpectedVersion, IdempotencyKey, Position, ProjectionName, StreamId, Version,
@@ -218,6 +218,11 @@ impl Append {
         self.key.as_ref()
     }
 
+    /// The streams it writes to, in order.
+    pub fn stream_ids(&self) -> impl Iterator<Item = &StreamId> {
+        self.streams.iter().map(|part| &part.stream)
+    }
+
     /// The bytes of all payloads.
     pub fn payload_bytes(&self) -> usize {
         self.streams.iter().flat_map(|part| &part.events).map(|event| event.payload.len()).sum()
@@ -268,6 +273,29 @@ pub struct Appended {
     pub outcome: Outcome,
 }
 
+/// What an idempotency key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptOutcome {
+    /// The streams of the append, in its order.
+    pub streams: Vec<StreamId>,
+    /// What it did, with [`Outcome::Repeated`].
+    pub appended: Appended,
+}
+
+impl KeptOutcome {
+    /// What a second append under the same key gets.
+    ///
+    /// # Errors
+    /// [`ErrorKind::KeyReused`] if that append is for other streams.
+    pub fn repeat<'a>(self, key: &IdempotencyKey, streams: impl IntoIterator<Item = &'a StreamId>) -> Result<Appended> {
+        if streams.into_iter().eq(&self.streams) {
+            Ok(self.appended)
+        } else {
+            Err(ErrorKind::KeyReused(key.clone()).into())
+        }
+    }
+}
+
 /// Whether an append wrote anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -316,7 +344,7 @@ pub trait EventStore: EventReader + SnapshotStore {
     ///
     /// # Errors
     /// What reading met.
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<Appended>>;
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>>;
 
     /// Waits for the appends under way, then lets go of the store. Later appends are refused.
     ///
@@ -370,17 +398,4 @@ pub trait CheckpointStore: Send + Sync + 'static {
         to: Position,
         work: Work<Self::Tx>,
     ) -> Result<()>;
-}
-
-/// The outcome of a lookup that found the key on other streams.
-pub(crate) fn check_same_streams<'a>(
-    append: &'a Append,
-    key: &IdempotencyKey,
-    recorded: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Result<()> {
-    let asked = append
-        .streams()
-        .iter()
-        .map(|part| (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str()));
-    if asked.eq(recorded) { Ok(()) } else { Err(Error::new(ErrorKind::KeyReused(key.clone()))) }
 }

@@ -12,7 +12,7 @@ use crate::event::NewEvent;
 use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
 use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, to_sql};
-use crate::store::{Append, Appended, Outcome, check_same_streams};
+use crate::store::{Append, Appended, KeptOutcome, Outcome};
 
 /// The driver's side of group commit.
 #[derive(Debug)]
@@ -101,11 +101,10 @@ impl<'tx> Commit<'tx> {
 
     fn check(&mut self, append: &Append) -> Result<Check, Failure> {
         if let Some(key) = append.key()
-            && let Some((first, streams)) = read_outcome(&mut self.outcome, key)?
+            && let Some(kept) = read_outcome(&mut self.outcome, key)?
         {
-            let names = streams.iter().map(|(kind, id, _)| (kind.as_str(), id.as_str()));
-            return Ok(match check_same_streams(append, key, names) {
-                Ok(()) => Check::Repeated(first),
+            return Ok(match kept.repeat(key, append.stream_ids()) {
+                Ok(first) => Check::Repeated(first),
                 Err(error) => Check::Refused(error),
             });
         }
@@ -193,24 +192,21 @@ impl<'tx> Commit<'tx> {
 }
 
 /// What the append under `key` did.
-pub(super) fn outcome(db: &Connection, key: &IdempotencyKey) -> Result<Option<Appended>, Failure> {
-    Ok(read_outcome(&mut db.prepare_cached(OUTCOME)?, key)?.map(|(appended, _)| appended))
+pub(super) fn outcome(db: &Connection, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+    read_outcome(&mut db.prepare_cached(OUTCOME)?, key)
 }
 
-type KeptStreams = Vec<(String, String, u64)>;
-
-fn read_outcome(
-    statement: &mut CachedStatement<'_>,
-    key: &IdempotencyKey,
-) -> Result<Option<(Appended, KeptStreams)>, Failure> {
+fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
     let row: Option<(i64, String)> =
         statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((commit, streams)) = row else { return Ok(None) };
-    let streams: KeptStreams =
-        serde_json::from_str(&streams).map_err(|error| corrupt(format!("outcome of key {key}: {error}")))?;
-    let versions = streams.iter().map(|(_, _, version)| Version::new(*version)).collect();
+    let Some((commit, json)) = row else { return Ok(None) };
+    let parts: Vec<(String, String, u64)> =
+        serde_json::from_str(&json).map_err(|error| corrupt(format!("outcome of key {key}: {error}")))?;
+    let versions = parts.iter().map(|(_, _, version)| Version::new(*version)).collect();
+    let streams = parts.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>();
     let commit = CommitId::new(from_sql(commit, "commit")?);
-    Ok(Some((Appended { commit, versions, outcome: Outcome::Repeated }, streams)))
+    let appended = Appended { commit, versions, outcome: Outcome::Repeated };
+    Ok(Some(KeptOutcome { streams: streams.map_err(Error::from)?, appended }))
 }
 
 const LAST: &str = "SELECT position, recorded_at FROM retell_events ORDER BY position DESC LIMIT 1";

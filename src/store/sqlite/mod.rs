@@ -23,8 +23,8 @@ use crate::event::RecordedEvent;
 use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
 use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay, Snapshot,
-    SnapshotStore, Visitor,
+    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
+    Snapshot, SnapshotStore, Visitor,
 };
 
 use append::Writer;
@@ -201,7 +201,7 @@ impl EventStore for SqliteStore {
         self.commits.append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<Appended>> {
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         let key = key.clone();
         self.readers.run("look up an idempotency key", move |db| append::outcome(db, &key)).await
     }

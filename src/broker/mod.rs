@@ -1,0 +1,72 @@
+//! The ports of transport. A broker is the fast path: whatever it loses, doubles or reorders costs time, never an event.
+
+pub mod frame;
+pub mod memory;
+
+use async_trait::async_trait;
+
+use crate::broker::frame::Frame;
+use crate::error::Result;
+use crate::id::ProjectionName;
+
+/// Sends frames to every queue.
+#[async_trait]
+pub trait Publisher: Send + Sync + 'static {
+    /// Returns when the broker has taken responsibility for all of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) or [`ErrorKind::Closed`](crate::ErrorKind::Closed): some may have been
+    /// sent. Sending them again is safe.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have sent some.
+    async fn publish(&self, frames: &[Frame]) -> Result<()>;
+}
+
+/// Gives each projection a queue of its own.
+#[async_trait]
+pub trait Broker: Publisher {
+    /// Receives from the projection's queue, which is made if it is not there and gets everything published from then on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach.
+    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>>;
+}
+
+/// Receives from one queue. What was not acknowledged when it is dropped is delivered again.
+#[async_trait]
+pub trait Consumer: Send + 'static {
+    /// Waits for at least one message and returns up to `limit` of those that are there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the connection is lost: subscribe again.
+    ///
+    /// # Cancel safety
+    /// A dropped call loses no message.
+    async fn next(&mut self, limit: usize) -> Result<Vec<Delivery>>;
+
+    /// Acknowledges everything up to and including a delivery.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next); the messages come again then.
+    async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()>;
+
+    /// Hands a message that is none of ours to the dead letters, never back to the queue.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    async fn reject(&mut self, tag: DeliveryTag, reason: &str) -> Result<()>;
+}
+
+/// Numbers the deliveries of one consumer, growing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeliveryTag(pub u64);
+
+/// A message as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// For the acknowledgement.
+    pub tag: DeliveryTag,
+    /// The body: a frame, if it is one of ours.
+    pub body: bytes::Bytes,
+}

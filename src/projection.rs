@@ -1,0 +1,95 @@
+//! What a projection is: events in, a read model out.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::Instant;
+
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::event::{Envelope, Event};
+use crate::id::ProjectionName;
+use crate::repository::Token;
+use crate::store::{CheckpointStore, EventReader, Filter};
+
+/// Folds events into a read model. Every event is applied once in effect and in order, whatever fails on the way, since the change
+/// and the checkpoint are one transaction.
+#[async_trait]
+pub trait Projection: Send + Sync + 'static {
+    /// What it understands: the events of one aggregate, a union of several, or [`AnyEvent`](crate::event::AnyEvent).
+    type Event: Event;
+
+    /// What it writes through, given by the [`CheckpointStore`] it runs on.
+    type Tx: Send + 'static;
+
+    /// The name its checkpoint is kept under. Another name starts from the beginning.
+    fn name(&self) -> &str;
+
+    /// The events it gets; by default exactly those that [`Event`](Self::Event) can hold.
+    ///
+    /// A wider filter, such as [`Filter::aggregates`], makes an event of an unknown type an error that stops the projection instead of
+    /// something it passes over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a filter that cannot be.
+    fn filter(&self) -> Result<Filter> {
+        Filter::of::<Self::Event>()
+    }
+
+    /// Runs in a transaction at every start, before the first event: the place to create tables if they are not there.
+    ///
+    /// # Errors
+    /// Ends the worker.
+    async fn setup(&self, tx: &mut Self::Tx) -> Result<(), BoxError> {
+        let _ = tx;
+        Ok(())
+    }
+
+    /// Applies one event.
+    ///
+    /// # Errors
+    /// Rolls the batch back. The event is tried again, and never passed over.
+    async fn apply(&self, tx: &mut Self::Tx, event: Envelope<Self::Event>) -> Result<(), BoxError>;
+
+    /// Applies the events of a batch, in order; by default one by one. Worth writing where one statement can do many events' work.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply). After a failure the events come again in batches of one.
+    async fn apply_batch(&self, tx: &mut Self::Tx, events: Vec<Envelope<Self::Event>>) -> Result<(), BoxError> {
+        for event in events {
+            self.apply(tx, event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a projection, in whatever process, has applied a command's events.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] when `timeout` is over, or what reading met.
+pub async fn wait_for(
+    models: &impl CheckpointStore,
+    log: &impl EventReader,
+    projection: &ProjectionName,
+    token: Token,
+    timeout: Duration,
+) -> Result<()> {
+    let end = Instant::now() + timeout;
+    let mut delays = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(1))
+        .with_max_delay(Duration::from_millis(50))
+        .without_max_times()
+        .with_jitter()
+        .build();
+    loop {
+        if let Some(position) = log.position_of(token.0).await?
+            && models.checkpoint(projection).await? >= position
+        {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(Error::new(ErrorKind::TimedOut(format!("waiting for projection {projection}"))));
+        }
+        tokio::time::sleep_until(end.min(Instant::now() + delays.next().unwrap_or_default())).await;
+    }
+}

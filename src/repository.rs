@@ -1,0 +1,517 @@
+//! Runs commands: load, decide, append, and again after a conflict.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use moka::sync::Cache;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::aggregate::{Aggregate, Handle};
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::event::{Envelope, Event, Metadata, NewEvent, StoredEvent};
+use crate::id::{
+    AggregateId, AggregateType, CommitId, CorrelationId, EventType, ExpectedVersion, IdempotencyKey, InvalidName,
+    StreamId, Version,
+};
+use crate::store::{Append, Appended, EventStore, Outcome, Replay, Snapshot, UpTo, Visitor};
+
+/// Aggregates kept in memory by default.
+const CACHED_AGGREGATES: u64 = 10_000;
+
+/// Snapshots that may be under way at once. Beyond it a commit leaves its snapshot to a later one.
+const SNAPSHOTS_AT_ONCE: usize = 8;
+
+/// Runs commands on aggregates of one type. Cloning gives another handle with the same cache.
+///
+/// Commands on one aggregate take turns within a repository, so that they do not fight each other; between processes the expected
+/// version decides. Aggregates that were used lately stay in memory at their version: a command on one of them reads nothing.
+#[derive(Debug)]
+pub struct Repository<A: Aggregate> {
+    inner: Arc<Inner<A>>,
+}
+
+impl<A: Aggregate> Clone for Repository<A> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+struct Inner<A: Aggregate> {
+    store: Arc<dyn EventStore>,
+    aggregate_type: Result<AggregateType, InvalidName>,
+    cache: Cache<AggregateId, Arc<Slot<A>>>,
+    retry: RetryPolicy,
+    snapshots: Snapshots,
+}
+
+impl<A: Aggregate> std::fmt::Debug for Inner<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository").field("aggregate_type", &A::TYPE).finish_non_exhaustive()
+    }
+}
+
+/// Background writing of snapshots.
+struct Snapshots {
+    tasks: TaskTracker,
+    permits: Arc<Semaphore>,
+    failures: Arc<AtomicU64>,
+}
+
+/// An aggregate's place in the cache; the lock makes the commands on it take turns.
+type Slot<A> = Mutex<Option<Loaded<A>>>;
+
+/// Settings of a [`Repository`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct RepositoryOptions {
+    cached_aggregates: u64,
+    retry: RetryPolicy,
+}
+
+impl RepositoryOptions {
+    /// 10,000 aggregates in memory, and the default [`RetryPolicy`].
+    pub fn new() -> Self {
+        Self { cached_aggregates: CACHED_AGGREGATES, retry: RetryPolicy::default() }
+    }
+
+    /// How many aggregates stay in memory; 0 loads each command's aggregate from the store.
+    pub fn with_cached_aggregates(mut self, aggregates: u64) -> Self {
+        self.cached_aggregates = aggregates;
+        self
+    }
+
+    /// What to do after a conflict.
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+}
+
+impl Default for RepositoryOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How often a command is decided again after a conflict, and how long it waits before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts after the first; 0 returns the first conflict.
+    pub retries: usize,
+    /// The wait before the first retry; it doubles with each, and a random part is added.
+    pub first_delay: Duration,
+    /// The longest wait.
+    pub longest_delay: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// 8 retries, from 1 ms to 100 ms: some hundred milliseconds of patience in all. Commands of one process do not conflict, so this
+    /// is for the rare meeting of two processes.
+    fn default() -> Self {
+        Self { retries: 8, first_delay: Duration::from_millis(1), longest_delay: Duration::from_millis(100) }
+    }
+}
+
+impl RetryPolicy {
+    /// The waits, one for each retry.
+    pub(crate) fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        ExponentialBuilder::new()
+            .with_min_delay(self.first_delay)
+            .with_max_delay(self.longest_delay)
+            .with_max_times(self.retries)
+            .with_jitter()
+            .build()
+    }
+}
+
+/// What goes with a command: where it came from, and its idempotency key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    metadata: Metadata,
+    key: Option<IdempotencyKey>,
+}
+
+impl Context {
+    /// A request from outside: its events get a correlation id of their own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A command that an event led to: its events carry on the event's correlation id and name it as their cause.
+    pub fn caused_by<E>(event: &Envelope<E>) -> Self {
+        let metadata = Metadata {
+            correlation_id: event.metadata.correlation_id.or(Some(event.id.into())),
+            causation_id: Some(event.id),
+            ..Metadata::default()
+        };
+        Self { metadata, key: None }
+    }
+
+    /// Part of a chain that began elsewhere.
+    pub fn with_correlation(mut self, id: CorrelationId) -> Self {
+        self.metadata.correlation_id = Some(id);
+        self
+    }
+
+    /// Who sends the command, such as a service's name.
+    pub fn with_source(mut self, source: impl Into<Arc<str>>) -> Self {
+        self.metadata.source = Some(source.into());
+        self
+    }
+
+    /// Something else to keep with the events.
+    pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.extra.insert(name.into(), value.into());
+        self
+    }
+
+    /// Names the command: executed again under the same key it writes nothing and returns the first outcome. Costs one read.
+    pub fn with_key(mut self, key: IdempotencyKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+}
+
+/// An aggregate's state as of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded<A> {
+    /// The state.
+    pub state: A,
+    /// The version of its last event; zero if it has none.
+    pub version: Version,
+    /// The version of the newest snapshot that is known of.
+    snapshot: Version,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Executed {
+    /// The aggregate's version after it.
+    pub version: Version,
+    /// Whether this call wrote the events, or an earlier one under the same key.
+    pub outcome: Outcome,
+    /// Waits for read models: see [`wait_for`](crate::projection::wait_for).
+    pub token: Token,
+}
+
+/// Stands for a command's events, to wait until a projection has applied them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token(pub(crate) CommitId);
+
+/// Why a command did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError<E> {
+    /// The domain refused.
+    #[error(transparent)]
+    Rejected(E),
+    /// Others changed the aggregate, again and again.
+    #[error("gave up after repeated conflicts")]
+    Conflict(#[source] Error),
+    /// May succeed when tried again. Without an idempotency key it is not known whether the events were written.
+    #[error(transparent)]
+    Transient(Error),
+    /// The aggregate's events cannot be read.
+    #[error(transparent)]
+    Corrupt(Error),
+    /// Anything else the store refused.
+    #[error(transparent)]
+    Failed(Error),
+}
+
+impl<E> From<Error> for CommandError<E> {
+    fn from(error: Error) -> Self {
+        if error.is_conflict() {
+            Self::Conflict(error)
+        } else if error.is_transient() {
+            Self::Transient(error)
+        } else if error.is_corrupt() {
+            Self::Corrupt(error)
+        } else {
+            Self::Failed(error)
+        }
+    }
+}
+
+impl<A: Aggregate> Repository<A> {
+    /// A repository with default settings.
+    pub fn new(store: impl EventStore) -> Self {
+        Self::with_options(Arc::new(store), RepositoryOptions::new())
+    }
+
+    /// A repository over a shared store.
+    pub fn with_options(store: Arc<dyn EventStore>, options: RepositoryOptions) -> Self {
+        let inner = Inner {
+            store,
+            aggregate_type: AggregateType::new(A::TYPE),
+            cache: Cache::new(options.cached_aggregates),
+            retry: options.retry,
+            snapshots: Snapshots {
+                tasks: TaskTracker::new(),
+                permits: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
+                failures: Arc::default(),
+            },
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Runs a command that comes from outside.
+    ///
+    /// # Errors
+    /// As [`execute_with`](Self::execute_with).
+    ///
+    /// # Cancel safety
+    /// As [`execute_with`](Self::execute_with).
+    pub async fn execute<C>(
+        &self,
+        id: impl TryInto<AggregateId, Error: Into<Error>>,
+        command: C,
+    ) -> Result<Executed, CommandError<A::Error>>
+    where
+        A: Handle<C>,
+    {
+        self.execute_with(id, command, Context::new()).await
+    }
+
+    /// Runs a command: loads the aggregate, lets it decide, appends what it decided, and starts over if others were faster.
+    ///
+    /// # Errors
+    /// [`CommandError::Rejected`] with the domain's error, [`CommandError::Conflict`] when the retries are used up,
+    /// [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was written then. After [`CommandError::Transient`] the
+    /// events may have been written: execute again under the same key to find out.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still write its events. The repository stays right: the next command finds out.
+    pub async fn execute_with<C>(
+        &self,
+        id: impl TryInto<AggregateId, Error: Into<Error>>,
+        command: C,
+        context: Context,
+    ) -> Result<Executed, CommandError<A::Error>>
+    where
+        A: Handle<C>,
+    {
+        let stream = self.stream(id)?;
+        if let Some(key) = &context.key
+            && let Some(kept) = self.inner.store.outcome(key).await?
+        {
+            return Ok(Executed::by(&kept.repeat(key, [&stream])?));
+        }
+        let slot = self.slot(&stream);
+        let mut slot = slot.lock().await;
+        let mut fresh = slot.is_none();
+        if fresh {
+            *slot = Some(self.load_newest(&stream).await?);
+        }
+        let mut delays = self.inner.retry.delays();
+        loop {
+            let loaded = slot.get_or_insert_default();
+            let decided = loaded.state.handle(&command);
+            if !fresh && !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
+                // No append will tell whether the state in memory is still the newest, so look before saying no.
+                self.refresh(&stream, &mut slot).await?;
+                fresh = true;
+                continue;
+            }
+            let events = decided.map_err(CommandError::Rejected)?;
+            if events.is_empty() {
+                return Ok(Executed::nothing(loaded.version));
+            }
+            let append = encode(&stream, loaded.version, &events, &context)?;
+            match self.inner.store.append(append).await {
+                Ok(appended) => {
+                    self.remember(&stream, &mut slot, events, &appended);
+                    return Ok(Executed::by(&appended));
+                }
+                Err(error) if error.is_conflict() => {
+                    let delay = delays.next().ok_or(error)?;
+                    tokio::time::sleep(delay).await;
+                    self.refresh(&stream, &mut slot).await?;
+                    fresh = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The aggregate's present state; the default state at version zero if it has no events.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for an id no store accepts, and what [`Error::is_corrupt`] calls corrupt. Never an empty state instead.
+    pub async fn load(&self, id: impl TryInto<AggregateId, Error: Into<Error>>) -> Result<Loaded<A>> {
+        let stream = self.stream(id)?;
+        let slot = self.slot(&stream);
+        let mut slot = slot.lock().await;
+        self.refresh(&stream, &mut slot).await?;
+        Ok(slot.get_or_insert_default().clone())
+    }
+
+    /// The aggregate's state as it was at a version or at a time.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub async fn load_at(&self, id: impl TryInto<AggregateId, Error: Into<Error>>, at: UpTo) -> Result<Loaded<A>> {
+        let stream = self.stream(id)?;
+        let replay = Replay { up_to: at, snapshot: Some(A::FINGERPRINT), ..Replay::ALL };
+        self.replay(&stream, Loaded::default(), replay).await
+    }
+
+    /// Snapshots that could not be written or read since the start. Each cost time, none cost data.
+    pub fn snapshot_failures(&self) -> u64 {
+        self.inner.snapshots.failures.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the snapshots under way are written.
+    pub async fn flush(&self) {
+        self.inner.snapshots.tasks.close();
+        self.inner.snapshots.tasks.wait().await;
+        self.inner.snapshots.tasks.reopen();
+    }
+
+    fn stream(&self, id: impl TryInto<AggregateId, Error: Into<Error>>) -> Result<StreamId> {
+        Ok(StreamId::new(self.inner.aggregate_type.clone()?, id.try_into().map_err(Into::into)?))
+    }
+
+    fn slot(&self, stream: &StreamId) -> Arc<Slot<A>> {
+        self.inner.cache.get_with_by_ref(stream.aggregate_id(), Arc::default)
+    }
+
+    /// Brings a state to the stream's end. The slot is empty while that runs: a state that was dropped half-way is not kept.
+    async fn refresh(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>) -> Result<()> {
+        let newest = match slot.take() {
+            Some(known) => {
+                let replay = Replay::after(known.version);
+                self.replay(stream, known, replay).await?
+            }
+            None => self.load_newest(stream).await?,
+        };
+        *slot = Some(newest);
+        Ok(())
+    }
+
+    async fn load_newest(&self, stream: &StreamId) -> Result<Loaded<A>> {
+        self.replay(stream, Loaded::default(), Replay { snapshot: Some(A::FINGERPRINT), ..Replay::ALL }).await
+    }
+
+    /// A snapshot that cannot be read is passed over: the events are the truth.
+    async fn replay(&self, stream: &StreamId, from: Loaded<A>, replay: Replay) -> Result<Loaded<A>> {
+        let mut fold = Fold { stream, loaded: from, bad_snapshot: false };
+        match self.inner.store.replay(stream, replay, &mut fold).await {
+            Err(_) if fold.bad_snapshot => {
+                self.inner.snapshots.failures.fetch_add(1, Ordering::Relaxed);
+                let mut fold = Fold { stream, loaded: Loaded::default(), bad_snapshot: false };
+                self.inner.store.replay(stream, Replay { snapshot: None, ..replay }, &mut fold).await?;
+                Ok(fold.loaded)
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(fold.loaded),
+        }
+    }
+
+    /// Moves the cached state past the events just appended. Where an earlier append under the same key wrote others, it is forgotten.
+    fn remember(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>, events: Vec<A::Event>, appended: &Appended) {
+        let Some(mut loaded) = slot.take().filter(|_| appended.outcome == Outcome::Written) else { return };
+        for event in events {
+            loaded.state.apply(event);
+            loaded.version = loaded.version.next();
+        }
+        if A::SNAPSHOTS.is_due(loaded.snapshot.get(), loaded.version.get())
+            && let Ok(permit) = self.inner.snapshots.permits.clone().try_acquire_owned()
+        {
+            loaded.snapshot = loaded.version;
+            self.keep_snapshot(stream.clone(), loaded.clone(), permit);
+        }
+        *slot = Some(loaded);
+    }
+
+    fn keep_snapshot(&self, stream: StreamId, loaded: Loaded<A>, permit: OwnedSemaphorePermit) {
+        let (store, failures) = (self.inner.store.clone(), self.inner.snapshots.failures.clone());
+        self.inner.snapshots.tasks.spawn(async move {
+            let saved: Result<(), BoxError> = async {
+                let state = loaded.state.to_snapshot()?;
+                let snapshot = Snapshot { version: loaded.version, fingerprint: A::FINGERPRINT, state };
+                Ok(store.save_snapshot(&stream, snapshot).await?)
+            }
+            .await;
+            // A later snapshot makes up for it; the count tells whoever wants to know.
+            failures.fetch_add(u64::from(saved.is_err()), Ordering::Relaxed);
+            drop(permit);
+        });
+    }
+}
+
+impl Executed {
+    fn by(appended: &Appended) -> Self {
+        let version = appended.versions.first().copied().unwrap_or_default();
+        Self { version, outcome: appended.outcome, token: Token(appended.commit) }
+    }
+
+    fn nothing(version: Version) -> Self {
+        Self { version, outcome: Outcome::Written, token: Token(CommitId::ZERO) }
+    }
+}
+
+impl<A: Default> Default for Loaded<A> {
+    fn default() -> Self {
+        Self { state: A::default(), version: Version::ZERO, snapshot: Version::ZERO }
+    }
+}
+
+fn encode<E: Event>(stream: &StreamId, version: Version, events: &[E], context: &Context) -> Result<Append> {
+    let mut metadata = context.metadata.clone();
+    let mut encoded = Vec::with_capacity(events.len());
+    for event in events {
+        let mut new = NewEvent::encode(event, metadata.clone())?;
+        // The first event of a request names the whole chain.
+        let correlation = *metadata.correlation_id.get_or_insert(new.id.into());
+        new.metadata.correlation_id = Some(correlation);
+        encoded.push(new);
+    }
+    let append = Append::new(stream.clone(), ExpectedVersion::Exact(version), encoded);
+    Ok(match &context.key {
+        Some(key) => append.with_key(key.clone()),
+        None => append,
+    })
+}
+
+/// Folds a stream into a state.
+struct Fold<'s, A> {
+    stream: &'s StreamId,
+    loaded: Loaded<A>,
+    bad_snapshot: bool,
+}
+
+impl<A: Aggregate> Visitor for Fold<'_, A> {
+    fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()> {
+        let state = A::from_snapshot(state).map_err(|source| {
+            self.bad_snapshot = true;
+            Error::with_source(ErrorKind::Corrupt(format!("snapshot of {} at version {version}", self.stream)), source)
+        })?;
+        self.loaded = Loaded { state, version, snapshot: version };
+        Ok(())
+    }
+
+    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()> {
+        if version != self.loaded.version.next() {
+            let what = format!("{}: version {version} follows version {}", self.stream, self.loaded.version);
+            return Err(ErrorKind::Corrupt(what).into());
+        }
+        let event = A::Event::decode(event).map_err(|error| self.undecodable(error, version, event.event_type))?;
+        self.loaded.state.apply(event);
+        self.loaded.version = version;
+        Ok(())
+    }
+}
+
+impl<A> Fold<'_, A> {
+    #[cold]
+    fn undecodable(&self, error: crate::event::DecodeError, version: Version, event_type: &str) -> Error {
+        match EventType::new(event_type) {
+            Ok(event_type) => error.at(self.stream, version, &event_type),
+            Err(name) => Error::with_source(ErrorKind::Corrupt(format!("{} version {version}", self.stream)), name),
+        }
+    }
+}

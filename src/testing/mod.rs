@@ -1,0 +1,5 @@
+//! For tests: scenarios of aggregates, and the suites that every store and broker must pass.
+
+pub mod scenario;
+
+pub use scenario::given;

@@ -1,0 +1,482 @@
+//! Runs a projection: the fast path over the broker, the sure path over the store, and the gate between them.
+//!
+//! Invariant: the checkpoint moves only over positions whose events are applied or not wanted, in the transaction that applied them.
+//! So it does not matter what the broker brings, or how often, or in which order: what is behind the checkpoint is dropped, what
+//! follows it is applied, and what lies in between is read from the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::FutureExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::frame::ReceivedFrame;
+use crate::broker::{Broker, Consumer, Delivery, DeliveryTag};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Envelope, RecordedEvent};
+use crate::id::{Position, ProjectionName};
+use crate::projection::Projection;
+use crate::store::{CheckpointStore, EventReader, Filter, Work};
+
+/// Settings of a [`Worker`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct WorkerOptions {
+    batch_events: usize,
+    messages: usize,
+    sweep: Duration,
+    retries: usize,
+    longest_delay: Duration,
+}
+
+impl WorkerOptions {
+    /// Batches of up to 1,000 events, up to 100 messages taken at once, a sweep every 500 ms, and 5 retries of a failing event before
+    /// the worker gives up, at most 5 seconds apart.
+    pub fn new() -> Self {
+        Self {
+            batch_events: 1_000,
+            messages: 100,
+            sweep: Duration::from_millis(500),
+            retries: 5,
+            longest_delay: Duration::from_secs(5),
+        }
+    }
+
+    /// The most events in one transaction.
+    pub fn with_batch_events(mut self, events: usize) -> Self {
+        self.batch_events = events.max(1);
+        self
+    }
+
+    /// How often to compare with the store's head, and so the longest delay of an event that the broker lost.
+    pub fn with_sweep(mut self, sweep: Duration) -> Self {
+        self.sweep = sweep;
+        self
+    }
+
+    /// How often a failing event is tried again before the worker ends with its error.
+    pub fn with_retries(mut self, retries: usize) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// The longest wait between two attempts.
+    pub fn with_longest_delay(mut self, delay: Duration) -> Self {
+        self.longest_delay = delay;
+        self
+    }
+
+    fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(5).min(self.longest_delay))
+            .with_max_delay(self.longest_delay)
+            .without_max_times()
+            .with_jitter()
+            .build()
+    }
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Applies every event of the log to one projection, in log order.
+pub struct Worker<P: Projection, M> {
+    projection: Arc<P>,
+    reader: Arc<dyn EventReader>,
+    models: M,
+    broker: Option<Arc<dyn Broker>>,
+    options: WorkerOptions,
+    applied: watch::Sender<Position>,
+}
+
+impl<P: Projection, M> std::fmt::Debug for Worker<P, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("projection", &self.projection.name()).finish_non_exhaustive()
+    }
+}
+
+impl<P, M> Worker<P, M>
+where
+    P: Projection,
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    /// A worker that reads the store only, woken by its signal.
+    pub fn new(projection: P, reader: impl EventReader, models: M) -> Self {
+        Self {
+            projection: Arc::new(projection),
+            reader: Arc::new(reader),
+            models,
+            broker: None,
+            options: WorkerOptions::new(),
+            applied: watch::Sender::new(Position::ZERO),
+        }
+    }
+
+    /// Takes the fast path over a broker as well.
+    pub fn with_broker(mut self, broker: impl Broker) -> Self {
+        self.broker = Some(Arc::new(broker));
+        self
+    }
+
+    /// Other settings.
+    pub fn with_options(mut self, options: WorkerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The position up to which everything is applied, as it moves.
+    pub fn applied(&self) -> watch::Receiver<Position> {
+        self.applied.subscribe()
+    }
+
+    /// Applies events until told to stop; finishes and acknowledges the batch at hand first. Two workers of one projection do no harm:
+    /// the checkpoint lets one of them commit, and the other goes on from there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Projection`] with the projection's own error when an event failed too often, a decoding error for an event it
+    /// cannot read, or what the store met if trying again cannot help. Nothing was passed over: started again, it goes on with the
+    /// same event.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: an open batch is committed whole or not at all.
+    pub async fn run(&self, stop: CancellationToken) -> Result<()> {
+        let mut run = Run {
+            name: ProjectionName::new(self.projection.name())?,
+            filter: self.projection.filter()?,
+            worker: self,
+            kept: Position::ZERO,
+            seen: Position::ZERO,
+            consumer: None,
+            grown: self.reader.grown(),
+            stop,
+        };
+        run.start().await?;
+        while !run.stop.is_cancelled() {
+            run.step().await?;
+        }
+        run.keep_seen().await
+    }
+}
+
+/// One run of a worker.
+struct Run<'w, P: Projection, M> {
+    worker: &'w Worker<P, M>,
+    name: ProjectionName,
+    filter: Filter,
+    /// The checkpoint as stored.
+    kept: Position,
+    /// Everything up to here is applied or not wanted. Ahead of `kept` only by events that are not wanted.
+    seen: Position,
+    consumer: Option<Box<dyn Consumer>>,
+    grown: watch::Receiver<Position>,
+    stop: CancellationToken,
+}
+
+impl<P, M> Run<'_, P, M>
+where
+    P: Projection,
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    async fn start(&mut self) -> Result<()> {
+        self.reload().await?;
+        let projection = self.worker.projection.clone();
+        let work: Work<P::Tx> = Box::new(move |tx| {
+            async move {
+                projection.setup(tx).await.map_err(|source| {
+                    Error::with_source(ErrorKind::Backend(format!("set up projection {}", projection.name())), source)
+                })
+            }
+            .boxed()
+        });
+        match self.worker.models.advance(&self.name, self.kept, self.kept, work).await {
+            // Another worker of this projection has moved on, and so has set it up.
+            Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
+            done => done?,
+        }
+        self.subscribe().await;
+        self.catch_up().await
+    }
+
+    /// Waits for whatever comes first and handles it.
+    async fn step(&mut self) -> Result<()> {
+        let messages = self.worker.options.messages;
+        let has_broker = self.consumer.is_some();
+        let received = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(()),
+            received = next(self.consumer.as_mut(), messages), if has_broker => Some(received),
+            Ok(()) = self.grown.changed(), if !has_broker => None,
+            () = tokio::time::sleep(self.worker.options.sweep) => None,
+        };
+        match received {
+            Some(Ok(deliveries)) => self.receive(deliveries).await,
+            Some(Err(_)) => {
+                // The broker is gone; the store is not. Until it is back, every sweep tries again.
+                self.consumer = None;
+                self.catch_up().await
+            }
+            None => {
+                if self.consumer.is_none() {
+                    self.subscribe().await;
+                }
+                self.catch_up().await?;
+                self.keep_seen().await
+            }
+        }
+    }
+
+    /// A broker that is out of reach is no error: the sweep carries the load.
+    async fn subscribe(&mut self) {
+        if let Some(broker) = &self.worker.broker {
+            self.consumer = broker.subscribe(&self.name).await.ok();
+        }
+    }
+
+    /// The gate.
+    async fn receive(&mut self, deliveries: Vec<Delivery>) -> Result<()> {
+        let Some(last) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
+        let mut batch = Vec::new();
+        let mut through = self.seen;
+        for Delivery { tag, body } in deliveries {
+            let frame =
+                match ReceivedFrame::parse(body).and_then(|frame| Ok((frame.last(), frame.first(), frame.events()?))) {
+                    Ok(frame) => frame,
+                    Err(junk) => {
+                        self.reject(tag, &junk).await;
+                        continue;
+                    }
+                };
+            let (frame_last, frame_first, events) = frame;
+            match admit(through, frame_first, frame_last) {
+                Admission::Known => {}
+                Admission::Next => {
+                    batch.extend(
+                        events.into_iter().filter(|event| event.position > through && self.filter.passes(event)),
+                    );
+                    through = frame_last;
+                }
+                Admission::Gap => {
+                    // What lies before it never came, or comes later: the store has it all, this frame's events included.
+                    self.apply(std::mem::take(&mut batch), through).await?;
+                    self.catch_up().await?;
+                    through = self.seen;
+                }
+            }
+            if batch.len() >= self.worker.options.batch_events {
+                self.apply(std::mem::take(&mut batch), through).await?;
+                through = self.seen;
+            }
+        }
+        self.apply(batch, through).await?;
+        self.acknowledge(last).await;
+        Ok(())
+    }
+
+    async fn reject(&mut self, tag: DeliveryTag, junk: &Error) {
+        if let Some(consumer) = &mut self.consumer
+            && consumer.reject(tag, &junk.to_string()).await.is_err()
+        {
+            self.consumer = None;
+        }
+    }
+
+    /// A lost acknowledgement brings the messages again, and the gate drops them.
+    async fn acknowledge(&mut self, tag: DeliveryTag) {
+        if let Some(consumer) = &mut self.consumer
+            && consumer.ack_through(tag).await.is_err()
+        {
+            self.consumer = None;
+        }
+    }
+
+    /// Reads the store from where everything is applied to its head.
+    async fn catch_up(&mut self) -> Result<()> {
+        let mut delays = self.worker.options.delays();
+        while !self.stop.is_cancelled() {
+            let limit = self.worker.options.batch_events;
+            match self.worker.reader.read_all(self.seen, limit, &self.filter).await {
+                Ok(page) if page.through == self.seen => return Ok(()),
+                Ok(page) => self.apply(page.events, page.through).await?,
+                Err(error) if error.is_transient() => self.pause(delays.next()).await,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the wanted events between `seen` and `through`. A batch that fails is taken apart. Where another worker has moved the
+    /// checkpoint, or the worker is told to stop, `seen` is not at `through` afterwards: go on from `seen`.
+    async fn apply(&mut self, events: Vec<RecordedEvent>, through: Position) -> Result<()> {
+        if events.is_empty() {
+            self.see(through);
+            return Ok(());
+        }
+        match self.commit(&events, through).await {
+            Err(error) if is_own(&error) => self.apply_singly(&events, through).await,
+            done => done,
+        }
+    }
+
+    /// Finds the event that fails: those before it are kept, and it is tried again by itself.
+    async fn apply_singly(&mut self, events: &[RecordedEvent], through: Position) -> Result<()> {
+        for (place, event) in events.iter().enumerate() {
+            let to = if place + 1 == events.len() { through } else { event.position };
+            let mut delays = self.worker.options.delays().take(self.worker.options.retries);
+            while let Err(error) = self.commit(std::slice::from_ref(event), to).await {
+                let delay = delays.next().filter(|_| is_own(&error)).ok_or(error)?;
+                self.pause(Some(delay)).await;
+                if self.stop.is_cancelled() {
+                    return Ok(());
+                }
+            }
+            if self.seen != to {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction, tried until the store has taken it.
+    async fn commit(&mut self, events: &[RecordedEvent], to: Position) -> Result<()> {
+        let mut delays = self.worker.options.delays();
+        loop {
+            let work = self.work(events)?;
+            match self.worker.models.advance(&self.name, self.kept, to, work).await {
+                Ok(()) => {
+                    self.kept = to;
+                    self.see(to);
+                    return Ok(());
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {
+                    // Another worker of this projection was faster. Nothing of this batch was kept; go on from where it is.
+                    self.pause(delays.next()).await;
+                    self.reload().await?;
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() => {
+                    self.pause(delays.next()).await;
+                    if self.stop.is_cancelled() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn work(&self, events: &[RecordedEvent]) -> Result<Work<P::Tx>> {
+        let decoded: Vec<Envelope<P::Event>> = events.iter().map(RecordedEvent::decode).collect::<Result<_>>()?;
+        let projection = self.worker.projection.clone();
+        let first = events.first().map(|event| (event.position, event.event.event_type.clone()));
+        let name = self.name.clone();
+        Ok(Box::new(move |tx| {
+            async move {
+                projection.apply_batch(tx, decoded).await.map_err(|source| match first {
+                    Some((position, event_type)) => {
+                        Error::with_source(ErrorKind::Projection { projection: name, position, event_type }, source)
+                    }
+                    None => Error::with_source(ErrorKind::Backend("apply nothing".into()), source),
+                })
+            }
+            .boxed()
+        }))
+    }
+
+    /// Stores the checkpoint where only unwanted events have moved it.
+    async fn keep_seen(&mut self) -> Result<()> {
+        if self.seen <= self.kept {
+            return Ok(());
+        }
+        let work: Work<P::Tx> = Box::new(|_| async { Ok(()) }.boxed());
+        match self.worker.models.advance(&self.name, self.kept, self.seen, work).await {
+            Ok(()) => self.kept = self.seen,
+            Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => self.reload().await?,
+            // The next time will do.
+            Err(error) if error.is_transient() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn reload(&mut self) -> Result<()> {
+        let mut delays = self.worker.options.delays();
+        loop {
+            match self.worker.models.checkpoint(&self.name).await {
+                Ok(checkpoint) => {
+                    self.kept = checkpoint;
+                    self.seen = checkpoint;
+                    self.worker.applied.send_replace(checkpoint);
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() && !self.stop.is_cancelled() => self.pause(delays.next()).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn see(&mut self, position: Position) {
+        self.seen = position;
+        self.worker.applied.send_replace(position);
+    }
+
+    async fn pause(&self, delay: Option<Duration>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(delay.unwrap_or(self.worker.options.longest_delay)) => {}
+        }
+    }
+}
+
+async fn next(consumer: Option<&mut Box<dyn Consumer>>, limit: usize) -> Result<Vec<Delivery>> {
+    match consumer {
+        Some(consumer) => consumer.next(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the projection itself failed, and not the store beneath it.
+fn is_own(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Projection { .. })
+}
+
+/// What the gate says of a frame.
+#[derive(Debug, PartialEq, Eq)]
+enum Admission {
+    /// All of it is applied: drop it.
+    Known,
+    /// It continues where the last one ended, or overlaps: apply what is new.
+    Next,
+    /// Something before it is missing.
+    Gap,
+}
+
+fn admit(seen: Position, first: Position, last: Position) -> Admission {
+    if last <= seen {
+        Admission::Known
+    } else if first <= seen.next() {
+        Admission::Next
+    } else {
+        Admission::Gap
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_admits_exactly_what_continues_the_log() {
+        let admit = |seen, first, last| admit(Position::new(seen), Position::new(first), Position::new(last));
+        assert_eq!(admit(0, 1, 1), Admission::Next);
+        assert_eq!(admit(0, 2, 2), Admission::Gap);
+        assert_eq!(admit(5, 1, 5), Admission::Known);
+        assert_eq!(admit(5, 3, 6), Admission::Next);
+        assert_eq!(admit(5, 6, 9), Admission::Next);
+        assert_eq!(admit(5, 7, 9), Admission::Gap);
+    }
+}
