@@ -1,0 +1,254 @@
+//! The rules, all of them. Every error points at the smallest guilty token and says what to write.
+
+use std::collections::HashMap;
+
+use quote::ToTokens;
+use syn::{Data, DeriveInput, Ident, LitStr};
+
+use crate::ast::{self, Aggregate, Event, Member, Union};
+use crate::attr::{self, Attr, Snapshots, usage};
+use crate::errors::Errors;
+
+/// What every store accepts; also `retell::id::MAX_NAME_BYTES`.
+const MAX_NAME_BYTES: usize = 255;
+
+pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
+    no_generics(event.input, errors);
+    no_attribute_on_fields(event.input, "event", "a variant or a struct", errors);
+    match &event.input.data {
+        Data::Enum(_) => event_enum(event, errors),
+        Data::Struct(_) => {
+            let suggested = split_last_word(&snake_case(&event.input.ident));
+            kind(&event.input.ident, &event.attr, &suggested, errors);
+        }
+        Data::Union(data) => errors.add(
+            data.union_token,
+            "an event is a struct or an enum: write `enum`, with one variant for each kind of event",
+        ),
+    }
+}
+
+fn event_enum(event: &Event<'_>, errors: &mut Errors) {
+    let prefix = snake_case(&event.input.ident);
+    let prefix = prefix.strip_suffix("_event").unwrap_or(&prefix);
+    for variant in &event.variants {
+        let suggested = format!("{prefix}.{}", snake_case(variant.ident));
+        kind(variant.ident, &variant.attr, &suggested, errors);
+    }
+    distinct_names(event, errors);
+}
+
+/// One kind of event: a variant or a struct.
+fn kind(ident: &Ident, attr: &Attr, suggested: &str, errors: &mut Errors) {
+    match &attr.name {
+        Some(name) => stored_name(name, errors),
+        None if attr.broken => {}
+        None => errors.add(
+            ident,
+            format!("`{ident}` has no stored name: write `#[event(\"{suggested}\")]` above it"),
+        ),
+    }
+    if !attr.broken {
+        upcasters(attr, errors);
+    }
+}
+
+/// As many upcasters as there are older versions.
+fn upcasters(attr: &Attr, errors: &mut Errors) {
+    let found = attr.upcast.as_ref().map_or(0, |upcast| upcast.functions.len());
+    match (&attr.version, &attr.upcast) {
+        (Some(version), _) if version.value == 0 => errors.add(&version.literal, usage("version")),
+        (Some(version), _) if version.value as usize - 1 != found => {
+            errors.add(&version.literal, upcasters_wanted(version.value, found));
+        }
+        (None, Some(upcast)) if found > 0 => {
+            errors.add(
+                &upcast.key,
+                format!("upcasts without a version: write `version = {}`", found + 1),
+            );
+        }
+        _ => {}
+    }
+}
+
+fn upcasters_wanted(version: u32, found: usize) -> String {
+    let older = version - 1;
+    let write = match older {
+        0 => {
+            return "version 1 has no older version: remove `upcast`, or raise `version`"
+                .to_owned();
+        }
+        1 => "`upcast(from_v1)`".to_owned(),
+        2 => "`upcast(from_v1, from_v2)`".to_owned(),
+        _ => format!("`upcast(from_v1, .., from_v{older})`"),
+    };
+    format!(
+        "version {version} needs an upcast from each of {older} older, {found} found: write {write}"
+    )
+}
+
+fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
+    let mut owners = HashMap::new();
+    for variant in &event.variants {
+        let Some(name) = &variant.attr.name else { continue };
+        if let Some(first) = owners.get(&name.value()) {
+            errors.add(
+                name,
+                format!("`{first}` has this stored name already: write another, each kind of event has its own"),
+            );
+        } else {
+            owners.insert(name.value(), variant.ident);
+        }
+    }
+}
+
+pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
+    no_generics(union.input, errors);
+    no_attribute_on_fields(union.input, "event", "the enum", errors);
+    let only_enum = "a union of events is an enum: write `enum`, with one variant for each member";
+    match &union.input.data {
+        Data::Struct(data) => errors.add(data.struct_token, only_enum),
+        Data::Union(data) => errors.add(data.union_token, only_enum),
+        Data::Enum(_) if union.members.is_empty() => errors.add(
+            &union.input.ident,
+            "a union needs at least one member: write a variant such as `Order(OrderEvent)`",
+        ),
+        Data::Enum(_) => {}
+    }
+    for member in &union.members {
+        shape_of(member, errors);
+    }
+    distinct_members(union, errors);
+}
+
+fn shape_of(member: &Member<'_>, errors: &mut Errors) {
+    let ident = &member.variant.ident;
+    for attr in attr::named(&member.variant.attrs, "event") {
+        errors.add(
+            attr,
+            "names and versions belong to the members of a union: remove this attribute",
+        );
+    }
+    if member.event.is_none() {
+        errors.add(
+            ident,
+            format!("a member of a union is one event type: write `{ident}({ident}Event)`"),
+        );
+    }
+}
+
+fn distinct_members(union: &Union<'_>, errors: &mut Errors) {
+    let mut variants = HashMap::new();
+    for member in &union.members {
+        let Some(event) = member.event else { continue };
+        let text = event.to_token_stream().to_string();
+        if let Some(first) = variants.get(&text) {
+            errors.add(event, format!("`{first}` holds this type already: remove one of the two"));
+        } else {
+            variants.insert(text, &member.variant.ident);
+        }
+    }
+}
+
+pub(crate) fn aggregate(aggregate: &Aggregate<'_>, errors: &mut Errors) {
+    let Aggregate { input, attr, .. } = aggregate;
+    no_generics(input, errors);
+    no_attribute_on_fields(input, "aggregate", "the type", errors);
+    for variant in ast::variants(input) {
+        for attr in attr::named(&variant.attrs, "aggregate") {
+            errors.add(attr, "`#[aggregate]` belongs on the type: remove it here");
+        }
+    }
+    if let Data::Union(data) = &input.data {
+        errors.add(data.union_token, "an aggregate is a struct or an enum: write `struct`");
+    }
+    aggregate_attribute(&input.ident, attr, errors);
+    match &attr.snapshots {
+        Some(Snapshots::Every(events)) if events.value == 0 => {
+            errors.add(
+                &events.literal,
+                "snapshots after 0 events: write `snapshots = never`, or a number from 1",
+            );
+        }
+        _ => {}
+    }
+    if let Some(version) = attr.snapshot_version.as_ref().filter(|version| version.value == 0) {
+        errors.add(&version.literal, usage("snapshot_version"));
+    }
+}
+
+fn aggregate_attribute(ident: &Ident, attr: &Attr, errors: &mut Errors) {
+    let name = snake_case(ident);
+    if !attr.found {
+        let write = format!("`#[aggregate(\"{name}\", event = {ident}Event)]`");
+        return errors.add(ident, format!("`{ident}` has no stored name: write {write} above it"));
+    }
+    if let Some(name) = &attr.name {
+        stored_name(name, errors);
+    } else if !attr.broken {
+        errors.add(ident, format!("`{ident}` has no stored name: write `\"{name}\"` first"));
+    }
+    if attr.event.is_none() && !attr.broken {
+        errors.add(ident, format!("`{ident}` has no events: write `event = {ident}Event`"));
+    }
+}
+
+/// Lowercase words of letters, digits and `_`, joined by dots, in at most 255 bytes.
+fn stored_name(literal: &LitStr, errors: &mut Errors) {
+    let name = literal.value();
+    let is_word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
+    if name.is_empty() {
+        errors.add(literal, "a stored name is not empty: write one such as `order.created`");
+    } else if !name.split('.').all(is_word) {
+        errors.add(
+            literal,
+            "a stored name is words of `a-z`, `0-9` and `_`, joined by dots: write one such as `order.created`",
+        );
+    } else if name.len() > MAX_NAME_BYTES {
+        let bytes = name.len();
+        errors.add(
+            literal,
+            format!("a stored name has at most {MAX_NAME_BYTES} bytes, this one has {bytes}"),
+        );
+    }
+}
+
+fn no_generics(input: &DeriveInput, errors: &mut Errors) {
+    if !input.generics.params.is_empty() {
+        errors.add(
+            &input.generics,
+            "what is stored has one shape: remove the parameters, write the types themselves",
+        );
+    }
+}
+
+fn no_attribute_on_fields(input: &DeriveInput, name: &str, place: &str, errors: &mut Errors) {
+    for field in ast::fields(input) {
+        for attr in attr::named(&field.attrs, name) {
+            errors
+                .add(attr, format!("`#[{name}]` belongs on {place}: a field takes `#[serde(..)]`"));
+        }
+    }
+}
+
+/// `OrderCreated` as `order_created`.
+fn snake_case(ident: &Ident) -> String {
+    let mut snake = String::new();
+    for character in ident.to_string().trim_start_matches("r#").chars() {
+        if character.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(character.to_lowercase());
+    }
+    snake
+}
+
+/// `order_created` as `order.created`.
+fn split_last_word(snake: &str) -> String {
+    match snake.rsplit_once('_') {
+        Some((subject, verb)) => format!("{subject}.{verb}"),
+        None => snake.to_owned(),
+    }
+}

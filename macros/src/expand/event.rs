@@ -1,0 +1,251 @@
+//! `impl Event`.
+//!
+//! An enum is written through one shadow enum without tags, since the stored name is the tag, and read back kind by kind
+//! through a struct of the variant's fields. A struct is written and read through one shadow.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned as _;
+use syn::{Data, LitStr, Meta};
+
+use super::{hidden, shadow};
+use crate::ast::{Event, Variant};
+use crate::attr::{Attr, Codec};
+
+/// One kind of event, wherever it was declared.
+struct Kind<'a> {
+    attr: &'a Attr,
+    /// `Self` or `Self::Variant`.
+    path: TokenStream,
+    /// Statements and a last expression that decode the newest version from `__stored`.
+    decode: TokenStream,
+}
+
+pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
+    let krate = event.attr.krate();
+    let kinds = kinds(event, &krate);
+    let shadow = shadow(event, &krate);
+    let ident = &event.input.ident;
+    let count = kinds.len();
+    let schemas = kinds.iter().map(|kind| schema(kind.attr, event.attr.codec, &krate));
+    let (schema, encode) = if kinds.is_empty() {
+        (quote!(match *self {}), quote!(match *self {}))
+    } else {
+        (schema_of(&kinds), encode(&krate))
+    };
+    let arms = kinds.iter().map(|kind| decode(kind, &krate));
+    hidden(&quote! {
+        #shadow
+
+        const __RETELL_SCHEMAS: [#krate::event::EventSchema; #count] = [#(#schemas),*];
+
+        #[automatically_derived]
+        impl #krate::event::Event for #ident {
+            const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
+
+            fn schema(&self) -> #krate::event::EventSchema {
+                #schema
+            }
+
+            fn encode(
+                &self,
+                __payload: &mut ::std::vec::Vec<u8>,
+            ) -> ::core::result::Result<(), #krate::error::BoxError> {
+                #encode
+            }
+
+            fn decode(
+                __stored: #krate::event::StoredEvent<'_>,
+            ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
+                match __stored.event_type {
+                    #(#arms)*
+                    _ => ::core::result::Result::Err(#krate::event::DecodeError::UnknownType),
+                }
+            }
+        }
+    })
+}
+
+/// An impl that keeps a mistake in the declaration from turning up wherever the type is used.
+pub(crate) fn stub(input: &syn::DeriveInput, attr: &Attr) -> TokenStream {
+    let krate = attr.krate();
+    let ident = &input.ident;
+    let (parameters, arguments, _) = input.generics.split_for_impl();
+    // The bounds are only for parameters, which are the mistake then.
+    let bounds = (!input.generics.params.is_empty()).then(
+        || quote!(where #ident #arguments: ::core::marker::Send + ::core::marker::Sync + 'static),
+    );
+    hidden(&quote! {
+        #[automatically_derived]
+        impl #parameters #krate::event::Event for #ident #arguments #bounds {
+            const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&[]);
+
+            fn schema(&self) -> #krate::event::EventSchema {
+                ::core::unreachable!()
+            }
+
+            fn encode(
+                &self,
+                _: &mut ::std::vec::Vec<u8>,
+            ) -> ::core::result::Result<(), #krate::error::BoxError> {
+                ::core::unreachable!()
+            }
+
+            fn decode(
+                _: #krate::event::StoredEvent<'_>,
+            ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
+                ::core::unreachable!()
+            }
+        }
+    })
+}
+
+fn kinds<'a>(event: &'a Event<'_>, krate: &TokenStream) -> Vec<Kind<'a>> {
+    if let Data::Struct(_) = event.input.data {
+        let decode = quote! {
+            let __RetellOwned(event) = __stored.payload()?;
+            ::core::result::Result::Ok(event)
+        };
+        return vec![Kind { attr: &event.attr, path: quote!(Self), decode }];
+    }
+    let kind = |variant: &'a Variant<'_>| {
+        let ident = variant.ident;
+        let decode = decode_variant(event, variant, krate);
+        Kind { attr: &variant.attr, path: quote!(Self::#ident), decode }
+    };
+    event.variants.iter().map(kind).collect()
+}
+
+/// What serde derives `Serialize` for, and for a struct `Deserialize`.
+fn shadow(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
+    let ident = &event.input.ident;
+    let remote = shadow::remote(ident);
+    let reference = shadow::reference(krate, ident);
+    if let Data::Struct(data) = &event.input.data {
+        let mut options =
+            shadow::options(&event.serde, &["rename_all", "default", "deny_unknown_fields"]);
+        options.push(remote);
+        let serde = shadow::serde(krate, &options);
+        let shadow = shadow::structure(&format_ident!("__RetellShadow"), &data.fields, ident);
+        let owned = shadow::owned(krate, ident);
+        return quote! {
+            #[derive(#krate::__private::serde::Serialize, #krate::__private::serde::Deserialize)]
+            #serde
+            #shadow
+            #reference
+            #owned
+        };
+    }
+    if event.variants.is_empty() {
+        return TokenStream::new();
+    }
+    let serde = shadow::serde(krate, &[remote, quote!(untagged)]);
+    let variants = event.variants.iter().map(|variant| {
+        let rename = rename_all(event, variant).map(|rename| quote!(#[serde(#rename)]));
+        let name = variant.ident;
+        let fields = shadow::fields(variant.fields, ident);
+        quote!(#rename #name #fields)
+    });
+    quote! {
+        #[derive(#krate::__private::serde::Serialize)]
+        #serde
+        enum __RetellShadow { #(#variants),* }
+        #reference
+    }
+}
+
+/// Through a struct of the variant's fields.
+fn decode_variant(event: &Event<'_>, variant: &Variant<'_>, krate: &TokenStream) -> TokenStream {
+    let mut options: Vec<_> = rename_all(event, variant).into_iter().collect();
+    let deny = &["deny_unknown_fields"];
+    let denied = shadow::options(&variant.serde, deny)
+        .into_iter()
+        .chain(shadow::options(&event.serde, deny));
+    options.extend(denied.take(1));
+    let expected =
+        variant.attr.name.as_ref().map(|name| format!("the payload of `{}`", name.value()));
+    options.push(quote!(expecting = #expected));
+    let serde = shadow::serde(krate, &options);
+    let payload =
+        shadow::structure(&format_ident!("__RetellPayload"), variant.fields, &event.input.ident);
+    let (ident, members) = (variant.ident, variant.fields.members());
+    let moved = members.map(|member| quote!(#member: payload.#member));
+    quote! {
+        #[derive(#krate::__private::serde::Deserialize)]
+        #serde
+        #payload
+        let payload: __RetellPayload = __stored.payload()?;
+        ::core::result::Result::Ok(Self::#ident { #(#moved),* })
+    }
+}
+
+/// The variant's own `rename_all`, or else the enum's `rename_all_fields`.
+fn rename_all(event: &Event<'_>, variant: &Variant<'_>) -> Option<TokenStream> {
+    let named =
+        |metas: &[Meta], name| metas.iter().find(|meta| meta.path().is_ident(name)).cloned();
+    let rule =
+        named(&variant.serde, "rename_all").or_else(|| named(&event.serde, "rename_all_fields"))?;
+    Some(match rule {
+        Meta::Path(_) => quote!(rename_all),
+        Meta::List(list) => {
+            let rules = list.tokens;
+            quote!(rename_all(#rules))
+        }
+        Meta::NameValue(pair) => {
+            let rule = pair.value;
+            quote!(rename_all = #rule)
+        }
+    })
+}
+
+fn schema(attr: &Attr, default: Option<Codec>, krate: &TokenStream) -> TokenStream {
+    let name = &attr.name;
+    let version = newest(attr);
+    let codec = match attr.codec.or(default) {
+        Some(Codec::Compact) => quote!(Compact),
+        Some(Codec::Json) | None => quote!(Json),
+    };
+    quote! {
+        #krate::event::EventSchema { name: #name, version: #version, codec: #krate::codec::Codec::#codec }
+    }
+}
+
+fn newest(attr: &Attr) -> u32 {
+    attr.version.as_ref().map_or(1, |version| version.value)
+}
+
+fn schema_of(kinds: &[Kind<'_>]) -> TokenStream {
+    let paths = kinds.iter().map(|kind| &kind.path);
+    let index = 0..kinds.len();
+    quote!(match self { #(#paths { .. } => __RETELL_SCHEMAS[#index],)* })
+}
+
+fn encode(krate: &TokenStream) -> TokenStream {
+    quote! {
+        #krate::event::Event::schema(self).codec.encode(&__RetellRef(self), __payload)
+    }
+}
+
+/// The match arm of one stored name.
+fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
+    let Kind { attr, decode, .. } = kind;
+    let name: &Option<LitStr> = &attr.name;
+    let newest = newest(attr);
+    let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
+    let older = (1u32..).zip(0..functions.len()).map(|(version, first)| {
+        let upcast = functions[first..].iter().fold(
+            quote!(__stored.payload()?),
+            |old, function| quote_spanned!(function.span()=> #function(#old)),
+        );
+        quote!(#version => ::core::result::Result::Ok(#upcast),)
+    });
+    quote! {
+        #name => match __stored.schema_version {
+            #(#older)*
+            #newest => { #decode }
+            found => ::core::result::Result::Err(
+                #krate::event::DecodeError::UnknownSchema { found, known: #newest },
+            ),
+        },
+    }
+}
