@@ -9,8 +9,7 @@ use tokio::time::Instant;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, Event};
 use crate::id::ProjectionName;
-use crate::repository::Token;
-use crate::store::{CheckpointStore, EventReader, Filter};
+use crate::store::{CheckpointStore, EventReader, Filter, Token};
 
 /// Folds events into a read model. Every event is applied once in effect and in order, whatever fails on the way, since the change
 /// and the checkpoint are one transaction.
@@ -82,7 +81,7 @@ pub async fn wait_for(
         .with_jitter()
         .build();
     loop {
-        if let Some(position) = log.position_of(token.0).await?
+        if let Some(position) = log.position_of(token.commit()).await?
             && models.checkpoint(projection).await? >= position
         {
             return Ok(());

@@ -11,12 +11,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::event::{Envelope, Event, Metadata, NewEvent, StoredEvent};
+use crate::event::{DecodeError, Envelope, Event, Metadata, NewEvent, StoredEvent};
 use crate::id::{
-    AggregateId, AggregateType, CommitId, CorrelationId, EventType, ExpectedVersion, IdempotencyKey, InvalidName,
-    StreamId, Version,
+    AggregateId, AggregateType, CorrelationId, EventType, ExpectedVersion, IdempotencyKey, InvalidName, StreamId,
+    Version,
 };
-use crate::store::{Append, Appended, EventStore, Outcome, Replay, Snapshot, UpTo, Visitor};
+use crate::store::{Append, Appended, EventStore, Outcome, Replay, Snapshot, Token, UpTo, Visitor};
 
 /// Aggregates kept in memory by default.
 const CACHED_AGGREGATES: u64 = 10_000;
@@ -197,10 +197,6 @@ pub struct Executed {
     /// Waits for read models: see [`wait_for`](crate::projection::wait_for).
     pub token: Token,
 }
-
-/// Stands for a command's events, to wait until a projection has applied them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Token(pub(crate) CommitId);
 
 /// Why a command did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -446,11 +442,11 @@ impl<A: Aggregate> Repository<A> {
 impl Executed {
     fn by(appended: &Appended) -> Self {
         let version = appended.versions.first().copied().unwrap_or_default();
-        Self { version, outcome: appended.outcome, token: Token(appended.commit) }
+        Self { version, outcome: appended.outcome, token: appended.token() }
     }
 
     fn nothing(version: Version) -> Self {
-        Self { version, outcome: Outcome::Written, token: Token(CommitId::ZERO) }
+        Self { version, outcome: Outcome::Written, token: Token::default() }
     }
 }
 
@@ -508,7 +504,7 @@ impl<A: Aggregate> Visitor for Fold<'_, A> {
 
 impl<A> Fold<'_, A> {
     #[cold]
-    fn undecodable(&self, error: crate::event::DecodeError, version: Version, event_type: &str) -> Error {
+    fn undecodable(&self, error: DecodeError, version: Version, event_type: &str) -> Error {
         match EventType::new(event_type) {
             Ok(event_type) => error.at(self.stream, version, &event_type),
             Err(name) => Error::with_source(ErrorKind::Corrupt(format!("{} version {version}", self.stream)), name),

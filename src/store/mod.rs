@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::error::{ErrorKind, Result};
@@ -271,6 +272,26 @@ pub struct Appended {
     pub versions: Vec<Version>,
     /// Whether this call wrote it.
     pub outcome: Outcome,
+}
+
+impl Appended {
+    /// To wait until a projection has applied these events.
+    pub fn token(&self) -> Token {
+        Token(self.commit)
+    }
+}
+
+/// Stands for an append's events, to read one's own writes: see [`wait_for`](crate::projection::wait_for). The default stands for no
+/// events at all, which every projection has applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(CommitId);
+
+impl Token {
+    /// The commit it stands for.
+    pub fn commit(self) -> CommitId {
+        self.0
+    }
 }
 
 /// What an idempotency key stands for.
