@@ -424,7 +424,7 @@ where
         self.worker.applied.send_replace(position);
     }
 
-    async fn pause(&self, delay: Option<Duration>) {
+    async fn pause(&mut self, delay: Option<Duration>) {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(delay.unwrap_or(self.worker.options.longest_delay)) => {}

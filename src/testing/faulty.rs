@@ -1,0 +1,95 @@
+//! A broker that breaks every promise a broker gives, on purpose.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::broker::frame::Frame;
+use crate::broker::{Broker, Consumer, Publisher};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Position, ProjectionName};
+
+/// What happens to one frame on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: it arrives.
+    Deliver,
+    /// It is confirmed and never arrives.
+    Drop,
+    /// It arrives twice.
+    Double,
+    /// It is held back, and arrives after the next frame that is not.
+    Late,
+    /// Something that is not a frame arrives in front of it.
+    Junk,
+    /// The confirm is lost: the publisher is told to try again, although it arrives.
+    LoseConfirm,
+    /// The connection is cut before it is sent.
+    Refuse,
+}
+
+/// Does to each frame in turn what a script says; what comes after the script arrives. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct FaultyBroker<B> {
+    inner: B,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    script: VecDeque<Fault>,
+    held_back: Vec<Frame>,
+}
+
+impl<B: Broker> FaultyBroker<B> {
+    /// Breaks a broker by script.
+    pub fn new(inner: B, script: impl IntoIterator<Item = Fault>) -> Self {
+        let state = State { script: script.into_iter().collect(), held_back: Vec::new() };
+        Self { inner, state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn disturb(&self, frame: &Frame) -> (Vec<Frame>, Result<()>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = || Err(Error::new(ErrorKind::Transient("hear the broker's confirm".into())));
+        let fault = state.script.pop_front().unwrap_or(Fault::Deliver);
+        let (mut frames, confirm) = match fault {
+            Fault::Deliver => (vec![frame.clone()], Ok(())),
+            Fault::Drop => (Vec::new(), Ok(())),
+            Fault::Double => (vec![frame.clone(), frame.clone()], Ok(())),
+            Fault::Late => {
+                state.held_back.push(frame.clone());
+                return (Vec::new(), Ok(()));
+            }
+            Fault::Junk => (vec![junk(), frame.clone()], Ok(())),
+            Fault::LoseConfirm => (vec![frame.clone()], lost()),
+            Fault::Refuse => (Vec::new(), lost()),
+        };
+        frames.append(&mut state.held_back);
+        (frames, confirm)
+    }
+}
+
+fn junk() -> Frame {
+    Frame { first: Position::ZERO, last: Position::ZERO, body: Bytes::from_static(b"{\"hello\":\"world\"}") }
+}
+
+#[async_trait]
+impl<B: Broker> Publisher for FaultyBroker<B> {
+    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+        for frame in frames {
+            let (arriving, confirm) = self.disturb(frame);
+            self.inner.publish(&arriving).await?;
+            confirm?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<B: Broker> Broker for FaultyBroker<B> {
+    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
+        self.inner.subscribe(projection).await
+    }
+}

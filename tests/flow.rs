@@ -1,0 +1,549 @@
+//! From the log to the read model: every event once and in order, whatever the broker does and the projection meets.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use retell::broker::frame::{Frame, ReceivedFrame};
+use retell::broker::{Broker, Consumer, Delivery, DeliveryTag, Publisher};
+use retell::event::NewEvent;
+use retell::projection::wait_for;
+use retell::relay::RelayOptions;
+use retell::store::{Append, RelayCheckpoint};
+use retell::testing::faulty::{Fault, FaultyBroker};
+use retell::worker::WorkerOptions;
+use retell::{
+    AggregateId, AnyEvent, BoxError, CheckpointStore, Codec, Envelope, Error, ErrorKind, EventId, EventReader,
+    EventStore, EventType, EventUnion, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore, Metadata,
+    Position, Projection, ProjectionName, Relay, Repository, Result, SqliteReadModel, SqliteStore, StreamId, Worker,
+    async_trait, rusqlite,
+};
+use support::{Add, Counter, CounterEvent};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Notes the position of every event it applies, in memory.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    filter: Option<Filter>,
+    fail: Arc<AtomicUsize>,
+}
+
+impl Seen {
+    /// Fails on the event at this position until told otherwise.
+    fn failing_at(position: usize) -> Self {
+        Self { filter: None, fail: Arc::new(AtomicUsize::new(position)) }
+    }
+}
+
+#[async_trait]
+impl Projection for Seen {
+    type Event = CounterEvent;
+    type Tx = Vec<u64>;
+
+    fn name(&self) -> &str {
+        "seen"
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        self.filter.clone().map_or_else(Filter::of::<CounterEvent>, Ok)
+    }
+
+    async fn apply(&self, tx: &mut Vec<u64>, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        tx.push(event.position.get());
+        if event.position.get() == self.fail.load(Ordering::SeqCst) as u64 {
+            return Err("this event is poison".into());
+        }
+        Ok(())
+    }
+}
+
+/// Sums up in SQLite and counts how often it was applied.
+#[derive(Debug)]
+struct Totals;
+
+#[derive(EventUnion, Debug)]
+enum Any {
+    Counter(CounterEvent),
+}
+
+#[async_trait]
+impl Projection for Totals {
+    type Event = Any;
+    type Tx = rusqlite::Connection;
+
+    fn name(&self) -> &str {
+        "totals"
+    }
+
+    async fn setup(&self, tx: &mut rusqlite::Connection) -> Result<(), BoxError> {
+        Ok(tx.execute_batch(
+            "CREATE TABLE IF NOT EXISTS totals (id TEXT PRIMARY KEY, total INTEGER NOT NULL, applied INTEGER NOT NULL)",
+        )?)
+    }
+
+    async fn apply(&self, tx: &mut rusqlite::Connection, event: Envelope<Any>) -> Result<(), BoxError> {
+        let Any::Counter(event_) = event.event;
+        let amount = if let CounterEvent::Added { amount } = event_ { amount } else { 0 };
+        tx.prepare_cached(
+            "INSERT INTO totals VALUES (?1, ?2, 1)
+             ON CONFLICT DO UPDATE SET total = total + excluded.total, applied = applied + 1",
+        )?
+        .execute((event.stream.aggregate_id().as_str(), amount))?;
+        Ok(())
+    }
+}
+
+async fn totals(models: &SqliteReadModel) -> Vec<(String, i64, i64)> {
+    models
+        .query(|db| {
+            let mut rows = db.prepare("SELECT id, total, applied FROM totals ORDER BY id")?;
+            rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        })
+        .await
+        .unwrap()
+}
+
+/// A task with the means to stop it.
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Running {
+    fn relay(relay: Relay) -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            task: tokio::spawn({
+                let stop = stop.clone();
+                async move { relay.run(stop).await }
+            }),
+            stop,
+        }
+    }
+
+    fn worker<P, M>(worker: Worker<P, M>) -> Self
+    where
+        P: Projection,
+        M: CheckpointStore<Tx = P::Tx>,
+    {
+        let stop = CancellationToken::new();
+        Self {
+            task: tokio::spawn({
+                let stop = stop.clone();
+                async move { worker.run(stop).await }
+            }),
+            stop,
+        }
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.task.await.unwrap()
+    }
+}
+
+async fn add(store: &impl EventStore, id: &str, amounts: impl IntoIterator<Item = i64>) {
+    let events = amounts
+        .into_iter()
+        .map(|amount| NewEvent::encode(&CounterEvent::Added { amount }, Metadata::default()).unwrap())
+        .collect();
+    let stream = StreamId::parse("counter", id).unwrap();
+    store.append(Append::new(stream, ExpectedVersion::Any, events)).await.unwrap();
+}
+
+async fn add_foreign(store: &impl EventStore, aggregate_type: &str, event_type: &str) {
+    let event = NewEvent {
+        id: EventId::generate(),
+        event_type: EventType::new(event_type).unwrap(),
+        schema_version: 1,
+        codec: Codec::Json,
+        payload: "{}".into(),
+        metadata: Metadata::default(),
+    };
+    let stream = StreamId::parse(aggregate_type, "1").unwrap();
+    store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
+}
+
+/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+fn eager() -> WorkerOptions {
+    WorkerOptions::new().with_sweep(Duration::from_millis(5)).with_longest_delay(Duration::from_millis(5))
+}
+
+async fn reaches<P: Projection, M>(worker: &Worker<P, M>, position: u64)
+where
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    let mut applied = worker.applied();
+    let reached = applied.wait_for(|applied| applied.get() >= position);
+    tokio::time::timeout(Duration::from_secs(30), reached).await.expect("the projection gets there").unwrap();
+}
+
+/// Runs a worker over memory until everything now in the log is applied, and returns what it applied.
+async fn project(store: &MemoryStore, projection: Seen, broker: Option<impl Broker>) -> Vec<u64> {
+    let models = MemoryReadModel::new(Vec::new());
+    let mut worker = Worker::new(projection, store.clone(), models.clone()).with_options(eager());
+    if let Some(broker) = broker {
+        worker = worker.with_broker(broker);
+    }
+    let head = store.head().await.unwrap().get();
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        reaches(&worker, head).await;
+        stop.cancel();
+    });
+    result.unwrap();
+    models.value().to_vec()
+}
+
+#[tokio::test]
+async fn a_projection_catches_up_and_then_follows() {
+    let store = MemoryStore::new();
+    add(&store, "a", 0..2500).await;
+    let models = MemoryReadModel::new(Vec::new());
+    let broker = MemoryBroker::new();
+    let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_broker(broker.clone());
+    let mut applied = worker.applied();
+    let (relay, worker) = (Running::relay(Relay::new(store.clone(), broker)), Running::worker(worker));
+    applied.wait_for(|applied| applied.get() == 2500).await.unwrap();
+    for _ in 0..50 {
+        add(&store, "b", [1, 2]).await;
+    }
+    applied.wait_for(|applied| applied.get() == 2600).await.unwrap();
+    worker.stop().await.unwrap();
+    relay.stop().await.unwrap();
+    assert_eq!(*models.value(), (1..=2600).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_command_can_be_read_back_by_its_token() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let models = SqliteReadModel::in_memory().await.unwrap();
+    let worker = Worker::new(Totals, store.clone(), models.clone()).with_options(eager());
+    let name = ProjectionName::new("totals").unwrap();
+    let counters = Repository::<Counter>::new(store.clone());
+    let executed = counters.execute("a", Add(vec![3, 4])).await.unwrap();
+    let timeout = Duration::from_millis(20);
+    let error = wait_for(&models, &store, &name, executed.token, timeout).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::TimedOut(_)), "nothing runs yet: {error}");
+    let worker = Running::worker(worker);
+    wait_for(&models, &store, &name, executed.token, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(totals(&models).await, [("a".to_owned(), 7, 2)]);
+    wait_for(&models, &store, &name, retell::store::Token::default(), Duration::ZERO).await.unwrap();
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_projection_gets_only_its_own_events_and_still_moves_on() {
+    let store = MemoryStore::new();
+    for _ in 0..3 {
+        add(&store, "a", [1]).await;
+        add_foreign(&store, "door", "door.opened").await;
+    }
+    assert_eq!(project(&store, Seen::default(), None::<MemoryBroker>).await, [1, 3, 5]);
+}
+
+#[tokio::test]
+async fn an_unknown_type_is_passed_over_or_refused_as_the_filter_says() {
+    let store = MemoryStore::new();
+    add(&store, "a", [1]).await;
+    add_foreign(&store, "counter", "counter.invented").await;
+    assert_eq!(project(&store, Seen::default(), None::<MemoryBroker>).await, [1]);
+    let strict = Seen { filter: Some(Filter::aggregates(["counter"]).unwrap()), ..Seen::default() };
+    let models = MemoryReadModel::new(Vec::new());
+    let worker = Worker::new(strict, store.clone(), models.clone());
+    let error = worker.run(CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.to_string(), "counter/1 version 1: unknown event type counter.invented");
+}
+
+#[tokio::test]
+async fn a_failing_event_stops_the_projection_and_is_never_passed_over() {
+    let store = MemoryStore::new();
+    add(&store, "a", 0..10).await;
+    let models = MemoryReadModel::new(Vec::new());
+    let poison = Seen::failing_at(7);
+    let run = || {
+        let worker = Worker::new(poison.clone(), store.clone(), models.clone()).with_options(eager().with_retries(2));
+        async move { worker.run(CancellationToken::new()).await }
+    };
+    for _ in 0..2 {
+        let error = run().await.unwrap_err();
+        assert_eq!(error.to_string(), "projection seen failed at position 7 on counter.added");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "this event is poison");
+        assert_eq!(*models.value(), [1, 2, 3, 4, 5, 6], "those before it are kept, nothing after it is applied");
+    }
+    poison.fail.store(0, Ordering::SeqCst);
+    tokio::time::timeout(Duration::from_secs(30), finish(&store, &models, &poison)).await.unwrap();
+    assert_eq!(*models.value(), (1..=10).collect::<Vec<_>>());
+}
+
+async fn finish(store: &MemoryStore, models: &MemoryReadModel<Vec<u64>>, projection: &Seen) {
+    let worker = Worker::new(projection.clone(), store.clone(), models.clone()).with_options(eager());
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        reaches(&worker, 10).await;
+        stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_that_heals_is_applied_once() {
+    let store = MemoryStore::new();
+    add(&store, "a", 0..5).await;
+    let projection = Seen::failing_at(3);
+    let models = MemoryReadModel::new(Vec::new());
+    let options = eager().with_retries(usize::MAX);
+    let worker = Worker::new(projection.clone(), store.clone(), models.clone()).with_options(options);
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        reaches(&worker, 2).await;
+        projection.fail.store(0, Ordering::SeqCst);
+        reaches(&worker, 5).await;
+        stop.cancel();
+    });
+    result.unwrap();
+    assert_eq!(*models.value(), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn an_undecodable_event_ends_the_worker_with_its_place() {
+    let store = MemoryStore::new();
+    add(&store, "a", [1]).await;
+    add_foreign(&store, "counter", "counter.added").await;
+    let worker = Worker::new(Seen::default(), store.clone(), MemoryReadModel::new(Vec::new()));
+    let error = worker.run(CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.to_string(), "counter/1 version 1: cannot decode the payload of counter.added");
+}
+
+#[tokio::test]
+async fn two_workers_of_one_projection_apply_each_event_once() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let models = SqliteReadModel::in_memory().await.unwrap();
+    let broker = MemoryBroker::new();
+    let relay = Running::relay(Relay::new(store.clone(), broker.clone()));
+    let options = eager().with_batch_events(3);
+    let workers: Vec<_> = (0..2)
+        .map(|_| Worker::new(Totals, store.clone(), models.clone()).with_broker(broker.clone()).with_options(options))
+        .map(Running::worker)
+        .collect();
+    for _ in 0..100 {
+        add(&store, "a", [1, 1]).await;
+    }
+    let name = ProjectionName::new("totals").unwrap();
+    while models.checkpoint(&name).await.unwrap() < Position::new(200) {
+        tokio::task::yield_now().await;
+    }
+    for worker in workers {
+        worker.stop().await.unwrap();
+    }
+    relay.stop().await.unwrap();
+    assert_eq!(totals(&models).await, [("a".to_owned(), 200, 200)]);
+}
+
+#[tokio::test]
+async fn without_a_broker_the_sweep_carries_the_load() {
+    /// Never reachable.
+    #[derive(Debug, Clone)]
+    struct Dead;
+
+    #[async_trait]
+    impl Publisher for Dead {
+        async fn publish(&self, _: &[Frame]) -> Result<()> {
+            Err(Error::new(ErrorKind::Transient("reach the broker".into())))
+        }
+    }
+
+    #[async_trait]
+    impl Broker for Dead {
+        async fn subscribe(&self, _: &ProjectionName) -> Result<Box<dyn Consumer>> {
+            Err(Error::new(ErrorKind::Transient("reach the broker".into())))
+        }
+    }
+
+    let store = MemoryStore::new();
+    add(&store, "a", 0..100).await;
+    let relay = Running::relay(Relay::new(store.clone(), Dead).with_checkpoint(store.clone(), "relay"));
+    assert_eq!(project(&store, Seen::default(), Some(Dead)).await, (1..=100).collect::<Vec<_>>());
+    relay.stop().await.unwrap();
+    assert_eq!(store.relayed("relay").await.unwrap(), Position::ZERO, "nothing was confirmed");
+}
+
+#[tokio::test]
+async fn a_relay_goes_on_from_its_confirmed_position() {
+    let store = MemoryStore::new();
+    add(&store, "a", 0..25).await;
+    let broker = MemoryBroker::new();
+    let mut consumer = broker.subscribe(&ProjectionName::new("tap").unwrap()).await.unwrap();
+    let options = RelayOptions::new().with_frame_events(10);
+    let relay = || {
+        Running::relay(
+            Relay::new(store.clone(), broker.clone()).with_checkpoint(store.clone(), "relay").with_options(options),
+        )
+    };
+    let mut positions = Vec::new();
+    for round in [25, 40] {
+        let running = relay();
+        while positions.last() != Some(&round) {
+            for Delivery { tag, body } in consumer.next(100).await.unwrap() {
+                let events = ReceivedFrame::parse(body).unwrap().events().unwrap();
+                assert!(events.len() <= 10);
+                positions.extend(events.iter().map(|event| event.position.get()));
+                consumer.ack_through(tag).await.unwrap();
+            }
+        }
+        running.stop().await.unwrap();
+        assert_eq!(store.relayed("relay").await.unwrap(), Position::new(round));
+        add(&store, "a", 0..15).await;
+    }
+    assert_eq!(positions, (1..=40).collect::<Vec<_>>(), "each event once: nothing crashed");
+}
+
+#[tokio::test]
+async fn any_event_can_be_watched_undecoded() {
+    #[derive(Debug)]
+    struct Audit;
+
+    #[async_trait]
+    impl Projection for Audit {
+        type Event = AnyEvent;
+        type Tx = Vec<String>;
+
+        fn name(&self) -> &str {
+            "audit"
+        }
+
+        async fn apply(&self, tx: &mut Vec<String>, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
+            tx.push(format!("{} {}", event.position, event.event.event_type));
+            Ok(())
+        }
+    }
+
+    let store = MemoryStore::new();
+    add(&store, "a", [1]).await;
+    add_foreign(&store, "door", "door.opened").await;
+    let models = MemoryReadModel::new(Vec::new());
+    let worker = Worker::new(Audit, store.clone(), models.clone());
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        reaches(&worker, 2).await;
+        stop.cancel();
+    });
+    result.unwrap();
+    assert_eq!(*models.value(), ["1 counter.added", "2 door.opened"]);
+}
+
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let fault = prop_oneof![
+        4 => Just(Fault::Deliver),
+        2 => Just(Fault::Drop),
+        2 => Just(Fault::Double),
+        2 => Just(Fault::Late),
+        1 => Just(Fault::Junk),
+        1 => Just(Fault::LoseConfirm),
+        1 => Just(Fault::Refuse),
+    ];
+    prop::collection::vec(fault, 0..60)
+}
+
+/// Appends while relay and worker run over a broker that does its worst, and returns the positions applied.
+async fn through_a_faulty_broker(script: Vec<Fault>, frame_events: usize, batch_events: usize) -> Vec<u64> {
+    let store = MemoryStore::new();
+    let models = MemoryReadModel::new(Vec::new());
+    let broker = FaultyBroker::new(MemoryBroker::with_capacity(8), script);
+    let options = RelayOptions::new().with_frame_events(frame_events).with_page_events(7);
+    let relay = Running::relay(Relay::new(store.clone(), broker.clone()).with_options(options));
+    let worker = Worker::new(Seen::default(), store.clone(), models.clone())
+        .with_broker(broker)
+        .with_options(eager().with_batch_events(batch_events));
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        for _ in 0..40 {
+            add(&store, AggregateId::generate().as_str(), [1, 2]).await;
+            tokio::task::yield_now().await;
+        }
+        reaches(&worker, 80).await;
+        stop.cancel();
+    });
+    result.unwrap();
+    relay.stop().await.unwrap();
+    models.value().to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn no_fault_of_the_broker_loses_doubles_or_reorders_an_event(
+        script in faults(), frame_events in 1..6usize, batch_events in 1..20usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let applied = runtime.block_on(through_a_faulty_broker(script, frame_events, batch_events));
+        prop_assert_eq!(applied, (1..=80).collect::<Vec<_>>());
+    }
+}
+
+/// Hands the gate frames of its own making, one call each.
+#[derive(Debug, Clone)]
+struct Scripted(Arc<std::sync::Mutex<Vec<Vec<Delivery>>>>, Arc<std::sync::Mutex<Vec<String>>>);
+
+#[async_trait]
+impl Publisher for Scripted {
+    async fn publish(&self, _: &[Frame]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Broker for Scripted {
+    async fn subscribe(&self, _: &ProjectionName) -> Result<Box<dyn Consumer>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Consumer for Scripted {
+    async fn next(&mut self, _: usize) -> Result<Vec<Delivery>> {
+        let next = self.0.lock().unwrap().pop();
+        match next {
+            Some(deliveries) => Ok(deliveries),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()> {
+        self.1.lock().unwrap().push(format!("ack {}", tag.0));
+        Ok(())
+    }
+
+    async fn reject(&mut self, tag: DeliveryTag, reason: &str) -> Result<()> {
+        self.1.lock().unwrap().push(format!("reject {}: {reason}", tag.0));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn junk_is_rejected_with_the_reason_and_the_rest_acknowledged_after_the_commit() {
+    let store = MemoryStore::new();
+    add(&store, "a", 0..4).await;
+    let page = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
+    let frame = Frame::split(&page.events, 10, 1 << 20).unwrap().remove(0).body;
+    let delivery = |tag, body| Delivery { tag: DeliveryTag(tag), body };
+    let script = vec![vec![delivery(1, "junk".into()), delivery(2, frame.clone()), delivery(3, frame)]];
+    let broker = Scripted(Arc::new(std::sync::Mutex::new(script)), Arc::default());
+    let models = MemoryReadModel::new(Vec::new());
+    let worker = Worker::new(Seen::default(), store, models.clone()).with_broker(broker.clone());
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        while broker.1.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    });
+    result.unwrap();
+    assert_eq!(*broker.1.lock().unwrap(), ["reject 1: not a frame: format 106, known is 1", "ack 3"]);
+    assert_eq!(*models.value(), [1, 2, 3, 4]);
+}
