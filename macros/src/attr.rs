@@ -258,7 +258,10 @@ fn codec(input: ParseStream<'_>) -> Result<Codec> {
 fn functions(input: ParseStream<'_>) -> Result<Vec<Path>> {
     let list;
     syn::parenthesized!(list in input);
-    Ok(Punctuated::<Path, Token![,]>::parse_terminated(&list)?.into_iter().collect())
+    let functions = Punctuated::<Path, Token![,]>::parse_terminated(&list);
+    // What is left over would be a second error.
+    while list.parse::<TokenTree>().is_ok() {}
+    Ok(functions?.into_iter().collect())
 }
 
 fn snapshots(input: ParseStream<'_>) -> Result<Snapshots> {

@@ -72,19 +72,15 @@ fn upcasters(attr: &Attr, errors: &mut Errors) {
 }
 
 fn upcasters_wanted(version: u32, found: usize) -> String {
-    let older = version - 1;
-    let write = match older {
+    let (needed, write) = match version - 1 {
         0 => {
-            return "version 1 has no older version: remove `upcast`, or raise `version`"
-                .to_owned();
+            return "version 1 has no older version: remove `upcast`, or raise `version`".to_owned();
         }
-        1 => "`upcast(from_v1)`".to_owned(),
-        2 => "`upcast(from_v1, from_v2)`".to_owned(),
-        _ => format!("`upcast(from_v1, .., from_v{older})`"),
+        1 => ("1 upcast".to_owned(), "`upcast(from_v1)`".to_owned()),
+        2 => ("2 upcasts".to_owned(), "`upcast(from_v1, from_v2)`".to_owned()),
+        older => (format!("{older} upcasts"), format!("`upcast(from_v1, .., from_v{older})`")),
     };
-    format!(
-        "version {version} needs an upcast from each of {older} older, {found} found: write {write}"
-    )
+    format!("version {version} needs {needed}, oldest first, and has {found}: write {write}")
 }
 
 fn distinct_names(event: &Event<'_>, errors: &mut Errors) {

@@ -237,7 +237,12 @@ fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
             quote!(__stored.payload()?),
             |old, function| quote_spanned!(function.span()=> #function(#old)),
         );
-        quote!(#version => ::core::result::Result::Ok(#upcast),)
+        quote! {
+            #version => {
+                let event: Self = #upcast;
+                ::core::result::Result::Ok(event)
+            }
+        }
     });
     quote! {
         #name => match __stored.schema_version {
