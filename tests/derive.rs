@@ -1,6 +1,8 @@
 //! What the derive macros generate, seen from outside: stored names, exact bytes, old versions, snapshots.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::needless_pass_by_value, reason = "an upcaster takes the older event")]
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 
 use retell::event::{DecodeError, EventSchema, EventTypes, StoredEvent};
@@ -109,6 +111,27 @@ struct Ticked(u8, String);
 struct Stopped;
 
 #[derive(Debug, Clone, PartialEq, Event)]
+#[event("clock.set")]
+struct Set(#[serde(with = "as_text")] u64);
+
+#[derive(Debug, Clone, PartialEq, Event)]
+enum Partial {
+    #[event("partial.one")]
+    One {
+        #[serde(skip)]
+        one: u8,
+    },
+    #[event("partial.two")]
+    Two(u8, #[serde(skip)] u8),
+    #[event("partial.rest")]
+    Rest {
+        id: u8,
+        #[serde(flatten)]
+        rest: BTreeMap<String, String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Event)]
 #[event(codec = "compact")]
 enum CompactByDefault {
     #[event("a")]
@@ -196,6 +219,9 @@ fn each_shape_has_these_json_bytes() {
     assert_eq!(json(&OrderEvent::Reopened()), "{}");
     assert_eq!(json(&UserRegistered { user_id: 1, cached_length: 2 }), r#"{"userId":1}"#);
     assert_eq!(json(&Stopped), "{}");
+    assert_eq!(json(&Set(5)), r#""5""#);
+    let rest = Partial::Rest { id: 1, rest: [("a".to_owned(), "b".to_owned())].into() };
+    assert_eq!(json(&rest), r#"{"id":1,"a":"b"}"#);
 }
 
 #[test]
@@ -225,8 +251,17 @@ fn every_shape_is_read_back_as_it_was() {
     let ticked = Ticked(9, "x".to_owned());
     assert_eq!(round_trip(&ticked), ticked);
     assert_eq!(round_trip(&Stopped), Stopped);
+    assert_eq!(round_trip(&Set(5)), Set(5));
+    let rest = Partial::Rest { id: 1, rest: [("a".to_owned(), "b".to_owned())].into() };
+    assert_eq!(round_trip(&rest), rest);
     assert_eq!(round_trip(&CompactByDefault::A(1)), CompactByDefault::A(1));
     assert_eq!(round_trip(&CompactByDefault::B(1)), CompactByDefault::B(1));
+}
+
+#[test]
+fn a_skipped_field_comes_back_as_its_default() {
+    assert_eq!(round_trip(&Partial::One { one: 1 }), Partial::One { one: 0 });
+    assert_eq!(round_trip(&Partial::Two(1, 2)), Partial::Two(1, 0));
 }
 
 #[test]

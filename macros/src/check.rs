@@ -3,23 +3,28 @@
 use std::collections::HashMap;
 
 use quote::ToTokens;
-use syn::{Data, DeriveInput, Ident, LitStr};
+use syn::{Data, DeriveInput, Fields, Ident, LitStr, Meta};
 
 use crate::ast::{self, Aggregate, Event, Member, Union};
-use crate::attr::{self, Attr, Snapshots, usage};
+use crate::attr::{self, Attr, Codec, Snapshots, usage};
 use crate::errors::Errors;
 
 /// What every store accepts; also `retell::id::MAX_NAME_BYTES`.
 const MAX_NAME_BYTES: usize = 255;
+
+/// Attributes of fields that only a self-describing codec reads back.
+const NOT_COMPACT: &[&str] =
+    &["flatten", "skip_serializing", "skip_serializing_if", "skip_deserializing"];
 
 pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
     no_generics(event.input, errors);
     no_attribute_on_fields(event.input, "event", "a variant or a struct", errors);
     match &event.input.data {
         Data::Enum(_) => event_enum(event, errors),
-        Data::Struct(_) => {
+        Data::Struct(data) => {
             let suggested = split_last_word(&snake_case(&event.input.ident));
             kind(&event.input.ident, &event.attr, &suggested, errors);
+            readable(&data.fields, event.attr.codec, errors);
         }
         Data::Union(data) => errors.add(
             data.union_token,
@@ -34,6 +39,7 @@ fn event_enum(event: &Event<'_>, errors: &mut Errors) {
     for variant in &event.variants {
         let suggested = format!("{prefix}.{}", snake_case(variant.ident));
         kind(variant.ident, &variant.attr, &suggested, errors);
+        readable(variant.fields, variant.attr.codec.or(event.attr.codec), errors);
     }
     distinct_names(event, errors);
 }
@@ -74,7 +80,8 @@ fn upcasters(attr: &Attr, errors: &mut Errors) {
 fn upcasters_wanted(version: u32, found: usize) -> String {
     let (needed, write) = match version - 1 {
         0 => {
-            return "version 1 has no older version: remove `upcast`, or raise `version`".to_owned();
+            return "version 1 has no older version: remove `upcast`, or raise `version`"
+                .to_owned();
         }
         1 => ("1 upcast".to_owned(), "`upcast(from_v1)`".to_owned()),
         2 => ("2 upcasts".to_owned(), "`upcast(from_v1, from_v2)`".to_owned()),
@@ -96,6 +103,25 @@ fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
             owners.insert(name.value(), variant.ident);
         }
     }
+}
+
+/// Refuses what serde would write and not read back.
+fn readable(fields: &Fields, codec: Option<Codec>, errors: &mut Errors) {
+    let only = matches!(fields, Fields::Unnamed(fields) if fields.unnamed.len() == 1);
+    let compact = matches!(codec, Some(Codec::Compact));
+    for field in fields {
+        for meta in attr::serde(&field.attrs, errors) {
+            if only && is_any(&meta, &["skip", "skip_serializing", "skip_deserializing"]) {
+                errors.add(meta, "the only field is the payload and cannot be skipped: remove the field, or name it");
+            } else if compact && is_any(&meta, NOT_COMPACT) {
+                errors.add(meta, "a compact payload always holds every field: remove this, or write `codec = \"json\"`");
+            }
+        }
+    }
+}
+
+fn is_any(meta: &Meta, names: &[&str]) -> bool {
+    names.iter().any(|name| meta.path().is_ident(name))
 }
 
 pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
@@ -150,25 +176,28 @@ pub(crate) fn aggregate(aggregate: &Aggregate<'_>, errors: &mut Errors) {
     let Aggregate { input, attr, .. } = aggregate;
     no_generics(input, errors);
     no_attribute_on_fields(input, "aggregate", "the type", errors);
-    for variant in ast::variants(input) {
-        for attr in attr::named(&variant.attrs, "aggregate") {
-            errors.add(attr, "`#[aggregate]` belongs on the type: remove it here");
-        }
+    for attr in ast::variants(input).flat_map(|variant| attr::named(&variant.attrs, "aggregate")) {
+        errors.add(attr, "`#[aggregate]` belongs on the type: remove it here");
     }
     if let Data::Union(data) = &input.data {
         errors.add(data.union_token, "an aggregate is a struct or an enum: write `struct`");
     }
     aggregate_attribute(&input.ident, attr, errors);
-    match &attr.snapshots {
-        Some(Snapshots::Every(events)) if events.value == 0 => {
-            errors.add(
-                &events.literal,
-                "snapshots after 0 events: write `snapshots = never`, or a number from 1",
-            );
-        }
-        _ => {}
+    snapshots(attr, errors);
+}
+
+fn snapshots(attr: &Attr, errors: &mut Errors) {
+    if let Some(Snapshots::Every(events)) = &attr.snapshots
+        && events.value == 0
+    {
+        errors.add(
+            &events.literal,
+            "snapshots after 0 events: write `snapshots = never`, or a number from 1",
+        );
     }
-    if let Some(version) = attr.snapshot_version.as_ref().filter(|version| version.value == 0) {
+    if let Some(version) = &attr.snapshot_version
+        && version.value == 0
+    {
         errors.add(&version.literal, usage("snapshot_version"));
     }
 }

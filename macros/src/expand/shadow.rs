@@ -82,8 +82,8 @@ pub(crate) fn reference(krate: &TokenStream, ident: &Ident) -> TokenStream {
 
         #[automatically_derived]
         impl #serde::Serialize for __RetellRef<'_> {
-            fn serialize<S: #serde::Serializer>(&self, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
-                __RetellShadow::serialize(self.0, serializer)
+            fn serialize<S: #serde::Serializer>(&self, __serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                __RetellShadow::serialize(self.0, __serializer)
             }
         }
     }
@@ -97,8 +97,8 @@ pub(crate) fn owned(krate: &TokenStream, ident: &Ident) -> TokenStream {
 
         #[automatically_derived]
         impl<'de> #serde::Deserialize<'de> for __RetellOwned {
-            fn deserialize<D: #serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<Self, D::Error> {
-                ::core::result::Result::map(__RetellShadow::deserialize(deserializer), Self)
+            fn deserialize<D: #serde::Deserializer<'de>>(__deserializer: D) -> ::core::result::Result<Self, D::Error> {
+                ::core::result::Result::map(__RetellShadow::deserialize(__deserializer), Self)
             }
         }
     }

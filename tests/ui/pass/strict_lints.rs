@@ -39,7 +39,7 @@ pub struct UserRegistered {
 }
 
 /// Names as another system has them.
-#[allow(non_snake_case, non_camel_case_types)]
+#[expect(non_snake_case, non_camel_case_types)]
 #[derive(Debug, Event)]
 pub enum foreignEvent {
     /// Something.
