@@ -1,6 +1,8 @@
 //! What the derive macros generate, seen from outside: stored names, exact bytes, old versions, snapshots.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::needless_pass_by_value, reason = "an upcaster takes the older event")]
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 
 use retell::event::{DecodeError, EventSchema, EventTypes, StoredEvent};
@@ -109,6 +111,27 @@ struct Ticked(u8, String);
 struct Stopped;
 
 #[derive(Debug, Clone, PartialEq, Event)]
+#[event("clock.set")]
+struct Set(#[serde(with = "as_text")] u64);
+
+#[derive(Debug, Clone, PartialEq, Event)]
+enum Partial {
+    #[event("partial.one")]
+    One {
+        #[serde(skip)]
+        one: u8,
+    },
+    #[event("partial.two")]
+    Two(u8, #[serde(skip)] u8),
+    #[event("partial.rest")]
+    Rest {
+        id: u8,
+        #[serde(flatten)]
+        rest: BTreeMap<String, String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Event)]
 #[event(codec = "compact")]
 enum CompactByDefault {
     #[event("a")]
@@ -146,7 +169,8 @@ fn round_trip<E: Event>(event: &E) -> E {
     let mut payload = Vec::new();
     event.encode(&mut payload).unwrap();
     let EventSchema { name, version, codec } = event.schema();
-    let stored = StoredEvent { event_type: name, schema_version: version, codec, payload: &payload };
+    let stored =
+        StoredEvent { event_type: name, schema_version: version, codec, payload: &payload };
     E::decode(stored).unwrap()
 }
 
@@ -195,6 +219,9 @@ fn each_shape_has_these_json_bytes() {
     assert_eq!(json(&OrderEvent::Reopened()), "{}");
     assert_eq!(json(&UserRegistered { user_id: 1, cached_length: 2 }), r#"{"userId":1}"#);
     assert_eq!(json(&Stopped), "{}");
+    assert_eq!(json(&Set(5)), r#""5""#);
+    let rest = Partial::Rest { id: 1, rest: [("a".to_owned(), "b".to_owned())].into() };
+    assert_eq!(json(&rest), r#"{"id":1,"a":"b"}"#);
 }
 
 #[test]
@@ -224,8 +251,17 @@ fn every_shape_is_read_back_as_it_was() {
     let ticked = Ticked(9, "x".to_owned());
     assert_eq!(round_trip(&ticked), ticked);
     assert_eq!(round_trip(&Stopped), Stopped);
+    assert_eq!(round_trip(&Set(5)), Set(5));
+    let rest = Partial::Rest { id: 1, rest: [("a".to_owned(), "b".to_owned())].into() };
+    assert_eq!(round_trip(&rest), rest);
     assert_eq!(round_trip(&CompactByDefault::A(1)), CompactByDefault::A(1));
     assert_eq!(round_trip(&CompactByDefault::B(1)), CompactByDefault::B(1));
+}
+
+#[test]
+fn a_skipped_field_comes_back_as_its_default() {
+    assert_eq!(round_trip(&Partial::One { one: 1 }), Partial::One { one: 0 });
+    assert_eq!(round_trip(&Partial::Two(1, 2)), Partial::Two(1, 0));
 }
 
 #[test]
@@ -302,7 +338,9 @@ fn every_older_version_is_upcast() {
 fn versions_beside_the_known_ones_are_refused() {
     for version in [0, 4] {
         let refused = OrderEvent::decode(stored("order.created", version, "{}"));
-        assert!(matches!(refused, Err(DecodeError::UnknownSchema { found, known: 3 }) if found == version));
+        assert!(
+            matches!(refused, Err(DecodeError::UnknownSchema { found, known: 3 }) if found == version)
+        );
     }
     let refused = Stopped::decode(stored("clock.stopped", 2, "{}"));
     assert!(matches!(refused, Err(DecodeError::UnknownSchema { found: 2, known: 1 })));
@@ -321,7 +359,9 @@ fn other_names_are_refused() {
 
 #[test]
 fn a_bad_payload_says_what_was_expected() {
-    let Err(DecodeError::Payload(error)) = OrderEvent::decode(stored("order.created", 3, r#""text""#)) else {
+    let Err(DecodeError::Payload(error)) =
+        OrderEvent::decode(stored("order.created", 3, r#""text""#))
+    else {
         panic!("a text is no object");
     };
     let message = error.to_string();
@@ -337,13 +377,20 @@ fn a_union_holds_the_kinds_of_all_members_in_order() {
     let EventTypes::Only(schemas) = ShopEvent::TYPES else { panic!("not every event") };
     let names: Vec<_> = schemas.iter().map(|schema| schema.name).collect();
     assert_eq!(names.len(), 12);
-    assert_eq!((names[0], names[8], names[11]), ("order.created", "user.renamed", "user.registered"));
+    assert_eq!(
+        (names[0], names[8], names[11]),
+        ("order.created", "user.renamed", "user.registered")
+    );
 }
 
 #[test]
 fn a_union_leads_each_event_to_its_member() {
     let left = UserEvent::Left { last_words: "b".to_owned() };
-    for event in [ShopEvent::from(created(9)), ShopEvent::from(left), ShopEvent::from(UserRegistered::default())] {
+    for event in [
+        ShopEvent::from(created(9)),
+        ShopEvent::from(left),
+        ShopEvent::from(UserRegistered::default()),
+    ] {
         assert_eq!(round_trip(&event), event);
     }
     assert_eq!(ShopEvent::from(OrderEvent::Closed).schema(), OrderEvent::Closed.schema());

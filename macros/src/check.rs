@@ -3,23 +3,28 @@
 use std::collections::HashMap;
 
 use quote::ToTokens;
-use syn::{Data, DeriveInput, Ident, LitStr};
+use syn::{Data, DeriveInput, Fields, Ident, LitStr, Meta};
 
 use crate::ast::{self, Aggregate, Event, Member, Union};
-use crate::attr::{self, Attr, Snapshots, usage};
+use crate::attr::{self, Attr, Codec, Snapshots, usage};
 use crate::errors::Errors;
 
 /// What every store accepts; also `retell::id::MAX_NAME_BYTES`.
 const MAX_NAME_BYTES: usize = 255;
+
+/// Attributes of fields that only a self-describing codec reads back.
+const NOT_COMPACT: &[&str] =
+    &["flatten", "skip_serializing", "skip_serializing_if", "skip_deserializing"];
 
 pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
     no_generics(event.input, errors);
     no_attribute_on_fields(event.input, "event", "a variant or a struct", errors);
     match &event.input.data {
         Data::Enum(_) => event_enum(event, errors),
-        Data::Struct(_) => {
+        Data::Struct(data) => {
             let suggested = split_last_word(&snake_case(&event.input.ident));
             kind(&event.input.ident, &event.attr, &suggested, errors);
+            readable(&data.fields, event.attr.codec, errors);
         }
         Data::Union(data) => errors.add(
             data.union_token,
@@ -34,6 +39,7 @@ fn event_enum(event: &Event<'_>, errors: &mut Errors) {
     for variant in &event.variants {
         let suggested = format!("{prefix}.{}", snake_case(variant.ident));
         kind(variant.ident, &variant.attr, &suggested, errors);
+        readable(variant.fields, variant.attr.codec.or(event.attr.codec), errors);
     }
     distinct_names(event, errors);
 }
@@ -43,7 +49,10 @@ fn kind(ident: &Ident, attr: &Attr, suggested: &str, errors: &mut Errors) {
     match &attr.name {
         Some(name) => stored_name(name, errors),
         None if attr.broken => {}
-        None => errors.add(ident, format!("`{ident}` has no stored name: write `#[event(\"{suggested}\")]` above it")),
+        None => errors.add(
+            ident,
+            format!("`{ident}` has no stored name: write `#[event(\"{suggested}\")]` above it"),
+        ),
     }
     if !attr.broken {
         upcasters(attr, errors);
@@ -59,23 +68,26 @@ fn upcasters(attr: &Attr, errors: &mut Errors) {
             errors.add(&version.literal, upcasters_wanted(version.value, found));
         }
         (None, Some(upcast)) if found > 0 => {
-            errors.add(&upcast.key, format!("upcasts without a version: write `version = {}`", found + 1));
+            errors.add(
+                &upcast.key,
+                format!("upcasts without a version: write `version = {}`", found + 1),
+            );
         }
         _ => {}
     }
 }
 
 fn upcasters_wanted(version: u32, found: usize) -> String {
-    let older = version - 1;
-    let write = match older {
+    let (needed, write) = match version - 1 {
         0 => {
-            return "version 1 has no older version: remove `upcast`, or raise `version`".to_owned();
+            return "version 1 has no older version: remove `upcast`, or raise `version`"
+                .to_owned();
         }
-        1 => "`upcast(from_v1)`".to_owned(),
-        2 => "`upcast(from_v1, from_v2)`".to_owned(),
-        _ => format!("`upcast(from_v1, .., from_v{older})`"),
+        1 => ("1 upcast".to_owned(), "`upcast(from_v1)`".to_owned()),
+        2 => ("2 upcasts".to_owned(), "`upcast(from_v1, from_v2)`".to_owned()),
+        older => (format!("{older} upcasts"), format!("`upcast(from_v1, .., from_v{older})`")),
     };
-    format!("version {version} needs an upcast from each of {older} older, {found} found: write {write}")
+    format!("version {version} needs {needed}, oldest first, and has {found}: write {write}")
 }
 
 fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
@@ -93,6 +105,25 @@ fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
     }
 }
 
+/// Refuses what serde would write and not read back.
+fn readable(fields: &Fields, codec: Option<Codec>, errors: &mut Errors) {
+    let only = matches!(fields, Fields::Unnamed(fields) if fields.unnamed.len() == 1);
+    let compact = matches!(codec, Some(Codec::Compact));
+    for field in fields {
+        for meta in attr::serde(&field.attrs, errors) {
+            if only && is_any(&meta, &["skip", "skip_serializing", "skip_deserializing"]) {
+                errors.add(meta, "the only field is the payload and cannot be skipped: remove the field, or name it");
+            } else if compact && is_any(&meta, NOT_COMPACT) {
+                errors.add(meta, "a compact payload always holds every field: remove this, or write `codec = \"json\"`");
+            }
+        }
+    }
+}
+
+fn is_any(meta: &Meta, names: &[&str]) -> bool {
+    names.iter().any(|name| meta.path().is_ident(name))
+}
+
 pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
     no_generics(union.input, errors);
     no_attribute_on_fields(union.input, "event", "the enum", errors);
@@ -100,8 +131,10 @@ pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
     match &union.input.data {
         Data::Struct(data) => errors.add(data.struct_token, only_enum),
         Data::Union(data) => errors.add(data.union_token, only_enum),
-        Data::Enum(_) if union.members.is_empty() => errors
-            .add(&union.input.ident, "a union needs at least one member: write a variant such as `Order(OrderEvent)`"),
+        Data::Enum(_) if union.members.is_empty() => errors.add(
+            &union.input.ident,
+            "a union needs at least one member: write a variant such as `Order(OrderEvent)`",
+        ),
         Data::Enum(_) => {}
     }
     for member in &union.members {
@@ -113,10 +146,16 @@ pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
 fn shape_of(member: &Member<'_>, errors: &mut Errors) {
     let ident = &member.variant.ident;
     for attr in attr::named(&member.variant.attrs, "event") {
-        errors.add(attr, "names and versions belong to the members of a union: remove this attribute");
+        errors.add(
+            attr,
+            "names and versions belong to the members of a union: remove this attribute",
+        );
     }
     if member.event.is_none() {
-        errors.add(ident, format!("a member of a union is one event type: write `{ident}({ident}Event)`"));
+        errors.add(
+            ident,
+            format!("a member of a union is one event type: write `{ident}({ident}Event)`"),
+        );
     }
 }
 
@@ -137,22 +176,28 @@ pub(crate) fn aggregate(aggregate: &Aggregate<'_>, errors: &mut Errors) {
     let Aggregate { input, attr, .. } = aggregate;
     no_generics(input, errors);
     no_attribute_on_fields(input, "aggregate", "the type", errors);
-    for variant in ast::variants(input) {
-        for attr in attr::named(&variant.attrs, "aggregate") {
-            errors.add(attr, "`#[aggregate]` belongs on the type: remove it here");
-        }
+    for attr in ast::variants(input).flat_map(|variant| attr::named(&variant.attrs, "aggregate")) {
+        errors.add(attr, "`#[aggregate]` belongs on the type: remove it here");
     }
     if let Data::Union(data) = &input.data {
         errors.add(data.union_token, "an aggregate is a struct or an enum: write `struct`");
     }
     aggregate_attribute(&input.ident, attr, errors);
-    match &attr.snapshots {
-        Some(Snapshots::Every(events)) if events.value == 0 => {
-            errors.add(&events.literal, "snapshots after 0 events: write `snapshots = never`, or a number from 1");
-        }
-        _ => {}
+    snapshots(attr, errors);
+}
+
+fn snapshots(attr: &Attr, errors: &mut Errors) {
+    if let Some(Snapshots::Every(events)) = &attr.snapshots
+        && events.value == 0
+    {
+        errors.add(
+            &events.literal,
+            "snapshots after 0 events: write `snapshots = never`, or a number from 1",
+        );
     }
-    if let Some(version) = attr.snapshot_version.as_ref().filter(|version| version.value == 0) {
+    if let Some(version) = &attr.snapshot_version
+        && version.value == 0
+    {
         errors.add(&version.literal, usage("snapshot_version"));
     }
 }
@@ -176,7 +221,9 @@ fn aggregate_attribute(ident: &Ident, attr: &Attr, errors: &mut Errors) {
 /// Lowercase words of letters, digits and `_`, joined by dots, in at most 255 bytes.
 fn stored_name(literal: &LitStr, errors: &mut Errors) {
     let name = literal.value();
-    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    let is_word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
     if name.is_empty() {
         errors.add(literal, "a stored name is not empty: write one such as `order.created`");
     } else if !name.split('.').all(is_word) {
@@ -186,20 +233,27 @@ fn stored_name(literal: &LitStr, errors: &mut Errors) {
         );
     } else if name.len() > MAX_NAME_BYTES {
         let bytes = name.len();
-        errors.add(literal, format!("a stored name has at most {MAX_NAME_BYTES} bytes, this one has {bytes}"));
+        errors.add(
+            literal,
+            format!("a stored name has at most {MAX_NAME_BYTES} bytes, this one has {bytes}"),
+        );
     }
 }
 
 fn no_generics(input: &DeriveInput, errors: &mut Errors) {
     if !input.generics.params.is_empty() {
-        errors.add(&input.generics, "what is stored has one shape: remove the parameters, write the types themselves");
+        errors.add(
+            &input.generics,
+            "what is stored has one shape: remove the parameters, write the types themselves",
+        );
     }
 }
 
 fn no_attribute_on_fields(input: &DeriveInput, name: &str, place: &str, errors: &mut Errors) {
     for field in ast::fields(input) {
         for attr in attr::named(&field.attrs, name) {
-            errors.add(attr, format!("`#[{name}]` belongs on {place}: a field takes `#[serde(..)]`"));
+            errors
+                .add(attr, format!("`#[{name}]` belongs on {place}: a field takes `#[serde(..)]`"));
         }
     }
 }

@@ -7,21 +7,31 @@ pub(crate) mod union;
 
 use proc_macro2::TokenStream;
 use quote::quote;
+use syn::{Attribute, DeriveInput, Meta};
 
-/// Hides generated items from the user's scope, and the user's lints from them: types and names of fields are repeated in them.
-fn hidden(items: &TokenStream) -> TokenStream {
+use crate::ast;
+
+/// Hides generated items from the user's scope. They repeat the user's types and names, so the lints that the user allows there are
+/// allowed here; no others, since a lint that the user forbids cannot be allowed.
+fn hidden(input: &DeriveInput, items: &TokenStream) -> TokenStream {
+    let of_variants = ast::variants(input).map(|variant| &variant.attrs);
+    let of_fields = ast::fields(input).map(|field| &field.attrs);
+    let attrs = [&input.attrs].into_iter().chain(of_variants).chain(of_fields);
+    let allowed = attrs.flatten().filter_map(allowed_lints);
     quote! {
-        #[allow(
-            deprecated,
-            non_camel_case_types,
-            non_snake_case,
-            unused_qualifications,
-            clippy::all,
-            clippy::pedantic,
-            clippy::nursery
-        )]
+        #(#[allow(#allowed)])*
         const _: () = {
             #items
         };
+    }
+}
+
+/// The lints of `#[allow(..)]` and `#[expect(..)]`.
+fn allowed_lints(attr: &Attribute) -> Option<&TokenStream> {
+    match &attr.meta {
+        Meta::List(list) if list.path.is_ident("allow") || list.path.is_ident("expect") => {
+            Some(&list.tokens)
+        }
+        _ => None,
     }
 }

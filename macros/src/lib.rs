@@ -59,7 +59,8 @@ use crate::errors::Errors;
 /// - `version = 2`: the schema version that new events are written in. Without it, 1.
 /// - `upcast(from_v1, from_v2)`: how older versions are read, oldest first, one function for each. `from_v1` takes whatever version
 ///   1 decodes into and returns what `from_v2` takes; the last returns the event.
-/// - `codec = "json"` or `codec = "compact"`: how new events are written. Stored events are read as they were written.
+/// - `codec = "json"` or `codec = "compact"`: how new events are written. Stored events are read as they were written. A compact payload
+///   holds every field, so that fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
 ///
 /// # `#[event(..)]` on an enum, or on a struct
 /// - `codec = ".."`: for the variants that name none. Without it, `"json"`.

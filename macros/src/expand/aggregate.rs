@@ -20,34 +20,37 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
     let fingerprint = fingerprint(aggregate);
     let shadow = shadow(aggregate, &krate);
     let (write, read) = snapshots(aggregate, &krate);
-    hidden(&quote! {
-        #shadow
+    hidden(
+        aggregate.input,
+        &quote! {
+            #shadow
 
-        #[automatically_derived]
-        impl #krate::aggregate::Aggregate for #ident {
-            const TYPE: &'static str = #name;
-            const SNAPSHOTS: #krate::aggregate::SnapshotPolicy = #krate::aggregate::SnapshotPolicy::#policy;
-            const FINGERPRINT: u64 = #fingerprint;
+            #[automatically_derived]
+            impl #krate::aggregate::Aggregate for #ident {
+                const TYPE: &'static str = #name;
+                const SNAPSHOTS: #krate::aggregate::SnapshotPolicy = #krate::aggregate::SnapshotPolicy::#policy;
+                const FINGERPRINT: u64 = #fingerprint;
 
-            type Event = #event;
+                type Event = #event;
 
-            fn apply(&mut self, __event: Self::Event) {
-                <Self as #krate::aggregate::Apply<#event>>::apply(self, __event)
+                fn apply(&mut self, __event: #event) {
+                    <Self as #krate::aggregate::Apply<#event>>::apply(self, __event)
+                }
+
+                fn to_snapshot(
+                    &self,
+                ) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::error::BoxError> {
+                    #write
+                }
+
+                fn from_snapshot(
+                    __bytes: &[u8],
+                ) -> ::core::result::Result<Self, #krate::error::BoxError> {
+                    #read
+                }
             }
-
-            fn to_snapshot(
-                &self,
-            ) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::error::BoxError> {
-                #write
-            }
-
-            fn from_snapshot(
-                __bytes: &[u8],
-            ) -> ::core::result::Result<Self, #krate::error::BoxError> {
-                #read
-            }
-        }
-    })
+        },
+    )
 }
 
 /// An impl that keeps a mistake in the declaration from turning up wherever the type is used.
@@ -57,35 +60,38 @@ pub(crate) fn stub(aggregate: &Aggregate<'_>) -> TokenStream {
     let event = aggregate.attr.event.as_ref();
     let event = event.map_or_else(|| quote!(#krate::event::AnyEvent), |event| quote!(#event));
     let (parameters, arguments, _) = aggregate.input.generics.split_for_impl();
-    hidden(&quote! {
-        #[automatically_derived]
-        impl #parameters #krate::aggregate::Aggregate for #ident #arguments
-        where
-            #ident #arguments: ::core::default::Default
-                + ::core::clone::Clone
-                + ::core::marker::Send
-                + ::core::marker::Sync
-                + 'static,
-        {
-            const TYPE: &'static str = "";
-            const SNAPSHOTS: #krate::aggregate::SnapshotPolicy = #krate::aggregate::SnapshotPolicy::Never;
-            const FINGERPRINT: u64 = 0;
+    hidden(
+        aggregate.input,
+        &quote! {
+            #[automatically_derived]
+            impl #parameters #krate::aggregate::Aggregate for #ident #arguments
+            where
+                #ident #arguments: ::core::default::Default
+                    + ::core::clone::Clone
+                    + ::core::marker::Send
+                    + ::core::marker::Sync
+                    + 'static,
+            {
+                const TYPE: &'static str = "";
+                const SNAPSHOTS: #krate::aggregate::SnapshotPolicy = #krate::aggregate::SnapshotPolicy::Never;
+                const FINGERPRINT: u64 = 0;
 
-            type Event = #event;
+                type Event = #event;
 
-            fn apply(&mut self, _: Self::Event) {}
+                fn apply(&mut self, _: #event) {}
 
-            fn to_snapshot(
-                &self,
-            ) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::error::BoxError> {
-                ::core::unreachable!()
+                fn to_snapshot(
+                    &self,
+                ) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::error::BoxError> {
+                    ::core::unreachable!()
+                }
+
+                fn from_snapshot(_: &[u8]) -> ::core::result::Result<Self, #krate::error::BoxError> {
+                    ::core::unreachable!()
+                }
             }
-
-            fn from_snapshot(_: &[u8]) -> ::core::result::Result<Self, #krate::error::BoxError> {
-                ::core::unreachable!()
-            }
-        }
-    })
+        },
+    )
 }
 
 fn policy(snapshots: Option<&Snapshots>) -> TokenStream {
@@ -109,8 +115,8 @@ fn snapshots(aggregate: &Aggregate<'_>, krate: &TokenStream) -> (TokenStream, To
     if keeps_snapshots(aggregate) {
         let write = quote!(#krate::__private::to_snapshot(&__RetellRef(self)));
         let read = quote! {
-            let __RetellOwned(state) = #krate::__private::from_snapshot(__bytes)?;
-            ::core::result::Result::Ok(state)
+            let __RetellOwned(__state) = #krate::__private::from_snapshot(__bytes)?;
+            ::core::result::Result::Ok(__state)
         };
         return (write, read);
     }
@@ -129,8 +135,10 @@ fn shadow(aggregate: &Aggregate<'_>, krate: &TokenStream) -> TokenStream {
         return TokenStream::new();
     }
     let ident = &aggregate.input.ident;
-    let mut options =
-        shadow::options(&aggregate.serde, &["rename_all", "rename_all_fields", "default", "deny_unknown_fields"]);
+    let mut options = shadow::options(
+        &aggregate.serde,
+        &["rename_all", "rename_all_fields", "default", "deny_unknown_fields"],
+    );
     options.push(shadow::remote(ident));
     let serde = shadow::serde(krate, &options);
     let name = format_ident!("__RetellShadow");

@@ -6,7 +6,7 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Data, LitStr, Meta};
+use syn::{Data, Fields, LitStr, Meta};
 
 use super::{hidden, shadow};
 use crate::ast::{Event, Variant};
@@ -34,36 +34,39 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
         (schema_of(&kinds), encode(&krate))
     };
     let arms = kinds.iter().map(|kind| decode(kind, &krate));
-    hidden(&quote! {
-        #shadow
+    hidden(
+        event.input,
+        &quote! {
+            #shadow
 
-        const __RETELL_SCHEMAS: [#krate::event::EventSchema; #count] = [#(#schemas),*];
+            const __RETELL_SCHEMAS: [#krate::event::EventSchema; #count] = [#(#schemas),*];
 
-        #[automatically_derived]
-        impl #krate::event::Event for #ident {
-            const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
+            #[automatically_derived]
+            impl #krate::event::Event for #ident {
+                const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
 
-            fn schema(&self) -> #krate::event::EventSchema {
-                #schema
-            }
+                fn schema(&self) -> #krate::event::EventSchema {
+                    #schema
+                }
 
-            fn encode(
-                &self,
-                __payload: &mut ::std::vec::Vec<u8>,
-            ) -> ::core::result::Result<(), #krate::error::BoxError> {
-                #encode
-            }
+                fn encode(
+                    &self,
+                    __payload: &mut ::std::vec::Vec<u8>,
+                ) -> ::core::result::Result<(), #krate::error::BoxError> {
+                    #encode
+                }
 
-            fn decode(
-                __stored: #krate::event::StoredEvent<'_>,
-            ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
-                match __stored.event_type {
-                    #(#arms)*
-                    _ => ::core::result::Result::Err(#krate::event::DecodeError::UnknownType),
+                fn decode(
+                    __stored: #krate::event::StoredEvent<'_>,
+                ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
+                    match __stored.event_type {
+                        #(#arms)*
+                        _ => ::core::result::Result::Err(#krate::event::DecodeError::UnknownType),
+                    }
                 }
             }
-        }
-    })
+        },
+    )
 }
 
 /// An impl that keeps a mistake in the declaration from turning up wherever the type is used.
@@ -72,38 +75,42 @@ pub(crate) fn stub(input: &syn::DeriveInput, attr: &Attr) -> TokenStream {
     let ident = &input.ident;
     let (parameters, arguments, _) = input.generics.split_for_impl();
     // The bounds are only for parameters, which are the mistake then.
-    let bounds = (!input.generics.params.is_empty())
-        .then(|| quote!(where #ident #arguments: ::core::marker::Send + ::core::marker::Sync + 'static));
-    hidden(&quote! {
-        #[automatically_derived]
-        impl #parameters #krate::event::Event for #ident #arguments #bounds {
-            const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&[]);
+    let bounds = (!input.generics.params.is_empty()).then(
+        || quote!(where #ident #arguments: ::core::marker::Send + ::core::marker::Sync + 'static),
+    );
+    hidden(
+        input,
+        &quote! {
+            #[automatically_derived]
+            impl #parameters #krate::event::Event for #ident #arguments #bounds {
+                const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&[]);
 
-            fn schema(&self) -> #krate::event::EventSchema {
-                ::core::unreachable!()
-            }
+                fn schema(&self) -> #krate::event::EventSchema {
+                    ::core::unreachable!()
+                }
 
-            fn encode(
-                &self,
-                _: &mut ::std::vec::Vec<u8>,
-            ) -> ::core::result::Result<(), #krate::error::BoxError> {
-                ::core::unreachable!()
-            }
+                fn encode(
+                    &self,
+                    _: &mut ::std::vec::Vec<u8>,
+                ) -> ::core::result::Result<(), #krate::error::BoxError> {
+                    ::core::unreachable!()
+                }
 
-            fn decode(
-                _: #krate::event::StoredEvent<'_>,
-            ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
-                ::core::unreachable!()
+                fn decode(
+                    _: #krate::event::StoredEvent<'_>,
+                ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
+                    ::core::unreachable!()
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 fn kinds<'a>(event: &'a Event<'_>, krate: &TokenStream) -> Vec<Kind<'a>> {
     if let Data::Struct(_) = event.input.data {
         let decode = quote! {
-            let __RetellOwned(event) = __stored.payload()?;
-            ::core::result::Result::Ok(event)
+            let __RetellOwned(__event) = __stored.payload()?;
+            ::core::result::Result::Ok(__event)
         };
         return vec![Kind { attr: &event.attr, path: quote!(Self), decode }];
     }
@@ -115,29 +122,37 @@ fn kinds<'a>(event: &'a Event<'_>, krate: &TokenStream) -> Vec<Kind<'a>> {
     event.variants.iter().map(kind).collect()
 }
 
-/// What serde derives `Serialize` for, and for a struct `Deserialize`.
 fn shadow(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
+    match &event.input.data {
+        Data::Struct(data) => shadow_of_struct(event, &data.fields, krate),
+        _ if event.variants.is_empty() => TokenStream::new(),
+        _ => shadow_of_enum(event, krate),
+    }
+}
+
+/// What a struct is written and read through.
+fn shadow_of_struct(event: &Event<'_>, fields: &Fields, krate: &TokenStream) -> TokenStream {
     let ident = &event.input.ident;
-    let remote = shadow::remote(ident);
+    let honoured = ["rename_all", "default", "deny_unknown_fields"];
+    let mut options = shadow::options(&event.serde, &honoured);
+    options.push(shadow::remote(ident));
+    let serde = shadow::serde(krate, &options);
+    let shadow = shadow::structure(&format_ident!("__RetellShadow"), fields, ident);
+    let (reference, owned) = (shadow::reference(krate, ident), shadow::owned(krate, ident));
+    quote! {
+        #[derive(#krate::__private::serde::Serialize, #krate::__private::serde::Deserialize)]
+        #serde
+        #shadow
+        #reference
+        #owned
+    }
+}
+
+/// What an enum is written through.
+fn shadow_of_enum(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
+    let ident = &event.input.ident;
+    let serde = shadow::serde(krate, &[shadow::remote(ident), quote!(untagged)]);
     let reference = shadow::reference(krate, ident);
-    if let Data::Struct(data) = &event.input.data {
-        let mut options = shadow::options(&event.serde, &["rename_all", "default", "deny_unknown_fields"]);
-        options.push(remote);
-        let serde = shadow::serde(krate, &options);
-        let shadow = shadow::structure(&format_ident!("__RetellShadow"), &data.fields, ident);
-        let owned = shadow::owned(krate, ident);
-        return quote! {
-            #[derive(#krate::__private::serde::Serialize, #krate::__private::serde::Deserialize)]
-            #serde
-            #shadow
-            #reference
-            #owned
-        };
-    }
-    if event.variants.is_empty() {
-        return TokenStream::new();
-    }
-    let serde = shadow::serde(krate, &[remote, quote!(untagged)]);
     let variants = event.variants.iter().map(|variant| {
         let rename = rename_all(event, variant).map(|rename| quote!(#[serde(#rename)]));
         let name = variant.ident;
@@ -156,27 +171,33 @@ fn shadow(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
 fn decode_variant(event: &Event<'_>, variant: &Variant<'_>, krate: &TokenStream) -> TokenStream {
     let mut options: Vec<_> = rename_all(event, variant).into_iter().collect();
     let deny = &["deny_unknown_fields"];
-    let denied = shadow::options(&variant.serde, deny).into_iter().chain(shadow::options(&event.serde, deny));
+    let denied = shadow::options(&variant.serde, deny)
+        .into_iter()
+        .chain(shadow::options(&event.serde, deny));
     options.extend(denied.take(1));
-    let expected = variant.attr.name.as_ref().map(|name| format!("the payload of `{}`", name.value()));
+    let expected =
+        variant.attr.name.as_ref().map(|name| format!("the payload of `{}`", name.value()));
     options.push(quote!(expecting = #expected));
     let serde = shadow::serde(krate, &options);
-    let payload = shadow::structure(&format_ident!("__RetellPayload"), variant.fields, &event.input.ident);
+    let payload =
+        shadow::structure(&format_ident!("__RetellFields"), variant.fields, &event.input.ident);
     let (ident, members) = (variant.ident, variant.fields.members());
-    let moved = members.map(|member| quote!(#member: payload.#member));
+    let moved = members.map(|member| quote!(#member: __fields.#member));
     quote! {
         #[derive(#krate::__private::serde::Deserialize)]
         #serde
         #payload
-        let payload: __RetellPayload = __stored.payload()?;
+        let __fields: __RetellFields = __stored.payload()?;
         ::core::result::Result::Ok(Self::#ident { #(#moved),* })
     }
 }
 
 /// The variant's own `rename_all`, or else the enum's `rename_all_fields`.
 fn rename_all(event: &Event<'_>, variant: &Variant<'_>) -> Option<TokenStream> {
-    let named = |metas: &[Meta], name| metas.iter().find(|meta| meta.path().is_ident(name)).cloned();
-    let rule = named(&variant.serde, "rename_all").or_else(|| named(&event.serde, "rename_all_fields"))?;
+    let named =
+        |metas: &[Meta], name| metas.iter().find(|meta| meta.path().is_ident(name)).cloned();
+    let rule =
+        named(&variant.serde, "rename_all").or_else(|| named(&event.serde, "rename_all_fields"))?;
     Some(match rule {
         Meta::Path(_) => quote!(rename_all),
         Meta::List(list) => {
@@ -225,17 +246,23 @@ fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
     let newest = newest(attr);
     let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
     let older = (1u32..).zip(0..functions.len()).map(|(version, first)| {
-        let upcast = functions[first..]
-            .iter()
-            .fold(quote!(__stored.payload()?), |old, function| quote_spanned!(function.span()=> #function(#old)));
-        quote!(#version => ::core::result::Result::Ok(#upcast),)
+        let upcast = functions[first..].iter().fold(
+            quote!(__stored.payload()?),
+            |old, function| quote_spanned!(function.span()=> #function(#old)),
+        );
+        quote! {
+            #version => {
+                let __event: Self = #upcast;
+                ::core::result::Result::Ok(__event)
+            }
+        }
     });
     quote! {
         #name => match __stored.schema_version {
             #(#older)*
             #newest => { #decode }
-            found => ::core::result::Result::Err(
-                #krate::event::DecodeError::UnknownSchema { found, known: #newest },
+            __found => ::core::result::Result::Err(
+                #krate::event::DecodeError::UnknownSchema { found: __found, known: #newest },
             ),
         },
     }

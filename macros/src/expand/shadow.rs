@@ -68,7 +68,8 @@ fn without_self(tokens: TokenStream, owner: &Ident) -> TokenStream {
 
 /// A struct needs a semicolon after unnamed fields.
 pub(crate) fn structure(name: &Ident, fields: &Fields, owner: &Ident) -> TokenStream {
-    let end = matches!(fields, Fields::Unnamed(fields) if !fields.unnamed.is_empty()).then(|| quote!(;));
+    let end =
+        matches!(fields, Fields::Unnamed(fields) if !fields.unnamed.is_empty()).then(|| quote!(;));
     let fields = self::fields(fields, owner);
     quote!(struct #name #fields #end)
 }
@@ -81,8 +82,8 @@ pub(crate) fn reference(krate: &TokenStream, ident: &Ident) -> TokenStream {
 
         #[automatically_derived]
         impl #serde::Serialize for __RetellRef<'_> {
-            fn serialize<S: #serde::Serializer>(&self, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
-                __RetellShadow::serialize(self.0, serializer)
+            fn serialize<S: #serde::Serializer>(&self, __serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                __RetellShadow::serialize(self.0, __serializer)
             }
         }
     }
@@ -96,8 +97,8 @@ pub(crate) fn owned(krate: &TokenStream, ident: &Ident) -> TokenStream {
 
         #[automatically_derived]
         impl<'de> #serde::Deserialize<'de> for __RetellOwned {
-            fn deserialize<D: #serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<Self, D::Error> {
-                ::core::result::Result::map(__RetellShadow::deserialize(deserializer), Self)
+            fn deserialize<D: #serde::Deserializer<'de>>(__deserializer: D) -> ::core::result::Result<Self, D::Error> {
+                ::core::result::Result::map(__RetellShadow::deserialize(__deserializer), Self)
             }
         }
     }

@@ -11,53 +11,56 @@ pub(crate) fn expand(union: &Union<'_>) -> TokenStream {
     let ident = &union.input.ident;
     let variants: Vec<_> = union.members.iter().map(|member| &member.variant.ident).collect();
     let events: Vec<_> = union.members.iter().filter_map(|member| member.event).collect();
-    hidden(&quote! {
-        const __RETELL_MEMBERS: &[#krate::event::EventTypes] =
-            &[#(<#events as #krate::event::Event>::TYPES),*];
-        const __RETELL_SCHEMAS: [#krate::event::EventSchema; #krate::__private::count(__RETELL_MEMBERS)] =
-            #krate::__private::join(__RETELL_MEMBERS);
+    hidden(
+        union.input,
+        &quote! {
+            const __RETELL_MEMBERS: &[#krate::event::EventTypes] =
+                &[#(<#events as #krate::event::Event>::TYPES),*];
+            const __RETELL_SCHEMAS: [#krate::event::EventSchema; #krate::__private::count(__RETELL_MEMBERS)] =
+                #krate::__private::join(__RETELL_MEMBERS);
 
-        #[automatically_derived]
-        impl #krate::event::Event for #ident {
-            const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
-
-            fn schema(&self) -> #krate::event::EventSchema {
-                match self {
-                    #(Self::#variants(event) => #krate::event::Event::schema(event),)*
-                }
-            }
-
-            fn encode(
-                &self,
-                __payload: &mut ::std::vec::Vec<u8>,
-            ) -> ::core::result::Result<(), #krate::error::BoxError> {
-                match self {
-                    #(Self::#variants(event) => #krate::event::Event::encode(event, __payload),)*
-                }
-            }
-
-            fn decode(
-                __stored: #krate::event::StoredEvent<'_>,
-            ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
-                #(
-                    if <#events as #krate::event::Event>::TYPES.contains(__stored.event_type) {
-                        return ::core::result::Result::map(
-                            <#events as #krate::event::Event>::decode(__stored),
-                            Self::#variants,
-                        );
-                    }
-                )*
-                ::core::result::Result::Err(#krate::event::DecodeError::UnknownType)
-            }
-        }
-
-        #(
             #[automatically_derived]
-            impl ::core::convert::From<#events> for #ident {
-                fn from(event: #events) -> Self {
-                    Self::#variants(event)
+            impl #krate::event::Event for #ident {
+                const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
+
+                fn schema(&self) -> #krate::event::EventSchema {
+                    match self {
+                        #(Self::#variants(__event) => #krate::event::Event::schema(__event),)*
+                    }
+                }
+
+                fn encode(
+                    &self,
+                    __payload: &mut ::std::vec::Vec<u8>,
+                ) -> ::core::result::Result<(), #krate::error::BoxError> {
+                    match self {
+                        #(Self::#variants(__event) => #krate::event::Event::encode(__event, __payload),)*
+                    }
+                }
+
+                fn decode(
+                    __stored: #krate::event::StoredEvent<'_>,
+                ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
+                    #(
+                        if <#events as #krate::event::Event>::TYPES.contains(__stored.event_type) {
+                            return ::core::result::Result::map(
+                                <#events as #krate::event::Event>::decode(__stored),
+                                Self::#variants,
+                            );
+                        }
+                    )*
+                    ::core::result::Result::Err(#krate::event::DecodeError::UnknownType)
                 }
             }
-        )*
-    })
+
+            #(
+                #[automatically_derived]
+                impl ::core::convert::From<#events> for #ident {
+                    fn from(__event: #events) -> Self {
+                        Self::#variants(__event)
+                    }
+                }
+            )*
+        },
+    )
 }

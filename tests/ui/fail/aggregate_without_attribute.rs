@@ -1,0 +1,13 @@
+use retell::{Aggregate, Apply, Event};
+
+#[derive(Default, Clone, Aggregate)]
+struct Account;
+
+#[derive(Event)]
+enum AccountEvent {}
+
+impl Apply<AccountEvent> for Account {
+    fn apply(&mut self, _: AccountEvent) {}
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+use retell::Event;
+
+#[derive(Event)]
+enum OrderEvent {
+    #[event("")]
+    Created,
+}
+
+fn main() {}

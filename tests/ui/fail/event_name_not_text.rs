@@ -1,0 +1,7 @@
+use retell::Event;
+
+#[derive(Event)]
+#[event(5)]
+struct Numbered;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use retell::EventUnion;
+
+#[derive(EventUnion)]
+enum ShopEvent {}
+
+fn main() {}

@@ -1,0 +1,65 @@
+//! A crate whose own types have the names of the prelude.
+#![allow(dead_code)]
+
+use retell::{Aggregate as DeriveAggregate, EventUnion};
+
+struct Result;
+struct Option;
+struct Vec;
+struct Box;
+struct Ok;
+struct Err;
+struct Some;
+struct None;
+struct From;
+struct Into;
+struct Default;
+struct Clone;
+struct Send;
+struct Sync;
+struct Event;
+struct Aggregate;
+struct Apply;
+struct Codec;
+struct Serialize;
+struct Deserialize;
+mod core {}
+mod std {}
+mod serde {}
+
+#[derive(::serde::Serialize, ::serde::Deserialize)]
+struct String;
+
+#[derive(retell::Event)]
+enum OrderEvent {
+    #[event("order.created", version = 2, upcast(stored))]
+    Created { id: u64, note: String },
+    #[event("order.noted")]
+    Noted(String, u8),
+    #[event("order.closed")]
+    Closed,
+}
+
+/// Named as a variable of the generated code might be.
+fn stored(payload: u64) -> OrderEvent {
+    OrderEvent::Created { id: payload, note: String }
+}
+
+#[derive(EventUnion)]
+enum ShopEvent {
+    Order(OrderEvent),
+}
+
+#[derive(::std::default::Default, ::std::clone::Clone, DeriveAggregate)]
+#[aggregate("order", event = OrderEvent)]
+struct Order {
+    open: bool,
+}
+
+impl retell::Apply<OrderEvent> for Order {
+    fn apply(&mut self, event: OrderEvent) {
+        self.open = !::std::matches!(event, OrderEvent::Closed);
+    }
+}
+
+fn main() {}
