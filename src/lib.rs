@@ -6,6 +6,8 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[doc(hidden)]
 pub mod __private;
