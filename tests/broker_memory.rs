@@ -1,5 +1,7 @@
 //! The in-memory broker keeps the promises of every broker, and drops what does not fit.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use retell::MemoryBroker;
 use retell::broker::frame::Frame;
 use retell::broker::{Broker, Publisher};

@@ -1,5 +1,7 @@
 //! From the log to the read model: every event once and in order, whatever the broker does and the projection meets.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::sync::Arc;
@@ -44,7 +46,7 @@ impl Projection for Seen {
     type Event = CounterEvent;
     type Tx = Vec<u64>;
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "seen"
     }
 
@@ -75,7 +77,7 @@ impl Projection for Totals {
     type Event = Any;
     type Tx = rusqlite::Connection;
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "totals"
     }
 
@@ -412,7 +414,7 @@ async fn any_event_can_be_watched_undecoded() {
         type Event = AnyEvent;
         type Tx = Vec<String>;
 
-        fn name(&self) -> &str {
+        fn name(&self) -> &'static str {
             "audit"
         }
 

@@ -1,5 +1,7 @@
 //! Commands: the versions they return, what they cost, and what they say when something is wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::collections::{HashMap, HashSet};

@@ -29,9 +29,7 @@ fn hidden(input: &DeriveInput, items: &TokenStream) -> TokenStream {
 /// The lints of `#[allow(..)]` and `#[expect(..)]`.
 fn allowed_lints(attr: &Attribute) -> Option<&TokenStream> {
     match &attr.meta {
-        Meta::List(list) if list.path.is_ident("allow") || list.path.is_ident("expect") => {
-            Some(&list.tokens)
-        }
+        Meta::List(list) if list.path.is_ident("allow") || list.path.is_ident("expect") => Some(&list.tokens),
         _ => None,
     }
 }

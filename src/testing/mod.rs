@@ -1,7 +1,9 @@
-//! For tests: scenarios of aggregates, and the suites that every store and broker must pass.
+//! For tests: scenarios of aggregates, a broker that misbehaves, and the suites that every store, read model and broker must pass.
 
 pub mod broker;
 pub mod faulty;
+pub mod read_model;
 pub mod scenario;
+pub mod store;
 
 pub use scenario::given;

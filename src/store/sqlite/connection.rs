@@ -1,5 +1,6 @@
 //! Connections, and the one place where SQLite's error codes get their meaning.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -179,6 +180,17 @@ impl Failure {
         match self {
             Self::Own(error) => error,
             Self::Sqlite(error) => classify(error, attempt),
+        }
+    }
+
+    /// What could not be read from a row, with the place of that row.
+    pub(super) fn in_row(self, place: impl Display) -> Self {
+        match self {
+            Self::Own(error) => match error.kind() {
+                ErrorKind::Corrupt(what) => corrupt(format!("{place}: {what}")),
+                _ => corrupt(format!("{place}: {error}")),
+            },
+            Self::Sqlite(error) => Self::Own(Error::with_source(ErrorKind::Corrupt(place.to_string()), error)),
         }
     }
 }

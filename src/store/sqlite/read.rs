@@ -57,22 +57,24 @@ pub(super) async fn replay(
     let reading = readers.run("replay a stream", move |db| read_stream(db, &names, replay, &parts));
     let visiting = async {
         while let Some(part) = arriving.recv().await {
-            visit(part, visitor)?;
+            visit(part, stream, visitor)?;
         }
         Ok::<(), Error>(())
     };
     // Both at once: one chunk is decoded while the next one is read. After an error of the visitor's, the reading thread finds that
     // nobody listens and ends.
     let (last, ()) = futures::future::try_join(reading, visiting).await?;
-    visit(Part::Events(last), visitor)
+    visit(Part::Events(last), stream, visitor)
 }
 
-fn visit(part: Part, visitor: &mut dyn Visitor) -> Result<()> {
+fn visit(part: Part, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<()> {
     match part {
         Part::Snapshot(version, state) => visitor.snapshot(version, &state),
         Part::Events(chunk) => chunk.rows.iter().try_for_each(|row| {
-            let event_type = std::str::from_utf8(&chunk.bytes[row.event_type.clone()])
-                .map_err(|error| Error::with_source(ErrorKind::Corrupt("an event type is not text".into()), error))?;
+            let event_type = std::str::from_utf8(&chunk.bytes[row.event_type.clone()]).map_err(|error| {
+                let what = format!("{stream} version {}: the event type is not text", row.version);
+                Error::with_source(ErrorKind::Corrupt(what), error)
+            })?;
             let payload = &chunk.bytes[row.payload.clone()];
             let (schema_version, codec) = (row.schema_version, row.codec);
             visitor.event(row.version, StoredEvent { event_type, schema_version, codec, payload })
@@ -107,11 +109,17 @@ fn read_stream(
             }
         }
     }
+    let mut version = Version::new(from_sql(after, "version")?);
+    if version == Version::ZERO {
+        // From the very beginning, so that a damaged version below 1 is met and not passed over.
+        after = i64::MIN;
+    }
     let mut statement = db.prepare_cached(REPLAY)?;
     let mut rows = statement.query((kind, id, after, last, until))?;
     let mut chunk = Chunk::default();
     while let Some(row) = rows.next()? {
-        chunk.push(row, stream)?;
+        version = version.next();
+        chunk.push(row, version).map_err(|failure| failure.in_row(format_args!("{stream} version {version}")))?;
         if chunk.bytes.len() >= CHUNK_BYTES && parts.blocking_send(Part::Events(std::mem::take(&mut chunk))).is_err() {
             // The visitor has seen enough, or the caller is gone.
             return Ok(Chunk::default());
@@ -121,11 +129,14 @@ fn read_stream(
 }
 
 impl Chunk {
-    fn push(&mut self, row: &Row<'_>, stream: &StreamId) -> Result<(), Failure> {
-        let version = Version::new(from_sql(row.get(0)?, "version")?);
+    /// Invariant: versions are contiguous; a hole would be a state that never was.
+    fn push(&mut self, row: &Row<'_>, version: Version) -> Result<(), Failure> {
+        let found = from_sql(row.get(0)?, "version")?;
+        if found != version.get() {
+            return Err(corrupt(format!("found version {found} in its place")));
+        }
         let number: i64 = row.get(3)?;
-        let codec =
-            codec(number).ok_or_else(|| corrupt(format!("{stream} version {version}: unknown codec {number}")))?;
+        let codec = codec(number).ok_or_else(|| corrupt(format!("unknown codec {number}")))?;
         let event_type = self.keep(row.get_ref(1)?.as_bytes().map_err(rusqlite::Error::from)?);
         let payload = self.keep(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?);
         self.rows.push(ChunkRow { version, schema_version: row.get(2)?, codec, event_type, payload });
@@ -156,10 +167,10 @@ pub(super) fn page(db: &mut Connection, after: Position, limit: usize, filter: &
         return Ok(Page { events: Vec::new(), through: after });
     }
     let end = if filter.is_all() { head } else { head.min(after.plus(SCANNED_ROWS)) };
-    let (first, last, rows) = (to_sql(after.get()), to_sql(end.get()), limit_to_sql(limit));
     let events = if filter.is_all() {
-        events(&tx, ALL, (first, last, rows))?
+        unfiltered(&tx, after, limit)?
     } else {
+        let (first, last, rows) = (to_sql(after.get()), to_sql(end.get()), limit_to_sql(limit));
         let (kinds, types) = (
             json_names(filter.aggregate_types.iter().map(AggregateType::as_str))?,
             json_names(filter.event_types.iter().map(EventType::as_str))?,
@@ -199,7 +210,20 @@ pub(super) fn recorded_after(
 ) -> Result<Vec<RecordedEvent>, Failure> {
     let tx = db.transaction()?;
     let first = last_recorded_by(&tx, time.timestamp_micros())?;
-    events(&tx, ALL, (to_sql(first), i64::MAX, limit_to_sql(limit)))
+    unfiltered(&tx, Position::new(first), limit)
+}
+
+/// Invariant: positions are contiguous; a hole would be an event that no projection ever gets.
+fn unfiltered(db: &Connection, after: Position, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
+    let events = events(db, ALL, (to_sql(after.get()), limit_to_sql(limit)))?;
+    let mut position = after;
+    for event in &events {
+        position = position.next();
+        if event.position != position {
+            return Err(corrupt(format!("position {position}: found position {} in its place", event.position)));
+        }
+    }
+    Ok(events)
 }
 
 /// The last position recorded at `time` or before. Times never decrease along the log, so some 20 look-ups find it, without an index
@@ -209,7 +233,8 @@ fn last_recorded_by(db: &Connection, time: i64) -> Result<u64, Failure> {
     let (mut early, mut late) = (0, head(db)?.get() + 1);
     while early + 1 < late {
         let middle = early + (late - early) / 2;
-        let recorded_at: i64 = statement.query_row([to_sql(middle)], |row| row.get(0))?;
+        let recorded_at: Option<i64> = statement.query_row([to_sql(middle)], |row| row.get(0)).optional()?;
+        let recorded_at = recorded_at.ok_or_else(|| corrupt(format!("position {middle} is missing")))?;
         if recorded_at <= time {
             early = middle;
         } else {
@@ -248,12 +273,7 @@ struct EventsReader {
 impl EventsReader {
     fn read(&mut self, row: &Row<'_>) -> Result<(RecordedEvent, Range<usize>), Failure> {
         let position = position_from_sql(row.get(0)?)?;
-        self.read_at(position, row).map_err(|failure| match failure {
-            Failure::Own(error) => corrupt(format!("position {position}: {error}")),
-            Failure::Sqlite(error) => {
-                Failure::Own(Error::with_source(ErrorKind::Corrupt(format!("position {position}")), error))
-            }
-        })
+        self.read_at(position, row).map_err(|failure| failure.in_row(format_args!("position {position}")))
     }
 
     fn read_at(&mut self, position: Position, row: &Row<'_>) -> Result<(RecordedEvent, Range<usize>), Failure> {
@@ -327,12 +347,12 @@ const SNAPSHOT: &str = "
     SELECT version, state FROM retell_snapshots
     WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND fingerprint = ?3 AND version > ?4 AND version <= ?5";
 
-/// Binds: after, up to, limit.
+/// Binds: after, limit.
 const ALL: &str = "
     SELECT position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
         correlation_id, causation_id, metadata, payload
-    FROM retell_events WHERE position > ?1 AND position <= ?2
-    ORDER BY position LIMIT ?3";
+    FROM retell_events WHERE position > ?1
+    ORDER BY position LIMIT ?2";
 
 /// Binds: after, up to, limit, aggregate types and event types as JSON arrays or NULL. The plus keeps the scan in log order.
 const FILTERED: &str = "

@@ -1,0 +1,201 @@
+//! What every [`CheckpointStore`] must do: one function a claim, each on a read model that is fresh and empty.
+//!
+//! [`checkpoint_conformance!`](crate::checkpoint_conformance) makes a test of each of them.
+//!
+//! # Panics
+//! Every case panics, in words, when the read model breaks the claim in its name.
+#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+
+use async_trait::async_trait;
+use futures::future::join_all;
+
+use crate::error::{ErrorKind, Result};
+use crate::id::{Position, ProjectionName};
+use crate::store::memory::MemoryReadModel;
+#[cfg(feature = "sqlite")]
+use crate::store::sqlite::SqliteReadModel;
+use crate::store::{CheckpointStore, Work};
+
+/// Makes a test of every case, by the case's name.
+///
+/// The expression gives, when awaited, a fresh empty read model and whatever must live as long as it.
+///
+/// # Examples
+/// ```
+/// use retell::store::memory::MemoryReadModel;
+///
+/// retell::checkpoint_conformance!(async { (MemoryReadModel::new(0), ()) });
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! checkpoint_conformance {
+    ($fresh:expr) => {
+        $crate::checkpoint_conformance! {
+            @cases $fresh;
+            advancing_commits_the_work_and_the_checkpoint_together,
+            a_checkpoint_that_has_moved_is_reported_and_nothing_changes,
+            failing_work_changes_nothing,
+            projections_have_checkpoints_of_their_own,
+            of_concurrent_advances_from_one_position_exactly_one_wins,
+        }
+    };
+    (@cases $fresh:expr; $($case:ident,)*) => {
+        $(
+            #[::tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                let (model, _guard) = $fresh.await;
+                $crate::testing::read_model::$case(&model).await;
+            }
+        )*
+    };
+}
+
+/// A read model that counts: the least the suite must be able to write and read back.
+#[async_trait]
+pub trait Counting: CheckpointStore {
+    /// Work that adds one.
+    fn count() -> Work<Self::Tx>;
+
+    /// How often [`count`](Self::count) was committed.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn counted(&self) -> Result<u32>;
+}
+
+#[async_trait]
+impl Counting for MemoryReadModel<u32> {
+    fn count() -> Work<u32> {
+        Box::new(|counter| {
+            *counter += 1;
+            Box::pin(async { Ok(()) })
+        })
+    }
+
+    async fn counted(&self) -> Result<u32> {
+        Ok(*self.value())
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[async_trait]
+impl Counting for SqliteReadModel {
+    fn count() -> Work<Self::Tx> {
+        Box::new(|db| {
+            let counted = db.execute_batch(COUNT);
+            Box::pin(async move {
+                counted.map_err(|error| crate::Error::with_source(ErrorKind::Backend("count".into()), error))
+            })
+        })
+    }
+
+    async fn counted(&self) -> Result<u32> {
+        self.query(|db| {
+            let exists: bool = db.query_row(COUNTER_EXISTS, [], |row| row.get(0))?;
+            if exists { db.query_row(COUNTED, [], |row| row.get(0)) } else { Ok(0) }
+        })
+        .await
+    }
+}
+
+fn projection(name: &str) -> ProjectionName {
+    ProjectionName::new(name).expect("a test's projection has a valid name")
+}
+
+async fn advance<M: Counting>(model: &M, name: &str, from: u64, to: u64) -> Result<()> {
+    model.advance(&projection(name), Position::new(from), Position::new(to), M::count()).await
+}
+
+/// The checkpoint of the projection `totals`, and the counter.
+async fn state<M: Counting>(model: &M) -> (u64, u32) {
+    let checkpoint = model.checkpoint(&projection("totals")).await.expect("a checkpoint can be read");
+    (checkpoint.get(), model.counted().await.expect("the counter can be read"))
+}
+
+/// From zero, by any number of positions.
+pub async fn advancing_commits_the_work_and_the_checkpoint_together<M: Counting>(model: &M) {
+    assert_eq!(state(model).await, (0, 0), "a projection that never ran");
+    for (from, to, counted) in [(0, 1, 1), (1, 7, 2), (7, 1_000_000_000_000, 3)] {
+        advance(model, "totals", from, to).await.expect("the checkpoint is where it was left");
+        assert_eq!(state(model).await, (to, counted));
+    }
+}
+
+/// A worker that was taken for dead and woke up again.
+pub async fn a_checkpoint_that_has_moved_is_reported_and_nothing_changes<M: Counting>(model: &M) {
+    advance(model, "totals", 0, 5).await.expect("the checkpoint is at zero");
+    for from in [0, 4, 6] {
+        let error = advance(model, "totals", from, 9).await.expect_err("the checkpoint is elsewhere");
+        let (expected, actual) = (Position::new(from), Position::new(5));
+        assert_eq!(*error.kind(), ErrorKind::CheckpointMoved { projection: projection("totals"), expected, actual });
+        assert_eq!(state(model).await, (5, 1));
+    }
+    advance(model, "totals", 5, 6).await.expect("whoever knows where it is gets on");
+}
+
+/// Neither the model nor the checkpoint; and the work's own error comes back.
+pub async fn failing_work_changes_nothing<M: Counting>(model: &M) {
+    advance(model, "totals", 0, 5).await.expect("the checkpoint is at zero");
+    for _ in 0..3 {
+        let work: Work<M::Tx> = Box::new(|tx| {
+            Box::pin(async move {
+                M::count()(tx).await?;
+                Err(ErrorKind::Invalid("no such account".into()).into())
+            })
+        });
+        let moved = model.advance(&projection("totals"), Position::new(5), Position::new(6), work).await;
+        assert_eq!(*moved.expect_err("the work failed").kind(), ErrorKind::Invalid("no such account".into()));
+        assert_eq!(state(model).await, (5, 1));
+    }
+    advance(model, "totals", 5, 6).await.expect("the read model is usable");
+    assert_eq!(state(model).await, (6, 2));
+}
+
+/// Also when their names are alike.
+pub async fn projections_have_checkpoints_of_their_own<M: Counting>(model: &M) {
+    let names = ["totals", "Totals", "totals ", "total_", "'; --"];
+    for (name, to) in names.iter().zip(1..) {
+        advance(model, name, 0, to).await.expect("each begins at zero");
+    }
+    for (name, to) in names.iter().zip(1..) {
+        let checkpoint = model.checkpoint(&projection(name)).await.expect("a checkpoint can be read");
+        assert_eq!(checkpoint, Position::new(to), "{name:?}");
+    }
+    assert_eq!(state(model).await, (1, 5));
+}
+
+/// The others are told, or told to try again.
+pub async fn of_concurrent_advances_from_one_position_exactly_one_wins<M: Counting>(model: &M) {
+    let totals = projection("totals");
+    let advance = |from: Position| {
+        let work: Work<M::Tx> = Box::new(|tx| {
+            Box::pin(async move {
+                // All of them get here before the first one commits, where the read model lets them.
+                tokio::task::yield_now().await;
+                M::count()(tx).await
+            })
+        });
+        model.advance(&totals, from, from.next(), work)
+    };
+    for number in 1..=5 {
+        let from = Position::new(u64::from(number) - 1);
+        let outcomes = join_all((0..16).map(|_| advance(from))).await;
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "winners from {from}");
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            let moved = matches!(error.kind(), ErrorKind::CheckpointMoved { .. });
+            assert!(moved || error.is_transient(), "{error}");
+        }
+        assert_eq!(state(model).await, (u64::from(number), number));
+    }
+}
+
+#[cfg(feature = "sqlite")]
+const COUNT: &str = "
+    CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, counted INTEGER NOT NULL) STRICT;
+    INSERT INTO counter (id, counted) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET counted = counted + 1";
+
+#[cfg(feature = "sqlite")]
+const COUNTER_EXISTS: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'counter'";
+
+#[cfg(feature = "sqlite")]
+const COUNTED: &str = "SELECT counted FROM counter";

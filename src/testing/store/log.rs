@@ -1,0 +1,159 @@
+//! Reading the log: pages, filters, the newest, by time.
+
+use std::collections::HashSet;
+
+use chrono::TimeDelta;
+use tokio::time::timeout;
+
+use crate::event::RecordedEvent;
+use crate::id::{AggregateType, EventType, Position};
+use crate::store::{Filter, Page};
+use crate::testing::store::{
+    PATIENCE, Store, event, event_of, events, log_of, position_of, stream, stream_of, written,
+};
+
+/// What only some of the events have in common.
+const KINDS: [&str; 3] = ["order", "Order", "order.line"];
+const TYPES: [&str; 4] = ["placed", "Placed", "placed ", "place_"];
+
+/// Every kind of aggregate with every type of event, many times over.
+async fn mixed_log(store: &Store) -> Vec<RecordedEvent> {
+    for number in 0..5 {
+        for kind in KINDS {
+            let sent = TYPES.iter().map(|event_type| event_of(event_type, "1")).collect();
+            written(store, &stream_of(kind, &number.to_string()), sent).await;
+        }
+    }
+    log_of(store).await
+}
+
+async fn page(store: &Store, after: u64, limit: usize, filter: &Filter) -> Page {
+    store.read_all(Position::new(after), limit, filter).await.expect("the log can be read")
+}
+
+fn filter(kinds: &[&str], types: &[&str]) -> Filter {
+    Filter {
+        aggregate_types: kinds.iter().map(|kind| AggregateType::new(kind).expect("a valid name")).collect(),
+        event_types: types.iter().map(|event_type| EventType::new(event_type).expect("a valid name")).collect(),
+    }
+}
+
+/// Whatever the size of the pages.
+pub async fn pages_cover_the_log_exactly_once(store: Store) {
+    let log = mixed_log(&store).await;
+    for limit in [1, 7, 60, 61, 10_000] {
+        let mut seen = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = page(&store, after, limit, &Filter::all()).await;
+            assert!(page.events.len() <= limit);
+            if page.events.is_empty() {
+                break;
+            }
+            assert_eq!(page.events.last().map(|event| event.position), Some(page.through));
+            after = page.through.get();
+            seen.extend(page.events);
+        }
+        assert_eq!(seen, log, "in pages of {limit}");
+    }
+}
+
+/// By kind of aggregate, by type of event, by both; names that look alike or like patterns do not pass.
+pub async fn a_page_holds_just_what_passes_the_filter(store: Store) {
+    let log = mixed_log(&store).await;
+    let filters = [
+        (filter(&["order"], &[]), 20),
+        (filter(&["order", "order.line", "unknown"], &[]), 40),
+        (filter(&[], &["placed"]), 15),
+        (filter(&[], &["placed ", "place_"]), 30),
+        (filter(&["Order"], &["placed", "Placed"]), 10),
+        (filter(&["%", "_rder"], &[]), 0),
+        (filter(&["order"], &["pay"]), 0),
+    ];
+    for (filter, count) in filters {
+        let expected: Vec<_> = log.iter().filter(|event| filter.passes(event)).cloned().collect();
+        assert_eq!(expected.len(), count, "{filter:?}");
+        assert_eq!(page(&store, 0, 1_000, &filter).await.events, expected, "{filter:?}");
+        let some = page(&store, 10, 4, &filter).await.events;
+        let expected = expected.iter().filter(|event| event.position > Position::new(10)).take(4);
+        assert!(some.iter().eq(expected), "{filter:?} after 10, at most 4");
+    }
+}
+
+/// So that a reader with a sparse filter gets on, and never past what it has not looked at.
+pub async fn a_page_says_how_far_it_has_looked(store: Store) {
+    let head = mixed_log(&store).await.len() as u64;
+    let none = filter(&["unknown"], &[]);
+    let lines = filter(&["order.line"], &["placed"]);
+    let through = async |after, limit, filter: &Filter| page(&store, after, limit, filter).await.through.get();
+    assert_eq!(through(0, 10, &none).await, head, "nothing passes");
+    assert_eq!(through(head - 1, 10, &none).await, head);
+    assert_eq!(through(0, 1, &lines).await, 9, "the page is full at the first line");
+    assert_eq!(through(9, 1, &lines).await, 21);
+    assert_eq!(through(9, 5, &lines).await, head, "four lines come after the first");
+    assert_eq!(through(0, 10, &Filter::all()).await, 10);
+    for filter in [Filter::all(), none, lines] {
+        assert_eq!(page(&store, 5, 0, &filter).await, Page { events: vec![], through: Position::new(5) }, "limit 0");
+        for after in [head, head + 1, head + 1_000] {
+            let beyond = Page { events: vec![], through: Position::new(after) };
+            assert_eq!(page(&store, after, 10, &filter).await, beyond);
+        }
+    }
+}
+
+/// Of just this type, from the end of the log.
+pub async fn the_newest_events_of_a_type_come_newest_first(store: Store) {
+    let log = mixed_log(&store).await;
+    let placed = EventType::new("placed").expect("a valid name");
+    let expected: Vec<_> = log.into_iter().rev().filter(|event| event.event.event_type == placed).collect();
+    for limit in [0, 1, 3, 15, 16] {
+        let newest = store.newest(&placed, limit).await.expect("the newest events can be read");
+        assert_eq!(newest, expected[..limit.min(15)], "at most {limit}");
+    }
+    let unknown = EventType::new("pay").expect("a valid name");
+    assert_eq!(store.newest(&unknown, 10).await.expect("the newest events can be read"), []);
+}
+
+/// Strictly after it: what was recorded at that very time is known already.
+pub async fn events_recorded_after_a_time_come_in_log_order(store: Store) {
+    // Several events may share one microsecond.
+    let mut times = HashSet::new();
+    while times.len() < 5 {
+        written(&store, &stream("a"), events(3)).await;
+        times.extend(log_of(&store).await.iter().map(|event| event.recorded_at));
+        assert!(times.len() < 1000);
+    }
+    let log = log_of(&store).await;
+    let before = log[0].recorded_at - TimeDelta::days(1);
+    let late = log[log.len() - 1].recorded_at + TimeDelta::days(1);
+    for time in times.into_iter().chain([before, late]) {
+        let expected: Vec<_> = log.iter().filter(|event| event.recorded_at > time).cloned().collect();
+        for limit in [0, 1, 4, 1_000] {
+            let seen = store.recorded_after(time, limit).await.expect("events can be read by time");
+            assert_eq!(seen, expected[..limit.min(expected.len())], "after {time}, at most {limit}");
+        }
+    }
+}
+
+/// And none of it is an error.
+pub async fn an_empty_log_has_nothing_to_read(store: Store) {
+    assert_eq!(store.head().await.expect("the head can be read"), Position::ZERO);
+    assert_eq!(page(&store, 0, 10, &Filter::all()).await, Page { events: vec![], through: Position::ZERO });
+    assert_eq!(page(&store, 0, 10, &filter(&["order"], &[])).await.through, Position::ZERO);
+    let placed = EventType::new("placed").expect("a valid name");
+    assert_eq!(store.newest(&placed, 10).await.expect("the newest events can be read"), []);
+    let time = chrono::Utc::now() - TimeDelta::days(1);
+    assert_eq!(store.recorded_after(time, 10).await.expect("events can be read by time"), []);
+}
+
+/// A reader that waits need not poll fast.
+pub async fn growth_is_signalled(store: Store) {
+    let mut grown = store.grown();
+    for number in 1..=3 {
+        let appended = written(&store, &stream("a"), vec![event("1")]).await;
+        let position = position_of(&*store, &appended).await;
+        assert_eq!(position, Position::new(number));
+        let signal = timeout(PATIENCE, grown.wait_for(|head| *head >= position)).await;
+        signal.expect("growth is signalled soon").expect("the store is open");
+    }
+}

@@ -1,0 +1,147 @@
+//! One log, one order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::JoinSet;
+
+use crate::event::RecordedEvent;
+use crate::id::{EventId, ExpectedVersion, Position, Version};
+use crate::store::{Append, Filter};
+use crate::testing::store::{
+    PATIENCE, Store, append_at_once, assert_contiguous, event, events, log_of, position_of, stream, written,
+};
+
+/// Writers that race, and how many appends each of them makes.
+const WRITERS: u64 = 16;
+const APPENDS: u64 = 12;
+
+/// Every append stands in one piece, and later commits stand later.
+pub async fn positions_are_contiguous_and_in_commit_order(store: Store) {
+    let appends = (0..64).map(|number| {
+        Append::new(stream(&format!("a{number}")), ExpectedVersion::Any, events(1 + number % 3)).and(
+            stream(&format!("b{number}")),
+            ExpectedVersion::Any,
+            events(1),
+        )
+    });
+    let appends: Vec<_> = appends.collect();
+    let outcomes = append_at_once(&store, appends.clone()).await;
+    let log = log_of(&store).await;
+    assert_contiguous(&log);
+    assert_eq!(store.head().await.expect("the head can be read"), log.last().expect("a log with events").position);
+
+    let mut commits: Vec<_> = outcomes
+        .into_iter()
+        .zip(&appends)
+        .map(|(outcome, append)| (outcome.expect("nothing was expected").commit, append))
+        .collect();
+    commits.sort_by_key(|(commit, _)| *commit);
+    let in_commit_order = commits.iter().flat_map(|(_, append)| append.streams()).flat_map(|part| &part.events);
+    assert!(log.iter().map(|recorded| recorded.event.id).eq(in_commit_order.map(|event| event.id)));
+    for (commit, append) in &commits {
+        let last = append.streams()[1].events[0].id;
+        let position = store.position_of(*commit).await.expect("positions can be asked").expect("it has one");
+        assert_eq!(log[usize::try_from(position.get()).expect("a short log") - 1].event.id, last);
+    }
+}
+
+/// Whoever gets version n stands right after whoever got n - 1, and before n + 1 in the log.
+pub async fn versions_of_a_stream_are_contiguous_under_concurrent_appends(store: Store) {
+    let appends = (0..64)
+        .map(|number| Append::new(stream(&(number % 4).to_string()), ExpectedVersion::Any, events(1 + number % 2)));
+    for outcome in append_at_once(&store, appends.collect()).await {
+        outcome.expect("an append that expects nothing never conflicts");
+    }
+    let mut versions: HashMap<_, Version> = HashMap::new();
+    for RecordedEvent { stream, version, .. } in log_of(&store).await {
+        let last = versions.entry(stream).or_default();
+        assert_eq!(version, last.next());
+        *last = version;
+    }
+    assert_eq!(versions.len(), 4);
+    assert_eq!(versions.into_values().map(Version::get).sum::<u64>(), 96);
+}
+
+/// Real time is respected between any two writers.
+pub async fn an_append_acknowledged_before_another_begins_stands_before_it(store: Store) {
+    let clock = Arc::new(AtomicU64::new(0));
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let (store, clock) = (store.clone(), clock.clone());
+        writers.spawn(async move {
+            let mut spans = Vec::new();
+            for number in 0..APPENDS {
+                let note = event("1");
+                let id = note.id;
+                // Every third append goes to a stream that all writers share.
+                let to = if number % 3 == 0 { stream("shared") } else { stream(&format!("{writer}-{number}")) };
+                let began = clock.fetch_add(1, Ordering::SeqCst);
+                let append = Append::new(to, ExpectedVersion::Any, vec![note]);
+                let appended = store.append(append).await.expect("the append succeeds");
+                let ended = clock.fetch_add(1, Ordering::SeqCst);
+                position_of(&*store, &appended).await;
+                spans.push((id, began, ended));
+            }
+            spans
+        });
+    }
+    let spans: Vec<(EventId, u64, u64)> = writers.join_all().await.into_iter().flatten().collect();
+    let positions: HashMap<_, _> = log_of(&store).await.iter().map(|event| (event.event.id, event.position)).collect();
+    for (first, _, ended) in &spans {
+        for (second, began, _) in &spans {
+            assert!(ended > began || positions[first] < positions[second], "{second} overtook {first}");
+        }
+    }
+}
+
+/// Paging along while others write, a reader sees 1, 2, 3 .. and never a hole that fills up later.
+pub async fn a_reader_never_meets_a_gap(store: Store) {
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let store = store.clone();
+        writers.spawn(async move {
+            for number in 0..APPENDS {
+                let own = stream(&format!("{writer}-{number}"));
+                let append = Append::new(stream(&writer.to_string()), ExpectedVersion::Any, events(2)).and(
+                    own,
+                    ExpectedVersion::NoStream,
+                    events(1),
+                );
+                store.append(append).await.expect("the append succeeds");
+            }
+        });
+    }
+    let total = Position::new(WRITERS * APPENDS * 3);
+    let reading = async {
+        let mut last = Position::ZERO;
+        while last < total {
+            let page = store.read_all(last, 7, &Filter::all()).await.expect("the log can be read");
+            for event in &page.events {
+                assert_eq!(event.position, last.next(), "a gap after {last}");
+                last = event.position;
+            }
+            assert_eq!(page.through, last);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("the reader gets to the end");
+    writers.join_all().await;
+    assert_eq!(store.head().await.expect("the head can be read"), total);
+}
+
+/// Time never goes backward along the log of one process.
+pub async fn recorded_times_never_decrease_along_the_log(store: Store) {
+    let began = chrono::Utc::now();
+    written(&store, &stream("first"), events(1)).await;
+    let appends = (0..64).map(|n| Append::new(stream(&n.to_string()), ExpectedVersion::Any, events(2)));
+    for outcome in append_at_once(&store, appends.collect()).await {
+        outcome.expect("the append succeeds");
+    }
+    let times: Vec<_> = log_of(&store).await.iter().map(|event| event.recorded_at).collect();
+    assert_eq!(times.len(), 129);
+    assert!(times.is_sorted(), "{times:?}");
+    // A server's clock is not ours, but not a day off.
+    assert!((times[0] - began).num_hours().abs() < 24, "{} is no present time", times[0]);
+}

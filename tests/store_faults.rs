@@ -1,0 +1,496 @@
+//! What the SQLite store says and does when its file, its disk or its caller is at fault.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use retell::error::{Error, ErrorKind, Result};
+use retell::event::NewEvent;
+use retell::id::{
+    AggregateId, EventType, ExpectedVersion, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+};
+use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
+use retell::store::{
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, RelayCheckpoint,
+    Replay, Snapshot, SnapshotStore, UpTo, Work,
+};
+use retell::testing::store::{event, events, replayed, stream, whole_log};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+/// A log of its own: stream `a` at version 3 (positions 1, 2, 4), stream `b` at version 1 (position 3).
+struct Log {
+    directory: TempDir,
+}
+
+impl Log {
+    fn empty() -> Self {
+        Self { directory: TempDir::new().unwrap() }
+    }
+
+    async fn new() -> Self {
+        let log = Self::empty();
+        let store = log.open().await;
+        append(&store, "a", events(2)).await.unwrap();
+        append(&store, "b", events(1)).await.unwrap();
+        append(&store, "a", events(1)).await.unwrap();
+        store.close().await.unwrap();
+        log
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("log.db")
+    }
+
+    async fn open(&self) -> SqliteStore {
+        SqliteStore::open(self.path()).await.unwrap()
+    }
+
+    async fn open_with(&self, options: SqliteOptions) -> SqliteStore {
+        SqliteStore::open_with(self.path(), options).await.unwrap()
+    }
+
+    /// A connection past the library.
+    fn raw(&self) -> Connection {
+        Connection::open(self.path()).unwrap()
+    }
+
+    /// Does to the file what the triggers refuse, and opens it.
+    async fn damaged(sql: &str) -> (SqliteStore, Self) {
+        let log = Self::new().await;
+        let raw = log.raw();
+        raw.execute_batch("DROP TRIGGER retell_events_no_update; DROP TRIGGER retell_events_no_delete;").unwrap();
+        raw.execute_batch(sql).unwrap();
+        raw.close().unwrap();
+        (log.open().await, log)
+    }
+}
+
+async fn append(store: &SqliteStore, id: &str, events: Vec<NewEvent>) -> Result<Appended> {
+    store.append(Append::new(stream(id), ExpectedVersion::Any, events)).await
+}
+
+async fn replay_a(store: &SqliteStore) -> Result<Vec<u64>> {
+    Ok(replayed(store, &stream("a"), Replay::ALL).await?.versions())
+}
+
+/// The error says what is damaged, by every one of these words.
+fn assert_corrupt<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
+    let error = result.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Corrupt(_)), "{error:?}");
+    assert!(words.iter().all(|word| error.to_string().contains(word)), "{error} names not {words:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_named_by_stream_and_version_in_a_replay() {
+    let damages = [
+        "codec = 9",
+        "codec = -1",
+        "schema_version = -1",
+        "schema_version = 4294967296",
+        "event_type = CAST(x'FF' AS TEXT)",
+    ];
+    for damage in damages {
+        let (store, _log) =
+            Log::damaged(&format!("UPDATE retell_events SET {damage} WHERE aggregate_id = 'a' AND version = 2")).await;
+        assert_corrupt(replay_a(&store).await, &["account/a version 2"]);
+        let after = replayed(&store, &stream("a"), Replay::after(Version::new(1))).await;
+        assert_corrupt(after, &["account/a version 2"]);
+        // What is not damaged can be read.
+        assert_eq!(replayed(&store, &stream("b"), Replay::ALL).await.unwrap().versions(), [1]);
+        let up_to = Replay { up_to: UpTo::Version(Version::new(1)), ..Replay::ALL };
+        assert_eq!(replayed(&store, &stream("a"), up_to).await.unwrap().versions(), [1]);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_named_by_its_position_in_a_read_of_the_log() {
+    let damages = [
+        "codec = 9",
+        "schema_version = -1",
+        "version = -2",
+        "recorded_at = 9223372036854775807",
+        "event_id = x'00'",
+        "correlation_id = x'0102'",
+        "causation_id = x''",
+        "aggregate_type = ''",
+        "aggregate_id = CAST(x'FF' AS TEXT)",
+        "metadata = 'junk'",
+        "metadata = '[]'",
+        "metadata = '{\"retries\": 1}'",
+        "metadata = CAST(x'FF' AS TEXT)",
+    ];
+    for damage in damages {
+        let (store, _log) = Log::damaged(&format!("UPDATE retell_events SET {damage} WHERE position = 2")).await;
+        assert_corrupt(whole_log(&store).await, &["position 2"]);
+        let noted = Filter { event_types: vec![EventType::new("account.noted").unwrap()], ..Filter::all() };
+        assert_corrupt(store.read_all(Position::ZERO, 10, &noted).await, &["position 2"]);
+        assert_corrupt(store.newest(&noted.event_types[0], 10).await, &["position 2"]);
+        let beside = store.read_all(Position::new(2), 10, &Filter::all()).await.unwrap();
+        assert_eq!(beside.events.len(), 2, "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_hole_in_a_stream_is_corruption_and_not_a_shorter_stream() {
+    for (damage, missing) in [
+        ("DELETE FROM retell_events WHERE aggregate_id = 'a' AND version = 1", 1),
+        ("DELETE FROM retell_events WHERE aggregate_id = 'a' AND version = 2", 2),
+        ("UPDATE retell_events SET version = 7 WHERE aggregate_id = 'a' AND version = 2", 2),
+        ("UPDATE retell_events SET version = -2 WHERE aggregate_id = 'a' AND version = 2", 1),
+        ("UPDATE retell_events SET version = 0 WHERE aggregate_id = 'a' AND version = 1", 1),
+    ] {
+        let (store, _log) = Log::damaged(damage).await;
+        assert_corrupt(replay_a(&store).await, &[&format!("account/a version {missing}")]);
+    }
+    let (store, _log) = Log::damaged("UPDATE retell_events SET version = -1 WHERE aggregate_id = 'b'").await;
+    assert_corrupt(replayed(&store, &stream("b"), Replay::ALL).await, &["account/b"]);
+}
+
+#[tokio::test]
+async fn a_hole_in_the_log_is_corruption_and_not_a_skipped_event() {
+    for (position, delete) in [(1, "position = 1"), (2, "position = 2"), (2, "position IN (2, 3)")] {
+        let (store, _log) = Log::damaged(&format!("DELETE FROM retell_events WHERE {delete}")).await;
+        let missing = format!("position {position}");
+        assert_corrupt(whole_log(&store).await, &[&missing]);
+        assert_corrupt(store.read_all(Position::new(position - 1), 1, &Filter::all()).await, &[&missing]);
+    }
+    let (store, log) = Log::damaged("DELETE FROM retell_events WHERE position IN (2, 3)").await;
+    let first: i64 =
+        log.raw().query_row("SELECT recorded_at FROM retell_events WHERE position = 1", [], |row| row.get(0)).unwrap();
+    let by_time = store.recorded_after(chrono::DateTime::from_timestamp_micros(first).unwrap(), 10).await;
+    assert_corrupt(by_time, &["position"]);
+}
+
+#[tokio::test]
+async fn a_damaged_outcome_names_its_key() {
+    let plant = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES ('pay', 1, 'junk')";
+    let (store, _log) = Log::damaged(plant).await;
+    let key = IdempotencyKey::new("pay").unwrap();
+    assert_corrupt(store.outcome(&key).await, &["pay"]);
+    let append = Append::new(stream("a"), ExpectedVersion::Any, events(1)).with_key(key);
+    assert_corrupt(store.append(append).await, &["pay"]);
+    assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
+    let plant = "INSERT INTO retell_checkpoints (projection, position) VALUES ('totals', -1);
+                 INSERT INTO retell_relays (relay, position) VALUES ('main', -1);";
+    let (store, log) = Log::damaged(plant).await;
+    assert_corrupt(store.relayed("main").await, &["-1"]);
+    let model = SqliteReadModel::open(log.path()).await.unwrap();
+    let totals = ProjectionName::new("totals").unwrap();
+    assert_corrupt(model.checkpoint(&totals).await, &["-1"]);
+    let work: Work<Connection> = Box::new(|_| panic!("the work runs over a damaged checkpoint"));
+    assert_corrupt(model.advance(&totals, Position::ZERO, Position::new(1), work).await, &["-1"]);
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_never_an_empty_state() {
+    let (store, _log) = Log::damaged(
+        "INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
+         VALUES ('account', 'a', -5, 7, x'00')",
+    )
+    .await;
+    let seen = replayed(&store, &stream("a"), Replay { snapshot: Some(7), ..Replay::ALL }).await.unwrap();
+    assert_eq!((seen.snapshot.is_none(), seen.versions()), (true, vec![1, 2, 3]));
+}
+
+/// Opens, and if that succeeds reads and appends everywhere: the first error.
+async fn first_error(path: &Path) -> Option<Error> {
+    let used = async {
+        let store = SqliteStore::open(path).await?;
+        for id in ["a", "b", "filler"] {
+            replayed(&store, &stream(id), Replay::ALL).await?;
+        }
+        whole_log(&store).await?;
+        append(&store, "a", events(1)).await
+    };
+    used.await.err()
+}
+
+#[tokio::test]
+async fn a_corrupt_file_is_reported_and_left_as_it_is() {
+    let log = Log::new().await;
+    let store = log.open().await;
+    append(&store, "filler", (0..200).map(|_| event(vec![b'x'; 1_000])).collect()).await.unwrap();
+    store.close().await.unwrap();
+    let sound = fs::read(log.path()).unwrap();
+    assert!(sound.len() > 200_000, "the log is checkpointed into its file");
+
+    let mut garbled = sound.clone();
+    garbled[8192..].iter_mut().step_by(3).for_each(|byte| *byte = !*byte);
+    let mut header = sound.clone();
+    header[..100].fill(b'?');
+    let damages = [
+        ("pages overwritten", garbled),
+        ("header overwritten", header),
+        ("all overwritten", vec![0xA5; sound.len()]),
+        ("cut in half", sound[..sound.len() / 2].to_vec()),
+        ("cut after the first page", sound[..4096].to_vec()),
+        ("cut within the header", sound[..50].to_vec()),
+        ("a text", b"Dear diary, today nothing happened.\n".repeat(100)),
+        ("a short text", b"hello".to_vec()),
+    ];
+    for (damage, bytes) in damages {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("log.db");
+        fs::write(&path, &bytes).unwrap();
+        let error = first_error(&path).await.unwrap_or_else(|| panic!("{damage}: no error"));
+        assert!(matches!(error.kind(), ErrorKind::Corrupt(_)), "{damage}: {error:?}");
+        assert!(fs::read(&path).unwrap() == bytes, "{damage}: the file was changed");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
+    let log = Log::new().await;
+    let raw = log.raw();
+    raw.execute_batch("INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").unwrap();
+    raw.close().unwrap();
+    let bytes = fs::read(log.path()).unwrap();
+    let newer = ErrorKind::NewerStore { found: 99, known: 2 };
+    assert_eq!(*SqliteStore::open(log.path()).await.unwrap_err().kind(), newer);
+    let read_only = SqliteOptions::new().with_read_only();
+    assert_eq!(*SqliteStore::open_with(log.path(), read_only).await.unwrap_err().kind(), newer);
+    assert_eq!(*SqliteReadModel::open(log.path()).await.unwrap_err().kind(), newer);
+    assert!(fs::read(log.path()).unwrap() == bytes, "the file was changed");
+}
+
+#[tokio::test]
+async fn a_log_opened_for_reading_refuses_every_write_and_can_be_read() {
+    let log = Log::new().await;
+    let store = log.open_with(SqliteOptions::new().with_read_only()).await;
+    assert_eq!(*append(&store, "a", events(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: Vec::new() };
+    assert_eq!(*store.save_snapshot(&stream("a"), snapshot).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(*store.set_relayed("main", Position::new(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
+    assert_eq!(store.head().await.unwrap(), Position::new(4));
+
+    // It follows what another handle writes.
+    append(&log.open().await, "a", events(1)).await.unwrap();
+    assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_missing_log_is_not_made_by_opening_it_for_reading() {
+    let log = Log::empty();
+    let error = SqliteStore::open_with(log.path(), SqliteOptions::new().with_read_only()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{error:?}");
+    assert!(!log.path().exists());
+}
+
+#[tokio::test]
+async fn a_full_quota_refuses_appends_whole_until_it_is_raised() {
+    let log = Log::empty();
+    let quota = SqliteOptions::new().with_max_file_bytes(1024 * 1024);
+    let store = log.open_with(quota).await;
+    let pair = || {
+        let large = || vec![event(vec![b'x'; 20_000]), event(vec![b'x'; 20_000])];
+        Append::new(stream("a"), ExpectedVersion::Any, large()).and(stream("b"), ExpectedVersion::Any, large())
+    };
+    let mut acknowledged = 0;
+    let error = loop {
+        match store.append(pair()).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 100, "2 MiB and more fit in 1 MiB");
+    };
+    assert_eq!(*error.kind(), ErrorKind::Full);
+    assert!(acknowledged > 5);
+    assert_eq!(*store.append(pair()).await.unwrap_err().kind(), ErrorKind::Full);
+    for id in ["a", "b"] {
+        let seen = replayed(&store, &stream(id), Replay::ALL).await.unwrap();
+        assert_eq!(seen.versions(), (1..=2 * acknowledged).collect::<Vec<_>>());
+    }
+    assert_eq!(whole_log(&store).await.unwrap().len() as u64, 4 * acknowledged);
+    store.close().await.unwrap();
+    assert!(fs::metadata(log.path()).unwrap().len() <= 1024 * 1024);
+
+    let store = log.open_with(SqliteOptions::new().with_max_file_bytes(2 * 1024 * 1024)).await;
+    let appended = store.append(pair()).await.unwrap();
+    assert_eq!(appended.versions, [2 * acknowledged + 2; 2].map(Version::new));
+}
+
+#[tokio::test]
+async fn a_quota_too_small_for_the_tables_is_full() {
+    let log = Log::empty();
+    let options = SqliteOptions::new().with_max_file_bytes(8192);
+    assert_eq!(*SqliteStore::open_with(log.path(), options).await.unwrap_err().kind(), ErrorKind::Full);
+    append(&log.open().await, "a", events(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_held_beyond_the_timeout_is_transient_and_appends_work_after_it() {
+    let log = Log::new().await;
+    let impatient = SqliteOptions::new().with_busy_timeout(Duration::from_millis(20));
+    let store = log.open_with(impatient.clone()).await;
+    let other = log.raw();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = append(&store, "a", events(1)).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Transient(_)) && error.is_transient(), "{error:?}");
+    assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3], "readers do not wait for a writer");
+    let error = SqliteStore::open_with(log.path(), impatient).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(append(&store, "a", events(1)).await.unwrap().versions, [Version::new(4)]);
+}
+
+#[tokio::test]
+async fn an_append_waits_for_another_process_to_finish() {
+    let log = Log::new().await;
+    let store = log.open().await;
+    let other = log.raw();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waiting = tokio::spawn(async move { append(&store, "a", events(1)).await });
+    // On the one thread of this runtime the append is on its way before the lock goes.
+    tokio::task::yield_now().await;
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().versions, [Version::new(4)]);
+}
+
+#[test]
+fn names_no_store_can_keep_are_refused_before_they_reach_it() {
+    for (name, rule) in [("", "empty"), ("a\0b", "NUL"), (&*"x".repeat(1024 * 1024), "1048576 bytes")] {
+        let errors = [
+            AggregateId::new(name).map(drop).unwrap_err(),
+            EventType::new(name).map(drop).unwrap_err(),
+            IdempotencyKey::new(name).map(drop).unwrap_err(),
+            StreamId::parse("account", name).map(drop).unwrap_err(),
+            StreamId::parse(name, "1").map(drop).unwrap_err(),
+        ];
+        for error in errors.map(Error::from) {
+            assert!(matches!(error.kind(), ErrorKind::Invalid(problem) if problem.contains(rule)), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_20_mib_is_refused_by_stream_and_type_and_a_limit_can_be_lower() {
+    let log = Log::new().await;
+    for (limit, bytes) in [(MAX_PAYLOAD_BYTES, 20 * 1024 * 1024), (10, 11)] {
+        let store = log.open_with(SqliteOptions::new().with_max_payload(limit)).await;
+        let error = append(&store, "a", vec![event("1"), event(vec![b'x'; bytes])]).await.unwrap_err();
+        let what = "event account.noted for account/a".to_owned();
+        assert_eq!(*error.kind(), ErrorKind::TooLarge { what, bytes, limit });
+        assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn stored_events_cannot_be_changed_or_deleted() {
+    let log = Log::new().await;
+    let raw = log.raw();
+    for sql in [
+        "UPDATE retell_events SET payload = x'00' WHERE position = 1",
+        "UPDATE retell_events SET position = 9 WHERE position = 4",
+        "DELETE FROM retell_events WHERE position = 4",
+        "DELETE FROM retell_events",
+    ] {
+        let error = raw.execute_batch(sql).unwrap_err().to_string();
+        assert!(error.contains("events are immutable"), "{sql}: {error}");
+    }
+    assert_eq!(whole_log(&log.open().await).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_log_lives_beside_an_applications_own_tables() {
+    let log = Log::empty();
+    let raw = log.raw();
+    raw.execute_batch(
+        "CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+         CREATE TABLE migrations (number INTEGER PRIMARY KEY);
+         INSERT INTO customers (name) VALUES ('Ada'); INSERT INTO migrations VALUES (99);",
+    )
+    .unwrap();
+    let store = log.open().await;
+    append(&store, "a", events(2)).await.unwrap();
+    raw.execute_batch("INSERT INTO customers (name) VALUES ('Grace')").unwrap();
+    append(&store, "a", events(1)).await.unwrap();
+    let customers: u32 = raw.query_row("SELECT count(*) FROM customers", [], |row| row.get(0)).unwrap();
+    assert_eq!((customers, replay_a(&store).await.unwrap()), (2, vec![1, 2, 3]));
+}
+
+#[tokio::test]
+async fn a_path_that_cannot_be_a_file_is_a_backend_error() {
+    let directory = TempDir::new().unwrap();
+    for path in [directory.path().join("missing/log.db"), directory.path().to_owned()] {
+        let error = SqliteStore::open(&path).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{path:?}: {error:?}");
+        assert!(std::error::Error::source(&error).is_some(), "{path:?}: the cause is kept");
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn everything_that_was_written_is_there_after_reopening() {
+    let log = Log::new().await;
+    let store = log.open().await;
+    let key = IdempotencyKey::new("pay").unwrap();
+    let append = || Append::new(stream("a"), ExpectedVersion::Exact(Version::new(3)), events(1)).with_key(key.clone());
+    let first = store.append(append()).await.unwrap();
+    let snapshot = Snapshot { version: Version::new(2), fingerprint: 7, state: vec![1, 2] };
+    store.save_snapshot(&stream("a"), snapshot).await.unwrap();
+    store.set_relayed("main", Position::new(3)).await.unwrap();
+    let before = whole_log(&store).await.unwrap();
+    store.close().await.unwrap();
+
+    let store = log.open().await;
+    assert_eq!(whole_log(&store).await.unwrap(), before);
+    assert_eq!(store.append(append()).await.unwrap(), Appended { outcome: Outcome::Repeated, ..first });
+    let seen = replayed(&store, &stream("a"), Replay { snapshot: Some(7), ..Replay::ALL }).await.unwrap();
+    assert_eq!((seen.snapshot.clone(), seen.versions()), (Some((Version::new(2), vec![1, 2])), vec![3, 4]));
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_waits_for_the_appends_under_way() {
+    let log = Log::new().await;
+    let store = log.open().await;
+    let appends: Vec<_> = (0..200)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move { append(&store, &format!("new {number}"), events(1)).await })
+        })
+        .collect();
+    store.close().await.unwrap();
+    let mut acknowledged = 0;
+    for outcome in appends {
+        match outcome.await.unwrap() {
+            Ok(_) => acknowledged += 1,
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::Closed(_)), "{error:?}"),
+        }
+    }
+    assert_eq!(whole_log(&log.open().await).await.unwrap().len(), 4 + acknowledged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_handles_of_one_file_share_one_order() {
+    let log = Log::empty();
+    let (one, two) = (log.open().await, log.open().await);
+    let mut total = 0;
+    for version in 0..20 {
+        let race = |store: &SqliteStore| {
+            let store = store.clone();
+            let expected = ExpectedVersion::Exact(Version::new(version));
+            async move { store.append(Append::new(stream("a"), expected, events(1))).await }
+        };
+        let outcomes: [_; 2] = tokio::join!(race(&one), race(&two)).into();
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+        assert!(outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).all(Error::is_conflict));
+        total += 1;
+        for outcome in outcomes.into_iter().flatten() {
+            for store in [&one, &two] {
+                assert_eq!(store.position_of(outcome.commit).await.unwrap(), Some(Position::new(total)));
+            }
+        }
+    }
+    assert_eq!(whole_log(&one).await.unwrap(), whole_log(&two).await.unwrap());
+}

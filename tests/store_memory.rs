@@ -1,0 +1,20 @@
+//! The store and the read model in memory keep every claim of the suites.
+
+use retell::store::memory::{MemoryReadModel, MemoryStore};
+
+mod store {
+    use super::MemoryStore;
+
+    retell::store_conformance!(async { (MemoryStore::new(), ()) });
+}
+
+mod read_model {
+    use super::MemoryReadModel;
+
+    retell::checkpoint_conformance!(async { (MemoryReadModel::new(0), ()) });
+}
+
+#[tokio::test]
+async fn a_relays_checkpoint_never_goes_backward() {
+    retell::testing::store::a_relays_checkpoint_never_goes_backward(&MemoryStore::new()).await;
+}
