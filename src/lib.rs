@@ -1,4 +1,4 @@
-//! Event-sourced domains: state is *retold* from ordered, versioned events.
+#![doc = include_str!("../README.md")]
 
 // The derives write `::retell::..`, also in this crate's own examples and tests.
 extern crate self as retell;
@@ -20,6 +20,33 @@ pub mod worker;
 
 #[doc(hidden)]
 pub mod __private;
+
+/// Longer texts: the map of the code, the fine print of the promises, and why things are as they are.
+pub mod docs {
+    #[doc = include_str!("docs/architecture.md")]
+    pub mod architecture {}
+
+    #[doc = include_str!("docs/guarantees.md")]
+    pub mod guarantees {}
+
+    /// Why things are as they are.
+    pub mod decisions {
+        #[doc = include_str!("docs/decisions/0001-ids-in-a-module-of-their-own.md")]
+        pub mod d0001_ids {}
+
+        #[doc = include_str!("docs/decisions/0002-sqlite-through-rusqlite.md")]
+        pub mod d0002_sqlite {}
+
+        #[doc = include_str!("docs/decisions/0003-upcasters-are-functions.md")]
+        pub mod d0003_upcasters {}
+
+        #[doc = include_str!("docs/decisions/0004-frames.md")]
+        pub mod d0004_frames {}
+
+        #[doc = include_str!("docs/decisions/0005-commands-take-turns.md")]
+        pub mod d0005_turns {}
+    }
+}
 
 pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
 pub use async_trait::async_trait;

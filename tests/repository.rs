@@ -346,7 +346,7 @@ async fn an_event_that_cannot_be_read_is_a_typed_error_and_never_an_empty_state(
 #[tokio::test]
 async fn ids_that_no_store_takes_are_refused() {
     let counters = Repository::<Counter>::new(MemoryStore::new());
-    for id in ["".to_owned(), "a\0b".to_owned(), "x".repeat(1024 * 1024)] {
+    for id in [String::new(), "a\0b".to_owned(), "x".repeat(1024 * 1024)] {
         let error = counters.execute(id.clone(), Add(vec![1])).await.unwrap_err();
         assert!(matches!(&error, CommandError::Failed(e) if matches!(e.kind(), ErrorKind::Invalid(_))), "{error}");
         assert!(matches!(counters.load(id).await.unwrap_err().kind(), ErrorKind::Invalid(_)));

@@ -9,7 +9,7 @@
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::store::memory::MemoryReadModel;
 #[cfg(feature = "sqlite")]
@@ -84,7 +84,7 @@ impl Counting for SqliteReadModel {
         Box::new(|db| {
             let counted = db.execute_batch(COUNT);
             Box::pin(async move {
-                counted.map_err(|error| crate::Error::with_source(ErrorKind::Backend("count".into()), error))
+                counted.map_err(|error| Error::with_source(ErrorKind::Backend("count".into()), error))
             })
         })
     }

@@ -1,0 +1,167 @@
+//! The code's own order: which module may know which, who may write, and that README and example say the same.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// A source file below `src`, by its path there, without its own tests.
+struct Source {
+    path: String,
+    code: String,
+}
+
+impl Source {
+    fn all() -> Vec<Self> {
+        let src = root().join("src");
+        let file = |path: PathBuf| {
+            let code = fs::read_to_string(&path).unwrap();
+            let code = code.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+            Self { path: path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), code }
+        };
+        sources(&src).into_iter().map(file).collect()
+    }
+
+    /// The module at the top that it belongs to.
+    fn module(&self) -> &str {
+        self.path.split(['/', '.']).next().unwrap()
+    }
+
+    /// The paths below `crate::` that it names, comments apart.
+    fn crate_paths(&self) -> Vec<&str> {
+        let lines = self.code.lines().filter(|line| !line.trim_start().starts_with("//") && !line.contains("$crate"));
+        lines.flat_map(|line| line.split("crate::").skip(1)).filter(|path| !path.starts_with("__private")).collect()
+    }
+
+    fn names(&self, word: &str) -> bool {
+        self.code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .any(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word))
+    }
+}
+
+/// Each module may import from those before it, and from itself.
+const ORDER: [&[&str]; 9] = [
+    &["id"],
+    &["error"],
+    &["codec"],
+    &["event", "shutdown"],
+    &["aggregate", "store", "broker"],
+    &["projection"],
+    &["repository", "relay", "worker"],
+    &["testing", "__private", "docs"],
+    &["lib"],
+];
+
+fn rank(module: &str) -> usize {
+    ORDER
+        .iter()
+        .position(|modules| modules.contains(&module))
+        .unwrap_or_else(|| panic!("{module} has no place in ORDER"))
+}
+
+#[test]
+fn imports_point_one_way() {
+    for source in Source::all().iter().filter(|source| source.module() != "lib") {
+        for path in source.crate_paths() {
+            let target: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if target == source.module() || target.chars().all(char::is_uppercase) {
+                continue;
+            }
+            let allowed = rank(&target) < rank(source.module());
+            assert!(allowed, "src/{} imports crate::{target}, which does not lie below it", source.path);
+        }
+    }
+}
+
+#[test]
+fn drivers_do_not_know_each_other_and_keep_their_database_to_themselves() {
+    for source in Source::all() {
+        let sqlite = source.path.starts_with("store/sqlite");
+        assert!(sqlite || source.path == "lib.rs" || !source.names("rusqlite"), "rusqlite in src/{}", source.path);
+        if sqlite {
+            assert!(!source.code.contains("store::memory"), "src/{} imports another driver", source.path);
+        }
+        if source.path == "store/memory.rs" {
+            assert!(!source.code.contains("store::sqlite"), "src/{} imports another driver", source.path);
+        }
+    }
+}
+
+#[test]
+fn relay_and_worker_cannot_append_and_the_relay_cannot_decode() {
+    for source in Source::all().iter().filter(|source| ["relay", "worker", "projection"].contains(&source.module())) {
+        for word in ["EventStore", "Append", "append"] {
+            assert!(!source.names(word), "src/{} names {word}", source.path);
+        }
+    }
+    let sources = Source::all();
+    let relay = sources.iter().find(|source| source.path == "relay.rs").unwrap();
+    assert!(!relay.names("codec") && !relay.names("decode"));
+}
+
+#[test]
+fn the_store_never_publishes() {
+    for source in Source::all().iter().filter(|source| source.module() == "store") {
+        assert!(!source.names("broker") && !source.names("publish"), "src/{} knows of the broker", source.path);
+    }
+}
+
+#[test]
+fn the_quickstart_is_the_bank_example() {
+    let readme = read("README.md");
+    let quickstart = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    let example = read("examples/bank.rs");
+    let code = example.split_once("\n\n").unwrap().1;
+    assert_eq!(quickstart, code, "README.md and examples/bank.rs differ");
+}
+
+#[test]
+fn a_domain_takes_at_most_forty_lines() {
+    let example = read("examples/bank.rs");
+    let domain = example.split("#[tokio::main]").next().unwrap();
+    let lines = domain.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    let count = lines.count();
+    assert!(count <= 40, "the bank account has {count} lines of code before its main function");
+    assert_eq!(domain.matches("#[event(").count(), 3);
+}
+
+#[test]
+fn the_two_commands_stay_in_the_readme_and_ci_runs_the_tests_first() {
+    let readme = read("README.md");
+    for command in ["cargo run --release --example shop", "tests/run.sh"] {
+        assert!(readme.contains(command), "README.md does not say `{command}`");
+    }
+    let ci = read(".ci/run");
+    let first = ci.lines().find(|line| line.starts_with("step ") && !line.starts_with("step()")).unwrap();
+    assert_eq!(first, "step tests/run.sh");
+}
+
+#[test]
+fn schema_lives_in_migrations_and_no_statement_is_built_at_run_time() {
+    for source in Source::all() {
+        for line in source.code.lines() {
+            let statement = ["SELECT ", "INSERT ", "UPDATE ", "DELETE "].iter().any(|verb| line.contains(verb));
+            assert!(!(statement && line.contains("format!")), "src/{}: {line}", source.path);
+        }
+    }
+}
