@@ -6,6 +6,7 @@ extern crate self as retell;
 pub mod aggregate;
 pub mod broker;
 pub mod codec;
+pub mod command;
 pub mod error;
 pub mod event;
 pub mod id;
@@ -52,6 +53,7 @@ pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
 pub use async_trait::async_trait;
 pub use broker::memory::MemoryBroker;
 pub use codec::Codec;
+pub use command::{CommandError, Context};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
@@ -60,7 +62,7 @@ pub use id::{
 };
 pub use projection::Projection;
 pub use relay::Relay;
-pub use repository::{CommandError, Context, Repository};
+pub use repository::Repository;
 #[cfg(feature = "macros")]
 pub use retell_macros::{Aggregate, Event, EventUnion};
 #[cfg(feature = "sqlite")]

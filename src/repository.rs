@@ -10,13 +10,11 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
+use crate::command::{CommandError, Context, Executed};
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::event::{DecodeError, Envelope, Event, Metadata, NewEvent, StoredEvent};
-use crate::id::{
-    AggregateId, AggregateType, CorrelationId, EventType, ExpectedVersion, IdempotencyKey, InvalidName, StreamId,
-    Version,
-};
-use crate::store::{Append, Appended, EventStore, Outcome, Replay, Snapshot, Token, UpTo, Visitor};
+use crate::event::{DecodeError, Event, NewEvent, StoredEvent};
+use crate::id::{AggregateId, AggregateType, EventType, ExpectedVersion, InvalidName, StreamId, Version};
+use crate::store::{Append, Appended, EventStore, Outcome, Replay, Snapshot, UpTo, Visitor};
 
 /// Aggregates kept in memory by default.
 const CACHED_AGGREGATES: u64 = 10_000;
@@ -127,54 +125,6 @@ impl RetryPolicy {
     }
 }
 
-/// What goes with a command: where it came from, and its idempotency key.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Context {
-    metadata: Metadata,
-    key: Option<IdempotencyKey>,
-}
-
-impl Context {
-    /// A request from outside: its events get a correlation id of their own.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A command that an event led to: its events carry on the event's correlation id and name it as their cause.
-    pub fn caused_by<E>(event: &Envelope<E>) -> Self {
-        let metadata = Metadata {
-            correlation_id: event.metadata.correlation_id.or(Some(event.id.into())),
-            causation_id: Some(event.id),
-            ..Metadata::default()
-        };
-        Self { metadata, key: None }
-    }
-
-    /// Part of a chain that began elsewhere.
-    pub fn with_correlation(mut self, id: CorrelationId) -> Self {
-        self.metadata.correlation_id = Some(id);
-        self
-    }
-
-    /// Who sends the command, such as a service's name.
-    pub fn with_source(mut self, source: impl Into<Arc<str>>) -> Self {
-        self.metadata.source = Some(source.into());
-        self
-    }
-
-    /// Something else to keep with the events.
-    pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.extra.insert(name.into(), value.into());
-        self
-    }
-
-    /// Names the command: executed again under the same key it writes nothing and returns the first outcome. Costs one read.
-    pub fn with_key(mut self, key: IdempotencyKey) -> Self {
-        self.key = Some(key);
-        self
-    }
-}
-
 /// An aggregate's state as of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded<A> {
@@ -184,52 +134,6 @@ pub struct Loaded<A> {
     pub version: Version,
     /// The version of the newest snapshot that is known of.
     snapshot: Version,
-}
-
-/// What a command did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Executed {
-    /// The aggregate's version after it.
-    pub version: Version,
-    /// Whether this call wrote the events, or an earlier one under the same key.
-    pub outcome: Outcome,
-    /// Waits for read models: see [`wait_for`](crate::projection::wait_for).
-    pub token: Token,
-}
-
-/// Why a command did nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError<E> {
-    /// The domain refused.
-    #[error(transparent)]
-    Rejected(E),
-    /// Others changed the aggregate, again and again.
-    #[error("gave up after repeated conflicts")]
-    Conflict(#[source] Error),
-    /// May succeed when tried again. Without an idempotency key it is not known whether the events were written.
-    #[error(transparent)]
-    Transient(Error),
-    /// The aggregate's events cannot be read.
-    #[error(transparent)]
-    Corrupt(Error),
-    /// Anything else the store refused.
-    #[error(transparent)]
-    Failed(Error),
-}
-
-impl<E> From<Error> for CommandError<E> {
-    fn from(error: Error) -> Self {
-        if error.is_conflict() {
-            Self::Conflict(error)
-        } else if error.is_transient() {
-            Self::Transient(error)
-        } else if error.is_corrupt() {
-            Self::Corrupt(error)
-        } else {
-            Self::Failed(error)
-        }
-    }
 }
 
 impl<A: Aggregate> Repository<A> {
@@ -436,17 +340,6 @@ impl<A: Aggregate> Repository<A> {
             failures.fetch_add(u64::from(saved.is_err()), Ordering::Relaxed);
             drop(permit);
         });
-    }
-}
-
-impl Executed {
-    fn by(appended: &Appended) -> Self {
-        let version = appended.versions.first().copied().unwrap_or_default();
-        Self { version, outcome: appended.outcome, token: appended.token() }
-    }
-
-    fn nothing(version: Version) -> Self {
-        Self { version, outcome: Outcome::Written, token: Token::default() }
     }
 }
 

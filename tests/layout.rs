@@ -66,7 +66,7 @@ const ORDER: [&[&str]; 9] = [
     &["codec"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
-    &["projection"],
+    &["command", "projection"],
     &["repository", "relay", "worker"],
     &["testing", "__private", "docs"],
     &["lib"],

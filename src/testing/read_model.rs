@@ -83,9 +83,9 @@ impl Counting for SqliteReadModel {
     fn count() -> Work<Self::Tx> {
         Box::new(|db| {
             let counted = db.execute_batch(COUNT);
-            Box::pin(async move {
-                counted.map_err(|error| Error::with_source(ErrorKind::Backend("count".into()), error))
-            })
+            Box::pin(
+                async move { counted.map_err(|error| Error::with_source(ErrorKind::Backend("count".into()), error)) },
+            )
         })
     }
 

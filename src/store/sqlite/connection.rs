@@ -140,7 +140,7 @@ fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, F
             db.pragma_update(None, "max_page_count", to_sql((bytes / u64::from(page)).max(1)))?;
         }
     }
-    // 16 MiB of pages a connection, in KiB; reads go through a map of the file where the system allows one.
+    // 16 MiB of pages a connection; a negative number counts KiB.
     db.pragma_update(None, "cache_size", -16 * 1024)?;
     Ok(db)
 }

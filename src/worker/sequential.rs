@@ -1,170 +1,22 @@
-//! Runs a projection: the fast path over the broker, the sure path over the store, and the gate between them.
-//!
-//! Invariant: the checkpoint moves only over positions whose events are applied or not wanted, in the transaction that applied them.
-//! So it does not matter what the broker brings, or how often, or in which order: what is behind the checkpoint is dropped, what
-//! follows it is applied, and what lies in between is read from the store.
+//! One run of a worker in log order: the fast path over the broker, the sure path over the store, and the gate between them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::frame::ReceivedFrame;
-use crate::broker::{Broker, Consumer, Delivery, DeliveryTag};
+use crate::broker::{Consumer, Delivery, DeliveryTag};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::{CheckpointStore, EventReader, Filter, Work};
-
-/// Settings of a [`Worker`].
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct WorkerOptions {
-    batch_events: usize,
-    messages: usize,
-    sweep: Duration,
-    retries: usize,
-    longest_delay: Duration,
-}
-
-impl WorkerOptions {
-    /// Batches of up to 1,000 events, up to 100 messages taken at once, a sweep every 500 ms, and 5 retries of a failing event before
-    /// the worker gives up, at most 5 seconds apart.
-    pub fn new() -> Self {
-        Self {
-            batch_events: 1_000,
-            messages: 100,
-            sweep: Duration::from_millis(500),
-            retries: 5,
-            longest_delay: Duration::from_secs(5),
-        }
-    }
-
-    /// The most events in one transaction.
-    pub fn with_batch_events(mut self, events: usize) -> Self {
-        self.batch_events = events.max(1);
-        self
-    }
-
-    /// How often to compare with the store's head, and so the longest delay of an event that the broker lost.
-    pub fn with_sweep(mut self, sweep: Duration) -> Self {
-        self.sweep = sweep;
-        self
-    }
-
-    /// How often a failing event is tried again before the worker ends with its error.
-    pub fn with_retries(mut self, retries: usize) -> Self {
-        self.retries = retries;
-        self
-    }
-
-    /// The longest wait between two attempts.
-    pub fn with_longest_delay(mut self, delay: Duration) -> Self {
-        self.longest_delay = delay;
-        self
-    }
-
-    fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(5).min(self.longest_delay))
-            .with_max_delay(self.longest_delay)
-            .without_max_times()
-            .with_jitter()
-            .build()
-    }
-}
-
-impl Default for WorkerOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Applies every event of the log to one projection, in log order.
-pub struct Worker<P: Projection, M> {
-    projection: Arc<P>,
-    reader: Arc<dyn EventReader>,
-    models: M,
-    broker: Option<Arc<dyn Broker>>,
-    options: WorkerOptions,
-    applied: watch::Sender<Position>,
-}
-
-impl<P: Projection, M> std::fmt::Debug for Worker<P, M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("projection", &self.projection.name()).finish_non_exhaustive()
-    }
-}
-
-impl<P, M> Worker<P, M>
-where
-    P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
-{
-    /// A worker that reads the store only, woken by its signal.
-    pub fn new(projection: P, reader: impl EventReader, models: M) -> Self {
-        Self {
-            projection: Arc::new(projection),
-            reader: Arc::new(reader),
-            models,
-            broker: None,
-            options: WorkerOptions::new(),
-            applied: watch::Sender::new(Position::ZERO),
-        }
-    }
-
-    /// Takes the fast path over a broker as well.
-    pub fn with_broker(mut self, broker: impl Broker) -> Self {
-        self.broker = Some(Arc::new(broker));
-        self
-    }
-
-    /// Other settings.
-    pub fn with_options(mut self, options: WorkerOptions) -> Self {
-        self.options = options;
-        self
-    }
-
-    /// The position up to which everything is applied, as it moves.
-    pub fn applied(&self) -> watch::Receiver<Position> {
-        self.applied.subscribe()
-    }
-
-    /// Applies events until told to stop; finishes and acknowledges the batch at hand first. Two workers of one projection do no harm:
-    /// the checkpoint lets one of them commit, and the other goes on from there.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Projection`] with the projection's own error when an event failed too often, a decoding error for an event it
-    /// cannot read, or what the store met if trying again cannot help. Nothing was passed over: started again, it goes on with the
-    /// same event.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time: an open batch is committed whole or not at all.
-    pub async fn run(&self, stop: CancellationToken) -> Result<()> {
-        let mut run = Run {
-            name: ProjectionName::new(self.projection.name())?,
-            filter: self.projection.filter()?,
-            worker: self,
-            kept: Position::ZERO,
-            seen: Position::ZERO,
-            consumer: None,
-            grown: self.reader.grown(),
-            stop,
-        };
-        run.start().await?;
-        while !run.stop.is_cancelled() {
-            run.step().await?;
-        }
-        run.keep_seen().await
-    }
-}
+use crate::store::{CheckpointStore, Filter, Work};
+use crate::worker::Worker;
 
 /// One run of a worker.
-struct Run<'w, P: Projection, M> {
+pub(super) struct Run<'w, P: Projection, M> {
     worker: &'w Worker<P, M>,
     name: ProjectionName,
     filter: Filter,
@@ -182,6 +34,24 @@ where
     P: Projection,
     M: CheckpointStore<Tx = P::Tx>,
 {
+    pub(super) async fn to_end(worker: &Worker<P, M>, stop: CancellationToken) -> Result<()> {
+        let mut run = Run {
+            name: ProjectionName::new(worker.projection.name())?,
+            filter: worker.projection.filter()?,
+            worker,
+            kept: Position::ZERO,
+            seen: Position::ZERO,
+            consumer: None,
+            grown: worker.reader.grown(),
+            stop,
+        };
+        run.start().await?;
+        while !run.stop.is_cancelled() {
+            run.step().await?;
+        }
+        run.keep_seen().await
+    }
+
     async fn start(&mut self) -> Result<()> {
         self.reload().await?;
         let projection = self.worker.projection.clone();
