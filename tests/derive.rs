@@ -146,8 +146,7 @@ fn round_trip<E: Event>(event: &E) -> E {
     let mut payload = Vec::new();
     event.encode(&mut payload).unwrap();
     let EventSchema { name, version, codec } = event.schema();
-    let stored =
-        StoredEvent { event_type: name, schema_version: version, codec, payload: &payload };
+    let stored = StoredEvent { event_type: name, schema_version: version, codec, payload: &payload };
     E::decode(stored).unwrap()
 }
 
@@ -303,9 +302,7 @@ fn every_older_version_is_upcast() {
 fn versions_beside_the_known_ones_are_refused() {
     for version in [0, 4] {
         let refused = OrderEvent::decode(stored("order.created", version, "{}"));
-        assert!(
-            matches!(refused, Err(DecodeError::UnknownSchema { found, known: 3 }) if found == version)
-        );
+        assert!(matches!(refused, Err(DecodeError::UnknownSchema { found, known: 3 }) if found == version));
     }
     let refused = Stopped::decode(stored("clock.stopped", 2, "{}"));
     assert!(matches!(refused, Err(DecodeError::UnknownSchema { found: 2, known: 1 })));
@@ -324,9 +321,7 @@ fn other_names_are_refused() {
 
 #[test]
 fn a_bad_payload_says_what_was_expected() {
-    let Err(DecodeError::Payload(error)) =
-        OrderEvent::decode(stored("order.created", 3, r#""text""#))
-    else {
+    let Err(DecodeError::Payload(error)) = OrderEvent::decode(stored("order.created", 3, r#""text""#)) else {
         panic!("a text is no object");
     };
     let message = error.to_string();
@@ -342,20 +337,13 @@ fn a_union_holds_the_kinds_of_all_members_in_order() {
     let EventTypes::Only(schemas) = ShopEvent::TYPES else { panic!("not every event") };
     let names: Vec<_> = schemas.iter().map(|schema| schema.name).collect();
     assert_eq!(names.len(), 12);
-    assert_eq!(
-        (names[0], names[8], names[11]),
-        ("order.created", "user.renamed", "user.registered")
-    );
+    assert_eq!((names[0], names[8], names[11]), ("order.created", "user.renamed", "user.registered"));
 }
 
 #[test]
 fn a_union_leads_each_event_to_its_member() {
     let left = UserEvent::Left { last_words: "b".to_owned() };
-    for event in [
-        ShopEvent::from(created(9)),
-        ShopEvent::from(left),
-        ShopEvent::from(UserRegistered::default()),
-    ] {
+    for event in [ShopEvent::from(created(9)), ShopEvent::from(left), ShopEvent::from(UserRegistered::default())] {
         assert_eq!(round_trip(&event), event);
     }
     assert_eq!(ShopEvent::from(OrderEvent::Closed).schema(), OrderEvent::Closed.schema());

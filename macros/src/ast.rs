@@ -82,9 +82,7 @@ impl<'a> Union<'a> {
 impl<'a> Member<'a> {
     fn parse(variant: &'a syn::Variant) -> Self {
         let event = match &variant.fields {
-            Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
-                fields.unnamed.first().map(|field| &field.ty)
-            }
+            Fields::Unnamed(fields) if fields.unnamed.len() == 1 => fields.unnamed.first().map(|field| &field.ty),
             _ => None,
         };
         Self { variant, event }

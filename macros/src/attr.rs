@@ -27,18 +27,10 @@ pub(crate) const EVENT_ENUM: Place = Place {
     known: &["codec", "crate"],
     unnamed: Some("an enum has no stored name: write one above each variant"),
 };
-pub(crate) const EVENT_VARIANT: Place = Place {
-    attribute: "event",
-    on: "a variant",
-    known: &["version", "upcast", "codec"],
-    unnamed: None,
-};
-pub(crate) const EVENT_STRUCT: Place = Place {
-    attribute: "event",
-    on: "a struct",
-    known: &["version", "upcast", "codec", "crate"],
-    unnamed: None,
-};
+pub(crate) const EVENT_VARIANT: Place =
+    Place { attribute: "event", on: "a variant", known: &["version", "upcast", "codec"], unnamed: None };
+pub(crate) const EVENT_STRUCT: Place =
+    Place { attribute: "event", on: "a struct", known: &["version", "upcast", "codec", "crate"], unnamed: None };
 pub(crate) const UNION: Place = Place {
     attribute: "event",
     on: "a union of events",
@@ -60,9 +52,7 @@ pub(crate) fn usage(option: &str) -> &'static str {
         "codec" => "`codec` is `\"json\"` or `\"compact\"`: `codec = \"compact\"`",
         "crate" => "`crate` is a path in quotes: `crate = \"path::to::retell\"`",
         "event" => "`event` is the type of the aggregate's events: `event = AccountEvent`",
-        "snapshots" => {
-            "`snapshots` is a number of events from 1, `never`, or a path to a function: `snapshots = 100`"
-        }
+        "snapshots" => "`snapshots` is a number of events from 1, `never`, or a path to a function: `snapshots = 100`",
         "snapshot_version" => "`snapshot_version` is a whole number from 1: `snapshot_version = 2`",
         _ => "no such option",
     }

@@ -43,10 +43,7 @@ fn kind(ident: &Ident, attr: &Attr, suggested: &str, errors: &mut Errors) {
     match &attr.name {
         Some(name) => stored_name(name, errors),
         None if attr.broken => {}
-        None => errors.add(
-            ident,
-            format!("`{ident}` has no stored name: write `#[event(\"{suggested}\")]` above it"),
-        ),
+        None => errors.add(ident, format!("`{ident}` has no stored name: write `#[event(\"{suggested}\")]` above it")),
     }
     if !attr.broken {
         upcasters(attr, errors);
@@ -62,10 +59,7 @@ fn upcasters(attr: &Attr, errors: &mut Errors) {
             errors.add(&version.literal, upcasters_wanted(version.value, found));
         }
         (None, Some(upcast)) if found > 0 => {
-            errors.add(
-                &upcast.key,
-                format!("upcasts without a version: write `version = {}`", found + 1),
-            );
+            errors.add(&upcast.key, format!("upcasts without a version: write `version = {}`", found + 1));
         }
         _ => {}
     }
@@ -75,16 +69,13 @@ fn upcasters_wanted(version: u32, found: usize) -> String {
     let older = version - 1;
     let write = match older {
         0 => {
-            return "version 1 has no older version: remove `upcast`, or raise `version`"
-                .to_owned();
+            return "version 1 has no older version: remove `upcast`, or raise `version`".to_owned();
         }
         1 => "`upcast(from_v1)`".to_owned(),
         2 => "`upcast(from_v1, from_v2)`".to_owned(),
         _ => format!("`upcast(from_v1, .., from_v{older})`"),
     };
-    format!(
-        "version {version} needs an upcast from each of {older} older, {found} found: write {write}"
-    )
+    format!("version {version} needs an upcast from each of {older} older, {found} found: write {write}")
 }
 
 fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
@@ -109,10 +100,8 @@ pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
     match &union.input.data {
         Data::Struct(data) => errors.add(data.struct_token, only_enum),
         Data::Union(data) => errors.add(data.union_token, only_enum),
-        Data::Enum(_) if union.members.is_empty() => errors.add(
-            &union.input.ident,
-            "a union needs at least one member: write a variant such as `Order(OrderEvent)`",
-        ),
+        Data::Enum(_) if union.members.is_empty() => errors
+            .add(&union.input.ident, "a union needs at least one member: write a variant such as `Order(OrderEvent)`"),
         Data::Enum(_) => {}
     }
     for member in &union.members {
@@ -124,16 +113,10 @@ pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
 fn shape_of(member: &Member<'_>, errors: &mut Errors) {
     let ident = &member.variant.ident;
     for attr in attr::named(&member.variant.attrs, "event") {
-        errors.add(
-            attr,
-            "names and versions belong to the members of a union: remove this attribute",
-        );
+        errors.add(attr, "names and versions belong to the members of a union: remove this attribute");
     }
     if member.event.is_none() {
-        errors.add(
-            ident,
-            format!("a member of a union is one event type: write `{ident}({ident}Event)`"),
-        );
+        errors.add(ident, format!("a member of a union is one event type: write `{ident}({ident}Event)`"));
     }
 }
 
@@ -165,10 +148,7 @@ pub(crate) fn aggregate(aggregate: &Aggregate<'_>, errors: &mut Errors) {
     aggregate_attribute(&input.ident, attr, errors);
     match &attr.snapshots {
         Some(Snapshots::Every(events)) if events.value == 0 => {
-            errors.add(
-                &events.literal,
-                "snapshots after 0 events: write `snapshots = never`, or a number from 1",
-            );
+            errors.add(&events.literal, "snapshots after 0 events: write `snapshots = never`, or a number from 1");
         }
         _ => {}
     }
@@ -196,9 +176,7 @@ fn aggregate_attribute(ident: &Ident, attr: &Attr, errors: &mut Errors) {
 /// Lowercase words of letters, digits and `_`, joined by dots, in at most 255 bytes.
 fn stored_name(literal: &LitStr, errors: &mut Errors) {
     let name = literal.value();
-    let is_word = |word: &str| {
-        !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
-    };
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     if name.is_empty() {
         errors.add(literal, "a stored name is not empty: write one such as `order.created`");
     } else if !name.split('.').all(is_word) {
@@ -208,27 +186,20 @@ fn stored_name(literal: &LitStr, errors: &mut Errors) {
         );
     } else if name.len() > MAX_NAME_BYTES {
         let bytes = name.len();
-        errors.add(
-            literal,
-            format!("a stored name has at most {MAX_NAME_BYTES} bytes, this one has {bytes}"),
-        );
+        errors.add(literal, format!("a stored name has at most {MAX_NAME_BYTES} bytes, this one has {bytes}"));
     }
 }
 
 fn no_generics(input: &DeriveInput, errors: &mut Errors) {
     if !input.generics.params.is_empty() {
-        errors.add(
-            &input.generics,
-            "what is stored has one shape: remove the parameters, write the types themselves",
-        );
+        errors.add(&input.generics, "what is stored has one shape: remove the parameters, write the types themselves");
     }
 }
 
 fn no_attribute_on_fields(input: &DeriveInput, name: &str, place: &str, errors: &mut Errors) {
     for field in ast::fields(input) {
         for attr in attr::named(&field.attrs, name) {
-            errors
-                .add(attr, format!("`#[{name}]` belongs on {place}: a field takes `#[serde(..)]`"));
+            errors.add(attr, format!("`#[{name}]` belongs on {place}: a field takes `#[serde(..)]`"));
         }
     }
 }

@@ -130,11 +130,8 @@ mod tests {
 
     #[test]
     fn the_rust_name_and_white_space_do_not_count() {
-        let one =
-            shape_of(r#"#[aggregate("a", event = E)] struct One { a: Vec<u8>, b: (u8, u8) }"#);
-        let two = shape_of(
-            "#[aggregate(\"a\",event=F,)] /// Doc.\npub struct Two{pub a:Vec<\nu8,\n>,b:(u8,u8),}",
-        );
+        let one = shape_of(r#"#[aggregate("a", event = E)] struct One { a: Vec<u8>, b: (u8, u8) }"#);
+        let two = shape_of("#[aggregate(\"a\",event=F,)] /// Doc.\npub struct Two{pub a:Vec<\nu8,\n>,b:(u8,u8),}");
         assert_eq!(one, two);
     }
 }

@@ -129,10 +129,8 @@ fn shadow(aggregate: &Aggregate<'_>, krate: &TokenStream) -> TokenStream {
         return TokenStream::new();
     }
     let ident = &aggregate.input.ident;
-    let mut options = shadow::options(
-        &aggregate.serde,
-        &["rename_all", "rename_all_fields", "default", "deny_unknown_fields"],
-    );
+    let mut options =
+        shadow::options(&aggregate.serde, &["rename_all", "rename_all_fields", "default", "deny_unknown_fields"]);
     options.push(shadow::remote(ident));
     let serde = shadow::serde(krate, &options);
     let name = format_ident!("__RetellShadow");

@@ -72,9 +72,8 @@ pub(crate) fn stub(input: &syn::DeriveInput, attr: &Attr) -> TokenStream {
     let ident = &input.ident;
     let (parameters, arguments, _) = input.generics.split_for_impl();
     // The bounds are only for parameters, which are the mistake then.
-    let bounds = (!input.generics.params.is_empty()).then(
-        || quote!(where #ident #arguments: ::core::marker::Send + ::core::marker::Sync + 'static),
-    );
+    let bounds = (!input.generics.params.is_empty())
+        .then(|| quote!(where #ident #arguments: ::core::marker::Send + ::core::marker::Sync + 'static));
     hidden(&quote! {
         #[automatically_derived]
         impl #parameters #krate::event::Event for #ident #arguments #bounds {
@@ -122,8 +121,7 @@ fn shadow(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
     let remote = shadow::remote(ident);
     let reference = shadow::reference(krate, ident);
     if let Data::Struct(data) = &event.input.data {
-        let mut options =
-            shadow::options(&event.serde, &["rename_all", "default", "deny_unknown_fields"]);
+        let mut options = shadow::options(&event.serde, &["rename_all", "default", "deny_unknown_fields"]);
         options.push(remote);
         let serde = shadow::serde(krate, &options);
         let shadow = shadow::structure(&format_ident!("__RetellShadow"), &data.fields, ident);
@@ -158,16 +156,12 @@ fn shadow(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
 fn decode_variant(event: &Event<'_>, variant: &Variant<'_>, krate: &TokenStream) -> TokenStream {
     let mut options: Vec<_> = rename_all(event, variant).into_iter().collect();
     let deny = &["deny_unknown_fields"];
-    let denied = shadow::options(&variant.serde, deny)
-        .into_iter()
-        .chain(shadow::options(&event.serde, deny));
+    let denied = shadow::options(&variant.serde, deny).into_iter().chain(shadow::options(&event.serde, deny));
     options.extend(denied.take(1));
-    let expected =
-        variant.attr.name.as_ref().map(|name| format!("the payload of `{}`", name.value()));
+    let expected = variant.attr.name.as_ref().map(|name| format!("the payload of `{}`", name.value()));
     options.push(quote!(expecting = #expected));
     let serde = shadow::serde(krate, &options);
-    let payload =
-        shadow::structure(&format_ident!("__RetellPayload"), variant.fields, &event.input.ident);
+    let payload = shadow::structure(&format_ident!("__RetellPayload"), variant.fields, &event.input.ident);
     let (ident, members) = (variant.ident, variant.fields.members());
     let moved = members.map(|member| quote!(#member: payload.#member));
     quote! {
@@ -181,10 +175,8 @@ fn decode_variant(event: &Event<'_>, variant: &Variant<'_>, krate: &TokenStream)
 
 /// The variant's own `rename_all`, or else the enum's `rename_all_fields`.
 fn rename_all(event: &Event<'_>, variant: &Variant<'_>) -> Option<TokenStream> {
-    let named =
-        |metas: &[Meta], name| metas.iter().find(|meta| meta.path().is_ident(name)).cloned();
-    let rule =
-        named(&variant.serde, "rename_all").or_else(|| named(&event.serde, "rename_all_fields"))?;
+    let named = |metas: &[Meta], name| metas.iter().find(|meta| meta.path().is_ident(name)).cloned();
+    let rule = named(&variant.serde, "rename_all").or_else(|| named(&event.serde, "rename_all_fields"))?;
     Some(match rule {
         Meta::Path(_) => quote!(rename_all),
         Meta::List(list) => {
@@ -233,10 +225,9 @@ fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
     let newest = newest(attr);
     let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
     let older = (1u32..).zip(0..functions.len()).map(|(version, first)| {
-        let upcast = functions[first..].iter().fold(
-            quote!(__stored.payload()?),
-            |old, function| quote_spanned!(function.span()=> #function(#old)),
-        );
+        let upcast = functions[first..]
+            .iter()
+            .fold(quote!(__stored.payload()?), |old, function| quote_spanned!(function.span()=> #function(#old)));
         quote!(#version => ::core::result::Result::Ok(#upcast),)
     });
     quote! {

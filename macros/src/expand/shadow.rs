@@ -68,8 +68,7 @@ fn without_self(tokens: TokenStream, owner: &Ident) -> TokenStream {
 
 /// A struct needs a semicolon after unnamed fields.
 pub(crate) fn structure(name: &Ident, fields: &Fields, owner: &Ident) -> TokenStream {
-    let end =
-        matches!(fields, Fields::Unnamed(fields) if !fields.unnamed.is_empty()).then(|| quote!(;));
+    let end = matches!(fields, Fields::Unnamed(fields) if !fields.unnamed.is_empty()).then(|| quote!(;));
     let fields = self::fields(fields, owner);
     quote!(struct #name #fields #end)
 }
