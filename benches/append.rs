@@ -1,0 +1,156 @@
+//! Appending to SQLite with `synchronous=FULL`, beside hand-written sqlx on a file with the same table, indexes and settings:
+//! `BEGIN IMMEDIATE`, `SELECT max(version)`, `INSERT`, `COMMIT`.
+//!
+//! By hand, the writers share a pool of one writing connection: with a connection each they wait for the lock by sleeping, which is
+//! slower from 16 writers on (see `by_hand_own_connections`).
+//!
+//! - `append`: one event each to new streams with UUID v7 ids, by so many writers at once. Targets, in times `by_hand`: 0.9 with 1
+//!   writer, 3 with 16, 15 with 512.
+//! - `command`: a command of one event on a hot aggregate, one aggregate a writer. The library also keeps a snapshot every 100.
+//! - `bulk`: one append of 1,000 events.
+//!
+//! The unit is events appended; the files lie below cargo's target directory, which must be on a disk.
+//!
+//! ```sh
+//! cargo bench --bench append
+//! ```
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use retell::event::{Metadata, NewEvent};
+use retell::store::Append;
+use retell::{AggregateId, AggregateType, Apply, EventStore, ExpectedVersion, Repository, SqliteStore, StreamId};
+use sqlx::SqlitePool;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use support::by_hand;
+use support::order::{Add, KeptOrder, OrderEvent};
+
+const BULK: u64 = 1_000;
+
+fn main() {
+    let mut criterion = support::criterion();
+    let runtime = Runtime::new().unwrap();
+    let directory = support::directory();
+    append(&mut criterion, &runtime, directory.path());
+    command(&mut criterion, &runtime, directory.path());
+    bulk(&mut criterion, &runtime, directory.path());
+    criterion.final_summary();
+}
+
+fn append(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
+    let mut group = criterion.benchmark_group("append");
+    for writers in [1_u32, 16, 128, 512] {
+        group.sample_size(10).throughput(Throughput::Elements(writers.into()));
+        let (store, pool) = open(runtime, directory, &format!("append-{writers}"), 1);
+        group.bench_function(BenchmarkId::new("by_hand", writers), |b| {
+            b.iter_custom(|rounds| at_once(runtime, writers, || appends_by_hand(pool.clone(), rounds)));
+        });
+        group.bench_function(BenchmarkId::new("store", writers), |b| {
+            b.iter_custom(|rounds| at_once(runtime, writers, || appends(store.clone(), rounds)));
+        });
+        if writers == 16 {
+            let (_, pool) = open(runtime, directory, "own", writers);
+            group.bench_function(BenchmarkId::new("by_hand_own_connections", writers), |b| {
+                b.iter_custom(|rounds| at_once(runtime, writers, || appends_by_hand(pool.clone(), rounds)));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn command(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
+    let mut group = criterion.benchmark_group("command");
+    for writers in [1_u32, 16] {
+        group.sample_size(10).throughput(Throughput::Elements(writers.into()));
+        let (store, pool) = open(runtime, directory, &format!("command-{writers}"), 1);
+        group.bench_function(BenchmarkId::new("by_hand", writers), |b| {
+            b.iter_custom(|rounds| at_once(runtime, writers, || commands_by_hand(pool.clone(), rounds)));
+        });
+        let orders = Repository::<KeptOrder>::new(store);
+        group.bench_function(BenchmarkId::new("repository", writers), |b| {
+            b.iter_custom(|rounds| at_once(runtime, writers, || commands(orders.clone(), rounds)));
+        });
+    }
+    group.finish();
+}
+
+fn bulk(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
+    let (store, pool) = open(runtime, directory, "bulk", 1);
+    let mut group = criterion.benchmark_group("bulk");
+    group.sample_size(10).throughput(Throughput::Elements(BULK));
+    group.bench_function(BenchmarkId::new("by_hand", BULK), |b| {
+        b.to_async(runtime).iter(async || {
+            let events = (0..BULK).map(OrderEvent::numbered);
+            by_hand::append(&pool, &Uuid::now_v7().to_string(), 0, events).await.unwrap();
+        });
+    });
+    group.bench_function(BenchmarkId::new("store", BULK), |b| {
+        b.to_async(runtime).iter(async || store.append(to_new_stream(0..BULK)).await.unwrap());
+    });
+    group.finish();
+}
+
+/// A file for each side.
+fn open(runtime: &Runtime, directory: &Path, name: &str, connections: u32) -> (SqliteStore, SqlitePool) {
+    runtime.block_on(async {
+        let store = SqliteStore::open(directory.join(format!("{name}-store.db"))).await.unwrap();
+        (store, by_hand::open(&directory.join(format!("{name}-by-hand.db")), connections).await)
+    })
+}
+
+/// The time that so many writers take together.
+fn at_once<F: Future<Output = ()> + Send + 'static>(
+    runtime: &Runtime,
+    writers: u32,
+    writer: impl Fn() -> F,
+) -> Duration {
+    runtime.block_on(async {
+        let start = Instant::now();
+        let tasks: JoinSet<()> = (0..writers).map(|_| writer()).collect();
+        tasks.join_all().await;
+        start.elapsed()
+    })
+}
+
+async fn appends_by_hand(pool: SqlitePool, rounds: u64) {
+    for _ in 0..rounds {
+        by_hand::append(&pool, &Uuid::now_v7().to_string(), 0, [OrderEvent::numbered(0)]).await.unwrap();
+    }
+}
+
+async fn appends(store: SqliteStore, rounds: u64) {
+    for _ in 0..rounds {
+        store.append(to_new_stream(0..1)).await.unwrap();
+    }
+}
+
+fn to_new_stream(numbers: std::ops::Range<u64>) -> Append {
+    let stream = StreamId::new(AggregateType::new("order").unwrap(), AggregateId::generate());
+    let events = numbers.map(|n| NewEvent::encode(&OrderEvent::numbered(n), Metadata::default()).unwrap());
+    Append::new(stream, ExpectedVersion::NoStream, events.collect())
+}
+
+async fn commands_by_hand(pool: SqlitePool, rounds: u64) {
+    let id = Uuid::now_v7().to_string();
+    let mut state = KeptOrder::default();
+    for version in 0..rounds.cast_signed() {
+        let event = OrderEvent::numbered(version.cast_unsigned());
+        by_hand::append(&pool, &id, version, [event.clone()]).await.unwrap();
+        Apply::apply(&mut state, event);
+    }
+}
+
+async fn commands(orders: Repository<KeptOrder>, rounds: u64) {
+    let id = AggregateId::generate();
+    for number in 0..rounds {
+        orders.execute(&id, Add(number)).await.unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+//! Loading from SQLite, beside a hand-written loop over sqlx (prepared statements, streamed rows) and serde_json, on the same file.
+//!
+//! - `load`: an aggregate of so many events, not cached, without snapshots. Target: 2 times `by_hand` at 10,000.
+//! - `snapshot`: an aggregate with a snapshot 50 events back, at version 150 and at 100,050. Target: within a factor of 2 of each other.
+//! - `hot`: a cached aggregate that is up to date; by hand, a state that is kept and asks for newer events.
+//! - `all`: 200,000 events of 2,000 aggregates, decoded and folded into a counter, by pages of 1,000 as the relay reads them and of
+//!   10,000. Target: 2 times `by_hand`, which streams.
+//!
+//! ```sh
+//! cargo bench --bench load
+//! ```
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use retell::event::{Metadata, NewEvent};
+use retell::repository::RepositoryOptions;
+use retell::store::sqlite::{SqliteOptions, Synchronous};
+use retell::store::{Append, Snapshot, SnapshotStore};
+use retell::{
+    Aggregate, Apply, EventReader, EventStore, ExpectedVersion, Filter, Position, Repository, SqliteStore, StreamId,
+    Version,
+};
+use sqlx::SqlitePool;
+use tokio::runtime::Runtime;
+
+use support::by_hand::{self, State};
+use support::order::{KeptOrder, Order, OrderEvent};
+
+/// Events of one append while a file is filled.
+const FILL: u64 = 1_000;
+
+const LENGTHS: [u64; 4] = [10, 100, 1_000, 10_000];
+
+const SNAPSHOTS: [u64; 2] = [100, 100_000];
+
+fn main() {
+    let mut criterion = support::criterion();
+    let runtime = Runtime::new().unwrap();
+    let directory = support::directory();
+    one_aggregate(&mut criterion, &runtime, &directory.path().join("streams.db"));
+    all_events(&mut criterion, &runtime, &directory.path().join("log.db"));
+    criterion.final_summary();
+}
+
+fn one_aggregate(criterion: &mut Criterion, runtime: &Runtime, path: &Path) {
+    let (store, pool) = runtime.block_on(async {
+        let store = open(path).await;
+        for length in LENGTHS {
+            fill(&store, &format!("of-{length}"), 0..length).await;
+        }
+        for version in SNAPSHOTS {
+            fill_around_snapshot(&store, version).await;
+        }
+        (store, by_hand::open(path, 2).await)
+    });
+    load(criterion, runtime, &store, &pool);
+    snapshot(criterion, runtime, &store, &pool);
+    hot(criterion, runtime, &store, &pool);
+    runtime.block_on(pool.close());
+}
+
+fn load(criterion: &mut Criterion, runtime: &Runtime, store: &SqliteStore, pool: &SqlitePool) {
+    let orders = uncached::<Order>(store);
+    let mut group = criterion.benchmark_group("load");
+    for length in LENGTHS {
+        let id = format!("of-{length}");
+        group.throughput(Throughput::Elements(length));
+        group.bench_function(BenchmarkId::new("by_hand", length), |b| {
+            b.to_async(runtime).iter(async || {
+                let mut state = State::default();
+                by_hand::load(pool, &id, 0, &mut state).await.unwrap();
+                state
+            });
+        });
+        group.bench_function(BenchmarkId::new("repository", length), |b| {
+            b.to_async(runtime).iter(async || orders.load(&*id).await.unwrap());
+        });
+    }
+    group.finish();
+}
+
+fn snapshot(criterion: &mut Criterion, runtime: &Runtime, store: &SqliteStore, pool: &SqlitePool) {
+    let orders = uncached::<KeptOrder>(store);
+    let mut group = criterion.benchmark_group("snapshot");
+    for version in SNAPSHOTS {
+        let id = format!("snapshot-{version}");
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::new("by_hand", version + 50), |b| {
+            b.to_async(runtime).iter(async || by_hand::load_from_snapshot(pool, &id).await.unwrap());
+        });
+        group.bench_function(BenchmarkId::new("repository", version + 50), |b| {
+            b.to_async(runtime).iter(async || orders.load(&*id).await.unwrap());
+        });
+    }
+    group.finish();
+}
+
+fn hot(criterion: &mut Criterion, runtime: &Runtime, store: &SqliteStore, pool: &SqlitePool) {
+    let orders = Repository::<Order>::new(store.clone());
+    let mut known = State::default();
+    let version = runtime.block_on(by_hand::load(pool, "of-1000", 0, &mut known)).unwrap();
+    let mut group = criterion.benchmark_group("hot");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("by_hand", |b| {
+        b.to_async(runtime).iter(async || {
+            let mut state = known.clone();
+            by_hand::load(pool, "of-1000", version, &mut state).await.unwrap();
+            state
+        });
+    });
+    group.bench_function("repository", |b| {
+        b.to_async(runtime).iter(async || orders.load("of-1000").await.unwrap());
+    });
+    group.finish();
+}
+
+fn all_events(criterion: &mut Criterion, runtime: &Runtime, path: &Path) {
+    let (store, pool) = runtime.block_on(async {
+        let store = open(path).await;
+        // One event each by turns: the streams lie interleaved, as they grow in life.
+        for round in 0..100 {
+            let streams =
+                (0..2_000).map(|order| (stream(&format!("order-{order}")), vec![new_event(round * 2_000 + order)]));
+            let append = streams
+                .fold(None, |append: Option<Append>, (stream, events)| {
+                    Some(match append {
+                        None => Append::new(stream, ExpectedVersion::Any, events),
+                        Some(append) => append.and(stream, ExpectedVersion::Any, events),
+                    })
+                })
+                .unwrap();
+            store.append(append).await.unwrap();
+        }
+        (store, by_hand::open(path, 2).await)
+    });
+    let mut group = criterion.benchmark_group("all");
+    group.sample_size(10).throughput(Throughput::Elements(200_000));
+    group.bench_function("by_hand", |b| {
+        b.to_async(runtime).iter(async || by_hand::count_all(&pool).await.unwrap());
+    });
+    for page in [1_000, 10_000] {
+        group.bench_function(BenchmarkId::new("read_all", page), |b| {
+            b.to_async(runtime).iter(async || count_all(&store, page).await);
+        });
+    }
+    group.finish();
+    runtime.block_on(pool.close());
+}
+
+async fn count_all(store: &SqliteStore, page: usize) -> Order {
+    let (mut counter, mut position) = (Order::default(), Position::ZERO);
+    loop {
+        let page = store.read_all(position, page, &Filter::all()).await.unwrap();
+        if page.through == position {
+            return counter;
+        }
+        for event in &page.events {
+            Apply::apply(&mut counter, event.decode::<OrderEvent>().unwrap().event);
+        }
+        position = page.through;
+    }
+}
+
+async fn open(path: &Path) -> SqliteStore {
+    let options = SqliteOptions::new().with_synchronous(Synchronous::Normal);
+    SqliteStore::open_with(path, options).await.unwrap()
+}
+
+fn uncached<A: Aggregate>(store: &SqliteStore) -> Repository<A> {
+    Repository::with_options(Arc::new(store.clone()), RepositoryOptions::new().with_cached_aggregates(0))
+}
+
+fn stream(id: &str) -> StreamId {
+    StreamId::parse("order", id).unwrap()
+}
+
+fn new_event(number: u64) -> NewEvent {
+    NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap()
+}
+
+async fn fill(store: &SqliteStore, id: &str, numbers: std::ops::Range<u64>) {
+    let mut first = numbers.start;
+    while first < numbers.end {
+        let end = numbers.end.min(first + FILL);
+        let events = (first..end).map(new_event).collect();
+        store.append(Append::new(stream(id), ExpectedVersion::Exact(Version::new(first)), events)).await.unwrap();
+        first = end;
+    }
+}
+
+/// A snapshot at this version, and 50 events after it: half of what a policy of 100 lets come.
+async fn fill_around_snapshot(store: &SqliteStore, version: u64) {
+    let id = format!("snapshot-{version}");
+    fill(store, &id, 0..version).await;
+    let loaded = uncached::<KeptOrder>(store).load(&*id).await.unwrap();
+    let (fingerprint, state) = (KeptOrder::FINGERPRINT, loaded.state.to_snapshot().unwrap());
+    store.save_snapshot(&stream(&id), Snapshot { version: loaded.version, fingerprint, state }).await.unwrap();
+    fill(store, &id, version..version + 50).await;
+}
