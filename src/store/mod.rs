@@ -3,6 +3,8 @@
 mod append;
 pub mod group_commit;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

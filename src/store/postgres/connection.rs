@@ -1,0 +1,90 @@
+//! Statements for one schema, and the one place where PostgreSQL's error codes get their meaning.
+
+use std::sync::Arc;
+
+use sqlx::AssertSqlSafe;
+use sqlx::error::ErrorKind as SqlKind;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The schema the tables lie in: a plain lower-case identifier, so that it can stand in a statement unquoted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Schema(Arc<str>);
+
+impl Schema {
+    pub(super) fn parse(name: &str) -> Result<Self> {
+        let mut bytes = name.bytes();
+        let starts = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
+        if starts && name.len() <= 63 && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+            return Ok(Self(Arc::from(name)));
+        }
+        let problem =
+            format!("schema {name:?}: use a lower-case letter and then letters, digits and `_`, 63 bytes at most");
+        Err(ErrorKind::Invalid(problem).into())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The statement with our schema's name in it. The name was parsed above, so nothing of the user's gets into the text of a statement.
+    pub(super) fn statement(&self, sql: &'static str) -> Statement {
+        Statement(Arc::from(sql.replace("{schema}", &self.0)))
+    }
+}
+
+/// A statement for one schema, made once.
+#[derive(Debug, Clone)]
+pub(super) struct Statement(Arc<str>);
+
+impl Statement {
+    pub(super) fn sql(&self) -> AssertSqlSafe<Arc<str>> {
+        AssertSqlSafe(self.0.clone())
+    }
+}
+
+/// PostgreSQL's codes, once and for all. `attempt` completes "cannot ..".
+pub(super) fn classify(error: sqlx::Error, attempt: &str) -> Error {
+    let attempt = attempt.to_owned();
+    let kind = match &error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
+        sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
+        sqlx::Error::Database(database) => by_code(database.code().as_deref().unwrap_or_default(), attempt),
+        _ => ErrorKind::Backend(attempt),
+    };
+    Error::with_source(kind, error)
+}
+
+fn by_code(code: &str, attempt: String) -> ErrorKind {
+    match code {
+        // Disk full.
+        "53100" => ErrorKind::Full,
+        "25006" => ErrorKind::ReadOnly,
+        // Serialization failure, deadlock, lock not available, statement or lock timeout, too many connections, out of memory, and
+        // the server going down or coming up.
+        "40001" | "40P01" | "55P03" | "57014" | "53300" | "53200" | "57P01" | "57P02" | "57P03" => {
+            ErrorKind::Transient(attempt)
+        }
+        // Connection exceptions.
+        _ if code.starts_with("08") => ErrorKind::Transient(attempt),
+        // Data corrupted, index corrupted.
+        "XX001" | "XX002" => ErrorKind::Corrupt(attempt),
+        _ => ErrorKind::Backend(attempt),
+    }
+}
+
+/// The unique constraint that refused a row, if one did.
+pub(super) fn violated(error: &sqlx::Error) -> Option<&str> {
+    let database = error.as_database_error()?;
+    (database.kind() == SqlKind::UniqueViolation).then(|| database.constraint().unwrap_or_default())
+}
+
+/// A count as PostgreSQL's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
+pub(super) fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A stored count.
+pub(super) fn from_sql(number: i64, what: &str) -> Result<u64> {
+    u64::try_from(number).map_err(|_| ErrorKind::Corrupt(format!("negative {what} {number}")).into())
+}

@@ -1,0 +1,54 @@
+//! Brings a schema to that of this release.
+
+use sqlx::{Connection, PgConnection, PgPool};
+
+use crate::error::{ErrorKind, Result};
+use crate::store::postgres::connection::{Schema, classify};
+
+/// The steps of the schema. Never changed once released.
+const MIGRATIONS: [(i32, &str, &str); 2] = [
+    (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
+    (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
+];
+
+/// Applies what is missing in one transaction. Processes that start at once take turns.
+pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
+    let mut connection = pool.acquire().await.map_err(|error| classify(error, "connect"))?;
+    run(&mut connection, schema).await
+}
+
+async fn run(connection: &mut PgConnection, schema: &Schema) -> Result<()> {
+    let failed = |error| classify(error, "migrate");
+    let mut tx = connection.begin().await.map_err(failed)?;
+    // The schema may not be there yet, so its name is the key.
+    sqlx::query(LOCK).bind(schema.name()).execute(&mut *tx).await.map_err(failed)?;
+    for sql in [CREATE_SCHEMA, CREATE_TABLE] {
+        sqlx::query(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
+    }
+    let applied: i32 = sqlx::query_scalar(schema.statement(NEWEST).sql()).fetch_one(&mut *tx).await.map_err(failed)?;
+    let known = MIGRATIONS.len();
+    if usize::try_from(applied).is_ok_and(|applied| applied > known) {
+        let (found, known) = (applied.unsigned_abs(), u32::try_from(known).unwrap_or(u32::MAX));
+        return Err(ErrorKind::NewerStore { found, known }.into());
+    }
+    for (number, name, sql) in MIGRATIONS.into_iter().filter(|(number, ..)| *number > applied) {
+        sqlx::raw_sql(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
+        sqlx::query(schema.statement(RECORD).sql()).bind(number).bind(name).execute(&mut *tx).await.map_err(failed)?;
+    }
+    tx.commit().await.map_err(failed)
+}
+
+const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('retell migrations of ' || $1, 0))";
+
+const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";
+
+const CREATE_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS {schema}.retell_migrations (
+        number integer PRIMARY KEY,
+        name text NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    )";
+
+const NEWEST: &str = "SELECT coalesce(max(number), 0) FROM {schema}.retell_migrations";
+
+const RECORD: &str = "INSERT INTO {schema}.retell_migrations (number, name) VALUES ($1, $2)";

@@ -1,0 +1,260 @@
+//! The log and read models in PostgreSQL 14 or later.
+//!
+//! An append takes a free *lane*, and inserts its events under a commit number that is drawn after the versions were checked. Positions
+//! are given out afterwards, in commit order, by the *sequencer*: any reader that finds commits without positions runs it. Why no event
+//! is ever skipped is said in the decision record on lanes.
+
+mod append;
+mod connection;
+mod migrate;
+mod read;
+mod read_model;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::store::group_commit::GroupCommit;
+use crate::store::{
+    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
+    Snapshot, SnapshotStore, Visitor,
+};
+
+use append::Writer;
+use connection::{Schema, Statement, classify, from_sql, to_sql};
+use read::Reader;
+pub use read_model::PostgresReadModel;
+
+/// Settings of a log in PostgreSQL. Those of the connections are sqlx's own.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PostgresOptions {
+    schema: String,
+    durable: bool,
+    max_payload: usize,
+}
+
+impl PostgresOptions {
+    /// The schema `retell`, commits that wait for the disk whatever the server's default is, payloads up to 16 MiB.
+    pub fn new() -> Self {
+        Self { schema: "retell".to_owned(), durable: true, max_payload: MAX_PAYLOAD_BYTES }
+    }
+
+    /// Another schema: one database can hold several logs. A lower-case identifier.
+    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// Leaves it to the server's `synchronous_commit` whether a commit waits for the disk. Where that is `off`, a crash of the server
+    /// takes back appends that were acknowledged.
+    pub fn with_durability_of_the_server(mut self) -> Self {
+        self.durable = false;
+        self
+    }
+
+    /// The largest payload of one event, in bytes.
+    pub fn with_max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = bytes;
+        self
+    }
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A log in one schema of a PostgreSQL database. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    writer: Arc<Writer>,
+    reader: Reader,
+    commits: Arc<GroupCommit>,
+    max_payload: usize,
+    save_snapshot: Statement,
+    relayed: Statement,
+    set_relayed: Statement,
+}
+
+impl PostgresStore {
+    /// Opens the log in the database at `url`, with default settings and ten connections, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::open(pool(url).await?, &PostgresOptions::new()).await
+    }
+
+    /// Opens the log over a pool of the caller's, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a schema name that is not a plain identifier,
+    /// [`ErrorKind::NewerStore`] if a newer release has changed the schema, [`ErrorKind::Corrupt`] if the commit numbers are behind the
+    /// data, as after logical replication: call [`repair`](Self::repair) then. Otherwise what connecting met.
+    pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
+        let schema = Schema::parse(&options.schema)?;
+        migrate::apply(&pool, &schema).await?;
+        check_numbers(&pool, &schema).await?;
+        let writer = Arc::new(Writer::new(pool.clone(), &schema, options.durable));
+        Ok(Self {
+            commits: Arc::new(GroupCommit::new(writer.clone())),
+            writer,
+            reader: Reader::new(pool, &schema),
+            max_payload: options.max_payload,
+            save_snapshot: schema.statement(SAVE_SNAPSHOT),
+            relayed: schema.statement(RELAYED),
+            set_relayed: schema.statement(SET_RELAYED),
+        })
+    }
+
+    /// Moves the commit numbers past the data, while nothing else writes to the log.
+    ///
+    /// # Errors
+    /// What the database met.
+    pub async fn repair(pool: &PgPool, options: &PostgresOptions) -> Result<()> {
+        let schema = Schema::parse(&options.schema)?;
+        let repaired = sqlx::query(schema.statement(REPAIR_NUMBERS).sql()).execute(pool).await;
+        repaired.map(drop).map_err(|error| classify(error, "repair the commit numbers"))
+    }
+
+    /// The pool, for queries of one's own.
+    pub fn pool(&self) -> &PgPool {
+        &self.writer.pool
+    }
+}
+
+async fn pool(url: &str) -> Result<PgPool> {
+    let invalid = |error| Error::with_source(ErrorKind::Invalid("not the URL of a PostgreSQL database".into()), error);
+    let options: PgConnectOptions = url.parse().map_err(invalid)?;
+    // Asking before each use costs a round trip; a lost connection is an error that says so.
+    let pool = PgPoolOptions::new().max_connections(10).test_before_acquire(false).connect_with(options).await;
+    pool.map_err(|error| classify(error, "connect"))
+}
+
+async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
+    let (last, newest): (i64, i64) = sqlx::query_as(schema.statement(NUMBERS).sql())
+        .fetch_one(pool)
+        .await
+        .map_err(|error| classify(error, "check the commit numbers"))?;
+    if last >= newest {
+        return Ok(());
+    }
+    Err(ErrorKind::Corrupt(format!("the next commit number is after {last}, the data has {newest}: repair it")).into())
+}
+
+#[async_trait]
+impl EventReader for PostgresStore {
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        self.reader.replay(stream, replay, visitor).await
+    }
+
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        self.reader.page(after, limit, filter).await
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.reader.newest(event_type, limit).await
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.reader.recorded_after(time, limit).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.reader.head().await
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        self.reader.position_of(commit).await
+    }
+
+    fn grown(&self) -> watch::Receiver<Position> {
+        self.writer.grown.subscribe()
+    }
+}
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        append.check(self.max_payload)?;
+        self.commits.append(append).await
+    }
+
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        self.writer.outcome(key).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        self.writer.pool.close().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for PostgresStore {
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        let saved = sqlx::query(self.save_snapshot.sql())
+            .bind(stream.aggregate_type().as_str())
+            .bind(stream.aggregate_id().as_str())
+            .bind(to_sql(snapshot.version.get()))
+            .bind(snapshot.fingerprint.cast_signed())
+            .bind(snapshot.state)
+            .execute(&self.writer.pool)
+            .await;
+        saved.map(drop).map_err(|error| classify(error, "save a snapshot"))
+    }
+}
+
+#[async_trait]
+impl RelayCheckpoint for PostgresStore {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        let position: Option<i64> = sqlx::query_scalar(self.relayed.sql())
+            .bind(relay)
+            .fetch_optional(&self.writer.pool)
+            .await
+            .map_err(|error| classify(error, "read a relay's position"))?;
+        from_sql(position.unwrap_or(0), "position").map(Position::new)
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        let set = sqlx::query(self.set_relayed.sql())
+            .bind(relay)
+            .bind(to_sql(position.get()))
+            .execute(&self.writer.pool)
+            .await;
+        set.map(drop).map_err(|error| classify(error, "move a relay's position"))
+    }
+}
+
+const NUMBERS: &str = "
+    SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {schema}.commit_number),
+        coalesce((SELECT max(commit_id) FROM {schema}.events), 0)";
+
+const REPAIR_NUMBERS: &str = "
+    SELECT setval('{schema}.commit_number', greatest(
+        (SELECT last_value FROM {schema}.commit_number),
+        (SELECT coalesce(max(commit_id), 1) FROM {schema}.events)))";
+
+/// Binds: aggregate type, aggregate id, version, fingerprint, state.
+const SAVE_SNAPSHOT: &str = "
+    INSERT INTO {schema}.snapshots AS s (aggregate_type, aggregate_id, version, fingerprint, state)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
+    SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
+    WHERE s.fingerprint <> excluded.fingerprint OR s.version < excluded.version";
+
+const RELAYED: &str = "SELECT position FROM {schema}.relays WHERE relay = $1";
+
+const SET_RELAYED: &str = "
+    INSERT INTO {schema}.relays AS r (relay, position) VALUES ($1, $2)
+    ON CONFLICT (relay) DO UPDATE SET position = greatest(r.position, excluded.position)";
