@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use retell::error::{Error, ErrorKind, Result};
 use retell::event::NewEvent;
@@ -507,4 +507,18 @@ async fn of_two_handles_that_move_one_checkpoint_the_second_is_told() {
         assert_eq!(*moved.kind(), ErrorKind::CheckpointMoved { projection, expected: from, actual });
     }
     assert_eq!(models[0].counted().await.unwrap(), 50);
+}
+
+#[tokio::test]
+async fn opening_a_file_that_another_process_writes_in_another_mode_waits_as_long_as_allowed() {
+    let log = Log::empty();
+    let other = log.raw();
+    other.execute_batch("CREATE TABLE customers (id INTEGER); BEGIN IMMEDIATE").unwrap();
+    let timeout = Duration::from_millis(200);
+    let began = Instant::now();
+    let error = SqliteStore::open_with(log.path(), SqliteOptions::new().with_busy_timeout(timeout)).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(began.elapsed() >= timeout, "gave up after {:?}", began.elapsed());
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(append(&log.open().await, "a", events(1)).await.unwrap().versions, [Version::new(1)]);
 }
