@@ -93,12 +93,14 @@ fn killed_writers_lose_nothing_that_was_acknowledged() {
     eprintln!("{SEED}={seed}");
     let directory = TempDir::new().unwrap();
     let mut acknowledged = Vec::new();
+    let mut applied = 0;
     for round in 0..ROUNDS {
         // The first child may die while it makes the file, and one in four while it opens it.
         let wanted = if round % 4 == 0 { round } else { random(seed, round) % 300 };
         acknowledged.extend(acknowledged_before_the_kill(directory.path(), wanted));
-        block_on(check(directory.path(), &acknowledged));
+        applied = block_on(check(directory.path(), &acknowledged));
     }
+    assert!(applied > 0, "no batch of the read model was ever committed");
     assert!(acknowledged.len() > 500, "only {} appends were acknowledged", acknowledged.len());
 }
 
@@ -142,7 +144,8 @@ fn next_ack(lines: &mut BufReader<ChildStdout>) -> Option<Ack> {
     Some(Ack { stream: word(), version: word().parse().unwrap(), event: word() })
 }
 
-async fn check(directory: &Path, acknowledged: &[Ack]) {
+/// Returns the read model's checkpoint.
+async fn check(directory: &Path, acknowledged: &[Ack]) -> u64 {
     let store = SqliteStore::open(directory.join("log.db")).await.unwrap();
     let log = whole_log(&store).await.unwrap();
     let mut events = HashMap::new();
@@ -162,7 +165,7 @@ async fn check(directory: &Path, acknowledged: &[Ack]) {
     check_pairs(&log);
     store.close().await.unwrap();
     assert_sound(&directory.join("log.db"));
-    check_read_model(&directory.join("views.db"), log.len() as u64).await;
+    check_read_model(&directory.join("views.db"), log.len() as u64).await
 }
 
 /// Appends to two streams are there with both or with none.
@@ -178,7 +181,7 @@ fn check_pairs(log: &[RecordedEvent]) {
 }
 
 /// The checkpoint is where the model is, and not ahead of the log.
-async fn check_read_model(path: &Path, head: u64) {
+async fn check_read_model(path: &Path, head: u64) -> u64 {
     let model = SqliteReadModel::open(path).await.unwrap();
     let checkpoint = model.checkpoint(&projection()).await.unwrap().get();
     let count = |db: &Connection| {
@@ -193,6 +196,7 @@ async fn check_read_model(path: &Path, head: u64) {
     assert!(checkpoint <= head, "the checkpoint {checkpoint} is ahead of the log's head {head}");
     model.close().await.unwrap();
     assert_sound(path);
+    checkpoint
 }
 
 fn assert_sound(path: &Path) {
