@@ -166,12 +166,24 @@ where
 
     /// Reads the store from where everything is applied to its head.
     async fn catch_up(&mut self) -> Result<()> {
+        let (reader, filter, limit) =
+            (self.worker.reader.clone(), self.filter.clone(), self.worker.options.batch_events);
         let mut delays = self.worker.options.delays();
+        let mut ahead = None;
         while !self.stop.is_cancelled() {
-            let limit = self.worker.options.batch_events;
-            match self.worker.reader.read_all(self.seen, limit, &self.filter).await {
+            let page = match ahead.take() {
+                Some(page) => page,
+                None => reader.read_all(self.seen, limit, &filter).await,
+            };
+            match page {
                 Ok(page) if page.through == self.seen => return Ok(()),
-                Ok(page) => self.apply(page.events, page.through).await?,
+                Ok(page) => {
+                    // The next page is read while this one is applied. It comes first, so that its reading starts first.
+                    let next = reader.read_all(page.through, limit, &filter);
+                    let (next, applied) = futures::join!(next, self.apply(page.events, page.through));
+                    applied?;
+                    ahead = (self.seen == page.through).then_some(next);
+                }
                 Err(error) if error.is_transient() => self.pause(delays.next()).await,
                 Err(error) => return Err(error),
             }
