@@ -168,6 +168,21 @@ fn another_file_over_the_same_log_is_found_out() {
 }
 
 #[test]
+fn a_consumer_that_fails_ends_the_run() {
+    let bench = Bench::with(&format!("{HEADER}1 19970101 2 1.05\r\n"));
+    bench.sell(&[]);
+    fs::write(&bench.orders, format!("{HEADER}1 19970101 2 1.05\r\n1 19970102 1 2.00\r\n"))
+        .expect("the folder is writable");
+    let models = Connection::open(bench.db.with_extension("db.models")).expect("the read models are there");
+    models.execute("UPDATE audit_last SET position = position + 1", []).expect("the audit has a table");
+    drop(models);
+    let output = bench.start(&[]).output();
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("cannot run audit: ") && message.contains("came after position"), "{message}");
+}
+
+#[test]
 fn read_models_without_their_log_are_refused() {
     let bench = Bench::with(&format!("{HEADER}1 19970101 2 1.05\r\n"));
     bench.sell(&[]);

@@ -80,12 +80,11 @@ async fn write(
     stop: CancellationToken,
     bar: ProgressBar,
 ) -> Result<(), NotSold> {
-    // A writer that fails takes the others with it, each at the end of its command.
-    let served = serve(&queue, &checkout, &stop, &bar).await;
-    if served.is_err() {
-        stop.cancel();
-    }
-    served
+    // A writer that fails or panics takes the others with it, each at the end of its command.
+    let failing = stop.clone().drop_guard();
+    serve(&queue, &checkout, &stop, &bar).await?;
+    failing.disarm();
+    Ok(())
 }
 
 async fn serve(queue: &Queue, checkout: &Checkout, stop: &CancellationToken, bar: &ProgressBar) -> Result<(), NotSold> {
