@@ -68,12 +68,12 @@ impl Pipeline {
     }
 
     fn spawn(&mut self, name: String, task: impl Future<Output = retell::Result<()>> + Send + 'static) {
-        let failed = self.failed.clone();
+        // Also where it panics.
+        let failing = self.failed.clone().drop_guard();
         self.tasks.spawn(async move {
-            task.await.map_err(|error| {
-                failed.cancel();
-                (name, error.into())
-            })
+            task.await.map_err(|error| (name, error.into()))?;
+            failing.disarm();
+            Ok(())
         });
     }
 

@@ -103,18 +103,18 @@ impl Report {
     pub fn differences(&self, truth: &Truth) -> Vec<String> {
         let mut found = Differences::default();
         let customers = truth.customers.len() as u64;
-        found.compare("customers", self.customers, customers);
-        found.compare("orders", self.orders, truth.orders);
-        found.compare("units", self.units, truth.units);
-        found.compare("revenue", self.revenue_cents, truth.revenue);
-        found.compare("repeat customers", self.repeat_customers, truth.repeat_customers());
-        found.compare("pieces in stock", self.stock_left, truth.stock_left());
-        found.compare("welcome mails", self.notifications.welcome_mails, customers);
-        found.compare("receipts", self.notifications.receipts, truth.orders);
-        found.compare("orders that can be found", self.again.orders, truth.orders);
-        found.compare("revenue of all customers", self.again.revenue, truth.revenue);
-        found.compare("busiest day", shown(self.busiest_day.as_ref()), shown(truth.busiest_day().as_ref()));
-        found.compare("events", self.events, truth.events());
+        found.compare("customers", &self.customers, &customers);
+        found.compare("orders", &self.orders, &truth.orders);
+        found.compare("units", &self.units, &truth.units);
+        found.compare("revenue", &self.revenue_cents, &truth.revenue);
+        found.compare("repeat customers", &self.repeat_customers, &truth.repeat_customers());
+        found.compare("pieces in stock", &self.stock_left, &truth.stock_left());
+        found.compare("welcome mails", &self.notifications.welcome_mails, &customers);
+        found.compare("receipts", &self.notifications.receipts, &truth.orders);
+        found.compare("orders that can be found", &self.again.orders, &truth.orders);
+        found.compare("revenue of all customers", &self.again.revenue, &truth.revenue);
+        found.compare("busiest day", &shown(self.busiest_day.as_ref()), &shown(truth.busiest_day().as_ref()));
+        found.compare("events", &self.events, &truth.events());
         found.compare_months("revenue", &self.revenue_by_month, &by_month(&truth.months, |month| month.revenue));
         found.compare_months("units", &self.units_by_month, &by_month(&truth.months, |month| month.units));
         found.compare_best(&self.best_customers, &truth.best_customers(BEST as usize));
@@ -145,7 +145,7 @@ fn best_customers(db: &Connection) -> rusqlite::Result<Vec<BestCustomer>> {
 struct Differences(Vec<String>);
 
 impl Differences {
-    fn compare<T: PartialEq + Display>(&mut self, what: &str, reported: T, truth: T) {
+    fn compare<T: PartialEq + Display>(&mut self, what: &str, reported: &T, truth: &T) {
         if reported != truth {
             self.0.push(format!("{what}: {reported} in the read models, {truth} in the file"));
         }
@@ -160,7 +160,7 @@ impl Differences {
         months.dedup();
         for month in months {
             let of = |sums: &BTreeMap<String, T>| sums.get(month).copied().unwrap_or_default();
-            self.compare(&format!("{what} of {month}"), of(reported), of(truth));
+            self.compare(&format!("{what} of {month}"), &of(reported), &of(truth));
         }
     }
 

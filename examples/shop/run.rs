@@ -61,9 +61,9 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let start = Instant::now();
     let shop = Shop::open(arguments.db.as_deref()).await?;
     let before = shop.head().await?;
-    let stop = CancellationToken::new();
-    let signals = Signals::listen(stop.clone());
-    let sold = shop.sell(arguments, &truth, stop).await;
+    let stopping = CancellationToken::new();
+    let signals = Signals::listen(stopping.clone());
+    let sold = shop.sell(arguments, &truth, stopping).await;
     let signals = signals.end().await;
     let report = match sold {
         Ok(()) => shop.report().await,

@@ -80,12 +80,11 @@ async fn write(
     stop: CancellationToken,
     bar: ProgressBar,
 ) -> Result<(), NotSold> {
-    // A writer that fails takes the others with it, each at the end of its command.
-    let served = serve(&queue, &checkout, &stop, &bar).await;
-    if served.is_err() {
-        stop.cancel();
-    }
-    served
+    // A writer that fails or panics takes the others with it, each at the end of its command.
+    let failing = stop.clone().drop_guard();
+    serve(&queue, &checkout, &stop, &bar).await?;
+    failing.disarm();
+    Ok(())
 }
 
 async fn serve(queue: &Queue, checkout: &Checkout, stop: &CancellationToken, bar: &ProgressBar) -> Result<(), NotSold> {
@@ -114,12 +113,13 @@ async fn next(queue: &Queue, stop: &CancellationToken) -> Result<Option<Visit>, 
 async fn join(mut tasks: JoinSet<Result<(), NotSold>>) -> Result<(), Failure> {
     let mut ended = Ok(());
     while let Some(task) = tasks.join_next().await {
-        match (task, &ended) {
-            (Ok(Ok(())), _) | (Ok(Err(NotSold::Stopped)), Err(_)) => {}
-            (Ok(Err(NotSold::Stopped)), Ok(())) => ended = Err(Failure::Stopped),
-            (_, Err(Failure::Failed { .. })) => {}
-            (Ok(Err(error)), _) => ended = Err(Failure::of("sell", error)),
-            (Err(panic), _) => ended = Err(Failure::of("run a writer", panic)),
+        let failure = match task {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => Failure::from(error),
+            Err(panic) => Failure::of("run a writer", panic),
+        };
+        if matches!(ended, Ok(()) | Err(Failure::Stopped)) {
+            ended = Err(failure);
         }
     }
     ended
