@@ -67,7 +67,7 @@ fn asked_to_stop_it_ends_in_order_and_can_go_on() {
     let killed = Command::new("kill").args(["-TERM", &shop.0.id().to_string()]).status().expect("kill runs");
     assert!(killed.success());
     let output = shop.output();
-    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("stopped on request"), "{}", text(&output.stderr));
     assert!(bench.count_events() < expected_events(&bench.truth()));
     assert_eq!(bench.sell(&[]), bench.truth());
@@ -189,7 +189,7 @@ fn read_models_without_their_log_are_refused() {
     fs::remove_file(&bench.db).expect("the log is there");
     let output = bench.start(&[]).output();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("ahead of the log"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("lies beyond the log's head"), "{}", text(&output.stderr));
 }
 
 #[test]

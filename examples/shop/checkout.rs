@@ -3,7 +3,7 @@
 //! Each of them may come again. What has happened does not happen twice, so that a run that was killed can simply go on.
 
 use futures::future::try_join_all;
-use retell::{BoxError, CommandError, Context, CorrelationId, IdempotencyKey, Repository, SqliteStore};
+use retell::{BoxError, CommandError, Context, CorrelationId, EventId, IdempotencyKey, Repository, SqliteStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::inventory::{DeductStock, Inventory, InventoryRefused, ReceiveStock};
@@ -70,12 +70,13 @@ impl Checkout {
 
     /// Order, stock and payment. The payment comes last: where it is there, all of the sale is.
     pub async fn sell(&self, sale: &Sale) -> Result<(), NotSold> {
-        self.order(sale).await?;
-        self.deduct(sale).await?;
-        self.pay(sale).await
+        let order = self.order(sale).await?;
+        self.deduct(sale, order).await?;
+        self.pay(sale, order).await
     }
 
-    async fn order(&self, sale: &Sale) -> Result<(), NotSold> {
+    /// The event that tells of the order, if it is new.
+    async fn order(&self, sale: &Sale) -> Result<Option<EventId>, NotSold> {
         self.go_on()?;
         let order_id = order_id(sale);
         let command = CreateOrder {
@@ -86,16 +87,16 @@ impl Checkout {
             date: sale.date,
         };
         let ordered = self.orders.execute_with(&order_id, command, context(sale)).await;
-        ordered.map(drop).map_err(|error| failed(format!("create {order_id}"), error))
+        ordered.map(|ordered| ordered.last_event).map_err(|error| failed(format!("create {order_id}"), error))
     }
 
     /// Ends: each round without enough in stock adds a delivery.
-    async fn deduct(&self, sale: &Sale) -> Result<(), NotSold> {
+    async fn deduct(&self, sale: &Sale, order: Option<EventId>) -> Result<(), NotSold> {
         let product_id = product_id(sale.product());
         loop {
             self.go_on()?;
             let command = DeductStock { product_id: product_id.clone(), quantity: sale.quantity };
-            let context = context(sale).with_key(key(&format!("deduct/{}", order_id(sale)))?);
+            let context = caused_by(order, sale).with_key(key(&format!("deduct/{}", order_id(sale)))?);
             match self.inventory.execute_with(&product_id, command, context).await {
                 Ok(_) => return Ok(()),
                 Err(CommandError::Rejected(InventoryRefused::OutOfStock { deliveries, .. })) => {
@@ -116,7 +117,7 @@ impl Checkout {
         received.map(drop).map_err(|error| failed(format!("receive {product_id}"), error))
     }
 
-    async fn pay(&self, sale: &Sale) -> Result<(), NotSold> {
+    async fn pay(&self, sale: &Sale, order: Option<EventId>) -> Result<(), NotSold> {
         self.go_on()?;
         let payment_id = format!("{PAYMENT}{}", sale.line);
         let command = CompletePayment {
@@ -126,7 +127,7 @@ impl Checkout {
             payment_method: payment_method(sale).into(),
             date: sale.date,
         };
-        let paid = self.payments.execute_with(&payment_id, command, context(sale)).await;
+        let paid = self.payments.execute_with(&payment_id, command, caused_by(order, sale)).await;
         paid.map(drop).map_err(|error| failed(format!("complete {payment_id}"), error))
     }
 
@@ -152,6 +153,13 @@ fn key(text: &str) -> Result<IdempotencyKey, NotSold> {
 fn context(sale: &Sale) -> Context {
     let id = uuid::Builder::from_custom_bytes(u128::from(sale.line).to_be_bytes()).into_uuid();
     Context::new().with_source(SOURCE).with_correlation(CorrelationId::from(id))
+}
+
+fn caused_by(order: Option<EventId>, sale: &Sale) -> Context {
+    match order {
+        Some(order) => context(sale).with_causation(order),
+        None => context(sale),
+    }
 }
 
 /// The id of a customer as the file writes it.

@@ -5,10 +5,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use retell::{
-    BoxError, CheckpointStore, EventReader, EventStore, MemoryReadModel, Position, ProjectionName, SqliteReadModel,
-    SqliteStore, shutdown,
-};
+use retell::shutdown::{self, Signal};
+use retell::{BoxError, EventReader, EventStore, MemoryReadModel, Position, SqliteReadModel, SqliteStore};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +26,7 @@ pub enum Failure {
     #[error(transparent)]
     BadFile(#[from] BadFile),
     #[error("stopped on request: start again with the same --db to go on")]
-    Stopped,
+    Stopped(Option<Signal>),
     #[error("cannot {what}")]
     Failed { what: String, source: BoxError },
     #[error("the read models differ from the file: {}", .0.join("; "))]
@@ -40,16 +38,19 @@ impl Failure {
         Self::Failed { what: what.into(), source: source.into() }
     }
 
-    /// 130 after a request to stop, as shells have it; otherwise 1.
+    /// The signal's own code after a request to stop; otherwise 1.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(if matches!(self, Self::Stopped) { 130 } else { 1 })
+        match self {
+            Self::Stopped(Some(signal)) => signal.exit_code().into(),
+            _ => ExitCode::FAILURE,
+        }
     }
 }
 
 impl From<NotSold> for Failure {
     fn from(error: NotSold) -> Self {
         match error {
-            NotSold::Stopped => Self::Stopped,
+            NotSold::Stopped => Self::Stopped(None),
             failed @ NotSold::Failed { .. } => Self::of("sell", failed),
         }
     }
@@ -64,14 +65,14 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let stopping = CancellationToken::new();
     let signals = Signals::listen(stopping.clone());
     let sold = shop.sell(arguments, &truth, stopping).await;
-    let signals = signals.end().await;
+    let signal = signals.end().await?;
     let report = match sold {
         Ok(()) => shop.report().await,
+        Err(Failure::Stopped(_)) => Err(Failure::Stopped(signal)),
         Err(failure) => Err(failure),
     };
     let written = shop.head().await?.since(before);
     shop.close().await?;
-    signals?;
     let report = report?.timed(written, start.elapsed());
     match report.differences(&truth) {
         none if none.is_empty() => Ok(report),
@@ -97,29 +98,14 @@ impl Shop {
             None => temporary_file()?,
         };
         let models = beside(&path);
-        let shop = Self {
+        Ok(Self {
             store: SqliteStore::open(&path).await.map_err(|e| Failure::of(format!("open {}", path.display()), e))?,
             models: SqliteReadModel::open(&models)
                 .await
                 .map_err(|e| Failure::of(format!("open {}", models.display()), e))?,
             sent: MemoryReadModel::default(),
             _temporary: temporary,
-        };
-        shop.check_that_the_models_belong_to_the_log().await?;
-        Ok(shop)
-    }
-
-    /// Read models of another log would pass over this one's events.
-    async fn check_that_the_models_belong_to_the_log(&self) -> Result<(), Failure> {
-        let audited = async { self.models.checkpoint(&ProjectionName::new("audit")?).await };
-        let audited = audited.await.map_err(|error| Failure::of("read the read models", error))?;
-        if audited <= self.head().await? {
-            return Ok(());
-        }
-        Err(Failure::of(
-            "go on",
-            "the read models are ahead of the log; remove the file of read models to make them anew",
-        ))
+        })
     }
 
     async fn head(&self) -> Result<Position, Failure> {
@@ -138,7 +124,7 @@ impl Shop {
         // A consumer that failed made the writers stop, so its failure goes first.
         pipeline.end().await?;
         sold?;
-        if stop.is_cancelled() { Err(Failure::Stopped) } else { Ok(()) }
+        if stop.is_cancelled() { Err(Failure::Stopped(None)) } else { Ok(()) }
     }
 
     async fn write(&self, arguments: &Arguments, stop: &CancellationToken, bar: &ProgressBar) -> Result<(), Failure> {
@@ -186,7 +172,7 @@ fn progress_bar(orders: u64) -> ProgressBar {
 /// Listens for a request to stop, as a task that is owned.
 #[derive(Debug)]
 struct Signals {
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<std::io::Result<Option<Signal>>>,
     end: CancellationToken,
 }
 
@@ -196,20 +182,20 @@ impl Signals {
         let ended = end.clone();
         let task = tokio::spawn(async move {
             tokio::select! {
-                () = ended.cancelled() => Ok(()),
+                () = ended.cancelled() => Ok(None),
                 requested = shutdown::requested() => {
                     stop.cancel();
-                    requested
+                    requested.map(Some)
                 }
             }
         });
         Self { task, end }
     }
 
-    async fn end(self) -> Result<(), Failure> {
+    async fn end(self) -> Result<Option<Signal>, Failure> {
         self.end.cancel();
         match self.task.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(signal)) => Ok(signal),
             Ok(Err(error)) => Err(Failure::of("listen for signals", error)),
             Err(panic) => Err(Failure::of("listen for signals", panic)),
         }

@@ -1,6 +1,5 @@
 //! Many customers at once: a bounded queue of customers, and writers that serve one after the other.
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -27,7 +26,7 @@ type Queue = Arc<Mutex<mpsc::Receiver<Visit>>>;
 /// Sells everything in the file but the lines that are paid, `writers` customers at once.
 pub async fn sell_all(
     mut orders: OrdersFile,
-    paid: &HashSet<u64>,
+    paid: &Lines,
     checkout: Checkout,
     writers: NonZeroUsize,
     stop: &CancellationToken,
@@ -50,7 +49,7 @@ pub async fn sell_all(
 /// The file is small steps of buffered reading, so it is read between the writers' tasks.
 async fn feed(
     orders: &mut OrdersFile,
-    paid: &HashSet<u64>,
+    paid: &Lines,
     queue: mpsc::Sender<Visit>,
     bar: &ProgressBar,
 ) -> Result<(), BadFile> {
@@ -61,7 +60,7 @@ async fn feed(
         {
             return Ok(());
         }
-        if paid.contains(&sale.line) {
+        if paid.contains(sale.line) {
             bar.inc(1);
         } else {
             visit.push(sale);
@@ -118,7 +117,7 @@ async fn join(mut tasks: JoinSet<Result<(), NotSold>>) -> Result<(), Failure> {
             Ok(Err(error)) => Failure::from(error),
             Err(panic) => Failure::of("run a writer", panic),
         };
-        if matches!(ended, Ok(()) | Err(Failure::Stopped)) {
+        if matches!(ended, Ok(()) | Err(Failure::Stopped(_))) {
             ended = Err(failure);
         }
     }
@@ -126,15 +125,56 @@ async fn join(mut tasks: JoinSet<Result<(), NotSold>>) -> Result<(), Failure> {
 }
 
 /// The lines that an earlier run has finished: their payments are in the log.
-pub async fn paid_lines(log: &impl EventReader) -> retell::Result<HashSet<u64>> {
+pub async fn paid_lines(log: &impl EventReader) -> retell::Result<Lines> {
     let payments = Filter::of::<PaymentEvent>()?;
-    let (mut lines, mut after) = (HashSet::new(), Position::ZERO);
+    let (mut lines, mut after) = (Lines::default(), Position::ZERO);
     loop {
         let page = log.read_all(after, PAGE, &payments).await?;
-        lines.extend(page.events.iter().filter_map(|event| line_of(event.stream.aggregate_id().as_str())));
+        page.events
+            .iter()
+            .filter_map(|event| line_of(event.stream.aggregate_id().as_str()))
+            .for_each(|line| lines.add(line));
         if page.through == after {
             return Ok(lines);
         }
         after = page.through;
+    }
+}
+
+/// A set of line numbers, a bit each: however long the file, it fits.
+#[derive(Debug, Default)]
+pub struct Lines(Vec<u64>);
+
+impl Lines {
+    fn add(&mut self, line: u64) {
+        let (word, bit) = Self::place(line);
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= bit;
+    }
+
+    fn contains(&self, line: u64) -> bool {
+        let (word, bit) = Self::place(line);
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn place(line: u64) -> (usize, u64) {
+        (usize::try_from(line / 64).unwrap_or(usize::MAX), 1 << (line % 64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+
+    #[test]
+    fn a_set_of_lines_holds_what_was_added() {
+        let mut lines = Lines::default();
+        for line in [2, 63, 64, 70_000] {
+            lines.add(line);
+        }
+        let held: Vec<_> = (0..80_000).filter(|line| lines.contains(*line)).collect();
+        assert_eq!(held, [2, 63, 64, 70_000]);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::frame::ReceivedFrame;
@@ -54,6 +55,11 @@ where
 
     async fn start(&mut self) -> Result<()> {
         self.reload().await?;
+        let head = self.worker.reader.head().await?;
+        if self.kept > head {
+            let (projection, checkpoint) = (self.name.clone(), self.kept);
+            return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
+        }
         let projection = self.worker.projection.clone();
         let work: Work<P::Tx> = Box::new(move |tx| {
             async move {
@@ -84,7 +90,10 @@ where
             () = tokio::time::sleep(self.worker.options.sweep) => None,
         };
         match received {
-            Some(Ok(deliveries)) => self.receive(deliveries).await,
+            Some(Ok(deliveries)) => {
+                let deliveries = self.gather(deliveries).await;
+                self.receive(deliveries).await
+            }
             Some(Err(_)) => {
                 // The broker is gone; the store is not. Until it is back, every sweep tries again.
                 self.consumer = None;
@@ -98,6 +107,27 @@ where
                 self.keep_seen().await
             }
         }
+    }
+
+    /// Adds what else comes within a moment: one transaction for many small messages.
+    async fn gather(&mut self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let end = Instant::now() + self.worker.options.gather;
+        while deliveries.len() < self.worker.options.messages {
+            let room = self.worker.options.messages - deliveries.len();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                more = next(self.consumer.as_mut(), room) => {
+                    let Ok(more) = more else {
+                        self.consumer = None;
+                        break;
+                    };
+                    deliveries.extend(more);
+                }
+                () = tokio::time::sleep_until(end) => break,
+            }
+        }
+        deliveries
     }
 
     /// A broker that is out of reach is no error: the sweep carries the load.
