@@ -53,6 +53,7 @@ impl Codec {
     ///
     /// # Errors
     /// The bytes do not hold exactly one such value.
+    #[inline]
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, BoxError> {
         match self {
             Self::Json => Ok(serde_json::from_slice(bytes)?),

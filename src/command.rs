@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::event::{Envelope, Metadata};
-use crate::id::{CorrelationId, IdempotencyKey, Version};
+use crate::id::{CorrelationId, EventId, IdempotencyKey, Version};
 use crate::store::{Appended, Outcome, Token};
 
 /// What goes with a command: where it came from, and its idempotency key.
@@ -36,6 +36,12 @@ impl Context {
         self
     }
 
+    /// The event that led to the command, where only its id is at hand.
+    pub fn with_causation(mut self, id: EventId) -> Self {
+        self.metadata.causation_id = Some(id);
+        self
+    }
+
     /// Who sends the command, such as a service's name.
     pub fn with_source(mut self, source: impl Into<Arc<str>>) -> Self {
         self.metadata.source = Some(source.into());
@@ -48,7 +54,7 @@ impl Context {
         self
     }
 
-    /// Names the command: executed again under the same key it writes nothing and returns the first outcome. Costs one read.
+    /// Names the command: executed again under the same key it writes nothing and returns the first outcome.
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
         self.key = Some(key);
         self
@@ -63,18 +69,21 @@ pub struct Executed {
     pub version: Version,
     /// Whether this call wrote the events, or an earlier one under the same key.
     pub outcome: Outcome,
+    /// The last event this call wrote, as the cause of what follows from it.
+    pub last_event: Option<EventId>,
     /// Waits for read models: see [`wait_for`](crate::projection::wait_for).
     pub token: Token,
 }
 
 impl Executed {
-    pub(crate) fn by(appended: &Appended) -> Self {
+    pub(crate) fn by(appended: &Appended, last_event: Option<EventId>) -> Self {
         let version = appended.versions.first().copied().unwrap_or_default();
-        Self { version, outcome: appended.outcome, token: appended.token() }
+        let last_event = last_event.filter(|_| appended.outcome == Outcome::Written);
+        Self { version, outcome: appended.outcome, last_event, token: appended.token() }
     }
 
     pub(crate) fn nothing(version: Version) -> Self {
-        Self { version, outcome: Outcome::Written, token: Token::default() }
+        Self { version, outcome: Outcome::Written, last_event: None, token: Token::default() }
     }
 }
 

@@ -140,6 +140,16 @@ pub enum ErrorKind {
         /// Where it is.
         actual: Position,
     },
+    /// A projection has applied more than the log holds: its read model belongs to another log, or the log was restored from before.
+    #[error("projection {projection}: the checkpoint {checkpoint} lies beyond the log's head {head}")]
+    CheckpointAhead {
+        /// Which projection.
+        projection: ProjectionName,
+        /// How far it says it is.
+        checkpoint: Position,
+        /// How far the log goes.
+        head: Position,
+    },
     /// The backend refused for a reason none of the others names; the cause says which.
     #[error("cannot {0}")]
     Backend(String),

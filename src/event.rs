@@ -83,6 +83,7 @@ impl StoredEvent<'_> {
     ///
     /// # Errors
     /// [`DecodeError::Payload`] with the codec's error.
+    #[inline]
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         self.codec.decode(self.payload).map_err(DecodeError::Payload)
     }

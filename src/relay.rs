@@ -13,6 +13,10 @@ use crate::error::Result;
 use crate::id::Position;
 use crate::store::{EventReader, Filter, RelayCheckpoint};
 
+/// After a frame that was not full, the next one waits this long: an event that comes alone leaves at once, and those of a busy log share
+/// their frames.
+const BREATH: Duration = Duration::from_millis(1);
+
 /// Settings of a [`Relay`].
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -122,6 +126,7 @@ impl Relay {
         while !stop.is_cancelled() {
             let through = self.retry(&stop, || self.publish_after(published)).await?;
             let idle = through == Some(published);
+            let partial = through.is_some_and(|through| through.since(published) < self.options.frame_events as u64);
             published = through.unwrap_or(published);
             if kept < published && (idle || kept_at.elapsed() >= self.options.checkpoint_every) {
                 self.retry(&stop, || self.keep(published)).await?;
@@ -133,6 +138,8 @@ impl Relay {
                     () = tokio::time::sleep(self.options.poll) => {}
                     Ok(()) = grown.changed() => {}
                 }
+            } else if partial {
+                tokio::time::sleep(BREATH).await;
             }
         }
         if kept < published { self.keep(published).await } else { Ok(()) }

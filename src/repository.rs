@@ -13,7 +13,7 @@ use crate::aggregate::{Aggregate, Handle};
 use crate::command::{CommandError, Context, Executed};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{DecodeError, Event, NewEvent, StoredEvent};
-use crate::id::{AggregateId, AggregateType, EventType, ExpectedVersion, InvalidName, StreamId, Version};
+use crate::id::{AggregateId, AggregateType, EventId, EventType, ExpectedVersion, InvalidName, StreamId, Version};
 use crate::store::{Append, Appended, EventStore, Outcome, Replay, Snapshot, UpTo, Visitor};
 
 /// Aggregates kept in memory by default.
@@ -195,46 +195,52 @@ impl<A: Aggregate> Repository<A> {
         A: Handle<C>,
     {
         let stream = self.stream(id)?;
-        if let Some(key) = &context.key
-            && let Some(kept) = self.inner.store.outcome(key).await?
-        {
-            return Ok(Executed::by(&kept.repeat(key, [&stream])?));
-        }
         let slot = self.slot(&stream);
         let mut slot = slot.lock().await;
-        let mut fresh = slot.is_none();
-        if fresh {
+        // Whether a refusal would be the last word: the state was just read, and no earlier call under the same key is known.
+        let mut settled = slot.is_none() && context.key.is_none();
+        if slot.is_none() {
             *slot = Some(self.load_newest(&stream).await?);
         }
         let mut delays = self.inner.retry.delays();
         loop {
             let loaded = slot.get_or_insert_default();
             let decided = loaded.state.handle(&command);
-            if !fresh && !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
+            if !settled && !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
                 // No append will tell whether the state in memory is still the newest, so look before saying no.
+                drop(decided);
+                if let Some(executed) = self.executed_before(&stream, &context).await? {
+                    return Ok(executed);
+                }
                 self.refresh(&stream, &mut slot).await?;
-                fresh = true;
+                settled = true;
                 continue;
             }
             let events = decided.map_err(CommandError::Rejected)?;
             if events.is_empty() {
                 return Ok(Executed::nothing(loaded.version));
             }
-            let append = encode(&stream, loaded.version, &events, &context)?;
+            let (append, last_event) = encode(&stream, loaded.version, &events, &context)?;
             match self.inner.store.append(append).await {
                 Ok(appended) => {
                     self.remember(&stream, &mut slot, events, &appended);
-                    return Ok(Executed::by(&appended));
+                    return Ok(Executed::by(&appended, last_event));
                 }
                 Err(error) if error.is_conflict() => {
                     let delay = delays.next().ok_or(error)?;
                     tokio::time::sleep(delay).await;
                     self.refresh(&stream, &mut slot).await?;
-                    fresh = true;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// What an earlier call under the same key did.
+    async fn executed_before(&self, stream: &StreamId, context: &Context) -> Result<Option<Executed>> {
+        let Some(key) = &context.key else { return Ok(None) };
+        let Some(kept) = self.inner.store.outcome(key).await? else { return Ok(None) };
+        Ok(Some(Executed::by(&kept.repeat(key, [stream])?, None)))
     }
 
     /// The aggregate's present state; the default state at version zero if it has no events.
@@ -311,9 +317,13 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Moves the cached state past the events just appended. Where an earlier append under the same key wrote others, it is forgotten.
+    /// Moves the cached state past the events just appended. Where an earlier append under the same key had written, the state stays at
+    /// its version, and the next append finds out if that is too old.
     fn remember(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>, events: Vec<A::Event>, appended: &Appended) {
-        let Some(mut loaded) = slot.take().filter(|_| appended.outcome == Outcome::Written) else { return };
+        if appended.outcome == Outcome::Repeated {
+            return;
+        }
+        let Some(mut loaded) = slot.take() else { return };
         for event in events {
             loaded.state.apply(event);
             loaded.version = loaded.version.next();
@@ -349,7 +359,13 @@ impl<A: Default> Default for Loaded<A> {
     }
 }
 
-fn encode<E: Event>(stream: &StreamId, version: Version, events: &[E], context: &Context) -> Result<Append> {
+/// The append, and the id of its last event.
+fn encode<E: Event>(
+    stream: &StreamId,
+    version: Version,
+    events: &[E],
+    context: &Context,
+) -> Result<(Append, Option<EventId>)> {
     let mut metadata = context.metadata.clone();
     let mut encoded = Vec::with_capacity(events.len());
     for event in events {
@@ -359,11 +375,13 @@ fn encode<E: Event>(stream: &StreamId, version: Version, events: &[E], context: 
         new.metadata.correlation_id = Some(correlation);
         encoded.push(new);
     }
+    let last = encoded.last().map(|event| event.id);
     let append = Append::new(stream.clone(), ExpectedVersion::Exact(version), encoded);
-    Ok(match &context.key {
+    let append = match &context.key {
         Some(key) => append.with_key(key.clone()),
         None => append,
-    })
+    };
+    Ok((append, last))
 }
 
 /// Folds a stream into a state.

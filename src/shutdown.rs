@@ -2,24 +2,45 @@
 
 use std::io;
 
-/// Waits for the process to be asked to stop: SIGTERM or SIGINT, or Ctrl-C where there are no signals.
+/// What asked the process to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: a supervisor.
+    Terminate,
+    /// SIGINT: Ctrl-C at a terminal.
+    Interrupt,
+}
+
+impl Signal {
+    /// What a process that ended for this reason exits with, by the custom of shells: 128 and the signal's number.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Terminate => 143,
+            Self::Interrupt => 130,
+        }
+    }
+}
+
+/// Waits for the process to be asked to stop.
 ///
 /// # Errors
 /// The system refused to install a handler.
 ///
 /// # Cancel safety
 /// May be dropped and called again.
-pub async fn requested() -> io::Result<()> {
+pub async fn requested() -> io::Result<Signal> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Ok(Signal::Terminate),
+            _ = interrupt.recv() => Ok(Signal::Interrupt),
         }
-        Ok(())
     }
     #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    {
+        tokio::signal::ctrl_c().await?;
+        Ok(Signal::Interrupt)
+    }
 }

@@ -322,6 +322,17 @@ async fn an_undecodable_event_ends_the_worker_with_its_place() {
 }
 
 #[tokio::test]
+async fn a_read_model_of_another_log_is_refused() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Vec::new()));
+    add(&store, "a", 0..10).await;
+    finish(&store, &models, &Seen::default()).await;
+    let other = MemoryStore::new();
+    add(&other, "a", 0..3).await;
+    let error = Worker::new(Seen::default(), other, models).run(CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.to_string(), "projection seen: the checkpoint 10 lies beyond the log's head 3");
+}
+
+#[tokio::test]
 async fn two_workers_of_one_projection_apply_each_event_once() {
     let store = SqliteStore::in_memory().await.unwrap();
     let models = SqliteReadModel::in_memory().await.unwrap();

@@ -196,10 +196,33 @@ async fn a_command_under_a_key_is_executed_once() {
     let second = counters.execute_with("a", Add(vec![3]), context.clone()).await.unwrap();
     assert_eq!((first.outcome, second.outcome), (Outcome::Written, Outcome::Repeated));
     assert_eq!((first.version, first.token), (second.version, second.token));
+    assert_eq!((first.last_event, second.last_event), (Some(log(&store).await[0].event.id), None));
     assert_eq!(counters.load("a").await.unwrap().state.total, 4);
     let error = counters.execute_with("b", Add(vec![3]), context).await.unwrap_err();
     let CommandError::Failed(error) = error else { panic!("{error}") };
     assert!(matches!(error.kind(), ErrorKind::KeyReused(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_command_that_was_executed_is_not_refused_when_it_comes_again() {
+    let counters = Repository::<Counter>::new(MemoryStore::new());
+    counters.execute("a", Add(vec![5])).await.unwrap();
+    let context = Context::new().with_key(IdempotencyKey::new("take all").unwrap());
+    let first = counters.execute_with("a", Add(vec![-5]), context.clone()).await.unwrap();
+    // Now the same command would fall below zero.
+    let second = counters.execute_with("a", Add(vec![-5]), context).await.unwrap();
+    assert_eq!((second.version, second.outcome), (first.version, Outcome::Repeated));
+    assert!(matches!(counters.execute("a", Add(vec![-5])).await, Err(CommandError::Rejected(BelowZero(0)))));
+}
+
+#[tokio::test]
+async fn a_key_costs_a_command_on_a_hot_aggregate_no_read() {
+    let store = Watched::new();
+    let counters = Repository::<Counter>::new(store.clone());
+    counters.execute("a", Add(vec![1])).await.unwrap();
+    let context = Context::new().with_key(IdempotencyKey::new("once").unwrap());
+    counters.execute_with("a", Add(vec![1]), context).await.unwrap();
+    assert_eq!(store.counts(), (1, 2));
 }
 
 #[tokio::test]
@@ -229,12 +252,15 @@ async fn correlation_and_causation_follow_the_chain() {
     counters.execute_with("a", Add(vec![1, 2]), context).await.unwrap();
     let cause = log(&store).await[1].decode::<CounterEvent>().unwrap();
     counters.execute_with("b", Add(vec![3]), Context::caused_by(&cause)).await.unwrap();
+    let named = Context::new().with_causation(cause.id);
+    counters.execute_with("c", Add(vec![4]), named).await.unwrap();
     let events = log(&store).await;
     let metadata: Vec<_> = events.iter().map(|recorded| &recorded.event.metadata).collect();
     assert_eq!(metadata[0].correlation_id, Some(events[0].event.id.into()), "the first event names the chain");
     assert_eq!(metadata[1].correlation_id, metadata[0].correlation_id);
     assert_eq!(metadata[2].correlation_id, metadata[0].correlation_id);
     assert_eq!(metadata[2].causation_id, Some(events[1].event.id));
+    assert_eq!(metadata[3].causation_id, Some(events[1].event.id));
     assert_eq!(metadata[0].source.as_deref(), Some("shop"));
     assert_eq!(metadata[0].extra["tenant"], "7");
 }

@@ -19,6 +19,8 @@ TMPDIR="$(mktemp -d)"
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 
+# tests/shop.rs runs the program that people run, and cargo builds an example that has tests of its own only as those tests.
+cargo build --workspace --all-features --example shop
 # The library, its macros, the examples' own tests and every test of tests/; then the documentation's examples.
 cargo test --workspace --all-features --lib --bins --examples --tests -- "$@"
 cargo test --workspace --all-features --doc -- "$@"

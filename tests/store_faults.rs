@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use retell::error::{Error, ErrorKind, Result};
 use retell::event::NewEvent;
@@ -16,6 +16,7 @@ use retell::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, RelayCheckpoint,
     Replay, Snapshot, SnapshotStore, UpTo, Work,
 };
+use retell::testing::read_model::Counting;
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -342,17 +343,19 @@ async fn a_lock_held_beyond_the_timeout_is_transient_and_appends_work_after_it()
     assert_eq!(append(&store, "a", events(1)).await.unwrap().versions, [Version::new(4)]);
 }
 
-#[tokio::test]
-async fn an_append_waits_for_another_process_to_finish() {
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_wait_for_the_short_transactions_of_another_process() {
     let log = Log::new().await;
     let store = log.open().await;
     let other = log.raw();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let waiting = tokio::spawn(async move { append(&store, "a", events(1)).await });
-    // On the one thread of this runtime the append is on its way before the lock goes.
-    tokio::task::yield_now().await;
-    other.execute_batch("COMMIT").unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().versions, [Version::new(4)]);
+    other.busy_timeout(Duration::from_secs(5)).unwrap();
+    let beside = tokio::task::spawn_blocking(move || {
+        (0..100).try_for_each(|_| other.execute_batch("BEGIN IMMEDIATE; SELECT count(*) FROM retell_events; COMMIT"))
+    });
+    for version in 4..=53 {
+        assert_eq!(append(&store, "a", events(1)).await.unwrap().versions, [Version::new(version)]);
+    }
+    beside.await.unwrap().unwrap();
 }
 
 #[test]
@@ -450,25 +453,20 @@ async fn everything_that_was_written_is_there_after_reopening() {
     assert_eq!(store.relayed("main").await.unwrap(), Position::new(3));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn closing_waits_for_the_appends_under_way() {
     let log = Log::new().await;
     let store = log.open().await;
-    let appends: Vec<_> = (0..200)
-        .map(|number| {
-            let store = store.clone();
-            tokio::spawn(async move { append(&store, &format!("new {number}"), events(1)).await })
-        })
-        .collect();
-    store.close().await.unwrap();
-    let mut acknowledged = 0;
-    for outcome in appends {
-        match outcome.await.unwrap() {
-            Ok(_) => acknowledged += 1,
-            Err(error) => assert!(matches!(error.kind(), ErrorKind::Closed(_)), "{error:?}"),
-        }
+    let ids: Vec<_> = (0..100).map(|number| format!("new {number}")).collect();
+    let mut appends: Vec<_> = ids.iter().map(|id| Box::pin(append(&store, id, events(1)))).collect();
+    for append in &mut appends {
+        assert!(futures::poll!(append).is_pending());
     }
-    assert_eq!(whole_log(&log.open().await).await.unwrap().len(), 4 + acknowledged);
+    store.close().await.unwrap();
+    for append in appends {
+        append.await.unwrap();
+    }
+    assert_eq!(whole_log(&log.open().await).await.unwrap().len(), 104);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -493,4 +491,34 @@ async fn two_handles_of_one_file_share_one_order() {
         }
     }
     assert_eq!(whole_log(&one).await.unwrap(), whole_log(&two).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_handles_that_move_one_checkpoint_the_second_is_told() {
+    let log = Log::empty();
+    let models = [SqliteReadModel::open(log.path()).await.unwrap(), SqliteReadModel::open(log.path()).await.unwrap()];
+    let totals = ProjectionName::new("totals").unwrap();
+    for from in (0..50).map(Position::new) {
+        let [one, two] =
+            models.each_ref().map(|model| model.advance(&totals, from, from.next(), SqliteReadModel::count()));
+        let (one, two) = tokio::join!(one, two);
+        let moved = one.and(two).unwrap_err();
+        let (projection, actual) = (totals.clone(), from.next());
+        assert_eq!(*moved.kind(), ErrorKind::CheckpointMoved { projection, expected: from, actual });
+    }
+    assert_eq!(models[0].counted().await.unwrap(), 50);
+}
+
+#[tokio::test]
+async fn opening_a_file_that_another_process_writes_in_another_mode_waits_as_long_as_allowed() {
+    let log = Log::empty();
+    let other = log.raw();
+    other.execute_batch("CREATE TABLE customers (id INTEGER); BEGIN IMMEDIATE").unwrap();
+    let timeout = Duration::from_millis(200);
+    let began = Instant::now();
+    let error = SqliteStore::open_with(log.path(), SqliteOptions::new().with_busy_timeout(timeout)).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(began.elapsed() >= timeout, "gave up after {:?}", began.elapsed());
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(append(&log.open().await, "a", events(1)).await.unwrap().versions, [Version::new(1)]);
 }

@@ -101,12 +101,12 @@ pub(crate) async fn open(path: &Path, connections: u32) -> SqlitePool {
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(60))
+        .busy_timeout(Duration::from_mins(1))
         .pragma("cache_size", "-16384");
     SqlitePoolOptions::new()
         .max_connections(connections)
         .min_connections(connections)
-        .acquire_timeout(Duration::from_secs(60))
+        .acquire_timeout(Duration::from_mins(1))
         .test_before_acquire(false)
         .connect_with(options)
         .await

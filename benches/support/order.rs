@@ -1,4 +1,4 @@
-//! The order as an application of the library writes it: 186 bytes of JSON an event, give or take ten.
+//! The order as an application of the library writes it: some 190 bytes of JSON an event.
 
 use retell::event::StoredEvent;
 use retell::{Aggregate, Apply, Codec, Event, Handle};

@@ -48,6 +48,7 @@ CREATE TABLE {schema}.log (
 CREATE TABLE {schema}.keys (
     idempotency_key text COLLATE "C" PRIMARY KEY,
     commit_id bigint NOT NULL,
+    last_ordinal integer NOT NULL, -- the place of the append's last event in its commit
     aggregate_types text[] NOT NULL,
     aggregate_ids text[] NOT NULL,
     versions bigint[] NOT NULL
@@ -102,13 +103,17 @@ $$;
 --               how many of the events are its own, in order
 --   event_*     one for each event, in the order of the parts: whose part it is (from 1), and what is stored of it
 --   durable     whether the commit waits for the disk, whatever the server's default is
--- Returns one row for each part, in order: the version found, and the commit if it was written. A repeated key returns its first outcome.
+-- Returns one row for each part, in order: the version found, and commit and last place there if it was written. A repeated key returns
+-- its first outcome.
 CREATE FUNCTION {schema}.append(
     lane_hint integer, durable boolean, keys text[],
     part_append integer[], part_type text[], part_id text[], part_expected bigint[], part_events integer[],
     event_part integer[], event_id uuid[], event_type text[], event_schema bigint[], event_codec smallint[], event_correlation uuid[], event_causation uuid[],
     event_metadata text[], event_payload bytea[]
-) RETURNS TABLE (append_number integer, found bigint, written bigint, kept_commit bigint, kept_types text[], kept_ids text[], kept_versions bigint[])
+) RETURNS TABLE (
+    append_number integer, found bigint, written_commit bigint, written_ordinal integer,
+    kept_commit bigint, kept_ordinal integer, kept_types text[], kept_ids text[], kept_versions bigint[]
+)
 LANGUAGE plpgsql
 -- Arrays would be planned anew at every call.
 SET plan_cache_mode = force_generic_plan
@@ -162,12 +167,12 @@ BEGIN
     ), taken AS (
         INSERT INTO {schema}.commits (lane, commit_id, events) SELECT held_lane, number.commit_id, number.events FROM number
     ), remembered AS (
-        INSERT INTO {schema}.keys (idempotency_key, commit_id, aggregate_types, aggregate_ids, versions)
-        SELECT keys[free.append], number.commit_id, array_agg(free.kind ORDER BY free.place), array_agg(free.id ORDER BY free.place),
+        INSERT INTO {schema}.keys (idempotency_key, commit_id, last_ordinal, aggregate_types, aggregate_ids, versions)
+        SELECT keys[free.append], number.commit_id, max(free.ordinal + free.events), array_agg(free.kind ORDER BY free.place), array_agg(free.id ORDER BY free.place),
             array_agg(free.actual + free.events ORDER BY free.place)
         FROM number, free WHERE keys[free.append] IS NOT NULL GROUP BY free.append, number.commit_id
     )
-    SELECT part.append, part.actual, number.commit_id, kept.commit_id, kept.aggregate_types, kept.aggregate_ids, kept.versions
+    SELECT part.append, part.actual, number.commit_id, free.ordinal + free.events, kept.commit_id, kept.last_ordinal, kept.aggregate_types, kept.aggregate_ids, kept.versions
     FROM part
     LEFT JOIN free ON free.place = part.place
     LEFT JOIN number ON free.place IS NOT NULL

@@ -121,18 +121,19 @@ impl State {
         Ok(appended)
     }
 
+    /// Expectations first: a caller that is behind should learn that, whatever else is wrong.
     fn check(&self, append: &Append) -> Result<()> {
-        let mut new_ids = HashSet::new();
         for part in append.streams() {
             let actual = self.version(&part.stream);
             if !part.expected.allows(actual) {
                 let (stream, expected) = (part.stream.clone(), part.expected);
                 return Err(ErrorKind::Conflict { stream, expected, actual }.into());
             }
-            for event in &part.events {
-                if self.ids.contains(&event.id) || !new_ids.insert(event.id) {
-                    return Err(ErrorKind::DuplicateEvent(event.id).into());
-                }
+        }
+        let mut new_ids = HashSet::new();
+        for event in append.streams().iter().flat_map(|part| &part.events) {
+            if self.ids.contains(&event.id) || !new_ids.insert(event.id) {
+                return Err(ErrorKind::DuplicateEvent(event.id).into());
             }
         }
         Ok(())

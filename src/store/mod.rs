@@ -202,6 +202,7 @@ pub trait EventStore: EventReader + SnapshotStore {
     /// # Errors
     /// [`ErrorKind::Conflict`] if a stream is not at the version expected, [`ErrorKind::DuplicateEvent`] for an id that is in the log,
     /// [`ErrorKind::KeyReused`], [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] and what [`Append::check`] refuses: nothing was written.
+    /// Of a conflict and a duplicate id in one append, the conflict is reported.
     /// After [`ErrorKind::Transient`] or [`ErrorKind::Backend`] the outcome is unknown: the idempotency key decides.
     ///
     /// # Cancel safety

@@ -12,6 +12,8 @@ use futures::future::join_all;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::store::memory::MemoryReadModel;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::PostgresReadModel;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::SqliteReadModel;
 use crate::store::{CheckpointStore, Work};
@@ -95,6 +97,34 @@ impl Counting for SqliteReadModel {
             if exists { db.query_row(COUNTED, [], |row| row.get(0)) } else { Ok(0) }
         })
         .await
+    }
+}
+
+/// The counter lies in the first schema of the connections' `search_path`: give each test a schema of its own there.
+#[cfg(feature = "postgres")]
+#[async_trait]
+impl Counting for PostgresReadModel {
+    fn count() -> Work<Self::Tx> {
+        Box::new(|db| {
+            Box::pin(async move {
+                let counted = sqlx::raw_sql(COUNT_IN_POSTGRES).execute(db).await;
+                counted.map(drop).map_err(|error| Error::with_source(ErrorKind::Backend("count".into()), error))
+            })
+        })
+    }
+
+    async fn counted(&self) -> Result<u32> {
+        let failed = |error| Error::with_source(ErrorKind::Backend("count".into()), error);
+        let exists: bool = sqlx::query_scalar("SELECT to_regclass('counter') IS NOT NULL")
+            .fetch_one(self.pool())
+            .await
+            .map_err(failed)?;
+        if !exists {
+            return Ok(0);
+        }
+        let counted: i32 =
+            sqlx::query_scalar("SELECT counted FROM counter").fetch_one(self.pool()).await.map_err(failed)?;
+        Ok(counted.unsigned_abs())
     }
 }
 
@@ -193,6 +223,11 @@ pub async fn of_concurrent_advances_from_one_position_exactly_one_wins<M: Counti
 const COUNT: &str = "
     CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, counted INTEGER NOT NULL) STRICT;
     INSERT INTO counter (id, counted) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET counted = counted + 1";
+
+#[cfg(feature = "postgres")]
+const COUNT_IN_POSTGRES: &str = "
+    CREATE TABLE IF NOT EXISTS counter (id integer PRIMARY KEY, counted integer NOT NULL);
+    INSERT INTO counter AS c (id, counted) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET counted = c.counted + 1";
 
 #[cfg(feature = "sqlite")]
 const COUNTER_EXISTS: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'counter'";

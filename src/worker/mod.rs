@@ -26,18 +26,20 @@ use crate::worker::sequential::Run;
 pub struct WorkerOptions {
     batch_events: usize,
     messages: usize,
+    gather: Duration,
     sweep: Duration,
     retries: usize,
     longest_delay: Duration,
 }
 
 impl WorkerOptions {
-    /// Batches of up to 1,000 events, up to 100 messages taken at once, a sweep every 500 ms, and 5 retries of a failing event before
+    /// Batches of up to 1,000 events, gathered for up to 2 ms, a sweep every 500 ms, and 5 retries of a failing event before
     /// the worker gives up, at most 5 seconds apart.
     pub fn new() -> Self {
         Self {
             batch_events: 1_000,
             messages: 100,
+            gather: Duration::from_millis(2),
             sweep: Duration::from_millis(500),
             retries: 5,
             longest_delay: Duration::from_secs(5),
@@ -47,6 +49,12 @@ impl WorkerOptions {
     /// The most events in one transaction.
     pub fn with_batch_events(mut self, events: usize) -> Self {
         self.batch_events = events.max(1);
+        self
+    }
+
+    /// How long a batch may wait to become larger. More saves transactions, and delays each event by as much.
+    pub fn with_gather(mut self, gather: Duration) -> Self {
+        self.gather = gather;
         self
     }
 

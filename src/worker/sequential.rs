@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::frame::ReceivedFrame;
@@ -54,6 +55,11 @@ where
 
     async fn start(&mut self) -> Result<()> {
         self.reload().await?;
+        let head = self.worker.reader.head().await?;
+        if self.kept > head {
+            let (projection, checkpoint) = (self.name.clone(), self.kept);
+            return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
+        }
         let projection = self.worker.projection.clone();
         let work: Work<P::Tx> = Box::new(move |tx| {
             async move {
@@ -84,7 +90,10 @@ where
             () = tokio::time::sleep(self.worker.options.sweep) => None,
         };
         match received {
-            Some(Ok(deliveries)) => self.receive(deliveries).await,
+            Some(Ok(deliveries)) => {
+                let deliveries = self.gather(deliveries).await;
+                self.receive(deliveries).await
+            }
             Some(Err(_)) => {
                 // The broker is gone; the store is not. Until it is back, every sweep tries again.
                 self.consumer = None;
@@ -98,6 +107,27 @@ where
                 self.keep_seen().await
             }
         }
+    }
+
+    /// Adds what else comes within a moment: one transaction for many small messages.
+    async fn gather(&mut self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let end = Instant::now() + self.worker.options.gather;
+        while deliveries.len() < self.worker.options.messages {
+            let room = self.worker.options.messages - deliveries.len();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                more = next(self.consumer.as_mut(), room) => {
+                    let Ok(more) = more else {
+                        self.consumer = None;
+                        break;
+                    };
+                    deliveries.extend(more);
+                }
+                () = tokio::time::sleep_until(end) => break,
+            }
+        }
+        deliveries
     }
 
     /// A broker that is out of reach is no error: the sweep carries the load.
@@ -166,12 +196,24 @@ where
 
     /// Reads the store from where everything is applied to its head.
     async fn catch_up(&mut self) -> Result<()> {
+        let (reader, filter, limit) =
+            (self.worker.reader.clone(), self.filter.clone(), self.worker.options.batch_events);
         let mut delays = self.worker.options.delays();
+        let mut ahead = None;
         while !self.stop.is_cancelled() {
-            let limit = self.worker.options.batch_events;
-            match self.worker.reader.read_all(self.seen, limit, &self.filter).await {
+            let page = match ahead.take() {
+                Some(page) => page,
+                None => reader.read_all(self.seen, limit, &filter).await,
+            };
+            match page {
                 Ok(page) if page.through == self.seen => return Ok(()),
-                Ok(page) => self.apply(page.events, page.through).await?,
+                Ok(page) => {
+                    // The next page is read while this one is applied. It comes first, so that its reading starts first.
+                    let next = reader.read_all(page.through, limit, &filter);
+                    let (next, applied) = futures::join!(next, self.apply(page.events, page.through));
+                    applied?;
+                    ahead = (self.seen == page.through).then_some(next);
+                }
                 Err(error) if error.is_transient() => self.pause(delays.next()).await,
                 Err(error) => return Err(error),
             }

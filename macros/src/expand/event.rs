@@ -56,6 +56,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
                     #encode
                 }
 
+                #[inline]
                 fn decode(
                     __stored: #krate::event::StoredEvent<'_>,
                 ) -> ::core::result::Result<Self, #krate::event::DecodeError> {

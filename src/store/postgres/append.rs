@@ -250,15 +250,17 @@ fn read_result<'r>(
             conflict = Some(ErrorKind::Conflict { stream, expected, actual: found });
         }
         versions.push(found.plus(part.events.len() as u64));
-        commit = row.try_get::<Option<i64>, _>("written")?;
+        // The last part's is the append's.
+        let ordinal: Option<i32> = row.try_get("written_ordinal")?;
+        commit = row.try_get::<Option<i64>, _>("written_commit")?.zip(ordinal);
         if row.try_get::<Option<i64>, _>("kept_commit")?.is_some() {
             kept = Some(kept_outcome(row));
         }
     }
     Ok(match (kept, append.key(), commit, conflict) {
         (Some(kept), Some(key), ..) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
-        (_, _, Some(commit), _) => {
-            Ok(Appended { commit: CommitId::new(commit.unsigned_abs()), versions, outcome: Outcome::Written })
+        (_, _, Some((commit, ordinal)), _) => {
+            Ok(Appended { commit: commit_id(commit, ordinal), versions, outcome: Outcome::Written })
         }
         (_, _, None, Some(conflict)) => Err(conflict.into()),
         (_, _, None, None) => Err(ErrorKind::Corrupt("an append was neither written nor refused".into()).into()),
@@ -274,8 +276,21 @@ fn kept_outcome(row: &PgRow) -> Result<KeptOutcome> {
     let streams = kinds.iter().zip(&ids).map(|(kind, id)| StreamId::parse(kind, id)).collect::<Result<_, _>>()?;
     let versions =
         versions.into_iter().map(|version| from_sql(version, "version").map(Version::new)).collect::<Result<_>>()?;
-    let commit = CommitId::new(from_sql(commit, "commit")?);
+    let commit = commit_id(commit, row.try_get("kept_ordinal").map_err(failed)?);
     Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
+}
+
+/// Bits of a `CommitId` that say the place of an append's last event in its commit; the rest is the commit's number.
+const ORDINAL_BITS: u32 = 24;
+
+fn commit_id(number: i64, ordinal: i32) -> CommitId {
+    CommitId::new(number.unsigned_abs() << ORDINAL_BITS | u64::from(ordinal.unsigned_abs()))
+}
+
+/// The commit's number, and the place of the append's last event in it.
+pub(super) fn split_commit_id(commit: CommitId) -> (i64, i64) {
+    let (number, ordinal) = (commit.get() >> ORDINAL_BITS, commit.get() & ((1 << ORDINAL_BITS) - 1));
+    (to_sql(number), to_sql(ordinal))
 }
 
 /// Binds: lane, durable, keys, five arrays of parts, nine of events.
@@ -283,7 +298,7 @@ const APPEND: &str =
     "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
 
 const OUTCOME: &str = "
-    SELECT commit_id AS kept_commit, aggregate_types AS kept_types, aggregate_ids AS kept_ids, versions AS kept_versions
+    SELECT commit_id AS kept_commit, last_ordinal AS kept_ordinal, aggregate_types AS kept_types, aggregate_ids AS kept_ids, versions AS kept_versions
     FROM {schema}.keys WHERE idempotency_key = $1";
 
 const KNOWN_IDS: &str = "SELECT event_id FROM {schema}.events WHERE event_id = ANY($1) LIMIT 1";

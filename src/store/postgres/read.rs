@@ -15,6 +15,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{AggregateId, AggregateType, CommitId, EventType, Position, StreamId, Version};
+use crate::store::postgres::append::split_commit_id;
 use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, to_sql};
 use crate::store::{Filter, Page, Replay, UpTo, Visitor};
 
@@ -201,9 +202,11 @@ impl Reader {
         if commit == CommitId::ZERO {
             return Ok(Some(Position::ZERO));
         }
+        let (number, ordinal) = split_commit_id(commit);
         for looked in [false, true] {
             let position: Option<i64> = sqlx::query_scalar(self.position_of.sql())
-                .bind(to_sql(commit.get()))
+                .bind(number)
+                .bind(ordinal)
                 .fetch_optional(&self.pool)
                 .await
                 .map_err(|error| classify(error, "find a commit's position"))?;
@@ -376,7 +379,8 @@ const SEQUENCE: &str = "SELECT {schema}.sequence_commits()";
 
 const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1";
 
-const POSITION_OF: &str = "SELECT first_position + events - 1 FROM {schema}.log WHERE commit_id = $1";
+/// Binds: commit, place in it.
+const POSITION_OF: &str = "SELECT first_position + $2 - 1 FROM {schema}.log WHERE commit_id = $1";
 
 /// Binds: after, limit. Begins with the commit that holds the next position.
 const LOG: &str = "

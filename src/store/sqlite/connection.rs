@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -129,7 +130,7 @@ fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, F
     db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     if !options.read_only {
         // WAL: readers do not wait for the writer, and a commit is one write and one sync.
-        db.pragma_update(None, "journal_mode", "WAL")?;
+        switch_to_wal(&db, options.busy_timeout)?;
         let synchronous = match options.synchronous {
             Synchronous::Full => "FULL",
             Synchronous::Normal => "NORMAL",
@@ -143,6 +144,23 @@ fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, F
     // 16 MiB of pages a connection; a negative number counts KiB.
     db.pragma_update(None, "cache_size", -16 * 1024)?;
     Ok(db)
+}
+
+/// Processes that switch a new file at the same time hold what the others need, so that SQLite refuses at once where it would wait
+/// elsewhere: tried again until the busy timeout is over.
+fn switch_to_wal(db: &Connection, timeout: Duration) -> Result<(), rusqlite::Error> {
+    let deadline = Instant::now() + timeout;
+    // Each process at a pace of its own, so that they do not meet again and again.
+    let mut pause = Duration::from_micros(500 + u64::from(std::process::id() % 16) * 100);
+    loop {
+        match db.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn open_file(path: &Path, read_only: bool) -> Result<Connection, rusqlite::Error> {

@@ -74,6 +74,9 @@ impl SqliteOptions {
     }
 
     /// Opens an existing file for reading: every write is refused.
+    ///
+    /// SQLite reads a log through two files beside it. Where no process has it open for writing, it must be allowed to make them:
+    /// in a directory without write permission, opening is refused as [`ReadOnly`](crate::ErrorKind::ReadOnly).
     pub fn with_read_only(mut self) -> Self {
         self.read_only = true;
         self

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 use tokio::sync::mpsc;
@@ -16,8 +16,12 @@ use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Versi
 use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, position_from_sql, to_sql};
 use crate::store::{Filter, Page, Replay, UpTo, Visitor};
 
-/// A chunk of a stream is handed over when it has this many bytes: enough to hide the hand-over, little enough to stay in a cache.
-const CHUNK_BYTES: usize = 128 * 1024;
+/// A chunk of a stream is handed over when it has this many bytes: enough to hide the hand-over, little enough to stay in a cache, and
+/// below the size from which allocators ask the system for fresh pages each time (128 KiB), which costs more than reading them.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Rows that a page of events is made for at the start; a longer one grows.
+const RESERVED_ROWS: usize = 512;
 
 /// Chunks that may wait to be decoded.
 const CHUNKS_AHEAD: usize = 2;
@@ -30,6 +34,13 @@ const SCANNED_ROWS: u64 = 200_000;
 struct Chunk {
     bytes: Vec<u8>,
     rows: Vec<ChunkRow>,
+}
+
+impl Chunk {
+    /// An empty chunk with room for what one holds.
+    fn roomy() -> Self {
+        Self { bytes: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4), rows: Vec::with_capacity(RESERVED_ROWS) }
+    }
 }
 
 struct ChunkRow {
@@ -120,7 +131,9 @@ fn read_stream(
     while let Some(row) = rows.next()? {
         version = version.next();
         chunk.push(row, version).map_err(|failure| failure.in_row(format_args!("{stream} version {version}")))?;
-        if chunk.bytes.len() >= CHUNK_BYTES && parts.blocking_send(Part::Events(std::mem::take(&mut chunk))).is_err() {
+        if chunk.bytes.len() >= CHUNK_BYTES
+            && parts.blocking_send(Part::Events(std::mem::replace(&mut chunk, Chunk::roomy()))).is_err()
+        {
             // The visitor has seen enough, or the caller is gone.
             return Ok(Chunk::default());
         }
@@ -175,7 +188,7 @@ pub(super) fn page(db: &mut Connection, after: Position, limit: usize, filter: &
             json_names(filter.aggregate_types.iter().map(AggregateType::as_str))?,
             json_names(filter.event_types.iter().map(EventType::as_str))?,
         );
-        events(&tx, FILTERED, (first, last, rows, kinds, types))?
+        events(&tx, FILTERED, (first, last, rows, kinds, types), limit)?
     };
     let through = match events.last() {
         Some(last) if events.len() == limit => last.position,
@@ -200,7 +213,7 @@ fn limit_to_sql(limit: usize) -> i64 {
 }
 
 pub(super) fn newest(db: &Connection, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
-    events(db, NEWEST, (event_type.as_str(), limit_to_sql(limit)))
+    events(db, NEWEST, (event_type.as_str(), limit_to_sql(limit)), limit)
 }
 
 pub(super) fn recorded_after(
@@ -215,7 +228,7 @@ pub(super) fn recorded_after(
 
 /// Invariant: positions are contiguous; a hole would be an event that no projection ever gets.
 fn unfiltered(db: &Connection, after: Position, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
-    let events = events(db, ALL, (to_sql(after.get()), limit_to_sql(limit)))?;
+    let events = events(db, ALL, (to_sql(after.get()), limit_to_sql(limit)), limit)?;
     let mut position = after;
     for event in &events {
         position = position.next();
@@ -244,39 +257,37 @@ fn last_recorded_by(db: &Connection, time: i64) -> Result<u64, Failure> {
     Ok(early)
 }
 
-/// Reads whole events. Their payloads share one buffer and their types one allocation each.
-fn events(db: &Connection, sql: &'static str, binds: impl Params) -> Result<Vec<RecordedEvent>, Failure> {
+/// Reads whole events. Their payloads share few buffers and their types one allocation each.
+fn events(
+    db: &Connection,
+    sql: &'static str,
+    binds: impl Params,
+    at_most: usize,
+) -> Result<Vec<RecordedEvent>, Failure> {
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query(binds)?;
     let mut reader = EventsReader::default();
-    let mut events = Vec::new();
-    let mut payloads: Vec<Range<usize>> = Vec::new();
+    let mut events = Vec::with_capacity(at_most.min(RESERVED_ROWS));
     while let Some(row) = rows.next()? {
-        let (event, payload) = reader.read(row)?;
-        events.push(event);
-        payloads.push(payload);
-    }
-    let bytes = Bytes::from(reader.bytes);
-    for (event, payload) in events.iter_mut().zip(payloads) {
-        event.event.payload = bytes.slice(payload);
+        events.push(reader.read(row)?);
     }
     Ok(events)
 }
 
 #[derive(Default)]
 struct EventsReader {
-    bytes: Vec<u8>,
+    payloads: BytesMut,
     aggregate_types: Vec<AggregateType>,
     event_types: Vec<EventType>,
 }
 
 impl EventsReader {
-    fn read(&mut self, row: &Row<'_>) -> Result<(RecordedEvent, Range<usize>), Failure> {
+    fn read(&mut self, row: &Row<'_>) -> Result<RecordedEvent, Failure> {
         let position = position_from_sql(row.get(0)?)?;
         self.read_at(position, row).map_err(|failure| failure.in_row(format_args!("position {position}")))
     }
 
-    fn read_at(&mut self, position: Position, row: &Row<'_>) -> Result<(RecordedEvent, Range<usize>), Failure> {
+    fn read_at(&mut self, position: Position, row: &Row<'_>) -> Result<RecordedEvent, Failure> {
         let aggregate_type = known(&mut self.aggregate_types, text(row, 2)?, AggregateType::as_str)?;
         let aggregate_id = AggregateId::new(text(row, 3)?).map_err(Error::from)?;
         let event_type = known(&mut self.event_types, text(row, 5)?, EventType::as_str)?;
@@ -289,9 +300,7 @@ impl EventsReader {
         )
         .map_err(|error| corrupt(format!("metadata: {error}")))?;
         let payload = row.get_ref(12)?.as_blob().map_err(rusqlite::Error::from)?;
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(payload);
-        let event = RecordedEvent {
+        Ok(RecordedEvent {
             position,
             stream: StreamId::new(aggregate_type, aggregate_id),
             version: Version::new(from_sql(row.get(4)?, "version")?),
@@ -301,11 +310,19 @@ impl EventsReader {
                 event_type,
                 schema_version: row.get(6)?,
                 codec: codec(number).ok_or_else(|| corrupt(format!("unknown codec {number}")))?,
-                payload: Bytes::new(),
+                payload: self.keep(payload),
                 metadata,
             },
-        };
-        Ok((event, start..self.bytes.len()))
+        })
+    }
+
+    /// Copies a payload into a buffer it shares with its neighbours.
+    fn keep(&mut self, payload: &[u8]) -> Bytes {
+        if self.payloads.capacity() < payload.len() {
+            self.payloads = BytesMut::with_capacity(payload.len().max(CHUNK_BYTES));
+        }
+        self.payloads.extend_from_slice(payload);
+        self.payloads.split().freeze()
     }
 }
 

@@ -193,6 +193,12 @@ pub async fn an_event_id_is_accepted_once(store: Store) {
     written(&store, &stream("a"), vec![one.clone()]).await;
     let again = Append::new(stream("b"), ExpectedVersion::Any, vec![two.clone(), one.clone()]);
     assert_eq!(refusal(&store, again).await, duplicate);
+    let conflict_too = Append::new(stream("b"), ExpectedVersion::Any, vec![one.clone()]).and(
+        stream("a"),
+        ExpectedVersion::NoStream,
+        events(1),
+    );
+    assert!(matches!(refusal(&store, conflict_too).await, ErrorKind::Conflict { .. }), "a conflict comes first");
     assert_eq!(log_of(&store).await.len(), 1);
     // The innocent event of the refused append may come again.
     written(&store, &stream("b"), vec![two]).await;

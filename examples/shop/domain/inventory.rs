@@ -1,0 +1,148 @@
+//! The stock of one product.
+//!
+//! It does not remember which orders it served, since that would grow for ever: whoever sends a command names it by an
+//! idempotency key.
+
+use retell::{Aggregate, Apply, Event, Handle};
+
+#[derive(Debug, Clone, PartialEq, Event)]
+pub enum InventoryEvent {
+    #[event("inventory.received")]
+    Received { product_id: String, sku_id: String, quantity: u32, remaining_stock: u64 },
+    #[event("inventory.deducted")]
+    Deducted { product_id: String, sku_id: String, quantity: u32, remaining_stock: u64 },
+}
+
+/// What is left, and how many deliveries came.
+#[derive(Debug, Clone, Default, PartialEq, Aggregate)]
+#[aggregate("inventory", event = InventoryEvent)]
+pub struct Inventory {
+    stock: u64,
+    deliveries: u64,
+}
+
+impl Apply<InventoryEvent> for Inventory {
+    fn apply(&mut self, event: InventoryEvent) {
+        match event {
+            InventoryEvent::Received { remaining_stock, .. } => {
+                self.stock = remaining_stock;
+                self.deliveries += 1;
+            }
+            InventoryEvent::Deducted { remaining_stock, .. } => self.stock = remaining_stock,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct ReceiveStock {
+    pub product_id: String,
+    pub quantity: u32,
+}
+
+#[derive(Debug)]
+pub struct DeductStock {
+    pub product_id: String,
+    pub quantity: u32,
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum InventoryRefused {
+    #[error("a quantity of nothing")]
+    NoQuantity,
+    /// Names the next delivery, so that all who wait for it ask for the same one.
+    #[error("out of stock after {deliveries} deliveries: {wanted} wanted, {left} left")]
+    OutOfStock { wanted: u32, left: u64, deliveries: u64 },
+}
+
+impl Handle<ReceiveStock> for Inventory {
+    type Error = InventoryRefused;
+
+    fn handle(&self, command: &ReceiveStock) -> Result<Vec<InventoryEvent>, InventoryRefused> {
+        if command.quantity == 0 {
+            return Err(InventoryRefused::NoQuantity);
+        }
+        Ok(vec![InventoryEvent::Received {
+            product_id: command.product_id.clone(),
+            sku_id: sku(&command.product_id),
+            quantity: command.quantity,
+            remaining_stock: self.stock + u64::from(command.quantity),
+        }])
+    }
+}
+
+impl Handle<DeductStock> for Inventory {
+    type Error = InventoryRefused;
+
+    fn handle(&self, command: &DeductStock) -> Result<Vec<InventoryEvent>, InventoryRefused> {
+        let DeductStock { product_id, quantity } = command;
+        if *quantity == 0 {
+            return Err(InventoryRefused::NoQuantity);
+        }
+        let Some(remaining_stock) = self.stock.checked_sub(u64::from(*quantity)) else {
+            let (left, deliveries) = (self.stock, self.deliveries);
+            return Err(InventoryRefused::OutOfStock { wanted: *quantity, left, deliveries });
+        };
+        let (product_id, sku_id) = (product_id.clone(), sku(product_id));
+        Ok(vec![InventoryEvent::Deducted { product_id, sku_id, quantity: *quantity, remaining_stock }])
+    }
+}
+
+/// Each product comes in one form: a jewel case.
+fn sku(product_id: &str) -> String {
+    format!("{product_id}-jewel")
+}
+
+#[cfg(test)]
+mod tests {
+    use retell::testing::given;
+
+    use super::*;
+
+    fn receive(quantity: u32) -> ReceiveStock {
+        ReceiveStock { product_id: "cd-001".into(), quantity }
+    }
+
+    fn deduct(quantity: u32) -> DeductStock {
+        DeductStock { product_id: "cd-001".into(), quantity }
+    }
+
+    fn received(quantity: u32, remaining_stock: u64) -> InventoryEvent {
+        InventoryEvent::Received { product_id: "cd-001".into(), sku_id: sku("cd-001"), quantity, remaining_stock }
+    }
+
+    fn deducted(quantity: u32, remaining_stock: u64) -> InventoryEvent {
+        InventoryEvent::Deducted { product_id: "cd-001".into(), sku_id: sku("cd-001"), quantity, remaining_stock }
+    }
+
+    #[test]
+    fn stock_is_received_on_top_of_what_is_left() {
+        given::<Inventory>([received(10, 10), deducted(4, 6)]).when(receive(5)).then([received(5, 11)]);
+    }
+
+    #[test]
+    fn the_last_piece_can_be_deducted() {
+        given::<Inventory>([received(10, 10)]).when(deduct(10)).then([deducted(10, 0)]);
+    }
+
+    #[test]
+    fn more_than_is_left_is_refused_and_names_the_delivery_it_waits_for() {
+        given::<Inventory>([received(10, 10), deducted(4, 6)])
+            .when(deduct(7))
+            .then_rejected(InventoryRefused::OutOfStock { wanted: 7, left: 6, deliveries: 1 });
+    }
+
+    #[test]
+    fn a_product_that_never_came_is_out_of_stock() {
+        given::<Inventory>([]).when(deduct(1)).then_rejected(InventoryRefused::OutOfStock {
+            wanted: 1,
+            left: 0,
+            deliveries: 0,
+        });
+    }
+
+    #[test]
+    fn nothing_is_no_quantity() {
+        given::<Inventory>([]).when(receive(0)).then_rejected(InventoryRefused::NoQuantity);
+        given::<Inventory>([]).when(deduct(0)).then_rejected(InventoryRefused::NoQuantity);
+    }
+}

@@ -1,0 +1,91 @@
+//! A shop: eighteen months of a real CD shop's orders, told as events and counted again from them.
+//!
+//! The way of an event through the files:
+//!
+//! 1. `orders_file` reads a line, `checkout` makes commands of it, `writers` lets many customers act at once;
+//! 2. `domain/{user,order,inventory,payment}` decide what happens;
+//! 3. `pipeline` carries what happened to `consumers/{analytics,search,audit,notification}`;
+//! 4. `report` reads what they kept, and compares it with `truth`: the sums taken straight from the file.
+//!
+//! ```text
+//! cargo run --release --example shop -- --db /tmp/shop.db
+//! ```
+//!
+//! Killed at any moment and started again on the same `--db`, it goes on and ends with the same sums.
+
+#![expect(unreachable_pub, reason = "in a program `pub` says what a module shows the others")]
+
+mod chart;
+mod checkout;
+mod consumers;
+mod domain;
+mod orders_file;
+mod pipeline;
+mod report;
+mod run;
+mod truth;
+mod writers;
+
+use std::error::Error;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use run::Failure;
+
+/// The orders that come with the example: every purchase of 23,570 customers in 1997 and 1998.
+const ORDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shop/data/CDNOW_master.txt");
+
+/// Sells what a file of orders says, and reports what was sold.
+#[derive(Debug, Parser)]
+#[command(name = "shop")]
+struct Arguments {
+    /// The orders: a header, then lines of customer, date (yyyymmdd), number of CDs and dollars.
+    #[arg(long, value_name = "FILE", default_value = ORDERS)]
+    orders: PathBuf,
+    /// Keep the log here and the read models beside it; without it, both are gone at the end.
+    #[arg(long, value_name = "PATH")]
+    db: Option<PathBuf>,
+    /// How many customers act at once.
+    #[arg(long, value_name = "N", default_value = "32")]
+    writers: NonZeroUsize,
+    /// Print one JSON object instead of the report.
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run::run(&arguments).await {
+        Ok(report) => print(&report, arguments.json),
+        Err(failure) => {
+            eprintln!("shop: {}", chain(&failure));
+            failure.exit_code()
+        }
+    }
+}
+
+/// Writes the report; a reader that went away early is no reason to panic.
+fn print(report: &report::Report, json: bool) -> ExitCode {
+    use std::io::Write;
+    let text = if json { report.to_json() } else { report.to_string() };
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// An error and everything that led to it, on one line.
+fn chain(failure: &Failure) -> String {
+    let mut text = failure.to_string();
+    let mut source = failure.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,257 @@
+//! Reads the file of orders, line by line: never more of it than one line is in memory.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use chrono::NaiveDate;
+
+use crate::domain::Cents;
+
+/// The words of the first line.
+const HEADER: [&str; 4] = ["customer_id", "date", "number_of_cds", "dollar_value"];
+
+/// A longer line is not one of ours. It keeps a file without line ends out of the memory.
+const LONGEST_LINE: u64 = 200;
+
+/// More CDs than anybody orders at once.
+const MOST_CDS: u32 = 100_000;
+
+/// Digits of a dollar value: with them, the sum of a thousand million orders still fits into 64 bits.
+const DOLLAR_DIGITS: usize = 8;
+
+/// Kinds of CDs the shop has.
+pub const PRODUCTS: u64 = 100;
+
+/// What one line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sale {
+    /// Its number in the file; the header is line 1.
+    pub line: u64,
+    pub customer: u32,
+    pub date: NaiveDate,
+    pub quantity: u32,
+    pub amount: Cents,
+}
+
+impl Sale {
+    /// Which product it was: the file does not say, so the line's number decides. The lower of two even draws, since some sell better.
+    pub fn product(&self) -> u64 {
+        let mixed = mix(self.line);
+        (mixed % PRODUCTS).min((mixed >> 32) % PRODUCTS)
+    }
+}
+
+/// Spreads neighbouring numbers over all 64 bits (splitmix64).
+fn mix(number: u64) -> u64 {
+    let mut mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadFile {
+    #[error("cannot read {}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}, line {line}: {problem}", path.display())]
+    Malformed { path: PathBuf, line: u64, problem: BadLine },
+}
+
+/// What is wrong with a line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadLine {
+    #[error("the header `{}` is missing", HEADER.join(" "))]
+    NoHeader,
+    #[error("longer than {LONGEST_LINE} bytes")]
+    TooLong,
+    #[error("not text in UTF-8")]
+    NotText,
+    #[error("{0} columns instead of 4")]
+    Columns(usize),
+    #[error("`{0}` is no customer id: up to 9 digits, and not zero")]
+    Customer(String),
+    #[error("`{0}` is no date of the form yyyymmdd")]
+    Date(String),
+    #[error("`{0}` is no number of CDs from 1 to {MOST_CDS}")]
+    Quantity(String),
+    #[error("`{0}` is no amount in dollars: up to {DOLLAR_DIGITS} digits, and at most two decimals")]
+    Amount(String),
+    #[error("the sum of all amounts is too large")]
+    Sum,
+}
+
+/// The sales of a file, in its order. Ends with the first error.
+#[derive(Debug)]
+pub struct OrdersFile {
+    path: PathBuf,
+    reader: BufReader<File>,
+    line: u64,
+    text: Vec<u8>,
+}
+
+impl OrdersFile {
+    /// Opens the file and reads its header.
+    pub fn open(path: &Path) -> Result<Self, BadFile> {
+        let path = path.to_owned();
+        let file = File::open(&path).map_err(|source| BadFile::Unreadable { path: path.clone(), source })?;
+        let mut orders = Self { path, reader: BufReader::new(file), line: 0, text: Vec::new() };
+        let header = orders.next_line()?.is_some_and(|text| text.split_whitespace().eq(HEADER));
+        if header { Ok(orders) } else { Err(orders.malformed(BadLine::NoHeader)) }
+    }
+
+    /// The next sale; `None` at the end.
+    pub fn next_sale(&mut self) -> Result<Option<Sale>, BadFile> {
+        let line = self.line + 1;
+        let Some(parsed) = self.next_line()?.map(|text| parse(line, text)) else { return Ok(None) };
+        parsed.map(Some).map_err(|problem| self.malformed(problem))
+    }
+
+    /// The error for the line read last.
+    pub fn malformed(&self, problem: BadLine) -> BadFile {
+        BadFile::Malformed { path: self.path.clone(), line: self.line.max(1), problem }
+    }
+
+    fn next_line(&mut self) -> Result<Option<&str>, BadFile> {
+        self.text.clear();
+        let mut limited = self.reader.by_ref().take(LONGEST_LINE + 1);
+        let read = limited
+            .read_until(b'\n', &mut self.text)
+            .map_err(|source| BadFile::Unreadable { path: self.path.clone(), source })?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.line += 1;
+        let whole = self.text.last() == Some(&b'\n');
+        if !whole && self.text.len() as u64 > LONGEST_LINE {
+            return Err(self.malformed(BadLine::TooLong));
+        }
+        match std::str::from_utf8(&self.text) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Err(self.malformed(BadLine::NotText)),
+        }
+    }
+}
+
+fn parse(line: u64, text: &str) -> Result<Sale, BadLine> {
+    let columns: Vec<&str> = text.split_ascii_whitespace().collect();
+    let [customer, date, quantity, amount] = columns[..] else { return Err(BadLine::Columns(columns.len())) };
+    Ok(Sale {
+        line,
+        customer: parse_customer(customer).ok_or_else(|| BadLine::Customer(customer.into()))?,
+        date: parse_date(date).ok_or_else(|| BadLine::Date(date.into()))?,
+        quantity: parse_quantity(quantity).ok_or_else(|| BadLine::Quantity(quantity.into()))?,
+        amount: parse_cents(amount).ok_or_else(|| BadLine::Amount(amount.into()))?,
+    })
+}
+
+/// Digits only: `str::parse` would take a sign as well.
+fn parse_digits<T: std::str::FromStr>(text: &str, longest: usize) -> Option<T> {
+    let valid = text.len() <= longest && text.bytes().all(|byte| byte.is_ascii_digit());
+    valid.then(|| text.parse().ok()).flatten()
+}
+
+fn parse_customer(text: &str) -> Option<u32> {
+    parse_digits(text, 9).filter(|id| *id > 0)
+}
+
+fn parse_quantity(text: &str) -> Option<u32> {
+    parse_digits(text, 9).filter(|cds| (1..=MOST_CDS).contains(cds))
+}
+
+fn parse_date(text: &str) -> Option<NaiveDate> {
+    if text.len() != 8 {
+        return None;
+    }
+    let number: u32 = parse_digits(text, 8)?;
+    let year = i32::try_from(number / 10_000).ok()?;
+    NaiveDate::from_ymd_opt(year, number / 100 % 100, number % 100).filter(|_| year > 0)
+}
+
+fn parse_cents(text: &str) -> Option<Cents> {
+    let (dollars, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let whole: u64 = parse_digits(dollars, DOLLAR_DIGITS)?;
+    let part: u64 = parse_digits(decimals, 2)?;
+    let cents = if decimals.len() == 1 { part * 10 } else { part };
+    Some(Cents(whole * 100 + cents))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cents_are_exact() {
+        for (text, cents) in [
+            ("11.77", 1177),
+            ("0.00", 0),
+            ("0.29", 29),
+            ("12", 1200),
+            ("12.5", 1250),
+            ("12.05", 1205),
+            ("99999999.99", 9_999_999_999),
+        ] {
+            assert_eq!(parse_cents(text), Some(Cents(cents)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused() {
+        for text in
+            ["", ".", "12.", ".5", "-1.00", "+1.00", "1e3", "NaN", "inf", "1.001", "1,00", "1.2.3", "100000000", "٣.00"]
+        {
+            assert_eq!(parse_cents(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_are_days_of_the_calendar() {
+        assert_eq!(parse_date("19970101"), NaiveDate::from_ymd_opt(1997, 1, 1));
+        assert_eq!(parse_date("20000229"), NaiveDate::from_ymd_opt(2000, 2, 29));
+        for text in ["19970229", "19971301", "19970100", "1997-1-1", "1997011", "199701011", "00000101", "+1997011"] {
+            assert_eq!(parse_date(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_whatever_the_white_space() {
+        let sale = Sale {
+            line: 2,
+            customer: 1,
+            date: NaiveDate::from_ymd_opt(1997, 1, 1).unwrap_or_default(),
+            quantity: 3,
+            amount: Cents(1177),
+        };
+        assert_eq!(parse(2, " 00001 19970101  3   11.77\r\n"), Ok(sale));
+        assert_eq!(parse(2, "1\t19970101\t3\t11.77"), Ok(sale));
+    }
+
+    #[test]
+    fn a_malformed_line_says_what_is_wrong() {
+        for (text, problem) in [
+            ("", BadLine::Columns(0)),
+            ("1 19970101 1", BadLine::Columns(3)),
+            ("1 19970101 1 1.00 x", BadLine::Columns(5)),
+            ("x 19970101 1 1.00", BadLine::Customer("x".into())),
+            ("0 19970101 1 1.00", BadLine::Customer("0".into())),
+            ("1 19970101 0 1.00", BadLine::Quantity("0".into())),
+            ("1 19970101 99999999999 1.00", BadLine::Quantity("99999999999".into())),
+            ("1 19970101 -1 1.00", BadLine::Quantity("-1".into())),
+        ] {
+            assert_eq!(parse(2, text), Err(problem), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_product_is_sold() {
+        let mut sold: Vec<_> = (2..2000).map(|line| sale(line).product()).collect();
+        sold.sort_unstable();
+        sold.dedup();
+        assert!(sold.len() as u64 > PRODUCTS - 5 && sold.iter().all(|product| *product < PRODUCTS));
+    }
+
+    fn sale(line: u64) -> Sale {
+        Sale { line, customer: 1, date: NaiveDate::default(), quantity: 1, amount: Cents(0) }
+    }
+}

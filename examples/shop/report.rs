@@ -1,0 +1,231 @@
+//! What the read models say, for people and as JSON, and whether it is true.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug, Display};
+use std::time::Duration;
+
+use retell::SqliteReadModel;
+use retell::rusqlite::{self, Connection};
+use serde::Serialize;
+
+use crate::chart::bars;
+use crate::checkout::customer_id;
+use crate::consumers::notification::Sent;
+use crate::consumers::{analytics, audit, search};
+use crate::domain::{Cents, grouped};
+use crate::truth::{Customer, Month, Truth};
+
+/// How many of the best customers are named.
+const BEST: u32 = 10;
+
+/// Everything in it comes from the read models, but the time it took.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    customers: u64,
+    orders: u64,
+    units: u64,
+    revenue_cents: Cents,
+    revenue_by_month: BTreeMap<String, Cents>,
+    units_by_month: BTreeMap<String, u64>,
+    best_customers: Vec<BestCustomer>,
+    busiest_day: Option<(String, u64)>,
+    repeat_customers: u64,
+    stock_left: u64,
+    notifications: Sent,
+    events: u64,
+    events_by_type: BTreeMap<String, u64>,
+    events_written: u64,
+    seconds: f64,
+    events_per_second: f64,
+    store: &'static str,
+    broker: &'static str,
+    /// What the read models say a second time, in other words.
+    #[serde(skip)]
+    again: Again,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct BestCustomer {
+    customer_id: String,
+    orders: u64,
+    revenue_cents: Cents,
+    last_order: String,
+}
+
+#[derive(Debug)]
+struct Again {
+    orders: u64,
+    revenue: Cents,
+}
+
+impl Report {
+    pub async fn read(models: &SqliteReadModel, notifications: Sent) -> retell::Result<Self> {
+        models.query(move |db| Self::query(db, notifications)).await
+    }
+
+    fn query(db: &Connection, notifications: Sent) -> rusqlite::Result<Self> {
+        let months = analytics::months(db)?;
+        let customers = analytics::customers(db)?;
+        let events_by_type = audit::events_by_type(db)?;
+        Ok(Self {
+            customers: customers.count,
+            orders: customers.orders,
+            units: months.values().map(|month| month.units).sum(),
+            revenue_cents: Cents(months.values().map(|month| month.revenue.0).sum()),
+            revenue_by_month: by_month(&months, |month| month.revenue),
+            units_by_month: by_month(&months, |month| month.units),
+            best_customers: best_customers(db)?,
+            busiest_day: search::busiest_day(db)?,
+            repeat_customers: customers.repeat,
+            stock_left: analytics::stock_left(db)?,
+            notifications,
+            events: events_by_type.values().sum(),
+            events_by_type,
+            events_written: 0,
+            seconds: 0.0,
+            events_per_second: 0.0,
+            store: "sqlite",
+            broker: "memory",
+            again: Again { orders: search::orders(db)?, revenue: customers.revenue },
+        })
+    }
+
+    /// Adds how long it took to write so many events and to apply them everywhere.
+    #[expect(clippy::cast_precision_loss, reason = "a speed is not exact")]
+    pub fn timed(mut self, events_written: u64, took: Duration) -> Self {
+        self.events_written = events_written;
+        self.seconds = took.as_secs_f64();
+        self.events_per_second = events_written as f64 / self.seconds;
+        self
+    }
+
+    /// Where the read models differ from the file; nothing if they agree.
+    pub fn differences(&self, truth: &Truth) -> Vec<String> {
+        let mut found = Differences::default();
+        let customers = truth.customers.len() as u64;
+        found.compare("customers", &self.customers, &customers);
+        found.compare("orders", &self.orders, &truth.orders);
+        found.compare("units", &self.units, &truth.units);
+        found.compare("revenue", &self.revenue_cents, &truth.revenue);
+        found.compare("repeat customers", &self.repeat_customers, &truth.repeat_customers());
+        found.compare("pieces in stock", &self.stock_left, &truth.stock_left());
+        found.compare("welcome mails", &self.notifications.welcome_mails, &customers);
+        found.compare("receipts", &self.notifications.receipts, &truth.orders);
+        found.compare("orders that can be found", &self.again.orders, &truth.orders);
+        found.compare("revenue of all customers", &self.again.revenue, &truth.revenue);
+        found.compare("busiest day", &shown(self.busiest_day.as_ref()), &shown(truth.busiest_day().as_ref()));
+        found.compare("events", &self.events, &truth.events());
+        found.compare_months("revenue", &self.revenue_by_month, &by_month(&truth.months, |month| month.revenue));
+        found.compare_months("units", &self.units_by_month, &by_month(&truth.months, |month| month.units));
+        found.compare_best(&self.best_customers, &truth.best_customers(BEST as usize));
+        found.0
+    }
+
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and maps with text as keys: there is nothing in it that JSON cannot hold.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+fn by_month<T>(months: &BTreeMap<String, Month>, part: fn(&Month) -> T) -> BTreeMap<String, T> {
+    months.iter().map(|(name, month)| (name.clone(), part(month))).collect()
+}
+
+fn best_customers(db: &Connection) -> rusqlite::Result<Vec<BestCustomer>> {
+    let best = analytics::best_customers(db, BEST)?;
+    best.into_iter()
+        .map(|(customer_id, Customer { orders, revenue })| {
+            let last_order = search::last_order(db, &customer_id)?.unwrap_or_default();
+            Ok(BestCustomer { customer_id, orders, revenue_cents: revenue, last_order })
+        })
+        .collect()
+}
+
+#[derive(Debug, Default)]
+struct Differences(Vec<String>);
+
+impl Differences {
+    fn compare<T: PartialEq + Display>(&mut self, what: &str, reported: &T, truth: &T) {
+        if reported != truth {
+            self.0.push(format!("{what}: {reported} in the read models, {truth} in the file"));
+        }
+    }
+
+    fn compare_months<T>(&mut self, what: &str, reported: &BTreeMap<String, T>, truth: &BTreeMap<String, T>)
+    where
+        T: Copy + Default + PartialEq + Display,
+    {
+        let mut months: Vec<_> = reported.keys().chain(truth.keys()).collect();
+        months.sort_unstable();
+        months.dedup();
+        for month in months {
+            let of = |sums: &BTreeMap<String, T>| sums.get(month).copied().unwrap_or_default();
+            self.compare(&format!("{what} of {month}"), &of(reported), &of(truth));
+        }
+    }
+
+    fn compare_best(&mut self, reported: &[BestCustomer], truth: &[(u32, Customer)]) {
+        let reported: Vec<_> =
+            reported.iter().map(|best| (&*best.customer_id, best.orders, best.revenue_cents)).collect();
+        let ids: Vec<_> = truth.iter().map(|(id, _)| customer_id(*id)).collect();
+        let truth: Vec<_> = ids.iter().zip(truth).map(|(id, (_, c))| (id.as_str(), c.orders, c.revenue)).collect();
+        if reported != truth {
+            self.0.push(format!("best customers: {reported:?} in the read models, {truth:?} in the file"));
+        }
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Revenue by month")?;
+        let months = self.revenue_by_month.iter();
+        writeln!(f, "{}", bars(months.map(|(month, cents)| (month.as_str(), cents.0, cents.to_string()))))?;
+        writeln!(f, "Best customers")?;
+        for best in &self.best_customers {
+            writeln!(f, "  {best}")?;
+        }
+        self.write_totals(f)
+    }
+}
+
+impl Report {
+    fn write_totals(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("customers", grouped(self.customers)),
+            ("came back", percent(self.repeat_customers, self.customers)),
+            ("orders", grouped(self.orders)),
+            ("units", grouped(self.units)),
+            ("revenue", self.revenue_cents.to_string()),
+            ("busiest day", shown(self.busiest_day.as_ref())),
+            ("left in stock", grouped(self.stock_left)),
+            ("welcome mails", grouped(self.notifications.welcome_mails)),
+            ("receipts", grouped(self.notifications.receipts)),
+            ("events", grouped(self.events)),
+            ("written now", grouped(self.events_written)),
+            ("seconds", format!("{:.2}", self.seconds)),
+            ("events/s", format!("{:.0}", self.events_per_second)),
+        ];
+        writeln!(f)?;
+        for (name, value) in rows {
+            writeln!(f, "{name:<14} {value:>18}")?;
+        }
+        write!(f, "The read models agree with the file, to the cent.")
+    }
+}
+
+impl Display for BestCustomer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { customer_id, orders, revenue_cents, last_order } = self;
+        write!(f, "{customer_id} {revenue_cents:>12} in {orders:>3} orders, the last on {last_order}")
+    }
+}
+
+fn shown(day: Option<&(String, u64)>) -> String {
+    day.map_or_else(|| "none".into(), |(day, orders)| format!("{day} ({orders})"))
+}
+
+/// With one decimal, rounded down.
+fn percent(part: u64, whole: u64) -> String {
+    let tenths = part * 1000 / whole.max(1);
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}

@@ -1,0 +1,144 @@
+//! The sums taken straight from the file, before anything is written: what the shop must arrive at.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use chrono::NaiveDate;
+
+use crate::domain::Cents;
+use crate::orders_file::{BadFile, BadLine, OrdersFile, PRODUCTS, Sale};
+
+/// Pieces of each product there are at the start.
+pub const FIRST_STOCK: u32 = 2_000;
+
+/// Pieces that come when a product is out of stock.
+pub const DELIVERY: u32 = 1_000;
+
+/// What was sold. A customer's lines, a month's lines and so on, each summed up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Truth {
+    pub orders: u64,
+    pub units: u64,
+    pub revenue: Cents,
+    pub months: BTreeMap<String, Month>,
+    pub customers: HashMap<u32, Customer>,
+    pub days: BTreeMap<NaiveDate, u64>,
+    /// Units of each product.
+    pub sold: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Month {
+    pub units: u64,
+    pub revenue: Cents,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Customer {
+    pub orders: u64,
+    pub revenue: Cents,
+}
+
+impl Truth {
+    /// Reads the whole file; its first malformed line is the error.
+    pub fn read(path: &Path) -> Result<Self, BadFile> {
+        let mut file = OrdersFile::open(path)?;
+        let mut truth = Self::default();
+        while let Some(sale) = file.next_sale()? {
+            truth.add(&sale).ok_or_else(|| file.malformed(BadLine::Sum))?;
+        }
+        Ok(truth)
+    }
+
+    /// `None` if a sum overflows. No other sum can be larger than the two that are looked at.
+    fn add(&mut self, sale: &Sale) -> Option<()> {
+        let units = u64::from(sale.quantity);
+        self.orders += 1;
+        self.units = self.units.checked_add(units)?;
+        self.revenue = self.revenue.plus(sale.amount).filter(|sum| i64::try_from(sum.0).is_ok())?;
+        let month = self.months.entry(month_of(sale.date)).or_default();
+        month.units += units;
+        month.revenue.0 += sale.amount.0;
+        let customer = self.customers.entry(sale.customer).or_default();
+        customer.orders += 1;
+        customer.revenue.0 += sale.amount.0;
+        *self.days.entry(sale.date).or_default() += 1;
+        *self.sold.entry(sale.product()).or_default() += units;
+        Some(())
+    }
+
+    /// The customers who spent most, the first of equals first.
+    pub fn best_customers(&self, count: usize) -> Vec<(u32, Customer)> {
+        let mut customers: Vec<_> = self.customers.iter().map(|(id, customer)| (*id, *customer)).collect();
+        customers.sort_unstable_by_key(|(id, customer)| (std::cmp::Reverse(customer.revenue), *id));
+        customers.truncate(count);
+        customers
+    }
+
+    /// The day with the most orders, the first of equals, and how many there were.
+    pub fn busiest_day(&self) -> Option<(String, u64)> {
+        let busiest = self.days.iter().max_by_key(|(day, orders)| (**orders, std::cmp::Reverse(**day)));
+        busiest.map(|(day, orders)| (day.to_string(), *orders))
+    }
+
+    /// Customers who came back.
+    pub fn repeat_customers(&self) -> u64 {
+        self.customers.values().filter(|customer| customer.orders > 1).count() as u64
+    }
+
+    /// Deliveries of all products, the first stock included. Each comes only when less is there than somebody wants, so that whatever the order
+    /// of the sales, it is the fewest that serve them all.
+    pub fn deliveries(&self) -> u64 {
+        self.sold.values().map(|sold| later_deliveries(*sold)).sum::<u64>() + PRODUCTS
+    }
+
+    /// Pieces left of all products.
+    pub fn stock_left(&self) -> u64 {
+        let later = self.deliveries() - PRODUCTS;
+        PRODUCTS * u64::from(FIRST_STOCK) + later * u64::from(DELIVERY) - self.units
+    }
+
+    /// Every event there is once all is sold.
+    pub fn events(&self) -> u64 {
+        self.customers.len() as u64 + 3 * self.orders + self.deliveries()
+    }
+}
+
+fn later_deliveries(sold: u64) -> u64 {
+    sold.saturating_sub(u64::from(FIRST_STOCK)).div_ceil(u64::from(DELIVERY))
+}
+
+/// A month as `1997-01`.
+pub fn month_of(date: NaiveDate) -> String {
+    date.format("%Y-%m").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sale(line: u64, customer: u32, quantity: u32, cents: u64) -> Sale {
+        Sale { line, customer, date: NaiveDate::default(), quantity, amount: Cents(cents) }
+    }
+
+    #[test]
+    fn customers_are_counted_once_and_ranked_by_what_they_spent() {
+        let mut truth = Truth::default();
+        for (line, customer, cents) in [(2, 1, 500), (3, 1, 100), (4, 2, 700), (5, 3, 600)] {
+            assert_eq!(truth.add(&sale(line, customer, 1, cents)), Some(()));
+        }
+        let best: Vec<_> = truth.best_customers(2).into_iter().map(|(id, _)| id).collect();
+        assert_eq!((truth.customers.len(), truth.repeat_customers(), best), (3, 1, vec![2, 1]));
+    }
+
+    #[test]
+    fn as_many_deliveries_come_as_are_needed() {
+        assert_eq!([0, 2_000, 2_001, 3_000, 3_001].map(later_deliveries), [0, 0, 1, 1, 2]);
+    }
+
+    #[test]
+    fn a_sum_that_does_not_fit_is_found() {
+        let mut truth = Truth { revenue: Cents(u64::MAX / 2), ..Truth::default() };
+        assert_eq!(truth.add(&sale(2, 1, 1, 1)), None);
+    }
+}

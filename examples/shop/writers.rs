@@ -1,0 +1,180 @@
+//! Many customers at once: a bounded queue of customers, and writers that serve one after the other.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+use retell::{EventReader, Filter, Position};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkout::{Checkout, NotSold, line_of};
+use crate::domain::payment::PaymentEvent;
+use crate::orders_file::{BadFile, OrdersFile, Sale};
+use crate::run::Failure;
+
+/// Payments read at once when a run goes on.
+const PAGE: usize = 5_000;
+
+/// Consecutive lines of one customer: sold in order, by one writer.
+type Visit = Vec<Sale>;
+
+/// What the writers share. Only one waits for the next customer at a time, the others for its lock.
+type Queue = Arc<Mutex<mpsc::Receiver<Visit>>>;
+
+/// Sells everything in the file but the lines that are paid, `writers` customers at once.
+pub async fn sell_all(
+    mut orders: OrdersFile,
+    paid: &Lines,
+    checkout: Checkout,
+    writers: NonZeroUsize,
+    stop: &CancellationToken,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    let (queue, visits) = mpsc::channel(writers.get());
+    let (checkout, visits) = (Arc::new(checkout), Arc::new(Mutex::new(visits)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..writers.get() {
+        tasks.spawn(write(visits.clone(), checkout.clone(), stop.clone(), bar.clone()));
+    }
+    // From here on the writers alone hold it: when the last one is gone, the queue is closed.
+    drop(visits);
+    let fed = feed(&mut orders, paid, queue, bar).await;
+    let sold = join(tasks).await;
+    fed?;
+    sold
+}
+
+/// The file is small steps of buffered reading, so it is read between the writers' tasks.
+async fn feed(
+    orders: &mut OrdersFile,
+    paid: &Lines,
+    queue: mpsc::Sender<Visit>,
+    bar: &ProgressBar,
+) -> Result<(), BadFile> {
+    let mut visit = Visit::new();
+    while let Some(sale) = orders.next_sale()? {
+        if visit.last().is_some_and(|last| last.customer != sale.customer)
+            && queue.send(std::mem::take(&mut visit)).await.is_err()
+        {
+            return Ok(());
+        }
+        if paid.contains(sale.line) {
+            bar.inc(1);
+        } else {
+            visit.push(sale);
+        }
+    }
+    if !visit.is_empty() {
+        // Nobody is left to take it only if the writers have ended, and they say why.
+        drop(queue.send(visit).await);
+    }
+    Ok(())
+}
+
+async fn write(
+    queue: Queue,
+    checkout: Arc<Checkout>,
+    stop: CancellationToken,
+    bar: ProgressBar,
+) -> Result<(), NotSold> {
+    // A writer that fails or panics takes the others with it, each at the end of its command.
+    let failing = stop.clone().drop_guard();
+    serve(&queue, &checkout, &stop, &bar).await?;
+    failing.disarm();
+    Ok(())
+}
+
+async fn serve(queue: &Queue, checkout: &Checkout, stop: &CancellationToken, bar: &ProgressBar) -> Result<(), NotSold> {
+    while let Some(visit) = next(queue, stop).await? {
+        if let Some(first) = visit.first() {
+            checkout.register(first).await?;
+        }
+        for sale in &visit {
+            checkout.sell(sale).await?;
+            bar.inc(1);
+        }
+    }
+    Ok(())
+}
+
+/// The lock is held across the wait on purpose: it is the place in the queue of those who want the next customer.
+async fn next(queue: &Queue, stop: &CancellationToken) -> Result<Option<Visit>, NotSold> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(NotSold::Stopped),
+        visit = async { queue.lock().await.recv().await } => Ok(visit),
+    }
+}
+
+/// Waits for all writers. Of what went wrong, the first failure is told; the others stopped for its sake.
+async fn join(mut tasks: JoinSet<Result<(), NotSold>>) -> Result<(), Failure> {
+    let mut ended = Ok(());
+    while let Some(task) = tasks.join_next().await {
+        let failure = match task {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => Failure::from(error),
+            Err(panic) => Failure::of("run a writer", panic),
+        };
+        if matches!(ended, Ok(()) | Err(Failure::Stopped(_))) {
+            ended = Err(failure);
+        }
+    }
+    ended
+}
+
+/// The lines that an earlier run has finished: their payments are in the log.
+pub async fn paid_lines(log: &impl EventReader) -> retell::Result<Lines> {
+    let payments = Filter::of::<PaymentEvent>()?;
+    let (mut lines, mut after) = (Lines::default(), Position::ZERO);
+    loop {
+        let page = log.read_all(after, PAGE, &payments).await?;
+        page.events
+            .iter()
+            .filter_map(|event| line_of(event.stream.aggregate_id().as_str()))
+            .for_each(|line| lines.add(line));
+        if page.through == after {
+            return Ok(lines);
+        }
+        after = page.through;
+    }
+}
+
+/// A set of line numbers, a bit each: however long the file, it fits.
+#[derive(Debug, Default)]
+pub struct Lines(Vec<u64>);
+
+impl Lines {
+    fn add(&mut self, line: u64) {
+        let (word, bit) = Self::place(line);
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= bit;
+    }
+
+    fn contains(&self, line: u64) -> bool {
+        let (word, bit) = Self::place(line);
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn place(line: u64) -> (usize, u64) {
+        (usize::try_from(line / 64).unwrap_or(usize::MAX), 1 << (line % 64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+
+    #[test]
+    fn a_set_of_lines_holds_what_was_added() {
+        let mut lines = Lines::default();
+        for line in [2, 63, 64, 70_000] {
+            lines.add(line);
+        }
+        let held: Vec<_> = (0..80_000).filter(|line| lines.contains(*line)).collect();
+        assert_eq!(held, [2, 63, 64, 70_000]);
+    }
+}
