@@ -1,0 +1,113 @@
+# Starts throw-away database servers for the tests, each on a free port of 127.0.0.1, below $SERVICES (a folder of the caller's).
+# Sourced by tests/run.sh. A server whose URL is set already is left alone and used as it is.
+
+missing() {
+  echo "tests/run.sh: $1 is missing: $2" >&2
+  exit 1
+}
+
+# A port nobody listens on. Another process may take it before we do; then the server says so and the run fails by name.
+free_port() {
+  local port
+  while :; do
+    port=$((20000 + RANDOM % 40000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+  done
+}
+
+# Runs a command as the user that a server's package made for it, or as ourselves where we are not root.
+as_user() {
+  local user="$1"
+  shift
+  if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else "$@"; fi
+}
+
+# package, what it is
+install_package() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    missing "$2" "on Debian or Ubuntu: apt-get install $1; or start one (compose.yaml) and name it in $3"
+  fi
+  echo "tests/run.sh: installing $1" >&2
+  # What is installed must not start by itself: the tests have servers of their own.
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod +x /usr/sbin/policy-rc.d
+    policy_made=yes
+  fi
+  apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >&2 || missing "$2" "apt-get install $1 failed"
+  if [ "${policy_made:-}" = yes ]; then rm -f /usr/sbin/policy-rc.d; fi
+}
+
+postgres_programs() {
+  local programs
+  for programs in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) "$(pg_config --bindir 2>/dev/null)"; do
+    if [ -x "$programs/initdb" ] && [ -x "$programs/postgres" ]; then
+      echo "$programs"
+      return
+    fi
+  done
+}
+
+start_postgres() {
+  [ -z "${POSTGRES_URL:-}" ] || return 0
+  local programs data port
+  [ -n "$(postgres_programs)" ] || install_package postgresql "PostgreSQL 14 or later" POSTGRES_URL
+  programs="$(postgres_programs)"
+  data="$SERVICES/postgres"
+  port="$(free_port)"
+  mkdir -p "$data"
+  if [ "$(id -u)" = 0 ]; then chown postgres:postgres "$data"; fi
+  as_user postgres "$programs/initdb" -D "$data/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$SERVICES/postgres.init" 2>&1 ||
+    { cat "$SERVICES/postgres.init" >&2; missing PostgreSQL "initdb failed"; }
+  as_user postgres "$programs/pg_ctl" -D "$data/data" -l "$data/log" -w -t 60 \
+    -o "-c listen_addresses=127.0.0.1 -p $port -c unix_socket_directories=$data -c max_connections=300" start >/dev/null ||
+    { cat "$data/log" >&2; missing PostgreSQL "the server did not start"; }
+  head -n 1 "$data/data/postmaster.pid" >"$SERVICES/postgres.pid"
+  export POSTGRES_URL="postgres://postgres@127.0.0.1:$port/postgres"
+}
+
+mariadb_program() {
+  command -v mariadbd || ls /usr/sbin/mariadbd 2>/dev/null
+}
+
+start_mariadb() {
+  [ -z "${MYSQL_URL:-}" ] || return 0
+  local data port pid
+  [ -n "$(mariadb_program)" ] || install_package mariadb-server "MariaDB 10.11 or MySQL 8" MYSQL_URL
+  data="$SERVICES/mariadb"
+  port="$(free_port)"
+  mkdir -p "$data/data" "$data/tmp"
+  if [ "$(id -u)" = 0 ]; then chown -R mysql:mysql "$data"; fi
+  as_user mysql mariadb-install-db --no-defaults --datadir="$data/data" --auth-root-authentication-method=normal --skip-test-db \
+    --skip-name-resolve >"$SERVICES/mariadb.init" 2>&1 || { cat "$SERVICES/mariadb.init" >&2; missing MariaDB "mariadb-install-db failed"; }
+  as_user mysql "$(mariadb_program)" --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" --socket="$data/socket" --pid-file="$data/pid" \
+    --bind-address=127.0.0.1 --port="$port" --log-error="$data/log" --skip-name-resolve --skip-log-bin --max-connections=300 \
+    --max-allowed-packet=64M --character-set-server=utf8mb4 </dev/null >/dev/null 2>&1 &
+  pid=$!
+  echo "$pid" >"$SERVICES/mariadb.pid"
+  for _ in $(seq 600); do
+    mariadb --no-defaults --socket="$data/socket" -uroot -e 'select 1' >/dev/null 2>&1 && break
+    kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MariaDB "the server did not start"; }
+    sleep 0.1
+  done
+  mariadb --no-defaults --socket="$data/socket" -uroot \
+    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1'"
+  export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
+}
+
+# Ends what was started here, by pid, and waits for it. A server that does not go in time is killed.
+stop_services() {
+  local file pid
+  for file in "$SERVICES"/*.pid; do
+    [ -s "$file" ] || continue
+    pid="$(cat "$file")"
+    # PostgreSQL: SIGINT is a fast shutdown; MariaDB takes SIGTERM.
+    case "$file" in *postgres*) kill -INT "$pid" ;; *) kill -TERM "$pid" ;; esac 2>/dev/null || continue
+    for _ in $(seq 100); do
+      # A zombie that nobody reaps counts as gone.
+      case "$(ps -o stat= -p "$pid" 2>/dev/null || true)" in '' | Z*) continue 2 ;; esac
+      sleep 0.1
+    done
+    kill -KILL "$pid" 2>/dev/null || true
+  done
+}
