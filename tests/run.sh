@@ -1,23 +1,29 @@
 #!/usr/bin/env bash
-# Runs all tests. Needs Rust and a C compiler (for the bundled SQLite), nothing else; installs nothing, leaves nothing behind.
+# Runs all tests. Finds or installs what they need (apt, as root on Debian or Ubuntu), starts throw-away servers on free ports of
+# 127.0.0.1, and stops them by pid at the end, also after a failure.
 #
 #   tests/run.sh            everything
 #   tests/run.sh ARG ...    passed on to cargo test, such as a test's name
+#
+# A server of your own is used as it is: POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. (see compose.yaml)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/services.sh
+. tests/services.sh
 
-missing() {
-  echo "tests/run.sh: $1 is missing: $2" >&2
-  exit 1
-}
 command -v cargo >/dev/null || missing cargo "install Rust, see https://rustup.rs"
 command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
   missing "a C compiler" "on Debian or Ubuntu: apt-get install gcc"
 
-# Whatever a test leaves in a temporary folder goes with this one.
-TMPDIR="$(mktemp -d)"
-export TMPDIR
-trap 'rm -rf "$TMPDIR"' EXIT
+# Whatever a server or a test leaves in a temporary folder goes with this one.
+SERVICES="$(mktemp -d)"
+trap 'stop_services; rm -rf "$SERVICES"' EXIT
+# The servers run as users of their own.
+chmod 755 "$SERVICES"
+start_postgres
+start_mariadb
+mkdir "$SERVICES/tmp"
+export TMPDIR="$SERVICES/tmp"
 
 # tests/shop.rs runs the program that people run, and cargo builds an example that has tests of its own only as those tests.
 cargo build --workspace --all-features --example shop

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
-use tokio::sync::watch;
+use sqlx::{Executor, PgConnection, PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, Position, StreamId, Version};
+use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
-use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, to_sql, violated};
+use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, is_race, to_sql, violated};
+use crate::store::postgres::signals::Signals;
 use crate::store::{Append, Appended, KeptOutcome, Outcome};
 
 /// Attempts of a call that lost a race. Each loss means that another append went through.
@@ -23,21 +23,21 @@ pub(super) struct Writer {
     pub(super) pool: PgPool,
     pub(super) lane: i32,
     pub(super) durable: bool,
-    pub(super) grown: watch::Sender<Position>,
+    pub(super) signals: Signals,
     append: Statement,
     outcome: Statement,
     known_ids: Statement,
 }
 
 impl Writer {
-    pub(super) fn new(pool: PgPool, schema: &Schema, durable: bool) -> Self {
+    pub(super) fn new(pool: PgPool, schema: &Schema, durable: bool, signals: Signals) -> Self {
         // Each process starts its search for a free lane at a place of its own.
         let lane = i32::from(Uuid::new_v4().as_bytes()[0] % 64);
         Self {
             pool,
             lane,
             durable,
-            grown: watch::Sender::new(Position::ZERO),
+            signals,
             append: schema.statement(APPEND),
             outcome: schema.statement(OUTCOME),
             known_ids: schema.statement(KNOWN_IDS),
@@ -56,20 +56,15 @@ impl Writer {
     async fn call(&self, round: &[&Append]) -> Vec<Result<Appended>> {
         let mut error = None;
         for attempt in 0..ATTEMPTS {
-            match self.call_once(round).await {
+            match self.call_once(&self.pool, round).await {
                 Ok(results) => return results,
                 Err(failed) => match violated(&failed) {
                     Some("events_id") if round.len() == 1 => return vec![Err(self.duplicate(round[0], failed).await)],
                     Some("events_id") => break,
                     Some(_) if round.len() == 1 || attempt < 2 => error = Some(classify_race(failed)),
                     Some(_) => break,
-                    None => {
-                        let failed = classify(failed, "append");
-                        if !is_race(&failed) {
-                            return vec![Err(failed); round.len()];
-                        }
-                        error = Some(failed);
-                    }
+                    None if is_race(&failed) => error = Some(classify(failed, "append")),
+                    None => return vec![Err(classify(failed, "append")); round.len()],
                 },
             }
         }
@@ -85,7 +80,11 @@ impl Writer {
         }
     }
 
-    async fn call_once(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+    async fn call_once<'e>(
+        &self,
+        executor: impl PgExecutor<'e>,
+        round: &[&Append],
+    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         let binds = Binds::of(round);
         let rows = sqlx::query(self.append.sql())
             .bind(self.lane)
@@ -105,10 +104,33 @@ impl Writer {
             .bind(binds.event_causation)
             .bind(binds.event_metadata)
             .bind(binds.event_payload)
-            .fetch_all(&self.pool)
+            .fetch_all(executor)
             .await?;
         let mut rows = rows.iter();
         round.iter().map(|append| read_result(append, &mut rows)).collect()
+    }
+
+    /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
+    pub(super) async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
+        let failed = |error| classify(error, "append");
+        // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
+        tx.execute(SAVEPOINT).await.map_err(|error| {
+            match error.as_database_error().and_then(|e| e.code()).as_deref() {
+                Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
+                _ => failed(error),
+            }
+        })?;
+        let called = self.call_once(&mut *tx, &[append]).await;
+        tx.execute(if called.is_ok() { RELEASE } else { ROLL_BACK }).await.map_err(failed)?;
+        match called {
+            Ok(mut results) => results.pop().unwrap_or_else(unanswered),
+            Err(error) => match violated(&error) {
+                Some("events_id") => Err(self.duplicate(append, error).await),
+                Some("events_stream") => Err(lost_race(append, error)),
+                Some(_) => Err(classify_race(error)),
+                None => Err(failed(error)),
+            },
+        }
     }
 
     /// Which of the append's events is in the log already.
@@ -142,9 +164,7 @@ impl BatchAppend for Writer {
             }
             waiting = later;
         }
-        // The number only says that something is new; positions come later.
-        self.grown.send_modify(|grown| *grown = grown.next());
-        let unanswered = || Err(Error::new(ErrorKind::Transient("learn the outcome of an append".into())));
+        self.signals.kick();
         results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
     }
 }
@@ -161,12 +181,25 @@ fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) 
     })
 }
 
-fn is_race(error: &Error) -> bool {
-    let code = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<sqlx::Error>())
-        .and_then(|error| error.as_database_error())
-        .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-    matches!(code.as_deref(), Some("40001" | "40P01"))
+fn unanswered() -> Result<Appended> {
+    Err(Error::new(ErrorKind::Transient("learn the outcome of an append".into())))
+}
+
+/// Another transaction has written the next version since this one took its snapshot, so the version found there is at least one more
+/// than the one expected.
+fn lost_race(append: &Append, error: sqlx::Error) -> Error {
+    let lost = append.streams().iter().find_map(|part| match part.expected {
+        ExpectedVersion::NoStream => Some((part, Version::ZERO)),
+        ExpectedVersion::Exact(version) => Some((part, version)),
+        ExpectedVersion::Any | ExpectedVersion::Exists => None,
+    });
+    match lost {
+        Some((part, version)) => {
+            let (stream, expected) = (part.stream.clone(), part.expected);
+            Error::with_source(ErrorKind::Conflict { stream, expected, actual: version.next() }, error)
+        }
+        None => classify_race(error),
+    }
 }
 
 fn classify_race(error: sqlx::Error) -> Error {
@@ -292,6 +325,12 @@ pub(super) fn split_commit_id(commit: CommitId) -> (i64, i64) {
     let (number, ordinal) = (commit.get() >> ORDINAL_BITS, commit.get() & ((1 << ORDINAL_BITS) - 1));
     (to_sql(number), to_sql(ordinal))
 }
+
+const SAVEPOINT: &str = "SAVEPOINT retell_append";
+
+const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
+
+const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
 /// Binds: lane, durable, keys, five arrays of parts, nine of events.
 const APPEND: &str =

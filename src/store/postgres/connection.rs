@@ -79,6 +79,12 @@ pub(super) fn violated(error: &sqlx::Error) -> Option<&str> {
     (database.kind() == SqlKind::UniqueViolation).then(|| database.constraint().unwrap_or_default())
 }
 
+/// Whether a statement lost against another one and may simply be run again: serialization failure or deadlock.
+pub(super) fn is_race(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|database| database.code());
+    matches!(code.as_deref(), Some("40001" | "40P01"))
+}
+
 /// A count as PostgreSQL's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
 pub(super) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

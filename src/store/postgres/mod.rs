@@ -6,16 +6,18 @@
 
 mod append;
 mod connection;
+mod health;
 mod migrate;
 mod read;
 mod read_model;
+mod signals;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -29,8 +31,10 @@ use crate::store::{
 
 use append::Writer;
 use connection::{Schema, Statement, classify, from_sql, to_sql};
+pub use health::{Health, HeldLane};
 use read::Reader;
 pub use read_model::PostgresReadModel;
+use signals::Signals;
 
 /// Settings of a log in PostgreSQL. Those of the connections are sqlx's own.
 #[derive(Debug, Clone)]
@@ -38,13 +42,22 @@ pub use read_model::PostgresReadModel;
 pub struct PostgresOptions {
     schema: String,
     durable: bool,
+    listen: bool,
     max_payload: usize,
 }
 
 impl PostgresOptions {
-    /// The schema `retell`, commits that wait for the disk whatever the server's default is, payloads up to 16 MiB.
+    /// The schema `retell`, commits that wait for the disk whatever the server's default is, one connection that listens for other
+    /// processes' commits, payloads up to 16 MiB.
     pub fn new() -> Self {
-        Self { schema: "retell".to_owned(), durable: true, max_payload: MAX_PAYLOAD_BYTES }
+        Self { schema: "retell".to_owned(), durable: true, listen: true, max_payload: MAX_PAYLOAD_BYTES }
+    }
+
+    /// Learns of other processes' commits by polling alone: for a connection pooler that gives a session for one transaction only, where
+    /// `LISTEN` cannot work. Nothing else here needs a session of its own; switch sqlx's statement cache off there as well.
+    pub fn without_listening(mut self) -> Self {
+        self.listen = false;
+        self
     }
 
     /// Another schema: one database can hold several logs. A lower-case identifier.
@@ -79,6 +92,7 @@ pub struct PostgresStore {
     writer: Arc<Writer>,
     reader: Reader,
     commits: Arc<GroupCommit>,
+    schema: Schema,
     max_payload: usize,
     save_snapshot: Statement,
     relayed: Statement,
@@ -104,7 +118,8 @@ impl PostgresStore {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
         check_numbers(&pool, &schema).await?;
-        let writer = Arc::new(Writer::new(pool.clone(), &schema, options.durable));
+        let signals = Signals::new(options.listen.then(|| pool.clone()), &schema);
+        let writer = Arc::new(Writer::new(pool.clone(), &schema, options.durable, signals));
         Ok(Self {
             commits: Arc::new(GroupCommit::new(writer.clone())),
             writer,
@@ -113,6 +128,7 @@ impl PostgresStore {
             save_snapshot: schema.statement(SAVE_SNAPSHOT),
             relayed: schema.statement(RELAYED),
             set_relayed: schema.statement(SET_RELAYED),
+            schema,
         })
     }
 
@@ -124,6 +140,27 @@ impl PostgresStore {
         let schema = Schema::parse(&options.schema)?;
         let repaired = sqlx::query(schema.statement(REPAIR_NUMBERS).sql()).execute(pool).await;
         repaired.map(drop).map_err(|error| classify(error, "repair the commit numbers"))
+    }
+
+    /// Appends inside a transaction of the caller's, in any isolation level: its rows and the events become durable together, or not at
+    /// all. The transaction holds a lane until it ends, and delays nobody. Other processes notice the events by polling.
+    ///
+    /// # Errors
+    /// As [`append`](EventStore::append). The transaction stays usable after each of them; the events are not in it then.
+    ///
+    /// # Cancel safety
+    /// After a dropped call roll the transaction back.
+    pub async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
+        append.check(self.max_payload)?;
+        self.writer.append_in(tx, append).await
+    }
+
+    /// How the log is doing: its head, what waits for a position, who holds a lane, how far behind its projections are.
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn health(&self) -> Result<Health> {
+        health::health(&self.writer.pool, &self.schema).await
     }
 
     /// The pool, for queries of one's own.
@@ -178,7 +215,7 @@ impl EventReader for PostgresStore {
     }
 
     fn grown(&self) -> watch::Receiver<Position> {
-        self.writer.grown.subscribe()
+        self.writer.signals.subscribe()
     }
 }
 
@@ -195,6 +232,7 @@ impl EventStore for PostgresStore {
 
     async fn close(&self) -> Result<()> {
         self.commits.close().await;
+        self.writer.signals.close().await;
         self.writer.pool.close().await;
         Ok(())
     }

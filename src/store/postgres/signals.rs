@@ -1,0 +1,119 @@
+//! Tells readers that the log has grown: those of this process at once, those of others by `NOTIFY`.
+//!
+//! The notification is sent after the commit, in a transaction of its own: one inside the append's would make all appends of the database
+//! commit one after another. It may get lost; whoever waits for it polls as well.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::id::Position;
+use crate::store::postgres::connection::Schema;
+
+/// How long to wait before listening again after the connection was lost.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The two ways of a signal. Its task ends when this is dropped.
+pub(super) struct Signals {
+    grown: watch::Sender<Position>,
+    committed: Arc<Notify>,
+    task: TaskTracker,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signals").finish_non_exhaustive()
+    }
+}
+
+impl Signals {
+    /// Signals within the process, and between processes if `pool` is there.
+    pub(super) fn new(pool: Option<PgPool>, schema: &Schema) -> Self {
+        let stop = CancellationToken::new();
+        let signals = Self {
+            grown: watch::Sender::new(Position::ZERO),
+            committed: Arc::new(Notify::new()),
+            task: TaskTracker::new(),
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        };
+        if let Some(pool) = pool {
+            let channel = format!("retell_{}", schema.name());
+            let exchange = exchange(pool, channel, signals.grown.clone(), signals.committed.clone());
+            let stop = signals.stop.clone();
+            signals.task.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = exchange => {}
+                }
+            });
+        }
+        signals.task.close();
+        signals
+    }
+
+    /// Something was committed here.
+    pub(super) fn kick(&self) {
+        signal(&self.grown);
+        self.committed.notify_one();
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Position> {
+        self.grown.subscribe()
+    }
+
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        self.task.wait().await;
+    }
+}
+
+/// The number only says that something is new; positions come later.
+fn signal(grown: &watch::Sender<Position>) {
+    grown.send_modify(|grown| *grown = grown.next());
+}
+
+/// Sends and receives until it is dropped.
+async fn exchange(pool: PgPool, channel: String, grown: watch::Sender<Position>, committed: Arc<Notify>) {
+    loop {
+        // A lost connection is no error: readers poll meanwhile, and this comes back.
+        if let Ok(mut listener) = PgListener::connect_with(&pool).await
+            && listener.listen(&channel).await.is_ok()
+        {
+            // Whatever was missed before.
+            signal(&grown);
+            while exchange_one(&pool, &channel, &mut listener, &grown, &committed).await.is_ok() {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn exchange_one(
+    pool: &PgPool,
+    channel: &str,
+    listener: &mut PgListener,
+    grown: &watch::Sender<Position>,
+    committed: &Notify,
+) -> Result<(), sqlx::Error> {
+    tokio::select! {
+        received = listener.recv() => {
+            received?;
+            signal(grown);
+        }
+        // However many commits there were since the last time, one notification tells of them all.
+        () = committed.notified() => {
+            sqlx::query(NOTIFY).bind(channel).execute(pool).await?;
+        }
+    }
+    Ok(())
+}
+
+const NOTIFY: &str = "SELECT pg_notify($1, '')";

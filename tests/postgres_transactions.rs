@@ -1,0 +1,371 @@
+//! What only a server with many sessions can do to a log: callers' own transactions, strangers' transactions, isolation levels, lost
+//! connections. Needs `POSTGRES_URL`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/postgres.rs"]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod postgres;
+
+use std::time::Duration;
+
+use retell::event::NewEvent;
+use retell::store::postgres::{PostgresOptions, PostgresStore};
+use retell::store::{Append, Appended};
+use retell::testing::store::{events, stream};
+use retell::{ErrorKind, EventReader, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version};
+use sqlx::{Connection, Executor, PgConnection};
+
+const ISOLATION: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+
+fn append(id: &str, expected: ExpectedVersion) -> Append {
+    Append::new(stream(id), expected, events(1))
+}
+
+/// The streams of the log, in order.
+async fn log(store: &PostgresStore) -> Vec<String> {
+    let page = store.read_all(Position::ZERO, 10_000, &Filter::all()).await.unwrap();
+    assert!(page.events.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)));
+    page.events.iter().map(|event| event.stream.aggregate_id().as_str().to_owned()).collect()
+}
+
+async fn begin(isolation: &'static str) -> PgConnection {
+    let mut connection = PgConnection::connect_with(&postgres::server()).await.unwrap();
+    let begin = match isolation {
+        "REPEATABLE READ" => "BEGIN ISOLATION LEVEL REPEATABLE READ",
+        "SERIALIZABLE" => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+        _ => "BEGIN ISOLATION LEVEL READ COMMITTED",
+    };
+    connection.execute(begin).await.unwrap();
+    connection
+}
+
+async fn written(store: &PostgresStore, tx: &mut PgConnection, id: &str) -> Appended {
+    store.append_in(tx, &append(id, ExpectedVersion::Any)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_callers_rows_and_the_events_are_one_commit_in_every_isolation_level() {
+    for isolation in ISOLATION {
+        let store = postgres::store().await;
+        store.pool().execute("CREATE TABLE rows (id text)").await.unwrap();
+        for end in ["ROLLBACK", "COMMIT"] {
+            let mut tx = begin(isolation).await;
+            let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(store.pool()).await.unwrap();
+            sqlx::query("SELECT set_config('search_path', $1, true)").bind(schema).execute(&mut tx).await.unwrap();
+            tx.execute("INSERT INTO rows VALUES ('caller')").await.unwrap();
+            written(&store, &mut tx, end).await;
+            assert_eq!(log(&store).await.len(), 0, "nothing is seen before the commit");
+            tx.execute(end).await.unwrap();
+        }
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM rows").fetch_one(store.pool()).await.unwrap();
+        assert_eq!((rows, log(&store).await), (1, vec!["COMMIT".to_owned()]), "{isolation}");
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_took_its_id_first_and_commits_last_is_not_passed_over() {
+    for isolation in ISOLATION {
+        let store = postgres::store().await;
+        let mut late = begin(isolation).await;
+        late.execute("SELECT pg_current_xact_id()").await.unwrap();
+        let token = written(&store, &mut late, "late").await.token();
+        for id in ["a", "b"] {
+            store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
+        }
+        assert_eq!(log(&store).await, ["a", "b"], "readers do not wait for it");
+        assert_eq!(store.position_of(token.commit()).await.unwrap(), None);
+        late.execute("COMMIT").await.unwrap();
+        store.append(append("c", ExpectedVersion::NoStream)).await.unwrap();
+        // It and `c` have no place yet; its number is the smaller.
+        assert_eq!(log(&store).await, ["a", "b", "late", "c"], "{isolation}");
+        assert_eq!(store.position_of(token.commit()).await.unwrap(), Some(Position::new(3)));
+    }
+}
+
+#[tokio::test]
+async fn sixty_three_open_transactions_delay_nobody() {
+    let store = postgres::store().await;
+    let mut open = Vec::new();
+    for caller in 0..63 {
+        let mut tx = begin("READ COMMITTED").await;
+        written(&store, &mut tx, &format!("open {caller}")).await;
+        open.push(tx);
+    }
+    let appends = (0..100).map(|n| store.append(append(&format!("free {n}"), ExpectedVersion::NoStream)));
+    for appended in futures::future::join_all(appends).await {
+        appended.unwrap();
+    }
+    assert_eq!(log(&store).await.len(), 100);
+    for tx in &mut open {
+        tx.execute("COMMIT").await.unwrap();
+    }
+    assert_eq!(log(&store).await.len(), 163);
+}
+
+#[tokio::test]
+async fn a_strangers_transaction_in_another_database_stalls_nothing() {
+    let store = postgres::store().await;
+    let database = format!("other_{}", std::process::id());
+    store.pool().execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"))).await.unwrap();
+    let mut stranger = PgConnection::connect_with(&postgres::server().database(&database)).await.unwrap();
+    stranger.execute("BEGIN; CREATE TABLE t (); SELECT pg_current_xact_id()").await.unwrap();
+    store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+    assert_eq!(log(&store).await, ["a"]);
+    stranger.execute("ROLLBACK").await.unwrap();
+    stranger.close().await.unwrap();
+    store.pool().execute(sqlx::AssertSqlSafe(format!("DROP DATABASE {database}"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_append_in_a_savepoint_that_is_rolled_back_leaves_no_hole() {
+    let store = postgres::store().await;
+    let mut tx = begin("READ COMMITTED").await;
+    written(&store, &mut tx, "kept").await;
+    tx.execute("SAVEPOINT s").await.unwrap();
+    written(&store, &mut tx, "undone").await;
+    tx.execute("ROLLBACK TO SAVEPOINT s").await.unwrap();
+    written(&store, &mut tx, "kept too").await;
+    tx.execute("COMMIT").await.unwrap();
+    store.append(append("next", ExpectedVersion::NoStream)).await.unwrap();
+    assert_eq!(log(&store).await, ["kept", "kept too", "next"]);
+}
+
+#[tokio::test]
+async fn after_a_conflict_the_callers_transaction_goes_on() {
+    for isolation in ISOLATION {
+        let store = postgres::store().await;
+        let mut tx = begin(isolation).await;
+        tx.execute("SELECT 1 FROM pg_class LIMIT 1").await.unwrap();
+        // Seen by the version check where each statement has a snapshot of its own; elsewhere by the unique constraint alone.
+        store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+        let error = store.append_in(&mut tx, &append("a", ExpectedVersion::NoStream)).await.unwrap_err();
+        let (stream, expected) = (stream("a"), ExpectedVersion::NoStream);
+        assert_eq!(*error.kind(), ErrorKind::Conflict { stream, expected, actual: Version::new(1) }, "{isolation}");
+        written(&store, &mut tx, "b").await;
+        tx.execute("COMMIT").await.unwrap();
+        assert_eq!(log(&store).await, ["a", "b"]);
+    }
+}
+
+#[tokio::test]
+async fn refused_appends_in_a_transaction_are_typed() {
+    let store = postgres::store().await;
+    let first = append("a", ExpectedVersion::NoStream);
+    store.append(first.clone()).await.unwrap();
+    let known: NewEvent = first.streams()[0].events[0].clone();
+    let mut tx = begin("READ COMMITTED").await;
+    let again = Append::new(stream("b"), ExpectedVersion::Any, vec![known.clone()]);
+    let error = store.append_in(&mut tx, &again).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::DuplicateEvent(known.id));
+    let mut none = PgConnection::connect_with(&postgres::server()).await.unwrap();
+    let error = store.append_in(&mut none, &append("b", ExpectedVersion::Any)).await.unwrap_err();
+    assert_eq!(error.to_string(), "invalid input: the connection has no open transaction");
+    let empty = Append::new(stream("b"), ExpectedVersion::Any, vec![]);
+    assert!(matches!(store.append_in(&mut tx, &empty).await.unwrap_err().kind(), ErrorKind::Invalid(_)));
+    tx.execute("COMMIT").await.unwrap();
+    assert_eq!(log(&store).await, ["a"]);
+}
+
+#[tokio::test]
+async fn the_order_holds_where_sessions_are_serializable_or_repeatable_by_default() {
+    for isolation in ["serializable", "repeatable read"] {
+        let (_, options) = postgres::fresh().await;
+        let pool = postgres::pool_with(&[("default_transaction_isolation", isolation)], 8).await;
+        let store = PostgresStore::open(pool, &options).await.unwrap();
+        let writers = (0..16).map(|writer| {
+            let store = store.clone();
+            async move {
+                for n in 0..10 {
+                    let id = format!("{writer} {n}");
+                    store.append(append(&id, ExpectedVersion::NoStream)).await.unwrap();
+                    if let Err(error) = store.read_all(Position::ZERO, 1_000, &Filter::all()).await {
+                        assert!(error.is_transient(), "a serializable reader may be asked to try again: {error}");
+                    }
+                }
+            }
+        });
+        futures::future::join_all(writers).await;
+        assert_eq!(log(&store).await.len(), 160, "{isolation}");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_the_disk_whatever_the_servers_default_is() {
+    let (_, options) = postgres::fresh().await;
+    let pool = postgres::pool_with(&[("synchronous_commit", "off")], 4).await;
+    for (options, expected) in [(options.clone(), "on"), (options.with_durability_of_the_server(), "off")] {
+        let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
+        let mut tx = pool.begin().await.unwrap();
+        written(&store, &mut tx, expected).await;
+        let setting: String = sqlx::query_scalar("SHOW synchronous_commit").fetch_one(&mut *tx).await.unwrap();
+        assert_eq!(setting, expected);
+    }
+}
+
+#[tokio::test]
+async fn numbers_behind_the_data_are_found_on_opening_and_repaired_by_a_call() {
+    let (pool, options) = postgres::fresh().await;
+    let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
+    for id in ["a", "b", "c"] {
+        store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
+    }
+    assert_eq!(log(&store).await.len(), 3);
+    // As after logical replication, which does not carry sequences.
+    pool.execute("SELECT setval('commit_number', 1)").await.unwrap();
+    let error = PostgresStore::open(pool.clone(), &options).await.unwrap_err();
+    assert_eq!(error.to_string(), "the store is corrupt: the next commit number is after 1, the data has 3: repair it");
+    PostgresStore::repair(&pool, &options).await.unwrap();
+    let store = PostgresStore::open(pool, &options).await.unwrap();
+    store.append(append("d", ExpectedVersion::NoStream)).await.unwrap();
+    assert_eq!(log(&store).await, ["a", "b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn health_names_who_holds_a_lane_and_what_waits() {
+    let store = postgres::store().await;
+    store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+    assert_eq!(store.health().await.unwrap().unsequenced, 1, "nobody has read it yet");
+    let mut tx = begin("READ COMMITTED").await;
+    written(&store, &mut tx, "slow").await;
+    tx.execute("SELECT 'the slow one'").await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut tx).await.unwrap();
+    log(&store).await;
+    let health = store.health().await.unwrap();
+    assert_eq!((health.head, health.unsequenced), (Position::new(1), 0));
+    assert_eq!(health.lanes.iter().map(|lane| lane.pid).collect::<Vec<_>>(), [pid]);
+    assert!(health.lanes[0].query.contains("pg_backend_pid"), "{:?}", health.lanes[0]);
+    tx.execute("ROLLBACK").await.unwrap();
+    assert!(store.health().await.unwrap().lanes.is_empty());
+}
+
+#[tokio::test]
+async fn another_process_is_woken_by_a_notification() {
+    let (pool, options) = postgres::fresh().await;
+    let here = PostgresStore::open(pool, &options).await.unwrap();
+    let there = PostgresStore::open(postgres::pool_with(&[], 4).await, &options).await.unwrap();
+    let mut grown = there.grown();
+    let woken = async {
+        // It listens once the first signal has come; a commit before that is found by polling.
+        grown.changed().await.unwrap();
+        here.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+        grown.changed().await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(30), woken).await.expect("a notification arrives");
+    assert_eq!(log(&there).await, ["a"]);
+    here.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn eight_processes_open_and_append_at_once_on_an_empty_database() {
+    let (_, options) = postgres::fresh().await;
+    let starts = (0..8).map(|process| {
+        let options = options.clone();
+        async move {
+            let store = PostgresStore::open(postgres::pool_with(&[], 3).await, &options).await.unwrap();
+            store.append(append(&process.to_string(), ExpectedVersion::NoStream)).await.unwrap();
+            store
+        }
+    });
+    let stores = futures::future::join_all(starts).await;
+    assert_eq!(log(&stores[0]).await.len(), 8);
+}
+
+#[tokio::test]
+async fn two_schemas_are_two_logs() {
+    let (one, two) = (postgres::store().await, postgres::store().await);
+    let event = append("a", ExpectedVersion::NoStream);
+    one.append(event.clone()).await.unwrap();
+    two.append(event).await.unwrap();
+    assert_eq!((log(&one).await.len(), log(&two).await.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_schema_name_that_is_no_plain_identifier_is_refused() {
+    let (pool, _) = postgres::fresh().await;
+    for name in ["", "Retell", "1a", "a b", "a;drop table x", "a\"b", "ä", &"a".repeat(64)] {
+        let error = PostgresStore::open(pool.clone(), &PostgresOptions::new().with_schema(name)).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{name:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let (pool, options) = postgres::fresh().await;
+    PostgresStore::open(pool.clone(), &options).await.unwrap();
+    pool.execute("INSERT INTO retell_migrations (number, name) VALUES (99, 'later')").await.unwrap();
+    let error = PostgresStore::open(pool, &options).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::NewerStore { found: 99, known: 2 });
+}
+
+#[tokio::test]
+async fn events_are_immutable() {
+    let (pool, options) = postgres::fresh().await;
+    let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
+    store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+    for change in ["UPDATE events SET version = 2", "DELETE FROM events", "TRUNCATE events"] {
+        let error = pool.execute(change).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("23001"), "{change}");
+    }
+    assert_eq!(log(&store).await, ["a"]);
+}
+
+#[tokio::test]
+async fn without_statement_cache_and_listener_it_works_as_behind_a_transaction_pooler() {
+    let (_, options) = postgres::fresh().await;
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(3)
+        .connect_with(postgres::server().statement_cache_capacity(0))
+        .await
+        .unwrap();
+    let store = PostgresStore::open(pool, &options.without_listening()).await.unwrap();
+    for id in ["a", "b"] {
+        store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
+    }
+    assert_eq!(log(&store).await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_pool_without_a_free_connection_is_transient() {
+    let (_, options) = postgres::fresh().await;
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_millis(50))
+        .connect_with(postgres::server())
+        .await
+        .unwrap();
+    let store = PostgresStore::open(pool.clone(), &options.without_listening()).await.unwrap();
+    let taken = pool.acquire().await.unwrap();
+    assert!(store.append(append("a", ExpectedVersion::Any)).await.unwrap_err().is_transient());
+    assert!(store.head().await.unwrap_err().is_transient());
+    drop(taken);
+    store.append(append("a", ExpectedVersion::Any)).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_cut_connection_the_key_decides() {
+    let (pool, options) = postgres::fresh().await;
+    let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(&pool).await.unwrap();
+    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let mut operator = PgConnection::connect_with(&postgres::server()).await.unwrap();
+    for round in 0..20 {
+        let key = IdempotencyKey::new(format!("round {round}")).unwrap();
+        let call = || append(&round.to_string(), ExpectedVersion::NoStream).with_key(key.clone());
+        let cut = sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE $1")
+            .bind(format!("%{schema}.append(%"))
+            .execute(&mut operator);
+        let (first, _) = tokio::join!(store.append(call()), cut);
+        if let Err(error) = first {
+            assert!(error.is_transient(), "{error}");
+        }
+        // Until a connection is there again.
+        let second = loop {
+            match store.append(call()).await {
+                Ok(appended) => break appended,
+                Err(error) => assert!(error.is_transient(), "{error}"),
+            }
+        };
+        assert_eq!(second.versions, [Version::new(1)]);
+    }
+    assert_eq!(log(&store).await.len(), 20);
+}
