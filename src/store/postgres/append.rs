@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
-use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, is_race, to_sql, violated};
+use crate::store::postgres::connection::{Schema, Statement, classify, code, from_sql, is_race, to_sql, violated};
 use crate::store::postgres::signals::Signals;
 use crate::store::{Append, Appended, KeptOutcome, Outcome};
 
@@ -114,11 +114,9 @@ impl Writer {
     pub(super) async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
         let failed = |error| classify(error, "append");
         // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
-        tx.execute(SAVEPOINT).await.map_err(|error| {
-            match error.as_database_error().and_then(|e| e.code()).as_deref() {
-                Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
-                _ => failed(error),
-            }
+        tx.execute(SAVEPOINT).await.map_err(|error| match code(&error).as_deref() {
+            Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
+            _ => failed(error),
         })?;
         let called = self.call_once(&mut *tx, &[append]).await;
         tx.execute(if called.is_ok() { RELEASE } else { ROLL_BACK }).await.map_err(failed)?;

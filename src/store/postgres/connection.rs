@@ -1,5 +1,6 @@
 //! Statements for one schema, and the one place where PostgreSQL's error codes get their meaning.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use sqlx::AssertSqlSafe;
@@ -49,10 +50,15 @@ pub(super) fn classify(error: sqlx::Error, attempt: &str) -> Error {
     let kind = match &error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
-        sqlx::Error::Database(database) => by_code(database.code().as_deref().unwrap_or_default(), attempt),
+        sqlx::Error::Database(_) => by_code(code(&error).as_deref().unwrap_or_default(), attempt),
         _ => ErrorKind::Backend(attempt),
     };
     Error::with_source(kind, error)
+}
+
+/// The server's five characters, if the error is one of the server's.
+pub(super) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
 }
 
 fn by_code(code: &str, attempt: String) -> ErrorKind {
@@ -81,8 +87,7 @@ pub(super) fn violated(error: &sqlx::Error) -> Option<&str> {
 
 /// Whether a statement lost against another one and may simply be run again: serialization failure or deadlock.
 pub(super) fn is_race(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|database| database.code());
-    matches!(code.as_deref(), Some("40001" | "40P01"))
+    matches!(code(error).as_deref(), Some("40001" | "40P01"))
 }
 
 /// A count as PostgreSQL's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
