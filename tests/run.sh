@@ -17,6 +17,8 @@ command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/
 # Whatever a test leaves in a temporary folder goes with this one.
 TMPDIR="$(mktemp -d)"
 export TMPDIR
+# Some tests run a part of themselves as a user with fewer rights, who must get in.
+chmod 755 "$TMPDIR"
 trap 'rm -rf "$TMPDIR"' EXIT
 
 # tests/shop.rs runs the program that people run, and cargo builds an example that has tests of its own only as those tests.
