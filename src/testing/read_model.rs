@@ -9,7 +9,9 @@
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "sqlite")]
+use crate::error::Error;
+use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::store::memory::MemoryReadModel;
 #[cfg(feature = "postgres")]
