@@ -205,7 +205,7 @@ mod opening {
         assert_eq!(page.events.len(), 2);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn stores_of_several_processes_give_one_log_without_holes() {
         let (pool, _database) = fresh().await;
         let stores = try_join_all((0..4).map(|_| open(&pool))).await.unwrap();
@@ -220,11 +220,25 @@ mod opening {
                 }
             }
         };
+        // Reads along, as a relay of a fifth process.
+        let reader = open(&pool).await.unwrap();
+        let reading = tokio::spawn(async move {
+            let (mut read, mut last) = (0, retell::Position::ZERO);
+            while read < 4 * 25 * 3 {
+                let page = reader.read_all(last, 7, &Filter::all()).await.unwrap();
+                for event in page.events {
+                    assert_eq!(event.position, last.next());
+                    last = event.position;
+                    read += 1;
+                }
+            }
+        });
         let writers: Vec<_> =
             stores.iter().cloned().zip(0..).map(|(store, number)| tokio::spawn(append(store, number))).collect();
         for writer in writers {
             writer.await.unwrap();
         }
+        reading.await.unwrap();
         let log = whole_log(&stores[0]).await.unwrap();
         assert_eq!(log.len(), 4 * 25 * 3);
         assert!(log.iter().zip(1..).all(|(event, position)| event.position.get() == position));

@@ -278,10 +278,10 @@ fn last_ordinal(append: &Append, first: usize) -> i32 {
 async fn insert_events(tx: &mut MySqlConnection, commit: i64, rows: Vec<NewRow<'_>>) -> Result<(), sqlx::Error> {
     let mut rows = &rows[..];
     // A commit has one time. Asked for after the versions were read: so a stream's times never decrease along its versions.
-    let time: Option<NaiveDateTime> = match statement_rows(rows) < rows.len() {
-        true => Some(sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?),
-        false => None,
-    };
+    let mut time: Option<NaiveDateTime> = None;
+    if statement_rows(rows) < rows.len() {
+        time = sqlx::query_scalar(NOW).fetch_optional(&mut *tx).await?;
+    }
     while !rows.is_empty() {
         let (now, later) = rows.split_at(statement_rows(rows));
         let mut query = QueryBuilder::new(INSERT_EVENTS);

@@ -5,7 +5,7 @@
 //! skipped is said in the decision record on lanes.
 //!
 //! All writers must reach one server: where several take writes at once (Galera, group replication with several primaries), each counts
-//! commits for itself, and the order is lost. Of a failover, the commits that the new primary never got are gone.
+//! commits for itself, and the order is lost.
 //!
 //! The tables begin with `retell_` and lie in the database the connections have selected.
 
@@ -55,8 +55,8 @@ impl MySqlOptions {
         Self { durable: true, max_payload: MAX_PAYLOAD_BYTES }
     }
 
-    /// Leaves it to the server's `innodb_flush_log_at_trx_commit` whether a commit waits for the disk. Where that is not `1`, a crash of
-    /// the server takes back appends that were acknowledged.
+    /// Leaves it to the server's `innodb_flush_log_at_trx_commit`, and `sync_binlog` if it writes a binary log, whether a commit waits for
+    /// the disk. Where they are not `1`, a crash takes back appends that were acknowledged. MariaDB's default for the second is `0`.
     pub fn with_durability_of_the_server(mut self) -> Self {
         self.durable = false;
         self
@@ -145,11 +145,17 @@ async fn pool(url: &str) -> Result<MySqlPool> {
 
 /// The largest packet the server takes. It alone can say whether commits wait for the disk: no session can ask for it.
 async fn check_server(pool: &MySqlPool, options: &MySqlOptions) -> Result<usize> {
-    let (flush, packet): (i64, i64) =
+    let (flush, binary_log, sync, packet): (i64, i64, i64, i64) =
         sqlx::query_as(SERVER).fetch_one(pool).await.map_err(|error| classify(error, "read the server's settings"))?;
-    if options.durable && flush != 1 {
+    let forgets = match (flush, binary_log, sync) {
+        (1, 0, _) | (1, _, 1) => None,
+        // With a binary log, a commit that is not in it is rolled back after a crash.
+        (1, ..) => Some(("sync_binlog", sync)),
+        _ => Some(("innodb_flush_log_at_trx_commit", flush)),
+    };
+    if let Some((setting, value)) = forgets.filter(|_| options.durable) {
         let problem = format!(
-            "the server has innodb_flush_log_at_trx_commit = {flush} and forgets commits in a crash: set it to 1, or allow it with \
+            "the server forgets commits in a crash: set {setting} to 1 (it is {value}), or allow it with \
              `MySqlOptions::with_durability_of_the_server`"
         );
         return Err(ErrorKind::Invalid(problem).into());
@@ -277,8 +283,9 @@ impl RelayCheckpoint for MySqlStore {
     }
 }
 
-const SERVER: &str =
-    "SELECT CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED), CAST(@@max_allowed_packet AS SIGNED)";
+const SERVER: &str = "
+    SELECT CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED), CAST(@@GLOBAL.log_bin AS SIGNED), CAST(@@GLOBAL.sync_binlog AS SIGNED),
+        CAST(@@max_allowed_packet AS SIGNED)";
 
 const NEWEST_COMMIT: &str = "SELECT CAST(COALESCE(MAX(commit_id), 0) AS SIGNED) FROM retell_events";
 

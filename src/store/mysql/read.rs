@@ -299,18 +299,24 @@ const EVENTS_TO: &str = " AND commit_id <= ";
 const OF_AGGREGATE_TYPES: &str = " AND aggregate_type IN (";
 const OF_EVENT_TYPES: &str = " AND event_type IN (";
 
-/// Binds: event type, limit.
+/// Binds: event type, limit. Sorts keys out of indexes, and only then gets the payloads of those few.
 const NEWEST: &str = "
-    SELECT l.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+    SELECT found.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
         e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
-    FROM retell_log l JOIN retell_events e ON e.commit_id = l.commit_id
-    WHERE e.event_type = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
-    ORDER BY l.first_position DESC, e.ordinal DESC LIMIT ?";
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
+        WHERE k.event_type = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+        ORDER BY l.first_position DESC, k.ordinal DESC LIMIT ?
+    ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
+    ORDER BY found.first_position DESC, e.ordinal DESC";
 
-/// Binds: time, limit.
+/// Binds: time, limit. As above.
 const RECORDED_AFTER: &str = "
-    SELECT l.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+    SELECT found.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
         e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
-    FROM retell_log l JOIN retell_events e ON e.commit_id = l.commit_id
-    WHERE e.recorded_at > ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
-    ORDER BY l.first_position, e.ordinal LIMIT ?";
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
+        WHERE k.recorded_at > ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+        ORDER BY l.first_position, k.ordinal LIMIT ?
+    ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
+    ORDER BY found.first_position, e.ordinal";
