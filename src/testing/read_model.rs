@@ -14,6 +14,8 @@ use crate::error::Error;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::store::memory::MemoryReadModel;
+#[cfg(feature = "mysql")]
+use crate::store::mysql::MySqlReadModel;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::PostgresReadModel;
 #[cfg(feature = "sqlite")]
@@ -130,6 +132,29 @@ impl Counting for PostgresReadModel {
     }
 }
 
+/// The counter is a row of the table `counter (id INT PRIMARY KEY, counted INT NOT NULL)`. Make that first: here it would end the
+/// transaction.
+#[cfg(feature = "mysql")]
+#[async_trait]
+impl Counting for MySqlReadModel {
+    fn count() -> Work<Self::Tx> {
+        Box::new(|db| {
+            Box::pin(async move {
+                let counted = sqlx::query(COUNT_IN_MYSQL).execute(db).await;
+                counted.map(drop).map_err(|error| Error::with_source(ErrorKind::Backend("count".into()), error))
+            })
+        })
+    }
+
+    async fn counted(&self) -> Result<u32> {
+        let counted: Option<i32> = sqlx::query_scalar(COUNTED)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(|error| Error::with_source(ErrorKind::Backend("count".into()), error))?;
+        Ok(counted.unwrap_or(0).unsigned_abs())
+    }
+}
+
 fn projection(name: &str) -> ProjectionName {
     ProjectionName::new(name).expect("a test's projection has a valid name")
 }
@@ -226,6 +251,10 @@ const COUNT: &str = "
     CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, counted INTEGER NOT NULL) STRICT;
     INSERT INTO counter (id, counted) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET counted = counted + 1";
 
+#[cfg(feature = "mysql")]
+const COUNT_IN_MYSQL: &str =
+    "INSERT INTO counter (id, counted) VALUES (1, 1) ON DUPLICATE KEY UPDATE counted = counted + 1";
+
 #[cfg(feature = "postgres")]
 const COUNT_IN_POSTGRES: &str = "
     CREATE TABLE IF NOT EXISTS counter (id integer PRIMARY KEY, counted integer NOT NULL);
@@ -234,5 +263,5 @@ const COUNT_IN_POSTGRES: &str = "
 #[cfg(feature = "sqlite")]
 const COUNTER_EXISTS: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'counter'";
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
 const COUNTED: &str = "SELECT counted FROM counter";

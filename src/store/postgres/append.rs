@@ -1,21 +1,17 @@
 //! Commits appends: one call of the server's `append` function for all that wait.
 
-use std::collections::HashSet;
-
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::{Executor, PgConnection, PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::id::{ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
-use crate::store::postgres::connection::{Schema, Statement, classify, code, from_sql, is_race, to_sql, violated};
+use crate::store::postgres::connection::{Schema, Statement, classify, code, refusal};
 use crate::store::postgres::signals::Signals;
+use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql, to_sql};
 use crate::store::{Append, Appended, KeptOutcome, Outcome};
-
-/// Attempts of a call that lost a race. Each loss means that another append went through.
-const ATTEMPTS: usize = 20;
 
 /// The driver's side of group commit.
 #[derive(Debug)]
@@ -51,36 +47,27 @@ impl Writer {
         row.map(|row| kept_outcome(&row)).transpose()
     }
 
-    /// Appends that share no stream and no key, in one call. A lost race is run again, and seen as the conflict it is then; what keeps
-    /// failing is taken apart, so that only the append at fault fails.
-    async fn call(&self, round: &[&Append]) -> Vec<Result<Appended>> {
-        let mut error = None;
-        for attempt in 0..ATTEMPTS {
-            match self.call_once(&self.pool, round).await {
-                Ok(results) => return results,
-                Err(failed) => match violated(&failed) {
-                    Some("events_id") if round.len() == 1 => return vec![Err(self.duplicate(round[0], failed).await)],
-                    Some("events_id") => break,
-                    Some(_) if round.len() == 1 || attempt < 2 => error = Some(classify_race(failed)),
-                    Some(_) => break,
-                    None if is_race(&failed) => error = Some(classify(failed, "append")),
-                    None => return vec![Err(classify(failed, "append")); round.len()],
-                },
-            }
-        }
-        match error {
-            Some(error) if round.len() == 1 => vec![Err(error)],
-            _ => {
-                let mut results = Vec::with_capacity(round.len());
-                for append in round {
-                    results.extend(Box::pin(self.call(std::slice::from_ref(append))).await);
-                }
-                results
-            }
+    /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
+    pub(super) async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
+        let failed = |error| classify(error, "append");
+        // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
+        tx.execute(SAVEPOINT).await.map_err(|error| match code(&error).as_deref() {
+            Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
+            _ => failed(error),
+        })?;
+        let called = self.call(&mut *tx, &[append]).await;
+        tx.execute(if called.is_ok() { RELEASE } else { ROLL_BACK }).await.map_err(failed)?;
+        match called {
+            Ok(mut results) => results.pop().unwrap_or_else(|| Err(sql::lost())),
+            Err(error) => match refusal(&error) {
+                Refusal::Duplicate => Err(sql::duplicate(self, append, error).await),
+                Refusal::Taken => Err(lost_race(append, error)),
+                Refusal::Deadlock | Refusal::Other => Err(failed(error)),
+            },
         }
     }
 
-    async fn call_once<'e>(
+    async fn call<'e>(
         &self,
         executor: impl PgExecutor<'e>,
         round: &[&Append],
@@ -109,78 +96,34 @@ impl Writer {
         let mut rows = rows.iter();
         round.iter().map(|append| read_result(append, &mut rows)).collect()
     }
+}
 
-    /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
-    pub(super) async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
-        let failed = |error| classify(error, "append");
-        // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
-        tx.execute(SAVEPOINT).await.map_err(|error| match code(&error).as_deref() {
-            Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
-            _ => failed(error),
-        })?;
-        let called = self.call_once(&mut *tx, &[append]).await;
-        tx.execute(if called.is_ok() { RELEASE } else { ROLL_BACK }).await.map_err(failed)?;
-        match called {
-            Ok(mut results) => results.pop().unwrap_or_else(unanswered),
-            Err(error) => match violated(&error) {
-                Some("events_id") => Err(self.duplicate(append, error).await),
-                Some("events_stream") => Err(lost_race(append, error)),
-                Some(_) => Err(classify_race(error)),
-                None => Err(failed(error)),
-            },
-        }
+#[async_trait]
+impl Rounds for Writer {
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        self.call(&self.pool, round).await
     }
 
-    /// Which of the append's events is in the log already.
-    async fn duplicate(&self, append: &Append, failed: sqlx::Error) -> Error {
-        let ids: Vec<Uuid> =
-            append.streams().iter().flat_map(|part| &part.events).map(|event| *event.id.as_uuid()).collect();
-        let mut seen = HashSet::new();
-        let twice = ids.iter().copied().find(|id| !seen.insert(*id));
-        let known = match twice {
-            Some(id) => Ok(Some(id)),
-            None => sqlx::query_scalar(self.known_ids.sql()).bind(ids).fetch_optional(&self.pool).await,
-        };
-        match known {
-            Ok(Some(id)) => Error::with_source(ErrorKind::DuplicateEvent(id.into()), failed),
-            Ok(None) => classify(failed, "append"),
-            Err(error) => classify(error, "append"),
-        }
+    async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
+        sqlx::query_scalar(self.known_ids.sql()).bind(ids).fetch_optional(&self.pool).await
+    }
+
+    fn refusal(&self, error: &sqlx::Error) -> Refusal {
+        refusal(error)
+    }
+
+    fn classify(&self, error: sqlx::Error, attempt: &str) -> Error {
+        classify(error, attempt)
     }
 }
 
 #[async_trait]
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
-        let mut results: Vec<Option<Result<Appended>>> = vec![None; batch.len()];
-        let mut waiting: Vec<usize> = (0..batch.len()).collect();
-        while !waiting.is_empty() {
-            let (round, later) = split_round(&batch, &waiting);
-            let appends: Vec<&Append> = round.iter().map(|&place| &batch[place]).collect();
-            for (place, result) in round.into_iter().zip(self.call(&appends).await) {
-                results[place] = Some(result);
-            }
-            waiting = later;
-        }
+        let results = sql::append_batch(self, &batch).await;
         self.signals.kick();
-        results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
+        results
     }
-}
-
-/// The appends that share no stream and no key with one before them, and the rest for the next round.
-fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) {
-    let (mut streams, mut keys) = (HashSet::new(), HashSet::new());
-    waiting.iter().partition(|&&place| {
-        let append = &batch[place];
-        // Also where it has to wait, what it names is taken: appends to one stream keep their order.
-        let streams_free = append.stream_ids().filter(|stream| !streams.insert(*stream)).count() == 0;
-        let key_free = append.key().is_none_or(|key| keys.insert(key));
-        streams_free && key_free
-    })
-}
-
-fn unanswered() -> Result<Appended> {
-    Err(Error::new(ErrorKind::Transient("learn the outcome of an append".into())))
 }
 
 /// Another transaction has written the next version since this one took its snapshot, so the version found there is at least one more
@@ -196,12 +139,8 @@ fn lost_race(append: &Append, error: sqlx::Error) -> Error {
             let (stream, expected) = (part.stream.clone(), part.expected);
             Error::with_source(ErrorKind::Conflict { stream, expected, actual: version.next() }, error)
         }
-        None => classify_race(error),
+        None => sql::lost(),
     }
-}
-
-fn classify_race(error: sqlx::Error) -> Error {
-    Error::with_source(ErrorKind::Transient("append: others were faster each time".into()), error)
 }
 
 /// The arguments of the server's function, in its order.
@@ -251,10 +190,6 @@ impl<'a> Binds<'a> {
         }
         binds
     }
-}
-
-fn count(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 fn expected(expected: ExpectedVersion) -> i64 {
@@ -309,19 +244,6 @@ fn kept_outcome(row: &PgRow) -> Result<KeptOutcome> {
         versions.into_iter().map(|version| from_sql(version, "version").map(Version::new)).collect::<Result<_>>()?;
     let commit = commit_id(commit, row.try_get("kept_ordinal").map_err(failed)?);
     Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
-}
-
-/// Bits of a `CommitId` that say the place of an append's last event in its commit; the rest is the commit's number.
-const ORDINAL_BITS: u32 = 24;
-
-fn commit_id(number: i64, ordinal: i32) -> CommitId {
-    CommitId::new(number.unsigned_abs() << ORDINAL_BITS | u64::from(ordinal.unsigned_abs()))
-}
-
-/// The commit's number, and the place of the append's last event in it.
-pub(super) fn split_commit_id(commit: CommitId) -> (i64, i64) {
-    let (number, ordinal) = (commit.get() >> ORDINAL_BITS, commit.get() & ((1 << ORDINAL_BITS) - 1));
-    (to_sql(number), to_sql(ordinal))
 }
 
 const SAVEPOINT: &str = "SAVEPOINT retell_append";

@@ -7,6 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::error::ErrorKind as SqlKind;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::sql::Refusal;
 
 /// The schema the tables lie in: a plain lower-case identifier, so that it can stand in a statement unquoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,23 +80,16 @@ fn by_code(code: &str, attempt: String) -> ErrorKind {
     }
 }
 
-/// The unique constraint that refused a row, if one did.
-pub(super) fn violated(error: &sqlx::Error) -> Option<&str> {
-    let database = error.as_database_error()?;
-    (database.kind() == SqlKind::UniqueViolation).then(|| database.constraint().unwrap_or_default())
-}
-
-/// Whether a statement lost against another one and may simply be run again: serialization failure or deadlock.
-pub(super) fn is_race(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_deref(), Some("40001" | "40P01"))
-}
-
-/// A count as PostgreSQL's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
-pub(super) fn to_sql(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A stored count.
-pub(super) fn from_sql(number: i64, what: &str) -> Result<u64> {
-    u64::try_from(number).map_err(|_| ErrorKind::Corrupt(format!("negative {what} {number}")).into())
+/// What the codes say of a refused append.
+pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
+    let Some(database) = error.as_database_error() else { return Refusal::Other };
+    match database.code().as_deref() {
+        _ if database.kind() == SqlKind::UniqueViolation => match database.constraint() {
+            Some("events_id") => Refusal::Duplicate,
+            _ => Refusal::Taken,
+        },
+        // Serialization failure, deadlock.
+        Some("40001" | "40P01") => Refusal::Deadlock,
+        _ => Refusal::Other,
+    }
 }

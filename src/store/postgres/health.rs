@@ -6,7 +6,8 @@ use sqlx::PgPool;
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName};
-use crate::store::postgres::connection::{Schema, classify, from_sql};
+use crate::store::postgres::connection::{Schema, classify};
+use crate::store::sql::from_sql;
 
 /// How a log is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,13 +24,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
+use crate::store::sql::{self, from_sql, to_sql};
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
     Snapshot, SnapshotStore, Visitor,
 };
 
 use append::Writer;
-use connection::{Schema, Statement, classify, from_sql, to_sql};
+use connection::{Schema, Statement, classify};
 pub use health::{Health, HeldLane};
 use read::Reader;
 pub use read_model::PostgresReadModel;
@@ -195,7 +196,7 @@ impl EventReader for PostgresStore {
     }
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        self.reader.page(after, limit, filter).await
+        sql::page(&self.reader, after, limit, filter).await
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {

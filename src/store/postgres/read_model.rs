@@ -5,8 +5,9 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
-use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, to_sql};
+use crate::store::postgres::connection::{Schema, Statement, classify};
 use crate::store::postgres::{PostgresOptions, migrate};
+use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Work};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.

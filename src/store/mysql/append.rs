@@ -1,0 +1,387 @@
+//! Commits appends: one transaction for all that wait.
+
+use async_trait::async_trait;
+use chrono::NaiveDateTime;
+use sqlx::mysql::MySqlRow;
+use sqlx::{MySqlConnection, MySqlPool, QueryBuilder, Row};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::NewEvent;
+use crate::id::{IdempotencyKey, Position, StreamId, Version};
+use crate::store::group_commit::BatchAppend;
+use crate::store::mysql::connection::{begin, classify, refusal, text};
+use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql};
+use crate::store::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
+
+/// Rows one statement inserts at most: 14 binds each stay far below the limit of 65,535.
+const ROWS: usize = 512;
+
+/// Inserts of a few rows have a statement for each number of them, larger ones are put together from these: so a connection's cache of
+/// 100 statements holds them all.
+const FEW_ROWS: usize = 64;
+
+/// Bytes one statement brings, unless a single row has more.
+const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Streams or keys one statement looks up.
+const LOOKED_UP: usize = 64;
+
+/// The driver's side of group commit.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) pool: MySqlPool,
+    pub(super) grown: watch::Sender<Position>,
+}
+
+impl Writer {
+    pub(super) fn new(pool: MySqlPool) -> Self {
+        Self { pool, grown: watch::Sender::new(Position::ZERO) }
+    }
+
+    /// What the append under `key` did.
+    pub(super) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&self.pool).await;
+        let row = row.map_err(|error| classify(error, "look up an idempotency key"))?;
+        row.map(|row| kept_outcome(&row)).transpose()
+    }
+}
+
+#[async_trait]
+impl BatchAppend for Writer {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let results = sql::append_batch(self, &batch).await;
+        // The number only says that something is new; positions come later.
+        self.grown.send_modify(|grown| *grown = grown.next());
+        results
+    }
+}
+
+#[async_trait]
+impl Rounds for Writer {
+    /// Invariant: nothing is written, and no row is locked, before the versions and the keys were read. The decision record on lanes says
+    /// which argument needs it.
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        let mut tx = begin(&self.pool).await?;
+        let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
+        let found = versions(&mut tx, &parts).await?;
+        // After the versions: whoever sees that another append under the same key has moved the stream sees the key as well.
+        let kept = kept(&mut tx, round).await?;
+        let mut plan = Plan::of(round, &found, kept);
+        if plan.events == 0 {
+            tx.rollback().await?;
+            return Ok(plan.outcomes(0));
+        }
+        // Drawn after the versions were read, and given out in the order of asking, so never smaller than what they were written under.
+        let commit = sqlx::query(INSERT_COMMIT).bind(count(plan.events)).execute(&mut *tx).await?.last_insert_id();
+        let commit = i64::try_from(commit).unwrap_or(i64::MAX);
+        insert_events(&mut tx, commit, plan.rows()).await?;
+        insert_keys(&mut tx, commit, &plan).await?;
+        tx.commit().await?;
+        Ok(plan.outcomes(commit))
+    }
+
+    async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
+        for ids in ids.chunks(ROWS) {
+            let mut query = QueryBuilder::new(KNOWN_IDS);
+            push_list(&mut query, ids.iter().copied(), ROWS);
+            let id = query.push(" LIMIT 1").build_query_scalar().fetch_optional(&self.pool).await?;
+            if id.is_some() {
+                return Ok(id);
+            }
+        }
+        Ok(None)
+    }
+
+    fn refusal(&self, error: &sqlx::Error) -> Refusal {
+        refusal(error)
+    }
+
+    fn classify(&self, error: sqlx::Error, attempt: &str) -> Error {
+        classify(error, attempt)
+    }
+}
+
+/// The versions the streams are at, in order.
+async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<Vec<Version>, sqlx::Error> {
+    let mut found = vec![Version::ZERO; parts.len()];
+    for (chunk, first) in parts.chunks(LOOKED_UP).zip((0..).step_by(LOOKED_UP)) {
+        let mut query = QueryBuilder::new("");
+        for place in 0..padded(chunk.len(), LOOKED_UP) {
+            // What fills up the statement names no stream, and finds none.
+            let stream = chunk.get(place).map(|part| &part.stream);
+            query.push(if place == 0 { "" } else { " UNION ALL " });
+            query.push(VERSION_PLACE).push_bind(count(place));
+            query.push(VERSION_TYPE).push_bind(stream.map(|stream| stream.aggregate_type().as_str().as_bytes()));
+            query.push(VERSION_ID).push_bind(stream.map(|stream| stream.aggregate_id().as_str().as_bytes()));
+            query.push(VERSION_NEWEST);
+        }
+        for (place, version) in query.build_query_as::<(i64, i64)>().fetch_all(&mut *tx).await? {
+            if let Some(found) = usize::try_from(place).ok().and_then(|place| found.get_mut(first + place)) {
+                *found = Version::new(version.unsigned_abs());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// For each append the outcome that its key stands for, if it has one that was used.
+async fn kept(tx: &mut MySqlConnection, round: &[&Append]) -> Result<Vec<Option<Result<KeptOutcome>>>, sqlx::Error> {
+    let mut kept: Vec<Option<Result<KeptOutcome>>> = vec![None; round.len()];
+    let keyed: Vec<_> =
+        round.iter().zip(0..).filter_map(|(append, place)| Some((append.key()?.as_str(), place))).collect();
+    for chunk in keyed.chunks(LOOKED_UP) {
+        let mut query = QueryBuilder::new(KEPT);
+        push_list(&mut query, chunk.iter().map(|(key, _)| key.as_bytes()), LOOKED_UP);
+        for row in query.build().fetch_all(&mut *tx).await? {
+            let key: &[u8] = row.try_get("idempotency_key")?;
+            if let Some(&(_, place)) = chunk.iter().find(|(asked, _)| asked.as_bytes() == key) {
+                let place: usize = place;
+                kept[place] = Some(kept_outcome(&row));
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// A bracketed list of binds, filled up with NULL, which equals nothing.
+fn push_list<'a, T>(query: &mut QueryBuilder<sqlx::MySql>, values: impl ExactSizeIterator<Item = T>, most: usize)
+where
+    Option<T>: sqlx::Encode<'a, sqlx::MySql> + sqlx::Type<sqlx::MySql>,
+{
+    let places = padded(values.len(), most);
+    query.push("(");
+    let mut list = query.separated(", ");
+    for value in values.map(Some).chain(std::iter::repeat_with(|| None)).take(places) {
+        list.push_bind(value);
+    }
+    query.push(")");
+}
+
+/// The next power of two: few different statements serve any number.
+fn padded(number: usize, most: usize) -> usize {
+    number.next_power_of_two().min(most)
+}
+
+/// What becomes of each append of a round.
+struct Plan<'a> {
+    appends: Vec<(&'a Append, Fate)>,
+    events: usize,
+}
+
+enum Fate {
+    Written {
+        /// The place of its first event in the commit, from 1.
+        first: usize,
+        /// Its streams' new versions.
+        versions: Vec<Version>,
+    },
+    Refused(Error),
+    Repeated(Appended),
+}
+
+/// One event to insert.
+struct NewRow<'a> {
+    ordinal: usize,
+    stream: &'a StreamId,
+    version: Version,
+    event: &'a NewEvent,
+    metadata: Option<String>,
+}
+
+impl NewRow<'_> {
+    fn bytes(&self) -> usize {
+        self.event.payload.len() + self.metadata.as_ref().map_or(0, String::len) + 1_024
+    }
+}
+
+impl<'a> Plan<'a> {
+    fn of(round: &[&'a Append], found: &[Version], kept: Vec<Option<Result<KeptOutcome>>>) -> Self {
+        let mut plan = Self { appends: Vec::with_capacity(round.len()), events: 0 };
+        let mut found = found.iter().copied();
+        for (append, kept) in round.iter().zip(kept) {
+            let found: Vec<Version> = found.by_ref().take(append.streams().len()).collect();
+            let fate = match (kept, append.key()) {
+                (Some(kept), Some(key)) => kept
+                    .and_then(|kept| kept.repeat(key, append.stream_ids()))
+                    .map_or_else(Fate::Refused, Fate::Repeated),
+                _ => plan.write(append, &found),
+            };
+            plan.appends.push((append, fate));
+        }
+        plan
+    }
+
+    fn write(&mut self, append: &Append, found: &[Version]) -> Fate {
+        let parts = || append.streams().iter().zip(found);
+        if let Some((part, &actual)) = parts().find(|(part, found)| !part.expected.allows(**found)) {
+            let (stream, expected) = (part.stream.clone(), part.expected);
+            return Fate::Refused(ErrorKind::Conflict { stream, expected, actual }.into());
+        }
+        let first = self.events + 1;
+        self.events += append.streams().iter().map(|part| part.events.len()).sum::<usize>();
+        Fate::Written { first, versions: parts().map(|(part, found)| found.plus(part.events.len() as u64)).collect() }
+    }
+
+    /// The events in the order of their keys, so that two calls that want the same streams meet at the first of them and not crosswise.
+    fn rows(&self) -> Vec<NewRow<'a>> {
+        let mut rows = Vec::with_capacity(self.events);
+        for (append, fate) in &self.appends {
+            let Fate::Written { first, versions } = fate else { continue };
+            let mut ordinals = *first..;
+            for (part, last) in append.streams().iter().zip(versions) {
+                let before = last.get() - part.events.len() as u64;
+                for ((event, version), ordinal) in part.events.iter().zip(before + 1..).zip(ordinals.by_ref()) {
+                    // `Append::check` has refused what cannot be written.
+                    let metadata = event.metadata.to_json().ok().flatten();
+                    rows.push(NewRow {
+                        ordinal,
+                        stream: &part.stream,
+                        version: Version::new(version),
+                        event,
+                        metadata,
+                    });
+                }
+            }
+        }
+        let names = |row: &NewRow<'a>| (row.stream.aggregate_type().as_str(), row.stream.aggregate_id().as_str());
+        rows.sort_by(|a, b| names(a).cmp(&names(b)).then(a.version.cmp(&b.version)));
+        rows
+    }
+
+    /// What was written, each with the place of its last event.
+    fn written(&self) -> impl Iterator<Item = (&'a Append, &Vec<Version>, i32)> {
+        self.appends.iter().filter_map(|(append, fate)| match fate {
+            Fate::Written { first, versions } => Some((*append, versions, last_ordinal(append, *first))),
+            _ => None,
+        })
+    }
+
+    fn outcomes(&mut self, commit: i64) -> Vec<Result<Appended>> {
+        let outcome = |(append, fate): (&Append, Fate)| match fate {
+            Fate::Written { first, versions } => {
+                let commit = commit_id(commit, last_ordinal(append, first));
+                Ok(Appended { commit, versions, outcome: Outcome::Written })
+            }
+            Fate::Refused(error) => Err(error),
+            Fate::Repeated(appended) => Ok(appended),
+        };
+        self.appends.drain(..).map(outcome).collect()
+    }
+}
+
+fn last_ordinal(append: &Append, first: usize) -> i32 {
+    count(first + append.streams().iter().map(|part| part.events.len()).sum::<usize>() - 1)
+}
+
+async fn insert_events(tx: &mut MySqlConnection, commit: i64, rows: Vec<NewRow<'_>>) -> Result<(), sqlx::Error> {
+    let mut rows = &rows[..];
+    // A commit has one time. Asked for after the versions were read: so a stream's times never decrease along its versions.
+    let mut time: Option<NaiveDateTime> = None;
+    if statement_rows(rows) < rows.len() {
+        time = sqlx::query_scalar(NOW).fetch_optional(&mut *tx).await?;
+    }
+    while !rows.is_empty() {
+        let (now, later) = rows.split_at(statement_rows(rows));
+        let mut query = QueryBuilder::new(INSERT_EVENTS);
+        query.push_values(now, |mut values, row| {
+            values
+                .push_bind(commit)
+                .push_bind(count(row.ordinal))
+                .push_bind(*row.event.id.as_uuid())
+                .push_bind(row.stream.aggregate_type().as_str().as_bytes())
+                .push_bind(row.stream.aggregate_id().as_str().as_bytes())
+                .push_bind(sql::to_sql(row.version.get()))
+                .push_bind(row.event.event_type.as_str().as_bytes())
+                .push_bind(i64::from(row.event.schema_version))
+                .push_bind(i16::from(row.event.codec.number()))
+                .push("COALESCE(")
+                .push_bind_unseparated(time)
+                .push_unseparated(", UTC_TIMESTAMP(6))")
+                .push_bind(row.event.metadata.correlation_id.map(|id| *id.as_uuid()))
+                .push_bind(row.event.metadata.causation_id.map(|id| *id.as_uuid()))
+                .push_bind(row.metadata.as_deref().map(str::as_bytes))
+                .push_bind(&row.event.payload[..]);
+        });
+        query.build().execute(&mut *tx).await?;
+        rows = later;
+    }
+    Ok(())
+}
+
+/// How many of the rows the next statement takes.
+fn statement_rows(rows: &[NewRow<'_>]) -> usize {
+    let mut bytes = 0;
+    let fit = rows.iter().take_while(|row| {
+        bytes += row.bytes();
+        bytes <= STATEMENT_BYTES
+    });
+    match fit.take(ROWS).count() {
+        ROWS => ROWS,
+        few @ ..FEW_ROWS => few.max(1),
+        _ => FEW_ROWS,
+    }
+}
+
+/// In key order, as with the events.
+async fn insert_keys(tx: &mut MySqlConnection, commit: i64, plan: &Plan<'_>) -> Result<(), sqlx::Error> {
+    let mut keyed: Vec<_> = plan.written().filter_map(|written| Some((written.0.key()?.as_str(), written))).collect();
+    keyed.sort_by_key(|(key, _)| *key);
+    for chunk in keyed.chunks(LOOKED_UP) {
+        let mut query = QueryBuilder::new(INSERT_KEYS);
+        let mut streams = chunk.iter().map(|(_, (append, versions, _))| streams_to_json(append, versions));
+        query.push_values(chunk, |mut values, (key, (_, _, ordinal))| {
+            values.push_bind(key.as_bytes()).push_bind(commit).push_bind(*ordinal);
+            values.push_bind(streams.next());
+        });
+        query.build().execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+fn streams_to_json(append: &Append, versions: &[Version]) -> Vec<u8> {
+    let streams: Vec<_> = append
+        .stream_ids()
+        .zip(versions)
+        .map(|(stream, version)| (stream.aggregate_type().as_str(), stream.aggregate_id().as_str(), version.get()))
+        .collect();
+    // Text and numbers are always JSON.
+    serde_json::to_vec(&streams).unwrap_or_default()
+}
+
+fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {
+    let failed = |error| classify(error, "read an outcome");
+    let json = text(row.try_get("streams").map_err(failed)?).map_err(failed)?;
+    let kept: Vec<(String, String, i64)> = serde_json::from_str(json)
+        .map_err(|error| Error::with_source(ErrorKind::Corrupt("the outcome of an idempotency key".into()), error))?;
+    let streams = kept.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>()?;
+    let versions =
+        kept.iter().map(|(_, _, version)| from_sql(*version, "version").map(Version::new)).collect::<Result<_>>()?;
+    let commit = commit_id(row.try_get("commit_id").map_err(failed)?, row.try_get("last_ordinal").map_err(failed)?);
+    Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
+}
+
+/// One stream's version is looked up by these four and what is bound between them; UNION ALL joins the streams.
+const VERSION_PLACE: &str = "(SELECT CAST(";
+const VERSION_TYPE: &str = " AS SIGNED) AS place, version FROM retell_events WHERE aggregate_type = ";
+const VERSION_ID: &str = " AND aggregate_id = ";
+const VERSION_NEWEST: &str = " ORDER BY version DESC LIMIT 1)";
+
+const KEPT: &str =
+    "SELECT idempotency_key, commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key IN ";
+
+const OUTCOME: &str = "SELECT commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key = ?";
+
+/// Draws the commit's number. The server's counter gives them out one after the other, and holds no lock to the transaction's end.
+const INSERT_COMMIT: &str = "INSERT INTO retell_commits (events) VALUES (?)";
+
+const NOW: &str = "SELECT UTC_TIMESTAMP(6)";
+
+const INSERT_EVENTS: &str = "
+    INSERT INTO retell_events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
+        recorded_at, correlation_id, causation_id, metadata, payload) ";
+
+const INSERT_KEYS: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, last_ordinal, streams) ";
+
+const KNOWN_IDS: &str = "SELECT event_id FROM retell_events WHERE event_id IN ";

@@ -1,0 +1,72 @@
+//! How transactions begin, and the one place where MySQL's and MariaDB's error numbers get their meaning.
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::{MySql, MySqlPool, Transaction};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::sql::Refusal;
+
+/// Begins a transaction, in one round trip. Read committed, whatever the session's default is: each statement must see what was
+/// committed before it, and a refused row must not leave locked gaps behind.
+pub(super) async fn begin(pool: &MySqlPool) -> Result<Transaction<'static, MySql>, sqlx::Error> {
+    pool.begin_with(BEGIN).await
+}
+
+/// The servers' numbers, once and for all. `attempt` completes "cannot ..".
+pub(super) fn classify(error: sqlx::Error, attempt: &str) -> Error {
+    let attempt = attempt.to_owned();
+    let kind = match &error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
+        sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
+        sqlx::Error::Database(_) => by_number(number(&error), attempt),
+        _ => ErrorKind::Backend(attempt),
+    };
+    Error::with_source(kind, error)
+}
+
+fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {
+    match number {
+        // Disk full, table or tablespace full.
+        Some(1021 | 1114) => ErrorKind::Full,
+        // `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.
+        Some(1290 | 1792 | 1836 | 1874) => ErrorKind::ReadOnly,
+        // Too many connections (of all, of the user, or for the machine), server shutting down, server gone, connection lost, query or
+        // connection killed, statement timeout (MySQL, MariaDB), row changed since read, lock wait timeout, deadlock, NOWAIT.
+        Some(1040 | 1203 | 1226 | 1053 | 2006 | 2013 | 1317 | 1927 | 3024 | 1969 | 1020 | 1205 | 1213 | 3572) => {
+            ErrorKind::Transient(attempt)
+        }
+        // Index or table file damaged.
+        Some(1034 | 1035 | 126 | 127 | 1712 | 1877) => ErrorKind::Corrupt(attempt),
+        // Among them 1153, a packet over `max_allowed_packet`: `MySqlStore::append` refuses payloads that would be too large.
+        _ => ErrorKind::Backend(attempt),
+    }
+}
+
+/// What the numbers say of a refused append. Which unique key it was is only in the message's text, and left there.
+pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
+    match number(error) {
+        Some(1022 | 1062 | 1586) => Refusal::Taken,
+        Some(1020 | 1205 | 1213) => Refusal::Deadlock,
+        _ => Refusal::Other,
+    }
+}
+
+fn number(error: &sqlx::Error) -> Option<u16> {
+    error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+}
+
+/// Text from a column of bytes.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, sqlx::Error> {
+    std::str::from_utf8(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// A time in UTC, as far as a `DATETIME` goes: nothing was recorded beyond its ends.
+pub(super) fn time_to_sql(time: DateTime<Utc>) -> NaiveDateTime {
+    let first = NaiveDate::from_ymd_opt(1000, 1, 1).and_then(|date| date.and_hms_opt(0, 0, 0));
+    let last = NaiveDate::from_ymd_opt(9999, 12, 31).and_then(|date| date.and_hms_micro_opt(23, 59, 59, 999_999));
+    let time = time.naive_utc();
+    time.clamp(first.unwrap_or(time), last.unwrap_or(time))
+}
+
+const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";

@@ -1,0 +1,57 @@
+//! Brings a database to the schema of this release.
+
+use sqlx::{Connection, MySqlConnection, MySqlPool};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::mysql::connection::classify;
+
+/// The steps of the schema. Never changed once released. Every statement can be run again, since the server commits each by itself.
+const MIGRATIONS: [(i32, &str, &str); 2] = [
+    (1, "log", include_str!("../../../migrations/mysql/0001_log.sql")),
+    (2, "read_model", include_str!("../../../migrations/mysql/0002_read_model.sql")),
+];
+
+/// Applies what is missing. Processes that start at once take turns.
+pub(super) async fn apply(pool: &MySqlPool) -> Result<()> {
+    // The lock belongs to the session, so the session ends with it: also when this future is dropped.
+    let mut connection = pool.acquire().await.map_err(|error| classify(error, "connect"))?.detach();
+    let applied = run(&mut connection).await;
+    let closed = connection.close().await;
+    applied?;
+    closed.map_err(|error| classify(error, "migrate"))
+}
+
+async fn run(connection: &mut MySqlConnection) -> Result<()> {
+    let failed = |error| classify(error, "migrate");
+    let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
+    if locked != Some(1) {
+        return Err(Error::new(ErrorKind::Transient("migrate: another process is at it".into())));
+    }
+    sqlx::raw_sql(CREATE_TABLE).execute(&mut *connection).await.map_err(failed)?;
+    let applied: i64 = sqlx::query_scalar(NEWEST).fetch_one(&mut *connection).await.map_err(failed)?;
+    let known = MIGRATIONS.len();
+    if usize::try_from(applied).is_ok_and(|applied| applied > known) {
+        let (found, known) = (u32::try_from(applied).unwrap_or(u32::MAX), u32::try_from(known).unwrap_or(u32::MAX));
+        return Err(ErrorKind::NewerStore { found, known }.into());
+    }
+    for (number, name, sql) in MIGRATIONS.into_iter().filter(|(number, ..)| i64::from(*number) > applied) {
+        sqlx::raw_sql(sql).execute(&mut *connection).await.map_err(failed)?;
+        sqlx::query(RECORD).bind(number).bind(name).execute(&mut *connection).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Waits up to a minute. The name is the database's, hashed since a lock's name has 64 characters at most.
+const LOCK: &str = "SELECT CAST(GET_LOCK(CONCAT('retell ', SHA1(DATABASE())), 60) AS SIGNED)";
+
+const CREATE_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS retell_migrations (
+        number INT NOT NULL,
+        name VARCHAR(64) NOT NULL,
+        applied_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+        PRIMARY KEY (number)
+    ) ENGINE = InnoDB";
+
+const NEWEST: &str = "SELECT CAST(COALESCE(MAX(number), 0) AS SIGNED) FROM retell_migrations";
+
+const RECORD: &str = "INSERT INTO retell_migrations (number, name) VALUES (?, ?)";

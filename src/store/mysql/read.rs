@@ -1,0 +1,322 @@
+//! Reads the log: streams as the rows arrive, pages by two range scans; and gives out positions.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::mysql::{MySqlArguments, MySqlRow};
+use sqlx::query::Query;
+use sqlx::{MySql, MySqlPool, QueryBuilder, Row};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::store::mysql::connection::{begin, classify, text, time_to_sql};
+use crate::store::sql::{
+    Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
+};
+use crate::store::{Filter, Replay, UpTo, Visitor};
+
+/// How often to look again while another session gives out positions. It takes two commits.
+const SEQUENCER_LOOKS: u32 = 400;
+
+/// The longest wait between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(16);
+
+#[derive(Debug, Clone)]
+pub(super) struct Reader {
+    pub(super) pool: MySqlPool,
+}
+
+impl Reader {
+    pub(super) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let (last, until) = match replay.up_to {
+            UpTo::Head => (i64::MAX, None),
+            UpTo::Version(version) => (to_sql(version.get()), None),
+            UpTo::Time(time) => (i64::MAX, Some(time)),
+        };
+        let (kind, id) = (stream.aggregate_type().as_str().as_bytes(), stream.aggregate_id().as_str().as_bytes());
+        let mut after = to_sql(replay.after.get());
+        let mut visit = Visit::new(stream, visitor);
+        let failed = |error| classify(error, "replay a stream");
+        if let (Some(fingerprint), None) = (replay.snapshot, until) {
+            let snapshot: Option<(i64, Vec<u8>)> = sqlx::query_as(SNAPSHOT)
+                .bind(kind)
+                .bind(id)
+                .bind(after)
+                .bind(last)
+                .bind(fingerprint.cast_signed())
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(failed)?;
+            if let Some((version, state)) = snapshot {
+                visit.snapshot(version, &state)?;
+                after = version;
+            }
+        }
+        let until = time_to_sql(until.unwrap_or(DateTime::<Utc>::MAX_UTC));
+        let mut rows = sqlx::query(REPLAY).bind(kind).bind(id).bind(after).bind(last).bind(until).fetch(&self.pool);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            let replayed = replayed(&row).map_err(|error| visit.damaged(error))?;
+            visit.event(&replayed)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        self.joined(sqlx::query(NEWEST).bind(event_type.as_str().as_bytes()).bind(limit_to_sql(limit))).await
+    }
+
+    pub(super) async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        self.joined(sqlx::query(RECORDED_AFTER).bind(time_to_sql(time)).bind(limit_to_sql(limit))).await
+    }
+
+    /// Events that the server has joined with their places.
+    async fn joined(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
+        let failed = |error| classify(error, "read events");
+        let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
+        let mut builder = EventBuilder::default();
+        let read = |row: &MySqlRow| {
+            let first: i64 = row.try_get("first_position").map_err(failed)?;
+            let ordinal = row.try_get("ordinal").map_err(failed)?;
+            builder.build(from_sql(first, "position")?, ordinal, columns(row))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    pub(super) async fn head(&self) -> Result<Position> {
+        self.sequence().await?;
+        let head: i64 =
+            sqlx::query_scalar(HEAD).fetch_one(&self.pool).await.map_err(|error| classify(error, "read the head"))?;
+        from_sql(head, "position").map(Position::new)
+    }
+
+    pub(super) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        if commit == CommitId::ZERO {
+            return Ok(Some(Position::ZERO));
+        }
+        let (number, ordinal) = split_commit_id(commit);
+        for looked in [false, true] {
+            let position: Option<i64> = sqlx::query_scalar(POSITION_OF)
+                .bind(ordinal)
+                .bind(number)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(|error| classify(error, "find a commit's position"))?;
+            if let Some(position) = position {
+                return from_sql(position, "position").map(Position::new).map(Some);
+            }
+            if !looked {
+                self.sequence().await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives positions to what is visible now, unless another session is at it. Returns the log's last position.
+    async fn sequence_once(&self) -> Result<Option<i64>, sqlx::Error> {
+        let mut tx = begin(&self.pool).await?;
+        if sqlx::query(LOCK_SEQUENCER).fetch_optional(&mut *tx).await?.is_none() {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        // Read committed: from here on each statement's snapshot is taken after the lock, and sees all that earlier holders did.
+        let before: i64 = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
+        let placed = sqlx::query(PLACE).bind(before).execute(&mut *tx).await?.rows_affected();
+        if placed > 0 {
+            sqlx::query(TAKE_PLACED).bind(before).execute(&mut *tx).await?;
+        } else {
+            // A session may have placed commits and died before it moved the mark. Only a commit that has written something waits until
+            // the disk has all that is visible here.
+            sqlx::query(COUNT_RUN).execute(&mut *tx).await?;
+        }
+        let last = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Some(last))
+    }
+}
+
+#[async_trait]
+impl Scans for Reader {
+    async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
+        let rows = sqlx::query_as(LOG)
+            .bind(to_sql(after.get()))
+            .bind(to_sql(after.get().saturating_add(1)))
+            .bind(limit_to_sql(commits))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| classify(error, "read the log"))?;
+        rows.into_iter().map(Placed::from_sql).collect()
+    }
+
+    async fn events_between(&self, first: i64, last: i64, filter: &Filter, take: Rows<'_>) -> Result<()> {
+        let mut query = QueryBuilder::new(EVENTS_FROM);
+        query.push_bind(first).push(EVENTS_TO).push_bind(last);
+        push_names(&mut query, OF_AGGREGATE_TYPES, filter.aggregate_types.iter().map(AggregateType::as_str));
+        push_names(&mut query, OF_EVENT_TYPES, filter.event_types.iter().map(EventType::as_str));
+        let failed = |error| classify(error, "read events");
+        let mut rows = query.build().fetch(&self.pool);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            let commit = row.try_get("commit_id").map_err(failed)?;
+            let ordinal = row.try_get("ordinal").map_err(failed)?;
+            take(commit, ordinal, columns(&row))?;
+        }
+        Ok(())
+    }
+
+    /// If another session is at it, waits for it.
+    ///
+    /// Two commits. InnoDB lets others see a commit before it is on the disk; the first has come back when it is, and only then does the
+    /// second move the mark that readers read up to.
+    async fn sequence(&self) -> Result<()> {
+        let failed = |error| classify(error, "give out positions");
+        for look in 0..SEQUENCER_LOOKS {
+            let (head, last, waiting): (i64, i64, i64) =
+                sqlx::query_as(PENDING).fetch_one(&self.pool).await.map_err(failed)?;
+            if waiting == 0 && head == last {
+                return Ok(());
+            }
+            if let Some(last) = self.sequence_once().await.map_err(failed)? {
+                sqlx::query(MOVE_HEAD).bind(last).bind(last).execute(&self.pool).await.map_err(failed)?;
+                if last - head < PLACED_AT_ONCE {
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::time::sleep(LOOK_AGAIN.min(Duration::from_millis(1) * (look + 1))).await;
+        }
+        Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
+    }
+}
+
+fn push_names<'a>(query: &mut QueryBuilder<MySql>, of: &str, names: impl Iterator<Item = &'a str>) {
+    let mut names = names.peekable();
+    if names.peek().is_none() {
+        return;
+    }
+    let mut list = query.push(of).separated(", ");
+    for name in names {
+        list.push_bind(name.as_bytes());
+    }
+    list.push_unseparated(")");
+}
+
+fn replayed(row: &MySqlRow) -> Result<Replayed<'_>, sqlx::Error> {
+    Ok(Replayed {
+        version: row.try_get(0)?,
+        event_type: text(row.try_get(1)?)?,
+        schema_version: row.try_get(2)?,
+        codec: row.try_get(3)?,
+        payload: row.try_get(4)?,
+    })
+}
+
+fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
+    Ok(Columns {
+        event_id: row.try_get("event_id")?,
+        aggregate_type: text(row.try_get("aggregate_type")?)?,
+        aggregate_id: text(row.try_get("aggregate_id")?)?,
+        version: row.try_get("version")?,
+        event_type: text(row.try_get("event_type")?)?,
+        schema_version: row.try_get("schema_version")?,
+        codec: row.try_get("codec")?,
+        recorded_at: row.try_get("recorded_at")?,
+        correlation_id: row.try_get("correlation_id")?,
+        causation_id: row.try_get("causation_id")?,
+        metadata: row.try_get::<Option<&[u8]>, _>("metadata")?.map(text).transpose()?,
+        payload: row.try_get("payload")?,
+    })
+}
+
+/// Commits that one run of the sequencer places at most: what it holds at once stays bounded. As in `PLACE`.
+const PLACED_AT_ONCE: i64 = 10_000;
+
+/// Binds: aggregate type, aggregate id, after, up to version, up to time. The index is named since a long stream makes a scan and a sort
+/// of the whole table look cheap, and then no row would come before the last was read.
+const REPLAY: &str = "
+    SELECT version, event_type, schema_version, codec, payload FROM retell_events FORCE INDEX (events_stream)
+    WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND recorded_at <= ?
+    ORDER BY version";
+
+/// Binds: aggregate type, aggregate id, after, up to version, fingerprint.
+const SNAPSHOT: &str = "
+    SELECT version, state FROM retell_snapshots
+    WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND fingerprint = ?";
+
+/// The last position anyone may read, the last there is, and whether commits wait for theirs.
+const PENDING: &str = "
+    SELECT position, CAST(COALESCE((SELECT first_position + events - 1 FROM retell_log ORDER BY first_position DESC LIMIT 1), 0) AS SIGNED),
+        CAST(EXISTS (SELECT 1 FROM retell_commits) AS SIGNED)
+    FROM retell_head WHERE id = 1";
+
+/// One at a time: a second caller finds the row locked and leaves. The lock ends with the transaction, however it ends.
+const LOCK_SEQUENCER: &str = "SELECT id FROM retell_sequencer WHERE id = 1 FOR UPDATE SKIP LOCKED";
+
+const LAST_POSITION: &str = "
+    SELECT CAST(COALESCE((SELECT first_position + events - 1 FROM retell_log ORDER BY first_position DESC LIMIT 1), 0) AS SIGNED)";
+
+/// Binds: the last position. One statement, so one snapshot; under read committed it waits for no row of others.
+const PLACE: &str = "
+    INSERT INTO retell_log (first_position, commit_id, events)
+    SELECT ? + 1 + SUM(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events
+    FROM (SELECT commit_id, events FROM retell_commits ORDER BY commit_id LIMIT 10000) AS fresh";
+
+/// Binds: the last position before. Looks up by their keys just the rows that were placed: a scan would wait for those of open
+/// transactions.
+const TAKE_PLACED: &str = "
+    DELETE c FROM retell_log AS l STRAIGHT_JOIN retell_commits AS c FORCE INDEX (PRIMARY) ON c.commit_id = l.commit_id
+    WHERE l.first_position > ?";
+
+const COUNT_RUN: &str = "UPDATE retell_sequencer SET runs = runs + 1 WHERE id = 1";
+
+/// Binds: position, twice.
+const MOVE_HEAD: &str = "UPDATE retell_head SET position = ? WHERE id = 1 AND position < ?";
+
+const HEAD: &str = "SELECT position FROM retell_head WHERE id = 1";
+
+/// Binds: place in the commit, commit.
+const POSITION_OF: &str = "
+    SELECT first_position + ? - 1 FROM retell_log
+    WHERE commit_id = ? AND first_position <= (SELECT position FROM retell_head WHERE id = 1)";
+
+/// Binds: after, the position after that, limit. Begins with the commit that holds the next position.
+const LOG: &str = "
+    SELECT first_position, commit_id, events FROM retell_log
+    WHERE first_position + events - 1 > ?
+        AND first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)
+        AND first_position <= (SELECT position FROM retell_head WHERE id = 1)
+    ORDER BY first_position LIMIT ?";
+
+/// First commit, last commit, and the names that a filter lets pass.
+const EVENTS_FROM: &str = "
+    SELECT commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
+        correlation_id, causation_id, metadata, payload
+    FROM retell_events FORCE INDEX (PRIMARY) WHERE commit_id >= ";
+const EVENTS_TO: &str = " AND commit_id <= ";
+const OF_AGGREGATE_TYPES: &str = " AND aggregate_type IN (";
+const OF_EVENT_TYPES: &str = " AND event_type IN (";
+
+/// Binds: event type, limit. Sorts keys out of indexes, and only then gets the payloads of those few.
+const NEWEST: &str = "
+    SELECT found.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
+        WHERE k.event_type = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+        ORDER BY l.first_position DESC, k.ordinal DESC LIMIT ?
+    ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
+    ORDER BY found.first_position DESC, e.ordinal DESC";
+
+/// Binds: time, limit. As above.
+const RECORDED_AFTER: &str = "
+    SELECT found.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
+        WHERE k.recorded_at > ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+        ORDER BY l.first_position, k.ordinal LIMIT ?
+    ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
+    ORDER BY found.first_position, e.ordinal";

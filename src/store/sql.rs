@@ -1,0 +1,389 @@
+//! What the drivers for database servers share, whatever their SQL: how appends are gathered and tried again, and how rows become events.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
+use crate::id::{AggregateId, AggregateType, CommitId, EventId, EventType, Position, StreamId, Version};
+use crate::store::{Append, Appended, Filter, Page, Visitor};
+
+/// Attempts of a call that lost a race. Each loss means that another append went through.
+const ATTEMPTS: usize = 20;
+
+/// No further attempt begins after this time: those that fail by waiting for a lock are slow.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Commits one page of a filtered read looks at, at least: with a narrow filter few of their events come back.
+const SCANNED_COMMITS: usize = 5_000;
+
+/// Bits of a `CommitId` that say the place of an append's last event in its commit; the rest is the commit's number.
+const ORDINAL_BITS: u32 = 24;
+
+/// Why the database refused a round of appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// An event's id is in the log.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "MySQL names the key only in a message's text"))]
+    Duplicate,
+    /// A unique key was taken by somebody faster, unless it is an event's id.
+    Taken,
+    /// Two transactions stood in each other's way.
+    Deadlock,
+    /// Something that no further attempt is likely to mend.
+    Other,
+}
+
+/// A driver's commit of appends that share no stream and no key.
+#[async_trait]
+pub(super) trait Rounds: Send + Sync {
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error>;
+
+    /// One of these ids that is in the log already.
+    async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error>;
+
+    fn refusal(&self, error: &sqlx::Error) -> Refusal;
+
+    /// `attempt` completes "cannot ..".
+    fn classify(&self, error: sqlx::Error, attempt: &str) -> Error;
+}
+
+/// Commits a batch in as few rounds as its streams and keys allow; one outcome each, in order.
+pub(super) async fn append_batch(driver: &dyn Rounds, batch: &[Append]) -> Vec<Result<Appended>> {
+    let mut results: Vec<Option<Result<Appended>>> = vec![None; batch.len()];
+    let mut waiting: Vec<usize> = (0..batch.len()).collect();
+    while !waiting.is_empty() {
+        let (round, later) = split_round(batch, &waiting);
+        let appends: Vec<&Append> = round.iter().map(|&place| &batch[place]).collect();
+        for (place, result) in round.into_iter().zip(append_round(driver, &appends).await) {
+            results[place] = Some(result);
+        }
+        waiting = later;
+    }
+    let unanswered = || Err(Error::new(ErrorKind::Transient("learn the outcome of an append".into())));
+    results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
+}
+
+/// The appends that share no stream and no key with one before them, and the rest for the next round.
+fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    let (mut streams, mut keys) = (HashSet::new(), HashSet::new());
+    waiting.iter().partition(|&&place| {
+        let append = &batch[place];
+        // Also where it has to wait, what it names is taken: appends to one stream keep their order.
+        let streams_free = append.stream_ids().filter(|stream| !streams.insert(*stream)).count() == 0;
+        let key_free = append.key().is_none_or(|key| keys.insert(key));
+        streams_free && key_free
+    })
+}
+
+/// Tries a round. A lost race is run again, and seen as the conflict it is then; what keeps failing is taken apart, so that only the
+/// append at fault fails.
+async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appended>> {
+    let began = Instant::now();
+    let mut error = None;
+    for attempt in 0..ATTEMPTS {
+        let failed = match driver.append_round(round).await {
+            Ok(results) => return results,
+            Err(failed) => failed,
+        };
+        match driver.refusal(&failed) {
+            Refusal::Other => return vec![Err(driver.classify(failed, "append")); round.len()],
+            Refusal::Duplicate if round.len() == 1 => return vec![Err(duplicate(driver, round[0], failed).await)],
+            Refusal::Duplicate => break,
+            Refusal::Deadlock => error = Some(driver.classify(failed, "append")),
+            Refusal::Taken if round.len() > 1 && attempt >= 2 => break,
+            // A conflict would have been seen by now.
+            Refusal::Taken if round.len() == 1 && attempt > 0 => match duplicate(driver, round[0], failed).await {
+                found if matches!(found.kind(), ErrorKind::DuplicateEvent(_)) => return vec![Err(found)],
+                _ => error = Some(lost()),
+            },
+            Refusal::Taken => error = Some(lost()),
+        }
+        if began.elapsed() > PATIENCE {
+            break;
+        }
+    }
+    if round.len() == 1 {
+        return vec![Err(error.unwrap_or_else(lost))];
+    }
+    let mut results = Vec::with_capacity(round.len());
+    for append in round {
+        results.extend(Box::pin(append_round(driver, std::slice::from_ref(append))).await);
+    }
+    results
+}
+
+/// Which of the append's events is in the log already, or what the database said.
+pub(super) async fn duplicate(driver: &dyn Rounds, append: &Append, failed: sqlx::Error) -> Error {
+    let ids: Vec<Uuid> =
+        append.streams().iter().flat_map(|part| &part.events).map(|event| *event.id.as_uuid()).collect();
+    let mut seen = HashSet::new();
+    let known = match ids.iter().copied().find(|id| !seen.insert(*id)) {
+        Some(twice) => Ok(Some(twice)),
+        None => driver.known_id(&ids).await,
+    };
+    match known {
+        Ok(Some(id)) => Error::with_source(ErrorKind::DuplicateEvent(EventId::from(id)), failed),
+        Ok(None) => driver.classify(failed, "append"),
+        Err(error) => driver.classify(error, "append"),
+    }
+}
+
+pub(super) fn lost() -> Error {
+    Error::new(ErrorKind::Transient("append: others were faster each time".into()))
+}
+
+/// A commit's number and the place of an append's last event in it.
+pub(super) fn commit_id(number: i64, ordinal: i32) -> CommitId {
+    CommitId::new(number.unsigned_abs() << ORDINAL_BITS | u64::from(ordinal.unsigned_abs()))
+}
+
+/// The commit's number, and the place of the append's last event in it.
+pub(super) fn split_commit_id(commit: CommitId) -> (i64, i64) {
+    let (number, ordinal) = (commit.get() >> ORDINAL_BITS, commit.get() & ((1 << ORDINAL_BITS) - 1));
+    (to_sql(number), to_sql(ordinal))
+}
+
+/// A commit's place in the log.
+pub(super) struct Placed {
+    first: u64,
+    commit: i64,
+    events: u64,
+}
+
+impl Placed {
+    pub(super) fn from_sql((first, commit, events): (i64, i64, i32)) -> Result<Self> {
+        Ok(Self { first: from_sql(first, "position")?, commit, events: from_sql(events.into(), "count")? })
+    }
+}
+
+/// Receives the commit, the place in it and the columns of one event after the other.
+pub(super) type Rows<'v> = &'v mut (dyn for<'r> FnMut(i64, i32, Result<Columns<'r>, sqlx::Error>) -> Result<()> + Send);
+
+/// A driver's two range scans, of places and of events.
+#[async_trait]
+pub(super) trait Scans: Sync {
+    /// At most so many commits, beginning with the one that holds the next position.
+    async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>>;
+
+    /// The events of a range of commits that pass the filter, in any order.
+    async fn events_between(&self, first: i64, last: i64, filter: &Filter, rows: Rows<'_>) -> Result<()>;
+
+    /// Gives positions to all commits that are visible now.
+    async fn sequence(&self) -> Result<()>;
+}
+
+/// A page of the log, from the two scans.
+pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+    if limit == 0 {
+        return Ok(Page { events: Vec::new(), through: after });
+    }
+    let commits = if filter.is_all() { limit } else { limit.max(SCANNED_COMMITS) };
+    let mut placed = driver.placed(after, commits).await?;
+    if placed.len() < commits {
+        // This is the log's end: there may be commits without positions.
+        driver.sequence().await?;
+        placed = driver.placed(after, commits).await?;
+    }
+    let placed = enough(placed, after, commits as u64);
+    let (Some(first), Some(last)) = (placed.first(), placed.last()) else {
+        return Ok(Page { events: Vec::new(), through: after });
+    };
+    let end = Position::new(last.first + last.events - 1);
+    if first.first > after.get() + 1 {
+        return Err(ErrorKind::Corrupt(format!("no commit at position {}", after.next())).into());
+    }
+    let mut events = events_of(driver, &placed, filter).await?;
+    events.retain(|event| event.position > after);
+    events.sort_unstable_by_key(|event| event.position);
+    let all = events.len();
+    events.truncate(limit);
+    let through = match events.last() {
+        Some(last) if all >= limit => last.position,
+        _ => end,
+    };
+    if filter.is_all() && events.len() as u64 != through.since(after) {
+        return Err(ErrorKind::Corrupt(format!("events are missing between positions {after} and {through}")).into());
+    }
+    Ok(Page { events, through })
+}
+
+/// As many commits as hold the events wanted.
+fn enough(placed: Vec<Placed>, after: Position, wanted: u64) -> Vec<Placed> {
+    let end = after.get().saturating_add(wanted);
+    placed.into_iter().take_while(|placed| placed.first <= end).collect()
+}
+
+/// The events of commits that stand together in the log stand almost together by commit number, too: one range holds them all, and the
+/// few others in it are passed over.
+async fn events_of(driver: &dyn Scans, placed: &[Placed], filter: &Filter) -> Result<Vec<RecordedEvent>> {
+    let firsts: HashMap<i64, u64> = placed.iter().map(|placed| (placed.commit, placed.first)).collect();
+    let numbers = || placed.iter().map(|placed| placed.commit);
+    let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(Vec::new()) };
+    let mut builder = EventBuilder::default();
+    let mut events = Vec::new();
+    let mut take = |commit: i64, ordinal: i32, columns: Result<Columns<'_>, sqlx::Error>| {
+        if let Some(first) = firsts.get(&commit) {
+            events.push(builder.build(*first, ordinal, columns)?);
+        }
+        Ok(())
+    };
+    driver.events_between(first, last, filter, &mut take).await?;
+    Ok(events)
+}
+
+/// The columns of an event as they are stored.
+pub(super) struct Columns<'r> {
+    pub(super) event_id: Uuid,
+    pub(super) aggregate_type: &'r str,
+    pub(super) aggregate_id: &'r str,
+    pub(super) version: i64,
+    pub(super) event_type: &'r str,
+    pub(super) schema_version: i64,
+    pub(super) codec: i16,
+    pub(super) recorded_at: DateTime<Utc>,
+    pub(super) correlation_id: Option<Uuid>,
+    pub(super) causation_id: Option<Uuid>,
+    pub(super) metadata: Option<&'r str>,
+    pub(super) payload: &'r [u8],
+}
+
+/// Builds whole events; their types share one allocation each.
+#[derive(Default)]
+pub(super) struct EventBuilder {
+    aggregate_types: Vec<AggregateType>,
+    event_types: Vec<EventType>,
+}
+
+impl EventBuilder {
+    /// The event at a place of the commit that begins at position `first`. What is wrong with it is reported with its position.
+    pub(super) fn build(
+        &mut self,
+        first: u64,
+        ordinal: i32,
+        columns: Result<Columns<'_>, sqlx::Error>,
+    ) -> Result<RecordedEvent> {
+        let position = Position::new((first + u64::from(ordinal.unsigned_abs())).saturating_sub(1));
+        let damaged = |error| Error::with_source(ErrorKind::Corrupt(format!("position {position}")), error);
+        self.parse(position, &columns.map_err(damaged)?)
+            .map_err(|problem| ErrorKind::Corrupt(format!("position {position}: {problem}")).into())
+    }
+
+    fn parse(&mut self, position: Position, columns: &Columns<'_>) -> Result<RecordedEvent, String> {
+        let aggregate_type = known(&mut self.aggregate_types, columns.aggregate_type, AggregateType::as_str)?;
+        let aggregate_id = AggregateId::new(columns.aggregate_id).map_err(|error| error.to_string())?;
+        let (correlation, causation) = (columns.correlation_id.map(Into::into), columns.causation_id.map(Into::into));
+        let metadata = Metadata::from_parts(correlation, causation, columns.metadata)
+            .map_err(|error| format!("metadata: {error}"))?;
+        let version = u64::try_from(columns.version).map_err(|_| format!("negative version {}", columns.version))?;
+        Ok(RecordedEvent {
+            position,
+            stream: StreamId::new(aggregate_type, aggregate_id),
+            version: Version::new(version),
+            recorded_at: columns.recorded_at,
+            event: NewEvent {
+                id: columns.event_id.into(),
+                event_type: known(&mut self.event_types, columns.event_type, EventType::as_str)?,
+                schema_version: schema_version(columns.schema_version)?,
+                codec: codec(columns.codec)?,
+                payload: Bytes::copy_from_slice(columns.payload),
+                metadata,
+            },
+        })
+    }
+}
+
+/// A log has few kinds of things: the same text is the same allocation.
+fn known<'t, T>(known: &mut Vec<T>, text: &'t str, as_str: fn(&T) -> &str) -> Result<T, String>
+where
+    T: Clone + TryFrom<&'t str, Error: std::fmt::Display>,
+{
+    if let Some(name) = known.iter().find(|name| as_str(name) == text) {
+        return Ok(name.clone());
+    }
+    let name = T::try_from(text).map_err(|error| error.to_string())?;
+    known.push(name.clone());
+    Ok(name)
+}
+
+/// What a replay needs of an event.
+pub(super) struct Replayed<'r> {
+    pub(super) version: i64,
+    pub(super) event_type: &'r str,
+    pub(super) schema_version: i64,
+    pub(super) codec: i16,
+    pub(super) payload: &'r [u8],
+}
+
+/// Hands one stream's rows to a visitor, and sees to it that none is missing.
+pub(super) struct Visit<'v> {
+    pub(super) stream: &'v StreamId,
+    visitor: &'v mut dyn Visitor,
+    due: Option<Version>,
+}
+
+impl<'v> Visit<'v> {
+    pub(super) fn new(stream: &'v StreamId, visitor: &'v mut dyn Visitor) -> Self {
+        Self { stream, visitor, due: None }
+    }
+
+    pub(super) fn snapshot(&mut self, version: i64, state: &[u8]) -> Result<()> {
+        let version = Version::new(from_sql(version, "version")?);
+        self.due = Some(version.next());
+        self.visitor.snapshot(version, state)
+    }
+
+    pub(super) fn event(&mut self, row: &Replayed<'_>) -> Result<()> {
+        let stream = self.stream;
+        let version = Version::new(from_sql(row.version, "version")?);
+        if self.due.is_some_and(|due| due != version) {
+            return Err(ErrorKind::Corrupt(format!("{stream}: version {version} is out of line")).into());
+        }
+        self.due = Some(version.next());
+        let damaged = |problem| Error::new(ErrorKind::Corrupt(format!("{stream} version {version}: {problem}")));
+        let codec = codec(row.codec).map_err(damaged)?;
+        let schema_version = schema_version(row.schema_version).map_err(damaged)?;
+        let (event_type, payload) = (row.event_type, row.payload);
+        self.visitor.event(version, StoredEvent { event_type, schema_version, codec, payload })
+    }
+
+    /// A row whose columns are not ours.
+    pub(super) fn damaged(&self, error: sqlx::Error) -> Error {
+        Error::with_source(ErrorKind::Corrupt(format!("a row of {}", self.stream)), error)
+    }
+}
+
+fn codec(number: i16) -> Result<Codec, String> {
+    let known = u8::try_from(number).ok().and_then(Codec::from_number);
+    known.ok_or_else(|| format!("unknown codec {number}"))
+}
+
+fn schema_version(number: i64) -> Result<u32, String> {
+    u32::try_from(number).map_err(|_| format!("schema version {number}"))
+}
+
+/// How many things one append brings: `Append` fits into memory, so its counts fit.
+pub(super) fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// A count as the server's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
+pub(super) fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A limit likewise.
+pub(super) fn limit_to_sql(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// A stored count.
+pub(super) fn from_sql(number: i64, what: &str) -> Result<u64> {
+    u64::try_from(number).map_err(|_| ErrorKind::Corrupt(format!("negative {what} {number}")).into())
+}

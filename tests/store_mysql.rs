@@ -1,0 +1,263 @@
+//! MySQL and MariaDB keep the promises of every store. Needs `MYSQL_URL`; each test has a database of its own, which goes when it ends.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, MySqlPool};
+
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// Drops its database.
+struct Database {
+    server: MySqlConnectOptions,
+    name: String,
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (server, sql) = (self.server.clone(), format!("DROP DATABASE {}", self.name));
+        let dropped =
+            async move { sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut server.connect().await.unwrap()).await };
+        // The test's own runtime is at its end.
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::spawn(move || runtime().block_on(dropped).unwrap()).join().unwrap();
+    }
+}
+
+/// A pool over an empty database of the test's own.
+async fn fresh() -> (MySqlPool, Database) {
+    let url = std::env::var("MYSQL_URL").expect("MYSQL_URL names a MySQL or MariaDB server: tests/run.sh starts one");
+    let server = MySqlConnectOptions::from_str(&url).unwrap();
+    let name = format!("t{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
+    let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
+    sqlx::raw_sql(create).execute(&mut server.connect().await.unwrap()).await.unwrap();
+    let pool = MySqlPoolOptions::new().max_connections(4).test_before_acquire(false);
+    let pool = pool.connect_with(server.clone().database(&name)).await.unwrap();
+    (pool, Database { server, name })
+}
+
+async fn store() -> (MySqlStore, Database) {
+    let (pool, database) = fresh().await;
+    (MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap(), database)
+}
+
+async fn read_model() -> (MySqlReadModel, Database) {
+    let (pool, database) = fresh().await;
+    let counter = "CREATE TABLE counter (id INT PRIMARY KEY, counted INT NOT NULL)";
+    sqlx::raw_sql(counter).execute(&pool).await.unwrap();
+    (MySqlReadModel::open(pool).await.unwrap(), database)
+}
+
+mod claims {
+    retell::store_conformance!(super::store());
+}
+
+mod read_model_claims {
+    retell::checkpoint_conformance!(super::read_model());
+}
+
+#[tokio::test]
+async fn a_relays_checkpoint_never_goes_backward() {
+    let (store, _database) = store().await;
+    retell::testing::store::a_relays_checkpoint_never_goes_backward(&store).await;
+}
+
+mod opening {
+    use futures::future::try_join_all;
+    use retell::store::{Append, EventReader, EventStore, Filter};
+    use retell::testing::store::{event, events, stream, whole_log};
+    use retell::{ErrorKind, ExpectedVersion};
+    use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+    use super::{AssertSqlSafe, MySqlOptions, MySqlPool, MySqlReadModel, MySqlStore, fresh, store};
+
+    async fn open(pool: &MySqlPool) -> retell::Result<MySqlStore> {
+        MySqlStore::open(pool.clone(), &MySqlOptions::new()).await
+    }
+
+    async fn write(store: &MySqlStore, id: &str) {
+        store.append(Append::new(stream(id), ExpectedVersion::Any, events(2))).await.unwrap();
+    }
+
+    async fn run(pool: &MySqlPool, sql: &str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.map(drop)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn eight_that_open_an_empty_database_at_once_all_succeed() {
+        let (pool, _database) = fresh().await;
+        let stores = try_join_all((0..8).map(|_| open(&pool))).await.unwrap();
+        for (store, number) in stores.iter().zip(0..) {
+            let number: u32 = number;
+            write(store, &number.to_string()).await;
+        }
+        assert_eq!(whole_log(&stores[0]).await.unwrap().len(), 16);
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_was_killed_half_way_is_healed() {
+        let (pool, _database) = fresh().await;
+        let log = include_str!("../migrations/mysql/0001_log.sql");
+        // Killed after each of its statements in turn.
+        let ends: Vec<usize> = log.match_indices(";\n").map(|(at, _)| at + 1).collect();
+        assert!(ends.len() > 10);
+        for end in ends {
+            run(&pool, &log[..end]).await.unwrap();
+            drop(open(&pool).await.unwrap());
+            run(&pool, "DELETE FROM retell_migrations").await.unwrap();
+        }
+        let store = open(&pool).await.unwrap();
+        write(&store, "a").await;
+        assert_eq!(whole_log(&store).await.unwrap().len(), 2);
+        assert!(run(&pool, "DELETE FROM retell_events").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused() {
+        let (pool, _database) = fresh().await;
+        drop(open(&pool).await.unwrap());
+        run(&pool, "INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").await.unwrap();
+        let newer = ErrorKind::NewerStore { found: 99, known: 2 };
+        assert_eq!(*open(&pool).await.unwrap_err().kind(), newer);
+        assert_eq!(*MySqlReadModel::open(pool).await.unwrap_err().kind(), newer);
+    }
+
+    #[tokio::test]
+    async fn an_applications_own_migrations_live_beside_ours() {
+        let (pool, _database) = fresh().await;
+        let create = "CREATE TABLE orders (id INT PRIMARY KEY)";
+        let migration =
+            Migration::new(1, "orders".into(), MigrationType::Simple, sqlx::SqlStr::from_static(create), false);
+        let migrator = Migrator { migrations: vec![migration].into(), ..Migrator::DEFAULT };
+        for _ in 0..2 {
+            migrator.run(&pool).await.unwrap();
+            write(&open(&pool).await.unwrap(), "a").await;
+        }
+        run(&pool, "INSERT INTO orders (id) VALUES (1)").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn commit_numbers_behind_the_data_are_reported_and_repaired() {
+        let (pool, _database) = fresh().await;
+        let store = open(&pool).await.unwrap();
+        for _ in 0..5 {
+            write(&store, "a").await;
+        }
+        assert_eq!(store.head().await.unwrap().get(), 10);
+        // As after a copy of the tables by hand.
+        run(&pool, "ALTER TABLE retell_commits AUTO_INCREMENT = 1").await.unwrap();
+        assert!(matches!(open(&pool).await.unwrap_err().kind(), ErrorKind::Corrupt(_)));
+        MySqlStore::repair(&pool, &MySqlOptions::new()).await.unwrap();
+        let store = open(&pool).await.unwrap();
+        write(&store, "a").await;
+        assert_eq!(whole_log(&store).await.unwrap().len(), 12);
+    }
+
+    #[tokio::test]
+    async fn events_can_be_neither_changed_nor_deleted() {
+        let (store, _database) = store().await;
+        write(&store, "a").await;
+        for sql in ["UPDATE retell_events SET version = 7", "DELETE FROM retell_events"] {
+            let refused = run(store.pool(), sql).await.unwrap_err();
+            assert!(refused.to_string().contains("events are immutable"), "{refused}");
+        }
+        store.head().await.unwrap();
+        let readable = "SELECT payload FROM retell_readable_log ORDER BY position";
+        let payloads: Vec<String> = sqlx::query_scalar(readable).fetch_all(store.pool()).await.unwrap();
+        assert_eq!(payloads, ["1", "2"]);
+    }
+
+    #[tokio::test]
+    async fn an_open_transaction_of_anothers_delays_neither_appends_nor_readers() {
+        let (store, _database) = store().await;
+        write(&store, "a").await;
+        // A commit under way: its number is drawn, and its row is locked.
+        let mut open = store.pool().begin().await.unwrap();
+        sqlx::query("INSERT INTO retell_commits (events) VALUES (2)").execute(&mut *open).await.unwrap();
+        write(&store, "b").await;
+        assert_eq!(whole_log(&store).await.unwrap().len(), 4);
+        let event = "INSERT INTO retell_events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type,
+            schema_version, codec, recorded_at, payload)
+            VALUES (LAST_INSERT_ID(), ?, UNHEX(MD5(?)), 'account', 'late', ?, 'account.noted', 1, 0, UTC_TIMESTAMP(6), '1')";
+        for number in [1, 2] {
+            sqlx::query(event).bind(number).bind(number).bind(number).execute(&mut *open).await.unwrap();
+        }
+        write(&store, "c").await;
+        assert_eq!(store.head().await.unwrap().get(), 6);
+        open.commit().await.unwrap();
+        let log = whole_log(&store).await.unwrap();
+        let ids: Vec<_> = log.iter().map(|event| event.stream.aggregate_id().as_str()).collect();
+        assert_eq!(ids, ["a", "a", "b", "b", "c", "c", "late", "late"]);
+    }
+
+    #[tokio::test]
+    async fn positions_appear_when_the_disk_has_them_also_if_the_sequencer_died() {
+        let (store, _database) = store().await;
+        write(&store, "a").await;
+        assert_eq!(store.head().await.unwrap().get(), 2);
+        // What a sequencer leaves that dies between its two commits.
+        run(store.pool(), "UPDATE retell_head SET position = 0").await.unwrap();
+        let page = store.read_all(retell::Position::ZERO, 10, &Filter::all()).await.unwrap();
+        assert_eq!(page.events.len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn stores_of_several_processes_give_one_log_without_holes() {
+        let (pool, _database) = fresh().await;
+        let stores = try_join_all((0..4).map(|_| open(&pool))).await.unwrap();
+        let shared = stream("shared");
+        let append = |store: MySqlStore, own: usize| {
+            let shared = shared.clone();
+            async move {
+                for _ in 0..25 {
+                    let append = Append::new(shared.clone(), ExpectedVersion::Any, vec![event("1")]);
+                    let own = stream(&own.to_string());
+                    store.append(append.and(own, ExpectedVersion::Any, events(2))).await.unwrap();
+                }
+            }
+        };
+        // Reads along, as a relay of a fifth process.
+        let reader = open(&pool).await.unwrap();
+        let reading = tokio::spawn(async move {
+            let (mut read, mut last) = (0, retell::Position::ZERO);
+            while read < 4 * 25 * 3 {
+                let page = reader.read_all(last, 7, &Filter::all()).await.unwrap();
+                for event in page.events {
+                    assert_eq!(event.position, last.next());
+                    last = event.position;
+                    read += 1;
+                }
+            }
+        });
+        let writers: Vec<_> =
+            stores.iter().cloned().zip(0..).map(|(store, number)| tokio::spawn(append(store, number))).collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        reading.await.unwrap();
+        let log = whole_log(&stores[0]).await.unwrap();
+        assert_eq!(log.len(), 4 * 25 * 3);
+        assert!(log.iter().zip(1..).all(|(event, position)| event.position.get() == position));
+        let versions = log.iter().filter(|event| event.stream == shared).map(|event| event.version.get());
+        assert!(versions.eq(1..=100), "versions stand in their order");
+    }
+
+    #[tokio::test]
+    async fn more_streams_and_keys_than_one_statement_takes() {
+        let (store, _database) = store().await;
+        let mut large = Append::new(stream("0"), ExpectedVersion::NoStream, events(1_300));
+        for number in 1..200 {
+            large = large.and(stream(&number.to_string()), ExpectedVersion::NoStream, events(1));
+        }
+        let key = retell::IdempotencyKey::new("large").unwrap();
+        let large = large.with_key(key.clone());
+        let first = store.append(large.clone()).await.unwrap();
+        assert_eq!(store.append(large).await.unwrap().versions, first.versions);
+        assert_eq!(store.outcome(&key).await.unwrap().unwrap().appended.commit, first.commit);
+        assert_eq!(whole_log(&store).await.unwrap().len(), 1_499);
+    }
+}
