@@ -1,0 +1,372 @@
+//! What a history of appends and reads must look like, whatever the processes and the database went through.
+//!
+//! In the manner of Elle: clients write down what they called and what they were told, and the verdict is a pure function of that.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+/// One line of a process's history. Times are nanoseconds of the machine's monotonic clock, which all processes share.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Entry {
+    Called(Call),
+    Answered {
+        append: String,
+        at: u64,
+        answer: Answer,
+    },
+    /// What `position_of` said about an append.
+    Placed {
+        append: String,
+        position: u64,
+    },
+    Read(Page),
+    /// What must not fail did.
+    Failed(String),
+}
+
+/// One attempt of an append. Attempts under the same name have the name as their idempotency key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Call {
+    pub(crate) append: String,
+    pub(crate) at: u64,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) keyed: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) stream: String,
+    /// The exact version demanded, if one was.
+    pub(crate) expected: Option<u64>,
+    pub(crate) events: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Written {
+        commit: u64,
+        versions: Vec<u64>,
+    },
+    Repeated {
+        commit: u64,
+        versions: Vec<u64>,
+    },
+    /// A conflict: nothing was written.
+    Refused,
+    Unknown(String),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) called: u64,
+    pub(crate) answered: u64,
+    pub(crate) after: u64,
+    pub(crate) limit: u64,
+    pub(crate) through: u64,
+    pub(crate) events: Vec<Seen>,
+}
+
+/// An event where a reader found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub(crate) position: u64,
+    pub(crate) event: String,
+    pub(crate) stream: String,
+    pub(crate) version: u64,
+}
+
+/// What all processes wrote down, and the whole log as it was found at the end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) log: Vec<Seen>,
+}
+
+impl Call {
+    /// The names of a part's events; they are the events' payloads as well.
+    pub(crate) fn event(&self, part: usize, number: usize) -> String {
+        format!("{}/{part}.{number}", self.append)
+    }
+}
+
+impl Answer {
+    /// Commit and versions, if the append was acknowledged.
+    pub(crate) fn acknowledged(&self) -> Option<(u64, &[u64])> {
+        match self {
+            Self::Written { commit, versions } | Self::Repeated { commit, versions } => Some((*commit, versions)),
+            Self::Refused | Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// Everything that is not as promised; empty for a good history.
+pub(crate) fn violations(history: &History) -> Vec<String> {
+    let mut found = Vec::new();
+    let places = check_log(&history.log, &mut found);
+    let appends = appends(&history.entries, &mut found);
+    check_strangers(&history.log, &appends, &mut found);
+    for append in appends.values() {
+        append.check(&places, &mut found);
+    }
+    check_acknowledged_before(&appends, &places, &mut found);
+    check_pages(history, &mut found);
+    found
+}
+
+type Places<'h> = HashMap<&'h str, &'h Seen>;
+
+fn check_log<'h>(log: &'h [Seen], found: &mut Vec<String>) -> Places<'h> {
+    let mut places = Places::new();
+    let mut versions: HashMap<&str, u64> = HashMap::new();
+    for (seen, position) in log.iter().zip(1..) {
+        if seen.position != position {
+            found.push(format!("position {position}: found {seen:?}"));
+        }
+        let version = versions.entry(&seen.stream).or_default();
+        *version += 1;
+        if seen.version != *version {
+            found.push(format!("version {version} of its stream is due: {seen:?}"));
+        }
+        if let Some(first) = places.insert(&seen.event, seen) {
+            found.push(format!("twice in the log: {first:?}, {seen:?}"));
+        }
+    }
+    places
+}
+
+/// All attempts of one append.
+struct Append<'h> {
+    call: &'h Call,
+    attempts: usize,
+    answers: Vec<(u64, &'h Answer)>,
+    placed: Vec<u64>,
+}
+
+fn appends<'h>(entries: &'h [Entry], found: &mut Vec<String>) -> BTreeMap<&'h str, Append<'h>> {
+    let mut appends: BTreeMap<&str, Append<'_>> = BTreeMap::new();
+    // Lines of several processes arrive in any order: first what was called, then what came of it.
+    for entry in entries {
+        if let Entry::Called(call) = entry {
+            let first = || Append { call, attempts: 0, answers: Vec::new(), placed: Vec::new() };
+            let append = appends.entry(&call.append).or_insert_with(first);
+            append.attempts += 1;
+            if call.at < append.call.at {
+                append.call = call;
+            }
+        }
+    }
+    for entry in entries {
+        match entry {
+            Entry::Answered { append, at, answer } => match appends.get_mut(append.as_str()) {
+                Some(append) => append.answers.push((*at, answer)),
+                None => found.push(format!("an answer without a call: {entry:?}")),
+            },
+            Entry::Placed { append, position } => {
+                appends.get_mut(append.as_str()).into_iter().for_each(|append| append.placed.push(*position));
+            }
+            Entry::Failed(what) => found.push(what.clone()),
+            Entry::Called(_) | Entry::Read(_) => {}
+        }
+    }
+    appends
+}
+
+impl<'h> Append<'h> {
+    fn acknowledgements(&self) -> impl Iterator<Item = (u64, (u64, &'h [u64]))> {
+        self.answers.iter().filter_map(|(at, answer)| Some((*at, answer.acknowledged()?)))
+    }
+
+    /// Where its events stand, in order; `None` for those that are not in the log.
+    fn places(&self, places: &Places<'h>) -> Vec<Option<&'h Seen>> {
+        let parts = self.call.parts.iter().enumerate();
+        let events = parts.flat_map(|(part, Part { events, .. })| (0..*events).map(move |number| (part, number)));
+        events.map(|(part, number)| places.get(&*self.call.event(part, number)).copied()).collect()
+    }
+
+    fn check(&self, places: &Places<'_>, found: &mut Vec<String>) {
+        let name = &self.call.append;
+        let seen = self.places(places);
+        let present = seen.iter().flatten().count();
+        if present != 0 && present != seen.len() {
+            found.push(format!("{name}: {present} of {} events are in the log", seen.len()));
+        }
+        let refused = self.answers.len() == self.attempts && self.answers.iter().all(|(_, a)| **a == Answer::Refused);
+        if refused && present != 0 {
+            found.push(format!("{name} was refused and is in the log"));
+        }
+        let mut acknowledged = self.acknowledgements().map(|(_, answer)| answer);
+        let Some((commit, versions)) = acknowledged.next() else { return };
+        if present == 0 {
+            found.push(format!("{name} was acknowledged and is lost"));
+        }
+        if acknowledged.any(|other| other != (commit, versions)) {
+            found.push(format!("{name} was acknowledged in two ways: {:?}", self.answers));
+        }
+        if self.answers.iter().filter(|(_, answer)| matches!(answer, Answer::Written { .. })).count() > 1 {
+            found.push(format!("{name} was written twice under one key"));
+        }
+        self.check_versions(versions, &seen, found);
+        if let Some(last) = seen.last().copied().flatten()
+            && let Some(placed) = self.placed.iter().find(|&&position| position != last.position)
+        {
+            found.push(format!("{name} is said to be at {placed}: {last:?}"));
+        }
+    }
+
+    fn check_versions(&self, versions: &[u64], seen: &[Option<&Seen>], found: &mut Vec<String>) {
+        let mut seen = seen.iter();
+        for (part, last) in self.call.parts.iter().zip(versions) {
+            let first = last + 1 - part.events as u64;
+            if part.expected.is_some_and(|expected| first != expected + 1) {
+                found.push(format!("{}: {last} is not after the expected version: {part:?}", self.call.append));
+            }
+            for (event, version) in seen.by_ref().take(part.events).zip(first..) {
+                if event.is_some_and(|event| event.version != version || event.stream != part.stream) {
+                    found.push(format!("{}: {event:?} was said to have version {version}", self.call.append));
+                }
+            }
+        }
+    }
+}
+
+fn check_strangers(log: &[Seen], appends: &BTreeMap<&str, Append<'_>>, found: &mut Vec<String>) {
+    for seen in log {
+        let append = seen.event.split('/').next().unwrap_or_default();
+        if !appends.contains_key(append) {
+            found.push(format!("nobody appended {seen:?}"));
+        }
+    }
+}
+
+/// What was acknowledged before an append was called stands before it.
+fn check_acknowledged_before(appends: &BTreeMap<&str, Append<'_>>, places: &Places<'_>, found: &mut Vec<String>) {
+    let (mut calls, mut answers) = (Vec::new(), Vec::new());
+    for append in appends.values() {
+        let seen: Vec<&Seen> = append.places(places).into_iter().flatten().collect();
+        let Some(first) = seen.iter().min_by_key(|seen| seen.position) else { continue };
+        calls.push((append.call.at, *first));
+        let last = seen.iter().max_by_key(|seen| seen.position);
+        answers.extend(append.acknowledgements().map(|(at, _)| at).min().zip(last.copied()));
+    }
+    calls.sort_by_key(|(at, _)| *at);
+    answers.sort_by_key(|(at, _)| *at);
+    let mut answers = answers.into_iter().peekable();
+    let mut newest: Option<&Seen> = None;
+    for (called, first) in calls {
+        while let Some((_, last)) = answers.next_if(|(answered, _)| *answered < called) {
+            newest = newest.filter(|newest| newest.position > last.position).or(Some(last));
+        }
+        if let Some(before) = newest.filter(|newest| newest.position > first.position) {
+            found.push(format!("acknowledged before {first:?} was appended, and stands after it: {before:?}"));
+        }
+    }
+}
+
+/// Each page is a part of the log without holes, and a later one shows no less than an earlier one.
+fn check_pages(history: &History, found: &mut Vec<String>) {
+    let mut pages: Vec<&Page> = Vec::new();
+    for entry in &history.entries {
+        let Entry::Read(page) = entry else { continue };
+        pages.push(page);
+        let range = usize::try_from(page.after).ok().zip(usize::try_from(page.through).ok());
+        let part = range.and_then(|(after, through)| history.log.get(after..through));
+        if part != Some(&page.events) {
+            let differs = page.events.iter().zip(part.unwrap_or_default()).find(|(seen, log)| seen != log);
+            let (after, through) = (page.after, page.through);
+            found.push(format!("a page from {after} through {through} is no part of the log: {differs:?}"));
+        }
+    }
+    let mut answers: Vec<(u64, u64)> = pages.iter().map(|page| (page.answered, page.through)).collect();
+    answers.sort_unstable();
+    pages.sort_by_key(|page| page.called);
+    let mut answers = answers.into_iter().peekable();
+    let mut head = 0;
+    for page in pages {
+        while let Some((_, through)) = answers.next_if(|(answered, _)| *answered < page.called) {
+            head = through.max(head);
+        }
+        if page.through < head.min(page.after + page.limit) {
+            found.push(format!(
+                "a reader has seen position {head}, a later one after {} only {}",
+                page.after, page.through
+            ));
+        }
+    }
+}
+
+/// Histories with one fault each, made by hand.
+pub(crate) mod synthetic {
+    use super::{Answer, Call, Entry, History, Page, Part, Seen, violations};
+
+    /// Two appends, the second to two streams, the third refused; a reader that has seen all.
+    fn good() -> History {
+        let part = |stream: &str| Part { stream: stream.to_owned(), expected: None, events: 1 };
+        let call = |append: &str, at, parts| Entry::Called(Call { append: append.to_owned(), at, parts, keyed: false });
+        let answered = |append: &str, at, answer| Entry::Answered { append: append.to_owned(), at, answer };
+        let seen = |position, event: &str, stream: &str, version| {
+            let (event, stream) = (event.to_owned(), stream.to_owned());
+            Seen { position, event, stream, version }
+        };
+        let log = vec![seen(1, "a/0.0", "s", 1), seen(2, "b/0.0", "s", 2), seen(3, "b/1.0", "t", 1)];
+        let page = Page { called: 50, answered: 60, after: 0, limit: 10, through: 3, events: log.clone() };
+        let entries = vec![
+            call("a", 10, vec![part("s")]),
+            answered("a", 20, Answer::Written { commit: 1, versions: vec![1] }),
+            Entry::Placed { append: "a".to_owned(), position: 1 },
+            call("b", 30, vec![part("s"), part("t")]),
+            answered("b", 40, Answer::Written { commit: 2, versions: vec![2, 1] }),
+            call("c", 30, vec![part("t")]),
+            answered("c", 40, Answer::Refused),
+            Entry::Read(page),
+        ];
+        History { entries, log }
+    }
+
+    fn renumber(log: &mut [Seen]) {
+        log.iter_mut().zip(1..).for_each(|(seen, position)| seen.position = position);
+    }
+
+    pub(crate) fn a_good_history_passes() {
+        assert_eq!(violations(&good()), Vec::<String>::new());
+    }
+
+    pub(crate) fn a_faulty_history_fails() {
+        let faults: [(&str, fn(&mut History)); 9] = [
+            ("was acknowledged and is lost", |history| drop(history.log.remove(0))),
+            ("twice in the log", |history| {
+                history.log.push(Seen { position: 4, version: 3, ..history.log[0].clone() });
+            }),
+            ("and stands after it", |history| {
+                history.log.rotate_left(1);
+                renumber(&mut history.log);
+            }),
+            ("1 of 2 events are in the log", |history| drop(history.log.pop())),
+            ("is no part of the log", |history| {
+                let Some(Entry::Read(page)) = history.entries.last_mut() else { return };
+                page.events.remove(1);
+            }),
+            ("a later one after 0 only 2", |history| {
+                let Some(Entry::Read(page)) = history.entries.last().cloned() else { return };
+                let events = page.events[..2].to_vec();
+                history.entries.push(Entry::Read(Page { called: 70, answered: 80, through: 2, events, ..page }));
+            }),
+            ("was refused and is in the log", |history| {
+                history.entries[4] = Entry::Answered { append: "b".to_owned(), at: 40, answer: Answer::Refused };
+            }),
+            ("is said to be at 7", |history| {
+                history.entries[2] = Entry::Placed { append: "a".to_owned(), position: 7 };
+            }),
+            ("was said to have version 2", |history| {
+                let answer = Answer::Written { commit: 1, versions: vec![2] };
+                history.entries[1] = Entry::Answered { append: "a".to_owned(), at: 20, answer };
+            }),
+        ];
+        for (expected, fault) in faults {
+            let mut history = good();
+            fault(&mut history);
+            let found = violations(&history);
+            assert!(found.iter().any(|violation| violation.contains(expected)), "{expected}: {found:#?}");
+        }
+    }
+}

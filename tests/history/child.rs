@@ -1,0 +1,344 @@
+//! What the child processes do: append and read, and write down what they called and were told.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{BufRead, Write, stdin};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use retell::error::ErrorKind;
+use retell::id::{ExpectedVersion, IdempotencyKey, Position, Version};
+use retell::store::{Append, Appended, EventStore, Filter, Outcome};
+use retell::testing::store::{event, stream};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::check::{Answer, Call, Entry, Page, Part, Seen};
+use crate::database::Database;
+
+/// What a child is to do, as JSON.
+pub(crate) const JOB: &str = "RETELL_TEST_JOB";
+
+const TASKS: usize = 16;
+
+/// Streams that all writers share; each task has one of its own besides.
+const STREAMS: u64 = 6;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) role: Role,
+    pub(crate) database: Database,
+    pub(crate) seed: u64,
+    /// Unique among all processes of a run.
+    pub(crate) name: String,
+    /// Keyed appends of a dead process, whose outcome is unknown.
+    pub(crate) retries: Vec<Call>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Role {
+    Write,
+    Read,
+}
+
+/// Nanoseconds of the clock that all processes of the machine share.
+pub(crate) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
+}
+
+/// Numbers from a seed (SplitMix64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (bits ^ (bits >> 31)) % bound
+    }
+}
+
+/// One write, whole lines: a process killed meanwhile leaves at most one half line, at the end.
+fn say(entry: &Entry) {
+    let mut line = serde_json::to_vec(entry).unwrap();
+    line.push(b'\n');
+    std::io::stdout().lock().write_all(&line).unwrap();
+}
+
+/// Works until the parent closes our standard input, or we are killed.
+pub(crate) async fn run(job: String) {
+    let job: Job = serde_json::from_str(&job).unwrap();
+    let (stop, stopped) = watch::channel(());
+    tokio::task::spawn_blocking(move || {
+        stdin().lock().read_line(&mut String::new()).unwrap();
+        drop(stop);
+    });
+    match job.role {
+        Role::Write => write(job, stopped).await,
+        Role::Read => read(&job.database, job.seed, stopped).await,
+    }
+}
+
+async fn open(database: &Database) -> Arc<dyn EventStore> {
+    loop {
+        match database.open().await {
+            Ok(store) => return store,
+            // Processes that open one file at once, or a server that is coming up.
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::Transient(_)), "{error:?}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+// -- Writers --
+
+struct Writer {
+    store: Arc<dyn EventStore>,
+    random: Random,
+    name: String,
+    /// The newest version of each stream that the process has heard of.
+    versions: Arc<Mutex<HashMap<String, u64>>>,
+    stopped: watch::Receiver<()>,
+}
+
+async fn write(job: Job, stopped: watch::Receiver<()>) {
+    let mut stores = Vec::new();
+    for _ in 0..job.database.stores() {
+        stores.push(open(&job.database).await);
+    }
+    let versions = Arc::default();
+    let mut retries = job.retries;
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let writer = Writer {
+            store: stores[task % stores.len()].clone(),
+            random: Random(Random(job.seed ^ task as u64).below(u64::MAX)),
+            name: format!("{}.{task}", job.name),
+            versions: Arc::clone(&versions),
+            stopped: stopped.clone(),
+        };
+        let share = retries.len() / (TASKS - task);
+        tasks.spawn(writer.run(retries.split_off(retries.len() - share)));
+    }
+    tasks.join_all().await;
+}
+
+fn is_stopped(stopped: &watch::Receiver<()>) -> bool {
+    stopped.has_changed().is_err()
+}
+
+impl Writer {
+    async fn run(mut self, retries: Vec<Call>) {
+        for call in retries {
+            self.append_until_known(&call).await;
+        }
+        for number in 0u64.. {
+            if is_stopped(&self.stopped) {
+                return;
+            }
+            let call = self.choose(number);
+            if !call.keyed {
+                self.append(&call).await;
+            } else if self.random.below(2) == 0 {
+                tokio::join!(self.append_until_known(&call), self.append_until_known(&call));
+            } else {
+                self.append_until_known(&call).await;
+                self.append_until_known(&call).await;
+            }
+        }
+    }
+
+    fn choose(&mut self, number: u64) -> Call {
+        let mut streams: Vec<String> = (0..=self.random.below(3))
+            .map(|_| match self.random.below(STREAMS + 2) {
+                shared if shared < STREAMS => format!("shared-{shared}"),
+                _ => format!("own-{}", self.name),
+            })
+            .collect();
+        streams.sort();
+        streams.dedup();
+        let part = |stream: String| {
+            let known = *self.versions.lock().unwrap().entry(stream.clone()).or_default();
+            let expected = (self.random.below(10) < 4).then_some(known);
+            let events = 1 + usize::try_from(self.random.below(3)).unwrap();
+            Part { stream, expected, events }
+        };
+        let parts = streams.into_iter().map(part).collect();
+        Call { append: format!("{}.{number}", self.name), at: 0, parts, keyed: self.random.below(5) == 0 }
+    }
+
+    /// Under its key, until the outcome is known or nobody wants to know it.
+    async fn append_until_known(&self, call: &Call) {
+        while let Answer::Unknown(_) = self.append(call).await {
+            if is_stopped(&self.stopped) {
+                return;
+            }
+        }
+    }
+
+    async fn append(&self, call: &Call) -> Answer {
+        let append = append_of(call);
+        say(&Entry::Called(Call { at: now(), ..call.clone() }));
+        let appended = self.store.append(append).await;
+        let at = now();
+        let answer = match &appended {
+            Ok(Appended { commit, versions, outcome }) => {
+                let (commit, versions) = (commit.get(), versions.iter().map(|version| version.get()).collect());
+                match outcome {
+                    Outcome::Written => Answer::Written { commit, versions },
+                    Outcome::Repeated => Answer::Repeated { commit, versions },
+                }
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::Conflict { stream, actual, .. } => {
+                    self.heard(stream.aggregate_id().as_str(), actual.get());
+                    Answer::Refused
+                }
+                kind => {
+                    if !matches!(kind, ErrorKind::Transient(_)) {
+                        say(&Entry::Failed(format!("append {}: {error:?}", call.append)));
+                    }
+                    Answer::Unknown(error.to_string())
+                }
+            },
+        };
+        say(&Entry::Answered { append: call.append.clone(), at, answer: answer.clone() });
+        match (&answer, &appended) {
+            (Answer::Unknown(_), _) => sleep(Duration::from_millis(10)).await,
+            (_, Ok(appended)) => {
+                for (part, version) in call.parts.iter().zip(&appended.versions) {
+                    self.heard(&part.stream, version.get());
+                }
+                // One in four, so that appends are asked for while they are fresh and the sequencer is busy.
+                if at % 4 == 0
+                    && let Ok(Some(position)) = self.store.position_of(appended.commit).await
+                {
+                    say(&Entry::Placed { append: call.append.clone(), position: position.get() });
+                }
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    fn heard(&self, stream: &str, version: u64) {
+        let mut versions = self.versions.lock().unwrap();
+        let known = versions.entry(stream.to_owned()).or_default();
+        *known = version.max(*known);
+    }
+}
+
+/// Each attempt has event ids of its own: only the key keeps a repeated one from writing again.
+fn append_of(call: &Call) -> Append {
+    let parts = call.parts.iter().enumerate().map(|(part, Part { stream: id, expected, events })| {
+        let expected = expected.map_or(ExpectedVersion::Any, |version| ExpectedVersion::Exact(Version::new(version)));
+        let events = (0..*events).map(|number| event(call.event(part, number))).collect();
+        Append::new(stream(id), expected, events)
+    });
+    let append = parts.reduce(|append, part| {
+        let part = &part.streams()[0];
+        append.and(part.stream.clone(), part.expected, part.events.clone())
+    });
+    let append = append.expect("an append has a part");
+    if call.keyed { append.with_key(IdempotencyKey::new(&call.append).unwrap()) } else { append }
+}
+
+// -- Readers --
+
+/// One task follows the tail, the other pages through the whole log each time it has grown by a quarter. Both read to the end.
+async fn read(database: &Database, seed: u64, stopped: watch::Receiver<()>) {
+    let (store, mut random) = (open(database).await, Random(seed));
+    let again = async {
+        let mut wanted = 1;
+        loop {
+            let last = is_stopped(&stopped);
+            let head = follow(&*store, Position::ZERO, &mut random).await;
+            if last {
+                return;
+            }
+            wanted = wanted.max(head.get() * 5 / 4);
+            while !is_stopped(&stopped) && store.head().await.is_ok_and(|head| head.get() < wanted) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let mut tail_random = Random(!seed);
+    let tail = async {
+        let mut head = store.head().await.unwrap_or_default();
+        loop {
+            let last = is_stopped(&stopped);
+            head = follow(&*store, head, &mut tail_random).await;
+            if last {
+                return;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::join!(again, tail);
+}
+
+/// Reads on to the end.
+async fn follow(store: &dyn EventStore, mut after: Position, random: &mut Random) -> Position {
+    loop {
+        let limit = 1 + random.below(200);
+        let Some(page) = page(store, after, limit).await else { return after };
+        if !page.events.is_empty() {
+            say(&Entry::Read(page.clone()));
+        }
+        if page.through == after.get() {
+            return after;
+        }
+        after = Position::new(page.through);
+    }
+}
+
+async fn page(store: &dyn EventStore, after: Position, limit: u64) -> Option<Page> {
+    let called = now();
+    match store.read_all(after, usize::try_from(limit).unwrap(), &Filter::all()).await {
+        Ok(page) => {
+            let (answered, through) = (now(), page.through.get());
+            let events = page.events.iter().map(seen).collect();
+            Some(Page { called, answered, after: after.get(), limit, through, events })
+        }
+        Err(error) => {
+            if !matches!(error.kind(), ErrorKind::Transient(_)) {
+                say(&Entry::Failed(format!("read after {after}: {error:?}")));
+            }
+            None
+        }
+    }
+}
+
+/// The whole log, and what kept from reading it.
+pub(crate) async fn whole_log(store: &dyn EventStore) -> (Vec<Seen>, Option<String>) {
+    let mut log = Vec::new();
+    let mut after = Position::ZERO;
+    loop {
+        match store.read_all(after, 1000, &Filter::all()).await {
+            Ok(page) if page.through == after => return (log, None),
+            Ok(page) => {
+                log.extend(page.events.iter().map(seen));
+                after = page.through;
+            }
+            Err(error) => return (log, Some(format!("read the whole log: {error:?}"))),
+        }
+    }
+}
+
+fn seen(event: &retell::event::RecordedEvent) -> Seen {
+    Seen {
+        position: event.position.get(),
+        event: String::from_utf8_lossy(&event.event.payload).into_owned(),
+        stream: event.stream.aggregate_id().as_str().to_owned(),
+        version: event.version.get(),
+    }
+}
+
+pub(crate) fn is_child() -> Option<String> {
+    env::var(JOB).ok()
+}

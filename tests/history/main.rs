@@ -1,0 +1,323 @@
+//! Real processes append to real databases, read them and are killed; what they were told is checked afterwards.
+//!
+//! The test binary starts itself again as those processes, which is why it has a `main` of its own. `RETELL_HISTORY_SECONDS=300` makes
+//! each history that long. `RETELL_TEST_SEED`, set to what a run has printed, makes the same choices again: what is appended and read,
+//! who is killed and after how many acknowledgements. What meets what is up to the machine.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod check;
+mod child;
+mod database;
+mod strangers;
+
+use std::collections::HashMap;
+use std::env;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{BufRead, BufReader};
+use std::mem::take;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{JoinHandle, spawn};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use retell::id::CommitId;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use check::{Answer, Call, Entry, History, synthetic, violations};
+use child::{JOB, Job, Random, Role};
+use database::{Database, Fault, Postgres, Server};
+
+const SEED: &str = "RETELL_TEST_SEED";
+const SECONDS: &str = "RETELL_HISTORY_SECONDS";
+
+const WRITERS: usize = 4;
+const READERS: usize = 2;
+
+/// The longest time in which nothing at all happens.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() {
+    if let Some(job) = child::is_child() {
+        return Runtime::new().unwrap().block_on(child::run(job));
+    }
+    let tests: [(&str, fn()); 10] = [
+        ("a_good_history_passes", synthetic::a_good_history_passes),
+        ("a_faulty_history_fails", synthetic::a_faulty_history_fails),
+        ("sqlite_keeps_its_word_to_killed_writers", sqlite_keeps_its_word_to_killed_writers),
+        ("postgres_keeps_its_word_to_killed_writers", postgres_keeps_its_word_to_killed_writers),
+        ("postgres_keeps_its_word_where_sessions_default_to_repeatable_read", postgres_with_repeatable_read),
+        ("postgres_keeps_its_word_when_the_server_is_killed", postgres_keeps_its_word_when_the_server_is_killed),
+        ("a_number_drawn_before_the_version_check_is_found", || assert_found(Fault::NumberBeforeCheck)),
+        ("a_lane_released_before_the_commit_is_found", || assert_found(Fault::LaneReleasedBeforeCommit)),
+        ("two_sequencers_at_once_are_found", || assert_found(Fault::TwoSequencers)),
+        ("cached_commit_numbers_are_found", || assert_found(Fault::CachedNumbers)),
+    ];
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    };
+    let mut arguments = Arguments::from_args();
+    // A run has seven processes of its own.
+    arguments.test_threads = arguments.test_threads.or(Some(1));
+    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit()
+}
+
+fn sqlite_keeps_its_word_to_killed_writers() {
+    let directory = TempDir::new().unwrap();
+    Run::new(Database::Sqlite(directory.path().join("log.db"))).assert_good(2000);
+}
+
+fn postgres_keeps_its_word_to_killed_writers() {
+    let postgres = Database::postgres();
+    Run::new(Database::Postgres(postgres.clone())).assert_good(1500);
+    block_on(postgres.drop_schema());
+}
+
+fn postgres_with_repeatable_read() {
+    let postgres = Postgres { isolation: "repeatable read".to_owned(), ..Database::postgres() };
+    Run::new(Database::Postgres(postgres.clone())).assert_good(1000);
+    block_on(postgres.drop_schema());
+}
+
+fn postgres_keeps_its_word_when_the_server_is_killed() {
+    let server = Server::start();
+    let database = Database::Postgres(Postgres::new(server.url()));
+    let mut run = Run::new(database);
+    run.server = Some(server);
+    run.assert_good(1200);
+}
+
+/// The checker is worth something only if it sees what happens without the rules.
+fn assert_found(fault: Fault) {
+    const ROUNDS: usize = 10;
+    let started = Instant::now();
+    for round in 1..=ROUNDS {
+        let postgres = Database::postgres();
+        let mut run = Run::new(Database::Postgres(postgres.clone()));
+        run.kills = false;
+        block_on(async {
+            run.database.open().await.unwrap();
+            postgres.plant(fault).await;
+        });
+        let found = violations(&run.history(500));
+        block_on(postgres.drop_schema());
+        if let Some(first) = found.first() {
+            let seconds = started.elapsed().as_secs_f32();
+            eprintln!("{fault:?}: {} violations in round {round}, {seconds:.1} s: {first}", found.len());
+            return;
+        }
+    }
+    panic!("{fault:?} was not found in {ROUNDS} rounds");
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    Runtime::new().unwrap().block_on(work)
+}
+
+/// One history in the making.
+struct Run {
+    database: Database,
+    random: Random,
+    /// Whether writers are killed now and then.
+    kills: bool,
+    server: Option<Server>,
+    /// Whether something has failed that must not: the run ends then.
+    failed: bool,
+    history: History,
+    lines: (Sender<Entry>, Receiver<Entry>),
+    /// How many appends were acknowledged; strangers wait for it.
+    acknowledged: watch::Sender<u64>,
+}
+
+impl Run {
+    fn new(database: Database) -> Self {
+        let seed =
+            env::var(SEED).map_or_else(|_| RandomState::new().build_hasher().finish(), |seed| seed.parse().unwrap());
+        eprintln!("{SEED}={seed}");
+        Self {
+            database,
+            random: Random(seed),
+            kills: true,
+            server: None,
+            failed: false,
+            history: History::default(),
+            lines: channel(),
+            acknowledged: watch::Sender::new(0),
+        }
+    }
+
+    fn assert_good(self, wanted: u64) {
+        let (started, database) = (Instant::now(), format!("{:?}", self.database));
+        let history = self.history(wanted);
+        let count = |kind: fn(&Entry) -> bool| history.entries.iter().filter(|entry| kind(entry)).count();
+        let calls = count(|entry| matches!(entry, Entry::Called(_)));
+        let refused = count(|entry| matches!(entry, Entry::Answered { answer: Answer::Refused, .. }));
+        let unknown = count(|entry| matches!(entry, Entry::Answered { answer: Answer::Unknown(_), .. }));
+        let pages = count(|entry| matches!(entry, Entry::Read(_)));
+        let (events, seconds) = (history.log.len(), started.elapsed().as_secs_f32());
+        eprintln!(
+            "{calls} calls, {refused} refused, {unknown} unknown, {pages} pages, {events} events, {seconds:.1} s: {database}"
+        );
+        let found = violations(&history);
+        assert!(found.is_empty(), "{} violations: {:#?}", found.len(), &found[..found.len().min(10)]);
+    }
+
+    /// Runs until that many appends were acknowledged, and the long form until the time is over.
+    fn history(mut self, wanted: u64) -> History {
+        let until = env::var(SECONDS).ok().map(|s| Instant::now() + Duration::from_secs(s.parse().unwrap()));
+        let runtime = Runtime::new().unwrap();
+        if let Database::Postgres(postgres) = &self.database {
+            runtime.block_on(self.database.open()).unwrap();
+            strangers::start(&runtime, postgres, &self.lines.0, &self.acknowledged);
+        }
+        let mut writers: Vec<Process> =
+            (0..WRITERS).map(|slot| self.start(Role::Write, format!("w{slot}"), vec![])).collect();
+        let readers: Vec<Process> =
+            (0..READERS).map(|slot| self.start(Role::Read, format!("r{slot}"), vec![])).collect();
+
+        let every = wanted / 6;
+        for disturbance in 1u64.. {
+            let at = disturbance * every + self.random.below(every / 2);
+            self.wait_for(at);
+            let over = self.failed || until.map_or(at >= wanted, |until| Instant::now() >= until);
+            if over {
+                break;
+            }
+            match &mut self.server {
+                Some(server) if disturbance % 2 == 0 => server.kill_and_start(),
+                _ if self.kills => {
+                    let slot = usize::try_from(self.random.below(WRITERS as u64)).unwrap();
+                    self.replace(&mut writers[slot], format!("w{slot}-{disturbance}"));
+                }
+                _ => {}
+            }
+        }
+        // Strangers end their transactions, writers their appends, and then the readers read to the end.
+        drop(take(&mut self.acknowledged));
+        writers.into_iter().for_each(Process::stop);
+        readers.into_iter().for_each(Process::stop);
+        drop(runtime);
+        self.finish()
+    }
+
+    fn start(&mut self, role: Role, name: String, retries: Vec<Call>) -> Process {
+        let seed = self.random.below(u64::MAX);
+        let job = Job { role, database: self.database.clone(), seed, name, retries };
+        Process::start(&job, self.lines.0.clone())
+    }
+
+    fn wait_for(&mut self, acknowledged: u64) {
+        while !self.failed && *self.acknowledged.borrow() < acknowledged {
+            let entry = self.lines.1.recv_timeout(PATIENCE).expect("something happens");
+            self.keep(entry);
+        }
+    }
+
+    fn keep(&mut self, entry: Entry) {
+        if let Entry::Answered { answer, .. } = &entry
+            && answer.acknowledged().is_some()
+        {
+            self.acknowledged.send_modify(|acknowledged| *acknowledged += 1);
+        }
+        self.failed |= matches!(entry, Entry::Failed(_));
+        self.history.entries.push(entry);
+    }
+
+    /// A writer dies, and a new one takes over the keyed appends that it knew no outcome of.
+    fn replace(&mut self, writer: &mut Process, name: String) {
+        let dead = writer.kill();
+        while let Ok(entry) = self.lines.1.try_recv() {
+            self.keep(entry);
+        }
+        let mut open = HashMap::new();
+        for entry in &self.history.entries {
+            match entry {
+                Entry::Called(call) if call.keyed && call.append.starts_with(&format!("{dead}.")) => {
+                    open.insert(&call.append, call);
+                }
+                Entry::Answered { append, answer, .. } if !matches!(answer, Answer::Unknown(_)) => {
+                    open.remove(append);
+                }
+                _ => {}
+            }
+        }
+        let retries = open.into_values().cloned().collect();
+        *writer = self.start(Role::Write, name, retries);
+    }
+
+    /// The log as it is at the end, and where it says some appends are.
+    fn finish(mut self) -> History {
+        drop(self.lines.0);
+        self.history.entries.extend(self.lines.1.iter());
+        let mut asked = Vec::new();
+        block_on(async {
+            let store = self.database.open().await.unwrap();
+            let (log, failed) = child::whole_log(&*store).await;
+            self.history.log = log;
+            asked.extend(failed.map(Entry::Failed));
+            let acknowledged = self.history.entries.iter().filter_map(|entry| match entry {
+                Entry::Answered { append, answer, .. } => Some((append, answer.acknowledged()?.0)),
+                _ => None,
+            });
+            for (append, commit) in acknowledged.step_by(10) {
+                match store.position_of(CommitId::new(commit)).await {
+                    Ok(Some(position)) => {
+                        asked.push(Entry::Placed { append: append.clone(), position: position.get() })
+                    }
+                    other => asked.push(Entry::Failed(format!("position of {append}: {other:?}"))),
+                }
+            }
+            store.close().await.unwrap();
+        });
+        self.history.entries.extend(asked);
+        self.history
+    }
+}
+
+/// A child process, and the thread that takes down what it says.
+struct Process {
+    name: String,
+    child: Child,
+    lines: JoinHandle<()>,
+}
+
+impl Process {
+    fn start(job: &Job, lines: Sender<Entry>) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.env(JOB, serde_json::to_string(job).unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let lines = spawn(move || {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                // The kill may have cut off the last line.
+                let Ok(entry) = serde_json::from_slice(&line) else { return };
+                lines.send(entry).unwrap();
+            }
+        });
+        Self { name: job.name.clone(), child, lines }
+    }
+
+    /// SIGKILL. Once this returns, all it has said is in the channel. Returns its name.
+    fn kill(&mut self) -> String {
+        self.child.kill().unwrap();
+        assert_eq!(self.child.wait().unwrap().signal(), Some(9), "{} died on its own", self.name);
+        let lines = std::mem::replace(&mut self.lines, spawn(|| ()));
+        lines.join().unwrap();
+        self.name.clone()
+    }
+
+    /// Lets it finish what it is doing.
+    fn stop(mut self) {
+        drop(self.child.stdin.take());
+        let status: ExitStatus = self.child.wait().unwrap();
+        assert!(status.success(), "{} ended with {status}", self.name);
+        self.lines.join().unwrap();
+    }
+}

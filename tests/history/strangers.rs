@@ -1,0 +1,116 @@
+//! Other sessions of the same PostgreSQL server: their transactions are long, and some append to the log in them.
+
+use std::str::FromStr;
+use std::sync::mpsc::Sender;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::check::{Answer, Call, Entry, Part};
+use crate::child::now;
+use crate::database::Postgres;
+
+const STRANGERS: u64 = 2;
+
+/// Work until the count of acknowledged appends is dropped. A server that is killed ends them.
+pub(crate) fn start(runtime: &Runtime, postgres: &Postgres, lines: &Sender<Entry>, acknowledged: &watch::Sender<u64>) {
+    runtime.spawn(write_in_another_database(postgres.url.clone(), acknowledged.subscribe()));
+    for number in 0..STRANGERS {
+        let stranger = Stranger { number, lines: lines.clone(), acknowledged: acknowledged.subscribe() };
+        let postgres = postgres.clone();
+        let failures = lines.clone();
+        runtime.spawn(async move {
+            if let Err(error) = stranger.run(&postgres).await
+                && !is_lost_server(&error)
+            {
+                drop(failures.send(Entry::Failed(format!("a stranger: {error:?}"))));
+            }
+        });
+    }
+}
+
+fn is_lost_server(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(error, sqlx::Error::Io(_)) || code.is_some_and(|code| code.starts_with("57P"))
+}
+
+/// A transaction with an id that stays open all the time.
+async fn write_in_another_database(url: String, mut acknowledged: watch::Receiver<u64>) -> sqlx::Result<()> {
+    let url = PgConnectOptions::from_str(&url)?.database("template1");
+    let mut db = PgConnection::connect_with(&url).await?;
+    let mut tx = db.begin().await?;
+    tx.execute("CREATE TABLE pg_temp.note (text text)").await?;
+    drop(acknowledged.wait_for(|_| false).await);
+    tx.rollback().await
+}
+
+struct Stranger {
+    number: u64,
+    lines: Sender<Entry>,
+    acknowledged: watch::Receiver<u64>,
+}
+
+impl Stranger {
+    async fn run(mut self, postgres: &Postgres) -> sqlx::Result<()> {
+        let mut db = postgres.connect().await;
+        for number in 0.. {
+            let call = Call {
+                append: format!("stranger{}.{number}", self.number),
+                at: now(),
+                parts: vec![Part { stream: format!("stranger{}", self.number), expected: None, events: 1 }],
+                keyed: false,
+            };
+            if !self.transaction(&mut db, postgres, call).await? {
+                break;
+            }
+        }
+        db.close().await
+    }
+
+    /// Takes its transaction id early, rolls back a first try, appends, and commits (or not) long after everybody else. `false` at the
+    /// end of the run.
+    async fn transaction(&mut self, db: &mut PgConnection, postgres: &Postgres, call: Call) -> sqlx::Result<bool> {
+        let mut tx = db.begin().await?;
+        tx.execute("SELECT pg_current_xact_id()").await?;
+        self.wait(50).await;
+        let append = APPEND.replace("{schema}", &postgres.schema);
+        let rolls_back = call.append.ends_with(['3', '7']);
+        let (name, stream, event) = (call.append.clone(), call.parts[0].stream.clone(), call.event(0, 0));
+        self.say(Entry::Called(call));
+        tx.execute("SAVEPOINT tried").await?;
+        sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
+        tx.execute("ROLLBACK TO SAVEPOINT tried").await?;
+        let row = sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
+        let (found, commit): (i64, i64) = (row.try_get("found")?, row.try_get("written_commit")?);
+        let goes_on = self.wait(100).await;
+        let answer = if rolls_back {
+            tx.rollback().await?;
+            Answer::Refused
+        } else {
+            tx.commit().await?;
+            // As the library's `CommitId` has it: number and place.
+            Answer::Written { commit: commit.unsigned_abs() << 24 | 1, versions: vec![found.unsigned_abs() + 1] }
+        };
+        self.say(Entry::Answered { append: name, at: now(), answer });
+        Ok(goes_on)
+    }
+
+    /// Until that many more appends were acknowledged; `false` at the end of the run.
+    async fn wait(&mut self, more: u64) -> bool {
+        let wanted = *self.acknowledged.borrow() + more;
+        self.acknowledged.wait_for(|acknowledged| *acknowledged >= wanted).await.is_ok()
+    }
+
+    fn say(&self, entry: Entry) {
+        // Nobody listens once the run has ended.
+        drop(self.lines.send(entry));
+    }
+}
+
+/// Binds: stream, payload.
+const APPEND: &str = "
+    SELECT * FROM {schema}.append(0, true, ARRAY[NULL]::text[], ARRAY[1], ARRAY['account'], ARRAY[$1], ARRAY[-1]::bigint[], ARRAY[1],
+        ARRAY[1], ARRAY[gen_random_uuid()], ARRAY['account.noted'], ARRAY[1]::bigint[], ARRAY[0]::smallint[], ARRAY[NULL]::uuid[],
+        ARRAY[NULL]::uuid[], ARRAY[NULL]::text[], ARRAY[convert_to($2, 'UTF8')])";
