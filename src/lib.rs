@@ -46,6 +46,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0005-commands-take-turns.md")]
         pub mod d0005_turns {}
+
+        #[doc = include_str!("docs/decisions/0006-lanes-and-a-sequencer.md")]
+        pub mod d0006_lanes {}
     }
 }
 

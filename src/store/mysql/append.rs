@@ -22,7 +22,7 @@ const ROWS: usize = 512;
 /// 100 statements holds them all.
 const FEW_ROWS: usize = 64;
 
-/// Bytes one statement brings, unless a single row has more.
+/// Bytes one statement brings, unless a single row has more: or half of the largest packet the server takes, if that is less.
 const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Streams or keys one statement looks up.
@@ -32,12 +32,14 @@ const LOOKED_UP: usize = 64;
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) pool: MySqlPool,
+    statement_bytes: usize,
     pub(super) grown: watch::Sender<Position>,
 }
 
 impl Writer {
-    pub(super) fn new(pool: MySqlPool) -> Self {
-        Self { pool, grown: watch::Sender::new(Position::ZERO) }
+    /// `packet`: the largest that the server takes, in bytes.
+    pub(super) fn new(pool: MySqlPool, packet: usize) -> Self {
+        Self { pool, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown: watch::Sender::new(Position::ZERO) }
     }
 
     /// What the append under `key` did.
@@ -70,13 +72,18 @@ impl Rounds for Writer {
         let kept = kept(&mut tx, round).await?;
         let mut plan = Plan::of(round, &found, kept);
         if plan.events == 0 {
-            tx.rollback().await?;
+            if plan.repeats() {
+                // A commit can be seen before it is on the disk, and this one acknowledges what it saw: so it writes something, and waits.
+                let number = sqlx::query(INSERT_COMMIT).bind(0).execute(&mut *tx).await?.last_insert_id();
+                sqlx::query(DELETE_COMMIT).bind(number).execute(&mut *tx).await?;
+            }
+            tx.commit().await?;
             return Ok(plan.outcomes(0));
         }
         // Drawn after the versions were read, and given out in the order of asking, so never smaller than what they were written under.
         let commit = sqlx::query(INSERT_COMMIT).bind(count(plan.events)).execute(&mut *tx).await?.last_insert_id();
         let commit = i64::try_from(commit).unwrap_or(i64::MAX);
-        insert_events(&mut tx, commit, plan.rows()).await?;
+        insert_events(&mut tx, commit, &plan.rows(), self.statement_bytes).await?;
         insert_keys(&mut tx, commit, &plan).await?;
         tx.commit().await?;
         Ok(plan.outcomes(commit))
@@ -250,6 +257,10 @@ impl<'a> Plan<'a> {
         rows
     }
 
+    fn repeats(&self) -> bool {
+        self.appends.iter().any(|(_, fate)| matches!(fate, Fate::Repeated(_)))
+    }
+
     /// What was written, each with the place of its last event.
     fn written(&self) -> impl Iterator<Item = (&'a Append, &Vec<Version>, i32)> {
         self.appends.iter().filter_map(|(append, fate)| match fate {
@@ -275,15 +286,19 @@ fn last_ordinal(append: &Append, first: usize) -> i32 {
     count(first + append.streams().iter().map(|part| part.events.len()).sum::<usize>() - 1)
 }
 
-async fn insert_events(tx: &mut MySqlConnection, commit: i64, rows: Vec<NewRow<'_>>) -> Result<(), sqlx::Error> {
-    let mut rows = &rows[..];
+async fn insert_events(
+    tx: &mut MySqlConnection,
+    commit: i64,
+    mut rows: &[NewRow<'_>],
+    most: usize,
+) -> Result<(), sqlx::Error> {
     // A commit has one time. Asked for after the versions were read: so a stream's times never decrease along its versions.
     let mut time: Option<NaiveDateTime> = None;
-    if statement_rows(rows) < rows.len() {
+    if statement_rows(rows, most) < rows.len() {
         time = sqlx::query_scalar(NOW).fetch_optional(&mut *tx).await?;
     }
     while !rows.is_empty() {
-        let (now, later) = rows.split_at(statement_rows(rows));
+        let (now, later) = rows.split_at(statement_rows(rows, most));
         let mut query = QueryBuilder::new(INSERT_EVENTS);
         query.push_values(now, |mut values, row| {
             values
@@ -310,12 +325,12 @@ async fn insert_events(tx: &mut MySqlConnection, commit: i64, rows: Vec<NewRow<'
     Ok(())
 }
 
-/// How many of the rows the next statement takes.
-fn statement_rows(rows: &[NewRow<'_>]) -> usize {
+/// How many of the rows the next statement takes, at most so many bytes of them.
+fn statement_rows(rows: &[NewRow<'_>], most: usize) -> usize {
     let mut bytes = 0;
     let fit = rows.iter().take_while(|row| {
         bytes += row.bytes();
-        bytes <= STATEMENT_BYTES
+        bytes <= most
     });
     match fit.take(ROWS).count() {
         ROWS => ROWS,
@@ -377,6 +392,8 @@ const OUTCOME: &str = "SELECT commit_id, last_ordinal, streams FROM retell_keys 
 const INSERT_COMMIT: &str = "INSERT INTO retell_commits (events) VALUES (?)";
 
 const NOW: &str = "SELECT UTC_TIMESTAMP(6)";
+
+const DELETE_COMMIT: &str = "DELETE FROM retell_commits WHERE commit_id = ?";
 
 const INSERT_EVENTS: &str = "
     INSERT INTO retell_events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,

@@ -107,7 +107,7 @@ impl MySqlStore {
         let packet = check_server(&pool, options).await?;
         migrate::apply(&pool).await?;
         check_numbers(&pool).await?;
-        let writer = Arc::new(Writer::new(pool.clone()));
+        let writer = Arc::new(Writer::new(pool.clone(), packet));
         Ok(Self {
             commits: Arc::new(GroupCommit::new(writer.clone())),
             writer,
