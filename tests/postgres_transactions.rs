@@ -104,6 +104,43 @@ async fn sixty_three_open_transactions_delay_nobody() {
 }
 
 #[tokio::test]
+async fn time_never_goes_backward_along_a_stream() {
+    let store = postgres::store().await;
+    let mut open = Vec::new();
+    for caller in 0..64 {
+        let mut tx = begin("READ COMMITTED").await;
+        written(&store, &mut tx, &format!("open {caller}")).await;
+        open.push(tx);
+    }
+    // It begins now and waits for a lane, while version 1 is written later by somebody who has one.
+    let waits = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(append("a", ExpectedVersion::Any)).await }
+    });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid IN
+        (SELECT pid FROM pg_stat_activity WHERE query LIKE $1)";
+    let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(store.pool()).await.unwrap();
+    while sqlx::query_scalar::<_, i64>(waiting)
+        .bind(format!("%{schema}.append(%"))
+        .fetch_one(store.pool())
+        .await
+        .unwrap()
+        == 0
+    {}
+    written(&store, &mut open[0], "a").await;
+    for tx in &mut open {
+        tx.execute("COMMIT").await.unwrap();
+    }
+    assert_eq!(waits.await.unwrap().unwrap().versions, [Version::new(2)]);
+    let times: Vec<(i64, chrono::DateTime<chrono::Utc>)> =
+        sqlx::query_as("SELECT version, recorded_at FROM events WHERE aggregate_id = 'a' ORDER BY version")
+            .fetch_all(store.pool())
+            .await
+            .unwrap();
+    assert!(times[0].1 <= times[1].1, "{times:?}");
+}
+
+#[tokio::test]
 async fn a_strangers_transaction_in_another_database_stalls_nothing() {
     let store = postgres::store().await;
     let database = format!("other_{}", std::process::id());

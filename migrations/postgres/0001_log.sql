@@ -131,12 +131,13 @@ BEGIN
     WITH part AS MATERIALIZED (
         SELECT p.place::integer AS place, p.append, p.kind, p.id, p.expected, p.events,
             (sum(p.events) OVER (ORDER BY p.place) - p.events)::integer AS events_before,
-            coalesce((
-                SELECT e.version FROM {schema}.events e WHERE e.aggregate_type = p.kind AND e.aggregate_id = p.id
-                ORDER BY e.version DESC LIMIT 1
-            ), 0) AS actual
+            coalesce(last.version, 0) AS actual, last.recorded_at AS last_recorded_at
         FROM unnest(part_append, part_type, part_id, part_expected, part_events)
             WITH ORDINALITY AS p (append, kind, id, expected, events, place)
+        LEFT JOIN LATERAL (
+            SELECT e.version, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = p.kind AND e.aggregate_id = p.id
+            ORDER BY e.version DESC LIMIT 1
+        ) AS last ON true
     ), kept AS MATERIALIZED (
         SELECT k.place::integer AS append, o.*
         FROM unnest(keys) WITH ORDINALITY AS k (key, place) JOIN {schema}.keys o ON o.idempotency_key = k.key
@@ -149,13 +150,13 @@ BEGIN
         SELECT part.*, (sum(part.events) OVER (ORDER BY part.place) - part.events)::integer AS ordinal
         FROM part WHERE part.append NOT IN (SELECT refused.append FROM refused)
     ), number AS MATERIALIZED (
-        SELECT nextval('{schema}.commit_number') AS commit_id, total.events
+        SELECT nextval('{schema}.commit_number') AS commit_id, clock_timestamp() AS now, total.events
         FROM (SELECT sum(free.events)::integer AS events FROM free) AS total WHERE total.events > 0
     ), inserted AS (
         INSERT INTO {schema}.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
             recorded_at, correlation_id, causation_id, metadata, payload)
         SELECT number.commit_id, free.ordinal + (e.place - free.events_before)::integer, e.id, free.kind, free.id,
-            free.actual + (e.place - free.events_before), e.type, e.schema, e.codec, statement_timestamp(), e.correlation, e.causation,
+            free.actual + (e.place - free.events_before), e.type, e.schema, e.codec, greatest(number.now, free.last_recorded_at), e.correlation, e.causation,
             e.metadata, e.payload
         FROM number,
             unnest(event_part, event_id, event_type, event_schema, event_codec, event_correlation, event_causation, event_metadata,
