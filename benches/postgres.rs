@@ -4,7 +4,7 @@
 //! - `append`: one event each to new streams with UUID v7 ids, by so many writers at once. By hand: `BEGIN`, `INSERT`, `COMMIT` on a
 //!   connection per writer (16 connections for more writers), without a version check.
 //! - `load`: an aggregate of so many events. By hand: streamed rows, decoded and folded.
-//! - `all`: 100,000 events in commits of one, or of 100, through `read_all` in pages of 1,000. By hand: the plain table, streamed.
+//! - `all`: 50,000 events in commits of one, or of 100, through `read_all` in pages of 1,000. By hand: the plain table, streamed.
 //!
 //! ```sh
 //! POSTGRES_URL=postgres://postgres@127.0.0.1/postgres cargo bench --features postgres --bench postgres
@@ -34,7 +34,7 @@ use uuid::Uuid;
 use support::by_hand::State;
 use support::order::{Order, OrderEvent};
 
-const ALL: u64 = 100_000;
+const ALL: u64 = 50_000;
 
 fn main() {
     let Ok(url) = std::env::var("POSTGRES_URL") else {

@@ -70,7 +70,13 @@ pub use repository::Repository;
 pub use retell_macros::{Aggregate, Event, EventUnion};
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub use sqlx;
 pub use store::memory::{MemoryReadModel, MemoryStore};
+#[cfg(feature = "mysql")]
+pub use store::mysql::{MySqlReadModel, MySqlStore};
+#[cfg(feature = "postgres")]
+pub use store::postgres::{PostgresReadModel, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::sqlite::{SqliteReadModel, SqliteStore};
 pub use store::{CheckpointStore, EventReader, EventStore, Filter, UpTo};
