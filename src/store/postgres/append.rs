@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
-use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, to_sql, violated};
+use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, lost_race, to_sql, violated};
 use crate::store::{Append, Appended, KeptOutcome, Outcome};
 
 /// Attempts of a call that lost a race. Each loss means that another append went through.
@@ -63,13 +63,8 @@ impl Writer {
                     Some("events_id") => break,
                     Some(_) if round.len() == 1 || attempt < 2 => error = Some(classify_race(failed)),
                     Some(_) => break,
-                    None => {
-                        let failed = classify(failed, "append");
-                        if !is_race(&failed) {
-                            return vec![Err(failed); round.len()];
-                        }
-                        error = Some(failed);
-                    }
+                    None if lost_race(&failed) => error = Some(classify(failed, "append")),
+                    None => return vec![Err(classify(failed, "append")); round.len()],
                 },
             }
         }
@@ -159,14 +154,6 @@ fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) 
         let key_free = append.key().is_none_or(|key| keys.insert(key));
         streams_free && key_free
     })
-}
-
-fn is_race(error: &Error) -> bool {
-    let code = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<sqlx::Error>())
-        .and_then(|error| error.as_database_error())
-        .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-    matches!(code.as_deref(), Some("40001" | "40P01"))
 }
 
 fn classify_race(error: sqlx::Error) -> Error {

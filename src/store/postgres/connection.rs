@@ -79,6 +79,12 @@ pub(super) fn violated(error: &sqlx::Error) -> Option<&str> {
     (database.kind() == SqlKind::UniqueViolation).then(|| database.constraint().unwrap_or_default())
 }
 
+/// Whether another session was faster: a unique violation, a serialization failure or a deadlock. Nothing was written.
+pub(super) fn lost_race(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    violated(error).is_some() || matches!(code.as_deref(), Some("40001" | "40P01"))
+}
+
 /// A count as PostgreSQL's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
 pub(super) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

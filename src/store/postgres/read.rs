@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{AggregateId, AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::postgres::append::split_commit_id;
-use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, to_sql};
+use crate::store::postgres::connection::{Schema, Statement, classify, from_sql, lost_race, to_sql};
 use crate::store::{Filter, Page, Replay, UpTo, Visitor};
 
 /// Commits one page of a filtered read looks at, at least: with a narrow filter few of their events come back.
@@ -223,12 +223,12 @@ impl Reader {
     /// Gives positions to all commits that are visible now. If another session is at it, waits for it.
     pub(super) async fn sequence(&self) -> Result<()> {
         for _ in 0..SEQUENCER_LOOKS {
-            let head: Option<i64> = sqlx::query_scalar(self.sequence.sql())
-                .fetch_one(&self.pool)
-                .await
-                .map_err(|error| classify(error, "give out positions"))?;
-            if head.is_some() {
-                return Ok(());
+            match sqlx::query_scalar::<_, Option<i64>>(self.sequence.sql()).fetch_one(&self.pool).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => {}
+                // Where sessions default to `repeatable read`, the snapshot is older than the lock: another session was at it between.
+                Err(error) if lost_race(&error) => {}
+                Err(error) => return Err(classify(error, "give out positions")),
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
