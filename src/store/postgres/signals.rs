@@ -16,6 +16,9 @@ use tokio_util::task::TaskTracker;
 use crate::id::Position;
 use crate::store::postgres::connection::Schema;
 
+/// The least time between two notifications: a notification is a transaction, and a busy log must not make two of each commit.
+const BREATH: Duration = Duration::from_millis(5);
+
 /// How long to wait before listening again after the connection was lost.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -111,9 +114,11 @@ async fn exchange_one(
         // However many commits there were since the last time, one notification tells of them all.
         () = committed.notified() => {
             sqlx::query(NOTIFY).bind(channel).execute(pool).await?;
+            tokio::time::sleep(BREATH).await;
         }
     }
     Ok(())
 }
 
-const NOTIFY: &str = "SELECT pg_notify($1, '')";
+/// Nothing is lost with a lost notification, so it does not wait for the disk.
+const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')";
