@@ -190,6 +190,10 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(log_key, 64) THEN
         RETURN NULL;
     END IF;
+    -- A reader may have acted on a position that a crash takes back; the event could get another one then.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
     -- One statement, so one snapshot, taken after the lock: it sees all that earlier sequencers did, and of each lane a run without gaps.
     WITH fresh AS MATERIALIZED (
         SELECT c.lane, c.commit_id, c.events

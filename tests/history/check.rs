@@ -21,6 +21,8 @@ pub(crate) enum Entry {
         position: u64,
     },
     Read(Page),
+    /// A read was interrupted, and may be tried again.
+    Interrupted(String),
     /// What must not fail did.
     Failed(String),
 }
@@ -166,7 +168,7 @@ fn appends<'h>(entries: &'h [Entry], found: &mut Vec<String>) -> BTreeMap<&'h st
                 appends.get_mut(append.as_str()).into_iter().for_each(|append| append.placed.push(*position));
             }
             Entry::Failed(what) => found.push(what.clone()),
-            Entry::Called(_) | Entry::Read(_) => {}
+            Entry::Called(_) | Entry::Read(_) | Entry::Interrupted(_) => {}
         }
     }
     appends
@@ -299,6 +301,8 @@ fn check_pages(history: &History, found: &mut Vec<String>) {
 pub(crate) mod synthetic {
     use super::{Answer, Call, Entry, History, Page, Part, Seen, violations};
 
+    type Break = fn(&mut History);
+
     /// Two appends, the second to two streams, the third refused; a reader that has seen all.
     fn good() -> History {
         let part = |stream: &str| Part { stream: stream.to_owned(), expected: None, events: 1 };
@@ -332,7 +336,7 @@ pub(crate) mod synthetic {
     }
 
     pub(crate) fn a_faulty_history_fails() {
-        let faults: [(&str, fn(&mut History)); 9] = [
+        let faults: [(&str, Break); 9] = [
             ("was acknowledged and is lost", |history| drop(history.log.remove(0))),
             ("twice in the log", |history| {
                 history.log.push(Seen { position: 4, version: 3, ..history.log[0].clone() });

@@ -6,7 +6,7 @@ use std::io::{BufRead, Write, stdin};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use retell::error::ErrorKind;
+use retell::error::{Error, ErrorKind};
 use retell::id::{ExpectedVersion, IdempotencyKey, Position, Version};
 use retell::store::{Append, Appended, EventStore, Filter, Outcome};
 use retell::testing::store::{event, stream};
@@ -203,7 +203,7 @@ impl Writer {
                     if !matches!(kind, ErrorKind::Transient(_)) {
                         say(&Entry::Failed(format!("append {}: {error:?}", call.append)));
                     }
-                    Answer::Unknown(error.to_string())
+                    Answer::Unknown(format!("{error:?}"))
                 }
             },
         };
@@ -215,15 +215,23 @@ impl Writer {
                     self.heard(&part.stream, version.get());
                 }
                 // One in four, so that appends are asked for while they are fresh and the sequencer is busy.
-                if at % 4 == 0
-                    && let Ok(Some(position)) = self.store.position_of(appended.commit).await
-                {
-                    say(&Entry::Placed { append: call.append.clone(), position: position.get() });
+                if at.is_multiple_of(4) {
+                    self.ask_for_position(call, appended).await;
                 }
             }
             _ => {}
         }
         answer
+    }
+
+    async fn ask_for_position(&self, call: &Call, appended: &Appended) {
+        let append = call.append.clone();
+        match self.store.position_of(appended.commit).await {
+            Ok(Some(position)) => say(&Entry::Placed { append, position: position.get() }),
+            // It was acknowledged, so it was there to be given a position.
+            Ok(None) => say(&Entry::Failed(format!("{append} has no position"))),
+            Err(error) => say(&failure(&format!("ask for the position of {append}"), &error)),
+        }
     }
 
     fn heard(&self, stream: &str, version: u64) {
@@ -306,12 +314,15 @@ async fn page(store: &dyn EventStore, after: Position, limit: u64) -> Option<Pag
             Some(Page { called, answered, after: after.get(), limit, through, events })
         }
         Err(error) => {
-            if !matches!(error.kind(), ErrorKind::Transient(_)) {
-                say(&Entry::Failed(format!("read after {after}: {error:?}")));
-            }
+            say(&failure(&format!("read after {after}"), &error));
             None
         }
     }
+}
+
+fn failure(what: &str, error: &Error) -> Entry {
+    let text = format!("{what}: {error:?}");
+    if matches!(error.kind(), ErrorKind::Transient(_)) { Entry::Interrupted(text) } else { Entry::Failed(text) }
 }
 
 /// The whole log, and what kept from reading it.

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::mpsc::Sender;
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use tokio::runtime::Runtime;
@@ -32,7 +33,7 @@ pub(crate) fn start(runtime: &Runtime, postgres: &Postgres, lines: &Sender<Entry
 }
 
 fn is_lost_server(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(DatabaseError::code);
     matches!(error, sqlx::Error::Io(_)) || code.is_some_and(|code| code.starts_with("57P"))
 }
 
