@@ -39,8 +39,7 @@ pub trait Projection: Send + Sync + 'static {
     ///
     /// # Errors
     /// Ends the worker.
-    async fn setup(&self, tx: &mut Self::Tx) -> Result<(), BoxError> {
-        let _ = tx;
+    async fn setup(&self, _tx: &mut Self::Tx) -> Result<(), BoxError> {
         Ok(())
     }
 
