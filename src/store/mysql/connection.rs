@@ -1,8 +1,11 @@
 //! How transactions begin, and the one place where MySQL's and MariaDB's error numbers get their meaning.
 
+use std::ops::{Deref, DerefMut};
+
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use sqlx::mysql::MySqlDatabaseError;
-use sqlx::{MySql, MySqlPool, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::{MySql, MySqlConnection, MySqlPool, Transaction};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sql::Refusal;
@@ -11,6 +14,44 @@ use crate::store::sql::Refusal;
 /// committed before it, and a refused row must not leave locked gaps behind.
 pub(super) async fn begin(pool: &MySqlPool) -> Result<Transaction<'static, MySql>, sqlx::Error> {
     pool.begin_with(BEGIN).await
+}
+
+/// A connection for a call that may be dropped half-way. sqlx does not find its place in the protocol again after that, and whoever got
+/// the connection next would wait for ever: so it is closed, unless the call came to its end.
+#[derive(Debug)]
+pub(super) struct Lease(PoolConnection<MySql>, bool);
+
+impl Lease {
+    pub(super) async fn take(pool: &MySqlPool) -> Result<Self, sqlx::Error> {
+        Ok(Self(pool.acquire().await?, false))
+    }
+
+    /// Gives the connection back to the pool.
+    pub(super) fn done(mut self) {
+        self.1 = true;
+    }
+}
+
+impl Deref for Lease {
+    type Target = MySqlConnection;
+
+    fn deref(&self) -> &MySqlConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut MySqlConnection {
+        &mut self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.close_on_drop();
+        }
+    }
 }
 
 /// The servers' numbers, once and for all. `attempt` completes "cannot ..".

@@ -12,7 +12,7 @@ use sqlx::{MySql, MySqlPool, QueryBuilder, Row};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
-use crate::store::mysql::connection::{begin, classify, text, time_to_sql};
+use crate::store::mysql::connection::{Lease, begin, classify, text, time_to_sql};
 use crate::store::sql::{
     Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
 };
@@ -40,6 +40,7 @@ impl Reader {
         let mut after = to_sql(replay.after.get());
         let mut visit = Visit::new(stream, visitor);
         let failed = |error| classify(error, "replay a stream");
+        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
         if let (Some(fingerprint), None) = (replay.snapshot, until) {
             let snapshot: Option<(i64, Vec<u8>)> = sqlx::query_as(SNAPSHOT)
                 .bind(kind)
@@ -47,7 +48,7 @@ impl Reader {
                 .bind(after)
                 .bind(last)
                 .bind(fingerprint.cast_signed())
-                .fetch_optional(&self.pool)
+                .fetch_optional(&mut *lease)
                 .await
                 .map_err(failed)?;
             if let Some((version, state)) = snapshot {
@@ -56,11 +57,13 @@ impl Reader {
             }
         }
         let until = time_to_sql(until.unwrap_or(DateTime::<Utc>::MAX_UTC));
-        let mut rows = sqlx::query(REPLAY).bind(kind).bind(id).bind(after).bind(last).bind(until).fetch(&self.pool);
+        let mut rows = sqlx::query(REPLAY).bind(kind).bind(id).bind(after).bind(last).bind(until).fetch(&mut *lease);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             let replayed = replayed(&row).map_err(|error| visit.damaged(error))?;
             visit.event(&replayed)?;
         }
+        drop(rows);
+        lease.done();
         Ok(())
     }
 
@@ -77,7 +80,9 @@ impl Reader {
     /// Events that the server has joined with their places.
     async fn joined(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
-        let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
+        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
+        let rows = query.fetch_all(&mut *lease).await.map_err(failed)?;
+        lease.done();
         let mut builder = EventBuilder::default();
         let read = |row: &MySqlRow| {
             let first: i64 = row.try_get("first_position").map_err(failed)?;
@@ -89,8 +94,10 @@ impl Reader {
 
     pub(super) async fn head(&self) -> Result<Position> {
         self.sequence().await?;
-        let head: i64 =
-            sqlx::query_scalar(HEAD).fetch_one(&self.pool).await.map_err(|error| classify(error, "read the head"))?;
+        let failed = |error| classify(error, "read the head");
+        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
+        let head: i64 = sqlx::query_scalar(HEAD).fetch_one(&mut *lease).await.map_err(failed)?;
+        lease.done();
         from_sql(head, "position").map(Position::new)
     }
 
@@ -99,13 +106,16 @@ impl Reader {
             return Ok(Some(Position::ZERO));
         }
         let (number, ordinal) = split_commit_id(commit);
+        let failed = |error| classify(error, "find a commit's position");
         for looked in [false, true] {
+            let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
             let position: Option<i64> = sqlx::query_scalar(POSITION_OF)
                 .bind(ordinal)
                 .bind(number)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&mut *lease)
                 .await
-                .map_err(|error| classify(error, "find a commit's position"))?;
+                .map_err(failed)?;
+            lease.done();
             if let Some(position) = position {
                 return from_sql(position, "position").map(Position::new).map(Some);
             }
@@ -142,13 +152,16 @@ impl Reader {
 #[async_trait]
 impl Scans for Reader {
     async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
+        let failed = |error| classify(error, "read the log");
+        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
         let rows = sqlx::query_as(LOG)
             .bind(to_sql(after.get()))
             .bind(to_sql(after.get().saturating_add(1)))
             .bind(limit_to_sql(commits))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *lease)
             .await
-            .map_err(|error| classify(error, "read the log"))?;
+            .map_err(failed)?;
+        lease.done();
         rows.into_iter().map(Placed::from_sql).collect()
     }
 
@@ -158,12 +171,15 @@ impl Scans for Reader {
         push_names(&mut query, OF_AGGREGATE_TYPES, filter.aggregate_types.iter().map(AggregateType::as_str));
         push_names(&mut query, OF_EVENT_TYPES, filter.event_types.iter().map(EventType::as_str));
         let failed = |error| classify(error, "read events");
-        let mut rows = query.build().fetch(&self.pool);
+        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
+        let mut rows = query.build().fetch(&mut *lease);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             let commit = row.try_get("commit_id").map_err(failed)?;
             let ordinal = row.try_get("ordinal").map_err(failed)?;
             take(commit, ordinal, columns(&row))?;
         }
+        drop(rows);
+        lease.done();
         Ok(())
     }
 
@@ -174,8 +190,10 @@ impl Scans for Reader {
     async fn sequence(&self) -> Result<()> {
         let failed = |error| classify(error, "give out positions");
         for look in 0..SEQUENCER_LOOKS {
+            let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
             let (head, last, waiting): (i64, i64, i64) =
-                sqlx::query_as(PENDING).fetch_one(&self.pool).await.map_err(failed)?;
+                sqlx::query_as(PENDING).fetch_one(&mut *lease).await.map_err(failed)?;
+            lease.done();
             if waiting == 0 && head == last {
                 return Ok(());
             }
