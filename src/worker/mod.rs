@@ -146,8 +146,9 @@ where
     /// the checkpoint lets one of them commit, and the other goes on from there.
     ///
     /// # Errors
-    /// [`ErrorKind::Projection`](crate::ErrorKind::Projection) with the projection's own error when an event failed too often, a decoding error for an event it
-    /// cannot read, or what the store met if trying again cannot help. Nothing was passed over: started again, it goes on with the
+    /// [`ErrorKind::Projection`](crate::ErrorKind::Projection) with the projection's own error when an event failed too often,
+    /// [`ErrorKind::CheckpointAhead`](crate::ErrorKind::CheckpointAhead) for a read model of another log, a decoding error for an event
+    /// it cannot read, or what the store met if trying again cannot help. Nothing was passed over: started again, it goes on with the
     /// same event.
     ///
     /// # Cancel safety

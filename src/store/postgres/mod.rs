@@ -1,4 +1,4 @@
-//! The log and read models in PostgreSQL 14 or later.
+//! The log and read models in PostgreSQL, written for 14 to 17 and tested on 15.
 //!
 //! An append takes a free *lane*, and inserts its events under a commit number that is drawn after the versions were checked. Positions
 //! are given out afterwards, in commit order, by the *sequencer*: any reader that finds commits without positions runs it. Why no event
@@ -69,6 +69,8 @@ impl PostgresOptions {
 
     /// Leaves it to the server's `synchronous_commit` whether a commit waits for the disk. Where that is `off`, a crash of the server
     /// takes back appends that were acknowledged.
+    ///
+    /// Positions wait for the disk all the same: a reader may have acted on one.
     pub fn with_durability_of_the_server(mut self) -> Self {
         self.durable = false;
         self
