@@ -294,6 +294,27 @@ async fn another_process_is_woken_by_a_notification() {
 }
 
 #[tokio::test]
+async fn a_listener_that_is_cut_off_again_and_again_fails_no_append() {
+    let store = postgres::store().await;
+    let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(store.pool()).await.unwrap();
+    let listen = format!("LISTEN \"retell_{schema}\"%");
+    let mut stranger = PgConnection::connect_with(&postgres::server()).await.unwrap();
+    let mut appended = 0;
+    for _ in 0..5 {
+        let mut cut_off = 0;
+        while cut_off == 0 {
+            for _ in 0..10 {
+                store.append(append(&format!("a-{appended}"), ExpectedVersion::NoStream)).await.unwrap();
+                appended += 1;
+            }
+            let listening = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE $1";
+            cut_off = sqlx::query_scalar::<_, i64>(listening).bind(&listen).fetch_one(&mut stranger).await.unwrap();
+        }
+    }
+    assert_eq!(log(&store).await.len(), appended);
+}
+
+#[tokio::test]
 async fn eight_processes_open_and_append_at_once_on_an_empty_database() {
     let (_, options) = postgres::fresh().await;
     let starts = (0..8).map(|process| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -86,38 +86,37 @@ fn signal(grown: &watch::Sender<Position>) {
 
 /// Sends and receives until it is dropped.
 async fn exchange(pool: PgPool, channel: String, grown: watch::Sender<Position>, committed: Arc<Notify>) {
+    futures::join!(receive(&pool, &channel, &grown), send(&pool, &channel, &committed));
+}
+
+/// Listens on a connection of its own: one that still listened when it came back to the pool would fail the next call of whoever gets it.
+async fn receive(pool: &PgPool, channel: &str, grown: &watch::Sender<Position>) {
+    let options = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
     loop {
         // A lost connection is no error: readers poll meanwhile, and this comes back.
-        if let Ok(mut listener) = PgListener::connect_with(&pool).await
-            && listener.listen(&channel).await.is_ok()
+        if let Ok(own) = options.clone().connect_with(pool.connect_options().as_ref().clone()).await
+            && let Ok(mut listener) = PgListener::connect_with(&own).await
+            && listener.listen(channel).await.is_ok()
         {
+            listener.eager_reconnect(false);
             // Whatever was missed before.
-            signal(&grown);
-            while exchange_one(&pool, &channel, &mut listener, &grown, &committed).await.is_ok() {}
+            signal(grown);
+            while let Ok(Some(_)) = listener.try_recv().await {
+                signal(grown);
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn exchange_one(
-    pool: &PgPool,
-    channel: &str,
-    listener: &mut PgListener,
-    grown: &watch::Sender<Position>,
-    committed: &Notify,
-) -> Result<(), sqlx::Error> {
-    tokio::select! {
-        received = listener.recv() => {
-            received?;
-            signal(grown);
-        }
-        // However many commits there were since the last time, one notification tells of them all.
-        () = committed.notified() => {
-            sqlx::query(NOTIFY).bind(channel).execute(pool).await?;
-            tokio::time::sleep(BREATH).await;
-        }
+/// However many commits there were since the last time, one notification tells of them all.
+async fn send(pool: &PgPool, channel: &str, committed: &Notify) {
+    loop {
+        committed.notified().await;
+        // A notification that fails is a lost one.
+        drop(sqlx::query(NOTIFY).bind(channel).execute(pool).await);
+        tokio::time::sleep(BREATH).await;
     }
-    Ok(())
 }
 
 /// Nothing is lost with a lost notification, so it does not wait for the disk.
