@@ -45,13 +45,12 @@ CREATE TABLE {schema}.log (
     events integer NOT NULL
 );
 
+-- Which events an append under a key wrote: those at these places of its commit.
 CREATE TABLE {schema}.keys (
     idempotency_key text COLLATE "C" PRIMARY KEY,
     commit_id bigint NOT NULL,
-    last_ordinal integer NOT NULL, -- the place of the append's last event in its commit
-    aggregate_types text[] NOT NULL,
-    aggregate_ids text[] NOT NULL,
-    versions bigint[] NOT NULL
+    first_ordinal integer NOT NULL,
+    last_ordinal integer NOT NULL
 );
 
 CREATE TABLE {schema}.snapshots (
@@ -98,21 +97,20 @@ END
 $$;
 
 -- Appends what may be appended. Each stream and each key occurs at most once in a call.
---   keys        one for each append, NULL where it has none
---   part_*      one for each stream: whose append it is (from 1), its names, its expected version (-1 any, -2 at least one event), and
---               how many of the events are its own, in order
---   event_*     one for each event, in the order of the parts: whose part it is (from 1), and what is stored of it
 --   durable     whether the commit waits for the disk, whatever the server's default is
--- Returns one row for each part, in order: the version found, and commit and last place there if it was written. A repeated key returns
--- its first outcome.
+--   key_*       one for each append with a key: which append it is (from 1), and its key
+--   part_*      one for each stream: whose append it is, its names, its expected version (-1 any, -2 at least one event), and how many
+--               of the events are its own; the parts of one append stand together
+--   event_*     one for each event: whose part it is (from 1), its place there (from 1), and what is stored of it. In the order of the
+--               streams' names, keys likewise: two calls that want the same streams meet at the first of them and not crosswise
+-- Returns the commit's number, each part's version before, the number of events that precede each part in the commit (NULL where its
+-- append was refused), and the appends whose key is known, which are refused too.
 CREATE FUNCTION {schema}.append(
-    lane_hint integer, durable boolean, keys text[],
+    lane_hint integer, durable boolean, key_append integer[], key_text text[],
     part_append integer[], part_type text[], part_id text[], part_expected bigint[], part_events integer[],
-    event_part integer[], event_id uuid[], event_type text[], event_schema bigint[], event_codec smallint[], event_correlation uuid[], event_causation uuid[],
-    event_metadata text[], event_payload bytea[]
-) RETURNS TABLE (
-    append_number integer, found bigint, written_commit bigint, written_ordinal integer,
-    kept_commit bigint, kept_ordinal integer, kept_types text[], kept_ids text[], kept_versions bigint[]
+    event_part integer[], event_place integer[], event_id uuid[], event_type text[], event_schema bigint[], event_codec smallint[],
+    event_correlation uuid[], event_causation uuid[], event_metadata text[], event_payload bytea[],
+    OUT commit_number bigint, OUT versions bigint[], OUT places integer[], OUT known_keys integer[]
 )
 LANGUAGE plpgsql
 -- Arrays would be planned anew at every call.
@@ -120,65 +118,69 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     held_lane integer;
+    at timestamptz;
+    refused boolean[];
+    firsts integer[];
+    lasts integer[];
+    total integer := 0;
 BEGIN
     IF durable AND current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
     held_lane := {schema}.take_lane(lane_hint);
     -- One statement: the number is drawn after the snapshot that checks the versions was taken. Drawn before it, version 2 of a stream
-    -- could get a smaller number than version 1.
-    RETURN QUERY
-    WITH part AS MATERIALIZED (
-        SELECT p.place::integer AS place, p.append, p.kind, p.id, p.expected, p.events,
-            (sum(p.events) OVER (ORDER BY p.place) - p.events)::integer AS events_before,
-            coalesce(last.version, 0) AS actual, last.recorded_at AS last_recorded_at
-        FROM unnest(part_append, part_type, part_id, part_expected, part_events)
-            WITH ORDINALITY AS p (append, kind, id, expected, events, place)
-        LEFT JOIN LATERAL (
-            SELECT e.version, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = p.kind AND e.aggregate_id = p.id
-            ORDER BY e.version DESC LIMIT 1
-        ) AS last ON true
-    ), kept AS MATERIALIZED (
-        SELECT k.place::integer AS append, o.*
-        FROM unnest(keys) WITH ORDINALITY AS k (key, place) JOIN {schema}.keys o ON o.idempotency_key = k.key
-    ), refused AS MATERIALIZED (
-        SELECT kept.append FROM kept
-        UNION
-        SELECT part.append FROM part
-        WHERE NOT CASE part.expected WHEN -1 THEN true WHEN -2 THEN part.actual > 0 ELSE part.actual = part.expected END
-    ), free AS MATERIALIZED (
-        SELECT part.*, (sum(part.events) OVER (ORDER BY part.place) - part.events)::integer AS ordinal
-        FROM part WHERE part.append NOT IN (SELECT refused.append FROM refused)
-    ), number AS MATERIALIZED (
-        SELECT nextval('{schema}.commit_number') AS commit_id, clock_timestamp() AS now, total.events
-        FROM (SELECT sum(free.events)::integer AS events FROM free) AS total WHERE total.events > 0
-    ), inserted AS (
-        INSERT INTO {schema}.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
-            recorded_at, correlation_id, causation_id, metadata, payload)
-        SELECT number.commit_id, free.ordinal + (e.place - free.events_before)::integer, e.id, free.kind, free.id,
-            free.actual + (e.place - free.events_before), e.type, e.schema, e.codec, greatest(number.now, free.last_recorded_at), e.correlation, e.causation,
-            e.metadata, e.payload
-        FROM number,
-            unnest(event_part, event_id, event_type, event_schema, event_codec, event_correlation, event_causation, event_metadata,
-                event_payload)
-            WITH ORDINALITY AS e (part, id, type, schema, codec, correlation, causation, metadata, payload, place)
-            JOIN free ON free.place = e.part
-        -- In key order, so that two calls that want the same streams meet at the first of them and not crosswise.
-        ORDER BY free.kind, free.id, e.place
-    ), taken AS (
-        INSERT INTO {schema}.commits (lane, commit_id, events) SELECT held_lane, number.commit_id, number.events FROM number
-    ), remembered AS (
-        INSERT INTO {schema}.keys (idempotency_key, commit_id, last_ordinal, aggregate_types, aggregate_ids, versions)
-        SELECT keys[free.append], number.commit_id, max(free.ordinal + free.events), array_agg(free.kind ORDER BY free.place), array_agg(free.id ORDER BY free.place),
-            array_agg(free.actual + free.events ORDER BY free.place)
-        FROM number, free WHERE keys[free.append] IS NOT NULL GROUP BY free.append, number.commit_id
-    )
-    SELECT part.append, part.actual, number.commit_id, free.ordinal + free.events, kept.commit_id, kept.last_ordinal, kept.aggregate_types, kept.aggregate_ids, kept.versions
-    FROM part
-    LEFT JOIN free ON free.place = part.place
-    LEFT JOIN number ON free.place IS NOT NULL
-    LEFT JOIN kept ON kept.append = part.append
-    ORDER BY part.place;
+    -- could get a smaller number than version 1. `unnest` stands in the select list here and below: in FROM, each array costs a buffer.
+    SELECT nextval('{schema}.commit_number'), greatest(clock_timestamp(), max(last.recorded_at)),
+        array_agg(coalesce(last.version, 0) ORDER BY part.place)
+    INTO commit_number, at, versions
+    FROM (SELECT unnest(part_type) AS kind, unnest(part_id) AS id, generate_subscripts(part_id, 1) AS place) AS part
+    LEFT JOIN LATERAL (
+        SELECT e.version, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = part.kind AND e.aggregate_id = part.id
+        ORDER BY e.version DESC LIMIT 1
+    ) AS last ON true;
+    -- After the versions: whoever sees an append's events sees its key.
+    IF cardinality(key_append) > 0 THEN
+        known_keys := ARRAY(
+            SELECT k.append FROM unnest(key_append, key_text) AS k (append, key)
+            WHERE EXISTS (SELECT FROM {schema}.keys o WHERE o.idempotency_key = k.key)
+        );
+        FOR i IN 1..cardinality(known_keys) LOOP
+            refused[known_keys[i]] := true;
+        END LOOP;
+    END IF;
+    FOR p IN 1..cardinality(part_append) LOOP
+        IF NOT (CASE part_expected[p] WHEN -1 THEN true WHEN -2 THEN versions[p] > 0 ELSE versions[p] = part_expected[p] END) THEN
+            refused[part_append[p]] := true;
+        END IF;
+    END LOOP;
+    places := array_fill(NULL::integer, ARRAY[cardinality(part_append)]);
+    FOR p IN 1..cardinality(part_append) LOOP
+        IF refused[part_append[p]] IS NULL THEN
+            places[p] := total;
+            firsts[part_append[p]] := coalesce(firsts[part_append[p]], total + 1);
+            total := total + part_events[p];
+            lasts[part_append[p]] := total;
+        END IF;
+    END LOOP;
+    IF total = 0 THEN
+        RETURN;
+    END IF;
+    INSERT INTO {schema}.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
+        recorded_at, correlation_id, causation_id, metadata, payload)
+    SELECT commit_number, places[e.part] + e.place, e.id, part_type[e.part], part_id[e.part], versions[e.part] + e.place, e.type, e.schema, e.codec,
+        at, e.correlation, e.causation, e.metadata, e.payload
+    FROM (
+        SELECT unnest(event_part) AS part, unnest(event_place) AS place, unnest(event_id) AS id, unnest(event_type) AS type,
+            unnest(event_schema) AS schema, unnest(event_codec) AS codec, unnest(event_correlation) AS correlation,
+            unnest(event_causation) AS causation, unnest(event_metadata) AS metadata, unnest(event_payload) AS payload
+    ) AS e
+    WHERE places[e.part] IS NOT NULL;
+    IF cardinality(key_append) > 0 THEN
+        INSERT INTO {schema}.keys (idempotency_key, commit_id, first_ordinal, last_ordinal)
+        SELECT k.key, commit_number, firsts[k.append], lasts[k.append] FROM unnest(key_append, key_text) AS k (append, key)
+        WHERE firsts[k.append] IS NOT NULL;
+    END IF;
+    INSERT INTO {schema}.commits (lane, commit_id, events) VALUES (held_lane, commit_number, total);
 END
 $$;
 

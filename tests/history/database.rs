@@ -106,8 +106,9 @@ impl Postgres {
                 // Few lanes, so that two appends meet in one.
                 let few = ("(hint + step) % 64", "(hint + step) % 2");
                 self.change(db, "take_lane", &[(taken, released), few]).await;
-                let slow = "ORDER BY part.place; PERFORM pg_sleep(0.003 * random());\nEND";
-                self.change(db, "append", &[("ORDER BY part.place;\nEND", slow)]).await;
+                let written = "VALUES (held_lane, commit_number, total);";
+                let slow = format!("{written} PERFORM pg_sleep(0.003 * random());");
+                self.change(db, "append", &[(written, &slow)]).await;
             }
             Fault::TwoSequencers => {
                 let constraints = "DROP CONSTRAINT log_pkey, DROP CONSTRAINT log_commit_id_key";

@@ -84,7 +84,7 @@ impl Stranger {
         sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
         tx.execute("ROLLBACK TO SAVEPOINT tried").await?;
         let row = sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
-        let (found, commit): (i64, i64) = (row.try_get("found")?, row.try_get("written_commit")?);
+        let (found, commit): (i64, i64) = (row.try_get("found")?, row.try_get("commit_number")?);
         let goes_on = self.wait(100).await;
         let answer = if rolls_back {
             tx.rollback().await?;
@@ -112,6 +112,6 @@ impl Stranger {
 
 /// Binds: stream, payload.
 const APPEND: &str = "
-    SELECT * FROM {schema}.append(0, true, ARRAY[NULL]::text[], ARRAY[1], ARRAY['account'], ARRAY[$1], ARRAY[-1]::bigint[], ARRAY[1],
-        ARRAY[1], ARRAY[gen_random_uuid()], ARRAY['account.noted'], ARRAY[1]::bigint[], ARRAY[0]::smallint[], ARRAY[NULL]::uuid[],
+    SELECT *, versions[1] AS found FROM {schema}.append(0, true, '{}', '{}', ARRAY[1], ARRAY['account'], ARRAY[$1], ARRAY[-1]::bigint[], ARRAY[1],
+        ARRAY[1], ARRAY[1], ARRAY[gen_random_uuid()], ARRAY['account.noted'], ARRAY[1]::bigint[], ARRAY[0]::smallint[], ARRAY[NULL]::uuid[],
         ARRAY[NULL]::uuid[], ARRAY[NULL]::text[], ARRAY[convert_to($2, 'UTF8')])";

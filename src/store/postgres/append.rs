@@ -1,17 +1,19 @@
 //! Commits appends: one call of the server's `append` function for all that wait.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
-use sqlx::{Executor, PgConnection, PgExecutor, PgPool, Row};
+use sqlx::{Executor, PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::event::NewEvent;
+use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
 use crate::store::postgres::connection::{Schema, Statement, classify, code, refusal};
 use crate::store::postgres::signals::Signals;
 use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql, to_sql};
-use crate::store::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
 
 /// The driver's side of group commit.
 #[derive(Debug)]
@@ -42,9 +44,19 @@ impl Writer {
 
     /// What the append under `key` did.
     pub(super) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        let row = sqlx::query(self.outcome.sql()).bind(key.as_str()).fetch_optional(&self.pool).await;
-        let row = row.map_err(|error| classify(error, "look up an idempotency key"))?;
-        row.map(|row| kept_outcome(&row)).transpose()
+        self.outcome_in(&self.pool, key)
+            .await
+            .map_err(|error| classify(error, "look up an idempotency key"))?
+            .transpose()
+    }
+
+    async fn outcome_in<'e>(
+        &self,
+        executor: impl PgExecutor<'e>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Result<KeptOutcome>>, sqlx::Error> {
+        let rows = sqlx::query_as(self.outcome.sql()).bind(key.as_str()).fetch_all(executor).await?;
+        Ok((!rows.is_empty()).then(|| kept_outcome(rows)))
     }
 
     /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
@@ -67,22 +79,20 @@ impl Writer {
         }
     }
 
-    async fn call<'e>(
-        &self,
-        executor: impl PgExecutor<'e>,
-        round: &[&Append],
-    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+    async fn call(&self, db: &mut PgConnection, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         let binds = Binds::of(round);
-        let rows = sqlx::query(self.append.sql())
+        let (commit, versions, places, known_keys) = sqlx::query_as(self.append.sql())
             .bind(self.lane)
             .bind(self.durable)
-            .bind(binds.keys)
+            .bind(binds.key_append)
+            .bind(binds.key_text)
             .bind(binds.part_append)
             .bind(binds.part_type)
             .bind(binds.part_id)
             .bind(binds.part_expected)
             .bind(binds.part_events)
             .bind(binds.event_part)
+            .bind(binds.event_place)
             .bind(binds.event_id)
             .bind(binds.event_type)
             .bind(binds.event_schema)
@@ -91,17 +101,32 @@ impl Writer {
             .bind(binds.event_causation)
             .bind(binds.event_metadata)
             .bind(binds.event_payload)
-            .fetch_all(executor)
+            .fetch_one(&mut *db)
             .await?;
-        let mut rows = rows.iter();
-        round.iter().map(|append| read_result(append, &mut rows)).collect()
+        let answer = Answer { commit, versions, places, known_keys };
+        let mut results = Vec::with_capacity(round.len());
+        let mut part = 0;
+        for (number, append) in (1..).zip(round) {
+            let parts = part..part + append.streams().len();
+            part = parts.end;
+            results.push(match append.key() {
+                Some(key) if answer.known_keys.iter().flatten().any(|known| *known == number) => {
+                    match self.outcome_in(&mut *db, key).await? {
+                        Some(kept) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
+                        None => Err(ErrorKind::Corrupt(format!("the events of key {key} are missing")).into()),
+                    }
+                }
+                _ => answer.result(append, parts),
+            });
+        }
+        Ok(results)
     }
 }
 
 #[async_trait]
 impl Rounds for Writer {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        self.call(&self.pool, round).await
+        self.call(&mut *self.pool.acquire().await?, round).await
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
@@ -146,13 +171,15 @@ fn lost_race(append: &Append, error: sqlx::Error) -> Error {
 /// The arguments of the server's function, in its order.
 #[derive(Default)]
 struct Binds<'a> {
-    keys: Vec<Option<&'a str>>,
+    key_append: Vec<i32>,
+    key_text: Vec<&'a str>,
     part_append: Vec<i32>,
     part_type: Vec<&'a str>,
     part_id: Vec<&'a str>,
     part_expected: Vec<i64>,
     part_events: Vec<i32>,
     event_part: Vec<i32>,
+    event_place: Vec<i32>,
     event_id: Vec<Uuid>,
     event_type: Vec<&'a str>,
     event_schema: Vec<i64>,
@@ -166,29 +193,47 @@ struct Binds<'a> {
 impl<'a> Binds<'a> {
     fn of(round: &[&'a Append]) -> Self {
         let mut binds = Self::default();
-        for append in round {
-            binds.keys.push(append.key().map(IdempotencyKey::as_str));
+        let mut parts: Vec<(i32, &StreamAppend)> = Vec::with_capacity(round.len());
+        let mut keys: Vec<(&str, i32)> = Vec::new();
+        for (number, append) in (1..).zip(round) {
+            keys.extend(append.key().map(|key| (key.as_str(), number)));
             for part in append.streams() {
-                binds.part_append.push(count(binds.keys.len()));
-                binds.part_type.push(part.stream.aggregate_type().as_str());
-                binds.part_id.push(part.stream.aggregate_id().as_str());
-                binds.part_expected.push(expected(part.expected));
-                binds.part_events.push(count(part.events.len()));
-                for event in &part.events {
-                    binds.event_part.push(count(binds.part_id.len()));
-                    binds.event_id.push(*event.id.as_uuid());
-                    binds.event_type.push(event.event_type.as_str());
-                    binds.event_schema.push(i64::from(event.schema_version));
-                    binds.event_codec.push(i16::from(event.codec.number()));
-                    binds.event_correlation.push(event.metadata.correlation_id.map(|id| *id.as_uuid()));
-                    binds.event_causation.push(event.metadata.causation_id.map(|id| *id.as_uuid()));
-                    // `Append::check` has refused what cannot be written.
-                    binds.event_metadata.push(event.metadata.to_json().ok().flatten());
-                    binds.event_payload.push(&event.payload);
-                }
+                binds.part(number, part);
+                parts.push((count(binds.part_id.len()), part));
             }
         }
+        // The server writes in this order.
+        parts.sort_unstable_by_key(|(_, part)| &part.stream);
+        for (number, part) in parts {
+            for (place, event) in (1..).zip(&part.events) {
+                binds.event(number, place, event);
+            }
+        }
+        keys.sort_unstable();
+        (binds.key_text, binds.key_append) = keys.into_iter().unzip();
         binds
+    }
+
+    fn part(&mut self, append: i32, part: &'a StreamAppend) {
+        self.part_append.push(append);
+        self.part_type.push(part.stream.aggregate_type().as_str());
+        self.part_id.push(part.stream.aggregate_id().as_str());
+        self.part_expected.push(expected(part.expected));
+        self.part_events.push(count(part.events.len()));
+    }
+
+    fn event(&mut self, part: i32, place: i32, event: &'a NewEvent) {
+        self.event_part.push(part);
+        self.event_place.push(place);
+        self.event_id.push(*event.id.as_uuid());
+        self.event_type.push(event.event_type.as_str());
+        self.event_schema.push(i64::from(event.schema_version));
+        self.event_codec.push(i16::from(event.codec.number()));
+        self.event_correlation.push(event.metadata.correlation_id.map(|id| *id.as_uuid()));
+        self.event_causation.push(event.metadata.causation_id.map(|id| *id.as_uuid()));
+        // `Append::check` has refused what cannot be written.
+        self.event_metadata.push(event.metadata.to_json().ok().flatten());
+        self.event_payload.push(&event.payload);
     }
 }
 
@@ -201,48 +246,52 @@ fn expected(expected: ExpectedVersion) -> i64 {
     }
 }
 
-/// Takes the rows of one append's parts.
-fn read_result<'r>(
-    append: &Append,
-    rows: &mut impl Iterator<Item = &'r PgRow>,
-) -> Result<Result<Appended>, sqlx::Error> {
-    let mut versions = Vec::with_capacity(append.streams().len());
-    let (mut commit, mut conflict, mut kept) = (None, None, None);
-    for part in append.streams() {
-        let row = rows.next().ok_or(sqlx::Error::RowNotFound)?;
-        let found = Version::new(row.try_get::<i64, _>("found")?.unsigned_abs());
-        if !part.expected.allows(found) && conflict.is_none() {
-            let (stream, expected) = (part.stream.clone(), part.expected);
-            conflict = Some(ErrorKind::Conflict { stream, expected, actual: found });
-        }
-        versions.push(found.plus(part.events.len() as u64));
-        // The last part's is the append's.
-        let ordinal: Option<i32> = row.try_get("written_ordinal")?;
-        commit = row.try_get::<Option<i64>, _>("written_commit")?.zip(ordinal);
-        if row.try_get::<Option<i64>, _>("kept_commit")?.is_some() {
-            kept = Some(kept_outcome(row));
-        }
-    }
-    Ok(match (kept, append.key(), commit, conflict) {
-        (Some(kept), Some(key), ..) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
-        (_, _, Some((commit, ordinal)), _) => {
-            Ok(Appended { commit: commit_id(commit, ordinal), versions, outcome: Outcome::Written })
-        }
-        (_, _, None, Some(conflict)) => Err(conflict.into()),
-        (_, _, None, None) => Err(ErrorKind::Corrupt("an append was neither written nor refused".into()).into()),
-    })
+/// What the server's function returns.
+struct Answer {
+    commit: i64,
+    /// One for each part: the version before.
+    versions: Vec<i64>,
+    /// One for each part: how many events precede its own in the commit, if they were written.
+    places: Vec<Option<i32>>,
+    /// The appends, from 1, whose key has an outcome already.
+    known_keys: Option<Vec<i32>>,
 }
 
-fn kept_outcome(row: &PgRow) -> Result<KeptOutcome> {
-    let failed = |error| classify(error, "read an outcome");
-    let commit: i64 = row.try_get("kept_commit").map_err(failed)?;
-    let kinds: Vec<String> = row.try_get("kept_types").map_err(failed)?;
-    let ids: Vec<String> = row.try_get("kept_ids").map_err(failed)?;
-    let versions: Vec<i64> = row.try_get("kept_versions").map_err(failed)?;
-    let streams = kinds.iter().zip(&ids).map(|(kind, id)| StreamId::parse(kind, id)).collect::<Result<_, _>>()?;
-    let versions =
-        versions.into_iter().map(|version| from_sql(version, "version").map(Version::new)).collect::<Result<_>>()?;
-    let commit = commit_id(commit, row.try_get("kept_ordinal").map_err(failed)?);
+impl Answer {
+    /// The result of the append whose parts these are.
+    fn result(&self, append: &Append, parts: Range<usize>) -> Result<Appended> {
+        let mut versions = Vec::with_capacity(parts.len());
+        let mut last = None;
+        for (part, place) in append.streams().iter().zip(parts) {
+            let found = self.versions.get(place).ok_or_else(unanswered)?;
+            let found = Version::new(from_sql(*found, "version")?);
+            if !part.expected.allows(found) {
+                let (stream, expected) = (part.stream.clone(), part.expected);
+                return Err(ErrorKind::Conflict { stream, expected, actual: found }.into());
+            }
+            versions.push(found.plus(part.events.len() as u64));
+            let written = self.places.get(place).copied().flatten();
+            last = written.map(|before| before + count(part.events.len()));
+        }
+        let commit = commit_id(self.commit, last.ok_or_else(unanswered)?);
+        Ok(Appended { commit, versions, outcome: Outcome::Written })
+    }
+}
+
+fn unanswered() -> Error {
+    ErrorKind::Corrupt("an append was neither written nor refused".into()).into()
+}
+
+/// One stream of an append under a key: commit, the append's last place there, the stream's names and its version after.
+type KeptRow = (i64, i32, String, String, i64);
+
+fn kept_outcome(rows: Vec<KeptRow>) -> Result<KeptOutcome> {
+    let (mut streams, mut versions, mut commit) = (Vec::new(), Vec::new(), CommitId::default());
+    for (number, last, kind, id, version) in rows {
+        commit = commit_id(number, last);
+        streams.push(StreamId::parse(&kind, &id)?);
+        versions.push(Version::new(from_sql(version, "version")?));
+    }
     Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
 }
 
@@ -252,12 +301,13 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
-/// Binds: lane, durable, keys, five arrays of parts, nine of events.
-const APPEND: &str =
-    "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+/// Binds: lane, durable, two arrays of keys, five of parts, ten of events.
+const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
 
 const OUTCOME: &str = "
-    SELECT commit_id AS kept_commit, last_ordinal AS kept_ordinal, aggregate_types AS kept_types, aggregate_ids AS kept_ids, versions AS kept_versions
-    FROM {schema}.keys WHERE idempotency_key = $1";
+    SELECT k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id, max(e.version)
+    FROM {schema}.keys k JOIN {schema}.events e ON e.commit_id = k.commit_id AND e.ordinal BETWEEN k.first_ordinal AND k.last_ordinal
+    WHERE k.idempotency_key = $1
+    GROUP BY k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id ORDER BY min(e.ordinal)";
 
 const KNOWN_IDS: &str = "SELECT event_id FROM {schema}.events WHERE event_id = ANY($1) LIMIT 1";
