@@ -20,7 +20,6 @@ CREATE TABLE {schema}.events (
     CONSTRAINT events_id UNIQUE (event_id)
 );
 CREATE INDEX events_type ON {schema}.events (event_type, commit_id);
-CREATE INDEX events_recorded_at ON {schema}.events (recorded_at);
 
 -- Numbers commits. Uncached: a session must not keep numbers back for later.
 CREATE SEQUENCE {schema}.commit_number AS bigint CACHE 1;
@@ -30,6 +29,7 @@ CREATE TABLE {schema}.commits (
     lane smallint NOT NULL,
     commit_id bigint NOT NULL,
     events integer NOT NULL,
+    recorded_at timestamptz NOT NULL,
     PRIMARY KEY (lane, commit_id)
 );
 CREATE TABLE {schema}.lanes (
@@ -38,12 +38,15 @@ CREATE TABLE {schema}.lanes (
 ) WITH (fillfactor = 10);
 INSERT INTO {schema}.lanes (lane) SELECT generate_series(0, 63);
 
--- The one order: which commit stands where.
+-- The one order: which commit stands where. All events of a commit have its time; the index by time is here, since an append is the
+-- place where an index costs most.
 CREATE TABLE {schema}.log (
     first_position bigint PRIMARY KEY,
     commit_id bigint NOT NULL UNIQUE,
-    events integer NOT NULL
+    events integer NOT NULL,
+    recorded_at timestamptz NOT NULL
 );
+CREATE INDEX log_recorded_at ON {schema}.log (recorded_at);
 
 -- Which events an append under a key wrote: those at these places of its commit.
 CREATE TABLE {schema}.keys (
@@ -180,7 +183,7 @@ BEGIN
         SELECT k.key, commit_number, firsts[k.append], lasts[k.append] FROM unnest(key_append, key_text) AS k (append, key)
         WHERE firsts[k.append] IS NOT NULL;
     END IF;
-    INSERT INTO {schema}.commits (lane, commit_id, events) VALUES (held_lane, commit_number, total);
+    INSERT INTO {schema}.commits (lane, commit_id, events, recorded_at) VALUES (held_lane, commit_number, total, at);
 END
 $$;
 
@@ -199,15 +202,16 @@ BEGIN
     END IF;
     -- One statement, so one snapshot, taken after the lock: it sees all that earlier sequencers did, and of each lane a run without gaps.
     WITH fresh AS MATERIALIZED (
-        SELECT c.lane, c.commit_id, c.events
+        SELECT c.lane, c.commit_id, c.events, c.recorded_at
         FROM {schema}.lanes l, LATERAL (
             SELECT * FROM {schema}.commits c WHERE c.lane = l.lane AND c.commit_id > l.sequenced
         ) AS c
     ), before AS (
         SELECT coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0) AS head
     ), placed AS (
-        INSERT INTO {schema}.log (first_position, commit_id, events)
-        SELECT before.head + 1 + sum(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events
+        INSERT INTO {schema}.log (first_position, commit_id, events, recorded_at)
+        SELECT before.head + 1 + sum(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events,
+            fresh.recorded_at
         FROM fresh, before
     ), marked AS (
         UPDATE {schema}.lanes l SET sequenced = newest.commit_id

@@ -106,7 +106,7 @@ impl Postgres {
                 // Few lanes, so that two appends meet in one.
                 let few = ("(hint + step) % 64", "(hint + step) % 2");
                 self.change(db, "take_lane", &[(taken, released), few]).await;
-                let written = "VALUES (held_lane, commit_number, total);";
+                let written = "VALUES (held_lane, commit_number, total, at);";
                 let slow = format!("{written} PERFORM pg_sleep(0.003 * random());");
                 self.change(db, "append", &[(written, &slow)]).await;
             }

@@ -146,7 +146,7 @@ impl Rounds for Writer {
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
         let results = sql::append_batch(self, &batch).await;
-        self.signals.kick();
+        self.signals.kick(batch.len());
         results
     }
 }

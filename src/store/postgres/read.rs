@@ -271,5 +271,5 @@ const RECORDED_AFTER: &str = "
     SELECT l.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
         e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
     FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
-    WHERE e.recorded_at > $1
+    WHERE l.recorded_at > $1
     ORDER BY l.first_position, e.ordinal LIMIT $2";

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -16,16 +17,29 @@ use tokio_util::task::TaskTracker;
 use crate::id::Position;
 use crate::store::postgres::connection::Schema;
 
-/// The least time between two notifications: a notification is a transaction, and a busy log must not make two of each commit.
+/// The least time between two notifications: each is a transaction, and makes the server flush its log once more.
 const BREATH: Duration = Duration::from_millis(5);
+
+/// The same while the log is busy. Whoever reads a busy log finds events without being told.
+const LONGEST_BREATH: Duration = Duration::from_millis(40);
+
+/// So many appends in one breath make a log busy.
+const BUSY: usize = 20;
 
 /// How long to wait before listening again after the connection was lost.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Appends that no notification has told of yet.
+#[derive(Default)]
+struct Committed {
+    appends: AtomicUsize,
+    some: Notify,
+}
+
 /// The two ways of a signal. Its task ends when this is dropped.
 pub(super) struct Signals {
     grown: watch::Sender<Position>,
-    committed: Arc<Notify>,
+    committed: Arc<Committed>,
     task: TaskTracker,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -43,7 +57,7 @@ impl Signals {
         let stop = CancellationToken::new();
         let signals = Self {
             grown: watch::Sender::new(Position::ZERO),
-            committed: Arc::new(Notify::new()),
+            committed: Arc::default(),
             task: TaskTracker::new(),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -63,10 +77,11 @@ impl Signals {
         signals
     }
 
-    /// Something was committed here.
-    pub(super) fn kick(&self) {
+    /// So many appends were committed here.
+    pub(super) fn kick(&self, appends: usize) {
         signal(&self.grown);
-        self.committed.notify_one();
+        self.committed.appends.fetch_add(appends, Ordering::Relaxed);
+        self.committed.some.notify_one();
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Position> {
@@ -85,7 +100,7 @@ fn signal(grown: &watch::Sender<Position>) {
 }
 
 /// Sends and receives until it is dropped.
-async fn exchange(pool: PgPool, channel: String, grown: watch::Sender<Position>, committed: Arc<Notify>) {
+async fn exchange(pool: PgPool, channel: String, grown: watch::Sender<Position>, committed: Arc<Committed>) {
     futures::join!(receive(&pool, &channel, &grown), send(&pool, &channel, &committed));
 }
 
@@ -110,12 +125,15 @@ async fn receive(pool: &PgPool, channel: &str, grown: &watch::Sender<Position>) 
 }
 
 /// However many commits there were since the last time, one notification tells of them all.
-async fn send(pool: &PgPool, channel: &str, committed: &Notify) {
+async fn send(pool: &PgPool, channel: &str, committed: &Committed) {
+    let mut breath = BREATH;
     loop {
-        committed.notified().await;
+        committed.some.notified().await;
+        let appends = committed.appends.swap(0, Ordering::Relaxed);
+        breath = if appends < BUSY { BREATH } else { LONGEST_BREATH.min(breath * 2) };
         // A notification that fails is a lost one.
         drop(sqlx::query(NOTIFY).bind(channel).execute(pool).await);
-        tokio::time::sleep(BREATH).await;
+        tokio::time::sleep(breath).await;
     }
 }
 
