@@ -58,7 +58,8 @@ impl WorkerOptions {
         self
     }
 
-    /// How often to compare with the store's head, and so the longest delay of an event that the broker lost.
+    /// How often to compare with the store's head, and so the longest delay of an event that the broker lost, and the longest wait of a worker
+    /// that stands by.
     pub fn with_sweep(mut self, sweep: Duration) -> Self {
         self.sweep = sweep;
         self
