@@ -19,7 +19,7 @@ pub trait Projection: Send + Sync + 'static {
     type Event: Event;
 
     /// What it writes through, given by the [`CheckpointStore`] it runs on.
-    type Tx: Send + 'static;
+    type Tx: Send + ?Sized + 'static;
 
     /// The name its checkpoint is kept under. Another name starts from the beginning.
     fn name(&self) -> &str;

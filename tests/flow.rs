@@ -14,7 +14,7 @@ use retell::broker::{Broker, Consumer, Delivery, DeliveryTag, Publisher};
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
-use retell::store::{Append, RelayCheckpoint};
+use retell::store::{Append, RelayCheckpoint, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
 use retell::{
@@ -355,6 +355,60 @@ async fn two_workers_of_one_projection_apply_each_event_once() {
     }
     relay.stop().await.unwrap();
     assert_eq!(totals(&models).await, [("a".to_owned(), 200, 200)]);
+}
+
+/// A read model as slow as a server, where a worker waits for the one that has the projection's row. Counts the races lost.
+#[derive(Debug, Clone, Default)]
+struct Contested {
+    models: MemoryReadModel<Vec<u64>>,
+    row: Arc<tokio::sync::Mutex<()>>,
+    lost: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl CheckpointStore for Contested {
+    type Tx = Vec<u64>;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        self.models.checkpoint(projection).await
+    }
+
+    async fn advance(
+        &self,
+        projection: &ProjectionName,
+        from: Position,
+        to: Position,
+        work: Work<Vec<u64>>,
+    ) -> Result<()> {
+        let _row = self.row.lock().await;
+        if self.checkpoint(projection).await? == from {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        } else {
+            self.lost.fetch_add(1, Ordering::SeqCst);
+        }
+        self.models.advance(projection, from, to, work).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_four_workers_one_works_and_three_stand_by() {
+    let store = MemoryStore::new();
+    add(&store, "a", 0..500).await;
+    let models = Contested::default();
+    let options = WorkerOptions::new().with_batch_events(1);
+    let worker = || Worker::new(Seen::default(), store.clone(), models.clone()).with_options(options);
+    let workers: Vec<_> = (0..4).map(|_| Running::worker(worker())).collect();
+    let name = ProjectionName::new("seen").unwrap();
+    while models.checkpoint(&name).await.unwrap() < Position::new(500) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for worker in workers {
+        worker.stop().await.unwrap();
+    }
+    assert_eq!(*models.models.value(), (1..=500).collect::<Vec<_>>());
+    // Five seconds: ten of the longest waits, and those before them.
+    let lost = models.lost.load(Ordering::SeqCst);
+    assert!(lost < 150, "{lost} races lost over 500 events");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ start_mariadb
 mkdir "$SERVICES/tmp"
 export TMPDIR="$SERVICES/tmp"
 
-# tests/shop.rs runs the program that people run, and cargo builds an example that has tests of its own only as those tests.
+# tests/shop runs the program that people run, and cargo builds an example that has tests of its own only as those tests.
 cargo build --workspace --all-features --example shop
 # The library, its macros, the examples' own tests and every test of tests/; then the documentation's examples.
 cargo test --workspace --all-features --lib --bins --examples --tests -- "$@"

@@ -15,11 +15,12 @@ free_port() {
   done
 }
 
-# Runs a command as the user that a server's package made for it, or as ourselves where we are not root.
+# Runs a command as the user that a server's package made for it, or as ourselves where we are not root. With `how=exec` in the
+# background, the command itself has the pid in $!, and not a shell that waits for it.
 as_user() {
   local user="$1"
   shift
-  if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else "$@"; fi
+  if [ "$(id -u)" = 0 ]; then ${how:-} setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else ${how:-} "$@"; fi
 }
 
 # package, what it is
@@ -80,7 +81,7 @@ start_mariadb() {
   if [ "$(id -u)" = 0 ]; then chown -R mysql:mysql "$data"; fi
   as_user mysql mariadb-install-db --no-defaults --datadir="$data/data" --auth-root-authentication-method=normal --skip-test-db \
     --skip-name-resolve >"$SERVICES/mariadb.init" 2>&1 || { cat "$SERVICES/mariadb.init" >&2; missing MariaDB "mariadb-install-db failed"; }
-  as_user mysql "$(mariadb_program)" --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" --socket="$data/socket" --pid-file="$data/pid" \
+  how=exec as_user mysql "$(mariadb_program)" --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" --socket="$data/socket" --pid-file="$data/pid" \
     --bind-address=127.0.0.1 --port="$port" --log-error="$data/log" --skip-name-resolve --skip-log-bin --max-connections=300 \
     --max-allowed-packet=64M --character-set-server=utf8mb4 </dev/null >/dev/null 2>&1 &
   pid=$!

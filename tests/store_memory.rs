@@ -8,6 +8,15 @@ mod store {
     retell::store_conformance!(async { (MemoryStore::new(), ()) });
 }
 
+/// An `Arc` hands every call on.
+mod store_through_a_pointer {
+    use std::sync::Arc;
+
+    use retell::{EventStore, MemoryStore};
+
+    retell::store_conformance!(async { (Arc::new(MemoryStore::new()) as Arc<dyn EventStore>, ()) });
+}
+
 mod read_model {
     use super::MemoryReadModel;
 

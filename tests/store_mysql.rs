@@ -5,9 +5,11 @@
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use retell::store::Work;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
+use retell::{CheckpointStore, Position, ProjectionName};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, MySqlPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
 
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
@@ -58,6 +60,23 @@ mod claims {
 
 mod read_model_claims {
     retell::checkpoint_conformance!(super::read_model());
+}
+
+/// `CREATE TABLE` commits on its way and lets go of the projection's row.
+#[tokio::test]
+async fn setting_up_never_takes_a_checkpoint_back() {
+    let (models, _database) = read_model().await;
+    let totals = ProjectionName::new("totals").unwrap();
+    let (faster, name) = (models.clone(), totals.clone());
+    let setup: Work<MySqlConnection> = Box::new(move |db| {
+        Box::pin(async move {
+            sqlx::raw_sql("CREATE TABLE IF NOT EXISTS made (id INT PRIMARY KEY)").execute(db).await.unwrap();
+            faster.advance(&name, Position::ZERO, Position::new(7), Box::new(|_| Box::pin(async { Ok(()) }))).await
+        })
+    });
+    let error = models.advance(&totals, Position::ZERO, Position::ZERO, setup).await.unwrap_err();
+    assert_eq!(error.to_string(), "projection totals: the checkpoint is at 7, not at 0");
+    assert_eq!(models.checkpoint(&totals).await.unwrap(), Position::new(7));
 }
 
 #[tokio::test]

@@ -2,8 +2,15 @@
 //!
 //! Each of them may come again. What has happened does not happen twice, so that a run that was killed can simply go on.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
 use futures::future::try_join_all;
-use retell::{BoxError, CommandError, Context, CorrelationId, EventId, IdempotencyKey, Repository, SqliteStore};
+use retell::command::Executed;
+use retell::{
+    Aggregate, BoxError, CommandError, Context, CorrelationId, EventId, EventStore, Handle, IdempotencyKey, Repository,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::inventory::{DeductStock, Inventory, InventoryRefused, ReceiveStock};
@@ -18,6 +25,12 @@ const PAYMENT: &str = "payment-";
 
 /// Who writes the events.
 const SOURCE: &str = "shop";
+
+/// How often a command is sent again while the store is busy or the shop's other processes are faster. The waits double from
+/// [`FIRST_WAIT`] on: a minute or two of patience.
+const RETRIES: usize = 10;
+
+const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// The four kinds of aggregates, and when to stop.
 #[derive(Debug)]
@@ -39,12 +52,12 @@ pub enum NotSold {
 }
 
 impl Checkout {
-    pub fn new(store: &SqliteStore, stop: CancellationToken) -> Self {
+    pub fn new(log: &Arc<dyn EventStore>, stop: CancellationToken) -> Self {
         Self {
-            users: Repository::new(store.clone()),
-            orders: Repository::new(store.clone()),
-            inventory: Repository::new(store.clone()),
-            payments: Repository::new(store.clone()),
+            users: Repository::new(log.clone()),
+            orders: Repository::new(log.clone()),
+            inventory: Repository::new(log.clone()),
+            payments: Repository::new(log.clone()),
             stop,
         }
     }
@@ -64,7 +77,7 @@ impl Checkout {
             name: format!("Customer {user_id}"),
             user_id: user_id.clone(),
         };
-        let registered = self.users.execute_with(&user_id, command, context(sale)).await;
+        let registered = execute(&self.users, &user_id, command, context(sale)).await;
         registered.map(drop).map_err(|error| failed(format!("register user {user_id}"), error))
     }
 
@@ -86,7 +99,7 @@ impl Checkout {
             total_amount: sale.amount,
             date: sale.date,
         };
-        let ordered = self.orders.execute_with(&order_id, command, context(sale)).await;
+        let ordered = execute(&self.orders, &order_id, command, context(sale)).await;
         ordered.map(|ordered| ordered.last_event).map_err(|error| failed(format!("create {order_id}"), error))
     }
 
@@ -97,7 +110,7 @@ impl Checkout {
             self.go_on()?;
             let command = DeductStock { product_id: product_id.clone(), quantity: sale.quantity };
             let context = caused_by(order, sale).with_key(key(&format!("deduct/{}", order_id(sale)))?);
-            match self.inventory.execute_with(&product_id, command, context).await {
+            match execute(&self.inventory, &product_id, command, context).await {
                 Ok(_) => return Ok(()),
                 Err(CommandError::Rejected(InventoryRefused::OutOfStock { deliveries, .. })) => {
                     self.receive(sale.product(), deliveries, DELIVERY, self::context(sale)).await?;
@@ -113,7 +126,7 @@ impl Checkout {
         let product_id = product_id(product);
         let command = ReceiveStock { product_id: product_id.clone(), quantity };
         let context = context.with_source(SOURCE).with_key(key(&format!("receive/{product_id}/{deliveries}"))?);
-        let received = self.inventory.execute_with(&product_id, command, context).await;
+        let received = execute(&self.inventory, &product_id, command, context).await;
         received.map(drop).map_err(|error| failed(format!("receive {product_id}"), error))
     }
 
@@ -127,13 +140,30 @@ impl Checkout {
             payment_method: payment_method(sale).into(),
             date: sale.date,
         };
-        let paid = self.payments.execute_with(&payment_id, command, caused_by(order, sale)).await;
+        let paid = execute(&self.payments, &payment_id, command, caused_by(order, sale)).await;
         paid.map(drop).map_err(|error| failed(format!("complete {payment_id}"), error))
     }
 
     fn go_on(&self) -> Result<(), NotSold> {
         if self.stop.is_cancelled() { Err(NotSold::Stopped) } else { Ok(()) }
     }
+}
+
+/// Executes a command, and again where that may help: each of ours may come twice.
+async fn execute<A, C>(
+    repository: &Repository<A>,
+    id: &str,
+    command: C,
+    context: Context,
+) -> Result<Executed, CommandError<A::Error>>
+where
+    A: Aggregate + Handle<C>,
+    C: Clone,
+{
+    (|| repository.execute_with(id, command.clone(), context.clone()))
+        .retry(ExponentialBuilder::new().with_min_delay(FIRST_WAIT).with_max_times(RETRIES).with_jitter())
+        .when(|error| matches!(error, CommandError::Transient(_) | CommandError::Conflict(_)))
+        .await
 }
 
 /// The line that a payment belongs to.

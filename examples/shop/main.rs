@@ -7,22 +7,31 @@
 //! 3. `pipeline` carries what happened to `consumers/{analytics,search,audit,notification}`;
 //! 4. `report` reads what they kept, and compares it with `truth`: the sums taken straight from the file.
 //!
+//! Beside the way: `stores` opens the log and the `read_models`, `database` is what a consumer sees of those, `share` divides the customers
+//! among processes.
+//!
 //! ```text
 //! cargo run --release --example shop -- --db /tmp/shop.db
+//! cargo run --release --example shop -- --store postgres://localhost/shop
 //! ```
 //!
-//! Killed at any moment and started again on the same `--db`, it goes on and ends with the same sums.
+//! Killed at any moment and started again in the same place, it goes on and ends with the same sums. Several processes can share the work:
+//! each is given the same store and a share of its own, and ends with the whole report when all are done.
 
 #![expect(unreachable_pub, reason = "in a program `pub` says what a module shows the others")]
 
 mod chart;
 mod checkout;
 mod consumers;
+mod database;
 mod domain;
 mod orders_file;
 mod pipeline;
+mod read_models;
 mod report;
 mod run;
+mod share;
+mod stores;
 mod truth;
 mod writers;
 
@@ -34,6 +43,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use run::Failure;
+use share::Share;
+use stores::Server;
 
 /// The orders that come with the example: every purchase of 23,570 customers in 1997 and 1998.
 const ORDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shop/data/CDNOW_master.txt");
@@ -45,9 +56,16 @@ struct Arguments {
     /// The orders: a header, then lines of customer, date (yyyymmdd), number of CDs and dollars.
     #[arg(long, value_name = "FILE", default_value = ORDERS)]
     orders: PathBuf,
-    /// Keep the log here and the read models beside it; without it, both are gone at the end.
-    #[arg(long, value_name = "PATH")]
+    /// Keep the log in this SQLite file and the read models beside it. With neither this nor --store, both are gone at the end.
+    #[arg(long, value_name = "PATH", group = "kept")]
     db: Option<PathBuf>,
+    /// Keep the log and the read models in this database: postgres://.. or mysql://..
+    #[arg(long, value_name = "URL", group = "kept")]
+    store: Option<Server>,
+    /// Serve the Kth of N parts of the customers. Start all N on the same orders and the same --store or --db: each ends with the whole
+    /// report, when all parts are done.
+    #[arg(long, value_name = "K/N", default_value = "1/1", requires = "kept")]
+    share: Share,
     /// How many customers act at once.
     #[arg(long, value_name = "N", default_value = "32")]
     writers: NonZeroUsize,

@@ -1,8 +1,9 @@
 //! Carries the events from the log to the consumers: a relay publishes them, and each consumer has a worker of its own.
 
-use retell::store::sqlite::SqliteStore;
+use std::sync::Arc;
+
 use retell::{
-    BoxError, CheckpointStore, MemoryBroker, MemoryReadModel, Position, Projection, Relay, SqliteReadModel, Worker,
+    BoxError, CheckpointStore, EventStore, MemoryBroker, MemoryReadModel, Position, Projection, Relay, Worker,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -12,12 +13,13 @@ use crate::consumers::analytics::Analytics;
 use crate::consumers::audit::Audit;
 use crate::consumers::notification::{Notification, Sent};
 use crate::consumers::search::Search;
+use crate::read_models::ReadModels;
 use crate::run::Failure;
+use crate::stores::Stores;
 
 /// The relay and the workers, as tasks that are owned here.
-#[derive(Debug)]
 pub struct Pipeline {
-    store: SqliteStore,
+    log: Arc<dyn EventStore>,
     broker: MemoryBroker,
     tasks: JoinSet<Result<(), (String, BoxError)>>,
     applied: Vec<watch::Receiver<Position>>,
@@ -27,30 +29,26 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Starts everything. A task that fails cancels `failed`; [`end`](Self::end) says why.
-    pub fn start(
-        store: &SqliteStore,
-        models: &SqliteReadModel,
-        sent: &MemoryReadModel<Sent>,
-        failed: CancellationToken,
-    ) -> Self {
+    pub fn start(stores: &Stores, sent: &MemoryReadModel<Sent>, failed: CancellationToken) -> Self {
         let mut pipeline = Self {
-            store: store.clone(),
+            log: stores.log.clone(),
             broker: MemoryBroker::new(),
             tasks: JoinSet::new(),
             applied: Vec::new(),
             end: CancellationToken::new(),
             failed,
         };
-        pipeline.consume(Analytics, models.clone());
-        pipeline.consume(Search, models.clone());
-        pipeline.consume(Audit, models.clone());
+        let models = || ReadModels::clone(&stores.models);
+        pipeline.consume(Analytics, models());
+        pipeline.consume(Search, models());
+        pipeline.consume(Audit, models());
         pipeline.consume(Notification, sent.clone());
         pipeline.publish();
         pipeline
     }
 
     fn publish(&mut self) {
-        let relay = Relay::new(self.store.clone(), self.broker.clone());
+        let relay = Relay::new(self.log.clone(), self.broker.clone());
         let end = self.end.clone();
         self.spawn("relay".into(), async move { relay.run(end).await });
     }
@@ -61,7 +59,7 @@ impl Pipeline {
         M: CheckpointStore<Tx = P::Tx>,
     {
         let name = projection.name().to_owned();
-        let worker = Worker::new(projection, self.store.clone(), models).with_broker(self.broker.clone());
+        let worker = Worker::new(projection, self.log.clone(), models).with_broker(self.broker.clone());
         self.applied.push(worker.applied());
         let end = self.end.clone();
         self.spawn(name, async move { worker.run(end).await });
@@ -77,13 +75,13 @@ impl Pipeline {
         });
     }
 
-    /// Waits until every consumer has applied everything up to `head`, or something failed.
-    pub async fn catch_up(&mut self, head: Position) {
+    /// Waits until every consumer, of this process or another, has applied everything up to `end`, or something failed.
+    pub async fn catch_up(&mut self, end: Position) {
         for applied in &mut self.applied {
             tokio::select! {
                 () = self.failed.cancelled() => return,
                 // A worker that is gone has failed, and its task says why.
-                _ = applied.wait_for(|position| *position >= head) => {}
+                _ = applied.wait_for(|position| *position >= end) => {}
             }
         }
     }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display};
 use std::time::Duration;
 
-use retell::SqliteReadModel;
-use retell::rusqlite::{self, Connection};
+use retell::BoxError;
 use serde::Serialize;
 
 use crate::chart::bars;
@@ -13,6 +12,7 @@ use crate::checkout::customer_id;
 use crate::consumers::notification::Sent;
 use crate::consumers::{analytics, audit, search};
 use crate::domain::{Cents, grouped};
+use crate::read_models::ReadModels;
 use crate::truth::{Customer, Month, Truth};
 
 /// How many of the best customers are named.
@@ -59,14 +59,10 @@ struct Again {
 }
 
 impl Report {
-    pub async fn read(models: &SqliteReadModel, notifications: Sent) -> retell::Result<Self> {
-        models.query(move |db| Self::query(db, notifications)).await
-    }
-
-    fn query(db: &Connection, notifications: Sent) -> rusqlite::Result<Self> {
-        let months = analytics::months(db)?;
-        let customers = analytics::customers(db)?;
-        let events_by_type = audit::events_by_type(db)?;
+    pub async fn read(store: &'static str, models: &ReadModels, notifications: Sent) -> Result<Self, BoxError> {
+        let months = analytics::months(models).await?;
+        let customers = analytics::customers(models).await?;
+        let events_by_type = audit::events_by_type(models).await?;
         Ok(Self {
             customers: customers.count,
             orders: customers.orders,
@@ -74,19 +70,19 @@ impl Report {
             revenue_cents: Cents(months.values().map(|month| month.revenue.0).sum()),
             revenue_by_month: by_month(&months, |month| month.revenue),
             units_by_month: by_month(&months, |month| month.units),
-            best_customers: best_customers(db)?,
-            busiest_day: search::busiest_day(db)?,
+            best_customers: best_customers(models).await?,
+            busiest_day: search::busiest_day(models).await?,
             repeat_customers: customers.repeat,
-            stock_left: analytics::stock_left(db)?,
+            stock_left: analytics::stock_left(models).await?,
             notifications,
             events: events_by_type.values().sum(),
             events_by_type,
             events_written: 0,
             seconds: 0.0,
             events_per_second: 0.0,
-            store: "sqlite",
+            store,
             broker: "memory",
-            again: Again { orders: search::orders(db)?, revenue: customers.revenue },
+            again: Again { orders: search::orders(models).await?, revenue: customers.revenue },
         })
     }
 
@@ -131,14 +127,13 @@ fn by_month<T>(months: &BTreeMap<String, Month>, part: fn(&Month) -> T) -> BTree
     months.iter().map(|(name, month)| (name.clone(), part(month))).collect()
 }
 
-fn best_customers(db: &Connection) -> rusqlite::Result<Vec<BestCustomer>> {
-    let best = analytics::best_customers(db, BEST)?;
-    best.into_iter()
-        .map(|(customer_id, Customer { orders, revenue })| {
-            let last_order = search::last_order(db, &customer_id)?.unwrap_or_default();
-            Ok(BestCustomer { customer_id, orders, revenue_cents: revenue, last_order })
-        })
-        .collect()
+async fn best_customers(models: &ReadModels) -> Result<Vec<BestCustomer>, BoxError> {
+    let mut best = Vec::new();
+    for (customer_id, Customer { orders, revenue }) in analytics::best_customers(models, BEST).await? {
+        let last_order = search::last_order(models, &customer_id).await?.unwrap_or_default();
+        best.push(BestCustomer { customer_id, orders, revenue_cents: revenue, last_order });
+    }
+    Ok(best)
 }
 
 #[derive(Debug, Default)]

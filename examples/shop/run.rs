@@ -1,13 +1,11 @@
 //! One run from beginning to end: look at the file, sell, wait for the consumers, report.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use retell::shutdown::{self, Signal};
-use retell::{BoxError, EventReader, EventStore, MemoryReadModel, Position, SqliteReadModel, SqliteStore};
-use tempfile::TempDir;
+use retell::{BoxError, MemoryReadModel, Position};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +15,8 @@ use crate::consumers::notification::Sent;
 use crate::orders_file::{BadFile, OrdersFile};
 use crate::pipeline::Pipeline;
 use crate::report::Report;
+use crate::share::Share;
+use crate::stores::Stores;
 use crate::truth::Truth;
 use crate::writers::{paid_lines, sell_all};
 
@@ -25,7 +25,7 @@ use crate::writers::{paid_lines, sell_all};
 pub enum Failure {
     #[error(transparent)]
     BadFile(#[from] BadFile),
-    #[error("stopped on request: start again with the same --db to go on")]
+    #[error("stopped on request: start again in the same place to go on")]
     Stopped(Option<Signal>),
     #[error("cannot {what}")]
     Failed { what: String, source: BoxError },
@@ -60,7 +60,7 @@ impl From<NotSold> for Failure {
 pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let truth = Truth::read(&arguments.orders)?;
     let start = Instant::now();
-    let shop = Shop::open(arguments.db.as_deref()).await?;
+    let shop = Shop::open(arguments).await?;
     let before = shop.head().await?;
     let stopping = CancellationToken::new();
     let signals = Signals::listen(stopping.clone());
@@ -72,7 +72,7 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
         Err(failure) => Err(failure),
     };
     let written = shop.head().await?.since(before);
-    shop.close().await?;
+    shop.stores.close().await?;
     let report = report?.timed(written, start.elapsed());
     match report.differences(&truth) {
         none if none.is_empty() => Ok(report),
@@ -80,47 +80,32 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     }
 }
 
-/// Everything that is open during a run.
-#[derive(Debug)]
+/// What a run works with.
 struct Shop {
-    store: SqliteStore,
-    models: SqliteReadModel,
+    stores: Stores,
     sent: MemoryReadModel<Sent>,
-    /// Removed at the end of a run without `--db`.
-    _temporary: Option<TempDir>,
 }
 
 impl Shop {
-    /// The log, and the read models in a second file beside it. Other stores and brokers would be chosen here.
-    async fn open(db: Option<&Path>) -> Result<Self, Failure> {
-        let (path, temporary) = match db {
-            Some(path) => (path.to_owned(), None),
-            None => temporary_file()?,
-        };
-        let models = beside(&path);
-        Ok(Self {
-            store: SqliteStore::open(&path).await.map_err(|e| Failure::of(format!("open {}", path.display()), e))?,
-            models: SqliteReadModel::open(&models)
-                .await
-                .map_err(|e| Failure::of(format!("open {}", models.display()), e))?,
-            sent: MemoryReadModel::default(),
-            _temporary: temporary,
-        })
+    async fn open(arguments: &Arguments) -> Result<Self, Failure> {
+        let stores = Stores::open(arguments.store.as_ref(), arguments.db.as_deref()).await?;
+        Ok(Self { stores, sent: MemoryReadModel::default() })
     }
 
     async fn head(&self) -> Result<Position, Failure> {
-        self.store.head().await.map_err(|error| Failure::of("read the log", error))
+        self.stores.log.head().await.map_err(|error| Failure::of("read the log", error))
     }
 
     /// Writes, relays and consumes until all is sold and applied, or until it is told to stop.
     async fn sell(&self, arguments: &Arguments, truth: &Truth, stop: CancellationToken) -> Result<(), Failure> {
-        let mut pipeline = Pipeline::start(&self.store, &self.models, &self.sent, stop.clone());
-        let bar = progress_bar(truth.orders);
+        let mut pipeline = Pipeline::start(&self.stores, &self.sent, stop.clone());
+        let bar = progress_bar(truth.orders_of(arguments.share));
         let sold = self.write(arguments, &stop, &bar).await;
-        bar.finish_and_clear();
         if sold.is_ok() {
-            pipeline.catch_up(self.head().await?).await;
+            bar.set_message(if arguments.share.is_all() { "" } else { ", waiting for the other shares" });
+            pipeline.catch_up(self.last_position(arguments.share, truth).await?).await;
         }
+        bar.finish_and_clear();
         // A consumer that failed made the writers stop, so its failure goes first.
         pipeline.end().await?;
         sold?;
@@ -128,41 +113,31 @@ impl Shop {
     }
 
     async fn write(&self, arguments: &Arguments, stop: &CancellationToken, bar: &ProgressBar) -> Result<(), Failure> {
-        let paid = paid_lines(&self.store).await.map_err(|error| Failure::of("read the log", error))?;
+        let log = &self.stores.log;
+        let paid = paid_lines(log).await.map_err(|error| Failure::of("read the log", error))?;
         let orders = OrdersFile::open(&arguments.orders)?;
-        let checkout = Checkout::new(&self.store, stop.clone());
+        let checkout = Checkout::new(log, stop.clone());
         checkout.fill_the_shelves().await?;
-        sell_all(orders, &paid, checkout, arguments.writers, stop, bar).await
+        sell_all(orders, &paid, arguments.share, checkout, arguments.writers, stop, bar).await
+    }
+
+    /// Where the log ends once every process has sold its share: positions have no holes, so it is the number of events.
+    async fn last_position(&self, share: Share, truth: &Truth) -> Result<Position, Failure> {
+        let head = self.head().await?;
+        Ok(if share.is_all() { head } else { head.max(Position::new(truth.events())) })
     }
 
     async fn report(&self) -> Result<Report, Failure> {
-        let sent = *self.sent.value();
-        Report::read(&self.models, sent).await.map_err(|error| Failure::of("read the read models", error))
+        let (store, sent) = (self.stores.name, *self.sent.value());
+        let report = Report::read(store, &self.stores.models, sent).await;
+        report.map_err(|error| Failure::of("read the read models", error))
     }
-
-    async fn close(&self) -> Result<(), Failure> {
-        let store = self.store.close().await;
-        let models = self.models.close().await;
-        store.and(models).map_err(|error| Failure::of("close the database", error))
-    }
-}
-
-fn temporary_file() -> Result<(PathBuf, Option<TempDir>), Failure> {
-    let folder = tempfile::tempdir().map_err(|error| Failure::of("make a temporary folder", error))?;
-    Ok((folder.path().join("shop.db"), Some(folder)))
-}
-
-/// `shop.db` becomes `shop.db.models`.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".models");
-    PathBuf::from(name)
 }
 
 /// On stderr, and hidden where that is no terminal.
 fn progress_bar(orders: u64) -> ProgressBar {
     let bar = ProgressBar::new(orders);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {eta} to go");
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {eta} to go{msg}");
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

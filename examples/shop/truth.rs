@@ -7,6 +7,7 @@ use chrono::NaiveDate;
 
 use crate::domain::Cents;
 use crate::orders_file::{BadFile, BadLine, OrdersFile, PRODUCTS, Sale};
+use crate::share::Share;
 
 /// Pieces of each product there are at the start.
 pub const FIRST_STOCK: u32 = 2_000;
@@ -65,6 +66,11 @@ impl Truth {
         *self.days.entry(sale.date).or_default() += 1;
         *self.sold.entry(sale.product()).or_default() += units;
         Some(())
+    }
+
+    /// Orders of one process's share of the customers.
+    pub fn orders_of(&self, share: Share) -> u64 {
+        self.customers.iter().filter(|(id, _)| share.has(**id)).map(|(_, customer)| customer.orders).sum()
     }
 
     /// The customers who spent most, the first of equals first.

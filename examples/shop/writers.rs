@@ -13,6 +13,7 @@ use crate::checkout::{Checkout, NotSold, line_of};
 use crate::domain::payment::PaymentEvent;
 use crate::orders_file::{BadFile, OrdersFile, Sale};
 use crate::run::Failure;
+use crate::share::Share;
 
 /// Payments read at once when a run goes on.
 const PAGE: usize = 5_000;
@@ -23,10 +24,11 @@ type Visit = Vec<Sale>;
 /// What the writers share. Only one waits for the next customer at a time, the others for its lock.
 type Queue = Arc<Mutex<mpsc::Receiver<Visit>>>;
 
-/// Sells everything in the file but the lines that are paid, `writers` customers at once.
+/// Sells this process's share of the file but the lines that are paid, `writers` customers at once.
 pub async fn sell_all(
-    mut orders: OrdersFile,
+    orders: OrdersFile,
     paid: &Lines,
+    share: Share,
     checkout: Checkout,
     writers: NonZeroUsize,
     stop: &CancellationToken,
@@ -40,7 +42,7 @@ pub async fn sell_all(
     }
     // From here on the writers alone hold it: when the last one is gone, the queue is closed.
     drop(visits);
-    let fed = feed(&mut orders, paid, queue, bar).await;
+    let fed = feed(orders, paid, share, queue, bar).await;
     let sold = join(tasks).await;
     fed?;
     sold
@@ -48,8 +50,9 @@ pub async fn sell_all(
 
 /// The file is small steps of buffered reading, so it is read between the writers' tasks.
 async fn feed(
-    orders: &mut OrdersFile,
+    mut orders: OrdersFile,
     paid: &Lines,
+    share: Share,
     queue: mpsc::Sender<Visit>,
     bar: &ProgressBar,
 ) -> Result<(), BadFile> {
@@ -59,6 +62,9 @@ async fn feed(
             && queue.send(std::mem::take(&mut visit)).await.is_err()
         {
             return Ok(());
+        }
+        if !share.has(sale.customer) {
+            continue;
         }
         if paid.contains(sale.line) {
             bar.inc(1);

@@ -3,6 +3,8 @@
 pub mod frame;
 pub mod memory;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::broker::frame::Frame;
@@ -31,6 +33,20 @@ pub trait Broker: Publisher {
     /// # Errors
     /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach.
     async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>>;
+}
+
+#[async_trait]
+impl<B: Publisher + ?Sized> Publisher for Arc<B> {
+    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+        (**self).publish(frames).await
+    }
+}
+
+#[async_trait]
+impl<B: Broker + ?Sized> Broker for Arc<B> {
+    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
+        (**self).subscribe(projection).await
+    }
 }
 
 /// Receives from one queue. What was not acknowledged when it is dropped is delivered again.

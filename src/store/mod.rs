@@ -5,6 +5,7 @@ pub mod group_commit;
 pub mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+mod pointer;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -248,8 +249,8 @@ pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<(
 /// Where projections keep their read models, each together with its checkpoint.
 #[async_trait]
 pub trait CheckpointStore: Send + Sync + 'static {
-    /// What a projection writes through.
-    type Tx: Send + 'static;
+    /// What a projection writes through. May be a trait object: then one projection runs on several databases.
+    type Tx: Send + ?Sized + 'static;
 
     /// The position up to which a projection has applied everything; zero if it never ran.
     ///

@@ -9,7 +9,7 @@ mod sequential;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,8 @@ impl WorkerOptions {
         self
     }
 
-    /// How often to compare with the store's head, and so the longest delay of an event that the broker lost.
+    /// How often to compare with the store's head, and so the longest delay of an event that the broker lost, and the longest wait of a worker
+    /// that stands by.
     pub fn with_sweep(mut self, sweep: Duration) -> Self {
         self.sweep = sweep;
         self
@@ -76,13 +77,15 @@ impl WorkerOptions {
         self
     }
 
-    fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(5).min(self.longest_delay))
-            .with_max_delay(self.longest_delay)
-            .without_max_times()
-            .with_jitter()
-            .build()
+    /// The waits between attempts, each about twice as long as the one before.
+    fn delays(&self) -> Delays {
+        delays(self.longest_delay)
+    }
+
+    /// The waits of a worker that loses one race after the other. No longer than the sweep: if the winner is gone, its work is taken up
+    /// as soon as that of a lost message.
+    fn standby(&self) -> Delays {
+        delays(self.sweep)
     }
 }
 
@@ -90,6 +93,17 @@ impl Default for WorkerOptions {
     fn default() -> Self {
         Self::new()
     }
+}
+
+type Delays = ExponentialBackoff;
+
+fn delays(longest: Duration) -> Delays {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(5).min(longest))
+        .with_max_delay(longest)
+        .without_max_times()
+        .with_jitter()
+        .build()
 }
 
 /// Applies every event of the log to one projection, in log order.
@@ -142,8 +156,10 @@ where
         self.applied.subscribe()
     }
 
-    /// Applies events until told to stop; finishes and acknowledges the batch at hand first. Two workers of one projection do no harm:
-    /// the checkpoint lets one of them commit, and the other goes on from there.
+    /// Applies events until told to stop; finishes and acknowledges the batch at hand first.
+    ///
+    /// Several workers of one projection do no harm, in one process or in many: the checkpoint lets one of them commit, and the others go
+    /// on from there. Who loses again and again steps back, up to the sweep, so that one works and the others stand by.
     ///
     /// # Errors
     /// [`ErrorKind::Projection`](crate::ErrorKind::Projection) with the projection's own error when an event failed too often,

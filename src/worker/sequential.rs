@@ -14,7 +14,7 @@ use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::{CheckpointStore, Filter, Work};
-use crate::worker::Worker;
+use crate::worker::{Delays, Worker};
 
 /// One run of a worker.
 pub(super) struct Run<'w, P: Projection, M> {
@@ -25,6 +25,8 @@ pub(super) struct Run<'w, P: Projection, M> {
     kept: Position,
     /// Everything up to here is applied or not wanted. Ahead of `kept` only by events that are not wanted.
     seen: Position,
+    /// How long to wait after each race that is lost in a row.
+    standby: Delays,
     consumer: Option<Box<dyn Consumer>>,
     grown: watch::Receiver<Position>,
     stop: CancellationToken,
@@ -42,6 +44,7 @@ where
             worker,
             kept: Position::ZERO,
             seen: Position::ZERO,
+            standby: worker.options.standby(),
             consumer: None,
             grown: worker.reader.grown(),
             stop,
@@ -262,11 +265,14 @@ where
                 Ok(()) => {
                     self.kept = to;
                     self.see(to);
+                    self.standby = self.worker.options.standby();
                     return Ok(());
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {
-                    // Another worker of this projection was faster. Nothing of this batch was kept; go on from where it is.
-                    self.pause(delays.next()).await;
+                    // Another worker of this projection was faster. Nothing of this batch was kept; go on from where it is, and leave it
+                    // alone for a while: every lost race is a batch read and decoded in vain.
+                    let delay = self.standby.next();
+                    self.pause(delay).await;
                     self.reload().await?;
                     return Ok(());
                 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::TryFromIntError;
 
-use retell::rusqlite::{self, Connection};
 use retell::{BoxError, Envelope, EventUnion, Projection, async_trait};
 
-use super::unsigned;
+use crate::database::{Database, Insert, Row, Select};
 use crate::domain::Cents;
 use crate::domain::inventory::InventoryEvent;
 use crate::domain::order::OrderEvent;
 use crate::domain::payment::PaymentEvent;
+use crate::read_models::ReadModels;
 use crate::truth::{Customer, Month, month_of};
 
 #[derive(Debug)]
@@ -26,27 +26,27 @@ pub enum Traded {
 #[async_trait]
 impl Projection for Analytics {
     type Event = Traded;
-    type Tx = Connection;
+    type Tx = dyn Database;
 
     fn name(&self) -> &'static str {
         "analytics"
     }
 
-    async fn setup(&self, db: &mut Connection) -> Result<(), BoxError> {
-        Ok(db.execute_batch(TABLES)?)
+    async fn setup(&self, db: &mut Self::Tx) -> Result<(), BoxError> {
+        db.create(TABLES).await
     }
 
-    async fn apply(&self, db: &mut Connection, event: Envelope<Traded>) -> Result<(), BoxError> {
+    async fn apply(&self, db: &mut Self::Tx, event: Envelope<Traded>) -> Result<(), BoxError> {
         self.apply_batch(db, vec![event]).await
     }
 
     /// A month comes hundreds of times in a batch, and is written once.
-    async fn apply_batch(&self, db: &mut Connection, events: Vec<Envelope<Traded>>) -> Result<(), BoxError> {
+    async fn apply_batch(&self, db: &mut Self::Tx, events: Vec<Envelope<Traded>>) -> Result<(), BoxError> {
         let mut sums = Sums::default();
         for envelope in events {
             sums.add(envelope.event)?;
         }
-        sums.write(db)
+        sums.write(db).await
     }
 }
 
@@ -84,28 +84,26 @@ impl Sums {
         Ok(())
     }
 
-    fn write(self, db: &Connection) -> Result<(), BoxError> {
-        let mut month = db.prepare_cached(ADD_TO_MONTH)?;
-        for (name, (units, revenue)) in self.months {
-            month.execute((name, units, revenue))?;
-        }
-        let mut customer = db.prepare_cached(ADD_TO_CUSTOMER)?;
-        for (id, (orders, revenue)) in self.customers {
-            customer.execute((id, orders, revenue))?;
-        }
-        let mut stock = db.prepare_cached(SET_STOCK)?;
-        for (product, left) in self.stock {
-            stock.execute((product, left))?;
-        }
-        Ok(())
+    async fn write(self, db: &mut dyn Database) -> Result<(), BoxError> {
+        let months = self
+            .months
+            .into_iter()
+            .map(|(month, (units, revenue))| Row::from([month.into(), units.into(), revenue.into()]));
+        db.insert(&ADD_TO_MONTH, months.collect()).await?;
+        let customers = self
+            .customers
+            .into_iter()
+            .map(|(id, (orders, revenue))| Row::from([id.into(), orders.into(), revenue.into()]));
+        db.insert(&ADD_TO_CUSTOMER, customers.collect()).await?;
+        let stock = self.stock.into_iter().map(|(product, pieces)| Row::from([product.into(), pieces.into()]));
+        db.insert(&SET_STOCK, stock.collect()).await
     }
 }
 
 /// What was sold each month.
-pub fn months(db: &Connection) -> rusqlite::Result<BTreeMap<String, Month>> {
-    db.prepare_cached(MONTHS)?
-        .query_map([], |row| Ok((row.get(0)?, Month { units: unsigned(row, 1)?, revenue: Cents(unsigned(row, 2)?) })))?
-        .collect()
+pub async fn months(models: &ReadModels) -> Result<BTreeMap<String, Month>, BoxError> {
+    let rows = models.select(&MONTHS, []).await?;
+    rows.iter().map(|row| Ok((row.text(0)?, Month { units: row.number(1)?, revenue: Cents(row.number(2)?) }))).collect()
 }
 
 /// How the customers did, all together.
@@ -117,62 +115,89 @@ pub struct Customers {
     pub revenue: Cents,
 }
 
-pub fn customers(db: &Connection) -> rusqlite::Result<Customers> {
-    db.prepare_cached(CUSTOMERS)?.query_row([], |row| {
-        Ok(Customers {
-            count: unsigned(row, 0)?,
-            repeat: unsigned(row, 1)?,
-            orders: unsigned(row, 2)?,
-            revenue: Cents(unsigned(row, 3)?),
-        })
+pub async fn customers(models: &ReadModels) -> Result<Customers, BoxError> {
+    let rows = models.select(&CUSTOMERS, []).await?;
+    let sums = rows.first().ok_or("no sums")?;
+    Ok(Customers {
+        count: sums.number(0)?,
+        repeat: sums.number(1)?,
+        orders: sums.number(2)?,
+        revenue: Cents(sums.number(3)?),
     })
 }
 
 /// The customers who spent most, the first of equals first.
-pub fn best_customers(db: &Connection, count: u32) -> rusqlite::Result<Vec<(String, Customer)>> {
-    db.prepare_cached(BEST_CUSTOMERS)?
-        .query_map([count], |row| {
-            Ok((row.get(0)?, Customer { orders: unsigned(row, 1)?, revenue: Cents(unsigned(row, 2)?) }))
-        })?
+pub async fn best_customers(models: &ReadModels, count: u32) -> Result<Vec<(String, Customer)>, BoxError> {
+    let rows = models.select(&BEST_CUSTOMERS, [i64::from(count).into()]).await?;
+    rows.iter()
+        .map(|row| Ok((row.text(0)?, Customer { orders: row.number(1)?, revenue: Cents(row.number(2)?) })))
         .collect()
 }
 
 /// Pieces in stock, of all products.
-pub fn stock_left(db: &Connection) -> rusqlite::Result<u64> {
-    db.prepare_cached(STOCK_LEFT)?.query_row([], |row| unsigned(row, 0))
+pub async fn stock_left(models: &ReadModels) -> Result<u64, BoxError> {
+    let rows = models.select(&STOCK, []).await?;
+    rows.iter().map(|row| Ok(row.number(0)?)).sum()
 }
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS analytics_months (
-        month TEXT PRIMARY KEY, units INTEGER NOT NULL, revenue INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
+        month VARCHAR(7) PRIMARY KEY, units BIGINT NOT NULL, revenue BIGINT NOT NULL
+    );
     CREATE TABLE IF NOT EXISTS analytics_customers (
-        customer_id TEXT PRIMARY KEY, orders INTEGER NOT NULL, revenue INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
+        customer_id VARCHAR(100) PRIMARY KEY, orders BIGINT NOT NULL, revenue BIGINT NOT NULL
+    );
     CREATE TABLE IF NOT EXISTS analytics_stock (
-        product_id TEXT PRIMARY KEY, pieces INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;";
+        product_id VARCHAR(100) PRIMARY KEY, pieces BIGINT NOT NULL
+    );";
 
-const ADD_TO_MONTH: &str = "
-    INSERT INTO analytics_months (month, units, revenue) VALUES (?1, ?2, ?3)
-    ON CONFLICT (month) DO UPDATE SET units = units + excluded.units, revenue = revenue + excluded.revenue";
+const ADD_TO_MONTH: Insert = Insert {
+    into: "INSERT INTO analytics_months (month, units, revenue)",
+    on_conflict: "
+        ON CONFLICT (month) DO UPDATE SET
+        units = analytics_months.units + excluded.units, revenue = analytics_months.revenue + excluded.revenue",
+    on_duplicate_key: "
+        ON DUPLICATE KEY UPDATE units = units + VALUES(units), revenue = revenue + VALUES(revenue)",
+};
 
-const ADD_TO_CUSTOMER: &str = "
-    INSERT INTO analytics_customers (customer_id, orders, revenue) VALUES (?1, ?2, ?3)
-    ON CONFLICT (customer_id) DO UPDATE SET orders = orders + excluded.orders, revenue = revenue + excluded.revenue";
+const ADD_TO_CUSTOMER: Insert = Insert {
+    into: "INSERT INTO analytics_customers (customer_id, orders, revenue)",
+    on_conflict:
+        "
+        ON CONFLICT (customer_id) DO UPDATE SET
+        orders = analytics_customers.orders + excluded.orders, revenue = analytics_customers.revenue + excluded.revenue",
+    on_duplicate_key: "
+        ON DUPLICATE KEY UPDATE orders = orders + VALUES(orders), revenue = revenue + VALUES(revenue)",
+};
 
-const SET_STOCK: &str = "
-    INSERT INTO analytics_stock (product_id, pieces) VALUES (?1, ?2)
-    ON CONFLICT (product_id) DO UPDATE SET pieces = excluded.pieces";
+const SET_STOCK: Insert = Insert {
+    into: "INSERT INTO analytics_stock (product_id, pieces)",
+    on_conflict: "ON CONFLICT (product_id) DO UPDATE SET pieces = excluded.pieces",
+    on_duplicate_key: "ON DUPLICATE KEY UPDATE pieces = VALUES(pieces)",
+};
 
-const MONTHS: &str = "SELECT month, units, revenue FROM analytics_months";
+const MONTHS: Select = Select::same("SELECT month, units, revenue FROM analytics_months");
 
-const CUSTOMERS: &str = "
-    SELECT count(*), coalesce(sum(orders > 1), 0), coalesce(sum(orders), 0), coalesce(sum(revenue), 0)
-    FROM analytics_customers";
+/// A sum is a number of another type in the servers, so it is made ours again.
+const CUSTOMERS: Select = Select {
+    sql: "
+        SELECT count(*), count(CASE WHEN orders > 1 THEN 1 END),
+            CAST(coalesce(sum(orders), 0) AS BIGINT), CAST(coalesce(sum(revenue), 0) AS BIGINT)
+        FROM analytics_customers",
+    mysql: "
+        SELECT count(*), count(CASE WHEN orders > 1 THEN 1 END),
+            CAST(coalesce(sum(orders), 0) AS SIGNED), CAST(coalesce(sum(revenue), 0) AS SIGNED)
+        FROM analytics_customers",
+};
 
-const BEST_CUSTOMERS: &str = "
-    SELECT customer_id, orders, revenue FROM analytics_customers
-    ORDER BY revenue DESC, CAST(customer_id AS INTEGER) LIMIT ?1";
+/// An id has five digits, with zeros before it, or more: so the shorter one is the lower number.
+const BEST_CUSTOMERS: Select = Select {
+    sql: "
+        SELECT customer_id, orders, revenue FROM analytics_customers
+        ORDER BY revenue DESC, length(customer_id), customer_id LIMIT $1",
+    mysql: "
+        SELECT customer_id, orders, revenue FROM analytics_customers
+        ORDER BY revenue DESC, length(customer_id), customer_id LIMIT ?",
+};
 
-const STOCK_LEFT: &str = "SELECT coalesce(sum(pieces), 0) FROM analytics_stock";
+const STOCK: Select = Select::same("SELECT pieces FROM analytics_stock");

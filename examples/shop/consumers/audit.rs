@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use retell::rusqlite::{self, Connection};
 use retell::{AnyEvent, BoxError, Envelope, EventType, Projection, async_trait};
 
-use super::unsigned;
+use crate::database::{Database, Insert, Row, Select};
+use crate::read_models::ReadModels;
 
 #[derive(Debug)]
 pub struct Audit;
@@ -21,32 +21,33 @@ struct OutOfOrder {
 #[async_trait]
 impl Projection for Audit {
     type Event = AnyEvent;
-    type Tx = Connection;
+    type Tx = dyn Database;
 
     fn name(&self) -> &'static str {
         "audit"
     }
 
-    async fn setup(&self, db: &mut Connection) -> Result<(), BoxError> {
-        Ok(db.execute_batch(TABLES)?)
+    async fn setup(&self, db: &mut Self::Tx) -> Result<(), BoxError> {
+        db.create(TABLES).await
     }
 
-    async fn apply(&self, db: &mut Connection, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
+    async fn apply(&self, db: &mut Self::Tx, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
         self.apply_batch(db, vec![event]).await
     }
 
-    async fn apply_batch(&self, db: &mut Connection, events: Vec<Envelope<AnyEvent>>) -> Result<(), BoxError> {
-        let mut last = db.prepare_cached(LAST)?.query_row([], |row| unsigned(row, 0))?;
+    async fn apply_batch(&self, db: &mut Self::Tx, events: Vec<Envelope<AnyEvent>>) -> Result<(), BoxError> {
+        let mut last = match db.select(&LAST, Row::default()).await?.first() {
+            Some(row) => row.number(0)?,
+            None => 0,
+        };
         let mut types: BTreeMap<EventType, i64> = BTreeMap::new();
         for event in events {
             last = follow(last, event.position.get())?;
             *types.entry(event.event.event_type).or_default() += 1;
         }
-        for (event_type, count) in types {
-            db.prepare_cached(ADD_TO_TYPE)?.execute((event_type.as_str(), count))?;
-        }
-        db.prepare_cached(SET_LAST)?.execute([i64::try_from(last)?])?;
-        Ok(())
+        let types = types.into_iter().map(|(name, count)| Row::from([name.as_str().to_owned().into(), count.into()]));
+        db.insert(&ADD_TO_TYPE, types.collect()).await?;
+        db.insert(&SET_LAST, vec![Row::from([1.into(), i64::try_from(last)?.into()])]).await
     }
 }
 
@@ -55,28 +56,34 @@ fn follow(last: u64, found: u64) -> Result<u64, OutOfOrder> {
 }
 
 /// How many events of each type there were.
-pub fn events_by_type(db: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
-    db.prepare_cached(TYPES)?.query_map([], |row| Ok((row.get(0)?, unsigned(row, 1)?)))?.collect()
+pub async fn events_by_type(models: &ReadModels) -> Result<BTreeMap<String, u64>, BoxError> {
+    let rows = models.select(&TYPES, []).await?;
+    rows.iter().map(|row| Ok((row.text(0)?, row.number(1)?))).collect()
 }
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS audit_types (
-        event_type TEXT PRIMARY KEY, events INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
+        event_type VARCHAR(100) PRIMARY KEY, events BIGINT NOT NULL
+    );
     CREATE TABLE IF NOT EXISTS audit_last (
-        one INTEGER PRIMARY KEY CHECK (one = 1), position INTEGER NOT NULL
-    ) STRICT;
-    INSERT INTO audit_last (one, position) VALUES (1, 0) ON CONFLICT DO NOTHING;";
+        one BIGINT PRIMARY KEY, position BIGINT NOT NULL
+    );";
 
-const LAST: &str = "SELECT position FROM audit_last";
+const LAST: Select = Select::same("SELECT position FROM audit_last");
 
-const SET_LAST: &str = "UPDATE audit_last SET position = ?1";
+const SET_LAST: Insert = Insert {
+    into: "INSERT INTO audit_last (one, position)",
+    on_conflict: "ON CONFLICT (one) DO UPDATE SET position = excluded.position",
+    on_duplicate_key: "ON DUPLICATE KEY UPDATE position = VALUES(position)",
+};
 
-const ADD_TO_TYPE: &str = "
-    INSERT INTO audit_types (event_type, events) VALUES (?1, ?2)
-    ON CONFLICT (event_type) DO UPDATE SET events = events + excluded.events";
+const ADD_TO_TYPE: Insert = Insert {
+    into: "INSERT INTO audit_types (event_type, events)",
+    on_conflict: "ON CONFLICT (event_type) DO UPDATE SET events = audit_types.events + excluded.events",
+    on_duplicate_key: "ON DUPLICATE KEY UPDATE events = events + VALUES(events)",
+};
 
-const TYPES: &str = "SELECT event_type, events FROM audit_types";
+const TYPES: Select = Select::same("SELECT event_type, events FROM audit_types");
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,10 @@
 //! Finds orders: by customer, and by day.
 
-use retell::rusqlite::{self, Connection, OptionalExtension};
 use retell::{BoxError, Envelope, Projection, async_trait};
 
-use super::unsigned;
+use crate::database::{Database, Insert, Row, Select};
 use crate::domain::order::OrderEvent;
+use crate::read_models::ReadModels;
 
 #[derive(Debug)]
 pub struct Search;
@@ -12,52 +12,70 @@ pub struct Search;
 #[async_trait]
 impl Projection for Search {
     type Event = OrderEvent;
-    type Tx = Connection;
+    type Tx = dyn Database;
 
     fn name(&self) -> &'static str {
         "search"
     }
 
-    async fn setup(&self, db: &mut Connection) -> Result<(), BoxError> {
-        Ok(db.execute_batch(TABLES)?)
+    async fn setup(&self, db: &mut Self::Tx) -> Result<(), BoxError> {
+        db.create(TABLES).await
     }
 
-    async fn apply(&self, db: &mut Connection, event: Envelope<OrderEvent>) -> Result<(), BoxError> {
-        let OrderEvent::Created { order_id, user_id, total_amount, date, .. } = event.event;
-        let mut add = db.prepare_cached(ADD_ORDER)?;
-        add.execute((order_id, user_id, date.to_string(), i64::try_from(total_amount.0)?))?;
-        Ok(())
+    async fn apply(&self, db: &mut Self::Tx, event: Envelope<OrderEvent>) -> Result<(), BoxError> {
+        self.apply_batch(db, vec![event]).await
     }
+
+    async fn apply_batch(&self, db: &mut Self::Tx, events: Vec<Envelope<OrderEvent>>) -> Result<(), BoxError> {
+        let orders = events.into_iter().map(|event| order(event.event)).collect::<Result<_, _>>()?;
+        db.insert(&ADD_ORDER, orders).await
+    }
+}
+
+fn order(created: OrderEvent) -> Result<Row, BoxError> {
+    let OrderEvent::Created { order_id, user_id, total_amount, date, .. } = created;
+    let cents = i64::try_from(total_amount.0)?;
+    Ok(Row::from([order_id.into(), user_id.into(), date.to_string().into(), cents.into()]))
 }
 
 /// All orders there are.
-pub fn orders(db: &Connection) -> rusqlite::Result<u64> {
-    db.prepare_cached(ORDERS)?.query_row([], |row| unsigned(row, 0))
+pub async fn orders(models: &ReadModels) -> Result<u64, BoxError> {
+    let rows = models.select(&ORDERS, []).await?;
+    Ok(rows.first().ok_or("no count")?.number(0)?)
 }
 
 /// The day of a customer's last order.
-pub fn last_order(db: &Connection, customer_id: &str) -> rusqlite::Result<Option<String>> {
-    db.prepare_cached(LAST_ORDER)?.query_row([customer_id], |row| row.get(0)).optional()
+pub async fn last_order(models: &ReadModels, customer_id: &str) -> Result<Option<String>, BoxError> {
+    let rows = models.select(&LAST_ORDER, [customer_id.to_owned().into()]).await?;
+    Ok(rows.first().map(|row| row.text(0)).transpose()?)
 }
 
 /// The day with the most orders, the first of equals, and how many there were.
-pub fn busiest_day(db: &Connection) -> rusqlite::Result<Option<(String, u64)>> {
-    db.prepare_cached(BUSIEST_DAY)?.query_row([], |row| Ok((row.get(0)?, unsigned(row, 1)?))).optional()
+pub async fn busiest_day(models: &ReadModels) -> Result<Option<(String, u64)>, BoxError> {
+    let rows = models.select(&BUSIEST_DAY, []).await?;
+    rows.first().map(|row| Ok((row.text(0)?, row.number(1)?))).transpose()
 }
 
+/// The key finds a customer's orders by day; that an order comes once, it sees to as well, since its customer and day never change.
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS search_orders (
-        order_id TEXT PRIMARY KEY, customer_id TEXT NOT NULL, date TEXT NOT NULL, amount INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS search_orders_customer ON search_orders (customer_id, date);
-    CREATE INDEX IF NOT EXISTS search_orders_date ON search_orders (date);";
+        customer_id VARCHAR(100), date VARCHAR(10), order_id VARCHAR(100), amount BIGINT NOT NULL,
+        PRIMARY KEY (customer_id, date, order_id)
+    );";
 
-/// Binds: order, customer, date, cents.
-const ADD_ORDER: &str = "INSERT INTO search_orders (order_id, customer_id, date, amount) VALUES (?1, ?2, ?3, ?4)";
+/// An order that came twice is an error, and stops the consumer.
+const ADD_ORDER: Insert = Insert {
+    into: "INSERT INTO search_orders (order_id, customer_id, date, amount)",
+    on_conflict: "",
+    on_duplicate_key: "",
+};
 
-const ORDERS: &str = "SELECT count(*) FROM search_orders";
+const ORDERS: Select = Select::same("SELECT count(*) FROM search_orders");
 
-const LAST_ORDER: &str = "SELECT date FROM search_orders WHERE customer_id = ?1 ORDER BY date DESC LIMIT 1";
+const LAST_ORDER: Select = Select {
+    sql: "SELECT date FROM search_orders WHERE customer_id = $1 ORDER BY date DESC LIMIT 1",
+    mysql: "SELECT date FROM search_orders WHERE customer_id = ? ORDER BY date DESC LIMIT 1",
+};
 
-const BUSIEST_DAY: &str = "
-    SELECT date, count(*) AS orders FROM search_orders GROUP BY date ORDER BY orders DESC, date LIMIT 1";
+const BUSIEST_DAY: Select =
+    Select::same("SELECT date, count(*) AS orders FROM search_orders GROUP BY date ORDER BY orders DESC, date LIMIT 1");

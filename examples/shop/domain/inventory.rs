@@ -33,13 +33,13 @@ impl Apply<InventoryEvent> for Inventory {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ReceiveStock {
     pub product_id: String,
     pub quantity: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DeductStock {
     pub product_id: String,
     pub quantity: u32,

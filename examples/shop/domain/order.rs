@@ -32,7 +32,7 @@ impl Apply<OrderEvent> for Order {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CreateOrder {
     pub order_id: String,
     pub user_id: String,

@@ -25,7 +25,7 @@ impl Apply<PaymentEvent> for Payment {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CompletePayment {
     pub payment_id: String,
     pub order_id: String,

@@ -22,7 +22,7 @@ impl Apply<UserEvent> for User {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RegisterUser {
     pub user_id: String,
     pub email: String,

@@ -42,8 +42,9 @@ impl MySqlReadModel {
 
 #[async_trait]
 impl CheckpointStore for MySqlReadModel {
-    /// The connection, inside the batch's transaction, which is read committed. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library, and
-    /// make tables elsewhere: `CREATE`, `ALTER`, `DROP` and `TRUNCATE` commit by themselves. Savepoints are fine.
+    /// The connection, inside the batch's transaction, which is read committed. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library.
+    /// Make tables in [`setup`](crate::Projection::setup) alone, and if they are not there: `CREATE`, `ALTER`, `DROP` and `TRUNCATE` commit
+    /// by themselves. Savepoints are fine.
     type Tx = MySqlConnection;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -67,17 +68,22 @@ impl CheckpointStore for MySqlReadModel {
         // First of all: whoever holds the row is the only one to change the model until its commit.
         let actual = Position::new(from_sql(take(&mut tx, projection).await.map_err(failed)?, "position")?);
         if actual != from {
-            return Err(Error::new(ErrorKind::CheckpointMoved {
-                projection: projection.clone(),
-                expected: from,
-                actual,
-            }));
+            return Err(moved(projection, from, actual));
         }
         work(&mut tx).await?;
-        let set = sqlx::query(SET).bind(to_sql(to.get())).bind(projection.as_str().as_bytes());
-        set.execute(&mut *tx).await.map_err(failed)?;
+        let set = sqlx::query(SET).bind(to_sql(to.get())).bind(projection.as_str().as_bytes()).bind(to_sql(from.get()));
+        let found = set.execute(&mut *tx).await.map_err(failed)?.rows_affected();
+        if found == 0 {
+            // The work made a table, which let go of the row.
+            let actual = Position::new(from_sql(take(&mut tx, projection).await.map_err(failed)?, "position")?);
+            return Err(moved(projection, from, actual));
+        }
         tx.commit().await.map_err(failed)
     }
+}
+
+fn moved(projection: &ProjectionName, expected: Position, actual: Position) -> Error {
+    Error::new(ErrorKind::CheckpointMoved { projection: projection.clone(), expected, actual })
 }
 
 /// Locks the projection's row, and makes it if it is not there.
@@ -98,5 +104,5 @@ const LOCK: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?
 const MAKE: &str = "
     INSERT INTO retell_checkpoints (projection, position) VALUES (?, 0) ON DUPLICATE KEY UPDATE position = position";
 
-/// Binds: position, projection.
-const SET: &str = "UPDATE retell_checkpoints SET position = ? WHERE projection = ?";
+/// Binds: to, projection, from. Compares once more: work that makes a table commits on its way, and others may come in between.
+const SET: &str = "UPDATE retell_checkpoints SET position = ? WHERE projection = ? AND position = ?";

@@ -1,0 +1,60 @@
+//! The tables in PostgreSQL and MySQL. Between them only the texts differ, and which of them a database takes.
+
+use retell::sqlx::{self, Column, ColumnIndex, MySql, MySqlConnection, PgConnection, Postgres, QueryBuilder};
+use retell::{BoxError, async_trait};
+
+use super::{Database, Insert, Row, Select, Value};
+
+macro_rules! database {
+    ($server:ty, $connection:ty, $existing:ident, $select:ident) => {
+        #[async_trait]
+        impl Database for $connection {
+            async fn create(&mut self, tables: &'static str) -> Result<(), BoxError> {
+                sqlx::raw_sql(tables).execute(self).await?;
+                Ok(())
+            }
+
+            /// All rows in one statement: each statement is a way to the server and back.
+            async fn insert(&mut self, insert: &Insert, rows: Vec<Row>) -> Result<(), BoxError> {
+                if rows.is_empty() {
+                    return Ok(());
+                }
+                let mut sql = QueryBuilder::<$server>::new(insert.into);
+                sql.push(" ").push_values(rows, |mut places, row| {
+                    for value in row.0 {
+                        match value {
+                            Value::Text(text) => places.push_bind(text),
+                            Value::Number(number) => places.push_bind(number),
+                        };
+                    }
+                });
+                sql.push(" ").push(insert.$existing);
+                // Each number of rows makes a text of its own: not worth keeping.
+                sql.build().persistent(false).execute(self).await?;
+                Ok(())
+            }
+
+            async fn select(&mut self, select: &Select, binds: Row) -> Result<Vec<Row>, BoxError> {
+                let query = binds.0.into_iter().fold(sqlx::query(select.$select), |query, value| match value {
+                    Value::Text(text) => query.bind(text),
+                    Value::Number(number) => query.bind(number),
+                });
+                let rows = query.fetch_all(self).await?;
+                Ok(rows.iter().map(values).collect::<Result<_, _>>()?)
+            }
+        }
+    };
+}
+
+database!(Postgres, PgConnection, on_conflict, sql);
+database!(MySql, MySqlConnection, on_duplicate_key, mysql);
+
+fn values<R: sqlx::Row>(row: &R) -> Result<Row, sqlx::Error>
+where
+    usize: ColumnIndex<R>,
+    for<'r> i64: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    for<'r> String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+{
+    let value = |column| row.try_get(column).map(Value::Number).or_else(|_| row.try_get(column).map(Value::Text));
+    row.columns().iter().map(|column| value(column.ordinal())).collect::<Result<_, _>>().map(Row)
+}

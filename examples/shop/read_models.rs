@@ -1,0 +1,65 @@
+//! The read models that lie in a database, whichever it is.
+
+use retell::store::Work;
+use retell::{
+    BoxError, CheckpointStore, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel,
+    async_trait,
+};
+
+use crate::database::{self, Database, Row, Select};
+
+#[derive(Debug, Clone)]
+pub enum ReadModels {
+    Sqlite(SqliteReadModel),
+    Postgres(PostgresReadModel),
+    MySql(MySqlReadModel),
+}
+
+/// Each hands the connection of its transaction on as a [`Database`], so that a consumer is written once.
+#[async_trait]
+impl CheckpointStore for ReadModels {
+    type Tx = dyn Database;
+
+    async fn checkpoint(&self, consumer: &ProjectionName) -> retell::Result<Position> {
+        match self {
+            Self::Sqlite(models) => models.checkpoint(consumer).await,
+            Self::Postgres(models) => models.checkpoint(consumer).await,
+            Self::MySql(models) => models.checkpoint(consumer).await,
+        }
+    }
+
+    async fn advance(
+        &self,
+        consumer: &ProjectionName,
+        from: Position,
+        to: Position,
+        work: Work<dyn Database>,
+    ) -> retell::Result<()> {
+        match self {
+            Self::Sqlite(models) => models.advance(consumer, from, to, Box::new(|db| work(db))).await,
+            Self::Postgres(models) => models.advance(consumer, from, to, Box::new(|db| work(db))).await,
+            Self::MySql(models) => models.advance(consumer, from, to, Box::new(|db| work(db))).await,
+        }
+    }
+}
+
+impl ReadModels {
+    /// Reads rows, beside the consumers' writes.
+    pub async fn select(&self, select: &'static Select, binds: impl Into<Row>) -> Result<Vec<Row>, BoxError> {
+        let binds = binds.into();
+        match self {
+            Self::Sqlite(models) => Ok(models.query(move |db| database::sqlite::select(db, select, binds)).await?),
+            Self::Postgres(models) => models.pool().acquire().await?.select(select, binds).await,
+            Self::MySql(models) => models.pool().acquire().await?.select(select, binds).await,
+        }
+    }
+
+    pub async fn close(&self) -> retell::Result<()> {
+        match self {
+            Self::Sqlite(models) => models.close().await?,
+            Self::Postgres(models) => models.pool().close().await,
+            Self::MySql(models) => models.pool().close().await,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! The ports of storage through an `Arc`: a program that chooses its store when it starts holds an `Arc<dyn EventStore>`, and hands it on
+//! like any store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use crate::error::Result;
+use crate::event::RecordedEvent;
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, ProjectionName, StreamId};
+use crate::store::{
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, Page, RelayCheckpoint, Replay,
+    Snapshot, SnapshotStore, Visitor, Work,
+};
+
+#[async_trait]
+impl<S: EventReader + ?Sized> EventReader for Arc<S> {
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        (**self).replay(stream, replay, visitor).await
+    }
+
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        (**self).read_all(after, limit, filter).await
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        (**self).newest(event_type, limit).await
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        (**self).recorded_after(time, limit).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        (**self).head().await
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        (**self).position_of(commit).await
+    }
+
+    fn grown(&self) -> watch::Receiver<Position> {
+        (**self).grown()
+    }
+}
+
+#[async_trait]
+impl<S: SnapshotStore + ?Sized> SnapshotStore for Arc<S> {
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        (**self).save_snapshot(stream, snapshot).await
+    }
+}
+
+#[async_trait]
+impl<S: EventStore + ?Sized> EventStore for Arc<S> {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        (**self).append(append).await
+    }
+
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        (**self).outcome(key).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
+    }
+}
+
+#[async_trait]
+impl<S: RelayCheckpoint + ?Sized> RelayCheckpoint for Arc<S> {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        (**self).relayed(relay).await
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        (**self).set_relayed(relay, position).await
+    }
+}
+
+#[async_trait]
+impl<M: CheckpointStore + ?Sized> CheckpointStore for Arc<M> {
+    type Tx = M::Tx;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        (**self).checkpoint(projection).await
+    }
+
+    async fn advance(
+        &self,
+        projection: &ProjectionName,
+        from: Position,
+        to: Position,
+        work: Work<Self::Tx>,
+    ) -> Result<()> {
+        (**self).advance(projection, from, to, work).await
+    }
+}
