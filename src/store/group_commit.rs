@@ -108,6 +108,8 @@ async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>,
             }
         };
         let Some(first) = first else { return };
+        // Whoever has just learned an outcome may have the next append ready: it comes before this one goes out alone.
+        tokio::task::yield_now().await;
         let (batch, outcomes) = gather(first, &mut waiting);
         for (result, outcome) in driver.append_batch(batch).await.into_iter().zip(outcomes) {
             // A caller that was dropped does not want to know.
