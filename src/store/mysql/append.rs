@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use chrono::NaiveDateTime;
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySqlConnection, MySqlPool, QueryBuilder, Row};
+use sqlx::{MySqlConnection, QueryBuilder, Row};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
-use crate::store::mysql::connection::{begin, classify, refusal, text};
+use crate::store::mysql::connection::{Connections, begin, classify, refusal, text};
 use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql};
 use crate::store::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
 
@@ -31,41 +31,34 @@ const LOOKED_UP: usize = 64;
 /// The driver's side of group commit.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) pool: MySqlPool,
+    pub(super) connections: Connections,
     statement_bytes: usize,
     pub(super) grown: watch::Sender<Position>,
 }
 
 impl Writer {
     /// `packet`: the largest that the server takes, in bytes.
-    pub(super) fn new(pool: MySqlPool, packet: usize) -> Self {
-        Self { pool, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown: watch::Sender::new(Position::ZERO) }
+    pub(super) fn new(connections: Connections, packet: usize) -> Self {
+        let grown = watch::Sender::new(Position::ZERO);
+        Self { connections, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown }
     }
 
     /// What the append under `key` did.
     pub(super) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&self.pool).await;
-        let row = row.map_err(|error| classify(error, "look up an idempotency key"))?;
-        row.map(|row| kept_outcome(&row)).transpose()
+        let failed = |error| classify(error, "look up an idempotency key");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&mut *lease).await;
+        lease.end(row).map_err(failed)?.map(|row| kept_outcome(&row)).transpose()
     }
-}
 
-#[async_trait]
-impl BatchAppend for Writer {
-    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
-        let results = sql::append_batch(self, &batch).await;
-        // The number only says that something is new; positions come later.
-        self.grown.send_modify(|grown| *grown = grown.next());
-        results
-    }
-}
-
-#[async_trait]
-impl Rounds for Writer {
     /// Invariant: nothing is written, and no row is locked, before the versions and the keys were read. The decision record on lanes says
     /// which argument needs it.
-    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        let mut tx = begin(&self.pool).await?;
+    async fn commit(
+        &self,
+        connection: &mut MySqlConnection,
+        round: &[&Append],
+    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        let mut tx = begin(connection).await?;
         let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
         let found = versions(&mut tx, &parts).await?;
         // After the versions: whoever sees that another append under the same key has moved the stream sees the key as well.
@@ -88,17 +81,30 @@ impl Rounds for Writer {
         tx.commit().await?;
         Ok(plan.outcomes(commit))
     }
+}
+
+#[async_trait]
+impl BatchAppend for Writer {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let results = sql::append_batch(self, &batch).await;
+        // The number only says that something is new; positions come later.
+        self.grown.send_modify(|grown| *grown = grown.next());
+        results
+    }
+}
+
+#[async_trait]
+impl Rounds for Writer {
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        let mut lease = self.connections.lease().await?;
+        let results = self.commit(&mut lease, round).await;
+        lease.end(results)
+    }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
-        for ids in ids.chunks(ROWS) {
-            let mut query = QueryBuilder::new(KNOWN_IDS);
-            push_list(&mut query, ids.iter().copied(), ROWS);
-            let id = query.push(" LIMIT 1").build_query_scalar().fetch_optional(&self.pool).await?;
-            if id.is_some() {
-                return Ok(id);
-            }
-        }
-        Ok(None)
+        let mut lease = self.connections.lease().await?;
+        let known = known_id(&mut lease, ids).await;
+        lease.end(known)
     }
 
     fn refusal(&self, error: &sqlx::Error) -> Refusal {
@@ -108,6 +114,19 @@ impl Rounds for Writer {
     fn classify(&self, error: sqlx::Error, attempt: &str) -> Error {
         classify(error, attempt)
     }
+}
+
+/// One of these ids that is in the log already.
+async fn known_id(connection: &mut MySqlConnection, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
+    for ids in ids.chunks(ROWS) {
+        let mut query = QueryBuilder::new(KNOWN_IDS);
+        push_list(&mut query, ids.iter().copied(), ROWS);
+        let id = query.push(" LIMIT 1").build_query_scalar().fetch_optional(&mut *connection).await?;
+        if id.is_some() {
+            return Ok(id);
+        }
+    }
+    Ok(None)
 }
 
 /// The versions the streams are at, in order.

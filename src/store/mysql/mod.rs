@@ -34,7 +34,7 @@ use crate::store::{
 };
 
 use append::Writer;
-use connection::{begin, classify};
+use connection::{Connections, begin, classify};
 use read::Reader;
 pub use read_model::MySqlReadModel;
 
@@ -104,14 +104,15 @@ impl MySqlStore {
     /// disk and the options do not allow that, [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after a copy of
     /// the tables by hand: call [`repair`](Self::repair) then. Otherwise what connecting met.
     pub async fn open(pool: MySqlPool, options: &MySqlOptions) -> Result<Self> {
-        let packet = check_server(&pool, options).await?;
-        migrate::apply(&pool).await?;
-        check_numbers(&pool).await?;
-        let writer = Arc::new(Writer::new(pool.clone(), packet));
+        let connections = Connections::of(pool);
+        let packet = check_server(&connections, options).await?;
+        migrate::apply(&connections).await?;
+        check_numbers(&connections).await?;
+        let writer = Arc::new(Writer::new(connections.clone(), packet));
         Ok(Self {
             commits: Arc::new(GroupCommit::new(writer.clone())),
             writer,
-            reader: Reader { pool },
+            reader: Reader { connections },
             max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),
         })
     }
@@ -122,16 +123,19 @@ impl MySqlStore {
     /// What the database met.
     pub async fn repair(pool: &MySqlPool, _options: &MySqlOptions) -> Result<()> {
         let failed = |error| classify(error, "repair the commit numbers");
-        let mut tx = begin(pool).await.map_err(failed)?;
+        let mut lease = Connections::of(pool.clone()).lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
         for sql in [PASS_NUMBERS, DROP_PASSED] {
             sqlx::query(sql).execute(&mut *tx).await.map_err(failed)?;
         }
-        tx.commit().await.map_err(failed)
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
     }
 
-    /// The pool, for queries of one's own.
+    /// The pool, for queries of one's own. sqlx cannot go on with a connection after a query on it was dropped half-way: let each come to
+    /// its end.
     pub fn pool(&self) -> &MySqlPool {
-        &self.writer.pool
+        self.writer.connections.pool()
     }
 }
 
@@ -144,9 +148,10 @@ async fn pool(url: &str) -> Result<MySqlPool> {
 }
 
 /// The largest packet the server takes. It alone can say whether commits wait for the disk: no session can ask for it.
-async fn check_server(pool: &MySqlPool, options: &MySqlOptions) -> Result<usize> {
+async fn check_server(connections: &Connections, options: &MySqlOptions) -> Result<usize> {
+    let settings = connections.one(sqlx::query_as(SERVER)).await;
     let (flush, binary_log, sync, packet): (i64, i64, i64, i64) =
-        sqlx::query_as(SERVER).fetch_one(pool).await.map_err(|error| classify(error, "read the server's settings"))?;
+        settings.map_err(|error| classify(error, "read the server's settings"))?;
     let forgets = match (flush, binary_log, sync) {
         (1, 0, _) | (1, _, 1) => None,
         // With a binary log, a commit that is not in it is rolled back after a crash.
@@ -164,9 +169,10 @@ async fn check_server(pool: &MySqlPool, options: &MySqlOptions) -> Result<usize>
 }
 
 /// Draws a number and gives it back: the server says nowhere else, and up to date, which one is next.
-async fn check_numbers(pool: &MySqlPool) -> Result<()> {
+async fn check_numbers(connections: &Connections) -> Result<()> {
     let failed = |error| classify(error, "check the commit numbers");
-    let mut tx = begin(pool).await.map_err(failed)?;
+    let mut lease = connections.lease().await.map_err(failed)?;
+    let mut tx = begin(&mut lease).await.map_err(failed)?;
     // First the data, since others may be writing.
     let newest: i64 = sqlx::query_scalar(NEWEST_COMMIT).fetch_one(&mut *tx).await.map_err(failed)?;
     let drawn = sqlx::query(DRAW_NUMBER).execute(&mut *tx).await;
@@ -176,7 +182,8 @@ async fn check_numbers(pool: &MySqlPool) -> Result<()> {
         Err(error) if connection::refusal(&error) == sql::Refusal::Taken => 0,
         Err(error) => return Err(failed(error)),
     };
-    tx.rollback().await.map_err(failed)?;
+    let rolled_back = tx.rollback().await;
+    lease.end(rolled_back).map_err(failed)?;
     if next > newest {
         return Ok(());
     }
@@ -227,7 +234,7 @@ impl EventStore for MySqlStore {
 
     async fn close(&self) -> Result<()> {
         self.commits.close().await;
-        self.writer.pool.close().await;
+        self.writer.connections.pool().close().await;
         Ok(())
     }
 }
@@ -236,7 +243,7 @@ impl EventStore for MySqlStore {
 impl SnapshotStore for MySqlStore {
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let (version, fingerprint) = (to_sql(snapshot.version.get()), snapshot.fingerprint.cast_signed());
-        let saved = sqlx::query(SAVE_SNAPSHOT)
+        let save = sqlx::query(SAVE_SNAPSHOT)
             .bind(stream.aggregate_type().as_str().as_bytes())
             .bind(stream.aggregate_id().as_str().as_bytes())
             .bind(version)
@@ -248,22 +255,21 @@ impl SnapshotStore for MySqlStore {
             .bind(fingerprint)
             .bind(version)
             .bind(version)
-            .bind(fingerprint)
-            .execute(&self.writer.pool)
-            .await;
-        saved.map(drop).map_err(|error| classify(error, "save a snapshot"))
+            .bind(fingerprint);
+        self.writer.connections.execute(save).await.map_err(|error| classify(error, "save a snapshot"))
     }
 }
 
 #[async_trait]
 impl RelayCheckpoint for MySqlStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
-        let position: Option<i64> = sqlx::query_scalar(RELAYED)
-            .bind(relay.as_bytes())
-            .fetch_optional(&self.writer.pool)
+        let position: Option<(i64,)> = self
+            .writer
+            .connections
+            .optional(sqlx::query_as(RELAYED).bind(relay.as_bytes()))
             .await
             .map_err(|error| classify(error, "read a relay's position"))?;
-        from_sql(position.unwrap_or(0), "position").map(Position::new)
+        from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
@@ -273,13 +279,8 @@ impl RelayCheckpoint for MySqlStore {
             return Err(ErrorKind::Invalid(problem).into());
         }
         let position = to_sql(position.get());
-        let set = sqlx::query(SET_RELAYED)
-            .bind(relay.as_bytes())
-            .bind(position)
-            .bind(position)
-            .execute(&self.writer.pool)
-            .await;
-        set.map(drop).map_err(|error| classify(error, "move a relay's position"))
+        let set = sqlx::query(SET_RELAYED).bind(relay.as_bytes()).bind(position).bind(position);
+        self.writer.connections.execute(set).await.map_err(|error| classify(error, "move a relay's position"))
     }
 }
 
