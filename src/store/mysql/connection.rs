@@ -155,9 +155,15 @@ fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {
 pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
     match number(error) {
         Some(1022 | 1062 | 1586) => Refusal::Taken,
-        Some(1020 | 1205 | 1213) => Refusal::Deadlock,
+        // Row changed since read, lock wait timeout, deadlock.
+        Some(1020 | 1205 | 1213) => Refusal::Blocked,
         _ => Refusal::Other,
     }
+}
+
+/// Whether a savepoint is not there: it ended with its transaction.
+pub(super) fn is_no_savepoint(error: &sqlx::Error) -> bool {
+    number(error) == Some(1305)
 }
 
 fn number(error: &sqlx::Error) -> Option<u16> {

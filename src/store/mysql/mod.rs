@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::MySqlPool;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{MySqlConnection, MySqlPool};
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -130,6 +130,30 @@ impl MySqlStore {
         }
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)
+    }
+
+    /// Appends inside a transaction of the caller's: its rows and the events become durable together, or not at all. The connection must
+    /// have the log's database selected. Until the transaction ends, others who append to the same streams wait for it, and below serializable
+    /// nobody else does. Other processes notice the events by polling.
+    ///
+    /// Any isolation level will do. Two are worse than read committed:
+    ///
+    /// - In repeatable read, the versions are those of the transaction's snapshot. Who was faster since is found by a unique key alone. The
+    ///   conflict names the least version the stream can have; it is [`ErrorKind::Transient`] if no version was expected, or the append
+    ///   has several streams. Begin again.
+    /// - In serializable, the server locks what is read, with the gaps beside it: others may wait whose streams stand next to it in the
+    ///   index, and two such transactions may well end in a deadlock.
+    ///
+    /// # Errors
+    /// As [`append`](EventStore::append), and [`ErrorKind::Invalid`] if no transaction is open. The transaction stays usable after each of
+    /// them, and the events are not in it then. The exception is [`ErrorKind::Transient`]: after a deadlock the server has rolled back the
+    /// whole transaction, and each later statement would be one of its own. Roll back and begin again.
+    ///
+    /// # Cancel safety
+    /// After a dropped call close the connection: that rolls the transaction back. sqlx cannot go on with it.
+    pub async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
+        append.check(self.max_payload)?;
+        self.writer.append_in(tx, append).await
     }
 
     /// The pool, for queries of one's own. sqlx cannot go on with a connection after a query on it was dropped half-way: let each come to

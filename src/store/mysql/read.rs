@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::mysql::{MySqlArguments, MySqlRow};
@@ -19,9 +20,9 @@ use crate::store::sql::{
 use crate::store::{Filter, Replay, UpTo, Visitor};
 
 /// How often to look again while another session gives out positions. It takes two commits.
-const SEQUENCER_LOOKS: u32 = 400;
+const SEQUENCER_LOOKS: usize = 400;
 
-/// The longest wait between two looks.
+/// The longest wait between two looks, accidents apart.
 const LOOK_AGAIN: Duration = Duration::from_millis(16);
 
 #[derive(Debug, Clone)]
@@ -120,10 +121,10 @@ impl Reader {
         Ok(None)
     }
 
-    async fn sequence_once(&self) -> Result<Option<i64>, sqlx::Error> {
+    async fn sequence_once(&self) -> Result<Option<Run>, sqlx::Error> {
         let mut lease = self.connections.lease().await?;
-        let last = sequence_once(&mut lease).await;
-        lease.end(last)
+        let run = sequence_once(&mut lease).await;
+        lease.end(run)
     }
 }
 
@@ -162,28 +163,44 @@ impl Scans for Reader {
     /// second move the mark that readers read up to.
     async fn sequence(&self) -> Result<()> {
         let failed = |error| classify(error, "give out positions");
-        for look in 0..SEQUENCER_LOOKS {
+        for delay in looks() {
             let pending = self.connections.one(sqlx::query_as(PENDING)).await;
             let (head, last, waiting): (i64, i64, i64) = pending.map_err(failed)?;
             if waiting == 0 && head == last {
                 return Ok(());
             }
-            if let Some(last) = self.sequence_once().await.map_err(failed)? {
+            let Some(Run { last, leaves }) = self.sequence_once().await.map_err(failed)? else {
+                tokio::time::sleep(delay).await;
+                continue;
+            };
+            if last > head {
                 let moved = self.connections.execute(sqlx::query(MOVE_HEAD).bind(last).bind(last)).await;
                 moved.map_err(failed)?;
-                if last - head < PLACED_AT_ONCE {
-                    return Ok(());
-                }
-                continue;
             }
-            tokio::time::sleep(LOOK_AGAIN.min(Duration::from_millis(1) * (look + 1))).await;
+            if !leaves {
+                return Ok(());
+            }
         }
         Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
     }
 }
 
-/// Gives positions to what is visible now, unless another session is at it. Returns the log's last position.
-async fn sequence_once(connection: &mut MySqlConnection) -> Result<Option<i64>, sqlx::Error> {
+/// The waits between looks.
+fn looks() -> impl Iterator<Item = Duration> + Send {
+    let longer = ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(LOOK_AGAIN);
+    longer.with_max_times(SEQUENCER_LOOKS).with_jitter().build()
+}
+
+/// What a run of the sequencer has done.
+struct Run {
+    /// The log's last position.
+    last: i64,
+    /// Whether it left commits for the next run.
+    leaves: bool,
+}
+
+/// Gives positions to what is visible now, unless another session is at it.
+async fn sequence_once(connection: &mut MySqlConnection) -> Result<Option<Run>, sqlx::Error> {
     let mut tx = begin(connection).await?;
     if sqlx::query(LOCK_SEQUENCER).fetch_optional(&mut *tx).await?.is_none() {
         tx.rollback().await?;
@@ -192,16 +209,25 @@ async fn sequence_once(connection: &mut MySqlConnection) -> Result<Option<i64>, 
     // Read committed: from here on each statement's snapshot is taken after the lock, and sees all that earlier holders did.
     let before: i64 = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
     let placed = sqlx::query(PLACE).bind(before).execute(&mut *tx).await?.rows_affected();
+    let mut run = Run { last: before, leaves: placed == PLACED_AT_ONCE };
     if placed > 0 {
+        let (last, late): (i64, Option<i64>) = sqlx::query_as(SECOND_LOOK).fetch_one(&mut *tx).await?;
+        run.last = last;
+        if let Some(late) = late {
+            // It may belong before those with larger numbers: they wait for the next run.
+            sqlx::query(UNPLACE).bind(before).bind(late).execute(&mut *tx).await?;
+            run = Run { last: sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?, leaves: true };
+        }
+    }
+    if run.last > before {
         sqlx::query(TAKE_PLACED).bind(before).execute(&mut *tx).await?;
     } else {
         // A session may have placed commits and died before it moved the mark. Only a commit that has written something waits until
         // the disk has all that is visible here.
         sqlx::query(COUNT_RUN).execute(&mut *tx).await?;
     }
-    let last = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
     tx.commit().await?;
-    Ok(Some(last))
+    Ok(Some(run))
 }
 
 fn push_names<'a>(query: &mut QueryBuilder<MySql>, of: &str, names: impl Iterator<Item = &'a str>) {
@@ -244,7 +270,7 @@ fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
 }
 
 /// Commits that one run of the sequencer places at most: what it holds at once stays bounded. As in `PLACE`.
-const PLACED_AT_ONCE: i64 = 10_000;
+const PLACED_AT_ONCE: u64 = 10_000;
 
 /// Binds: aggregate type, aggregate id, after, up to version, up to time. The index is named since a long stream makes a scan and a sort
 /// of the whole table look cheap, and then no row would come before the last was read.
@@ -275,6 +301,17 @@ const PLACE: &str = "
     INSERT INTO retell_log (first_position, commit_id, events)
     SELECT ? + 1 + SUM(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events
     FROM (SELECT commit_id, events FROM retell_commits ORDER BY commit_id LIMIT 10000) AS fresh";
+
+/// The last position now; and the first commit that has shown itself since `PLACE` looked, with a smaller number than one placed there.
+/// A snapshot of MariaDB's may miss a commit and yet see one that was built on it. It cannot be missed twice.
+const SECOND_LOOK: &str = "
+    SELECT CAST(l.first_position + l.events - 1 AS SIGNED), (
+        SELECT c.commit_id FROM retell_commits AS c LEFT JOIN retell_log AS placed ON placed.commit_id = c.commit_id
+        WHERE c.commit_id < l.commit_id AND placed.commit_id IS NULL ORDER BY c.commit_id LIMIT 1)
+    FROM retell_log AS l ORDER BY l.first_position DESC LIMIT 1";
+
+/// Binds: the last position before, commit number.
+const UNPLACE: &str = "DELETE FROM retell_log WHERE first_position > ? AND commit_id > ?";
 
 /// Binds: the last position before. Looks up by their keys just the rows that were placed: a scan would wait for those of open
 /// transactions.
