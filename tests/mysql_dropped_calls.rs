@@ -202,6 +202,7 @@ impl Subject {
             async move { drop(store.recorded_after(chrono::DateTime::UNIX_EPOCH, 5).await) }.boxed(),
             async move { drop(store.read_all(Position::ZERO, 1_000, &Filter::all()).await) }.boxed(),
             async move { drop(store.head().await) }.boxed(),
+            async move { drop(store.health().await) }.boxed(),
             async move { drop(self.append(round).await) }.boxed(),
             async move { drop(MySqlStore::open(self.pool.clone(), &MySqlOptions::new()).await) }.boxed(),
             async move { drop(MySqlStore::repair(&self.pool, &MySqlOptions::new()).await) }.boxed(),

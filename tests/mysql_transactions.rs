@@ -12,7 +12,7 @@ use std::time::Duration;
 use mysql::Database;
 use retell::event::NewEvent;
 use retell::store::mysql::{MySqlOptions, MySqlStore};
-use retell::store::{Append, Appended, Outcome};
+use retell::store::{Append, Appended, Health, OpenTransactions, Outcome};
 use retell::testing::store::{events, stream};
 use retell::{ErrorKind, EventReader, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version};
 use sqlx::mysql::MySqlPoolOptions;
@@ -462,6 +462,51 @@ async fn callers_of_every_isolation_level_give_one_log_in_order() {
     let versions = page.events.iter().filter(|event| event.stream == shared).map(|event| event.version.get());
     assert!(versions.eq(1..=80), "versions stand in their order");
     assert_eq!(page.events.len(), 160);
+}
+
+#[tokio::test]
+async fn health_names_open_transactions_and_what_waits() {
+    let (store, database) = mysql::store().await;
+    store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+    assert_eq!(store.health().await.unwrap().unsequenced, 1, "nobody has read it yet");
+    let mut tx = begin(&database, "READ COMMITTED").await;
+    written(&store, &mut tx, "slow").await;
+    let session: u64 = sqlx::query_scalar("SELECT CAST(CONNECTION_ID() AS UNSIGNED)").fetch_one(&mut tx).await.unwrap();
+    log(&store).await;
+    let named = |health: &Health| health.open.seen().iter().any(|open| open.session == session);
+    let health = until(&store, named).await;
+    assert_eq!((health.head, health.unsequenced), (Position::new(1), 0));
+    let open = health.open.seen().iter().find(|open| open.session == session).unwrap();
+    assert!(open.lane.is_none() && open.age < Duration::from_mins(10), "{open:?}");
+    run(&mut tx, "ROLLBACK").await;
+    until(&store, |health| !named(health)).await;
+}
+
+/// The health that is as wanted. The server's list of transactions is renewed only for those who have not asked for a while.
+async fn until(store: &MySqlStore, wanted: impl Fn(&Health) -> bool) -> Health {
+    loop {
+        let health = store.health().await.unwrap();
+        if wanted(&health) {
+            return health;
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+}
+
+#[tokio::test]
+async fn health_says_that_a_right_is_missing() {
+    let database = Database::create().await;
+    let (mut operator, name) = (database.connect().await, database.name());
+    let user = format!("CREATE USER {name} IDENTIFIED BY 'retell'; GRANT ALL ON {name}.* TO {name}");
+    run(&mut operator, &user).await;
+    let options = database.options().username(name).password("retell");
+    let pool = MySqlPoolOptions::new().connect_with(options).await.unwrap();
+    let store = MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap();
+    store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+    let health = store.health().await.unwrap();
+    assert_eq!((health.open, health.unsequenced), (OpenTransactions::NotGranted, 1));
+    store.close().await.unwrap();
+    run(&mut operator, &format!("DROP USER {name}")).await;
 }
 
 #[tokio::test]

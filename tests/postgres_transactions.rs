@@ -334,10 +334,11 @@ async fn health_names_who_holds_a_lane_and_what_waits() {
     log(&store).await;
     let health = store.health().await.unwrap();
     assert_eq!((health.head, health.unsequenced), (Position::new(1), 0));
-    assert_eq!(health.lanes.iter().map(|lane| lane.pid).collect::<Vec<_>>(), [pid]);
-    assert!(health.lanes[0].query.contains("pg_backend_pid"), "{:?}", health.lanes[0]);
+    let open = health.open.seen();
+    assert_eq!(open.iter().map(|open| open.session).collect::<Vec<_>>(), [u64::from(pid.unsigned_abs())]);
+    assert!(open[0].lane.is_some() && open[0].query.contains("pg_backend_pid"), "{open:?}");
     tx.execute("ROLLBACK").await.unwrap();
-    assert!(store.health().await.unwrap().lanes.is_empty());
+    assert!(store.health().await.unwrap().open.seen().is_empty());
 }
 
 #[tokio::test]

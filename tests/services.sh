@@ -91,7 +91,7 @@ start_mariadb() {
     sleep 0.1
   done
   mariadb --no-defaults --socket="$data/socket" -uroot \
-    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1'"
+    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
   export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
 }
 

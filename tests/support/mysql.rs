@@ -26,6 +26,10 @@ impl Database {
         Self { server, name }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn options(&self) -> MySqlConnectOptions {
         self.server.clone().database(&self.name)
     }

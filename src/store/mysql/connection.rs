@@ -166,6 +166,11 @@ pub(super) fn is_no_savepoint(error: &sqlx::Error) -> bool {
     number(error) == Some(1305)
 }
 
+/// Whether a right is missing that belongs to the server and not to a table.
+pub(super) fn is_not_granted(error: &sqlx::Error) -> bool {
+    number(error) == Some(1227)
+}
+
 fn number(error: &sqlx::Error) -> Option<u16> {
     error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }

@@ -11,6 +11,7 @@
 
 mod append;
 mod connection;
+mod health;
 mod migrate;
 mod read;
 mod read_model;
@@ -27,6 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{CommitId, EventType, IdempotencyKey, MAX_NAME_BYTES, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
+use crate::store::health::Health;
 use crate::store::sql::{self, from_sql, to_sql};
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
@@ -96,7 +98,24 @@ impl MySqlStore {
 
     /// Opens the log over a pool of the caller's, and brings its schema up to date.
     ///
-    /// That needs the rights to create tables, triggers and views. A server that writes a binary log lets ordinary users create triggers
+    /// The pool's settings are the caller's. An append takes one connection at a time, a read one, the sequencer one after the other: ten
+    /// serve a process well. sqlx asks the server before each use whether it is there; `test_before_acquire(false)` saves that round trip.
+    /// A call that gets no connection within `acquire_timeout` is [`ErrorKind::Transient`].
+    ///
+    /// Limits of time are variables of the session, set in the pool's `after_connect`:
+    ///
+    /// - `innodb_lock_wait_timeout`, 50 seconds by default: how long an append waits for another to the same stream. After half
+    ///   a minute in all it is not tried again, and is [`ErrorKind::Transient`].
+    /// - `max_statement_time` (MariaDB, in seconds) or `max_execution_time` (MySQL, in milliseconds, for reads alone): a statement that
+    ///   takes longer is [`ErrorKind::Transient`].
+    /// - `idle_transaction_timeout` (MariaDB) or `wait_timeout`: when the server gives up a session that nobody hears from. After a
+    ///   machine has vanished without closing its connections, it may still hold the sequencer's lock, and no position is given out until
+    ///   then. A minute is a good value where positions matter.
+    ///
+    /// TLS is in the URL (`?ssl-mode=VERIFY_IDENTITY&ssl-ca=..`) or in `MySqlConnectOptions`, with one of sqlx's `tls-*` features in your own
+    /// manifest.
+    ///
+    /// Opening needs the rights to create tables, triggers and views. A server that writes a binary log lets ordinary users create triggers
     /// only with `log_bin_trust_function_creators`.
     ///
     /// # Errors
@@ -154,6 +173,19 @@ impl MySqlStore {
     pub async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
         append.check(self.max_payload)?;
         self.writer.append_in(tx, append).await
+    }
+
+    /// How the log is doing: its head, what waits for a position, which transactions are open, how far behind its projections are.
+    ///
+    /// The transactions are those of the whole server, up to a hundred: whatever is open for long, also in another database, keeps the
+    /// server from clearing away the queue's deleted rows. Seeing them needs the right `PROCESS`; without it they are
+    /// [`NotGranted`](crate::store::OpenTransactions::NotGranted). The server's list may be a tenth of a second old, and older if it is
+    /// asked for all the time.
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn health(&self) -> Result<Health> {
+        health::health(&self.writer.connections).await
     }
 
     /// The pool, for queries of one's own. sqlx cannot go on with a connection after a query on it was dropped half-way: let each come to
