@@ -90,6 +90,8 @@ start_mariadb() {
     kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MariaDB "the server did not start"; }
     sleep 0.1
   done
+  # The server's own: the one above may be that of the shell that has started it, and would leave the server behind.
+  cat "$data/pid" >"$SERVICES/mariadb.pid"
   mariadb --no-defaults --socket="$data/socket" -uroot \
     -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
   export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
