@@ -115,6 +115,21 @@ fn drivers_do_not_know_each_other_and_keep_their_database_to_themselves() {
     }
 }
 
+/// A call that is dropped half-way must not leave its connection to others: `Connections` sees to it, where nobody goes round it.
+#[test]
+fn no_mysql_call_runs_on_a_pool() {
+    let mysql = |source: &Source| source.path.starts_with("store/mysql/") && source.path != "store/mysql/connection.rs";
+    for source in Source::all().iter().filter(|source| mysql(source)) {
+        for word in ["acquire", "begin_with", "PoolConnection"] {
+            assert!(!source.names(word), "src/{} names {word}", source.path);
+        }
+        for line in source.code.lines().filter(|line| line.contains(".pool()")) {
+            // It is handed out, or closed.
+            assert!(line.ends_with(".pool()") || line.contains(".pool().close()"), "src/{}: {line}", source.path);
+        }
+    }
+}
+
 #[test]
 fn relay_and_worker_cannot_append_and_the_relay_cannot_decode() {
     for source in Source::all().iter().filter(|source| ["relay", "worker", "projection"].contains(&source.module())) {

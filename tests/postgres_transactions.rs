@@ -140,6 +140,70 @@ async fn time_never_goes_backward_along_a_stream() {
     assert!(times[0].1 <= times[1].1, "{times:?}");
 }
 
+async fn search_path(pool: &sqlx::PgPool) -> String {
+    sqlx::query_scalar("SHOW search_path").fetch_one(pool).await.unwrap()
+}
+
+/// Waits until a session waits for another's transaction, and has begun its own after the time given. Returns when it did.
+async fn blocked(store: &PostgresStore, after: chrono::DateTime<chrono::Utc>) -> chrono::DateTime<chrono::Utc> {
+    let schema = search_path(store.pool()).await;
+    let sql = "SELECT a.xact_start FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'transactionid' AND NOT l.granted AND a.query LIKE $1 AND a.xact_start > $2";
+    loop {
+        let query = sqlx::query_scalar(sql).bind(format!("%{schema}.append(%")).bind(after);
+        if let Some(began) = query.fetch_optional(store.pool()).await.unwrap() {
+            return began;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deadlock_is_tried_again() {
+    let (pool, options) = postgres::fresh().await;
+    // The store's sessions are those that look for a deadlock and give way.
+    let pool = postgres::pool_with(&[("search_path", &search_path(&pool).await), ("deadlock_timeout", "2s")], 5).await;
+    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let mut other = begin("READ COMMITTED").await;
+    other.execute("SET deadlock_timeout = '10min'").await.unwrap();
+    written(&store, &mut other, "b").await;
+    let both = append("a", ExpectedVersion::NoStream).and(stream("b"), ExpectedVersion::NoStream, events(1));
+    let appending = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(both).await }
+    });
+    // It has `a` and waits for `b`.
+    let first = blocked(&store, chrono::DateTime::UNIX_EPOCH).await;
+    written(&store, &mut other, "a").await;
+    // It has lost `a` to a deadlock, and is back.
+    blocked(&store, first).await;
+    other.execute("ROLLBACK").await.unwrap();
+    assert_eq!(appending.await.unwrap().unwrap().versions, [Version::new(1), Version::new(1)]);
+    assert_eq!(log(&store).await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
+    let (pool, options) = postgres::fresh().await;
+    let pool = postgres::pool_with(&[("search_path", &search_path(&pool).await), ("lock_timeout", "200ms")], 5).await;
+    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let mut other = begin("READ COMMITTED").await;
+    written(&store, &mut other, "a").await;
+    let appending = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(append("a", ExpectedVersion::Any)).await }
+    });
+    let first = blocked(&store, chrono::DateTime::UNIX_EPOCH).await;
+    blocked(&store, first).await;
+    // A caller's own transaction is not tried again, and goes on.
+    let mut tx = begin("READ COMMITTED").await;
+    tx.execute("SET LOCAL lock_timeout = '50ms'").await.unwrap();
+    assert!(store.append_in(&mut tx, &append("a", ExpectedVersion::Any)).await.unwrap_err().is_transient());
+    tx.execute("ROLLBACK").await.unwrap();
+    other.execute("COMMIT").await.unwrap();
+    assert_eq!(appending.await.unwrap().unwrap().versions, [Version::new(2)]);
+    assert_eq!(log(&store).await, ["a", "a"]);
+}
+
 #[tokio::test]
 async fn a_strangers_transaction_in_another_database_stalls_nothing() {
     let store = postgres::store().await;
@@ -270,10 +334,11 @@ async fn health_names_who_holds_a_lane_and_what_waits() {
     log(&store).await;
     let health = store.health().await.unwrap();
     assert_eq!((health.head, health.unsequenced), (Position::new(1), 0));
-    assert_eq!(health.lanes.iter().map(|lane| lane.pid).collect::<Vec<_>>(), [pid]);
-    assert!(health.lanes[0].query.contains("pg_backend_pid"), "{:?}", health.lanes[0]);
+    let open = health.open.seen();
+    assert_eq!(open.iter().map(|open| open.session).collect::<Vec<_>>(), [u64::from(pid.unsigned_abs())]);
+    assert!(open[0].lane.is_some() && open[0].query.contains("pg_backend_pid"), "{open:?}");
     tx.execute("ROLLBACK").await.unwrap();
-    assert!(store.health().await.unwrap().lanes.is_empty());
+    assert!(store.health().await.unwrap().open.seen().is_empty());
 }
 
 #[tokio::test]

@@ -15,12 +15,11 @@ free_port() {
   done
 }
 
-# Runs a command as the user that a server's package made for it, or as ourselves where we are not root. With `how=exec` in the
-# background, the command itself has the pid in $!, and not a shell that waits for it.
+# Runs a command as the user that a server's package made for it, or as ourselves where we are not root.
 as_user() {
   local user="$1"
   shift
-  if [ "$(id -u)" = 0 ]; then ${how:-} setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else ${how:-} "$@"; fi
+  if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else "$@"; fi
 }
 
 # package, what it is
@@ -81,7 +80,7 @@ start_mariadb() {
   if [ "$(id -u)" = 0 ]; then chown -R mysql:mysql "$data"; fi
   as_user mysql mariadb-install-db --no-defaults --datadir="$data/data" --auth-root-authentication-method=normal --skip-test-db \
     --skip-name-resolve >"$SERVICES/mariadb.init" 2>&1 || { cat "$SERVICES/mariadb.init" >&2; missing MariaDB "mariadb-install-db failed"; }
-  how=exec as_user mysql "$(mariadb_program)" --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" --socket="$data/socket" --pid-file="$data/pid" \
+  as_user mysql "$(mariadb_program)" --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" --socket="$data/socket" --pid-file="$data/pid" \
     --bind-address=127.0.0.1 --port="$port" --log-error="$data/log" --skip-name-resolve --skip-log-bin --max-connections=300 \
     --max-allowed-packet=64M --character-set-server=utf8mb4 </dev/null >/dev/null 2>&1 &
   pid=$!
@@ -91,8 +90,10 @@ start_mariadb() {
     kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MariaDB "the server did not start"; }
     sleep 0.1
   done
+  # The server's own: the one above may be that of the shell that has started it, and would leave the server behind.
+  cat "$data/pid" >"$SERVICES/mariadb.pid"
   mariadb --no-defaults --socket="$data/socket" -uroot \
-    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1'"
+    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
   export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
 }
 

@@ -2,50 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::str::FromStr;
-use std::sync::atomic::{AtomicU32, Ordering};
+#[path = "support/mysql.rs"]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod mysql;
 
+use mysql::{Database, fresh, store};
 use retell::store::Work;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::{CheckpointStore, Position, ProjectionName};
-use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
-
-static DATABASES: AtomicU32 = AtomicU32::new(0);
-
-/// Drops its database.
-struct Database {
-    server: MySqlConnectOptions,
-    name: String,
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let (server, sql) = (self.server.clone(), format!("DROP DATABASE {}", self.name));
-        let dropped =
-            async move { sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut server.connect().await.unwrap()).await };
-        // The test's own runtime is at its end.
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        std::thread::spawn(move || runtime().block_on(dropped).unwrap()).join().unwrap();
-    }
-}
-
-/// A pool over an empty database of the test's own.
-async fn fresh() -> (MySqlPool, Database) {
-    let url = std::env::var("MYSQL_URL").expect("MYSQL_URL names a MySQL or MariaDB server: tests/run.sh starts one");
-    let server = MySqlConnectOptions::from_str(&url).unwrap();
-    let name = format!("t{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
-    let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
-    sqlx::raw_sql(create).execute(&mut server.connect().await.unwrap()).await.unwrap();
-    let pool = MySqlPoolOptions::new().max_connections(4).test_before_acquire(false);
-    let pool = pool.connect_with(server.clone().database(&name)).await.unwrap();
-    (pool, Database { server, name })
-}
-
-async fn store() -> (MySqlStore, Database) {
-    let (pool, database) = fresh().await;
-    (MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap(), database)
-}
+use sqlx::{AssertSqlSafe, MySqlConnection, MySqlPool};
 
 async fn read_model() -> (MySqlReadModel, Database) {
     let (pool, database) = fresh().await;

@@ -2,6 +2,8 @@
 
 mod append;
 pub mod group_commit;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod health;
 pub mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -21,6 +23,9 @@ use tokio::sync::watch;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent, StoredEvent};
 use crate::id::{AggregateType, CommitId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub use health::{Health, OpenTransaction, OpenTransactions};
 
 pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
 

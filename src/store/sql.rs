@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -11,11 +12,16 @@ use uuid::Uuid;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
-use crate::id::{AggregateId, AggregateType, CommitId, EventId, EventType, Position, StreamId, Version};
+use crate::id::{
+    AggregateId, AggregateType, CommitId, EventId, EventType, ExpectedVersion, Position, StreamId, Version,
+};
 use crate::store::{Append, Appended, Filter, Page, Visitor};
 
 /// Attempts of a call that lost a race. Each loss means that another append went through.
 const ATTEMPTS: usize = 20;
+
+/// The longest wait between two attempts: a few of a fast disk's commits.
+const LONGEST_DELAY: Duration = Duration::from_millis(50);
 
 /// No further attempt begins after this time: those that fail by waiting for a lock are slow.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,8 +40,8 @@ pub(super) enum Refusal {
     Duplicate,
     /// A unique key was taken by somebody faster, unless it is an event's id.
     Taken,
-    /// Two transactions stood in each other's way.
-    Deadlock,
+    /// Transactions stood in each other's way: a deadlock, or a lock that did not come free in time.
+    Blocked,
     /// Something that no further attempt is likely to mend.
     Other,
 }
@@ -87,7 +93,10 @@ fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) 
 async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appended>> {
     let began = Instant::now();
     let mut error = None;
-    for attempt in 0..ATTEMPTS {
+    for (attempt, delay) in delays().enumerate() {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         let failed = match driver.append_round(round).await {
             Ok(results) => return results,
             Err(failed) => failed,
@@ -96,7 +105,7 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
             Refusal::Other => return vec![Err(driver.classify(failed, "append")); round.len()],
             Refusal::Duplicate if round.len() == 1 => return vec![Err(duplicate(driver, round[0], failed).await)],
             Refusal::Duplicate => break,
-            Refusal::Deadlock => error = Some(driver.classify(failed, "append")),
+            Refusal::Blocked => error = Some(driver.classify(failed, "append")),
             Refusal::Taken if round.len() > 1 && attempt >= 2 => break,
             // A conflict would have been seen by now.
             Refusal::Taken if round.len() == 1 && attempt > 0 => match duplicate(driver, round[0], failed).await {
@@ -119,12 +128,17 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
     results
 }
 
+/// The wait before each attempt. None before the second: whoever was faster is in the log already. Then longer and longer ones, each
+/// with an accident in it, so that two who met part.
+fn delays() -> impl Iterator<Item = Duration> + Send {
+    let longer = ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(LONGEST_DELAY);
+    [Duration::ZERO; 2].into_iter().chain(longer.with_max_times(ATTEMPTS - 2).with_jitter().build())
+}
+
 /// Which of the append's events is in the log already, or what the database said.
 pub(super) async fn duplicate(driver: &dyn Rounds, append: &Append, failed: sqlx::Error) -> Error {
-    let ids: Vec<Uuid> =
-        append.streams().iter().flat_map(|part| &part.events).map(|event| *event.id.as_uuid()).collect();
-    let mut seen = HashSet::new();
-    let known = match ids.iter().copied().find(|id| !seen.insert(*id)) {
+    let ids = event_ids(append);
+    let known = match twice(&ids) {
         Some(twice) => Ok(Some(twice)),
         None => driver.known_id(&ids).await,
     };
@@ -135,8 +149,31 @@ pub(super) async fn duplicate(driver: &dyn Rounds, append: &Append, failed: sqlx
     }
 }
 
+pub(super) fn event_ids(append: &Append) -> Vec<Uuid> {
+    append.streams().iter().flat_map(|part| &part.events).map(|event| *event.id.as_uuid()).collect()
+}
+
+/// An id that stands there twice.
+pub(super) fn twice(ids: &[Uuid]) -> Option<Uuid> {
+    let mut seen = HashSet::new();
+    ids.iter().copied().find(|id| !seen.insert(*id))
+}
+
 pub(super) fn lost() -> Error {
     Error::new(ErrorKind::Transient("append: others were faster each time".into()))
+}
+
+/// Another transaction has written the next version since a caller's own took its snapshot, so the version found there is at least one
+/// more than the one expected. Of several streams it might be any.
+pub(super) fn lost_race(append: &Append, error: sqlx::Error) -> Error {
+    let [part] = append.streams() else { return lost() };
+    let (stream, expected) = (part.stream.clone(), part.expected);
+    let version = match expected {
+        ExpectedVersion::NoStream => Version::ZERO,
+        ExpectedVersion::Exact(version) => version,
+        ExpectedVersion::Any | ExpectedVersion::Exists => return lost(),
+    };
+    Error::with_source(ErrorKind::Conflict { stream, expected, actual: version.next() }, error)
 }
 
 /// A commit's number and the place of an append's last event in it.

@@ -9,6 +9,8 @@
 mod check;
 mod child;
 mod database;
+mod mysql;
+mod server;
 mod strangers;
 
 use std::collections::HashMap;
@@ -32,7 +34,9 @@ use tokio::sync::watch;
 
 use check::{Answer, Call, Entry, History, synthetic, violations};
 use child::{JOB, Job, Random, Role};
-use database::{Database, Fault, Postgres, Server};
+use database::{Database, Fault, Postgres};
+use mysql::MySql;
+use server::{Kind, Server};
 
 const SEED: &str = "RETELL_TEST_SEED";
 const SECONDS: &str = "RETELL_HISTORY_SECONDS";
@@ -47,7 +51,7 @@ fn main() {
     if let Some(job) = child::is_child() {
         return Runtime::new().unwrap().block_on(child::run(job));
     }
-    let tests: [(&str, fn()); 11] = [
+    let tests: [(&str, fn()); 15] = [
         ("a_good_history_passes", synthetic::a_good_history_passes),
         ("a_faulty_history_fails", synthetic::a_faulty_history_fails),
         ("sqlite_keeps_its_word_to_killed_writers", sqlite_keeps_its_word_to_killed_writers),
@@ -56,16 +60,24 @@ fn main() {
         ("postgres_keeps_its_word_when_the_server_is_killed", postgres_keeps_its_word_when_the_server_is_killed),
         ("a_position_that_was_read_survives_the_server", a_position_that_was_read_survives_the_server),
         ("a_number_drawn_before_the_version_check_is_found", || {
-            assert_found(Fault::NumberBeforeCheck, &["of its stream is due"]);
+            assert_found(postgres, Fault::NumberBeforeCheck, &["of its stream is due"]);
         }),
         ("a_lane_released_before_the_commit_is_found", || {
-            assert_found(Fault::LaneReleasedBeforeCommit, &["was acknowledged and is lost"]);
+            assert_found(postgres, Fault::LaneReleasedBeforeCommit, &["was acknowledged and is lost"]);
         }),
         ("two_sequencers_at_once_are_found", || {
-            assert_found(Fault::TwoSequencers, &["events are missing between", "twice in the log"]);
+            assert_found(postgres, Fault::TwoSequencers, &["events are missing between", "twice in the log"]);
         }),
         ("cached_commit_numbers_are_found", || {
-            assert_found(Fault::CachedNumbers, &["and stands after it", "of its stream is due"]);
+            assert_found(postgres, Fault::CachedNumbers, &["and stands after it", "of its stream is due"]);
+        }),
+        ("mariadb_keeps_its_word_to_killed_writers", mariadb_keeps_its_word_to_killed_writers),
+        ("mariadb_keeps_its_word_when_the_server_is_killed", mariadb_keeps_its_word_when_the_server_is_killed),
+        ("two_sequencers_at_once_are_found_in_mariadb", || {
+            assert_found(mysql, Fault::TwoSequencers, &["events are missing between", "twice in the log"]);
+        }),
+        ("cached_commit_numbers_are_found_in_mariadb", || {
+            assert_found(mysql, Fault::CachedNumbers, &["and stands after it", "of its stream is due"]);
         }),
     ];
     let trial = |(name, test): (&str, fn())| {
@@ -86,30 +98,44 @@ fn sqlite_keeps_its_word_to_killed_writers() {
 }
 
 fn postgres_keeps_its_word_to_killed_writers() {
-    let postgres = Database::postgres();
-    Run::new(Database::Postgres(postgres.clone())).assert_good(1500);
-    block_on(postgres.drop_schema());
+    let database = postgres();
+    Run::new(database.clone()).assert_good(1500);
+    block_on(database.remove());
 }
 
 fn postgres_with_repeatable_read() {
     let postgres = Postgres { isolation: "repeatable read".to_owned(), ..Database::postgres() };
-    let run = Run::new(Database::Postgres(postgres.clone()));
-    run.plant(&postgres, Fault::LateLock);
+    let database = Database::Postgres(postgres);
+    let mut run = Run::new(database.clone());
+    run.plant(Fault::LateLock);
     run.assert_good(1000);
-    block_on(postgres.drop_schema());
+    block_on(database.remove());
 }
 
 fn postgres_keeps_its_word_when_the_server_is_killed() {
-    let server = Server::start();
+    let server = Server::start(Kind::Postgres);
     let database = Database::Postgres(Postgres::new(server.url()));
     let mut run = Run::new(database);
     run.server = Some(server);
     run.assert_good(1200);
 }
 
+fn mariadb_keeps_its_word_to_killed_writers() {
+    let database = mysql();
+    Run::new(database.clone()).assert_good(1500);
+    block_on(database.remove());
+}
+
+fn mariadb_keeps_its_word_when_the_server_is_killed() {
+    let server = Server::start(Kind::MariaDb);
+    let mut run = Run::new(Database::MySql(MySql::new(server.url())));
+    run.server = Some(server);
+    run.assert_good(1200);
+}
+
 /// Also where the server's commits do not wait for the disk: a position that is gone may be given to another event.
 fn a_position_that_was_read_survives_the_server() {
-    let mut server = Server::start();
+    let mut server = Server::start(Kind::Postgres);
     let postgres = Postgres::new(server.url());
     let runtime = Runtime::new().unwrap();
     for round in 1..=3 {
@@ -124,17 +150,25 @@ fn a_position_that_was_read_survives_the_server() {
     }
 }
 
+fn postgres() -> Database {
+    Database::Postgres(Database::postgres())
+}
+
+fn mysql() -> Database {
+    Database::MySql(MySql::named())
+}
+
 /// The checker is worth something only if it sees what happens without the rules.
-fn assert_found(fault: Fault, expected: &[&str]) {
+fn assert_found(database: fn() -> Database, fault: Fault, expected: &[&str]) {
     const ROUNDS: usize = 10;
     let started = Instant::now();
     for round in 1..=ROUNDS {
-        let postgres = Database::postgres();
-        let mut run = Run::new(Database::Postgres(postgres.clone()));
+        let database = database();
+        let mut run = Run::new(database.clone());
         run.kills = false;
-        run.plant(&postgres, fault);
+        run.plant(fault);
         let found = violations(&run.history(500));
-        block_on(postgres.drop_schema());
+        block_on(database.remove());
         if let Some(first) = found.iter().find(|violation| expected.iter().any(|text| violation.contains(text))) {
             let seconds = started.elapsed().as_secs_f32();
             eprintln!("{fault:?}: {} violations in round {round}, {seconds:.1} s: {first}", found.len());
@@ -151,6 +185,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 /// One history in the making.
 struct Run {
     database: Database,
+    is_new: bool,
     random: Random,
     /// Whether writers are killed now and then.
     kills: bool,
@@ -170,6 +205,7 @@ impl Run {
         eprintln!("{SEED}={seed}");
         Self {
             database,
+            is_new: true,
             random: Random(seed),
             kills: true,
             server: None,
@@ -180,11 +216,20 @@ impl Run {
         }
     }
 
-    fn plant(&self, postgres: &Postgres, fault: Fault) {
+    fn plant(&mut self, fault: Fault) {
         block_on(async {
-            self.database.open().await.unwrap();
-            postgres.plant(fault).await;
+            self.create().await;
+            self.database.plant(fault).await;
         });
+    }
+
+    async fn create(&mut self) {
+        // The processes make a file of SQLite's themselves, all at once.
+        if !take(&mut self.is_new) || matches!(self.database, Database::Sqlite(_)) {
+            return;
+        }
+        self.database.create().await;
+        self.database.open().await.unwrap();
     }
 
     fn assert_good(self, wanted: u64) {
@@ -212,9 +257,11 @@ impl Run {
         let seconds = env::var(SECONDS).ok().filter(|_| self.kills);
         let until = seconds.map(|s| Instant::now() + Duration::from_secs(s.parse().unwrap()));
         let runtime = Runtime::new().unwrap();
-        if let Database::Postgres(postgres) = &self.database {
-            runtime.block_on(self.database.open()).unwrap();
-            strangers::start(&runtime, postgres, &self.lines.0, &self.acknowledged);
+        runtime.block_on(self.create());
+        match &self.database {
+            Database::Sqlite(_) => {}
+            Database::Postgres(postgres) => strangers::start(&runtime, postgres, &self.lines.0, &self.acknowledged),
+            Database::MySql(mysql) => mysql.strangers(&runtime, &self.lines.0, &self.acknowledged),
         }
         let mut writers: Vec<Process> =
             (0..WRITERS).map(|slot| self.start(Role::Write, format!("w{slot}"), vec![])).collect();

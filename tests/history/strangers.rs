@@ -13,7 +13,7 @@ use crate::check::{Answer, Call, Entry, Part};
 use crate::child::now;
 use crate::database::Postgres;
 
-const STRANGERS: u64 = 2;
+pub(crate) const STRANGERS: u64 = 2;
 
 /// Work until the count of acknowledged appends is dropped. A server that is killed ends them.
 pub(crate) fn start(runtime: &Runtime, postgres: &Postgres, lines: &Sender<Entry>, acknowledged: &watch::Sender<u64>) {
@@ -47,10 +47,10 @@ async fn write_in_another_database(url: String, mut acknowledged: watch::Receive
     tx.rollback().await
 }
 
-struct Stranger {
-    number: u64,
-    lines: Sender<Entry>,
-    acknowledged: watch::Receiver<u64>,
+pub(crate) struct Stranger {
+    pub(crate) number: u64,
+    pub(crate) lines: Sender<Entry>,
+    pub(crate) acknowledged: watch::Receiver<u64>,
 }
 
 impl Stranger {
@@ -99,12 +99,12 @@ impl Stranger {
     }
 
     /// Until that many more appends were acknowledged; `false` at the end of the run.
-    async fn wait(&mut self, more: u64) -> bool {
+    pub(crate) async fn wait(&mut self, more: u64) -> bool {
         let wanted = *self.acknowledged.borrow() + more;
         self.acknowledged.wait_for(|acknowledged| *acknowledged >= wanted).await.is_ok()
     }
 
-    fn say(&self, entry: Entry) {
+    pub(crate) fn say(&self, entry: Entry) {
         // Nobody listens once the run has ended.
         drop(self.lines.send(entry));
     }

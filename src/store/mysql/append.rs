@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use chrono::NaiveDateTime;
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySqlConnection, MySqlPool, QueryBuilder, Row};
+use sqlx::{MySqlConnection, QueryBuilder, Row, raw_sql};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
-use crate::store::mysql::connection::{begin, classify, refusal, text};
+use crate::store::mysql::connection::{Connections, begin, classify, is_no_savepoint, refusal, text};
 use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql};
 use crate::store::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
 
@@ -25,28 +25,147 @@ const FEW_ROWS: usize = 64;
 /// Bytes one statement brings, unless a single row has more: or half of the largest packet the server takes, if that is less.
 const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 
+/// How often an append in a caller's transaction looks again because what it saw was taken back.
+const SETTLING_LOOKS: usize = 20;
+
 /// Streams or keys one statement looks up.
 const LOOKED_UP: usize = 64;
 
 /// The driver's side of group commit.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) pool: MySqlPool,
+    pub(super) connections: Connections,
     statement_bytes: usize,
     pub(super) grown: watch::Sender<Position>,
 }
 
 impl Writer {
     /// `packet`: the largest that the server takes, in bytes.
-    pub(super) fn new(pool: MySqlPool, packet: usize) -> Self {
-        Self { pool, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown: watch::Sender::new(Position::ZERO) }
+    pub(super) fn new(connections: Connections, packet: usize) -> Self {
+        let grown = watch::Sender::new(Position::ZERO);
+        Self { connections, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown }
     }
 
     /// What the append under `key` did.
     pub(super) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&self.pool).await;
-        let row = row.map_err(|error| classify(error, "look up an idempotency key"))?;
-        row.map(|row| kept_outcome(&row)).transpose()
+        let failed = |error| classify(error, "look up an idempotency key");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&mut *lease).await;
+        lease.end(row).map_err(failed)?.map(|row| kept_outcome(&row)).transpose()
+    }
+
+    /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
+    pub(super) async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
+        let failed = |error| classify(error, "append");
+        let mut error = match self.try_in(tx, append).await? {
+            Ok(result) => return result,
+            Err(error) => error,
+        };
+        if refusal(&error) == Refusal::Taken {
+            // In read committed a second look sees who was faster. In the levels above, the snapshot stays as it was.
+            error = match self.try_in(tx, append).await? {
+                Ok(result) => return result,
+                Err(error) => error,
+            };
+        }
+        if refusal(&error) != Refusal::Taken {
+            return Err(failed(error));
+        }
+        let ids = sql::event_ids(append);
+        let known = match sql::twice(&ids) {
+            Some(twice) => Some(twice),
+            None => known_id(tx, &ids).await.map_err(failed)?,
+        };
+        Err(match known {
+            Some(id) => Error::with_source(ErrorKind::DuplicateEvent(id.into()), error),
+            None => sql::lost_race(append, error),
+        })
+    }
+
+    /// One attempt, inside a savepoint. The inner error is what was undone.
+    async fn try_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Result<Result<Appended>, sqlx::Error>> {
+        let failed = |error| classify(error, "append");
+        // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
+        raw_sql(SAVEPOINT).execute(&mut *tx).await.map_err(|error| {
+            let kind = ErrorKind::Invalid("the connection has no open transaction".into());
+            if is_no_savepoint(&error) { kind.into() } else { failed(error) }
+        })?;
+        let error = match self.write_settled(tx, append).await {
+            Ok(result) => {
+                raw_sql(RELEASE).execute(&mut *tx).await.map_err(failed)?;
+                return Ok(Ok(result));
+            }
+            Err(error) => error,
+        };
+        match raw_sql(ROLL_BACK).execute(&mut *tx).await {
+            Ok(_) => Ok(Err(error)),
+            Err(gone) if is_no_savepoint(&gone) => {
+                let kind = ErrorKind::Transient("append: the server has rolled the whole transaction back".into());
+                Err(Error::with_source(kind, error))
+            }
+            Err(_) => Err(failed(error)),
+        }
+    }
+
+    /// Writes on top of what is committed, or of the transaction itself: the caller's may be one that reads what others take back.
+    ///
+    /// What was found is read once more under a lock that waits for its end. These rows are named by their tables' keys, and are there
+    /// for good once they are committed: so it is they alone that are locked, no gap beside them, and for reading.
+    async fn write_settled(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Result<Appended>, sqlx::Error> {
+        let parts: Vec<&StreamAppend> = append.streams().iter().collect();
+        for _ in 0..SETTLING_LOOKS {
+            let found = versions(&mut *tx, &parts).await?;
+            let mut outcomes = kept(&mut *tx, &[append], KEPT_END).await?;
+            if outcomes[0].is_some() {
+                outcomes = kept(&mut *tx, &[append], KEPT_END_LOCKED).await?;
+            } else if !are_settled(&mut *tx, &found).await? {
+                continue;
+            }
+            let mut results = self.write(tx, &[append], &found, outcomes).await?;
+            return Ok(results.pop().unwrap_or_else(|| Err(sql::lost())));
+        }
+        Ok(Err(sql::lost()))
+    }
+
+    /// Reads before it writes: so none of its locks is held while it looks.
+    async fn commit(
+        &self,
+        connection: &mut MySqlConnection,
+        round: &[&Append],
+    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        let mut tx = begin(connection).await?;
+        let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
+        let found = versions(&mut tx, &parts).await?;
+        // After the versions: whoever sees that another append under the same key has moved the stream sees the key as well.
+        let kept = kept(&mut tx, round, KEPT_END).await?;
+        let results = self.write(&mut tx, round, &found, kept).await?;
+        tx.commit().await?;
+        Ok(results)
+    }
+
+    /// Writes what goes with the versions and the outcomes found.
+    async fn write(
+        &self,
+        tx: &mut MySqlConnection,
+        round: &[&Append],
+        found: &[Newest],
+        kept: Vec<Option<Result<KeptOutcome>>>,
+    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        let mut plan = Plan::of(round, found, kept);
+        if plan.events == 0 {
+            if plan.repeats() {
+                // A commit can be seen before it is on the disk, and this one acknowledges what it saw: so it writes something, and waits.
+                let number = sqlx::query(INSERT_COMMIT).bind(0).execute(&mut *tx).await?.last_insert_id();
+                sqlx::query(DELETE_COMMIT).bind(number).execute(&mut *tx).await?;
+            }
+            return Ok(plan.outcomes(0));
+        }
+        // Drawn after the versions were read, and given out in the order of asking, so never smaller than what they were written under.
+        let commit = sqlx::query(INSERT_COMMIT).bind(count(plan.events)).execute(&mut *tx).await?.last_insert_id();
+        let commit = i64::try_from(commit).unwrap_or(i64::MAX);
+        insert_events(tx, commit, &plan.rows(), self.statement_bytes).await?;
+        insert_keys(tx, commit, &plan).await?;
+        Ok(plan.outcomes(commit))
     }
 }
 
@@ -62,43 +181,16 @@ impl BatchAppend for Writer {
 
 #[async_trait]
 impl Rounds for Writer {
-    /// Invariant: nothing is written, and no row is locked, before the versions and the keys were read. The decision record on lanes says
-    /// which argument needs it.
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        let mut tx = begin(&self.pool).await?;
-        let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
-        let found = versions(&mut tx, &parts).await?;
-        // After the versions: whoever sees that another append under the same key has moved the stream sees the key as well.
-        let kept = kept(&mut tx, round).await?;
-        let mut plan = Plan::of(round, &found, kept);
-        if plan.events == 0 {
-            if plan.repeats() {
-                // A commit can be seen before it is on the disk, and this one acknowledges what it saw: so it writes something, and waits.
-                let number = sqlx::query(INSERT_COMMIT).bind(0).execute(&mut *tx).await?.last_insert_id();
-                sqlx::query(DELETE_COMMIT).bind(number).execute(&mut *tx).await?;
-            }
-            tx.commit().await?;
-            return Ok(plan.outcomes(0));
-        }
-        // Drawn after the versions were read, and given out in the order of asking, so never smaller than what they were written under.
-        let commit = sqlx::query(INSERT_COMMIT).bind(count(plan.events)).execute(&mut *tx).await?.last_insert_id();
-        let commit = i64::try_from(commit).unwrap_or(i64::MAX);
-        insert_events(&mut tx, commit, &plan.rows(), self.statement_bytes).await?;
-        insert_keys(&mut tx, commit, &plan).await?;
-        tx.commit().await?;
-        Ok(plan.outcomes(commit))
+        let mut lease = self.connections.lease().await?;
+        let results = self.commit(&mut lease, round).await;
+        lease.end(results)
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
-        for ids in ids.chunks(ROWS) {
-            let mut query = QueryBuilder::new(KNOWN_IDS);
-            push_list(&mut query, ids.iter().copied(), ROWS);
-            let id = query.push(" LIMIT 1").build_query_scalar().fetch_optional(&self.pool).await?;
-            if id.is_some() {
-                return Ok(id);
-            }
-        }
-        Ok(None)
+        let mut lease = self.connections.lease().await?;
+        let known = known_id(&mut lease, ids).await;
+        lease.end(known)
     }
 
     fn refusal(&self, error: &sqlx::Error) -> Refusal {
@@ -110,9 +202,48 @@ impl Rounds for Writer {
     }
 }
 
+/// One of these ids that is in the log already.
+async fn known_id(connection: &mut MySqlConnection, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
+    for ids in ids.chunks(ROWS) {
+        let mut query = QueryBuilder::new(KNOWN_IDS);
+        push_list(&mut query, ids.iter().copied(), ROWS);
+        let id = query.push(" LIMIT 1").build_query_scalar().fetch_optional(&mut *connection).await?;
+        if id.is_some() {
+            return Ok(id);
+        }
+    }
+    Ok(None)
+}
+
+/// A stream's newest event: its version, and the key of its row.
+#[derive(Debug, Clone, Copy, Default)]
+struct Newest {
+    version: Version,
+    commit: i64,
+    ordinal: i32,
+}
+
+/// Whether the events found are still there, once those who wrote them have ended.
+async fn are_settled(tx: &mut MySqlConnection, found: &[Newest]) -> Result<bool, sqlx::Error> {
+    let known: Vec<&Newest> = found.iter().filter(|newest| newest.version > Version::ZERO).collect();
+    for chunk in known.chunks(LOOKED_UP) {
+        let mut query = QueryBuilder::new("");
+        for place in 0..padded(chunk.len(), LOOKED_UP) {
+            let newest = chunk.get(place);
+            query.push(if place == 0 { "" } else { " UNION ALL " });
+            query.push(SETTLED_COMMIT).push_bind(newest.map(|newest| newest.commit));
+            query.push(SETTLED_ORDINAL).push_bind(newest.map(|newest| newest.ordinal)).push(SETTLED_END);
+        }
+        if query.build().fetch_all(&mut *tx).await?.len() < chunk.len() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The versions the streams are at, in order.
-async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<Vec<Version>, sqlx::Error> {
-    let mut found = vec![Version::ZERO; parts.len()];
+async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<Vec<Newest>, sqlx::Error> {
+    let mut found = vec![Newest::default(); parts.len()];
     for (chunk, first) in parts.chunks(LOOKED_UP).zip((0..).step_by(LOOKED_UP)) {
         let mut query = QueryBuilder::new("");
         for place in 0..padded(chunk.len(), LOOKED_UP) {
@@ -124,9 +255,10 @@ async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<V
             query.push(VERSION_ID).push_bind(stream.map(|stream| stream.aggregate_id().as_str().as_bytes()));
             query.push(VERSION_NEWEST);
         }
-        for (place, version) in query.build_query_as::<(i64, i64)>().fetch_all(&mut *tx).await? {
+        for (place, version, commit, ordinal) in query.build_query_as().fetch_all(&mut *tx).await? {
+            let (place, version): (i64, i64) = (place, version);
             if let Some(found) = usize::try_from(place).ok().and_then(|place| found.get_mut(first + place)) {
-                *found = Version::new(version.unsigned_abs());
+                *found = Newest { version: Version::new(version.unsigned_abs()), commit, ordinal };
             }
         }
     }
@@ -134,13 +266,18 @@ async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<V
 }
 
 /// For each append the outcome that its key stands for, if it has one that was used.
-async fn kept(tx: &mut MySqlConnection, round: &[&Append]) -> Result<Vec<Option<Result<KeptOutcome>>>, sqlx::Error> {
+async fn kept(
+    tx: &mut MySqlConnection,
+    round: &[&Append],
+    end: &str,
+) -> Result<Vec<Option<Result<KeptOutcome>>>, sqlx::Error> {
     let mut kept: Vec<Option<Result<KeptOutcome>>> = vec![None; round.len()];
     let keyed: Vec<_> =
         round.iter().zip(0..).filter_map(|(append, place)| Some((append.key()?.as_str(), place))).collect();
     for chunk in keyed.chunks(LOOKED_UP) {
         let mut query = QueryBuilder::new(KEPT);
         push_list(&mut query, chunk.iter().map(|(key, _)| key.as_bytes()), LOOKED_UP);
+        query.push(end);
         for row in query.build().fetch_all(&mut *tx).await? {
             let key: &[u8] = row.try_get("idempotency_key")?;
             if let Some(&(_, place)) = chunk.iter().find(|(asked, _)| asked.as_bytes() == key) {
@@ -204,9 +341,9 @@ impl NewRow<'_> {
 }
 
 impl<'a> Plan<'a> {
-    fn of(round: &[&'a Append], found: &[Version], kept: Vec<Option<Result<KeptOutcome>>>) -> Self {
+    fn of(round: &[&'a Append], found: &[Newest], kept: Vec<Option<Result<KeptOutcome>>>) -> Self {
         let mut plan = Self { appends: Vec::with_capacity(round.len()), events: 0 };
-        let mut found = found.iter().copied();
+        let mut found = found.iter().map(|newest| newest.version);
         for (append, kept) in round.iter().zip(kept) {
             let found: Vec<Version> = found.by_ref().take(append.streams().len()).collect();
             let fate = match (kept, append.key()) {
@@ -379,12 +516,30 @@ fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {
 
 /// One stream's version is looked up by these four and what is bound between them; UNION ALL joins the streams.
 const VERSION_PLACE: &str = "(SELECT CAST(";
-const VERSION_TYPE: &str = " AS SIGNED) AS place, version FROM retell_events WHERE aggregate_type = ";
+const VERSION_TYPE: &str =
+    " AS SIGNED) AS place, version, commit_id, ordinal FROM retell_events WHERE aggregate_type = ";
 const VERSION_ID: &str = " AND aggregate_id = ";
 const VERSION_NEWEST: &str = " ORDER BY version DESC LIMIT 1)";
 
 const KEPT: &str =
     "SELECT idempotency_key, commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key IN ";
+
+/// Behind the keys.
+const KEPT_END: &str = "";
+const KEPT_END_LOCKED: &str = " LOCK IN SHARE MODE";
+
+/// A stream's newest event is looked up by the table's own key: by another, the server would lock the gap before it as well. UNION ALL
+/// joins the streams.
+const SETTLED_COMMIT: &str = "(SELECT ordinal FROM retell_events WHERE commit_id = ";
+const SETTLED_ORDINAL: &str = " AND ordinal = ";
+const SETTLED_END: &str = " LOCK IN SHARE MODE)";
+
+/// The second half fails where no transaction is open: there a savepoint ends with its own statement.
+const SAVEPOINT: &str = "SAVEPOINT retell_append; ROLLBACK TO SAVEPOINT retell_append";
+
+const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
+
+const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append; RELEASE SAVEPOINT retell_append";
 
 const OUTCOME: &str = "SELECT commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key = ?";
 

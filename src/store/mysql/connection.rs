@@ -1,34 +1,95 @@
-//! How transactions begin, and the one place where MySQL's and MariaDB's error numbers get their meaning.
+//! How calls get their connections, how transactions begin, and the one place where MySQL's and MariaDB's error numbers get their meaning.
 
 use std::ops::{Deref, DerefMut};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use sqlx::mysql::MySqlDatabaseError;
+use sqlx::mysql::{MySqlArguments, MySqlDatabaseError, MySqlRow};
 use sqlx::pool::PoolConnection;
-use sqlx::{MySql, MySqlConnection, MySqlPool, Transaction};
+use sqlx::query::{Query, QueryAs};
+use sqlx::{Connection, FromRow, MySql, MySqlConnection, MySqlPool, Transaction};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sql::Refusal;
 
-/// Begins a transaction, in one round trip. Read committed, whatever the session's default is: each statement must see what was
-/// committed before it, and a refused row must not leave locked gaps behind.
-pub(super) async fn begin(pool: &MySqlPool) -> Result<Transaction<'static, MySql>, sqlx::Error> {
-    pool.begin_with(BEGIN).await
-}
+/// The driver's one way to its server.
+///
+/// sqlx does not find its place in the protocol again after a call was dropped half-way, and whoever got the connection next would wait for
+/// ever, or read another's answer. So nothing here runs on a pool: each call has a [`Lease`], which closes what is not known to be whole.
+#[derive(Debug, Clone)]
+pub(super) struct Connections(MySqlPool);
 
-/// A connection for a call that may be dropped half-way. sqlx does not find its place in the protocol again after that, and whoever got
-/// the connection next would wait for ever: so it is closed, unless the call came to its end.
-#[derive(Debug)]
-pub(super) struct Lease(PoolConnection<MySql>, bool);
-
-impl Lease {
-    pub(super) async fn take(pool: &MySqlPool) -> Result<Self, sqlx::Error> {
-        Ok(Self(pool.acquire().await?, false))
+impl Connections {
+    pub(super) fn of(pool: MySqlPool) -> Self {
+        Self(pool)
     }
 
-    /// Gives the connection back to the pool.
-    pub(super) fn done(mut self) {
-        self.1 = true;
+    /// The pool, to hand out and to close.
+    pub(super) fn pool(&self) -> &MySqlPool {
+        &self.0
+    }
+
+    /// A connection for one call.
+    pub(super) async fn lease(&self) -> Result<Lease, sqlx::Error> {
+        Ok(Lease { connection: self.0.acquire().await?, whole: false })
+    }
+
+    /// A connection that never goes back.
+    pub(super) async fn detached(&self) -> Result<MySqlConnection, sqlx::Error> {
+        Ok(self.0.acquire().await?.detach())
+    }
+
+    /// Runs a statement that has no rows to show.
+    pub(super) async fn execute(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<(), sqlx::Error> {
+        let mut lease = self.lease().await?;
+        let done = query.execute(&mut *lease).await;
+        lease.end(done).map(drop)
+    }
+
+    /// The one row of a statement, or none.
+    pub(super) async fn optional<T>(
+        &self,
+        query: QueryAs<'_, MySql, T, MySqlArguments>,
+    ) -> Result<Option<T>, sqlx::Error>
+    where
+        T: Send + Unpin + for<'r> FromRow<'r, MySqlRow>,
+    {
+        let mut lease = self.lease().await?;
+        let row = query.fetch_optional(&mut *lease).await;
+        lease.end(row)
+    }
+
+    /// The one row of a statement.
+    pub(super) async fn one<T>(&self, query: QueryAs<'_, MySql, T, MySqlArguments>) -> Result<T, sqlx::Error>
+    where
+        T: Send + Unpin + for<'r> FromRow<'r, MySqlRow>,
+    {
+        self.optional(query).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// All rows of a statement.
+    pub(super) async fn all<T>(&self, query: QueryAs<'_, MySql, T, MySqlArguments>) -> Result<Vec<T>, sqlx::Error>
+    where
+        T: Send + Unpin + for<'r> FromRow<'r, MySqlRow>,
+    {
+        let mut lease = self.lease().await?;
+        let rows = query.fetch_all(&mut *lease).await;
+        lease.end(rows)
+    }
+}
+
+/// A connection for one call. Closed when it is dropped, unless the call came to its [`end`](Self::end).
+#[derive(Debug)]
+pub(super) struct Lease {
+    connection: PoolConnection<MySql>,
+    whole: bool,
+}
+
+impl Lease {
+    /// The call's result is there: an answer, or a refusal of the server's, leaves the connection fit for the next call. What else goes
+    /// wrong, such as a row that cannot be decoded, may lie in the middle of an answer.
+    pub(super) fn end<T>(mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        self.whole = matches!(result, Ok(_) | Err(sqlx::Error::Database(_) | sqlx::Error::RowNotFound));
+        result
     }
 }
 
@@ -36,22 +97,28 @@ impl Deref for Lease {
     type Target = MySqlConnection;
 
     fn deref(&self) -> &MySqlConnection {
-        &self.0
+        &self.connection
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut MySqlConnection {
-        &mut self.0
+        &mut self.connection
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.1 {
-            self.0.close_on_drop();
+        if !self.whole {
+            self.connection.close_on_drop();
         }
     }
+}
+
+/// Begins a transaction, in one round trip. Read committed, whatever the session's default is: each statement must see what was
+/// committed before it, and a refused row must not leave locked gaps behind.
+pub(super) async fn begin(connection: &mut MySqlConnection) -> Result<Transaction<'_, MySql>, sqlx::Error> {
+    connection.begin_with(BEGIN).await
 }
 
 /// The servers' numbers, once and for all. `attempt` completes "cannot ..".
@@ -88,9 +155,20 @@ fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {
 pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
     match number(error) {
         Some(1022 | 1062 | 1586) => Refusal::Taken,
-        Some(1020 | 1205 | 1213) => Refusal::Deadlock,
+        // Row changed since read, lock wait timeout, deadlock.
+        Some(1020 | 1205 | 1213) => Refusal::Blocked,
         _ => Refusal::Other,
     }
+}
+
+/// Whether a savepoint is not there: it ended with its transaction.
+pub(super) fn is_no_savepoint(error: &sqlx::Error) -> bool {
+    number(error) == Some(1305)
+}
+
+/// Whether a right is missing that belongs to the server and not to a table.
+pub(super) fn is_not_granted(error: &sqlx::Error) -> bool {
+    number(error) == Some(1227)
 }
 
 fn number(error: &sqlx::Error) -> Option<u16> {

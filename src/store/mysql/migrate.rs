@@ -1,9 +1,9 @@
 //! Brings a database to the schema of this release.
 
-use sqlx::{Connection, MySqlConnection, MySqlPool};
+use sqlx::{Connection, MySqlConnection};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::mysql::connection::classify;
+use crate::store::mysql::connection::{Connections, classify};
 
 /// The steps of the schema. Never changed once released. Every statement can be run again, since the server commits each by itself.
 const MIGRATIONS: [(i32, &str, &str); 2] = [
@@ -12,9 +12,9 @@ const MIGRATIONS: [(i32, &str, &str); 2] = [
 ];
 
 /// Applies what is missing. Processes that start at once take turns.
-pub(super) async fn apply(pool: &MySqlPool) -> Result<()> {
+pub(super) async fn apply(connections: &Connections) -> Result<()> {
     // The lock belongs to the session, so the session ends with it: also when this future is dropped.
-    let mut connection = pool.acquire().await.map_err(|error| classify(error, "connect"))?.detach();
+    let mut connection = connections.detached().await.map_err(|error| classify(error, "connect"))?;
     let applied = run(&mut connection).await;
     let closed = connection.close().await;
     applied?;

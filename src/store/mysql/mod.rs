@@ -11,6 +11,7 @@
 
 mod append;
 mod connection;
+mod health;
 mod migrate;
 mod read;
 mod read_model;
@@ -19,14 +20,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::MySqlPool;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{MySqlConnection, MySqlPool};
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{CommitId, EventType, IdempotencyKey, MAX_NAME_BYTES, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
+use crate::store::health::Health;
 use crate::store::sql::{self, from_sql, to_sql};
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
@@ -34,7 +36,7 @@ use crate::store::{
 };
 
 use append::Writer;
-use connection::{begin, classify};
+use connection::{Connections, begin, classify};
 use read::Reader;
 pub use read_model::MySqlReadModel;
 
@@ -96,7 +98,24 @@ impl MySqlStore {
 
     /// Opens the log over a pool of the caller's, and brings its schema up to date.
     ///
-    /// That needs the rights to create tables, triggers and views. A server that writes a binary log lets ordinary users create triggers
+    /// The pool's settings are the caller's. An append takes one connection at a time, a read one, the sequencer one after the other: ten
+    /// serve a process well. sqlx asks the server before each use whether it is there; `test_before_acquire(false)` saves that round trip.
+    /// A call that gets no connection within `acquire_timeout` is [`ErrorKind::Transient`].
+    ///
+    /// Limits of time are variables of the session, set in the pool's `after_connect`:
+    ///
+    /// - `innodb_lock_wait_timeout`, 50 seconds by default: how long an append waits for another to the same stream. After half
+    ///   a minute in all it is not tried again, and is [`ErrorKind::Transient`].
+    /// - `max_statement_time` (MariaDB, in seconds) or `max_execution_time` (MySQL, in milliseconds, for reads alone): a statement that
+    ///   takes longer is [`ErrorKind::Transient`].
+    /// - `idle_transaction_timeout` (MariaDB) or `wait_timeout`: when the server gives up a session that nobody hears from. After a
+    ///   machine has vanished without closing its connections, it may still hold the sequencer's lock, and no position is given out until
+    ///   then. A minute is a good value where positions matter.
+    ///
+    /// TLS is in the URL (`?ssl-mode=VERIFY_IDENTITY&ssl-ca=..`) or in `MySqlConnectOptions`, with one of sqlx's `tls-*` features in your own
+    /// manifest.
+    ///
+    /// Opening needs the rights to create tables, triggers and views. A server that writes a binary log lets ordinary users create triggers
     /// only with `log_bin_trust_function_creators`.
     ///
     /// # Errors
@@ -104,14 +123,15 @@ impl MySqlStore {
     /// disk and the options do not allow that, [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after a copy of
     /// the tables by hand: call [`repair`](Self::repair) then. Otherwise what connecting met.
     pub async fn open(pool: MySqlPool, options: &MySqlOptions) -> Result<Self> {
-        let packet = check_server(&pool, options).await?;
-        migrate::apply(&pool).await?;
-        check_numbers(&pool).await?;
-        let writer = Arc::new(Writer::new(pool.clone(), packet));
+        let connections = Connections::of(pool);
+        let packet = check_server(&connections, options).await?;
+        migrate::apply(&connections).await?;
+        check_numbers(&connections).await?;
+        let writer = Arc::new(Writer::new(connections.clone(), packet));
         Ok(Self {
             commits: Arc::new(GroupCommit::new(writer.clone())),
             writer,
-            reader: Reader { pool },
+            reader: Reader { connections },
             max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),
         })
     }
@@ -122,16 +142,56 @@ impl MySqlStore {
     /// What the database met.
     pub async fn repair(pool: &MySqlPool, _options: &MySqlOptions) -> Result<()> {
         let failed = |error| classify(error, "repair the commit numbers");
-        let mut tx = begin(pool).await.map_err(failed)?;
+        let mut lease = Connections::of(pool.clone()).lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
         for sql in [PASS_NUMBERS, DROP_PASSED] {
             sqlx::query(sql).execute(&mut *tx).await.map_err(failed)?;
         }
-        tx.commit().await.map_err(failed)
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
     }
 
-    /// The pool, for queries of one's own.
+    /// Appends inside a transaction of the caller's: its rows and the events become durable together, or not at all. The connection must
+    /// have the log's database selected. Until the transaction ends, others who append to the same streams wait for it, and below serializable
+    /// nobody else does. Other processes notice the events by polling.
+    ///
+    /// Any isolation level will do. Two are worse than read committed:
+    ///
+    /// - In repeatable read, the versions are those of the transaction's snapshot. Who was faster since is found by a unique key alone. The
+    ///   conflict names the least version the stream can have; it is [`ErrorKind::Transient`] if no version was expected, or the append
+    ///   has several streams. Begin again.
+    /// - In serializable, the server locks what is read, with the gaps beside it: others may wait whose streams stand next to it in the
+    ///   index, and two such transactions may well end in a deadlock.
+    ///
+    /// # Errors
+    /// As [`append`](EventStore::append), and [`ErrorKind::Invalid`] if no transaction is open. The transaction stays usable after each of
+    /// them, and the events are not in it then. The exception is [`ErrorKind::Transient`]: after a deadlock the server has rolled back the
+    /// whole transaction, and each later statement would be one of its own. Roll back and begin again.
+    ///
+    /// # Cancel safety
+    /// After a dropped call close the connection: that rolls the transaction back. sqlx cannot go on with it.
+    pub async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
+        append.check(self.max_payload)?;
+        self.writer.append_in(tx, append).await
+    }
+
+    /// How the log is doing: its head, what waits for a position, which transactions are open, how far behind its projections are.
+    ///
+    /// The transactions are those of the whole server, up to a hundred: whatever is open for long, also in another database, keeps the
+    /// server from clearing away the queue's deleted rows. Seeing them needs the right `PROCESS`; without it they are
+    /// [`NotGranted`](crate::store::OpenTransactions::NotGranted). The server's list may be a tenth of a second old, and older if it is
+    /// asked for all the time.
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn health(&self) -> Result<Health> {
+        health::health(&self.writer.connections).await
+    }
+
+    /// The pool, for queries of one's own. sqlx cannot go on with a connection after a query on it was dropped half-way: let each come to
+    /// its end.
     pub fn pool(&self) -> &MySqlPool {
-        &self.writer.pool
+        self.writer.connections.pool()
     }
 }
 
@@ -144,9 +204,10 @@ async fn pool(url: &str) -> Result<MySqlPool> {
 }
 
 /// The largest packet the server takes. It alone can say whether commits wait for the disk: no session can ask for it.
-async fn check_server(pool: &MySqlPool, options: &MySqlOptions) -> Result<usize> {
+async fn check_server(connections: &Connections, options: &MySqlOptions) -> Result<usize> {
+    let settings = connections.one(sqlx::query_as(SERVER)).await;
     let (flush, binary_log, sync, packet): (i64, i64, i64, i64) =
-        sqlx::query_as(SERVER).fetch_one(pool).await.map_err(|error| classify(error, "read the server's settings"))?;
+        settings.map_err(|error| classify(error, "read the server's settings"))?;
     let forgets = match (flush, binary_log, sync) {
         (1, 0, _) | (1, _, 1) => None,
         // With a binary log, a commit that is not in it is rolled back after a crash.
@@ -164,9 +225,10 @@ async fn check_server(pool: &MySqlPool, options: &MySqlOptions) -> Result<usize>
 }
 
 /// Draws a number and gives it back: the server says nowhere else, and up to date, which one is next.
-async fn check_numbers(pool: &MySqlPool) -> Result<()> {
+async fn check_numbers(connections: &Connections) -> Result<()> {
     let failed = |error| classify(error, "check the commit numbers");
-    let mut tx = begin(pool).await.map_err(failed)?;
+    let mut lease = connections.lease().await.map_err(failed)?;
+    let mut tx = begin(&mut lease).await.map_err(failed)?;
     // First the data, since others may be writing.
     let newest: i64 = sqlx::query_scalar(NEWEST_COMMIT).fetch_one(&mut *tx).await.map_err(failed)?;
     let drawn = sqlx::query(DRAW_NUMBER).execute(&mut *tx).await;
@@ -176,7 +238,8 @@ async fn check_numbers(pool: &MySqlPool) -> Result<()> {
         Err(error) if connection::refusal(&error) == sql::Refusal::Taken => 0,
         Err(error) => return Err(failed(error)),
     };
-    tx.rollback().await.map_err(failed)?;
+    let rolled_back = tx.rollback().await;
+    lease.end(rolled_back).map_err(failed)?;
     if next > newest {
         return Ok(());
     }
@@ -227,7 +290,7 @@ impl EventStore for MySqlStore {
 
     async fn close(&self) -> Result<()> {
         self.commits.close().await;
-        self.writer.pool.close().await;
+        self.writer.connections.pool().close().await;
         Ok(())
     }
 }
@@ -236,7 +299,7 @@ impl EventStore for MySqlStore {
 impl SnapshotStore for MySqlStore {
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let (version, fingerprint) = (to_sql(snapshot.version.get()), snapshot.fingerprint.cast_signed());
-        let saved = sqlx::query(SAVE_SNAPSHOT)
+        let save = sqlx::query(SAVE_SNAPSHOT)
             .bind(stream.aggregate_type().as_str().as_bytes())
             .bind(stream.aggregate_id().as_str().as_bytes())
             .bind(version)
@@ -248,22 +311,21 @@ impl SnapshotStore for MySqlStore {
             .bind(fingerprint)
             .bind(version)
             .bind(version)
-            .bind(fingerprint)
-            .execute(&self.writer.pool)
-            .await;
-        saved.map(drop).map_err(|error| classify(error, "save a snapshot"))
+            .bind(fingerprint);
+        self.writer.connections.execute(save).await.map_err(|error| classify(error, "save a snapshot"))
     }
 }
 
 #[async_trait]
 impl RelayCheckpoint for MySqlStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
-        let position: Option<i64> = sqlx::query_scalar(RELAYED)
-            .bind(relay.as_bytes())
-            .fetch_optional(&self.writer.pool)
+        let position: Option<(i64,)> = self
+            .writer
+            .connections
+            .optional(sqlx::query_as(RELAYED).bind(relay.as_bytes()))
             .await
             .map_err(|error| classify(error, "read a relay's position"))?;
-        from_sql(position.unwrap_or(0), "position").map(Position::new)
+        from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
@@ -273,13 +335,8 @@ impl RelayCheckpoint for MySqlStore {
             return Err(ErrorKind::Invalid(problem).into());
         }
         let position = to_sql(position.get());
-        let set = sqlx::query(SET_RELAYED)
-            .bind(relay.as_bytes())
-            .bind(position)
-            .bind(position)
-            .execute(&self.writer.pool)
-            .await;
-        set.map(drop).map_err(|error| classify(error, "move a relay's position"))
+        let set = sqlx::query(SET_RELAYED).bind(relay.as_bytes()).bind(position).bind(position);
+        self.writer.connections.execute(set).await.map_err(|error| classify(error, "move a relay's position"))
     }
 }
 

@@ -3,30 +3,31 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::query::Query;
-use sqlx::{MySql, MySqlPool, QueryBuilder, Row};
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
-use crate::store::mysql::connection::{Lease, begin, classify, text, time_to_sql};
+use crate::store::mysql::connection::{Connections, begin, classify, text, time_to_sql};
 use crate::store::sql::{
     Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
 };
 use crate::store::{Filter, Replay, UpTo, Visitor};
 
 /// How often to look again while another session gives out positions. It takes two commits.
-const SEQUENCER_LOOKS: u32 = 400;
+const SEQUENCER_LOOKS: usize = 400;
 
-/// The longest wait between two looks.
+/// The longest wait between two looks, accidents apart.
 const LOOK_AGAIN: Duration = Duration::from_millis(16);
 
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
-    pub(super) pool: MySqlPool,
+    pub(super) connections: Connections,
 }
 
 impl Reader {
@@ -40,7 +41,7 @@ impl Reader {
         let mut after = to_sql(replay.after.get());
         let mut visit = Visit::new(stream, visitor);
         let failed = |error| classify(error, "replay a stream");
-        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
+        let mut lease = self.connections.lease().await.map_err(failed)?;
         if let (Some(fingerprint), None) = (replay.snapshot, until) {
             let snapshot: Option<(i64, Vec<u8>)> = sqlx::query_as(SNAPSHOT)
                 .bind(kind)
@@ -63,8 +64,7 @@ impl Reader {
             visit.event(&replayed)?;
         }
         drop(rows);
-        lease.done();
-        Ok(())
+        lease.end(Ok(())).map_err(failed)
     }
 
     pub(super) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
@@ -80,9 +80,9 @@ impl Reader {
     /// Events that the server has joined with their places.
     async fn joined(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
-        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
-        let rows = query.fetch_all(&mut *lease).await.map_err(failed)?;
-        lease.done();
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let rows = query.fetch_all(&mut *lease).await;
+        let rows = lease.end(rows).map_err(failed)?;
         let mut builder = EventBuilder::default();
         let read = |row: &MySqlRow| {
             let first: i64 = row.try_get("first_position").map_err(failed)?;
@@ -95,9 +95,7 @@ impl Reader {
     pub(super) async fn head(&self) -> Result<Position> {
         self.sequence().await?;
         let failed = |error| classify(error, "read the head");
-        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
-        let head: i64 = sqlx::query_scalar(HEAD).fetch_one(&mut *lease).await.map_err(failed)?;
-        lease.done();
+        let (head,): (i64,) = self.connections.one(sqlx::query_as(HEAD)).await.map_err(failed)?;
         from_sql(head, "position").map(Position::new)
     }
 
@@ -108,15 +106,12 @@ impl Reader {
         let (number, ordinal) = split_commit_id(commit);
         let failed = |error| classify(error, "find a commit's position");
         for looked in [false, true] {
-            let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
-            let position: Option<i64> = sqlx::query_scalar(POSITION_OF)
-                .bind(ordinal)
-                .bind(number)
-                .fetch_optional(&mut *lease)
+            let position: Option<(i64,)> = self
+                .connections
+                .optional(sqlx::query_as(POSITION_OF).bind(ordinal).bind(number))
                 .await
                 .map_err(failed)?;
-            lease.done();
-            if let Some(position) = position {
+            if let Some((position,)) = position {
                 return from_sql(position, "position").map(Position::new).map(Some);
             }
             if !looked {
@@ -126,26 +121,10 @@ impl Reader {
         Ok(None)
     }
 
-    /// Gives positions to what is visible now, unless another session is at it. Returns the log's last position.
-    async fn sequence_once(&self) -> Result<Option<i64>, sqlx::Error> {
-        let mut tx = begin(&self.pool).await?;
-        if sqlx::query(LOCK_SEQUENCER).fetch_optional(&mut *tx).await?.is_none() {
-            tx.rollback().await?;
-            return Ok(None);
-        }
-        // Read committed: from here on each statement's snapshot is taken after the lock, and sees all that earlier holders did.
-        let before: i64 = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
-        let placed = sqlx::query(PLACE).bind(before).execute(&mut *tx).await?.rows_affected();
-        if placed > 0 {
-            sqlx::query(TAKE_PLACED).bind(before).execute(&mut *tx).await?;
-        } else {
-            // A session may have placed commits and died before it moved the mark. Only a commit that has written something waits until
-            // the disk has all that is visible here.
-            sqlx::query(COUNT_RUN).execute(&mut *tx).await?;
-        }
-        let last = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(Some(last))
+    async fn sequence_once(&self) -> Result<Option<Run>, sqlx::Error> {
+        let mut lease = self.connections.lease().await?;
+        let run = sequence_once(&mut lease).await;
+        lease.end(run)
     }
 }
 
@@ -153,15 +132,11 @@ impl Reader {
 impl Scans for Reader {
     async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
         let failed = |error| classify(error, "read the log");
-        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
-        let rows = sqlx::query_as(LOG)
+        let query = sqlx::query_as(LOG)
             .bind(to_sql(after.get()))
             .bind(to_sql(after.get().saturating_add(1)))
-            .bind(limit_to_sql(commits))
-            .fetch_all(&mut *lease)
-            .await
-            .map_err(failed)?;
-        lease.done();
+            .bind(limit_to_sql(commits));
+        let rows = self.connections.all(query).await.map_err(failed)?;
         rows.into_iter().map(Placed::from_sql).collect()
     }
 
@@ -171,7 +146,7 @@ impl Scans for Reader {
         push_names(&mut query, OF_AGGREGATE_TYPES, filter.aggregate_types.iter().map(AggregateType::as_str));
         push_names(&mut query, OF_EVENT_TYPES, filter.event_types.iter().map(EventType::as_str));
         let failed = |error| classify(error, "read events");
-        let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
+        let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut rows = query.build().fetch(&mut *lease);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             let commit = row.try_get("commit_id").map_err(failed)?;
@@ -179,8 +154,7 @@ impl Scans for Reader {
             take(commit, ordinal, columns(&row))?;
         }
         drop(rows);
-        lease.done();
-        Ok(())
+        lease.end(Ok(())).map_err(failed)
     }
 
     /// If another session is at it, waits for it.
@@ -189,25 +163,71 @@ impl Scans for Reader {
     /// second move the mark that readers read up to.
     async fn sequence(&self) -> Result<()> {
         let failed = |error| classify(error, "give out positions");
-        for look in 0..SEQUENCER_LOOKS {
-            let mut lease = Lease::take(&self.pool).await.map_err(failed)?;
-            let (head, last, waiting): (i64, i64, i64) =
-                sqlx::query_as(PENDING).fetch_one(&mut *lease).await.map_err(failed)?;
-            lease.done();
+        for delay in looks() {
+            let pending = self.connections.one(sqlx::query_as(PENDING)).await;
+            let (head, last, waiting): (i64, i64, i64) = pending.map_err(failed)?;
             if waiting == 0 && head == last {
                 return Ok(());
             }
-            if let Some(last) = self.sequence_once().await.map_err(failed)? {
-                sqlx::query(MOVE_HEAD).bind(last).bind(last).execute(&self.pool).await.map_err(failed)?;
-                if last - head < PLACED_AT_ONCE {
-                    return Ok(());
-                }
+            let Some(Run { last, leaves }) = self.sequence_once().await.map_err(failed)? else {
+                tokio::time::sleep(delay).await;
                 continue;
+            };
+            if last > head {
+                let moved = self.connections.execute(sqlx::query(MOVE_HEAD).bind(last).bind(last)).await;
+                moved.map_err(failed)?;
             }
-            tokio::time::sleep(LOOK_AGAIN.min(Duration::from_millis(1) * (look + 1))).await;
+            if !leaves {
+                return Ok(());
+            }
         }
         Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
     }
+}
+
+/// The waits between looks.
+fn looks() -> impl Iterator<Item = Duration> + Send {
+    let longer = ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(LOOK_AGAIN);
+    longer.with_max_times(SEQUENCER_LOOKS).with_jitter().build()
+}
+
+/// What a run of the sequencer has done.
+struct Run {
+    /// The log's last position.
+    last: i64,
+    /// Whether it left commits for the next run.
+    leaves: bool,
+}
+
+/// Gives positions to what is visible now, unless another session is at it.
+async fn sequence_once(connection: &mut MySqlConnection) -> Result<Option<Run>, sqlx::Error> {
+    let mut tx = begin(connection).await?;
+    if sqlx::query(LOCK_SEQUENCER).fetch_optional(&mut *tx).await?.is_none() {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    // Read committed: from here on each statement's snapshot is taken after the lock, and sees all that earlier holders did.
+    let before: i64 = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
+    let placed = sqlx::query(PLACE).bind(before).execute(&mut *tx).await?.rows_affected();
+    let mut run = Run { last: before, leaves: placed == PLACED_AT_ONCE };
+    if placed > 0 {
+        let (last, late): (i64, Option<i64>) = sqlx::query_as(SECOND_LOOK).fetch_one(&mut *tx).await?;
+        run.last = last;
+        if let Some(late) = late {
+            // It may belong before those with larger numbers: they wait for the next run.
+            sqlx::query(UNPLACE).bind(before).bind(late).execute(&mut *tx).await?;
+            run = Run { last: sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?, leaves: true };
+        }
+    }
+    if run.last > before {
+        sqlx::query(TAKE_PLACED).bind(before).execute(&mut *tx).await?;
+    } else {
+        // A session may have placed commits and died before it moved the mark. Only a commit that has written something waits until
+        // the disk has all that is visible here.
+        sqlx::query(COUNT_RUN).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    Ok(Some(run))
 }
 
 fn push_names<'a>(query: &mut QueryBuilder<MySql>, of: &str, names: impl Iterator<Item = &'a str>) {
@@ -250,7 +270,7 @@ fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
 }
 
 /// Commits that one run of the sequencer places at most: what it holds at once stays bounded. As in `PLACE`.
-const PLACED_AT_ONCE: i64 = 10_000;
+const PLACED_AT_ONCE: u64 = 10_000;
 
 /// Binds: aggregate type, aggregate id, after, up to version, up to time. The index is named since a long stream makes a scan and a sort
 /// of the whole table look cheap, and then no row would come before the last was read.
@@ -281,6 +301,17 @@ const PLACE: &str = "
     INSERT INTO retell_log (first_position, commit_id, events)
     SELECT ? + 1 + SUM(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events
     FROM (SELECT commit_id, events FROM retell_commits ORDER BY commit_id LIMIT 10000) AS fresh";
+
+/// The last position now; and the first commit that has shown itself since `PLACE` looked, with a smaller number than one placed there.
+/// A snapshot of MariaDB's may miss a commit and yet see one that was built on it. It cannot be missed twice.
+const SECOND_LOOK: &str = "
+    SELECT CAST(l.first_position + l.events - 1 AS SIGNED), (
+        SELECT c.commit_id FROM retell_commits AS c LEFT JOIN retell_log AS placed ON placed.commit_id = c.commit_id
+        WHERE c.commit_id < l.commit_id AND placed.commit_id IS NULL ORDER BY c.commit_id LIMIT 1)
+    FROM retell_log AS l ORDER BY l.first_position DESC LIMIT 1";
+
+/// Binds: the last position before, commit number.
+const UNPLACE: &str = "DELETE FROM retell_log WHERE first_position > ? AND commit_id > ?";
 
 /// Binds: the last position before. Looks up by their keys just the rows that were placed: a scan would wait for those of open
 /// transactions.

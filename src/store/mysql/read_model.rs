@@ -5,7 +5,7 @@ use sqlx::{MySqlConnection, MySqlPool};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
-use crate::store::mysql::connection::{begin, classify};
+use crate::store::mysql::connection::{Connections, begin, classify};
 use crate::store::mysql::migrate;
 use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Work};
@@ -13,7 +13,7 @@ use crate::store::{CheckpointStore, Work};
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct MySqlReadModel {
-    pool: MySqlPool,
+    connections: Connections,
 }
 
 impl MySqlReadModel {
@@ -30,13 +30,14 @@ impl MySqlReadModel {
     /// # Errors
     /// As [`MySqlStore::open`](super::MySqlStore::open), whatever the server's durability: a lost batch is applied again.
     pub async fn open(pool: MySqlPool) -> Result<Self> {
-        migrate::apply(&pool).await?;
-        Ok(Self { pool })
+        let connections = Connections::of(pool);
+        migrate::apply(&connections).await?;
+        Ok(Self { connections })
     }
 
-    /// The pool, for queries.
+    /// The pool, for queries. As with [`MySqlStore::pool`](super::MySqlStore::pool), let each come to its end.
     pub fn pool(&self) -> &MySqlPool {
-        &self.pool
+        self.connections.pool()
     }
 }
 
@@ -44,16 +45,17 @@ impl MySqlReadModel {
 impl CheckpointStore for MySqlReadModel {
     /// The connection, inside the batch's transaction, which is read committed. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library.
     /// Make tables in [`setup`](crate::Projection::setup) alone, and if they are not there: `CREATE`, `ALTER`, `DROP` and `TRUNCATE` commit
-    /// by themselves. Savepoints are fine.
+    /// by themselves. Savepoints are fine. A query that is dropped half-way, as by a timeout, must make the work fail: the connection is
+    /// closed then.
     type Tx = MySqlConnection;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        let position: Option<i64> = sqlx::query_scalar(READ)
-            .bind(projection.as_str().as_bytes())
-            .fetch_optional(&self.pool)
+        let position: Option<(i64,)> = self
+            .connections
+            .optional(sqlx::query_as(READ).bind(projection.as_str().as_bytes()))
             .await
             .map_err(|error| classify(error, "read a checkpoint"))?;
-        from_sql(position.unwrap_or(0), "position").map(Position::new)
+        from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
     }
 
     async fn advance(
@@ -64,12 +66,16 @@ impl CheckpointStore for MySqlReadModel {
         work: Work<MySqlConnection>,
     ) -> Result<()> {
         let failed = |error| classify(error, "commit a batch");
-        let mut tx = begin(&self.pool).await.map_err(failed)?;
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
         let actual = Position::new(from_sql(take(&mut tx, projection).await.map_err(failed)?, "position")?);
         if actual != from {
+            let rolled_back = tx.rollback().await;
+            lease.end(rolled_back).map_err(failed)?;
             return Err(moved(projection, from, actual));
         }
+        // Work that fails may have left a query half-way: the connection is closed then, and with it ends the transaction.
         work(&mut tx).await?;
         let set = sqlx::query(SET).bind(to_sql(to.get())).bind(projection.as_str().as_bytes()).bind(to_sql(from.get()));
         let found = set.execute(&mut *tx).await.map_err(failed)?.rows_affected();
@@ -78,7 +84,8 @@ impl CheckpointStore for MySqlReadModel {
             let actual = Position::new(from_sql(take(&mut tx, projection).await.map_err(failed)?, "position")?);
             return Err(moved(projection, from, actual));
         }
-        tx.commit().await.map_err(failed)
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
     }
 }
 

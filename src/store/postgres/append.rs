@@ -73,8 +73,8 @@ impl Writer {
             Ok(mut results) => results.pop().unwrap_or_else(|| Err(sql::lost())),
             Err(error) => match refusal(&error) {
                 Refusal::Duplicate => Err(sql::duplicate(self, append, error).await),
-                Refusal::Taken => Err(lost_race(append, error)),
-                Refusal::Deadlock | Refusal::Other => Err(failed(error)),
+                Refusal::Taken => Err(sql::lost_race(append, error)),
+                Refusal::Blocked | Refusal::Other => Err(failed(error)),
             },
         }
     }
@@ -148,23 +148,6 @@ impl BatchAppend for Writer {
         let results = sql::append_batch(self, &batch).await;
         self.signals.kick(batch.len());
         results
-    }
-}
-
-/// Another transaction has written the next version since this one took its snapshot, so the version found there is at least one more
-/// than the one expected.
-fn lost_race(append: &Append, error: sqlx::Error) -> Error {
-    let lost = append.streams().iter().find_map(|part| match part.expected {
-        ExpectedVersion::NoStream => Some((part, Version::ZERO)),
-        ExpectedVersion::Exact(version) => Some((part, version)),
-        ExpectedVersion::Any | ExpectedVersion::Exists => None,
-    });
-    match lost {
-        Some((part, version)) => {
-            let (stream, expected) = (part.stream.clone(), part.expected);
-            Error::with_source(ErrorKind::Conflict { stream, expected, actual: version.next() }, error)
-        }
-        None => sql::lost(),
     }
 }
 

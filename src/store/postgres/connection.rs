@@ -88,8 +88,8 @@ pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
             Some("events_id") => Refusal::Duplicate,
             _ => Refusal::Taken,
         },
-        // Serialization failure, deadlock.
-        Some("40001" | "40P01") => Refusal::Deadlock,
+        // Serialization failure, deadlock, lock timeout.
+        Some("40001" | "40P01" | "55P03") => Refusal::Blocked,
         _ => Refusal::Other,
     }
 }

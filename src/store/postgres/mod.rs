@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
+use crate::store::health::Health;
 use crate::store::sql::{self, from_sql, to_sql};
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
@@ -32,7 +33,6 @@ use crate::store::{
 
 use append::Writer;
 use connection::{Schema, Statement, classify};
-pub use health::{Health, HeldLane};
 use read::Reader;
 pub use read_model::PostgresReadModel;
 use signals::Signals;

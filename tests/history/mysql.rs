@@ -1,0 +1,172 @@
+//! Logs in MySQL or MariaDB: how they are opened, broken on purpose, and what strangers do to them.
+
+use std::env;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Sender;
+
+use retell::error::Result;
+use retell::id::ExpectedVersion;
+use retell::store::mysql::{MySqlOptions, MySqlStore};
+use retell::store::{Append, Appended};
+use retell::testing::store::{event, stream};
+use serde::{Deserialize, Serialize};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::check::{Answer, Call, Entry, Part};
+use crate::child::now;
+use crate::database::Fault;
+use crate::strangers::{STRANGERS, Stranger};
+
+/// In serializable, a stranger that sleeps holds the gaps between others' streams: they would wait for it, and it for them.
+const ISOLATION: [&str; 3] = ["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ"];
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MySql {
+    pub(crate) url: String,
+    pub(crate) name: String,
+}
+
+impl MySql {
+    /// A new log on the server at `MYSQL_URL`.
+    pub(crate) fn named() -> Self {
+        Self::new(env::var("MYSQL_URL").expect("MYSQL_URL names a MySQL or MariaDB server: tests/run.sh starts one"))
+    }
+
+    pub(crate) fn new(url: String) -> Self {
+        static DATABASES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("h{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
+        Self { url, name }
+    }
+
+    pub(crate) async fn create(&self) {
+        let mut server = MySqlConnectOptions::from_str(&self.url).unwrap().connect().await.unwrap();
+        run(&mut server, &format!("CREATE DATABASE {}", self.name)).await.unwrap();
+    }
+
+    pub(crate) async fn remove(&self) {
+        let database = format!("DROP DATABASE {}", self.name);
+        run(&mut self.connect().await.unwrap(), &database).await.unwrap();
+    }
+
+    fn options(&self) -> MySqlConnectOptions {
+        MySqlConnectOptions::from_str(&self.url).unwrap().database(&self.name)
+    }
+
+    pub(crate) async fn open(&self) -> Result<MySqlStore> {
+        let pool = MySqlPoolOptions::new().max_connections(3).test_before_acquire(false);
+        MySqlStore::open(pool.connect_lazy_with(self.options()), &MySqlOptions::new()).await
+    }
+
+    async fn connect(&self) -> sqlx::Result<MySqlConnection> {
+        self.options().connect().await
+    }
+
+    /// Breaks one rule of the protocol, and makes the moment longer in which that matters.
+    pub(crate) async fn plant(&self, fault: Fault) {
+        let statements: &[&str] = match fault {
+            // An engine without rows that could be locked.
+            Fault::TwoSequencers => &[
+                "ALTER TABLE retell_sequencer ENGINE = MyISAM",
+                "ALTER TABLE retell_log DROP PRIMARY KEY, DROP KEY log_commit, ADD KEY first (first_position), ADD KEY id (commit_id)",
+                "CREATE TRIGGER slow BEFORE INSERT ON retell_log FOR EACH ROW SET @slept = IF(RAND() < 0.05, SLEEP(0.003), 0)",
+            ],
+            // Each session draws fifty, and gives them out as it goes.
+            Fault::CachedNumbers => &[
+                "CREATE TABLE drawn (id BIGINT AUTO_INCREMENT PRIMARY KEY)",
+                "CREATE TRIGGER cached BEFORE INSERT ON retell_commits FOR EACH ROW BEGIN
+                    IF @next IS NULL OR @next % 50 = 49 THEN
+                        INSERT INTO drawn () VALUES ();
+                        SET @next = LAST_INSERT_ID() * 50;
+                    ELSE
+                        SET @next = @next + 1;
+                    END IF;
+                    SET NEW.commit_id = @next;
+                END",
+            ],
+            other => panic!("{other:?} has no place here"),
+        };
+        let mut db = self.connect().await.unwrap();
+        for statement in statements {
+            run(&mut db, statement).await.unwrap();
+        }
+    }
+
+    /// Strangers work until the count of acknowledged appends is dropped. A server that is killed ends them.
+    pub(crate) fn strangers(&self, runtime: &Runtime, lines: &Sender<Entry>, acknowledged: &watch::Sender<u64>) {
+        let (mysql, idle) = (self.clone(), acknowledged.subscribe());
+        runtime.spawn(async move { mysql.look_on(idle).await });
+        for number in 0..STRANGERS {
+            let stranger = Stranger { number, lines: lines.clone(), acknowledged: acknowledged.subscribe() };
+            let (mysql, failures) = (self.clone(), lines.clone());
+            runtime.spawn(async move {
+                if let Err(error) = mysql.disturb(stranger).await {
+                    drop(failures.send(Entry::Failed(format!("a stranger: {error}"))));
+                }
+            });
+        }
+    }
+
+    /// A snapshot that stays open all the time: the server cannot clear anything away.
+    async fn look_on(self, mut acknowledged: watch::Receiver<u64>) -> sqlx::Result<()> {
+        let mut db = self.connect().await?;
+        run(&mut db, "START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
+        drop(acknowledged.wait_for(|_| false).await);
+        run(&mut db, "ROLLBACK").await
+    }
+
+    async fn disturb(&self, mut stranger: Stranger) -> std::result::Result<(), String> {
+        let store = self.open().await.map_err(|error| format!("{error:?}"))?;
+        for number in 0.. {
+            match self.transaction(&store, &mut stranger, number).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                // A server that was killed.
+                Err(error) if error.is_transient() => break,
+                Err(error) => return Err(format!("{error:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes its transaction id early, rolls back a first try, appends, and commits (or not) long after everybody else. `false` at the
+    /// end of the run.
+    async fn transaction(&self, store: &MySqlStore, stranger: &mut Stranger, number: usize) -> Result<bool> {
+        let lost = |error: sqlx::Error| {
+            let lost = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Database(_));
+            assert!(lost, "{error:?}");
+            retell::ErrorKind::Transient("reach the server".into())
+        };
+        let mut tx = self.connect().await.map_err(lost)?;
+        let begin = format!("SET TRANSACTION ISOLATION LEVEL {}; START TRANSACTION", ISOLATION[number % 3]);
+        run(&mut tx, &begin).await.map_err(lost)?;
+        run(&mut tx, "INSERT INTO retell_relays (relay, position) VALUES (UUID(), 0)").await.map_err(lost)?;
+        stranger.wait(50).await;
+        let id = format!("stranger{}", stranger.number);
+        let part = Part { stream: id.clone(), expected: None, events: 1 };
+        let call = Call { append: format!("{id}.{number}"), at: now(), parts: vec![part], keyed: false };
+        let append = || Append::new(stream(&id), ExpectedVersion::Any, vec![event(call.event(0, 0))]);
+        stranger.say(Entry::Called(call.clone()));
+        run(&mut tx, "SAVEPOINT tried").await.map_err(lost)?;
+        store.append_in(&mut tx, &append()).await?;
+        run(&mut tx, "ROLLBACK TO SAVEPOINT tried").await.map_err(lost)?;
+        let Appended { commit, versions, .. } = store.append_in(&mut tx, &append()).await?;
+        let goes_on = stranger.wait(100).await;
+        let answer = if number % 10 == 3 || number % 10 == 7 {
+            run(&mut tx, "ROLLBACK").await.map_err(lost)?;
+            Answer::Refused
+        } else {
+            run(&mut tx, "COMMIT").await.map_err(lost)?;
+            Answer::Written { commit: commit.get(), versions: versions.iter().map(|version| version.get()).collect() }
+        };
+        stranger.say(Entry::Answered { append: call.append.clone(), at: now(), answer });
+        Ok(goes_on)
+    }
+}
+
+async fn run(db: &mut MySqlConnection, sql: &str) -> sqlx::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(db).await.map(drop)
+}

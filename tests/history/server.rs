@@ -1,0 +1,184 @@
+//! Servers of our own, which may be killed.
+
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use sqlx::{Connection, MySqlConnection, PgConnection};
+use tempfile::TempDir;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Postgres,
+    MariaDb,
+}
+
+pub(crate) struct Server {
+    kind: Kind,
+    directory: TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl Server {
+    pub(crate) fn start(kind: Kind) -> Self {
+        let directory = if is_root() {
+            // The server's user must get there, and a temporary folder of root's may be closed to it.
+            let directory = TempDir::new_in("/tmp").unwrap();
+            chown(directory.path(), Some(user_id(kind.user())), None).unwrap();
+            directory
+        } else {
+            TempDir::new().unwrap()
+        };
+        let made = kind.make(directory.path()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = kind.spawn(directory.path(), port);
+        let mut server = Self { kind, directory, port, process };
+        server.wait();
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self.kind {
+            Kind::Postgres => format!("postgres://postgres@127.0.0.1:{}/postgres", self.port),
+            Kind::MariaDb => format!("mysql://history@127.0.0.1:{}/mysql", self.port),
+        }
+    }
+
+    /// SIGKILL, and a new server on the same files.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = self.kind.spawn(self.directory.path(), self.port);
+        self.wait();
+    }
+
+    /// Waits until it answers. Started while processes of the killed one are still there, it ends at once and is started again.
+    fn wait(&mut self) {
+        let started = Instant::now();
+        let url = self.url();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        while !runtime.block_on(self.kind.answers(&url)) {
+            assert!(started.elapsed() < Duration::from_mins(1), "the server does not start: {:?}", self.log());
+            if self.process.try_wait().unwrap().is_some() {
+                self.process = self.kind.spawn(self.directory.path(), self.port);
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let ended = self.process.kill().and_then(|()| self.process.wait());
+        drop(ended);
+    }
+}
+
+impl Kind {
+    fn user(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::MariaDb => "mysql",
+        }
+    }
+
+    /// Makes its files.
+    fn make(self, directory: &Path) -> Command {
+        let data = directory.join("data");
+        match self {
+            Self::Postgres => {
+                let mut made = self.program("initdb");
+                made.arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
+                made
+            }
+            Self::MariaDb => {
+                let mut made = self.program("mariadb-install-db");
+                made.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                made.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
+                made
+            }
+        }
+    }
+
+    fn spawn(self, directory: &Path, port: u16) -> Child {
+        let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
+        let data = directory.join("data");
+        let mut server = match self {
+            Self::Postgres => {
+                let mut server = self.program("postgres");
+                server.arg("-D").arg(data).arg("-p").arg(port.to_string());
+                // The library's commits wait for the disk wherever the server's default is another.
+                for setting in [
+                    "listen_addresses=127.0.0.1",
+                    "unix_socket_directories=",
+                    "max_connections=200",
+                    "synchronous_commit=off",
+                ] {
+                    server.args(["-c", setting]);
+                }
+                server
+            }
+            Self::MariaDb => {
+                let user = directory.join("user.sql");
+                fs::write(
+                    &user,
+                    "CREATE USER IF NOT EXISTS history@'127.0.0.1';\nGRANT ALL ON *.* TO history@'127.0.0.1';\n",
+                )
+                .unwrap();
+                let mut server = self.program("mariadbd");
+                server.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                server.arg(format!("--socket={}", directory.join("socket").display()));
+                server.arg(format!("--init-file={}", user.display())).arg(format!("--port={port}"));
+                server.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=200"]);
+                server
+            }
+        };
+        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    async fn answers(self, url: &str) -> bool {
+        match self {
+            Self::Postgres => PgConnection::connect(url).await.is_ok(),
+            Self::MariaDb => MySqlConnection::connect(url).await.is_ok(),
+        }
+    }
+
+    /// A program of the server's, as the user it insists on where we are root.
+    fn program(self, name: &str) -> Command {
+        let mut folders: Vec<PathBuf> =
+            fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();
+        folders.sort();
+        folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+        folders.push("/usr/sbin".into());
+        let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        let path = found.unwrap_or_else(|| panic!("{name} is missing: install the package of its server"));
+        if !is_root() {
+            return Command::new(path);
+        }
+        let mut command = Command::new("setpriv");
+        let user = self.user();
+        command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args(["--init-groups", "--"]).arg(path);
+        command
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn user_id(user: &str) -> u32 {
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let line = users.lines().find(|line| line.split(':').next() == Some(user)).expect("the server's user exists");
+    line.split(':').nth(2).unwrap().parse().unwrap()
+}

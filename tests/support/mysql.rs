@@ -1,0 +1,68 @@
+//! A database of its own for each test, on the server that `MYSQL_URL` names.
+
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use retell::store::mysql::{MySqlOptions, MySqlStore};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
+
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// Drops its database.
+pub(crate) struct Database {
+    server: MySqlConnectOptions,
+    name: String,
+}
+
+impl Database {
+    pub(crate) async fn create() -> Self {
+        let url =
+            std::env::var("MYSQL_URL").expect("MYSQL_URL names a MySQL or MariaDB server: tests/run.sh starts one");
+        let server = MySqlConnectOptions::from_str(&url).unwrap();
+        let name = format!("t{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
+        let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::raw_sql(create).execute(&mut server.connect().await.unwrap()).await.unwrap();
+        Self { server, name }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn options(&self) -> MySqlConnectOptions {
+        self.server.clone().database(&self.name)
+    }
+
+    /// A connection beside every pool.
+    pub(crate) async fn connect(&self) -> MySqlConnection {
+        self.options().connect().await.unwrap()
+    }
+
+    pub(crate) async fn pool(&self, connections: u32) -> MySqlPool {
+        let pool = MySqlPoolOptions::new().max_connections(connections).test_before_acquire(false);
+        pool.connect_with(self.options()).await.unwrap()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (server, sql) = (self.server.clone(), format!("DROP DATABASE {}", self.name));
+        let dropped =
+            async move { sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut server.connect().await.unwrap()).await };
+        // The test's own runtime is at its end.
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::spawn(move || runtime().block_on(dropped).unwrap()).join().unwrap();
+    }
+}
+
+/// A pool over an empty database of the test's own.
+pub(crate) async fn fresh() -> (MySqlPool, Database) {
+    let database = Database::create().await;
+    (database.pool(4).await, database)
+}
+
+pub(crate) async fn store() -> (MySqlStore, Database) {
+    let (pool, database) = fresh().await;
+    (MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap(), database)
+}
