@@ -9,6 +9,8 @@
 mod check;
 mod child;
 mod database;
+#[path = "../support/server.rs"]
+mod server;
 mod strangers;
 
 use std::collections::HashMap;
@@ -32,7 +34,8 @@ use tokio::sync::watch;
 
 use check::{Answer, Call, Entry, History, synthetic, violations};
 use child::{JOB, Job, Random, Role};
-use database::{Database, Fault, Postgres, Server};
+use database::{Database, Fault, Postgres};
+use server::Server;
 
 const SEED: &str = "RETELL_TEST_SEED";
 const SECONDS: &str = "RETELL_HISTORY_SECONDS";
