@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, check_relay_name};
 use crate::store::group_commit::GroupCommit;
 use crate::store::sql::{self, from_sql, to_sql};
 use crate::store::{
@@ -270,6 +270,7 @@ impl SnapshotStore for PostgresStore {
 #[async_trait]
 impl RelayCheckpoint for PostgresStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
         let position: Option<i64> = sqlx::query_scalar(self.relayed.sql())
             .bind(relay)
             .fetch_optional(&self.writer.pool)
@@ -279,6 +280,7 @@ impl RelayCheckpoint for PostgresStore {
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        check_relay_name(relay)?;
         let set = sqlx::query(self.set_relayed.sql())
             .bind(relay)
             .bind(to_sql(position.get()))

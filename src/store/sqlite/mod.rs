@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, check_relay_name};
 use crate::store::group_commit::GroupCommit;
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
@@ -305,6 +305,7 @@ impl SnapshotStore for SqliteStore {
 #[async_trait]
 impl RelayCheckpoint for SqliteStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.readers
             .run("read a relay's position", move |db| {
@@ -315,6 +316,7 @@ impl RelayCheckpoint for SqliteStore {
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.writer
             .pool
