@@ -22,6 +22,8 @@ pub(crate) async fn steady(place: &Place) {
         Place::Postgres(_) => format!(
             "ALTER TABLE retell.events DISABLE TRIGGER USER;
             UPDATE retell.events SET recorded_at = timestamptz '{DAY} 00:00:00+00' + commit_id * interval '1 second';
+            UPDATE retell.commits SET recorded_at = timestamptz '{DAY} 00:00:00+00' + commit_id * interval '1 second';
+            UPDATE retell.log SET recorded_at = timestamptz '{DAY} 00:00:00+00' + commit_id * interval '1 second';
             ALTER TABLE retell.events ENABLE TRIGGER USER;
             UPDATE retell.retell_migrations SET applied_at = timestamptz '{DAY} 00:00:00+00';
             UPDATE retell.commits SET lane = 7;
