@@ -1,10 +1,15 @@
 //! The databases under test, and how their rules are broken on purpose.
 
-use std::env;
-use std::path::PathBuf;
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use retell::error::Result;
 use retell::store::EventStore;
@@ -13,6 +18,7 @@ use retell::store::sqlite::SqliteStore;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
 
 /// Where a log is: what a child process needs to know to open it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,4 +153,114 @@ pub(crate) enum Fault {
     CachedNumbers,
     /// Not a fault, where the snapshot is older than the lock anyway: the unique constraint steps in.
     LateLock,
+}
+
+/// A PostgreSQL server of our own, which may be killed.
+pub(crate) struct Server {
+    directory: TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let directory = if is_root() {
+            // The server's user must get there, and a temporary folder of root's may be closed to it.
+            let directory = TempDir::new_in("/tmp").unwrap();
+            chown(directory.path(), Some(user_id("postgres")), None).unwrap();
+            directory
+        } else {
+            TempDir::new().unwrap()
+        };
+        let data = directory.path().join("data");
+        let made = program("initdb")
+            .arg("-D")
+            .arg(&data)
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"])
+            .output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = spawn(directory.path(), port);
+        let mut server = Self { directory, port, process };
+        server.wait();
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// SIGKILL, and a new server on the same files.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(self.directory.path(), self.port);
+        self.wait();
+    }
+
+    /// Waits until it answers. Started while processes of the killed one are still there, it ends at once and is started again.
+    fn wait(&mut self) {
+        let started = Instant::now();
+        let url = self.url();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        while runtime.block_on(PgConnection::connect(&url)).is_err() {
+            assert!(started.elapsed() < Duration::from_mins(1), "the server does not start: {:?}", self.log());
+            if self.process.try_wait().unwrap().is_some() {
+                self.process = spawn(self.directory.path(), self.port);
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let ended = self.process.kill().and_then(|()| self.process.wait());
+        drop(ended);
+    }
+}
+
+fn spawn(directory: &Path, port: u16) -> Child {
+    let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
+    let mut server = program("postgres");
+    server.arg("-D").arg(directory.join("data")).arg("-p").arg(port.to_string());
+    // The library's commits wait for the disk wherever the server's default is another.
+    for setting in
+        ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "synchronous_commit=off"]
+    {
+        server.args(["-c", setting]);
+    }
+    server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+/// A program of the server's, as the user it insists on where we are root.
+fn program(name: &str) -> Command {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();
+    folders.sort();
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+    let path = found.unwrap_or_else(|| panic!("{name} of PostgreSQL is missing: install its server package"));
+    if !is_root() {
+        return Command::new(path);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--"]).arg(path);
+    command
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn user_id(user: &str) -> u32 {
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let line = users.lines().find(|line| line.split(':').next() == Some(user)).expect("the server's user exists");
+    line.split(':').nth(2).unwrap().parse().unwrap()
 }

@@ -9,8 +9,6 @@
 mod check;
 mod child;
 mod database;
-#[path = "../support/server.rs"]
-mod server;
 mod strangers;
 
 use std::collections::HashMap;
@@ -34,8 +32,7 @@ use tokio::sync::watch;
 
 use check::{Answer, Call, Entry, History, synthetic, violations};
 use child::{JOB, Job, Random, Role};
-use database::{Database, Fault, Postgres};
-use server::Server;
+use database::{Database, Fault, Postgres, Server};
 
 const SEED: &str = "RETELL_TEST_SEED";
 const SECONDS: &str = "RETELL_HISTORY_SECONDS";
