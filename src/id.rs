@@ -121,6 +121,11 @@ name!(
     "idempotency key"
 );
 
+/// A relay's name is text in its port, and keeps the rules of all names all the same.
+pub(crate) fn check_relay_name(name: &str) -> Result<(), InvalidName> {
+    parse_name("relay name", name).map(drop)
+}
+
 impl AggregateId {
     /// A new id: UUID version 7, so that ids made one after another sort and are stored next to each other.
     pub fn generate() -> Self {

@@ -28,14 +28,15 @@ install_package() {
     missing "$2" "on Debian or Ubuntu: apt-get install $1; or start one (compose.yaml) and name it in $3"
   fi
   echo "tests/run.sh: installing $1" >&2
-  # What is installed must not start by itself: the tests have servers of their own.
-  if [ ! -e /usr/sbin/policy-rc.d ]; then
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-    chmod +x /usr/sbin/policy-rc.d
-    policy_made=yes
-  fi
-  apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >&2 || missing "$2" "apt-get install $1 failed"
-  if [ "${policy_made:-}" = yes ]; then rm -f /usr/sbin/policy-rc.d; fi
+  # In a subshell: whatever ends it, also a failure or a signal, takes the policy away again that was put there.
+  (
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+      trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+      # What is installed must not start by itself: the tests have servers of their own.
+      printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d || exit 1
+    fi
+    apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >&2
+  ) || missing "$2" "apt-get install $1 failed"
 }
 
 postgres_programs() {
@@ -60,8 +61,12 @@ start_postgres() {
   as_user postgres "$programs/initdb" -D "$data/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$SERVICES/postgres.init" 2>&1 ||
     { cat "$SERVICES/postgres.init" >&2; missing PostgreSQL "initdb failed"; }
   as_user postgres "$programs/pg_ctl" -D "$data/data" -l "$data/log" -w -t 60 \
-    -o "-c listen_addresses=127.0.0.1 -p $port -c unix_socket_directories=$data -c max_connections=300" start >/dev/null ||
-    { cat "$data/log" >&2; missing PostgreSQL "the server did not start"; }
+    -o "-c listen_addresses=127.0.0.1 -p $port -c unix_socket_directories=$data -c max_connections=300" start >/dev/null || {
+    cat "$data/log" >&2
+    # It may be starting still.
+    as_user postgres "$programs/pg_ctl" -D "$data/data" -m immediate stop >/dev/null 2>&1 || true
+    missing PostgreSQL "the server did not start"
+  }
   head -n 1 "$data/data/postmaster.pid" >"$SERVICES/postgres.pid"
   export POSTGRES_URL="postgres://postgres@127.0.0.1:$port/postgres"
 }
@@ -97,6 +102,13 @@ start_mariadb() {
   export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
 }
 
+# A zombie that nobody reaps counts as gone. Without ps, Linux says it in a file.
+has_ended() {
+  kill -0 "$1" 2>/dev/null || return 0
+  case "$(ps -o stat= -p "$1" 2>/dev/null || sed 's/.*) //' "/proc/$1/stat" 2>/dev/null || true)" in Z*) return 0 ;; esac
+  return 1
+}
+
 # Ends what was started here, by pid, and waits for it. A server that does not go in time is killed.
 stop_services() {
   local file pid
@@ -106,8 +118,7 @@ stop_services() {
     # PostgreSQL: SIGINT is a fast shutdown; MariaDB takes SIGTERM.
     case "$file" in *postgres*) kill -INT "$pid" ;; *) kill -TERM "$pid" ;; esac 2>/dev/null || continue
     for _ in $(seq 100); do
-      # A zombie that nobody reaps counts as gone.
-      case "$(ps -o stat= -p "$pid" 2>/dev/null || true)" in '' | Z*) continue 2 ;; esac
+      if has_ended "$pid"; then continue 2; fi
       sleep 0.1
     done
     kill -KILL "$pid" 2>/dev/null || true

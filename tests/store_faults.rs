@@ -522,3 +522,27 @@ async fn opening_a_file_that_another_process_writes_in_another_mode_waits_as_lon
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(append(&log.open().await, "a", events(1)).await.unwrap().versions, [Version::new(1)]);
 }
+
+#[tokio::test]
+async fn health_tells_the_head_how_far_behind_projections_are_and_the_files_sizes() {
+    let log = Log::new().await;
+    let store = log.open().await;
+    let beside = SqliteReadModel::open(log.path()).await.unwrap();
+    let apart = SqliteReadModel::open(log.directory.path().join("views.db")).await.unwrap();
+    let (here, there) = (ProjectionName::new("here").unwrap(), ProjectionName::new("there").unwrap());
+    beside.advance(&here, Position::ZERO, Position::new(3), SqliteReadModel::count()).await.unwrap();
+    apart.advance(&there, Position::ZERO, Position::new(1), SqliteReadModel::count()).await.unwrap();
+
+    let health = store.health().await.unwrap();
+    assert_eq!((health.head, health.projections), (Position::new(4), vec![(here, 1)]));
+    assert_eq!(health.file_bytes, fs::metadata(log.path()).unwrap().len());
+    assert_eq!(apart.behind(health.head).await.unwrap(), [(there, 3)]);
+
+    // A reader that stays keeps what is written from being carried over.
+    let raw = log.raw();
+    raw.execute_batch("BEGIN; SELECT count(*) FROM retell_events").unwrap();
+    append(&store, "large", vec![event(vec![b'x'; 8 * 1024 * 1024])]).await.unwrap();
+    assert!(store.health().await.unwrap().wal_bytes > 8 * 1024 * 1024);
+    let memory = SqliteStore::in_memory().await.unwrap().health().await.unwrap();
+    assert_eq!((memory.head, memory.file_bytes, memory.wal_bytes), (Position::ZERO, 0, 0));
+}

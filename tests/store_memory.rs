@@ -27,3 +27,8 @@ mod read_model {
 async fn a_relays_checkpoint_never_goes_backward() {
     retell::testing::store::a_relays_checkpoint_never_goes_backward(&MemoryStore::new()).await;
 }
+
+#[tokio::test]
+async fn relays_have_names_like_all_others() {
+    retell::testing::store::relays_have_names_like_all_others(&MemoryStore::new()).await;
+}

@@ -50,6 +50,12 @@ async fn a_relays_checkpoint_never_goes_backward() {
     retell::testing::store::a_relays_checkpoint_never_goes_backward(&store).await;
 }
 
+#[tokio::test]
+async fn relays_have_names_like_all_others() {
+    let (store, _database) = store().await;
+    retell::testing::store::relays_have_names_like_all_others(&store).await;
+}
+
 mod opening {
     use futures::future::try_join_all;
     use retell::store::{Append, EventReader, EventStore, Filter};

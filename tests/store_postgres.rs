@@ -25,3 +25,8 @@ mod read_model_claims {
 async fn a_relays_checkpoint_never_goes_backward() {
     retell::testing::store::a_relays_checkpoint_never_goes_backward(&postgres::store().await).await;
 }
+
+#[tokio::test]
+async fn relays_have_names_like_all_others() {
+    retell::testing::store::relays_have_names_like_all_others(&postgres::store().await).await;
+}

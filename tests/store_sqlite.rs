@@ -38,3 +38,9 @@ async fn a_relays_checkpoint_never_goes_backward() {
     let (store, _directory) = store_in_a_file().await;
     retell::testing::store::a_relays_checkpoint_never_goes_backward(&store).await;
 }
+
+#[tokio::test]
+async fn relays_have_names_like_all_others() {
+    let (store, _directory) = store_in_a_file().await;
+    retell::testing::store::relays_have_names_like_all_others(&store).await;
+}

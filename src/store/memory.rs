@@ -9,7 +9,9 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use crate::id::{
+    CommitId, EventId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version, check_relay_name,
+};
 use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, Page,
@@ -264,10 +266,12 @@ impl SnapshotStore for MemoryStore {
 #[async_trait]
 impl RelayCheckpoint for MemoryStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
         Ok(self.log.read().relayed.get(relay).copied().unwrap_or_default())
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        check_relay_name(relay)?;
         let mut state = self.log.write();
         let relayed = state.relayed.entry(relay.to_owned()).or_default();
         *relayed = position.max(*relayed);

@@ -238,13 +238,13 @@ pub trait RelayCheckpoint: Send + Sync + 'static {
     /// The position this relay has confirmed; zero if it never ran.
     ///
     /// # Errors
-    /// What reading met.
+    /// [`ErrorKind::Invalid`] for a name that breaks the rules of all names: 1 to 255 bytes without NUL. Otherwise what reading met.
     async fn relayed(&self, relay: &str) -> Result<Position>;
 
     /// Moves the position forward; never backward.
     ///
     /// # Errors
-    /// What writing met.
+    /// As [`relayed`](Self::relayed).
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()>;
 }
 

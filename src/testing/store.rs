@@ -24,6 +24,7 @@ use crate::store::{
 mod append;
 mod keys;
 mod log;
+mod names;
 mod order;
 mod replay;
 mod snapshots;
@@ -31,6 +32,7 @@ mod snapshots;
 pub use append::*;
 pub use keys::*;
 pub use log::*;
+pub use names::*;
 pub use order::*;
 pub use replay::*;
 pub use snapshots::*;
@@ -80,6 +82,9 @@ macro_rules! store_conformance {
             replay_ends_with_the_last_event_recorded_by_a_time,
             replay_of_an_unknown_stream_hands_over_nothing,
             streams_with_similar_names_are_distinct,
+            text_that_looks_like_a_statement_is_only_text,
+            metadata_and_payloads_keep_every_character,
+            names_are_kept_up_to_their_limit_and_refused_beyond_it,
             a_visitors_error_ends_the_replay_and_is_returned,
             a_long_stream_arrives_complete_and_in_order,
             a_dropped_replay_leaves_the_store_usable,
@@ -282,6 +287,7 @@ mod tests {
             include_str!("store/append.rs"),
             include_str!("store/keys.rs"),
             include_str!("store/log.rs"),
+            include_str!("store/names.rs").split_once("\n/// Names of relays").unwrap_or_default().0,
             include_str!("store/order.rs"),
             include_str!("store/replay.rs"),
             include_str!("store/snapshots.rs"),

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, MAX_NAME_BYTES, Position, StreamId};
+use crate::id::{CommitId, EventType, IdempotencyKey, MAX_NAME_BYTES, Position, StreamId, check_relay_name};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
 use crate::store::sql::{self, from_sql, to_sql};
@@ -319,6 +319,7 @@ impl SnapshotStore for MySqlStore {
 #[async_trait]
 impl RelayCheckpoint for MySqlStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
         let position: Option<(i64,)> = self
             .writer
             .connections
@@ -329,6 +330,7 @@ impl RelayCheckpoint for MySqlStore {
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        check_relay_name(relay)?;
         // A server that is not in strict mode would cut the name short.
         if relay.len() > MAX_NAME_BYTES {
             let problem = format!("relay name with {} bytes, at most {MAX_NAME_BYTES} are allowed", relay.len());

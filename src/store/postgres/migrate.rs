@@ -14,7 +14,30 @@ const MIGRATIONS: [(i32, &str, &str); 2] = [
 /// Applies what is missing in one transaction. Processes that start at once take turns.
 pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
     let mut connection = pool.acquire().await.map_err(|error| classify(error, "connect"))?;
-    run(&mut connection, schema).await
+    // A replica, or a user who may not change the schema, can use one that is up to date.
+    if is_up_to_date(&mut connection, schema).await? { Ok(()) } else { run(&mut connection, schema).await }
+}
+
+async fn is_up_to_date(connection: &mut PgConnection, schema: &Schema) -> Result<bool> {
+    let failed = |error| classify(error, "look at the schema");
+    let there: bool =
+        sqlx::query_scalar(schema.statement(IS_THERE).sql()).fetch_one(&mut *connection).await.map_err(failed)?;
+    if !there {
+        return Ok(false);
+    }
+    let applied: i32 =
+        sqlx::query_scalar(schema.statement(NEWEST).sql()).fetch_one(&mut *connection).await.map_err(failed)?;
+    usize::try_from(applied).map_or(Ok(false), |applied| check_known(applied).map(|()| applied == MIGRATIONS.len()))
+}
+
+/// Refuses a schema that a newer release has changed.
+fn check_known(applied: usize) -> Result<()> {
+    let known = MIGRATIONS.len();
+    if applied > known {
+        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        return Err(ErrorKind::NewerStore { found: number(applied), known: number(known) }.into());
+    }
+    Ok(())
 }
 
 async fn run(connection: &mut PgConnection, schema: &Schema) -> Result<()> {
@@ -26,11 +49,7 @@ async fn run(connection: &mut PgConnection, schema: &Schema) -> Result<()> {
         sqlx::query(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
     }
     let applied: i32 = sqlx::query_scalar(schema.statement(NEWEST).sql()).fetch_one(&mut *tx).await.map_err(failed)?;
-    let known = MIGRATIONS.len();
-    if usize::try_from(applied).is_ok_and(|applied| applied > known) {
-        let (found, known) = (applied.unsigned_abs(), u32::try_from(known).unwrap_or(u32::MAX));
-        return Err(ErrorKind::NewerStore { found, known }.into());
-    }
+    check_known(usize::try_from(applied).unwrap_or(0))?;
     for (number, name, sql) in MIGRATIONS.into_iter().filter(|(number, ..)| *number > applied) {
         sqlx::raw_sql(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
         sqlx::query(schema.statement(RECORD).sql()).bind(number).bind(name).execute(&mut *tx).await.map_err(failed)?;
@@ -48,6 +67,8 @@ const CREATE_TABLE: &str = "
         name text NOT NULL,
         applied_at timestamptz NOT NULL DEFAULT now()
     )";
+
+const IS_THERE: &str = "SELECT to_regclass('{schema}.retell_migrations') IS NOT NULL";
 
 const NEWEST: &str = "SELECT coalesce(max(number), 0) FROM {schema}.retell_migrations";
 

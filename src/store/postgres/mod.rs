@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, check_relay_name};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
 use crate::store::sql::{self, from_sql, to_sql};
@@ -113,15 +113,21 @@ impl PostgresStore {
 
     /// Opens the log over a pool of the caller's, and brings its schema up to date.
     ///
+    /// That needs the right to make a schema; where it is up to date already, no such right. So a log can be opened on a read replica, or
+    /// over sessions that may only read: it is read as far as positions were given out elsewhere, and every write is
+    /// [`ErrorKind::ReadOnly`]. A store opened there learns of commits by polling, also after the replica was promoted.
+    ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a schema name that is not a plain identifier,
+    /// [`ErrorKind::ReadOnly`] for a schema that is not up to date and may not be changed. [`ErrorKind::Invalid`] for a schema name that is not a plain identifier,
     /// [`ErrorKind::NewerStore`] if a newer release has changed the schema, [`ErrorKind::Corrupt`] if the commit numbers are behind the
     /// data, as after logical replication: call [`repair`](Self::repair) then. Otherwise what connecting met.
     pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
         check_numbers(&pool, &schema).await?;
-        let signals = Signals::new(options.listen.then(|| pool.clone()), &schema);
+        // A replica takes no `LISTEN`.
+        let listen = options.listen && !is_read_only(&pool).await?;
+        let signals = Signals::new(listen.then(|| pool.clone()), &schema);
         let writer = Arc::new(Writer::new(pool.clone(), &schema, options.durable, signals));
         Ok(Self {
             commits: Arc::new(GroupCommit::new(writer.clone())),
@@ -178,6 +184,11 @@ async fn pool(url: &str) -> Result<PgPool> {
     // Asking before each use costs a round trip; a lost connection is an error that says so.
     let pool = PgPoolOptions::new().max_connections(10).test_before_acquire(false).connect_with(options).await;
     pool.map_err(|error| classify(error, "connect"))
+}
+
+async fn is_read_only(pool: &PgPool) -> Result<bool> {
+    let asked = sqlx::query_scalar(IS_READ_ONLY).fetch_one(pool).await;
+    asked.map_err(|error| classify(error, "ask whether the database may be written"))
 }
 
 async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
@@ -259,6 +270,7 @@ impl SnapshotStore for PostgresStore {
 #[async_trait]
 impl RelayCheckpoint for PostgresStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
         let position: Option<i64> = sqlx::query_scalar(self.relayed.sql())
             .bind(relay)
             .fetch_optional(&self.writer.pool)
@@ -268,6 +280,7 @@ impl RelayCheckpoint for PostgresStore {
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        check_relay_name(relay)?;
         let set = sqlx::query(self.set_relayed.sql())
             .bind(relay)
             .bind(to_sql(position.get()))
@@ -276,6 +289,8 @@ impl RelayCheckpoint for PostgresStore {
         set.map(drop).map_err(|error| classify(error, "move a relay's position"))
     }
 }
+
+const IS_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::boolean";
 
 const NUMBERS: &str = "
     SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {schema}.commit_number),

@@ -231,7 +231,9 @@ const REPLAY_FROM_SNAPSHOT: &str = "
     WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > coalesce((SELECT version FROM snapshot), $3) AND version <= $4
     ORDER BY version)";
 
-const SEQUENCE: &str = "SELECT {schema}.sequence_commits()";
+/// On a replica, and in a session that may only read, positions are what others gave out. Asked anew each time: a replica may be promoted.
+const SEQUENCE: &str = "
+    SELECT CASE current_setting('transaction_read_only') WHEN 'on' THEN 0 ELSE {schema}.sequence_commits() END";
 
 const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1";
 

@@ -1,6 +1,7 @@
 //! Commits appends. The sequencer of this driver is the append itself: one writer at a time gives out the positions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use chrono::Utc;
@@ -22,13 +23,43 @@ pub(super) struct Writer {
     pub(super) head: watch::Sender<Position>,
 }
 
+impl Writer {
+    /// Appends and runs the caller's work, in one transaction. Goes past group commit: the work may take its time.
+    pub(super) async fn append_with<T: Send + 'static, E: From<Error> + Send + 'static>(
+        self: &Arc<Self>,
+        append: Append,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<(Appended, Option<T>), E> {
+        let writer = self.clone();
+        self.pool
+            .run("append", move |db| {
+                let written = commit_with(db, &append, work)?;
+                // Here and not in the caller's task, which may be gone by now.
+                Ok(written.map(|(result, head)| {
+                    writer.grown_to(head);
+                    result
+                }))
+            })
+            .await?
+    }
+
+    /// Commits end one after the other, but are heard of in any order.
+    fn grown_to(&self, head: Position) {
+        self.head.send_if_modified(|known| {
+            let grown = head > *known;
+            *known = head.max(*known);
+            grown
+        });
+    }
+}
+
 #[async_trait]
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
         let size = batch.len();
         match self.pool.run("append", move |db| commit(db, &batch)).await {
             Ok((results, head)) => {
-                self.head.send_replace(head);
+                self.grown_to(head);
                 results
             }
             Err(error) => vec![Err(error); size],
@@ -63,6 +94,72 @@ fn commit(db: &mut Connection, batch: &[Append]) -> Result<(Vec<Result<Appended>
         };
         tx.commit()?;
         return Ok((results, head));
+    }
+}
+
+/// What came of an append and the caller's work, and the new head.
+type WrittenWith<T> = ((Appended, Option<T>), Position);
+
+/// The outer error is ours, the inner one the caller's. Dropping the transaction after either, or in a panic, rolls back.
+fn commit_with<T, E: From<Error>>(
+    db: &mut Connection,
+    append: &Append,
+    work: impl FnOnce(&Connection) -> Result<T, E>,
+) -> Result<Result<WrittenWith<T>, E>, Failure> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (appended, head) = {
+        let mut commit = Commit::begin(&tx)?;
+        let appended = match commit.check(append)? {
+            Check::Refused(error) => return Err(error.into()),
+            // Its rows were written with the first one's events.
+            Check::Repeated(first) => return Ok(Ok(((first, None), commit.head))),
+            Check::Free(versions) => commit.write(append, versions)??,
+        };
+        (appended, commit.head)
+    };
+    let guard = TransactionGuard::over(&tx)?;
+    let result = work(&tx);
+    if guard.was_ended() {
+        let ended = "the work within an append ended its transaction";
+        return Ok(result.and_then(|_| Err(Error::new(ErrorKind::Invalid(ended.into())).into())));
+    }
+    drop(guard);
+    match result {
+        Ok(value) => {
+            tx.commit()?;
+            Ok(Ok(((appended, Some(value)), head)))
+        }
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// While this lives, nothing is committed, and a rollback does not go unnoticed. SQLite rolls back by itself, too, as where the disk is full
+/// or a statement says `OR ROLLBACK`; what runs after that would be committed at once.
+struct TransactionGuard<'tx> {
+    tx: &'tx Connection,
+    rolled_back: Arc<AtomicBool>,
+}
+
+impl<'tx> TransactionGuard<'tx> {
+    fn over(tx: &'tx Connection) -> Result<Self, Failure> {
+        let guard = Self { tx, rolled_back: Arc::default() };
+        let rolled_back = guard.rolled_back.clone();
+        tx.rollback_hook(Some(move || rolled_back.store(true, Ordering::Relaxed)))?;
+        // What it answers `true` becomes a rollback.
+        tx.commit_hook(Some(|| true))?;
+        Ok(guard)
+    }
+
+    fn was_ended(&self) -> bool {
+        self.rolled_back.load(Ordering::Relaxed) || self.tx.is_autocommit()
+    }
+}
+
+impl Drop for TransactionGuard<'_> {
+    fn drop(&mut self) {
+        // Both refuse only a connection that is not ours.
+        drop(self.tx.commit_hook(None::<fn() -> bool>));
+        drop(self.tx.rollback_hook(None::<fn()>));
     }
 }
 

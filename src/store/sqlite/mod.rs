@@ -5,6 +5,7 @@
 
 mod append;
 mod connection;
+mod health;
 mod migrate;
 mod read;
 mod read_model;
@@ -15,12 +16,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, check_relay_name};
 use crate::store::group_commit::GroupCommit;
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
@@ -29,6 +30,7 @@ use crate::store::{
 
 use append::Writer;
 use connection::{Location, Pool, position_from_sql, to_sql};
+pub use health::Health;
 pub use read_model::SqliteReadModel;
 
 /// What a commit waits for.
@@ -151,6 +153,69 @@ impl SqliteStore {
         Self::at(Location::Memory, SqliteOptions::new()).await
     }
 
+    /// Appends, and writes rows of the caller's in the same transaction: both become durable together, or neither does.
+    ///
+    /// `work` runs after the events are written and before the commit, on a blocking thread; it gets the log's own connection, so its
+    /// tables lie in the log's file. It does not run where the append is refused, nor where its key was used before: its rows are there
+    /// then, and the second value is `None`. If it returns an error, nothing was written, and that error comes back as it is. If it
+    /// panics, nothing was written either, and the panic goes on in the caller.
+    ///
+    /// A file has one writer. While `work` runs, other appends and snapshots wait, also those of other processes; reads do not. It must
+    /// not wait for an append of its own.
+    ///
+    /// Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library. Savepoints are fine.
+    ///
+    /// # Errors
+    /// What `work` returns. What [`append`](EventStore::append) returns, as an `E`.
+    /// [`Invalid`](crate::ErrorKind::Invalid) if `work` ended the transaction, or a statement that failed did and `work` went on all the
+    /// same: nothing was written then, neither before that nor after it.
+    ///
+    /// # Panics
+    /// As `work` does.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still write, but never in part.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::store::sqlite::SqliteStore;
+    /// use retell::testing::store::{event, stream};
+    /// use retell::{ExpectedVersion, error::BoxError, store::Append};
+    ///
+    /// # tokio_test(async {
+    /// let store = SqliteStore::in_memory().await?;
+    /// let append = Append::new(stream("7"), ExpectedVersion::NoStream, vec![event("{}")]);
+    /// let (appended, row) = store
+    ///     .append_with(append, |db| {
+    ///         db.execute_batch("CREATE TABLE notes (text TEXT)")?;
+    ///         db.execute("INSERT INTO notes VALUES ('7 was opened')", [])?;
+    ///         Ok::<_, BoxError>(db.last_insert_rowid())
+    ///     })
+    ///     .await?;
+    /// assert_eq!((appended.versions[0].get(), row), (1, Some(1)));
+    /// # Ok::<(), BoxError>(())
+    /// # });
+    /// # fn tokio_test(work: impl Future<Output = Result<(), BoxError>>) {
+    /// #     tokio::runtime::Runtime::new().unwrap().block_on(work).unwrap();
+    /// # }
+    /// ```
+    pub async fn append_with<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        append: Append,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<(Appended, Option<T>), E> {
+        append.check(self.max_payload)?;
+        self.writer.append_with(append, work).await
+    }
+
+    /// How the log is doing: its head, how far behind the projections of its file are, and the sizes of its files.
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn health(&self) -> Result<Health> {
+        self.readers.run("ask for the log's health", health::health).await
+    }
+
     async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
         let max_payload = options.max_payload;
         let (writers, readers) = Pool::open(location, options, &migrate::LOG).await?;
@@ -240,6 +305,7 @@ impl SnapshotStore for SqliteStore {
 #[async_trait]
 impl RelayCheckpoint for SqliteStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.readers
             .run("read a relay's position", move |db| {
@@ -250,6 +316,7 @@ impl RelayCheckpoint for SqliteStore {
     }
 
     async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+        check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.writer
             .pool

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::store::sqlite::connection::{Failure, Location, Pool, position_from_sql, to_sql};
-use crate::store::sqlite::{SqliteOptions, Synchronous, migrate};
+use crate::store::sqlite::{SqliteOptions, Synchronous, health, migrate};
 use crate::store::{CheckpointStore, Work};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
@@ -60,6 +60,14 @@ impl SqliteReadModel {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         self.readers.run("query a read model", move |db| Ok(query(db)?)).await
+    }
+
+    /// The projections of this file, by name, and how many positions each is behind a log's [`head`](crate::EventReader::head).
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn behind(&self, head: Position) -> Result<Vec<(ProjectionName, u64)>> {
+        self.readers.run("read the checkpoints", move |db| health::behind(db, head)).await
     }
 
     /// Waits for the calls under way and closes the file.

@@ -1,0 +1,120 @@
+//! An empty database of a test's own, of each kind. Needs `POSTGRES_URL` and `MYSQL_URL`; it goes when the test ends.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, thread};
+
+use retell::error::Result;
+use retell::store::mysql::MySqlStore;
+use retell::store::postgres::PostgresStore;
+use retell::store::sqlite::SqliteStore;
+use retell::store::{EventStore, RelayCheckpoint};
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Where a log is: what another process needs to know to open it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Place {
+    Sqlite(PathBuf),
+    Postgres(String),
+    MySql(String),
+}
+
+/// A log in any of them, by its ports.
+pub(crate) struct Store {
+    pub(crate) events: Arc<dyn EventStore>,
+    pub(crate) relays: Arc<dyn RelayCheckpoint>,
+}
+
+impl Store {
+    fn of(store: impl EventStore + RelayCheckpoint) -> Self {
+        let store = Arc::new(store);
+        Self { events: store.clone(), relays: store }
+    }
+}
+
+impl Place {
+    pub(crate) async fn open(&self) -> Result<Store> {
+        Ok(match self {
+            Self::Sqlite(path) => Store::of(SqliteStore::open(path).await?),
+            Self::Postgres(url) => Store::of(PostgresStore::connect(url).await?),
+            Self::MySql(url) => Store::of(MySqlStore::connect(url).await?),
+        })
+    }
+
+    /// Runs statements, past the library.
+    pub(crate) async fn run(&self, sql: &str) {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match self {
+            Self::Sqlite(path) => rusqlite::Connection::open(path).unwrap().execute_batch(&sql.0).unwrap(),
+            Self::Postgres(url) => {
+                let mut db = PgConnection::connect(url).await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut db).await.map(drop).unwrap();
+                db.close().await.unwrap();
+            }
+            Self::MySql(url) => {
+                let mut db = MySqlConnection::connect(url).await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut db).await.map(drop).unwrap();
+                db.close().await.unwrap();
+            }
+        }
+    }
+}
+
+/// Takes itself away.
+pub(crate) struct Database {
+    pub(crate) place: Place,
+    server: Option<Place>,
+    name: String,
+    _folder: Option<TempDir>,
+}
+
+impl Database {
+    pub(crate) fn sqlite() -> Self {
+        let folder = TempDir::new().unwrap();
+        let place = Place::Sqlite(folder.path().join("log.db"));
+        Self { place, server: None, name: String::new(), _folder: Some(folder) }
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        Self::on(Place::Postgres(url("POSTGRES_URL"))).await
+    }
+
+    pub(crate) async fn mysql() -> Self {
+        Self::on(Place::MySql(url("MYSQL_URL"))).await
+    }
+
+    async fn on(server: Place) -> Self {
+        static DATABASES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("d{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
+        server.run(&format!("CREATE DATABASE {name}")).await;
+        let named = |url: &str| format!("{}/{name}", url.rsplit_once('/').unwrap().0);
+        let place = match &server {
+            Place::Postgres(url) => Place::Postgres(named(url)),
+            Place::MySql(url) => Place::MySql(named(url)),
+            Place::Sqlite(_) => unreachable!("a file has no server"),
+        };
+        Self { place, server: Some(server), name, _folder: None }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        // What a failed test has left open does not keep it.
+        let force = if matches!(server, Place::Postgres(_)) { " WITH (FORCE)" } else { "" };
+        let sql = format!("DROP DATABASE {}{force}", self.name);
+        // The test's own runtime is at its end.
+        let dropped = thread::spawn(move || Runtime::new().unwrap().block_on(server.run(&sql))).join();
+        assert!(dropped.is_ok() || thread::panicking(), "the test's database stays");
+    }
+}
+
+fn url(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("{name} names a database server: tests/run.sh starts one"))
+}

@@ -1,0 +1,231 @@
+//! A PostgreSQL server of a test's own: it may be killed, copied, promoted, and run out of disk.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+
+/// The longest a server takes to start, to stop or to catch up.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+pub(crate) struct Server {
+    process: Child,
+    port: u16,
+    settings: Vec<String>,
+    place: Place,
+}
+
+/// Where a server's files are.
+pub(crate) enum Place {
+    Folder(TempDir),
+    Disk(Disk),
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder.path(),
+            Self::Disk(disk) => disk.path(),
+        }
+    }
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(Place::Folder(folder()), &[])
+    }
+
+    /// Settings such as `fsync=off`.
+    pub(crate) fn start_with(place: Place, settings: &[&str]) -> Self {
+        let mut initdb = program("initdb");
+        initdb.arg("-D").arg(place.path().join("data"));
+        run(initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]));
+        Self::on(place, settings.iter().map(|&setting| setting.to_owned()).collect())
+    }
+
+    /// A second server that follows this one, by streaming replication.
+    pub(crate) fn replica(&self) -> Self {
+        let place = Place::Folder(folder());
+        let mut backup = program("pg_basebackup");
+        backup.arg("-D").arg(place.path().join("data")).arg("-d").arg(self.url());
+        run(backup.args(["-R", "-X", "stream", "--checkpoint=fast", "--no-sync"]));
+        Self::on(place, self.settings.clone())
+    }
+
+    fn on(place: Place, settings: Vec<String>) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = spawn(place.path(), port, &settings);
+        let mut server = Self { process, port, settings, place };
+        server.wait();
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// SIGKILL, and a new server on the same files.
+    pub(crate) fn kill_and_start(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(self.place.path(), self.port, &self.settings);
+        self.wait();
+    }
+
+    /// A fast shutdown: sessions are ended.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::INT);
+        self.process.wait().unwrap();
+    }
+
+    /// Waits until it answers. Where it has ended, as while processes of a killed one are still there, it is started again.
+    pub(crate) fn wait(&mut self) {
+        let started = Instant::now();
+        while !answers(&self.url()) {
+            assert!(started.elapsed() < PATIENCE, "the server does not start: {}", self.log());
+            if self.process.try_wait().unwrap().is_some() {
+                self.process = spawn(self.place.path(), self.port, &self.settings);
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.process.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // It ends its own processes at once; with SIGKILL they would stay for a moment, and keep its disk.
+            self.signal(Signal::QUIT);
+            drop(self.process.wait());
+        }
+    }
+}
+
+/// A small disk, which can be full. Needs the right to mount one.
+pub(crate) struct Disk(TempDir);
+
+impl Disk {
+    pub(crate) fn of_mib(size: u32) -> Self {
+        let folder = folder();
+        let options = format!("size={size}m,mode=0777");
+        let mounted = as_root("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
+        let mounted = mounted.unwrap();
+        assert!(mounted.status.success(), "a test of a full disk has to mount one, as root or by sudo: {mounted:?}");
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes up space, until it is freed.
+    pub(crate) fn fill_mib(&self, size: usize) {
+        fs::write(self.path().join("ballast"), vec![b'x'; size * 1024 * 1024]).unwrap();
+    }
+
+    pub(crate) fn free(&self) {
+        fs::remove_file(self.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(as_root("umount").arg("-l").arg(self.0.path()).output());
+    }
+}
+
+fn as_root(name: &str) -> Command {
+    if is_root() {
+        return Command::new(name);
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", name]);
+    sudo
+}
+
+/// A folder that the server's user may use.
+pub(crate) fn folder() -> TempDir {
+    if !is_root() {
+        return TempDir::new().unwrap();
+    }
+    // The server's user must get there, and a temporary folder of root's may be closed to it.
+    let folder = TempDir::new_in("/tmp").unwrap();
+    chown(folder.path(), Some(user_id("postgres")), None).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// Runs a program to its end, which must be a good one, and returns what it said.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// On a thread of its own: the caller may be in a runtime.
+fn answers(url: &str) -> bool {
+    let ask = || tokio::runtime::Runtime::new().unwrap().block_on(PgConnection::connect(url)).is_ok();
+    thread::scope(|scope| scope.spawn(ask).join().unwrap())
+}
+
+fn spawn(directory: &Path, port: u16, settings: &[String]) -> Child {
+    let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
+    let mut server = program("postgres");
+    server.arg("-D").arg(directory.join("data")).arg("-p").arg(port.to_string());
+    // The library's commits wait for the disk wherever the server's default is another.
+    let always =
+        ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "synchronous_commit=off"];
+    for setting in always.into_iter().chain(settings.iter().map(String::as_str)) {
+        server.args(["-c", setting]);
+    }
+    server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+/// A program of the server's, as the user it insists on where we are root.
+pub(crate) fn program(name: &str) -> Command {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();
+    folders.sort();
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+    let path = found.unwrap_or_else(|| panic!("{name} of PostgreSQL is missing: install its server package"));
+    as_user(path.as_os_str())
+}
+
+fn as_user(path: &OsStr) -> Command {
+    if !is_root() {
+        return Command::new(path);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--"]).arg(path);
+    command
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn user_id(user: &str) -> u32 {
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let line = users.lines().find(|line| line.split(':').next() == Some(user)).expect("the server's user exists");
+    line.split(':').nth(2).unwrap().parse().unwrap()
+}

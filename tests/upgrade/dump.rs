@@ -1,0 +1,151 @@
+//! Dumps as text that is the same each time: from fixed inputs, with the times and the lane that a run draws for itself put in order.
+
+use std::process::{Command, Stdio};
+
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
+
+use crate::databases::Place;
+use crate::log::DAY;
+
+/// Takes out of a log what is different in each run.
+pub(crate) async fn steady(place: &Place) {
+    let statements = match place {
+        Place::Sqlite(_) => {
+            let trigger = trigger(include_str!("../../migrations/sqlite/0001_log.sql"), "END;");
+            format!(
+                "DROP TRIGGER retell_events_no_update;
+                UPDATE retell_events SET recorded_at = (unixepoch('{DAY}') + position) * 1000000;
+                {trigger}
+                UPDATE retell_migrations SET applied_at = '{DAY} 00:00:00';"
+            )
+        }
+        Place::Postgres(_) => format!(
+            "ALTER TABLE retell.events DISABLE TRIGGER USER;
+            UPDATE retell.events SET recorded_at = timestamptz '{DAY} 00:00:00+00' + commit_id * interval '1 second';
+            UPDATE retell.commits SET recorded_at = timestamptz '{DAY} 00:00:00+00' + commit_id * interval '1 second';
+            UPDATE retell.log SET recorded_at = timestamptz '{DAY} 00:00:00+00' + commit_id * interval '1 second';
+            ALTER TABLE retell.events ENABLE TRIGGER USER;
+            UPDATE retell.retell_migrations SET applied_at = timestamptz '{DAY} 00:00:00+00';
+            UPDATE retell.commits SET lane = 7;
+            UPDATE retell.lanes SET sequenced = CASE lane WHEN 7 THEN (SELECT max(sequenced) FROM retell.lanes) ELSE 0 END;"
+        ),
+        Place::MySql(_) => {
+            let trigger = trigger(include_str!("../../migrations/mysql/0001_log.sql"), "';");
+            format!(
+                "DROP TRIGGER retell_events_no_update;
+                UPDATE retell_events SET recorded_at = TIMESTAMP '{DAY} 00:00:00' + INTERVAL commit_id SECOND;
+                {trigger}
+                UPDATE retell_migrations SET applied_at = '{DAY} 00:00:00';"
+            )
+        }
+    };
+    place.run(&statements).await;
+}
+
+/// The statement that makes the trigger against changes.
+fn trigger<'m>(migration: &'m str, end: &str) -> &'m str {
+    let start = migration.find("CREATE TRIGGER retell_events_no_update").unwrap();
+    let length = migration[start..].find(end).unwrap() + end.len();
+    &migration[start..start + length]
+}
+
+pub(crate) async fn of(place: &Place) -> String {
+    match place {
+        Place::Sqlite(path) => lines(&sqlite(&rusqlite::Connection::open(path).unwrap())),
+        Place::Postgres(url) => postgres(url),
+        Place::MySql(url) => lines(&mysql(&mut MySqlConnection::connect(url).await.unwrap()).await),
+    }
+}
+
+fn lines(statements: &[String]) -> String {
+    statements.join(";\n") + ";\n"
+}
+
+// -- SQLite --
+
+fn sqlite(db: &rusqlite::Connection) -> Vec<String> {
+    let texts = |statement: &str| -> Vec<String> {
+        let mut statement = db.prepare(statement).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    let schema = |kinds: &str| {
+        texts(&format!("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND type IN ({kinds}) ORDER BY rowid"))
+    };
+    let mut statements = schema("'table'");
+    for table in texts("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name") {
+        let columns = texts(&format!("SELECT name FROM pragma_table_info('{table}')"));
+        let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
+        let row = format!("'INSERT INTO {table} VALUES (' || {} || ')'", quoted.join(" || ', ' || "));
+        statements.extend(texts(&format!("SELECT {row} FROM {table} ORDER BY 1")));
+    }
+    statements.extend(schema("'index', 'trigger', 'view'"));
+    statements
+}
+
+// -- PostgreSQL --
+
+/// By `pg_dump`, without what depends on its release and on who runs it.
+fn postgres(url: &str) -> String {
+    let mut dump = Command::new("pg_dump");
+    dump.args(["--inserts", "--no-owner", "--no-privileges", "--no-comments"]).arg(url).env("PGTZ", "UTC");
+    let output = dump.stdin(Stdio::null()).output().expect("pg_dump is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let of_the_program = |line: &&str| {
+        ["--", "\\", "SET ", "SELECT pg_catalog.set_config"].iter().any(|start| line.starts_with(start))
+            || line.is_empty()
+    };
+    let mut lines: Vec<&str> = text.lines().filter(|line| !of_the_program(line)).collect();
+    // The rows of a table lie as the updates above have left them.
+    for rows in lines.chunk_by_mut(|one, next| one.starts_with("INSERT") && next.starts_with("INSERT")) {
+        rows.sort_unstable();
+    }
+    lines.join("\n") + "\n"
+}
+
+// -- MySQL --
+
+async fn mysql(db: &mut MySqlConnection) -> Vec<String> {
+    let mut statements = Vec::new();
+    let tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type = ";
+    let base = texts(db, &format!("{tables} 'BASE TABLE' ORDER BY table_name")).await;
+    for table in &base {
+        statements.push(shown(db, &format!("SHOW CREATE TABLE {table}"), 1).await);
+        let columns = format!(
+            "SELECT CASE WHEN data_type IN ('binary', 'varbinary', 'longblob')
+                THEN CONCAT('IF(', column_name, ' IS NULL, ''NULL'', CONCAT(''x'''''', HEX(', column_name, '), ''''''''))')
+                ELSE CONCAT('QUOTE(', column_name, ')') END
+            FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = '{table}' ORDER BY ordinal_position"
+        );
+        let columns = texts(db, &columns).await.join(", ', ', ");
+        let rows = format!("SELECT CONCAT('INSERT INTO {table} VALUES (', {columns}, ')') FROM {table} ORDER BY 1");
+        statements.extend(texts(db, &rows).await);
+    }
+    let triggers =
+        "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY trigger_name";
+    for trigger in texts(db, triggers).await {
+        statements.push(without_definer(&shown(db, &format!("SHOW CREATE TRIGGER {trigger}"), 2).await));
+    }
+    for view in texts(db, &format!("{tables} 'VIEW' ORDER BY table_name")).await {
+        statements.push(without_definer(&shown(db, &format!("SHOW CREATE VIEW {view}"), 1).await));
+    }
+    statements
+}
+
+/// The first column, which some servers call bytes.
+async fn texts(db: &mut MySqlConnection, sql: &str) -> Vec<String> {
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(db).await.unwrap();
+    rows.iter().map(|row| String::from_utf8(row.get_unchecked::<Vec<u8>, _>(0)).unwrap()).collect()
+}
+
+async fn shown(db: &mut MySqlConnection, sql: &str, column: usize) -> String {
+    let row = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_one(db).await.unwrap();
+    String::from_utf8(row.get_unchecked::<Vec<u8>, _>(column)).unwrap()
+}
+
+/// Who made it need not be there where it is loaded.
+fn without_definer(statement: &str) -> String {
+    let (before, rest) = statement.split_once(" DEFINER=").unwrap();
+    let end = rest.find(" SQL SECURITY").or_else(|| rest.find(" TRIGGER")).unwrap();
+    format!("{before}{}", &rest[end..])
+}

@@ -1,0 +1,84 @@
+//! Logs that earlier releases have left are opened, read and written by this one. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//!
+//! Each folder of `tests/fixtures` is a release, and has a dump of one and the same log for each database. `tests/fixtures/make.sh` makes
+//! those of the present version, by this very program, which is why it has a `main` of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../support/databases.rs"]
+mod databases;
+mod dump;
+mod log;
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
+
+use databases::Database;
+
+/// The name of a database's dump.
+const KINDS: [&str; 3] = ["sqlite", "postgres", "mysql"];
+
+fn main() {
+    if env::var_os("RETELL_MAKE_FIXTURES").is_some() {
+        return KINDS.into_iter().for_each(make);
+    }
+    let mut tests = Vec::new();
+    for release in releases() {
+        for kind in KINDS {
+            let (release, name) = (release.clone(), format!("a_{kind}_log_of_{release}_is_opened_read_and_written"));
+            tests.push(Trial::test(name, move || {
+                opened(&release, kind);
+                Ok(())
+            }));
+        }
+    }
+    assert!(!tests.is_empty(), "there are no fixtures");
+    libtest_mimic::run(&Arguments::from_args(), tests).exit()
+}
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn releases() -> Vec<String> {
+    let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap());
+    let folders = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+    let mut releases: Vec<_> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    releases.sort();
+    releases
+}
+
+async fn empty(kind: &str) -> Database {
+    match kind {
+        "sqlite" => Database::sqlite(),
+        "postgres" => Database::postgres().await,
+        _ => Database::mysql().await,
+    }
+}
+
+fn make(kind: &str) {
+    let runtime = Runtime::new().unwrap();
+    let database = runtime.block_on(empty(kind));
+    let sql = runtime.block_on(async {
+        log::write(&database.place).await;
+        dump::steady(&database.place).await;
+        dump::of(&database.place).await
+    });
+    let folder = fixtures().join(env!("CARGO_PKG_VERSION"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(kind).with_extension("sql"), sql).unwrap();
+    eprintln!("{}", folder.join(kind).with_extension("sql").display());
+}
+
+fn opened(release: &str, kind: &str) {
+    let runtime = Runtime::new().unwrap();
+    let database = runtime.block_on(empty(kind));
+    let sql = fs::read_to_string(fixtures().join(release).join(kind).with_extension("sql")).unwrap();
+    runtime.block_on(async {
+        database.place.run(&sql).await;
+        log::check(&database.place).await;
+    });
+}
