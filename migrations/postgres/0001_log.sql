@@ -82,24 +82,27 @@ CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON {schema}.events
 
 -- Takes a free lane until the end of the transaction. The key's upper half names this log by its table, so that two schemas never share
 -- lanes. Whoever gets a lane does so after the end of the last transaction that held it: so within a lane, commits become visible in
--- number order.
-CREATE FUNCTION {schema}.take_lane(hint integer) RETURNS integer LANGUAGE plpgsql AS $$
+-- number order. The upper half of the lanes is for callers' transactions, which may last: an append by itself never waits for one.
+CREATE FUNCTION {schema}.take_lane(hint integer, callers boolean) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     log_key integer := ('{schema}.events'::regclass::oid::bigint - 2147483648)::integer;
+    first_lane integer := CASE WHEN callers THEN 32 ELSE 0 END;
     lane integer;
 BEGIN
-    FOR step IN 0..63 LOOP
-        lane := (hint + step) % 64;
+    FOR step IN 0..31 LOOP
+        lane := first_lane + (hint + step) % 32;
         IF pg_try_advisory_xact_lock(log_key, lane) THEN
             RETURN lane;
         END IF;
     END LOOP;
-    PERFORM pg_advisory_xact_lock(log_key, hint % 64);
-    RETURN hint % 64;
+    lane := first_lane + hint % 32;
+    PERFORM pg_advisory_xact_lock(log_key, lane);
+    RETURN lane;
 END
 $$;
 
 -- Appends what may be appended. Each stream and each key occurs at most once in a call.
+--   callers     whether the transaction is a caller's, with an end that we do not know
 --   durable     whether the commit waits for the disk, whatever the server's default is
 --   key_*       one for each append with a key: which append it is (from 1), and its key
 --   part_*      one for each stream: whose append it is, its names, its expected version (-1 any, -2 at least one event), and how many
@@ -109,7 +112,7 @@ $$;
 -- Returns the commit's number, each part's version before, the number of events that precede each part in the commit (NULL where its
 -- append was refused), and the appends whose key is known, which are refused too.
 CREATE FUNCTION {schema}.append(
-    lane_hint integer, durable boolean, key_append integer[], key_text text[],
+    lane_hint integer, callers boolean, durable boolean, key_append integer[], key_text text[],
     part_append integer[], part_type text[], part_id text[], part_expected bigint[], part_events integer[],
     event_part integer[], event_place integer[], event_id uuid[], event_type text[], event_schema bigint[], event_codec smallint[],
     event_correlation uuid[], event_causation uuid[], event_metadata text[], event_payload bytea[],
@@ -130,7 +133,7 @@ BEGIN
     IF durable AND current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
-    held_lane := {schema}.take_lane(lane_hint);
+    held_lane := {schema}.take_lane(lane_hint, callers);
     -- One statement: the number is drawn after the snapshot that checks the versions was taken. Drawn before it, version 2 of a stream
     -- could get a smaller number than version 1. `unnest` stands in the select list here and below: in FROM, each array costs a buffer.
     SELECT nextval('{schema}.commit_number'), greatest(clock_timestamp(), max(last.recorded_at)),

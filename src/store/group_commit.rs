@@ -1,9 +1,11 @@
 //! Group commit: appends that wait while a commit runs go into the next one together.
 //!
 //! There is no timer and no added delay: an append that finds nothing running is committed at once, alone. The queue is
-//! bounded, so that writers faster than the disk wait instead of filling memory.
+//! bounded, so that writers faster than the disk wait instead of filling memory. A server can have several queues, each with a commit of
+//! its own under way: one is written while the disk syncs another. The appends to one stream share a queue, so they keep their order.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -31,8 +33,13 @@ pub trait BatchAppend: Send + Sync + 'static {
 pub struct GroupCommit {
     driver: Arc<dyn BatchAppend>,
     closing: CancellationToken,
-    /// Started by the first append, so that a store can be made outside a runtime.
-    queue: OnceLock<mpsc::Sender<Waiting>>,
+    queues: Vec<Queue>,
+}
+
+/// Started by its first append, so that a store can be made outside a runtime.
+#[derive(Default)]
+struct Queue {
+    waiting: OnceLock<mpsc::Sender<Waiting>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -40,9 +47,15 @@ pub struct GroupCommit {
 type Waiting = (Append, oneshot::Sender<Result<Appended>>);
 
 impl GroupCommit {
-    /// Group commit over a driver.
+    /// Group commit over a driver, one commit at a time.
     pub fn new(driver: Arc<dyn BatchAppend>) -> Self {
-        Self { driver, closing: CancellationToken::new(), queue: OnceLock::new(), task: Mutex::new(None) }
+        Self::with_queues(driver, 1)
+    }
+
+    /// So many commits at a time; at least one.
+    pub fn with_queues(driver: Arc<dyn BatchAppend>, queues: usize) -> Self {
+        let queues = std::iter::repeat_with(Queue::default).take(queues.max(1)).collect();
+        Self { driver, closing: CancellationToken::new(), queues }
     }
 
     /// Appends in the next commit.
@@ -53,35 +66,48 @@ impl GroupCommit {
     /// # Cancel safety
     /// Dropped while it waits for a place in the queue, nothing was written; later, it is committed all the same.
     pub async fn append(&self, append: Append) -> Result<Appended> {
-        let queue = match self.queue.get() {
-            Some(queue) => queue,
-            None => self.start().await,
+        let queue = &self.queues[self.queue_of(&append)];
+        let waiting = match queue.waiting.get() {
+            Some(waiting) => waiting,
+            None => self.start(queue).await,
         };
         let (outcome, answer) = oneshot::channel();
         let place = tokio::select! {
             biased;
             () = self.closing.cancelled() => return Err(closed()),
-            place = queue.reserve() => place.map_err(|_| closed())?,
+            place = waiting.reserve() => place.map_err(|_| closed())?,
         };
         place.send((append, outcome));
         answer.await.map_err(|_| Error::new(ErrorKind::Transient("learn the outcome of an append".into())))?
     }
 
+    /// The first stream decides. What an append shares with one in another queue, the database settles, as between processes.
+    fn queue_of(&self, append: &Append) -> usize {
+        if self.queues.len() == 1 {
+            return 0;
+        }
+        let mut hasher = DefaultHasher::new();
+        append.stream_ids().next().hash(&mut hasher);
+        usize::try_from(hasher.finish() % self.queues.len() as u64).unwrap_or(0)
+    }
+
     /// Refuses further appends and waits until those under way are committed.
     pub async fn close(&self) {
         self.closing.cancel();
-        if let Some(task) = self.task.lock().await.take() {
-            // The task owns no result; a panic in it has dropped the senders, and each caller was told.
-            drop(task.await);
+        for queue in &self.queues {
+            if let Some(task) = queue.task.lock().await.take() {
+                // The task owns no result; a panic in it has dropped the senders, and each caller was told.
+                drop(task.await);
+            }
         }
     }
 
-    async fn start(&self) -> &mpsc::Sender<Waiting> {
-        let mut task = self.task.lock().await;
-        self.queue.get_or_init(|| {
-            let (queue, waiting) = mpsc::channel(QUEUE);
+    async fn start<'q>(&self, queue: &'q Queue) -> &'q mpsc::Sender<Waiting> {
+        let mut task = queue.task.lock().await;
+        queue.waiting.get_or_init(|| {
+            let (sender, waiting) = mpsc::channel(QUEUE);
             *task = Some(tokio::spawn(run(self.driver.clone(), waiting, self.closing.clone())));
-            queue
+            sender
         })
     }
 }

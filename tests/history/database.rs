@@ -115,7 +115,7 @@ impl Postgres {
         let db = &mut self.connect().await;
         match fault {
             Fault::NumberBeforeCheck => {
-                let lane = format!("held_lane := {}.take_lane(lane_hint);", self.schema);
+                let lane = format!("held_lane := {}.take_lane(lane_hint, callers);", self.schema);
                 let number = format!("nextval('{}.commit_number')", self.schema);
                 let early = format!("{lane} early := {number}; PERFORM pg_sleep(0.003 * random());");
                 let declared = ("held_lane integer;", "held_lane integer; early bigint;");
@@ -125,7 +125,7 @@ impl Postgres {
                 let taken = "pg_try_advisory_xact_lock(log_key, lane)";
                 let released = "pg_try_advisory_lock(log_key, lane) AND pg_advisory_unlock(log_key, lane)";
                 // Few lanes, so that two appends meet in one.
-                let few = ("(hint + step) % 64", "(hint + step) % 2");
+                let few = ("(hint + step) % 32", "(hint + step) % 2");
                 self.change(db, "take_lane", &[(taken, released), few]).await;
                 let written = "VALUES (held_lane, commit_number, total, at);";
                 let slow = format!("{written} PERFORM pg_sleep(0.003 * random());");

@@ -30,7 +30,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(pool: PgPool, schema: &Schema, durable: bool, signals: Signals) -> Self {
         // Each process starts its search for a free lane at a place of its own.
-        let lane = i32::from(Uuid::new_v4().as_bytes()[0] % 64);
+        let lane = i32::from(Uuid::new_v4().as_bytes()[0] % 32);
         Self {
             pool,
             lane,
@@ -67,7 +67,7 @@ impl Writer {
             Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
             _ => failed(error),
         })?;
-        let called = self.call(&mut *tx, &[append]).await;
+        let called = self.call(&mut *tx, &[append], true).await;
         tx.execute(if called.is_ok() { RELEASE } else { ROLL_BACK }).await.map_err(failed)?;
         match called {
             Ok(mut results) => results.pop().unwrap_or_else(|| Err(sql::lost())),
@@ -79,10 +79,17 @@ impl Writer {
         }
     }
 
-    async fn call(&self, db: &mut PgConnection, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+    /// `callers`: whether the transaction is a caller's.
+    async fn call(
+        &self,
+        db: &mut PgConnection,
+        round: &[&Append],
+        callers: bool,
+    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         let binds = Binds::of(round);
         let (commit, versions, places, known_keys) = sqlx::query_as(self.append.sql())
             .bind(self.lane)
+            .bind(callers)
             .bind(self.durable)
             .bind(binds.key_append)
             .bind(binds.key_text)
@@ -126,7 +133,7 @@ impl Writer {
 #[async_trait]
 impl Rounds for Writer {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        self.call(&mut *self.pool.acquire().await?, round).await
+        self.call(&mut *self.pool.acquire().await?, round, false).await
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
@@ -284,8 +291,8 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
-/// Binds: lane, durable, two arrays of keys, five of parts, ten of events.
-const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+/// Binds: lane, whether the transaction is a caller's, durable, two arrays of keys, five of parts, ten of events.
+const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 
 const OUTCOME: &str = "
     SELECT k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id, max(e.version)

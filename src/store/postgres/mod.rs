@@ -37,6 +37,9 @@ use read::Reader;
 pub use read_model::PostgresReadModel;
 use signals::Signals;
 
+/// While the disk syncs one commit, the next is written. More of them share out the same work in smaller commits.
+const COMMITS_AT_ONCE: usize = 2;
+
 /// Settings of a log in PostgreSQL. Those of the connections are sqlx's own.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -130,7 +133,7 @@ impl PostgresStore {
         let signals = Signals::new(listen.then(|| pool.clone()), &schema);
         let writer = Arc::new(Writer::new(pool.clone(), &schema, options.durable, signals));
         Ok(Self {
-            commits: Arc::new(GroupCommit::new(writer.clone())),
+            commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
             reader: Reader::new(pool, &schema),
             max_payload: options.max_payload,

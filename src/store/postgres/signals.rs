@@ -20,11 +20,8 @@ use crate::store::postgres::connection::Schema;
 /// The least time between two notifications: each is a transaction, and makes the server flush its log once more.
 const BREATH: Duration = Duration::from_millis(5);
 
-/// The same while the log is busy. Whoever reads a busy log finds events without being told.
+/// The same while the log is busy, which is at an append each millisecond. Whoever reads a busy log finds events without being told.
 const LONGEST_BREATH: Duration = Duration::from_millis(40);
-
-/// So many appends in one breath make a log busy.
-const BUSY: usize = 20;
 
 /// How long to wait before listening again after the connection was lost.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -130,7 +127,8 @@ async fn send(pool: &PgPool, channel: &str, committed: &Committed) {
     loop {
         committed.some.notified().await;
         let appends = committed.appends.swap(0, Ordering::Relaxed);
-        breath = if appends < BUSY { BREATH } else { LONGEST_BREATH.min(breath * 2) };
+        let busy = appends as u128 >= breath.as_millis();
+        breath = if busy { LONGEST_BREATH.min(breath * 2) } else { BREATH };
         // A notification that fails is a lost one.
         drop(sqlx::query(NOTIFY).bind(channel).execute(pool).await);
         tokio::time::sleep(breath).await;
