@@ -368,7 +368,7 @@ impl Database {
         let (mut by_hand, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..15 {
             let began = Instant::now();
-            self.load_by_hand("SELECT event_type, payload FROM plain WHERE aggregate_id = 'long' ORDER BY version")
+            self.load_by_hand("SELECT event_type, payload FROM plain WHERE aggregate_type = 'order' AND aggregate_id = 'long' ORDER BY version")
                 .await;
             by_hand.push(began.elapsed().as_secs_f64());
             let began = Instant::now();

@@ -208,6 +208,7 @@ BEGIN
         SELECT c.lane, c.commit_id, c.events, c.recorded_at
         FROM {schema}.lanes l, LATERAL (
             SELECT * FROM {schema}.commits c WHERE c.lane = l.lane AND c.commit_id > l.sequenced
+            OFFSET 0 -- not to be planned as a join, which would read the lanes' whole past
         ) AS c
     ), before AS (
         SELECT coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0) AS head

@@ -198,6 +198,11 @@ impl Placed {
     pub(super) fn from_sql((first, commit, events): (i64, i64, i32)) -> Result<Self> {
         Ok(Self { first: from_sql(first, "position")?, commit, events: from_sql(events.into(), "count")? })
     }
+
+    /// The position of its last event.
+    fn end(&self) -> Position {
+        Position::new(self.first + self.events - 1)
+    }
 }
 
 /// Receives the commit, the place in it and the columns of one event after the other.
@@ -223,7 +228,8 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     }
     let commits = if filter.is_all() { limit } else { limit.max(SCANNED_COMMITS) };
     let mut placed = driver.placed(after, commits).await?;
-    if placed.len() < commits {
+    let end = placed.last().map_or(after, Placed::end);
+    if placed.len() < commits && end.since(after) < commits as u64 {
         // This is the log's end: there may be commits without positions.
         driver.sequence().await?;
         placed = driver.placed(after, commits).await?;
@@ -232,7 +238,7 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     let (Some(first), Some(last)) = (placed.first(), placed.last()) else {
         return Ok(Page { events: Vec::new(), through: after });
     };
-    let end = Position::new(last.first + last.events - 1);
+    let end = last.end();
     if first.first > after.get() + 1 {
         return Err(ErrorKind::Corrupt(format!("no commit at position {}", after.next())).into());
     }

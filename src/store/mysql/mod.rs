@@ -129,7 +129,7 @@ impl MySqlStore {
         check_numbers(&connections).await?;
         let writer = Arc::new(Writer::new(connections.clone(), packet));
         Ok(Self {
-            commits: Arc::new(GroupCommit::new(writer.clone())),
+            commits: Arc::new(GroupCommit::with_queues(writer.clone(), 2)),
             writer,
             reader: Reader { connections },
             max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),

@@ -85,8 +85,8 @@ impl Reader {
         let rows = lease.end(rows).map_err(failed)?;
         let mut builder = EventBuilder::default();
         let read = |row: &MySqlRow| {
-            let first: i64 = row.try_get("first_position").map_err(failed)?;
-            let ordinal = row.try_get("ordinal").map_err(failed)?;
+            let first: i64 = row.try_get(14).map_err(failed)?;
+            let ordinal = row.try_get(1).map_err(failed)?;
             builder.build(from_sql(first, "position")?, ordinal, columns(row))
         };
         rows.iter().map(read).collect()
@@ -149,8 +149,8 @@ impl Scans for Reader {
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut rows = query.build().fetch(&mut *lease);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
-            let commit = row.try_get("commit_id").map_err(failed)?;
-            let ordinal = row.try_get("ordinal").map_err(failed)?;
+            let commit = row.try_get(0).map_err(failed)?;
+            let ordinal = row.try_get(1).map_err(failed)?;
             take(commit, ordinal, columns(&row))?;
         }
         drop(rows);
@@ -252,20 +252,21 @@ fn replayed(row: &MySqlRow) -> Result<Replayed<'_>, sqlx::Error> {
     })
 }
 
+/// Columns by their place, as every query here selects them: looking them up by name costs more than reading them.
 fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
     Ok(Columns {
-        event_id: row.try_get("event_id")?,
-        aggregate_type: text(row.try_get("aggregate_type")?)?,
-        aggregate_id: text(row.try_get("aggregate_id")?)?,
-        version: row.try_get("version")?,
-        event_type: text(row.try_get("event_type")?)?,
-        schema_version: row.try_get("schema_version")?,
-        codec: row.try_get("codec")?,
-        recorded_at: row.try_get("recorded_at")?,
-        correlation_id: row.try_get("correlation_id")?,
-        causation_id: row.try_get("causation_id")?,
-        metadata: row.try_get::<Option<&[u8]>, _>("metadata")?.map(text).transpose()?,
-        payload: row.try_get("payload")?,
+        event_id: row.try_get(2)?,
+        aggregate_type: text(row.try_get(3)?)?,
+        aggregate_id: text(row.try_get(4)?)?,
+        version: row.try_get(5)?,
+        event_type: text(row.try_get(6)?)?,
+        schema_version: row.try_get(7)?,
+        codec: row.try_get(8)?,
+        recorded_at: row.try_get(9)?,
+        correlation_id: row.try_get(10)?,
+        causation_id: row.try_get(11)?,
+        metadata: row.try_get::<Option<&[u8]>, _>(12)?.map(text).transpose()?,
+        payload: row.try_get(13)?,
     })
 }
 
@@ -350,8 +351,9 @@ const OF_EVENT_TYPES: &str = " AND event_type IN (";
 
 /// Binds: event type, limit. Sorts keys out of indexes, and only then gets the payloads of those few.
 const NEWEST: &str = "
-    SELECT found.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        found.first_position
     FROM (
         SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
         WHERE k.event_type = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
@@ -361,8 +363,9 @@ const NEWEST: &str = "
 
 /// Binds: time, limit. As above.
 const RECORDED_AFTER: &str = "
-    SELECT found.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        found.first_position
     FROM (
         SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
         WHERE k.recorded_at > ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)

@@ -95,8 +95,8 @@ impl Reader {
         let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
         let mut builder = EventBuilder::default();
         let read = |row: &PgRow| {
-            let first: i64 = row.try_get("first_position").map_err(failed)?;
-            let ordinal = row.try_get("ordinal").map_err(failed)?;
+            let first: i64 = row.try_get(14).map_err(failed)?;
+            let ordinal = row.try_get(1).map_err(failed)?;
             builder.build(from_sql(first, "position")?, ordinal, columns(row))
         };
         rows.iter().map(read).collect()
@@ -157,8 +157,8 @@ impl Scans for Reader {
         let failed = |error| classify(error, "read events");
         let mut rows = query.fetch(&self.pool);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
-            let commit = row.try_get("commit_id").map_err(failed)?;
-            let ordinal = row.try_get("ordinal").map_err(failed)?;
+            let commit = row.try_get(0).map_err(failed)?;
+            let ordinal = row.try_get(1).map_err(failed)?;
             take(commit, ordinal, columns(&row))?;
         }
         Ok(())
@@ -195,20 +195,21 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> Option<Vec<&'a str>> {
     (!names.is_empty()).then_some(names)
 }
 
+/// Columns by their place, as every query here selects them: looking them up by name costs more than reading them.
 fn columns(row: &PgRow) -> Result<Columns<'_>, sqlx::Error> {
     Ok(Columns {
-        event_id: row.try_get("event_id")?,
-        aggregate_type: row.try_get("aggregate_type")?,
-        aggregate_id: row.try_get("aggregate_id")?,
-        version: row.try_get("version")?,
-        event_type: row.try_get("event_type")?,
-        schema_version: row.try_get("schema_version")?,
-        codec: row.try_get("codec")?,
-        recorded_at: row.try_get("recorded_at")?,
-        correlation_id: row.try_get("correlation_id")?,
-        causation_id: row.try_get("causation_id")?,
-        metadata: row.try_get("metadata")?,
-        payload: row.try_get("payload")?,
+        event_id: row.try_get(2)?,
+        aggregate_type: row.try_get(3)?,
+        aggregate_id: row.try_get(4)?,
+        version: row.try_get(5)?,
+        event_type: row.try_get(6)?,
+        schema_version: row.try_get(7)?,
+        codec: row.try_get(8)?,
+        recorded_at: row.try_get(9)?,
+        correlation_id: row.try_get(10)?,
+        causation_id: row.try_get(11)?,
+        metadata: row.try_get(12)?,
+        payload: row.try_get(13)?,
     })
 }
 
@@ -262,16 +263,18 @@ const FILTERED: &str = "
 
 /// Binds: event type, limit.
 const NEWEST: &str = "
-    SELECT l.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
     FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
     WHERE e.event_type = $1
     ORDER BY l.first_position DESC, e.ordinal DESC LIMIT $2";
 
 /// Binds: time, limit.
 const RECORDED_AFTER: &str = "
-    SELECT l.first_position, e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
     FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
     WHERE l.recorded_at > $1
     ORDER BY l.first_position, e.ordinal LIMIT $2";

@@ -13,6 +13,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::id::Position;
 use crate::store::postgres::connection::Schema;
@@ -26,11 +27,12 @@ const LONGEST_BREATH: Duration = Duration::from_millis(40);
 /// How long to wait before listening again after the connection was lost.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Appends that no notification has told of yet.
+/// Appends that no notification has told of yet, and the notifications of others.
 #[derive(Default)]
 struct Committed {
     appends: AtomicUsize,
     some: Notify,
+    heard: AtomicUsize,
 }
 
 /// The two ways of a signal. Its task ends when this is dropped.
@@ -60,8 +62,7 @@ impl Signals {
             stop,
         };
         if let Some(pool) = pool {
-            let channel = format!("retell_{}", schema.name());
-            let exchange = exchange(pool, channel, signals.grown.clone(), signals.committed.clone());
+            let exchange = exchange(pool, Voice::new(schema), signals.grown.clone(), signals.committed.clone());
             let stop = signals.stop.clone();
             signals.task.spawn(async move {
                 tokio::select! {
@@ -97,43 +98,67 @@ fn signal(grown: &watch::Sender<Position>) {
 }
 
 /// Sends and receives until it is dropped.
-async fn exchange(pool: PgPool, channel: String, grown: watch::Sender<Position>, committed: Arc<Committed>) {
-    futures::join!(receive(&pool, &channel, &grown), send(&pool, &channel, &committed));
+async fn exchange(pool: PgPool, voice: Voice, grown: watch::Sender<Position>, committed: Arc<Committed>) {
+    futures::join!(receive(&pool, &voice, &grown, &committed), send(&pool, &voice, &committed));
 }
 
 /// Listens on a connection of its own: one that still listened when it came back to the pool would fail the next call of whoever gets it.
-async fn receive(pool: &PgPool, channel: &str, grown: &watch::Sender<Position>) {
+async fn receive(pool: &PgPool, voice: &Voice, grown: &watch::Sender<Position>, committed: &Committed) {
     let options = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
     loop {
         // A lost connection is no error: readers poll meanwhile, and this comes back.
         if let Ok(own) = options.clone().connect_with(pool.connect_options().as_ref().clone()).await
             && let Ok(mut listener) = PgListener::connect_with(&own).await
-            && listener.listen(channel).await.is_ok()
+            && listener.listen(&voice.channel).await.is_ok()
         {
             listener.eager_reconnect(false);
             // Whatever was missed before.
             signal(grown);
-            while let Ok(Some(_)) = listener.try_recv().await {
-                signal(grown);
+            while let Ok(Some(heard)) = listener.try_recv().await {
+                if heard.payload() != voice.name {
+                    committed.heard.fetch_add(1, Ordering::Relaxed);
+                    signal(grown);
+                }
             }
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// However many commits there were since the last time, one notification tells of them all.
-async fn send(pool: &PgPool, channel: &str, committed: &Committed) {
+/// However many commits there were since the last time, one notification tells of them all, also of those of other processes: while one
+/// of them speaks, the others are silent.
+async fn send(pool: &PgPool, voice: &Voice, committed: &Committed) {
     let mut breath = BREATH;
     loop {
         committed.some.notified().await;
-        let appends = committed.appends.swap(0, Ordering::Relaxed);
-        let busy = appends as u128 >= breath.as_millis();
+        while committed.heard.swap(0, Ordering::Relaxed) > 0 {
+            breath = LONGEST_BREATH.min(breath * 2);
+            // Not all at the same time.
+            tokio::time::sleep(breath.mul_f32(voice.patience)).await;
+        }
+        let busy = committed.appends.swap(0, Ordering::Relaxed) as u128 >= breath.as_millis();
         breath = if busy { LONGEST_BREATH.min(breath * 2) } else { BREATH };
         // A notification that fails is a lost one.
-        drop(sqlx::query(NOTIFY).bind(channel).execute(pool).await);
+        drop(sqlx::query(NOTIFY).bind(&voice.channel).bind(&voice.name).execute(pool).await);
         tokio::time::sleep(breath).await;
     }
 }
 
+/// Who speaks where.
+struct Voice {
+    channel: String,
+    name: String,
+    /// From 1 to 2.
+    patience: f32,
+}
+
+impl Voice {
+    fn new(schema: &Schema) -> Self {
+        let name = Uuid::new_v4();
+        let patience = 1.0 + f32::from(name.as_bytes()[0]) / 256.0;
+        Self { channel: format!("retell_{}", schema.name()), name: name.to_string(), patience }
+    }
+}
+
 /// Nothing is lost with a lost notification, so it does not wait for the disk.
-const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')";
+const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";
