@@ -370,6 +370,32 @@ async fn another_process_is_woken_by_a_notification() {
     here.close().await.unwrap();
 }
 
+/// While one process notifies others are silent; whoever commits last is heard all the same.
+#[tokio::test]
+async fn of_many_writers_the_last_one_is_heard() {
+    let (pool, options) = postgres::fresh().await;
+    let reader = PostgresStore::open(pool, &options).await.unwrap();
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        writers.push(PostgresStore::open(postgres::pool_with(&[], 3).await, &options).await.unwrap());
+    }
+    let mut grown = reader.grown();
+    // It listens once the first signal has come.
+    grown.changed().await.unwrap();
+    for round in 1..=20 {
+        let appends = writers.iter().map(|writer| writer.append(append(&format!("a-{round}"), ExpectedVersion::Any)));
+        for appended in futures::future::join_all(appends).await {
+            appended.unwrap();
+        }
+        let heard = async {
+            while log(&reader).await.len() < round * writers.len() {
+                grown.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), heard).await.expect("the last commit is told of");
+    }
+}
+
 #[tokio::test]
 async fn a_listener_that_is_cut_off_again_and_again_fails_no_append() {
     let store = postgres::store().await;

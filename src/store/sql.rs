@@ -187,6 +187,13 @@ pub(super) fn split_commit_id(commit: CommitId) -> (i64, i64) {
     (to_sql(number), to_sql(ordinal))
 }
 
+/// The waits between looks while another session gives out positions: some seconds in all. It takes a commit or two.
+pub(super) fn looks() -> impl Iterator<Item = Duration> + Send {
+    let longer =
+        ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(Duration::from_millis(16));
+    longer.with_max_times(400).with_jitter().build()
+}
+
 /// A commit's place in the log.
 pub(super) struct Placed {
     first: u64,

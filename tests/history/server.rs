@@ -103,6 +103,8 @@ impl Kind {
             }
             Self::MariaDb => {
                 let mut made = self.program("mariadb-install-db");
+                // Ours may be closed to the server's user.
+                made.env("TMPDIR", directory);
                 made.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
                 made.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
                 made
@@ -136,6 +138,7 @@ impl Kind {
                 )
                 .unwrap();
                 let mut server = self.program("mariadbd");
+                server.env("TMPDIR", directory);
                 server.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
                 server.arg(format!("--socket={}", directory.join("socket").display()));
                 server.arg(format!("--init-file={}", user.display())).arg(format!("--port={port}"));

@@ -1,9 +1,6 @@
 //! Reads the log: streams as the rows arrive, pages by two range scans; and gives out positions.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::mysql::{MySqlArguments, MySqlRow};
@@ -15,15 +12,9 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
 use crate::store::mysql::connection::{Connections, begin, classify, text, time_to_sql};
 use crate::store::sql::{
-    Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
+    self, Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
 };
 use crate::store::{Filter, Replay, UpTo, Visitor};
-
-/// How often to look again while another session gives out positions. It takes two commits.
-const SEQUENCER_LOOKS: usize = 400;
-
-/// The longest wait between two looks, accidents apart.
-const LOOK_AGAIN: Duration = Duration::from_millis(16);
 
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
@@ -163,7 +154,7 @@ impl Scans for Reader {
     /// second move the mark that readers read up to.
     async fn sequence(&self) -> Result<()> {
         let failed = |error| classify(error, "give out positions");
-        for delay in looks() {
+        for delay in sql::looks() {
             let pending = self.connections.one(sqlx::query_as(PENDING)).await;
             let (head, last, waiting): (i64, i64, i64) = pending.map_err(failed)?;
             if waiting == 0 && head == last {
@@ -183,12 +174,6 @@ impl Scans for Reader {
         }
         Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
     }
-}
-
-/// The waits between looks.
-fn looks() -> impl Iterator<Item = Duration> + Send {
-    let longer = ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(LOOK_AGAIN);
-    longer.with_max_times(SEQUENCER_LOOKS).with_jitter().build()
 }
 
 /// What a run of the sequencer has done.

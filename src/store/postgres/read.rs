@@ -1,7 +1,5 @@
 //! Reads the log: streams as the rows arrive, pages by two range scans.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -14,13 +12,10 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
 use crate::store::postgres::connection::{Schema, Statement, classify, refusal};
 use crate::store::sql::{
-    Columns, EventBuilder, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id,
-    to_sql,
+    self, Columns, EventBuilder, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql,
+    split_commit_id, to_sql,
 };
 use crate::store::{Filter, Replay, UpTo, Visitor};
-
-/// How often to look again while another session gives out positions; it takes milliseconds.
-const SEQUENCER_LOOKS: usize = 200;
 
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
@@ -166,12 +161,12 @@ impl Scans for Reader {
 
     /// If another session is at it, waits for it.
     async fn sequence(&self) -> Result<()> {
-        for _ in 0..SEQUENCER_LOOKS {
+        for wait in sql::looks() {
             match sqlx::query_scalar::<_, Option<i64>>(self.sequence.sql()).fetch_one(&self.pool).await {
                 Ok(Some(_)) => return Ok(()),
                 // Where sessions see an older snapshot than the lock, a second sequencer is refused by the first one's rows.
                 Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "give out positions")),
-                Ok(None) | Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Ok(None) | Err(_) => tokio::time::sleep(wait).await,
             }
         }
         Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))

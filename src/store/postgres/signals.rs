@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
@@ -27,12 +27,23 @@ const LONGEST_BREATH: Duration = Duration::from_millis(40);
 /// How long to wait before listening again after the connection was lost.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Appends that no notification has told of yet, and the notifications of others.
-#[derive(Default)]
+/// Appends that no notification has told of yet, and when another process has last notified.
 struct Committed {
     appends: AtomicUsize,
     some: Notify,
-    heard: AtomicUsize,
+    heard: watch::Sender<Option<Instant>>,
+}
+
+impl Committed {
+    fn heard_within(&self, time: Duration) -> bool {
+        self.heard.borrow().is_some_and(|heard| heard.elapsed() < time)
+    }
+}
+
+impl Default for Committed {
+    fn default() -> Self {
+        Self { appends: AtomicUsize::new(0), some: Notify::new(), heard: watch::Sender::new(None) }
+    }
 }
 
 /// The two ways of a signal. Its task ends when this is dropped.
@@ -116,7 +127,7 @@ async fn receive(pool: &PgPool, voice: &Voice, grown: &watch::Sender<Position>, 
             signal(grown);
             while let Ok(Some(heard)) = listener.try_recv().await {
                 if heard.payload() != voice.name {
-                    committed.heard.fetch_add(1, Ordering::Relaxed);
+                    committed.heard.send_replace(Some(Instant::now()));
                     signal(grown);
                 }
             }
@@ -131,7 +142,7 @@ async fn send(pool: &PgPool, voice: &Voice, committed: &Committed) {
     let mut breath = BREATH;
     loop {
         committed.some.notified().await;
-        while committed.heard.swap(0, Ordering::Relaxed) > 0 {
+        while committed.heard_within(breath) {
             breath = LONGEST_BREATH.min(breath * 2);
             // Not all at the same time.
             tokio::time::sleep(breath.mul_f32(voice.patience)).await;
