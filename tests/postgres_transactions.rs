@@ -375,13 +375,13 @@ async fn another_process_is_woken_by_a_notification() {
 async fn of_many_writers_the_last_one_is_heard() {
     let (pool, options) = postgres::fresh().await;
     let reader = PostgresStore::open(pool, &options).await.unwrap();
+    let mut grown = reader.grown();
+    // It listens once the first signal has come.
+    grown.changed().await.unwrap();
     let mut writers = Vec::new();
     for _ in 0..4 {
         writers.push(PostgresStore::open(postgres::pool_with(&[], 3).await, &options).await.unwrap());
     }
-    let mut grown = reader.grown();
-    // It listens once the first signal has come.
-    grown.changed().await.unwrap();
     for round in 1..=20 {
         let appends = writers.iter().map(|writer| writer.append(append(&format!("a-{round}"), ExpectedVersion::Any)));
         for appended in futures::future::join_all(appends).await {
