@@ -197,24 +197,27 @@ impl<A: Aggregate> Repository<A> {
         let stream = self.stream(id)?;
         let slot = self.slot(&stream);
         let mut slot = slot.lock().await;
-        // Whether a refusal would be the last word: the state was just read, and no earlier call under the same key is known.
-        let mut settled = slot.is_none() && context.key.is_none();
-        if slot.is_none() {
+        // Whether the state was read within this call: only then may it say no.
+        let mut newest = slot.is_none();
+        if newest {
             *slot = Some(self.load_newest(&stream).await?);
         }
         let mut delays = self.inner.retry.delays();
         loop {
             let loaded = slot.get_or_insert_default();
             let decided = loaded.state.handle(&command);
-            if !settled && !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
+            if !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
                 // No append will tell whether the state in memory is still the newest, so look before saying no.
-                drop(decided);
+                if !newest {
+                    drop(decided);
+                    self.refresh(&stream, &mut slot).await?;
+                    newest = true;
+                    continue;
+                }
+                // After the state, never before: what is executed in between would be refused by its own outcome.
                 if let Some(executed) = self.executed_before(&stream, &context).await? {
                     return Ok(executed);
                 }
-                self.refresh(&stream, &mut slot).await?;
-                settled = true;
-                continue;
             }
             let events = decided.map_err(CommandError::Rejected)?;
             if events.is_empty() {
@@ -230,6 +233,7 @@ impl<A: Aggregate> Repository<A> {
                     let delay = delays.next().ok_or(error)?;
                     tokio::time::sleep(delay).await;
                     self.refresh(&stream, &mut slot).await?;
+                    newest = true;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -39,17 +39,29 @@ async fn log(store: &impl EventReader) -> Vec<RecordedEvent> {
     store.read_all(Position::ZERO, usize::MAX, &Filter::all()).await.unwrap().events
 }
 
-/// Counts what reaches the store, and can be told to lose answers.
+/// Counts what reaches the store, and has another process append in between.
 #[derive(Debug, Clone)]
 struct Watched {
     store: MemoryStore,
     reads: Arc<AtomicUsize>,
     appends: Arc<AtomicUsize>,
+    /// Before the read of this number.
+    rival: Option<(usize, Append)>,
 }
 
 impl Watched {
     fn new() -> Self {
-        Self { store: MemoryStore::new(), reads: Arc::default(), appends: Arc::default() }
+        Self { store: MemoryStore::new(), reads: Arc::default(), appends: Arc::default(), rival: None }
+    }
+
+    async fn count_read(&self) -> Result<()> {
+        let number = self.reads.fetch_add(1, Ordering::SeqCst);
+        if let Some((before, append)) = &self.rival
+            && *before == number
+        {
+            self.store.append(append.clone()).await?;
+        }
+        Ok(())
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -60,12 +72,12 @@ impl Watched {
 #[async_trait]
 impl EventReader for Watched {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.count_read().await?;
         self.store.replay(stream, replay, visitor).await
     }
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.count_read().await?;
         self.store.read_all(after, limit, filter).await
     }
 
@@ -105,7 +117,7 @@ impl EventStore for Watched {
     }
 
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.count_read().await?;
         self.store.outcome(key).await
     }
 
@@ -213,6 +225,22 @@ async fn a_command_that_was_executed_is_not_refused_when_it_comes_again() {
     let second = counters.execute_with("a", Add(vec![-5]), context).await.unwrap();
     assert_eq!((second.version, second.outcome), (first.version, Outcome::Repeated));
     assert!(matches!(counters.execute("a", Add(vec![-5])).await, Err(CommandError::Rejected(BelowZero(0)))));
+}
+
+/// The state in memory is that of before a delivery; the one that is read next is that of after the same command, by another.
+#[tokio::test]
+async fn a_refusal_is_looked_up_after_the_state_it_was_decided_on() {
+    for before in 1..6 {
+        let key = IdempotencyKey::new("take five").unwrap();
+        let rival = Append::new(stream("a"), ExpectedVersion::Any, vec![added(-5)]).with_key(key.clone());
+        let store = Watched { rival: Some((before, rival)), ..Watched::new() };
+        let counters = Repository::<Counter>::new(store.clone());
+        counters.load("a").await.unwrap();
+        store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(5)])).await.unwrap();
+        let executed = counters.execute_with("a", Add(vec![-5]), Context::new().with_key(key)).await;
+        assert_eq!(executed.unwrap().version, Version::new(2), "before read {before}");
+        assert_eq!(counters_total(&store.store).await, 0);
+    }
 }
 
 #[tokio::test]
