@@ -117,6 +117,9 @@ pub enum ErrorKind {
     /// The time allowed is over.
     #[error("timed out: {0}")]
     TimedOut(String),
+    /// What stands on the broker, or should, breaks a promise, or is there with other arguments.
+    #[error("unsafe set-up of the broker: {0}")]
+    Topology(String),
     /// A message that is not a frame of this library.
     #[error("not a frame: {0}")]
     BadFrame(String),

@@ -586,8 +586,8 @@ impl Consumer for Scripted {
         Ok(())
     }
 
-    async fn reject(&mut self, tag: DeliveryTag, reason: &str) -> Result<()> {
-        self.1.lock().unwrap().push(format!("reject {}: {reason}", tag.0));
+    async fn reject(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
+        self.1.lock().unwrap().push(format!("reject {}: {reason}", delivery.tag.0));
         Ok(())
     }
 }

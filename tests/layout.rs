@@ -115,6 +115,13 @@ fn drivers_do_not_know_each_other_and_keep_their_database_to_themselves() {
     }
 }
 
+#[test]
+fn lapin_stays_in_its_broker() {
+    for source in Source::all().iter().filter(|source| !source.path.starts_with("broker/rabbitmq/")) {
+        assert!(!source.names("lapin"), "lapin in src/{}", source.path);
+    }
+}
+
 /// A call that is dropped half-way must not leave its connection to others: `Connections` sees to it, where nobody goes round it.
 #[test]
 fn no_mysql_call_runs_on_a_pool() {

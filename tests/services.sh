@@ -1,4 +1,4 @@
-# Starts throw-away database servers for the tests, each on a free port of 127.0.0.1, below $SERVICES (a folder of the caller's).
+# Starts throw-away servers for the tests, each on a free port of 127.0.0.1, below $SERVICES (a folder of the caller's).
 # Sourced by tests/run.sh. A server whose URL is set already is left alone and used as it is.
 
 missing() {
@@ -17,9 +17,14 @@ free_port() {
 
 # Runs a command as the user that a server's package made for it, or as ourselves where we are not root.
 as_user() {
+  (become "$@")
+}
+
+# The same, in the place of this shell: in the background its pid is the program's own.
+become() {
   local user="$1"
   shift
-  if [ "$(id -u)" = 0 ]; then setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else "$@"; fi
+  if [ "$(id -u)" = 0 ]; then exec setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else exec "$@"; fi
 }
 
 # package, what it is
@@ -100,6 +105,38 @@ start_mariadb() {
   mariadb --no-defaults --socket="$data/socket" -uroot \
     -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
   export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
+}
+
+rabbitmq_programs() {
+  ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin 2>/dev/null | sort -V | tail -n 1
+}
+
+start_rabbitmq() {
+  [ -z "${AMQP_URL:-}" ] || return 0
+  local data port names pid
+  [ -n "$(rabbitmq_programs)" ] || install_package rabbitmq-server "RabbitMQ 3.10 or later" AMQP_URL
+  data="$SERVICES/rabbitmq"
+  port="$(free_port)"
+  names="$(free_port)"
+  mkdir -p "$data"
+  if [ "$(id -u)" = 0 ]; then chown rabbitmq:rabbitmq "$data"; fi
+  # Erlang's name server, which the broker would start for good otherwise.
+  become rabbitmq epmd -port "$names" -address 127.0.0.1 </dev/null >/dev/null 2>&1 &
+  echo "$!" >"$SERVICES/epmd.pid"
+  HOME="$data" RABBITMQ_NODENAME="retell$port@localhost" RABBITMQ_NODE_PORT="$port" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
+    RABBITMQ_DIST_PORT="$(free_port)" ERL_EPMD_PORT="$names" ERL_EPMD_ADDRESS=127.0.0.1 RABBITMQ_MNESIA_BASE="$data/data" \
+    RABBITMQ_PID_FILE="$data/pid" RABBITMQ_LOG_BASE="$data/log" RABBITMQ_ENABLED_PLUGINS_FILE="$data/plugins" \
+    RABBITMQ_CONFIG_FILE="$data/none" RABBITMQ_CONF_ENV_FILE="$data/none" RABBITMQ_ADVANCED_CONFIG_FILE="$data/none" \
+    become rabbitmq "$(rabbitmq_programs)/rabbitmq-server" </dev/null >"$SERVICES/rabbitmq.log" 2>&1 &
+  pid=$!
+  for _ in $(seq 1200); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
+    kill -0 "$pid" 2>/dev/null || { cat "$SERVICES/rabbitmq.log" >&2; missing RabbitMQ "the server did not start"; }
+    sleep 0.1
+  done
+  # Erlang's own: the one above is that of the script around it.
+  cp "$data/pid" "$SERVICES/rabbitmq.pid"
+  export AMQP_URL="amqp://guest:guest@127.0.0.1:$port/%2f"
 }
 
 # A zombie that nobody reaps counts as gone. Without ps, Linux says it in a file.

@@ -120,8 +120,8 @@ impl Consumer for MemoryConsumer {
         Ok(())
     }
 
-    async fn reject(&mut self, tag: DeliveryTag, _: &str) -> Result<()> {
-        self.unacknowledged.retain(|delivery| delivery.tag != tag);
+    async fn reject(&mut self, rejected: Delivery, _: &str) -> Result<()> {
+        self.unacknowledged.retain(|delivery| delivery.tag != rejected.tag);
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod frame;
 pub mod memory;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 
 use std::sync::Arc;
 
@@ -70,8 +72,8 @@ pub trait Consumer: Send + 'static {
     /// Hands a message that is none of ours to the dead letters, never back to the queue.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
-    async fn reject(&mut self, tag: DeliveryTag, reason: &str) -> Result<()>;
+    /// As [`next`](Self::next); the message comes again then.
+    async fn reject(&mut self, delivery: Delivery, reason: &str) -> Result<()>;
 }
 
 /// Numbers the deliveries of one consumer, growing.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::broker::frame::Frame;
-use crate::broker::{Broker, Consumer, DeliveryTag};
+use crate::broker::{Broker, Consumer, Delivery, DeliveryTag};
 use crate::id::{Position, ProjectionName};
 
 fn frames(numbers: impl IntoIterator<Item = u8>) -> Vec<Frame> {
@@ -85,10 +85,23 @@ pub async fn rejected_messages_do_not_come_again(broker: impl Broker) {
     let mut consumer = broker.subscribe(&projection("rejecting")).await.unwrap();
     broker.publish(&frames(1..=3)).await.unwrap();
     let (_, tags) = take(&mut *consumer, 3).await;
-    consumer.reject(tags[1], "not one of ours").await.unwrap();
+    let second = Delivery { tag: tags[1], body: Bytes::from_static(&[2]) };
+    consumer.reject(second, "not one of ours").await.unwrap();
     drop(consumer);
     let mut consumer = broker.subscribe(&projection("rejecting")).await.unwrap();
     assert_eq!(take(&mut *consumer, 2).await.0, [1, 3]);
+}
+
+/// Where the last message was rejected, what came before it can still be acknowledged; and again, when all is.
+pub async fn a_rejected_message_can_be_acknowledged_through(broker: impl Broker) {
+    let mut consumer = broker.subscribe(&projection("through")).await.unwrap();
+    broker.publish(&frames(1..=2)).await.unwrap();
+    let (_, tags) = take(&mut *consumer, 2).await;
+    consumer.reject(Delivery { tag: tags[1], body: Bytes::from_static(&[2]) }, "not one of ours").await.unwrap();
+    consumer.ack_through(tags[1]).await.unwrap();
+    consumer.ack_through(tags[1]).await.unwrap();
+    broker.publish(&frames([3])).await.unwrap();
+    assert_eq!(take(&mut *consumer, 1).await.0, [3]);
 }
 
 /// A queue lives on without a consumer.
@@ -117,6 +130,7 @@ macro_rules! broker_conformance {
             next_keeps_to_its_limit,
             unacknowledged_messages_come_again,
             rejected_messages_do_not_come_again,
+            a_rejected_message_can_be_acknowledged_through,
             a_queue_fills_while_nobody_consumes,
             a_dropped_wait_loses_nothing,
         );

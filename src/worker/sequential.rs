@@ -77,7 +77,7 @@ where
             Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
             done => done?,
         }
-        self.subscribe().await;
+        self.subscribe().await?;
         self.catch_up().await
     }
 
@@ -104,7 +104,8 @@ where
             }
             None => {
                 if self.consumer.is_none() {
-                    self.subscribe().await;
+                    // Whatever is wrong with the broker by now, it must not stop the projection.
+                    drop(self.subscribe().await);
                 }
                 self.catch_up().await?;
                 self.keep_seen().await
@@ -134,10 +135,14 @@ where
     }
 
     /// A broker that is out of reach is no error: the sweep carries the load.
-    async fn subscribe(&mut self) {
-        if let Some(broker) = &self.worker.broker {
-            self.consumer = broker.subscribe(&self.name).await.ok();
-        }
+    async fn subscribe(&mut self) -> Result<()> {
+        let Some(broker) = &self.worker.broker else { return Ok(()) };
+        self.consumer = match broker.subscribe(&self.name).await {
+            Ok(consumer) => Some(consumer),
+            Err(error) if error.is_transient() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(())
     }
 
     /// The gate.
@@ -145,15 +150,16 @@ where
         let Some(last) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
         let mut batch = Vec::new();
         let mut through = self.seen;
-        for Delivery { tag, body } in deliveries {
-            let frame =
-                match ReceivedFrame::parse(body).and_then(|frame| Ok((frame.last(), frame.first(), frame.events()?))) {
-                    Ok(frame) => frame,
-                    Err(junk) => {
-                        self.reject(tag, &junk).await;
-                        continue;
-                    }
-                };
+        for delivery in deliveries {
+            let frame = match ReceivedFrame::parse(delivery.body.clone())
+                .and_then(|frame| Ok((frame.last(), frame.first(), frame.events()?)))
+            {
+                Ok(frame) => frame,
+                Err(junk) => {
+                    self.reject(delivery, &junk).await;
+                    continue;
+                }
+            };
             let (frame_last, frame_first, events) = frame;
             match admit(through, frame_first, frame_last) {
                 Admission::Known => {}
@@ -180,9 +186,9 @@ where
         Ok(())
     }
 
-    async fn reject(&mut self, tag: DeliveryTag, junk: &Error) {
+    async fn reject(&mut self, delivery: Delivery, junk: &Error) {
         if let Some(consumer) = &mut self.consumer
-            && consumer.reject(tag, &junk.to_string()).await.is_err()
+            && consumer.reject(delivery, &junk.to_string()).await.is_err()
         {
             self.consumer = None;
         }

@@ -1,0 +1,188 @@
+//! One connection to the broker, made when it is needed and again after it was lost.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connect, Connection, ConnectionProperties, ExchangeKind};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::broker::rabbitmq::RabbitMqOptions;
+use crate::broker::rabbitmq::topology::{Exchange, Topology};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Without a sign of life for about twice that long, either side gives the connection up. Half-open ones are found by nothing else.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// A connection for one purpose. The broker holds back a connection that publishes too much, and then its acknowledgements as well: so
+/// publishing and consuming have one each.
+pub(super) struct Link {
+    options: Arc<RabbitMqOptions>,
+    purpose: &'static str,
+    live: Mutex<Option<Live>>,
+}
+
+/// A connection, and the channel to publish on.
+struct Live {
+    connection: Connection,
+    channel: Channel,
+}
+
+impl Live {
+    fn is_up(&self) -> bool {
+        self.connection.status().connected() && self.channel.status().connected()
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("purpose", &self.purpose).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(super) fn new(options: Arc<RabbitMqOptions>, purpose: &'static str) -> Self {
+        Self { options, purpose, live: Mutex::default() }
+    }
+
+    /// The channel to publish on, in confirm mode.
+    pub(super) async fn channel(&self) -> Result<Channel> {
+        // Held across the connecting, on purpose: one connects, the others wait for it.
+        let mut live = self.live.lock().await;
+        Ok(self.up(&mut live).await?.channel.clone())
+    }
+
+    /// A channel of the caller's own.
+    pub(super) async fn new_channel(&self) -> Result<Channel> {
+        let mut live = self.live.lock().await;
+        let connection = &self.up(&mut live).await?.connection;
+        self.within("open a channel", connection.create_channel()).await
+    }
+
+    /// Gives the connection up: something on it did not answer, or was refused.
+    pub(super) async fn forget(&self) {
+        *self.live.lock().await = None;
+    }
+
+    /// Says goodbye to the broker.
+    pub(super) async fn close(&self) -> Result<()> {
+        let Some(live) = self.live.lock().await.take() else { return Ok(()) };
+        if !live.connection.status().connected() {
+            return Ok(());
+        }
+        self.within("close the connection", live.connection.close(200, "done".into())).await
+    }
+
+    async fn up<'l>(&self, live: &'l mut Option<Live>) -> Result<&'l Live> {
+        let up = match live.take().filter(Live::is_up) {
+            Some(up) => up,
+            None => self.connect().await?,
+        };
+        Ok(live.insert(up))
+    }
+
+    async fn connect(&self) -> Result<Live> {
+        let connection = self.within("connect to RabbitMQ", self.open()).await?;
+        let channel = self.within("open a channel", connection.create_channel()).await?;
+        declare_exchanges(&channel, &self.options.topology).await?;
+        declare_channels(&channel, &self.options.topology).await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        self.within("ask for confirms", confirms).await?;
+        Ok(Live { connection, channel })
+    }
+
+    async fn open(&self) -> lapin::Result<Connection> {
+        let mut uri: AMQPUri = self.options.uri.clone();
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let name = format!("{} ({})", self.options.name, self.purpose);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        uri.connect_with_config(properties, self.options.tls.clone(), lapin::runtime::default_runtime()?).await
+    }
+
+    /// An answer of the broker's, or an error when it takes too long.
+    pub(super) async fn within<T>(&self, attempt: &str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T> {
+        within(self.options.timeout, attempt, answer).await
+    }
+}
+
+pub(super) async fn within<T>(
+    limit: Duration,
+    attempt: &str,
+    answer: impl Future<Output = lapin::Result<T>>,
+) -> Result<T> {
+    match timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(|error| failed(error, attempt)),
+        Err(elapsed) => Err(Error::with_source(ErrorKind::Transient(attempt.to_owned()), elapsed)),
+    }
+}
+
+/// What no waiting mends is told apart: a wrong password, a virtual host that is not there, a set-up that differs.
+pub(super) fn failed(error: lapin::Error, attempt: &str) -> Error {
+    let code = match error.kind() {
+        lapin::ErrorKind::ProtocolError(problem) => Some(problem.kind().clone()),
+        _ => None,
+    };
+    let kind = match code {
+        Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
+            ErrorKind::Topology(format!("{attempt}: it is there with other arguments: {error}"))
+        }
+        Some(
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+            | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH | AMQPHardError::COMMANDINVALID),
+        ) => ErrorKind::Backend(attempt.to_owned()),
+        _ => ErrorKind::Transient(attempt.to_owned()),
+    };
+    Error::with_source(kind, error)
+}
+
+pub(super) fn short(text: &str) -> Result<ShortString> {
+    ShortString::try_new(text)
+        .map_err(|error| Error::with_source(ErrorKind::Topology(format!("a name is too long: {text}")), error))
+}
+
+async fn declare_exchanges(channel: &Channel, topology: &Topology) -> Result<()> {
+    let exchanges =
+        [&topology.log_exchange, &topology.event_exchange].into_iter().chain(&topology.dead_letter_exchange);
+    for exchange in exchanges {
+        declare_exchange(channel, exchange).await?;
+    }
+    Ok(())
+}
+
+async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<()> {
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let kind = ExchangeKind::Custom(exchange.kind.clone());
+    let declared = channel.exchange_declare(short(&exchange.name)?, kind, options, FieldTable::default()).await;
+    declared.map_err(|error| failed(error, &format!("declare exchange {}", exchange.name)))
+}
+
+async fn declare_channels(channel: &Channel, topology: &Topology) -> Result<()> {
+    for other in &topology.channels {
+        declare_queue(channel, &other.queue, other.arguments()).await?;
+        for binding in &other.bindings {
+            bind(channel, &other.queue, &topology.event_exchange, binding).await?;
+        }
+    }
+    if let Some(exchange) = &topology.dead_letter_exchange {
+        let queue = &topology.dead_letter_queue;
+        declare_queue(channel, &queue.queue, queue.arguments()).await?;
+        bind(channel, &queue.queue, exchange, "#").await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn declare_queue(channel: &Channel, queue: &str, arguments: FieldTable) -> Result<()> {
+    let declared = channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), arguments).await;
+    declared.map(drop).map_err(|error| failed(error, &format!("declare queue {queue}")))
+}
+
+pub(super) async fn bind(channel: &Channel, queue: &str, exchange: &Exchange, key: &str) -> Result<()> {
+    let (name, options) = (short(&exchange.name)?, QueueBindOptions::default());
+    let bound = channel.queue_bind(short(queue)?, name, short(key)?, options, FieldTable::default()).await;
+    bound.map_err(|error| failed(error, &format!("bind queue {queue} to {}", exchange.name)))
+}

@@ -1,0 +1,221 @@
+//! RabbitMQ: frames to the queues of projections, confirmed, and from there to their workers.
+
+mod connection;
+mod consumer;
+pub mod topology;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
+use lapin::tcp::OwnedTLSConfig;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Confirmation};
+
+use crate::broker::frame::Frame;
+use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, short};
+use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
+use crate::broker::rabbitmq::topology::Topology;
+use crate::broker::{Broker, Consumer, Publisher};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ProjectionName;
+
+/// Makes a message outlive a restart of the broker.
+const PERSISTENT: u8 = 2;
+
+const FRAME_TYPE: &str = "application/vnd.retell.frame";
+
+/// Settings of a [`RabbitMqBroker`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RabbitMqOptions {
+    uri: AMQPUri,
+    name: String,
+    tls: OwnedTLSConfig,
+    topology: Topology,
+    prefetch: u16,
+    timeout: Duration,
+}
+
+impl RabbitMqOptions {
+    /// `url`: `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS; the virtual host `/` is written `%2f`.
+    ///
+    /// Connections named `retell`, the default [`Topology`], 100 messages under way to a worker, and 30 seconds for an answer of the
+    /// broker's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it is no such address.
+    pub fn new(url: &str) -> Result<Self> {
+        let uri = url.parse().map_err(|problem: String| {
+            // The address itself has a password in it.
+            Error::new(ErrorKind::Invalid(format!("not an address of RabbitMQ: {problem}")))
+        })?;
+        Ok(Self {
+            uri,
+            name: "retell".into(),
+            tls: OwnedTLSConfig::default(),
+            topology: Topology::new(),
+            prefetch: 100,
+            timeout: Duration::from_secs(30),
+        })
+    }
+
+    /// What the broker's own pages call the connections.
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Trusts a certificate authority of your own, given in PEM.
+    pub fn with_ca(mut self, pem: impl Into<String>) -> Self {
+        self.tls.cert_chain = Some(pem.into());
+        self
+    }
+
+    /// Other exchanges and queues.
+    pub fn with_topology(mut self, topology: Topology) -> Self {
+        self.topology = topology;
+        self
+    }
+
+    /// The most messages a worker has in memory that it has not acknowledged.
+    pub fn with_prefetch(mut self, messages: u16) -> Self {
+        self.prefetch = messages.max(1);
+        self
+    }
+
+    /// How long an answer of the broker's may take. Later the connection counts as lost, and what was sent is sent again.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// RabbitMQ 3.10 and later. Cloning gives another handle.
+///
+/// Connects when it is first used and again after each loss, and then declares what its [`Topology`] names. Nothing is lost while it
+/// cannot: relays try again, workers read the store.
+#[derive(Debug, Clone)]
+pub struct RabbitMqBroker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: Arc<RabbitMqOptions>,
+    publishing: Arc<Link>,
+    consuming: Link,
+}
+
+impl RabbitMqBroker {
+    /// A broker that is not connected yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] for a set-up that is not safe.
+    pub fn new(options: RabbitMqOptions) -> Result<Self> {
+        options.topology.check()?;
+        let options = Arc::new(options);
+        let publishing = Arc::new(Link::new(options.clone(), "publishing"));
+        let consuming = Link::new(options.clone(), "consuming");
+        Ok(Self { inner: Arc::new(Inner { options, publishing, consuming }) })
+    }
+
+    /// Connects and declares now: a program that does so when it starts hears of a wrong set-up at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] if something is there with other arguments, [`ErrorKind::Backend`] for a wrong user, password or virtual
+    /// host, [`ErrorKind::Transient`] if the broker is out of reach: the program may go on without it.
+    pub async fn declare(&self) -> Result<()> {
+        self.inner.publishing.channel().await.map(drop)
+    }
+
+    /// Closes the connections. A later use opens new ones.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transient`] if the broker does not answer; the connections are given up all the same.
+    pub async fn close(&self) -> Result<()> {
+        let (published, consumed) = (self.inner.publishing.close().await, self.inner.consuming.close().await);
+        published.and(consumed)
+    }
+}
+
+#[async_trait]
+impl Publisher for RabbitMqBroker {
+    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let exchange = &self.inner.options.topology.log_exchange.name;
+        let messages = frames.iter().map(|frame| Message { key: "", body: &frame.body, properties: properties(frame) });
+        self.inner.publishing.send(exchange, messages).await
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMqBroker {
+    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
+        let options = &self.inner.options;
+        let queue = options.topology.queue(projection)?;
+        let link = &self.inner.consuming;
+        let channel = link.new_channel().await?;
+        declare_queue(&channel, &queue, options.topology.projection_arguments()).await?;
+        bind(&channel, &queue, &options.topology.log_exchange, "").await?;
+        link.within("limit the messages under way", channel.basic_qos(options.prefetch, BasicQosOptions::default()))
+            .await?;
+        let consume =
+            channel.basic_consume(short(&queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let messages = link.within(&format!("consume from {queue}"), consume).await?;
+        let dead_letters = self.inner.publishing.clone();
+        Ok(Box::new(RabbitMqConsumer::new(channel, messages, queue, options.clone(), dead_letters)))
+    }
+}
+
+/// A message on its way out.
+struct Message<'m> {
+    key: &'m str,
+    body: &'m [u8],
+    properties: BasicProperties,
+}
+
+impl Link {
+    /// Sends messages one behind the other, and then waits for the broker's confirm of each.
+    async fn send<'m>(&self, exchange: &str, messages: impl Iterator<Item = Message<'m>> + Send) -> Result<()> {
+        let channel = self.channel().await?;
+        let sent = self.within("publish", send(&channel, exchange, messages)).await.and_then(|refused| {
+            if refused == 0 { Ok(()) } else { Err(ErrorKind::Transient(format!("publish: {refused} refused")).into()) }
+        });
+        if sent.is_err() {
+            self.forget().await;
+        }
+        sent
+    }
+}
+
+/// Returns how many the broker refused.
+async fn send<'m>(
+    channel: &Channel,
+    exchange: &str,
+    messages: impl Iterator<Item = Message<'m>>,
+) -> lapin::Result<usize> {
+    let mut confirms = Vec::new();
+    for Message { key, body, properties } in messages {
+        let options = BasicPublishOptions::default();
+        confirms.push(channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?);
+    }
+    let mut refused = 0;
+    for confirm in confirms {
+        refused += usize::from(!matches!(confirm.await?, Confirmation::Ack(_)));
+    }
+    Ok(refused)
+}
+
+fn properties(frame: &Frame) -> BasicProperties {
+    let position =
+        |position: crate::id::Position| AMQPValue::LongLongInt(i64::try_from(position.get()).unwrap_or(i64::MAX));
+    let mut headers = FieldTable::default();
+    headers.insert("first_position".into(), position(frame.first));
+    headers.insert("last_position".into(), position(frame.last));
+    BasicProperties::default().with_delivery_mode(PERSISTENT).with_content_type(FRAME_TYPE.into()).with_headers(headers)
+}

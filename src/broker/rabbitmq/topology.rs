@@ -1,0 +1,323 @@
+//! What stands on the broker: exchanges, a queue for each projection, channels for everybody else. And what of it is not safe.
+
+use lapin::types::{AMQPValue, FieldTable};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ErrorKind, Result};
+use crate::id::ProjectionName;
+
+/// The longest name the protocol can carry, in bytes.
+const NAME_BYTES: usize = 255;
+
+/// The exchanges and queues of one log. Can be read from a configuration file; every field has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Topology {
+    /// Frames go here, and from here into the queue of every projection: `event.log`, a fanout.
+    pub log_exchange: Exchange,
+    /// Single events go here, by their type: `event.exchange`, a topic exchange.
+    pub event_exchange: Exchange,
+    /// What was given up goes here, and from here into `dead_letter_queue`: `event.dead`, a fanout.
+    pub dead_letter_exchange: Option<Exchange>,
+    /// Keeps dead letters for people to look at: `dead.events`, 7 days, 1,000,000 messages.
+    pub dead_letter_queue: Channel,
+    /// The queues of projections.
+    pub projections: ProjectionQueues,
+    /// The queues of other consumers.
+    pub channels: Vec<Channel>,
+}
+
+/// An exchange. All are durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// Its type, as RabbitMQ writes it: `fanout`, `topic`, ..
+    pub kind: String,
+}
+
+impl Exchange {
+    /// An exchange of a type.
+    pub fn new(name: impl Into<String>, kind: impl Into<String>) -> Self {
+        Self { name: name.into(), kind: kind.into() }
+    }
+}
+
+/// How the queues of projections are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ProjectionQueues {
+    /// Stands before the projection's name: `projection.`.
+    pub prefix: String,
+    /// The queue's type: `quorum`, whose messages outlive the loss of a node.
+    pub kind: String,
+    /// How often a message is delivered before it goes to the dead letters: 20. A worker that is killed again and again on one message
+    /// would meet it for ever otherwise. Its events are not lost, the worker reads them from the store.
+    pub delivery_limit: Option<u32>,
+    /// The most messages a queue holds; then it drops the oldest, and the worker reads the store: 100,000.
+    pub max_length: Option<u32>,
+    /// How long a message waits before it is dropped, in milliseconds: for ever.
+    pub message_ttl_ms: Option<u64>,
+}
+
+impl Default for ProjectionQueues {
+    fn default() -> Self {
+        Self {
+            prefix: "projection.".into(),
+            kind: "quorum".into(),
+            delivery_limit: Some(20),
+            max_length: Some(100_000),
+            message_ttl_ms: None,
+        }
+    }
+}
+
+/// A queue of single events, for consumers that are not ours. Its arguments are just these, so that a consumer that declares it by hand
+/// finds it the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Its name.
+    pub queue: String,
+    /// Which events it gets: patterns of event types, such as `order.*` or `#`.
+    #[serde(default)]
+    pub bindings: Vec<String>,
+    /// How long a message waits, in milliseconds: 7 days.
+    #[serde(default = "Channel::ttl")]
+    pub message_ttl_ms: u64,
+    /// The most messages it holds; the oldest go: 1,000,000.
+    #[serde(default = "Channel::length")]
+    pub max_length: u32,
+}
+
+impl Channel {
+    /// A queue that gets the events whose types match one of the patterns.
+    pub fn new<P: Into<String>>(queue: impl Into<String>, bindings: impl IntoIterator<Item = P>) -> Self {
+        let bindings = bindings.into_iter().map(Into::into).collect();
+        Self { queue: queue.into(), bindings, message_ttl_ms: Self::ttl(), max_length: Self::length() }
+    }
+
+    const fn ttl() -> u64 {
+        7 * 24 * 60 * 60 * 1_000
+    }
+
+    const fn length() -> u32 {
+        1_000_000
+    }
+
+    pub(super) fn arguments(&self) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-message-ttl".into(), long(self.message_ttl_ms));
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(self.max_length)));
+        arguments
+    }
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Self {
+            log_exchange: Exchange::new("event.log", "fanout"),
+            event_exchange: Exchange::new("event.exchange", "topic"),
+            dead_letter_exchange: Some(Exchange::new("event.dead", "fanout")),
+            dead_letter_queue: Channel::new("dead.events", [""; 0]),
+            projections: ProjectionQueues::default(),
+            channels: Vec::new(),
+        }
+    }
+}
+
+impl Topology {
+    /// The exchanges and the queues of projections; no channels.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A queue for other consumers as well.
+    pub fn with_channel(mut self, channel: Channel) -> Self {
+        self.channels.push(channel);
+        self
+    }
+
+    /// Every name with this in front: so several logs share a virtual host.
+    pub fn with_prefix(mut self, prefix: &str) -> Self {
+        let names = [&mut self.log_exchange.name, &mut self.event_exchange.name, &mut self.dead_letter_queue.queue];
+        let names = names.into_iter().chain([&mut self.projections.prefix]);
+        let names = names.chain(self.dead_letter_exchange.as_mut().map(|exchange| &mut exchange.name));
+        for name in names.chain(self.channels.iter_mut().map(|channel| &mut channel.queue)) {
+            name.insert_str(0, prefix);
+        }
+        self
+    }
+
+    /// Refuses a set-up in which an order would be broken or a message would go in circles.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] with everything that is wrong.
+    pub fn check(&self) -> Result<()> {
+        let faults: Vec<String> = self.exchange_faults().chain(self.queue_faults()).chain(self.name_faults()).collect();
+        if faults.is_empty() { Ok(()) } else { Err(ErrorKind::Topology(faults.join("; ")).into()) }
+    }
+
+    fn exchange_faults(&self) -> impl Iterator<Item = String> {
+        let log = &self.log_exchange;
+        let dead = self.dead_letter_exchange.as_ref();
+        let faults = [
+            (log.kind == "x-consistent-hash").then(|| {
+                format!("{} spreads the log over queues by a hash, which keeps no order: use a fanout", log.name)
+            }),
+            (log.kind != "fanout" && log.kind != "x-consistent-hash").then(|| {
+                format!("{} is a {} exchange, and each projection needs every frame: use a fanout", log.name, log.kind)
+            }),
+            (self.event_exchange.kind != "topic").then(|| {
+                let Exchange { name, kind } = &self.event_exchange;
+                format!("{name} is a {kind} exchange, and channels are bound by patterns of event types: use a topic")
+            }),
+            dead.is_none().then(|| "there is no dead-letter exchange: what is given up would vanish".to_owned()),
+            dead.filter(|dead| dead.kind != "fanout" && dead.kind != "topic").map(|dead| {
+                format!("{} is a {} exchange, and every dead letter must arrive: use a fanout", dead.name, dead.kind)
+            }),
+        ];
+        faults.into_iter().flatten()
+    }
+
+    fn queue_faults(&self) -> impl Iterator<Item = String> {
+        let queues = &self.projections;
+        let quorum = queues.kind == "quorum";
+        let faults = [
+            (!quorum).then(|| {
+                let kind = &queues.kind;
+                format!("projections have {kind} queues, which promise no order after a redelivery: use quorum queues")
+            }),
+            (quorum && queues.delivery_limit.is_none_or(|limit| limit == 0)).then(|| {
+                "the queues of projections have no delivery limit: a message that kills its worker would come for ever"
+                    .to_owned()
+            }),
+            (queues.max_length == Some(0)).then(|| "the queues of projections hold no message".to_owned()),
+        ];
+        let unbound = self.channels.iter().filter(|channel| channel.bindings.is_empty());
+        let unbound = unbound.map(|channel| format!("channel {} has no binding, so nothing arrives", channel.queue));
+        faults.into_iter().flatten().chain(unbound)
+    }
+
+    fn name_faults(&self) -> impl Iterator<Item = String> {
+        let exchanges = [&self.log_exchange, &self.event_exchange].into_iter().chain(&self.dead_letter_exchange);
+        let names = exchanges.map(|exchange| &exchange.name).chain([&self.dead_letter_queue.queue]);
+        let names =
+            names.chain(self.channels.iter().flat_map(|channel| channel.bindings.iter().chain([&channel.queue])));
+        names.filter(|name| name.is_empty() || name.len() > NAME_BYTES).map(|name| {
+            if name.is_empty() {
+                "an exchange, a queue or a binding has no name".to_owned()
+            } else {
+                format!("a name has {} bytes, the limit is {NAME_BYTES}: {name}", name.len())
+            }
+        })
+    }
+
+    /// The queue of a projection.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] if the name gets too long.
+    pub fn queue(&self, projection: &ProjectionName) -> Result<String> {
+        let name = format!("{}{projection}", self.projections.prefix);
+        if name.len() > NAME_BYTES {
+            let problem = format!("the queue's name has {} bytes, the limit is {NAME_BYTES}: {name}", name.len());
+            return Err(ErrorKind::Topology(problem).into());
+        }
+        Ok(name)
+    }
+
+    /// Quorum queues keep to the order of publishing, also after a redelivery; with a single active consumer the others stand by.
+    pub(super) fn projection_arguments(&self) -> FieldTable {
+        let queues = &self.projections;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), text(&queues.kind));
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        if let Some(exchange) = &self.dead_letter_exchange {
+            arguments.insert("x-dead-letter-exchange".into(), text(&exchange.name));
+        }
+        if let Some(limit) = queues.delivery_limit {
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(i64::from(limit)));
+        }
+        if let Some(length) = queues.max_length {
+            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(length)));
+        }
+        if let Some(ttl) = queues.message_ttl_ms {
+            arguments.insert("x-message-ttl".into(), long(ttl));
+        }
+        arguments
+    }
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn long(value: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(change: impl FnOnce(&mut Topology)) -> String {
+        let mut topology = Topology::new().with_channel(Channel::new("order.events", ["order.*"]));
+        change(&mut topology);
+        topology.check().map_err(|error| error.to_string()).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn the_defaults_are_safe() {
+        assert_eq!(faults(|_| {}), "");
+    }
+
+    #[test]
+    fn each_unsafe_set_up_is_refused_and_says_what_to_do() {
+        type Change = fn(&mut Topology);
+        let cases: [(Change, &str); 9] = [
+            (|t| t.log_exchange.kind = "x-consistent-hash".into(), "keeps no order: use a fanout"),
+            (|t| t.log_exchange.kind = "topic".into(), "each projection needs every frame: use a fanout"),
+            (|t| t.event_exchange.kind = "direct".into(), "bound by patterns of event types: use a topic"),
+            (|t| t.dead_letter_exchange = None, "there is no dead-letter exchange"),
+            (|t| t.dead_letter_exchange = Some(Exchange::new("dead", "direct")), "every dead letter must arrive"),
+            (|t| t.projections.kind = "classic".into(), "use quorum queues"),
+            (|t| t.projections.delivery_limit = None, "no delivery limit"),
+            (|t| t.channels[0].bindings.clear(), "channel order.events has no binding"),
+            (|t| t.channels[0].queue = "x".repeat(256), "a name has 256 bytes, the limit is 255"),
+        ];
+        for (change, expected) in cases {
+            let found = faults(change);
+            assert!(found.starts_with("unsafe set-up of the broker: ") && found.contains(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let found = faults(|topology| {
+            topology.projections.delivery_limit = Some(0);
+            topology.dead_letter_exchange = None;
+        });
+        assert!(found.contains("no delivery limit") && found.contains("no dead-letter exchange"), "{found}");
+    }
+
+    #[test]
+    fn it_can_be_read_from_a_file_that_names_only_what_differs() {
+        let read: Topology =
+            serde_json::from_str(r##"{"channels": [{"queue": "all.events", "bindings": ["#"]}]}"##).unwrap();
+        assert_eq!(read, Topology::new().with_channel(Channel::new("all.events", ["#"])));
+        assert!(serde_json::from_str::<Topology>(r#"{"chanels": []}"#).is_err());
+    }
+
+    #[test]
+    fn a_prefix_stands_before_every_name() {
+        let topology = Topology::new().with_channel(Channel::new("all.events", ["#"])).with_prefix("test.");
+        assert_eq!(topology.log_exchange.name, "test.event.log");
+        assert_eq!(topology.channels[0].queue, "test.all.events");
+        assert_eq!(topology.queue(&ProjectionName::new("sales").unwrap()).unwrap(), "test.projection.sales");
+        let long = ProjectionName::new("x".repeat(250)).unwrap();
+        assert!(matches!(topology.queue(&long).unwrap_err().kind(), ErrorKind::Topology(_)));
+    }
+}

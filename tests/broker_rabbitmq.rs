@@ -1,0 +1,271 @@
+//! The promises of a broker, kept by a real RabbitMQ, and what it says when something is wrong. Needs `AMQP_URL`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::env;
+use std::error::Error as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use retell::ErrorKind;
+use retell::broker::frame::Frame;
+use retell::broker::rabbitmq::topology::{Channel, Topology};
+use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use retell::broker::{Broker, Publisher};
+use retell::id::{Position, ProjectionName};
+
+retell::broker_conformance!(new_broker());
+
+fn url() -> String {
+    env::var("AMQP_URL").expect("AMQP_URL names a RabbitMQ: tests/run.sh starts one")
+}
+
+/// Names that no other test has.
+fn topology() -> Topology {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    Topology::new().with_prefix(&format!("test-{}-{number}.", uuid::Uuid::new_v4()))
+}
+
+fn broker(topology: &Topology) -> RabbitMqBroker {
+    let options = RabbitMqOptions::new(&url()).unwrap().with_name("tests").with_topology(topology.clone());
+    RabbitMqBroker::new(options).unwrap()
+}
+
+fn new_broker() -> RabbitMqBroker {
+    broker(&topology())
+}
+
+fn sales() -> ProjectionName {
+    ProjectionName::new("sales").unwrap()
+}
+
+fn frame(position: u64) -> Frame {
+    let position = Position::new(position);
+    Frame { first: position, last: position, body: position.get().to_le_bytes().to_vec().into() }
+}
+
+/// A client that knows nothing of the library.
+async fn stranger() -> lapin::Channel {
+    let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
+    connection.create_channel().await.unwrap()
+}
+
+/// Waits for a message.
+async fn get(channel: &lapin::Channel, queue: &str) -> lapin::message::BasicGetMessage {
+    loop {
+        if let Some(message) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap() {
+            return message;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn header<'m>(message: &'m lapin::message::Delivery, name: &str) -> &'m AMQPValue {
+    &message.properties.headers().as_ref().unwrap().inner()[name]
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+#[tokio::test]
+async fn a_frame_is_persistent_and_says_what_it_holds() {
+    let topology = topology();
+    let broker = broker(&topology);
+    drop(broker.subscribe(&sales()).await.unwrap());
+    broker.publish(&[frame(7)]).await.unwrap();
+    let (stranger, queue) = (stranger().await, topology.queue(&sales()).unwrap());
+    let tag = "stranger".into();
+    let options = BasicConsumeOptions::default();
+    let mut messages = stranger.basic_consume(queue.into(), tag, options, FieldTable::default()).await.unwrap();
+    let message = messages.next().await.unwrap().unwrap();
+    assert_eq!(*message.properties.delivery_mode(), Some(2));
+    assert_eq!(message.properties.content_type().as_ref().unwrap().as_str(), "application/vnd.retell.frame");
+    assert_eq!(*header(&message, "first_position"), AMQPValue::LongLongInt(7));
+    assert_eq!(*header(&message, "last_position"), AMQPValue::LongLongInt(7));
+}
+
+#[tokio::test]
+async fn a_rejected_message_is_a_dead_letter_with_the_reason() {
+    let topology = topology();
+    let broker = broker(&topology);
+    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    broker.publish(&[frame(7)]).await.unwrap();
+    let delivery = consumer.next(1).await.unwrap().remove(0);
+    consumer.reject(delivery, "not a frame: it is a joke").await.unwrap();
+    let letter = get(&stranger().await, &topology.dead_letter_queue.queue).await;
+    assert_eq!(letter.data, frame(7).body);
+    assert_eq!(*header(&letter, "reason"), text("not a frame: it is a joke"));
+    assert_eq!(*header(&letter, "queue"), text(&topology.queue(&sales()).unwrap()));
+}
+
+#[tokio::test]
+async fn of_two_consumers_one_gets_everything_and_the_other_takes_over() {
+    let broker = new_broker();
+    let mut first = broker.subscribe(&sales()).await.unwrap();
+    let mut second = broker.subscribe(&sales()).await.unwrap();
+    broker.publish(&[frame(1), frame(2)]).await.unwrap();
+    assert_eq!(first.next(1).await.unwrap().len(), 1);
+    drop(first);
+    let mut received = Vec::new();
+    while received.len() < 2 {
+        received.extend(second.next(2).await.unwrap());
+    }
+    assert_eq!(
+        received.iter().map(|delivery| delivery.body.clone()).collect::<Vec<_>>(),
+        [frame(1).body, frame(2).body]
+    );
+}
+
+#[tokio::test]
+async fn a_queue_that_is_taken_away_is_an_error_and_made_again() {
+    let topology = topology();
+    let broker = broker(&topology);
+    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let stranger = stranger().await;
+    let queue = topology.queue(&sales()).unwrap();
+    stranger.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let error = consumer.next(1).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    broker.publish(&[frame(1)]).await.unwrap();
+    assert_eq!(consumer.next(1).await.unwrap()[0].body, frame(1).body);
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_taken_away_is_made_again() {
+    let topology = topology();
+    let broker = broker(&topology);
+    broker.publish(&[frame(1)]).await.unwrap();
+    let stranger = stranger().await;
+    stranger
+        .exchange_delete(topology.log_exchange.name.as_str().into(), lapin::options::ExchangeDeleteOptions::default())
+        .await
+        .unwrap();
+    let error = broker.publish(&[frame(2)]).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    broker.publish(&[frame(2)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_with_other_arguments_is_refused() {
+    let topology = topology();
+    let queue = topology.queue(&sales()).unwrap();
+    let stranger = stranger().await;
+    let classic = stranger.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default());
+    classic.await.unwrap();
+    let error = broker(&topology).subscribe(&sales()).await.map(drop).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Topology(_)), "{error}");
+    let message = error.to_string();
+    assert!(message.contains(&queue) && message.contains("other arguments"), "{message}");
+}
+
+#[tokio::test]
+async fn an_exchange_of_another_type_is_refused_at_the_start() {
+    let topology = topology();
+    broker(&topology).declare().await.unwrap();
+    let mut other = topology.clone();
+    other.dead_letter_exchange.as_mut().unwrap().kind = "topic".into();
+    let error = broker(&other).declare().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Topology(_)), "{error}");
+    assert!(error.to_string().contains(&other.dead_letter_exchange.unwrap().name), "{error}");
+}
+
+#[test]
+fn an_unsafe_set_up_is_refused_before_anything_is_sent() {
+    let mut topology = topology();
+    topology.projections.delivery_limit = None;
+    let error = RabbitMqBroker::new(RabbitMqOptions::new(&url()).unwrap().with_topology(topology)).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Topology(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_consumer_that_declares_its_channel_by_hand_finds_it_compatible() {
+    let topology = topology().with_channel(Channel::new("orders.by.hand", ["order.*"]));
+    let queue = topology.channels[0].queue.clone();
+    broker(&topology).declare().await.unwrap();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(604_800_000));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1_000_000));
+    let stranger = stranger().await;
+    stranger.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+    let to = topology.event_exchange.name.as_str();
+    let publish = |key: &'static str| {
+        stranger.basic_publish(
+            to.into(),
+            key.into(),
+            BasicPublishOptions::default(),
+            key.as_bytes(),
+            BasicProperties::default(),
+        )
+    };
+    publish("user.registered").await.unwrap();
+    publish("order.created").await.unwrap();
+    assert_eq!(get(&stranger, &queue).await.data, b"order.created");
+    stranger.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_at_once_and_for_good() {
+    let wrong = url().replace("guest:guest", "guest:wrong");
+    let broker = RabbitMqBroker::new(RabbitMqOptions::new(&wrong).unwrap()).unwrap();
+    let error = broker.declare().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{error}");
+    assert!(!error.to_string().contains("wrong"), "a password in a message: {error}");
+}
+
+#[tokio::test]
+async fn a_virtual_host_that_is_not_there_is_told_for_good() {
+    let elsewhere = url().replace("%2f", "nowhere");
+    let broker = RabbitMqBroker::new(RabbitMqOptions::new(&elsewhere).unwrap()).unwrap();
+    let error = broker.declare().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{error}: {:?}", error.source());
+}
+
+#[tokio::test]
+async fn a_broker_out_of_reach_is_transient_for_every_call() {
+    // A port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let options = RabbitMqOptions::new(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f")).unwrap();
+    let broker = RabbitMqBroker::new(options).unwrap();
+    let errors = [
+        broker.declare().await.unwrap_err(),
+        broker.publish(&[frame(1)]).await.unwrap_err(),
+        broker.subscribe(&sales()).await.map(drop).unwrap_err(),
+    ];
+    assert!(errors.iter().all(retell::Error::is_transient), "{errors:?}");
+    broker.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_that_never_answers_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://guest:guest@{}/%2f", silent.local_addr().unwrap());
+    let options = RabbitMqOptions::new(&url).unwrap().with_timeout(Duration::from_millis(50));
+    let error = RabbitMqBroker::new(options).unwrap().publish(&[frame(1)]).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+}
+
+#[test]
+fn what_is_no_address_is_refused_without_its_password() {
+    let error = RabbitMqOptions::new("http://guest:secret@host").unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Invalid(_)) && !error.to_string().contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn after_closing_the_next_call_connects_again() {
+    let broker = new_broker();
+    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    broker.close().await.unwrap();
+    assert!(consumer.next(1).await.unwrap_err().is_transient());
+    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    broker.publish(&[frame(3)]).await.unwrap();
+    assert_eq!(consumer.next(1).await.unwrap()[0].body, frame(3).body);
+}
