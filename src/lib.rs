@@ -55,6 +55,8 @@ pub mod docs {
 pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
 pub use async_trait::async_trait;
 pub use broker::memory::MemoryBroker;
+#[cfg(feature = "rabbitmq")]
+pub use broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 pub use codec::Codec;
 pub use command::{CommandError, Context};
 pub use error::{BoxError, Error, ErrorKind, Result};

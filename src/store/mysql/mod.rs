@@ -199,9 +199,15 @@ async fn pool(url: &str) -> Result<MySqlPool> {
     let invalid = |error| Error::with_source(ErrorKind::Invalid("not the URL of a MySQL database".into()), error);
     let options: MySqlConnectOptions = url.parse().map_err(invalid)?;
     // Asking before each use costs a round trip; a lost connection is an error that says so.
-    let pool = MySqlPoolOptions::new().max_connections(10).test_before_acquire(false).connect_with(options).await;
-    pool.map_err(|error| classify(error, "connect"))
+    let pool = MySqlPoolOptions::new().max_connections(10).test_before_acquire(false).after_connect(|connection, _| {
+        Box::pin(async { sqlx::raw_sql(END_IDLE_TRANSACTIONS).execute(connection).await.map(drop) })
+    });
+    pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
 }
+
+/// A process that is paused within a transaction would hold its rows for as long, and with them every other worker of its projection, or
+/// all who give out positions. MariaDB ends the transaction after 30 seconds; MySQL has no such setting, and sees a comment.
+const END_IDLE_TRANSACTIONS: &str = "SET @retell = 1 /*M! , SESSION idle_transaction_timeout = 30 */";
 
 /// The largest packet the server takes. It alone can say whether commits wait for the disk: no session can ask for it.
 async fn check_server(connections: &Connections, options: &MySqlOptions) -> Result<usize> {

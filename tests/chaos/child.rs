@@ -1,0 +1,178 @@
+//! What the child processes do: relay, work, or work without the gate.
+
+use std::env;
+use std::io::{BufRead, stdin};
+use std::time::Duration;
+
+use futures::FutureExt;
+use retell::broker::frame::ReceivedFrame;
+use retell::broker::rabbitmq::topology::Topology;
+use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use retell::broker::{Broker, Publisher};
+use retell::error::{Error, Result};
+use retell::event::RecordedEvent;
+use retell::rusqlite::Connection;
+use retell::sqlx::{MySqlConnection, PgConnection};
+use retell::store::{CheckpointStore, Work};
+use retell::testing::faulty::{Fault, FaultyBroker};
+use retell::{
+    BoxError, ErrorKind, MySqlReadModel, PostgresReadModel, Projection, ProjectionName, Relay, SqliteReadModel, Worker,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::databases::{Place, Store};
+use crate::random::Random;
+use crate::tally::{NAME, Tallies, Tally};
+
+/// What a child is to do, as JSON.
+pub(crate) const JOB: &str = "RETELL_CHAOS_JOB";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) role: Role,
+    pub(crate) log: Place,
+    pub(crate) models: Place,
+    /// Host and port of RabbitMQ, or of a proxy before it.
+    pub(crate) broker: String,
+    pub(crate) topology: Topology,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Role {
+    Relay,
+    /// Drops, doubles, delays and refuses what it publishes, by this seed.
+    FaultyRelay(u64),
+    Worker,
+    /// Applies whatever comes.
+    WithoutGate,
+}
+
+impl Job {
+    pub(crate) fn of_this_process() -> Option<Self> {
+        env::var(JOB).ok().map(|job| serde_json::from_str(&job).unwrap())
+    }
+
+    /// Works until the parent closes our standard input, or we are killed.
+    pub(crate) async fn run(self) {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::task::spawn_blocking(move || {
+            stdin().lock().read_line(&mut String::new()).unwrap();
+            stopped.cancel();
+        });
+        let store = again(|| self.log.open()).await;
+        let broker = self.broker();
+        match self.role {
+            Role::Relay => relay(store, broker, stop).await,
+            Role::FaultyRelay(seed) => relay(store, FaultyBroker::new(broker, faults(seed)), stop).await,
+            Role::Worker | Role::WithoutGate => self.work(store, broker, stop).await,
+        }
+    }
+
+    pub(crate) fn broker(&self) -> RabbitMqBroker {
+        let url = format!("amqp://guest:guest@{}/%2f", self.broker);
+        let options = RabbitMqOptions::new(&url).unwrap().with_topology(self.topology.clone());
+        // Half-open connections are found sooner than they would be outside of a test.
+        RabbitMqBroker::new(options.with_timeout(Duration::from_secs(3))).unwrap()
+    }
+
+    async fn work(&self, store: Store, broker: RabbitMqBroker, stop: CancellationToken) {
+        match &self.models {
+            Place::Sqlite(path) => {
+                let models = again(|| SqliteReadModel::open(path)).await;
+                self.work_on::<Connection, _>(store, models, broker, stop).await;
+            }
+            Place::Postgres(url) => {
+                let models = again(|| PostgresReadModel::connect(url)).await;
+                self.work_on::<PgConnection, _>(store, models, broker, stop).await;
+            }
+            Place::MySql(url) => {
+                let models = again(|| MySqlReadModel::connect(url)).await;
+                self.work_on::<MySqlConnection, _>(store, models, broker, stop).await;
+            }
+        }
+    }
+
+    async fn work_on<Tx, M>(&self, store: Store, models: M, broker: RabbitMqBroker, stop: CancellationToken)
+    where
+        Tx: Tallies,
+        M: CheckpointStore<Tx = Tx>,
+    {
+        if self.role == Role::WithoutGate {
+            return without_gate(&models, &broker, &stop).await;
+        }
+        Worker::new(Tally::<Tx>::new(), store.events, models).with_broker(broker).run(stop).await.unwrap();
+    }
+}
+
+async fn relay(store: Store, publisher: impl Publisher, stop: CancellationToken) {
+    Relay::new(store.events, publisher).with_checkpoint(store.relays, "chaos").run(stop).await.unwrap();
+}
+
+/// Until the server is up.
+async fn again<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> T {
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) => assert!(error.is_transient(), "{error}: {:?}", std::error::Error::source(&error)),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One of twenty frames is lost, and many are doubled, late or behind something else.
+fn faults(seed: u64) -> Vec<Fault> {
+    let mut random = Random(seed);
+    let fault = |number| match number {
+        0 => Fault::Drop,
+        1..4 => Fault::Double,
+        4..7 => Fault::Late,
+        7 => Fault::Junk,
+        8 => Fault::LoseConfirm,
+        9 => Fault::Refuse,
+        _ => Fault::Deliver,
+    };
+    (0..100_000).map(|_| fault(random.below(20))).collect()
+}
+
+/// What a consumer does that trusts its broker.
+async fn without_gate<Tx: Tallies>(
+    models: &impl CheckpointStore<Tx = Tx>,
+    broker: &RabbitMqBroker,
+    stop: &CancellationToken,
+) {
+    let name = ProjectionName::new(NAME).unwrap();
+    let mut kept = models.checkpoint(&name).await.unwrap();
+    models.advance(&name, kept, kept, applied(Vec::new())).await.unwrap();
+    let mut consumer = broker.subscribe(&name).await.unwrap();
+    while !stop.is_cancelled() {
+        let received = tokio::select! {
+            () = stop.cancelled() => return,
+            received = consumer.next(100) => received.unwrap(),
+        };
+        for delivery in received {
+            let Ok(frame) = ReceivedFrame::parse(delivery.body) else { continue };
+            let through = kept.max(frame.last());
+            models.advance(&name, kept, through, applied(frame.events().unwrap())).await.unwrap();
+            kept = through;
+            consumer.ack_through(delivery.tag).await.unwrap();
+        }
+    }
+}
+
+fn applied<Tx: Tallies>(events: Vec<RecordedEvent>) -> Work<Tx> {
+    let failed = |error: BoxError| Error::with_source(ErrorKind::Backend("tally".into()), error);
+    Box::new(move |tx| {
+        async move {
+            let tally = Tally::new();
+            tally.setup(tx).await.map_err(failed)?;
+            for event in events {
+                tally.apply(tx, event.decode()?).await.map_err(failed)?;
+            }
+            Ok(())
+        }
+        .boxed()
+    })
+}

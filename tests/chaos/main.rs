@@ -1,0 +1,56 @@
+//! Relays and workers as real processes between a real RabbitMQ and real databases, while things break. Whatever breaks: the read model
+//! ends equal to the fold of the log, with every event applied once and in the order of its aggregate.
+//!
+//! The test binary starts itself again as those processes, which is why it has a `main` of its own. In the short form each fault meets
+//! one database and some thousand events; `RETELL_CHAOS=long` has all of them meet all, and 50,000 events. `RETELL_CHAOS_SEED`, set to
+//! what a run has printed, makes the same choices again. Needs `AMQP_URL`, `POSTGRES_URL` and `MYSQL_URL`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod child;
+#[path = "../support/databases.rs"]
+mod databases;
+mod faults;
+mod proxy;
+mod rabbitmq;
+mod random;
+mod run;
+#[path = "../history/server.rs"]
+mod server;
+mod tally;
+
+use std::env;
+
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
+
+use child::Job;
+use faults::FAULTS;
+use run::{Kind, Run};
+
+fn main() {
+    if let Some(job) = Job::of_this_process() {
+        return Runtime::new().unwrap().block_on(job.run());
+    }
+    let kinds = [Kind::Sqlite, Kind::Postgres, Kind::MySql];
+    let is_long = env::var("RETELL_CHAOS").is_ok_and(|form| form == "long");
+    let mut trials = Vec::new();
+    for ((name, fault), turn) in FAULTS.into_iter().zip(0..) {
+        for (kind, number) in kinds.into_iter().zip(0..) {
+            if is_long || turn % kinds.len() == number {
+                trials.push(Trial::test(format!("{name}_on_{}", kind.name()), move || {
+                    fault(Run::new(kind, if is_long { 50_000 } else { 3_000 }));
+                    Ok(())
+                }));
+            }
+        }
+    }
+    trials.push(Trial::test("without_the_gate_the_suite_fails", || {
+        faults::without_the_gate_the_suite_fails();
+        Ok(())
+    }));
+    let mut arguments = Arguments::from_args();
+    // A run has five processes of its own.
+    arguments.test_threads = arguments.test_threads.or(Some(1));
+    libtest_mimic::run(&arguments, trials).exit()
+}

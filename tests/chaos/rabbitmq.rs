@@ -1,0 +1,138 @@
+//! A RabbitMQ of our own, which may be killed, stopped and robbed of its data.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+/// The longest it takes to start.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+pub(crate) struct RabbitMq {
+    folder: TempDir,
+    port: u16,
+    distribution_port: u16,
+    names_port: u16,
+    /// Erlang's name server. The broker would start one that stays for good.
+    names: Child,
+    /// A script, and what it has started: a process group.
+    broker: Option<Child>,
+}
+
+impl RabbitMq {
+    pub(crate) fn start() -> Self {
+        let folder = folder();
+        let (port, distribution_port, names_port) = (free_port(), free_port(), free_port());
+        let mut names = as_user("epmd");
+        names.args(["-port", &names_port.to_string(), "-address", "127.0.0.1"]);
+        let names = names.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut server = Self { folder, port, distribution_port, names_port, names, broker: None };
+        server.start_again();
+        server
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// On the same data, if there is any.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.broker.is_none(), "it runs");
+        let folder = self.folder.path();
+        let log = fs::File::options().create(true).append(true).open(folder.join("out")).unwrap();
+        let mut broker = as_user(program().to_str().unwrap());
+        broker.env("HOME", folder).env("RABBITMQ_NODENAME", format!("chaos{}@localhost", self.port));
+        broker.env("RABBITMQ_NODE_PORT", self.port.to_string()).env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1");
+        broker.env("RABBITMQ_DIST_PORT", self.distribution_port.to_string());
+        broker.env("ERL_EPMD_PORT", self.names_port.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
+        broker.env("RABBITMQ_MNESIA_BASE", folder.join("data")).env("RABBITMQ_LOG_BASE", folder.join("log"));
+        for file in ["ENABLED_PLUGINS_FILE", "CONFIG_FILE", "CONF_ENV_FILE", "ADVANCED_CONFIG_FILE"] {
+            broker.env(format!("RABBITMQ_{file}"), folder.join("none"));
+        }
+        broker.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+        self.broker = Some(broker.spawn().unwrap());
+        self.wait();
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let Some(mut broker) = self.broker.take() else { return };
+        let group = Pid::from_raw(i32::try_from(broker.id()).unwrap()).unwrap();
+        kill_process_group(group, Signal::KILL).unwrap();
+        broker.wait().unwrap();
+        // The port is given back a moment later.
+        while TcpStream::connect(self.address()).is_ok() {
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Everything it knew is gone.
+    pub(crate) fn wipe(&mut self) {
+        assert!(self.broker.is_none(), "it runs");
+        fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+    }
+
+    fn wait(&mut self) {
+        let started = Instant::now();
+        while TcpStream::connect(self.address()).is_err() {
+            let ended = self.broker.as_mut().unwrap().try_wait().unwrap();
+            let late = started.elapsed() > PATIENCE;
+            assert!(ended.is_none() && !late, "RabbitMQ does not start: {}", self.log());
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("out")).unwrap_or_default()
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.kill();
+        drop(self.names.kill().and_then(|()| self.names.wait()));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn program() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/rabbitmq/lib").into_iter().flatten().flatten();
+    let mut programs: Vec<_> = versions.map(|version| version.path().join("sbin/rabbitmq-server")).collect();
+    programs.sort();
+    programs.pop().expect("rabbitmq-server is missing: install its package")
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn as_user(program: &str) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=rabbitmq", "--regid=rabbitmq", "--init-groups", "--", program]);
+    command
+}
+
+/// The broker's user must get there, and a temporary folder of root's may be closed to it.
+fn folder() -> TempDir {
+    if !is_root() {
+        return TempDir::new().unwrap();
+    }
+    let folder = TempDir::new_in("/tmp").unwrap();
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let user = users.lines().find(|line| line.starts_with("rabbitmq:")).expect("the broker's user exists");
+    chown(folder.path(), Some(user.split(':').nth(2).unwrap().parse().unwrap()), None).unwrap();
+    folder
+}

@@ -1,0 +1,375 @@
+//! One run: a log that grows, two relays, three workers, and what they must have made of it in the end.
+
+use std::collections::hash_map::RandomState;
+use std::env;
+use std::hash::{BuildHasher, Hasher};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use retell::broker::rabbitmq::topology::Topology;
+use retell::event::NewEvent;
+use retell::rusqlite::Connection;
+use retell::sqlx::{Connection as _, MySqlConnection, PgConnection};
+use retell::store::{Append, CheckpointStore, EventStore, Filter};
+use retell::{ExpectedVersion, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel, StreamId};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime::Runtime;
+
+use crate::child::{JOB, Job, Role};
+use crate::databases::{Database, Place};
+use crate::rabbitmq::RabbitMq;
+use crate::random::Random;
+use crate::server;
+use crate::tally::{self, Line, Lines, NAME, Spoken, spoken};
+
+const SEED: &str = "RETELL_CHAOS_SEED";
+
+const RELAYS: usize = 2;
+const WORKERS: usize = 3;
+
+/// Appends under way at once.
+const WRITERS: usize = 16;
+
+/// The longest time without any progress.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+    MySql,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::MySql => "mariadb",
+        }
+    }
+}
+
+pub(crate) struct Run {
+    pub(crate) kind: Kind,
+    pub(crate) runtime: Runtime,
+    pub(crate) random: Random,
+    pub(crate) topology: Topology,
+    /// Where the processes find RabbitMQ.
+    pub(crate) broker: String,
+    pub(crate) relay: Role,
+    pub(crate) worker: Role,
+    /// Events in all.
+    pub(crate) events: u64,
+    appended: u64,
+    relays: Vec<Process>,
+    workers: Vec<Process>,
+    place: Place,
+    /// A server that may be killed, or a database on one that all tests share.
+    pub(crate) server: Option<server::Server>,
+    _database: Option<Database>,
+}
+
+impl Run {
+    pub(crate) fn new(kind: Kind, events: u64) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let database = runtime.block_on(async {
+            match kind {
+                Kind::Sqlite => Database::sqlite(),
+                Kind::Postgres => Database::postgres().await,
+                Kind::MySql => Database::mysql().await,
+            }
+        });
+        let mut run = Self::at(kind, database.place.clone(), events, runtime);
+        run._database = Some(database);
+        run
+    }
+
+    fn at(kind: Kind, place: Place, events: u64, runtime: Runtime) -> Self {
+        let seed =
+            env::var(SEED).map_or_else(|_| RandomState::new().build_hasher().finish(), |seed| seed.parse().unwrap());
+        eprintln!("{SEED}={seed}");
+        Self {
+            kind,
+            runtime,
+            random: Random(seed),
+            topology: Topology::new().with_prefix(&format!("chaos-{}.", uuid::Uuid::new_v4())),
+            broker: address(&env::var("AMQP_URL").expect("AMQP_URL names a RabbitMQ: tests/run.sh starts one")),
+            relay: Role::Relay,
+            worker: Role::Worker,
+            events,
+            appended: 0,
+            relays: Vec::new(),
+            workers: Vec::new(),
+            place,
+            server: None,
+            _database: None,
+        }
+    }
+
+    /// On a database server of its own.
+    pub(crate) fn with_own_server(self) -> Self {
+        let (kind, place) = match self.kind {
+            Kind::Sqlite => return self,
+            Kind::Postgres => (server::Kind::Postgres, Place::Postgres as fn(String) -> Place),
+            Kind::MySql => (server::Kind::MariaDb, Place::MySql as fn(String) -> Place),
+        };
+        let server = server::Server::start(kind);
+        let place = place(server.url());
+        let mut run = Self::at(self.kind, place, self.events, Runtime::new().unwrap());
+        run.server = Some(server);
+        run
+    }
+
+    pub(crate) fn with_own_broker(&mut self) -> RabbitMq {
+        let broker = RabbitMq::start();
+        self.broker = broker.address();
+        broker
+    }
+
+    pub(crate) fn start(&mut self) {
+        // The schema first: the processes are many.
+        self.append(0);
+        for _ in 0..RELAYS {
+            self.relays.push(self.process(self.relay));
+        }
+        for _ in 0..WORKERS {
+            self.workers.push(self.process(self.worker));
+        }
+    }
+
+    pub(crate) fn job(&self, role: Role) -> Job {
+        let models = match &self.place {
+            Place::Sqlite(path) => Place::Sqlite(path.with_extension("models")),
+            other => other.clone(),
+        };
+        let (log, broker, topology) = (self.place.clone(), self.broker.clone(), self.topology.clone());
+        Job { role, log, models, broker, topology }
+    }
+
+    fn process(&self, role: Role) -> Process {
+        Process::start(&self.job(role))
+    }
+
+    /// Appends the next part of all events: one of `parts`.
+    pub(crate) fn append_part(&mut self, parts: u64) {
+        let count = (self.events / parts).min(self.events - self.appended);
+        self.append(count);
+    }
+
+    pub(crate) fn append_rest(&mut self) {
+        self.append(self.events - self.appended);
+    }
+
+    fn append(&mut self, count: u64) {
+        let events: Vec<(u64, NewEvent)> = (0..count)
+            .map(|_| (self.random.below(self.aggregates()), spoken(i64::try_from(self.random.below(1_000)).unwrap())))
+            .collect();
+        self.append_these(events);
+    }
+
+    pub(crate) fn aggregates(&self) -> u64 {
+        (self.events / 25).max(1)
+    }
+
+    /// Each to its aggregate. What one task appends stays in order.
+    pub(crate) fn append_these(&mut self, events: Vec<(u64, NewEvent)>) {
+        self.appended += events.len() as u64;
+        self.events = self.events.max(self.appended);
+        let place = self.place.clone();
+        self.runtime.block_on(async {
+            let store = place.open().await.unwrap().events;
+            let mut shares: Vec<Vec<(u64, NewEvent)>> = (0..WRITERS).map(|_| Vec::new()).collect();
+            for (aggregate, event) in events {
+                let writer = usize::try_from(aggregate).unwrap() % WRITERS;
+                shares[writer].push((aggregate, event));
+            }
+            join_all(shares.into_iter().map(|share| append_all(&store, share))).await;
+            store.close().await.unwrap();
+        });
+    }
+
+    pub(crate) fn appended(&self) -> Position {
+        Position::new(self.appended)
+    }
+
+    /// The same events once more, by somebody who has no business there.
+    pub(crate) fn frames(&self) -> Vec<retell::broker::frame::Frame> {
+        self.runtime.block_on(async {
+            let store = self.place.open().await.unwrap().events;
+            let page = store.read_all(Position::ZERO, 1_000, &Filter::all()).await.unwrap();
+            retell::broker::frame::Frame::split(&page.events, 10, 1 << 20).unwrap()
+        })
+    }
+
+    pub(crate) fn kill_worker(&mut self) {
+        let slot = usize::try_from(self.random.below(WORKERS as u64)).unwrap();
+        self.workers[slot].kill();
+        self.workers[slot] = self.process(self.worker);
+    }
+
+    pub(crate) fn kill_relay(&mut self) {
+        let slot = usize::try_from(self.random.below(RELAYS as u64)).unwrap();
+        self.relays[slot].kill();
+        self.relays[slot] = self.process(self.relay);
+    }
+
+    /// Stops the clock for a worker and a relay; the others must go on without them.
+    pub(crate) fn pause_one_of_each(&mut self, slot: usize) {
+        self.workers[slot % WORKERS].signal(Signal::STOP);
+        self.relays[slot % RELAYS].signal(Signal::STOP);
+    }
+
+    pub(crate) fn go_on(&mut self) {
+        for process in self.relays.iter().chain(&self.workers) {
+            process.signal(Signal::CONT);
+        }
+    }
+
+    /// Waits until the model has got there; fails when nothing moves.
+    pub(crate) fn await_applied(&mut self, position: Position) {
+        let (mut applied, mut moved) = (Position::ZERO, Instant::now());
+        while applied < position {
+            let now = self.applied();
+            if now > applied {
+                (applied, moved) = (now, Instant::now());
+            }
+            assert!(moved.elapsed() < PATIENCE, "the model stands still at {applied}, {position} is due");
+            for process in self.relays.iter_mut().chain(&mut self.workers) {
+                process.assert_alive();
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn applied(&self) -> Position {
+        let name = ProjectionName::new(NAME).unwrap();
+        let models = self.job(Role::Worker).models;
+        let applied = self.runtime.block_on(async {
+            match &models {
+                Place::Sqlite(path) => SqliteReadModel::open(path).await?.checkpoint(&name).await,
+                Place::Postgres(url) => PostgresReadModel::connect(url).await?.checkpoint(&name).await,
+                Place::MySql(url) => MySqlReadModel::connect(url).await?.checkpoint(&name).await,
+            }
+        });
+        // A server that is coming up says so.
+        applied.unwrap_or_default()
+    }
+
+    pub(crate) fn end(mut self) {
+        self.append_rest();
+        self.await_applied(self.appended());
+        self.stop();
+        self.assert_good();
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.relays.drain(..).chain(self.workers.drain(..)).for_each(Process::stop);
+    }
+
+    fn assert_good(&self) {
+        let (expected, found) = (self.expected(), self.found());
+        let wrong: Vec<_> = expected.iter().filter(|(id, line)| found.get(*id) != Some(line)).take(5).collect();
+        let found_of = |id: &String| found.get(id);
+        let wrong: Vec<_> = wrong.into_iter().map(|(id, line)| (id, line, found_of(id))).collect();
+        assert!(wrong.is_empty() && expected.len() == found.len(), "wrong: {wrong:#?}");
+    }
+
+    /// What is wrong with the model, counted.
+    pub(crate) fn faults(&self) -> usize {
+        let (expected, found) = (self.expected(), self.found());
+        expected.iter().filter(|(id, line)| found.get(*id) != Some(line)).count()
+    }
+
+    /// The fold of the log.
+    fn expected(&self) -> Lines {
+        self.runtime.block_on(async {
+            let store = self.place.open().await.unwrap().events;
+            let (mut lines, mut after) = (Lines::new(), Position::ZERO);
+            loop {
+                let page = store.read_all(after, 5_000, &Filter::all()).await.unwrap();
+                for event in &page.events {
+                    let spoken = event.decode::<Spoken>().unwrap();
+                    let Spoken::Word { weight } = spoken.event;
+                    let version = i64::try_from(spoken.version.get()).unwrap();
+                    let id = spoken.stream.aggregate_id().as_str().to_owned();
+                    lines.entry(id).or_insert_with(Line::default).fold(version, weight);
+                }
+                if page.through == after {
+                    assert_eq!(after, self.appended());
+                    return lines;
+                }
+                after = page.through;
+            }
+        })
+    }
+
+    fn found(&self) -> Lines {
+        match self.job(Role::Worker).models {
+            Place::Sqlite(path) => tally::of_sqlite(&Connection::open(path).unwrap()).unwrap(),
+            Place::Postgres(url) => self
+                .runtime
+                .block_on(async { tally::of_postgres(&mut PgConnection::connect(&url).await.unwrap()).await }),
+            Place::MySql(url) => self
+                .runtime
+                .block_on(async { tally::of_mysql(&mut MySqlConnection::connect(&url).await.unwrap()).await }),
+        }
+    }
+}
+
+async fn append_all(store: &Arc<dyn EventStore>, events: Vec<(u64, NewEvent)>) {
+    for (aggregate, event) in events {
+        let stream = StreamId::parse("word", &format!("a{aggregate}")).unwrap();
+        store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
+    }
+}
+
+/// `amqp://user:password@host:port/vhost`
+fn address(url: &str) -> String {
+    let after = url.rsplit_once('@').map_or(url, |(_, address)| address);
+    after.split('/').next().unwrap().to_owned()
+}
+
+struct Process {
+    role: Role,
+    child: Child,
+}
+
+impl Process {
+    fn start(job: &Job) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let child = command.env(JOB, serde_json::to_string(job).unwrap()).stdin(Stdio::piped()).spawn().unwrap();
+        Self { role: job.role, child }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    fn assert_alive(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "a {:?} has ended: {ended:?}", self.role);
+    }
+
+    /// Lets it finish what it is doing.
+    fn stop(mut self) {
+        drop(self.child.stdin.take());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "a {:?} ended with {status}", self.role);
+    }
+}
+
+/// After a failure nothing is left running.
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill().and_then(|()| self.child.wait()));
+    }
+}

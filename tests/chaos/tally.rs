@@ -1,0 +1,164 @@
+//! A read model that gives every mistake away: it counts how often each event was applied, looks whether each follows the one before it,
+//! and folds what they say in a way that depends on their order.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use retell::event::{Envelope, NewEvent};
+use retell::rusqlite::{self, Connection};
+use retell::sqlx::{self, AssertSqlSafe, MySqlConnection, PgConnection};
+use retell::{BoxError, Event, Metadata, Projection, async_trait};
+
+pub(crate) const NAME: &str = "tally";
+
+/// Keeps the digest a small number.
+const PRIME: i64 = 1_000_003;
+
+#[derive(Event, Debug, Clone, PartialEq)]
+pub(crate) enum Spoken {
+    #[event("word.spoken")]
+    Word { weight: i64 },
+}
+
+pub(crate) fn spoken(weight: i64) -> NewEvent {
+    NewEvent::encode(&Spoken::Word { weight }, Metadata::default()).unwrap()
+}
+
+/// What the model says of an aggregate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) version: i64,
+    pub(crate) applied: i64,
+    pub(crate) out_of_order: i64,
+    pub(crate) digest: i64,
+}
+
+impl Line {
+    pub(crate) fn fold(&mut self, version: i64, weight: i64) {
+        self.out_of_order += i64::from(version != self.version + 1);
+        self.version = version;
+        self.applied += 1;
+        self.digest = (self.digest * 31 + weight) % PRIME;
+    }
+}
+
+pub(crate) type Lines = BTreeMap<String, Line>;
+
+pub(crate) struct Tally<Tx: ?Sized>(PhantomData<fn(&mut Tx)>);
+
+impl<Tx: ?Sized> Tally<Tx> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// The few statements, in each database.
+#[async_trait]
+pub(crate) trait Tallies: Send + 'static {
+    async fn create(&mut self) -> Result<(), BoxError>;
+    async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError>;
+}
+
+#[async_trait]
+impl<Tx: Tallies> Projection for Tally<Tx> {
+    type Event = Spoken;
+    type Tx = Tx;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn setup(&self, tx: &mut Tx) -> Result<(), BoxError> {
+        tx.create().await
+    }
+
+    async fn apply(&self, tx: &mut Tx, event: Envelope<Spoken>) -> Result<(), BoxError> {
+        let Spoken::Word { weight } = event.event;
+        let version = i64::try_from(event.version.get())?;
+        tx.tally(event.stream.aggregate_id().as_str(), version, weight).await
+    }
+}
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS tally (
+    aggregate VARCHAR(100) NOT NULL PRIMARY KEY, version BIGINT NOT NULL, applied BIGINT NOT NULL, out_of_order BIGINT NOT NULL,
+    digest BIGINT NOT NULL)";
+
+/// Binds: aggregate, version, weight.
+const TALLY: &str = "
+    INSERT INTO tally AS t (aggregate, version, applied, out_of_order, digest)
+    VALUES ($1, $2, 1, CASE WHEN $2 = 1 THEN 0 ELSE 1 END, $3)
+    ON CONFLICT (aggregate) DO UPDATE SET version = excluded.version, applied = t.applied + 1,
+        out_of_order = t.out_of_order + CASE WHEN excluded.version = t.version + 1 THEN 0 ELSE 1 END,
+        digest = (t.digest * 31 + excluded.digest) % 1000003";
+
+/// Binds: aggregate, version, version, weight. Its assignments see those before them.
+const MYSQL_TALLY: &str = "
+    INSERT INTO tally (aggregate, version, applied, out_of_order, digest)
+    VALUES (?, ?, 1, CASE WHEN ? = 1 THEN 0 ELSE 1 END, ?)
+    ON DUPLICATE KEY UPDATE out_of_order = out_of_order + CASE WHEN VALUES(version) = version + 1 THEN 0 ELSE 1 END,
+        version = VALUES(version), applied = applied + 1, digest = (digest * 31 + VALUES(digest)) % 1000003";
+
+const LINES: &str = "SELECT aggregate, version, applied, out_of_order, digest FROM tally";
+
+#[async_trait]
+impl Tallies for Connection {
+    async fn create(&mut self) -> Result<(), BoxError> {
+        Ok(self.execute_batch(CREATE)?)
+    }
+
+    async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError> {
+        self.prepare_cached(TALLY)?.execute((aggregate, version, weight))?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Tallies for PgConnection {
+    async fn create(&mut self) -> Result<(), BoxError> {
+        sqlx::raw_sql(CREATE).execute(self).await?;
+        Ok(())
+    }
+
+    async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError> {
+        sqlx::query(TALLY).bind(aggregate).bind(version).bind(weight).execute(self).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Tallies for MySqlConnection {
+    async fn create(&mut self) -> Result<(), BoxError> {
+        sqlx::raw_sql(CREATE).execute(self).await?;
+        Ok(())
+    }
+
+    async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError> {
+        let query = sqlx::query(MYSQL_TALLY).bind(aggregate).bind(version).bind(version).bind(weight);
+        query.execute(self).await?;
+        Ok(())
+    }
+}
+
+type Row = (String, i64, i64, i64, i64);
+
+fn lines(rows: impl IntoIterator<Item = Row>) -> Lines {
+    let line = |(aggregate, version, applied, out_of_order, digest)| {
+        (aggregate, Line { version, applied, out_of_order, digest })
+    };
+    rows.into_iter().map(line).collect()
+}
+
+pub(crate) fn of_sqlite(db: &Connection) -> rusqlite::Result<Lines> {
+    let mut statement = db.prepare(LINES)?;
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
+    let rows = statement.query_map([], row)?.collect::<rusqlite::Result<Vec<Row>>>()?;
+    Ok(lines(rows))
+}
+
+pub(crate) async fn of_postgres(db: &mut PgConnection) -> Lines {
+    lines(sqlx::query_as::<_, Row>(AssertSqlSafe(LINES)).fetch_all(db).await.unwrap())
+}
+
+pub(crate) async fn of_mysql(db: &mut MySqlConnection) -> Lines {
+    lines(sqlx::query_as::<_, Row>(AssertSqlSafe(LINES)).fetch_all(db).await.unwrap())
+}
