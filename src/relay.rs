@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Publisher;
 use crate::broker::frame::Frame;
 use crate::error::Result;
-use crate::id::Position;
+use crate::id::{Fence, Position};
 use crate::store::{EventReader, Filter, RelayCheckpoint};
 
 /// After a frame that was not full, the next one waits this long: an event that comes alone leaves at once, and those of a busy log share
@@ -164,7 +164,7 @@ impl Relay {
 
     async fn keep(&self, position: Position) -> Result<()> {
         match &self.checkpoint {
-            Some((store, name)) => store.set_relayed(name, position).await,
+            Some((store, name)) => store.set_relayed(name, position, Fence::ZERO).await,
             None => Ok(()),
         }
     }

@@ -4,6 +4,7 @@ mod append;
 pub mod group_commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod health;
+mod lease;
 pub mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -22,12 +23,15 @@ use tokio::sync::watch;
 
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent, StoredEvent};
-use crate::id::{AggregateType, CommitId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use crate::id::{
+    AggregateType, CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+};
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use health::{Health, OpenTransaction, OpenTransactions};
 
 pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
+pub use lease::LeaseStore;
 
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
@@ -241,11 +245,26 @@ pub trait RelayCheckpoint: Send + Sync + 'static {
     /// [`ErrorKind::Invalid`] for a name that breaks the rules of all names: 1 to 255 bytes without NUL. Otherwise what reading met.
     async fn relayed(&self, relay: &str) -> Result<Position>;
 
-    /// Moves the position forward; never backward.
+    /// Moves the position forward; never backward. Keeps the fence, also where the position stays.
     ///
     /// # Errors
-    /// As [`relayed`](Self::relayed).
-    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()>;
+    /// [`ErrorKind::Fenced`] if this was called with a larger fence before: another relay has the lease now, and nothing was changed.
+    /// Otherwise as [`relayed`](Self::relayed).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still move it.
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()>;
+}
+
+/// What a relay keeps: its position, and the lease that lets one relay of a name lead. For a program that chooses its store when it starts:
+/// an `Arc<dyn RelayStore>`.
+pub trait RelayStore: RelayCheckpoint + LeaseStore {}
+
+impl<S: RelayCheckpoint + LeaseStore + ?Sized> RelayStore for S {}
+
+/// Judges what a store found after a write under a fence.
+fn check_fence(relay: &str, fence: Fence, newest: Fence) -> Result<()> {
+    if newest <= fence { Ok(()) } else { Err(ErrorKind::Fenced { relay: relay.to_owned(), fence, newest }.into()) }
 }
 
 /// What runs inside a projection's transaction.

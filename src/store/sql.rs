@@ -15,6 +15,7 @@ use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{
     AggregateId, AggregateType, CommitId, EventId, EventType, ExpectedVersion, Position, StreamId, Version,
 };
+use crate::store::lease::LONGEST_LEASE;
 use crate::store::{Append, Appended, Filter, Page, Visitor};
 
 /// Attempts of a call that lost a race. Each loss means that another append went through.
@@ -431,6 +432,11 @@ pub(super) fn to_sql(number: u64) -> i64 {
 /// A limit likewise.
 pub(super) fn limit_to_sql(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The length of a lease, in microseconds.
+pub(super) fn micros_to_sql(length: Duration) -> i64 {
+    i64::try_from(length.min(LONGEST_LEASE).as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A stored count.
