@@ -20,7 +20,7 @@ use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::lease::LONGEST_LEASE;
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, MAX_PAYLOAD_BYTES,
-    Outcome, Page, RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work, check_fence,
+    Outcome, PAGE_BYTES, Page, RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work, check_fence,
 };
 
 /// Events of a stream that are copied out under one lock.
@@ -203,13 +203,15 @@ impl EventReader for MemoryStore {
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
         let state = self.log.read();
         let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(state.events.len());
-        let events: Vec<_> = state.events[first..].iter().filter(|e| filter.passes(e)).take(limit).cloned().collect();
-        let through = match events.last() {
-            Some(last) if events.len() == limit => last.position,
-            _ if limit == 0 => after,
-            _ => state.head().max(after),
+        let mut bytes = 0;
+        let fits = |event: &&RecordedEvent| {
+            let room = bytes < PAGE_BYTES;
+            bytes += event.payload_bytes();
+            room
         };
-        Ok(Page { events, through })
+        let events = state.events[first..].iter().filter(|event| filter.passes(event)).take_while(fits).take(limit);
+        let end = if limit == 0 { after } else { state.head().max(after) };
+        Ok(Page::of(events.cloned().collect(), limit, end))
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {

@@ -36,6 +36,10 @@ pub use lease::LeaseStore;
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
+/// A page of the log ends with the event whose payload brings it to so many bytes, whatever was asked for: who reads page by page holds a
+/// bounded part of the log, however large its events are.
+pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
 /// Reads the log. What a relay, a worker or a report gets: it cannot write.
 #[async_trait]
 pub trait EventReader: Send + Sync + 'static {
@@ -48,7 +52,7 @@ pub trait EventReader: Send + Sync + 'static {
     /// What the visitor returns, as it is; otherwise what reading met.
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
 
-    /// At most `limit` events after a position that pass the filter, in log order.
+    /// At most `limit` events after a position that pass the filter, in log order. Fewer where they are large: see [`PAGE_BYTES`].
     ///
     /// # Errors
     /// What reading met; [`ErrorKind::Corrupt`] names the position of a damaged row.
@@ -185,6 +189,16 @@ pub struct Page {
     pub events: Vec<RecordedEvent>,
     /// Every event up to here has been looked at: the place to read on from.
     pub through: Position,
+}
+
+impl Page {
+    /// Of events that were looked for up to `end`, unless the page was full before.
+    fn of(events: Vec<RecordedEvent>, limit: usize, end: Position) -> Self {
+        let full =
+            events.len() >= limit || events.iter().map(RecordedEvent::payload_bytes).sum::<usize>() >= PAGE_BYTES;
+        let through = events.last().filter(|_| full).map_or(end, |last| last.position);
+        Self { events, through }
+    }
 }
 
 /// Keeps the newest state of streams, so that loading need not replay them whole.

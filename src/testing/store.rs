@@ -97,6 +97,7 @@ macro_rules! store_conformance {
             pages_cover_the_log_exactly_once,
             a_page_holds_just_what_passes_the_filter,
             a_page_says_how_far_it_has_looked,
+            a_page_of_large_events_ends_when_it_is_full,
             the_newest_events_of_a_type_come_newest_first,
             events_recorded_after_a_time_come_in_log_order,
             an_empty_log_has_nothing_to_read,
