@@ -1,5 +1,6 @@
 //! The ports of transport. A broker is the fast path: whatever it loses, doubles or reorders costs time, never an event.
 
+pub mod envelope;
 pub mod frame;
 pub mod memory;
 #[cfg(feature = "zstd")]
