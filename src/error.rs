@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::id::{
-    EventId, EventType, ExpectedVersion, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version,
+    EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId,
+    Version,
 };
 
 /// A result of this library.
@@ -152,6 +153,16 @@ pub enum ErrorKind {
         checkpoint: Position,
         /// How far the log goes.
         head: Position,
+    },
+    /// Another relay has taken over since this one had its lease. Nothing was written.
+    #[error("relay {relay}: fence {fence} is out of date, the position was moved under {newest}")]
+    Fenced {
+        /// Which relay.
+        relay: String,
+        /// What this one's lease had.
+        fence: Fence,
+        /// What the newer one's has.
+        newest: Fence,
     },
     /// The backend refused for a reason none of the others names; the cause says which.
     #[error("cannot {0}")]

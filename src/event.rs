@@ -235,6 +235,11 @@ pub struct RecordedEvent {
 }
 
 impl RecordedEvent {
+    /// The size of the payload as it is stored.
+    pub fn payload_bytes(&self) -> usize {
+        self.event.payload.len()
+    }
+
     /// The part that decoding needs.
     pub fn stored(&self) -> StoredEvent<'_> {
         StoredEvent {

@@ -126,6 +126,11 @@ pub(crate) fn check_relay_name(name: &str) -> Result<(), InvalidName> {
     parse_name("relay name", name).map(drop)
 }
 
+/// A lease's name likewise.
+pub(crate) fn check_lease_name(name: &str) -> Result<(), InvalidName> {
+    parse_name("lease name", name).map(drop)
+}
+
 impl AggregateId {
     /// A new id: UUID version 7, so that ids made one after another sort and are stored next to each other.
     pub fn generate() -> Self {
@@ -237,6 +242,10 @@ number!(
 number!(
     /// Names what one append made durable. Greater for a later append, with gaps; only the store it comes from can say its position.
     CommitId
+);
+number!(
+    /// Counts the holders of a lease. Whoever had it earlier has a smaller one, and what is written with it is refused.
+    Fence
 );
 
 /// What an append demands of its stream's present version.

@@ -62,7 +62,7 @@ pub use command::{CommandError, Context};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
-    AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, IdempotencyKey, Position,
+    AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position,
     ProjectionName, StreamId, Version,
 };
 pub use projection::Projection;

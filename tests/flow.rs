@@ -611,6 +611,6 @@ async fn junk_is_rejected_with_the_reason_and_the_rest_acknowledged_after_the_co
         stop.cancel();
     });
     result.unwrap();
-    assert_eq!(*broker.1.lock().unwrap(), ["reject 1: not a frame: format 106, known is 1", "ack 3"]);
+    assert_eq!(*broker.1.lock().unwrap(), ["reject 1: not a frame: format 106, known are 1 and 2", "ack 3"]);
     assert_eq!(*models.value(), [1, 2, 3, 4]);
 }

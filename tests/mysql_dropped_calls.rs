@@ -19,15 +19,17 @@ use retell::event::StoredEvent;
 use retell::id::ProjectionName;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{
-    Append, CheckpointStore, EventReader, EventStore, Filter, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Visitor,
+    Append, CheckpointStore, EventReader, EventStore, Filter, LeaseStore, RelayCheckpoint, Replay, Snapshot,
+    SnapshotStore, Visitor,
 };
 use retell::testing::store::{events, stream, whole_log};
-use retell::{ErrorKind, EventType, ExpectedVersion, IdempotencyKey, Position, Version};
+use retell::{ErrorKind, EventType, ExpectedVersion, Fence, IdempotencyKey, Position, Version};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{MySqlConnection, MySqlPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
 
 /// So often each kind of call is dropped.
 const ROUNDS: u64 = 10;
@@ -175,7 +177,7 @@ impl Subject {
         let subject = Self { in_pieces: pieces, pool, store, model };
         let first = Append::new(stream("known"), ExpectedVersion::NoStream, events(3)).with_key(key());
         subject.store.append(first).await.unwrap();
-        subject.store.set_relayed("known", Position::new(77)).await.unwrap();
+        subject.store.set_relayed("known", Position::new(77), Fence::ZERO).await.unwrap();
         subject.store.save_snapshot(&stream("known"), state(2, b"two")).await.unwrap();
         subject.advance("known", 0, 55).await.unwrap();
         subject
@@ -192,7 +194,9 @@ impl Subject {
         vec![
             async move { drop(store.outcome(&key()).await) }.boxed(),
             async move { drop(store.relayed("known").await) }.boxed(),
-            async move { drop(store.set_relayed("other", Position::new(round)).await) }.boxed(),
+            async move { drop(store.set_relayed("other", Position::new(round), Fence::ZERO).await) }.boxed(),
+            async move { drop(store.take_lease("other", Uuid::from_u128(round.into()), Duration::ZERO).await) }.boxed(),
+            async move { drop(store.release_lease("other", Uuid::from_u128(round.into())).await) }.boxed(),
             async move { drop(store.save_snapshot(&stream("other"), state(round, b"other")).await) }.boxed(),
             async move { drop(self.model.checkpoint(&name("known")).await) }.boxed(),
             async move { drop(self.advance(&format!("other {round}"), 0, 5).await) }.boxed(),

@@ -15,15 +15,18 @@ use std::time::{Duration, Instant};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 use retell::store::{
-    Append, CheckpointStore, Filter, KeptOutcome, Outcome, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Work,
+    Append, CheckpointStore, Filter, KeptOutcome, LeaseStore, Outcome, RelayCheckpoint, Replay, Snapshot,
+    SnapshotStore, Work,
 };
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use retell::{
-    Error, ErrorKind, EventReader, EventStore, ExpectedVersion, IdempotencyKey, Position, ProjectionName, Version,
+    Error, ErrorKind, EventReader, EventStore, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName,
+    Version,
 };
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use server::{Disk, PATIENCE, Place, Server, program, run};
 
@@ -92,7 +95,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
         .save_snapshot(&stream("a"), Snapshot { version: Version::new(2), fingerprint: 7, state: vec![1] })
         .await
         .unwrap();
-    store.set_relayed("main", Position::new(3)).await.unwrap();
+    store.set_relayed("main", Position::new(3), Fence::ZERO).await.unwrap();
     model.advance(&projection(), Position::ZERO, Position::new(4), no_work()).await.unwrap();
     let before = log(&store).await;
     // It has no position yet, and the number before its own belongs to a transaction that the dump does not see.
@@ -206,7 +209,8 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     tx.rollback().await.unwrap();
     let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: Vec::new() };
     refused(there.save_snapshot(&stream("a"), snapshot).await);
-    refused(there.set_relayed("main", Position::new(1)).await);
+    refused(there.set_relayed("main", Position::new(1), Fence::ZERO).await);
+    refused(there.take_lease("main", Uuid::nil(), PATIENCE).await.map(drop));
     let model = PostgresReadModel::connect(&replica.url()).await.unwrap();
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);
     refused(model.advance(&projection(), Position::ZERO, Position::new(1), no_work()).await);

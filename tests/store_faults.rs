@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 use retell::error::{Error, ErrorKind, Result};
 use retell::event::NewEvent;
 use retell::id::{
-    AggregateId, EventType, ExpectedVersion, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+    AggregateId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version,
 };
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 use retell::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, RelayCheckpoint,
-    Replay, Snapshot, SnapshotStore, UpTo, Work,
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, LeaseStore, MAX_PAYLOAD_BYTES, Outcome,
+    RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Work,
 };
 use retell::testing::read_model::Counting;
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use rusqlite::Connection;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// A log of its own: stream `a` at version 3 (positions 1, 2, 4), stream `b` at version 1 (position 3).
 struct Log {
@@ -179,9 +180,11 @@ async fn a_damaged_outcome_names_its_key() {
 #[tokio::test]
 async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
     let plant = "INSERT INTO retell_checkpoints (projection, position) VALUES ('totals', -1);
-                 INSERT INTO retell_relays (relay, position) VALUES ('main', -1);";
+                 INSERT INTO retell_relays (relay, position) VALUES ('main', -1);
+                 INSERT INTO retell_leases (name, fence, ends_at) VALUES ('main', -9, 0);";
     let (store, log) = Log::damaged(plant).await;
     assert_corrupt(store.relayed("main").await, &["-1"]);
+    assert_corrupt(store.take_lease("main", Uuid::nil(), Duration::from_secs(1)).await, &["-8"]);
     let model = SqliteReadModel::open(log.path()).await.unwrap();
     let totals = ProjectionName::new("totals").unwrap();
     assert_corrupt(model.checkpoint(&totals).await, &["-1"]);
@@ -253,7 +256,7 @@ async fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
     raw.execute_batch("INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").unwrap();
     raw.close().unwrap();
     let bytes = fs::read(log.path()).unwrap();
-    let newer = ErrorKind::NewerStore { found: 99, known: 2 };
+    let newer = ErrorKind::NewerStore { found: 99, known: 3 };
     assert_eq!(*SqliteStore::open(log.path()).await.unwrap_err().kind(), newer);
     let read_only = SqliteOptions::new().with_read_only();
     assert_eq!(*SqliteStore::open_with(log.path(), read_only).await.unwrap_err().kind(), newer);
@@ -268,7 +271,12 @@ async fn a_log_opened_for_reading_refuses_every_write_and_can_be_read() {
     assert_eq!(*append(&store, "a", events(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
     let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: Vec::new() };
     assert_eq!(*store.save_snapshot(&stream("a"), snapshot).await.unwrap_err().kind(), ErrorKind::ReadOnly);
-    assert_eq!(*store.set_relayed("main", Position::new(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(
+        *store.set_relayed("main", Position::new(1), Fence::ZERO).await.unwrap_err().kind(),
+        ErrorKind::ReadOnly
+    );
+    let lease = store.take_lease("main", Uuid::nil(), Duration::from_secs(1)).await;
+    assert_eq!(*lease.unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
     assert_eq!(store.head().await.unwrap(), Position::new(4));
 
@@ -441,7 +449,7 @@ async fn everything_that_was_written_is_there_after_reopening() {
     let first = store.append(append()).await.unwrap();
     let snapshot = Snapshot { version: Version::new(2), fingerprint: 7, state: vec![1, 2] };
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
-    store.set_relayed("main", Position::new(3)).await.unwrap();
+    store.set_relayed("main", Position::new(3), Fence::ZERO).await.unwrap();
     let before = whole_log(&store).await.unwrap();
     store.close().await.unwrap();
 

@@ -17,18 +17,12 @@ mod store_through_a_pointer {
     retell::store_conformance!(async { (Arc::new(MemoryStore::new()) as Arc<dyn EventStore>, ()) });
 }
 
+mod relay_claims {
+    retell::relay_store_conformance!(async { (super::MemoryStore::new(), ()) });
+}
+
 mod read_model {
     use super::MemoryReadModel;
 
     retell::checkpoint_conformance!(async { (MemoryReadModel::new(0), ()) });
-}
-
-#[tokio::test]
-async fn a_relays_checkpoint_never_goes_backward() {
-    retell::testing::store::a_relays_checkpoint_never_goes_backward(&MemoryStore::new()).await;
-}
-
-#[tokio::test]
-async fn relays_have_names_like_all_others() {
-    retell::testing::store::relays_have_names_like_all_others(&MemoryStore::new()).await;
 }

@@ -17,16 +17,10 @@ mod claims {
     retell::store_conformance!(async { (super::postgres::store().await, ()) });
 }
 
+mod relay_claims {
+    retell::relay_store_conformance!(async { (super::postgres::store().await, ()) });
+}
+
 mod read_model_claims {
     retell::checkpoint_conformance!(async { (super::read_model().await, ()) });
-}
-
-#[tokio::test]
-async fn a_relays_checkpoint_never_goes_backward() {
-    retell::testing::store::a_relays_checkpoint_never_goes_backward(&postgres::store().await).await;
-}
-
-#[tokio::test]
-async fn relays_have_names_like_all_others() {
-    retell::testing::store::relays_have_names_like_all_others(&postgres::store().await).await;
 }

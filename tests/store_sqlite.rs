@@ -23,6 +23,10 @@ mod store_in_memory {
     retell::store_conformance!(async { (SqliteStore::in_memory().await.expect("a new log"), ()) });
 }
 
+mod relay_claims {
+    retell::relay_store_conformance!(super::store_in_a_file());
+}
+
 mod read_model {
     retell::checkpoint_conformance!(super::read_model_in_a_file());
 }
@@ -31,16 +35,4 @@ mod read_model_in_memory {
     use super::SqliteReadModel;
 
     retell::checkpoint_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
-}
-
-#[tokio::test]
-async fn a_relays_checkpoint_never_goes_backward() {
-    let (store, _directory) = store_in_a_file().await;
-    retell::testing::store::a_relays_checkpoint_never_goes_backward(&store).await;
-}
-
-#[tokio::test]
-async fn relays_have_names_like_all_others() {
-    let (store, _directory) = store_in_a_file().await;
-    retell::testing::store::relays_have_names_like_all_others(&store).await;
 }

@@ -2,6 +2,8 @@
 //!
 //! A body is the format's number (one byte), the first position and the count (unsigned LEB128), and then the events, each in
 //! [postcard](https://postcard.jamesmunns.com/wire-format). Payloads travel as they stand in the store; nothing here parses one.
+//! In format 1 the events stand as they are, in format 2 they are compressed by zstd, and expand to 64 MiB at most. The head can always be
+//! read: a worker that knows a frame's events already expands nothing.
 //! Since positions are contiguous, a worker sees from the first position alone whether anything is missing before a frame.
 
 use bytes::Bytes;
@@ -9,13 +11,18 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+#[cfg(feature = "zstd")]
+use crate::broker::zip;
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent};
 use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
 
-/// The number of this format; the first byte of every frame.
-const FORMAT: u8 = 1;
+/// The first byte of a frame: its events stand as they are.
+const PLAIN: u8 = 1;
+
+/// The first byte of a frame whose events are compressed.
+const COMPRESSED: u8 = 2;
 
 /// An encoded run of the log, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +71,9 @@ impl Frame {
         while !rest.is_empty() {
             let (mut count, mut bytes) = (0, 0);
             while count < rest.len().min(max_events.max(1))
-                && (count == 0 || bytes + payload(&rest[count]) <= max_bytes)
+                && (count == 0 || bytes + rest[count].payload_bytes() <= max_bytes)
             {
-                bytes += payload(&rest[count]);
+                bytes += rest[count].payload_bytes();
                 count += 1;
             }
             let (run, later) = rest.split_at(count);
@@ -81,7 +88,7 @@ impl Frame {
             return Err(ErrorKind::Invalid("a frame without events".into()).into());
         };
         let count = run.len() as u64;
-        let head = Head { format: FORMAT, first: first.position.get(), count };
+        let head = Head { format: PLAIN, first: first.position.get(), count };
         let mut body = Vec::with_capacity(payload_bytes + run.len() * 160);
         encode_part(&head, &mut body)?;
         for (event, place) in run.iter().zip(0..) {
@@ -94,10 +101,26 @@ impl Frame {
         }
         Ok(Self { first: first.position, last: last.position, body: body.into() })
     }
-}
 
-fn payload(event: &RecordedEvent) -> usize {
-    event.event.payload.len()
+    /// The same frame, compressed if it has more than so many bytes, and is smaller then. Compressing a frame twice changes nothing.
+    ///
+    /// A worker needs the feature `zstd` to read it. One without it rejects it, and reads the store instead.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unencodable`] if zstd is out of memory.
+    #[cfg(feature = "zstd")]
+    pub fn compressed(self, over: usize) -> Result<Self> {
+        let (head, events) =
+            postcard::take_from_bytes::<Head>(&self.body).map_err(|error| unencodable(error.into()))?;
+        // What would not be expanded again must not be compressed.
+        if head.format != PLAIN || self.body.len() <= over || events.len() > zip::MAX_EXPANDED {
+            return Ok(self);
+        }
+        let mut body = Vec::with_capacity(self.body.len() / 2);
+        encode_part(&Head { format: COMPRESSED, ..head }, &mut body)?;
+        body.extend(zip::compress(events).map_err(unencodable)?);
+        if body.len() < self.body.len() { Ok(Self { body: body.into(), ..self }) } else { Ok(self) }
+    }
 }
 
 fn encode_event(recorded: &RecordedEvent, body: &mut Vec<u8>) -> Result<()> {
@@ -133,8 +156,8 @@ fn unencodable(source: BoxError) -> Error {
 pub struct ReceivedFrame {
     first: Position,
     count: u64,
-    body: Bytes,
-    events_at: usize,
+    format: u8,
+    events: Bytes,
 }
 
 impl ReceivedFrame {
@@ -144,14 +167,14 @@ impl ReceivedFrame {
     /// [`ErrorKind::BadFrame`] if it is not a frame of a format this release knows.
     pub fn parse(body: Bytes) -> Result<Self> {
         let (head, rest): (Head, _) = postcard::take_from_bytes(&body).map_err(|e| bad(e.to_string()))?;
-        if head.format != FORMAT {
-            return Err(bad(format!("format {}, known is {FORMAT}", head.format)));
+        if ![PLAIN, COMPRESSED].contains(&head.format) {
+            return Err(bad(format!("format {}, known are {PLAIN} and {COMPRESSED}", head.format)));
         }
         if head.count == 0 || head.first == 0 {
             return Err(bad(format!("{} events from position {}", head.count, head.first)));
         }
-        let events_at = body.len() - rest.len();
-        Ok(Self { first: Position::new(head.first), count: head.count, body, events_at })
+        let events = body.slice_ref(rest);
+        Ok(Self { first: Position::new(head.first), count: head.count, format: head.format, events })
     }
 
     /// The position of its first event.
@@ -164,43 +187,57 @@ impl ReceivedFrame {
         self.first.plus(self.count - 1)
     }
 
-    /// Reads the events. Their payloads stay in the message's buffer.
+    /// Reads the events. Their payloads stay in the message's buffer, or in the one it was expanded into.
     ///
     /// # Errors
-    /// [`ErrorKind::BadFrame`] if they are not what the head says.
+    /// [`ErrorKind::BadFrame`] if they are not what the head says, or expand to more than 64 MiB, or are compressed and the feature `zstd` is
+    /// not there.
     pub fn events(&self) -> Result<Vec<RecordedEvent>> {
-        let mut rest = &self.body[self.events_at..];
+        let body = self.expanded()?;
+        let mut rest = &body[..];
         let mut events = Vec::new();
         for place in 0..self.count {
             let (wire, later): (WireEvent<'_>, _) =
                 postcard::take_from_bytes(rest).map_err(|error| bad(error.to_string()))?;
-            let event = self.event(self.first.plus(place), &wire).map_err(|error| bad(error.to_string()))?;
+            let event = event(&body, self.first.plus(place), &wire).map_err(|error| bad(error.to_string()))?;
             events.push(event);
             rest = later;
         }
         if rest.is_empty() { Ok(events) } else { Err(bad(format!("{} bytes left over", rest.len()))) }
     }
 
-    fn event(&self, position: Position, wire: &WireEvent<'_>) -> Result<RecordedEvent, BoxError> {
-        Ok(RecordedEvent {
-            position,
-            stream: StreamId::new(AggregateType::new(wire.aggregate_type)?, AggregateId::new(wire.aggregate_id)?),
-            version: Version::new(wire.version),
-            recorded_at: DateTime::from_timestamp_micros(wire.recorded_at_micros).ok_or("time out of range")?,
-            event: NewEvent {
-                id: wire.id.into(),
-                event_type: EventType::new(wire.event_type)?,
-                schema_version: wire.schema_version,
-                codec: Codec::from_number(wire.codec).ok_or("unknown codec")?,
-                payload: self.body.slice_ref(wire.payload),
-                metadata: Metadata::from_parts(
-                    wire.correlation_id.map(Into::into),
-                    wire.causation_id.map(Into::into),
-                    wire.metadata.as_deref(),
-                )?,
-            },
-        })
+    fn expanded(&self) -> Result<Bytes> {
+        if self.format == PLAIN {
+            return Ok(self.events.clone());
+        }
+        #[cfg(feature = "zstd")]
+        let expanded = zip::expand(&self.events).map(Bytes::from).map_err(|error| bad(error.to_string()));
+        #[cfg(not(feature = "zstd"))]
+        let expanded = Err(bad("it is compressed, and this program is built without the feature `zstd`".into()));
+        expanded
     }
+}
+
+/// An event whose payload lies in `body`.
+fn event(body: &Bytes, position: Position, wire: &WireEvent<'_>) -> Result<RecordedEvent, BoxError> {
+    Ok(RecordedEvent {
+        position,
+        stream: StreamId::new(AggregateType::new(wire.aggregate_type)?, AggregateId::new(wire.aggregate_id)?),
+        version: Version::new(wire.version),
+        recorded_at: DateTime::from_timestamp_micros(wire.recorded_at_micros).ok_or("time out of range")?,
+        event: NewEvent {
+            id: wire.id.into(),
+            event_type: EventType::new(wire.event_type)?,
+            schema_version: wire.schema_version,
+            codec: Codec::from_number(wire.codec).ok_or("unknown codec")?,
+            payload: body.slice_ref(wire.payload),
+            metadata: Metadata::from_parts(
+                wire.correlation_id.map(Into::into),
+                wire.causation_id.map(Into::into),
+                wire.metadata.as_deref(),
+            )?,
+        },
+    })
 }
 
 fn bad(problem: String) -> Error {
@@ -269,9 +306,112 @@ mod tests {
         assert_eq!(parse(longer.into()).unwrap_err().to_string(), "not a frame: 1 bytes left over");
         assert_eq!(
             parse(Bytes::from_static(b"{\"a\":1}")).unwrap_err().to_string(),
-            "not a frame: format 123, known is 1"
+            "not a frame: format 123, known are 1 and 2"
         );
-        let counts_too_many = [FORMAT, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        let counts_too_many = [PLAIN, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
         assert!(parse(Bytes::copy_from_slice(&counts_too_many)).is_err());
+    }
+    #[cfg(feature = "zstd")]
+    mod compressed {
+        use super::*;
+
+        /// A body of format 2 whose events are whatever is given.
+        fn body(count: u64, events: &[u8]) -> Bytes {
+            let mut body = Vec::new();
+            encode_part(&Head { format: COMPRESSED, first: 1, count }, &mut body).unwrap();
+            body.extend(zip::compress(events).unwrap());
+            body.into()
+        }
+
+        fn events(body: Bytes) -> Result<Vec<RecordedEvent>> {
+            ReceivedFrame::parse(body).and_then(|frame| frame.events())
+        }
+
+        #[test]
+        fn a_compressed_frame_is_smaller_and_reads_as_the_plain_one_does() {
+            let sent: Vec<_> = (5..105).map(|position| event(position, 1000)).collect();
+            let plain = Frame::split(&sent, 100, 1 << 20).unwrap().remove(0);
+            let compressed = plain.clone().compressed(1000).unwrap();
+            assert!(compressed.body.len() < plain.body.len() / 5, "{} bytes", compressed.body.len());
+            assert_eq!((compressed.first, compressed.last), (plain.first, plain.last));
+            assert_eq!(compressed.clone().compressed(0).unwrap(), compressed, "once is enough");
+            let received = ReceivedFrame::parse(compressed.body).unwrap();
+            assert_eq!((received.first(), received.last()), (plain.first, plain.last));
+            assert_eq!(received.events().unwrap(), sent);
+        }
+
+        #[test]
+        fn what_is_small_or_does_not_shrink_stays_as_it_is() {
+            let frame = |payload| {
+                let mut event = event(1, 0);
+                event.event.payload = payload;
+                Frame::split(&[event], 1, 1).unwrap().remove(0)
+            };
+            let small = frame(vec![7; 500].into());
+            assert_eq!(small.clone().compressed(small.body.len()).unwrap(), small);
+            let mut noise = 1u64;
+            let noise: Vec<u8> = std::iter::repeat_with(|| {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                noise.to_be_bytes()[0]
+            })
+            .take(10_000)
+            .collect();
+            let noise = frame(noise.into());
+            assert_eq!(noise.clone().compressed(0).unwrap(), noise);
+        }
+
+        #[test]
+        fn what_could_not_be_expanded_is_never_compressed() {
+            let large = Frame::split(&[event(1, zip::MAX_EXPANDED)], 1, 1).unwrap().remove(0);
+            assert!(large.clone().compressed(0).unwrap() == large);
+            let largest = Frame::split(&[event(1, zip::MAX_EXPANDED - 1000)], 1, 1).unwrap().remove(0);
+            let compressed = largest.clone().compressed(0).unwrap();
+            assert!(compressed.body.len() < largest.body.len() / 100);
+            assert_eq!(events(compressed.body).unwrap()[0].payload_bytes(), zip::MAX_EXPANDED - 1000);
+        }
+
+        #[test]
+        fn junk_and_every_truncation_is_a_bad_frame() {
+            let plain = Frame::split(&[event(1, 300), event(2, 300)], 10, 1000).unwrap().remove(0).body;
+            let head = 3;
+            let whole = body(2, &plain[head..]);
+            assert_eq!(events(whole.clone()).unwrap().len(), 2);
+            for end in 0..whole.len() {
+                let error = events(whole.slice(..end)).unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::BadFrame(_)), "cut at {end}: {error}");
+            }
+            for bad in [
+                [&whole[..], b"x"].concat().into(),
+                body(2, &plain[head + 1..]),
+                body(3, &plain[head..]),
+                body(1, &plain[head..]),
+                Bytes::from([&[COMPRESSED, 1, 2][..], &plain[head..]].concat()),
+            ] {
+                assert!(matches!(events(bad).unwrap_err().kind(), ErrorKind::BadFrame(_)));
+            }
+            for place in head..whole.len() {
+                let mut damaged = whole.to_vec();
+                damaged[place] ^= 0x55;
+                if let Err(error) = events(damaged.into()) {
+                    assert!(matches!(error.kind(), ErrorKind::BadFrame(_)), "damaged at {place}: {error}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_bomb_is_refused_before_it_goes_off() {
+            let bomb = body(1, &vec![0; zip::MAX_EXPANDED + 1]);
+            assert!(bomb.len() < 10_000, "{} bytes", bomb.len());
+            let error = events(bomb).unwrap_err();
+            assert_eq!(error.to_string(), "not a frame: it expands to more than 67108864 bytes");
+        }
+    }
+
+    #[cfg(not(feature = "zstd"))]
+    #[test]
+    fn a_compressed_frame_is_refused_where_the_feature_is_missing() {
+        let frame = ReceivedFrame::parse(Bytes::from_static(&[COMPRESSED, 1, 1, 0])).unwrap();
+        let problem = "it is compressed, and this program is built without the feature `zstd`";
+        assert_eq!(frame.events().unwrap_err().to_string(), format!("not a frame: {problem}"));
     }
 }

@@ -1,9 +1,12 @@
 //! The ports of transport. A broker is the fast path: whatever it loses, doubles or reorders costs time, never an event.
 
+pub mod envelope;
 pub mod frame;
 pub mod memory;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(feature = "zstd")]
+mod zip;
 
 use std::sync::Arc;
 
@@ -11,6 +14,7 @@ use async_trait::async_trait;
 
 use crate::broker::frame::Frame;
 use crate::error::Result;
+use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
 
 /// Sends frames to every queue.
@@ -27,6 +31,26 @@ pub trait Publisher: Send + Sync + 'static {
     async fn publish(&self, frames: &[Frame]) -> Result<()>;
 }
 
+/// Sends events one by one, for everybody else: who is no projection of this library.
+#[async_trait]
+pub trait Announcer: Send + Sync + 'static {
+    /// Returns when the broker has taken responsibility for all of them.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    /// A dropped call may have sent some.
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced>;
+}
+
+/// What became of announced events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// How many of them no queue wanted. The broker has confirmed them, and thrown them away.
+    pub unroutable: u64,
+}
+
 /// Gives each projection a queue of its own.
 #[async_trait]
 pub trait Broker: Publisher {
@@ -41,6 +65,13 @@ pub trait Broker: Publisher {
 impl<B: Publisher + ?Sized> Publisher for Arc<B> {
     async fn publish(&self, frames: &[Frame]) -> Result<()> {
         (**self).publish(frames).await
+    }
+}
+
+#[async_trait]
+impl<A: Announcer + ?Sized> Announcer for Arc<A> {
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
+        (**self).announce(events).await
     }
 }
 

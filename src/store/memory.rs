@@ -2,20 +2,25 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{
-    CommitId, EventId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version, check_relay_name,
+    CommitId, EventId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version, check_lease_name,
+    check_relay_name,
 };
 use crate::store::group_commit::{BatchAppend, GroupCommit};
+use crate::store::lease::LONGEST_LEASE;
 use crate::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, Page,
-    RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work,
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, MAX_PAYLOAD_BYTES,
+    Outcome, PAGE_BYTES, Page, RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work, check_fence,
 };
 
 /// Events of a stream that are copied out under one lock.
@@ -57,7 +62,14 @@ struct State {
     ids: HashSet<EventId>,
     keys: HashMap<IdempotencyKey, KeptOutcome>,
     snapshots: HashMap<StreamId, Snapshot>,
-    relayed: HashMap<String, Position>,
+    relayed: HashMap<String, (Position, Fence)>,
+    leases: HashMap<String, Lease>,
+}
+
+#[derive(Debug, Default)]
+struct Lease {
+    fence: Fence,
+    held: Option<(Uuid, Instant)>,
 }
 
 impl MemoryLog {
@@ -191,13 +203,15 @@ impl EventReader for MemoryStore {
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
         let state = self.log.read();
         let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(state.events.len());
-        let events: Vec<_> = state.events[first..].iter().filter(|e| filter.passes(e)).take(limit).cloned().collect();
-        let through = match events.last() {
-            Some(last) if events.len() == limit => last.position,
-            _ if limit == 0 => after,
-            _ => state.head().max(after),
+        let mut bytes = 0;
+        let fits = |event: &&RecordedEvent| {
+            let room = bytes < PAGE_BYTES;
+            bytes += event.payload_bytes();
+            room
         };
-        Ok(Page { events, through })
+        let events = state.events[first..].iter().filter(|event| filter.passes(event)).take_while(fits).take(limit);
+        let end = if limit == 0 { after } else { state.head().max(after) };
+        Ok(Page::of(events.cloned().collect(), limit, end))
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
@@ -267,14 +281,40 @@ impl SnapshotStore for MemoryStore {
 impl RelayCheckpoint for MemoryStore {
     async fn relayed(&self, relay: &str) -> Result<Position> {
         check_relay_name(relay)?;
-        Ok(self.log.read().relayed.get(relay).copied().unwrap_or_default())
+        Ok(self.log.read().relayed.get(relay).map_or(Position::ZERO, |(position, _)| *position))
     }
 
-    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let mut state = self.log.write();
-        let relayed = state.relayed.entry(relay.to_owned()).or_default();
-        *relayed = position.max(*relayed);
+        let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
+        check_fence(relay, fence, *newest)?;
+        (*relayed, *newest) = (position.max(*relayed), fence);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LeaseStore for MemoryStore {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        check_lease_name(name)?;
+        let now = Instant::now();
+        let mut state = self.log.write();
+        let lease = state.leases.entry(name.to_owned()).or_default();
+        match lease.held {
+            Some((other, ends_at)) if other != holder && now < ends_at => return Ok(None),
+            Some((same, _)) if same == holder => {}
+            _ => lease.fence = lease.fence.next(),
+        }
+        lease.held = Some((holder, now + length.min(LONGEST_LEASE)));
+        Ok(Some(lease.fence))
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        check_lease_name(name)?;
+        if let Some(lease) = self.log.write().leases.get_mut(name) {
+            lease.held = lease.held.filter(|(held_by, _)| *held_by != holder);
+        }
         Ok(())
     }
 }

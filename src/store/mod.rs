@@ -4,6 +4,7 @@ mod append;
 pub mod group_commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod health;
+mod lease;
 pub mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -22,15 +23,22 @@ use tokio::sync::watch;
 
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent, StoredEvent};
-use crate::id::{AggregateType, CommitId, EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use crate::id::{
+    AggregateType, CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+};
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use health::{Health, OpenTransaction, OpenTransactions};
 
 pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
+pub use lease::LeaseStore;
 
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+
+/// A page of the log ends with the event whose payload brings it to so many bytes, whatever was asked for: who reads page by page holds a
+/// bounded part of the log, however large its events are.
+pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Reads the log. What a relay, a worker or a report gets: it cannot write.
 #[async_trait]
@@ -44,7 +52,7 @@ pub trait EventReader: Send + Sync + 'static {
     /// What the visitor returns, as it is; otherwise what reading met.
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
 
-    /// At most `limit` events after a position that pass the filter, in log order.
+    /// At most `limit` events after a position that pass the filter, in log order. Fewer where they are large: see [`PAGE_BYTES`].
     ///
     /// # Errors
     /// What reading met; [`ErrorKind::Corrupt`] names the position of a damaged row.
@@ -183,6 +191,16 @@ pub struct Page {
     pub through: Position,
 }
 
+impl Page {
+    /// Of events that were looked for up to `end`, unless the page was full before.
+    fn of(events: Vec<RecordedEvent>, limit: usize, end: Position) -> Self {
+        let full =
+            events.len() >= limit || events.iter().map(RecordedEvent::payload_bytes).sum::<usize>() >= PAGE_BYTES;
+        let through = events.last().filter(|_| full).map_or(end, |last| last.position);
+        Self { events, through }
+    }
+}
+
 /// Keeps the newest state of streams, so that loading need not replay them whole.
 #[async_trait]
 pub trait SnapshotStore: Send + Sync + 'static {
@@ -241,11 +259,26 @@ pub trait RelayCheckpoint: Send + Sync + 'static {
     /// [`ErrorKind::Invalid`] for a name that breaks the rules of all names: 1 to 255 bytes without NUL. Otherwise what reading met.
     async fn relayed(&self, relay: &str) -> Result<Position>;
 
-    /// Moves the position forward; never backward.
+    /// Moves the position forward; never backward. Keeps the fence, also where the position stays.
     ///
     /// # Errors
-    /// As [`relayed`](Self::relayed).
-    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()>;
+    /// [`ErrorKind::Fenced`] if this was called with a larger fence before: another relay has the lease now, and nothing was changed.
+    /// Otherwise as [`relayed`](Self::relayed).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still move it.
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()>;
+}
+
+/// What a relay keeps: its position, and the lease that lets one relay of a name lead. For a program that chooses its store when it starts:
+/// an `Arc<dyn RelayStore>`.
+pub trait RelayStore: RelayCheckpoint + LeaseStore {}
+
+impl<S: RelayCheckpoint + LeaseStore + ?Sized> RelayStore for S {}
+
+/// Judges what a store found after a write under a fence.
+fn check_fence(relay: &str, fence: Fence, newest: Fence) -> Result<()> {
+    if newest <= fence { Ok(()) } else { Err(ErrorKind::Fenced { relay: relay.to_owned(), fence, newest }.into()) }
 }
 
 /// What runs inside a projection's transaction.

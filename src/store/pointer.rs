@@ -2,17 +2,19 @@
 //! like any store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, ProjectionName, StreamId};
+use crate::id::{CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId};
 use crate::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, Page, RelayCheckpoint, Replay,
-    Snapshot, SnapshotStore, Visitor, Work,
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, RelayCheckpoint,
+    Replay, Snapshot, SnapshotStore, Visitor, Work,
 };
 
 #[async_trait]
@@ -74,8 +76,19 @@ impl<S: RelayCheckpoint + ?Sized> RelayCheckpoint for Arc<S> {
         (**self).relayed(relay).await
     }
 
-    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
-        (**self).set_relayed(relay, position).await
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        (**self).set_relayed(relay, position, fence).await
+    }
+}
+
+#[async_trait]
+impl<S: LeaseStore + ?Sized> LeaseStore for Arc<S> {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        (**self).take_lease(name, holder, length).await
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        (**self).release_lease(name, holder).await
     }
 }
 

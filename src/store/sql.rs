@@ -15,7 +15,8 @@ use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{
     AggregateId, AggregateType, CommitId, EventId, EventType, ExpectedVersion, Position, StreamId, Version,
 };
-use crate::store::{Append, Appended, Filter, Page, Visitor};
+use crate::store::lease::LONGEST_LEASE;
+use crate::store::{Append, Appended, Filter, PAGE_BYTES, Page, Visitor};
 
 /// Attempts of a call that lost a race. Each loss means that another append went through.
 const ATTEMPTS: usize = 20;
@@ -249,15 +250,9 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     if first.first > after.get() + 1 {
         return Err(ErrorKind::Corrupt(format!("no commit at position {}", after.next())).into());
     }
-    let mut events = events_of(driver, &placed, filter).await?;
-    events.retain(|event| event.position > after);
-    events.sort_unstable_by_key(|event| event.position);
-    let all = events.len();
+    let mut events = events_of(driver, &placed, after, filter).await?;
     events.truncate(limit);
-    let through = match events.last() {
-        Some(last) if all >= limit => last.position,
-        _ => end,
-    };
+    let Page { events, through } = Page::of(events, limit, end);
     if filter.is_all() && events.len() as u64 != through.since(after) {
         return Err(ErrorKind::Corrupt(format!("events are missing between positions {after} and {through}")).into());
     }
@@ -272,20 +267,64 @@ fn enough(placed: Vec<Placed>, after: Position, wanted: u64) -> Vec<Placed> {
 
 /// The events of commits that stand together in the log stand almost together by commit number, too: one range holds them all, and the
 /// few others in it are passed over.
-async fn events_of(driver: &dyn Scans, placed: &[Placed], filter: &Filter) -> Result<Vec<RecordedEvent>> {
+async fn events_of(
+    driver: &dyn Scans,
+    placed: &[Placed],
+    after: Position,
+    filter: &Filter,
+) -> Result<Vec<RecordedEvent>> {
     let firsts: HashMap<i64, u64> = placed.iter().map(|placed| (placed.commit, placed.first)).collect();
     let numbers = || placed.iter().map(|placed| placed.commit);
     let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(Vec::new()) };
     let mut builder = EventBuilder::default();
-    let mut events = Vec::new();
+    let mut earliest = Earliest::default();
     let mut take = |commit: i64, ordinal: i32, columns: Result<Columns<'_>, sqlx::Error>| {
-        if let Some(first) = firsts.get(&commit) {
-            events.push(builder.build(*first, ordinal, columns)?);
+        if let Some(first) = firsts.get(&commit)
+            && position(*first, ordinal) > after
+        {
+            earliest.push(builder.build(*first, ordinal, columns)?);
         }
         Ok(())
     };
     driver.events_between(first, last, filter, &mut take).await?;
-    Ok(events)
+    Ok(earliest.into_sorted())
+}
+
+/// Of the events it is given, in any order, the first in the log: as many as fill a page. Never holds more than two pages and an event.
+#[derive(Default)]
+struct Earliest {
+    events: Vec<RecordedEvent>,
+    bytes: usize,
+}
+
+impl Earliest {
+    fn push(&mut self, event: RecordedEvent) {
+        self.bytes += event.payload_bytes();
+        self.events.push(event);
+        if self.bytes >= 2 * PAGE_BYTES {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        self.events.sort_unstable_by_key(|event| event.position);
+        self.bytes = 0;
+        let last = self.events.iter().position(|event| {
+            self.bytes += event.payload_bytes();
+            self.bytes >= PAGE_BYTES
+        });
+        self.events.truncate(last.map_or(usize::MAX, |last| last + 1));
+    }
+
+    fn into_sorted(mut self) -> Vec<RecordedEvent> {
+        self.cut();
+        self.events
+    }
+}
+
+/// Where the event at a place of the commit that begins at position `first` stands.
+fn position(first: u64, ordinal: i32) -> Position {
+    Position::new((first + u64::from(ordinal.unsigned_abs())).saturating_sub(1))
 }
 
 /// The columns of an event as they are stored.
@@ -319,7 +358,7 @@ impl EventBuilder {
         ordinal: i32,
         columns: Result<Columns<'_>, sqlx::Error>,
     ) -> Result<RecordedEvent> {
-        let position = Position::new((first + u64::from(ordinal.unsigned_abs())).saturating_sub(1));
+        let position = position(first, ordinal);
         let damaged = |error| Error::with_source(ErrorKind::Corrupt(format!("position {position}")), error);
         self.parse(position, &columns.map_err(damaged)?)
             .map_err(|problem| ErrorKind::Corrupt(format!("position {position}: {problem}")).into())
@@ -431,6 +470,11 @@ pub(super) fn to_sql(number: u64) -> i64 {
 /// A limit likewise.
 pub(super) fn limit_to_sql(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The length of a lease, in microseconds.
+pub(super) fn micros_to_sql(length: Duration) -> i64 {
+    i64::try_from(length.min(LONGEST_LEASE).as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A stored count.

@@ -17,15 +17,14 @@ use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{EventId, EventType, ExpectedVersion, Position, StreamId, Version};
-use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, Outcome, RelayCheckpoint, Replay, Snapshot, Visitor,
-};
+use crate::store::{Append, Appended, EventReader, EventStore, Filter, Outcome, Replay, Snapshot, Visitor};
 
 mod append;
 mod keys;
 mod log;
 mod names;
 mod order;
+mod relays;
 mod replay;
 mod snapshots;
 
@@ -34,6 +33,7 @@ pub use keys::*;
 pub use log::*;
 pub use names::*;
 pub use order::*;
+pub use relays::*;
 pub use replay::*;
 pub use snapshots::*;
 
@@ -97,6 +97,7 @@ macro_rules! store_conformance {
             pages_cover_the_log_exactly_once,
             a_page_holds_just_what_passes_the_filter,
             a_page_says_how_far_it_has_looked,
+            a_page_of_large_events_ends_when_it_is_full,
             the_newest_events_of_a_type_come_newest_first,
             events_recorded_after_a_time_come_in_log_order,
             an_empty_log_has_nothing_to_read,
@@ -111,6 +112,33 @@ macro_rules! store_conformance {
                 let store: $crate::testing::store::Store = ::std::sync::Arc::new(store);
                 $crate::testing::store::$case(store.clone()).await;
                 store.close().await.expect("a store under test closes");
+            }
+        )*
+    };
+}
+
+/// Makes a test of every case of what a relay keeps in a store, as [`store_conformance!`](crate::store_conformance) does.
+#[macro_export]
+macro_rules! relay_store_conformance {
+    ($fresh:expr) => {
+        $crate::relay_store_conformance! {
+            @cases $fresh;
+            a_relays_checkpoint_never_goes_backward,
+            a_smaller_fence_cannot_move_the_checkpoint,
+            relays_and_leases_have_names_like_all_others,
+            a_lease_has_one_holder_and_a_larger_fence_for_the_next,
+            a_holder_prolongs_its_lease_under_the_same_fence,
+            a_lease_that_has_ended_is_taken_by_another,
+            a_lease_given_back_is_free_at_once,
+            of_sixteen_that_want_a_lease_at_once_one_gets_it,
+        }
+    };
+    (@cases $fresh:expr; $($case:ident,)*) => {
+        $(
+            #[::tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                let (store, _guard) = $fresh.await;
+                $crate::testing::store::$case(::std::sync::Arc::new(store)).await;
             }
         )*
     };
@@ -221,17 +249,6 @@ pub async fn replayed(store: &dyn EventReader, stream: &StreamId, replay: Replay
     Ok(seen)
 }
 
-/// A relay's checkpoint moves forward and never backward, and is no other relay's.
-pub async fn a_relays_checkpoint_never_goes_backward(store: &impl RelayCheckpoint) {
-    let relayed = async |relay| store.relayed(relay).await.expect("a relay's position can be read");
-    assert_eq!(relayed("one").await, Position::ZERO, "a relay that never ran");
-    for (moved_to, expected) in [(5, 5), (3, 5), (5, 5), (9, 9)] {
-        store.set_relayed("one", Position::new(moved_to)).await.expect("a relay's position can be moved");
-        assert_eq!(relayed("one").await, Position::new(expected), "after a move to {moved_to}");
-    }
-    assert_eq!(relayed("two").await, Position::ZERO, "another relay");
-}
-
 /// Appends to one stream, whatever its version, and waits for the position.
 async fn written(store: &Store, stream: &StreamId, events: Vec<NewEvent>) -> Appended {
     let append = Append::new(stream.clone(), ExpectedVersion::Any, events);
@@ -287,8 +304,9 @@ mod tests {
             include_str!("store/append.rs"),
             include_str!("store/keys.rs"),
             include_str!("store/log.rs"),
-            include_str!("store/names.rs").split_once("\n/// Names of relays").unwrap_or_default().0,
+            include_str!("store/names.rs"),
             include_str!("store/order.rs"),
+            include_str!("store/relays.rs"),
             include_str!("store/replay.rs"),
             include_str!("store/snapshots.rs"),
         ];

@@ -11,7 +11,7 @@ use retell::error::Result;
 use retell::store::mysql::MySqlStore;
 use retell::store::postgres::PostgresStore;
 use retell::store::sqlite::SqliteStore;
-use retell::store::{EventStore, RelayCheckpoint};
+use retell::store::{EventStore, RelayStore};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use tempfile::TempDir;
@@ -28,11 +28,11 @@ pub(crate) enum Place {
 /// A log in any of them, by its ports.
 pub(crate) struct Store {
     pub(crate) events: Arc<dyn EventStore>,
-    pub(crate) relays: Arc<dyn RelayCheckpoint>,
+    pub(crate) relays: Arc<dyn RelayStore>,
 }
 
 impl Store {
-    fn of(store: impl EventStore + RelayCheckpoint) -> Self {
+    fn of(store: impl EventStore + RelayStore) -> Self {
         let store = Arc::new(store);
         Self { events: store.clone(), relays: store }
     }

@@ -1,6 +1,7 @@
 //! The log that is in every fixture. It never changes: older releases have written it, too.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use retell::codec::Codec;
@@ -11,7 +12,7 @@ use retell::store::postgres::PostgresReadModel;
 use retell::store::sqlite::SqliteReadModel;
 use retell::store::{Append, CheckpointStore, Outcome, Replay, Snapshot, Work};
 use retell::testing::store::{events, replayed, stream, whole_log};
-use retell::{ErrorKind, ExpectedVersion, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use retell::{ErrorKind, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version};
 use uuid::Uuid;
 
 use crate::databases::{Place, Store};
@@ -87,7 +88,7 @@ pub(crate) async fn write(place: &Place) {
     }
     let snapshot = Snapshot { version: Version::new(2), fingerprint: FINGERPRINT, state: vec![0, 0xff, b'\''] };
     store.events.save_snapshot(&stream("1"), snapshot).await.unwrap();
-    store.relays.set_relayed("main", Position::new(3)).await.unwrap();
+    store.relays.set_relayed("main", Position::new(3), Fence::ZERO).await.unwrap();
     advance(place, Position::ZERO, Position::new(4)).await.unwrap();
     store.events.close().await.unwrap();
 }
@@ -113,6 +114,7 @@ pub(crate) async fn check(place: &Place) {
     check_beside(&store).await;
     advance(place, Position::new(4), Position::new(6)).await.unwrap();
     goes_on(&store).await;
+    a_relay_goes_on(&store).await;
     store.events.close().await.unwrap();
     // A second time there is nothing to migrate.
     assert_eq!(place.open().await.unwrap().events.head().await.unwrap(), Position::new(9));
@@ -152,6 +154,16 @@ async fn check_beside(store: &Store) {
         assert_eq!(position, Some(Position::new(if key.as_str() == "ship" { 6 } else { 4 })));
     }
     assert_eq!(store.relays.relayed("main").await.unwrap(), Position::new(3));
+}
+
+/// Relays that knew no lease have written with the smallest fence there is.
+async fn a_relay_goes_on(store: &Store) {
+    store.relays.set_relayed("main", Position::new(4), Fence::ZERO).await.unwrap();
+    let taken = store.relays.take_lease("main", id(1), Duration::from_hours(1)).await.unwrap();
+    assert_eq!(taken, Some(Fence::new(1)));
+    store.relays.set_relayed("main", Position::new(5), Fence::new(1)).await.unwrap();
+    assert!(store.relays.set_relayed("main", Position::new(6), Fence::ZERO).await.is_err());
+    assert_eq!(store.relays.relayed("main").await.unwrap(), Position::new(5));
 }
 
 async fn goes_on(store: &Store) {

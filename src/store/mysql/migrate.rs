@@ -6,9 +6,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::mysql::connection::{Connections, classify};
 
 /// The steps of the schema. Never changed once released. Every statement can be run again, since the server commits each by itself.
-const MIGRATIONS: [(i32, &str, &str); 2] = [
+const MIGRATIONS: [(i32, &str, &str); 3] = [
     (1, "log", include_str!("../../../migrations/mysql/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/mysql/0002_read_model.sql")),
+    (3, "leases", include_str!("../../../migrations/mysql/0003_leases.sql")),
 ];
 
 /// Applies what is missing. Processes that start at once take turns.

@@ -15,6 +15,7 @@ mod health;
 mod migrate;
 mod read;
 mod read_model;
+mod relay;
 
 use std::sync::Arc;
 
@@ -26,13 +27,13 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, MAX_NAME_BYTES, Position, StreamId, check_relay_name};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
-use crate::store::sql::{self, from_sql, to_sql};
+use crate::store::sql::{self, to_sql};
 use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
-    Snapshot, SnapshotStore, Visitor,
+    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
+    SnapshotStore, Visitor,
 };
 
 use append::Writer;
@@ -322,32 +323,6 @@ impl SnapshotStore for MySqlStore {
     }
 }
 
-#[async_trait]
-impl RelayCheckpoint for MySqlStore {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
-        check_relay_name(relay)?;
-        let position: Option<(i64,)> = self
-            .writer
-            .connections
-            .optional(sqlx::query_as(RELAYED).bind(relay.as_bytes()))
-            .await
-            .map_err(|error| classify(error, "read a relay's position"))?;
-        from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
-    }
-
-    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
-        check_relay_name(relay)?;
-        // A server that is not in strict mode would cut the name short.
-        if relay.len() > MAX_NAME_BYTES {
-            let problem = format!("relay name with {} bytes, at most {MAX_NAME_BYTES} are allowed", relay.len());
-            return Err(ErrorKind::Invalid(problem).into());
-        }
-        let position = to_sql(position.get());
-        let set = sqlx::query(SET_RELAYED).bind(relay.as_bytes()).bind(position).bind(position);
-        self.writer.connections.execute(set).await.map_err(|error| classify(error, "move a relay's position"))
-    }
-}
-
 const SERVER: &str = "
     SELECT CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED), CAST(@@GLOBAL.log_bin AS SIGNED), CAST(@@GLOBAL.sync_binlog AS SIGNED),
         CAST(@@max_allowed_packet AS SIGNED)";
@@ -372,9 +347,3 @@ const SAVE_SNAPSHOT: &str = "
         state = IF(fingerprint <> ? OR version < ?, ?, state),
         version = IF(fingerprint <> ?, ?, GREATEST(version, ?)),
         fingerprint = ?";
-
-const RELAYED: &str = "SELECT position FROM retell_relays WHERE relay = ?";
-
-/// Binds: relay, position, position.
-const SET_RELAYED: &str = "
-    INSERT INTO retell_relays (relay, position) VALUES (?, ?) ON DUPLICATE KEY UPDATE position = GREATEST(position, ?)";

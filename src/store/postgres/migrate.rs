@@ -6,9 +6,10 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::connection::{Schema, classify};
 
 /// The steps of the schema. Never changed once released.
-const MIGRATIONS: [(i32, &str, &str); 2] = [
+const MIGRATIONS: [(i32, &str, &str); 3] = [
     (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
+    (3, "leases", include_str!("../../../migrations/postgres/0003_leases.sql")),
 ];
 
 /// Applies what is missing in one transaction. Processes that start at once take turns.

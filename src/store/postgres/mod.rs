@@ -10,6 +10,7 @@ mod health;
 mod migrate;
 mod read;
 mod read_model;
+mod relay;
 mod signals;
 
 use std::sync::Arc;
@@ -22,13 +23,13 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, check_relay_name};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
-use crate::store::sql::{self, from_sql, to_sql};
+use crate::store::sql::{self, to_sql};
 use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
-    Snapshot, SnapshotStore, Visitor,
+    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
+    SnapshotStore, Visitor,
 };
 
 use append::Writer;
@@ -101,8 +102,7 @@ pub struct PostgresStore {
     schema: Schema,
     max_payload: usize,
     save_snapshot: Statement,
-    relayed: Statement,
-    set_relayed: Statement,
+    relay: relay::Statements,
 }
 
 impl PostgresStore {
@@ -138,8 +138,7 @@ impl PostgresStore {
             reader: Reader::new(pool, &schema),
             max_payload: options.max_payload,
             save_snapshot: schema.statement(SAVE_SNAPSHOT),
-            relayed: schema.statement(RELAYED),
-            set_relayed: schema.statement(SET_RELAYED),
+            relay: relay::Statements::new(&schema),
             schema,
         })
     }
@@ -270,29 +269,6 @@ impl SnapshotStore for PostgresStore {
     }
 }
 
-#[async_trait]
-impl RelayCheckpoint for PostgresStore {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
-        check_relay_name(relay)?;
-        let position: Option<i64> = sqlx::query_scalar(self.relayed.sql())
-            .bind(relay)
-            .fetch_optional(&self.writer.pool)
-            .await
-            .map_err(|error| classify(error, "read a relay's position"))?;
-        from_sql(position.unwrap_or(0), "position").map(Position::new)
-    }
-
-    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
-        check_relay_name(relay)?;
-        let set = sqlx::query(self.set_relayed.sql())
-            .bind(relay)
-            .bind(to_sql(position.get()))
-            .execute(&self.writer.pool)
-            .await;
-        set.map(drop).map_err(|error| classify(error, "move a relay's position"))
-    }
-}
-
 const IS_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::boolean";
 
 const NUMBERS: &str = "
@@ -311,9 +287,3 @@ const SAVE_SNAPSHOT: &str = "
     ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
     SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
     WHERE s.fingerprint <> excluded.fingerprint OR s.version < excluded.version";
-
-const RELAYED: &str = "SELECT position FROM {schema}.relays WHERE relay = $1";
-
-const SET_RELAYED: &str = "
-    INSERT INTO {schema}.relays AS r (relay, position) VALUES ($1, $2)
-    ON CONFLICT (relay) DO UPDATE SET position = greatest(r.position, excluded.position)";

@@ -9,6 +9,7 @@ mod health;
 mod migrate;
 mod read;
 mod read_model;
+mod relay;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,20 +17,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, check_relay_name};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
 use crate::store::group_commit::GroupCommit;
 use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, RelayCheckpoint, Replay,
-    Snapshot, SnapshotStore, Visitor,
+    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
+    SnapshotStore, Visitor,
 };
 
 use append::Writer;
-use connection::{Location, Pool, position_from_sql, to_sql};
+use connection::{Location, Pool, to_sql};
 pub use health::Health;
 pub use read_model::SqliteReadModel;
 
@@ -302,32 +303,6 @@ impl SnapshotStore for SqliteStore {
     }
 }
 
-#[async_trait]
-impl RelayCheckpoint for SqliteStore {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
-        check_relay_name(relay)?;
-        let relay = relay.to_owned();
-        self.readers
-            .run("read a relay's position", move |db| {
-                let position = db.prepare_cached(RELAYED)?.query_row([relay], |row| row.get(0)).optional()?;
-                position_from_sql(position.unwrap_or(0))
-            })
-            .await
-    }
-
-    async fn set_relayed(&self, relay: &str, position: Position) -> Result<()> {
-        check_relay_name(relay)?;
-        let relay = relay.to_owned();
-        self.writer
-            .pool
-            .run("move a relay's position", move |db| {
-                db.prepare_cached(SET_RELAYED)?.execute((relay, to_sql(position.get())))?;
-                Ok(())
-            })
-            .await
-    }
-}
-
 /// Binds: aggregate type, aggregate id, version, fingerprint, state.
 const SAVE_SNAPSHOT: &str = "
     INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
@@ -335,9 +310,3 @@ const SAVE_SNAPSHOT: &str = "
     ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
     SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
     WHERE fingerprint <> excluded.fingerprint OR version < excluded.version";
-
-const RELAYED: &str = "SELECT position FROM retell_relays WHERE relay = ?1";
-
-const SET_RELAYED: &str = "
-    INSERT INTO retell_relays (relay, position) VALUES (?1, ?2)
-    ON CONFLICT (relay) DO UPDATE SET position = max(position, excluded.position)";

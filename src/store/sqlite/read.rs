@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
 use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, position_from_sql, to_sql};
-use crate::store::{Filter, Page, Replay, UpTo, Visitor};
+use crate::store::{Filter, PAGE_BYTES, Page, Replay, UpTo, Visitor};
 
 /// A chunk of a stream is handed over when it has this many bytes: enough to hide the hand-over, little enough to stay in a cache, and
 /// below the size from which allocators ask the system for fresh pages each time (128 KiB), which costs more than reading them.
@@ -181,20 +181,16 @@ pub(super) fn page(db: &mut Connection, after: Position, limit: usize, filter: &
     }
     let end = if filter.is_all() { head } else { head.min(after.plus(SCANNED_ROWS)) };
     let events = if filter.is_all() {
-        unfiltered(&tx, after, limit)?
+        unfiltered(&tx, after, limit, PAGE_BYTES)?
     } else {
         let (first, last, rows) = (to_sql(after.get()), to_sql(end.get()), limit_to_sql(limit));
         let (kinds, types) = (
             json_names(filter.aggregate_types.iter().map(AggregateType::as_str))?,
             json_names(filter.event_types.iter().map(EventType::as_str))?,
         );
-        events(&tx, FILTERED, (first, last, rows, kinds, types), limit)?
+        events(&tx, FILTERED, (first, last, rows, kinds, types), limit, PAGE_BYTES)?
     };
-    let through = match events.last() {
-        Some(last) if events.len() == limit => last.position,
-        _ => end,
-    };
-    Ok(Page { events, through })
+    Ok(Page::of(events, limit, end))
 }
 
 /// A list for `json_each`; `None` lets everything pass.
@@ -213,7 +209,7 @@ fn limit_to_sql(limit: usize) -> i64 {
 }
 
 pub(super) fn newest(db: &Connection, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
-    events(db, NEWEST, (event_type.as_str(), limit_to_sql(limit)), limit)
+    events(db, NEWEST, (event_type.as_str(), limit_to_sql(limit)), limit, usize::MAX)
 }
 
 pub(super) fn recorded_after(
@@ -223,12 +219,17 @@ pub(super) fn recorded_after(
 ) -> Result<Vec<RecordedEvent>, Failure> {
     let tx = db.transaction()?;
     let first = last_recorded_by(&tx, time.timestamp_micros())?;
-    unfiltered(&tx, Position::new(first), limit)
+    unfiltered(&tx, Position::new(first), limit, usize::MAX)
 }
 
 /// Invariant: positions are contiguous; a hole would be an event that no projection ever gets.
-fn unfiltered(db: &Connection, after: Position, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
-    let events = events(db, ALL, (to_sql(after.get()), limit_to_sql(limit)), limit)?;
+fn unfiltered(
+    db: &Connection,
+    after: Position,
+    limit: usize,
+    enough_bytes: usize,
+) -> Result<Vec<RecordedEvent>, Failure> {
+    let events = events(db, ALL, (to_sql(after.get()), limit_to_sql(limit)), limit, enough_bytes)?;
     let mut position = after;
     for event in &events {
         position = position.next();
@@ -257,19 +258,25 @@ fn last_recorded_by(db: &Connection, time: i64) -> Result<u64, Failure> {
     Ok(early)
 }
 
-/// Reads whole events. Their payloads share few buffers and their types one allocation each.
+/// Reads whole events, until there are no more or their payloads have enough bytes. Their payloads share few buffers and their types one allocation each.
 fn events(
     db: &Connection,
     sql: &'static str,
     binds: impl Params,
     at_most: usize,
+    enough_bytes: usize,
 ) -> Result<Vec<RecordedEvent>, Failure> {
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query(binds)?;
     let mut reader = EventsReader::default();
     let mut events = Vec::with_capacity(at_most.min(RESERVED_ROWS));
-    while let Some(row) = rows.next()? {
-        events.push(reader.read(row)?);
+    let mut bytes = 0;
+    while bytes < enough_bytes
+        && let Some(row) = rows.next()?
+    {
+        let event = reader.read(row)?;
+        bytes += event.payload_bytes();
+        events.push(event);
     }
     Ok(events)
 }

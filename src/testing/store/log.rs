@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, EventType, Position};
-use crate::store::{Filter, Page};
+use crate::store::{Filter, PAGE_BYTES, Page};
 use crate::testing::store::{
     PATIENCE, Store, event, event_of, events, log_of, position_of, stream, stream_of, written,
 };
@@ -97,6 +97,24 @@ pub async fn a_page_says_how_far_it_has_looked(store: Store) {
         for after in [head, head + 1, head + 1_000] {
             let beyond = Page { events: vec![], through: Position::new(after) };
             assert_eq!(page(&store, after, 10, &filter).await, beyond);
+        }
+    }
+}
+
+/// Whoever reads page by page holds a bounded part of the log. A page never stays empty for that.
+pub async fn a_page_of_large_events_ends_when_it_is_full(store: Store) {
+    let large = PAGE_BYTES / 4 + 1;
+    for (number, size) in [large, 3, large, large, large, large, PAGE_BYTES - 1024, 1, large].into_iter().enumerate() {
+        written(&store, &stream(&number.to_string()), vec![event(vec![b'1'; size])]).await;
+    }
+    for filter in [Filter::all(), filter(&["account"], &[])] {
+        let mut after = 0;
+        for (limit, expected) in [(9, 5), (9, 7), (1, 8), (9, 9), (9, 9)] {
+            let page = page(&store, after, limit, &filter).await;
+            let positions: Vec<u64> = page.events.iter().map(|event| event.position.get()).collect();
+            assert_eq!(positions, (after + 1..=expected).collect::<Vec<_>>(), "{filter:?} after {after}");
+            assert_eq!(page.through.get(), expected);
+            after = expected;
         }
     }
 }

@@ -8,11 +8,11 @@ use crate::id::{
     AggregateId, AggregateType, EventType, ExpectedVersion, IdempotencyKey, MAX_NAME_BYTES, Position, ProjectionName,
     StreamId, Version,
 };
-use crate::store::{Append, Filter, Outcome, RelayCheckpoint, Replay};
+use crate::store::{Append, Filter, Outcome, Replay};
 use crate::testing::store::{Store, event, event_of, log_of, position_of, replay_of, stream_of};
 
 /// Text that means something to one database or another, or that one of them might change.
-const HOSTILE: [&str; 24] = [
+pub(super) const HOSTILE: [&str; 24] = [
     "'; DROP TABLE retell_events; --",
     "\"; DELETE FROM retell_keys; --",
     "' OR '1'='1",
@@ -122,24 +122,6 @@ pub async fn names_are_kept_up_to_their_limit_and_refused_beyond_it(store: Store
                 let error = Error::from(error.expect("the name is refused"));
                 assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
             }
-        }
-    }
-}
-
-/// Names of relays follow the same rules. They are parsed by the store.
-pub async fn relays_have_names_like_all_others(store: &impl RelayCheckpoint) {
-    let longest = "x".repeat(MAX_NAME_BYTES);
-    let names = || HOSTILE.into_iter().chain(["a", "A", "a ", &longest]).zip(1..);
-    for (relay, position) in names() {
-        store.set_relayed(relay, Position::new(position)).await.unwrap_or_else(|error| panic!("{relay:?}: {error}"));
-    }
-    for (relay, position) in names() {
-        assert_eq!(store.relayed(relay).await.expect("a relay's position can be read"), Position::new(position));
-    }
-    for refused in ["", "a\0", &*"x".repeat(MAX_NAME_BYTES + 1), &*"x".repeat(64 * 1024)] {
-        for error in [store.relayed(refused).await.err(), store.set_relayed(refused, Position::new(1)).await.err()] {
-            let error = error.expect("the name is refused");
-            assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
         }
     }
 }

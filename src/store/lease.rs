@@ -1,0 +1,41 @@
+//! The port of leases: of several processes that could do a thing, one does it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::id::Fence;
+
+/// A time that far off has room in every column.
+pub(super) const LONGEST_LEASE: Duration = Duration::from_hours(365 * 24);
+
+/// Lends names out for a time, by the database's clock, to one holder at a time.
+///
+/// A clock alone cannot keep a holder from acting late: one that was paused wakes up and goes on. So each change of holders has a larger
+/// [`Fence`], and what must not be written late is written with it.
+#[async_trait]
+pub trait LeaseStore: Send + Sync + 'static {
+    /// Takes the lease if it is free, has ended, or is this holder's already: then it is prolonged, under the fence it has. `None` while it
+    /// is somebody else's.
+    ///
+    /// It ends `length` after the database heard of it, so not before `length` after this was called. A year is the most.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a name that breaks the rules of all names: 1 to 255 bytes without NUL.
+    /// Otherwise what writing met.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still take the lease. Give it back, or let it end.
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;
+
+    /// Gives the lease back before its end, if it is this holder's.
+    ///
+    /// # Errors
+    /// As [`take_lease`](Self::take_lease). A lease that was not given back ends by itself.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still give it back.
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
+}

@@ -1,0 +1,498 @@
+//! Of the relays of one name one leads, whatever happens to it; and what it holds and confirms meanwhile. Time is tokio's own and passes when
+//! nothing else is left to do, so each test says exactly how long things take.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use retell::broker::frame::{Frame, ReceivedFrame};
+use retell::broker::{Announced, Announcer, Publisher};
+use retell::error::{Error, Result};
+use retell::event::RecordedEvent;
+use retell::id::{CommitId, Fence};
+use retell::relay::RelayOptions;
+use retell::store::{Append, LeaseStore, PAGE_BYTES, Page, RelayCheckpoint, RelayStore, Replay, Visitor};
+use retell::testing::store::{event, events, stream};
+use retell::{
+    ErrorKind, EventReader, EventStore, EventType, ExpectedVersion, Filter, MemoryStore, Position, Relay, StreamId,
+    async_trait,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const LEASE: Duration = Duration::from_secs(10);
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+async fn add(store: &MemoryStore, count: u64) {
+    store.append(Append::new(stream("a"), ExpectedVersion::Any, events(count))).await.unwrap();
+}
+
+/// The broker of all relays of a test: notes who sent what, and confirms while it is open.
+#[derive(Debug, Clone)]
+struct Broker {
+    sent: Arc<Mutex<Vec<(&'static str, u64)>>>,
+    open: watch::Sender<bool>,
+    /// So many calls fail first.
+    failures: Arc<AtomicUsize>,
+}
+
+impl Broker {
+    fn new() -> Self {
+        Self { sent: Arc::default(), open: watch::Sender::new(true), failures: Arc::default() }
+    }
+
+    fn link(&self, relay: &'static str) -> Link {
+        Link { broker: self.clone(), relay }
+    }
+
+    fn sent(&self) -> Vec<(&'static str, u64)> {
+        self.sent.lock().unwrap().clone()
+    }
+
+    fn sent_by(&self, relay: &str) -> Vec<u64> {
+        self.sent().into_iter().filter(|(by, _)| *by == relay).map(|(_, position)| position).collect()
+    }
+
+    async fn has(&self, count: usize) {
+        until(async || self.sent().len() >= count).await;
+    }
+}
+
+async fn until(reached: impl AsyncFn() -> bool) {
+    let poll = async {
+        while !reached().await {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, poll).await.expect("it gets there");
+}
+
+/// One relay's connection.
+#[derive(Debug, Clone)]
+struct Link {
+    broker: Broker,
+    relay: &'static str,
+}
+
+impl Link {
+    async fn take(&self, positions: impl IntoIterator<Item = u64>) -> Result<()> {
+        let broker = &self.broker;
+        if broker.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(ErrorKind::Transient("reach the broker".into()).into());
+        }
+        broker.sent.lock().unwrap().extend(positions.into_iter().map(|position| (self.relay, position)));
+        broker.open.subscribe().wait_for(|open| *open).await.unwrap();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Publisher for Link {
+    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+        let received = frames.iter().map(|frame| ReceivedFrame::parse(frame.body.clone()).unwrap().events().unwrap());
+        self.take(received.flatten().map(|event| event.position.get()).collect::<Vec<_>>()).await
+    }
+}
+
+#[async_trait]
+impl Announcer for Link {
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
+        self.take(events.iter().map(|event| event.position.get())).await?;
+        let odd = events.iter().filter(|event| event.position.get() % 2 == 1);
+        Ok(Announced { unroutable: odd.count() as u64 })
+    }
+}
+
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Running {
+    fn start(relay: Relay) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move { relay.run(stop).await }
+        });
+        Self { stop, task }
+    }
+
+    /// Gracefully.
+    async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        timeout(PATIENCE, self.task).await.expect("it ends").unwrap()
+    }
+
+    /// As a killed process ends: without another word.
+    async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+fn relay(store: &MemoryStore, keeper: impl RelayStore, link: Link) -> Relay {
+    let options = RelayOptions::new().with_lease(LEASE);
+    Relay::new(store.clone(), link).with_checkpoint(keeper, "main").with_options(options)
+}
+
+/// A relay that leads, since nobody else is there, and one that stands by.
+async fn two(store: &MemoryStore, broker: &Broker) -> (Running, Running) {
+    add(store, 1).await;
+    let first = Running::start(relay(store, store.clone(), broker.link("first")));
+    broker.has(1).await;
+    (first, Running::start(relay(store, store.clone(), broker.link("second"))))
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_relays_one_publishes_for_as_long_as_it_lives() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    let (first, second) = two(&store, &broker).await;
+    for _ in 0..20 {
+        // Idle or not, it prolongs its lease.
+        sleep(LEASE / 3).await;
+        add(&store, 2).await;
+        sleep(LEASE / 3).await;
+        assert_eq!(store.take_lease("main", Uuid::nil(), LEASE).await.unwrap(), None);
+    }
+    assert_eq!(broker.sent_by("first"), (1..=41).collect::<Vec<_>>());
+    assert!(broker.sent_by("second").is_empty());
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(41));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_is_stopped_hands_over_at_once_and_nothing_is_sent_twice() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    let (first, second) = two(&store, &broker).await;
+    first.stop().await.unwrap();
+    let stopped = Instant::now();
+    add(&store, 9).await;
+    broker.has(10).await;
+    assert!(stopped.elapsed() <= LEASE / 3 + Duration::from_millis(5), "{:?}", stopped.elapsed());
+    assert_eq!(broker.sent_by("second"), (2..=10).collect::<Vec<_>>());
+    second.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_is_killed_is_replaced_after_the_end_of_its_lease() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    let (first, second) = two(&store, &broker).await;
+    sleep(LEASE).await;
+    add(&store, 1).await;
+    broker.has(2).await;
+    first.kill().await;
+    let killed = Instant::now();
+    add(&store, 8).await;
+    until(async || !broker.sent_by("second").is_empty()).await;
+    // It may have been prolonged up to a third of its length before.
+    let late = killed.elapsed();
+    assert!(late >= LEASE * 2 / 3 - Duration::from_millis(5) && late <= LEASE * 4 / 3, "{late:?}");
+    broker.has(11).await;
+    assert_eq!(broker.sent_by("second"), (2..=10).collect::<Vec<_>>(), "2 was confirmed, but not yet kept");
+    second.stop().await.unwrap();
+}
+
+/// A store that a relay may lose sight of, or be deceived about.
+#[derive(Debug, Clone)]
+struct Keeper {
+    store: MemoryStore,
+    cut_off: Arc<AtomicBool>,
+    /// What it goes on answering, as to a process whose clock stands still.
+    deceived: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    fn of(store: &MemoryStore) -> Self {
+        Self { store: store.clone(), cut_off: Arc::default(), deceived: Arc::default() }
+    }
+
+    fn reach(&self) -> Result<&MemoryStore> {
+        let cut_off = self.cut_off.load(Ordering::SeqCst);
+        if cut_off { Err(ErrorKind::Transient("reach the store".into()).into()) } else { Ok(&self.store) }
+    }
+}
+
+#[async_trait]
+impl LeaseStore for Keeper {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        if self.deceived.load(Ordering::SeqCst) {
+            return Ok(Some(Fence::new(1)));
+        }
+        self.reach()?.take_lease(name, holder, length).await
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        self.reach()?.release_lease(name, holder).await
+    }
+}
+
+#[async_trait]
+impl RelayCheckpoint for Keeper {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        self.reach()?.relayed(relay).await
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        self.reach()?.set_relayed(relay, position, fence).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_whose_lease_ran_out_while_the_publisher_hung_publishes_nothing_more() {
+    let (store, broker, hanging) = (MemoryStore::new(), Broker::new(), Broker::new());
+    let keeper = Keeper::of(&store);
+    add(&store, 3_000).await;
+    hanging.open.send_replace(false);
+    let first = Running::start(relay(&store, keeper.clone(), hanging.link("first")));
+    hanging.has(1_000).await;
+    keeper.cut_off.store(true, Ordering::SeqCst);
+    let cut_off = Instant::now();
+    let second = Running::start(relay(&store, store.clone(), broker.link("second")));
+    broker.has(3_000).await;
+    assert!(cut_off.elapsed() >= LEASE * 2 / 3 - Duration::from_millis(5), "{:?}", cut_off.elapsed());
+    hanging.open.send_replace(true);
+    sleep(LEASE * 2).await;
+    assert_eq!(hanging.sent_by("first"), (1..=1_000).collect::<Vec<_>>());
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(3_000));
+
+    // It is still there when it is needed.
+    keeper.cut_off.store(false, Ordering::SeqCst);
+    second.stop().await.unwrap();
+    add(&store, 1).await;
+    hanging.has(1_001).await;
+    assert_eq!(hanging.sent_by("first").last(), Some(&3_001));
+    first.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zombies_checkpoint_is_refused_and_it_leads_no_more() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    let keeper = Keeper::of(&store);
+    add(&store, 1).await;
+    let zombie = Running::start(relay(&store, keeper.clone(), broker.link("zombie")));
+    until(async || store.relayed("main").await.unwrap() == Position::new(1)).await;
+    keeper.deceived.store(true, Ordering::SeqCst);
+    sleep(LEASE * 2).await;
+    let fence =
+        store.take_lease("main", Uuid::nil(), PATIENCE).await.unwrap().expect("it has ended by the store's clock");
+    store.set_relayed("main", Position::new(1), fence).await.unwrap();
+    add(&store, 1).await;
+    broker.has(2).await;
+    keeper.deceived.store(false, Ordering::SeqCst);
+    sleep(LEASE * 2).await;
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(1), "it could not move it");
+    add(&store, 1).await;
+    sleep(LEASE * 2).await;
+    assert_eq!(broker.sent_by("zombie"), [1, 2], "it found out, and stands by");
+    store.release_lease("main", Uuid::nil()).await.unwrap();
+    broker.has(4).await;
+    assert_eq!(broker.sent_by("zombie"), [1, 2, 2, 3]);
+    zombie.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_beyond_all_leases_is_an_error_and_not_a_silent_wait() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    store.set_relayed("main", Position::new(1), Fence::new(7)).await.unwrap();
+    let ended = relay(&store, store.clone(), broker.link("first")).run(CancellationToken::new()).await;
+    let expected = ErrorKind::Fenced { relay: "main".into(), fence: Fence::new(1), newest: Fence::new(7) };
+    assert_eq!(*ended.unwrap_err().kind(), expected);
+}
+
+/// Counts the pages it hands out, and the largest limit asked for since the last look.
+#[derive(Debug, Clone)]
+struct Counted {
+    store: MemoryStore,
+    pages: Arc<AtomicUsize>,
+    limit: Arc<AtomicUsize>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn of(store: &MemoryStore) -> Self {
+        Self { store: store.clone(), pages: Arc::default(), limit: Arc::default(), bytes: Arc::default() }
+    }
+}
+
+#[async_trait]
+impl EventReader for Counted {
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        let page = self.store.read_all(after, limit, filter).await?;
+        self.limit.store(limit, Ordering::SeqCst);
+        self.pages.fetch_add(usize::from(!page.events.is_empty()), Ordering::SeqCst);
+        let bytes = page.events.iter().map(RecordedEvent::payload_bytes).sum::<usize>() as u64;
+        self.bytes.fetch_max(bytes, Ordering::SeqCst);
+        Ok(page)
+    }
+
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        self.store.replay(stream, replay, visitor).await
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.store.newest(event_type, limit).await
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.store.recorded_after(time, limit).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.store.head().await
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        self.store.position_of(commit).await
+    }
+
+    fn grown(&self) -> watch::Receiver<Position> {
+        self.store.grown()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_page_is_read_while_the_broker_confirms_another_and_no_more() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    let counted = Counted::of(&store);
+    for _ in 0..10 {
+        add(&store, 100).await;
+    }
+    broker.open.send_replace(false);
+    let options = RelayOptions::new().with_page_events(100);
+    let relay = Relay::new(counted.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
+    let running = Running::start(relay.with_options(options));
+    until(async || counted.pages.load(Ordering::SeqCst) == 2).await;
+    sleep(LEASE * 3).await;
+    assert_eq!((counted.pages.load(Ordering::SeqCst), broker.sent().len()), (2, 100));
+    assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO, "nothing was confirmed");
+    broker.open.send_replace(true);
+    broker.has(1_000).await;
+    running.stop().await.unwrap();
+    assert_eq!(broker.sent_by("first"), (1..=1_000).collect::<Vec<_>>());
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(1_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_of_large_events_is_read_in_small_pages() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    let counted = Counted::of(&store);
+    let large = PAGE_BYTES / 3;
+    for number in 0..12 {
+        let append = Append::new(stream(&number.to_string()), ExpectedVersion::Any, vec![event(vec![b'1'; large])]);
+        store.append(append).await.unwrap();
+    }
+    let relay = Relay::new(counted.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
+    let running = Running::start(relay);
+    broker.has(12).await;
+    running.stop().await.unwrap();
+    assert_eq!(broker.sent_by("first"), (1..=12).collect::<Vec<_>>());
+    assert!(counted.bytes.load(Ordering::SeqCst) < (PAGE_BYTES + large) as u64);
+    assert_eq!((counted.pages.load(Ordering::SeqCst), counted.limit.load(Ordering::SeqCst)), (3, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_position_moves_when_frames_and_announcements_are_both_confirmed() {
+    for slow in ["frames", "announcements"] {
+        let (store, frames, announcements) = (MemoryStore::new(), Broker::new(), Broker::new());
+        let (late, early) = if slow == "frames" { (&frames, &announcements) } else { (&announcements, &frames) };
+        add(&store, 5).await;
+        late.open.send_replace(false);
+        let relay =
+            relay(&store, store.clone(), frames.link("frames")).with_announcer(announcements.link("announcements"));
+        let mut unroutable = relay.unroutable();
+        let running = Running::start(relay);
+        late.has(5).await;
+        early.has(5).await;
+        sleep(LEASE * 3).await;
+        assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO, "{slow} are not confirmed");
+        late.open.send_replace(true);
+        until(async || store.relayed("main").await.unwrap() == Position::new(5)).await;
+        running.stop().await.unwrap();
+        assert_eq!(frames.sent_by("frames"), [1, 2, 3, 4, 5]);
+        assert_eq!(announcements.sent_by("announcements"), [1, 2, 3, 4, 5]);
+        assert_eq!(*unroutable.borrow_and_update(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_side_has_confirmed_is_not_sent_again_for_the_other() {
+    let (store, frames, announcements) = (MemoryStore::new(), Broker::new(), Broker::new());
+    add(&store, 5).await;
+    frames.failures.store(7, Ordering::SeqCst);
+    let relay = relay(&store, store.clone(), frames.link("frames")).with_announcer(announcements.link("announcements"));
+    let running = Running::start(relay);
+    frames.has(5).await;
+    running.stop().await.unwrap();
+    assert_eq!(announcements.sent_by("announcements"), [1, 2, 3, 4, 5]);
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_may_announce_and_publish_no_frames() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    add(&store, 5).await;
+    let relay = Relay::announcing(store.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
+    let running = Running::start(relay);
+    broker.has(5).await;
+    running.stop().await.unwrap();
+    assert_eq!(broker.sent_by("first"), [1, 2, 3, 4, 5]);
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_lasts_ends_the_relay_and_frees_its_lease() {
+    /// Refuses for good.
+    struct Refusing;
+
+    #[async_trait]
+    impl Publisher for Refusing {
+        async fn publish(&self, _: &[Frame]) -> Result<()> {
+            Err(Error::new(ErrorKind::Closed("the broker")))
+        }
+    }
+
+    let store = MemoryStore::new();
+    add(&store, 1).await;
+    let relay = Relay::new(store.clone(), Refusing).with_checkpoint(store.clone(), "main");
+    assert_eq!(*relay.run(CancellationToken::new()).await.unwrap_err().kind(), ErrorKind::Closed("the broker"));
+    assert_eq!(store.take_lease("main", Uuid::nil(), LEASE).await.unwrap(), Some(Fence::new(2)));
+    assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO);
+}
+
+#[cfg(feature = "zstd")]
+#[tokio::test(start_paused = true)]
+async fn large_frames_travel_compressed_where_that_is_asked_for() {
+    #[derive(Debug, Clone, Default)]
+    struct Bodies(Arc<Mutex<Vec<Frame>>>);
+
+    #[async_trait]
+    impl Publisher for Bodies {
+        async fn publish(&self, frames: &[Frame]) -> Result<()> {
+            self.0.lock().unwrap().extend_from_slice(frames);
+            Ok(())
+        }
+    }
+
+    let (store, bodies) = (MemoryStore::new(), Bodies::default());
+    add(&store, 100).await;
+    add(&store, 1).await;
+    let options = RelayOptions::new().with_compression(1_000);
+    let relay = Relay::new(store.clone(), bodies.clone()).with_checkpoint(store.clone(), "main").with_options(options);
+    let running = Running::start(relay);
+    until(async || bodies.0.lock().unwrap().len() == 2).await;
+    running.stop().await.unwrap();
+    let bodies = bodies.0.lock().unwrap();
+    assert_eq!(bodies.iter().map(|frame| frame.body[0]).collect::<Vec<_>>(), [2, 1], "the second is small");
+    let events = bodies.iter().flat_map(|frame| ReceivedFrame::parse(frame.body.clone()).unwrap().events().unwrap());
+    assert_eq!(events.map(|event| event.position.get()).collect::<Vec<_>>(), (1..=101).collect::<Vec<_>>());
+}
