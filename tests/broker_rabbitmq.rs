@@ -7,18 +7,21 @@ use std::error::Error as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use chrono::DateTime;
 use futures::StreamExt;
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use retell::ErrorKind;
+use retell::broker::envelope::Announcement;
 use retell::broker::frame::Frame;
 use retell::broker::rabbitmq::topology::{Channel, Topology};
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use retell::broker::{Broker, Publisher};
+use retell::broker::{Announced, Announcer, Broker, Publisher};
+use retell::event::{NewEvent, RecordedEvent};
 use retell::id::{Position, ProjectionName};
+use retell::{Codec, ErrorKind, EventId, EventType, Metadata, StreamId, Version};
 
 retell::broker_conformance!(new_broker());
 
@@ -210,6 +213,44 @@ async fn a_consumer_that_declares_its_channel_by_hand_finds_it_compatible() {
     publish("order.created").await.unwrap();
     assert_eq!(get(&stranger, &queue).await.data, b"order.created");
     stranger.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_announced_event_arrives_by_its_type_as_the_envelope_says() {
+    let topology = topology().with_channel(Channel::new("order.events", ["order.*"]));
+    let broker = broker(&topology);
+    let event = |position: u64, event_type: &str| RecordedEvent {
+        position: Position::new(position),
+        stream: StreamId::parse("order", "ü 1").unwrap(),
+        version: Version::new(position),
+        recorded_at: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+        event: NewEvent {
+            id: EventId::generate(),
+            event_type: EventType::new(event_type).unwrap(),
+            schema_version: 1,
+            codec: Codec::Json,
+            payload: r#"{"total":7}"#.into(),
+            metadata: Metadata::default(),
+        },
+    };
+    let created = event(1, "order.created");
+    let announced = broker.announce(&[created.clone(), event(2, "user.registered")]).await.unwrap();
+    assert_eq!(announced, Announced { unroutable: 1 }, "no channel wants users");
+    let expected = Announcement::of(&created).unwrap();
+    let stranger = stranger().await;
+    let queue = topology.channels[0].queue.clone();
+    let message = get(&stranger, &queue).await;
+    stranger.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    assert_eq!(message.routing_key.as_str(), "order.created");
+    assert_eq!(message.data, expected.body);
+    let properties = &message.properties;
+    assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert_eq!(properties.message_id().as_ref().unwrap().as_str(), created.event.id.to_string());
+    assert_eq!(*properties.timestamp(), Some(1_700_000_000));
+    assert_eq!(properties.kind().as_ref().unwrap().as_str(), "order.created");
+    assert_eq!(*header(&message, "aggregate_id"), text("ü 1"));
+    assert_eq!(*header(&message, "position"), AMQPValue::LongLongInt(1));
 }
 
 #[tokio::test]

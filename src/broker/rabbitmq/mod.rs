@@ -14,12 +14,14 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation};
 
+use crate::broker::envelope::{Announcement, HeaderValue};
 use crate::broker::frame::Frame;
 use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, short};
 use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
 use crate::broker::rabbitmq::topology::Topology;
-use crate::broker::{Broker, Consumer, Publisher};
+use crate::broker::{Announced, Announcer, Broker, Consumer, Publisher};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
 
 /// Makes a message outlive a restart of the broker.
@@ -36,6 +38,7 @@ pub struct RabbitMqOptions {
     tls: OwnedTLSConfig,
     topology: Topology,
     prefetch: u16,
+    compress_over: usize,
     timeout: Duration,
 }
 
@@ -58,6 +61,7 @@ impl RabbitMqOptions {
             tls: OwnedTLSConfig::default(),
             topology: Topology::new(),
             prefetch: 100,
+            compress_over: usize::MAX,
             timeout: Duration::from_secs(30),
         })
     }
@@ -83,6 +87,13 @@ impl RabbitMqOptions {
     /// The most messages a worker has in memory that it has not acknowledged.
     pub fn with_prefetch(mut self, messages: u16) -> Self {
         self.prefetch = messages.max(1);
+        self
+    }
+
+    /// Compresses the envelopes of single events that have more bytes, by zstd (`content_encoding: zstd`): for consumers that all know it.
+    /// None, by default.
+    pub fn with_compressed_envelopes(mut self, over: usize) -> Self {
+        self.compress_over = over;
         self
     }
 
@@ -149,7 +160,7 @@ impl Publisher for RabbitMqBroker {
         }
         let exchange = &self.inner.options.topology.log_exchange.name;
         let messages = frames.iter().map(|frame| Message { key: "", body: &frame.body, properties: properties(frame) });
-        self.inner.publishing.send(exchange, messages).await
+        self.inner.publishing.send(exchange, messages).await.map(drop)
     }
 }
 
@@ -172,6 +183,24 @@ impl Broker for RabbitMqBroker {
     }
 }
 
+#[async_trait]
+impl Announcer for RabbitMqBroker {
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
+        let options = &self.inner.options;
+        let announcements: Vec<Announcement> = events
+            .iter()
+            .map(|event| Announcement::of(event)?.compressed(options.compress_over))
+            .collect::<Result<_>>()?;
+        let messages = announcements.iter().map(|announcement| Message {
+            key: announcement.routing_key.as_str(),
+            body: &announcement.body,
+            properties: announced(announcement),
+        });
+        let unroutable = self.inner.publishing.send(&options.topology.event_exchange.name, messages).await?;
+        Ok(Announced { unroutable })
+    }
+}
+
 /// A message on its way out.
 struct Message<'m> {
     key: &'m str,
@@ -180,11 +209,12 @@ struct Message<'m> {
 }
 
 impl Link {
-    /// Sends messages one behind the other, and then waits for the broker's confirm of each.
-    async fn send<'m>(&self, exchange: &str, messages: impl Iterator<Item = Message<'m>> + Send) -> Result<()> {
+    /// Sends messages one behind the other, and then waits for the broker's confirm of each. Returns how many went to no queue.
+    async fn send<'m>(&self, exchange: &str, messages: impl Iterator<Item = Message<'m>> + Send) -> Result<u64> {
         let channel = self.channel().await?;
-        let sent = self.within("publish", send(&channel, exchange, messages)).await.and_then(|refused| {
-            if refused == 0 { Ok(()) } else { Err(ErrorKind::Transient(format!("publish: {refused} refused")).into()) }
+        let sent = self.within("publish", send(&channel, exchange, messages)).await.and_then(|sent| match sent {
+            Sent { refused: 0, unroutable } => Ok(unroutable),
+            Sent { refused, .. } => Err(ErrorKind::Transient(format!("publish: {refused} refused")).into()),
         });
         if sent.is_err() {
             self.forget().await;
@@ -193,22 +223,55 @@ impl Link {
     }
 }
 
-/// Returns how many the broker refused.
+/// What the broker said of a row of messages.
+#[derive(Debug, Default)]
+struct Sent {
+    refused: u64,
+    unroutable: u64,
+}
+
 async fn send<'m>(
     channel: &Channel,
     exchange: &str,
     messages: impl Iterator<Item = Message<'m>>,
-) -> lapin::Result<usize> {
+) -> lapin::Result<Sent> {
     let mut confirms = Vec::new();
     for Message { key, body, properties } in messages {
-        let options = BasicPublishOptions::default();
+        // Mandatory: the broker gives back what no queue wants, for us to count. It is confirmed all the same.
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         confirms.push(channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?);
     }
-    let mut refused = 0;
+    let mut sent = Sent::default();
     for confirm in confirms {
-        refused += usize::from(!matches!(confirm.await?, Confirmation::Ack(_)));
+        match confirm.await? {
+            Confirmation::Ack(returned) => sent.unroutable += u64::from(returned.is_some()),
+            _ => sent.refused += 1,
+        }
     }
-    Ok(refused)
+    Ok(sent)
+}
+
+/// The properties of the reference: what its consumers look for.
+fn announced(announcement: &Announcement) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in &announcement.headers {
+        let value = match value {
+            HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            HeaderValue::Number(number) => AMQPValue::LongLongInt(*number),
+        };
+        headers.insert((*name).into(), value);
+    }
+    let properties = BasicProperties::default()
+        .with_content_type(announcement.content_type.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(announcement.message_id.to_string().into())
+        .with_timestamp(announcement.timestamp)
+        .with_type(announcement.event_type.as_str().into())
+        .with_headers(headers);
+    match announcement.content_encoding {
+        Some(encoding) => properties.with_content_encoding(encoding.into()),
+        None => properties,
+    }
 }
 
 fn properties(frame: &Frame) -> BasicProperties {
