@@ -80,10 +80,11 @@ fn wire(announcement: &Announcement) -> Vec<u8> {
         announcement.event_type,
     );
     for (name, value) in &announcement.headers {
-        text.push_str(&match value {
-            HeaderValue::Text(value) => format!("header {name}: text {value}\n"),
-            HeaderValue::Number(value) => format!("header {name}: number {value}\n"),
-        });
+        let (kind, value) = match value {
+            HeaderValue::Text(value) => ("text", value.clone()),
+            HeaderValue::Number(value) => ("number", value.to_string()),
+        };
+        text.extend(["header ", name, ": ", kind, " ", &value, "\n"]);
     }
     [text.as_bytes(), b"\n", &announcement.body, b"\n"].concat()
 }
@@ -147,23 +148,25 @@ fn an_event_without_a_payload_has_none() {
     assert_eq!(parsed(&event)["payload"], Value::Null);
 }
 
+/// A map would keep the last of two keys; a struct refuses them.
+#[derive(serde::Deserialize)]
+struct Body {
+    metadata: Fields,
+}
+
+#[derive(serde::Deserialize)]
+struct Fields {
+    correlation_id: Uuid,
+    causation_id: Uuid,
+    #[serde(flatten)]
+    rest: BTreeMap<String, String>,
+}
+
 #[test]
 fn no_key_stands_there_twice_whatever_the_metadata_holds() {
     let mut event = full();
     let names = ["correlation_id", "causation_id", "payload", "event_id"];
     event.event.metadata.extra = names.map(|name| (name.to_owned(), "mine".to_owned())).into();
-    // A map of strings would keep the last of two; a struct refuses them.
-    #[derive(serde::Deserialize)]
-    struct Body {
-        metadata: Fields,
-    }
-    #[derive(serde::Deserialize)]
-    struct Fields {
-        correlation_id: Uuid,
-        causation_id: Uuid,
-        #[serde(flatten)]
-        rest: BTreeMap<String, String>,
-    }
     let body: Body = serde_json::from_slice(&Announcement::of(&event).unwrap().body).unwrap();
     assert_eq!((body.metadata.correlation_id, body.metadata.causation_id), (id(2), id(3)));
     assert_eq!(body.metadata.rest.keys().collect::<Vec<_>>(), ["event_id", "payload", "source"]);

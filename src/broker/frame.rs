@@ -165,7 +165,7 @@ impl ReceivedFrame {
     ///
     /// # Errors
     /// [`ErrorKind::BadFrame`] if it is not a frame of a format this release knows.
-    pub fn parse(body: Bytes) -> Result<Self> {
+    pub fn parse(mut body: Bytes) -> Result<Self> {
         let (head, rest): (Head, _) = postcard::take_from_bytes(&body).map_err(|e| bad(e.to_string()))?;
         if ![PLAIN, COMPRESSED].contains(&head.format) {
             return Err(bad(format!("format {}, known are {PLAIN} and {COMPRESSED}", head.format)));
@@ -173,7 +173,7 @@ impl ReceivedFrame {
         if head.count == 0 || head.first == 0 {
             return Err(bad(format!("{} events from position {}", head.count, head.first)));
         }
-        let events = body.slice_ref(rest);
+        let events = body.split_off(body.len() - rest.len());
         Ok(Self { first: Position::new(head.first), count: head.count, format: head.format, events })
     }
 

@@ -69,7 +69,7 @@ impl<B: Publisher + ?Sized> Publisher for Arc<B> {
 }
 
 #[async_trait]
-impl<A: Announcer + ?Sized> Announcer for Arc<A> {
+impl<B: Announcer + ?Sized> Announcer for Arc<B> {
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
         (**self).announce(events).await
     }

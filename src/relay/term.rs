@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::Announced;
 use crate::broker::frame::Frame;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
@@ -143,9 +144,9 @@ impl<'r> Term<'r> {
 
     async fn announce(&self, events: &[RecordedEvent]) -> Result<(), Halt> {
         let Some(announcer) = &self.relay.announcer else { return Ok(()) };
-        let announced = self.retry(|| announcer.announce(events)).await?;
-        if announced.unroutable > 0 {
-            self.relay.unroutable.send_modify(|unroutable| *unroutable += announced.unroutable);
+        let Announced { unroutable } = self.retry(|| announcer.announce(events)).await?;
+        if unroutable > 0 {
+            self.relay.unroutable.send_modify(|sum| *sum += unroutable);
         }
         Ok(())
     }

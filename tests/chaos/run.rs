@@ -83,12 +83,10 @@ impl Run {
                 Kind::MySql => Database::mysql().await,
             }
         });
-        let mut run = Self::at(kind, database.place.clone(), events, runtime);
-        run._database = Some(database);
-        run
+        Self::at(kind, database.place.clone(), Some(database), events, runtime)
     }
 
-    fn at(kind: Kind, place: Place, events: u64, runtime: Runtime) -> Self {
+    fn at(kind: Kind, place: Place, database: Option<Database>, events: u64, runtime: Runtime) -> Self {
         let seed =
             env::var(SEED).map_or_else(|_| RandomState::new().build_hasher().finish(), |seed| seed.parse().unwrap());
         eprintln!("{SEED}={seed}");
@@ -106,7 +104,7 @@ impl Run {
             workers: Vec::new(),
             place,
             server: None,
-            _database: None,
+            _database: database,
         }
     }
 
@@ -119,7 +117,7 @@ impl Run {
         };
         let server = server::Server::start(kind);
         let place = place(server.url());
-        let mut run = Self::at(self.kind, place, self.events, Runtime::new().unwrap());
+        let mut run = Self::at(self.kind, place, None, self.events, Runtime::new().unwrap());
         run.server = Some(server);
         run
     }
