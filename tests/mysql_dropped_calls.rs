@@ -19,7 +19,8 @@ use retell::event::StoredEvent;
 use retell::id::ProjectionName;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{
-    Append, CheckpointStore, EventReader, EventStore, Filter, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Visitor,
+    Append, CheckpointStore, EventReader, EventStore, Filter, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step,
+    Visitor,
 };
 use retell::testing::store::{events, stream, whole_log};
 use retell::{ErrorKind, EventType, ExpectedVersion, IdempotencyKey, Position, Version};
@@ -183,7 +184,7 @@ impl Subject {
 
     async fn advance(&self, projection: &str, from: u64, to: u64) -> retell::Result<()> {
         let (from, to) = (Position::new(from), Position::new(to));
-        self.model.advance(&name(projection), from, to, Box::new(work)).await
+        self.model.advance(Step::new(&name(projection), from, to), Box::new(work)).await
     }
 
     /// Every kind of call. What they write is no other's business.

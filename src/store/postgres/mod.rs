@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, check_relay_name};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, Version, check_relay_name};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
 use crate::store::sql::{self, from_sql, to_sql};
@@ -213,6 +213,10 @@ impl EventReader for PostgresStore {
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
         sql::page(&self.reader, after, limit, filter).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.reader.stream(stream, after, limit).await
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
