@@ -167,7 +167,7 @@ fn at_once() -> ParkingOptions {
 
 /// Retries when somebody calls.
 fn never() -> ParkingOptions {
-    let day = Duration::from_secs(24 * 60 * 60);
+    let day = Duration::from_hours(24);
     ParkingOptions::new().with_delays(day, day)
 }
 
@@ -184,7 +184,7 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it comes about");
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it comes about");
 }
 
 /// Runs a worker until `done` has come to its end.

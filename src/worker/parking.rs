@@ -35,9 +35,9 @@ impl ParkingOptions {
         Self {
             retries: 16,
             first_delay: Duration::from_secs(1),
-            longest_delay: Duration::from_secs(10 * 60),
+            longest_delay: Duration::from_mins(10),
             outage_failures: 5,
-            longest_outage: Duration::from_secs(10 * 60),
+            longest_outage: Duration::from_mins(10),
         }
     }
 
@@ -258,7 +258,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_breaker_holds_for_a_bounded_time_and_again_after_a_success() {
-        let options = ParkingOptions::new().with_outage_after(3).with_longest_outage(Duration::from_secs(60));
+        let options = ParkingOptions::new().with_outage_after(3).with_longest_outage(Duration::from_mins(1));
         let mut breaker = Breaker::new();
         breaker.suspect(1);
         assert!(!breaker.trips(1, &options), "two are no outage");
