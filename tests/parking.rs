@@ -385,6 +385,36 @@ async fn two_workers_apply_each_event_of_a_parked_aggregate_once() {
     assert_eq!(counted(&models).await, fold(&store).await);
 }
 
+/// A release moves no checkpoint, so a worker that stands by at the same one could take the aggregate for parked.
+#[tokio::test]
+async fn a_worker_that_stood_by_while_an_aggregate_was_released_passes_nothing_over() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let models = SqliteReadModel::in_memory().await.unwrap();
+    add(&store, "a", 1).await;
+    add(&store, "b", 1).await;
+    let poison = Poison::at([1]);
+    let worker = |sweep| {
+        let options = eager(never()).with_sweep(sweep);
+        Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options)
+    };
+    let (sweeps, stands_by) = (worker(Duration::from_millis(5)), worker(Duration::from_hours(1)));
+    while_running(&sweeps, until(async || reached(&models, 2).await)).await;
+    while_running(&stands_by, async {
+        until(async || stands_by.applied().borrow().get() == 2).await;
+        while_running(&sweeps, async {
+            poison.heal();
+            assert!(models.retry_parked(&seen(), &stream("a")).await.unwrap());
+            until(async || parked(&models).await.is_empty()).await;
+        })
+        .await;
+        add(&store, "a", 1).await;
+        add(&store, "b", 1).await;
+        until(async || reached(&models, 4).await).await;
+    })
+    .await;
+    assert_eq!(counted(&models).await, fold(&store).await);
+}
+
 /// Hangs at its `door`-th call, before or after it is done, as if the process was killed there.
 #[derive(Debug, Clone)]
 struct Doors {
