@@ -134,7 +134,8 @@ pub enum ErrorKind {
         /// The type of that event.
         event_type: EventType,
     },
-    /// Another worker moved the projection's checkpoint. This worker's batch was rolled back.
+    /// Another worker moved the projection's checkpoint, or changed what is parked at it: then the two positions are the same. This
+    /// worker's batch was rolled back.
     #[error("projection {projection}: the checkpoint is at {actual}, not at {expected}")]
     CheckpointMoved {
         /// Which projection.
@@ -206,6 +207,13 @@ impl Error {
                 | ErrorKind::NewerStore { .. }
         )
     }
+}
+
+/// An error and its causes.
+pub(crate) fn chain<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 impl fmt::Display for Error {

@@ -49,6 +49,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0006-lanes-and-a-sequencer.md")]
         pub mod d0006_lanes {}
+
+        #[doc = include_str!("docs/decisions/0008-parked-aggregates.md")]
+        pub mod d0008_parking {}
     }
 }
 

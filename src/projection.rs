@@ -12,7 +12,7 @@ use crate::id::ProjectionName;
 use crate::store::{CheckpointStore, EventReader, Filter, Token};
 
 /// Folds events into a read model. Every event is applied once in effect and in order, whatever fails on the way, since the change
-/// and the checkpoint are one transaction.
+/// and the checkpoint are one transaction. An aggregate whose event cannot be applied is set aside, in order, until it can.
 #[async_trait]
 pub trait Projection: Send + Sync + 'static {
     /// What it understands: the events of one aggregate, a union of several, or [`AnyEvent`](crate::event::AnyEvent).
@@ -26,8 +26,8 @@ pub trait Projection: Send + Sync + 'static {
 
     /// The events it gets; by default exactly those that [`Event`](Self::Event) can hold.
     ///
-    /// A wider filter, such as [`Filter::aggregates`], makes an event of an unknown type an error that stops the projection instead of
-    /// something it passes over.
+    /// A wider filter, such as [`Filter::aggregates`], makes an event of an unknown type an error that parks its aggregate
+    /// instead of something it passes over.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a filter that cannot be.
@@ -46,13 +46,14 @@ pub trait Projection: Send + Sync + 'static {
     /// Applies one event.
     ///
     /// # Errors
-    /// Rolls the batch back. The event is tried again, and never passed over.
+    /// Rolls the batch back. The event is tried again; if that does not help, its aggregate is parked, and tried again from this event on.
+    /// Keep the database's error in the chain of causes: a lost connection is no failure of the event's.
     async fn apply(&self, tx: &mut Self::Tx, event: Envelope<Self::Event>) -> Result<(), BoxError>;
 
     /// Applies the events of a batch, in order; by default one by one. Worth writing where one statement can do many events' work.
     ///
     /// # Errors
-    /// As [`apply`](Self::apply). After a failure the events come again in batches of one.
+    /// As [`apply`](Self::apply). After a failure the events come again in smaller and smaller batches, down to one.
     async fn apply_batch(&self, tx: &mut Self::Tx, events: Vec<Envelope<Self::Event>>) -> Result<(), BoxError> {
         for event in events {
             self.apply(tx, event).await?;
@@ -61,7 +62,7 @@ pub trait Projection: Send + Sync + 'static {
     }
 }
 
-/// Waits until a projection, in whatever process, has applied a command's events.
+/// Waits until a projection, in whatever process, has applied a command's events, or has passed them since their aggregate is parked.
 ///
 /// # Errors
 /// [`ErrorKind::TimedOut`] when `timeout` is over, or what reading met.

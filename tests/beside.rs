@@ -12,7 +12,7 @@ use retell::codec::Codec;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 use retell::store::sqlite::{SqliteReadModel, SqliteStore};
-use retell::store::{Append, CheckpointStore, EventStore, Work};
+use retell::store::{Append, CheckpointStore, EventStore, Step, Work};
 use retell::testing::store::{event, events, stream, whole_log};
 use retell::{ExpectedVersion, Position, ProjectionName};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -45,7 +45,7 @@ async fn used<M: CheckpointStore>(store: impl EventStore, model: M, before: u64)
     assert_eq!(log.len() as u64, before + 1);
     let projection = ProjectionName::new("orders").unwrap();
     let from = Position::new(before);
-    model.advance(&projection, from, from.next(), nothing).await.unwrap();
+    model.advance(Step::new(&projection, from, from.next()), nothing).await.unwrap();
 }
 
 #[tokio::test]

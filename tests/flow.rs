@@ -14,7 +14,7 @@ use retell::broker::{Broker, Consumer, Delivery, DeliveryTag, Publisher};
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
-use retell::store::{Append, RelayCheckpoint, Work};
+use retell::store::{Append, Parking, RelayCheckpoint, Step, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
 use retell::{
@@ -249,7 +249,7 @@ async fn a_projection_gets_only_its_own_events_and_still_moves_on() {
 }
 
 #[tokio::test]
-async fn an_unknown_type_is_passed_over_or_refused_as_the_filter_says() {
+async fn an_unknown_type_is_passed_over_or_parked_as_the_filter_says() {
     let store = MemoryStore::new();
     add(&store, "a", [1]).await;
     add_foreign(&store, "counter", "counter.invented").await;
@@ -257,29 +257,15 @@ async fn an_unknown_type_is_passed_over_or_refused_as_the_filter_says() {
     let strict = Seen { filter: Some(Filter::aggregates(["counter"]).unwrap()), ..Seen::default() };
     let models = MemoryReadModel::new(Vec::new());
     let worker = Worker::new(strict, store.clone(), models.clone());
-    let error = worker.run(CancellationToken::new()).await.unwrap_err();
-    assert_eq!(error.to_string(), "counter/1 version 1: unknown event type counter.invented");
-}
-
-#[tokio::test]
-async fn a_failing_event_stops_the_projection_and_is_never_passed_over() {
-    let store = MemoryStore::new();
-    add(&store, "a", 0..10).await;
-    let models = MemoryReadModel::new(Vec::new());
-    let poison = Seen::failing_at(7);
-    let run = || {
-        let worker = Worker::new(poison.clone(), store.clone(), models.clone()).with_options(eager().with_retries(2));
-        async move { worker.run(CancellationToken::new()).await }
-    };
-    for _ in 0..2 {
-        let error = run().await.unwrap_err();
-        assert_eq!(error.to_string(), "projection seen failed at position 7 on counter.added");
-        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "this event is poison");
-        assert_eq!(*models.value(), [1, 2, 3, 4, 5, 6], "those before it are kept, nothing after it is applied");
-    }
-    poison.fail.store(0, Ordering::SeqCst);
-    tokio::time::timeout(Duration::from_secs(30), finish(&store, &models, &poison)).await.unwrap();
-    assert_eq!(*models.value(), (1..=10).collect::<Vec<_>>());
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        reaches(&worker, 2).await;
+        stop.cancel();
+    });
+    result.unwrap();
+    assert_eq!(*models.value(), [1]);
+    let [parked] = &models.parking(&ProjectionName::new("seen").unwrap()).await.unwrap().parked[..] else { panic!() };
+    assert_eq!(parked.error, "counter/1 version 1: unknown event type counter.invented");
 }
 
 async fn finish(store: &MemoryStore, models: &MemoryReadModel<Vec<u64>>, projection: &Seen) {
@@ -309,16 +295,6 @@ async fn an_event_that_heals_is_applied_once() {
     });
     result.unwrap();
     assert_eq!(*models.value(), [1, 2, 3, 4, 5]);
-}
-
-#[tokio::test]
-async fn an_undecodable_event_ends_the_worker_with_its_place() {
-    let store = MemoryStore::new();
-    add(&store, "a", [1]).await;
-    add_foreign(&store, "counter", "counter.added").await;
-    let worker = Worker::new(Seen::default(), store.clone(), MemoryReadModel::new(Vec::new()));
-    let error = worker.run(CancellationToken::new()).await.unwrap_err();
-    assert_eq!(error.to_string(), "counter/1 version 1: cannot decode the payload of counter.added");
 }
 
 #[tokio::test]
@@ -373,20 +349,22 @@ impl CheckpointStore for Contested {
         self.models.checkpoint(projection).await
     }
 
-    async fn advance(
-        &self,
-        projection: &ProjectionName,
-        from: Position,
-        to: Position,
-        work: Work<Vec<u64>>,
-    ) -> Result<()> {
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        self.models.parking(projection).await
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        self.models.retry_parked(projection, stream).await
+    }
+
+    async fn advance(&self, step: Step, work: Work<Vec<u64>>) -> Result<()> {
         let _row = self.row.lock().await;
-        if self.checkpoint(projection).await? == from {
+        if self.checkpoint(&step.projection).await? == step.from {
             tokio::time::sleep(Duration::from_millis(10)).await;
         } else {
             self.lost.fetch_add(1, Ordering::SeqCst);
         }
-        self.models.advance(projection, from, to, work).await
+        self.models.advance(step, work).await
     }
 }
 

@@ -20,7 +20,7 @@ use retell::id::ProjectionName;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{
     Append, CheckpointStore, EventReader, EventStore, Filter, LeaseStore, RelayCheckpoint, Replay, Snapshot,
-    SnapshotStore, Visitor,
+    SnapshotStore, Step, Visitor,
 };
 use retell::testing::store::{events, stream, whole_log};
 use retell::{ErrorKind, EventType, ExpectedVersion, Fence, IdempotencyKey, Position, Version};
@@ -185,7 +185,7 @@ impl Subject {
 
     async fn advance(&self, projection: &str, from: u64, to: u64) -> retell::Result<()> {
         let (from, to) = (Position::new(from), Position::new(to));
-        self.model.advance(&name(projection), from, to, Box::new(work)).await
+        self.model.advance(Step::new(&name(projection), from, to), Box::new(work)).await
     }
 
     /// Every kind of call. What they write is no other's business.

@@ -16,7 +16,7 @@ use retell::event::{NewEvent, RecordedEvent};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 use retell::store::{
     Append, CheckpointStore, Filter, KeptOutcome, LeaseStore, Outcome, RelayCheckpoint, Replay, Snapshot,
-    SnapshotStore, Work,
+    SnapshotStore, Step, Work,
 };
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use retell::{
@@ -96,7 +96,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
         .await
         .unwrap();
     store.set_relayed("main", Position::new(3), Fence::ZERO).await.unwrap();
-    model.advance(&projection(), Position::ZERO, Position::new(4), no_work()).await.unwrap();
+    model.advance(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
     let before = log(&store).await;
     // It has no position yet, and the number before its own belongs to a transaction that the dump does not see.
     let mut open_tx = PgConnection::connect(&server.url()).await.unwrap();
@@ -213,7 +213,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     refused(there.take_lease("main", Uuid::nil(), PATIENCE).await.map(drop));
     let model = PostgresReadModel::connect(&replica.url()).await.unwrap();
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);
-    refused(model.advance(&projection(), Position::ZERO, Position::new(1), no_work()).await);
+    refused(model.advance(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await);
     let pool = PgPool::connect(&replica.url()).await.unwrap();
     let nowhere = PostgresStore::open(pool, &PostgresOptions::new().with_schema("nowhere")).await.map(drop);
     refused(nowhere);
@@ -521,7 +521,7 @@ async fn a_user_who_may_not_make_schemas_uses_a_log_that_is_there() {
         .await
         .unwrap();
     let model = PostgresReadModel::open(app.clone(), &options).await.unwrap();
-    model.advance(&projection(), Position::ZERO, Position::new(1), no_work()).await.unwrap();
+    model.advance(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await.unwrap();
     assert_eq!(log(&theirs).await, log(&store).await);
     theirs.close().await.unwrap();
     drop_role("app").await;

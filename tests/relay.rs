@@ -18,7 +18,7 @@ use retell::store::{Append, LeaseStore, PAGE_BYTES, Page, RelayCheckpoint, Relay
 use retell::testing::store::{event, events, stream};
 use retell::{
     ErrorKind, EventReader, EventStore, EventType, ExpectedVersion, Filter, MemoryStore, Position, Relay, StreamId,
-    async_trait,
+    Version, async_trait,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -408,6 +408,10 @@ impl EventReader for Counted {
 
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
         self.store.replay(stream, replay, visitor).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.store.read_stream(stream, after, limit).await
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {

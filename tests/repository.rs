@@ -81,6 +81,11 @@ impl EventReader for Watched {
         self.store.read_all(after, limit, filter).await
     }
 
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.count_read().await?;
+        self.store.read_stream(stream, after, limit).await
+    }
+
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
         self.store.newest(event_type, limit).await
     }

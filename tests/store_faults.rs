@@ -14,7 +14,7 @@ use retell::id::{
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 use retell::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, LeaseStore, MAX_PAYLOAD_BYTES, Outcome,
-    RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Work,
+    RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, UpTo, Work,
 };
 use retell::testing::read_model::Counting;
 use retell::testing::store::{event, events, replayed, stream, whole_log};
@@ -189,7 +189,7 @@ async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
     let totals = ProjectionName::new("totals").unwrap();
     assert_corrupt(model.checkpoint(&totals).await, &["-1"]);
     let work: Work<Connection> = Box::new(|_| panic!("the work runs over a damaged checkpoint"));
-    assert_corrupt(model.advance(&totals, Position::ZERO, Position::new(1), work).await, &["-1"]);
+    assert_corrupt(model.advance(Step::new(&totals, Position::ZERO, Position::new(1)), work).await, &["-1"]);
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ async fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
     raw.execute_batch("INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").unwrap();
     raw.close().unwrap();
     let bytes = fs::read(log.path()).unwrap();
-    let newer = ErrorKind::NewerStore { found: 99, known: 3 };
+    let newer = ErrorKind::NewerStore { found: 99, known: 4 };
     assert_eq!(*SqliteStore::open(log.path()).await.unwrap_err().kind(), newer);
     let read_only = SqliteOptions::new().with_read_only();
     assert_eq!(*SqliteStore::open_with(log.path(), read_only).await.unwrap_err().kind(), newer);
@@ -507,8 +507,9 @@ async fn of_two_handles_that_move_one_checkpoint_the_second_is_told() {
     let models = [SqliteReadModel::open(log.path()).await.unwrap(), SqliteReadModel::open(log.path()).await.unwrap()];
     let totals = ProjectionName::new("totals").unwrap();
     for from in (0..50).map(Position::new) {
-        let [one, two] =
-            models.each_ref().map(|model| model.advance(&totals, from, from.next(), SqliteReadModel::count()));
+        let [one, two] = models
+            .each_ref()
+            .map(|model| model.advance(Step::new(&totals, from, from.next()), SqliteReadModel::count()));
         let (one, two) = tokio::join!(one, two);
         let moved = one.and(two).unwrap_err();
         let (projection, actual) = (totals.clone(), from.next());
@@ -538,8 +539,8 @@ async fn health_tells_the_head_how_far_behind_projections_are_and_the_files_size
     let beside = SqliteReadModel::open(log.path()).await.unwrap();
     let apart = SqliteReadModel::open(log.directory.path().join("views.db")).await.unwrap();
     let (here, there) = (ProjectionName::new("here").unwrap(), ProjectionName::new("there").unwrap());
-    beside.advance(&here, Position::ZERO, Position::new(3), SqliteReadModel::count()).await.unwrap();
-    apart.advance(&there, Position::ZERO, Position::new(1), SqliteReadModel::count()).await.unwrap();
+    beside.advance(Step::new(&here, Position::ZERO, Position::new(3)), SqliteReadModel::count()).await.unwrap();
+    apart.advance(Step::new(&there, Position::ZERO, Position::new(1)), SqliteReadModel::count()).await.unwrap();
 
     let health = store.health().await.unwrap();
     assert_eq!((health.head, health.projections), (Position::new(4), vec![(here, 1)]));

@@ -7,8 +7,8 @@
 mod mysql;
 
 use mysql::{Database, fresh, store};
-use retell::store::Work;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
+use retell::store::{Step, Work};
 use retell::{CheckpointStore, Position, ProjectionName};
 use sqlx::{AssertSqlSafe, MySqlConnection, MySqlPool};
 
@@ -40,10 +40,12 @@ async fn setting_up_never_takes_a_checkpoint_back() {
     let setup: Work<MySqlConnection> = Box::new(move |db| {
         Box::pin(async move {
             sqlx::raw_sql("CREATE TABLE IF NOT EXISTS made (id INT PRIMARY KEY)").execute(db).await.unwrap();
-            faster.advance(&name, Position::ZERO, Position::new(7), Box::new(|_| Box::pin(async { Ok(()) }))).await
+            faster
+                .advance(Step::new(&name, Position::ZERO, Position::new(7)), Box::new(|_| Box::pin(async { Ok(()) })))
+                .await
         })
     });
-    let error = models.advance(&totals, Position::ZERO, Position::ZERO, setup).await.unwrap_err();
+    let error = models.advance(Step::new(&totals, Position::ZERO, Position::ZERO), setup).await.unwrap_err();
     assert_eq!(error.to_string(), "projection totals: the checkpoint is at 7, not at 0");
     assert_eq!(models.checkpoint(&totals).await.unwrap(), Position::new(7));
 }
@@ -103,7 +105,7 @@ mod opening {
         let (pool, _database) = fresh().await;
         drop(open(&pool).await.unwrap());
         run(&pool, "INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").await.unwrap();
-        let newer = ErrorKind::NewerStore { found: 99, known: 3 };
+        let newer = ErrorKind::NewerStore { found: 99, known: 4 };
         assert_eq!(*open(&pool).await.unwrap_err().kind(), newer);
         assert_eq!(*MySqlReadModel::open(pool).await.unwrap_err().kind(), newer);
     }

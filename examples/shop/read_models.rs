@@ -1,8 +1,8 @@
 //! The read models that lie in a database, whichever it is.
 
-use retell::store::Work;
+use retell::store::{Parking, Step, Work};
 use retell::{
-    BoxError, CheckpointStore, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel,
+    BoxError, CheckpointStore, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel, StreamId,
     async_trait,
 };
 
@@ -28,17 +28,27 @@ impl CheckpointStore for ReadModels {
         }
     }
 
-    async fn advance(
-        &self,
-        consumer: &ProjectionName,
-        from: Position,
-        to: Position,
-        work: Work<dyn Database>,
-    ) -> retell::Result<()> {
+    async fn parking(&self, consumer: &ProjectionName) -> retell::Result<Parking> {
         match self {
-            Self::Sqlite(models) => models.advance(consumer, from, to, Box::new(|db| work(db))).await,
-            Self::Postgres(models) => models.advance(consumer, from, to, Box::new(|db| work(db))).await,
-            Self::MySql(models) => models.advance(consumer, from, to, Box::new(|db| work(db))).await,
+            Self::Sqlite(models) => models.parking(consumer).await,
+            Self::Postgres(models) => models.parking(consumer).await,
+            Self::MySql(models) => models.parking(consumer).await,
+        }
+    }
+
+    async fn retry_parked(&self, consumer: &ProjectionName, stream: &StreamId) -> retell::Result<bool> {
+        match self {
+            Self::Sqlite(models) => models.retry_parked(consumer, stream).await,
+            Self::Postgres(models) => models.retry_parked(consumer, stream).await,
+            Self::MySql(models) => models.retry_parked(consumer, stream).await,
+        }
+    }
+
+    async fn advance(&self, step: Step, work: Work<dyn Database>) -> retell::Result<()> {
+        match self {
+            Self::Sqlite(models) => models.advance(step, Box::new(|db| work(db))).await,
+            Self::Postgres(models) => models.advance(step, Box::new(|db| work(db))).await,
+            Self::MySql(models) => models.advance(step, Box::new(|db| work(db))).await,
         }
     }
 }

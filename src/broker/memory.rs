@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::broker::frame::Frame;
-use crate::broker::{Broker, Consumer, Delivery, DeliveryTag, Publisher};
+use crate::broker::{Broker, Consumer, DeadLetter, DeadLetters, Delivery, DeliveryTag, Publisher};
 use crate::error::Result;
 use crate::id::ProjectionName;
 
@@ -21,6 +21,7 @@ const QUEUE: usize = 256;
 pub struct MemoryBroker {
     queues: Arc<Mutex<HashMap<ProjectionName, Arc<Queue>>>>,
     capacity: usize,
+    dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
 }
 
 impl MemoryBroker {
@@ -32,7 +33,16 @@ impl MemoryBroker {
     /// A broker whose queues hold that many messages. A message for a full queue is dropped: the worker finds the gap and reads the
     /// store instead, so a slow worker never fills the memory.
     pub fn with_capacity(messages: usize) -> Self {
-        Self { queues: Arc::default(), capacity: messages }
+        Self { queues: Arc::default(), capacity: messages, dead_letters: Arc::default() }
+    }
+
+    /// What was buried, in order.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.letters().clone()
+    }
+
+    fn letters(&self) -> MutexGuard<'_, Vec<DeadLetter>> {
+        self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<ProjectionName, Arc<Queue>>> {
@@ -84,6 +94,14 @@ impl Broker for MemoryBroker {
     async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
         let queue = self.queues().entry(projection.clone()).or_default().clone();
         Ok(Box::new(MemoryConsumer { queue, delivered: 0, unacknowledged: VecDeque::new() }))
+    }
+}
+
+#[async_trait]
+impl DeadLetters for MemoryBroker {
+    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
+        self.letters().push(letter.clone());
+        Ok(())
     }
 }
 

@@ -82,6 +82,40 @@ impl<B: Broker + ?Sized> Broker for Arc<B> {
     }
 }
 
+/// Keeps copies of events that a projection has given up, for people to look at. The aggregate itself stays parked in the read model's
+/// database, and is taken up again from there.
+#[async_trait]
+pub trait DeadLetters: Send + Sync + 'static {
+    /// Returns when the letter is safe. It may come again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if they are out of reach: it is sent again later.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have sent it.
+    async fn bury(&self, letter: &DeadLetter) -> Result<()>;
+}
+
+#[async_trait]
+impl<D: DeadLetters + ?Sized> DeadLetters for Arc<D> {
+    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
+        (**self).bury(letter).await
+    }
+}
+
+/// An event that a projection has failed on too often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Which projection.
+    pub projection: ProjectionName,
+    /// The event, as it stands in the log.
+    pub event: RecordedEvent,
+    /// The error of the last attempt, with its causes.
+    pub reason: String,
+    /// How often the aggregate was tried in vain.
+    pub attempts: u32,
+}
+
 /// Receives from one queue. What was not acknowledged when it is dropped is delivered again.
 #[async_trait]
 pub trait Consumer: Send + 'static {

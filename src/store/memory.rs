@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{
     CommitId, EventId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version, check_lease_name,
@@ -18,9 +18,11 @@ use crate::id::{
 };
 use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::lease::LONGEST_LEASE;
+use crate::store::parking::ParkingChange;
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, MAX_PAYLOAD_BYTES,
-    Outcome, PAGE_BYTES, Page, RelayCheckpoint, Replay, Snapshot, SnapshotStore, UpTo, Visitor, Work, check_fence,
+    Outcome, PAGE_BYTES, Page, Parking, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, UpTo, Visitor, Work,
+    check_fence,
 };
 
 /// Events of a stream that are copied out under one lock.
@@ -214,6 +216,13 @@ impl EventReader for MemoryStore {
         Ok(Page::of(events.cloned().collect(), limit, end))
     }
 
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let state = self.log.read();
+        let places = state.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
+        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(places.len());
+        Ok(places[first..].iter().take(limit).map(|&place| state.events[place].clone()).collect())
+    }
+
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
         let state = self.log.read();
         let matching = state.events.iter().rev().filter(|event| event.event.event_type == *event_type);
@@ -332,6 +341,7 @@ pub struct MemoryReadModel<T> {
 struct Committed<T> {
     value: Arc<T>,
     checkpoints: HashMap<ProjectionName, Position>,
+    parking: HashMap<ProjectionName, Parking>,
 }
 
 impl<T> Clone for MemoryReadModel<T> {
@@ -343,7 +353,7 @@ impl<T> Clone for MemoryReadModel<T> {
 impl<T> MemoryReadModel<T> {
     /// A model that starts from `value`.
     pub fn new(value: T) -> Self {
-        let committed = Committed { value: Arc::new(value), checkpoints: HashMap::new() };
+        let committed = Committed { value: Arc::new(value), checkpoints: HashMap::new(), parking: HashMap::new() };
         Self { committed: Arc::new(RwLock::new(committed)) }
     }
 
@@ -355,15 +365,31 @@ impl<T> MemoryReadModel<T> {
     fn read(&self) -> RwLockReadGuard<'_, Committed<T>> {
         self.committed.read().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Committed<T>> {
+        self.committed.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<T> Committed<T> {
-    fn check(&self, projection: &ProjectionName, expected: Position) -> Result<()> {
-        let actual = self.checkpoints.get(projection).copied().unwrap_or_default();
-        if actual == expected {
-            return Ok(());
+    fn check(&self, step: &Step) -> Result<()> {
+        let actual = self.checkpoints.get(&step.projection).copied().unwrap_or_default();
+        let changes = self.parking.get(&step.projection).map_or(0, |parking| parking.changes);
+        if (actual, changes) == (step.from, step.changes) { Ok(()) } else { Err(step.moved(actual)) }
+    }
+
+    fn take(&mut self, step: Step) {
+        let parking = self.parking.entry(step.projection.clone()).or_default();
+        parking.changes = step.changes_after();
+        for change in step.parking {
+            let stream = change.stream().clone();
+            parking.parked.retain(|parked| parked.stream != stream);
+            if let ParkingChange::Park(parked) = change {
+                parking.parked.push(parked);
+            }
         }
-        Err(Error::new(ErrorKind::CheckpointMoved { projection: projection.clone(), expected, actual }))
+        parking.parked.sort_by_key(|parked| parked.from_position);
+        self.checkpoints.insert(step.projection, step.to);
     }
 }
 
@@ -375,21 +401,33 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
         Ok(self.read().checkpoints.get(projection).copied().unwrap_or_default())
     }
 
-    async fn advance(&self, projection: &ProjectionName, from: Position, to: Position, work: Work<T>) -> Result<()> {
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        Ok(self.read().parking.get(projection).cloned().unwrap_or_default())
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let mut committed = self.write();
+        let mut parked = committed.parking.get_mut(projection).into_iter().flat_map(|parking| &mut parking.parked);
+        let Some(parked) = parked.find(|parked| parked.stream == *stream) else { return Ok(false) };
+        parked.revive();
+        Ok(true)
+    }
+
+    async fn advance(&self, step: Step, work: Work<T>) -> Result<()> {
         let before = {
             let committed = self.read();
-            committed.check(projection, from)?;
+            committed.check(&step)?;
             committed.value.clone()
         };
         let mut value = T::clone(&before);
         work(&mut value).await?;
-        let mut committed = self.committed.write().unwrap_or_else(PoisonError::into_inner);
-        committed.check(projection, from)?;
+        let mut committed = self.write();
+        committed.check(&step)?;
         if !Arc::ptr_eq(&committed.value, &before) {
             return Err(ErrorKind::Transient("commit over another projection's change of the same model".into()).into());
         }
         committed.value = Arc::new(value);
-        committed.checkpoints.insert(projection.clone(), to);
+        committed.take(step);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ mod lease;
 pub mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+pub mod parking;
 mod pointer;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -32,6 +33,7 @@ pub use health::{Health, OpenTransaction, OpenTransactions};
 
 pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
 pub use lease::LeaseStore;
+pub use parking::{Parked, Parking, Step};
 
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
@@ -57,6 +59,13 @@ pub trait EventReader: Send + Sync + 'static {
     /// # Errors
     /// What reading met; [`ErrorKind::Corrupt`] names the position of a damaged row.
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page>;
+
+    /// At most `limit` events of one stream after a version, in version order, whole. On a server, an event comes as soon as it has a
+    /// position.
+    ///
+    /// # Errors
+    /// What reading met; [`ErrorKind::Corrupt`] names a damaged row.
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>>;
 
     /// The newest events of one type, newest first, at most `limit`.
     ///
@@ -290,24 +299,37 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// What a projection writes through. May be a trait object: then one projection runs on several databases.
     type Tx: Send + ?Sized + 'static;
 
-    /// The position up to which a projection has applied everything; zero if it never ran.
+    /// The position up to which a projection has applied everything, apart from what is parked; zero if it never ran.
     ///
     /// # Errors
     /// What reading met.
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position>;
 
-    /// Runs `work` and moves the checkpoint from `from` to `to`, in one transaction.
+    /// The aggregates that a projection has parked. Their count of changes is at most as new as the rows: a [`Step`] that goes on from it
+    /// and succeeds has known the rows as they were.
     ///
     /// # Errors
-    /// What `work` returns, or [`ErrorKind::CheckpointMoved`] if the checkpoint is not at `from`. Nothing was changed then.
+    /// What reading met.
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
+
+    /// Has a parked aggregate tried again at once and with a fresh budget, also a dead one; by whichever process runs the projection, at
+    /// its next sweep. Returns whether the aggregate was parked.
+    ///
+    /// # Errors
+    /// What writing met.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still write.
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool>;
+
+    /// Runs `work`, moves the checkpoint and changes the parking as the step says, in one transaction.
+    ///
+    /// # Errors
+    /// What `work` returns, unless the database beneath it is the trouble: then [`ErrorKind::Transient`], [`ErrorKind::Full`] or
+    /// [`ErrorKind::ReadOnly`] with that error as its cause. [`ErrorKind::CheckpointMoved`] if checkpoint or parking are not what the step
+    /// begins with. Nothing was changed then.
     ///
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.
-    async fn advance(
-        &self,
-        projection: &ProjectionName,
-        from: Position,
-        to: Position,
-        work: Work<Self::Tx>,
-    ) -> Result<()>;
+    async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()>;
 }

@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId};
+use crate::id::{CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version};
 use crate::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, RelayCheckpoint,
-    Replay, Snapshot, SnapshotStore, Visitor, Work,
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, Parking,
+    RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Visitor, Work,
 };
 
 #[async_trait]
@@ -25,6 +25,10 @@ impl<S: EventReader + ?Sized> EventReader for Arc<S> {
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
         (**self).read_all(after, limit, filter).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        (**self).read_stream(stream, after, limit).await
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
@@ -100,13 +104,15 @@ impl<M: CheckpointStore + ?Sized> CheckpointStore for Arc<M> {
         (**self).checkpoint(projection).await
     }
 
-    async fn advance(
-        &self,
-        projection: &ProjectionName,
-        from: Position,
-        to: Position,
-        work: Work<Self::Tx>,
-    ) -> Result<()> {
-        (**self).advance(projection, from, to, work).await
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        (**self).parking(projection).await
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        (**self).retry_parked(projection, stream).await
+    }
+
+    async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
+        (**self).advance(step, work).await
     }
 }

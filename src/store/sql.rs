@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::codec::Codec;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, chain};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{
     AggregateId, AggregateType, CommitId, EventId, EventType, ExpectedVersion, Position, StreamId, Version,
@@ -455,6 +455,18 @@ fn codec(number: i16) -> Result<Codec, String> {
 
 fn schema_version(number: i64) -> Result<u32, String> {
     u32::try_from(number).map_err(|_| format!("schema version {number}"))
+}
+
+/// What a projection's work returned. Where the first error of the database's in its chain says that the database is the trouble, the
+/// projection is not to blame.
+pub(super) fn classify_work(error: Error, kind: fn(&sqlx::Error, &str) -> ErrorKind) -> Error {
+    let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    match beneath.map(|beneath| kind(beneath, "apply events")) {
+        Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
+            Error::with_source(kind, error)
+        }
+        _ => error,
+    }
 }
 
 /// How many things one append brings: `Append` fits into memory, so its counts fit.

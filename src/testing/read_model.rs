@@ -7,20 +7,22 @@
 #![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
 
 use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 
 #[cfg(feature = "sqlite")]
 use crate::error::Error;
 use crate::error::{ErrorKind, Result};
-use crate::id::{Position, ProjectionName};
+use crate::id::{MAX_NAME_BYTES, Position, ProjectionName, StreamId, Version};
 use crate::store::memory::MemoryReadModel;
 #[cfg(feature = "mysql")]
 use crate::store::mysql::MySqlReadModel;
+use crate::store::parking::{ParkedState, ParkingChange};
 #[cfg(feature = "postgres")]
 use crate::store::postgres::PostgresReadModel;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::SqliteReadModel;
-use crate::store::{CheckpointStore, Work};
+use crate::store::{CheckpointStore, Parked, Parking, Step, Work};
 
 /// Makes a test of every case, by the case's name.
 ///
@@ -43,6 +45,10 @@ macro_rules! checkpoint_conformance {
             failing_work_changes_nothing,
             projections_have_checkpoints_of_their_own,
             of_concurrent_advances_from_one_position_exactly_one_wins,
+            what_is_parked_changes_with_the_checkpoint,
+            a_step_that_does_not_know_what_is_parked_changes_nothing,
+            a_parked_aggregate_is_the_projections_own_whatever_its_name,
+            a_parked_aggregate_can_be_called_for,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -160,7 +166,7 @@ fn projection(name: &str) -> ProjectionName {
 }
 
 async fn advance<M: Counting>(model: &M, name: &str, from: u64, to: u64) -> Result<()> {
-    model.advance(&projection(name), Position::new(from), Position::new(to), M::count()).await
+    model.advance(Step::new(&projection(name), Position::new(from), Position::new(to)), M::count()).await
 }
 
 /// The checkpoint of the projection `totals`, and the counter.
@@ -200,7 +206,7 @@ pub async fn failing_work_changes_nothing<M: Counting>(model: &M) {
                 Err(ErrorKind::Invalid("no such account".into()).into())
             })
         });
-        let moved = model.advance(&projection("totals"), Position::new(5), Position::new(6), work).await;
+        let moved = model.advance(Step::new(&projection("totals"), Position::new(5), Position::new(6)), work).await;
         assert_eq!(*moved.expect_err("the work failed").kind(), ErrorKind::Invalid("no such account".into()));
         assert_eq!(state(model).await, (5, 1));
     }
@@ -232,7 +238,7 @@ pub async fn of_concurrent_advances_from_one_position_exactly_one_wins<M: Counti
                 M::count()(tx).await
             })
         });
-        model.advance(&totals, from, from.next(), work)
+        model.advance(Step::new(&totals, from, from.next()), work)
     };
     for number in 1..=5 {
         let from = Position::new(u64::from(number) - 1);
@@ -244,6 +250,122 @@ pub async fn of_concurrent_advances_from_one_position_exactly_one_wins<M: Counti
         }
         assert_eq!(state(model).await, (u64::from(number), number));
     }
+}
+
+/// An aggregate that failed at its third event.
+fn parked(id: &str, position: u64) -> Parked {
+    Parked {
+        stream: StreamId::parse("account", id).expect("a test's stream has a valid name"),
+        from_version: Version::new(3),
+        from_position: Position::new(position),
+        error: "no 'such' account: zoë 🦀".into(),
+        attempts: 1,
+        next_at: DateTime::from_timestamp_micros(1_700_000_000_123_456).expect("a time"),
+        state: ParkedState::Waiting,
+    }
+}
+
+async fn step<M: Counting>(model: &M, to: u64, changes: u64, parking: Vec<ParkingChange>) -> Result<()> {
+    let totals = projection("totals");
+    let from = model.checkpoint(&totals).await.expect("a checkpoint can be read");
+    let step = Step::new(&totals, from, Position::new(to)).with_parking(changes, parking);
+    model.advance(step, M::count()).await
+}
+
+async fn parking<M: Counting>(model: &M) -> Parking {
+    model.parking(&projection("totals")).await.expect("what is parked can be read")
+}
+
+/// Parked, failed again, released: each with the count that the next step must know.
+pub async fn what_is_parked_changes_with_the_checkpoint<M: Counting>(model: &M) {
+    assert_eq!(parking(model).await, Parking::default());
+    let (late, early) = (parked("late", 9), parked("early", 4));
+    let both = vec![ParkingChange::Park(late.clone()), ParkingChange::Park(early.clone())];
+    step(model, 9, 0, both).await.expect("nothing was parked before");
+    assert_eq!(parking(model).await, Parking { changes: 1, parked: vec![early.clone(), late.clone()] });
+    assert_eq!(state(model).await, (9, 1));
+
+    step(model, 10, 1, Vec::new()).await.expect("a step that changes nothing of it");
+    assert_eq!(parking(model).await.changes, 1);
+
+    let dead = Parked {
+        from_version: Version::new(4),
+        from_position: Position::new(11),
+        error: String::new(),
+        attempts: u32::MAX,
+        next_at: DateTime::UNIX_EPOCH,
+        state: ParkedState::Dead,
+        ..early.clone()
+    };
+    step(model, 12, 1, vec![ParkingChange::Park(dead.clone())]).await.expect("it fails again");
+    assert_eq!(parking(model).await, Parking { changes: 2, parked: vec![late.clone(), dead] });
+
+    step(model, 12, 2, vec![ParkingChange::Release(early.stream)]).await.expect("released where the checkpoint is");
+    assert_eq!(parking(model).await, Parking { changes: 3, parked: vec![late] });
+    assert_eq!(state(model).await, (12, 4));
+}
+
+/// The position alone would not tell it: a release need not move the checkpoint.
+pub async fn a_step_that_does_not_know_what_is_parked_changes_nothing<M: Counting>(model: &M) {
+    let account = parked("1", 5);
+    step(model, 5, 0, vec![ParkingChange::Park(account.clone())]).await.expect("nothing was parked before");
+    let there = parking(model).await;
+    for (changes, change) in [(0, None), (2, None), (0, Some(ParkingChange::Release(account.stream.clone())))] {
+        let error = step(model, 9, changes, change.into_iter().collect()).await.expect_err("it knows another parking");
+        let (expected, actual) = (Position::new(5), Position::new(5));
+        assert_eq!(*error.kind(), ErrorKind::CheckpointMoved { projection: projection("totals"), expected, actual });
+        assert_eq!((state(model).await, parking(model).await), ((5, 1), there.clone()));
+    }
+    let failing: Work<M::Tx> = Box::new(|_| Box::pin(async { Err(ErrorKind::Invalid("no".into()).into()) }));
+    let release = vec![ParkingChange::Release(account.stream)];
+    let failed = Step::new(&projection("totals"), Position::new(5), Position::new(6)).with_parking(1, release);
+    model.advance(failed, failing).await.expect_err("the work failed");
+    assert_eq!((state(model).await, parking(model).await), ((5, 1), there));
+}
+
+/// Also when the names are alike, or look like statements.
+pub async fn a_parked_aggregate_is_the_projections_own_whatever_its_name<M: Counting>(model: &M) {
+    let names = ["a", "A", "a ", "a_", "'; --", "zoë 🦀", &"x".repeat(MAX_NAME_BYTES)];
+    for (name, position) in names.iter().zip(1..) {
+        let step = Step::new(&projection(name), Position::ZERO, Position::new(position));
+        let accounts = names.iter().zip(1..).map(|(id, position)| ParkingChange::Park(parked(id, position))).collect();
+        model.advance(step.with_parking(0, accounts), M::count()).await.expect("each begins at zero");
+    }
+    for (place, name) in names.iter().enumerate() {
+        let release = vec![ParkingChange::Release(parked(name, 1).stream)];
+        let at = Position::new(place as u64 + 1);
+        let step = Step::new(&projection(name), at, at).with_parking(1, release);
+        model.advance(step, M::count()).await.expect("the projection is where it was left");
+    }
+    for name in names {
+        let parking = model.parking(&projection(name)).await.expect("what is parked can be read");
+        let ids: Vec<_> =
+            parking.parked.iter().map(|parked| parked.stream.aggregate_id().as_str().to_owned()).collect();
+        let others: Vec<_> = names.into_iter().filter(|other| *other != name).collect();
+        assert_eq!(ids, others, "{name:?}");
+    }
+}
+
+/// A dead one, too. Nothing else about it changes, and no worker has to begin anew.
+pub async fn a_parked_aggregate_can_be_called_for<M: Counting>(model: &M) {
+    let dead = Parked { attempts: 17, state: ParkedState::Dead, ..parked("dead", 5) };
+    let other = parked("other", 6);
+    let both = vec![ParkingChange::Park(dead.clone()), ParkingChange::Park(other.clone())];
+    step(model, 6, 0, both).await.expect("nothing was parked before");
+    let totals = projection("totals");
+    let before = Utc::now();
+    assert!(model.retry_parked(&totals, &dead.stream).await.expect("it can be called for"));
+    let Parking { changes, parked: now } = parking(model).await;
+    let due = now[0].next_at;
+    // Databases keep microseconds, some of them rounded.
+    let slack = TimeDelta::milliseconds(1);
+    assert!(before - slack <= due && due <= Utc::now() + slack, "at once: {due}");
+    let revived = Parked { attempts: 0, next_at: due, state: ParkedState::Waiting, ..dead };
+    assert_eq!((changes, now), (1, vec![revived, other.clone()]));
+    for (name, stream) in [("totals", parked("unknown", 1).stream), ("other", other.stream)] {
+        assert!(!model.retry_parked(&projection(name), &stream).await.expect("anything can be called for"));
+    }
+    step(model, 7, 1, Vec::new()).await.expect("the worker goes on");
 }
 
 #[cfg(feature = "sqlite")]

@@ -98,6 +98,8 @@ macro_rules! store_conformance {
             a_page_holds_just_what_passes_the_filter,
             a_page_says_how_far_it_has_looked,
             a_page_of_large_events_ends_when_it_is_full,
+            a_stream_is_read_whole_and_in_order,
+            at_most_so_many_events_of_a_stream_after_a_version_are_read,
             the_newest_events_of_a_type_come_newest_first,
             events_recorded_after_a_time_come_in_log_order,
             an_empty_log_has_nothing_to_read,

@@ -1,9 +1,20 @@
 //! Runs a projection: the fast path over the broker, the sure path over the store, and the gate between them.
 //!
-//! Invariant: the checkpoint moves only over positions whose events are applied or not wanted, in the transaction that applied them.
+//! Invariant: the checkpoint moves only over positions whose events are applied, parked or not wanted, in the transaction that applied or
+//! parked them.
 //! So it does not matter what the broker brings, or how often, or in which order: what is behind the checkpoint is dropped, what
 //! follows it is applied, and what lies in between is read from the store.
+//!
+//! An event that fails is tried again in place, and then its aggregate is parked: its later events are passed over, and those of the others
+//! go on. When its time has come, it is read from the store from the event that failed, and applied in order up to the checkpoint.
+//!
+//! Invariant: of a parked aggregate no event is applied before the one that failed. What a worker knows to be parked is compared with the
+//! table by each of its transactions.
 
+mod apply;
+mod gate;
+mod parking;
+mod retry;
 mod sequential;
 
 use std::sync::Arc;
@@ -13,12 +24,14 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, DeadLetters};
 use crate::error::Result;
 use crate::id::Position;
 use crate::projection::Projection;
 use crate::store::{CheckpointStore, EventReader};
 use crate::worker::sequential::Run;
+
+pub use parking::ParkingOptions;
 
 /// Settings of a [`Worker`].
 #[derive(Debug, Clone, Copy)]
@@ -30,11 +43,12 @@ pub struct WorkerOptions {
     sweep: Duration,
     retries: usize,
     longest_delay: Duration,
+    parking: ParkingOptions,
 }
 
 impl WorkerOptions {
-    /// Batches of up to 1,000 events, gathered for up to 2 ms, a sweep every 500 ms, and 5 retries of a failing event before
-    /// the worker gives up, at most 5 seconds apart.
+    /// Batches of up to 1,000 events, gathered for up to 2 ms, a sweep every 500 ms, and 5 retries of a failing event, at most 5 seconds
+    /// apart, before its aggregate is parked as [`ParkingOptions::new`] says.
     pub fn new() -> Self {
         Self {
             batch_events: 1_000,
@@ -43,6 +57,7 @@ impl WorkerOptions {
             sweep: Duration::from_millis(500),
             retries: 5,
             longest_delay: Duration::from_secs(5),
+            parking: ParkingOptions::new(),
         }
     }
 
@@ -65,15 +80,21 @@ impl WorkerOptions {
         self
     }
 
-    /// How often a failing event is tried again before the worker ends with its error.
+    /// How often a failing event is tried again in place, before its aggregate is parked.
     pub fn with_retries(mut self, retries: usize) -> Self {
         self.retries = retries;
         self
     }
 
-    /// The longest wait between two attempts.
+    /// The longest wait between two attempts in place, and between two probes in an outage.
     pub fn with_longest_delay(mut self, delay: Duration) -> Self {
         self.longest_delay = delay;
+        self
+    }
+
+    /// When parked aggregates are tried again, and what an outage is.
+    pub fn with_parking(mut self, parking: ParkingOptions) -> Self {
+        self.parking = parking;
         self
     }
 
@@ -112,6 +133,7 @@ pub struct Worker<P: Projection, M> {
     reader: Arc<dyn EventReader>,
     models: M,
     broker: Option<Arc<dyn Broker>>,
+    dead_letters: Option<Arc<dyn DeadLetters>>,
     options: WorkerOptions,
     applied: watch::Sender<Position>,
 }
@@ -134,6 +156,7 @@ where
             reader: Arc::new(reader),
             models,
             broker: None,
+            dead_letters: None,
             options: WorkerOptions::new(),
             applied: watch::Sender::new(Position::ZERO),
         }
@@ -145,13 +168,19 @@ where
         self
     }
 
+    /// Has a copy of the failing event of each aggregate that is given up.
+    pub fn with_dead_letters(mut self, dead_letters: impl DeadLetters) -> Self {
+        self.dead_letters = Some(Arc::new(dead_letters));
+        self
+    }
+
     /// Other settings.
     pub fn with_options(mut self, options: WorkerOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// The position up to which everything is applied, as it moves.
+    /// The position up to which everything is applied, or parked, as it moves.
     pub fn applied(&self) -> watch::Receiver<Position> {
         self.applied.subscribe()
     }
@@ -161,11 +190,13 @@ where
     /// Several workers of one projection do no harm, in one process or in many: the checkpoint lets one of them commit, and the others go
     /// on from there. Who loses again and again steps back, up to the sweep, so that one works and the others stand by.
     ///
+    /// An event that the projection fails on, or that it cannot decode, does not end the run: its aggregate is parked, and the others go on.
+    /// Where several aggregates fail in a row and nothing can be applied in between, the worker takes it for an outage, and tries again
+    /// until it is over, or has lasted too long; see [`ParkingOptions`].
+    ///
     /// # Errors
-    /// [`ErrorKind::Projection`](crate::ErrorKind::Projection) with the projection's own error when an event failed too often,
-    /// [`ErrorKind::CheckpointAhead`](crate::ErrorKind::CheckpointAhead) for a read model of another log, a decoding error for an event
-    /// it cannot read, or what the store met if trying again cannot help. Nothing was passed over: started again, it goes on with the
-    /// same event.
+    /// [`ErrorKind::CheckpointAhead`](crate::ErrorKind::CheckpointAhead) for a read model of another log, or what the store met if trying
+    /// again cannot help. Nothing was passed over: started again, it goes on with the same event.
     ///
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.

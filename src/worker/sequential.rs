@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::{BoxFuture, pending};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -10,26 +11,37 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::frame::ReceivedFrame;
 use crate::broker::{Consumer, Delivery, DeliveryTag};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::{CheckpointStore, Filter, Work};
+use crate::store::{CheckpointStore, Filter, Parking, Step, Work};
+use crate::worker::gate::{Admission, admit};
+use crate::worker::parking::{Breaker, Lot};
 use crate::worker::{Delays, Worker};
 
 /// One run of a worker.
 pub(super) struct Run<'w, P: Projection, M> {
-    worker: &'w Worker<P, M>,
-    name: ProjectionName,
-    filter: Filter,
+    pub(super) worker: &'w Worker<P, M>,
+    pub(super) name: ProjectionName,
+    pub(super) filter: Filter,
     /// The checkpoint as stored.
-    kept: Position,
-    /// Everything up to here is applied or not wanted. Ahead of `kept` only by events that are not wanted.
-    seen: Position,
+    pub(super) kept: Position,
+    /// Everything up to here is applied, parked or not wanted. Ahead of `kept` only by events that are not wanted, or of aggregates that
+    /// are parked.
+    pub(super) seen: Position,
+    /// What is parked as of `kept`.
+    pub(super) lot: Lot,
+    /// When to look whether somebody has called for a parked aggregate.
+    pub(super) next_look: Instant,
+    pub(super) breaker: Breaker,
     /// How long to wait after each race that is lost in a row.
-    standby: Delays,
+    pub(super) standby: Delays,
+    /// On the way to a consumer. It runs beside everything else: a broker that does not answer must not hold up the store.
+    subscribing: Option<Subscribing>,
     consumer: Option<Box<dyn Consumer>>,
+    /// Whether there ever was one.
+    has_consumed: bool,
     grown: watch::Receiver<Position>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 impl<P, M> Run<'_, P, M>
@@ -44,8 +56,13 @@ where
             worker,
             kept: Position::ZERO,
             seen: Position::ZERO,
+            lot: Lot::of(Parking::default()),
+            next_look: Instant::now(),
+            breaker: Breaker::new(),
             standby: worker.options.standby(),
+            subscribing: None,
             consumer: None,
+            has_consumed: false,
             grown: worker.reader.grown(),
             stop,
         };
@@ -72,44 +89,58 @@ where
             }
             .boxed()
         });
-        match self.worker.models.advance(&self.name, self.kept, self.kept, work).await {
+        match self.worker.models.advance(self.step_to(self.kept), work).await {
             // Another worker of this projection has moved on, and so has set it up.
             Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
             done => done?,
         }
-        self.subscribe().await?;
+        self.subscribe();
         self.catch_up().await
     }
 
     /// Waits for whatever comes first and handles it.
     async fn step(&mut self) -> Result<()> {
-        let messages = self.worker.options.messages;
-        let has_broker = self.consumer.is_some();
-        let received = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Ok(()),
-            received = next(self.consumer.as_mut(), messages), if has_broker => Some(received),
-            Ok(()) = self.grown.changed(), if !has_broker => None,
-            () = tokio::time::sleep(self.worker.options.sweep) => None,
-        };
-        match received {
-            Some(Ok(deliveries)) => {
+        self.tend_parked().await?;
+        match self.next().await {
+            Next::Messages(Ok(deliveries)) => {
                 let deliveries = self.gather(deliveries).await;
                 self.receive(deliveries).await
             }
-            Some(Err(_)) => {
+            Next::Messages(Err(_)) => {
                 // The broker is gone; the store is not. Until it is back, every sweep tries again.
                 self.consumer = None;
                 self.catch_up().await
             }
-            None => {
-                if self.consumer.is_none() {
-                    // Whatever is wrong with the broker by now, it must not stop the projection.
-                    drop(self.subscribe().await);
-                }
+            Next::Subscribed(Ok(consumer)) => {
+                (self.consumer, self.has_consumed) = (Some(consumer), true);
+                // What was published before there was a queue.
+                self.catch_up().await
+            }
+            // A set-up that is refused from the start is a mistake. Later, whatever is wrong with the broker must not stop the projection.
+            Next::Subscribed(Err(error)) if !error.is_transient() && !self.has_consumed => Err(error),
+            Next::Sweep => {
+                self.subscribe();
                 self.catch_up().await?;
                 self.keep_seen().await
             }
+            Next::Subscribed(Err(_)) | Next::Stop => Ok(()),
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let rest = self.lot.rest().unwrap_or(Duration::MAX).min(self.worker.options.sweep);
+        let messages = self.worker.options.messages;
+        let has_broker = self.consumer.is_some();
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Next::Stop,
+            received = next(self.consumer.as_mut(), messages), if has_broker => Next::Messages(received),
+            subscribed = subscribed(self.subscribing.as_mut()) => {
+                self.subscribing = None;
+                Next::Subscribed(subscribed)
+            }
+            Ok(()) = self.grown.changed(), if !has_broker => Next::Sweep,
+            () = tokio::time::sleep(rest) => Next::Sweep,
         }
     }
 
@@ -134,15 +165,15 @@ where
         deliveries
     }
 
-    /// A broker that is out of reach is no error: the sweep carries the load.
-    async fn subscribe(&mut self) -> Result<()> {
-        let Some(broker) = &self.worker.broker else { return Ok(()) };
-        self.consumer = match broker.subscribe(&self.name).await {
-            Ok(consumer) => Some(consumer),
-            Err(error) if error.is_transient() => None,
-            Err(error) => return Err(error),
-        };
-        Ok(())
+    /// Sets out for the broker, unless it is there or on its way.
+    fn subscribe(&mut self) {
+        if let Some(broker) = self.worker.broker.clone()
+            && self.consumer.is_none()
+            && self.subscribing.is_none()
+        {
+            let name = self.name.clone();
+            self.subscribing = Some(async move { broker.subscribe(&name).await }.boxed());
+        }
     }
 
     /// The gate.
@@ -150,6 +181,7 @@ where
         let Some(last) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
         let mut batch = Vec::new();
         let mut through = self.seen;
+        let mut brought = self.seen;
         for delivery in deliveries {
             let frame = match ReceivedFrame::parse(delivery.body.clone())
                 .and_then(|frame| Ok((frame.last(), frame.first(), frame.events()?)))
@@ -161,6 +193,7 @@ where
                 }
             };
             let (frame_last, frame_first, events) = frame;
+            brought = brought.max(frame_last);
             match admit(through, frame_first, frame_last) {
                 Admission::Known => {}
                 Admission::Next => {
@@ -182,7 +215,14 @@ where
             }
         }
         self.apply(batch, through).await?;
-        self.acknowledge(last).await;
+        if self.seen < brought {
+            // Another worker was faster, and it has not got as far as these frames: they will not come again.
+            self.catch_up().await?;
+        }
+        // Told to stop half-way, it leaves them to whoever comes next.
+        if self.seen >= brought {
+            self.acknowledge(last).await;
+        }
         Ok(())
     }
 
@@ -210,9 +250,10 @@ where
         let mut delays = self.worker.options.delays();
         let mut ahead = None;
         while !self.stop.is_cancelled() {
+            self.tend_parked().await?;
             let page = match ahead.take() {
-                Some(page) => page,
-                None => reader.read_all(self.seen, limit, &filter).await,
+                Some((after, page)) if after == self.seen => page,
+                _ => reader.read_all(self.seen, limit, &filter).await,
             };
             match page {
                 Ok(page) if page.through == self.seen => return Ok(()),
@@ -221,7 +262,7 @@ where
                     let next = reader.read_all(page.through, limit, &filter);
                     let (next, applied) = futures::join!(next, self.apply(page.events, page.through));
                     applied?;
-                    ahead = (self.seen == page.through).then_some(next);
+                    ahead = Some((page.through, next));
                 }
                 Err(error) if error.is_transient() => self.pause(delays.next()).await,
                 Err(error) => return Err(error),
@@ -230,94 +271,17 @@ where
         Ok(())
     }
 
-    /// Applies the wanted events between `seen` and `through`. A batch that fails is taken apart. Where another worker has moved the
-    /// checkpoint, or the worker is told to stop, `seen` is not at `through` afterwards: go on from `seen`.
-    async fn apply(&mut self, events: Vec<RecordedEvent>, through: Position) -> Result<()> {
-        if events.is_empty() {
-            self.see(through);
-            return Ok(());
-        }
-        match self.commit(&events, through).await {
-            Err(error) if is_own(&error) => self.apply_singly(&events, through).await,
-            done => done,
-        }
+    fn step_to(&self, to: Position) -> Step {
+        Step::new(&self.name, self.kept, to).with_parking(self.lot.changes, Vec::new())
     }
 
-    /// Finds the event that fails: those before it are kept, and it is tried again by itself.
-    async fn apply_singly(&mut self, events: &[RecordedEvent], through: Position) -> Result<()> {
-        for (place, event) in events.iter().enumerate() {
-            let to = if place + 1 == events.len() { through } else { event.position };
-            let mut delays = self.worker.options.delays().take(self.worker.options.retries);
-            while let Err(error) = self.commit(std::slice::from_ref(event), to).await {
-                let delay = delays.next().filter(|_| is_own(&error)).ok_or(error)?;
-                self.pause(Some(delay)).await;
-                if self.stop.is_cancelled() {
-                    return Ok(());
-                }
-            }
-            if self.seen != to {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// One transaction, tried until the store has taken it.
-    async fn commit(&mut self, events: &[RecordedEvent], to: Position) -> Result<()> {
-        let mut delays = self.worker.options.delays();
-        loop {
-            let work = self.work(events)?;
-            match self.worker.models.advance(&self.name, self.kept, to, work).await {
-                Ok(()) => {
-                    self.kept = to;
-                    self.see(to);
-                    self.standby = self.worker.options.standby();
-                    return Ok(());
-                }
-                Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {
-                    // Another worker of this projection was faster. Nothing of this batch was kept; go on from where it is, and leave it
-                    // alone for a while: every lost race is a batch read and decoded in vain.
-                    let delay = self.standby.next();
-                    self.pause(delay).await;
-                    self.reload().await?;
-                    return Ok(());
-                }
-                Err(error) if error.is_transient() => {
-                    self.pause(delays.next()).await;
-                    if self.stop.is_cancelled() {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn work(&self, events: &[RecordedEvent]) -> Result<Work<P::Tx>> {
-        let decoded: Vec<Envelope<P::Event>> = events.iter().map(RecordedEvent::decode).collect::<Result<_>>()?;
-        let projection = self.worker.projection.clone();
-        let first = events.first().map(|event| (event.position, event.event.event_type.clone()));
-        let name = self.name.clone();
-        Ok(Box::new(move |tx| {
-            async move {
-                projection.apply_batch(tx, decoded).await.map_err(|source| match first {
-                    Some((position, event_type)) => {
-                        Error::with_source(ErrorKind::Projection { projection: name, position, event_type }, source)
-                    }
-                    None => Error::with_source(ErrorKind::Backend("apply nothing".into()), source),
-                })
-            }
-            .boxed()
-        }))
-    }
-
-    /// Stores the checkpoint where only unwanted events have moved it.
+    /// Stores the checkpoint where only events that are unwanted or parked have moved it.
     async fn keep_seen(&mut self) -> Result<()> {
         if self.seen <= self.kept {
             return Ok(());
         }
         let work: Work<P::Tx> = Box::new(|_| async { Ok(()) }.boxed());
-        match self.worker.models.advance(&self.name, self.kept, self.seen, work).await {
+        match self.worker.models.advance(self.step_to(self.seen), work).await {
             Ok(()) => self.kept = self.seen,
             Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => self.reload().await?,
             // The next time will do.
@@ -327,14 +291,18 @@ where
         Ok(())
     }
 
-    async fn reload(&mut self) -> Result<()> {
+    /// Reads where the projection is. The checkpoint comes first: whoever changes the parking later changes the count that comes with it.
+    pub(super) async fn reload(&mut self) -> Result<()> {
+        let models = &self.worker.models;
         let mut delays = self.worker.options.delays();
         loop {
-            match self.worker.models.checkpoint(&self.name).await {
-                Ok(checkpoint) => {
+            let read: Result<_> =
+                async { Ok((models.checkpoint(&self.name).await?, models.parking(&self.name).await?)) }.await;
+            match read {
+                Ok((checkpoint, parking)) => {
                     self.kept = checkpoint;
-                    self.seen = checkpoint;
-                    self.worker.applied.send_replace(checkpoint);
+                    self.lot = Lot::of(parking);
+                    self.see(checkpoint);
                     return Ok(());
                 }
                 Err(error) if error.is_transient() && !self.stop.is_cancelled() => self.pause(delays.next()).await,
@@ -343,12 +311,12 @@ where
         }
     }
 
-    fn see(&mut self, position: Position) {
+    pub(super) fn see(&mut self, position: Position) {
         self.seen = position;
         self.worker.applied.send_replace(position);
     }
 
-    async fn pause(&mut self, delay: Option<Duration>) {
+    pub(super) async fn pause(&mut self, delay: Option<Duration>) {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(delay.unwrap_or(self.worker.options.longest_delay)) => {}
@@ -356,51 +324,26 @@ where
     }
 }
 
+type Subscribing = BoxFuture<'static, Result<Box<dyn Consumer>>>;
+
+/// What a worker has to do next.
+enum Next {
+    Messages(Result<Vec<Delivery>>),
+    Subscribed(Result<Box<dyn Consumer>>),
+    Sweep,
+    Stop,
+}
+
+async fn subscribed(subscribing: Option<&mut Subscribing>) -> Result<Box<dyn Consumer>> {
+    match subscribing {
+        Some(subscribing) => subscribing.await,
+        None => pending().await,
+    }
+}
+
 async fn next(consumer: Option<&mut Box<dyn Consumer>>, limit: usize) -> Result<Vec<Delivery>> {
     match consumer {
         Some(consumer) => consumer.next(limit).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether the projection itself failed, and not the store beneath it.
-fn is_own(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Projection { .. })
-}
-
-/// What the gate says of a frame.
-#[derive(Debug, PartialEq, Eq)]
-enum Admission {
-    /// All of it is applied: drop it.
-    Known,
-    /// It continues where the last one ended, or overlaps: apply what is new.
-    Next,
-    /// Something before it is missing.
-    Gap,
-}
-
-fn admit(seen: Position, first: Position, last: Position) -> Admission {
-    if last <= seen {
-        Admission::Known
-    } else if first <= seen.next() {
-        Admission::Next
-    } else {
-        Admission::Gap
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_gate_admits_exactly_what_continues_the_log() {
-        let admit = |seen, first, last| admit(Position::new(seen), Position::new(first), Position::new(last));
-        assert_eq!(admit(0, 1, 1), Admission::Next);
-        assert_eq!(admit(0, 2, 2), Admission::Gap);
-        assert_eq!(admit(5, 1, 5), Admission::Known);
-        assert_eq!(admit(5, 3, 6), Admission::Next);
-        assert_eq!(admit(5, 6, 9), Admission::Next);
-        assert_eq!(admit(5, 7, 9), Admission::Gap);
+        None => pending().await,
     }
 }

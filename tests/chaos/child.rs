@@ -13,7 +13,7 @@ use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
-use retell::store::{CheckpointStore, Work};
+use retell::store::{CheckpointStore, Step, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::{
     BoxError, ErrorKind, MySqlReadModel, PostgresReadModel, Projection, ProjectionName, Relay, SqliteReadModel, Worker,
@@ -145,7 +145,7 @@ async fn without_gate<Tx: Tallies>(
 ) {
     let name = ProjectionName::new(NAME).unwrap();
     let mut kept = models.checkpoint(&name).await.unwrap();
-    models.advance(&name, kept, kept, applied(Vec::new())).await.unwrap();
+    models.advance(Step::new(&name, kept, kept), applied(Vec::new())).await.unwrap();
     let mut consumer = broker.subscribe(&name).await.unwrap();
     while !stop.is_cancelled() {
         let received = tokio::select! {
@@ -155,7 +155,7 @@ async fn without_gate<Tx: Tallies>(
         for delivery in received {
             let Ok(frame) = ReceivedFrame::parse(delivery.body) else { continue };
             let through = kept.max(frame.last());
-            models.advance(&name, kept, through, applied(frame.events().unwrap())).await.unwrap();
+            models.advance(Step::new(&name, kept, through), applied(frame.events().unwrap())).await.unwrap();
             kept = through;
             consumer.ack_through(delivery.tag).await.unwrap();
         }

@@ -10,7 +10,7 @@ use retell::id::{CorrelationId, EventId, EventType};
 use retell::store::mysql::MySqlReadModel;
 use retell::store::postgres::PostgresReadModel;
 use retell::store::sqlite::SqliteReadModel;
-use retell::store::{Append, CheckpointStore, Outcome, Replay, Snapshot, Work};
+use retell::store::{Append, CheckpointStore, Outcome, Replay, Snapshot, Step, Work};
 use retell::testing::store::{events, replayed, stream, whole_log};
 use retell::{ErrorKind, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version};
 use uuid::Uuid;
@@ -99,11 +99,15 @@ async fn advance(place: &Place, from: Position, to: Position) -> retell::Result<
         Box::new(|_| Box::pin(async { Ok(()) }))
     }
     match place {
-        Place::Sqlite(path) => SqliteReadModel::open(path).await?.advance(&projection(), from, to, nothing()).await,
-        Place::Postgres(url) => {
-            PostgresReadModel::connect(url).await?.advance(&projection(), from, to, nothing()).await
+        Place::Sqlite(path) => {
+            SqliteReadModel::open(path).await?.advance(Step::new(&projection(), from, to), nothing()).await
         }
-        Place::MySql(url) => MySqlReadModel::connect(url).await?.advance(&projection(), from, to, nothing()).await,
+        Place::Postgres(url) => {
+            PostgresReadModel::connect(url).await?.advance(Step::new(&projection(), from, to), nothing()).await
+        }
+        Place::MySql(url) => {
+            MySqlReadModel::connect(url).await?.advance(Step::new(&projection(), from, to), nothing()).await
+        }
     }
 }
 

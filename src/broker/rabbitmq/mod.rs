@@ -19,7 +19,7 @@ use crate::broker::frame::Frame;
 use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, short};
 use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
 use crate::broker::rabbitmq::topology::Topology;
-use crate::broker::{Announced, Announcer, Broker, Consumer, Publisher};
+use crate::broker::{Announced, Announcer, Broker, Consumer, DeadLetter, DeadLetters, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
@@ -201,6 +201,22 @@ impl Announcer for RabbitMqBroker {
     }
 }
 
+#[async_trait]
+impl DeadLetters for RabbitMqBroker {
+    /// The envelope of the event, to the dead-letter exchange, with the headers `projection`, `reason` and `attempts` besides its own.
+    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
+        let Some(exchange) = &self.inner.options.topology.dead_letter_exchange else { return Ok(()) };
+        let announcement = Announcement::of(&letter.event)?;
+        let mut headers = headers(&announcement);
+        headers.insert("projection".into(), AMQPValue::LongString(letter.projection.as_str().into()));
+        headers.insert("reason".into(), AMQPValue::LongString(letter.reason.as_str().into()));
+        headers.insert("attempts".into(), AMQPValue::LongLongInt(letter.attempts.into()));
+        let properties = announced(&announcement).with_headers(headers);
+        let message = Message { key: announcement.routing_key.as_str(), body: &announcement.body, properties };
+        self.inner.publishing.send(&exchange.name, [message].into_iter()).await.map(drop)
+    }
+}
+
 /// A message on its way out.
 struct Message<'m> {
     key: &'m str,
@@ -253,6 +269,20 @@ async fn send<'m>(
 
 /// The properties of the reference: what its consumers look for.
 fn announced(announcement: &Announcement) -> BasicProperties {
+    let properties = BasicProperties::default()
+        .with_content_type(announcement.content_type.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(announcement.message_id.to_string().into())
+        .with_timestamp(announcement.timestamp)
+        .with_type(announcement.event_type.as_str().into())
+        .with_headers(headers(announcement));
+    match announcement.content_encoding {
+        Some(encoding) => properties.with_content_encoding(encoding.into()),
+        None => properties,
+    }
+}
+
+fn headers(announcement: &Announcement) -> FieldTable {
     let mut headers = FieldTable::default();
     for (name, value) in &announcement.headers {
         let value = match value {
@@ -261,17 +291,7 @@ fn announced(announcement: &Announcement) -> BasicProperties {
         };
         headers.insert((*name).into(), value);
     }
-    let properties = BasicProperties::default()
-        .with_content_type(announcement.content_type.into())
-        .with_delivery_mode(PERSISTENT)
-        .with_message_id(announcement.message_id.to_string().into())
-        .with_timestamp(announcement.timestamp)
-        .with_type(announcement.event_type.as_str().into())
-        .with_headers(headers);
-    match announcement.content_encoding {
-        Some(encoding) => properties.with_content_encoding(encoding.into()),
-        None => properties,
-    }
+    headers
 }
 
 fn properties(frame: &Frame) -> BasicProperties {

@@ -9,7 +9,7 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::{Connection, FromRow, MySql, MySqlConnection, MySqlPool, Transaction};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::sql::Refusal;
+use crate::store::sql::{self, Refusal};
 
 /// The driver's one way to its server.
 ///
@@ -123,14 +123,22 @@ pub(super) async fn begin(connection: &mut MySqlConnection) -> Result<Transactio
 
 /// The servers' numbers, once and for all. `attempt` completes "cannot ..".
 pub(super) fn classify(error: sqlx::Error, attempt: &str) -> Error {
+    Error::with_source(kind(&error, attempt), error)
+}
+
+/// What a projection returned: its own error, or the database's beneath it.
+pub(super) fn classify_work(error: Error) -> Error {
+    sql::classify_work(error, kind)
+}
+
+fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     let attempt = attempt.to_owned();
-    let kind = match &error {
+    match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
-        sqlx::Error::Database(_) => by_number(number(&error), attempt),
+        sqlx::Error::Database(_) => by_number(number(error), attempt),
         _ => ErrorKind::Backend(attempt),
-    };
-    Error::with_source(kind, error)
+    }
 }
 
 fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {

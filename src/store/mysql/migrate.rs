@@ -6,11 +6,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::mysql::connection::{Connections, classify};
 
 /// The steps of the schema. Never changed once released. Every statement can be run again, since the server commits each by itself.
-const MIGRATIONS: [(i32, &str, &str); 3] = [
+const MIGRATIONS: [(i32, &str, &str); 4] = [
     (1, "log", include_str!("../../../migrations/mysql/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/mysql/0002_read_model.sql")),
     (3, "leases", include_str!("../../../migrations/mysql/0003_leases.sql")),
+    (4, "parking", include_str!("../../../migrations/mysql/0004_parking.sql")),
 ];
+
+/// The newest step this release knows.
+const KNOWN: u32 = 4;
 
 /// Applies what is missing. Processes that start at once take turns.
 pub(super) async fn apply(connections: &Connections) -> Result<()> {
@@ -30,10 +34,9 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
     }
     sqlx::raw_sql(CREATE_TABLE).execute(&mut *connection).await.map_err(failed)?;
     let applied: i64 = sqlx::query_scalar(NEWEST).fetch_one(&mut *connection).await.map_err(failed)?;
-    let known = MIGRATIONS.len();
-    if usize::try_from(applied).is_ok_and(|applied| applied > known) {
-        let (found, known) = (u32::try_from(applied).unwrap_or(u32::MAX), u32::try_from(known).unwrap_or(u32::MAX));
-        return Err(ErrorKind::NewerStore { found, known }.into());
+    let found = u32::try_from(applied).unwrap_or(0);
+    if found > KNOWN {
+        return Err(ErrorKind::NewerStore { found, known: KNOWN }.into());
     }
     for (number, name, sql) in MIGRATIONS.into_iter().filter(|(number, ..)| i64::from(*number) > applied) {
         sqlx::raw_sql(sql).execute(&mut *connection).await.map_err(failed)?;

@@ -9,7 +9,7 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::mysql::connection::{Connections, begin, classify, text, time_to_sql};
 use crate::store::sql::{
     self, Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
@@ -56,6 +56,16 @@ impl Reader {
         }
         drop(rows);
         lease.end(Ok(())).map_err(failed)
+    }
+
+    pub(super) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        let query = sqlx::query(STREAM)
+            .bind(stream.aggregate_type().as_str().as_bytes())
+            .bind(stream.aggregate_id().as_str().as_bytes())
+            .bind(to_sql(after.get()))
+            .bind(limit_to_sql(limit));
+        self.joined(query).await
     }
 
     pub(super) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
@@ -333,6 +343,16 @@ const EVENTS_FROM: &str = "
 const EVENTS_TO: &str = " AND commit_id <= ";
 const OF_AGGREGATE_TYPES: &str = " AND aggregate_type IN (";
 const OF_EVENT_TYPES: &str = " AND event_type IN (";
+
+/// Binds: aggregate type, aggregate id, after, limit. The index is named as above.
+const STREAM: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM retell_events AS e FORCE INDEX (events_stream) STRAIGHT_JOIN retell_log AS l ON l.commit_id = e.commit_id
+    WHERE e.aggregate_type = ? AND e.aggregate_id = ? AND e.version > ?
+        AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+    ORDER BY e.version LIMIT ?";
 
 /// Binds: event type, limit. Sorts keys out of indexes, and only then gets the payloads of those few.
 const NEWEST: &str = "

@@ -1,14 +1,18 @@
 //! Read models in a MySQL or MariaDB database, which may be another than the log's.
 
 use async_trait::async_trait;
-use sqlx::{MySqlConnection, MySqlPool};
+use chrono::Utc;
+use sqlx::mysql::{MySqlArguments, MySqlRow};
+use sqlx::query::Query;
+use sqlx::{MySql, MySqlConnection, MySqlPool, Row};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Position, ProjectionName};
-use crate::store::mysql::connection::{Connections, begin, classify};
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId};
+use crate::store::mysql::connection::{Connections, begin, classify, classify_work, text, time_to_sql};
 use crate::store::mysql::migrate;
+use crate::store::parking::{ParkedColumns, ParkingChange};
 use crate::store::sql::{from_sql, to_sql};
-use crate::store::{CheckpointStore, Work};
+use crate::store::{CheckpointStore, Parking, Step, Work};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
@@ -58,58 +62,148 @@ impl CheckpointStore for MySqlReadModel {
         from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
     }
 
-    async fn advance(
-        &self,
-        projection: &ProjectionName,
-        from: Position,
-        to: Position,
-        work: Work<MySqlConnection>,
-    ) -> Result<()> {
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        let failed = |error| classify(error, "read what is parked");
+        // First of all: if the rows change after it was read, so does the count.
+        let changes: Option<(i64,)> = self
+            .connections
+            .optional(sqlx::query_as(CHANGES).bind(projection.as_str().as_bytes()))
+            .await
+            .map_err(failed)?;
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let rows = sqlx::query(PARKED).bind(projection.as_str().as_bytes()).fetch_all(&mut *lease).await;
+        let rows = lease.end(rows).map_err(failed)?;
+        let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
+        let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
+        Ok(Parking { changes, parked: columns.collect::<Result<_>>()? })
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let failed = |error| classify(error, "retry a parked aggregate");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let retried = sqlx::query(RETRY)
+            .bind(time_to_sql(Utc::now()))
+            .bind(projection.as_str().as_bytes())
+            .bind(stream.aggregate_type().as_str().as_bytes())
+            .bind(stream.aggregate_id().as_str().as_bytes())
+            .execute(&mut *lease)
+            .await;
+        Ok(lease.end(retried).map_err(failed)?.rows_affected() == 1)
+    }
+
+    async fn advance(&self, step: Step, work: Work<MySqlConnection>) -> Result<()> {
         let failed = |error| classify(error, "commit a batch");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
-        let actual = Position::new(from_sql(take(&mut tx, projection).await.map_err(failed)?, "position")?);
-        if actual != from {
+        let (actual, changes) = take(&mut tx, &step.projection).await.map_err(failed)?;
+        let actual = Position::new(from_sql(actual, "position")?);
+        if (actual, from_sql(changes, "count")?) != (step.from, step.changes) {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
-            return Err(moved(projection, from, actual));
+            return Err(step.moved(actual));
         }
         // Work that fails may have left a query half-way: the connection is closed then, and with it ends the transaction.
-        work(&mut tx).await?;
-        let set = sqlx::query(SET).bind(to_sql(to.get())).bind(projection.as_str().as_bytes()).bind(to_sql(from.get()));
-        let found = set.execute(&mut *tx).await.map_err(failed)?.rows_affected();
+        work(&mut tx).await.map_err(classify_work)?;
+        let found = set(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
         if found == 0 {
             // The work made a table, which let go of the row.
-            let actual = Position::new(from_sql(take(&mut tx, projection).await.map_err(failed)?, "position")?);
-            return Err(moved(projection, from, actual));
+            let (actual, _) = take(&mut tx, &step.projection).await.map_err(failed)?;
+            return Err(step.moved(Position::new(from_sql(actual, "position")?)));
+        }
+        // After the checkpoint, so that they are not written where it has moved.
+        for change in &step.parking {
+            park(&step.projection, change).execute(&mut *tx).await.map_err(failed)?;
         }
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)
     }
 }
 
-fn moved(projection: &ProjectionName, expected: Position, actual: Position) -> Error {
-    Error::new(ErrorKind::CheckpointMoved { projection: projection.clone(), expected, actual })
-}
-
-/// Locks the projection's row, and makes it if it is not there.
-async fn take(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<i64, sqlx::Error> {
+/// Locks the projection's row, and makes it if it is not there. Returns the position and the count of the parking's changes.
+async fn take(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<(i64, i64), sqlx::Error> {
     let name = projection.as_str().as_bytes();
-    if let Some(position) = sqlx::query_scalar(LOCK).bind(name).fetch_optional(&mut *tx).await? {
-        return Ok(position);
+    if let Some(row) = sqlx::query_as(LOCK).bind(name).fetch_optional(&mut *tx).await? {
+        return Ok(row);
     }
     sqlx::query(MAKE).bind(name).execute(&mut *tx).await?;
-    sqlx::query_scalar(LOCK).bind(name).fetch_one(&mut *tx).await
+    sqlx::query_as(LOCK).bind(name).fetch_one(&mut *tx).await
+}
+
+fn set(step: &Step) -> Query<'_, MySql, MySqlArguments> {
+    sqlx::query(SET)
+        .bind(to_sql(step.to.get()))
+        .bind(to_sql(step.changes_after()))
+        .bind(step.projection.as_str().as_bytes())
+        .bind(to_sql(step.from.get()))
+        .bind(to_sql(step.changes))
+}
+
+fn park<'c>(projection: &'c ProjectionName, change: &'c ParkingChange) -> Query<'c, MySql, MySqlArguments> {
+    let statement = match change {
+        ParkingChange::Park(_) => PARK,
+        ParkingChange::Release(_) => RELEASE,
+    };
+    let stream = change.stream();
+    let query = sqlx::query(statement)
+        .bind(projection.as_str().as_bytes())
+        .bind(stream.aggregate_type().as_str().as_bytes())
+        .bind(stream.aggregate_id().as_str().as_bytes());
+    match change {
+        ParkingChange::Park(parked) => query
+            .bind(to_sql(parked.from_version.get()))
+            .bind(to_sql(parked.from_position.get()))
+            .bind(parked.error.as_bytes())
+            .bind(i64::from(parked.attempts))
+            .bind(time_to_sql(parked.next_at))
+            .bind(parked.state.as_str().as_bytes()),
+        ParkingChange::Release(_) => query,
+    }
+}
+
+fn columns(row: &MySqlRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
+    Ok(ParkedColumns {
+        aggregate_type: text(row.try_get(0)?)?,
+        aggregate_id: text(row.try_get(1)?)?,
+        from_version: row.try_get(2)?,
+        from_position: row.try_get(3)?,
+        error: text(row.try_get(4)?)?,
+        attempts: row.try_get(5)?,
+        next_at: row.try_get(6)?,
+        state: text(row.try_get(7)?)?,
+    })
 }
 
 const READ: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?";
 
-const LOCK: &str = "SELECT position FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
+const LOCK: &str = "SELECT position, parking_changes FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
 
 /// Locks the row for writing also where somebody else was faster: two who held it for reading would wait for each other.
 const MAKE: &str = "
     INSERT INTO retell_checkpoints (projection, position) VALUES (?, 0) ON DUPLICATE KEY UPDATE position = position";
 
-/// Binds: to, projection, from. Compares once more: work that makes a table commits on its way, and others may come in between.
-const SET: &str = "UPDATE retell_checkpoints SET position = ? WHERE projection = ? AND position = ?";
+/// Binds: position and count of changes, projection, position and count before. Compares once more: work that makes a table commits on
+/// its way, and others may come in between.
+const SET: &str = "
+    UPDATE retell_checkpoints SET position = ?, parking_changes = ? WHERE projection = ? AND position = ? AND parking_changes = ?";
+
+const CHANGES: &str = "SELECT parking_changes FROM retell_checkpoints WHERE projection = ?";
+
+const PARKED: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM retell_parked WHERE projection = ?
+    ORDER BY from_position";
+
+/// Binds: projection, aggregate type, aggregate id, version, position, error, attempts, next time, state.
+const PARK: &str = "
+    REPLACE INTO retell_parked
+        (projection, aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+/// Binds: projection, aggregate type, aggregate id.
+const RELEASE: &str = "DELETE FROM retell_parked WHERE projection = ? AND aggregate_type = ? AND aggregate_id = ?";
+
+/// Binds: now, projection, aggregate type, aggregate id.
+const RETRY: &str = "
+    UPDATE retell_parked SET state = 'waiting', attempts = 0, next_at = ?
+    WHERE projection = ? AND aggregate_type = ? AND aggregate_id = ?";

@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::error::ErrorKind as SqlKind;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::sql::Refusal;
+use crate::store::sql::{self, Refusal};
 
 /// The schema the tables lie in: a plain lower-case identifier, so that it can stand in a statement unquoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +47,22 @@ impl Statement {
 
 /// PostgreSQL's codes, once and for all. `attempt` completes "cannot ..".
 pub(super) fn classify(error: sqlx::Error, attempt: &str) -> Error {
+    Error::with_source(kind(&error, attempt), error)
+}
+
+/// What a projection returned: its own error, or the database's beneath it.
+pub(super) fn classify_work(error: Error) -> Error {
+    sql::classify_work(error, kind)
+}
+
+fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     let attempt = attempt.to_owned();
-    let kind = match &error {
+    match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
-        sqlx::Error::Database(_) => by_code(code(&error).as_deref().unwrap_or_default(), attempt),
+        sqlx::Error::Database(_) => by_code(code(error).as_deref().unwrap_or_default(), attempt),
         _ => ErrorKind::Backend(attempt),
-    };
-    Error::with_source(kind, error)
+    }
 }
 
 /// The server's five characters, if the error is one of the server's.
@@ -67,9 +75,9 @@ fn by_code(code: &str, attempt: String) -> ErrorKind {
         // Disk full.
         "53100" => ErrorKind::Full,
         "25006" => ErrorKind::ReadOnly,
-        // Serialization failure, deadlock, lock not available, statement or lock timeout, too many connections, out of memory, and
-        // the server going down or coming up.
-        "40001" | "40P01" | "55P03" | "57014" | "53300" | "53200" | "57P01" | "57P02" | "57P03" => {
+        // Serialization failure, deadlock, lock not available, statement or lock timeout, too long without a word within a transaction,
+        // too many connections, out of memory, and the server going down or coming up.
+        "40001" | "40P01" | "55P03" | "57014" | "25P03" | "53300" | "53200" | "57P01" | "57P02" | "57P03" => {
             ErrorKind::Transient(attempt)
         }
         // Connection exceptions.

@@ -6,11 +6,15 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::connection::{Schema, classify};
 
 /// The steps of the schema. Never changed once released.
-const MIGRATIONS: [(i32, &str, &str); 3] = [
+const MIGRATIONS: [(i32, &str, &str); 4] = [
     (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
     (3, "leases", include_str!("../../../migrations/postgres/0003_leases.sql")),
+    (4, "parking", include_str!("../../../migrations/postgres/0004_parking.sql")),
 ];
+
+/// The newest step this release knows.
+const KNOWN: i32 = 4;
 
 /// Applies what is missing in one transaction. Processes that start at once take turns.
 pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
@@ -28,15 +32,14 @@ async fn is_up_to_date(connection: &mut PgConnection, schema: &Schema) -> Result
     }
     let applied: i32 =
         sqlx::query_scalar(schema.statement(NEWEST).sql()).fetch_one(&mut *connection).await.map_err(failed)?;
-    usize::try_from(applied).map_or(Ok(false), |applied| check_known(applied).map(|()| applied == MIGRATIONS.len()))
+    check_known(applied).map(|()| applied == KNOWN)
 }
 
 /// Refuses a schema that a newer release has changed.
-fn check_known(applied: usize) -> Result<()> {
-    let known = MIGRATIONS.len();
-    if applied > known {
-        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
-        return Err(ErrorKind::NewerStore { found: number(applied), known: number(known) }.into());
+fn check_known(applied: i32) -> Result<()> {
+    if applied > KNOWN {
+        let (found, known) = (applied.unsigned_abs(), KNOWN.unsigned_abs());
+        return Err(ErrorKind::NewerStore { found, known }.into());
     }
     Ok(())
 }
@@ -50,7 +53,7 @@ async fn run(connection: &mut PgConnection, schema: &Schema) -> Result<()> {
         sqlx::query(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
     }
     let applied: i32 = sqlx::query_scalar(schema.statement(NEWEST).sql()).fetch_one(&mut *tx).await.map_err(failed)?;
-    check_known(usize::try_from(applied).unwrap_or(0))?;
+    check_known(applied)?;
     for (number, name, sql) in MIGRATIONS.into_iter().filter(|(number, ..)| *number > applied) {
         sqlx::raw_sql(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
         sqlx::query(schema.statement(RECORD).sql()).bind(number).bind(name).execute(&mut *tx).await.map_err(failed)?;

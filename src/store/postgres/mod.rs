@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
 use crate::store::sql::{self, to_sql};
@@ -212,6 +212,10 @@ impl EventReader for PostgresStore {
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
         sql::page(&self.reader, after, limit, filter).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.reader.stream(stream, after, limit).await
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {

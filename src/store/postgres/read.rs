@@ -9,7 +9,7 @@ use sqlx::{PgPool, Postgres, Row};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::postgres::connection::{Schema, Statement, classify, refusal};
 use crate::store::sql::{
     self, Columns, EventBuilder, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql,
@@ -28,6 +28,7 @@ pub(super) struct Reader {
     log: Statement,
     events: Statement,
     filtered: Statement,
+    stream: Statement,
     newest: Statement,
     recorded_after: Statement,
 }
@@ -44,6 +45,7 @@ impl Reader {
             log: schema.statement(LOG),
             events: schema.statement(EVENTS),
             filtered: schema.statement(FILTERED),
+            stream: schema.statement(STREAM),
             newest: schema.statement(NEWEST),
             recorded_after: schema.statement(RECORDED_AFTER),
         }
@@ -72,6 +74,16 @@ impl Reader {
             visit(&mut stream, &row)?;
         }
         Ok(())
+    }
+
+    pub(super) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        let query = sqlx::query(self.stream.sql())
+            .bind(stream.aggregate_type().as_str())
+            .bind(stream.aggregate_id().as_str())
+            .bind(to_sql(after.get()))
+            .bind(limit_to_sql(limit));
+        self.joined(query).await
     }
 
     pub(super) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
@@ -255,6 +267,15 @@ const FILTERED: &str = "
         correlation_id, causation_id, metadata, payload
     FROM {schema}.events WHERE commit_id BETWEEN $1 AND $2
         AND ($3::text[] IS NULL OR aggregate_type = ANY ($3)) AND ($4::text[] IS NULL OR event_type = ANY ($4))";
+
+/// Binds: aggregate type, aggregate id, after, limit.
+const STREAM: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM {schema}.events e JOIN {schema}.log l ON l.commit_id = e.commit_id
+    WHERE e.aggregate_type = $1 AND e.aggregate_id = $2 AND e.version > $3
+    ORDER BY e.version LIMIT $4";
 
 /// Binds: event type, limit.
 const NEWEST: &str = "

@@ -1,22 +1,24 @@
 //! Read models in a PostgreSQL database, which may be another than the log's.
 
 use async_trait::async_trait;
-use sqlx::{Connection, PgConnection, PgPool};
+use chrono::Utc;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Position, ProjectionName};
-use crate::store::postgres::connection::{Schema, Statement, classify};
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId};
+use crate::store::parking::{ParkedColumns, ParkingChange};
+use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
 use crate::store::postgres::{PostgresOptions, migrate};
 use crate::store::sql::{from_sql, to_sql};
-use crate::store::{CheckpointStore, Work};
+use crate::store::{CheckpointStore, Parking, Step, Work};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct PostgresReadModel {
     pool: PgPool,
-    read: Statement,
-    take: Statement,
-    set: Statement,
+    statements: Statements,
 }
 
 impl PostgresReadModel {
@@ -35,8 +37,7 @@ impl PostgresReadModel {
     pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
-        let (read, take, set) = (schema.statement(READ), schema.statement(TAKE), schema.statement(SET));
-        Ok(Self { pool, read, take, set })
+        Ok(Self { pool, statements: Statements::new(&schema) })
     }
 
     /// The pool, for queries.
@@ -51,7 +52,7 @@ impl CheckpointStore for PostgresReadModel {
     type Tx = PgConnection;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        let position: Option<i64> = sqlx::query_scalar(self.read.sql())
+        let position: Option<i64> = sqlx::query_scalar(self.statements.read.sql())
             .bind(projection.as_str())
             .fetch_optional(&self.pool)
             .await
@@ -59,31 +60,57 @@ impl CheckpointStore for PostgresReadModel {
         from_sql(position.unwrap_or(0), "position").map(Position::new)
     }
 
-    async fn advance(
-        &self,
-        projection: &ProjectionName,
-        from: Position,
-        to: Position,
-        work: Work<PgConnection>,
-    ) -> Result<()> {
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        let failed = |error| classify(error, "read what is parked");
+        // First of all: if the rows change after it was read, so does the count.
+        let changes: Option<i64> = sqlx::query_scalar(self.statements.changes.sql())
+            .bind(projection.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed)?;
+        let rows = sqlx::query(self.statements.parked.sql())
+            .bind(projection.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed)?;
+        let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
+        Ok(Parking { changes: from_sql(changes.unwrap_or(0), "count")?, parked: columns.collect::<Result<_>>()? })
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let retried = sqlx::query(self.statements.retry.sql())
+            .bind(projection.as_str())
+            .bind(stream.aggregate_type().as_str())
+            .bind(stream.aggregate_id().as_str())
+            .bind(Utc::now())
+            .execute(&self.pool)
+            .await
+            .map_err(|error| classify(error, "retry a parked aggregate"))?;
+        Ok(retried.rows_affected() == 1)
+    }
+
+    async fn advance(&self, step: Step, work: Work<PgConnection>) -> Result<()> {
         let failed = |error| classify(error, "commit a batch");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
-        let actual: i64 =
-            sqlx::query_scalar(self.take.sql()).bind(projection.as_str()).fetch_one(&mut *tx).await.map_err(failed)?;
+        let (actual, changes): (i64, i64) = sqlx::query_as(self.statements.take.sql())
+            .bind(step.projection.as_str())
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed)?;
         let actual = Position::new(from_sql(actual, "position")?);
-        if actual != from {
-            return Err(Error::new(ErrorKind::CheckpointMoved {
-                projection: projection.clone(),
-                expected: from,
-                actual,
-            }));
+        if (actual, from_sql(changes, "count")?) != (step.from, step.changes) {
+            return Err(step.moved(actual));
         }
-        work(&mut tx).await?;
-        sqlx::query(self.set.sql())
-            .bind(projection.as_str())
-            .bind(to_sql(to.get()))
+        work(&mut tx).await.map_err(classify_work)?;
+        for change in &step.parking {
+            self.statements.park(&step.projection, change).execute(&mut *tx).await.map_err(failed)?;
+        }
+        sqlx::query(self.statements.set.sql())
+            .bind(step.projection.as_str())
+            .bind(to_sql(step.to.get()))
+            .bind(to_sql(step.changes_after()))
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
@@ -91,11 +118,100 @@ impl CheckpointStore for PostgresReadModel {
     }
 }
 
+#[derive(Debug, Clone)]
+struct Statements {
+    read: Statement,
+    take: Statement,
+    set: Statement,
+    changes: Statement,
+    parked: Statement,
+    park: Statement,
+    release: Statement,
+    retry: Statement,
+}
+
+impl Statements {
+    fn new(schema: &Schema) -> Self {
+        Self {
+            read: schema.statement(READ),
+            take: schema.statement(TAKE),
+            set: schema.statement(SET),
+            changes: schema.statement(CHANGES),
+            parked: schema.statement(PARKED),
+            park: schema.statement(PARK),
+            release: schema.statement(RELEASE),
+            retry: schema.statement(RETRY),
+        }
+    }
+
+    fn park<'c>(&self, projection: &'c ProjectionName, change: &'c ParkingChange) -> Query<'c, Postgres, PgArguments> {
+        let statement = match change {
+            ParkingChange::Park(_) => &self.park,
+            ParkingChange::Release(_) => &self.release,
+        };
+        let stream = change.stream();
+        let query = sqlx::query(statement.sql())
+            .bind(projection.as_str())
+            .bind(stream.aggregate_type().as_str())
+            .bind(stream.aggregate_id().as_str());
+        match change {
+            ParkingChange::Park(parked) => query
+                .bind(to_sql(parked.from_version.get()))
+                .bind(to_sql(parked.from_position.get()))
+                .bind(&parked.error)
+                .bind(i64::from(parked.attempts))
+                .bind(parked.next_at)
+                .bind(parked.state.as_str()),
+            ParkingChange::Release(_) => query,
+        }
+    }
+}
+
+fn columns(row: &PgRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
+    Ok(ParkedColumns {
+        aggregate_type: row.try_get(0)?,
+        aggregate_id: row.try_get(1)?,
+        from_version: row.try_get(2)?,
+        from_position: row.try_get(3)?,
+        error: row.try_get(4)?,
+        attempts: row.try_get(5)?,
+        next_at: row.try_get(6)?,
+        state: row.try_get(7)?,
+    })
+}
+
 const READ: &str = "SELECT position FROM {schema}.checkpoints WHERE projection = $1";
 
-/// Makes the row if it is not there, and locks it.
+/// Makes the row if it is not there, and locks it. A process that is paused with the row in its hands would stop every other worker of its
+/// projection: so the server ends the transaction when it hears nothing in it for 30 seconds.
 const TAKE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
-    ON CONFLICT (projection) DO UPDATE SET position = c.position RETURNING position";
+    ON CONFLICT (projection) DO UPDATE SET position = c.position
+    RETURNING position, parking_changes, set_config('idle_in_transaction_session_timeout', '30s', true)";
 
-const SET: &str = "UPDATE {schema}.checkpoints SET position = $2 WHERE projection = $1";
+/// Binds: projection, position, count of changes.
+const SET: &str = "UPDATE {schema}.checkpoints SET position = $2, parking_changes = $3 WHERE projection = $1";
+
+const CHANGES: &str = "SELECT parking_changes FROM {schema}.checkpoints WHERE projection = $1";
+
+const PARKED: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM {schema}.parked WHERE projection = $1
+    ORDER BY from_position";
+
+/// Binds: projection, aggregate type, aggregate id, version, position, error, attempts, next time, state.
+const PARK: &str = "
+    INSERT INTO {schema}.parked
+        (projection, aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE
+    SET from_version = excluded.from_version, from_position = excluded.from_position, error = excluded.error,
+        attempts = excluded.attempts, next_at = excluded.next_at, state = excluded.state";
+
+/// Binds: projection, aggregate type, aggregate id.
+const RELEASE: &str = "DELETE FROM {schema}.parked WHERE projection = $1 AND aggregate_type = $2 AND aggregate_id = $3";
+
+/// Binds: projection, aggregate type, aggregate id, now.
+const RETRY: &str = "
+    UPDATE {schema}.parked SET state = 'waiting', attempts = 0, next_at = $4
+    WHERE projection = $1 AND aggregate_type = $2 AND aggregate_id = $3";

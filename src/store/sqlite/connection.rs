@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, chain};
 use crate::id::Position;
 use crate::store::sqlite::migrate::{self, Migration};
 use crate::store::sqlite::{SqliteOptions, Synchronous};
@@ -215,7 +215,23 @@ impl Failure {
 
 /// SQLite's codes, once and for all. `attempt` completes "cannot ..".
 pub(super) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
-    let kind = match error.sqlite_error_code() {
+    Error::with_source(kind(&error, attempt), error)
+}
+
+/// What a projection returned. Where the first error of SQLite's in its chain says that the database is the trouble, the projection is
+/// not to blame.
+pub(super) fn classify_work(error: Error) -> Error {
+    let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<rusqlite::Error>());
+    match beneath.map(|beneath| kind(beneath, "apply events")) {
+        Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
+            Error::with_source(kind, error)
+        }
+        _ => error,
+    }
+}
+
+fn kind(error: &rusqlite::Error, attempt: &str) -> ErrorKind {
+    match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted) => {
             ErrorKind::Transient(attempt.to_owned())
         }
@@ -223,8 +239,7 @@ pub(super) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
         Some(ErrorCode::ReadOnly) => ErrorKind::ReadOnly,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt(attempt.to_owned()),
         _ => ErrorKind::Backend(attempt.to_owned()),
-    };
-    Error::with_source(kind, error)
+    }
 }
 
 fn closed() -> Error {

@@ -16,18 +16,22 @@ pub(super) struct Migration {
 const CHECKPOINTS: Migration =
     Migration { number: 2, name: "read_model", sql: include_str!("../../../migrations/sqlite/0002_read_model.sql") };
 
+const PARKING: Migration =
+    Migration { number: 4, name: "parking", sql: include_str!("../../../migrations/sqlite/0004_parking.sql") };
+
 /// What a log needs.
-pub(super) static LOG: [Migration; 3] = [
+pub(super) static LOG: [Migration; 4] = [
     Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
     CHECKPOINTS,
     Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
+    PARKING,
 ];
 
 /// What a file of read models needs.
-pub(super) static READ_MODEL: [Migration; 1] = [CHECKPOINTS];
+pub(super) static READ_MODEL: [Migration; 2] = [CHECKPOINTS, PARKING];
 
 /// The newest step this release knows, of any kind of file.
-const NEWEST: u32 = 3;
+const NEWEST: u32 = 4;
 
 /// Applies what is missing, in one transaction: of several processes that start at once, one does it and the others find it done.
 pub(super) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId};
+use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::GroupCommit;
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
@@ -235,6 +235,11 @@ impl EventReader for SqliteStore {
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
         let filter = filter.clone();
         self.readers.run("read the log", move |db| read::page(db, after, limit, &filter)).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let stream = stream.clone();
+        self.readers.run("read a stream", move |db| read::stream(db, &stream, after, limit)).await
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {

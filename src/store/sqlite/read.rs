@@ -208,6 +208,16 @@ fn limit_to_sql(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
+pub(super) fn stream(
+    db: &Connection,
+    stream: &StreamId,
+    after: Version,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, Failure> {
+    let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+    events(db, STREAM, (kind, id, to_sql(after.get()), limit_to_sql(limit)), limit, usize::MAX)
+}
+
 pub(super) fn newest(db: &Connection, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
     events(db, NEWEST, (event_type.as_str(), limit_to_sql(limit)), limit, usize::MAX)
 }
@@ -386,6 +396,13 @@ const FILTERED: &str = "
         AND (?4 IS NULL OR +aggregate_type IN (SELECT value FROM json_each(?4)))
         AND (?5 IS NULL OR +event_type IN (SELECT value FROM json_each(?5)))
     ORDER BY position LIMIT ?3";
+
+/// Binds: aggregate type, aggregate id, after, limit.
+const STREAM: &str = "
+    SELECT position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
+        correlation_id, causation_id, metadata, payload
+    FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version > ?3
+    ORDER BY version LIMIT ?4";
 
 const NEWEST: &str = "
     SELECT position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,

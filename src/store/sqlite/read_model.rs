@@ -4,14 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension};
 use tokio::runtime::Handle;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Position, ProjectionName};
-use crate::store::sqlite::connection::{Failure, Location, Pool, position_from_sql, to_sql};
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId};
+use crate::store::parking::{ParkedColumns, ParkingChange};
+use crate::store::sqlite::connection::{
+    Failure, Location, Pool, classify_work, corrupt, from_sql, position_from_sql, to_sql,
+};
 use crate::store::sqlite::{SqliteOptions, Synchronous, health, migrate};
-use crate::store::{CheckpointStore, Work};
+use crate::store::{CheckpointStore, Parked, Parking, Step, Work};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
@@ -41,7 +45,7 @@ impl SqliteReadModel {
     /// Read models in memory, gone with the last handle.
     ///
     /// # Errors
-    /// [`ErrorKind::Backend`] if SQLite refuses.
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.
     pub async fn in_memory() -> Result<Self> {
         Self::at(Location::Memory, SqliteOptions::new()).await
     }
@@ -87,29 +91,47 @@ impl CheckpointStore for SqliteReadModel {
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
         let projection = projection.clone();
-        self.readers.run("read a checkpoint", move |db| checkpoint(db, &projection)).await
+        self.readers.run("read a checkpoint", move |db| Ok(checkpoint(db, &projection)?.0)).await
     }
 
-    async fn advance(
-        &self,
-        projection: &ProjectionName,
-        from: Position,
-        to: Position,
-        work: Work<Connection>,
-    ) -> Result<()> {
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         let projection = projection.clone();
+        self.readers
+            .run("read what is parked", move |db| {
+                // One snapshot for both.
+                let tx = db.transaction()?;
+                let (_, changes) = checkpoint(&tx, &projection)?;
+                Ok(Parking { changes, parked: parked(&tx, &projection)? })
+            })
+            .await
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let (projection, stream) = (projection.clone(), stream.clone());
+        self.writer
+            .run("retry a parked aggregate", move |db| {
+                let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+                let now = Utc::now().timestamp_micros();
+                Ok(db.prepare_cached(RETRY)?.execute((projection.as_str(), kind, id, now))? == 1)
+            })
+            .await
+    }
+
+    async fn advance(&self, step: Step, work: Work<Connection>) -> Result<()> {
         let runtime = Handle::current();
         self.writer
             .run("commit a batch", move |db| {
                 // Immediate: the checkpoint compared below stays where it is until the commit.
                 db.execute_batch("BEGIN IMMEDIATE")?;
                 let open = OpenTransaction { db };
-                let actual = checkpoint(open.db, &projection)?;
-                if actual != from {
-                    return Err(Error::new(ErrorKind::CheckpointMoved { projection, expected: from, actual }).into());
+                let (actual, changes) = checkpoint(open.db, &step.projection)?;
+                if (actual, changes) != (step.from, step.changes) {
+                    return Err(step.moved(actual).into());
                 }
-                runtime.block_on(work(open.db))?;
-                open.db.prepare_cached(SET_CHECKPOINT)?.execute((projection.as_str(), to_sql(to.get())))?;
+                runtime.block_on(work(open.db)).map_err(classify_work)?;
+                step.parking.iter().try_for_each(|change| park(open.db, &step.projection, change))?;
+                let (to, changes) = (to_sql(step.to.get()), to_sql(step.changes_after()));
+                open.db.prepare_cached(SET_CHECKPOINT)?.execute((step.projection.as_str(), to, changes))?;
                 open.commit()
             })
             .await
@@ -137,13 +159,81 @@ impl Drop for OpenTransaction<'_> {
     }
 }
 
-fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result<Position, Failure> {
-    let position = db.prepare_cached(CHECKPOINT)?.query_row([projection.as_str()], |row| row.get(0)).optional()?;
-    position_from_sql(position.unwrap_or(0))
+/// The position, and the count of the parking's changes.
+fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result<(Position, u64), Failure> {
+    let mut statement = db.prepare_cached(CHECKPOINT)?;
+    let found = statement.query_row([projection.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let (position, changes) = found.unwrap_or_default();
+    Ok((position_from_sql(position)?, from_sql(changes, "count")?))
 }
 
-const CHECKPOINT: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?1";
+fn parked(db: &Connection, projection: &ProjectionName) -> Result<Vec<Parked>, Failure> {
+    let mut statement = db.prepare_cached(PARKED)?;
+    let mut rows = statement.query([projection.as_str()])?;
+    let mut parked = Vec::new();
+    while let Some(row) = rows.next()? {
+        let text = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?);
+        let micros: i64 = row.get(6)?;
+        let next_at = DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("time {micros}")))?;
+        let columns = ParkedColumns {
+            aggregate_type: text(0)?,
+            aggregate_id: text(1)?,
+            from_version: row.get(2)?,
+            from_position: row.get(3)?,
+            error: text(4)?,
+            attempts: row.get(5)?,
+            next_at,
+            state: text(7)?,
+        };
+        parked.push(columns.parse()?);
+    }
+    Ok(parked)
+}
 
+fn park(db: &Connection, projection: &ProjectionName, change: &ParkingChange) -> Result<(), Failure> {
+    let stream = change.stream();
+    let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+    match change {
+        ParkingChange::Park(parked) => db.prepare_cached(PARK)?.execute((
+            projection.as_str(),
+            kind,
+            id,
+            to_sql(parked.from_version.get()),
+            to_sql(parked.from_position.get()),
+            &parked.error,
+            parked.attempts,
+            parked.next_at.timestamp_micros(),
+            parked.state.as_str(),
+        ))?,
+        ParkingChange::Release(_) => db.prepare_cached(RELEASE)?.execute((projection.as_str(), kind, id))?,
+    };
+    Ok(())
+}
+
+const CHECKPOINT: &str = "SELECT position, parking_changes FROM retell_checkpoints WHERE projection = ?1";
+
+/// Binds: projection, position, count of changes.
 const SET_CHECKPOINT: &str = "
-    INSERT INTO retell_checkpoints (projection, position) VALUES (?1, ?2)
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position";
+    INSERT INTO retell_checkpoints (projection, position, parking_changes) VALUES (?1, ?2, ?3)
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, parking_changes = excluded.parking_changes";
+
+const PARKED: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM retell_parked WHERE projection = ?1
+    ORDER BY from_position";
+
+/// Binds: projection, aggregate type, aggregate id, version, position, error, attempts, next time, state.
+const PARK: &str = "
+    INSERT INTO retell_parked
+        (projection, aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE
+    SET from_version = excluded.from_version, from_position = excluded.from_position, error = excluded.error,
+        attempts = excluded.attempts, next_at = excluded.next_at, state = excluded.state";
+
+const RELEASE: &str = "DELETE FROM retell_parked WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
+
+/// Binds: projection, aggregate type, aggregate id, now.
+const RETRY: &str = "
+    UPDATE retell_parked SET state = 'waiting', attempts = 0, next_at = ?4
+    WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use tokio::time::timeout;
 
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, EventType, Position};
+use crate::id::{AggregateType, EventType, Position, Version};
 use crate::store::{Filter, PAGE_BYTES, Page};
 use crate::testing::store::{
     PATIENCE, Store, event, event_of, events, log_of, position_of, stream, stream_of, written,
@@ -116,6 +116,42 @@ pub async fn a_page_of_large_events_ends_when_it_is_full(store: Store) {
             assert_eq!(page.through.get(), expected);
             after = expected;
         }
+    }
+}
+
+/// With positions, times and metadata, just as a page has them; and no event of another stream, however alike its name.
+pub async fn a_stream_is_read_whole_and_in_order(store: Store) {
+    let log = mixed_log(&store).await;
+    for kind in KINDS {
+        let order = stream_of(kind, "3");
+        let expected: Vec<_> = log.iter().filter(|event| event.stream == order).cloned().collect();
+        assert_eq!(expected.len(), TYPES.len());
+        let read = store.read_stream(&order, Version::ZERO, 100).await.expect("a stream can be read");
+        assert_eq!(read, expected);
+    }
+    let unknown = store.read_stream(&stream_of("order", "unknown"), Version::ZERO, 100).await;
+    assert_eq!(unknown.expect("an unknown stream is empty"), []);
+}
+
+/// Also where one append has written more than that, and where the version is beyond the stream's end.
+pub async fn at_most_so_many_events_of_a_stream_after_a_version_are_read(store: Store) {
+    let account = stream("1");
+    written(&store, &account, events(5)).await;
+    written(&store, &stream("2"), events(3)).await;
+    written(&store, &account, events(2)).await;
+    let cases: [(u64, usize, &[u64]); 7] = [
+        (0, 100, &[1, 2, 3, 4, 5, 6, 7]),
+        (0, 3, &[1, 2, 3]),
+        (3, 3, &[4, 5, 6]),
+        (6, 3, &[7]),
+        (7, 3, &[]),
+        (u64::MAX, usize::MAX, &[]),
+        (0, 0, &[]),
+    ];
+    for (after, limit, expected) in cases {
+        let read = store.read_stream(&account, Version::new(after), limit).await.expect("a stream can be read");
+        let versions: Vec<_> = read.iter().map(|event| event.version.get()).collect();
+        assert_eq!(versions, expected, "at most {limit} after {after}");
     }
 }
 

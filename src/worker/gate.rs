@@ -1,0 +1,40 @@
+//! What the worker does with a frame, decided by its positions alone.
+
+use crate::id::Position;
+
+/// What the gate says of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// All of it is applied: drop it.
+    Known,
+    /// It continues where the last one ended, or overlaps: apply what is new.
+    Next,
+    /// Something before it is missing.
+    Gap,
+}
+
+pub(super) fn admit(seen: Position, first: Position, last: Position) -> Admission {
+    if last <= seen {
+        Admission::Known
+    } else if first <= seen.next() {
+        Admission::Next
+    } else {
+        Admission::Gap
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_admits_exactly_what_continues_the_log() {
+        let admit = |seen, first, last| admit(Position::new(seen), Position::new(first), Position::new(last));
+        assert_eq!(admit(0, 1, 1), Admission::Next);
+        assert_eq!(admit(0, 2, 2), Admission::Gap);
+        assert_eq!(admit(5, 1, 5), Admission::Known);
+        assert_eq!(admit(5, 3, 6), Admission::Next);
+        assert_eq!(admit(5, 6, 9), Admission::Next);
+        assert_eq!(admit(5, 7, 9), Admission::Gap);
+    }
+}

@@ -1,0 +1,275 @@
+//! Parking, as far as it needs no database: its settings, the parked aggregates a worker knows of, and the breaker that tells an outage
+//! from poison.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use tokio::time::Instant;
+
+use crate::error::{Error, chain};
+use crate::event::RecordedEvent;
+use crate::id::StreamId;
+use crate::store::parking::{ParkedState, ParkingChange};
+use crate::store::{Parked, Parking};
+
+/// Characters that are kept of an error.
+const REASON_CHARS: usize = 1_000;
+
+/// How a worker parks aggregates and tries them again; part of [`WorkerOptions`](crate::worker::WorkerOptions).
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct ParkingOptions {
+    retries: u32,
+    first_delay: Duration,
+    longest_delay: Duration,
+    outage_failures: usize,
+    longest_outage: Duration,
+}
+
+impl ParkingOptions {
+    /// A parked aggregate is tried again after 1 second, then after about twice as long each time, up to 10 minutes; after 16 retries, more
+    /// than an hour, it is dead. Failures of 5 aggregates in a row are an outage, for at most 10 minutes.
+    pub fn new() -> Self {
+        Self {
+            retries: 16,
+            first_delay: Duration::from_secs(1),
+            longest_delay: Duration::from_mins(10),
+            outage_failures: 5,
+            longest_outage: Duration::from_mins(10),
+        }
+    }
+
+    /// How often a parked aggregate is tried again before it is dead, at least once.
+    pub fn with_retries(mut self, retries: u32) -> Self {
+        self.retries = retries.max(1);
+        self
+    }
+
+    /// The wait before the first retry, and the longest wait before any.
+    pub fn with_delays(mut self, first: Duration, longest: Duration) -> Self {
+        (self.first_delay, self.longest_delay) = (first.min(longest), longest);
+        self
+    }
+
+    /// How many aggregates fail in a row, with no event applied in between, when something is down that all of them need. Nothing is parked
+    /// then: the first of them is tried again and again.
+    pub fn with_outage_after(mut self, aggregates: usize) -> Self {
+        self.outage_failures = aggregates.max(1);
+        self
+    }
+
+    /// How long such an outage may last. After that they are parked all the same, since as many may really be poisoned: the worker must not
+    /// stand still for ever.
+    pub fn with_longest_outage(mut self, time: Duration) -> Self {
+        self.longest_outage = time;
+        self
+    }
+
+    /// Whether an aggregate that has failed so often is dead.
+    pub(super) fn is_spent(&self, attempts: u32) -> bool {
+        attempts > self.retries
+    }
+
+    fn next_at(&self, attempts: u32) -> DateTime<Utc> {
+        let mut delays = ExponentialBuilder::new()
+            .with_min_delay(self.first_delay)
+            .with_max_delay(self.longest_delay)
+            .without_max_times()
+            .with_jitter()
+            .build();
+        // The factor is 2, so the longest delay is reached long before.
+        let delay = delays.nth(attempts.saturating_sub(1).min(64) as usize).unwrap_or(self.longest_delay);
+        let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);
+        Utc::now().checked_add_signed(delay).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
+    }
+
+    /// An aggregate that fails for the first time.
+    pub(super) fn parked(&self, event: &RecordedEvent, error: &Error) -> Parked {
+        Parked {
+            stream: event.stream.clone(),
+            from_version: event.version,
+            from_position: event.position,
+            error: reason(error),
+            attempts: 1,
+            next_at: self.next_at(1),
+            state: ParkedState::Waiting,
+        }
+    }
+
+    /// A parked aggregate after one more failure.
+    pub(super) fn failed(&self, parked: &mut Parked, error: &Error) {
+        parked.attempts = parked.attempts.saturating_add(1);
+        self.postpone(parked, error);
+    }
+
+    /// A parked aggregate that could not be tried.
+    pub(super) fn postpone(&self, parked: &mut Parked, error: &Error) {
+        parked.error = reason(error);
+        parked.next_at = self.next_at(parked.attempts);
+    }
+}
+
+impl Default for ParkingOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An error and its causes as one text that every database takes.
+fn reason(error: &Error) -> String {
+    let causes: Vec<_> = chain(error).map(ToString::to_string).collect();
+    causes.join(": ").replace('\0', "\u{fffd}").chars().take(REASON_CHARS).collect()
+}
+
+/// The parked aggregates as of the checkpoint that the worker holds.
+///
+/// Invariant: they are those of the table. They are read after the checkpoint, and each step of the worker names the count of changes that
+/// was read with them: if the table is another by then, the step fails, and both are read again.
+#[derive(Debug)]
+pub(super) struct Lot {
+    pub(super) changes: u64,
+    parked: HashMap<StreamId, Parked>,
+    next_due: Option<DateTime<Utc>>,
+}
+
+impl Lot {
+    pub(super) fn of(parking: Parking) -> Self {
+        let parked = parking.parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
+        let mut lot = Self { changes: parking.changes, parked, next_due: None };
+        lot.find_next_due();
+        lot
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.parked.is_empty()
+    }
+
+    pub(super) fn holds(&self, stream: &StreamId) -> bool {
+        self.parked.contains_key(stream)
+    }
+
+    /// What a step has written.
+    pub(super) fn take(&mut self, step_changes: u64, parking: &[ParkingChange]) {
+        self.changes = step_changes;
+        for change in parking {
+            match change {
+                ParkingChange::Park(parked) => drop(self.parked.insert(parked.stream.clone(), parked.clone())),
+                ParkingChange::Release(stream) => drop(self.parked.remove(stream)),
+            }
+        }
+        if !parking.is_empty() {
+            self.find_next_due();
+        }
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Parked> {
+        self.parked.values().filter(|parked| parked.state == ParkedState::Waiting)
+    }
+
+    fn find_next_due(&mut self) {
+        self.next_due = self.waiting().map(|parked| parked.next_at).min();
+    }
+
+    /// How long until the next one is due.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        Some((self.next_due? - Utc::now()).to_std().unwrap_or_default())
+    }
+
+    /// At most so many of those that are due, the longest overdue first.
+    pub(super) fn due(&self, at_most: usize) -> Vec<StreamId> {
+        let now = Utc::now();
+        if self.next_due.is_none_or(|next_due| next_due > now) {
+            return Vec::new();
+        }
+        let mut due: Vec<_> = self.waiting().filter(|parked| parked.next_at <= now).collect();
+        due.sort_by_key(|parked| (parked.next_at, parked.from_position));
+        due.into_iter().take(at_most).map(|parked| parked.stream.clone()).collect()
+    }
+
+    /// A parked aggregate, if it is due.
+    pub(super) fn due_one(&self, stream: &StreamId) -> Option<Parked> {
+        let parked = self.parked.get(stream)?;
+        (parked.state == ParkedState::Waiting && parked.next_at <= Utc::now()).then(|| parked.clone())
+    }
+}
+
+/// Tells an outage from poison: in an outage everybody fails.
+///
+/// An aggregate that fails is not parked at once but together with the next events that can be applied; if none of the next few can, there is
+/// nothing that speaks for poison, and nothing is parked. Where a batch ends before that is clear, it is parked on suspicion, and counted:
+/// should the trouble last, its retry puts it right.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    /// Parked on suspicion since the last event that was applied.
+    suspects: usize,
+    /// When the outage began.
+    since: Option<Instant>,
+    /// The outage has lasted too long. The next one begins after an event was applied.
+    spent: bool,
+}
+
+impl Breaker {
+    pub(super) fn new() -> Self {
+        Self { suspects: 0, since: None, spent: false }
+    }
+
+    /// An event was applied.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    /// So many are parked without a sign that it is only they who fail.
+    pub(super) fn suspect(&mut self, aggregates: usize) {
+        self.suspects += aggregates;
+        self.since = None;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Whether it is an outage that so many more have failed.
+    pub(super) fn trips(&mut self, failed: usize, options: &ParkingOptions) -> bool {
+        if self.spent || self.suspects + failed < options.outage_failures {
+            return false;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= options.longest_outage {
+            (self.since, self.spent) = (None, true);
+        }
+        !self.spent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_reason_is_text_of_bounded_length_that_every_database_takes() {
+        let error = Error::with_source(ErrorKind::Backend("x\0y".into()), "ü".repeat(5_000));
+        let reason = reason(&error);
+        assert_eq!(reason.chars().count(), REASON_CHARS);
+        assert!(reason.starts_with("cannot x\u{fffd}y: üü"), "{reason}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_breaker_holds_for_a_bounded_time_and_again_after_a_success() {
+        let options = ParkingOptions::new().with_outage_after(3).with_longest_outage(Duration::from_mins(1));
+        let mut breaker = Breaker::new();
+        breaker.suspect(1);
+        assert!(!breaker.trips(1, &options), "two are no outage");
+        assert!(breaker.trips(2, &options) && breaker.is_open());
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(breaker.trips(2, &options), "a minute is not over");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!breaker.trips(2, &options) && !breaker.is_open(), "it must not stand still for ever");
+        assert!(!breaker.trips(99, &options), "nor once more before something was applied");
+        breaker.reset();
+        assert!(!breaker.trips(2, &options));
+        assert!(breaker.trips(3, &options));
+    }
+}

@@ -1,0 +1,569 @@
+//! One poisoned aggregate never stops the others, and none of its later events overtakes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use retell::broker::{DeadLetter, DeadLetters};
+use retell::event::NewEvent;
+use retell::relay::RelayOptions;
+use retell::store::parking::ParkedState;
+use retell::store::{Append, Parked, Parking, Step, Work};
+use retell::testing::faulty::{Fault, FaultyBroker};
+use retell::worker::{ParkingOptions, WorkerOptions};
+use retell::{
+    BoxError, CheckpointStore, Codec, Envelope, EventId, EventReader, EventStore, EventType, ExpectedVersion,
+    MemoryBroker, MemoryReadModel, MemoryStore, Metadata, Position, Projection, ProjectionName, Relay, Result,
+    SqliteReadModel, SqliteStore, StreamId, Worker, async_trait, rusqlite,
+};
+use support::CounterEvent;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The versions of each stream that were applied, in the order in which they were.
+type Applied = BTreeMap<String, Vec<u64>>;
+
+/// Which events fail, and how often they still do: told from outside, as somebody who repairs something would.
+#[derive(Debug, Clone, Default)]
+struct Poison {
+    /// By position.
+    left: Arc<Mutex<BTreeMap<u64, usize>>>,
+    /// Everything fails.
+    outage: Arc<Mutex<bool>>,
+    tried: Arc<AtomicUsize>,
+}
+
+impl Poison {
+    fn at(positions: impl IntoIterator<Item = u64>) -> Self {
+        Self::healing(positions.into_iter().map(|position| (position, usize::MAX)))
+    }
+
+    fn healing(left: impl IntoIterator<Item = (u64, usize)>) -> Self {
+        Self { left: Arc::new(Mutex::new(left.into_iter().collect())), ..Self::default() }
+    }
+
+    fn heal(&self) {
+        self.left.lock().unwrap().clear();
+        *self.outage.lock().unwrap() = false;
+    }
+
+    fn check(&self, position: Position) -> Result<(), BoxError> {
+        self.tried.fetch_add(1, Ordering::SeqCst);
+        let mut left = self.left.lock().unwrap();
+        let left = left.entry(position.get()).or_default();
+        if *left == 0 && !*self.outage.lock().unwrap() {
+            return Ok(());
+        }
+        *left = left.saturating_sub(1);
+        Err(format!("position {position} is poison").into())
+    }
+
+    fn tried(&self) -> usize {
+        self.tried.load(Ordering::SeqCst)
+    }
+}
+
+/// Keeps, in memory, what was applied.
+#[derive(Debug, Clone, Default)]
+struct Seen(Poison);
+
+#[async_trait]
+impl Projection for Seen {
+    type Event = CounterEvent;
+    type Tx = Applied;
+
+    fn name(&self) -> &'static str {
+        "seen"
+    }
+
+    async fn apply(&self, tx: &mut Applied, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        tx.entry(event.stream.aggregate_id().to_string()).or_default().push(event.version.get());
+        self.0.check(event.position)
+    }
+}
+
+/// Counts, in SQLite, how often each event was applied.
+#[derive(Debug, Clone, Default)]
+struct Counted(Poison);
+
+#[async_trait]
+impl Projection for Counted {
+    type Event = CounterEvent;
+    type Tx = rusqlite::Connection;
+
+    fn name(&self) -> &'static str {
+        "seen"
+    }
+
+    async fn setup(&self, tx: &mut rusqlite::Connection) -> Result<(), BoxError> {
+        let table = "CREATE TABLE IF NOT EXISTS applied (place INTEGER PRIMARY KEY, id TEXT NOT NULL, version INTEGER NOT NULL)";
+        Ok(tx.execute_batch(table)?)
+    }
+
+    async fn apply(&self, tx: &mut rusqlite::Connection, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        let version = i64::try_from(event.version.get())?;
+        let insert = "INSERT INTO applied (id, version) VALUES (?1, ?2)";
+        tx.prepare_cached(insert)?.execute((event.stream.aggregate_id().as_str(), version))?;
+        self.0.check(event.position)
+    }
+}
+
+async fn counted(models: &SqliteReadModel) -> Applied {
+    let rows: Vec<(String, i64)> = models
+        .query(|db| {
+            let mut rows = db.prepare("SELECT id, version FROM applied ORDER BY place")?;
+            rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+        .unwrap();
+    let mut applied = Applied::new();
+    for (id, version) in rows {
+        applied.entry(id).or_default().push(version.unsigned_abs());
+    }
+    applied
+}
+
+fn seen() -> ProjectionName {
+    ProjectionName::new("seen").unwrap()
+}
+
+fn stream(id: &str) -> StreamId {
+    StreamId::parse("counter", id).unwrap()
+}
+
+async fn add(store: &impl EventStore, id: &str, count: usize) {
+    let event = || NewEvent::encode(&CounterEvent::Added { amount: 1 }, Metadata::default()).unwrap();
+    let events = (0..count).map(|_| event()).collect();
+    store.append(Append::new(stream(id), ExpectedVersion::Any, events)).await.unwrap();
+}
+
+/// One event for each of `ids`, so that the first stands at position 1.
+async fn one_each(store: &impl EventStore, ids: impl IntoIterator<Item = usize>) {
+    for id in ids {
+        add(store, &id.to_string(), 1).await;
+    }
+}
+
+/// What each stream's fold would see.
+async fn fold(store: &impl EventReader) -> Applied {
+    let mut applied = Applied::new();
+    for event in retell::testing::store::whole_log(store).await.unwrap() {
+        applied.entry(event.stream.aggregate_id().to_string()).or_default().push(event.version.get());
+    }
+    applied
+}
+
+/// Retries at once, and never gives up.
+fn at_once() -> ParkingOptions {
+    let brief = Duration::from_millis(1);
+    ParkingOptions::new().with_delays(brief, brief).with_retries(u32::MAX)
+}
+
+/// Retries when somebody calls.
+fn never() -> ParkingOptions {
+    let day = Duration::from_hours(24);
+    ParkingOptions::new().with_delays(day, day)
+}
+
+/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+fn eager(parking: ParkingOptions) -> WorkerOptions {
+    let brief = Duration::from_millis(5);
+    WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_parking(parking)
+}
+
+/// Waits for a condition that the worker brings about.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it comes about");
+}
+
+/// Runs a worker until `done` has come to its end.
+async fn while_running<P, M, T>(worker: &Worker<P, M>, done: impl Future<Output = T>) -> T
+where
+    P: Projection,
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    let stop = CancellationToken::new();
+    let (result, done) = tokio::join!(worker.run(stop.clone()), async {
+        let done = done.await;
+        stop.cancel();
+        done
+    });
+    result.unwrap();
+    done
+}
+
+async fn parked<M: CheckpointStore>(models: &M) -> Vec<Parked> {
+    models.parking(&seen()).await.unwrap().parked
+}
+
+async fn reached<M: CheckpointStore>(models: &M, position: u64) -> bool {
+    models.checkpoint(&seen()).await.unwrap().get() >= position
+}
+
+#[tokio::test]
+async fn of_two_thousand_aggregates_one_is_parked_and_the_others_go_on() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    one_each(&store, 0..2000).await;
+    one_each(&store, 0..2000).await;
+    let poison = Poison::at([701]);
+    let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(never()));
+    while_running(&worker, until(async || reached(&models, 4000).await)).await;
+    let mut expected = fold(&store).await;
+    expected.remove("700");
+    assert_eq!(*models.value(), expected, "all but the poisoned one, whose second event does not overtake");
+    let [parked] = &parked(&models).await[..] else { panic!("one is parked") };
+    assert_eq!((parked.stream.clone(), parked.from_version.get(), parked.from_position.get()), (stream("700"), 1, 701));
+    assert_eq!((parked.attempts, parked.state), (1, ParkedState::Waiting));
+    assert_eq!(parked.error, "projection seen failed at position 701 on counter.added: position 701 is poison");
+    // 4,000 events in batches of 1,000; one batch was halved some ten times, each half tried again.
+    assert!(poison.tried() < 7_000, "{} events were tried", poison.tried());
+}
+
+#[tokio::test]
+async fn a_parked_aggregate_catches_up_in_order_and_then_follows() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let models = SqliteReadModel::in_memory().await.unwrap();
+    add(&store, "a", 3).await;
+    add(&store, "b", 1).await;
+    let poison = Poison::at([2]);
+    let options = eager(at_once()).with_batch_events(4);
+    let worker = Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options);
+    while_running(&worker, async {
+        until(async || !parked(&models).await.is_empty()).await;
+        // More than a retry takes at once.
+        for _ in 0..10 {
+            add(&store, "a", 2).await;
+            add(&store, "b", 1).await;
+        }
+        until(async || reached(&models, 34).await).await;
+        assert_eq!(counted(&models).await["a"], [1]);
+        assert_eq!(counted(&models).await["b"], (1..=11).collect::<Vec<_>>());
+        poison.heal();
+        until(async || parked(&models).await.is_empty()).await;
+        add(&store, "a", 1).await;
+        until(async || reached(&models, 35).await).await;
+    })
+    .await;
+    assert_eq!(counted(&models).await, fold(&store).await);
+}
+
+#[tokio::test]
+async fn what_a_retry_applied_before_it_failed_again_stays_applied() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    add(&store, "a", 10).await;
+    let poison = Poison::at([3]);
+    let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(at_once()));
+    while_running(&worker, async {
+        until(async || !parked(&models).await.is_empty()).await;
+        *poison.left.lock().unwrap() = [(8, usize::MAX)].into();
+        until(async || parked(&models).await[0].from_version.get() == 8).await;
+    })
+    .await;
+    assert_eq!(models.value()["a"], (1..=7).collect::<Vec<_>>());
+    let [parked] = &parked(&models).await[..] else { panic!("it stays parked") };
+    assert_eq!(parked.from_position, Position::new(8));
+    assert!(parked.attempts > 1);
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_decoded_parks_its_aggregate_alone() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    add(&store, "a", 1).await;
+    let strange = |event_type: &str, schema_version| NewEvent {
+        id: EventId::generate(),
+        event_type: EventType::new(event_type).unwrap(),
+        schema_version,
+        codec: Codec::Json,
+        payload: "{}".into(),
+        metadata: Metadata::default(),
+    };
+    for (id, event) in [("b", strange("counter.added", 1)), ("c", strange("counter.added", 99))] {
+        store.append(Append::new(stream(id), ExpectedVersion::Any, vec![event])).await.unwrap();
+    }
+    add(&store, "b", 1).await;
+    add(&store, "a", 1).await;
+    let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_options(eager(never()));
+    while_running(&worker, until(async || reached(&models, 5).await)).await;
+    assert_eq!(*models.value(), Applied::from([("a".into(), vec![1, 2])]));
+    let errors: Vec<_> = parked(&models).await.into_iter().map(|parked| parked.error).collect();
+    assert!(errors[0].starts_with("counter/b version 1: cannot decode the payload of counter.added"), "{errors:?}");
+    assert_eq!(errors[1], "counter/c version 1: counter.added has schema version 99, known are 1 to 1");
+}
+
+#[tokio::test]
+async fn an_aggregate_is_dead_and_buried_after_its_retries_and_can_be_called_for() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let graves = MemoryBroker::new();
+    add(&store, "a", 3).await;
+    add(&store, "b", 1).await;
+    let poison = Poison::at([2]);
+    let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone())
+        .with_options(eager(at_once().with_retries(3)))
+        .with_dead_letters(graves.clone());
+    while_running(&worker, async {
+        until(async || parked(&models).await.iter().any(|parked| parked.state == ParkedState::Dead)).await;
+        let tried = poison.tried();
+        add(&store, "a", 1).await;
+        add(&store, "b", 1).await;
+        until(async || reached(&models, 6).await).await;
+        assert_eq!(poison.tried(), tried + 1, "it rests, and nothing of it overtakes");
+        assert!(models.retry_parked(&seen(), &stream("a")).await.unwrap());
+        until(async || graves.dead_letters().len() == 2).await;
+        until(async || parked(&models).await[0].state == ParkedState::Dead).await;
+        poison.heal();
+        assert!(models.retry_parked(&seen(), &stream("a")).await.unwrap());
+        until(async || parked(&models).await.is_empty()).await;
+    })
+    .await;
+    assert_eq!(*models.value(), fold(&store).await);
+    let event = store.read_stream(&stream("a"), retell::Version::new(1), 1).await.unwrap().remove(0);
+    let reason = "projection seen failed at position 2 on counter.added: position 2 is poison".to_owned();
+    let letter = |attempts| DeadLetter { projection: seen(), event: event.clone(), reason: reason.clone(), attempts };
+    assert_eq!(graves.dead_letters(), [letter(4), letter(4)]);
+}
+
+#[tokio::test]
+async fn in_an_outage_nothing_is_parked_and_afterwards_it_goes_on() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    one_each(&store, 0..100).await;
+    let poison = Poison::default();
+    *poison.outage.lock().unwrap() = true;
+    let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(never()));
+    while_running(&worker, async {
+        let tried = poison.tried();
+        until(async || poison.tried() > tried + 2_000).await;
+        assert_eq!((parked(&models).await, reached(&models, 1).await), (Vec::new(), false), "it probes");
+        poison.heal();
+        until(async || reached(&models, 100).await).await;
+    })
+    .await;
+    assert_eq!(models.parking(&seen()).await.unwrap(), Parking::default());
+    assert_eq!(*models.value(), fold(&store).await);
+}
+
+#[tokio::test]
+async fn as_many_poisoned_aggregates_in_a_row_as_an_outage_has_are_parked_in_the_end() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    one_each(&store, 0..40).await;
+    let parking = never().with_longest_outage(Duration::from_millis(50));
+    let worker = Worker::new(Seen(Poison::at(11..=30)), store.clone(), models.clone()).with_options(eager(parking));
+    while_running(&worker, until(async || reached(&models, 40).await)).await;
+    let positions: Vec<_> = parked(&models).await.iter().map(|parked| parked.from_position.get()).collect();
+    assert_eq!(positions, (11..=30).collect::<Vec<_>>());
+    assert_eq!(models.value().len(), 20);
+}
+
+#[tokio::test]
+async fn two_workers_apply_each_event_of_a_parked_aggregate_once() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let models = SqliteReadModel::in_memory().await.unwrap();
+    let poison = Poison::healing((1..=60).filter(|position| position % 7 == 0).map(|position| (position, 9)));
+    let options = eager(at_once()).with_batch_events(3);
+    let worker = || Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options);
+    let (one, two) = (worker(), worker());
+    while_running(
+        &one,
+        while_running(&two, async {
+            for round in 0..60 {
+                add(&store, &(round % 5).to_string(), 1).await;
+            }
+            until(async || reached(&models, 60).await && parked(&models).await.is_empty()).await;
+        }),
+    )
+    .await;
+    assert_eq!(counted(&models).await, fold(&store).await);
+}
+
+/// A release moves no checkpoint, so a worker that stands by at the same one could take the aggregate for parked.
+#[tokio::test]
+async fn a_worker_that_stood_by_while_an_aggregate_was_released_passes_nothing_over() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let models = SqliteReadModel::in_memory().await.unwrap();
+    add(&store, "a", 1).await;
+    add(&store, "b", 1).await;
+    let poison = Poison::at([1]);
+    let worker = |sweep| {
+        let options = eager(never()).with_sweep(sweep);
+        Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options)
+    };
+    let (sweeps, stands_by) = (worker(Duration::from_millis(5)), worker(Duration::from_hours(1)));
+    while_running(&sweeps, until(async || reached(&models, 2).await)).await;
+    while_running(&stands_by, async {
+        until(async || stands_by.applied().borrow().get() == 2).await;
+        while_running(&sweeps, async {
+            poison.heal();
+            assert!(models.retry_parked(&seen(), &stream("a")).await.unwrap());
+            until(async || parked(&models).await.is_empty()).await;
+        })
+        .await;
+        add(&store, "a", 1).await;
+        add(&store, "b", 1).await;
+        until(async || reached(&models, 4).await).await;
+    })
+    .await;
+    assert_eq!(counted(&models).await, fold(&store).await);
+}
+
+/// Hangs at its `door`-th call, before or after it is done, as if the process was killed there.
+#[derive(Debug, Clone)]
+struct Doors {
+    left: Arc<AtomicUsize>,
+    reached: Arc<Notify>,
+}
+
+impl Doors {
+    fn closed_at(door: usize) -> Self {
+        Self { left: Arc::new(AtomicUsize::new(door)), reached: Arc::default() }
+    }
+
+    async fn pass(&self) {
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 0 {
+            self.reached.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Killable<S>(S, Doors);
+
+#[async_trait]
+impl CheckpointStore for Killable<MemoryReadModel<Applied>> {
+    type Tx = Applied;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        self.0.checkpoint(projection).await
+    }
+
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        self.1.pass().await;
+        self.0.parking(projection).await
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        self.0.retry_parked(projection, stream).await
+    }
+
+    async fn advance(&self, step: Step, work: Work<Applied>) -> Result<()> {
+        self.1.pass().await;
+        let advanced = self.0.advance(step, work).await;
+        self.1.pass().await;
+        advanced
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Killable<MemoryBroker> {
+    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
+        self.1.pass().await;
+        let buried = self.0.bury(letter).await;
+        self.1.pass().await;
+        buried
+    }
+}
+
+/// Parked, tried again with success and without, dead and buried: with a kill at each of the steps, once.
+#[tokio::test]
+async fn a_worker_that_is_killed_at_any_step_leaves_nothing_that_the_next_one_loses_or_doubles() {
+    for door in 0.. {
+        let (store, models, graves) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()), MemoryBroker::new());
+        for id in ["a", "b", "c", "a", "b", "c", "a"] {
+            add(&store, id, 1).await;
+        }
+        // Of `a` the second event never heals, `b` heals after some attempts.
+        let poison = Poison::healing([(4, usize::MAX), (2, 7)]);
+        let doors = Doors::closed_at(door);
+        let worker = |doors: &Doors| {
+            Worker::new(Seen(poison.clone()), store.clone(), Killable(models.clone(), doors.clone()))
+                .with_options(eager(at_once().with_retries(6)))
+                .with_dead_letters(Killable(graves.clone(), doors.clone()))
+        };
+        let done = async || {
+            let parked = parked(&models).await;
+            reached(&models, 7).await && parked.len() == 1 && parked[0].state == ParkedState::Dead
+        };
+        let first = worker(&doors);
+        let killed = tokio::select! {
+            _ = first.run(CancellationToken::new()) => unreachable!("it runs until it is stopped"),
+            () = doors.reached.notified() => true,
+            () = until(done) => false,
+        };
+        drop(first);
+        while_running(&worker(&Doors::closed_at(usize::MAX)), until(done)).await;
+        let expected = [("a".into(), vec![1]), ("b".into(), vec![1, 2]), ("c".into(), vec![1, 2])];
+        assert_eq!(*models.value(), Applied::from(expected), "killed at step {door}");
+        assert_eq!(parked(&models).await[0].from_position, Position::new(4));
+        let letters = graves.dead_letters();
+        assert!(!letters.is_empty() && letters.iter().all(|letter| letter.event.position.get() == 4), "{letters:?}");
+        if !killed {
+            assert!(door > 20, "only {door} steps");
+            return;
+        }
+    }
+}
+
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let fault = prop_oneof![
+        4 => Just(Fault::Deliver),
+        2 => Just(Fault::Drop),
+        2 => Just(Fault::Double),
+        2 => Just(Fault::Late),
+        1 => Just(Fault::Junk),
+    ];
+    prop::collection::vec(fault, 0..40)
+}
+
+/// Appends while relay and worker run over a broker that does its worst, until nothing is parked any more.
+async fn through_poison_and_faults(
+    script: Vec<Fault>,
+    poison: BTreeMap<u64, usize>,
+    batch_events: usize,
+) -> (Applied, Applied) {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let broker = FaultyBroker::new(MemoryBroker::with_capacity(8), script);
+    let relay = Relay::new(store.clone(), broker.clone()).with_options(RelayOptions::new().with_frame_events(3));
+    let options = eager(at_once().with_longest_outage(Duration::from_millis(5))).with_batch_events(batch_events);
+    let worker = Worker::new(Seen(Poison::healing(poison)), store.clone(), models.clone())
+        .with_broker(broker)
+        .with_options(options);
+    let stop = CancellationToken::new();
+    let (relayed, ()) = tokio::join!(relay.run(stop.clone()), async {
+        while_running(&worker, async {
+            for round in 0..30 {
+                add(&store, &(round * round % 7).to_string(), 2).await;
+                tokio::task::yield_now().await;
+            }
+            until(async || reached(&models, 60).await && parked(&models).await.is_empty()).await;
+        })
+        .await;
+        stop.cancel();
+    });
+    relayed.unwrap();
+    (models.value().as_ref().clone(), fold(&store).await)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn poison_that_heals_leaves_the_fold_of_the_log(
+        script in faults(),
+        poison in prop::collection::btree_map(1..=60u64, 1..12usize, 0..12),
+        batch_events in 1..20usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (applied, expected) = runtime.block_on(through_poison_and_faults(script, poison, batch_events));
+        prop_assert_eq!(applied, expected);
+    }
+}
