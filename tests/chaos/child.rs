@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{BufRead, stdin};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -15,6 +16,7 @@ use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
 use retell::store::{CheckpointStore, Step, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
+use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
     BoxError, ErrorKind, MySqlReadModel, PostgresReadModel, Projection, ProjectionName, Relay, SqliteReadModel, Worker,
 };
@@ -37,6 +39,7 @@ pub(crate) struct Job {
     /// Host and port of RabbitMQ, or of a proxy before it.
     pub(crate) broker: String,
     pub(crate) topology: Topology,
+    pub(crate) cure: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,9 +104,15 @@ impl Job {
         M: CheckpointStore<Tx = Tx>,
     {
         if self.role == Role::WithoutGate {
-            return without_gate(&models, &broker, &stop).await;
+            return without_gate(&models, &broker, &self.cure, &stop).await;
         }
-        Worker::new(Tally::<Tx>::new(), store.events, models).with_broker(broker).run(stop).await.unwrap();
+        // Three tries within a second, instead of sixteen within an hour.
+        let moment = Duration::from_millis(100);
+        let parking = ParkingOptions::new().with_retries(2).with_delays(moment, moment);
+        let options = WorkerOptions::new().with_retries(1).with_parking(parking);
+        let tally = Tally::<Tx>::with_cure(self.cure.clone());
+        let worker = Worker::new(tally, store.events, models).with_options(options);
+        worker.with_broker(broker.clone()).with_dead_letters(broker).run(stop).await.unwrap();
     }
 }
 
@@ -141,11 +150,12 @@ fn faults(seed: u64) -> Vec<Fault> {
 async fn without_gate<Tx: Tallies>(
     models: &impl CheckpointStore<Tx = Tx>,
     broker: &RabbitMqBroker,
+    cure: &Path,
     stop: &CancellationToken,
 ) {
     let name = ProjectionName::new(NAME).unwrap();
     let mut kept = models.checkpoint(&name).await.unwrap();
-    models.advance(Step::new(&name, kept, kept), applied(Vec::new())).await.unwrap();
+    models.advance(Step::new(&name, kept, kept), applied(cure, Vec::new())).await.unwrap();
     let mut consumer = broker.subscribe(&name).await.unwrap();
     while !stop.is_cancelled() {
         let received = tokio::select! {
@@ -155,18 +165,18 @@ async fn without_gate<Tx: Tallies>(
         for delivery in received {
             let Ok(frame) = ReceivedFrame::parse(delivery.body) else { continue };
             let through = kept.max(frame.last());
-            models.advance(Step::new(&name, kept, through), applied(frame.events().unwrap())).await.unwrap();
+            models.advance(Step::new(&name, kept, through), applied(cure, frame.events().unwrap())).await.unwrap();
             kept = through;
             consumer.ack_through(delivery.tag).await.unwrap();
         }
     }
 }
 
-fn applied<Tx: Tallies>(events: Vec<RecordedEvent>) -> Work<Tx> {
+fn applied<Tx: Tallies>(cure: &Path, events: Vec<RecordedEvent>) -> Work<Tx> {
+    let tally = Tally::with_cure(cure.to_owned());
     let failed = |error: BoxError| Error::with_source(ErrorKind::Backend("tally".into()), error);
     Box::new(move |tx| {
         async move {
-            let tally = Tally::new();
             tally.setup(tx).await.map_err(failed)?;
             for event in events {
                 tally.apply(tx, event.decode()?).await.map_err(failed)?;

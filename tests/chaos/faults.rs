@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, QueuePurgeOptions};
+use lapin::message::BasicGetMessage;
+use lapin::options::{BasicGetOptions, BasicPublishOptions, QueuePurgeOptions};
+use lapin::types::AMQPValue;
 use lapin::{BasicProperties, ConnectionProperties};
-use retell::ProjectionName;
 use retell::broker::Broker;
 use retell::broker::frame::Frame;
+use retell::store::parking::ParkedState;
+use retell::{ProjectionName, StreamId};
 
 use crate::child::Role;
 use crate::proxy::{Proxy, Weather};
 use crate::run::{Kind, Run};
-use crate::tally::{NAME, spoken};
+use crate::tally::{NAME, POISON, spoken};
 
 type Fault = fn(Run);
 
-pub(crate) const FAULTS: [(&str, Fault); 15] = [
+pub(crate) const FAULTS: [(&str, Fault); 17] = [
     ("nothing_breaks", Run::work),
     ("the_broker_is_killed", the_broker_is_killed),
     ("the_broker_is_never_there", the_broker_is_never_there),
@@ -31,6 +34,8 @@ pub(crate) const FAULTS: [(&str, Fault); 15] = [
     ("the_database_is_killed", the_database_is_killed),
     ("an_event_is_large", an_event_is_large),
     ("the_queue_drops_what_is_old_or_too_much", the_queue_drops_what_is_old_or_too_much),
+    ("an_event_is_poison", an_event_is_poison),
+    ("many_things_break_at_random", many_things_break_at_random),
 ];
 
 /// Into how many parts a run is cut; something breaks after each.
@@ -61,6 +66,23 @@ impl Run {
         let url = format!("amqp://guest:guest@{}/%2f", self.broker);
         let connection = lapin::Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
         connection.create_channel().await.unwrap()
+    }
+
+    fn purge(&self) {
+        self.runtime.block_on(async {
+            let stranger = self.stranger().await;
+            // It may not be there yet.
+            drop(stranger.queue_purge(self.queue().into(), QueuePurgeOptions::default()).await);
+        });
+    }
+
+    /// The oldest of them.
+    fn dead_letter(&self) -> BasicGetMessage {
+        self.runtime.block_on(async {
+            let queue = self.topology.dead_letter_queue.queue.as_str();
+            let letter = self.stranger().await.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
+            letter.unwrap().expect("the dead are buried before they are called dead")
+        })
     }
 
     fn make_queue(&self) {
@@ -105,13 +127,7 @@ fn the_broker_loses_its_data(mut run: Run) {
 }
 
 fn the_queue_is_purged(run: Run) {
-    run.break_by(|run| {
-        run.runtime.block_on(async {
-            let stranger = run.stranger().await;
-            // It may not be there yet.
-            drop(stranger.queue_purge(run.queue().into(), QueuePurgeOptions::default()).await);
-        });
-    });
+    run.break_by(|run| run.purge());
 }
 
 fn messages_are_lost_doubled_and_shuffled(mut run: Run) {
@@ -200,6 +216,63 @@ fn the_queue_drops_what_is_old_or_too_much(mut run: Run) {
     run.topology.projections.max_length = Some(2);
     run.topology.projections.message_ttl_ms = Some(5);
     run.break_by(|_| {});
+}
+
+/// One aggregate is set aside, and every other goes on. Its letter says why; with a cure it is taken up again, and nothing is missing.
+fn an_event_is_poison(mut run: Run) {
+    let poisoned = StreamId::parse("word", "a1").unwrap();
+    run.start();
+    run.append_part(PARTS);
+    run.append_these(vec![(1, spoken(POISON)), (1, spoken(5))]);
+    for _ in 2..PARTS {
+        run.kill_worker();
+        run.append_part(PARTS);
+    }
+    run.append_rest();
+    run.await_applied(run.appended());
+    run.until(|run| run.parked().iter().any(|parked| parked.state == ParkedState::Dead));
+    run.assert_good_but(poisoned.aggregate_id().as_str());
+    let letter = run.dead_letter();
+    let headers = letter.properties.headers().clone().unwrap();
+    let header = |name: &str| headers.inner()[name].clone();
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    assert_eq!(header("aggregate_id"), text("a1"));
+    assert_eq!(header("projection"), text(NAME));
+    let AMQPValue::LongString(reason) = header("reason") else { panic!("{headers:?}") };
+    assert!(String::from_utf8_lossy(reason.as_bytes()).ends_with("this word is poison"), "{headers:?}");
+    assert_eq!(header("attempts"), AMQPValue::LongLongInt(3));
+    std::fs::write(run.cure(), "found").unwrap();
+    run.retry_parked(&poisoned);
+    run.until(|run| run.parked().is_empty());
+    run.end();
+}
+
+/// Everything that a run can bear in turn, in an order that the seed says.
+fn many_things_break_at_random(mut run: Run) {
+    let proxy = Proxy::start(&run.runtime, run.broker.clone());
+    let direct = std::mem::replace(&mut run.broker, proxy.address.to_string());
+    run.start();
+    while !run.is_all_appended() {
+        run.append_part(20);
+        match run.random.below(8) {
+            0 => run.kill_worker(),
+            1 => run.kill_relay(),
+            2 => proxy.cut(),
+            3 => proxy.set(Weather::Slow(Duration::from_millis(20))),
+            4 => proxy.set(Weather::Silent),
+            5 => proxy.set(Weather::Fine),
+            6 => {
+                let through_proxy = std::mem::replace(&mut run.broker, direct.clone());
+                run.purge();
+                let frames = run.frames();
+                run.publish(frames.into_iter().rev().map(|frame| frame.body.to_vec()));
+                run.broker = through_proxy;
+            }
+            _ => run.await_applied(run.appended()),
+        }
+    }
+    proxy.set(Weather::Fine);
+    run.end();
 }
 
 /// The suite is worth something only if it sees what the gate prevents.

@@ -3,6 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::env;
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -13,9 +14,10 @@ use retell::broker::rabbitmq::topology::Topology;
 use retell::event::NewEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{Connection as _, MySqlConnection, PgConnection};
-use retell::store::{Append, CheckpointStore, EventStore, Filter};
+use retell::store::{Append, CheckpointStore, EventStore, Filter, Parked, Parking};
 use retell::{ExpectedVersion, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel, StreamId};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::child::{JOB, Job, Role};
@@ -68,6 +70,7 @@ pub(crate) struct Run {
     relays: Vec<Process>,
     workers: Vec<Process>,
     place: Place,
+    cure: TempDir,
     /// A server that may be killed, or a database on one that all tests share.
     pub(crate) server: Option<server::Server>,
     _database: Option<Database>,
@@ -103,6 +106,7 @@ impl Run {
             relays: Vec::new(),
             workers: Vec::new(),
             place,
+            cure: TempDir::new().unwrap(),
             server: None,
             _database: database,
         }
@@ -145,7 +149,12 @@ impl Run {
             other => other.clone(),
         };
         let (log, broker, topology) = (self.place.clone(), self.broker.clone(), self.topology.clone());
-        Job { role, log, models, broker, topology }
+        Job { role, log, models, broker, topology, cure: self.cure() }
+    }
+
+    /// Where it is, once it is found.
+    pub(crate) fn cure(&self) -> PathBuf {
+        self.cure.path().join("cure")
     }
 
     fn process(&self, role: Role) -> Process {
@@ -156,6 +165,10 @@ impl Run {
     pub(crate) fn append_part(&mut self, parts: u64) {
         let count = (self.events / parts).min(self.events - self.appended);
         self.append(count);
+    }
+
+    pub(crate) fn is_all_appended(&self) -> bool {
+        self.appended == self.events
     }
 
     pub(crate) fn append_rest(&mut self) {
@@ -243,18 +256,44 @@ impl Run {
         }
     }
 
+    /// Waits for something that must come true, as long as everything lives.
+    pub(crate) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        let started = Instant::now();
+        while !is_so(self) {
+            assert!(started.elapsed() < PATIENCE, "it does not come true");
+            for process in self.relays.iter_mut().chain(&mut self.workers) {
+                process.assert_alive();
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
     fn applied(&self) -> Position {
         let name = ProjectionName::new(NAME).unwrap();
-        let models = self.job(Role::Worker).models;
-        let applied = self.runtime.block_on(async {
-            match &models {
-                Place::Sqlite(path) => SqliteReadModel::open(path).await?.checkpoint(&name).await,
-                Place::Postgres(url) => PostgresReadModel::connect(url).await?.checkpoint(&name).await,
-                Place::MySql(url) => MySqlReadModel::connect(url).await?.checkpoint(&name).await,
-            }
-        });
         // A server that is coming up says so.
-        applied.unwrap_or_default()
+        let applied = async { self.models().await?.checkpoint(&name).await };
+        self.runtime.block_on(applied).unwrap_or_default()
+    }
+
+    /// What is set aside.
+    pub(crate) fn parked(&self) -> Vec<Parked> {
+        let name = ProjectionName::new(NAME).unwrap();
+        let parking = async { self.models().await?.parking(&name).await };
+        self.runtime.block_on(parking).unwrap_or_default().parked
+    }
+
+    pub(crate) fn retry_parked(&self, stream: &StreamId) {
+        let name = ProjectionName::new(NAME).unwrap();
+        let retried = async { self.models().await?.retry_parked(&name, stream).await };
+        assert!(self.runtime.block_on(retried).unwrap(), "{stream} is not parked");
+    }
+
+    async fn models(&self) -> retell::Result<Models> {
+        Ok(match self.job(Role::Worker).models {
+            Place::Sqlite(path) => Models::Sqlite(SqliteReadModel::open(&path).await?),
+            Place::Postgres(url) => Models::Postgres(PostgresReadModel::connect(&url).await?),
+            Place::MySql(url) => Models::MySql(MySqlReadModel::connect(&url).await?),
+        })
     }
 
     pub(crate) fn end(mut self) {
@@ -266,6 +305,15 @@ impl Run {
 
     pub(crate) fn stop(&mut self) {
         self.relays.drain(..).chain(self.workers.drain(..)).for_each(Process::stop);
+    }
+
+    /// Everything but one aggregate is as it must be.
+    pub(crate) fn assert_good_but(&self, id: &str) {
+        let (mut expected, mut found) = (self.expected(), self.found());
+        let (whole, part) = (expected.remove(id), found.remove(id));
+        assert_eq!(expected, found);
+        let (whole, part) = (whole.unwrap().applied, part.map_or(0, |line| line.applied));
+        assert!(part < whole, "{id} is not behind: {part} of {whole}");
     }
 
     fn assert_good(&self) {
@@ -315,6 +363,37 @@ impl Run {
                 .runtime
                 .block_on(async { tally::of_mysql(&mut MySqlConnection::connect(&url).await.unwrap()).await }),
         }
+    }
+}
+
+/// Read models, of whatever kind, to ask how far they are.
+enum Models {
+    Sqlite(SqliteReadModel),
+    Postgres(PostgresReadModel),
+    MySql(MySqlReadModel),
+}
+
+macro_rules! on_each {
+    ($models:expr, $of:ident => $answer:expr) => {
+        match $models {
+            Models::Sqlite($of) => $answer,
+            Models::Postgres($of) => $answer,
+            Models::MySql($of) => $answer,
+        }
+    };
+}
+
+impl Models {
+    async fn checkpoint(&self, name: &ProjectionName) -> retell::Result<Position> {
+        on_each!(self, models => models.checkpoint(name).await)
+    }
+
+    async fn parking(&self, name: &ProjectionName) -> retell::Result<Parking> {
+        on_each!(self, models => models.parking(name).await)
+    }
+
+    async fn retry_parked(&self, name: &ProjectionName, stream: &StreamId) -> retell::Result<bool> {
+        on_each!(self, models => models.retry_parked(name, stream).await)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 
 use retell::event::{Envelope, NewEvent};
 use retell::rusqlite::{self, Connection};
@@ -44,11 +45,18 @@ impl Line {
 
 pub(crate) type Lines = BTreeMap<String, Line>;
 
-pub(crate) struct Tally<Tx: ?Sized>(PhantomData<fn(&mut Tx)>);
+/// What no projection can bear, until there is a cure.
+pub(crate) const POISON: i64 = -1;
+
+pub(crate) struct Tally<Tx: ?Sized> {
+    /// A file: once it is there, poison is harmless.
+    cure: PathBuf,
+    tx: PhantomData<fn(&mut Tx)>,
+}
 
 impl<Tx: ?Sized> Tally<Tx> {
-    pub(crate) fn new() -> Self {
-        Self(PhantomData)
+    pub(crate) fn with_cure(cure: PathBuf) -> Self {
+        Self { cure, tx: PhantomData }
     }
 }
 
@@ -74,6 +82,9 @@ impl<Tx: Tallies> Projection for Tally<Tx> {
 
     async fn apply(&self, tx: &mut Tx, event: Envelope<Spoken>) -> Result<(), BoxError> {
         let Spoken::Word { weight } = event.event;
+        if weight == POISON && !self.cure.exists() {
+            return Err("this word is poison".into());
+        }
         let version = i64::try_from(event.version.get())?;
         tx.tally(event.stream.aggregate_id().as_str(), version, weight).await
     }
