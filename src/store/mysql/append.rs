@@ -1,26 +1,22 @@
 //! Commits appends: one transaction for all that wait.
 
 use async_trait::async_trait;
-use chrono::NaiveDateTime;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, QueryBuilder, Row, raw_sql};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::NewEvent;
 use crate::id::{IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
 use crate::store::mysql::connection::{Connections, begin, classify, is_no_savepoint, refusal, text};
+use crate::store::mysql::insert::{insert_events, insert_keys};
+use crate::store::mysql::plan::Plan;
 use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql};
 use crate::store::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
 
 /// Rows one statement inserts at most: 14 binds each stay far below the limit of 65,535.
-const ROWS: usize = 512;
-
-/// Inserts of a few rows have a statement for each number of them, larger ones are put together from these: so a connection's cache of
-/// 100 statements holds them all.
-const FEW_ROWS: usize = 64;
+pub(super) const ROWS: usize = 512;
 
 /// Bytes one statement brings, unless a single row has more: or half of the largest packet the server takes, if that is less.
 const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
@@ -29,7 +25,7 @@ const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 const SETTLING_LOOKS: usize = 20;
 
 /// Streams or keys one statement looks up.
-const LOOKED_UP: usize = 64;
+pub(super) const LOOKED_UP: usize = 64;
 
 /// The driver's side of group commit.
 #[derive(Debug)]
@@ -217,8 +213,8 @@ async fn known_id(connection: &mut MySqlConnection, ids: &[Uuid]) -> Result<Opti
 
 /// A stream's newest event: its version, and the key of its row.
 #[derive(Debug, Clone, Copy, Default)]
-struct Newest {
-    version: Version,
+pub(super) struct Newest {
+    pub(super) version: Version,
     commit: i64,
     ordinal: i32,
 }
@@ -308,200 +304,6 @@ fn padded(number: usize, most: usize) -> usize {
     number.next_power_of_two().min(most)
 }
 
-/// What becomes of each append of a round.
-struct Plan<'a> {
-    appends: Vec<(&'a Append, Fate)>,
-    events: usize,
-}
-
-enum Fate {
-    Written {
-        /// The place of its first event in the commit, from 1.
-        first: usize,
-        /// Its streams' new versions.
-        versions: Vec<Version>,
-    },
-    Refused(Error),
-    Repeated(Appended),
-}
-
-/// One event to insert.
-struct NewRow<'a> {
-    ordinal: usize,
-    stream: &'a StreamId,
-    version: Version,
-    event: &'a NewEvent,
-    metadata: Option<String>,
-}
-
-impl NewRow<'_> {
-    fn bytes(&self) -> usize {
-        self.event.payload.len() + self.metadata.as_ref().map_or(0, String::len) + 1_024
-    }
-}
-
-impl<'a> Plan<'a> {
-    fn of(round: &[&'a Append], found: &[Newest], kept: Vec<Option<Result<KeptOutcome>>>) -> Self {
-        let mut plan = Self { appends: Vec::with_capacity(round.len()), events: 0 };
-        let mut found = found.iter().map(|newest| newest.version);
-        for (append, kept) in round.iter().zip(kept) {
-            let found: Vec<Version> = found.by_ref().take(append.streams().len()).collect();
-            let fate = match (kept, append.key()) {
-                (Some(kept), Some(key)) => kept
-                    .and_then(|kept| kept.repeat(key, append.stream_ids()))
-                    .map_or_else(Fate::Refused, Fate::Repeated),
-                _ => plan.write(append, &found),
-            };
-            plan.appends.push((append, fate));
-        }
-        plan
-    }
-
-    fn write(&mut self, append: &Append, found: &[Version]) -> Fate {
-        let parts = || append.streams().iter().zip(found);
-        if let Some((part, &actual)) = parts().find(|(part, found)| !part.expected.allows(**found)) {
-            let (stream, expected) = (part.stream.clone(), part.expected);
-            return Fate::Refused(ErrorKind::Conflict { stream, expected, actual }.into());
-        }
-        let first = self.events + 1;
-        self.events += append.streams().iter().map(|part| part.events.len()).sum::<usize>();
-        Fate::Written { first, versions: parts().map(|(part, found)| found.plus(part.events.len() as u64)).collect() }
-    }
-
-    /// The events in the order of their keys, so that two calls that want the same streams meet at the first of them and not crosswise.
-    fn rows(&self) -> Vec<NewRow<'a>> {
-        let mut rows = Vec::with_capacity(self.events);
-        for (append, fate) in &self.appends {
-            let Fate::Written { first, versions } = fate else { continue };
-            let mut ordinals = *first..;
-            for (part, last) in append.streams().iter().zip(versions) {
-                let before = last.get() - part.events.len() as u64;
-                for ((event, version), ordinal) in part.events.iter().zip(before + 1..).zip(ordinals.by_ref()) {
-                    // `Append::check` has refused what cannot be written.
-                    let metadata = event.metadata.to_json().ok().flatten();
-                    rows.push(NewRow {
-                        ordinal,
-                        stream: &part.stream,
-                        version: Version::new(version),
-                        event,
-                        metadata,
-                    });
-                }
-            }
-        }
-        let names = |row: &NewRow<'a>| (row.stream.aggregate_type().as_str(), row.stream.aggregate_id().as_str());
-        rows.sort_by(|a, b| names(a).cmp(&names(b)).then(a.version.cmp(&b.version)));
-        rows
-    }
-
-    fn repeats(&self) -> bool {
-        self.appends.iter().any(|(_, fate)| matches!(fate, Fate::Repeated(_)))
-    }
-
-    /// What was written, each with the place of its last event.
-    fn written(&self) -> impl Iterator<Item = (&'a Append, &Vec<Version>, i32)> {
-        self.appends.iter().filter_map(|(append, fate)| match fate {
-            Fate::Written { first, versions } => Some((*append, versions, last_ordinal(append, *first))),
-            _ => None,
-        })
-    }
-
-    fn outcomes(&mut self, commit: i64) -> Vec<Result<Appended>> {
-        let outcome = |(append, fate): (&Append, Fate)| match fate {
-            Fate::Written { first, versions } => {
-                let commit = commit_id(commit, last_ordinal(append, first));
-                Ok(Appended { commit, versions, outcome: Outcome::Written })
-            }
-            Fate::Refused(error) => Err(error),
-            Fate::Repeated(appended) => Ok(appended),
-        };
-        self.appends.drain(..).map(outcome).collect()
-    }
-}
-
-fn last_ordinal(append: &Append, first: usize) -> i32 {
-    count(first + append.streams().iter().map(|part| part.events.len()).sum::<usize>() - 1)
-}
-
-async fn insert_events(
-    tx: &mut MySqlConnection,
-    commit: i64,
-    mut rows: &[NewRow<'_>],
-    most: usize,
-) -> Result<(), sqlx::Error> {
-    // A commit has one time. Asked for after the versions were read: so a stream's times never decrease along its versions.
-    let mut time: Option<NaiveDateTime> = None;
-    if statement_rows(rows, most) < rows.len() {
-        time = sqlx::query_scalar(NOW).fetch_optional(&mut *tx).await?;
-    }
-    while !rows.is_empty() {
-        let (now, later) = rows.split_at(statement_rows(rows, most));
-        let mut query = QueryBuilder::new(INSERT_EVENTS);
-        query.push_values(now, |mut values, row| {
-            values
-                .push_bind(commit)
-                .push_bind(count(row.ordinal))
-                .push_bind(*row.event.id.as_uuid())
-                .push_bind(row.stream.aggregate_type().as_str().as_bytes())
-                .push_bind(row.stream.aggregate_id().as_str().as_bytes())
-                .push_bind(sql::to_sql(row.version.get()))
-                .push_bind(row.event.event_type.as_str().as_bytes())
-                .push_bind(i64::from(row.event.schema_version))
-                .push_bind(i16::from(row.event.codec.number()))
-                .push("COALESCE(")
-                .push_bind_unseparated(time)
-                .push_unseparated(", UTC_TIMESTAMP(6))")
-                .push_bind(row.event.metadata.correlation_id.map(|id| *id.as_uuid()))
-                .push_bind(row.event.metadata.causation_id.map(|id| *id.as_uuid()))
-                .push_bind(row.metadata.as_deref().map(str::as_bytes))
-                .push_bind(&row.event.payload[..]);
-        });
-        query.build().execute(&mut *tx).await?;
-        rows = later;
-    }
-    Ok(())
-}
-
-/// How many of the rows the next statement takes, at most so many bytes of them.
-fn statement_rows(rows: &[NewRow<'_>], most: usize) -> usize {
-    let mut bytes = 0;
-    let fit = rows.iter().take_while(|row| {
-        bytes += row.bytes();
-        bytes <= most
-    });
-    match fit.take(ROWS).count() {
-        ROWS => ROWS,
-        few @ ..FEW_ROWS => few.max(1),
-        _ => FEW_ROWS,
-    }
-}
-
-/// In key order, as with the events.
-async fn insert_keys(tx: &mut MySqlConnection, commit: i64, plan: &Plan<'_>) -> Result<(), sqlx::Error> {
-    let mut keyed: Vec<_> = plan.written().filter_map(|written| Some((written.0.key()?.as_str(), written))).collect();
-    keyed.sort_by_key(|(key, _)| *key);
-    for chunk in keyed.chunks(LOOKED_UP) {
-        let mut query = QueryBuilder::new(INSERT_KEYS);
-        let mut streams = chunk.iter().map(|(_, (append, versions, _))| streams_to_json(append, versions));
-        query.push_values(chunk, |mut values, (key, (_, _, ordinal))| {
-            values.push_bind(key.as_bytes()).push_bind(commit).push_bind(*ordinal);
-            values.push_bind(streams.next());
-        });
-        query.build().execute(&mut *tx).await?;
-    }
-    Ok(())
-}
-
-fn streams_to_json(append: &Append, versions: &[Version]) -> Vec<u8> {
-    let streams: Vec<_> = append
-        .stream_ids()
-        .zip(versions)
-        .map(|(stream, version)| (stream.aggregate_type().as_str(), stream.aggregate_id().as_str(), version.get()))
-        .collect();
-    // Text and numbers are always JSON.
-    serde_json::to_vec(&streams).unwrap_or_default()
-}
-
 fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {
     let failed = |error| classify(error, "read an outcome");
     let json = text(row.try_get("streams").map_err(failed)?).map_err(failed)?;
@@ -546,14 +348,6 @@ const OUTCOME: &str = "SELECT commit_id, last_ordinal, streams FROM retell_keys 
 /// Draws the commit's number. The server's counter gives them out one after the other, and holds no lock to the transaction's end.
 const INSERT_COMMIT: &str = "INSERT INTO retell_commits (events) VALUES (?)";
 
-const NOW: &str = "SELECT UTC_TIMESTAMP(6)";
-
 const DELETE_COMMIT: &str = "DELETE FROM retell_commits WHERE commit_id = ?";
-
-const INSERT_EVENTS: &str = "
-    INSERT INTO retell_events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
-        recorded_at, correlation_id, causation_id, metadata, payload) ";
-
-const INSERT_KEYS: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, last_ordinal, streams) ";
 
 const KNOWN_IDS: &str = "SELECT event_id FROM retell_events WHERE event_id IN ";

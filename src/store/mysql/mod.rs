@@ -12,7 +12,9 @@
 mod append;
 mod connection;
 mod health;
+mod insert;
 mod migrate;
+mod plan;
 mod read;
 mod read_model;
 mod relay;
