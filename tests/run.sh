@@ -5,7 +5,7 @@
 #   tests/run.sh            everything
 #   tests/run.sh ARG ...    passed on to cargo test, such as a test's name
 #
-# Some tests start PostgreSQL servers of their own, by the programs installed here. Two of them fill a small disk (tmpfs), which they mount
+# Some tests start servers of their own, by the programs installed here. Two of them fill a small disk (tmpfs), which they mount
 # as root or by sudo; where neither may, they fail and say so.
 #
 # A server of your own is used as it is: POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. AMQP_URL=amqp://.. (see compose.yaml)

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -81,18 +80,21 @@ impl Link {
     async fn up<'l>(&self, live: &'l mut Option<Live>) -> Result<&'l Live> {
         let up = match live.take().filter(Live::is_up) {
             Some(up) => up,
-            None => self.connect().await?,
+            // One limit for all of it: declaring is many questions.
+            None => timeout(self.options.timeout, self.connect())
+                .await
+                .map_err(|elapsed| Error::with_source(ErrorKind::Transient("connect to RabbitMQ".into()), elapsed))??,
         };
         Ok(live.insert(up))
     }
 
     async fn connect(&self) -> Result<Live> {
-        let connection = self.within("connect to RabbitMQ", self.open()).await?;
-        let channel = self.within("open a channel", connection.create_channel()).await?;
+        let connection = self.open().await.map_err(|error| failed(error, "connect to RabbitMQ"))?;
+        let channel = connection.create_channel().await.map_err(|error| failed(error, "open a channel"))?;
         declare_exchanges(&channel, &self.options.topology).await?;
         declare_channels(&channel, &self.options.topology).await?;
-        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        self.within("ask for confirms", confirms).await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        confirms.map_err(|error| failed(error, "ask for confirms"))?;
         Ok(Live { connection, channel })
     }
 
@@ -106,18 +108,10 @@ impl Link {
 
     /// An answer of the broker's, or an error when it takes too long.
     pub(super) async fn within<T>(&self, attempt: &str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T> {
-        within(self.options.timeout, attempt, answer).await
-    }
-}
-
-pub(super) async fn within<T>(
-    limit: Duration,
-    attempt: &str,
-    answer: impl Future<Output = lapin::Result<T>>,
-) -> Result<T> {
-    match timeout(limit, answer).await {
-        Ok(answer) => answer.map_err(|error| failed(error, attempt)),
-        Err(elapsed) => Err(Error::with_source(ErrorKind::Transient(attempt.to_owned()), elapsed)),
+        match timeout(self.options.timeout, answer).await {
+            Ok(answer) => answer.map_err(|error| failed(error, attempt)),
+            Err(elapsed) => Err(Error::with_source(ErrorKind::Transient(attempt.to_owned()), elapsed)),
+        }
     }
 }
 
