@@ -50,6 +50,9 @@ pub mod docs {
         #[doc = include_str!("docs/decisions/0006-lanes-and-a-sequencer.md")]
         pub mod d0006_lanes {}
 
+        #[doc = include_str!("docs/decisions/0007-rabbitmq.md")]
+        pub mod d0007_rabbitmq {}
+
         #[doc = include_str!("docs/decisions/0008-parked-aggregates.md")]
         pub mod d0008_parking {}
     }
