@@ -10,7 +10,7 @@ use mysql::{Database, fresh, store};
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{Step, Work};
 use retell::{CheckpointStore, Position, ProjectionName};
-use sqlx::{AssertSqlSafe, MySqlConnection, MySqlPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
 
 async fn read_model() -> (MySqlReadModel, Database) {
     let (pool, database) = fresh().await;
@@ -48,6 +48,16 @@ async fn setting_up_never_takes_a_checkpoint_back() {
     let error = models.advance(Step::new(&totals, Position::ZERO, Position::ZERO), setup).await.unwrap_err();
     assert_eq!(error.to_string(), "projection totals: the checkpoint is at 7, not at 0");
     assert_eq!(models.checkpoint(&totals).await.unwrap(), Position::new(7));
+}
+
+/// A process that stands still within a batch must not stop the others for ever.
+#[tokio::test]
+async fn a_transaction_in_which_nothing_happens_is_ended_by_the_server() {
+    let (_, database) = fresh().await;
+    let models = MySqlReadModel::connect(database.options().to_url_lossy().as_str()).await.unwrap();
+    let limit: String =
+        sqlx::query_scalar("SELECT CAST(@@idle_transaction_timeout AS CHAR)").fetch_one(models.pool()).await.unwrap();
+    assert_eq!(limit, "30", "seconds");
 }
 
 mod opening {

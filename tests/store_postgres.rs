@@ -7,6 +7,9 @@
 mod postgres;
 
 use retell::store::postgres::PostgresReadModel;
+use retell::store::{Step, Work};
+use retell::{CheckpointStore, Position, ProjectionName};
+use sqlx::PgConnection;
 
 async fn read_model() -> PostgresReadModel {
     let (pool, options) = postgres::fresh().await;
@@ -23,4 +26,22 @@ mod relay_claims {
 
 mod read_model_claims {
     retell::checkpoint_conformance!(async { (super::read_model().await, ()) });
+}
+
+/// A process that stands still within a batch must not stop the others for ever.
+#[tokio::test]
+async fn a_batch_in_which_nothing_happens_is_ended_by_the_server() {
+    let models = read_model().await;
+    let asked: Work<PgConnection> = Box::new(|db| {
+        Box::pin(async move {
+            let limit = sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(db).await;
+            assert_eq!(limit.ok(), Some("30s".to_owned()));
+            Ok(())
+        })
+    });
+    let totals = ProjectionName::new("totals").unwrap();
+    models.advance(Step::new(&totals, Position::ZERO, Position::new(1)), asked).await.unwrap();
+    let after: String =
+        sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(models.pool()).await.unwrap();
+    assert_eq!(after, "0", "the session is as it was");
 }
