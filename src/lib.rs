@@ -10,6 +10,7 @@ pub mod command;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod lifecycle;
 pub mod projection;
 pub mod relay;
 pub mod repository;

@@ -66,7 +66,7 @@ const ORDER: [&[&str]; 9] = [
     &["codec"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
-    &["command", "projection"],
+    &["command", "projection", "lifecycle"],
     &["repository", "relay", "worker"],
     &["testing", "__private", "docs"],
     &["lib"],
