@@ -14,11 +14,11 @@ use retell::{ProjectionName, StreamId};
 use crate::child::Role;
 use crate::proxy::{Proxy, Weather};
 use crate::run::{Kind, Run};
-use crate::tally::{NAME, POISON, spoken};
+use crate::tally::{NAME, POISON, SLOW, spoken};
 
 type Fault = fn(Run);
 
-pub(crate) const FAULTS: [(&str, Fault); 17] = [
+pub(crate) const FAULTS: [(&str, Fault); 18] = [
     ("nothing_breaks", Run::work),
     ("the_broker_is_killed", the_broker_is_killed),
     ("the_broker_is_never_there", the_broker_is_never_there),
@@ -34,6 +34,7 @@ pub(crate) const FAULTS: [(&str, Fault); 17] = [
     ("the_database_is_killed", the_database_is_killed),
     ("an_event_is_large", an_event_is_large),
     ("the_queue_drops_what_is_old_or_too_much", the_queue_drops_what_is_old_or_too_much),
+    ("a_handler_is_slower_than_the_broker_waits", a_handler_is_slower_than_the_broker_waits),
     ("an_event_is_poison", an_event_is_poison),
     ("many_things_break_at_random", many_things_break_at_random),
 ];
@@ -103,7 +104,7 @@ impl Run {
 }
 
 fn the_broker_is_killed(mut run: Run) {
-    let mut broker = run.with_own_broker();
+    let mut broker = run.with_own_broker("[].");
     run.break_by(|run| {
         broker.kill();
         run.append_part(2 * PARTS);
@@ -118,7 +119,7 @@ fn the_broker_is_never_there(mut run: Run) {
 }
 
 fn the_broker_loses_its_data(mut run: Run) {
-    let mut broker = run.with_own_broker();
+    let mut broker = run.with_own_broker("[].");
     run.break_by(|_| {
         broker.kill();
         broker.wipe();
@@ -216,6 +217,13 @@ fn the_queue_drops_what_is_old_or_too_much(mut run: Run) {
     run.topology.projections.max_length = Some(2);
     run.topology.projections.message_ttl_ms = Some(5);
     run.break_by(|_| {});
+}
+
+/// The broker closes the channel of a consumer that acknowledges too late, and delivers again.
+fn a_handler_is_slower_than_the_broker_waits(mut run: Run) {
+    let broker = run.with_own_broker("[{rabbit, [{consumer_timeout, 1000}, {channel_tick_interval, 500}]}].");
+    run.break_by(|run| run.append_these(vec![(1, spoken(SLOW))]));
+    assert!(broker.has_said("delivery acknowledgement on channel"), "nothing was slower than the broker waits");
 }
 
 /// One aggregate is set aside, and every other goes on. Its letter says why; with a cure it is taken up again, and nothing is missing.

@@ -126,8 +126,9 @@ impl Run {
         run
     }
 
-    pub(crate) fn with_own_broker(&mut self) -> RabbitMq {
-        let broker = RabbitMq::start();
+    /// Settings as in `advanced.config`.
+    pub(crate) fn with_own_broker(&mut self, settings: &str) -> RabbitMq {
+        let broker = RabbitMq::start_with(settings);
         self.broker = broker.address();
         broker
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use retell::event::{Envelope, NewEvent};
 use retell::rusqlite::{self, Connection};
@@ -45,6 +46,12 @@ impl Line {
 
 pub(crate) type Lines = BTreeMap<String, Line>;
 
+/// A word that takes its time.
+pub(crate) const SLOW: i64 = -2;
+
+/// How long it takes.
+pub(crate) const SLOW_TIME: Duration = Duration::from_secs(4);
+
 /// What no projection can bear, until there is a cure.
 pub(crate) const POISON: i64 = -1;
 
@@ -84,6 +91,9 @@ impl<Tx: Tallies> Projection for Tally<Tx> {
         let Spoken::Word { weight } = event.event;
         if weight == POISON && !self.cure.exists() {
             return Err("this word is poison".into());
+        }
+        if weight == SLOW {
+            tokio::time::sleep(SLOW_TIME).await;
         }
         let version = i64::try_from(event.version.get())?;
         tx.tally(event.stream.aggregate_id().as_str(), version, weight).await

@@ -1,4 +1,7 @@
-//! A RabbitMQ of our own, which may be killed, stopped and robbed of its data.
+//! A RabbitMQ of a test's own, which may be killed, stopped and robbed of its data.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -28,7 +31,13 @@ pub(crate) struct RabbitMq {
 
 impl RabbitMq {
     pub(crate) fn start() -> Self {
+        Self::start_with("[].")
+    }
+
+    /// Settings as in `advanced.config`.
+    pub(crate) fn start_with(settings: &str) -> Self {
         let folder = folder();
+        fs::write(folder.path().join("advanced.config"), settings).unwrap();
         let (port, distribution_port, names_port) = (free_port(), free_port(), free_port());
         let mut names = as_user("epmd");
         names.args(["-port", &names_port.to_string(), "-address", "127.0.0.1"]);
@@ -48,14 +57,15 @@ impl RabbitMq {
         let folder = self.folder.path();
         let log = fs::File::options().create(true).append(true).open(folder.join("out")).unwrap();
         let mut broker = as_user(program().to_str().unwrap());
-        broker.env("HOME", folder).env("RABBITMQ_NODENAME", format!("chaos{}@localhost", self.port));
+        broker.env("HOME", folder).env("RABBITMQ_NODENAME", format!("own{}@localhost", self.port));
         broker.env("RABBITMQ_NODE_PORT", self.port.to_string()).env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1");
         broker.env("RABBITMQ_DIST_PORT", self.distribution_port.to_string());
         broker.env("ERL_EPMD_PORT", self.names_port.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
         broker.env("RABBITMQ_MNESIA_BASE", folder.join("data")).env("RABBITMQ_LOG_BASE", folder.join("log"));
-        for file in ["ENABLED_PLUGINS_FILE", "CONFIG_FILE", "CONF_ENV_FILE", "ADVANCED_CONFIG_FILE"] {
+        for file in ["ENABLED_PLUGINS_FILE", "CONF_ENV_FILE", "CONFIG_FILE"] {
             broker.env(format!("RABBITMQ_{file}"), folder.join("none"));
         }
+        broker.env("RABBITMQ_ADVANCED_CONFIG_FILE", folder.join("advanced.config"));
         broker.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         self.broker = Some(broker.spawn().unwrap());
         self.wait();
@@ -87,6 +97,12 @@ impl RabbitMq {
             assert!(ended.is_none() && !late, "RabbitMQ does not start: {}", self.log());
             sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Whether its log has these words.
+    pub(crate) fn has_said(&self, words: &str) -> bool {
+        let files = fs::read_dir(self.folder.path().join("log")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_to_string(file.path()).ok()).any(|log| log.contains(words))
     }
 
     fn log(&self) -> String {
