@@ -1,0 +1,63 @@
+//! RabbitMQ over TLS, with a certificate authority of one's own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/rabbitmq.rs"]
+mod rabbitmq;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use rabbitmq::RabbitMq;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use retell::broker::Publisher;
+use retell::broker::frame::Frame;
+use retell::{ErrorKind, Position, RabbitMqBroker, RabbitMqOptions};
+use tempfile::TempDir;
+
+/// What the server needs, in files that it may read, and the authority that has signed it.
+fn certificates() -> (TempDir, String) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &authority).unwrap();
+    let folder = TempDir::new_in("/tmp").unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, text) in [("ca", authority.pem()), ("certificate", certificate.pem()), ("key", key.serialize_pem())] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    (folder, authority.pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_trusted_by_the_authority_that_signed_it_and_by_no_other() {
+    let (folder, authority) = certificates();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = |name| folder.path().join(name).display().to_string();
+    let settings = format!(
+        "[{{rabbit, [{{ssl_listeners, [{{\"127.0.0.1\", {port}}}]}}, {{ssl_options, [{{cacertfile, \"{}\"}}, \
+         {{certfile, \"{}\"}}, {{keyfile, \"{}\"}}]}}]}}].",
+        file("ca"),
+        file("certificate"),
+        file("key")
+    );
+    let _server = RabbitMq::start_with(&settings);
+    let options = || RabbitMqOptions::new(&format!("amqps://guest:guest@localhost:{port}/%2f")).unwrap();
+    let trusting = RabbitMqBroker::new(options().with_ca(authority)).unwrap();
+    // The plain port answers first.
+    while let Err(error) = trusting.declare().await {
+        assert!(error.is_transient(), "{error}");
+    }
+    let position = Position::new(1);
+    trusting.publish(&[Frame { first: position, last: position, body: vec![1].into() }]).await.unwrap();
+    trusting.close().await.unwrap();
+    let (_folder, stranger) = certificates();
+    for options in [options(), options().with_ca(stranger)] {
+        let error = RabbitMqBroker::new(options).unwrap().declare().await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Transient(_)), "{error}");
+        let reason = std::error::Error::source(&error).unwrap().to_string();
+        assert!(reason.contains("certificate"), "{reason}");
+    }
+}
