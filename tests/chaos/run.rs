@@ -120,8 +120,11 @@ impl Run {
             Kind::MySql => (server::Kind::MariaDb, Place::MySql as fn(String) -> Place),
         };
         let server = server::Server::start(kind);
-        let place = place(server.url());
-        let mut run = Self::at(self.kind, place, None, self.events, Runtime::new().unwrap());
+        let runtime = Runtime::new().unwrap();
+        // The one it comes with may be the server's own.
+        runtime.block_on(place(server.url()).run("CREATE DATABASE chaos"));
+        let url = format!("{}/chaos", server.url().rsplit_once('/').unwrap().0);
+        let mut run = Self::at(self.kind, place(url), None, self.events, runtime);
         run.server = Some(server);
         run
     }
