@@ -12,6 +12,7 @@ mod child;
 mod databases;
 mod faults;
 mod proxy;
+#[path = "../support/rabbitmq.rs"]
 mod rabbitmq;
 mod random;
 mod run;

@@ -1,4 +1,7 @@
-//! A RabbitMQ of our own, which may be killed, stopped and robbed of its data.
+//! A RabbitMQ of a test's own, which may be killed, stopped and robbed of its data.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -48,7 +51,7 @@ impl RabbitMq {
         let folder = self.folder.path();
         let log = fs::File::options().create(true).append(true).open(folder.join("out")).unwrap();
         let mut broker = as_user(program().to_str().unwrap());
-        broker.env("HOME", folder).env("RABBITMQ_NODENAME", format!("chaos{}@localhost", self.port));
+        broker.env("HOME", folder).env("RABBITMQ_NODENAME", format!("own{}@localhost", self.port));
         broker.env("RABBITMQ_NODE_PORT", self.port.to_string()).env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1");
         broker.env("RABBITMQ_DIST_PORT", self.distribution_port.to_string());
         broker.env("ERL_EPMD_PORT", self.names_port.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
