@@ -100,12 +100,12 @@ pub async fn run(arguments: &Arguments) -> Result<Option<Report>, Failure> {
 }
 
 /// Sells everything in the file, and tells what the consumers made of it.
-async fn sell(arguments: &Arguments, stop: CancellationToken) -> Result<Report, Failure> {
+async fn sell(arguments: &Arguments, stopping: CancellationToken) -> Result<Report, Failure> {
     let truth = Truth::read(&arguments.orders)?;
     let start = Instant::now();
     let shop = Shop::open(arguments).await?;
     let before = shop.head().await?;
-    let sold = shop.sell(arguments, &truth, stop).await;
+    let sold = shop.sell(arguments, &truth, stopping).await;
     let report = match sold {
         Ok(()) => shop.report().await,
         Err(failure) => Err(failure),
@@ -120,12 +120,12 @@ async fn sell(arguments: &Arguments, stop: CancellationToken) -> Result<Report, 
 }
 
 /// Relays or consumes until it is told to stop, which is a good end.
-async fn serve(arguments: &Arguments, stop: CancellationToken) -> Result<(), Failure> {
+async fn serve(arguments: &Arguments, stopping: CancellationToken) -> Result<(), Failure> {
     let shop = Shop::open(arguments).await?;
-    let pipeline = Pipeline::start(&shop.stores, &shop.carrier, arguments.role, stop.clone());
+    let pipeline = Pipeline::start(&shop.stores, &shop.carrier, arguments.role, stopping.clone());
     eprintln!("shop: running until SIGTERM or Ctrl-C");
     // A task that failed asks for the end as well, and then says why.
-    stop.cancelled().await;
+    stopping.cancelled().await;
     let ended = pipeline.end().await;
     ended.and(shop.close().await)
 }

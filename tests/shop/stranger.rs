@@ -26,7 +26,7 @@ pub(crate) fn read_events(broker: &str, queue: &str, events: u64) -> BTreeSet<u6
         let mut positions = BTreeSet::new();
         while positions.len() as u64 != events {
             let next = timeout(PATIENCE, messages.next()).await;
-            let next = next.unwrap_or_else(|_| panic!("{} of {events} events came to {queue}", positions.len()));
+            let next = next.unwrap_or_else(|_| panic!("{events} events are due in {queue}, these came: {positions:?}"));
             let message = next.expect("the queue stays").expect("the connection stays");
             let envelope: Value = serde_json::from_slice(&message.data).expect("an envelope is JSON");
             assert_eq!(envelope["event_type"], message.routing_key.as_str(), "{envelope}");
