@@ -15,7 +15,7 @@ use crate::place::Place;
 use crate::process::{Shop, text};
 use crate::rabbitmq::RabbitMq;
 use crate::servers::{LINES, facts, on_sqlite};
-use crate::stranger::read_events;
+use crate::stranger::{await_messages, read_events};
 
 /// What a relay or a worker says when it has begun.
 const UP: &str = "running until SIGTERM";
@@ -61,6 +61,7 @@ fn roles_that_are_killed_at_random_end_with_the_same_report(place: Place) {
         others[slot] = party.start(OTHERS[slot], &[]);
     }
     assert_eq!(facts(&report(api)), facts(&expected));
+    others.iter_mut().for_each(Shop::assert_running);
     party.assert_announced(&expected);
     others.into_iter().for_each(assert_stops);
 }
@@ -76,13 +77,13 @@ fn a_broker_that_is_killed_twice_changes_nothing() {
     // A broker of its own: with the shop's own names.
     let url = format!("amqp://guest:guest@{}/%2f", broker.address());
     let party = Party { bench: Bench::at(Place::postgres(), &generated_orders(LINES)), url, topology: topology() };
-    let others = OTHERS.map(|role| party.start_with_its_own_names(role, &[]));
+    let mut others = OTHERS.map(|role| party.start_with_its_own_names(role, &[]));
     let mut shares = Vec::new();
     for share in ["1/3", "2/3"] {
-        let events = party.bench.count_events() + 100;
-        let mut api = party.start_with_its_own_names("api", &["--share", share]);
-        party.bench.await_events(&mut api, events);
-        shares.push(api);
+        // It is killed when events go through it: before the first, and again after its new start.
+        await_messages(&party.url, "all.events", 100, || {
+            shares.push(party.start_with_its_own_names("api", &["--share", share]));
+        });
         broker.kill();
         broker.start_again();
     }
@@ -90,6 +91,7 @@ fn a_broker_that_is_killed_twice_changes_nothing() {
     for share in shares {
         assert_eq!(facts(&report(share)), facts(&expected));
     }
+    others.iter_mut().for_each(Shop::assert_running);
     party.assert_announced(&expected);
     others.into_iter().for_each(assert_stops);
 }

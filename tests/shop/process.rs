@@ -41,6 +41,17 @@ impl Shop {
         }
     }
 
+    /// Nothing has ended it.
+    pub(crate) fn assert_running(&mut self) {
+        if self.is_running() {
+            return;
+        }
+        let mut said = String::new();
+        let stderr = self.0.stderr.as_mut().expect("it is a pipe");
+        stderr.read_to_string(&mut said).expect("a pipe can be read");
+        panic!("it has ended: {said}");
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().expect("a child can be asked").is_none()
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::place::block_on;
 
@@ -36,4 +36,26 @@ pub(crate) fn read_events(broker: &str, queue: &str, events: u64) -> BTreeSet<u6
         connection.close(200, "done".into()).await.expect("it can be closed");
         positions
     })
+}
+
+/// Waits until a channel holds so many messages more, after `then`.
+pub(crate) fn await_messages(broker: &str, queue: &str, more: u32, then: impl FnOnce()) {
+    block_on(async {
+        let due = held(broker, queue).await.unwrap_or(0) + more;
+        then();
+        let started = Instant::now();
+        while held(broker, queue).await.unwrap_or(0) < due {
+            assert!(started.elapsed() < PATIENCE, "{queue} does not get as far as {due} messages");
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+/// An error as long as nobody has declared it.
+async fn held(broker: &str, queue: &str) -> lapin::Result<u32> {
+    let connection = Connection::connect(broker, ConnectionProperties::default()).await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = connection.create_channel().await?.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+    connection.close(200, "done".into()).await?;
+    Ok(queue.message_count())
 }
