@@ -8,7 +8,8 @@
 # Some tests start servers of their own, by the programs installed here. Two of them fill a small disk (tmpfs), which they mount
 # as root or by sudo; where neither may, they fail and say so.
 #
-# A server of your own is used as it is: POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. AMQP_URL=amqp://.. (see compose.yaml)
+# A server of your own is used as it is: POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. AMQP_URL=amqp://.. (see compose.yaml). So is a Python
+# that has pika: PIKA_PYTHON=/path/to/python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/services.sh
@@ -26,6 +27,7 @@ chmod 755 "$SERVICES"
 start_postgres
 start_mariadb
 start_rabbitmq
+make_python
 mkdir "$SERVICES/tmp"
 export TMPDIR="$SERVICES/tmp"
 

@@ -30,7 +30,7 @@ become() {
 # package, what it is
 install_package() {
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    missing "$2" "on Debian or Ubuntu: apt-get install $1; or start one (compose.yaml) and name it in $3"
+    missing "$2" "on Debian or Ubuntu: apt-get install $1; or name one of your own in $3 (compose.yaml has servers)"
   fi
   echo "tests/run.sh: installing $1" >&2
   # In a subshell: whatever ends it, also a failure or a signal, takes the policy away again that was put there.
@@ -137,6 +137,15 @@ start_rabbitmq() {
   # Erlang's own: the one above is that of the script around it.
   cp "$data/pid" "$SERVICES/rabbitmq.pid"
   export AMQP_URL="amqp://guest:guest@127.0.0.1:$port/%2f"
+}
+
+# A Python with the client that the foreign consumer uses, in an environment of its own below $SERVICES.
+make_python() {
+  [ -z "${PIKA_PYTHON:-}" ] || return 0
+  python3 -c 'import venv, ensurepip' 2>/dev/null || install_package python3-venv "Python 3 with venv" PIKA_PYTHON
+  { python3 -m venv "$SERVICES/python" && "$SERVICES/python/bin/pip" install --quiet --disable-pip-version-check pika==1.3.2; } >&2 ||
+    missing "pika, RabbitMQ's client for Python" "name a Python that has it in PIKA_PYTHON"
+  export PIKA_PYTHON="$SERVICES/python/bin/python"
 }
 
 # A zombie that nobody reaps counts as gone. Without ps, Linux says it in a file.

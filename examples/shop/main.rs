@@ -7,19 +7,31 @@
 //! 3. `pipeline` carries what happened to `consumers/{analytics,search,audit,notification}`;
 //! 4. `report` reads what they kept, and compares it with `truth`: the sums taken straight from the file.
 //!
-//! Beside the way: `stores` opens the log and the `read_models`, `database` is what a consumer sees of those, `share` divides the customers
-//! among processes.
+//! Beside the way: `stores` opens the log and the `read_models`, `database` is what a consumer sees of those, `carrier` is what the pipeline
+//! runs over, `topology` what stands on RabbitMQ, `share` divides the customers among processes.
 //!
 //! ```text
 //! cargo run --release --example shop -- --db /tmp/shop.db
 //! cargo run --release --example shop -- --store postgres://localhost/shop
+//! cargo run --release --example shop -- --store postgres://localhost/shop --broker amqp://localhost
 //! ```
 //!
 //! Killed at any moment and started again in the same place, it goes on and ends with the same sums. Several processes can share the work:
 //! each is given the same store and a share of its own, and ends with the whole report when all are done.
+//!
+//! Over RabbitMQ the parts can be processes of their own, on one store and one broker, as many of each as you like:
+//!
+//! ```text
+//! shop --store postgres://localhost/shop --broker amqp://localhost --role relay     # one leads, the others stand by
+//! shop --store postgres://localhost/shop --broker amqp://localhost --role worker    # runs the four consumers; here too
+//! shop --store postgres://localhost/shop --broker amqp://localhost --role api       # sells, waits for the consumers, reports
+//! ```
+//!
+//! A relay and a worker run until SIGTERM or Ctrl-C, and that is a good end. While RabbitMQ is away the store carries the events.
 
 #![expect(unreachable_pub, reason = "in a program `pub` says what a module shows the others")]
 
+mod carrier;
 mod chart;
 mod checkout;
 mod consumers;
@@ -32,6 +44,7 @@ mod report;
 mod run;
 mod share;
 mod stores;
+mod topology;
 mod truth;
 mod writers;
 
@@ -42,7 +55,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use run::Failure;
+use run::Role;
 use share::Share;
 use stores::Server;
 
@@ -66,6 +79,20 @@ struct Arguments {
     /// report, when all parts are done.
     #[arg(long, value_name = "K/N", default_value = "1/1", requires = "kept")]
     share: Share,
+    /// Carry the events over this RabbitMQ: amqp://user:password@host:5672/vhost. Without it they stay within this process.
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// Other exchanges and queues than the shop's, from a JSON file.
+    #[arg(long, value_name = "FILE", requires = "broker")]
+    topology: Option<PathBuf>,
+    /// What this process does. Other processes on the same store and broker do the rest.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "all",
+        requires_ifs = ["api", "relay", "worker"].into_iter().flat_map(|role| [(role, "broker"), (role, "kept")])
+    )]
+    role: Role,
     /// How many customers act at once.
     #[arg(long, value_name = "N", default_value = "32")]
     writers: NonZeroUsize,
@@ -78,7 +105,8 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run::run(&arguments).await {
-        Ok(report) => print(&report, arguments.json),
+        Ok(Some(report)) => print(&report, arguments.json),
+        Ok(None) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("shop: {}", chain(&failure));
             failure.exit_code()
@@ -97,9 +125,9 @@ fn print(report: &report::Report, json: bool) -> ExitCode {
 }
 
 /// An error and everything that led to it, on one line.
-fn chain(failure: &Failure) -> String {
-    let mut text = failure.to_string();
-    let mut source = failure.source();
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
     while let Some(error) = source {
         text.push_str(": ");
         text.push_str(&error.to_string());

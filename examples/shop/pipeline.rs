@@ -1,26 +1,31 @@
-//! Carries the events from the log to the consumers: a relay publishes them, and each consumer has a worker of its own.
+//! Brings the events from the log to the consumers: a relay publishes them, and each consumer has a worker of its own. A process has all of
+//! it or a part, as its role says.
 
 use std::sync::Arc;
 
-use retell::{
-    BoxError, CheckpointStore, EventStore, MemoryBroker, MemoryReadModel, Position, Projection, Relay, Worker,
-};
+use retell::{BoxError, EventStore, Position, Projection, Relay, Worker};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::carrier::Carrier;
 use crate::consumers::analytics::Analytics;
 use crate::consumers::audit::Audit;
-use crate::consumers::notification::{Notification, Sent};
+use crate::consumers::notification::Notification;
 use crate::consumers::search::Search;
+use crate::database::Database;
 use crate::read_models::ReadModels;
-use crate::run::Failure;
+use crate::run::{Failure, Role};
 use crate::stores::Stores;
+
+/// What the relays of all processes are called: of one name one leads.
+const RELAY: &str = "shop";
 
 /// The relay and the workers, as tasks that are owned here.
 pub struct Pipeline {
     log: Arc<dyn EventStore>,
-    broker: MemoryBroker,
+    models: ReadModels,
+    carrier: Carrier,
     tasks: JoinSet<Result<(), (String, BoxError)>>,
     applied: Vec<watch::Receiver<Position>>,
     end: CancellationToken,
@@ -28,38 +33,48 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts everything. A task that fails cancels `failed`; [`end`](Self::end) says why.
-    pub fn start(stores: &Stores, sent: &MemoryReadModel<Sent>, failed: CancellationToken) -> Self {
+    /// Starts what a process of this role has. A task that fails cancels `failed`; [`end`](Self::end) says why.
+    pub fn start(stores: &Stores, carrier: &Carrier, role: Role, failed: CancellationToken) -> Self {
         let mut pipeline = Self {
             log: stores.log.clone(),
-            broker: MemoryBroker::new(),
+            models: stores.models.clone(),
+            carrier: carrier.clone(),
             tasks: JoinSet::new(),
             applied: Vec::new(),
             end: CancellationToken::new(),
             failed,
         };
-        let models = || ReadModels::clone(&stores.models);
-        pipeline.consume(Analytics, models());
-        pipeline.consume(Search, models());
-        pipeline.consume(Audit, models());
-        pipeline.consume(Notification, sent.clone());
-        pipeline.publish();
+        if role.consumes() {
+            pipeline.consume(Analytics);
+            pipeline.consume(Search);
+            pipeline.consume(Audit);
+            pipeline.consume(Notification);
+        }
+        if role.relays() {
+            pipeline.publish(stores);
+        }
         pipeline
     }
 
-    fn publish(&mut self) {
-        let relay = Relay::new(self.log.clone(), self.broker.clone());
+    /// RabbitMQ outlives us, so the relay goes on where it was, and other programs get every event by itself.
+    fn publish(&mut self, stores: &Stores) {
+        let relay = match &self.carrier {
+            Carrier::Memory(broker) => Relay::new(self.log.clone(), broker.clone()),
+            Carrier::RabbitMq(broker) => Relay::new(self.log.clone(), broker.clone())
+                .with_announcer(broker.clone())
+                .with_checkpoint(stores.relays.clone(), RELAY),
+        };
         let end = self.end.clone();
-        self.spawn("relay".into(), async move { relay.run(end).await });
+        self.spawn("the relay".into(), async move { relay.run(end).await });
     }
 
-    fn consume<P, M>(&mut self, projection: P, models: M)
-    where
-        P: Projection,
-        M: CheckpointStore<Tx = P::Tx>,
-    {
+    fn consume(&mut self, projection: impl Projection<Tx = dyn Database>) {
         let name = projection.name().to_owned();
-        let worker = Worker::new(projection, self.log.clone(), models).with_broker(self.broker.clone());
+        let worker = Worker::new(projection, self.log.clone(), self.models.clone());
+        let worker = match &self.carrier {
+            Carrier::Memory(broker) => worker.with_broker(broker.clone()),
+            Carrier::RabbitMq(broker) => worker.with_broker(broker.clone()).with_dead_letters(broker.clone()),
+        };
         self.applied.push(worker.applied());
         let end = self.end.clone();
         self.spawn(name, async move { worker.run(end).await });
@@ -75,7 +90,7 @@ impl Pipeline {
         });
     }
 
-    /// Waits until every consumer, of this process or another, has applied everything up to `end`, or something failed.
+    /// Waits until every consumer of this process has seen everything up to `end` applied, here or elsewhere, or something failed.
     pub async fn catch_up(&mut self, end: Position) {
         for applied in &mut self.applied {
             tokio::select! {

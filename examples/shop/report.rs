@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::chart::bars;
 use crate::checkout::customer_id;
 use crate::consumers::notification::Sent;
-use crate::consumers::{analytics, audit, search};
+use crate::consumers::{analytics, audit, notification, search};
 use crate::domain::{Cents, grouped};
 use crate::read_models::ReadModels;
 use crate::truth::{Customer, Month, Truth};
@@ -59,7 +59,7 @@ struct Again {
 }
 
 impl Report {
-    pub async fn read(store: &'static str, models: &ReadModels, notifications: Sent) -> Result<Self, BoxError> {
+    pub async fn read(store: &'static str, broker: &'static str, models: &ReadModels) -> Result<Self, BoxError> {
         let months = analytics::months(models).await?;
         let customers = analytics::customers(models).await?;
         let events_by_type = audit::events_by_type(models).await?;
@@ -74,14 +74,14 @@ impl Report {
             busiest_day: search::busiest_day(models).await?,
             repeat_customers: customers.repeat,
             stock_left: analytics::stock_left(models).await?,
-            notifications,
+            notifications: notification::sent(models).await?,
             events: events_by_type.values().sum(),
             events_by_type,
             events_written: 0,
             seconds: 0.0,
             events_per_second: 0.0,
             store,
-            broker: "memory",
+            broker,
             again: Again { orders: search::orders(models).await?, revenue: customers.revenue },
         })
     }

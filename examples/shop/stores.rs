@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use retell::store::RelayStore;
 use retell::{EventStore, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore};
 use tempfile::TempDir;
 
@@ -37,6 +38,8 @@ impl FromStr for Server {
 pub struct Stores {
     pub name: &'static str,
     pub log: Arc<dyn EventStore>,
+    /// Where the relay is: kept with the log.
+    pub relays: Arc<dyn RelayStore>,
     pub models: ReadModels,
     /// Removed when all is done, where nobody asked to keep it.
     _temporary: Option<TempDir>,
@@ -61,22 +64,26 @@ impl Stores {
         let log = SqliteStore::open(path).await.map_err(|e| Failure::of(format!("open {}", path.display()), e))?;
         let models =
             SqliteReadModel::open(&models).await.map_err(|e| Failure::of(format!("open {}", models.display()), e))?;
-        let (log, models) = (Arc::new(log), ReadModels::Sqlite(models));
-        Ok(Self { name: "sqlite", log, models, _temporary: temporary })
+        Ok(Self { _temporary: temporary, ..Self::of("sqlite", log, ReadModels::Sqlite(models)) })
     }
 
     async fn postgres(url: &str) -> Result<Self, Failure> {
         let failed = |error| Failure::of("open the store in PostgreSQL", error);
-        let log = Arc::new(PostgresStore::connect(url).await.map_err(failed)?);
+        let log = PostgresStore::connect(url).await.map_err(failed)?;
         let models = ReadModels::Postgres(PostgresReadModel::connect(url).await.map_err(failed)?);
-        Ok(Self { name: "postgres", log, models, _temporary: None })
+        Ok(Self::of("postgres", log, models))
     }
 
     async fn mysql(url: &str) -> Result<Self, Failure> {
         let failed = |error| Failure::of("open the store in MySQL", error);
-        let log = Arc::new(MySqlStore::connect(url).await.map_err(failed)?);
+        let log = MySqlStore::connect(url).await.map_err(failed)?;
         let models = ReadModels::MySql(MySqlReadModel::connect(url).await.map_err(failed)?);
-        Ok(Self { name: "mysql", log, models, _temporary: None })
+        Ok(Self::of("mysql", log, models))
+    }
+
+    fn of(name: &'static str, log: impl EventStore + RelayStore, models: ReadModels) -> Self {
+        let log = Arc::new(log);
+        Self { name, log: log.clone(), relays: log, models, _temporary: None }
     }
 
     pub async fn close(&self) -> Result<(), Failure> {

@@ -28,7 +28,7 @@ pub(crate) struct Sums {
 pub(crate) struct Bench {
     pub(crate) orders: PathBuf,
     place: Place,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Bench {
@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn within(place: Place, orders: &str, folder: TempDir) -> Self {
-        let bench = Self { orders: folder.path().join("orders.txt"), place, _folder: folder };
+        let bench = Self { orders: folder.path().join("orders.txt"), place, folder };
         fs::write(&bench.orders, orders).expect("the folder is writable");
         bench
     }
@@ -57,6 +57,13 @@ impl Bench {
             Place::File(path) => path,
             _ => panic!("the log lies on a server"),
         }
+    }
+
+    /// A file beside the orders.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).expect("the folder is writable");
+        path
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

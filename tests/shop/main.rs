@@ -1,10 +1,14 @@
 //! The example `shop` as its users see it: a process that is started, killed, stopped and started again.
 
 mod bench;
+mod brokers;
 mod orders;
 mod place;
 mod process;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;
 mod servers;
+mod stranger;
 
 use std::fs;
 use std::process::Command;
@@ -60,8 +64,7 @@ fn a_finished_run_can_be_started_again_and_writes_nothing() {
 fn asked_to_stop_it_ends_in_order_and_can_go_on() {
     let bench = Bench::new();
     let shop = bench.start_and_await(1_000);
-    let killed = Command::new("kill").args(["-TERM", &shop.id().to_string()]).status().expect("kill runs");
-    assert!(killed.success());
+    shop.ask_to_stop();
     let output = shop.output();
     assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("stopped on request"), "{}", text(&output.stderr));
@@ -227,12 +230,17 @@ fn processes_share_one_file_as_well() {
 }
 
 #[test]
-fn a_store_or_share_that_makes_no_sense_is_refused() {
+fn arguments_that_make_no_sense_are_refused() {
     for (arguments, complaint) in [
         (&["--store", "redis://localhost"][..], "postgres://.. or mysql://.."),
         (&["--db", "shop.db", "--share", "5/4"], "K/N"),
         (&["--share", "1/4"], "required"),
         (&["--db", "shop.db", "--store", "mysql://localhost/shop"], "cannot be used with"),
+        (&["--role", "boss"], "all, api, relay, worker"),
+        (&["--db", "shop.db", "--role", "api"], "--broker <URL>"),
+        (&["--broker", "amqp://localhost", "--role", "relay"], "--db <PATH>|--store <URL>"),
+        (&["--broker", "amqp://localhost", "--role", "worker"], "--db <PATH>|--store <URL>"),
+        (&["--topology", "topology.json"], "--broker <URL>"),
     ] {
         let output = run(Command::new(shop()).args(arguments)).output();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

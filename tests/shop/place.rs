@@ -102,7 +102,7 @@ fn fresh_name() -> String {
     format!("shop{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst))
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime can be made").block_on(future)
 }

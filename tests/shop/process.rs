@@ -1,6 +1,7 @@
 //! The example as a running process.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +23,35 @@ impl Shop {
         self.0.wait().expect("a child can be waited for");
     }
 
+    /// Asks it to end: SIGTERM.
+    pub(crate) fn ask_to_stop(&self) {
+        let killed = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+    }
+
+    /// Reads what it says to people, up to a line with these words; it is not there afterwards.
+    pub(crate) fn await_line(&mut self, words: &str) {
+        let stderr = self.0.stderr.as_mut().expect("it is a pipe");
+        let mut said = String::new();
+        while !said.lines().any(|line| line.contains(words)) || !said.ends_with('\n') {
+            // Byte by byte, so that the rest stays in the pipe.
+            let mut byte = [0];
+            stderr.read_exact(&mut byte).unwrap_or_else(|_| panic!("it has ended without {words:?}: {said}"));
+            said.push(char::from(byte[0]));
+        }
+    }
+
+    /// Nothing has ended it.
+    pub(crate) fn assert_running(&mut self) {
+        if self.is_running() {
+            return;
+        }
+        let mut said = String::new();
+        let stderr = self.0.stderr.as_mut().expect("it is a pipe");
+        stderr.read_to_string(&mut said).expect("a pipe can be read");
+        panic!("it has ended: {said}");
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().expect("a child can be asked").is_none()
     }
@@ -33,7 +63,7 @@ impl Shop {
             assert!(Instant::now() < end, "the shop does not come to an end");
             std::thread::sleep(Duration::from_millis(5));
         }
-        let read = |pipe: Option<&mut dyn std::io::Read>| {
+        let read = |pipe: Option<&mut dyn Read>| {
             let mut bytes = Vec::new();
             pipe.map(|pipe| pipe.read_to_end(&mut bytes).expect("a pipe can be read"));
             bytes

@@ -8,7 +8,7 @@ use crate::place::Place;
 use crate::process::{Shop, text};
 
 /// Enough that deliveries come on top of the first.
-const LINES: u32 = 600;
+pub(crate) const LINES: u32 = 600;
 
 const SHARES: [&str; 4] = ["1/4", "2/4", "3/4", "4/4"];
 
@@ -85,14 +85,14 @@ fn a_database_that_is_not_there_is_an_error(place: Place) {
     assert!(message.contains("cannot open the store in ") && message.contains("connect"), "{message}");
 }
 
-fn on_sqlite() -> Bench {
+pub(crate) fn on_sqlite() -> Bench {
     Bench::with(&generated_orders(LINES))
 }
 
-/// The report without what differs from run to run and from store to store.
-fn facts(report: &Value) -> Value {
+/// The report without what differs from run to run, from store to store, and from broker to broker.
+pub(crate) fn facts(report: &Value) -> Value {
     let mut facts = report.clone();
-    for field in ["seconds", "events_per_second", "events_written", "store"] {
+    for field in ["seconds", "events_per_second", "events_written", "store", "broker"] {
         facts.as_object_mut().expect("the report is an object").remove(field).expect("it has this field");
     }
     facts

@@ -1,0 +1,61 @@
+//! A program that knows nothing of the library: it reads a channel and looks into the envelopes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::place::block_on;
+
+/// The longest wait for the next message.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Reads a channel until so many different events have come, and returns their positions. A relay may send an event twice.
+pub(crate) fn read_events(broker: &str, queue: &str, events: u64) -> BTreeSet<u64> {
+    block_on(async {
+        let connection = Connection::connect(broker, ConnectionProperties::default()).await.expect("the broker is up");
+        let channel = connection.create_channel().await.expect("a channel can be opened");
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumed = channel.basic_consume(queue.into(), "stranger".into(), options, arguments).await;
+        let mut messages = consumed.expect("the channel is declared");
+        let mut positions = BTreeSet::new();
+        while positions.len() as u64 != events {
+            let next = timeout(PATIENCE, messages.next()).await;
+            let next = next.unwrap_or_else(|_| panic!("{events} events are due in {queue}, these came: {positions:?}"));
+            let message = next.expect("the queue stays").expect("the connection stays");
+            let envelope: Value = serde_json::from_slice(&message.data).expect("an envelope is JSON");
+            assert_eq!(envelope["event_type"], message.routing_key.as_str(), "{envelope}");
+            positions.insert(envelope["position"].as_u64().expect("an envelope has a position"));
+            message.ack(BasicAckOptions::default()).await.expect("the connection stays");
+        }
+        connection.close(200, "done".into()).await.expect("it can be closed");
+        positions
+    })
+}
+
+/// Waits until a channel holds so many messages more, after `then`.
+pub(crate) fn await_messages(broker: &str, queue: &str, more: u32, then: impl FnOnce()) {
+    block_on(async {
+        let due = held(broker, queue).await.unwrap_or(0) + more;
+        then();
+        let started = Instant::now();
+        while held(broker, queue).await.unwrap_or(0) < due {
+            assert!(started.elapsed() < PATIENCE, "{queue} does not get as far as {due} messages");
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+/// An error as long as nobody has declared it.
+async fn held(broker: &str, queue: &str) -> lapin::Result<u32> {
+    let connection = Connection::connect(broker, ConnectionProperties::default()).await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = connection.create_channel().await?.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+    connection.close(200, "done".into()).await?;
+    Ok(queue.message_count())
+}
