@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
@@ -251,14 +252,23 @@ async fn send<'m>(
     exchange: &str,
     messages: impl Iterator<Item = Message<'m>>,
 ) -> lapin::Result<Sent> {
-    let mut confirms = Vec::new();
+    let mut publishing = Vec::new();
     for Message { key, body, properties } in messages {
         // Mandatory: the broker gives back what no queue wants, for us to count. It is confirmed all the same.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        confirms.push(channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?);
+        let mut publish = Box::pin(channel.basic_publish(exchange.into(), key.into(), options, body, properties));
+        // Its first poll hands the message to the connection's thread, so their order is ours. To wait here until it is written would be a
+        // turn of that thread, and a packet, for each message.
+        let written = publish.as_mut().now_or_never();
+        publishing.push(async move {
+            match written {
+                Some(confirm) => confirm?.await,
+                None => publish.await?.await,
+            }
+        });
     }
     let mut sent = Sent::default();
-    for confirm in confirms {
+    for confirm in publishing {
         match confirm.await? {
             Confirmation::Ack(returned) => sent.unroutable += u64::from(returned.is_some()),
             _ => sent.refused += 1,
