@@ -34,6 +34,7 @@ use retell::id::CommitId;
 use retell::relay::RelayOptions;
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Replay, Visitor};
+use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, EventReader, EventStore, EventType, ExpectedVersion, Filter, Metadata, Position,
     PostgresReadModel, PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, Relay, Repository, Result,
@@ -42,6 +43,7 @@ use retell::{
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -87,16 +89,48 @@ fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// Prints one figure a round and side, and the ratio of ours to that by hand.
-fn report(what: &str, by_hand: &[f64], ours: &[f64]) {
-    let ratios = sorted(ours.iter().zip(by_hand).map(|(ours, by_hand)| ours / by_hand));
-    let [by_hand, ours] = [by_hand, ours].map(|rates| sorted(rates.iter().copied())[ROUNDS / 2]);
-    let [least, middle, most] = [0, ROUNDS / 2, ROUNDS - 1].map(|place| ratios[place]);
-    println!("{what:32} {by_hand:9.0} {ours:9.0}   {middle:.2} [{least:.2}, {most:.2}]");
+/// What a round of so many events took: events a second, and microseconds of our own processor time an event.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    rate: f64,
+    micros: f64,
 }
 
-fn rate(events: u64, began: Instant) -> f64 {
-    u32::try_from(events).map(f64::from).unwrap() / began.elapsed().as_secs_f64()
+/// Started with a round.
+struct Clock {
+    began: Instant,
+    cpu: f64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { began: Instant::now(), cpu: cpu() }
+    }
+
+    fn stop(self, events: u64) -> Cost {
+        let events = u32::try_from(events).map(f64::from).unwrap();
+        Cost { rate: events / self.began.elapsed().as_secs_f64(), micros: (cpu() - self.cpu) * 1e6 / events }
+    }
+}
+
+/// Processor time of this process so far, in seconds: other work on the machine does not count.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // In hundredths: user and system.
+    [11, 12].map(|place: usize| fields[place].parse::<f64>().unwrap()).iter().sum::<f64>() / 100.0
+}
+
+fn report(what: &str, by_hand: &[Cost], ours: &[Cost]) {
+    let ratios = sorted(ours.iter().zip(by_hand).map(|(ours, by_hand)| ours.rate / by_hand.rate));
+    let median = |costs: &[Cost], what: fn(&Cost) -> f64| sorted(costs.iter().map(what))[ROUNDS / 2];
+    let [by_hand, ours] =
+        [by_hand, ours].map(|costs| (median(costs, |cost| cost.rate), median(costs, |cost| cost.micros)));
+    let [least, middle, most] = [0, ROUNDS / 2, ROUNDS - 1].map(|place| ratios[place]);
+    println!(
+        "{what:20} {:9.0} {:9.0}   {middle:.2} [{least:.2}, {most:.2}]   {:6.1} {:6.1}",
+        by_hand.0, ours.0, by_hand.1, ours.1
+    );
 }
 
 /// A schema of PostgreSQL, and names on the broker that nobody else has.
@@ -198,61 +232,66 @@ impl Announcer for Counted {
 
 /// Events a second, from the log to confirmed.
 async fn relay() {
-    println!("relay, {RELAYED} events: by hand   relay (events/s)   ratio [least, most]");
+    println!(
+        "relay, {RELAYED} events: by hand, relay (events/s)   ratio [least, most]   processor time: by hand, relay (us an event)"
+    );
     let place = Place::create().await;
     place.fill(RELAYED).await;
-    let mut rates: [Vec<f64>; 4] = Default::default();
+    let mut costs: [Vec<Cost>; 4] = Default::default();
     for _ in 0..ROUNDS {
         let sides = ["by hand", "frames", "frames, zstd", "single events"];
-        for (side, rates) in sides.into_iter().zip(&mut rates) {
-            rates.push(relay_round(&place, side).await);
+        for (side, costs) in sides.into_iter().zip(&mut costs) {
+            costs.push(relay_round(&place, side).await);
         }
     }
-    let [by_hand, frames, compressed, single] = &rates;
+    let [by_hand, frames, compressed, single] = &costs;
     report("frames of 100", by_hand, frames);
     report("frames of 100, zstd", by_hand, compressed);
     report("single events", by_hand, single);
     place.drop().await;
 }
 
-async fn relay_round(place: &Place, side: &str) -> f64 {
+async fn relay_round(place: &Place, side: &str) -> Cost {
     let (broker, topology) = place.broker(&prefix()).await;
     let channel = messages::channel(&place.amqp).await;
     let (frames, events) = (topology.queue(&sales_name()).unwrap(), format!("{}.all", topology.event_exchange.name));
     messages::queue(&channel, &events, &topology.event_exchange.name).await;
     let (relayed, stop) = (Counted::new(&broker), CancellationToken::new());
-    let began = Instant::now();
-    if side == "by hand" {
-        messages::publish_all(&place.pool, &channel, &topology.event_exchange.name).await;
-    } else {
-        let relay = match side {
-            "single events" => Relay::announcing(place.store.clone(), relayed.clone()),
-            _ => Relay::new(place.store.clone(), relayed.clone()),
-        };
-        let options = RelayOptions::new();
-        let options = if side == "frames, zstd" { options.with_compression(4 * 1024) } else { options };
-        let relay = relay.with_options(options).with_checkpoint(place.store.clone(), prefix());
-        let stopped = stop.clone();
-        let running = tokio::spawn(async move { relay.run(stopped).await });
-        relayed.reached(RELAYED).await;
-        let rate = rate(RELAYED, began);
-        stop.cancel();
-        running.await.unwrap().unwrap();
-        messages::delete(&channel, &frames).await;
-        messages::delete(&channel, &events).await;
-        broker.close().await.unwrap();
-        return rate;
-    }
-    let rate = rate(RELAYED, began);
-    messages::delete(&channel, &frames).await;
-    assert_eq!(u64::from(messages::delete(&channel, &events).await), RELAYED);
+    let clock = Clock::start();
+    let cost = match side {
+        "by hand" => {
+            messages::publish_all(&place.pool, &channel, &topology.event_exchange.name).await;
+            clock.stop(RELAYED)
+        }
+        _ => {
+            let relay = match side {
+                "single events" => Relay::announcing(place.store.clone(), relayed.clone()),
+                _ => Relay::new(place.store.clone(), relayed.clone()),
+            };
+            let options = RelayOptions::new();
+            let options = if side == "frames, zstd" { options.with_compression(4 * 1024) } else { options };
+            let relay = relay.with_options(options).with_checkpoint(place.store.clone(), prefix());
+            let done = async {
+                relayed.reached(RELAYED).await;
+                stop.cancel();
+                clock.stop(RELAYED)
+            };
+            let (ended, cost) = tokio::join!(relay.run(stop.clone()), done);
+            ended.unwrap();
+            cost
+        }
+    };
+    let left = (messages::delete(&channel, &frames).await, u64::from(messages::delete(&channel, &events).await));
+    assert_eq!(left.1, if side.starts_with("frames") { 0 } else { RELAYED });
     broker.close().await.unwrap();
-    rate
+    cost
 }
 
 /// Events a second, from a full queue to committed.
 async fn worker(statements: Statements, events: u64) {
-    println!("worker, {events} events, {statements:?}: by hand   worker (events/s)   ratio [least, most]");
+    println!(
+        "worker, {events} events, {statements:?}: by hand, worker (events/s)   ratio [least, most]   processor time: by hand, worker (us an event)"
+    );
     let place = Place::create().await;
     place.fill(events).await;
     let (mut by_hand, mut ours) = (Vec::new(), Vec::new());
@@ -269,7 +308,7 @@ async fn worker_round(
     statements: Statements,
     events: u64,
     side: impl AsyncFnOnce(&Place, Statements, u64, &RabbitMqBroker, &str),
-) -> f64 {
+) -> Cost {
     let (broker, topology) = place.broker(&prefix()).await;
     let mut published = Position::ZERO;
     while published.get() < events {
@@ -283,15 +322,15 @@ async fn worker_round(
         .await
         .unwrap();
     let queue = topology.queue(&sales_name()).unwrap();
-    let began = Instant::now();
+    let clock = Clock::start();
     side(place, statements, events, &broker, &queue).await;
-    let rate = rate(events, began);
+    let cost = clock.stop(events);
     let applied: Option<i64> =
         sqlx::query_scalar("SELECT sum(events)::bigint FROM sales").fetch_one(&place.pool).await.unwrap();
     assert_eq!(applied, Some(events.cast_signed()));
     messages::delete(&messages::channel(&place.amqp).await, &queue).await;
     broker.close().await.unwrap();
-    rate
+    cost
 }
 
 async fn our_worker(place: &Place, statements: Statements, events: u64, broker: &RabbitMqBroker, _: &str) {
@@ -393,11 +432,17 @@ const TICK: Duration = Duration::from_millis(2);
 
 async fn latency() {
     println!("latency, 500 commands/s, {COMMANDS} a round: p50, p99, most (ms)");
-    let mut sides: [(&str, Vec<[f64; 3]>); 2] = [("RabbitMQ", Vec::new()), ("no broker there", Vec::new())];
+    let sides = ["by hand, RabbitMQ", "RabbitMQ", "RabbitMQ, no gathering", "no broker there"];
+    let mut sides = sides.map(|side| (side, Vec::new()));
     for _ in 0..ROUNDS {
         for (side, rounds) in &mut sides {
             let place = Place::create().await;
-            rounds.push(latency_round(&place, side).await);
+            let delays = if *side == "by hand, RabbitMQ" {
+                latency_by_hand(&place).await
+            } else {
+                latency_round(&place, side).await
+            };
+            rounds.push(delays);
             place.drop().await;
         }
     }
@@ -409,7 +454,8 @@ async fn latency() {
 }
 
 async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
-    let broker = if side == "RabbitMQ" {
+    let there = side != "no broker there";
+    let broker = if there {
         place.broker(&prefix()).await.0
     } else {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -417,7 +463,9 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
     };
     let relay = Relay::new(place.store.clone(), broker.clone()).with_checkpoint(place.store.clone(), "bench");
     let worker = Worker::new(Sales(Statements::OneABatch), place.store.clone(), place.models().await);
-    let worker = worker.with_broker(broker.clone());
+    let options = WorkerOptions::new();
+    let options = if side == "RabbitMQ, no gathering" { options.with_gather(Duration::ZERO) } else { options };
+    let worker = worker.with_broker(broker.clone()).with_options(options);
     let stop = CancellationToken::new();
     let mut applied = worker.applied();
     let seen = tokio::spawn(async move {
@@ -431,17 +479,8 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
     let commands = async {
         let orders = Repository::<KeptOrder>::new(place.store.clone());
         // Connections are made before the clock runs.
-        command(&orders, 0).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let mut running = tokio::task::JoinSet::new();
-        for number in 0..COMMANDS {
-            ticks.tick().await;
-            let orders = orders.clone();
-            running.spawn(async move { command(&orders, number).await });
-        }
-        let executed = running.join_all().await;
+        command(orders.clone(), 0).await;
+        let executed = at_the_rate(|number| command(orders.clone(), number)).await;
         let head = place.store.head().await.unwrap();
         let models = place.models().await;
         while models.checkpoint(&sales_name()).await.unwrap() < head {
@@ -461,15 +500,90 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
         let applied = seen[seen.partition_point(|(applied, _)| *applied < position)].1;
         delays.push(applied.saturating_duration_since(returned).as_secs_f64() * 1e3);
     }
-    if side == "RabbitMQ" {
+    if there {
         broker.close().await.unwrap();
     }
+    quantiles(delays)
+}
+
+/// The median, the 99th of a hundred, the last.
+fn quantiles(delays: Vec<f64>) -> [f64; 3] {
     let delays = sorted(delays);
     [delays[delays.len() / 2], delays[delays.len() * 99 / 100], delays[delays.len() - 1]]
 }
 
-async fn command(orders: &Repository<KeptOrder>, number: u64) -> (CommitId, Instant) {
-    let executed = orders.execute(format!("order-{}", number % 500), Add(number)).await.unwrap();
+/// Starts a command at each tick, whether those before have returned or not.
+async fn at_the_rate<T: Send + 'static, F>(command: impl Fn(u64) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+{
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut running = JoinSet::new();
+    for number in 0..COMMANDS {
+        ticks.tick().await;
+        running.spawn(command(number));
+    }
+    running.join_all().await
+}
+
+/// Who crashes between commit and publishing loses a message here; what it costs not to is the difference.
+async fn latency_by_hand(place: &Place) -> [f64; 3] {
+    let (broker, topology) = place.broker(&prefix()).await;
+    let exchange = topology.event_exchange.name.clone();
+    let queue = format!("{exchange}.all");
+    let channel = messages::channel(&place.amqp).await;
+    messages::queue(&channel, &queue, &exchange).await;
+    let mut messages = Messages::of(messages::channel(&place.amqp).await, &queue, 100).await;
+    let consuming = async {
+        let mut seen = vec![None; usize::try_from(COMMANDS).unwrap()];
+        while seen.iter().any(Option::is_none) {
+            let received = messages.next(100).await;
+            let events: Vec<(u64, OrderEvent)> = received.iter().map(messages::received).collect();
+            let mut tx = place.pool.begin().await.unwrap();
+            let ids: Vec<String> = events.iter().map(|(number, _)| order(*number)).collect();
+            let pairs = ids.iter().map(String::as_str).zip(events.iter().map(|(_, event)| event));
+            apply_by_hand(&mut tx, Statements::OneABatch, pairs, 1).await;
+            tx.commit().await.unwrap();
+            let now = Instant::now();
+            for (number, _) in &events {
+                seen[usize::try_from(*number).unwrap()] = Some(now);
+            }
+            messages.ack_through(received.last().unwrap().delivery_tag).await;
+        }
+        seen
+    };
+    let (returned, seen) = tokio::join!(
+        at_the_rate(|number| {
+            let (pool, channel, exchange) = (place.pool.clone(), channel.clone(), exchange.clone());
+            async move {
+                let event = NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap();
+                let insert = sqlx::query("INSERT INTO by_hand_events VALUES ($1, $2, $3, $4)");
+                let insert = insert.bind(event.id.as_uuid()).bind(order(number)).bind(number.cast_signed());
+                insert.bind(&event.payload[..]).execute(&pool).await.unwrap();
+                let returned = Instant::now();
+                messages::publish(&channel, &exchange, number, &event).await;
+                (number, returned)
+            }
+        }),
+        consuming
+    );
+    messages::delete(&channel, &queue).await;
+    broker.close().await.unwrap();
+    let delay = |(number, returned): (u64, Instant)| {
+        let seen = seen[usize::try_from(number).unwrap()].unwrap();
+        seen.saturating_duration_since(returned).as_secs_f64() * 1e3
+    };
+    quantiles(returned.into_iter().map(delay).collect())
+}
+
+fn order(number: u64) -> String {
+    format!("order-{}", number % 500)
+}
+
+async fn command(orders: Repository<KeptOrder>, number: u64) -> (CommitId, Instant) {
+    let executed = orders.execute(order(number), Add(number)).await.unwrap();
     (executed.token.commit(), Instant::now())
 }
 

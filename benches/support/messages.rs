@@ -11,6 +11,8 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use retell::event::{NewEvent, StoredEvent};
+use retell::{Codec, Event};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
@@ -78,6 +80,27 @@ pub(crate) async fn publish_all(pool: &PgPool, channel: &Channel, exchange: &str
     for confirm in confirms {
         confirmed(Some(confirm)).await;
     }
+}
+
+/// One event under a number, confirmed.
+pub(crate) async fn publish(channel: &Channel, exchange: &str, number: u64, event: &NewEvent) {
+    let event_type = event.event_type.as_str();
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_message_id(number.to_string().into())
+        .with_type(event_type.into());
+    let options = BasicPublishOptions::default();
+    let published = channel.basic_publish(exchange.into(), event_type.into(), options, &event.payload, properties);
+    confirmed(Some(published.await.unwrap())).await;
+}
+
+/// The number and the event of such a message.
+pub(crate) fn received<E: Event>(message: &lapin::message::Delivery) -> (u64, E) {
+    let properties = &message.properties;
+    let number = properties.message_id().as_ref().unwrap().as_str().parse().unwrap();
+    let event_type = properties.kind().as_ref().unwrap().as_str();
+    let stored = StoredEvent { event_type, schema_version: 1, codec: Codec::Json, payload: &message.data };
+    (number, E::decode(stored).unwrap_or_else(|_| panic!("{event_type}")))
 }
 
 async fn confirmed(confirm: Option<lapin::PublisherConfirm>) {

@@ -83,6 +83,13 @@ pub(crate) const TABLES: &str = "
         cents bigint NOT NULL,
         grams bigint NOT NULL
     );
+    CREATE TABLE by_hand_events (
+        event_id uuid PRIMARY KEY,
+        aggregate_id text NOT NULL,
+        version bigint NOT NULL,
+        payload bytea NOT NULL,
+        UNIQUE (aggregate_id, version)
+    );
     CREATE TABLE by_hand_checkpoint (position bigint NOT NULL);
     INSERT INTO by_hand_checkpoint VALUES (0);";
 
