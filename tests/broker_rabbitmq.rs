@@ -310,3 +310,25 @@ async fn after_closing_the_next_call_connects_again() {
     broker.publish(&[frame(3)]).await.unwrap();
     assert_eq!(consumer.next(1).await.unwrap()[0].body, frame(3).body);
 }
+
+#[tokio::test]
+async fn a_long_row_of_small_and_large_messages_arrives_whole_and_in_order() {
+    let broker = new_broker();
+    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let body = |number: u64| {
+        let size = if number.is_multiple_of(300) { 300 * 1024 } else { 100 };
+        let mut body = number.to_le_bytes().to_vec();
+        body.resize(size, 7);
+        bytes::Bytes::from(body)
+    };
+    let frames: Vec<Frame> = (1..=1_000).map(|number| Frame { body: body(number), ..frame(number) }).collect();
+    broker.publish(&frames).await.unwrap();
+    let mut received = 0;
+    while received < 1_000 {
+        for delivery in consumer.next(100).await.unwrap() {
+            received += 1;
+            assert!(delivery.body == body(received), "message {received}");
+            consumer.ack_through(delivery.tag).await.unwrap();
+        }
+    }
+}

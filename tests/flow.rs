@@ -592,3 +592,29 @@ async fn junk_is_rejected_with_the_reason_and_the_rest_acknowledged_after_the_co
     assert_eq!(*broker.1.lock().unwrap(), ["reject 1: not a frame: format 106, known are 1 and 2", "ack 3"]);
     assert_eq!(*models.value(), [1, 2, 3, 4]);
 }
+
+#[tokio::test]
+async fn each_batch_is_acknowledged_once_it_is_committed_and_a_known_frame_is_not_read() {
+    let log = MemoryStore::new();
+    add(&log, "a", 0..4).await;
+    let page = log.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
+    let frames: Vec<_> = Frame::split(&page.events, 2, 1 << 20).unwrap().into_iter().map(|frame| frame.body).collect();
+    let damaged = frames[0].slice(..frames[0].len() - 1);
+    let delivery = |tag, body| Delivery { tag: DeliveryTag(tag), body };
+    let script = vec![vec![delivery(1, frames[0].clone()), delivery(2, frames[1].clone()), delivery(3, damaged)]];
+    let broker = Scripted(Arc::new(std::sync::Mutex::new(script)), Arc::default());
+    let models = MemoryReadModel::new(Vec::new());
+    // Its store is empty, so all it applies comes from the broker.
+    let worker = Worker::new(Seen::default(), MemoryStore::new(), models.clone()).with_broker(broker.clone());
+    let worker = worker.with_options(eager().with_batch_events(2));
+    let stop = CancellationToken::new();
+    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
+        while broker.1.lock().unwrap().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    });
+    result.unwrap();
+    assert_eq!(*broker.1.lock().unwrap(), ["ack 1", "ack 2", "ack 3"]);
+    assert_eq!(*models.value(), [1, 2, 3, 4]);
+}

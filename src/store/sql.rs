@@ -250,7 +250,7 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     if first.first > after.get() + 1 {
         return Err(ErrorKind::Corrupt(format!("no commit at position {}", after.next())).into());
     }
-    let mut events = events_of(driver, &placed, after, filter).await?;
+    let mut events = first_of(driver, &placed, after, limit, filter).await?;
     events.truncate(limit);
     let Page { events, through } = Page::of(events, limit, end);
     if filter.is_all() && events.len() as u64 != through.since(after) {
@@ -265,6 +265,31 @@ fn enough(placed: Vec<Placed>, after: Position, wanted: u64) -> Vec<Placed> {
     placed.into_iter().take_while(|placed| placed.first <= end).collect()
 }
 
+/// At least the first `limit` events, or a page's bytes of them. Reads as much of the log as would hold them if all passed the filter, and
+/// goes on as far as the share of those that did suggests.
+async fn first_of(
+    driver: &dyn Scans,
+    placed: &[Placed],
+    after: Position,
+    limit: usize,
+    filter: &Filter,
+) -> Result<Vec<RecordedEvent>> {
+    let mut earliest = Earliest::default();
+    let (mut rest, mut looked, mut reach) = (placed, after, limit as u64);
+    while !rest.is_empty() && !earliest.is_full(limit) {
+        let to = looked.get().saturating_add(reach);
+        let (next, later) = rest.split_at(rest.partition_point(|placed| placed.first <= to).max(1));
+        events_of(driver, next, after, filter, &mut earliest).await?;
+        looked = next.last().map_or(looked, Placed::end);
+        let (wanted, found) = ((limit as u64).saturating_sub(earliest.len()), earliest.len());
+        // A quarter more, since one more look costs more than a few events too many.
+        reach =
+            looked.since(after).saturating_mul(wanted).checked_div(found).map_or(u64::MAX, |reach| reach / 4 * 5 + 1);
+        rest = later;
+    }
+    Ok(earliest.into_sorted())
+}
+
 /// The events of commits that stand together in the log stand almost together by commit number, too: one range holds them all, and the
 /// few others in it are passed over.
 async fn events_of(
@@ -272,12 +297,12 @@ async fn events_of(
     placed: &[Placed],
     after: Position,
     filter: &Filter,
-) -> Result<Vec<RecordedEvent>> {
+    earliest: &mut Earliest,
+) -> Result<()> {
     let firsts: HashMap<i64, u64> = placed.iter().map(|placed| (placed.commit, placed.first)).collect();
     let numbers = || placed.iter().map(|placed| placed.commit);
-    let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(Vec::new()) };
+    let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(()) };
     let mut builder = EventBuilder::default();
-    let mut earliest = Earliest::default();
     let mut take = |commit: i64, ordinal: i32, columns: Result<Columns<'_>, sqlx::Error>| {
         if let Some(first) = firsts.get(&commit)
             && position(*first, ordinal) > after
@@ -286,8 +311,7 @@ async fn events_of(
         }
         Ok(())
     };
-    driver.events_between(first, last, filter, &mut take).await?;
-    Ok(earliest.into_sorted())
+    driver.events_between(first, last, filter, &mut take).await
 }
 
 /// Of the events it is given, in any order, the first in the log: as many as fill a page. Never holds more than two pages and an event.
@@ -304,6 +328,15 @@ impl Earliest {
         if self.bytes >= 2 * PAGE_BYTES {
             self.cut();
         }
+    }
+
+    fn len(&self) -> u64 {
+        self.events.len() as u64
+    }
+
+    /// Whether what comes later in the log would be in vain.
+    fn is_full(&self, limit: usize) -> bool {
+        self.events.len() >= limit || self.bytes >= PAGE_BYTES
     }
 
     fn cut(&mut self) {

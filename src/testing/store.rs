@@ -96,6 +96,7 @@ macro_rules! store_conformance {
             a_snapshot_of_another_fingerprint_replaces_the_old_one,
             pages_cover_the_log_exactly_once,
             a_page_holds_just_what_passes_the_filter,
+            filtered_pages_are_full_to_the_last,
             a_page_says_how_far_it_has_looked,
             a_page_of_large_events_ends_when_it_is_full,
             a_stream_is_read_whole_and_in_order,

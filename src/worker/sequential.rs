@@ -178,40 +178,46 @@ where
 
     /// The gate.
     async fn receive(&mut self, deliveries: Vec<Delivery>) -> Result<()> {
-        let Some(last) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
+        let Some(last_tag) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
         let mut batch = Vec::new();
         let mut through = self.seen;
         let mut brought = self.seen;
         for delivery in deliveries {
-            let frame = match ReceivedFrame::parse(delivery.body.clone())
-                .and_then(|frame| Ok((frame.last(), frame.first(), frame.events()?)))
-            {
-                Ok(frame) => frame,
+            let tag = delivery.tag;
+            let read = ReceivedFrame::parse(delivery.body.clone()).and_then(|frame| {
+                let admission = admit(through, frame.first(), frame.last());
+                // What is applied already need not be expanded and read.
+                let events = if admission == Admission::Known { Vec::new() } else { frame.events()? };
+                Ok((admission, frame.last(), events))
+            });
+            let (admission, last, events) = match read {
+                Ok(read) => read,
                 Err(junk) => {
                     self.reject(delivery, &junk).await;
                     continue;
                 }
             };
-            let (frame_last, frame_first, events) = frame;
-            brought = brought.max(frame_last);
-            match admit(through, frame_first, frame_last) {
-                Admission::Known => {}
+            match admission {
+                Admission::Known => continue,
                 Admission::Next => {
-                    batch.extend(
-                        events.into_iter().filter(|event| event.position > through && self.filter.passes(event)),
-                    );
-                    through = frame_last;
+                    let news = events.into_iter().filter(|event| event.position > through && self.filter.passes(event));
+                    batch.extend(news);
+                    (through, brought) = (last, brought.max(last));
                 }
                 Admission::Gap => {
                     // What lies before it never came, or comes later: the store has it all, this frame's events included.
                     self.apply(std::mem::take(&mut batch), through).await?;
                     self.catch_up().await?;
-                    through = self.seen;
+                    (through, brought) = (self.seen, brought.max(last));
                 }
             }
             if batch.len() >= self.worker.options.batch_events {
                 self.apply(std::mem::take(&mut batch), through).await?;
                 through = self.seen;
+                // The broker sends more while the rest is applied.
+                if self.seen >= brought {
+                    self.acknowledge(tag).await;
+                }
             }
         }
         self.apply(batch, through).await?;
@@ -221,7 +227,7 @@ where
         }
         // Told to stop half-way, it leaves them to whoever comes next.
         if self.seen >= brought {
-            self.acknowledge(last).await;
+            self.acknowledge(last_tag).await;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
@@ -26,6 +27,10 @@ use crate::id::ProjectionName;
 
 /// Makes a message outlive a restart of the broker.
 const PERSISTENT: u8 = 2;
+
+/// Bytes handed to a connection before they are written, and a message. It keeps a copy of them, and sends them even if nobody waits for
+/// it any more: so not a whole page.
+const AHEAD: usize = 256 * 1024;
 
 const FRAME_TYPE: &str = "application/vnd.retell.frame";
 
@@ -251,14 +256,27 @@ async fn send<'m>(
     exchange: &str,
     messages: impl Iterator<Item = Message<'m>>,
 ) -> lapin::Result<Sent> {
-    let mut confirms = Vec::new();
+    let (mut publishing, mut unwritten) = (Vec::new(), 0);
     for Message { key, body, properties } in messages {
         // Mandatory: the broker gives back what no queue wants, for us to count. It is confirmed all the same.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        confirms.push(channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?);
+        let mut publish = Box::pin(channel.basic_publish(exchange.into(), key.into(), options, body, properties));
+        unwritten += body.len();
+        // The first poll hands the message to the connection's thread, so their order is ours. To wait until it is written is a turn of
+        // that thread, and a packet: not for each message. They are written in order, so one that is says the same of those before.
+        let written = if unwritten < AHEAD { publish.as_mut().now_or_never() } else { Some(publish.as_mut().await) };
+        if written.is_some() {
+            unwritten = 0;
+        }
+        publishing.push(async move {
+            match written {
+                Some(confirm) => confirm?.await,
+                None => publish.await?.await,
+            }
+        });
     }
     let mut sent = Sent::default();
-    for confirm in confirms {
+    for confirm in publishing {
         match confirm.await? {
             Confirmation::Ack(returned) => sent.unroutable += u64::from(returned.is_some()),
             _ => sent.refused += 1,

@@ -80,6 +80,28 @@ pub async fn a_page_holds_just_what_passes_the_filter(store: Store) {
     }
 }
 
+/// Whatever share of the log passes: a page is full unless nothing more does.
+pub async fn filtered_pages_are_full_to_the_last(store: Store) {
+    let log = mixed_log(&store).await;
+    for filter in [filter(&["order"], &[]), filter(&[], &["placed"]), filter(&["order.line"], &["placed"])] {
+        let expected: Vec<_> = log.iter().filter(|event| filter.passes(event)).cloned().collect();
+        for limit in [1, 2, 3, 5, 9] {
+            let (mut seen, mut after) = (Vec::new(), 0);
+            while seen.len() < expected.len() {
+                let page = page(&store, after, limit, &filter).await;
+                assert_eq!(
+                    page.events.len(),
+                    limit.min(expected.len() - seen.len()),
+                    "{filter:?}, {limit} after {after}"
+                );
+                after = page.through.get();
+                seen.extend(page.events);
+            }
+            assert_eq!(seen, expected, "{filter:?}, in pages of {limit}");
+        }
+    }
+}
+
 /// So that a reader with a sparse filter gets on, and never past what it has not looked at.
 pub async fn a_page_says_how_far_it_has_looked(store: Store) {
     let head = mixed_log(&store).await.len() as u64;
