@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 
@@ -89,7 +89,8 @@ impl Consumer for RabbitMqConsumer {
             headers.insert("reason".into(), AMQPValue::LongString(reason.into()));
             headers.insert("queue".into(), AMQPValue::LongString(self.queue.as_str().into()));
             let properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
-            let letter = Message { key: "", body: &delivery.body, properties };
+            let options = BasicPublishOptions::default();
+            let letter = Message { key: "", body: &delivery.body, properties, options };
             self.dead_letters.send(&exchange.name, [letter].into_iter()).await?;
         }
         self.open.retain(|open| *open != delivery.tag);

@@ -164,7 +164,9 @@ impl Publisher for RabbitMqBroker {
             return Ok(());
         }
         let exchange = &self.inner.options.topology.log_exchange.name;
-        let messages = frames.iter().map(|frame| Message { key: "", body: &frame.body, properties: properties(frame) });
+        let options = BasicPublishOptions::default();
+        let messages =
+            frames.iter().map(|frame| Message { key: "", body: &frame.body, properties: properties(frame), options });
         self.inner.publishing.send(exchange, messages).await.map(drop)
     }
 }
@@ -200,6 +202,8 @@ impl Announcer for RabbitMqBroker {
             key: announcement.routing_key.as_str(),
             body: &announcement.body,
             properties: announced(announcement),
+            // The broker gives back what no queue wants, for us to count. It is confirmed all the same.
+            options: BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
         });
         let unroutable = self.inner.publishing.send(&options.topology.event_exchange.name, messages).await?;
         Ok(Announced { unroutable })
@@ -217,7 +221,8 @@ impl DeadLetters for RabbitMqBroker {
         headers.insert("reason".into(), AMQPValue::LongString(letter.reason.as_str().into()));
         headers.insert("attempts".into(), AMQPValue::LongLongInt(letter.attempts.into()));
         let properties = announced(&announcement).with_headers(headers);
-        let message = Message { key: announcement.routing_key.as_str(), body: &announcement.body, properties };
+        let (key, options) = (announcement.routing_key.as_str(), BasicPublishOptions::default());
+        let message = Message { key, body: &announcement.body, properties, options };
         self.inner.publishing.send(&exchange.name, [message].into_iter()).await.map(drop)
     }
 }
@@ -227,6 +232,7 @@ struct Message<'m> {
     key: &'m str,
     body: &'m [u8],
     properties: BasicProperties,
+    options: BasicPublishOptions,
 }
 
 impl Link {
@@ -257,9 +263,7 @@ async fn send<'m>(
     messages: impl Iterator<Item = Message<'m>>,
 ) -> lapin::Result<Sent> {
     let (mut publishing, mut unwritten) = (Vec::new(), 0);
-    for Message { key, body, properties } in messages {
-        // Mandatory: the broker gives back what no queue wants, for us to count. It is confirmed all the same.
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    for Message { key, body, properties, options } in messages {
         let mut publish = Box::pin(channel.basic_publish(exchange.into(), key.into(), options, body, properties));
         unwritten += body.len();
         // The first poll hands the message to the connection's thread, so their order is ours. To wait until it is written is a turn of
