@@ -8,7 +8,7 @@ use futures::FutureExt;
 use retell::broker::frame::ReceivedFrame;
 use retell::broker::rabbitmq::topology::Topology;
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use retell::broker::{Broker, Publisher};
+use retell::broker::{Broker, Consumption, Publisher};
 use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::rusqlite::Connection;
@@ -146,7 +146,7 @@ async fn without_gate<Tx: Tallies>(
     let name = ProjectionName::new(NAME).unwrap();
     let mut kept = models.checkpoint(&name).await.unwrap();
     models.advance(Step::new(&name, kept, kept), applied(Vec::new())).await.unwrap();
-    let mut consumer = broker.subscribe(&name).await.unwrap();
+    let mut consumer = broker.subscribe(&name, Consumption::Sole).await.unwrap();
     while !stop.is_cancelled() {
         let received = tokio::select! {
             () = stop.cancelled() => return,

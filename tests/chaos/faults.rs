@@ -5,8 +5,8 @@ use std::time::Duration;
 use lapin::options::{BasicPublishOptions, QueuePurgeOptions};
 use lapin::{BasicProperties, ConnectionProperties};
 use retell::ProjectionName;
-use retell::broker::Broker;
 use retell::broker::frame::Frame;
+use retell::broker::{Broker, Consumption};
 
 use crate::child::Role;
 use crate::proxy::{Proxy, Weather};
@@ -52,8 +52,12 @@ impl Run {
         self.end();
     }
 
+    fn consumption(&self) -> Consumption {
+        if self.worker == Role::ParallelWorker { Consumption::Shared } else { Consumption::Sole }
+    }
+
     fn queue(&self) -> String {
-        self.topology.queue(&ProjectionName::new(NAME).unwrap()).unwrap()
+        self.topology.queue(&ProjectionName::new(NAME).unwrap(), self.consumption()).unwrap()
     }
 
     /// A channel of somebody who knows nothing of the library.
@@ -65,7 +69,8 @@ impl Run {
 
     fn make_queue(&self) {
         let broker = self.job(Role::Worker).broker();
-        self.runtime.block_on(broker.subscribe(&ProjectionName::new(NAME).unwrap())).map(drop).unwrap();
+        let name = ProjectionName::new(NAME).unwrap();
+        self.runtime.block_on(broker.subscribe(&name, self.consumption())).map(drop).unwrap();
     }
 
     fn publish(&self, bodies: impl IntoIterator<Item = Vec<u8>>) {
