@@ -24,3 +24,7 @@ mod relay_claims {
 mod read_model_claims {
     retell::checkpoint_conformance!(async { (super::read_model().await, ()) });
 }
+
+mod progress_claims {
+    retell::progress_conformance!(async { (super::read_model().await, ()) });
+}

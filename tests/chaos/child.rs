@@ -13,7 +13,7 @@ use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
-use retell::store::{CheckpointStore, Step, Work};
+use retell::store::{CheckpointStore, ProgressStore, Step, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::{
     BoxError, ErrorKind, MySqlReadModel, PostgresReadModel, Projection, ProjectionName, Relay, SqliteReadModel, Worker,
@@ -45,6 +45,8 @@ pub(crate) enum Role {
     /// Drops, doubles, delays and refuses what it publishes, by this seed.
     FaultyRelay(u64),
     Worker,
+    /// A worker with order per aggregate.
+    ParallelWorker,
     /// Applies whatever comes.
     WithoutGate,
 }
@@ -67,7 +69,7 @@ impl Job {
         match self.role {
             Role::Relay => relay(store, broker, stop).await,
             Role::FaultyRelay(seed) => relay(store, FaultyBroker::new(broker, faults(seed)), stop).await,
-            Role::Worker | Role::WithoutGate => self.work(store, broker, stop).await,
+            Role::Worker | Role::ParallelWorker | Role::WithoutGate => self.work(store, broker, stop).await,
         }
     }
 
@@ -98,12 +100,14 @@ impl Job {
     async fn work_on<Tx, M>(&self, store: Store, models: M, broker: RabbitMqBroker, stop: CancellationToken)
     where
         Tx: Tallies,
-        M: CheckpointStore<Tx = Tx>,
+        M: ProgressStore<Tx = Tx>,
     {
         if self.role == Role::WithoutGate {
             return without_gate(&models, &broker, &stop).await;
         }
-        Worker::new(Tally::<Tx>::new(), store.events, models).with_broker(broker).run(stop).await.unwrap();
+        let worker = Worker::new(Tally::<Tx>::new(), store.events, models).with_broker(broker);
+        let worker = if self.role == Role::ParallelWorker { worker.with_order_per_aggregate() } else { worker };
+        worker.run(stop).await.unwrap();
     }
 }
 

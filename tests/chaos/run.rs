@@ -118,6 +118,7 @@ impl Run {
         let server = server::Server::start(kind);
         let place = place(server.url());
         let mut run = Self::at(self.kind, place, None, self.events, Runtime::new().unwrap());
+        run.worker = self.worker;
         run.server = Some(server);
         run
     }
