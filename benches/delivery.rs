@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::rabbitmq::topology::Topology;
-use retell::broker::{Announced, Announcer, Broker, Publisher};
+use retell::broker::{Announced, Announcer, Broker, Consumption, Publisher};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::relay::RelayOptions;
@@ -177,7 +177,7 @@ impl Place {
         let options = RabbitMqOptions::new(&self.amqp).unwrap().with_topology(topology.clone());
         let broker = RabbitMqBroker::new(options).unwrap();
         broker.declare().await.unwrap();
-        drop(broker.subscribe(&sales_name()).await.unwrap());
+        drop(broker.subscribe(&sales_name(), Consumption::Sole).await.unwrap());
         (broker, topology)
     }
 
@@ -254,32 +254,30 @@ async fn relay() {
 async fn relay_round(place: &Place, side: &str) -> Cost {
     let (broker, topology) = place.broker(&prefix()).await;
     let channel = messages::channel(&place.amqp).await;
-    let (frames, events) = (topology.queue(&sales_name()).unwrap(), format!("{}.all", topology.event_exchange.name));
+    let (frames, events) =
+        (topology.queue(&sales_name(), Consumption::Sole).unwrap(), format!("{}.all", topology.event_exchange.name));
     messages::queue(&channel, &events, &topology.event_exchange.name).await;
     let (relayed, stop) = (Counted::new(&broker), CancellationToken::new());
     let clock = Clock::start();
-    let cost = match side {
-        "by hand" => {
-            messages::publish_all(&place.pool, &channel, &topology.event_exchange.name).await;
+    let cost = if side == "by hand" {
+        messages::publish_all(&place.pool, &channel, &topology.event_exchange.name).await;
+        clock.stop(RELAYED)
+    } else {
+        let relay = match side {
+            "single events" => Relay::announcing(place.store.clone(), relayed.clone()),
+            _ => Relay::new(place.store.clone(), relayed.clone()),
+        };
+        let options = RelayOptions::new();
+        let options = if side == "frames, zstd" { options.with_compression(4 * 1024) } else { options };
+        let relay = relay.with_options(options).with_checkpoint(place.store.clone(), prefix());
+        let done = async {
+            relayed.reached(RELAYED).await;
+            stop.cancel();
             clock.stop(RELAYED)
-        }
-        _ => {
-            let relay = match side {
-                "single events" => Relay::announcing(place.store.clone(), relayed.clone()),
-                _ => Relay::new(place.store.clone(), relayed.clone()),
-            };
-            let options = RelayOptions::new();
-            let options = if side == "frames, zstd" { options.with_compression(4 * 1024) } else { options };
-            let relay = relay.with_options(options).with_checkpoint(place.store.clone(), prefix());
-            let done = async {
-                relayed.reached(RELAYED).await;
-                stop.cancel();
-                clock.stop(RELAYED)
-            };
-            let (ended, cost) = tokio::join!(relay.run(stop.clone()), done);
-            ended.unwrap();
-            cost
-        }
+        };
+        let (ended, cost) = tokio::join!(relay.run(stop.clone()), done);
+        ended.unwrap();
+        cost
     };
     let left = (messages::delete(&channel, &frames).await, u64::from(messages::delete(&channel, &events).await));
     assert_eq!(left.1, if side.starts_with("frames") { 0 } else { RELAYED });
@@ -321,7 +319,7 @@ async fn worker_round(
         .execute("TRUNCATE sales; TRUNCATE checkpoints; UPDATE by_hand_checkpoint SET position = 0")
         .await
         .unwrap();
-    let queue = topology.queue(&sales_name()).unwrap();
+    let queue = topology.queue(&sales_name(), Consumption::Sole).unwrap();
     let clock = Clock::start();
     side(place, statements, events, &broker, &queue).await;
     let cost = clock.stop(events);
@@ -489,9 +487,9 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
         stop.cancel();
         executed
     };
-    let (relayed, worked, executed) = tokio::join!(relay.run(stop.clone()), worker.run(stop.clone()), commands);
-    relayed.unwrap();
-    worked.unwrap();
+    let (relay_end, worker_end, executed) = tokio::join!(relay.run(stop.clone()), worker.run(stop.clone()), commands);
+    relay_end.unwrap();
+    worker_end.unwrap();
     drop(worker);
     let seen = seen.await.unwrap();
     let mut delays = Vec::new();
@@ -618,7 +616,7 @@ async fn memory() {
             assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
             println!("{part:32} {}", String::from_utf8(child.stdout).unwrap().trim());
         }
-        let queue = topology.queue(&sales_name()).unwrap();
+        let queue = topology.queue(&sales_name(), Consumption::Sole).unwrap();
         messages::delete(&messages::channel(&place.amqp).await, &queue).await;
         broker.close().await.unwrap();
     }

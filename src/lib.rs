@@ -56,6 +56,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0008-parked-aggregates.md")]
         pub mod d0008_parking {}
+
+        #[doc = include_str!("docs/decisions/0009-order-per-aggregate.md")]
+        pub mod d0009_order {}
     }
 }
 
@@ -88,5 +91,5 @@ pub use store::mysql::{MySqlReadModel, MySqlStore};
 pub use store::postgres::{PostgresReadModel, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::sqlite::{SqliteReadModel, SqliteStore};
-pub use store::{CheckpointStore, EventReader, EventStore, Filter, UpTo};
+pub use store::{CheckpointStore, EventReader, EventStore, Filter, ProgressStore, UpTo};
 pub use worker::Worker;

@@ -4,7 +4,7 @@
 
 use retell::MemoryBroker;
 use retell::broker::frame::Frame;
-use retell::broker::{Broker, Publisher};
+use retell::broker::{Broker, Consumption, Publisher};
 use retell::id::{Position, ProjectionName};
 
 retell::broker_conformance!(MemoryBroker::new());
@@ -12,7 +12,7 @@ retell::broker_conformance!(MemoryBroker::new());
 #[tokio::test]
 async fn a_full_queue_drops_the_newest() {
     let broker = MemoryBroker::with_capacity(2);
-    let mut consumer = broker.subscribe(&ProjectionName::new("full").unwrap()).await.unwrap();
+    let mut consumer = broker.subscribe(&ProjectionName::new("full").unwrap(), Consumption::Sole).await.unwrap();
     let frame = |n: u8| Frame { first: Position::new(1), last: Position::new(1), body: vec![n].into() };
     broker.publish(&[frame(1), frame(2), frame(3)]).await.unwrap();
     let bodies: Vec<_> = consumer.next(10).await.unwrap().into_iter().map(|delivery| delivery.body[0]).collect();

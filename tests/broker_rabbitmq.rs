@@ -18,7 +18,7 @@ use retell::broker::envelope::Announcement;
 use retell::broker::frame::Frame;
 use retell::broker::rabbitmq::topology::{Channel, Topology};
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use retell::broker::{Announced, Announcer, Broker, Publisher};
+use retell::broker::{Announced, Announcer, Broker, Consumption, Publisher};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::{Position, ProjectionName};
 use retell::{Codec, ErrorKind, EventId, EventType, Metadata, StreamId, Version};
@@ -82,9 +82,9 @@ fn text(value: &str) -> AMQPValue {
 async fn a_frame_is_persistent_and_says_what_it_holds() {
     let topology = topology();
     let broker = broker(&topology);
-    drop(broker.subscribe(&sales()).await.unwrap());
+    drop(broker.subscribe(&sales(), Consumption::Sole).await.unwrap());
     broker.publish(&[frame(7)]).await.unwrap();
-    let (stranger, queue) = (stranger().await, topology.queue(&sales()).unwrap());
+    let (stranger, queue) = (stranger().await, topology.queue(&sales(), Consumption::Sole).unwrap());
     let tag = "stranger".into();
     let options = BasicConsumeOptions::default();
     let mut messages = stranger.basic_consume(queue.into(), tag, options, FieldTable::default()).await.unwrap();
@@ -99,21 +99,21 @@ async fn a_frame_is_persistent_and_says_what_it_holds() {
 async fn a_rejected_message_is_a_dead_letter_with_the_reason() {
     let topology = topology();
     let broker = broker(&topology);
-    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     broker.publish(&[frame(7)]).await.unwrap();
     let delivery = consumer.next(1).await.unwrap().remove(0);
     consumer.reject(delivery, "not a frame: it is a joke").await.unwrap();
     let letter = get(&stranger().await, &topology.dead_letter_queue.queue).await;
     assert_eq!(letter.data, frame(7).body);
     assert_eq!(*header(&letter, "reason"), text("not a frame: it is a joke"));
-    assert_eq!(*header(&letter, "queue"), text(&topology.queue(&sales()).unwrap()));
+    assert_eq!(*header(&letter, "queue"), text(&topology.queue(&sales(), Consumption::Sole).unwrap()));
 }
 
 #[tokio::test]
 async fn of_two_consumers_one_gets_everything_and_the_other_takes_over() {
     let broker = new_broker();
-    let mut first = broker.subscribe(&sales()).await.unwrap();
-    let mut second = broker.subscribe(&sales()).await.unwrap();
+    let mut first = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut second = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     broker.publish(&[frame(1), frame(2)]).await.unwrap();
     assert_eq!(first.next(1).await.unwrap().len(), 1);
     drop(first);
@@ -131,13 +131,13 @@ async fn of_two_consumers_one_gets_everything_and_the_other_takes_over() {
 async fn a_queue_that_is_taken_away_is_an_error_and_made_again() {
     let topology = topology();
     let broker = broker(&topology);
-    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     let stranger = stranger().await;
-    let queue = topology.queue(&sales()).unwrap();
+    let queue = topology.queue(&sales(), Consumption::Sole).unwrap();
     stranger.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let error = consumer.next(1).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
-    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     broker.publish(&[frame(1)]).await.unwrap();
     assert_eq!(consumer.next(1).await.unwrap()[0].body, frame(1).body);
 }
@@ -160,11 +160,11 @@ async fn an_exchange_that_is_taken_away_is_made_again() {
 #[tokio::test]
 async fn a_queue_with_other_arguments_is_refused() {
     let topology = topology();
-    let queue = topology.queue(&sales()).unwrap();
+    let queue = topology.queue(&sales(), Consumption::Sole).unwrap();
     let stranger = stranger().await;
     let classic = stranger.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default());
     classic.await.unwrap();
-    let error = broker(&topology).subscribe(&sales()).await.map(drop).unwrap_err();
+    let error = broker(&topology).subscribe(&sales(), Consumption::Sole).await.map(drop).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Topology(_)), "{error}");
     let message = error.to_string();
     assert!(message.contains(&queue) && message.contains("other arguments"), "{message}");
@@ -279,7 +279,7 @@ async fn a_broker_out_of_reach_is_transient_for_every_call() {
     let errors = [
         broker.declare().await.unwrap_err(),
         broker.publish(&[frame(1)]).await.unwrap_err(),
-        broker.subscribe(&sales()).await.map(drop).unwrap_err(),
+        broker.subscribe(&sales(), Consumption::Sole).await.map(drop).unwrap_err(),
     ];
     assert!(errors.iter().all(retell::Error::is_transient), "{errors:?}");
     broker.close().await.unwrap();
@@ -303,10 +303,10 @@ fn what_is_no_address_is_refused_without_its_password() {
 #[tokio::test]
 async fn after_closing_the_next_call_connects_again() {
     let broker = new_broker();
-    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     broker.close().await.unwrap();
     assert!(consumer.next(1).await.unwrap_err().is_transient());
-    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     broker.publish(&[frame(3)]).await.unwrap();
     assert_eq!(consumer.next(1).await.unwrap()[0].body, frame(3).body);
 }
@@ -314,7 +314,7 @@ async fn after_closing_the_next_call_connects_again() {
 #[tokio::test]
 async fn a_long_row_of_small_and_large_messages_arrives_whole_and_in_order() {
     let broker = new_broker();
-    let mut consumer = broker.subscribe(&sales()).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     let body = |number: u64| {
         let size = if number.is_multiple_of(300) { 300 * 1024 } else { 100 };
         let mut body = number.to_le_bytes().to_vec();

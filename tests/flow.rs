@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use retell::broker::frame::{Frame, ReceivedFrame};
-use retell::broker::{Broker, Consumer, Delivery, DeliveryTag, Publisher};
+use retell::broker::{Broker, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
@@ -404,7 +404,7 @@ async fn without_a_broker_the_sweep_carries_the_load() {
 
     #[async_trait]
     impl Broker for Dead {
-        async fn subscribe(&self, _: &ProjectionName) -> Result<Box<dyn Consumer>> {
+        async fn subscribe(&self, _: &ProjectionName, _: Consumption) -> Result<Box<dyn Consumer>> {
             Err(Error::new(ErrorKind::Transient("reach the broker".into())))
         }
     }
@@ -422,7 +422,7 @@ async fn a_relay_goes_on_from_its_confirmed_position() {
     let store = MemoryStore::new();
     add(&store, "a", 0..25).await;
     let broker = MemoryBroker::new();
-    let mut consumer = broker.subscribe(&ProjectionName::new("tap").unwrap()).await.unwrap();
+    let mut consumer = broker.subscribe(&ProjectionName::new("tap").unwrap(), Consumption::Sole).await.unwrap();
     let options = RelayOptions::new().with_frame_events(10);
     let relay = || {
         Running::relay(
@@ -544,7 +544,7 @@ impl Publisher for Scripted {
 
 #[async_trait]
 impl Broker for Scripted {
-    async fn subscribe(&self, _: &ProjectionName) -> Result<Box<dyn Consumer>> {
+    async fn subscribe(&self, _: &ProjectionName, _: Consumption) -> Result<Box<dyn Consumer>> {
         Ok(Box::new(self.clone()))
     }
 }

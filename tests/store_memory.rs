@@ -26,3 +26,9 @@ mod read_model {
 
     retell::checkpoint_conformance!(async { (MemoryReadModel::new(0), ()) });
 }
+
+mod progress {
+    use super::MemoryReadModel;
+
+    retell::progress_conformance!(async { (MemoryReadModel::new(0), ()) });
+}

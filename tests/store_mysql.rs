@@ -31,6 +31,10 @@ mod read_model_claims {
     retell::checkpoint_conformance!(super::read_model());
 }
 
+mod progress_claims {
+    retell::progress_conformance!(super::read_model());
+}
+
 /// `CREATE TABLE` commits on its way and lets go of the projection's row.
 #[tokio::test]
 async fn setting_up_never_takes_a_checkpoint_back() {
@@ -115,7 +119,7 @@ mod opening {
         let (pool, _database) = fresh().await;
         drop(open(&pool).await.unwrap());
         run(&pool, "INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").await.unwrap();
-        let newer = ErrorKind::NewerStore { found: 99, known: 4 };
+        let newer = ErrorKind::NewerStore { found: 99, known: 5 };
         assert_eq!(*open(&pool).await.unwrap_err().kind(), newer);
         assert_eq!(*MySqlReadModel::open(pool).await.unwrap_err().kind(), newer);
     }

@@ -45,3 +45,7 @@ async fn a_batch_in_which_nothing_happens_is_ended_by_the_server() {
         sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(models.pool()).await.unwrap();
     assert_eq!(after, "0", "the session is as it was");
 }
+
+mod progress_claims {
+    retell::progress_conformance!(async { (super::read_model().await, ()) });
+}

@@ -36,3 +36,13 @@ mod read_model_in_memory {
 
     retell::checkpoint_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
 }
+
+mod progress {
+    retell::progress_conformance!(super::read_model_in_a_file());
+}
+
+mod progress_in_memory {
+    use super::SqliteReadModel;
+
+    retell::progress_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
+}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::broker::frame::Frame;
-use crate::broker::{Broker, Consumer, DeadLetter, DeadLetters, Delivery, DeliveryTag, Publisher};
+use crate::broker::{Broker, Consumer, Consumption, DeadLetter, DeadLetters, Delivery, DeliveryTag, Publisher};
 use crate::error::Result;
 use crate::id::ProjectionName;
 
@@ -19,7 +19,7 @@ const QUEUE: usize = 256;
 /// Queues in memory. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct MemoryBroker {
-    queues: Arc<Mutex<HashMap<ProjectionName, Arc<Queue>>>>,
+    queues: Arc<Mutex<Queues>>,
     capacity: usize,
     dead_letters: Arc<Mutex<Vec<DeadLetter>>>,
 }
@@ -45,7 +45,7 @@ impl MemoryBroker {
         self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queues(&self) -> MutexGuard<'_, HashMap<ProjectionName, Arc<Queue>>> {
+    fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -55,6 +55,8 @@ impl Default for MemoryBroker {
         Self::new()
     }
 }
+
+type Queues = HashMap<(ProjectionName, Consumption), Arc<Queue>>;
 
 #[derive(Default)]
 struct Queue {
@@ -91,8 +93,8 @@ impl Publisher for MemoryBroker {
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
-        let queue = self.queues().entry(projection.clone()).or_default().clone();
+    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
+        let queue = self.queues().entry((projection.clone(), consumption)).or_default().clone();
         Ok(Box::new(MemoryConsumer { queue, delivered: 0, unacknowledged: VecDeque::new() }))
     }
 }
@@ -119,11 +121,15 @@ impl Consumer for MemoryConsumer {
             // Made before looking, so that a message that comes in between wakes it.
             let queue = self.queue.clone();
             let arrived = queue.arrived.notified();
-            let bodies: Vec<_> = {
+            let (bodies, rest): (Vec<_>, _) = {
                 let mut messages = queue.messages();
                 let count = messages.len().min(limit.max(1));
-                messages.drain(..count).collect()
+                (messages.drain(..count).collect(), messages.len())
             };
+            if rest > 0 {
+                // Publishing wakes one consumer. What that one leaves is for the next.
+                queue.arrived.notify_one();
+            }
             if !bodies.is_empty() {
                 return Ok(bodies.into_iter().map(|body| self.deliver(body)).collect());
             }

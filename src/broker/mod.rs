@@ -54,11 +54,21 @@ pub struct Announced {
 /// Gives each projection a queue of its own.
 #[async_trait]
 pub trait Broker: Publisher {
-    /// Receives from the projection's queue, which is made if it is not there and gets everything published from then on.
+    /// Receives from the projection's queue, which is made if it is not there and gets everything published from then on. A queue is for
+    /// one kind of consumption: for the other, a projection has another queue.
     ///
     /// # Errors
     /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach.
-    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>>;
+    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>>;
+}
+
+/// What the consumers of one queue are to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Consumption {
+    /// One of them should get everything, in order. A broker may let the others wait until it goes.
+    Sole,
+    /// They compete: each message goes to any of them.
+    Shared,
 }
 
 #[async_trait]
@@ -77,8 +87,8 @@ impl<B: Announcer + ?Sized> Announcer for Arc<B> {
 
 #[async_trait]
 impl<B: Broker + ?Sized> Broker for Arc<B> {
-    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
-        (**self).subscribe(projection).await
+    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
+        (**self).subscribe(projection, consumption).await
     }
 }
 

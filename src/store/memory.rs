@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -19,10 +19,11 @@ use crate::id::{
 use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::lease::LONGEST_LEASE;
 use crate::store::parking::ParkingChange;
+use crate::store::progress::{Row, changes, in_aggregate_order, in_key_order, in_log_order, progress_of};
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, MAX_PAYLOAD_BYTES,
-    Outcome, PAGE_BYTES, Page, Parking, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, UpTo, Visitor, Work,
-    check_fence,
+    Outcome, PAGE_BYTES, Page, Parking, ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn,
+    UpTo, Visitor, Work, check_fence,
 };
 
 /// Events of a stream that are copied out under one lock.
@@ -335,6 +336,8 @@ impl LeaseStore for MemoryStore {
 #[derive(Debug, Default)]
 pub struct MemoryReadModel<T> {
     committed: Arc<RwLock<Committed<T>>>,
+    /// Held during a turn: the model is one value, so turns cannot go on beside each other.
+    turn: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -342,19 +345,26 @@ struct Committed<T> {
     value: Arc<T>,
     checkpoints: HashMap<ProjectionName, Position>,
     parking: HashMap<ProjectionName, Parking>,
+    /// Of the projections with order per aggregate.
+    progress: HashMap<ProjectionName, HashMap<StreamId, Row>>,
 }
 
 impl<T> Clone for MemoryReadModel<T> {
     fn clone(&self) -> Self {
-        Self { committed: self.committed.clone() }
+        Self { committed: self.committed.clone(), turn: self.turn.clone() }
     }
 }
 
 impl<T> MemoryReadModel<T> {
     /// A model that starts from `value`.
     pub fn new(value: T) -> Self {
-        let committed = Committed { value: Arc::new(value), checkpoints: HashMap::new(), parking: HashMap::new() };
-        Self { committed: Arc::new(RwLock::new(committed)) }
+        let committed = Committed {
+            value: Arc::new(value),
+            checkpoints: HashMap::new(),
+            parking: HashMap::new(),
+            progress: HashMap::new(),
+        };
+        Self { committed: Arc::new(RwLock::new(committed)), turn: Arc::default() }
     }
 
     /// The value as of the last committed batch.
@@ -373,15 +383,23 @@ impl<T> MemoryReadModel<T> {
 
 impl<T> Committed<T> {
     fn check(&self, step: &Step) -> Result<()> {
+        if self.progress.contains_key(&step.projection) {
+            return Err(in_aggregate_order(&step.projection));
+        }
         let actual = self.checkpoints.get(&step.projection).copied().unwrap_or_default();
         let changes = self.parking.get(&step.projection).map_or(0, |parking| parking.changes);
         if (actual, changes) == (step.from, step.changes) { Ok(()) } else { Err(step.moved(actual)) }
     }
 
     fn take(&mut self, step: Step) {
-        let parking = self.parking.entry(step.projection.clone()).or_default();
-        parking.changes = step.changes_after();
-        for change in step.parking {
+        let changes = step.changes_after();
+        self.park(&step.projection, step.parking).changes = changes;
+        self.checkpoints.insert(step.projection, step.to);
+    }
+
+    fn park(&mut self, projection: &ProjectionName, changes: Vec<ParkingChange>) -> &mut Parking {
+        let parking = self.parking.entry(projection.clone()).or_default();
+        for change in changes {
             let stream = change.stream().clone();
             parking.parked.retain(|parked| parked.stream != stream);
             if let ParkingChange::Park(parked) = change {
@@ -389,7 +407,16 @@ impl<T> Committed<T> {
             }
         }
         parking.parked.sort_by_key(|parked| parked.from_position);
-        self.checkpoints.insert(step.projection, step.to);
+        parking
+    }
+
+    /// Keeps a changed value, unless another projection has changed it meanwhile.
+    fn replace(&mut self, before: &Arc<T>, value: T) -> Result<()> {
+        if !Arc::ptr_eq(&self.value, before) {
+            return Err(ErrorKind::Transient("commit over another projection's change of the same model".into()).into());
+        }
+        self.value = Arc::new(value);
+        Ok(())
     }
 }
 
@@ -423,11 +450,66 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
         work(&mut value).await?;
         let mut committed = self.write();
         committed.check(&step)?;
-        if !Arc::ptr_eq(&committed.value, &before) {
-            return Err(ErrorKind::Transient("commit over another projection's change of the same model".into()).into());
-        }
-        committed.value = Arc::new(value);
+        committed.replace(&before, value)?;
         committed.take(step);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
+    async fn begin(&self, projection: &ProjectionName, work: Work<T>) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let before = {
+            let committed = self.read();
+            let is_new = committed.checkpoints.get(projection).is_none_or(|checkpoint| *checkpoint == Position::ZERO);
+            if !is_new && !committed.progress.contains_key(projection) {
+                return Err(in_log_order(projection));
+            }
+            committed.value.clone()
+        };
+        let mut value = T::clone(&before);
+        work(&mut value).await?;
+        let mut committed = self.write();
+        committed.replace(&before, value)?;
+        committed.progress.entry(projection.clone()).or_default();
+        Ok(())
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        let committed = self.read();
+        let Some(rows) = committed.progress.get(projection) else { return Ok(HashMap::new()) };
+        let seen = streams.iter().filter_map(|stream| Some((stream.clone(), rows.get(stream)?.1)));
+        Ok(seen.collect())
+    }
+
+    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let (before, rows) = {
+            let committed = self.read();
+            let parked = committed.parking.get(projection).map_or(&[] as &[_], |parking| &parking.parked);
+            let streams = in_key_order(streams);
+            let parked =
+                parked.iter().filter(|parked| streams.binary_search(&parked.stream).is_ok()).cloned().collect();
+            let none = HashMap::new();
+            let rows = committed.progress.get(projection).unwrap_or(&none);
+            (committed.value.clone(), progress_of(streams, rows, parked)?)
+        };
+        let (mut value, mut after) = (T::clone(&before), rows.clone());
+        turn(&mut value, &mut after).await?;
+        let mut committed = self.write();
+        committed.replace(&before, value)?;
+        let (changed, parking) = changes(&rows, &after);
+        let rows = committed.progress.entry(projection.clone()).or_default();
+        rows.extend(changed.into_iter().map(|row| (row.stream.clone(), (row.applied, row.seen))));
+        committed.park(projection, parking);
+        Ok(())
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        let mut committed = self.write();
+        let swept = committed.checkpoints.entry(projection.clone()).or_default();
+        *swept = to.max(*swept);
+        Ok(*swept)
     }
 }

@@ -12,6 +12,7 @@ pub mod parking;
 mod pointer;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod progress;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -34,6 +35,7 @@ pub use health::{Health, OpenTransaction, OpenTransactions};
 pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
 pub use lease::LeaseStore;
 pub use parking::{Parked, Parking, Step};
+pub use progress::{Progress, ProgressStore, Turn};
 
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;

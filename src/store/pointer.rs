@@ -1,6 +1,7 @@
 //! The ports of storage through an `Arc`: a program that chooses its store when it starts holds an `Arc<dyn EventStore>`, and hands it on
 //! like any store.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::event::RecordedEvent;
 use crate::id::{CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version};
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, Parking,
-    RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Visitor, Work,
+    ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn, Visitor, Work,
 };
 
 #[async_trait]
@@ -114,5 +115,24 @@ impl<M: CheckpointStore + ?Sized> CheckpointStore for Arc<M> {
 
     async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
         (**self).advance(step, work).await
+    }
+}
+
+#[async_trait]
+impl<M: ProgressStore + ?Sized> ProgressStore for Arc<M> {
+    async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()> {
+        (**self).begin(projection, work).await
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        (**self).seen(projection, streams).await
+    }
+
+    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
+        (**self).progress(projection, streams, turn).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        (**self).sweep(projection, to).await
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::broker::frame::Frame;
-use crate::broker::{Broker, Consumer, Publisher};
+use crate::broker::{Broker, Consumer, Consumption, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 
@@ -89,7 +89,7 @@ impl<B: Broker> Publisher for FaultyBroker<B> {
 
 #[async_trait]
 impl<B: Broker> Broker for FaultyBroker<B> {
-    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
-        self.inner.subscribe(projection).await
+    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
+        self.inner.subscribe(projection, consumption).await
     }
 }

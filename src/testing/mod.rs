@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod faulty;
+pub mod progress;
 pub mod read_model;
 pub mod scenario;
 pub mod store;

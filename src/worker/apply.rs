@@ -2,9 +2,9 @@
 
 use futures::FutureExt;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
-use crate::id::Position;
+use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::parking::ParkingChange;
 use crate::store::{CheckpointStore, Parked, Step, Work};
@@ -165,18 +165,17 @@ where
 
     fn work(&self, events: &[&RecordedEvent]) -> Result<Work<P::Tx>> {
         let Some(first) = events.first() else { return Ok(Box::new(|_| async { Ok(()) }.boxed())) };
-        let (position, event_type) = (first.position, first.event.event_type.clone());
+        let failed = failure(&self.name, first);
         let decoded: Vec<Envelope<P::Event>> = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
-        let (projection, name) = (self.worker.projection.clone(), self.name.clone());
-        Ok(Box::new(move |tx| {
-            async move {
-                projection.apply_batch(tx, decoded).await.map_err(|source| {
-                    Error::with_source(ErrorKind::Projection { projection: name, position, event_type }, source)
-                })
-            }
-            .boxed()
-        }))
+        let projection = self.worker.projection.clone();
+        Ok(Box::new(move |tx| async move { projection.apply_batch(tx, decoded).await.map_err(failed) }.boxed()))
     }
+}
+
+/// What it is if the projection fails on a batch that begins with this event.
+pub(super) fn failure(name: &ProjectionName, first: &RecordedEvent) -> impl FnOnce(BoxError) -> Error + Send + use<> {
+    let (projection, position, event_type) = (name.clone(), first.position, first.event.event_type.clone());
+    move |source| Error::with_source(ErrorKind::Projection { projection, position, event_type }, source)
 }
 
 fn parking(failed: &[Parked]) -> Vec<ParkingChange> {
@@ -184,17 +183,17 @@ fn parking(failed: &[Parked]) -> Vec<ParkingChange> {
 }
 
 /// Whether the projection itself failed, and not the store beneath it.
-fn is_own(error: &Error) -> bool {
+pub(super) fn is_own(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Projection { .. })
 }
 
 /// Whether the store failed while the projection worked on it.
-fn is_beneath_projection(error: &Error) -> bool {
+pub(super) fn is_beneath_projection(error: &Error) -> bool {
     let source = std::error::Error::source(error);
     source.and_then(|source| source.downcast_ref::<Error>()).is_some_and(is_own)
 }
 
-fn is_undecodable(error: &Error) -> bool {
+pub(super) fn is_undecodable(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Undecodable { .. } | ErrorKind::UnknownSchema { .. } | ErrorKind::UnknownEventType { .. }

@@ -12,7 +12,9 @@
 //! table by each of its transactions.
 
 mod apply;
+mod feed;
 mod gate;
+mod parallel;
 mod parking;
 mod retry;
 mod sequential;
@@ -21,14 +23,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, DeadLetters};
-use crate::error::Result;
-use crate::id::Position;
+use crate::broker::{Broker, Consumption, DeadLetter, DeadLetters};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::{CheckpointStore, EventReader};
+use crate::store::{CheckpointStore, EventReader, Parked, ProgressStore, Work};
+use crate::worker::feed::Feed;
+use crate::worker::parallel::ParallelRun;
 use crate::worker::sequential::Run;
 
 pub use parking::ParkingOptions;
@@ -136,6 +143,7 @@ pub struct Worker<P: Projection, M> {
     dead_letters: Option<Arc<dyn DeadLetters>>,
     options: WorkerOptions,
     applied: watch::Sender<Position>,
+    run: for<'w> fn(&'w Self, CancellationToken) -> BoxFuture<'w, Result<()>>,
 }
 
 impl<P: Projection, M> std::fmt::Debug for Worker<P, M> {
@@ -159,6 +167,7 @@ where
             dead_letters: None,
             options: WorkerOptions::new(),
             applied: watch::Sender::new(Position::ZERO),
+            run: |worker, stop| Run::to_end(worker, stop).boxed(),
         }
     }
 
@@ -187,7 +196,7 @@ where
 
     /// Applies events until told to stop; finishes and acknowledges the batch at hand first.
     ///
-    /// Several workers of one projection do no harm, in one process or in many: the checkpoint lets one of them commit, and the others go
+    /// Several workers of one projection in log order do no harm, in one process or in many: the checkpoint lets one of them commit, and the others go
     /// on from there. Who loses again and again steps back, up to the sweep, so that one works and the others stand by.
     ///
     /// An event that the projection fails on, or that it cannot decode, does not end the run: its aggregate is parked, and the others go on.
@@ -201,6 +210,61 @@ where
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
-        Run::to_end(self, stop).await
+        (self.run)(self, stop).await
+    }
+
+    fn set_up(&self) -> Work<P::Tx> {
+        let projection = self.projection.clone();
+        Box::new(move |tx| {
+            async move {
+                projection.setup(tx).await.map_err(|source| {
+                    Error::with_source(ErrorKind::Backend(format!("set up projection {}", projection.name())), source)
+                })
+            }
+            .boxed()
+        })
+    }
+
+    fn feed(&self, name: ProjectionName, consumption: Consumption, stop: CancellationToken) -> Feed {
+        Feed::new(self.broker.clone(), name, consumption, self.options.gather, self.reader.grown(), stop)
+    }
+
+    /// Dead letters that are out of reach are written after the next retry.
+    async fn bury(&self, projection: &ProjectionName, parked: &Parked, event: &RecordedEvent) -> bool {
+        let Some(dead_letters) = &self.dead_letters else { return true };
+        let letter = DeadLetter {
+            projection: projection.clone(),
+            event: event.clone(),
+            reason: parked.error.clone(),
+            attempts: parked.attempts,
+        };
+        dead_letters.bury(&letter).await.is_ok()
+    }
+}
+
+impl<P, M> Worker<P, M>
+where
+    P: Projection,
+    M: ProgressStore<Tx = P::Tx>,
+{
+    /// Has order per aggregate instead of log order: any number of workers, in one process or many, share the work.
+    ///
+    /// The events of one aggregate are applied in order, whoever applies them; those of two may be applied at the same time. So a
+    /// projection that folds several aggregates into one row must lock that row itself, before it reads it, or change it in one statement
+    /// (`SET total = total + ..`), and always in the same order of rows: otherwise changes are lost, or transactions wait for each other.
+    ///
+    /// The [checkpoint](CheckpointStore::checkpoint) is the swept position then: everything up to there is applied, or parked. What is
+    /// beyond may be applied, too. A projection keeps to the order in which it has begun.
+    ///
+    /// What it costs: a row for each aggregate of a kind that the projection wants events of; one statement a batch to lock them, and one
+    /// to change them; and each event is read once more by the sweep, which follows as soon as the workers are idle for a moment, and
+    /// after a tenth of [`with_sweep`](WorkerOptions::with_sweep) when they are not. Events of other types of such an aggregate are read,
+    /// too: [`Filter::aggregates`](crate::Filter::aggregates) keeps other aggregates out.
+    ///
+    /// It pays where the projection waits, as for its database. SQLite, and a model in memory, have one writer: there the workers take
+    /// turns.
+    pub fn with_order_per_aggregate(mut self) -> Self {
+        self.run = |worker, stop| ParallelRun::to_end(worker, stop).boxed();
+        self
     }
 }

@@ -2,7 +2,6 @@
 
 use tokio::time::Instant;
 
-use crate::broker::DeadLetter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, Version};
@@ -144,22 +143,10 @@ where
         let worker = self.worker;
         (parked.from_version, parked.from_position) = (event.version, event.position);
         worker.options.parking.failed(&mut parked, error);
-        if worker.options.parking.is_spent(parked.attempts) && self.bury(&parked, event).await {
+        if worker.options.parking.is_spent(parked.attempts) && worker.bury(&self.name, &parked, event).await {
             parked.state = ParkedState::Dead;
         }
         self.keep(parked).await
-    }
-
-    /// Dead letters that are out of reach are written after the next retry.
-    async fn bury(&mut self, parked: &Parked, event: &RecordedEvent) -> bool {
-        let Some(dead_letters) = &self.worker.dead_letters else { return true };
-        let letter = DeadLetter {
-            projection: self.name.clone(),
-            event: event.clone(),
-            reason: parked.error.clone(),
-            attempts: parked.attempts,
-        };
-        dead_letters.bury(&letter).await.is_ok()
     }
 
     async fn keep(&mut self, parked: Parked) -> Result<()> {

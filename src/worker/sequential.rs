@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, pending};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::frame::ReceivedFrame;
-use crate::broker::{Consumer, Delivery, DeliveryTag};
-use crate::error::{Error, ErrorKind, Result};
+use crate::broker::{Consumption, Delivery};
+use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::{CheckpointStore, Filter, Parking, Step, Work};
+use crate::worker::feed::{Feed, Next};
 use crate::worker::gate::{Admission, admit};
 use crate::worker::parking::{Breaker, Lot};
 use crate::worker::{Delays, Worker};
@@ -35,12 +34,7 @@ pub(super) struct Run<'w, P: Projection, M> {
     pub(super) breaker: Breaker,
     /// How long to wait after each race that is lost in a row.
     pub(super) standby: Delays,
-    /// On the way to a consumer. It runs beside everything else: a broker that does not answer must not hold up the store.
-    subscribing: Option<Subscribing>,
-    consumer: Option<Box<dyn Consumer>>,
-    /// Whether there ever was one.
-    has_consumed: bool,
-    grown: watch::Receiver<Position>,
+    feed: Feed,
     pub(super) stop: CancellationToken,
 }
 
@@ -50,8 +44,8 @@ where
     M: CheckpointStore<Tx = P::Tx>,
 {
     pub(super) async fn to_end(worker: &Worker<P, M>, stop: CancellationToken) -> Result<()> {
+        let name = ProjectionName::new(worker.projection.name())?;
         let mut run = Run {
-            name: ProjectionName::new(worker.projection.name())?,
             filter: worker.projection.filter()?,
             worker,
             kept: Position::ZERO,
@@ -60,10 +54,8 @@ where
             next_look: Instant::now(),
             breaker: Breaker::new(),
             standby: worker.options.standby(),
-            subscribing: None,
-            consumer: None,
-            has_consumed: false,
-            grown: worker.reader.grown(),
+            feed: worker.feed(name.clone(), Consumption::Sole, stop.clone()),
+            name,
             stop,
         };
         run.start().await?;
@@ -80,99 +72,35 @@ where
             let (projection, checkpoint) = (self.name.clone(), self.kept);
             return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
         }
-        let projection = self.worker.projection.clone();
-        let work: Work<P::Tx> = Box::new(move |tx| {
-            async move {
-                projection.setup(tx).await.map_err(|source| {
-                    Error::with_source(ErrorKind::Backend(format!("set up projection {}", projection.name())), source)
-                })
-            }
-            .boxed()
-        });
-        match self.worker.models.advance(self.step_to(self.kept), work).await {
+        match self.worker.models.advance(self.step_to(self.kept), self.worker.set_up()).await {
             // Another worker of this projection has moved on, and so has set it up.
             Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
             done => done?,
         }
-        self.subscribe();
+        self.feed.subscribe();
         self.catch_up().await
     }
 
     /// Waits for whatever comes first and handles it.
     async fn step(&mut self) -> Result<()> {
         self.tend_parked().await?;
-        match self.next().await {
-            Next::Messages(Ok(deliveries)) => {
-                let deliveries = self.gather(deliveries).await;
+        let rest = self.lot.rest().unwrap_or(Duration::MAX).min(self.worker.options.sweep);
+        match self.feed.next(self.worker.options.messages, rest).await? {
+            Next::Messages(deliveries) => {
+                let mut room = self.worker.options.messages;
+                let room = |more: &[Delivery]| {
+                    room = room.saturating_sub(more.len());
+                    room
+                };
+                let deliveries = self.feed.gather(deliveries, room).await;
                 self.receive(deliveries).await
             }
-            Next::Messages(Err(_)) => {
-                // The broker is gone; the store is not. Until it is back, every sweep tries again.
-                self.consumer = None;
-                self.catch_up().await
-            }
-            Next::Subscribed(Ok(consumer)) => {
-                (self.consumer, self.has_consumed) = (Some(consumer), true);
-                // What was published before there was a queue.
-                self.catch_up().await
-            }
-            // A set-up that is refused from the start is a mistake. Later, whatever is wrong with the broker must not stop the projection.
-            Next::Subscribed(Err(error)) if !error.is_transient() && !self.has_consumed => Err(error),
+            Next::CatchUp => self.catch_up().await,
             Next::Sweep => {
-                self.subscribe();
                 self.catch_up().await?;
                 self.keep_seen().await
             }
-            Next::Subscribed(Err(_)) | Next::Stop => Ok(()),
-        }
-    }
-
-    async fn next(&mut self) -> Next {
-        let rest = self.lot.rest().unwrap_or(Duration::MAX).min(self.worker.options.sweep);
-        let messages = self.worker.options.messages;
-        let has_broker = self.consumer.is_some();
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Next::Stop,
-            received = next(self.consumer.as_mut(), messages), if has_broker => Next::Messages(received),
-            subscribed = subscribed(self.subscribing.as_mut()) => {
-                self.subscribing = None;
-                Next::Subscribed(subscribed)
-            }
-            Ok(()) = self.grown.changed(), if !has_broker => Next::Sweep,
-            () = tokio::time::sleep(rest) => Next::Sweep,
-        }
-    }
-
-    /// Adds what else comes within a moment: one transaction for many small messages.
-    async fn gather(&mut self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
-        let end = Instant::now() + self.worker.options.gather;
-        while deliveries.len() < self.worker.options.messages {
-            let room = self.worker.options.messages - deliveries.len();
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break,
-                more = next(self.consumer.as_mut(), room) => {
-                    let Ok(more) = more else {
-                        self.consumer = None;
-                        break;
-                    };
-                    deliveries.extend(more);
-                }
-                () = tokio::time::sleep_until(end) => break,
-            }
-        }
-        deliveries
-    }
-
-    /// Sets out for the broker, unless it is there or on its way.
-    fn subscribe(&mut self) {
-        if let Some(broker) = self.worker.broker.clone()
-            && self.consumer.is_none()
-            && self.subscribing.is_none()
-        {
-            let name = self.name.clone();
-            self.subscribing = Some(async move { broker.subscribe(&name).await }.boxed());
+            Next::Nothing => Ok(()),
         }
     }
 
@@ -193,7 +121,7 @@ where
             let (admission, last, events) = match read {
                 Ok(read) => read,
                 Err(junk) => {
-                    self.reject(delivery, &junk).await;
+                    self.feed.reject(delivery, &junk).await;
                     continue;
                 }
             };
@@ -216,7 +144,7 @@ where
                 through = self.seen;
                 // The broker sends more while the rest is applied.
                 if self.seen >= brought {
-                    self.acknowledge(tag).await;
+                    self.feed.acknowledge(tag).await;
                 }
             }
         }
@@ -227,26 +155,9 @@ where
         }
         // Told to stop half-way, it leaves them to whoever comes next.
         if self.seen >= brought {
-            self.acknowledge(last_tag).await;
+            self.feed.acknowledge(last_tag).await;
         }
         Ok(())
-    }
-
-    async fn reject(&mut self, delivery: Delivery, junk: &Error) {
-        if let Some(consumer) = &mut self.consumer
-            && consumer.reject(delivery, &junk.to_string()).await.is_err()
-        {
-            self.consumer = None;
-        }
-    }
-
-    /// A lost acknowledgement brings the messages again, and the gate drops them.
-    async fn acknowledge(&mut self, tag: DeliveryTag) {
-        if let Some(consumer) = &mut self.consumer
-            && consumer.ack_through(tag).await.is_err()
-        {
-            self.consumer = None;
-        }
     }
 
     /// Reads the store from where everything is applied to its head.
@@ -327,29 +238,5 @@ where
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(delay.unwrap_or(self.worker.options.longest_delay)) => {}
         }
-    }
-}
-
-type Subscribing = BoxFuture<'static, Result<Box<dyn Consumer>>>;
-
-/// What a worker has to do next.
-enum Next {
-    Messages(Result<Vec<Delivery>>),
-    Subscribed(Result<Box<dyn Consumer>>),
-    Sweep,
-    Stop,
-}
-
-async fn subscribed(subscribing: Option<&mut Subscribing>) -> Result<Box<dyn Consumer>> {
-    match subscribing {
-        Some(subscribing) => subscribing.await,
-        None => pending().await,
-    }
-}
-
-async fn next(consumer: Option<&mut Box<dyn Consumer>>, limit: usize) -> Result<Vec<Delivery>> {
-    match consumer {
-        Some(consumer) => consumer.next(limit).await,
-        None => pending().await,
     }
 }

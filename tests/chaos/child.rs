@@ -9,12 +9,12 @@ use futures::FutureExt;
 use retell::broker::frame::ReceivedFrame;
 use retell::broker::rabbitmq::topology::Topology;
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use retell::broker::{Broker, Publisher};
+use retell::broker::{Broker, Consumption, Publisher};
 use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
-use retell::store::{CheckpointStore, Step, Work};
+use retell::store::{CheckpointStore, ProgressStore, Step, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
@@ -48,6 +48,8 @@ pub(crate) enum Role {
     /// Drops, doubles, delays and refuses what it publishes, by this seed.
     FaultyRelay(u64),
     Worker,
+    /// A worker with order per aggregate.
+    ParallelWorker,
     /// Applies whatever comes.
     WithoutGate,
 }
@@ -70,7 +72,7 @@ impl Job {
         match self.role {
             Role::Relay => relay(store, broker, stop).await,
             Role::FaultyRelay(seed) => relay(store, FaultyBroker::new(broker, faults(seed)), stop).await,
-            Role::Worker | Role::WithoutGate => self.work(store, broker, stop).await,
+            Role::Worker | Role::ParallelWorker | Role::WithoutGate => self.work(store, broker, stop).await,
         }
     }
 
@@ -101,7 +103,7 @@ impl Job {
     async fn work_on<Tx, M>(&self, store: Store, models: M, broker: RabbitMqBroker, stop: CancellationToken)
     where
         Tx: Tallies,
-        M: CheckpointStore<Tx = Tx>,
+        M: ProgressStore<Tx = Tx>,
     {
         if self.role == Role::WithoutGate {
             return without_gate(&models, &broker, &self.cure, &stop).await;
@@ -112,7 +114,9 @@ impl Job {
         let options = WorkerOptions::new().with_retries(1).with_parking(parking);
         let tally = Tally::<Tx>::with_cure(self.cure.clone());
         let worker = Worker::new(tally, store.events, models).with_options(options);
-        worker.with_broker(broker.clone()).with_dead_letters(broker).run(stop).await.unwrap();
+        let worker = worker.with_broker(broker.clone()).with_dead_letters(broker);
+        let worker = if self.role == Role::ParallelWorker { worker.with_order_per_aggregate() } else { worker };
+        worker.run(stop).await.unwrap();
     }
 }
 
@@ -156,7 +160,7 @@ async fn without_gate<Tx: Tallies>(
     let name = ProjectionName::new(NAME).unwrap();
     let mut kept = models.checkpoint(&name).await.unwrap();
     models.advance(Step::new(&name, kept, kept), applied(cure, Vec::new())).await.unwrap();
-    let mut consumer = broker.subscribe(&name).await.unwrap();
+    let mut consumer = broker.subscribe(&name, Consumption::Sole).await.unwrap();
     while !stop.is_cancelled() {
         let received = tokio::select! {
             () = stop.cancelled() => return,

@@ -6,8 +6,8 @@ use lapin::message::BasicGetMessage;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueuePurgeOptions};
 use lapin::types::AMQPValue;
 use lapin::{BasicProperties, ConnectionProperties};
-use retell::broker::Broker;
 use retell::broker::frame::Frame;
+use retell::broker::{Broker, Consumption};
 use retell::store::parking::ParkedState;
 use retell::{ProjectionName, StreamId};
 
@@ -58,8 +58,12 @@ impl Run {
         self.end();
     }
 
+    fn consumption(&self) -> Consumption {
+        if self.worker == Role::ParallelWorker { Consumption::Shared } else { Consumption::Sole }
+    }
+
     fn queue(&self) -> String {
-        self.topology.queue(&ProjectionName::new(NAME).unwrap()).unwrap()
+        self.topology.queue(&ProjectionName::new(NAME).unwrap(), self.consumption()).unwrap()
     }
 
     /// A channel of somebody who knows nothing of the library.
@@ -88,7 +92,8 @@ impl Run {
 
     fn make_queue(&self) {
         let broker = self.job(Role::Worker).broker();
-        self.runtime.block_on(broker.subscribe(&ProjectionName::new(NAME).unwrap())).map(drop).unwrap();
+        let name = ProjectionName::new(NAME).unwrap();
+        self.runtime.block_on(broker.subscribe(&name, self.consumption())).map(drop).unwrap();
     }
 
     fn publish(&self, bodies: impl IntoIterator<Item = Vec<u8>>) {

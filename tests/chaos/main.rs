@@ -2,8 +2,8 @@
 //! ends equal to the fold of the log, with every event applied once and in the order of its aggregate.
 //!
 //! The test binary starts itself again as those processes, which is why it has a `main` of its own. In the short form each fault meets
-//! one database and some thousand events; `RETELL_CHAOS=long` has all of them meet all, and 50,000 events. `RETELL_CHAOS_SEED`, set to
-//! what a run has printed, makes the same choices again. Needs `AMQP_URL`, `POSTGRES_URL` and `MYSQL_URL`.
+//! one database, workers in log order or with order per aggregate, and some thousand events; `RETELL_CHAOS=long` has all of them meet all,
+//! and 50,000 events. `RETELL_CHAOS_SEED`, set to what a run has printed, makes the same choices again. Needs `AMQP_URL`, `POSTGRES_URL` and `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,7 +25,7 @@ use std::env;
 use libtest_mimic::{Arguments, Trial};
 use tokio::runtime::Runtime;
 
-use child::Job;
+use child::{Job, Role};
 use faults::FAULTS;
 use run::{Kind, Run};
 
@@ -38,11 +38,16 @@ fn main() {
     let mut trials = Vec::new();
     for ((name, fault), turn) in FAULTS.into_iter().zip(0..) {
         for (kind, number) in kinds.into_iter().zip(0..) {
-            if is_long || turn % kinds.len() == number {
-                trials.push(Trial::test(format!("{name}_on_{}", kind.name()), move || {
-                    fault(Run::new(kind, if is_long { 50_000 } else { 3_000 }));
-                    Ok(())
-                }));
+            for (worker, order) in [(Role::Worker, ""), (Role::ParallelWorker, "_in_parallel")] {
+                let is_its_turn = turn % kinds.len() == number && (turn % 2 == 1) == (worker == Role::ParallelWorker);
+                if is_long || is_its_turn {
+                    trials.push(Trial::test(format!("{name}{order}_on_{}", kind.name()), move || {
+                        let mut run = Run::new(kind, if is_long { 50_000 } else { 3_000 });
+                        run.worker = worker;
+                        fault(run);
+                        Ok(())
+                    }));
+                }
             }
         }
     }

@@ -125,6 +125,7 @@ impl Run {
         runtime.block_on(place(server.url()).run("CREATE DATABASE chaos"));
         let url = format!("{}/chaos", server.url().rsplit_once('/').unwrap().0);
         let mut run = Self::at(self.kind, place(url), None, self.events, runtime);
+        run.worker = self.worker;
         run.server = Some(server);
         run
     }

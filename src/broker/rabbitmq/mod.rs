@@ -20,7 +20,7 @@ use crate::broker::frame::Frame;
 use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, short};
 use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
 use crate::broker::rabbitmq::topology::Topology;
-use crate::broker::{Announced, Announcer, Broker, Consumer, DeadLetter, DeadLetters, Publisher};
+use crate::broker::{Announced, Announcer, Broker, Consumer, Consumption, DeadLetter, DeadLetters, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
@@ -173,12 +173,12 @@ impl Publisher for RabbitMqBroker {
 
 #[async_trait]
 impl Broker for RabbitMqBroker {
-    async fn subscribe(&self, projection: &ProjectionName) -> Result<Box<dyn Consumer>> {
+    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
         let options = &self.inner.options;
-        let queue = options.topology.queue(projection)?;
+        let queue = options.topology.queue(projection, consumption)?;
         let link = &self.inner.consuming;
         let channel = link.new_channel().await?;
-        declare_queue(&channel, &queue, options.topology.projection_arguments()).await?;
+        declare_queue(&channel, &queue, options.topology.projection_arguments(consumption)).await?;
         bind(&channel, &queue, &options.topology.log_exchange, "").await?;
         link.within("limit the messages under way", channel.basic_qos(options.prefetch, BasicQosOptions::default()))
             .await?;

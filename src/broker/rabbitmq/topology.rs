@@ -3,6 +3,7 @@
 use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
 
+use crate::broker::Consumption;
 use crate::error::{ErrorKind, Result};
 use crate::id::ProjectionName;
 
@@ -216,12 +217,16 @@ impl Topology {
         })
     }
 
-    /// The queue of a projection.
+    /// The queue of a projection. One that is shared has another name, with `.shared` behind it: a queue cannot change its arguments.
     ///
     /// # Errors
     /// [`ErrorKind::Topology`] if the name gets too long.
-    pub fn queue(&self, projection: &ProjectionName) -> Result<String> {
-        let name = format!("{}{projection}", self.projections.prefix);
+    pub fn queue(&self, projection: &ProjectionName, consumption: Consumption) -> Result<String> {
+        let suffix = match consumption {
+            Consumption::Sole => "",
+            Consumption::Shared => ".shared",
+        };
+        let name = format!("{}{projection}{suffix}", self.projections.prefix);
         if name.len() > NAME_BYTES {
             let problem = format!("the queue's name has {} bytes, the limit is {NAME_BYTES}: {name}", name.len());
             return Err(ErrorKind::Topology(problem).into());
@@ -230,11 +235,13 @@ impl Topology {
     }
 
     /// Quorum queues keep to the order of publishing, also after a redelivery; with a single active consumer the others stand by.
-    pub(super) fn projection_arguments(&self) -> FieldTable {
+    pub(super) fn projection_arguments(&self, consumption: Consumption) -> FieldTable {
         let queues = &self.projections;
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), text(&queues.kind));
-        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        if consumption == Consumption::Sole {
+            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        }
         if let Some(exchange) = &self.dead_letter_exchange {
             arguments.insert("x-dead-letter-exchange".into(), text(&exchange.name));
         }
@@ -316,8 +323,10 @@ mod tests {
         let topology = Topology::new().with_channel(Channel::new("all.events", ["#"])).with_prefix("test.");
         assert_eq!(topology.log_exchange.name, "test.event.log");
         assert_eq!(topology.channels[0].queue, "test.all.events");
-        assert_eq!(topology.queue(&ProjectionName::new("sales").unwrap()).unwrap(), "test.projection.sales");
+        let sales = ProjectionName::new("sales").unwrap();
+        assert_eq!(topology.queue(&sales, Consumption::Sole).unwrap(), "test.projection.sales");
+        assert_eq!(topology.queue(&sales, Consumption::Shared).unwrap(), "test.projection.sales.shared");
         let long = ProjectionName::new("x".repeat(250)).unwrap();
-        assert!(matches!(topology.queue(&long).unwrap_err().kind(), ErrorKind::Topology(_)));
+        assert!(matches!(topology.queue(&long, Consumption::Sole).unwrap_err().kind(), ErrorKind::Topology(_)));
     }
 }

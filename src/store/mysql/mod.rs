@@ -15,6 +15,7 @@ mod health;
 mod insert;
 mod migrate;
 mod plan;
+mod progress;
 mod read;
 mod read_model;
 mod relay;

@@ -11,13 +11,14 @@ use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::mysql::connection::{Connections, begin, classify, classify_work, text, time_to_sql};
 use crate::store::mysql::migrate;
 use crate::store::parking::{ParkedColumns, ParkingChange};
+use crate::store::progress::in_aggregate_order;
 use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Parking, Step, Work};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct MySqlReadModel {
-    connections: Connections,
+    pub(super) connections: Connections,
 }
 
 impl MySqlReadModel {
@@ -96,8 +97,13 @@ impl CheckpointStore for MySqlReadModel {
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
-        let (actual, changes) = take(&mut tx, &step.projection).await.map_err(failed)?;
+        let (actual, changes, per_aggregate) = take(&mut tx, &step.projection).await.map_err(failed)?;
         let actual = Position::new(from_sql(actual, "position")?);
+        if per_aggregate {
+            let rolled_back = tx.rollback().await;
+            lease.end(rolled_back).map_err(failed)?;
+            return Err(in_aggregate_order(&step.projection));
+        }
         if (actual, from_sql(changes, "count")?) != (step.from, step.changes) {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
@@ -108,7 +114,7 @@ impl CheckpointStore for MySqlReadModel {
         let found = set(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
         if found == 0 {
             // The work made a table, which let go of the row.
-            let (actual, _) = take(&mut tx, &step.projection).await.map_err(failed)?;
+            let (actual, ..) = take(&mut tx, &step.projection).await.map_err(failed)?;
             return Err(step.moved(Position::new(from_sql(actual, "position")?)));
         }
         // After the checkpoint, so that they are not written where it has moved.
@@ -120,8 +126,12 @@ impl CheckpointStore for MySqlReadModel {
     }
 }
 
-/// Locks the projection's row, and makes it if it is not there. Returns the position and the count of the parking's changes.
-async fn take(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<(i64, i64), sqlx::Error> {
+/// Locks the projection's row, and makes it if it is not there. Returns the position, the count of the parking's changes, and whether
+/// the projection has order per aggregate.
+pub(super) async fn take(
+    tx: &mut MySqlConnection,
+    projection: &ProjectionName,
+) -> Result<(i64, i64, bool), sqlx::Error> {
     let name = projection.as_str().as_bytes();
     if let Some(row) = sqlx::query_as(LOCK).bind(name).fetch_optional(&mut *tx).await? {
         return Ok(row);
@@ -139,7 +149,7 @@ fn set(step: &Step) -> Query<'_, MySql, MySqlArguments> {
         .bind(to_sql(step.changes))
 }
 
-fn park<'c>(projection: &'c ProjectionName, change: &'c ParkingChange) -> Query<'c, MySql, MySqlArguments> {
+pub(super) fn park<'c>(projection: &'c ProjectionName, change: &'c ParkingChange) -> Query<'c, MySql, MySqlArguments> {
     let statement = match change {
         ParkingChange::Park(_) => PARK,
         ParkingChange::Release(_) => RELEASE,
@@ -161,7 +171,7 @@ fn park<'c>(projection: &'c ProjectionName, change: &'c ParkingChange) -> Query<
     }
 }
 
-fn columns(row: &MySqlRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
+pub(super) fn columns(row: &MySqlRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
     Ok(ParkedColumns {
         aggregate_type: text(row.try_get(0)?)?,
         aggregate_id: text(row.try_get(1)?)?,
@@ -176,7 +186,8 @@ fn columns(row: &MySqlRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
 
 const READ: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?";
 
-const LOCK: &str = "SELECT position, parking_changes FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
+const LOCK: &str =
+    "SELECT position, parking_changes, per_aggregate FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
 
 /// Locks the row for writing also where somebody else was faster: two who held it for reading would wait for each other.
 const MAKE: &str = "

@@ -8,6 +8,7 @@ mod append;
 mod connection;
 mod health;
 mod migrate;
+mod progress;
 mod read;
 mod read_model;
 mod relay;

@@ -10,15 +10,17 @@ use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::parking::{ParkedColumns, ParkingChange};
 use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
-use crate::store::postgres::{PostgresOptions, migrate};
+use crate::store::postgres::{PostgresOptions, migrate, progress};
+use crate::store::progress::in_aggregate_order;
 use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Parking, Step, Work};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct PostgresReadModel {
-    pool: PgPool,
-    statements: Statements,
+    pub(super) pool: PgPool,
+    pub(super) statements: Statements,
+    pub(super) progress: progress::Statements,
 }
 
 impl PostgresReadModel {
@@ -37,7 +39,7 @@ impl PostgresReadModel {
     pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
-        Ok(Self { pool, statements: Statements::new(&schema) })
+        Ok(Self { pool, statements: Statements::new(&schema), progress: progress::Statements::new(&schema) })
     }
 
     /// The pool, for queries.
@@ -94,11 +96,14 @@ impl CheckpointStore for PostgresReadModel {
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
-        let (actual, changes): (i64, i64) = sqlx::query_as(self.statements.take.sql())
+        let (actual, changes, per_aggregate): (i64, i64, bool) = sqlx::query_as(self.statements.take.sql())
             .bind(step.projection.as_str())
             .fetch_one(&mut *tx)
             .await
             .map_err(failed)?;
+        if per_aggregate {
+            return Err(in_aggregate_order(&step.projection));
+        }
         let actual = Position::new(from_sql(actual, "position")?);
         if (actual, from_sql(changes, "count")?) != (step.from, step.changes) {
             return Err(step.moved(actual));
@@ -119,7 +124,7 @@ impl CheckpointStore for PostgresReadModel {
 }
 
 #[derive(Debug, Clone)]
-struct Statements {
+pub(super) struct Statements {
     read: Statement,
     take: Statement,
     set: Statement,
@@ -144,7 +149,11 @@ impl Statements {
         }
     }
 
-    fn park<'c>(&self, projection: &'c ProjectionName, change: &'c ParkingChange) -> Query<'c, Postgres, PgArguments> {
+    pub(super) fn park<'c>(
+        &self,
+        projection: &'c ProjectionName,
+        change: &'c ParkingChange,
+    ) -> Query<'c, Postgres, PgArguments> {
         let statement = match change {
             ParkingChange::Park(_) => &self.park,
             ParkingChange::Release(_) => &self.release,
@@ -167,7 +176,7 @@ impl Statements {
     }
 }
 
-fn columns(row: &PgRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
+pub(super) fn columns(row: &PgRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
     Ok(ParkedColumns {
         aggregate_type: row.try_get(0)?,
         aggregate_id: row.try_get(1)?,
@@ -187,7 +196,7 @@ const READ: &str = "SELECT position FROM {schema}.checkpoints WHERE projection =
 const TAKE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position
-    RETURNING position, parking_changes, set_config('idle_in_transaction_session_timeout', '30s', true)";
+    RETURNING position, parking_changes, per_aggregate, set_config('idle_in_transaction_session_timeout', '30s', true)";
 
 /// Binds: projection, position, count of changes.
 const SET: &str = "UPDATE {schema}.checkpoints SET position = $2, parking_changes = $3 WHERE projection = $1";

@@ -19,19 +19,23 @@ const CHECKPOINTS: Migration =
 const PARKING: Migration =
     Migration { number: 4, name: "parking", sql: include_str!("../../../migrations/sqlite/0004_parking.sql") };
 
+const PROGRESS: Migration =
+    Migration { number: 5, name: "progress", sql: include_str!("../../../migrations/sqlite/0005_progress.sql") };
+
 /// What a log needs.
-pub(super) static LOG: [Migration; 4] = [
+pub(super) static LOG: [Migration; 5] = [
     Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
     CHECKPOINTS,
     Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
     PARKING,
+    PROGRESS,
 ];
 
 /// What a file of read models needs.
-pub(super) static READ_MODEL: [Migration; 2] = [CHECKPOINTS, PARKING];
+pub(super) static READ_MODEL: [Migration; 3] = [CHECKPOINTS, PARKING, PROGRESS];
 
 /// The newest step this release knows, of any kind of file.
-const NEWEST: u32 = 4;
+const NEWEST: u32 = 5;
 
 /// Applies what is missing, in one transaction: of several processes that start at once, one does it and the others find it done.
 pub(super) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod append;
 mod connection;
 mod health;
 mod migrate;
+mod progress;
 mod read;
 mod read_model;
 mod relay;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::runtime::Handle;
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::parking::{ParkedColumns, ParkingChange};
+use crate::store::progress::in_aggregate_order;
 use crate::store::sqlite::connection::{
     Failure, Location, Pool, classify_work, corrupt, from_sql, position_from_sql, to_sql,
 };
@@ -20,8 +21,8 @@ use crate::store::{CheckpointStore, Parked, Parking, Step, Work};
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub struct SqliteReadModel {
-    writer: Arc<Pool>,
-    readers: Arc<Pool>,
+    pub(super) writer: Arc<Pool>,
+    pub(super) readers: Arc<Pool>,
 }
 
 impl SqliteReadModel {
@@ -121,10 +122,11 @@ impl CheckpointStore for SqliteReadModel {
         let runtime = Handle::current();
         self.writer
             .run("commit a batch", move |db| {
-                // Immediate: the checkpoint compared below stays where it is until the commit.
-                db.execute_batch("BEGIN IMMEDIATE")?;
-                let open = OpenTransaction { db };
+                let open = OpenTransaction::begin(db)?;
                 let (actual, changes) = checkpoint(open.db, &step.projection)?;
+                if is_per_aggregate(open.db, &step.projection)? {
+                    return Err(in_aggregate_order(&step.projection).into());
+                }
                 if (actual, changes) != (step.from, step.changes) {
                     return Err(step.moved(actual).into());
                 }
@@ -140,12 +142,18 @@ impl CheckpointStore for SqliteReadModel {
 
 /// Rolls back unless it was committed; also when the work panics. (A `rusqlite::Transaction` cannot be handed to an async projection,
 /// since it must not move between threads.)
-struct OpenTransaction<'db> {
-    db: &'db mut Connection,
+pub(super) struct OpenTransaction<'db> {
+    pub(super) db: &'db mut Connection,
 }
 
-impl OpenTransaction<'_> {
-    fn commit(self) -> Result<(), Failure> {
+impl<'db> OpenTransaction<'db> {
+    /// Immediate: what is compared after this stays as it is until the commit.
+    pub(super) fn begin(db: &'db mut Connection) -> Result<Self, Failure> {
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(Self { db })
+    }
+
+    pub(super) fn commit(self) -> Result<(), Failure> {
         Ok(self.db.execute_batch("COMMIT")?)
     }
 }
@@ -160,11 +168,17 @@ impl Drop for OpenTransaction<'_> {
 }
 
 /// The position, and the count of the parking's changes.
-fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result<(Position, u64), Failure> {
+pub(super) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result<(Position, u64), Failure> {
     let mut statement = db.prepare_cached(CHECKPOINT)?;
     let found = statement.query_row([projection.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let (position, changes) = found.unwrap_or_default();
     Ok((position_from_sql(position)?, from_sql(changes, "count")?))
+}
+
+/// Whether the position is the swept position of a projection with order per aggregate.
+pub(super) fn is_per_aggregate(db: &Connection, projection: &ProjectionName) -> Result<bool, Failure> {
+    let mut statement = db.prepare_cached(IS_PER_AGGREGATE)?;
+    Ok(statement.query_row([projection.as_str()], |row| row.get(0)).optional()?.unwrap_or(false))
 }
 
 fn parked(db: &Connection, projection: &ProjectionName) -> Result<Vec<Parked>, Failure> {
@@ -172,25 +186,29 @@ fn parked(db: &Connection, projection: &ProjectionName) -> Result<Vec<Parked>, F
     let mut rows = statement.query([projection.as_str()])?;
     let mut parked = Vec::new();
     while let Some(row) = rows.next()? {
-        let text = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?);
-        let micros: i64 = row.get(6)?;
-        let next_at = DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("time {micros}")))?;
-        let columns = ParkedColumns {
-            aggregate_type: text(0)?,
-            aggregate_id: text(1)?,
-            from_version: row.get(2)?,
-            from_position: row.get(3)?,
-            error: text(4)?,
-            attempts: row.get(5)?,
-            next_at,
-            state: text(7)?,
-        };
-        parked.push(columns.parse()?);
+        parked.push(parse_parked(row)?);
     }
     Ok(parked)
 }
 
-fn park(db: &Connection, projection: &ProjectionName, change: &ParkingChange) -> Result<(), Failure> {
+pub(super) fn parse_parked(row: &Row<'_>) -> Result<Parked, Failure> {
+    let text = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?);
+    let micros: i64 = row.get(6)?;
+    let next_at = DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("time {micros}")))?;
+    let columns = ParkedColumns {
+        aggregate_type: text(0)?,
+        aggregate_id: text(1)?,
+        from_version: row.get(2)?,
+        from_position: row.get(3)?,
+        error: text(4)?,
+        attempts: row.get(5)?,
+        next_at,
+        state: text(7)?,
+    };
+    Ok(columns.parse()?)
+}
+
+pub(super) fn park(db: &Connection, projection: &ProjectionName, change: &ParkingChange) -> Result<(), Failure> {
     let stream = change.stream();
     let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
     match change {
@@ -211,6 +229,8 @@ fn park(db: &Connection, projection: &ProjectionName, change: &ParkingChange) ->
 }
 
 const CHECKPOINT: &str = "SELECT position, parking_changes FROM retell_checkpoints WHERE projection = ?1";
+
+const IS_PER_AGGREGATE: &str = "SELECT per_aggregate FROM retell_checkpoints WHERE projection = ?1";
 
 /// Binds: projection, position, count of changes.
 const SET_CHECKPOINT: &str = "

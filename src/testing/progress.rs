@@ -1,0 +1,244 @@
+//! What every [`ProgressStore`] must do: one function a claim, each on a read model that is fresh and empty.
+//!
+//! [`progress_conformance!`](crate::progress_conformance) makes a test of each of them.
+//!
+//! # Panics
+//! Every case panics, in words, when the read model breaks the claim in its name.
+#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+
+use std::collections::HashMap;
+
+use chrono::{SubsecRound, Utc};
+use futures::FutureExt;
+use futures::future::{join_all, try_join_all};
+
+use crate::error::{ErrorKind, Result};
+use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::store::parking::ParkedState;
+use crate::store::{Parked, Progress, ProgressStore, Step, Turn, Work};
+use crate::testing::read_model::Counting;
+
+/// Makes a test of every case, by the case's name.
+///
+/// The expression gives, when awaited, a fresh empty read model and whatever must live as long as it.
+///
+/// # Examples
+/// ```
+/// use retell::store::memory::MemoryReadModel;
+///
+/// retell::progress_conformance!(async { (MemoryReadModel::new(0), ()) });
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! progress_conformance {
+    ($fresh:expr) => {
+        $crate::progress_conformance! {
+            @cases $fresh;
+            a_turn_commits_the_work_and_the_rows_together,
+            a_failing_turn_changes_nothing,
+            rows_come_in_key_order_each_once,
+            turns_over_the_same_aggregates_exclude_each_other,
+            a_turn_sees_what_the_one_it_waited_for_has_left,
+            a_parked_row_is_listed_until_it_is_released,
+            rows_are_the_projections_own,
+            the_swept_position_never_goes_backward,
+            a_projection_keeps_to_its_order,
+        }
+    };
+    (@cases $fresh:expr; $($case:ident,)*) => {
+        $(
+            #[::tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                let (model, _guard) = $fresh.await;
+                $crate::testing::progress::$case(&model).await;
+            }
+        )*
+    };
+}
+
+fn totals() -> ProjectionName {
+    ProjectionName::new("totals").expect("a test's projection has a valid name")
+}
+
+fn stream(id: &str) -> StreamId {
+    StreamId::parse("counter", id).expect("a test's stream has a valid name")
+}
+
+fn nothing<Tx: Send + ?Sized + 'static>() -> Work<Tx> {
+    Box::new(|_| async { Ok(()) }.boxed())
+}
+
+async fn begin<M: ProgressStore>(model: &M) {
+    model.begin(&totals(), nothing()).await.expect("a projection begins");
+}
+
+/// A turn that only changes rows.
+fn change<Tx: Send + ?Sized + 'static>(mut change: impl FnMut(&mut Progress) + Send + 'static) -> Turn<Tx> {
+    Box::new(move |_, rows| {
+        rows.iter_mut().for_each(&mut change);
+        async { Ok(()) }.boxed()
+    })
+}
+
+fn advance_by_one(row: &mut Progress) {
+    (row.applied, row.seen) = (row.applied.next(), row.applied.next());
+}
+
+async fn turn<M: ProgressStore>(model: &M, ids: &[&str], turn: Turn<M::Tx>) -> Result<()> {
+    model.progress(&totals(), ids.iter().map(|id| stream(id)).collect(), turn).await
+}
+
+async fn seen<M: ProgressStore>(model: &M, ids: &[&str]) -> Vec<u64> {
+    let streams: Vec<_> = ids.iter().map(|id| stream(id)).collect();
+    let seen: HashMap<_, _> = model.seen(&totals(), &streams).await.expect("progress can be read");
+    streams.iter().map(|stream| seen.get(stream).copied().unwrap_or_default().get()).collect()
+}
+
+/// What was written through the transaction is there if and only if the rows are.
+pub async fn a_turn_commits_the_work_and_the_rows_together<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    let counting: Turn<M::Tx> = Box::new(|tx, rows| {
+        rows.iter_mut().for_each(advance_by_one);
+        M::count()(tx)
+    });
+    turn(model, &["a", "b"], counting).await.expect("it commits");
+    assert_eq!(
+        (model.counted().await.expect("it can be read"), seen(model, &["a", "b", "c"]).await),
+        (1, vec![1, 1, 0])
+    );
+}
+
+/// Not the work, not the rows, and none that the turn made.
+pub async fn a_failing_turn_changes_nothing<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    turn(model, &["a"], change(advance_by_one)).await.expect("it commits");
+    let failing: Turn<M::Tx> = Box::new(|tx, rows| {
+        rows.iter_mut().for_each(advance_by_one);
+        let counted = M::count()(tx);
+        async move { counted.await.and(Err(ErrorKind::Invalid("on purpose".into()).into())) }.boxed()
+    });
+    let error = turn(model, &["a", "b"], failing).await.expect_err("it fails");
+    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
+    assert_eq!((model.counted().await.expect("it can be read"), seen(model, &["a", "b"]).await), (0, vec![1, 0]));
+}
+
+/// However the caller has them; the names of the streams are compared by their bytes.
+pub async fn rows_come_in_key_order_each_once<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    let check: Turn<M::Tx> = Box::new(|_, rows| {
+        let ids: Vec<_> = rows.iter().map(|row| row.stream.aggregate_id().as_str()).collect();
+        assert_eq!(ids, ["A", "a", "a ", "ß", "ä"]);
+        assert!(rows.iter().all(|row| *row == Progress::new(row.stream.clone())), "they are new: {rows:?}");
+        async { Ok(()) }.boxed()
+    });
+    turn(model, &["ß", "a", "A", "a ", "a", "ä"], check).await.expect("it commits");
+}
+
+/// Whatever they overlap in, and in whatever order it is asked for: they neither wait for each other in a circle nor lose a change.
+pub async fn turns_over_the_same_aggregates_exclude_each_other<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    let ids: Vec<String> = (0..20).map(|number| format!("{number}")).collect();
+    let racer = async |racer: usize| {
+        for round in 0..15 {
+            let mut ids: Vec<_> = ids.iter().map(String::as_str).collect();
+            // Some of them are new to everybody, some are there.
+            ids.rotate_left((racer * 7 + round) % 20);
+            ids.truncate(12);
+            if racer.is_multiple_of(2) {
+                ids.reverse();
+            }
+            turn(model, &ids, change(advance_by_one)).await.expect("nobody is in anybody's way");
+        }
+    };
+    join_all((0..4).map(racer)).await;
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    assert_eq!(seen(model, &ids).await.iter().sum::<u64>(), 4 * 15 * 12);
+}
+
+/// Also where the row is new to both.
+pub async fn a_turn_sees_what_the_one_it_waited_for_has_left<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    for round in 0..20 {
+        let id = format!("new {round}");
+        let ids = [id.as_str()];
+        let racers = (0..4).map(|_| turn(model, &ids, change(advance_by_one)));
+        try_join_all(racers).await.expect("each has its turn");
+        assert_eq!(seen(model, &ids).await, [4]);
+    }
+}
+
+/// By the same means as for a projection in log order; and it can be called for.
+pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    let parked = Parked {
+        stream: stream("a"),
+        from_version: Version::new(3),
+        from_position: Position::new(7),
+        error: "on purpose".into(),
+        attempts: 1,
+        next_at: Utc::now().trunc_subsecs(3),
+        state: ParkedState::Dead,
+    };
+    let kept = parked.clone();
+    let park = change(move |row| {
+        if row.stream == kept.stream {
+            (row.applied, row.seen, row.parked) = (Version::new(2), Version::new(5), Some(kept.clone()));
+        }
+    });
+    turn(model, &["a", "b"], park).await.expect("it commits");
+    let listed = async || model.parking(&totals()).await.expect("it can be read").parked;
+    assert_eq!(listed().await, std::slice::from_ref(&parked));
+    assert_eq!(seen(model, &["a", "b"]).await, [5, 0]);
+    let found = Progress { stream: stream("a"), applied: Version::new(2), seen: Version::new(5), parked: Some(parked) };
+    let check: Turn<M::Tx> = Box::new(move |_, rows| {
+        assert_eq!(rows, [found, Progress::new(stream("b"))]);
+        async { Ok(()) }.boxed()
+    });
+    turn(model, &["a", "b"], check).await.expect("it commits");
+    assert!(model.retry_parked(&totals(), &stream("a")).await.expect("it can be called for"));
+    assert_eq!(listed().await[0].state, ParkedState::Waiting);
+    let release = change(|row| (row.applied, row.seen, row.parked) = (Version::new(5), Version::new(5), None));
+    turn(model, &["a"], release).await.expect("it commits");
+    assert_eq!((listed().await, seen(model, &["a"]).await), (Vec::new(), vec![5]));
+}
+
+/// Two that have names in common share nothing.
+pub async fn rows_are_the_projections_own<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    turn(model, &["a"], change(advance_by_one)).await.expect("it commits");
+    let other = ProjectionName::new("total").expect("a valid name");
+    model.begin(&other, nothing()).await.expect("a projection begins");
+    let rows = model.seen(&other, &[stream("a")]).await.expect("it can be read");
+    assert!(rows.get(&stream("a")).is_none_or(|seen| *seen == Version::ZERO), "{rows:?}");
+    model.sweep(&other, Position::new(9)).await.expect("it moves");
+    assert_eq!(model.checkpoint(&totals()).await.expect("it can be read"), Position::ZERO);
+}
+
+/// Whoever comes late is told how far it is.
+pub async fn the_swept_position_never_goes_backward<M: Counting + ProgressStore>(model: &M) {
+    begin(model).await;
+    for (to, then) in [(5, 5), (3, 5), (5, 5), (8, 8)] {
+        let swept = model.sweep(&totals(), Position::new(to)).await.expect("it moves or stays");
+        assert_eq!(swept, Position::new(then));
+    }
+    begin(model).await;
+    assert_eq!(model.checkpoint(&totals()).await.expect("it can be read"), Position::new(8));
+}
+
+/// Its rows, or its position, would say too little in the other one.
+pub async fn a_projection_keeps_to_its_order<M: Counting + ProgressStore>(model: &M) {
+    let log = ProjectionName::new("log").expect("a valid name");
+    let step = |projection: &ProjectionName, from, to| Step::new(projection, Position::new(from), Position::new(to));
+    model.advance(step(&log, 0, 0), nothing()).await.expect("it is set up in log order");
+    model.advance(step(&log, 0, 4), nothing()).await.expect("it goes on");
+    let error = model.begin(&log, M::count()).await.expect_err("it has begun in log order");
+    assert!(error.to_string().contains("has begun in log order"), "{error}");
+    begin(model).await;
+    let error = model.advance(step(&totals(), 0, 1), M::count()).await.expect_err("it has order per aggregate");
+    assert!(error.to_string().contains("has order per aggregate"), "{error}");
+    assert_eq!(model.counted().await.expect("it can be read"), 0);
+    model.advance(step(&log, 4, 5), nothing()).await.expect("the other is where it was");
+    let young = ProjectionName::new("young").expect("a valid name");
+    model.advance(step(&young, 0, 0), nothing()).await.expect("it is set up");
+    model.begin(&young, nothing()).await.expect("it has not got anywhere, so it may change");
+}

@@ -1,0 +1,596 @@
+//! Order per aggregate: any number of workers share a projection, and each aggregate is applied once and in order.
+//! Needs `POSTGRES_URL` and `MYSQL_URL`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/databases.rs"]
+mod databases;
+mod support;
+#[path = "chaos/tally.rs"]
+mod tally;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use databases::{Database, Place};
+use futures::future::join_all;
+use proptest::prelude::*;
+use retell::broker::frame::Frame;
+use retell::broker::{Broker, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
+use retell::event::{NewEvent, RecordedEvent};
+use retell::projection::wait_for;
+use retell::relay::RelayOptions;
+use retell::rusqlite::Connection;
+use retell::store::parking::ParkedState;
+use retell::store::{Append, Parked, ProgressStore};
+use retell::testing::faulty::{Fault, FaultyBroker};
+use retell::worker::{ParkingOptions, WorkerOptions};
+use retell::{
+    BoxError, CheckpointStore, Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryBroker,
+    MemoryReadModel, MemoryStore, Metadata, MySqlReadModel, Position, PostgresReadModel, Projection, ProjectionName,
+    Relay, Result, SqliteReadModel, StreamId, Worker, async_trait,
+};
+use sqlx::{MySqlConnection, PgConnection};
+use support::CounterEvent;
+use tally::{Line, Lines, Spoken, Tallies, Tally, spoken};
+use tokio_util::sync::CancellationToken;
+
+/// The versions of each stream that were applied, in the order in which they were.
+type Applied = BTreeMap<String, Vec<u64>>;
+
+/// Keeps, in memory, what was applied: renamed counters apart. Fails where it is poisoned.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    poison: Arc<Mutex<BTreeSet<(String, u64)>>>,
+    kinds: Vec<&'static str>,
+    tried: Arc<AtomicUsize>,
+}
+
+impl Seen {
+    fn poisoned(poison: impl IntoIterator<Item = (&'static str, u64)>) -> Self {
+        let poison = poison.into_iter().map(|(id, version)| (id.to_owned(), version)).collect();
+        Self { poison: Arc::new(Mutex::new(poison)), ..Self::default() }
+    }
+}
+
+#[async_trait]
+impl Projection for Seen {
+    type Event = CounterEvent;
+    type Tx = Applied;
+
+    fn name(&self) -> &'static str {
+        "seen"
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        let mut filter = Filter::aggregates(self.kinds.iter().copied())?;
+        filter.event_types.push("counter.added".try_into()?);
+        Ok(filter)
+    }
+
+    async fn apply(&self, tx: &mut Applied, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        let (id, version) = (event.stream.aggregate_id().to_string(), event.version.get());
+        tx.entry(id.clone()).or_default().push(version);
+        self.tried.fetch_add(1, Ordering::SeqCst);
+        if self.poison.lock().unwrap().contains(&(id, version)) { Err("poison".into()) } else { Ok(()) }
+    }
+}
+
+fn seen() -> ProjectionName {
+    ProjectionName::new("seen").unwrap()
+}
+
+fn stream(id: &str) -> StreamId {
+    StreamId::parse("counter", id).unwrap()
+}
+
+fn added() -> NewEvent {
+    NewEvent::encode(&CounterEvent::Added { amount: 1 }, Metadata::default()).unwrap()
+}
+
+fn renamed() -> NewEvent {
+    NewEvent::encode(&CounterEvent::Renamed("x".into()), Metadata::default()).unwrap()
+}
+
+async fn append(store: &(impl EventStore + ?Sized), stream: &StreamId, event: NewEvent) {
+    store.append(Append::new(stream.clone(), ExpectedVersion::Any, vec![event])).await.unwrap();
+}
+
+/// So many events of some aggregates in turn; every fifth is not wanted.
+async fn write(store: &MemoryStore, count: u64, aggregates: u64) {
+    for number in 0..count {
+        // Not the same aggregates each time.
+        let id = (number * number + number / 3) % aggregates;
+        append(store, &stream(&id.to_string()), if number % 5 == 4 { renamed() } else { added() }).await;
+    }
+}
+
+async fn log(store: &(impl EventReader + ?Sized)) -> Vec<RecordedEvent> {
+    store.read_all(Position::ZERO, 100_000, &Filter::all()).await.unwrap().events
+}
+
+/// What each stream's fold sees.
+async fn fold(store: &MemoryStore) -> Applied {
+    let mut applied = Applied::new();
+    let filter = Seen::default().filter().unwrap();
+    for event in log(store).await.iter().filter(|event| filter.passes(event)) {
+        applied.entry(event.stream.aggregate_id().to_string()).or_default().push(event.version.get());
+    }
+    applied
+}
+
+/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+fn eager() -> WorkerOptions {
+    let brief = Duration::from_millis(5);
+    WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1)
+}
+
+/// Never sweeps after the start: what the broker does not bring stays away.
+fn without_sweeps() -> WorkerOptions {
+    let day = Duration::from_hours(24);
+    WorkerOptions::new().with_sweep(day).with_gather(day)
+}
+
+/// Waits for a condition that the workers bring about.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it comes about");
+}
+
+async fn reached<M: CheckpointStore>(models: &M, projection: &ProjectionName, position: u64) {
+    until(async || models.checkpoint(projection).await.unwrap().get() >= position).await;
+}
+
+/// Runs workers until `done` has come to its end.
+async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
+where
+    P: Projection,
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    let stop = CancellationToken::new();
+    let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {
+        let done = done.await;
+        stop.cancel();
+        done
+    });
+    results.into_iter().for_each(|result| result.unwrap());
+    done
+}
+
+type MemoryWorker = Worker<Seen, MemoryReadModel<Applied>>;
+
+fn workers(count: usize, make: impl Fn() -> MemoryWorker) -> Vec<MemoryWorker> {
+    (0..count).map(|_| make().with_order_per_aggregate()).collect()
+}
+
+async fn parked(models: &MemoryReadModel<Applied>) -> Vec<Parked> {
+    models.parking(&seen()).await.unwrap().parked
+}
+
+/// Brings the frames of a script, and keeps what becomes of them.
+#[derive(Debug, Clone, Default)]
+struct Scripted {
+    left: Arc<Mutex<Vec<Delivery>>>,
+    done: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    /// One frame for each range of the log's events, counted from 1.
+    async fn of(store: &MemoryStore, ranges: &[(usize, usize)]) -> Self {
+        let log = log(store).await;
+        let frame =
+            |&(first, last): &(usize, usize)| Frame::split(&log[first - 1..last], 1_000, 1 << 20).unwrap().remove(0);
+        let deliveries = ranges.iter().map(frame).zip(1..);
+        let mut left: Vec<_> =
+            deliveries.map(|(frame, tag)| Delivery { tag: DeliveryTag(tag), body: frame.body }).collect();
+        left.reverse();
+        Self { left: Arc::new(Mutex::new(left)), done: Arc::default() }
+    }
+
+    async fn has_done(&self, what: &str) {
+        until(async || self.done.lock().unwrap().iter().any(|done| done == what)).await;
+    }
+}
+
+#[async_trait]
+impl Publisher for Scripted {
+    async fn publish(&self, _: &[Frame]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Broker for Scripted {
+    async fn subscribe(&self, _: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
+        self.done.lock().unwrap().push(format!("subscribe {consumption:?}"));
+        Ok(Box::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Consumer for Scripted {
+    async fn next(&mut self, _: usize) -> Result<Vec<Delivery>> {
+        let next = self.left.lock().unwrap().pop();
+        match next {
+            Some(delivery) => Ok(vec![delivery]),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()> {
+        self.done.lock().unwrap().push(format!("ack {}", tag.0));
+        Ok(())
+    }
+
+    async fn reject(&mut self, delivery: Delivery, _: &str) -> Result<()> {
+        self.done.lock().unwrap().push(format!("reject {}", delivery.tag.0));
+        Ok(())
+    }
+}
+
+/// A store whose log looks empty to those who sweep: only streams can be read.
+#[derive(Clone)]
+struct Unswept(MemoryStore);
+
+#[async_trait]
+impl EventReader for Unswept {
+    async fn replay(
+        &self,
+        stream: &StreamId,
+        replay: retell::store::Replay,
+        visitor: &mut dyn retell::store::Visitor,
+    ) -> Result<()> {
+        self.0.replay(stream, replay, visitor).await
+    }
+
+    async fn read_all(&self, after: Position, _: usize, _: &Filter) -> Result<retell::store::Page> {
+        Ok(retell::store::Page { events: Vec::new(), through: after })
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: retell::Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.0.read_stream(stream, after, limit).await
+    }
+
+    async fn newest(&self, event_type: &retell::EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.0.newest(event_type, limit).await
+    }
+
+    async fn recorded_after(&self, time: chrono::DateTime<chrono::Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.0.recorded_after(time, limit).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.0.head().await
+    }
+
+    async fn position_of(&self, commit: retell::id::CommitId) -> Result<Option<Position>> {
+        self.0.position_of(commit).await
+    }
+
+    fn grown(&self) -> tokio::sync::watch::Receiver<Position> {
+        self.0.grown()
+    }
+}
+
+#[tokio::test]
+async fn frames_in_any_order_are_filled_from_the_store_applied_once_and_acknowledged_but_do_not_move_the_sweep() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    write(&store, 40, 3).await;
+    let broker = Scripted::of(&store, &[(31, 40), (5, 8), (5, 8), (33, 36)]).await;
+    let worker = workers(1, || {
+        let worker = Worker::new(Seen::default(), Unswept(store.clone()), models.clone());
+        worker.with_broker(broker.clone()).with_options(without_sweeps().with_gather(Duration::ZERO))
+    });
+    while_running(&worker, broker.has_done("ack 4")).await;
+    assert_eq!(*models.value(), fold(&store).await, "what is missing before an event comes from the store");
+    assert_eq!(models.checkpoint(&seen()).await.unwrap(), Position::ZERO, "nobody has looked what else there is");
+    assert_eq!(broker.done.lock().unwrap()[0], "subscribe Shared");
+}
+
+#[tokio::test]
+async fn events_of_unwanted_types_move_an_aggregate_on() {
+    for kinds in [Vec::new(), vec!["counter"]] {
+        let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+        let other = StreamId::parse("other", "a").unwrap();
+        for event in [added(), renamed(), renamed()] {
+            append(&store, &stream("a"), event).await;
+            append(&store, &other, renamed()).await;
+        }
+        let worker = workers(1, || {
+            let projection = Seen { kinds: kinds.clone(), ..Seen::default() };
+            Worker::new(projection, store.clone(), models.clone()).with_options(eager())
+        });
+        while_running(&worker, reached(&models, &seen(), 6)).await;
+        let rows = models.seen(&seen(), &[stream("a"), other.clone()]).await.unwrap();
+        assert_eq!(rows[&stream("a")].get(), 3);
+        assert_eq!(rows.get(&other), None, "an aggregate of which nothing is wanted needs no row");
+        assert_eq!(*models.value(), fold(&store).await);
+    }
+}
+
+#[tokio::test]
+async fn a_kind_of_which_something_is_wanted_for_the_first_time_is_read_from_its_beginning() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    for event in [renamed(), renamed(), added(), renamed(), added()] {
+        append(&store, &stream("a"), event).await;
+    }
+    let worker = workers(1, || {
+        Worker::new(Seen::default(), store.clone(), models.clone()).with_options(eager().with_batch_events(1))
+    });
+    while_running(&worker, reached(&models, &seen(), 5)).await;
+    assert_eq!(models.value()["a"], [3, 5]);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_store_does_not_have_is_never_applied_from_a_frame() {
+    let (store, other) = (MemoryStore::new(), MemoryStore::new());
+    let models = MemoryReadModel::new(Applied::new());
+    write(&store, 3, 1).await;
+    for _ in 0..9 {
+        append(&other, &stream("foreign"), added()).await;
+    }
+    let broker = Scripted::of(&other, &[(9, 9)]).await;
+    let worker = workers(1, || {
+        let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_broker(broker.clone());
+        worker.with_options(eager())
+    });
+    while_running(&worker, async {
+        until(async || broker.left.lock().unwrap().is_empty()).await;
+        append(&store, &stream("0"), added()).await;
+        reached(&models, &seen(), 4).await;
+    })
+    .await;
+    assert_eq!(*models.value(), fold(&store).await);
+    assert!(!broker.done.lock().unwrap().iter().any(|done| done.starts_with("ack")), "it goes back");
+}
+
+#[tokio::test]
+async fn one_poisoned_aggregate_is_parked_and_the_others_go_on_and_its_retry_applies_all() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let broker = MemoryBroker::new();
+    write(&store, 200, 7).await;
+    let projection = Seen::poisoned([("3", 4)]);
+    let brief = Duration::from_millis(1);
+    let parking = ParkingOptions::new().with_delays(brief, brief).with_retries(3);
+    let workers = workers(3, || {
+        let worker = Worker::new(projection.clone(), store.clone(), models.clone()).with_broker(broker.clone());
+        worker.with_options(eager().with_parking(parking)).with_dead_letters(broker.clone())
+    });
+    while_running(&workers, async {
+        until(async || parked(&models).await.iter().any(|parked| parked.state == ParkedState::Dead)).await;
+        write(&store, 200, 7).await;
+        let page = store.read_all(Position::new(200), 1_000, &Filter::all()).await.unwrap();
+        broker.publish(&Frame::split(&page.events, 7, 1 << 20).unwrap()).await.unwrap();
+        reached(&models, &seen(), 400).await;
+        let mut expected = fold(&store).await;
+        expected.get_mut("3").unwrap().retain(|version| *version < 4);
+        assert_eq!(*models.value(), expected, "none of its later events overtakes");
+        let [dead] = &parked(&models).await[..] else { panic!("one is parked") };
+        assert_eq!((dead.stream.clone(), dead.from_version.get(), dead.attempts), (stream("3"), 4, 4));
+        assert!(!broker.dead_letters().is_empty());
+        projection.poison.lock().unwrap().clear();
+        assert!(models.retry_parked(&seen(), &stream("3")).await.unwrap());
+        until(async || parked(&models).await.is_empty()).await;
+        append(&store, &stream("3"), added()).await;
+        reached(&models, &seen(), 401).await;
+    })
+    .await;
+    assert_eq!(*models.value(), fold(&store).await);
+}
+
+#[tokio::test]
+async fn in_an_outage_nothing_is_parked() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    write(&store, 60, 20).await;
+    let everything = fold(&store).await;
+    let projection = Seen::default();
+    let poison =
+        everything.iter().flat_map(|(id, versions)| versions.iter().map(move |version| (id.clone(), *version)));
+    *projection.poison.lock().unwrap() = poison.collect();
+    let workers = workers(2, || Worker::new(projection.clone(), store.clone(), models.clone()).with_options(eager()));
+    while_running(&workers, async {
+        until(async || projection.tried.load(Ordering::SeqCst) > 1_000).await;
+        assert_eq!(*models.value(), Applied::new(), "it probes");
+        assert_eq!(parked(&models).await, []);
+        projection.poison.lock().unwrap().clear();
+        reached(&models, &seen(), 60).await;
+    })
+    .await;
+    assert_eq!(*models.value(), everything);
+}
+
+#[tokio::test]
+async fn who_waits_for_an_event_does_not_wait_for_the_beat_of_the_sweep() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let broker = MemoryBroker::new();
+    let hour = WorkerOptions::new().with_sweep(Duration::from_hours(1));
+    for brokers in [None, Some(broker.clone())] {
+        let workers = workers(2, || {
+            let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_options(hour);
+            match brokers.clone() {
+                Some(broker) => worker.with_broker(broker),
+                None => worker,
+            }
+        });
+        let relay = Relay::new(store.clone(), broker.clone());
+        let stop = CancellationToken::new();
+        let (relayed, ()) = tokio::join!(relay.run(stop.clone()), async {
+            while_running(&workers, async {
+                for _ in 0..10 {
+                    let add = Append::new(stream("a"), ExpectedVersion::Any, vec![added()]);
+                    let token = store.append(add).await.unwrap().token();
+                    wait_for(&models, &store, &seen(), token, Duration::from_mins(1)).await.unwrap();
+                }
+            })
+            .await;
+            stop.cancel();
+        });
+        relayed.unwrap();
+    }
+    assert_eq!(models.value()["a"].len(), 20);
+}
+
+#[tokio::test]
+async fn a_projection_in_log_order_is_refused() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    write(&store, 5, 2).await;
+    let worker = [Worker::new(Seen::default(), store.clone(), models.clone()).with_options(eager())];
+    while_running(&worker, reached(&models, &seen(), 5)).await;
+    let [worker] = worker;
+    let error = worker.with_order_per_aggregate().run(CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains("has begun in log order"), "{error}");
+}
+
+/// One of twenty frames is lost, and many are doubled, late or behind something else.
+fn faults(seed: usize) -> impl Iterator<Item = Fault> {
+    (0..10_000_usize).map(move |number| match (number * number + number * seed + seed) % 20 {
+        0 => Fault::Drop,
+        1..4 => Fault::Double,
+        4..7 => Fault::Late,
+        7 => Fault::Junk,
+        8 => Fault::LoseConfirm,
+        9 => Fault::Refuse,
+        _ => Fault::Deliver,
+    })
+}
+
+/// What each aggregate of the log ends in.
+fn expected(log: &[RecordedEvent]) -> Lines {
+    let mut lines = Lines::new();
+    for event in log {
+        let Spoken::Word { weight } = event.decode::<Spoken>().unwrap().event;
+        let version = i64::try_from(event.version.get()).unwrap();
+        lines.entry(event.stream.aggregate_id().to_string()).or_insert_with(Line::default).fold(version, weight);
+    }
+    lines
+}
+
+/// Three workers behind a faulty broker, of which one is dropped and another comes, while events are appended.
+async fn race<Tx: Tallies, M>(place: &Place, models: &M, seed: usize)
+where
+    M: ProgressStore<Tx = Tx> + Clone,
+{
+    let store = place.open().await.unwrap().events;
+    let broker = FaultyBroker::new(MemoryBroker::new(), faults(seed));
+    let relay_options = RelayOptions::new().with_frame_events(5);
+    let relay = Relay::new(store.clone(), broker.clone()).with_options(relay_options);
+    let worker = || {
+        let worker = Worker::new(Tally::<Tx>::with_cure(std::path::PathBuf::new()), store.clone(), models.clone()).with_order_per_aggregate();
+        worker.with_broker(broker.clone()).with_options(WorkerOptions::new().with_sweep(Duration::from_millis(50)))
+    };
+    let stop = CancellationToken::new();
+    let write = async {
+        for number in 0..600_i64 {
+            let stream = StreamId::parse("word", &format!("a{}", (number * number + number / 7) % 11)).unwrap();
+            append(&*store, &stream, spoken(number)).await;
+        }
+    };
+    let (first, second, dropped) = (worker(), worker(), worker());
+    let (relayed, ()) = tokio::join!(relay.run(stop.clone()), async {
+        while_running(&[first, second], async {
+            tokio::select! {
+                () = write => {}
+                ended = dropped.run(CancellationToken::new()) => panic!("a worker has ended: {ended:?}"),
+            }
+            // It was within whatever it was doing.
+            drop(dropped);
+            while_running(&[worker()], reached(models, &ProjectionName::new(tally::NAME).unwrap(), 600)).await;
+        })
+        .await;
+        stop.cancel();
+    });
+    relayed.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_sqlite() {
+    let database = Database::sqlite();
+    let Place::Sqlite(path) = &database.place else { unreachable!("a file") };
+    let path = path.with_extension("models");
+    let models = SqliteReadModel::open(&path).await.unwrap();
+    race::<Connection, _>(&database.place, &models, 1).await;
+    let found = tally::of_sqlite(&Connection::open(path).unwrap()).unwrap();
+    assert_eq!(found, expected(&log(&*database.place.open().await.unwrap().events).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_postgres() {
+    let database = Database::postgres().await;
+    let Place::Postgres(url) = &database.place else { unreachable!("a server") };
+    let models = PostgresReadModel::connect(url).await.unwrap();
+    race::<PgConnection, _>(&database.place, &models, 2).await;
+    let found = tally::of_postgres(&mut models.pool().acquire().await.unwrap()).await;
+    assert_eq!(found, expected(&log(&*database.place.open().await.unwrap().events).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_mysql() {
+    let database = Database::mysql().await;
+    let Place::MySql(url) = &database.place else { unreachable!("a server") };
+    let models = MySqlReadModel::connect(url).await.unwrap();
+    race::<MySqlConnection, _>(&database.place, &models, 3).await;
+    let found = tally::of_mysql(&mut models.pool().acquire().await.unwrap()).await;
+    assert_eq!(found, expected(&log(&*database.place.open().await.unwrap().events).await));
+}
+
+/// Any frames in any order before any part of the log, with poison that heals.
+async fn through_random_frames(
+    frames: Vec<(usize, usize)>,
+    poison: BTreeSet<(u64, u64)>,
+    count: usize,
+    batch_events: usize,
+) -> (Applied, Applied) {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let broker = MemoryBroker::new();
+    let projection = Seen::default();
+    *projection.poison.lock().unwrap() = poison.into_iter().map(|(id, version)| (id.to_string(), version)).collect();
+    let brief = Duration::from_millis(1);
+    let parking = ParkingOptions::new().with_delays(brief, brief).with_retries(u32::MAX);
+    let workers = workers(count, || {
+        let worker = Worker::new(projection.clone(), store.clone(), models.clone()).with_broker(broker.clone());
+        worker.with_options(eager().with_batch_events(batch_events).with_parking(parking))
+    });
+    while_running(&workers, async {
+        write(&store, 30, 4).await;
+        let halfway = frames.len() / 2;
+        for (place, (first, last)) in frames.into_iter().enumerate() {
+            if place == halfway {
+                write(&store, 30, 4).await;
+                projection.poison.lock().unwrap().clear();
+            }
+            let log = log(&store).await;
+            let (first, last) = (first.min(last).min(log.len() - 1), last.max(first).min(log.len() - 1));
+            broker.publish(&Frame::split(&log[first..=last], 1_000, 1 << 20).unwrap()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        projection.poison.lock().unwrap().clear();
+        until(async || parked(&models).await.is_empty()).await;
+        let head = store.head().await.unwrap().get();
+        reached(&models, &seen(), head).await;
+        until(async || parked(&models).await.is_empty()).await;
+    })
+    .await;
+    (models.value().as_ref().clone(), fold(&store).await)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whatever_comes_the_model_is_the_fold_of_the_log(
+        frames in prop::collection::vec((0..60_usize, 0..60_usize), 0..40),
+        poison in prop::collection::btree_set((0..4_u64, 1..16_u64), 0..4),
+        count in 1..4_usize,
+        batch_events in 1..20_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (applied, expected) = runtime.block_on(through_random_frames(frames, poison, count, batch_events));
+        prop_assert_eq!(applied, expected);
+    }
+}
