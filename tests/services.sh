@@ -122,7 +122,8 @@ start_rabbitmq() {
   if [ "$(id -u)" = 0 ]; then chown rabbitmq:rabbitmq "$data"; fi
   # Erlang's name server, which the broker would start for good otherwise.
   become rabbitmq epmd -port "$names" -address 127.0.0.1 </dev/null >/dev/null 2>&1 &
-  echo "$!" >"$SERVICES/epmd.pid"
+  # By its name it is stopped last: a broker that misses it starts another, for good.
+  echo "$!" >"$SERVICES/z_epmd.pid"
   HOME="$data" RABBITMQ_NODENAME="retell$port@localhost" RABBITMQ_NODE_PORT="$port" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
     RABBITMQ_DIST_PORT="$(free_port)" ERL_EPMD_PORT="$names" ERL_EPMD_ADDRESS=127.0.0.1 RABBITMQ_MNESIA_BASE="$data/data" \
     RABBITMQ_PID_FILE="$data/pid" RABBITMQ_LOG_BASE="$data/log" RABBITMQ_ENABLED_PLUGINS_FILE="$data/plugins" \

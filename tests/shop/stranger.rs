@@ -55,7 +55,7 @@ pub(crate) fn await_messages(broker: &str, queue: &str, more: u32, then: impl Fn
 async fn held(broker: &str, queue: &str) -> lapin::Result<u32> {
     let connection = Connection::connect(broker, ConnectionProperties::default()).await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let queue = connection.create_channel().await?.queue_declare(queue.into(), passive, FieldTable::default()).await?;
-    connection.close(200, "done".into()).await?;
+    let channel = connection.create_channel().await?;
+    let queue = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
     Ok(queue.message_count())
 }
