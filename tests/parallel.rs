@@ -481,7 +481,8 @@ where
     let relay_options = RelayOptions::new().with_frame_events(5);
     let relay = Relay::new(store.clone(), broker.clone()).with_options(relay_options);
     let worker = || {
-        let worker = Worker::new(Tally::<Tx>::with_cure(std::path::PathBuf::new()), store.clone(), models.clone()).with_order_per_aggregate();
+        let worker = Worker::new(Tally::<Tx>::with_cure(std::path::PathBuf::new()), store.clone(), models.clone())
+            .with_order_per_aggregate();
         worker.with_broker(broker.clone()).with_options(WorkerOptions::new().with_sweep(Duration::from_millis(50)))
     };
     let stop = CancellationToken::new();

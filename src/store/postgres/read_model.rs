@@ -1,5 +1,7 @@
 //! Read models in a PostgreSQL database, which may be another than the log's.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use chrono::Utc;
 use sqlx::postgres::{PgArguments, PgRow};
@@ -19,8 +21,8 @@ use crate::store::{CheckpointStore, Parking, Step, Work};
 #[derive(Debug, Clone)]
 pub struct PostgresReadModel {
     pub(super) pool: PgPool,
-    pub(super) statements: Statements,
-    pub(super) progress: progress::Statements,
+    pub(super) statements: Arc<Statements>,
+    pub(super) progress: Arc<progress::Statements>,
 }
 
 impl PostgresReadModel {
@@ -39,7 +41,8 @@ impl PostgresReadModel {
     pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
-        Ok(Self { pool, statements: Statements::new(&schema), progress: progress::Statements::new(&schema) })
+        let statements = Arc::new(Statements::new(&schema));
+        Ok(Self { pool, statements, progress: Arc::new(progress::Statements::new(&schema)) })
     }
 
     /// The pool, for queries.
