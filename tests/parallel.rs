@@ -159,7 +159,9 @@ where
         stop.cancel();
         done
     });
-    results.into_iter().for_each(|result| result.unwrap());
+    for result in results {
+        result.unwrap();
+    }
     done
 }
 
@@ -466,7 +468,7 @@ fn expected(log: &[RecordedEvent]) -> Lines {
     for event in log {
         let Spoken::Word { weight } = event.decode::<Spoken>().unwrap().event;
         let version = i64::try_from(event.version.get()).unwrap();
-        lines.entry(event.stream.aggregate_id().to_string()).or_insert_with(Line::default).fold(version, weight);
+        lines.entry(event.stream.aggregate_id().to_string()).or_default().fold(version, weight);
     }
     lines
 }
