@@ -34,7 +34,7 @@ use retell::{
 };
 use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
-use tally::{Line, Lines, Spoken, Tallies, Tally, spoken};
+use tally::{Lines, Spoken, Tallies, Tally, spoken};
 use tokio_util::sync::CancellationToken;
 
 /// The versions of each stream that were applied, in the order in which they were.
