@@ -69,7 +69,8 @@ fn roles_that_are_killed_at_random_end_with_the_same_report(place: Place) {
 /// Of each more than one.
 const OTHERS: [&str; 4] = ["relay", "relay", "worker", "worker"];
 
-/// The last share starts when the broker has been killed for the second time, so nothing has ended before.
+/// The last share starts when the broker has been killed for the second time, so nothing has ended before. What others get is not asked
+/// for: RabbitMQ 3.10 can come back with a quorum queue that has no leader, and then takes no more frames, nor what comes after them.
 #[test]
 fn a_broker_that_is_killed_twice_changes_nothing() {
     let expected = on_sqlite().report(&[]);
@@ -80,10 +81,14 @@ fn a_broker_that_is_killed_twice_changes_nothing() {
     let mut others = OTHERS.map(|role| party.start_with_its_own_names(role, &[]));
     let mut shares = Vec::new();
     for share in ["1/3", "2/3"] {
-        // It is killed when events go through it: before the first, and again after its new start.
-        await_messages(&party.url, "all.events", 100, || {
-            shares.push(party.start_with_its_own_names("api", &["--share", share]));
-        });
+        let events = party.bench.count_events() + 100;
+        let mut api = party.start_with_its_own_names("api", &["--share", share]);
+        party.bench.await_events(&mut api, events);
+        shares.push(api);
+        if share == "1/3" {
+            // Before it is killed for the first time, it has been of use.
+            await_messages(&party.url, "all.events", 100);
+        }
         broker.kill();
         broker.start_again();
     }
@@ -92,7 +97,6 @@ fn a_broker_that_is_killed_twice_changes_nothing() {
         assert_eq!(facts(&report(share)), facts(&expected));
     }
     others.iter_mut().for_each(Shop::assert_running);
-    party.assert_announced(&expected);
     others.into_iter().for_each(assert_stops);
 }
 

@@ -38,14 +38,12 @@ pub(crate) fn read_events(broker: &str, queue: &str, events: u64) -> BTreeSet<u6
     })
 }
 
-/// Waits until a channel holds so many messages more, after `then`.
-pub(crate) fn await_messages(broker: &str, queue: &str, more: u32, then: impl FnOnce()) {
+/// Waits until a channel holds so many messages.
+pub(crate) fn await_messages(broker: &str, queue: &str, count: u32) {
     block_on(async {
-        let due = held(broker, queue).await.unwrap_or(0) + more;
-        then();
         let started = Instant::now();
-        while held(broker, queue).await.unwrap_or(0) < due {
-            assert!(started.elapsed() < PATIENCE, "{queue} does not get as far as {due} messages");
+        while held(broker, queue).await.unwrap_or(0) < count {
+            assert!(started.elapsed() < PATIENCE, "{queue} does not get as far as {count} messages");
             sleep(Duration::from_millis(50)).await;
         }
     });
