@@ -258,31 +258,29 @@ async fn relay_round(place: &Place, side: &str) -> Cost {
     messages::queue(&channel, &events, &topology.event_exchange.name).await;
     let (relayed, stop) = (Counted::new(&broker), CancellationToken::new());
     let clock = Clock::start();
-    let cost = match side {
-        "by hand" => {
-            messages::publish_all(&place.pool, &channel, &topology.event_exchange.name).await;
+    let cost = if side == "by hand" {
+        messages::publish_all(&place.pool, &channel, &topology.event_exchange.name).await;
+        clock.stop(RELAYED)
+    } else {
+        let relay = match side {
+            "single events" => Relay::announcing(place.store.clone(), relayed.clone()),
+            _ => Relay::new(place.store.clone(), relayed.clone()),
+        };
+        let options = RelayOptions::new();
+        let options = if side == "frames, zstd" { options.with_compression(4 * 1024) } else { options };
+        let relay = relay.with_options(options).with_checkpoint(place.store.clone(), prefix());
+        let done = async {
+            relayed.reached(RELAYED).await;
+            stop.cancel();
             clock.stop(RELAYED)
-        }
-        _ => {
-            let relay = match side {
-                "single events" => Relay::announcing(place.store.clone(), relayed.clone()),
-                _ => Relay::new(place.store.clone(), relayed.clone()),
-            };
-            let options = RelayOptions::new();
-            let options = if side == "frames, zstd" { options.with_compression(4 * 1024) } else { options };
-            let relay = relay.with_options(options).with_checkpoint(place.store.clone(), prefix());
-            let done = async {
-                relayed.reached(RELAYED).await;
-                stop.cancel();
-                clock.stop(RELAYED)
-            };
-            let (ended, cost) = tokio::join!(relay.run(stop.clone()), done);
-            ended.unwrap();
-            cost
-        }
+        };
+        let (ended, cost) = tokio::join!(relay.run(stop.clone()), done);
+        ended.unwrap();
+        cost
     };
-    let left = (messages::delete(&channel, &frames).await, u64::from(messages::delete(&channel, &events).await));
-    assert_eq!(left.1, if side.starts_with("frames") { 0 } else { RELAYED });
+    messages::delete(&channel, &frames).await;
+    let left = u64::from(messages::delete(&channel, &events).await);
+    assert_eq!(left, if side.starts_with("frames") { 0 } else { RELAYED });
     broker.close().await.unwrap();
     cost
 }
@@ -489,9 +487,10 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
         stop.cancel();
         executed
     };
-    let (relayed, worked, executed) = tokio::join!(relay.run(stop.clone()), worker.run(stop.clone()), commands);
-    relayed.unwrap();
-    worked.unwrap();
+    let (relay_ended, worker_ended, executed) =
+        tokio::join!(relay.run(stop.clone()), worker.run(stop.clone()), commands);
+    relay_ended.unwrap();
+    worker_ended.unwrap();
     drop(worker);
     let seen = seen.await.unwrap();
     let mut delays = Vec::new();
