@@ -59,10 +59,11 @@ impl Bench {
         }
     }
 
-    /// A file beside the orders.
+    /// A file beside the orders. Where it is there already, whoever reads it meanwhile finds the old one or the new one, and never half of it.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.folder.path().join(name);
-        fs::write(&path, text).expect("the folder is writable");
+        let (path, new) = (self.folder.path().join(name), self.folder.path().join("new"));
+        fs::write(&new, text).expect("the folder is writable");
+        fs::rename(&new, &path).expect("the folder is writable");
         path
     }
 
