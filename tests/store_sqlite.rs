@@ -17,6 +17,18 @@ mod store {
     retell::store_conformance!(super::store_in_a_file());
 }
 
+/// There is one writer, so its time is that of the log.
+#[tokio::test]
+async fn recorded_times_never_decrease_along_the_log() {
+    use retell::testing::store::{events, stream, whole_log};
+    use retell::{EventStore, ExpectedVersion, store::Append};
+    let (store, _directory) = store_in_a_file().await;
+    let appends = (0..64).map(|n| store.append(Append::new(stream(&n.to_string()), ExpectedVersion::Any, events(2))));
+    assert!(futures::future::join_all(appends).await.iter().all(Result::is_ok));
+    let times: Vec<_> = whole_log(&store).await.expect("a log").iter().map(|event| event.recorded_at).collect();
+    assert!(times.len() == 128 && times.is_sorted(), "{times:?}");
+}
+
 mod store_in_memory {
     use super::SqliteStore;
 

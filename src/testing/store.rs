@@ -77,7 +77,7 @@ macro_rules! store_conformance {
             versions_of_a_stream_are_contiguous_under_concurrent_appends,
             an_append_acknowledged_before_another_begins_stands_before_it,
             a_reader_never_meets_a_gap,
-            recorded_times_never_decrease_along_the_log,
+            recorded_times_never_decrease_along_a_stream,
             replay_hands_over_the_versions_asked_for_in_order,
             replay_ends_with_the_last_event_recorded_by_a_time,
             replay_of_an_unknown_stream_hands_over_nothing,
