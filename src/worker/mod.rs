@@ -204,7 +204,7 @@ where
     /// until it is over, or has lasted too long; see [`ParkingOptions`].
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointAhead`](crate::ErrorKind::CheckpointAhead) for a read model of another log, or what the store met if trying
+    /// [`ErrorKind::CheckpointAhead`] for a read model of another log, or what the store met if trying
     /// again cannot help. Nothing was passed over: started again, it goes on with the same event.
     ///
     /// # Cancel safety
