@@ -11,7 +11,8 @@ use crate::store::parking::{Parked, ParkedState};
 /// What has become of an event. Nothing is written for it: log, relay, checkpoint and parking say it all.
 ///
 /// What is on its way at this moment (delivered, being applied) leaves no trace before it is done, so an event is
-/// [`Published`](Self::Published) until it is [`Completed`](Self::Completed) or its aggregate is parked.
+/// [`Published`](Self::Published) until it is [`Completed`](Self::Completed) or its aggregate is parked. With order per aggregate that is said
+/// when the sweep has passed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// It is in the log, and no broker has confirmed it yet. The projection may find it there all the same.
