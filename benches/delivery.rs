@@ -26,15 +26,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures::{FutureExt, TryFutureExt};
 use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::rabbitmq::topology::Topology;
-use retell::broker::{Announced, Announcer, Broker, Consumption, Publisher};
+use retell::broker::{Announced, Announcer, Broker, Confirm, Consumption, Publisher};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::relay::RelayOptions;
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Replay, Visitor};
-use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, EventReader, EventStore, EventType, ExpectedVersion, Filter, Metadata, Position,
     PostgresReadModel, PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, Relay, Repository, Result,
@@ -214,19 +214,19 @@ impl Counted {
 
 #[async_trait]
 impl Publisher for Counted {
-    async fn publish(&self, frames: &[Frame]) -> Result<()> {
-        self.broker.publish(frames).await?;
-        self.confirmed.send_replace(frames.last().unwrap().last);
-        Ok(())
+    async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
+        let (confirm, last) = (self.broker.publish(frames).await?, frames.last().unwrap().last);
+        let confirmed = self.confirmed.clone();
+        Ok(confirm.inspect_ok(move |()| confirmed.send_modify(|confirmed| *confirmed = last)).boxed())
     }
 }
 
 #[async_trait]
 impl Announcer for Counted {
-    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
-        let announced = self.broker.announce(events).await?;
-        self.confirmed.send_replace(events.last().unwrap().position);
-        Ok(announced)
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
+        let (confirm, last) = (self.broker.announce(events).await?, events.last().unwrap().position);
+        let confirmed = self.confirmed.clone();
+        Ok(confirm.inspect_ok(move |_| confirmed.send_modify(|confirmed| *confirmed = last)).boxed())
     }
 }
 
@@ -312,7 +312,7 @@ async fn worker_round(
     let mut published = Position::ZERO;
     while published.get() < events {
         let page = place.store.read_all(published, 1_000, &Filter::all()).await.unwrap();
-        broker.publish(&Frame::split(&page.events, 100, 256 * 1024).unwrap()).await.unwrap();
+        broker.publish(&Frame::split(&page.events, 100, 256 * 1024).unwrap()).await.unwrap().await.unwrap();
         published = page.through;
     }
     place
@@ -431,7 +431,7 @@ const TICK: Duration = Duration::from_millis(2);
 
 async fn latency() {
     println!("latency, 500 commands/s, {COMMANDS} a round: p50, p99, most (ms)");
-    let sides = ["by hand, RabbitMQ", "RabbitMQ", "RabbitMQ, no gathering", "no broker there"];
+    let sides = ["by hand, RabbitMQ", "RabbitMQ", "no broker there"];
     let mut sides = sides.map(|side| (side, Vec::new()));
     for _ in 0..ROUNDS {
         for (side, rounds) in &mut sides {
@@ -462,9 +462,7 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
     };
     let relay = Relay::new(place.store.clone(), broker.clone()).with_checkpoint(place.store.clone(), "bench");
     let worker = Worker::new(Sales(Statements::OneABatch), place.store.clone(), place.models().await);
-    let options = WorkerOptions::new();
-    let options = if side == "RabbitMQ, no gathering" { options.with_gather(Duration::ZERO) } else { options };
-    let worker = worker.with_broker(broker.clone()).with_options(options);
+    let worker = worker.with_broker(broker.clone());
     let stop = CancellationToken::new();
     let mut applied = worker.applied();
     let seen = tokio::spawn(async move {

@@ -72,8 +72,9 @@ impl RelayOptions {
         self
     }
 
-    /// The most events read at once. One page is with the broker while the next is read, so twice as many are held, and never more than
-    /// two pages' [`PAGE_BYTES`](crate::store::PAGE_BYTES), with an event more each; and the frames made of one page.
+    /// The most events read at once. One page is sent while the next is read, so twice as many are held, and never more than two pages'
+    /// [`PAGE_BYTES`](crate::store::PAGE_BYTES), with an event more each; and the frames made of one page. Of pages that wait for the
+    /// broker's confirm, at most eight, nothing is held: after a failure they are read again.
     pub fn with_page_events(mut self, events: usize) -> Self {
         self.page_events = events.max(1);
         self
@@ -105,11 +106,16 @@ impl Default for RelayOptions {
 /// Sends every event of a log, at least once and in order.
 pub struct Relay {
     reader: Arc<dyn EventReader>,
-    publisher: Option<Arc<dyn Publisher>>,
-    announcer: Option<Arc<dyn Announcer>>,
+    outlet: Outlet,
     unroutable: watch::Sender<u64>,
     checkpoint: Option<(Arc<dyn RelayStore>, String)>,
     options: RelayOptions,
+}
+
+/// Which way a relay sends.
+enum Outlet {
+    Frames(Arc<dyn Publisher>),
+    Single(Arc<dyn Announcer>),
 }
 
 impl std::fmt::Debug for Relay {
@@ -122,29 +128,23 @@ impl Relay {
     /// Publishes frames, for workers. Over a broker that forgets with the process: it starts at the log's present end, and the workers read
     /// what was before from the store.
     pub fn new(reader: impl EventReader, publisher: impl Publisher) -> Self {
-        Self { publisher: Some(Arc::new(publisher)), ..Self::idle(reader) }
+        Self::to(Outlet::Frames(Arc::new(publisher)), reader)
     }
 
-    /// Announces single events, for everybody else, and publishes no frames: workers sweep the store.
+    /// Announces single events, for everybody else. A relay of its own beside the one for workers, under a name of its own: a queue that
+    /// holds up the one does not hold up the other, and either can be set back alone.
     pub fn announcing(reader: impl EventReader, announcer: impl Announcer) -> Self {
-        Self { announcer: Some(Arc::new(announcer)), ..Self::idle(reader) }
+        Self::to(Outlet::Single(Arc::new(announcer)), reader)
     }
 
-    fn idle(reader: impl EventReader) -> Self {
+    fn to(outlet: Outlet, reader: impl EventReader) -> Self {
         Self {
             reader: Arc::new(reader),
-            publisher: None,
-            announcer: None,
+            outlet,
             unroutable: watch::Sender::new(0),
             checkpoint: None,
             options: RelayOptions::new(),
         }
-    }
-
-    /// Announces single events as well. The position moves when both are confirmed.
-    pub fn with_announcer(mut self, announcer: impl Announcer) -> Self {
-        self.announcer = Some(Arc::new(announcer));
-        self
     }
 
     /// Keeps the confirmed position under a name and starts from there. Of all relays of that name one leads, by a lease of the same name,
@@ -220,7 +220,7 @@ impl Relay {
     ) -> Halt {
         let term = async {
             match self.retry(stop, Some(lease), || take_over(store, name, fence)).await {
-                Ok(start) => Term::new(self, Some(Office { lease, store, name, fence }), start, stop).run().await,
+                Ok(start) => Term::new(self, Some(&Office { lease, store, name, fence }), start, stop).run().await,
                 Err(halt) => halt,
             }
         };

@@ -78,12 +78,16 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
+async fn publish(broker: &RabbitMqBroker, frames: &[Frame]) -> retell::Result<()> {
+    broker.publish(frames).await?.await
+}
+
 #[tokio::test]
 async fn a_frame_is_persistent_and_says_what_it_holds() {
     let topology = topology();
     let broker = broker(&topology);
     drop(broker.subscribe(&sales(), Consumption::Sole).await.unwrap());
-    broker.publish(&[frame(7)]).await.unwrap();
+    broker.publish(&[frame(7)]).await.unwrap().await.unwrap();
     let (stranger, queue) = (stranger().await, topology.queue(&sales(), Consumption::Sole).unwrap());
     let tag = "stranger".into();
     let options = BasicConsumeOptions::default();
@@ -100,7 +104,7 @@ async fn a_rejected_message_is_a_dead_letter_with_the_reason() {
     let topology = topology();
     let broker = broker(&topology);
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
-    broker.publish(&[frame(7)]).await.unwrap();
+    broker.publish(&[frame(7)]).await.unwrap().await.unwrap();
     let delivery = consumer.next(1).await.unwrap().remove(0);
     consumer.reject(delivery, "not a frame: it is a joke").await.unwrap();
     let letter = get(&stranger().await, &topology.dead_letter_queue.queue).await;
@@ -114,7 +118,7 @@ async fn of_two_consumers_one_gets_everything_and_the_other_takes_over() {
     let broker = new_broker();
     let mut first = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     let mut second = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
-    broker.publish(&[frame(1), frame(2)]).await.unwrap();
+    broker.publish(&[frame(1), frame(2)]).await.unwrap().await.unwrap();
     assert_eq!(first.next(1).await.unwrap().len(), 1);
     drop(first);
     let mut received = Vec::new();
@@ -138,7 +142,7 @@ async fn a_queue_that_is_taken_away_is_an_error_and_made_again() {
     let error = consumer.next(1).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
-    broker.publish(&[frame(1)]).await.unwrap();
+    broker.publish(&[frame(1)]).await.unwrap().await.unwrap();
     assert_eq!(consumer.next(1).await.unwrap()[0].body, frame(1).body);
 }
 
@@ -146,15 +150,15 @@ async fn a_queue_that_is_taken_away_is_an_error_and_made_again() {
 async fn an_exchange_that_is_taken_away_is_made_again() {
     let topology = topology();
     let broker = broker(&topology);
-    broker.publish(&[frame(1)]).await.unwrap();
+    broker.publish(&[frame(1)]).await.unwrap().await.unwrap();
     let stranger = stranger().await;
     stranger
         .exchange_delete(topology.log_exchange.name.as_str().into(), lapin::options::ExchangeDeleteOptions::default())
         .await
         .unwrap();
-    let error = broker.publish(&[frame(2)]).await.unwrap_err();
+    let error = publish(&broker, &[frame(2)]).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
-    broker.publish(&[frame(2)]).await.unwrap();
+    broker.publish(&[frame(2)]).await.unwrap().await.unwrap();
 }
 
 #[tokio::test]
@@ -234,7 +238,7 @@ async fn an_announced_event_arrives_by_its_type_as_the_envelope_says() {
         },
     };
     let created = event(1, "order.created");
-    let announced = broker.announce(&[created.clone(), event(2, "user.registered")]).await.unwrap();
+    let announced = broker.announce(&[created.clone(), event(2, "user.registered")]).await.unwrap().await.unwrap();
     assert_eq!(announced, Announced { unroutable: 1 }, "no channel wants users");
     let expected = Announcement::of(&created).unwrap();
     let stranger = stranger().await;
@@ -278,7 +282,7 @@ async fn a_broker_out_of_reach_is_transient_for_every_call() {
     let broker = RabbitMqBroker::new(options).unwrap();
     let errors = [
         broker.declare().await.unwrap_err(),
-        broker.publish(&[frame(1)]).await.unwrap_err(),
+        publish(&broker, &[frame(1)]).await.unwrap_err(),
         broker.subscribe(&sales(), Consumption::Sole).await.map(drop).unwrap_err(),
     ];
     assert!(errors.iter().all(retell::Error::is_transient), "{errors:?}");
@@ -290,7 +294,7 @@ async fn a_broker_that_never_answers_is_given_up() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("amqp://guest:guest@{}/%2f", silent.local_addr().unwrap());
     let options = RabbitMqOptions::new(&url).unwrap().with_timeout(Duration::from_millis(50));
-    let error = RabbitMqBroker::new(options).unwrap().publish(&[frame(1)]).await.unwrap_err();
+    let error = publish(&RabbitMqBroker::new(options).unwrap(), &[frame(1)]).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
 }
 
@@ -307,7 +311,7 @@ async fn after_closing_the_next_call_connects_again() {
     broker.close().await.unwrap();
     assert!(consumer.next(1).await.unwrap_err().is_transient());
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
-    broker.publish(&[frame(3)]).await.unwrap();
+    broker.publish(&[frame(3)]).await.unwrap().await.unwrap();
     assert_eq!(consumer.next(1).await.unwrap()[0].body, frame(3).body);
 }
 
@@ -322,7 +326,7 @@ async fn a_long_row_of_small_and_large_messages_arrives_whole_and_in_order() {
         bytes::Bytes::from(body)
     };
     let frames: Vec<Frame> = (1..=1_000).map(|number| Frame { body: body(number), ..frame(number) }).collect();
-    broker.publish(&frames).await.unwrap();
+    broker.publish(&frames).await.unwrap().await.unwrap();
     let mut received = 0;
     while received < 1_000 {
         for delivery in consumer.next(100).await.unwrap() {

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::ready;
 use proptest::prelude::*;
 use retell::broker::frame::{Frame, ReceivedFrame};
-use retell::broker::{Broker, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
+use retell::broker::{Broker, Confirm, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
@@ -397,7 +399,7 @@ async fn without_a_broker_the_sweep_carries_the_load() {
 
     #[async_trait]
     impl Publisher for Dead {
-        async fn publish(&self, _: &[Frame]) -> Result<()> {
+        async fn publish(&self, _: &[Frame]) -> Result<Confirm> {
             Err(Error::new(ErrorKind::Transient("reach the broker".into())))
         }
     }
@@ -537,8 +539,8 @@ struct Scripted(Arc<std::sync::Mutex<Vec<Vec<Delivery>>>>, Arc<std::sync::Mutex<
 
 #[async_trait]
 impl Publisher for Scripted {
-    async fn publish(&self, _: &[Frame]) -> Result<()> {
-        Ok(())
+    async fn publish(&self, _: &[Frame]) -> Result<Confirm> {
+        Ok(ready(Ok(())).boxed())
     }
 }
 

@@ -102,7 +102,7 @@ async fn held(queue: &str) -> u32 {
 async fn a_consumer_in_python_reads_the_orders_of_a_channel_that_was_declared_for_it() {
     let topology = topology();
     let broker = broker(&topology);
-    assert_eq!(broker.announce(&events()).await.unwrap(), Announced { unroutable: 2 });
+    assert_eq!(broker.announce(&events()).await.unwrap().await.unwrap(), Announced { unroutable: 2 });
     assert_eq!(printed(&consume(&topology, 3)), golden());
     assert_eq!(held(&topology.channels[0].queue).await, 0, "it has acknowledged each");
 }
@@ -113,7 +113,7 @@ async fn a_channel_that_it_has_declared_by_hand_is_the_same() {
     assert_eq!(printed(&consume(&topology, 0)), "");
     let broker = broker(&topology);
     broker.declare().await.unwrap();
-    broker.announce(&events()).await.unwrap();
+    broker.announce(&events()).await.unwrap().await.unwrap();
     assert_eq!(printed(&consume(&topology, 3)), golden());
 }
 
@@ -123,7 +123,7 @@ async fn what_it_cannot_read_it_refuses_and_leaves_there() {
     let options = RabbitMqOptions::new(&url()).unwrap().with_topology(topology.clone());
     let broker = broker_with(options.with_compressed_envelopes(100));
     let large = event(1, "order.created", "order-1", format!("{{\"note\":\"{}\"}}", "x".repeat(10_000)));
-    broker.announce(&[large]).await.unwrap();
+    broker.announce(&[large]).await.unwrap().await.unwrap();
     let output = consume(&topology, 1);
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{message}");

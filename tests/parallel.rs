@@ -15,10 +15,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use databases::{Database, Place};
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{join_all, ready};
 use proptest::prelude::*;
 use retell::broker::frame::Frame;
-use retell::broker::{Broker, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
+use retell::broker::{Broker, Confirm, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
@@ -202,8 +203,8 @@ impl Scripted {
 
 #[async_trait]
 impl Publisher for Scripted {
-    async fn publish(&self, _: &[Frame]) -> Result<()> {
-        Ok(())
+    async fn publish(&self, _: &[Frame]) -> Result<Confirm> {
+        Ok(ready(Ok(())).boxed())
     }
 }
 
@@ -368,7 +369,7 @@ async fn one_poisoned_aggregate_is_parked_and_the_others_go_on_and_its_retry_app
         until(async || parked(&models).await.iter().any(|parked| parked.state == ParkedState::Dead)).await;
         write(&store, 200, 7).await;
         let page = store.read_all(Position::new(200), 1_000, &Filter::all()).await.unwrap();
-        broker.publish(&Frame::split(&page.events, 7, 1 << 20).unwrap()).await.unwrap();
+        broker.publish(&Frame::split(&page.events, 7, 1 << 20).unwrap()).await.unwrap().await.unwrap();
         reached(&models, &seen(), 400).await;
         let mut expected = fold(&store).await;
         expected.get_mut("3").unwrap().retain(|version| *version < 4);
@@ -569,7 +570,7 @@ async fn through_random_frames(
             }
             let log = log(&store).await;
             let (first, last) = (first.min(last).min(log.len() - 1), last.max(first).min(log.len() - 1));
-            broker.publish(&Frame::split(&log[first..=last], 1_000, 1 << 20).unwrap()).await.unwrap();
+            broker.publish(&Frame::split(&log[first..=last], 1_000, 1 << 20).unwrap()).await.unwrap().await.unwrap();
             tokio::task::yield_now().await;
         }
         projection.poison.lock().unwrap().clear();

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::future::ready;
+use futures::{FutureExt, TryFutureExt};
 use retell::broker::frame::{Frame, ReceivedFrame};
-use retell::broker::{Announced, Announcer, Publisher};
+use retell::broker::{Announced, Announcer, Confirm, Publisher};
 use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::id::{CommitId, Fence};
@@ -44,6 +46,8 @@ struct Broker {
     reachable: watch::Sender<bool>,
     /// So many calls fail first.
     failures: Arc<AtomicUsize>,
+    /// So many confirms fail.
+    unconfirmed: Arc<AtomicUsize>,
 }
 
 impl Broker {
@@ -53,6 +57,7 @@ impl Broker {
             open: watch::Sender::new(true),
             reachable: watch::Sender::new(true),
             failures: Arc::default(),
+            unconfirmed: Arc::default(),
         }
     }
 
@@ -90,21 +95,31 @@ struct Link {
 }
 
 impl Link {
-    async fn take(&self, positions: impl IntoIterator<Item = u64>) -> Result<()> {
+    async fn take(&self, positions: impl IntoIterator<Item = u64>) -> Result<Confirm> {
         let broker = &self.broker;
-        if broker.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
-            return Err(ErrorKind::Transient("reach the broker".into()).into());
-        }
+        one_less(&broker.failures)?;
         broker.reachable.subscribe().wait_for(|reachable| *reachable).await.unwrap();
         broker.sent.lock().unwrap().extend(positions.into_iter().map(|position| (self.relay, position)));
-        broker.open.subscribe().wait_for(|open| *open).await.unwrap();
-        Ok(())
+        let broker = broker.clone();
+        let confirmed = async move {
+            broker.open.subscribe().wait_for(|open| *open).await.unwrap();
+            one_less(&broker.unconfirmed)
+        };
+        Ok(confirmed.boxed())
+    }
+}
+
+/// Fails while there are any left.
+fn one_less(failures: &AtomicUsize) -> Result<()> {
+    match failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+        Ok(_) => Err(ErrorKind::Transient("reach the broker".into()).into()),
+        Err(_) => Ok(()),
     }
 }
 
 #[async_trait]
 impl Publisher for Link {
-    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+    async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         let received = frames.iter().map(|frame| ReceivedFrame::parse(frame.body.clone()).unwrap().events().unwrap());
         self.take(received.flatten().map(|event| event.position.get()).collect::<Vec<_>>()).await
     }
@@ -112,10 +127,10 @@ impl Publisher for Link {
 
 #[async_trait]
 impl Announcer for Link {
-    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
-        self.take(events.iter().map(|event| event.position.get())).await?;
-        let odd = events.iter().filter(|event| event.position.get() % 2 == 1);
-        Ok(Announced { unroutable: odd.count() as u64 })
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
+        let confirm = self.take(events.iter().map(|event| event.position.get())).await?;
+        let unroutable = events.iter().filter(|event| event.position.get() % 2 == 1).count() as u64;
+        Ok(confirm.map_ok(move |()| Announced { unroutable }).boxed())
     }
 }
 
@@ -197,7 +212,9 @@ async fn a_relay_that_is_killed_is_replaced_after_the_end_of_its_lease() {
     let (first, second) = two(&store, &broker).await;
     sleep(LEASE).await;
     add(&store, 1).await;
-    broker.has(2).await;
+    until(async || store.relayed("main").await.unwrap() == Position::new(2)).await;
+    add(&store, 1).await;
+    broker.has(3).await;
     first.kill().await;
     let killed = Instant::now();
     add(&store, 8).await;
@@ -205,8 +222,8 @@ async fn a_relay_that_is_killed_is_replaced_after_the_end_of_its_lease() {
     // It may have been prolonged up to a third of its length before.
     let late = killed.elapsed();
     assert!(late + Duration::from_millis(5) >= LEASE * 2 / 3 && late <= LEASE * 4 / 3, "{late:?}");
-    broker.has(11).await;
-    assert_eq!(broker.sent_by("second"), (2..=10).collect::<Vec<_>>(), "2 was confirmed, but not yet kept");
+    broker.has(12).await;
+    assert_eq!(broker.sent_by("second"), (3..=11).collect::<Vec<_>>(), "3 was confirmed, but not yet kept");
     second.stop().await.unwrap();
 }
 
@@ -259,26 +276,26 @@ impl RelayCheckpoint for Keeper {
 async fn a_relay_whose_lease_ran_out_while_the_publisher_hung_publishes_nothing_more() {
     let (store, broker, hanging) = (MemoryStore::new(), Broker::new(), Broker::new());
     let keeper = Keeper::of(&store);
-    add(&store, 3_000).await;
+    add(&store, 20_000).await;
     hanging.open.send_replace(false);
     let first = Running::start(relay(&store, keeper.clone(), hanging.link("first")));
-    hanging.has(1_000).await;
+    hanging.has(8_000).await;
     keeper.cut_off.store(true, Ordering::SeqCst);
     let cut_off = Instant::now();
     let second = Running::start(relay(&store, store.clone(), broker.link("second")));
-    broker.has(3_000).await;
+    broker.has(20_000).await;
     assert!(cut_off.elapsed() + Duration::from_millis(5) >= LEASE * 2 / 3, "{:?}", cut_off.elapsed());
     hanging.open.send_replace(true);
     sleep(LEASE * 2).await;
-    assert_eq!(hanging.sent_by("first"), (1..=1_000).collect::<Vec<_>>());
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(3_000));
+    assert_eq!(hanging.sent_by("first"), (1..=8_000).collect::<Vec<_>>());
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(20_000));
 
     // It is still there when it is needed.
     keeper.cut_off.store(false, Ordering::SeqCst);
     second.stop().await.unwrap();
     add(&store, 1).await;
-    hanging.has(1_001).await;
-    assert_eq!(hanging.sent_by("first").last(), Some(&3_001));
+    hanging.has(8_001).await;
+    assert_eq!(hanging.sent_by("first").last(), Some(&20_001));
     first.stop().await.unwrap();
 }
 
@@ -323,13 +340,13 @@ async fn a_process_that_stood_still_sends_nothing_before_it_has_the_lease_again(
 
     #[async_trait]
     impl Publisher for Frozen {
-        async fn publish(&self, _: &[Frame]) -> Result<()> {
+        async fn publish(&self, _: &[Frame]) -> Result<Confirm> {
             if self.calls.fetch_add(1, Ordering::SeqCst) == 0 {
                 std::thread::sleep(Duration::from_millis(300));
             } else if self.store.take_lease("main", Uuid::nil(), LEASE).await?.is_some() {
                 self.without_lease.fetch_add(1, Ordering::SeqCst);
             }
-            Ok(())
+            Ok(ready(Ok(())).boxed())
         }
     }
 
@@ -436,25 +453,25 @@ impl EventReader for Counted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_page_is_read_while_the_broker_confirms_another_and_no_more() {
+async fn eight_pages_wait_for_the_broker_and_one_more_is_read() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
     let counted = Counted::of(&store);
-    for _ in 0..10 {
+    for _ in 0..20 {
         add(&store, 100).await;
     }
     broker.open.send_replace(false);
     let options = RelayOptions::new().with_page_events(100);
     let relay = Relay::new(counted.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
     let running = Running::start(relay.with_options(options));
-    until(async || counted.pages.load(Ordering::SeqCst) == 2).await;
+    until(async || counted.pages.load(Ordering::SeqCst) == 9).await;
     sleep(LEASE * 3).await;
-    assert_eq!((counted.pages.load(Ordering::SeqCst), broker.sent().len()), (2, 100));
+    assert_eq!((counted.pages.load(Ordering::SeqCst), broker.sent().len()), (9, 800));
     assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO, "nothing was confirmed");
     broker.open.send_replace(true);
-    broker.has(1_000).await;
+    broker.has(2_000).await;
     running.stop().await.unwrap();
-    assert_eq!(broker.sent_by("first"), (1..=1_000).collect::<Vec<_>>());
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(1_000));
+    assert_eq!(broker.sent_by("first"), (1..=2_000).collect::<Vec<_>>());
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(2_000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -476,50 +493,32 @@ async fn a_backlog_of_large_events_is_read_in_small_pages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_position_moves_when_frames_and_announcements_are_both_confirmed() {
-    for slow in ["frames", "announcements"] {
-        let (store, frames, announcements) = (MemoryStore::new(), Broker::new(), Broker::new());
-        let (late, early) = if slow == "frames" { (&frames, &announcements) } else { (&announcements, &frames) };
-        add(&store, 5).await;
-        late.open.send_replace(false);
-        let relay =
-            relay(&store, store.clone(), frames.link("frames")).with_announcer(announcements.link("announcements"));
-        let mut unroutable = relay.unroutable();
-        let running = Running::start(relay);
-        late.has(5).await;
-        early.has(5).await;
-        sleep(LEASE * 3).await;
-        assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO, "{slow} are not confirmed");
-        late.open.send_replace(true);
-        until(async || store.relayed("main").await.unwrap() == Position::new(5)).await;
-        running.stop().await.unwrap();
-        assert_eq!(frames.sent_by("frames"), [1, 2, 3, 4, 5]);
-        assert_eq!(announcements.sent_by("announcements"), [1, 2, 3, 4, 5]);
-        assert_eq!(*unroutable.borrow_and_update(), 3);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_one_side_has_confirmed_is_not_sent_again_for_the_other() {
-    let (store, frames, announcements) = (MemoryStore::new(), Broker::new(), Broker::new());
-    add(&store, 5).await;
-    frames.failures.store(7, Ordering::SeqCst);
-    let relay = relay(&store, store.clone(), frames.link("frames")).with_announcer(announcements.link("announcements"));
-    let running = Running::start(relay);
-    frames.has(5).await;
+async fn a_page_that_is_not_confirmed_is_sent_again_with_all_that_follow() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    add(&store, 30).await;
+    broker.open.send_replace(false);
+    let options = RelayOptions::new().with_page_events(1);
+    let relay = Relay::new(store.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
+    let running = Running::start(relay.with_options(options));
+    broker.has(8).await;
+    broker.unconfirmed.store(1, Ordering::SeqCst);
+    broker.open.send_replace(true);
+    broker.has(38).await;
     running.stop().await.unwrap();
-    assert_eq!(announcements.sent_by("announcements"), [1, 2, 3, 4, 5]);
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(5));
+    assert_eq!(broker.sent_by("first"), (1..=8).chain(1..=30).collect::<Vec<_>>());
+    assert_eq!(store.relayed("main").await.unwrap(), Position::new(30));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_may_announce_and_publish_no_frames() {
+async fn a_relay_may_announce_single_events() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
     add(&store, 5).await;
     let relay = Relay::announcing(store.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
+    let mut unroutable = relay.unroutable();
     let running = Running::start(relay);
     broker.has(5).await;
     running.stop().await.unwrap();
+    assert_eq!(*unroutable.borrow_and_update(), 3);
     assert_eq!(broker.sent_by("first"), [1, 2, 3, 4, 5]);
     assert_eq!(store.relayed("main").await.unwrap(), Position::new(5));
 }
@@ -531,7 +530,7 @@ async fn an_error_that_lasts_ends_the_relay_and_frees_its_lease() {
 
     #[async_trait]
     impl Publisher for Refusing {
-        async fn publish(&self, _: &[Frame]) -> Result<()> {
+        async fn publish(&self, _: &[Frame]) -> Result<Confirm> {
             Err(Error::new(ErrorKind::Closed("the broker")))
         }
     }
@@ -552,9 +551,9 @@ async fn large_frames_travel_compressed_where_that_is_asked_for() {
 
     #[async_trait]
     impl Publisher for Bodies {
-        async fn publish(&self, frames: &[Frame]) -> Result<()> {
+        async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
             self.0.lock().unwrap().extend_from_slice(frames);
-            Ok(())
+            Ok(ready(Ok(())).boxed())
         }
     }
 

@@ -21,6 +21,9 @@ use crate::stores::Stores;
 /// What the relays of all processes are called: of one name one leads.
 const RELAY: &str = "shop";
 
+/// Those for other programs. What holds them up does not hold up our consumers.
+const ANNOUNCING: &str = "shop announcements";
+
 /// The relay and the workers, as tasks that are owned here.
 pub struct Pipeline {
     log: Arc<dyn EventStore>,
@@ -58,14 +61,21 @@ impl Pipeline {
 
     /// RabbitMQ outlives us, so the relay goes on where it was, and other programs get every event by itself.
     fn publish(&mut self, stores: &Stores) {
-        let relay = match &self.carrier {
-            Carrier::Memory(broker) => Relay::new(self.log.clone(), broker.clone()),
-            Carrier::RabbitMq(broker) => Relay::new(self.log.clone(), broker.clone())
-                .with_announcer(broker.clone())
-                .with_checkpoint(stores.relays.clone(), RELAY),
-        };
+        match &self.carrier {
+            Carrier::Memory(broker) => self.relay(RELAY, Relay::new(self.log.clone(), broker.clone())),
+            Carrier::RabbitMq(broker) => {
+                let frames = Relay::new(self.log.clone(), broker.clone());
+                let single = Relay::announcing(self.log.clone(), broker.clone());
+                for (name, relay) in [(RELAY, frames), (ANNOUNCING, single)] {
+                    self.relay(name, relay.with_checkpoint(stores.relays.clone(), name));
+                }
+            }
+        }
+    }
+
+    fn relay(&mut self, name: &str, relay: Relay) {
         let end = self.end.clone();
-        self.spawn("the relay".into(), async move { relay.run(end).await });
+        self.spawn(format!("the relay {name}"), async move { relay.run(end).await });
     }
 
     fn consume(&mut self, projection: impl Projection<Tx = dyn Database>) {

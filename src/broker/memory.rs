@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::ready;
 use tokio::sync::Notify;
 
 use crate::broker::frame::Frame;
-use crate::broker::{Broker, Consumer, Consumption, DeadLetter, DeadLetters, Delivery, DeliveryTag, Publisher};
+use crate::broker::{
+    Broker, Confirm, Consumer, Consumption, DeadLetter, DeadLetters, Delivery, DeliveryTag, Publisher,
+};
 use crate::error::Result;
 use crate::id::ProjectionName;
 
@@ -78,7 +82,7 @@ impl fmt::Debug for Queue {
 
 #[async_trait]
 impl Publisher for MemoryBroker {
-    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+    async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         for queue in self.queues().values() {
             {
                 let mut messages = queue.messages();
@@ -87,7 +91,7 @@ impl Publisher for MemoryBroker {
             }
             queue.arrived.notify_one();
         }
-        Ok(())
+        Ok(ready(Ok(())).boxed())
     }
 }
 

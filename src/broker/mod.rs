@@ -11,16 +11,22 @@ mod zip;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use crate::broker::frame::Frame;
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
 
+/// Waits until the broker has taken responsibility for everything that one call has sent. Holds none of it; dropped, it takes nothing back.
+///
+/// Its errors are those of the call: what was sent is in doubt then. Sending it again is safe.
+pub type Confirm<T = ()> = BoxFuture<'static, Result<T>>;
+
 /// Sends frames to every queue.
 #[async_trait]
 pub trait Publisher: Send + Sync + 'static {
-    /// Returns when the broker has taken responsibility for all of them.
+    /// Returns when they are on their way, behind those of earlier calls. More can be sent before the broker confirms them.
     ///
     /// # Errors
     /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) or [`ErrorKind::Closed`](crate::ErrorKind::Closed): some may have been
@@ -28,20 +34,20 @@ pub trait Publisher: Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// A dropped call may have sent some.
-    async fn publish(&self, frames: &[Frame]) -> Result<()>;
+    async fn publish(&self, frames: &[Frame]) -> Result<Confirm>;
 }
 
 /// Sends events one by one, for everybody else: who is no projection of this library.
 #[async_trait]
 pub trait Announcer: Send + Sync + 'static {
-    /// Returns when the broker has taken responsibility for all of them.
+    /// Returns when they are on their way, behind those of earlier calls. More can be sent before the broker confirms them.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
     ///
     /// # Cancel safety
     /// A dropped call may have sent some.
-    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced>;
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>>;
 }
 
 /// What became of announced events.
@@ -73,14 +79,14 @@ pub enum Consumption {
 
 #[async_trait]
 impl<B: Publisher + ?Sized> Publisher for Arc<B> {
-    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+    async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         (**self).publish(frames).await
     }
 }
 
 #[async_trait]
 impl<B: Announcer + ?Sized> Announcer for Arc<B> {
-    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
         (**self).announce(events).await
     }
 }

@@ -1,6 +1,7 @@
 //! What the drivers for database servers share, whatever their SQL: how appends are gathered and tried again, and how rows become events.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -213,7 +214,7 @@ impl Placed {
     }
 }
 
-/// Receives the commit, the place in it and the columns of one event after the other.
+/// Receives the commit (or its first position), the place in it and the columns of one event after the other.
 pub(super) type Rows<'v> = &'v mut (dyn for<'r> FnMut(i64, i32, Result<Columns<'r>, sqlx::Error>) -> Result<()> + Send);
 
 /// A driver's two range scans, of places and of events.
@@ -225,8 +226,31 @@ pub(super) trait Scans: Sync {
     /// The events of a range of commits that pass the filter, in any order.
     async fn events_between(&self, first: i64, last: i64, filter: &Filter, rows: Rows<'_>) -> Result<()>;
 
-    /// Gives positions to all commits that are visible now.
-    async fn sequence(&self) -> Result<()>;
+    /// The events between two positions, with the first position of their commit, in any order: one question instead of two, for a few.
+    async fn tail(&self, after: Position, end: Position, rows: Rows<'_>) -> Result<()>;
+
+    /// Gives positions to all commits that are visible now. Returns the last one; `None` where only others give them out.
+    async fn sequence(&self) -> Result<Option<Position>>;
+
+    /// The end of the log as it was last seen here: who has read up to there finds something new only after a run of the sequencer.
+    fn end(&self) -> &LogEnd;
+}
+
+/// So many events are a few.
+const TAIL: u64 = 64;
+
+/// The largest position seen so far.
+#[derive(Debug, Default)]
+pub(super) struct LogEnd(AtomicU64);
+
+impl LogEnd {
+    fn see(&self, position: Position) {
+        self.0.fetch_max(position.get(), Ordering::Relaxed);
+    }
+
+    fn is_reached_by(&self, position: Position) -> bool {
+        position.get() >= self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A page of the log, from the two scans.
@@ -235,13 +259,25 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
         return Ok(Page { events: Vec::new(), through: after });
     }
     let commits = if filter.is_all() { limit } else { limit.max(SCANNED_COMMITS) };
+    let sequenced = driver.end().is_reached_by(after);
+    if sequenced {
+        let end = driver.sequence().await?;
+        match end {
+            Some(end) if end == after => return Ok(Page { events: Vec::new(), through: after }),
+            Some(end) if end > after && end.since(after) <= TAIL.min(limit as u64) => {
+                return tail(driver, after, end, limit, filter).await;
+            }
+            _ => {}
+        }
+    }
     let mut placed = driver.placed(after, commits).await?;
     let end = placed.last().map_or(after, Placed::end);
-    if placed.len() < commits && end.since(after) < commits as u64 {
+    if !sequenced && placed.len() < commits && end.since(after) < commits as u64 {
         // This is the log's end: there may be commits without positions.
         driver.sequence().await?;
         placed = driver.placed(after, commits).await?;
     }
+    driver.end().see(placed.last().map_or(after, Placed::end));
     let placed = enough(placed, after, commits as u64);
     let (Some(first), Some(last)) = (placed.first(), placed.last()) else {
         return Ok(Page { events: Vec::new(), through: after });
@@ -252,11 +288,31 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     }
     let mut events = first_of(driver, &placed, after, limit, filter).await?;
     events.truncate(limit);
-    let Page { events, through } = Page::of(events, limit, end);
-    if filter.is_all() && events.len() as u64 != through.since(after) {
+    whole(Page::of(events, limit, end), after, filter)
+}
+
+/// The events that came since the last look, where they are few: a joined read is dearer for each, and sooner done.
+async fn tail(driver: &dyn Scans, after: Position, end: Position, limit: usize, filter: &Filter) -> Result<Page> {
+    let (mut earliest, mut builder) = (Earliest::default(), EventBuilder::default());
+    let mut take = |first: i64, ordinal: i32, columns: Result<Columns<'_>, sqlx::Error>| {
+        let event = builder.build(from_sql(first, "position")?, ordinal, columns)?;
+        if event.position > after && filter.passes(&event) {
+            earliest.push(event);
+        }
+        Ok(())
+    };
+    driver.tail(after, end, &mut take).await?;
+    driver.end().see(end);
+    whole(Page::of(earliest.into_sorted(), limit, end), after, filter)
+}
+
+/// Refuses a page with holes.
+fn whole(page: Page, after: Position, filter: &Filter) -> Result<Page> {
+    if filter.is_all() && page.events.len() as u64 != page.through.since(after) {
+        let through = page.through;
         return Err(ErrorKind::Corrupt(format!("events are missing between positions {after} and {through}")).into());
     }
-    Ok(Page { events, through })
+    Ok(page)
 }
 
 /// As many commits as hold the events wanted.

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::{ready, try_join_all};
+use futures::{FutureExt, TryFutureExt};
 
 use crate::broker::frame::Frame;
-use crate::broker::{Broker, Consumer, Consumption, Publisher};
+use crate::broker::{Broker, Confirm, Consumer, Consumption, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 
@@ -26,7 +28,7 @@ pub enum Fault {
     Junk,
     /// The confirm is lost: the publisher is told to try again, although it arrives.
     LoseConfirm,
-    /// The connection is cut before it is sent.
+    /// The connection is cut before it is sent, which shows in the confirm.
     Refuse,
 }
 
@@ -77,13 +79,14 @@ fn junk() -> Frame {
 
 #[async_trait]
 impl<B: Broker> Publisher for FaultyBroker<B> {
-    async fn publish(&self, frames: &[Frame]) -> Result<()> {
+    async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
+        let mut confirms = Vec::with_capacity(frames.len());
         for frame in frames {
             let (arriving, confirm) = self.disturb(frame);
-            self.inner.publish(&arriving).await?;
-            confirm?;
+            confirms.push(self.inner.publish(&arriving).await?);
+            confirms.push(ready(confirm).boxed());
         }
-        Ok(())
+        Ok(try_join_all(confirms).map_ok(drop).boxed())
     }
 }
 

@@ -54,13 +54,13 @@ pub struct WorkerOptions {
 }
 
 impl WorkerOptions {
-    /// Batches of up to 1,000 events, gathered for up to 2 ms, a sweep every 500 ms, and 5 retries of a failing event, at most 5 seconds
-    /// apart, before its aggregate is parked as [`ParkingOptions::new`] says.
+    /// Batches of up to 1,000 events, of those that came while the last one was committed, a sweep every 500 ms, and 5 retries of a failing
+    /// event, at most 5 seconds apart, before its aggregate is parked as [`ParkingOptions::new`] says.
     pub fn new() -> Self {
         Self {
             batch_events: 1_000,
             messages: 100,
-            gather: Duration::from_millis(2),
+            gather: Duration::ZERO,
             sweep: Duration::from_millis(500),
             retries: 5,
             longest_delay: Duration::from_secs(5),
@@ -74,7 +74,8 @@ impl WorkerOptions {
         self
     }
 
-    /// How long a batch may wait to become larger. More saves transactions, and delays each event by as much.
+    /// How long a batch may wait to become larger: saves transactions, and delays each event by as much. By default it does not wait: the
+    /// busier the log, the more has come while the last batch was committed.
     pub fn with_gather(mut self, gather: Duration) -> Self {
         self.gather = gather;
         self

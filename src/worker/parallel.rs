@@ -37,6 +37,9 @@ const TURN: Duration = Duration::from_millis(20);
 /// More would cost more than they bring: each is a commit.
 const MOST_GROUPS: u32 = 16;
 
+/// So long without a message is idle.
+const MOMENT: Duration = Duration::from_millis(2);
+
 /// One run of a worker.
 pub(super) struct ParallelRun<'w, P: Projection, M> {
     worker: &'w Worker<P, M>,
@@ -118,7 +121,7 @@ where
     async fn step(&mut self) -> Result<()> {
         self.tend_parked().await?;
         let options = &self.worker.options;
-        let idle = if self.unswept_since.is_some() { options.gather } else { options.sweep };
+        let idle = if self.unswept_since.is_some() { options.gather.max(MOMENT) } else { options.sweep };
         let rest = self.lot.rest().unwrap_or(Duration::MAX).min(idle);
         match self.feed.next(1, rest).await? {
             Next::Messages(deliveries) => {

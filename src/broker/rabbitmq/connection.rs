@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -104,6 +105,11 @@ impl Link {
         let name = format!("{} ({})", self.options.name, self.purpose);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         uri.connect_with_config(properties, self.options.tls.clone(), lapin::runtime::default_runtime()?).await
+    }
+
+    /// How long an answer may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.options.timeout
     }
 
     /// An answer of the broker's, or an error when it takes too long.

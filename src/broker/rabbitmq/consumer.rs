@@ -91,7 +91,7 @@ impl Consumer for RabbitMqConsumer {
             let properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
             let options = BasicPublishOptions::default();
             let letter = Message { key: "", body: &delivery.body, properties, options };
-            self.dead_letters.send(&exchange.name, [letter].into_iter()).await?;
+            self.dead_letters.send(&exchange.name, [letter].into_iter()).await?.confirmed().await?;
         }
         self.open.retain(|open| *open != delivery.tag);
         self.acknowledge(delivery.tag, BasicAckOptions::default()).await

@@ -13,14 +13,15 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use tokio::time::{Instant, timeout_at};
 
 use crate::broker::envelope::{Announcement, HeaderValue};
 use crate::broker::frame::Frame;
-use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, short};
+use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, failed, short};
 use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
 use crate::broker::rabbitmq::topology::Topology;
-use crate::broker::{Announced, Announcer, Broker, Consumer, Consumption, DeadLetter, DeadLetters, Publisher};
+use crate::broker::{Announced, Announcer, Broker, Confirm, Consumer, Consumption, DeadLetter, DeadLetters, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
@@ -122,6 +123,7 @@ pub struct RabbitMqBroker {
 struct Inner {
     options: Arc<RabbitMqOptions>,
     publishing: Arc<Link>,
+    announcing: Arc<Link>,
     consuming: Link,
 }
 
@@ -134,8 +136,9 @@ impl RabbitMqBroker {
         options.topology.check()?;
         let options = Arc::new(options);
         let publishing = Arc::new(Link::new(options.clone(), "publishing"));
+        let announcing = Arc::new(Link::new(options.clone(), "announcing"));
         let consuming = Link::new(options.clone(), "consuming");
-        Ok(Self { inner: Arc::new(Inner { options, publishing, consuming }) })
+        Ok(Self { inner: Arc::new(Inner { options, publishing, announcing, consuming }) })
     }
 
     /// Connects and declares now: a program that does so when it starts hears of a wrong set-up at once.
@@ -152,22 +155,21 @@ impl RabbitMqBroker {
     /// # Errors
     /// [`ErrorKind::Transient`] if the broker does not answer; the connections are given up all the same.
     pub async fn close(&self) -> Result<()> {
-        let (published, consumed) = (self.inner.publishing.close().await, self.inner.consuming.close().await);
-        published.and(consumed)
+        let inner = &self.inner;
+        let (published, announced) = (inner.publishing.close().await, inner.announcing.close().await);
+        published.and(announced).and(inner.consuming.close().await)
     }
 }
 
 #[async_trait]
 impl Publisher for RabbitMqBroker {
-    async fn publish(&self, frames: &[Frame]) -> Result<()> {
-        if frames.is_empty() {
-            return Ok(());
-        }
+    async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         let exchange = &self.inner.options.topology.log_exchange.name;
         let options = BasicPublishOptions::default();
         let messages =
             frames.iter().map(|frame| Message { key: "", body: &frame.body, properties: properties(frame), options });
-        self.inner.publishing.send(exchange, messages).await.map(drop)
+        let sent = self.inner.publishing.send(exchange, messages).await?;
+        Ok(async { sent.confirmed().await.map(drop) }.boxed())
     }
 }
 
@@ -185,14 +187,14 @@ impl Broker for RabbitMqBroker {
         let consume =
             channel.basic_consume(short(&queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default());
         let messages = link.within(&format!("consume from {queue}"), consume).await?;
-        let dead_letters = self.inner.publishing.clone();
+        let dead_letters = self.inner.announcing.clone();
         Ok(Box::new(RabbitMqConsumer::new(channel, messages, queue, options.clone(), dead_letters)))
     }
 }
 
 #[async_trait]
 impl Announcer for RabbitMqBroker {
-    async fn announce(&self, events: &[RecordedEvent]) -> Result<Announced> {
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
         let options = &self.inner.options;
         let announcements: Vec<Announcement> = events
             .iter()
@@ -205,8 +207,8 @@ impl Announcer for RabbitMqBroker {
             // The broker gives back what no queue wants, for us to count. It is confirmed all the same.
             options: BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
         });
-        let unroutable = self.inner.publishing.send(&options.topology.event_exchange.name, messages).await?;
-        Ok(Announced { unroutable })
+        let sent = self.inner.announcing.send(&options.topology.event_exchange.name, messages).await?;
+        Ok(async { Ok(Announced { unroutable: sent.confirmed().await? }) }.boxed())
     }
 }
 
@@ -223,7 +225,7 @@ impl DeadLetters for RabbitMqBroker {
         let properties = announced(&announcement).with_headers(headers);
         let (key, options) = (announcement.routing_key.as_str(), BasicPublishOptions::default());
         let message = Message { key, body: &announcement.body, properties, options };
-        self.inner.publishing.send(&exchange.name, [message].into_iter()).await.map(drop)
+        self.inner.announcing.send(&exchange.name, [message].into_iter()).await?.confirmed().await.map(drop)
     }
 }
 
@@ -236,57 +238,90 @@ struct Message<'m> {
 }
 
 impl Link {
-    /// Sends messages one behind the other, and then waits for the broker's confirm of each. Returns how many went to no queue.
-    async fn send<'m>(&self, exchange: &str, messages: impl Iterator<Item = Message<'m>> + Send) -> Result<u64> {
+    /// Sends messages, one behind the other.
+    async fn send<'m>(
+        self: &Arc<Self>,
+        exchange: &str,
+        messages: impl Iterator<Item = Message<'m>> + Send,
+    ) -> Result<Sent> {
         let channel = self.channel().await?;
-        let sent = self.within("publish", send(&channel, exchange, messages)).await.and_then(|sent| match sent {
-            Sent { refused: 0, unroutable } => Ok(unroutable),
-            Sent { refused, .. } => Err(ErrorKind::Transient(format!("publish: {refused} refused")).into()),
-        });
-        if sent.is_err() {
-            self.forget().await;
+        match self.within("publish", send(&channel, exchange, messages)).await {
+            Ok(confirms) => Ok(Sent { link: self.clone(), confirms, until: Instant::now() + self.timeout() }),
+            Err(error) => {
+                self.forget().await;
+                Err(error)
+            }
         }
-        sent
     }
 }
 
-/// What the broker said of a row of messages.
-#[derive(Debug, Default)]
+/// Messages on their way to the broker.
+#[must_use = "nothing is safe before the broker has confirmed it"]
 struct Sent {
-    refused: u64,
-    unroutable: u64,
+    link: Arc<Link>,
+    confirms: Vec<PublisherConfirm>,
+    until: Instant,
+}
+
+impl Sent {
+    /// Waits for the broker's confirm of each. Returns how many went to no queue.
+    async fn confirmed(self) -> Result<u64> {
+        let confirmed = timeout_at(self.until, confirmed(self.confirms)).await;
+        let confirmed = match confirmed {
+            Ok(Ok(Confirmed { refused: 0, unroutable })) => return Ok(unroutable),
+            Ok(Ok(Confirmed { refused, .. })) => ErrorKind::Transient(format!("publish: {refused} refused")).into(),
+            Ok(Err(error)) => failed(error, "publish"),
+            Err(elapsed) => Error::with_source(ErrorKind::Transient("publish".into()), elapsed),
+        };
+        self.link.forget().await;
+        Err(confirmed)
+    }
 }
 
 async fn send<'m>(
     channel: &Channel,
     exchange: &str,
     messages: impl Iterator<Item = Message<'m>>,
-) -> lapin::Result<Sent> {
-    let (mut publishing, mut unwritten) = (Vec::new(), 0);
+) -> lapin::Result<Vec<PublisherConfirm>> {
+    let (mut confirms, mut handed_over, mut unwritten) = (Vec::new(), Vec::new(), 0);
     for Message { key, body, properties, options } in messages {
         let mut publish = Box::pin(channel.basic_publish(exchange.into(), key.into(), options, body, properties));
         unwritten += body.len();
         // The first poll hands the message to the connection's thread, so their order is ours. To wait until it is written is a turn of
         // that thread, and a packet: not for each message. They are written in order, so one that is says the same of those before.
         let written = if unwritten < AHEAD { publish.as_mut().now_or_never() } else { Some(publish.as_mut().await) };
-        if written.is_some() {
-            unwritten = 0;
+        let Some(confirm) = written else {
+            handed_over.push(publish);
+            continue;
+        };
+        for publish in handed_over.drain(..) {
+            confirms.push(publish.await?);
         }
-        publishing.push(async move {
-            match written {
-                Some(confirm) => confirm?.await,
-                None => publish.await?.await,
-            }
-        });
+        confirms.push(confirm?);
+        unwritten = 0;
     }
-    let mut sent = Sent::default();
-    for confirm in publishing {
+    for publish in handed_over {
+        confirms.push(publish.await?);
+    }
+    Ok(confirms)
+}
+
+/// What the broker said of a row of messages.
+#[derive(Debug, Default)]
+struct Confirmed {
+    refused: u64,
+    unroutable: u64,
+}
+
+async fn confirmed(confirms: Vec<PublisherConfirm>) -> lapin::Result<Confirmed> {
+    let mut confirmed = Confirmed::default();
+    for confirm in confirms {
         match confirm.await? {
-            Confirmation::Ack(returned) => sent.unroutable += u64::from(returned.is_some()),
-            _ => sent.refused += 1,
+            Confirmation::Ack(returned) => confirmed.unroutable += u64::from(returned.is_some()),
+            _ => confirmed.refused += 1,
         }
     }
-    Ok(sent)
+    Ok(confirmed)
 }
 
 /// The properties of the reference: what its consumers look for.

@@ -135,7 +135,7 @@ impl MySqlStore {
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), 2)),
             writer,
-            reader: Reader { connections },
+            reader: Reader { connections, end: Arc::default() },
             max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),
         })
     }

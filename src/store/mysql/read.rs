@@ -1,5 +1,7 @@
 //! Reads the log: streams as the rows arrive, pages by two range scans; and gives out positions.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -12,13 +14,15 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::mysql::connection::{Connections, begin, classify, text, time_to_sql};
 use crate::store::sql::{
-    self, Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
+    self, Columns, EventBuilder, LogEnd, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id,
+    to_sql,
 };
 use crate::store::{Filter, Replay, UpTo, Visitor};
 
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) connections: Connections,
+    pub(super) end: Arc<LogEnd>,
 }
 
 impl Reader {
@@ -131,6 +135,10 @@ impl Reader {
 
 #[async_trait]
 impl Scans for Reader {
+    fn end(&self) -> &LogEnd {
+        &self.end
+    }
+
     async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
         let failed = |error| classify(error, "read the log");
         let query = sqlx::query_as(LOG)
@@ -158,17 +166,32 @@ impl Scans for Reader {
         lease.end(Ok(())).map_err(failed)
     }
 
+    async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
+        let failed = |error| classify(error, "read events");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let query = sqlx::query(TAIL)
+            .bind(to_sql(end.get()))
+            .bind(to_sql(after.get()))
+            .bind(to_sql(after.get().saturating_add(1)));
+        let mut rows = query.fetch(&mut *lease);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            take(row.try_get(14).map_err(failed)?, row.try_get(1).map_err(failed)?, columns(&row))?;
+        }
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
+    }
+
     /// If another session is at it, waits for it.
     ///
     /// Two commits. InnoDB lets others see a commit before it is on the disk; the first has come back when it is, and only then does the
     /// second move the mark that readers read up to.
-    async fn sequence(&self) -> Result<()> {
+    async fn sequence(&self) -> Result<Option<Position>> {
         let failed = |error| classify(error, "give out positions");
         for delay in sql::looks() {
             let pending = self.connections.one(sqlx::query_as(PENDING)).await;
             let (head, last, waiting): (i64, i64, i64) = pending.map_err(failed)?;
             if waiting == 0 && head == last {
-                return Ok(());
+                return from_sql(head, "position").map(Position::new).map(Some);
             }
             let Some(Run { last, leaves }) = self.sequence_once().await.map_err(failed)? else {
                 tokio::time::sleep(delay).await;
@@ -179,7 +202,7 @@ impl Scans for Reader {
                 moved.map_err(failed)?;
             }
             if !leaves {
-                return Ok(());
+                return from_sql(last, "position").map(Position::new).map(Some);
             }
         }
         Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
@@ -334,6 +357,15 @@ const LOG: &str = "
         AND first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)
         AND first_position <= (SELECT position FROM retell_head WHERE id = 1)
     ORDER BY first_position LIMIT ?";
+
+/// Binds: end, after, the position after that. Begins as `LOG` does.
+const TAIL: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM retell_log AS l STRAIGHT_JOIN retell_events AS e FORCE INDEX (PRIMARY) ON e.commit_id = l.commit_id
+    WHERE l.first_position <= ? AND l.first_position + l.events - 1 > ?
+        AND l.first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)";
 
 /// First commit, last commit, and the names that a filter lets pass.
 const EVENTS_FROM: &str = "

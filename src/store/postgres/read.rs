@@ -1,5 +1,7 @@
 //! Reads the log: streams as the rows arrive, pages by two range scans.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -12,7 +14,7 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::postgres::connection::{Schema, Statement, classify, refusal};
 use crate::store::sql::{
-    self, Columns, EventBuilder, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql,
+    self, Columns, EventBuilder, LogEnd, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql,
     split_commit_id, to_sql,
 };
 use crate::store::{Filter, Replay, UpTo, Visitor};
@@ -20,12 +22,14 @@ use crate::store::{Filter, Replay, UpTo, Visitor};
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) pool: PgPool,
+    end: Arc<LogEnd>,
     replay: Statement,
     replay_from_snapshot: Statement,
     sequence: Statement,
     head: Statement,
     position_of: Statement,
     log: Statement,
+    tail: Statement,
     events: Statement,
     filtered: Statement,
     stream: Statement,
@@ -37,12 +41,14 @@ impl Reader {
     pub(super) fn new(pool: PgPool, schema: &Schema) -> Self {
         Self {
             pool,
+            end: Arc::default(),
             replay: schema.statement(REPLAY),
             replay_from_snapshot: schema.statement(REPLAY_FROM_SNAPSHOT),
             sequence: schema.statement(SEQUENCE),
             head: schema.statement(HEAD),
             position_of: schema.statement(POSITION_OF),
             log: schema.statement(LOG),
+            tail: schema.statement(TAIL),
             events: schema.statement(EVENTS),
             filtered: schema.statement(FILTERED),
             stream: schema.statement(STREAM),
@@ -143,6 +149,10 @@ impl Reader {
 
 #[async_trait]
 impl Scans for Reader {
+    fn end(&self) -> &LogEnd {
+        &self.end
+    }
+
     async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
         let rows = sqlx::query_as(self.log.sql())
             .bind(to_sql(after.get()))
@@ -171,11 +181,21 @@ impl Scans for Reader {
         Ok(())
     }
 
+    async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
+        let failed = |error| classify(error, "read events");
+        let query = sqlx::query(self.tail.sql()).bind(to_sql(after.get())).bind(to_sql(end.get()));
+        let mut rows = query.fetch(&self.pool);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            take(row.try_get(14).map_err(failed)?, row.try_get(1).map_err(failed)?, columns(&row))?;
+        }
+        Ok(())
+    }
+
     /// If another session is at it, waits for it.
-    async fn sequence(&self) -> Result<()> {
+    async fn sequence(&self) -> Result<Option<Position>> {
         for wait in sql::looks() {
             match sqlx::query_scalar::<_, Option<i64>>(self.sequence.sql()).fetch_one(&self.pool).await {
-                Ok(Some(_)) => return Ok(()),
+                Ok(Some(head)) => return Ok(u64::try_from(head).ok().map(Position::new)),
                 // Where sessions see an older snapshot than the lock, a second sequencer is refused by the first one's rows.
                 Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "give out positions")),
                 Ok(None) | Err(_) => tokio::time::sleep(wait).await,
@@ -241,7 +261,7 @@ const REPLAY_FROM_SNAPSHOT: &str = "
 
 /// On a replica, and in a session that may only read, positions are what others gave out. Asked anew each time: a replica may be promoted.
 const SEQUENCE: &str = "
-    SELECT CASE current_setting('transaction_read_only') WHEN 'on' THEN 0 ELSE {schema}.sequence_commits() END";
+    SELECT CASE current_setting('transaction_read_only') WHEN 'on' THEN -1 ELSE {schema}.sequence_commits() END";
 
 const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1";
 
@@ -254,6 +274,15 @@ const LOG: &str = "
     WHERE first_position + events - 1 > $1
         AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)
     ORDER BY first_position LIMIT $2";
+
+/// Binds: after, end. Begins as `LOG` does.
+const TAIL: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
+    WHERE l.first_position <= $2 AND l.first_position + l.events - 1 > $1
+        AND l.first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)";
 
 /// Binds: first commit, last commit.
 const EVENTS: &str = "

@@ -99,29 +99,26 @@ impl CheckpointStore for PostgresReadModel {
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
-        let (actual, changes, per_aggregate): (i64, i64, bool) = sqlx::query_as(self.statements.take.sql())
-            .bind(step.projection.as_str())
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(failed)?;
-        if per_aggregate {
-            return Err(in_aggregate_order(&step.projection));
-        }
-        let actual = Position::new(from_sql(actual, "position")?);
-        if (actual, from_sql(changes, "count")?) != (step.from, step.changes) {
-            return Err(step.moved(actual));
+        if !self.statements.move_on(&step, &mut tx).await.map_err(failed)? {
+            let (actual, changes, per_aggregate): (i64, i64, bool) = sqlx::query_as(self.statements.take.sql())
+                .bind(step.projection.as_str())
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(failed)?;
+            if per_aggregate {
+                return Err(in_aggregate_order(&step.projection));
+            }
+            let actual = Position::new(from_sql(actual, "position")?);
+            if (actual, from_sql(changes, "count")?) != (step.from, step.changes)
+                || !self.statements.move_on(&step, &mut tx).await.map_err(failed)?
+            {
+                return Err(step.moved(actual));
+            }
         }
         work(&mut tx).await.map_err(classify_work)?;
         for change in &step.parking {
             self.statements.park(&step.projection, change).execute(&mut *tx).await.map_err(failed)?;
         }
-        sqlx::query(self.statements.set.sql())
-            .bind(step.projection.as_str())
-            .bind(to_sql(step.to.get()))
-            .bind(to_sql(step.changes_after()))
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
         tx.commit().await.map_err(failed)
     }
 }
@@ -130,7 +127,7 @@ impl CheckpointStore for PostgresReadModel {
 pub(super) struct Statements {
     read: Statement,
     take: Statement,
-    set: Statement,
+    move_on: Statement,
     changes: Statement,
     parked: Statement,
     park: Statement,
@@ -143,13 +140,26 @@ impl Statements {
         Self {
             read: schema.statement(READ),
             take: schema.statement(TAKE),
-            set: schema.statement(SET),
+            move_on: schema.statement(MOVE_ON),
             changes: schema.statement(CHANGES),
             parked: schema.statement(PARKED),
             park: schema.statement(PARK),
             release: schema.statement(RELEASE),
             retry: schema.statement(RETRY),
         }
+    }
+
+    /// Locks the row and moves it as the step says, if it is there as the step begins with it. Returns whether it was.
+    async fn move_on(&self, step: &Step, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let moved = sqlx::query(self.move_on.sql())
+            .bind(step.projection.as_str())
+            .bind(to_sql(step.from.get()))
+            .bind(to_sql(step.changes))
+            .bind(to_sql(step.to.get()))
+            .bind(to_sql(step.changes_after()))
+            .fetch_optional(tx)
+            .await?;
+        Ok(moved.is_some())
     }
 
     pub(super) fn park<'c>(
@@ -194,15 +204,18 @@ pub(super) fn columns(row: &PgRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
 
 const READ: &str = "SELECT position FROM {schema}.checkpoints WHERE projection = $1";
 
-/// Makes the row if it is not there, and locks it. A process that is paused with the row in its hands would stop every other worker of its
-/// projection: so the server ends the transaction when it hears nothing in it for 30 seconds.
+/// Binds: projection, position, count of changes, and both as they are to be. A process that is paused with the row in its hands would stop
+/// every other worker of its projection: so the server ends the transaction when it hears nothing in it for 30 seconds.
+const MOVE_ON: &str = "
+    UPDATE {schema}.checkpoints SET position = $4, parking_changes = $5
+    WHERE projection = $1 AND position = $2 AND parking_changes = $3 AND NOT per_aggregate
+    RETURNING set_config('idle_in_transaction_session_timeout', '30s', true)";
+
+/// Makes the row if it is not there, and locks it.
 const TAKE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position
-    RETURNING position, parking_changes, per_aggregate, set_config('idle_in_transaction_session_timeout', '30s', true)";
-
-/// Binds: projection, position, count of changes.
-const SET: &str = "UPDATE {schema}.checkpoints SET position = $2, parking_changes = $3 WHERE projection = $1";
+    RETURNING position, parking_changes, per_aggregate";
 
 const CHANGES: &str = "SELECT parking_changes FROM {schema}.checkpoints WHERE projection = $1";
 
