@@ -54,6 +54,10 @@ impl Context {
         self
     }
 
+    pub(crate) fn correlation_id(&self) -> Option<CorrelationId> {
+        self.metadata.correlation_id
+    }
+
     /// Names the command: executed again under the same key it writes nothing and returns the first outcome.
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
         self.key = Some(key);

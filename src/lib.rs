@@ -11,6 +11,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod lifecycle;
+pub mod process;
 pub mod projection;
 pub mod relay;
 pub mod repository;
@@ -75,6 +76,7 @@ pub use id::{
     AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position,
     ProjectionName, StreamId, Version,
 };
+pub use process::{Process, ProcessManager};
 pub use projection::Projection;
 pub use relay::Relay;
 pub use repository::Repository;

@@ -1,5 +1,7 @@
 //! The log in memory: for tests and for whatever may be forgotten.
 
+mod deadlines;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -16,6 +18,8 @@ use crate::id::{
     CommitId, EventId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version, check_lease_name,
     check_relay_name,
 };
+pub use deadlines::MemoryDeadlines;
+
 use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::lease::LONGEST_LEASE;
 use crate::store::parking::ParkingChange;

@@ -1,6 +1,7 @@
 //! The ports of storage. The store is the truth: what is not in it has not happened.
 
 mod append;
+pub mod deadlines;
 pub mod group_commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod health;
@@ -33,6 +34,7 @@ use crate::id::{
 pub use health::{Health, OpenTransaction, OpenTransactions};
 
 pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
+pub use deadlines::{Deadline, DeadlineChange, DeadlineStore};
 pub use lease::LeaseStore;
 pub use parking::{Parked, Parking, Step};
 pub use progress::{Progress, ProgressStore, Turn};

@@ -39,6 +39,7 @@ use crate::worker::parallel::ParallelRun;
 use crate::worker::sequential::Run;
 
 pub use parking::ParkingOptions;
+pub(crate) use parking::reason;
 
 /// Settings of a [`Worker`].
 #[derive(Debug, Clone, Copy)]

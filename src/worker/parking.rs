@@ -118,7 +118,7 @@ impl Default for ParkingOptions {
 }
 
 /// An error and its causes as one text that every database takes.
-fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &Error) -> String {
     let causes: Vec<_> = chain(error).map(ToString::to_string).collect();
     causes.join(": ").replace('\0', "\u{fffd}").chars().take(REASON_CHARS).collect()
 }

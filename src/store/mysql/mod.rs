@@ -11,6 +11,7 @@
 
 mod append;
 mod connection;
+mod deadlines;
 mod health;
 mod insert;
 mod migrate;

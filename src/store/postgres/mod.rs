@@ -6,6 +6,7 @@
 
 mod append;
 mod connection;
+mod deadlines;
 mod health;
 mod migrate;
 mod progress;

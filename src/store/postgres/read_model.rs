@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::parking::{ParkedColumns, ParkingChange};
 use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
-use crate::store::postgres::{PostgresOptions, migrate, progress};
+use crate::store::postgres::{PostgresOptions, deadlines, migrate, progress};
 use crate::store::progress::in_aggregate_order;
 use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Parking, Step, Work};
@@ -23,6 +23,7 @@ pub struct PostgresReadModel {
     pub(super) pool: PgPool,
     pub(super) statements: Arc<Statements>,
     pub(super) progress: Arc<progress::Statements>,
+    pub(super) deadlines: Arc<deadlines::Statements>,
 }
 
 impl PostgresReadModel {
@@ -41,8 +42,12 @@ impl PostgresReadModel {
     pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
-        let statements = Arc::new(Statements::new(&schema));
-        Ok(Self { pool, statements, progress: Arc::new(progress::Statements::new(&schema)) })
+        Ok(Self {
+            pool,
+            statements: Arc::new(Statements::new(&schema)),
+            progress: Arc::new(progress::Statements::new(&schema)),
+            deadlines: Arc::new(deadlines::Statements::new(&schema)),
+        })
     }
 
     /// The pool, for queries.

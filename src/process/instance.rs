@@ -1,0 +1,206 @@
+//! One process as an aggregate: its state and its deadlines, retold from the steps in its stream.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::aggregate::{Aggregate, Handle, SnapshotPolicy};
+use crate::codec::Codec;
+use crate::error::{BoxError, Result};
+use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent};
+use crate::id::IdempotencyKey;
+use crate::process::{Process, Then};
+
+/// Names what led to a step. That of an event is the event's id, and the others follow from the step that they belong to: so they are the
+/// same each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trigger(pub(super) Uuid);
+
+impl Trigger {
+    /// The command at a place of the step.
+    pub(super) fn command(self, place: usize) -> Self {
+        self.follow(&format!("command {place}"))
+    }
+
+    /// That this command was refused.
+    pub(super) fn rejected(self) -> Self {
+        self.follow("rejected")
+    }
+
+    /// A deadline that the step has set.
+    fn deadline(self, name: &str) -> Self {
+        self.follow(&format!("deadline {name}"))
+    }
+
+    fn follow(self, what: &str) -> Self {
+        Self(Uuid::new_v5(&self.0, what.as_bytes()))
+    }
+
+    /// For the append that records it, or the command.
+    pub(super) fn key<P: Process>(self) -> Result<IdempotencyKey> {
+        Ok(IdempotencyKey::new(format!("process:{}:{}", P::NAME, self.0.simple()))?)
+    }
+}
+
+/// What a process has decided at once.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub(super) struct Step<P: Process> {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) changes: Vec<P::Change>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) commands: Vec<P::Command>,
+    /// Deadlines from now on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) set: Vec<Pending>,
+    /// Deadlines that have passed, are cancelled or set anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) ended: Vec<Pending>,
+}
+
+impl<P: Process> Clone for Step<P> {
+    fn clone(&self) -> Self {
+        let Self { changes, commands, set, ended } = self;
+        Self { changes: changes.clone(), commands: commands.clone(), set: set.clone(), ended: ended.clone() }
+    }
+}
+
+/// A deadline that has not passed yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pending {
+    pub(super) name: String,
+    pub(super) id: Uuid,
+    pub(super) at: DateTime<Utc>,
+}
+
+impl<P: Process> Event for Step<P> {
+    const TYPES: EventTypes = EventTypes::Only(&[STEPPED]);
+
+    fn schema(&self) -> EventSchema {
+        STEPPED
+    }
+
+    fn encode(&self, payload: &mut Vec<u8>) -> Result<(), BoxError> {
+        Ok(serde_json::to_writer(payload, self)?)
+    }
+
+    fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError> {
+        if stored.event_type != STEPPED.name {
+            return Err(DecodeError::UnknownType);
+        }
+        if stored.schema_version != STEPPED.version {
+            return Err(DecodeError::UnknownSchema { found: stored.schema_version, known: STEPPED.version });
+        }
+        stored.payload()
+    }
+}
+
+/// The stored name says nothing of the process: that is the stream's type.
+const STEPPED: EventSchema = EventSchema { name: "process.stepped", version: 1, codec: Codec::Json };
+
+/// A process as of its last step.
+pub(super) struct Instance<P: Process> {
+    state: P::State,
+    deadlines: BTreeMap<String, Pending>,
+}
+
+impl<P: Process> Default for Instance<P> {
+    fn default() -> Self {
+        Self { state: P::State::default(), deadlines: BTreeMap::new() }
+    }
+}
+
+impl<P: Process> Clone for Instance<P> {
+    fn clone(&self) -> Self {
+        Self { state: self.state.clone(), deadlines: self.deadlines.clone() }
+    }
+}
+
+impl<P: Process> Aggregate for Instance<P> {
+    const TYPE: &'static str = P::NAME;
+    // A process is short.
+    const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy::Never;
+    const FINGERPRINT: u64 = 0;
+    type Event = Step<P>;
+
+    fn apply(&mut self, step: Step<P>) {
+        for ended in step.ended {
+            self.deadlines.remove(&ended.name);
+        }
+        for set in step.set {
+            self.deadlines.insert(set.name.clone(), set);
+        }
+        for change in step.changes {
+            P::apply(&mut self.state, change);
+        }
+    }
+
+    fn to_snapshot(&self) -> Result<Vec<u8>, BoxError> {
+        Err("a process has no snapshots".into())
+    }
+
+    fn from_snapshot(_: &[u8]) -> Result<Self, BoxError> {
+        Err("a process has no snapshots".into())
+    }
+}
+
+/// The one command of an instance: to decide what something leads to.
+pub(super) struct Decision<'d, P: Process> {
+    trigger: Trigger,
+    /// The deadline that has passed, if it is that.
+    passed: Option<&'d Pending>,
+    decide: &'d (dyn Fn(&P::State, &mut Then<P>) + Send + Sync),
+    /// What it was at the last attempt: that one was recorded, if any was.
+    step: Mutex<Option<Step<P>>>,
+}
+
+impl<'d, P: Process> Decision<'d, P> {
+    pub(super) fn new(trigger: Trigger, decide: &'d (dyn Fn(&P::State, &mut Then<P>) + Send + Sync)) -> Self {
+        Self { trigger, passed: None, decide, step: Mutex::default() }
+    }
+
+    /// About a deadline: there is nothing to decide when it is not pending any more.
+    pub(super) fn of_passed(passed: &'d Pending, decide: &'d (dyn Fn(&P::State, &mut Then<P>) + Send + Sync)) -> Self {
+        Self { passed: Some(passed), ..Self::new(Trigger(passed.id), decide) }
+    }
+
+    pub(super) fn into_step(self) -> Option<Step<P>> {
+        self.step.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<P: Process> Handle<&Decision<'_, P>> for Instance<P> {
+    type Error = Infallible;
+
+    fn handle(&self, decision: &&Decision<'_, P>) -> Result<Vec<Step<P>>, Infallible> {
+        let step = self.decide(decision);
+        *decision.step.lock().unwrap_or_else(PoisonError::into_inner) = step.clone();
+        Ok(step.into_iter().collect())
+    }
+}
+
+impl<P: Process> Instance<P> {
+    fn decide(&self, decision: &Decision<'_, P>) -> Option<Step<P>> {
+        let mut pending = self.deadlines.clone();
+        let mut ended = Vec::new();
+        if let Some(passed) = decision.passed {
+            ended.push(pending.remove(&passed.name).filter(|pending| pending.id == passed.id)?);
+        }
+        let mut then = Then::nothing();
+        (decision.decide)(&self.state, &mut then);
+        let mut set: Vec<Pending> = Vec::new();
+        for (name, at) in then.deadlines {
+            // The last word on a name counts.
+            set.retain(|before| before.name != name);
+            ended.extend(pending.remove(&name));
+            if let Some(at) = at {
+                set.push(Pending { id: decision.trigger.deadline(&name).0, name, at });
+            }
+        }
+        Some(Step { changes: then.changes, commands: then.commands, set, ended })
+    }
+}

@@ -1,0 +1,307 @@
+//! Runs a kind of process: a worker for the events, and beside it a watch over the deadlines.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, DeadLetters};
+use crate::command::{CommandError, Context};
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::event::Envelope;
+use crate::id::{AggregateId, CorrelationId, Position, ProjectionName, StreamId, Version};
+use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
+use crate::process::{NotExecuted, Process};
+use crate::projection::Projection;
+use crate::repository::Repository;
+use crate::store::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+use crate::store::{EventStore, Filter, Outcome};
+use crate::worker::{Worker, WorkerOptions, reason};
+
+/// Processes that are dealt with at the same time: their appends share commits.
+const AT_ONCE: usize = 64;
+
+/// Deadlines that are looked up at once.
+const DUE_AT_ONCE: usize = 256;
+
+/// The longest wait of a deadline that cannot be dealt with, in seconds.
+const LONGEST_WAIT: u32 = 300;
+
+/// Follows the log for one kind of process. As many of it as you like, in one program or many: each event and each deadline leads to one step.
+///
+/// It takes events in log order. An event that fails for good parks its aggregate, as with any projection, and later events of other
+/// aggregates go on: also those of the same process.
+pub struct ProcessManager<P: Process, M: DeadlineStore> {
+    steps: Arc<Steps<P>>,
+    models: M,
+    worker: Worker<Following<P, M>, M>,
+    look: Duration,
+}
+
+impl<P: Process, M: DeadlineStore> std::fmt::Debug for ProcessManager<P, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProcessManager").field("process", &P::NAME).finish_non_exhaustive()
+    }
+}
+
+impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
+    /// Steps are written to `store`, where the events come from; deadlines and the checkpoint to `models`.
+    ///
+    /// In transactions of up to 100 events, since their commands are sent meanwhile; deadlines are looked for every second.
+    pub fn new(process: P, store: impl EventStore, models: M) -> Self {
+        let store: Arc<dyn EventStore> = Arc::new(store);
+        let instances = Repository::with_options(store.clone(), crate::repository::RepositoryOptions::new());
+        let steps = Arc::new(Steps { process, instances, store: store.clone() });
+        let following = Following { steps: steps.clone(), models: models.clone() };
+        let worker = Worker::new(following, store, models.clone()).with_options(options());
+        Self { steps, models, worker, look: Duration::from_secs(1) }
+    }
+
+    /// Takes the fast path over a broker as well.
+    pub fn with_broker(mut self, broker: impl Broker) -> Self {
+        self.worker = self.worker.with_broker(broker);
+        self
+    }
+
+    /// Has a copy of the failing event of each aggregate that is given up.
+    pub fn with_dead_letters(mut self, dead_letters: impl DeadLetters) -> Self {
+        self.worker = self.worker.with_dead_letters(dead_letters);
+        self
+    }
+
+    /// Other settings for following the log.
+    pub fn with_options(mut self, options: WorkerOptions) -> Self {
+        self.worker = self.worker.with_options(options);
+        self
+    }
+
+    /// How often to look for deadlines that have passed.
+    pub fn with_look(mut self, look: Duration) -> Self {
+        self.look = look;
+        self
+    }
+
+    /// The position up to which every event has led to its step, and the commands of that are sent.
+    pub fn applied(&self) -> watch::Receiver<Position> {
+        self.worker.applied()
+    }
+
+    /// Follows the log and watches the deadlines until told to stop; finishes what is under way first.
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: what was under way is taken up where it was.
+    pub async fn run(&self, stop: CancellationToken) -> Result<()> {
+        let name = ProjectionName::new(P::NAME)?;
+        // Who fails takes the other along.
+        let ended = stop.child_token();
+        let follow = async {
+            let done = self.worker.run(ended.clone()).await;
+            ended.cancel();
+            done
+        };
+        let watch = async {
+            let done = self.watch(&name, &ended).await;
+            ended.cancel();
+            done
+        };
+        let (followed, watched) = futures::join!(follow, watch);
+        followed.and(watched)
+    }
+
+    async fn watch(&self, name: &ProjectionName, stop: &CancellationToken) -> Result<()> {
+        while !stop.is_cancelled() {
+            let full = match self.models.due_deadlines(name, Utc::now(), DUE_AT_ONCE).await {
+                Ok(due) => {
+                    let full = due.len() == DUE_AT_ONCE;
+                    stream::iter(due).for_each_concurrent(AT_ONCE, |deadline| self.pass(name, deadline)).await;
+                    full
+                }
+                Err(error) if error.is_transient() => false,
+                Err(error) => return Err(error),
+            };
+            if !full {
+                stop.run_until_cancelled(tokio::time::sleep(self.look)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// A deadline that cannot be dealt with comes again. Where not even that can be written, it is still there.
+    async fn pass(&self, name: &ProjectionName, deadline: Deadline) {
+        let passed = async {
+            let mut changes = self.steps.pass(&deadline).await?;
+            changes.push(DeadlineChange::End(deadline.id));
+            self.models.settle_deadlines(name, &changes).await
+        };
+        if let Err(error) = passed.await {
+            let wait = Duration::from_secs(LONGEST_WAIT.min(1 << deadline.attempts.min(16)).into());
+            drop(self.models.postpone_deadline(name, deadline.id, Utc::now() + wait, &reason(&error)).await);
+        }
+    }
+}
+
+fn options() -> WorkerOptions {
+    WorkerOptions::new().with_batch_events(100)
+}
+
+/// The events, as a projection that writes nothing but deadlines.
+struct Following<P: Process, M> {
+    steps: Arc<Steps<P>>,
+    models: M,
+}
+
+#[async_trait]
+impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
+    type Event = P::Event;
+    type Tx = M::Tx;
+
+    fn name(&self) -> &str {
+        P::NAME
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        self.steps.process.filter()
+    }
+
+    async fn apply(&self, tx: &mut M::Tx, event: Envelope<P::Event>) -> Result<(), BoxError> {
+        self.apply_batch(tx, vec![event]).await
+    }
+
+    /// Those of one process in order, and those of several at the same time.
+    async fn apply_batch(&self, tx: &mut M::Tx, events: Vec<Envelope<P::Event>>) -> Result<(), BoxError> {
+        let mut by_key: HashMap<AggregateId, Vec<Envelope<P::Event>>> = HashMap::new();
+        for event in events {
+            if let Some(key) = self.steps.process.key(&event) {
+                by_key.entry(key).or_default().push(event);
+            }
+        }
+        let followed = by_key.into_iter().map(|(key, events)| self.steps.follow(key, events));
+        let changes: Vec<_> = stream::iter(followed).buffer_unordered(AT_ONCE).try_concat().await?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        Ok(self.models.change_deadlines(tx, &ProjectionName::new(P::NAME)?, &changes).await?)
+    }
+}
+
+/// Takes steps: decides, records, and has the commands executed.
+struct Steps<P: Process> {
+    process: P,
+    instances: Repository<Instance<P>>,
+    store: Arc<dyn EventStore>,
+}
+
+/// Where a step belongs.
+#[derive(Clone, Copy)]
+struct Of<'k> {
+    key: &'k AggregateId,
+    context: &'k Context,
+    correlation_id: Option<CorrelationId>,
+}
+
+impl<P: Process> Steps<P> {
+    /// Events of one process, one after the other.
+    async fn follow(&self, key: AggregateId, events: Vec<Envelope<P::Event>>) -> Result<Vec<DeadlineChange>> {
+        let mut changes = Vec::new();
+        for event in events {
+            let context = Context::caused_by(&event);
+            let of = Of { key: &key, context: &context, correlation_id: context.correlation_id() };
+            let decide = |state: &P::State, then: &mut _| self.process.on_event(state, &event, then);
+            let decision = Decision::new(Trigger(*event.id.as_uuid()), &decide);
+            changes.extend(self.step(of, Trigger(*event.id.as_uuid()), decision).await?);
+        }
+        Ok(changes)
+    }
+
+    /// A deadline that has passed.
+    async fn pass(&self, deadline: &Deadline) -> Result<Vec<DeadlineChange>> {
+        let context = deadline.correlation_id.map_or_else(Context::new, |id| Context::new().with_correlation(id));
+        let of = Of { key: &deadline.key, context: &context, correlation_id: deadline.correlation_id };
+        let passed = Pending { name: deadline.name.clone(), id: deadline.id, at: deadline.at };
+        let decide = |state: &P::State, then: &mut _| self.process.on_deadline(state, &deadline.name, then);
+        self.step(of, Trigger(deadline.id), Decision::of_passed(&passed, &decide)).await
+    }
+
+    /// Records the step, unless it is recorded, and then carries it out. Its deadlines are the caller's.
+    fn step<'s>(
+        &'s self,
+        of: Of<'s>,
+        trigger: Trigger,
+        decision: Decision<'s, P>,
+    ) -> BoxFuture<'s, Result<Vec<DeadlineChange>>> {
+        async move {
+            let context = of.context.clone().with_key(trigger.key::<P>()?);
+            let executed = self.instances.execute_with(of.key.clone(), &decision, context).await.map_err(failed)?;
+            let repeated = executed.outcome == Outcome::Repeated;
+            let step =
+                if repeated { Some(self.recorded(of.key, executed.version).await?) } else { decision.into_step() };
+            let Some(Step { commands, set, ended, .. }) = step else { return Ok(Vec::new()) };
+            let mut changes: Vec<_> = ended.into_iter().map(|ended| DeadlineChange::End(ended.id)).collect();
+            changes.extend(set.into_iter().map(|Pending { name, id, at }| {
+                let (key, correlation_id) = (of.key.clone(), of.correlation_id);
+                DeadlineChange::Set(Deadline { id, key, name, at, correlation_id, attempts: 0 })
+            }));
+            for (place, command) in commands.into_iter().enumerate() {
+                changes.extend(self.send(of, trigger.command(place), command, repeated).await?);
+            }
+            Ok(changes)
+        }
+        .boxed()
+    }
+
+    /// Sends a command. That it was refused is a step as well, recorded before anything follows from it: once it is, the command is not sent
+    /// again, although it might be accepted now.
+    async fn send(
+        &self,
+        of: Of<'_>,
+        trigger: Trigger,
+        command: P::Command,
+        repeated: bool,
+    ) -> Result<Vec<DeadlineChange>> {
+        let rejected = trigger.rejected();
+        let known = repeated && self.store.outcome(&rejected.key::<P>()?).await?.is_some();
+        let reason = if known {
+            // What it led to then is recorded.
+            String::new()
+        } else {
+            let context = of.context.clone().with_key(trigger.key::<P>()?);
+            match self.process.execute(command.clone(), context).await {
+                Ok(()) => return Ok(Vec::new()),
+                Err(NotExecuted::Failed(error)) => return Err(error),
+                Err(NotExecuted::Rejected(reason)) => reason,
+            }
+        };
+        let decide = |state: &P::State, then: &mut _| self.process.on_rejected(state, &command, &reason, then);
+        self.step(of, rejected, Decision::new(rejected, &decide)).await
+    }
+
+    async fn recorded(&self, key: &AggregateId, version: Version) -> Result<Step<P>> {
+        let stream = StreamId::new(crate::id::AggregateType::new(P::NAME)?, key.clone());
+        let before = Version::new(version.get().saturating_sub(1));
+        let found = self.store.read_stream(&stream, before, 1).await?;
+        let Some(recorded) = found.first() else {
+            return Err(ErrorKind::Corrupt(format!("{stream} has no version {version}")).into());
+        };
+        Ok(recorded.decode::<Step<P>>()?.event)
+    }
+}
+
+fn failed(error: CommandError<Infallible>) -> Error {
+    match error {
+        CommandError::Rejected(never) => match never {},
+        CommandError::Conflict(error)
+        | CommandError::Transient(error)
+        | CommandError::Corrupt(error)
+        | CommandError::Failed(error) => error,
+    }
+}
