@@ -18,6 +18,7 @@ pub mod shutdown;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod view;
 pub mod worker;
 
 #[doc(hidden)]
@@ -73,7 +74,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
     AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position,
-    ProjectionName, StreamId, Version,
+    ProjectionName, StreamId, Version, ViewKey,
 };
 pub use projection::Projection;
 pub use relay::Relay;
@@ -84,12 +85,13 @@ pub use retell_macros::{Aggregate, Event, EventUnion};
 pub use rusqlite;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use sqlx;
-pub use store::memory::{MemoryReadModel, MemoryStore};
+pub use store::memory::{MemoryReadModel, MemoryStore, views::MemoryViews};
 #[cfg(feature = "mysql")]
 pub use store::mysql::{MySqlReadModel, MySqlStore};
 #[cfg(feature = "postgres")]
 pub use store::postgres::{PostgresReadModel, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::sqlite::{SqliteReadModel, SqliteStore};
-pub use store::{CheckpointStore, EventReader, EventStore, Filter, ProgressStore, UpTo};
+pub use store::{CheckpointStore, EventReader, EventStore, Fields, Filter, ProgressStore, UpTo, ViewStore};
+pub use view::{View, Views};
 pub use worker::Worker;

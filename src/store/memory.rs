@@ -1,5 +1,7 @@
 //! The log in memory: for tests and for whatever may be forgotten.
 
+pub mod views;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;

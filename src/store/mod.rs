@@ -17,6 +17,7 @@ mod progress;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod views;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -36,6 +37,7 @@ pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
 pub use lease::LeaseStore;
 pub use parking::{Parked, Parking, Step};
 pub use progress::{Progress, ProgressStore, Turn};
+pub use views::{Fields, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;

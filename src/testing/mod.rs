@@ -6,5 +6,6 @@ pub mod progress;
 pub mod read_model;
 pub mod scenario;
 pub mod store;
+pub mod views;
 
 pub use scenario::given;
