@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::parking::{ParkedColumns, ParkingChange};
 use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
-use crate::store::postgres::{PostgresOptions, migrate, progress};
+use crate::store::postgres::{PostgresOptions, migrate, progress, views};
 use crate::store::progress::in_aggregate_order;
 use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Parking, Step, Work};
@@ -23,6 +23,7 @@ pub struct PostgresReadModel {
     pub(super) pool: PgPool,
     pub(super) statements: Arc<Statements>,
     pub(super) progress: Arc<progress::Statements>,
+    pub(super) views: Arc<views::Statements>,
 }
 
 impl PostgresReadModel {
@@ -42,7 +43,8 @@ impl PostgresReadModel {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
         let statements = Arc::new(Statements::new(&schema));
-        Ok(Self { pool, statements, progress: Arc::new(progress::Statements::new(&schema)) })
+        let progress = Arc::new(progress::Statements::new(&schema));
+        Ok(Self { pool, statements, progress, views: Arc::new(views::Statements::new(&schema)) })
     }
 
     /// The pool, for queries.
