@@ -41,6 +41,8 @@ use crate::event::{Envelope, Event};
 use crate::store::{Fields, Filter};
 
 pub use fold::ViewProjection;
+#[cfg(feature = "testing")]
+pub(crate) use fold::rows_of;
 pub use reader::{Found, Paging, Views};
 
 /// A read model of rows: events choose a row by its key, and change its state. Pure: no clock, no input or output, the same each time.

@@ -83,6 +83,13 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
     }
 }
 
+/// The rows that some events lead to, from nothing.
+#[cfg(feature = "testing")]
+pub(crate) fn rows_of<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<Vec<ViewRow>> {
+    let changes = by_key(view, events)?.into_iter();
+    changes.map(|(key, events)| folded(view, &ViewRow::empty(key), events)).collect()
+}
+
 /// The events of each row, in their order.
 fn by_key<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<BTreeMap<ViewKey, Vec<Envelope<V::Event>>>> {
     let mut changes: BTreeMap<_, Vec<_>> = BTreeMap::new();

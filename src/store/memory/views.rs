@@ -1,5 +1,7 @@
 //! Views in memory: for what fits there, with a snapshot so that a restart need not replay the log.
 
+mod snapshot;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
