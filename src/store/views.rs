@@ -6,8 +6,8 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Generation, InvalidName, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
+use crate::error::{ErrorKind, Result};
+use crate::id::{Generation, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
 use crate::store::CheckpointStore;
 
 /// One generation of a view: the rows that are read and written together, under one checkpoint.
@@ -101,13 +101,16 @@ impl Fields {
     }
 
     /// As it is kept beside a row; `None` for nothing.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(super) fn to_json(&self) -> Option<String> {
         // Text is always JSON.
         (!self.is_empty()).then(|| serde_json::to_string(self).unwrap_or_default())
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(super) fn parse(json: Option<&str>) -> Result<Self> {
-        let damaged = |error| Error::with_source(ErrorKind::Corrupt("the fields of a view's row".into()), error);
+        let damaged =
+            |error| crate::error::Error::with_source(ErrorKind::Corrupt("the fields of a view's row".into()), error);
         json.map_or(Ok(Self::new()), |json| serde_json::from_str(json).map_err(damaged))
     }
 }
@@ -145,6 +148,7 @@ impl ViewRow {
     }
 
     /// A row as it is stored.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(super) fn stored(
         key: ViewKey,
         state: Option<String>,
@@ -217,8 +221,9 @@ pub trait ViewStore: CheckpointStore {
 }
 
 /// A stored key.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(super) fn stored_key(text: &str) -> Result<ViewKey> {
-    ViewKey::new(text).map_err(|error: InvalidName| ErrorKind::Corrupt(format!("a view's row: {error}")).into())
+    ViewKey::new(text).map_err(|error| ErrorKind::Corrupt(format!("a view's row: {error}")).into())
 }
 
 /// An entry of a field, of the row under a key.
