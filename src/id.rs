@@ -120,6 +120,11 @@ name!(
     IdempotencyKey,
     "idempotency key"
 );
+name!(
+    /// The key of a view's row: whatever the view says, such as a customer's id.
+    ViewKey,
+    "view key"
+);
 
 /// A relay's name is text in its port, and keeps the rules of all names all the same.
 pub(crate) fn check_relay_name(name: &str) -> Result<(), InvalidName> {
@@ -242,6 +247,10 @@ number!(
 number!(
     /// Names what one append made durable. Greater for a later append, with gaps; only the store it comes from can say its position.
     CommitId
+);
+number!(
+    /// Counts the times a view was built anew beside itself, from 1.
+    Generation
 );
 number!(
     /// Counts the holders of a lease. Whoever had it earlier has a smaller one, and what is written with it is refused.

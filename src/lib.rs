@@ -19,6 +19,7 @@ pub mod shutdown;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod view;
 pub mod worker;
 
 #[doc(hidden)]
@@ -60,6 +61,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0009-order-per-aggregate.md")]
         pub mod d0009_order {}
+
+        #[doc = include_str!("docs/decisions/0010-views.md")]
+        pub mod d0010_views {}
     }
 }
 
@@ -74,7 +78,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
     AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position,
-    ProjectionName, StreamId, Version,
+    ProjectionName, StreamId, Version, ViewKey,
 };
 pub use process::{Process, ProcessManager};
 pub use projection::Projection;
@@ -86,12 +90,13 @@ pub use retell_macros::{Aggregate, Event, EventUnion};
 pub use rusqlite;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use sqlx;
-pub use store::memory::{MemoryReadModel, MemoryStore};
+pub use store::memory::{MemoryReadModel, MemoryStore, views::MemoryViews};
 #[cfg(feature = "mysql")]
 pub use store::mysql::{MySqlReadModel, MySqlStore};
 #[cfg(feature = "postgres")]
 pub use store::postgres::{PostgresReadModel, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::sqlite::{SqliteReadModel, SqliteStore};
-pub use store::{CheckpointStore, EventReader, EventStore, Filter, ProgressStore, UpTo};
+pub use store::{CheckpointStore, EventReader, EventStore, Fields, Filter, ProgressStore, UpTo, ViewStore};
+pub use view::{View, Views};
 pub use worker::Worker;

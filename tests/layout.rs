@@ -60,13 +60,14 @@ impl Source {
 }
 
 /// Each module may import from those before it, and from itself.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 10] = [
     &["id"],
     &["error"],
     &["codec"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],
+    &["view"],
     &["repository", "relay", "worker"],
     &["testing", "__private", "docs"],
     &["lib"],
@@ -139,7 +140,9 @@ fn no_mysql_call_runs_on_a_pool() {
 
 #[test]
 fn relay_and_worker_cannot_append_and_the_relay_cannot_decode() {
-    for source in Source::all().iter().filter(|source| ["relay", "worker", "projection"].contains(&source.module())) {
+    for source in
+        Source::all().iter().filter(|source| ["relay", "worker", "projection", "view"].contains(&source.module()))
+    {
         for word in ["EventStore", "Append", "append"] {
             assert!(!source.names(word), "src/{} names {word}", source.path);
         }

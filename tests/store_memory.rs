@@ -32,3 +32,11 @@ mod progress {
 
     retell::progress_conformance!(async { (MemoryReadModel::new(0), ()) });
 }
+
+mod views {
+    use retell::MemoryViews;
+
+    use super::MemoryReadModel;
+
+    retell::view_conformance!(async { (MemoryReadModel::new(MemoryViews::new()), ()) });
+}

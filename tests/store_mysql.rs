@@ -35,6 +35,10 @@ mod progress_claims {
     retell::progress_conformance!(super::read_model());
 }
 
+mod view_claims {
+    retell::view_conformance!(super::read_model());
+}
+
 /// `CREATE TABLE` commits on its way and lets go of the projection's row.
 #[tokio::test]
 async fn setting_up_never_takes_a_checkpoint_back() {

@@ -49,3 +49,7 @@ async fn a_batch_in_which_nothing_happens_is_ended_by_the_server() {
 mod progress_claims {
     retell::progress_conformance!(async { (super::read_model().await, ()) });
 }
+
+mod view_claims {
+    retell::view_conformance!(async { (super::read_model().await, ()) });
+}

@@ -58,3 +58,13 @@ mod progress_in_memory {
 
     retell::progress_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
 }
+
+mod views {
+    retell::view_conformance!(super::read_model_in_a_file());
+}
+
+mod views_in_memory {
+    use super::SqliteReadModel;
+
+    retell::view_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
+}

@@ -178,7 +178,7 @@ impl<P: Process> Handle<&Decision<'_, P>> for Instance<P> {
 
     fn handle(&self, decision: &&Decision<'_, P>) -> Result<Vec<Step<P>>, Infallible> {
         let step = self.decide(decision);
-        *decision.step.lock().unwrap_or_else(PoisonError::into_inner) = step.clone();
+        decision.step.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&step);
         Ok(step.into_iter().collect())
     }
 }

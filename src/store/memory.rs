@@ -1,6 +1,7 @@
 //! The log in memory: for tests and for whatever may be forgotten.
 
 mod deadlines;
+pub mod views;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -18,6 +18,7 @@ mod progress;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod views;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -38,6 +39,7 @@ pub use deadlines::{Deadline, DeadlineChange, DeadlineStore};
 pub use lease::LeaseStore;
 pub use parking::{Parked, Parking, Step};
 pub use progress::{Progress, ProgressStore, Turn};
+pub use views::{Fields, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;

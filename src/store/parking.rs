@@ -34,7 +34,6 @@ impl Parked {
 }
 
 /// A row of the table, as all the databases have it.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(super) struct ParkedColumns<'r> {
     pub(super) aggregate_type: &'r str,
     pub(super) aggregate_id: &'r str,
@@ -46,7 +45,6 @@ pub(super) struct ParkedColumns<'r> {
     pub(super) state: &'r str,
 }
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl ParkedColumns<'_> {
     pub(super) fn parse(self) -> Result<Parked, Error> {
         let damaged = |what: &str| {

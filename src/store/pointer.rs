@@ -12,10 +12,13 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use crate::id::{
+    CommitId, EventType, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, Version, ViewKey,
+};
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, Parking,
-    ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn, Visitor, Work,
+    ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn, ViewId, ViewPage, ViewRow, ViewStore,
+    Visitor, Work,
 };
 
 #[async_trait]
@@ -134,5 +137,32 @@ impl<M: ProgressStore + ?Sized> ProgressStore for Arc<M> {
 
     async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
         (**self).sweep(projection, to).await
+    }
+}
+
+#[async_trait]
+impl<M: ViewStore + ?Sized> ViewStore for Arc<M> {
+    async fn load(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        (**self).load(tx, view, keys).await
+    }
+
+    async fn save(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+        (**self).save(tx, view, before, after).await
+    }
+
+    async fn go_live(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
+        (**self).go_live(tx, view).await
+    }
+
+    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+        (**self).live(view).await
+    }
+
+    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        (**self).rows(view, keys).await
+    }
+
+    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
+        (**self).page(view, page).await
     }
 }

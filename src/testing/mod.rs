@@ -2,9 +2,12 @@
 
 pub mod broker;
 pub mod faulty;
+pub mod log_scenario;
 pub mod progress;
 pub mod read_model;
 pub mod scenario;
 pub mod store;
+pub mod views;
 
+pub use log_scenario::given_log;
 pub use scenario::given;

@@ -33,7 +33,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::{CheckpointStore, EventReader, Parked, ProgressStore, Work};
+use crate::store::{CheckpointStore, EventReader, Parked, ProgressStore, ViewStore, Work};
+use crate::view::{View, ViewProjection};
 use crate::worker::feed::Feed;
 use crate::worker::parallel::ParallelRun;
 use crate::worker::sequential::Run;
@@ -241,6 +242,17 @@ where
             attempts: parked.attempts,
         };
         dead_letters.bury(&letter).await.is_ok()
+    }
+}
+
+impl<V, M> Worker<ViewProjection<V, M>, M>
+where
+    V: View,
+    M: ViewStore + Clone,
+{
+    /// A worker that keeps a view's rows. Reads the store only, as [`new`](Self::new).
+    pub fn view(view: V, reader: impl EventReader, models: M) -> Self {
+        Self::new(ViewProjection::new(view, models.clone()), reader, models)
     }
 }
 

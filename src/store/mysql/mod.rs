@@ -20,6 +20,7 @@ mod progress;
 mod read;
 mod read_model;
 mod relay;
+mod views;
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use crate::store::sql::{from_sql, to_sql};
 use crate::store::{Parked, ProgressStore, Turn, Work};
 
 /// Rows of one statement. More take several, each after the other in key order.
-const ROWS: usize = 1024;
+pub(super) const ROWS: usize = 1024;
 
 #[async_trait]
 impl ProgressStore for MySqlReadModel {
@@ -123,7 +123,7 @@ async fn write(
 }
 
 /// The next power of two of them, by repeating the last one, which changes nothing: few different statements serve any number.
-fn padded<T>(rows: impl ExactSizeIterator<Item = T> + Clone) -> impl Iterator<Item = T> {
+pub(super) fn padded<T>(rows: impl ExactSizeIterator<Item = T> + Clone) -> impl Iterator<Item = T> {
     let (number, last) = (rows.len(), rows.clone().skip(rows.len().saturating_sub(1)));
     rows.chain(last.cycle().take(number.next_power_of_two() - number))
 }

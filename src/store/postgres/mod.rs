@@ -14,6 +14,7 @@ mod read;
 mod read_model;
 mod relay;
 mod signals;
+mod views;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::parking::{ParkedColumns, ParkingChange};
 use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
-use crate::store::postgres::{PostgresOptions, deadlines, migrate, progress};
+use crate::store::postgres::{PostgresOptions, deadlines, migrate, progress, views};
 use crate::store::progress::in_aggregate_order;
 use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Parking, Step, Work};
@@ -24,6 +24,7 @@ pub struct PostgresReadModel {
     pub(super) statements: Arc<Statements>,
     pub(super) progress: Arc<progress::Statements>,
     pub(super) deadlines: Arc<deadlines::Statements>,
+    pub(super) views: Arc<views::Statements>,
 }
 
 impl PostgresReadModel {
@@ -46,6 +47,7 @@ impl PostgresReadModel {
             pool,
             statements: Arc::new(Statements::new(&schema)),
             progress: Arc::new(progress::Statements::new(&schema)),
+            views: Arc::new(views::Statements::new(&schema)),
             deadlines: Arc::new(deadlines::Statements::new(&schema)),
         })
     }

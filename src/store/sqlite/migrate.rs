@@ -22,21 +22,25 @@ const PARKING: Migration =
 const PROGRESS: Migration =
     Migration { number: 5, name: "progress", sql: include_str!("../../../migrations/sqlite/0005_progress.sql") };
 
+const VIEWS: Migration =
+    Migration { number: 6, name: "views", sql: include_str!("../../../migrations/sqlite/0006_views.sql") };
+
 const DEADLINES: Migration =
     Migration { number: 8, name: "deadlines", sql: include_str!("../../../migrations/sqlite/0008_deadlines.sql") };
 
 /// What a log needs.
-pub(super) static LOG: [Migration; 6] = [
+pub(super) static LOG: [Migration; 7] = [
     Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
     CHECKPOINTS,
     Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
     PARKING,
     PROGRESS,
+    VIEWS,
     DEADLINES,
 ];
 
 /// What a file of read models needs.
-pub(super) static READ_MODEL: [Migration; 4] = [CHECKPOINTS, PARKING, PROGRESS, DEADLINES];
+pub(super) static READ_MODEL: [Migration; 5] = [CHECKPOINTS, PARKING, PROGRESS, VIEWS, DEADLINES];
 
 /// The newest step this release knows, of any kind of file.
 const NEWEST: u32 = 8;

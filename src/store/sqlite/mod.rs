@@ -12,6 +12,7 @@ mod progress;
 mod read;
 mod read_model;
 mod relay;
+mod views;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,0 +1,202 @@
+//! Building a view from a log that is there: into memory, into SQLite, and into the PostgreSQL that `POSTGRES_URL` names.
+//!
+//! The log holds `EVENTS` orders' events, of 190 bytes each (or as many as the first argument says). The view's key is an order, found by its
+//! method of payment; the events of as many orders come in turn as there are keys, so that every batch is spread over all of them: the worst
+//! that a log can do. Log and view are in the same kind of database. `read`: the log is read and decoded, and nothing is kept.
+//! A figure is the median of three rounds, in events/s; each round has a view of its own.
+//!
+//! ```sh
+//! POSTGRES_URL=postgres://.. cargo bench --features postgres --bench views -- 1000000
+//! ```
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use retell::event::{Metadata, NewEvent};
+use retell::store::Append;
+use retell::store::Fields;
+use retell::worker::WorkerOptions;
+use retell::{
+    Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, MemoryViews, Position,
+    PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore, StreamId, View, ViewStore, Views, Worker,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use support::order::OrderEvent;
+
+const EVENTS: u64 = 100_000;
+
+const ROUNDS: usize = 3;
+
+/// Events for each key, events a batch.
+const SHAPES: [(u64, usize); 5] = [(10, 1_000), (10, 10_000), (10, 50_000), (100, 1_000), (100, 10_000)];
+
+struct Orders {
+    name: String,
+    keys: u64,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Order {
+    events: u64,
+    items: u64,
+    owed: u64,
+    paid: u64,
+    grams: u64,
+    method: String,
+    parcel: String,
+}
+
+impl View for Orders {
+    type Event = OrderEvent;
+    type State = Order;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn key(&self, event: &Envelope<OrderEvent>) -> Option<String> {
+        Some(format!("order-{}", event.position.get() % self.keys))
+    }
+
+    fn apply(&self, order: &mut Option<Order>, event: Envelope<OrderEvent>) {
+        let order = order.get_or_insert_default();
+        order.events += 1;
+        match event.event {
+            OrderEvent::Placed { items, total_cents, method, .. } => {
+                order.items += items.iter().map(|item| u64::from(item.quantity)).sum::<u64>();
+                order.owed += total_cents;
+                order.method = method;
+            }
+            OrderEvent::Paid { cents, .. } => order.paid += cents,
+            OrderEvent::Shipped { parcel, weight_grams, .. } => {
+                order.grams += u64::from(weight_grams);
+                order.parcel = parcel;
+            }
+        }
+    }
+
+    fn fields(&self, order: &Order) -> Fields {
+        Fields::new().with("method", &order.method)
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let events = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(EVENTS);
+    println!("a view of {events} events: events a key, events a batch   events/s [least, most]");
+    let memory = MemoryStore::new();
+    write(&memory, events).await;
+    measure("memory", &memory, events, async |_| MemoryReadModel::new(MemoryViews::new())).await;
+    drop(memory);
+
+    let folder = support::directory();
+    let log = SqliteStore::open(folder.path().join("log.db")).await.unwrap();
+    write(&log, events).await;
+    measure("sqlite", &log, events, async |round| {
+        SqliteReadModel::open(folder.path().join(format!("views{round}.db"))).await.unwrap()
+    })
+    .await;
+
+    let Ok(server) = std::env::var("POSTGRES_URL") else {
+        return println!("POSTGRES_URL names no server: nothing is measured there");
+    };
+    let name = format!("views_{}", std::process::id());
+    let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
+    run(&server, format!("CREATE DATABASE {name}")).await;
+    let log = PostgresStore::connect(&url).await.unwrap();
+    write(&log, events).await;
+    measure("postgres", &log, events, async |_| PostgresReadModel::connect(&url).await.unwrap()).await;
+    log.close().await.unwrap();
+    run(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+}
+
+async fn run(server: &str, sql: String) {
+    let mut db = PgConnection::connect(server).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
+}
+
+async fn write(log: &impl EventStore, events: u64) {
+    let numbers: Vec<u64> = (0..events).collect();
+    for numbers in numbers.chunks(1_000) {
+        let event = |number: &u64| NewEvent::encode(&OrderEvent::numbered(*number), Metadata::default()).unwrap();
+        let stream = StreamId::parse("order", &numbers[0].to_string()).unwrap();
+        let events = numbers.iter().map(event).collect();
+        log.append(Append::new(stream, ExpectedVersion::NoStream, events)).await.unwrap();
+    }
+}
+
+async fn measure<S: EventReader + Clone, M: ViewStore + Clone>(
+    store: &str,
+    log: &S,
+    events: u64,
+    models: impl AsyncFn(usize) -> M,
+) {
+    let read = rounds(async |_| read(log).await).await;
+    println!("{store:>10} read                {}", figure(&read, events));
+    for (number, (each, batch)) in SHAPES.into_iter().enumerate() {
+        let build = async |round| {
+            let round = number * ROUNDS + round;
+            let view = Orders { name: format!("orders{round}"), keys: events / each };
+            build(view, log, models(round).await, batch, events).await
+        };
+        println!("{store:>10} {each:>8} {batch:>10} {}", figure(&rounds(build).await, events));
+    }
+}
+
+async fn rounds(round: impl AsyncFn(usize) -> Duration) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for number in 0..ROUNDS {
+        times.push(round(number).await);
+    }
+    times.sort();
+    times
+}
+
+fn figure(times: &[Duration], events: u64) -> String {
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a figure to be read")]
+    let each: Vec<_> = times.iter().map(|time| (events as f64 / time.as_secs_f64()) as i64).collect();
+    format!("{:>10} [{}, {}]", each[ROUNDS / 2], each[ROUNDS - 1], each[0])
+}
+
+async fn read(log: &impl EventReader) -> Duration {
+    let (began, mut after) = (Instant::now(), Position::ZERO);
+    loop {
+        let page = log.read_all(after, 10_000, &Filter::of::<OrderEvent>().unwrap()).await.unwrap();
+        if page.through == after {
+            return began.elapsed();
+        }
+        after = page.through;
+        for event in page.events {
+            event.decode::<OrderEvent>().unwrap();
+        }
+    }
+}
+
+async fn build<S: EventReader + Clone, M: ViewStore + Clone>(
+    view: Orders,
+    log: &S,
+    models: M,
+    batch: usize,
+    events: u64,
+) -> Duration {
+    let (keys, views) = (view.keys, Views::new(&view, models.clone()));
+    let worker = Worker::view(view, log.clone(), models).with_options(WorkerOptions::new().with_batch_events(batch));
+    let (mut applied, stop) = (worker.applied(), CancellationToken::new());
+    let began = Instant::now();
+    let task = tokio::spawn({
+        let stop = stop.clone();
+        async move { worker.run(stop).await }
+    });
+    applied.wait_for(|applied| applied.get() >= events).await.unwrap();
+    let took = began.elapsed();
+    stop.cancel();
+    task.await.unwrap().unwrap();
+    let first = views.get("order-0").await.unwrap().unwrap();
+    assert_eq!(first.events, events / keys);
+    took
+}

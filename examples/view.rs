@@ -1,0 +1,59 @@
+//! A read model without SQL: what each customer owes, from the events of all invoices, found by city.
+
+use retell::event::{Metadata, NewEvent};
+use retell::store::{Append, Fields};
+use retell::view::Paging;
+use retell::{
+    Envelope, Event, EventStore, ExpectedVersion, SqliteReadModel, SqliteStore, StreamId, View, Views, Worker,
+};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Event)]
+#[event("invoice.sent")]
+struct Sent {
+    customer: String,
+    city: String,
+    cents: u64,
+}
+
+struct Debts;
+
+impl View for Debts {
+    type Event = Sent;
+    /// The last city, and cents.
+    type State = (String, u64);
+
+    fn name(&self) -> &'static str {
+        "debts"
+    }
+
+    fn key(&self, event: &Envelope<Sent>) -> Option<String> {
+        Some(event.event.customer.clone())
+    }
+
+    fn apply(&self, debt: &mut Option<(String, u64)>, event: Envelope<Sent>) {
+        let (_, sum) = debt.take().unwrap_or_default();
+        *debt = Some((event.event.city, sum + event.event.cents));
+    }
+
+    fn fields(&self, (city, _): &(String, u64)) -> Fields {
+        Fields::new().with("city", city)
+    }
+}
+
+#[tokio::main]
+async fn main() -> retell::Result<()> {
+    let (log, models) = (SqliteStore::in_memory().await?, SqliteReadModel::in_memory().await?);
+    for (customer, city, cents) in [("ada", "Bonn", 500), ("bob", "Kiel", 70), ("cy", "Bonn", 9), ("ada", "Kiel", 1)] {
+        let sent =
+            NewEvent::encode(&Sent { customer: customer.into(), city: city.into(), cents }, Metadata::default())?;
+        let invoice = StreamId::parse("invoice", &cents.to_string())?;
+        log.append(Append::new(invoice, ExpectedVersion::NoStream, vec![sent])).await?;
+    }
+    let (worker, stop) = (Worker::view(Debts, log, models.clone()), CancellationToken::new());
+    let mut applied = worker.applied();
+    let reached = async { applied.wait_for(|position| position.get() == 4).await.map(|_| stop.cancel()) };
+    tokio::join!(worker.run(stop.clone()), reached).0?;
+    println!("{:?}", Views::new(&Debts, models).find("city", "Kiel", Paging::first(10)).await?.rows);
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! Views in PostgreSQL: a batch's rows are read by one statement and written by one.
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row as _};
+
+use crate::error::{ErrorKind, Result};
+use crate::id::{Generation, Position, ProjectionName, ViewKey};
+use crate::store::postgres::PostgresReadModel;
+use crate::store::postgres::connection::{Schema, Statement, classify};
+use crate::store::sql::{from_sql, limit_to_sql, to_sql};
+use crate::store::views::{Changes, Entry, stored_key};
+use crate::store::{ViewId, ViewPage, ViewRow, ViewStore};
+
+#[async_trait]
+impl ViewStore for PostgresReadModel {
+    async fn load(&self, tx: &mut PgConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        let texts: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
+        let failed = |error| classify(error, "read a view's rows");
+        let of = |statement: &Statement| of(statement, view).bind(texts.clone());
+        let load = of(&self.views.load).bind(view.projection().as_str());
+        let mut found = load.fetch_all(&mut *tx).await.map_err(failed)?;
+        let is_shared = found.first().map_or(Ok(false), |row| row.try_get(3)).map_err(failed)?;
+        if is_shared {
+            of(&self.views.make).execute(&mut *tx).await.map_err(failed)?;
+            found = of(&self.views.lock).fetch_all(&mut *tx).await.map_err(failed)?;
+        }
+        if found.len() != keys.len() {
+            return Err(ErrorKind::Transient("lock a view's rows: somebody takes them away".into()).into());
+        }
+        keys.iter().zip(&found).map(|(key, row)| parse(row, key.clone())).collect()
+    }
+
+    async fn save(&self, tx: &mut PgConnection, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+        let changes = Changes::between(before, after);
+        self.write(tx, view, &changes).await.map_err(|error| classify(error, "write a view's rows"))
+    }
+
+    async fn go_live(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
+        let done = of(&self.views.go_live, view).execute(tx).await;
+        done.map(drop).map_err(|error| classify(error, "switch a view's generation"))
+    }
+
+    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+        let live: Option<i64> = sqlx::query_scalar(self.views.live.sql())
+            .bind(view.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|error| classify(error, "read a view's generation"))?;
+        live.map_or(Ok(ViewId::FIRST), |live| from_sql(live, "generation").map(Generation::new))
+    }
+
+    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        let keys: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
+        self.read(sqlx::query(self.views.find.sql()).bind(view.as_str()).bind(keys)).await
+    }
+
+    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
+        let statement = if page.of.is_some() { &self.views.page_of } else { &self.views.page };
+        let query =
+            sqlx::query(statement.sql()).bind(view.as_str()).bind(page.after_key()).bind(limit_to_sql(page.limit));
+        match &page.of {
+            Some((field, value)) => self.read(query.bind(field).bind(value)).await,
+            None => self.read(query).await,
+        }
+    }
+}
+
+impl PostgresReadModel {
+    async fn write(&self, tx: &mut PgConnection, view: &ViewId, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
+        let statements = &self.views;
+        if !changes.kept.is_empty() {
+            let kept = || changes.kept.iter();
+            let query = of(&statements.write, view)
+                .bind(kept().map(|row| row.key.as_str()).collect::<Vec<_>>())
+                .bind(kept().map(|row| row.state.as_deref()).collect::<Vec<_>>())
+                .bind(kept().map(|row| row.fields.to_json()).collect::<Vec<_>>())
+                .bind(kept().map(|row| to_sql(row.position.get())).collect::<Vec<_>>());
+            query.execute(&mut *tx).await?;
+        }
+        if !changes.removed.is_empty() {
+            let keys: Vec<_> = changes.removed.iter().map(|row| row.key.as_str()).collect();
+            let remove = of(&statements.remove, view).bind(keys.clone()).bind(view.projection().as_str());
+            if remove.execute(&mut *tx).await?.rows_affected() == 0 {
+                of(&statements.empty, view).bind(keys).execute(&mut *tx).await?;
+            }
+        }
+        for (statement, entries) in
+            [(&statements.remove_fields, &changes.lost), (&statements.write_fields, &changes.won)]
+        {
+            if !entries.is_empty() {
+                let column = |part: fn(&Entry<'_>) -> String| entries.iter().map(part).collect::<Vec<_>>();
+                let query = of(statement, view).bind(column(|entry| entry.0.to_owned()));
+                let query = query.bind(column(|entry| entry.1.to_owned())).bind(column(|entry| entry.2.to_string()));
+                query.execute(&mut *tx).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<ViewRow>> {
+        let failed = |error| classify(error, "read a view's rows");
+        let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
+        rows.iter().map(|row| parse(row, stored_key(row.try_get(3).map_err(failed)?)?)).collect()
+    }
+}
+
+fn of<'v>(statement: &Statement, view: &'v ViewId) -> Query<'v, Postgres, PgArguments> {
+    sqlx::query(statement.sql()).bind(view.view().as_str()).bind(to_sql(view.generation().get()))
+}
+
+/// Columns: state, fields, position; all NULL where there is no row.
+fn parse(row: &PgRow, key: ViewKey) -> Result<ViewRow> {
+    let failed = |error| classify(error, "read a view's row");
+    let position: Option<i64> = row.try_get(2).map_err(failed)?;
+    let position = Position::new(from_sql(position.unwrap_or(0), "position")?);
+    ViewRow::stored(key, row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?, position)
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Statements {
+    load: Statement,
+    make: Statement,
+    lock: Statement,
+    write: Statement,
+    remove: Statement,
+    empty: Statement,
+    write_fields: Statement,
+    remove_fields: Statement,
+    live: Statement,
+    go_live: Statement,
+    find: Statement,
+    page: Statement,
+    page_of: Statement,
+}
+
+impl Statements {
+    pub(super) fn new(schema: &Schema) -> Self {
+        Self {
+            load: schema.statement(LOAD),
+            make: schema.statement(MAKE),
+            lock: schema.statement(LOCK),
+            write: schema.statement(WRITE),
+            remove: schema.statement(REMOVE),
+            empty: schema.statement(EMPTY),
+            write_fields: schema.statement(WRITE_FIELDS),
+            remove_fields: schema.statement(REMOVE_FIELDS),
+            live: schema.statement(LIVE),
+            go_live: schema.statement(GO_LIVE),
+            find: schema.statement(FIND),
+            page: schema.statement(PAGE),
+            page_of: schema.statement(PAGE_OF),
+        }
+    }
+}
+
+/// A row for each key, and whether workers share the projection. In log order that is all: who moves the checkpoint is alone.
+/// Each key is looked up by itself, whatever the planner believes of a table that was small when it looked.
+/// Binds: view, generation, keys, projection.
+const LOAD: &str = "
+    SELECT found.state, found.fields, found.position,
+        EXISTS (SELECT FROM {schema}.checkpoints WHERE projection = $4 AND per_aggregate)
+    FROM unnest($3::text[]) WITH ORDINALITY AS wanted (key, place)
+    LEFT JOIN LATERAL (
+        SELECT state, fields, position FROM {schema}.views AS v
+        WHERE v.view = $1 AND v.generation = $2 AND v.key = wanted.key
+        OFFSET 0
+    ) AS found ON true
+    ORDER BY place";
+
+/// With order per aggregate, first of all every key gets a row, an empty one: what is not there cannot be locked. Who waits here, for another
+/// that makes the same row, holds nothing but rows it has made, in key order; and who waits in `LOCK` waits for none that is being made. So
+/// nobody waits in a circle. Binds: view, generation, keys.
+const MAKE: &str = "
+    INSERT INTO {schema}.views (view, generation, key, position)
+    SELECT $1, $2, key, 0
+    FROM unnest($3::text[]) WITH ORDINALITY AS wanted (key, place)
+    WHERE NOT EXISTS (
+        SELECT FROM {schema}.views AS v WHERE v.view = $1 AND v.generation = $2 AND v.key = wanted.key
+    )
+    ORDER BY place
+    ON CONFLICT DO NOTHING";
+
+/// Then they are locked, in key order, and read as whoever had them has left them. None of them is missing: with order per aggregate rows are
+/// emptied, not taken away. Binds: view, generation, keys.
+const LOCK: &str = "
+    SELECT v.state, v.fields, v.position
+    FROM unnest($3::text[]) WITH ORDINALITY AS wanted (key, place)
+    JOIN {schema}.views AS v ON v.view = $1 AND v.generation = $2 AND v.key = wanted.key
+    ORDER BY place
+    FOR UPDATE OF v";
+
+/// Binds: view, generation, keys, states, fields, positions.
+const WRITE: &str = "
+    INSERT INTO {schema}.views (view, generation, key, state, fields, position)
+    SELECT $1, $2, key, state, fields, position
+    FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[]) AS changed (key, state, fields, position)
+    ON CONFLICT (view, generation, key) DO UPDATE
+    SET state = excluded.state, fields = excluded.fields, position = excluded.position";
+
+/// In log order. Binds: view, generation, keys, projection.
+const REMOVE: &str = "
+    DELETE FROM {schema}.views
+    WHERE view = $1 AND generation = $2 AND key = ANY ($3)
+        AND NOT EXISTS (SELECT FROM {schema}.checkpoints WHERE projection = $4 AND per_aggregate)";
+
+/// With order per aggregate others may be waiting for the row. Binds: view, generation, keys.
+const EMPTY: &str = "
+    UPDATE {schema}.views SET state = NULL, fields = NULL, position = 0
+    WHERE view = $1 AND generation = $2 AND key = ANY ($3)";
+
+/// Binds: view, generation, fields, values, keys.
+const WRITE_FIELDS: &str = "
+    INSERT INTO {schema}.view_fields (view, generation, field, value, key)
+    SELECT $1, $2, field, value, key FROM unnest($3::text[], $4::text[], $5::text[]) AS won (field, value, key)
+    ON CONFLICT DO NOTHING";
+
+/// Binds: view, generation, fields, values, keys.
+const REMOVE_FIELDS: &str = "
+    DELETE FROM {schema}.view_fields AS f
+    USING unnest($3::text[], $4::text[], $5::text[]) AS lost (field, value, key)
+    WHERE f.view = $1 AND f.generation = $2 AND f.field = lost.field AND f.value = lost.value AND f.key = lost.key";
+
+const LIVE: &str = "SELECT live FROM {schema}.view_generations WHERE view = $1";
+
+const GO_LIVE: &str = "
+    INSERT INTO {schema}.view_generations (view, live) VALUES ($1, $2)
+    ON CONFLICT (view) DO UPDATE SET live = excluded.live";
+
+/// Binds: view, keys.
+const FIND: &str = "
+    SELECT state, fields, position, key FROM {schema}.views
+    WHERE view = $1 AND key = ANY ($2) AND state IS NOT NULL
+        AND generation = coalesce((SELECT live FROM {schema}.view_generations WHERE view = $1), 1)";
+
+/// Binds: view, key to begin after, limit.
+const PAGE: &str = "
+    SELECT state, fields, position, key FROM {schema}.views
+    WHERE view = $1 AND key > $2 AND state IS NOT NULL
+        AND generation = coalesce((SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
+    ORDER BY key LIMIT $3";
+
+/// Binds: view, key to begin after, limit, field, value.
+const PAGE_OF: &str = "
+    SELECT v.state, v.fields, v.position, v.key
+    FROM {schema}.view_fields AS f
+    JOIN {schema}.views AS v ON v.view = f.view AND v.generation = f.generation AND v.key = f.key
+    WHERE f.view = $1 AND f.key > $2 AND f.field = $4 AND f.value = $5 AND v.state IS NOT NULL
+        AND f.generation = coalesce((SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
+    ORDER BY f.key LIMIT $3";

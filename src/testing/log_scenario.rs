@@ -1,0 +1,129 @@
+//! Given these events of these aggregates, a view's rows are those.
+//!
+//! ```
+//! # use retell::{Envelope, Event, View, store::Fields};
+//! # #[derive(Event)]
+//! # enum DoorEvent { #[event("door.opened")] Opened, #[event("door.closed")] Closed }
+//! # struct Doors;
+//! # impl View for Doors {
+//! #     type Event = DoorEvent;
+//! #     type State = u32;
+//! #     fn name(&self) -> &str { "doors" }
+//! #     fn key(&self, event: &Envelope<DoorEvent>) -> Option<String> { Some(event.stream.aggregate_id().to_string()) }
+//! #     fn apply(&self, open: &mut Option<u32>, event: Envelope<DoorEvent>) {
+//! #         *open = matches!(event.event, DoorEvent::Opened).then(|| open.unwrap_or(0) + 1);
+//! #     }
+//! #     fn fields(&self, open: &u32) -> Fields { Fields::new().with("open", open) }
+//! # }
+//! use retell::testing::given_log;
+//!
+//! given_log([("door/1", DoorEvent::Opened), ("door/2", DoorEvent::Opened), ("door/2", DoorEvent::Closed)])
+//!     .then_row(&Doors, "1", 1)
+//!     .then_no_row(&Doors, "2")
+//!     .then_found(&Doors, "open", 1, ["1"]);
+//! ```
+
+use std::collections::HashMap;
+use std::fmt::{Debug, Display};
+use std::marker::PhantomData;
+
+use chrono::{DateTime, Duration};
+
+use crate::event::{Event, Metadata, NewEvent, RecordedEvent};
+use crate::id::{Position, StreamId, Version};
+use crate::store::ViewRow;
+use crate::view::{View, rows_of};
+
+/// Starts a scenario with what is in the log: each event with its aggregate, as `type/id`. Each goes through its stored form. The n-th is
+/// recorded n seconds after the beginning of 1970.
+///
+/// # Panics
+/// An aggregate without a `/`, or an event that cannot be encoded.
+pub fn given_log<E: Event>(events: impl IntoIterator<Item = (&'static str, E)>) -> GivenLog<E> {
+    let mut versions: HashMap<StreamId, Version> = HashMap::new();
+    let record = |(number, (aggregate, event)): (i64, (&str, E))| {
+        let stream = aggregate.split_once('/').and_then(|(kind, id)| StreamId::parse(kind, id).ok());
+        let Some(stream) = stream else { panic!("{aggregate} is not an aggregate's type/id") };
+        let version = versions.entry(stream.clone()).or_default();
+        *version = version.next();
+        RecordedEvent {
+            position: Position::new(number.unsigned_abs()),
+            version: *version,
+            stream,
+            recorded_at: DateTime::UNIX_EPOCH + Duration::seconds(number),
+            event: NewEvent::encode(&event, Metadata::default()).unwrap_or_else(|error| panic!("{error}")),
+        }
+    };
+    GivenLog { log: (1..).zip(events).map(record).collect(), event: PhantomData }
+}
+
+/// A log.
+#[derive(Debug, Clone)]
+#[must_use = "a scenario checks nothing before its `then`"]
+pub struct GivenLog<E> {
+    log: Vec<RecordedEvent>,
+    event: PhantomData<fn() -> E>,
+}
+
+impl<E: Event> GivenLog<E> {
+    /// There is a row under this key, with this state.
+    ///
+    /// # Panics
+    /// There is none, or another; or the view cannot be.
+    #[track_caller]
+    pub fn then_row<V: View<Event = E>>(self, view: &V, key: &str, expected: V::State) -> Self
+    where
+        V::State: Debug + PartialEq,
+    {
+        assert_eq!(self.state(view, key), Some(expected), "the row under {key} is not the expected one");
+        self
+    }
+
+    /// There is no row under this key.
+    ///
+    /// # Panics
+    /// There is one; or the view cannot be.
+    #[track_caller]
+    pub fn then_no_row<V: View<Event = E>>(self, view: &V, key: &str) -> Self
+    where
+        V::State: Debug + PartialEq,
+    {
+        assert_eq!(self.state(view, key), None, "there is a row under {key}");
+        self
+    }
+
+    /// The rows with this value of a field have exactly these keys, in the order of their bytes.
+    ///
+    /// # Panics
+    /// They have others; or the view cannot be.
+    #[track_caller]
+    pub fn then_found<'k, V: View<Event = E>>(
+        self,
+        view: &V,
+        field: &str,
+        value: impl Display,
+        keys: impl IntoIterator<Item = &'k str>,
+    ) -> Self {
+        let value = value.to_string();
+        let rows = self.rows(view);
+        let found = rows.iter().filter(|row| row.fields.contains(field, &value)).map(|row| row.key.as_str());
+        let expected: Vec<_> = keys.into_iter().collect();
+        assert_eq!(found.collect::<Vec<_>>(), expected, "other rows have {value:?} as their {field}");
+        self
+    }
+
+    #[track_caller]
+    fn state<V: View<Event = E>>(&self, view: &V, key: &str) -> Option<V::State> {
+        let row = self.rows(view).into_iter().find(|row| row.key.as_str() == key)?;
+        let state = serde_json::from_str(row.state.as_deref()?);
+        Some(state.unwrap_or_else(|error| panic!("the state under {key} cannot be read back: {error}")))
+    }
+
+    #[track_caller]
+    fn rows<V: View<Event = E>>(&self, view: &V) -> Vec<ViewRow> {
+        let filter = view.filter().unwrap_or_else(|error| panic!("{error}"));
+        let wanted = self.log.iter().filter(|event| filter.passes(event));
+        let events = wanted.map(|event| event.decode().unwrap_or_else(|error| panic!("{error}"))).collect();
+        rows_of(view, events).unwrap_or_else(|error| panic!("{error}"))
+    }
+}

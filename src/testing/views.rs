@@ -1,0 +1,349 @@
+//! What every [`ViewStore`] must do: one function a claim, each on a read model that is fresh and empty.
+//!
+//! [`view_conformance!`](crate::view_conformance) makes a test of each of them.
+//!
+//! # Panics
+//! Every case panics, in words, when the read model breaks the claim in its name.
+#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{join_all, try_join_all};
+
+use crate::error::{ErrorKind, Result};
+use crate::id::{Generation, MAX_NAME_BYTES, Position, StreamId, Version, ViewKey};
+use crate::store::{Fields, Progress, ProgressStore, Step, Turn, ViewId, ViewPage, ViewRow, ViewStore, Work};
+
+/// Makes a test of every case, by the case's name.
+///
+/// The expression gives, when awaited, a fresh empty read model and whatever must live as long as it.
+///
+/// # Examples
+/// ```
+/// use retell::{MemoryReadModel, MemoryViews};
+///
+/// retell::view_conformance!(async { (MemoryReadModel::new(MemoryViews::new()), ()) });
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! view_conformance {
+    ($fresh:expr) => {
+        $crate::view_conformance! {
+            @cases $fresh;
+            what_is_saved_is_loaded_and_read,
+            keys_are_compared_by_their_bytes,
+            a_row_without_a_state_is_gone_until_it_comes_back,
+            a_failing_batch_leaves_nothing,
+            rows_are_found_by_their_fields_as_these_change,
+            pages_follow_each_other_without_hole_or_repetition,
+            a_large_batch_is_saved_and_loaded_whole,
+            generations_are_apart_and_readers_see_the_live_one,
+            views_are_apart,
+            workers_that_share_rows_lose_no_change,
+        }
+    };
+    (@cases $fresh:expr; $($case:ident,)*) => {
+        $(
+            #[::tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                let (model, _guard) = $fresh.await;
+                $crate::testing::views::$case(&model).await;
+            }
+        )*
+    };
+}
+
+fn view(name: &str, generation: u64) -> ViewId {
+    ViewId::new(name, Generation::new(generation)).expect("a test's view has a valid name")
+}
+
+fn totals() -> ViewId {
+    view("totals", 1)
+}
+
+fn key(key: &str) -> ViewKey {
+    ViewKey::new(key).expect("a test's key is valid")
+}
+
+/// What a row shall be: its key, its state, and the city it is found by.
+type Wanted<'w> = (&'w str, Option<&'w str>, Option<&'w str>);
+
+fn rows(wanted: &[Wanted<'_>], position: Position) -> Vec<ViewRow> {
+    let mut rows: Vec<_> = wanted
+        .iter()
+        .map(|(name, state, city)| ViewRow {
+            key: key(name),
+            state: state.map(str::to_owned),
+            fields: city.map_or_else(Fields::new, |city| Fields::new().with("city", city)),
+            position,
+        })
+        .collect();
+    rows.sort_by(|one, other| one.key.cmp(&other.key));
+    rows
+}
+
+fn keys(rows: &[ViewRow]) -> Vec<ViewKey> {
+    rows.iter().map(|row| row.key.clone()).collect()
+}
+
+/// Loads and saves in one transaction, as a worker in log order does. Ends as `end` says.
+async fn batch<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[Wanted<'_>], end: Result<()>) -> Result<()> {
+    let at = models.checkpoint(view.projection()).await?;
+    let after = rows(wanted, at.next());
+    let (store, id) = (models.clone(), view.clone());
+    let work: Work<M::Tx> = Box::new(move |tx| {
+        async move {
+            let before = store.load(tx, &id, &keys(&after)).await?;
+            assert_eq!(keys(&before), keys(&after), "a row for each key, in their order");
+            store.save(tx, &id, &before, &after).await?;
+            assert_eq!(
+                store.load(tx, &id, &keys(&after)).await?,
+                loaded(after),
+                "a transaction sees what it has written"
+            );
+            end
+        }
+        .boxed()
+    });
+    models.advance(Step::new(view.projection(), at, at.next()), work).await
+}
+
+/// A row without a state has nothing else either.
+fn loaded(rows: Vec<ViewRow>) -> Vec<ViewRow> {
+    rows.into_iter().map(|row| if row.state.is_some() { row } else { ViewRow::empty(row.key) }).collect()
+}
+
+async fn write<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[Wanted<'_>]) {
+    batch(models, view, wanted, Ok(())).await.expect("it commits");
+}
+
+/// A page of the live rows: keys and states.
+async fn page<M: ViewStore>(
+    models: &M,
+    city: Option<&str>,
+    after: Option<&str>,
+    limit: usize,
+) -> Vec<(String, String)> {
+    let of = city.map(|city| ("city".to_owned(), city.to_owned()));
+    let page = ViewPage { of, after: after.map(key), limit };
+    let rows = models.page(totals().view(), &page).await.expect("it can be read");
+    rows.into_iter().map(|row| (row.key.to_string(), row.state.expect("only rows with a state are read"))).collect()
+}
+
+async fn names<M: ViewStore>(models: &M, city: Option<&str>) -> Vec<String> {
+    page(models, city, None, 100).await.into_iter().map(|(key, _)| key).collect()
+}
+
+/// State, fields and position; and a key that has no row has an empty one.
+pub async fn what_is_saved_is_loaded_and_read<M: ViewStore + Clone>(models: &M) {
+    write(models, &totals(), &[("b", Some("2"), None), ("a", Some(r#"{"name":"Zoë 🦀"}"#), Some("Köln"))]).await;
+    write(models, &totals(), &[("b", Some("3"), Some("Bonn")), ("c", None, None)]).await;
+    let mut read = models.rows(totals().view(), &["c", "b", "a", "d"].map(key)).await.expect("they can be read");
+    read.sort_by(|one, other| one.key.cmp(&other.key));
+    let first = rows(&[("a", Some(r#"{"name":"Zoë 🦀"}"#), Some("Köln"))], Position::new(1));
+    let second = rows(&[("b", Some("3"), Some("Bonn"))], Position::new(2));
+    assert_eq!(read, [first, second].concat());
+    assert!(models.rows(totals().view(), &[]).await.expect("nothing can be read").is_empty());
+}
+
+/// Upper and lower case, accents and spaces at the end are all different; and a key may be as long as a name.
+pub async fn keys_are_compared_by_their_bytes<M: ViewStore + Clone>(models: &M) {
+    let longest = "ü".repeat(MAX_NAME_BYTES / 2) + "x";
+    let names = ["A", "a", "a ", "ä", "ß", "ss", "🦀", "it's", r#""\"#, "%", longest.as_str()];
+    for name in names {
+        write(models, &totals(), &[(name, Some(&format!("[{}]", name.len())), Some(name))]).await;
+    }
+    let mut sorted = names.map(str::to_owned);
+    sorted.sort();
+    assert_eq!(self::names(models, None).await, sorted);
+    for name in names {
+        assert_eq!(self::names(models, Some(name)).await, [name], "by its value");
+        let found = models.rows(totals().view(), &[key(name)]).await.expect("it can be read");
+        assert_eq!(found.len(), 1, "{name}");
+        assert_eq!(found[0].state, Some(format!("[{}]", name.len())));
+    }
+    assert_eq!(key(&longest).as_str().len(), MAX_NAME_BYTES);
+}
+
+/// By no way of reading; and its fields are gone, too.
+pub async fn a_row_without_a_state_is_gone_until_it_comes_back<M: ViewStore + Clone>(models: &M) {
+    write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), Some("Bonn"))]).await;
+    write(models, &totals(), &[("a", None, None)]).await;
+    assert_eq!((names(models, None).await, names(models, Some("Bonn")).await), (vec!["b".into()], vec!["b".into()]));
+    assert!(models.rows(totals().view(), &[key("a")]).await.expect("it can be read").is_empty());
+    write(models, &totals(), &[("a", Some("2"), Some("Kiel"))]).await;
+    assert_eq!(page(models, None, None, 1).await, [("a".to_owned(), "2".to_owned())]);
+    assert_eq!(
+        (names(models, Some("Bonn")).await, names(models, Some("Kiel")).await),
+        (vec!["b".into()], vec!["a".into()])
+    );
+}
+
+/// No row, no field, no checkpoint.
+pub async fn a_failing_batch_leaves_nothing<M: ViewStore + Clone>(models: &M) {
+    write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), None)]).await;
+    let wanted = [("a", Some("2"), Some("Kiel")), ("b", None, None), ("c", Some("1"), Some("Kiel"))];
+    let end = Err(ErrorKind::Invalid("on purpose".into()).into());
+    let error = batch(models, &totals(), &wanted, end).await.expect_err("it fails");
+    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
+    assert_eq!(page(models, None, None, 9).await, [("a", "1"), ("b", "1")].map(|(k, s)| (k.into(), s.into())));
+    assert_eq!((names(models, Some("Bonn")).await, names(models, Some("Kiel")).await), (vec!["a".into()], vec![]));
+    let checkpoint = models.checkpoint(totals().projection()).await.expect("it can be read");
+    assert_eq!(checkpoint, Position::new(1));
+}
+
+/// Several values of a field, several fields, and what was true before is not found any more.
+pub async fn rows_are_found_by_their_fields_as_these_change<M: ViewStore + Clone>(models: &M) {
+    let tagged = |tags: &[&str]| tags.iter().fold(Fields::new(), |fields, tag| fields.with("tag", tag));
+    for (tags, moment) in [(&["x", "y"][..], 0), (&["y", "z", ""], 1), (&[], 2), (&["x"], 3)] {
+        let (store, fields) = (models.clone(), tagged(tags).with("city", "Bonn"));
+        let work: Work<M::Tx> = Box::new(move |tx| {
+            async move {
+                let before = store.load(tx, &totals(), &[key("a")]).await?;
+                let row = ViewRow { state: Some("0".into()), fields, ..ViewRow::empty(key("a")) };
+                store.save(tx, &totals(), &before, &[row]).await
+            }
+            .boxed()
+        });
+        let step = Step::new(totals().projection(), Position::new(moment), Position::new(moment + 1));
+        models.advance(step, work).await.expect("it commits");
+        for tag in ["x", "y", "z", "", "Bonn"] {
+            let of = Some(("tag".to_owned(), tag.to_owned()));
+            let found = models.page(totals().view(), &ViewPage { of, after: None, limit: 9 }).await;
+            assert_eq!(found.expect("it can be read").len(), usize::from(tags.contains(&tag)), "{tag:?} of {tags:?}");
+        }
+        assert_eq!(names(models, Some("Bonn")).await, ["a"]);
+    }
+}
+
+/// Of all rows, and of those with a value.
+pub async fn pages_follow_each_other_without_hole_or_repetition<M: ViewStore + Clone>(models: &M) {
+    let all: Vec<String> = (0..25).map(|number| format!("{number:02}")).collect();
+    let city = |name: &str| if name.ends_with('3') { "Kiel" } else { "Bonn" };
+    let wanted: Vec<_> = all.iter().map(|name| (name.as_str(), Some("0"), Some(city(name)))).collect();
+    write(models, &totals(), &wanted).await;
+    for (of, limit) in [(None, 7), (None, 25), (Some("Bonn"), 4), (Some("Kiel"), 1), (Some("Ulm"), 3)] {
+        let mut seen: Vec<String> = Vec::new();
+        loop {
+            let rows = page(models, of, seen.last().map(String::as_str), limit).await;
+            let is_last = rows.len() < limit;
+            seen.extend(rows.into_iter().map(|(key, _)| key));
+            if is_last {
+                break;
+            }
+        }
+        let expected: Vec<_> = all.iter().filter(|name| of.is_none_or(|of| city(name) == of)).cloned().collect();
+        assert_eq!(seen, expected, "{of:?} by {limit}");
+    }
+}
+
+/// More rows than any statement takes at once, changed and taken away.
+pub async fn a_large_batch_is_saved_and_loaded_whole<M: ViewStore + Clone>(models: &M) {
+    let names: Vec<String> = (0..3_000).map(|number| format!("{number:04}")).collect();
+    let long = format!("\"{}\"", "x".repeat(3_000));
+    let states = |state: Option<&'static str>| names.iter().map(move |name| (name.as_str(), state, Some("Bonn")));
+    let long: Vec<_> = names.iter().map(|name| (name.as_str(), Some(long.as_str()), None)).collect();
+    write(models, &totals(), &long).await;
+    write(models, &totals(), &states(Some("1")).collect::<Vec<_>>()).await;
+    assert_eq!(page(models, Some("Bonn"), None, 5_000).await.len(), 3_000);
+    let read = models.rows(totals().view(), &names.iter().map(|name| key(name)).collect::<Vec<_>>()).await;
+    let read = read.expect("they can be read");
+    assert!(read.len() == 3_000 && read.iter().all(|row| row.state.as_deref() == Some("1")));
+    let gone: Vec<_> = names.iter().skip(1).map(|name| (name.as_str(), None, None)).collect();
+    write(models, &totals(), &gone).await;
+    assert_eq!(self::names(models, None).await, ["0000"]);
+}
+
+/// A view that is built anew beside itself is not seen before it is live.
+pub async fn generations_are_apart_and_readers_see_the_live_one<M: ViewStore + Clone>(models: &M) {
+    let second = view("totals", 2);
+    assert_eq!(second.projection().as_str(), "totals@2");
+    write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), None)]).await;
+    write(models, &second, &[("a", Some("2"), Some("Kiel")), ("c", Some("2"), None)]).await;
+    assert_eq!(models.live(totals().view()).await.expect("it can be read"), Generation::new(1));
+    assert_eq!((names(models, None).await, names(models, Some("Kiel")).await), (vec!["a".into(), "b".into()], vec![]));
+    for live in [2, 1, 2] {
+        let (store, at) = (models.clone(), models.checkpoint(second.projection()).await.expect("it can be read"));
+        let work: Work<M::Tx> =
+            Box::new(move |tx| async move { store.go_live(tx, &view("totals", live)).await }.boxed());
+        models.advance(Step::new(second.projection(), at, at.next()), work).await.expect("it commits");
+        assert_eq!(models.live(totals().view()).await.expect("it can be read"), Generation::new(live));
+    }
+    assert_eq!(page(models, None, None, 9).await, [("a", "2"), ("c", "2")].map(|(k, s)| (k.into(), s.into())));
+    assert_eq!((names(models, Some("Bonn")).await, names(models, Some("Kiel")).await), (vec![], vec!["a".into()]));
+    let found = models.rows(totals().view(), &[key("b"), key("c")]).await.expect("they can be read");
+    assert_eq!(keys(&found), [key("c")]);
+}
+
+/// Two that have keys in common share nothing.
+pub async fn views_are_apart<M: ViewStore + Clone>(models: &M) {
+    write(models, &totals(), &[("a", Some("1"), Some("Bonn"))]).await;
+    write(models, &view("total", 1), &[("a", Some("2"), Some("Bonn")), ("b", Some("2"), Some("Bonn"))]).await;
+    write(models, &totals(), &[("b", None, None)]).await;
+    assert_eq!(page(models, Some("Bonn"), None, 9).await, [("a".to_owned(), "1".to_owned())]);
+    let others = ViewPage { of: None, after: None, limit: 9 };
+    let others = models.page(view("total", 1).view(), &others).await.expect("they can be read");
+    assert_eq!(keys(&others), [key("a"), key("b")]);
+}
+
+/// With order per aggregate several work at once, on different aggregates and the same rows. Rows that nobody has seen come and go under
+/// their hands: no change is lost, and nobody waits for ever.
+pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + ProgressStore + Clone>(models: &M) {
+    const ROUNDS: usize = 15;
+    models.begin(totals().projection(), Box::new(|_| async { Ok(()) }.boxed())).await.expect("a projection begins");
+    let names: Arc<[String]> = (0..20).map(|number| format!("{number:02}")).collect();
+    let racer = async |racer: usize| {
+        for round in 0..ROUNDS {
+            let mut taken: Vec<_> = names.iter().map(|name| key(name)).collect();
+            taken.rotate_left((racer * 7 + round) % 20);
+            taken.truncate(12);
+            taken.sort();
+            let store = models.clone();
+            let turn: Turn<M::Tx> = Box::new(move |tx, progress| {
+                progress.iter_mut().for_each(advance_by_one);
+                async move {
+                    let before = store.load(tx, &totals(), &taken).await?;
+                    let after: Vec<_> = before.iter().map(counted).collect();
+                    store.save(tx, &totals(), &before, &after).await
+                }
+                .boxed()
+            });
+            let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
+            models.progress(totals().projection(), vec![own], turn).await?;
+        }
+        Ok::<_, crate::error::Error>(())
+    };
+    // At once, and again where the rows have come and gone before.
+    for times in 1..=2 {
+        try_join_all((0..4).map(&racer)).await.expect("nobody is in anybody's way");
+        let mut expected: BTreeMap<String, usize> = BTreeMap::new();
+        for (racer, round) in (0..4).flat_map(|racer| (0..ROUNDS).map(move |round| (racer, round))) {
+            let taken = (0..12).map(|place| (place + racer * 7 + round) % 20);
+            taken.for_each(|name| *expected.entry(names[name].clone()).or_default() += 1);
+        }
+        let expected = expected.into_iter().map(|(name, count)| (name, (count * times) % 3));
+        let expected: Vec<_> = expected.filter(|(_, count)| *count > 0).collect();
+        let found = page(models, None, None, 100).await;
+        let found: Vec<_> = found.into_iter().map(|(key, state)| (key, state.parse().unwrap_or(usize::MAX))).collect();
+        assert_eq!(found, expected);
+        let by_city = join_all(["1", "2"].map(|count| page(models, Some(count), None, 100))).await.concat();
+        assert_eq!(by_city.len(), found.len(), "fields come and go with their rows");
+    }
+}
+
+fn advance_by_one(row: &mut Progress) {
+    row.applied = Version::new(row.applied.get() + 1);
+    row.seen = row.applied;
+}
+
+/// Counts to two, and is gone at three.
+fn counted(row: &ViewRow) -> ViewRow {
+    let count = row.state.as_deref().map_or(0, |state| state.parse::<u32>().unwrap_or(u32::MAX)) + 1;
+    if count == 3 {
+        return ViewRow::empty(row.key.clone());
+    }
+    let (state, fields) = (Some(count.to_string()), Fields::new().with("city", count));
+    ViewRow { key: row.key.clone(), state, fields, position: row.position.next() }
+}

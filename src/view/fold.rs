@@ -1,0 +1,135 @@
+//! A view as a projection: load a batch's rows, fold in memory, write them back.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::event::Envelope;
+use crate::id::{Generation, Position, ViewKey};
+use crate::projection::Projection;
+use crate::store::{Fields, Filter, ViewId, ViewRow, ViewStore};
+use crate::view::View;
+
+/// What a worker runs to keep a view.
+pub struct ViewProjection<V, M> {
+    view: V,
+    models: M,
+    generation: Generation,
+    name: String,
+}
+
+impl<V: View, M> fmt::Debug for ViewProjection<V, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ViewProjection").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<V: View, M: ViewStore> ViewProjection<V, M> {
+    /// Keeps the rows that readers see at first. `models` is a handle of what the worker writes to.
+    pub fn new(view: V, models: M) -> Self {
+        let name = view.name().to_owned();
+        Self { view, models, generation: ViewId::FIRST, name }
+    }
+
+    /// Keeps the rows of another generation, under a checkpoint of their own.
+    pub fn with_generation(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        // A name that no view can have is reported by `filter`.
+        self.name = self.id().map_or_else(|_| self.name, |id| id.projection().to_string());
+        self
+    }
+
+    fn id(&self) -> Result<ViewId> {
+        ViewId::new(self.view.name(), self.generation)
+    }
+
+    async fn fold(&self, tx: &mut M::Tx, events: Vec<Envelope<V::Event>>) -> Result<()> {
+        let id = self.id()?;
+        let changes = by_key(&self.view, events)?;
+        let keys: Vec<ViewKey> = changes.keys().cloned().collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let before = self.models.load(tx, &id, &keys).await?;
+        let after = before.iter().zip(changes).map(|(row, (_, events))| folded(&self.view, row, events));
+        let after = after.collect::<Result<Vec<_>>>()?;
+        self.models.save(tx, &id, &before, &after).await
+    }
+}
+
+#[async_trait]
+impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
+    type Event = V::Event;
+    type Tx = M::Tx;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        self.id()?;
+        self.view.filter()
+    }
+
+    async fn apply(&self, tx: &mut M::Tx, event: Envelope<V::Event>) -> Result<(), BoxError> {
+        Ok(self.fold(tx, vec![event]).await?)
+    }
+
+    async fn apply_batch(&self, tx: &mut M::Tx, events: Vec<Envelope<V::Event>>) -> Result<(), BoxError> {
+        Ok(self.fold(tx, events).await?)
+    }
+}
+
+/// The rows that some events lead to, from nothing.
+#[cfg(feature = "testing")]
+pub(crate) fn rows_of<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<Vec<ViewRow>> {
+    let changes = by_key(view, events)?.into_iter();
+    changes.map(|(key, events)| folded(view, &ViewRow::empty(key), events)).collect()
+}
+
+/// The events of each row, in their order.
+fn by_key<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<BTreeMap<ViewKey, Vec<Envelope<V::Event>>>> {
+    let mut changes: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for event in events {
+        let Some(key) = view.key(&event) else { continue };
+        match changes.entry(ViewKey::new(key)?) {
+            Entry::Occupied(mut events) => events.get_mut().push(event),
+            Entry::Vacant(place) => drop(place.insert(vec![event])),
+        }
+    }
+    Ok(changes)
+}
+
+/// A row after some events.
+fn folded<V: View>(view: &V, row: &ViewRow, events: Vec<Envelope<V::Event>>) -> Result<ViewRow> {
+    let mut state = state_of::<V>(view.name(), row)?;
+    let mut position = row.position;
+    for event in events {
+        position = Position::max(position, event.position);
+        view.apply(&mut state, event);
+    }
+    let (state, fields) = match &state {
+        None => (None, Fields::new()),
+        Some(state) => (Some(encode(view.name(), &row.key, state)?), view.fields(state)),
+    };
+    fields.check()?;
+    Ok(ViewRow { key: row.key.clone(), state, fields, position })
+}
+
+/// The state of a row, if it has one.
+pub(super) fn state_of<V: View>(view: &str, row: &ViewRow) -> Result<Option<V::State>> {
+    let damaged = |error| {
+        let what = format!("view {view}: the state under {} is not one of this view's", row.key);
+        Error::with_source(ErrorKind::Corrupt(what), error)
+    };
+    row.state.as_deref().map(serde_json::from_str).transpose().map_err(damaged)
+}
+
+fn encode(view: &str, key: &ViewKey, state: &impl serde::Serialize) -> Result<String> {
+    let refused =
+        |error| Error::with_source(ErrorKind::Unencodable(format!("view {view}: the state under {key}")), error);
+    serde_json::to_string(state).map_err(refused)
+}

@@ -1,0 +1,408 @@
+//! Views: what their rows hold is the fold of the events, whatever fails on the way. Needs `POSTGRES_URL` and `MYSQL_URL`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/databases.rs"]
+mod databases;
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use databases::{Database, Place};
+use futures::future::join_all;
+use retell::event::NewEvent;
+use retell::relay::RelayOptions;
+use retell::store::{Append, Fields};
+use retell::testing::faulty::{Fault, FaultyBroker};
+use retell::view::{Paging, ViewProjection};
+use retell::worker::WorkerOptions;
+use retell::{
+    CheckpointStore, Envelope, ErrorKind, EventStore, ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore,
+    MemoryViews, Metadata, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection, ProjectionName,
+    Relay, Result, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
+};
+use serde::{Deserialize, Serialize};
+use support::CounterEvent;
+use tokio_util::sync::CancellationToken;
+
+/// Counts how often each amount was added, whoever it was added to. At five a row is gone, and begins again.
+#[derive(Debug, Clone, Copy)]
+struct Amounts;
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Times {
+    times: u64,
+}
+
+impl View for Amounts {
+    type Event = CounterEvent;
+    type State = Times;
+
+    fn name(&self) -> &'static str {
+        "amounts"
+    }
+
+    fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
+        match &event.event {
+            CounterEvent::Added { amount } => Some(amount.to_string()),
+            CounterEvent::Renamed(_) => None,
+        }
+    }
+
+    fn apply(&self, state: &mut Option<Times>, _: Envelope<CounterEvent>) {
+        let times = state.take().unwrap_or_default().times + 1;
+        *state = (times < 5).then_some(Times { times });
+    }
+
+    fn fields(&self, state: &Times) -> Fields {
+        Fields::new().with("times", state.times)
+    }
+}
+
+/// What each name is: named by the event itself, however it reads. Its value is a field as well.
+#[derive(Debug, Clone, Copy)]
+struct Names;
+
+impl View for Names {
+    type Event = CounterEvent;
+    type State = String;
+
+    fn name(&self) -> &'static str {
+        "names"
+    }
+
+    fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
+        match &event.event {
+            CounterEvent::Renamed(name) => Some(name.trim_start_matches('#').to_owned()),
+            CounterEvent::Added { .. } => Some("added".into()),
+        }
+    }
+
+    fn apply(&self, state: &mut Option<String>, event: Envelope<CounterEvent>) {
+        *state = Some(match event.event {
+            CounterEvent::Renamed(name) => name,
+            CounterEvent::Added { amount } => amount.to_string(),
+        });
+    }
+
+    fn fields(&self, name: &String) -> Fields {
+        Fields::new().with("name", name).with("length", name.len())
+    }
+}
+
+fn name(view: &impl View) -> ProjectionName {
+    ProjectionName::new(view.name()).unwrap()
+}
+
+/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+fn eager() -> WorkerOptions {
+    let brief = Duration::from_millis(5);
+    WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_batch_events(64)
+}
+
+async fn append(store: &MemoryStore, id: &str, event: CounterEvent) {
+    let event = NewEvent::encode(&event, Metadata::default()).unwrap();
+    let stream = StreamId::parse("counter", id).unwrap();
+    store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
+}
+
+async fn add(store: &MemoryStore, id: &str, amount: i64) {
+    append(store, id, CounterEvent::Added { amount }).await;
+}
+
+async fn rename(store: &MemoryStore, id: &str, name: &str) {
+    append(store, id, CounterEvent::Renamed(name.into())).await;
+}
+
+async fn reached(models: &impl CheckpointStore, projection: &ProjectionName, position: u64) {
+    let reached = async {
+        while models.checkpoint(projection).await.unwrap().get() < position {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the view gets there");
+}
+
+/// Runs workers until `done` has come to its end.
+async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
+where
+    P: Projection,
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    let stop = CancellationToken::new();
+    let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {
+        let done = done.await;
+        stop.cancel();
+        done
+    });
+    for result in results {
+        result.unwrap();
+    }
+    done
+}
+
+async fn all<V: View, M: ViewStore>(views: &Views<V, M>) -> BTreeMap<String, V::State> {
+    let mut rows = BTreeMap::new();
+    let mut paging = Paging::first(7);
+    loop {
+        let found = views.all(paging.clone()).await.unwrap();
+        rows.extend(found.rows.into_iter().map(|(key, state)| (key.to_string(), state)));
+        match found.next {
+            Some(next) => paging = paging.after(next),
+            None => return rows,
+        }
+    }
+}
+
+/// Drops, doubles, holds back and garbles frames in turn.
+fn faults() -> impl Iterator<Item = Fault> {
+    let faults = [Fault::Drop, Fault::Deliver, Fault::Double, Fault::Late, Fault::Junk, Fault::Deliver];
+    faults.into_iter().chain([Fault::LoseConfirm, Fault::Refuse]).cycle().take(400)
+}
+
+const EVENTS: i64 = 1_500;
+
+/// Some from the store, some as they come, by workers that share them or stand by for each other.
+async fn equals_the_fold<M>(models: M, shared: [Worker<ViewProjection<Amounts, M>, M>; 3], store: &MemoryStore)
+where
+    M: ViewStore + Clone,
+{
+    let broker = FaultyBroker::new(MemoryBroker::new(), faults());
+    let workers = shared.map(|worker| worker.with_broker(broker.clone()).with_options(eager()));
+    let event = |number: i64| (format!("{}", number * number % 23), (number * 7 + number / 5) % 60);
+    let mut expected: BTreeMap<String, Times> = BTreeMap::new();
+    for (_, amount) in (0..EVENTS).map(event) {
+        expected.entry(amount.to_string()).or_default().times += 1;
+    }
+    for times in expected.values_mut() {
+        times.times %= 5;
+    }
+    expected.retain(|_, times| times.times > 0);
+    let write = async |numbers: std::ops::Range<i64>| {
+        for (id, amount) in numbers.map(event) {
+            add(store, &id, amount).await;
+        }
+    };
+    write(0..EVENTS / 2).await;
+    let stop = CancellationToken::new();
+    let relay = Relay::new(store.clone(), broker.clone()).with_options(RelayOptions::new().with_frame_events(3));
+    let (relayed, ()) = tokio::join!(relay.run(stop.clone()), async {
+        let done = async {
+            write(EVENTS / 2..EVENTS).await;
+            reached(&models, &name(&Amounts), EVENTS.cast_unsigned()).await;
+        };
+        while_running(&workers, done).await;
+        stop.cancel();
+    });
+    relayed.unwrap();
+    let views = Views::new(&Amounts, models);
+    assert_eq!(all(&views).await, expected);
+    for times in 1..5 {
+        let found = views.find("times", times, Paging::first(100)).await.unwrap();
+        let with: Vec<_> =
+            expected.iter().filter(|(_, state)| state.times == times).map(|(key, _)| key.clone()).collect();
+        assert_eq!(found.rows.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>(), with);
+    }
+}
+
+async fn in_both_orders<M: ViewStore + ProgressStore + Clone>(models: impl AsyncFn() -> M) {
+    let worker = |store: &MemoryStore, models: &M| Worker::view(Amounts, store.clone(), models.clone());
+    let (store, in_log_order) = (MemoryStore::new(), models().await);
+    equals_the_fold(in_log_order.clone(), [(); 3].map(|()| worker(&store, &in_log_order)), &store).await;
+    let (store, per_aggregate) = (MemoryStore::new(), models().await);
+    let workers = [(); 3].map(|()| worker(&store, &per_aggregate).with_order_per_aggregate());
+    equals_the_fold(per_aggregate, workers, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_fold_of_all_events_under_faults_in_memory() {
+    in_both_orders(async || MemoryReadModel::new(MemoryViews::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_fold_of_all_events_under_faults_in_sqlite() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let files = std::sync::atomic::AtomicU32::new(0);
+    in_both_orders(async || {
+        let number = files.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        SqliteReadModel::open(folder.path().join(number.to_string())).await.unwrap()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_fold_of_all_events_under_faults_in_postgres() {
+    let databases = [Database::postgres().await, Database::postgres().await];
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    in_both_orders(async || {
+        let number = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let Place::Postgres(url) = &databases[number].place else { unreachable!("it is one of PostgreSQL's") };
+        PostgresReadModel::connect(url).await.unwrap()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_fold_of_all_events_under_faults_in_mysql() {
+    let databases = [Database::mysql().await, Database::mysql().await];
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    in_both_orders(async || {
+        let number = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let Place::MySql(url) = &databases[number].place else { unreachable!("it is one of MySQL's") };
+        MySqlReadModel::connect(url).await.unwrap()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_whose_row_cannot_be_parks_its_aggregate_and_no_other() {
+    let long = "ü".repeat(128);
+    let cases = [
+        ("#".to_owned(), "view key is empty"),
+        (long.clone(), "view key has 256 bytes, at most 255 are allowed"),
+        ("a\0b".to_owned(), "view key contains a NUL character"),
+        ("#".to_owned() + &"x".repeat(255), "its value has 256 bytes, at most 255 are allowed"),
+    ];
+    let (store, models) = (MemoryStore::new(), SqliteReadModel::in_memory().await.unwrap());
+    for (number, (text, _)) in cases.iter().enumerate() {
+        rename(&store, "fine", &format!("before {number}")).await;
+        rename(&store, &format!("bad {number}"), text).await;
+        rename(&store, &format!("bad {number}"), "never").await;
+        rename(&store, "fine", &"y".repeat(255)).await;
+    }
+    let worker = [Worker::view(Names, store.clone(), models.clone()).with_options(eager())];
+    while_running(&worker, reached(&models, &name(&Names), 16)).await;
+    let parked = models.parking(&name(&Names)).await.unwrap().parked;
+    assert_eq!(parked.len(), cases.len());
+    for (parked, (number, (_, error))) in parked.iter().zip(cases.iter().enumerate()) {
+        assert_eq!(parked.stream.aggregate_id().as_str(), format!("bad {number}"));
+        assert!(parked.error.contains(error), "{}", parked.error);
+    }
+    let rows = all(&Views::new(&Names, models)).await;
+    assert_eq!(rows.len(), 5, "{rows:?}");
+    assert!(!rows.contains_key("never"));
+}
+
+/// As after a change of the state that does not fit the rows that are there.
+#[tokio::test]
+async fn a_row_that_is_not_of_the_views_state_is_an_error_and_stays_as_it_is() {
+    #[derive(Debug)]
+    struct Changed;
+
+    impl View for Changed {
+        type Event = CounterEvent;
+        type State = u64;
+
+        fn name(&self) -> &'static str {
+            "names"
+        }
+
+        fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
+            Names.key(event)
+        }
+
+        fn apply(&self, state: &mut Option<u64>, _: Envelope<CounterEvent>) {
+            *state.get_or_insert_default() += 1;
+        }
+    }
+
+    let (store, models) = (MemoryStore::new(), SqliteReadModel::in_memory().await.unwrap());
+    rename(&store, "a", "Ada").await;
+    let worker = [Worker::view(Names, store.clone(), models.clone()).with_options(eager())];
+    while_running(&worker, reached(&models, &name(&Names), 1)).await;
+    rename(&store, "b", "Bob").await;
+    rename(&store, "a", "Ada").await;
+    let worker = [Worker::view(Changed, store.clone(), models.clone()).with_options(eager())];
+    while_running(&worker, reached(&models, &name(&Names), 3)).await;
+    let parked = models.parking(&name(&Names)).await.unwrap().parked;
+    assert_eq!(parked.len(), 1);
+    assert!(parked[0].error.contains("the state under Ada is not one of this view's"), "{}", parked[0].error);
+    let views = Views::new(&Changed, models.clone());
+    assert_eq!(views.get("Bob").await.unwrap(), Some(1));
+    assert!(matches!(views.get("Ada").await.unwrap_err().kind(), ErrorKind::Corrupt(_)));
+    assert_eq!(Views::new(&Names, models).get("Ada").await.unwrap(), Some("Ada".into()));
+}
+
+#[tokio::test]
+async fn rows_are_read_by_key_by_field_and_in_pages() {
+    let (store, models) = (MemoryStore::new(), SqliteReadModel::in_memory().await.unwrap());
+    for text in ["Ada", "Bob", "Cy", "#Cy", "Dora", "Eve"] {
+        rename(&store, text, text).await;
+    }
+    let worker = [Worker::view(Names, store.clone(), models.clone()).with_options(eager())];
+    while_running(&worker, reached(&models, &name(&Names), 6)).await;
+    let views = Views::new(&Names, models);
+    assert_eq!((views.get("Cy").await.unwrap(), views.get("Zoë").await.unwrap()), (Some("#Cy".into()), None));
+    let many = views.get_many(["Eve", "Zoë", "Ada", "Eve"]).await.unwrap();
+    assert_eq!(many.into_values().collect::<Vec<_>>(), ["Ada", "Eve"]);
+    assert!(matches!(views.get("").await.unwrap_err().kind(), ErrorKind::Invalid(_)));
+    let first = views.find("length", 3, Paging::first(2)).await.unwrap();
+    assert_eq!(first.rows.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["Ada", "Bob"]);
+    let rest = views.find("length", 3, Paging::first(2).after(first.next.unwrap())).await.unwrap();
+    assert_eq!(rest.rows.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["#Cy", "Eve"]);
+    assert_eq!(rest.next, None, "a page that is just full is not followed by an empty one");
+    let some = views.all(Paging::first(0)).await.unwrap();
+    assert_eq!((some.rows.len(), some.next), (1, Some(ViewKey::new("Ada").unwrap())));
+    assert!(views.find("name", "Cy", Paging::first(9)).await.unwrap().rows.is_empty(), "its name was changed");
+}
+
+#[tokio::test]
+async fn a_name_that_looks_like_a_generation_is_refused() {
+    #[derive(Debug)]
+    struct At;
+
+    impl View for At {
+        type Event = CounterEvent;
+        type State = ();
+
+        fn name(&self) -> &'static str {
+            "names@2"
+        }
+
+        fn key(&self, _: &Envelope<CounterEvent>) -> Option<String> {
+            None
+        }
+
+        fn apply(&self, _: &mut Option<()>, _: Envelope<CounterEvent>) {}
+    }
+
+    async fn run(worker: Worker<impl Projection<Tx = MemoryViews>, MemoryReadModel<MemoryViews>>) -> Result<()> {
+        worker.run(CancellationToken::new()).await
+    }
+
+    let models = MemoryReadModel::new(MemoryViews::new());
+    let error = run(Worker::view(At, MemoryStore::new(), models.clone())).await.unwrap_err();
+    assert!(error.to_string().contains("must not contain `@`"), "{error}");
+    assert!(Views::new(&At, models).get("a").await.is_err());
+}
+
+/// Rows, fields, the checkpoint, and what is parked.
+#[tokio::test]
+async fn a_view_in_memory_goes_on_from_its_snapshot() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(MemoryViews::new()));
+    for text in ["Ada", "Bob", "Cy"] {
+        rename(&store, text, text).await;
+    }
+    rename(&store, "bad", "#").await;
+    let worker = [Worker::view(Names, store.clone(), models.clone()).with_options(eager())];
+    while_running(&worker, reached(&models, &name(&Names), 4)).await;
+    let snapshot = models.snapshot().unwrap();
+    let restored = MemoryReadModel::restore(&snapshot).unwrap();
+    assert_eq!(restored.checkpoint(&name(&Names)).await.unwrap(), Position::new(4));
+    let parking = restored.parking(&name(&Names)).await.unwrap();
+    assert_eq!((parking.parked.len(), &parking), (1, &models.parking(&name(&Names)).await.unwrap()));
+    rename(&store, "Cy", "#Cy").await;
+    let worker = [Worker::view(Names, store.clone(), restored.clone()).with_options(eager())];
+    while_running(&worker, reached(&restored, &name(&Names), 5)).await;
+    let views = Views::new(&Names, restored);
+    assert_eq!(all(&views).await.into_values().collect::<Vec<_>>(), ["Ada", "Bob", "#Cy"]);
+    let found = views.find("length", 3, Paging::first(9)).await.unwrap();
+    assert_eq!(found.rows.len(), 3);
+    assert_eq!(all(&Views::new(&Names, models)).await["Cy"], "Cy", "the model it was taken of stays as it was");
+    for damaged in [&snapshot[1..], b"{}", &snapshot[..snapshot.len() - 1]] {
+        assert!(MemoryReadModel::restore(damaged).unwrap_err().is_corrupt());
+    }
+    let newer = String::from_utf8(snapshot).unwrap().replace(r#""format":1"#, r#""format":2"#);
+    assert!(MemoryReadModel::restore(newer.as_bytes()).unwrap_err().is_corrupt());
+}
