@@ -5,6 +5,7 @@ extern crate self as retell;
 
 pub mod aggregate;
 pub mod broker;
+pub mod claim;
 pub mod codec;
 pub mod command;
 pub mod error;
@@ -67,13 +68,14 @@ pub use async_trait::async_trait;
 pub use broker::memory::MemoryBroker;
 #[cfg(feature = "rabbitmq")]
 pub use broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+pub use claim::Claim;
 pub use codec::Codec;
 pub use command::{CommandError, Context};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
-    AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position,
-    ProjectionName, StreamId, Version,
+    AggregateId, AggregateType, ClaimScope, ClaimValue, CorrelationId, EventId, EventType, ExpectedVersion, Fence,
+    IdempotencyKey, Position, ProjectionName, StreamId, Version,
 };
 pub use projection::Projection;
 pub use relay::Relay;

@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use crate::id::{
+    ClaimScope, ClaimValue, CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+};
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, Parking,
     ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn, Visitor, Work,
@@ -68,6 +70,10 @@ impl<S: EventStore + ?Sized> EventStore for Arc<S> {
 
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         (**self).outcome(key).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        (**self).holder(scope, value).await
     }
 
     async fn close(&self) -> Result<()> {

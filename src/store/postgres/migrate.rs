@@ -6,16 +6,17 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::connection::{Schema, classify};
 
 /// The steps of the schema. Never changed once released.
-const MIGRATIONS: [(i32, &str, &str); 5] = [
+const MIGRATIONS: [(i32, &str, &str); 6] = [
     (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
     (3, "leases", include_str!("../../../migrations/postgres/0003_leases.sql")),
     (4, "parking", include_str!("../../../migrations/postgres/0004_parking.sql")),
     (5, "progress", include_str!("../../../migrations/postgres/0005_progress.sql")),
+    (7, "reservations", include_str!("../../../migrations/postgres/0007_reservations.sql")),
 ];
 
 /// The newest step this release knows.
-const KNOWN: i32 = 5;
+const KNOWN: i32 = 7;
 
 /// Applies what is missing in one transaction. Processes that start at once take turns.
 pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {

@@ -23,19 +23,24 @@ const PROGRESS: Migration =
     Migration { number: 5, name: "progress", sql: include_str!("../../../migrations/sqlite/0005_progress.sql") };
 
 /// What a log needs.
-pub(super) static LOG: [Migration; 5] = [
+pub(super) static LOG: [Migration; 6] = [
     Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
     CHECKPOINTS,
     Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
     PARKING,
     PROGRESS,
+    Migration {
+        number: 7,
+        name: "reservations",
+        sql: include_str!("../../../migrations/sqlite/0007_reservations.sql"),
+    },
 ];
 
 /// What a file of read models needs.
 pub(super) static READ_MODEL: [Migration; 3] = [CHECKPOINTS, PARKING, PROGRESS];
 
 /// The newest step this release knows, of any kind of file.
-const NEWEST: u32 = 5;
+const NEWEST: u32 = 7;
 
 /// Applies what is missing, in one transaction: of several processes that start at once, one does it and the others find it done.
 pub(super) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failure> {
