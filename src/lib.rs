@@ -75,7 +75,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
     AggregateId, AggregateType, ClaimScope, ClaimValue, CorrelationId, EventId, EventType, ExpectedVersion, Fence,
-    IdempotencyKey, Position, ProjectionName, StreamId, Version,
+    IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version,
 };
 pub use projection::Projection;
 pub use relay::Relay;
