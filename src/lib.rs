@@ -60,6 +60,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0009-order-per-aggregate.md")]
         pub mod d0009_order {}
+
+        #[doc = include_str!("docs/decisions/0011-unique-values.md")]
+        pub mod d0011_unique {}
     }
 }
 
