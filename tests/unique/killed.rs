@@ -135,15 +135,14 @@ pub(crate) async fn write(job: &Job) {
 fn append(name: &str, random: &mut Random) -> Append {
     let first = random.below(STREAMS);
     let streams = [first, (first + 1 + random.below(STREAMS - 1)) % STREAMS];
-    let reserved = random.below(VALUES);
-    let released = random.below(VALUES);
+    let (wanted, unwanted) = (random.below(VALUES), random.below(VALUES));
     let parts = streams.into_iter().zip(0..).take(usize::try_from(1 + random.below(2)).unwrap());
     let mut append: Option<Append> = None;
     for (number, part) in parts {
         let what = random.below(4);
         // The two want different values, or one gives the other its own.
-        let reserves = if what == 0 { vec![] } else { vec![(reserved + part) % VALUES] };
-        let releases = if what == 1 { vec![] } else { vec![(released + part) % VALUES] };
+        let reserves = if what == 0 { vec![] } else { vec![(wanted + part) % VALUES] };
+        let releases = if what == 1 { vec![] } else { vec![(unwanted + part) % VALUES] };
         let releases: Vec<_> = releases.into_iter().filter(|value| !reserves.contains(value)).collect();
         let claims: Vec<_> = reserves
             .iter()
