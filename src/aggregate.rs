@@ -2,8 +2,10 @@
 //!
 //! Everything here is synchronous and pure: no clock, no I/O. A command carries what it needs to know.
 
+use crate::claim::Claim;
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::id::InvalidName;
 
 /// State that is rebuilt from the events of one stream; `#[derive(Aggregate)]` writes it.
 ///
@@ -23,6 +25,16 @@ pub trait Aggregate: Default + Clone + Send + Sync + 'static {
 
     /// Moves the state past one event. Cannot fail: the event has happened.
     fn apply(&mut self, event: Self::Event);
+
+    /// The values that only one aggregate may hold, as an event reserves and releases them; none by default. They become durable with
+    /// the event. Of several claims of a command's events on one value the last counts.
+    ///
+    /// # Errors
+    /// The event has a value that no store takes: the command fails and writes nothing.
+    fn claims(event: &Self::Event) -> Result<Vec<Claim>, InvalidName> {
+        let _ = event;
+        Ok(Vec::new())
+    }
 
     /// The state as bytes for a snapshot.
     ///

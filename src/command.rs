@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::{Envelope, Metadata};
-use crate::id::{CorrelationId, EventId, IdempotencyKey, Version};
+use crate::id::{ClaimScope, ClaimValue, CorrelationId, EventId, IdempotencyKey, StreamId, Version};
 use crate::store::{Appended, Outcome, Token};
 
 /// What goes with a command: where it came from, and its idempotency key.
@@ -100,6 +100,16 @@ pub enum CommandError<E> {
     /// Others changed the aggregate, again and again.
     #[error("gave up after repeated conflicts")]
     Conflict(#[source] Error),
+    /// Another aggregate holds a value that an event of this command reserves.
+    #[error("{scope} {value} is taken by {by}")]
+    Taken {
+        /// What the value must be unique among.
+        scope: ClaimScope,
+        /// The value.
+        value: ClaimValue,
+        /// Who holds it.
+        by: StreamId,
+    },
     /// May succeed when tried again. Without an idempotency key it is not known whether the events were written.
     #[error(transparent)]
     Transient(Error),
@@ -113,7 +123,9 @@ pub enum CommandError<E> {
 
 impl<E> From<Error> for CommandError<E> {
     fn from(error: Error) -> Self {
-        if error.is_conflict() {
+        if let ErrorKind::Taken { scope, value, by } = error.kind() {
+            Self::Taken { scope: scope.clone(), value: value.clone(), by: by.clone() }
+        } else if error.is_conflict() {
             Self::Conflict(error)
         } else if error.is_transient() {
             Self::Transient(error)

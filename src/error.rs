@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::id::{
-    EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId,
-    Version,
+    ClaimScope, ClaimValue, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Position,
+    ProjectionName, StreamId, Version,
 };
 
 /// A result of this library.
@@ -42,6 +42,16 @@ pub enum ErrorKind {
     /// The key was used before, for an append to other streams. Nothing was written.
     #[error("idempotency key {0} was used for an append to other streams")]
     KeyReused(IdempotencyKey),
+    /// Another stream holds a value that the append wants to reserve. Nothing was written.
+    #[error("{scope} {value} is taken by {by}")]
+    Taken {
+        /// What the value must be unique among.
+        scope: ClaimScope,
+        /// The first such value, in the order of scope and value.
+        value: ClaimValue,
+        /// Who holds it.
+        by: StreamId,
+    },
     /// Input that no retry makes acceptable. Nothing was written.
     #[error("invalid input: {0}")]
     Invalid(String),
@@ -189,6 +199,11 @@ impl Error {
     /// Whether the stream had moved: load again, decide again, append again.
     pub fn is_conflict(&self) -> bool {
         matches!(*self.kind, ErrorKind::Conflict { .. })
+    }
+
+    /// Whether another stream holds a value that was to be reserved.
+    pub fn is_taken(&self) -> bool {
+        matches!(*self.kind, ErrorKind::Taken { .. })
     }
 
     /// Whether the same call may succeed later.

@@ -125,6 +125,16 @@ name!(
     ViewKey,
     "view key"
 );
+name!(
+    /// What a value must be unique among, such as `user.email`.
+    ClaimScope,
+    "claim scope"
+);
+name!(
+    /// A value that one stream at a time may hold within its scope. Compared byte by byte.
+    ClaimValue,
+    "claimed value"
+);
 
 /// A relay's name is text in its port, and keeps the rules of all names all the same.
 pub(crate) fn check_relay_name(name: &str) -> Result<(), InvalidName> {

@@ -5,6 +5,7 @@ extern crate self as retell;
 
 pub mod aggregate;
 pub mod broker;
+pub mod claim;
 pub mod codec;
 pub mod command;
 pub mod error;
@@ -64,6 +65,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0010-views.md")]
         pub mod d0010_views {}
+
+        #[doc = include_str!("docs/decisions/0011-unique-values.md")]
+        pub mod d0011_unique {}
     }
 }
 
@@ -72,13 +76,14 @@ pub use async_trait::async_trait;
 pub use broker::memory::MemoryBroker;
 #[cfg(feature = "rabbitmq")]
 pub use broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+pub use claim::Claim;
 pub use codec::Codec;
 pub use command::{CommandError, Context};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
-    AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position,
-    ProjectionName, StreamId, Version, ViewKey,
+    AggregateId, AggregateType, ClaimScope, ClaimValue, CorrelationId, EventId, EventType, ExpectedVersion, Fence,
+    IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
 };
 pub use process::{Process, ProcessManager};
 pub use projection::Projection;

@@ -125,6 +125,7 @@ impl<E: std::fmt::Display> From<CommandError<E>> for NotExecuted {
     fn from(error: CommandError<E>) -> Self {
         match error {
             CommandError::Rejected(reason) => Self::Rejected(reason.to_string()),
+            CommandError::Taken { scope, value, by } => Self::Rejected(format!("{scope} {value} is taken by {by}")),
             CommandError::Conflict(error)
             | CommandError::Transient(error)
             | CommandError::Corrupt(error)

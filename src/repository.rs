@@ -179,8 +179,8 @@ impl<A: Aggregate> Repository<A> {
     /// Runs a command: loads the aggregate, lets it decide, appends what it decided, and starts over if others were faster.
     ///
     /// # Errors
-    /// [`CommandError::Rejected`] with the domain's error, [`CommandError::Conflict`] when the retries are used up,
-    /// [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was written then. After [`CommandError::Transient`] the
+    /// [`CommandError::Rejected`] with the domain's error, [`CommandError::Taken`] for a value that another aggregate holds,
+    /// [`CommandError::Conflict`] when the retries are used up, [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was written then. After [`CommandError::Transient`] the
     /// events may have been written: execute again under the same key to find out.
     ///
     /// # Cancel safety
@@ -223,7 +223,7 @@ impl<A: Aggregate> Repository<A> {
             if events.is_empty() {
                 return Ok(Executed::nothing(loaded.version));
             }
-            let (append, last_event) = encode(&stream, loaded.version, &events, &context)?;
+            let (append, last_event) = encode::<A>(&stream, loaded.version, &events, &context)?;
             match self.inner.store.append(append).await {
                 Ok(appended) => {
                     self.remember(&stream, &mut slot, events, &appended);
@@ -364,23 +364,24 @@ impl<A: Default> Default for Loaded<A> {
 }
 
 /// The append, and the id of its last event.
-fn encode<E: Event>(
+fn encode<A: Aggregate>(
     stream: &StreamId,
     version: Version,
-    events: &[E],
+    events: &[A::Event],
     context: &Context,
 ) -> Result<(Append, Option<EventId>)> {
     let mut metadata = context.metadata.clone();
-    let mut encoded = Vec::with_capacity(events.len());
+    let (mut encoded, mut claims) = (Vec::with_capacity(events.len()), Vec::new());
     for event in events {
         let mut new = NewEvent::encode(event, metadata.clone())?;
         // The first event of a request names the whole chain.
         let correlation = *metadata.correlation_id.get_or_insert(new.id.into());
         new.metadata.correlation_id = Some(correlation);
         encoded.push(new);
+        claims.extend(A::claims(event)?);
     }
     let last = encoded.last().map(|event| event.id);
-    let append = Append::new(stream.clone(), ExpectedVersion::Exact(version), encoded);
+    let append = Append::new(stream.clone(), ExpectedVersion::Exact(version), encoded).with_claims(claims);
     let append = match &context.key {
         Some(key) => append.with_key(key.clone()),
         None => append,

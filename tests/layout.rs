@@ -63,7 +63,7 @@ impl Source {
 const ORDER: [&[&str]; 10] = [
     &["id"],
     &["error"],
-    &["codec"],
+    &["codec", "claim"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],

@@ -16,9 +16,9 @@ use retell::id::CommitId;
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
 use retell::store::{Append, Appended, KeptOutcome, Outcome, Page, Replay, Snapshot, SnapshotStore, Visitor};
 use retell::{
-    Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventStore, EventType, ExpectedVersion,
-    Filter, IdempotencyKey, MemoryStore, Metadata, Position, Repository, Result, SqliteStore, StreamId, UpTo, Version,
-    async_trait,
+    ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventStore,
+    EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Metadata, Position, Repository, Result,
+    SqliteStore, StreamId, UpTo, Version, async_trait,
 };
 use support::{Add, BelowZero, Counter, CounterEvent, Rename};
 use tokio::sync::watch;
@@ -124,6 +124,11 @@ impl EventStore for Watched {
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         self.count_read().await?;
         self.store.outcome(key).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        self.count_read().await?;
+        self.store.holder(scope, value).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -40,7 +40,7 @@ pub(crate) const UNION: Place = Place {
 pub(crate) const AGGREGATE: Place = Place {
     attribute: "aggregate",
     on: "an aggregate",
-    known: &["event", "snapshots", "snapshot_version", "crate"],
+    known: &["event", "snapshots", "snapshot_version", "claims", "crate"],
     unnamed: None,
 };
 
@@ -53,6 +53,7 @@ pub(crate) fn usage(option: &str) -> &'static str {
         "crate" => "`crate` is a path in quotes: `crate = \"path::to::retell\"`",
         "event" => "`event` is the type of the aggregate's events: `event = AccountEvent`",
         "snapshots" => "`snapshots` is a number of events from 1, `never`, or a path to a function: `snapshots = 100`",
+        "claims" => "`claims` is a path to a function: `claims = claims_of`",
         "snapshot_version" => "`snapshot_version` is a whole number from 1: `snapshot_version = 2`",
         _ => "no such option",
     }
@@ -97,6 +98,7 @@ pub(crate) struct Attr {
     pub(crate) event: Option<Type>,
     pub(crate) snapshots: Option<Snapshots>,
     pub(crate) snapshot_version: Option<Number>,
+    pub(crate) claims: Option<Path>,
     krate: Option<Path>,
     /// The options set so far.
     seen: Vec<String>,
@@ -194,6 +196,7 @@ impl Attr {
             }
             "event" => self.event = Some(input.parse()?),
             "snapshots" => self.snapshots = Some(snapshots(input)?),
+            "claims" => self.claims = Some(input.parse()?),
             "snapshot_version" => self.snapshot_version = Some(number(input)?),
             _ => return Err(input.error("no such option")),
         }

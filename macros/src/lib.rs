@@ -159,6 +159,8 @@ pub fn event_union(input: TokenStream) -> TokenStream {
 ///   `snapshots = path::to::function`: ask a `fn(snapshot: u64, version: u64) -> bool`. Without it, 100.
 /// - `snapshot_version = 2`: raise it when older snapshots must not be read though the declaration stays the same, such as after a change of
 ///   a field's own type or of what `apply` computes. Without it, 1.
+/// - `claims = path::to::function`: which values that only one aggregate may hold an event reserves and releases, by a
+///   `fn(&AccountEvent) -> Result<Vec<Claim>, InvalidName>`. Without it, none.
 /// - `crate = "path::to::retell"`: where the library is. Without it, `::retell`.
 ///
 /// # Snapshots

@@ -299,6 +299,7 @@ impl<P: Process> Steps<P> {
 fn failed(error: CommandError<Infallible>) -> Error {
     match error {
         CommandError::Rejected(never) => match never {},
+        CommandError::Taken { scope, value, by } => ErrorKind::Taken { scope, value, by }.into(),
         CommandError::Conflict(error)
         | CommandError::Transient(error)
         | CommandError::Corrupt(error)

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::claim::Claim;
 use crate::error::{ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::store::claims;
 
 /// Events for one or several streams that become durable together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,17 +26,34 @@ pub struct StreamAppend {
     pub expected: ExpectedVersion,
     /// What to add, in order.
     pub events: Vec<NewEvent>,
+    /// The values it reserves and releases with them.
+    pub claims: Vec<Claim>,
+}
+
+impl StreamAppend {
+    fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        Self { stream, expected, events, claims: Vec::new() }
+    }
 }
 
 impl Append {
     /// Events for one stream.
     pub fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
-        Self { streams: vec![StreamAppend { stream, expected, events }], key: None }
+        Self { streams: vec![StreamAppend::new(stream, expected, events)], key: None }
     }
 
     /// Events for one more stream, in the same commit.
     pub fn and(mut self, stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
-        self.streams.push(StreamAppend { stream, expected, events });
+        self.streams.push(StreamAppend::new(stream, expected, events));
+        self
+    }
+
+    /// Values that the stream named last reserves and releases, in the same commit. All releases of an append come before its
+    /// reservations, so that two streams can swap; of several claims of one stream on one value the last counts.
+    pub fn with_claims(mut self, claims: impl IntoIterator<Item = Claim>) -> Self {
+        if let Some(part) = self.streams.last_mut() {
+            part.claims.extend(claims);
+        }
         self
     }
 
@@ -59,6 +78,11 @@ impl Append {
         self.streams.iter().map(|part| &part.stream)
     }
 
+    /// Whether it reserves or releases anything.
+    pub fn has_claims(&self) -> bool {
+        self.streams.iter().any(|part| !part.claims.is_empty())
+    }
+
     /// The bytes of all payloads.
     pub fn payload_bytes(&self) -> usize {
         self.streams.iter().flat_map(|part| &part.events).map(|event| event.payload.len()).sum()
@@ -67,8 +91,8 @@ impl Append {
     /// Refuses what no store takes, before anything waits for a commit.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] without events or with a stream named twice, [`ErrorKind::TooLarge`] for an event over `max_payload`
-    /// bytes, [`ErrorKind::Unencodable`] for metadata that does not fit.
+    /// [`ErrorKind::Invalid`] without events, with a stream named twice or with a value that two streams reserve or two release,
+    /// [`ErrorKind::TooLarge`] for an event over `max_payload` bytes, [`ErrorKind::Unencodable`] for metadata that does not fit.
     pub fn check(&self, max_payload: usize) -> Result<()> {
         let mut seen = HashSet::with_capacity(self.streams.len());
         for StreamAppend { stream, events, .. } in &self.streams {
@@ -82,7 +106,7 @@ impl Append {
                 check_event(stream, event, max_payload)?;
             }
         }
-        Ok(())
+        claims::check(self)
     }
 }
 

@@ -16,11 +16,10 @@ use uuid::Uuid;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{
-    CommitId, EventId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version, check_lease_name,
-    check_relay_name,
+    ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId,
+    Version, check_lease_name, check_relay_name,
 };
-pub use deadlines::MemoryDeadlines;
-
+use crate::store::claims::claimed;
 use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::lease::LONGEST_LEASE;
 use crate::store::parking::ParkingChange;
@@ -30,6 +29,8 @@ use crate::store::{
     Outcome, PAGE_BYTES, Page, Parking, ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn,
     UpTo, Visitor, Work, check_fence,
 };
+
+pub use deadlines::MemoryDeadlines;
 
 /// Events of a stream that are copied out under one lock.
 const REPLAY_CHUNK: usize = 256;
@@ -69,6 +70,7 @@ struct State {
     streams: HashMap<StreamId, Vec<usize>>,
     ids: HashSet<EventId>,
     keys: HashMap<IdempotencyKey, KeptOutcome>,
+    reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     snapshots: HashMap<StreamId, Snapshot>,
     relayed: HashMap<String, (Position, Fence)>,
     leases: HashMap<String, Lease>,
@@ -120,6 +122,7 @@ impl State {
             return kept.clone().repeat(key, append.stream_ids());
         }
         self.check(&append)?;
+        self.keep_claims(&append);
         let recorded_at = self.next_time();
         let mut versions = Vec::with_capacity(append.streams().len());
         let Append { streams, key } = append;
@@ -152,6 +155,10 @@ impl State {
                 return Err(ErrorKind::Conflict { stream, expected, actual }.into());
             }
         }
+        for claim in claimed(append) {
+            let holder = self.reservations.get(&(claim.scope.clone(), claim.value.clone()));
+            claim.refusal(holder).map_or(Ok(()), Err)?;
+        }
         let mut new_ids = HashSet::new();
         for event in append.streams().iter().flat_map(|part| &part.events) {
             if self.ids.contains(&event.id) || !new_ids.insert(event.id) {
@@ -159,6 +166,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn keep_claims(&mut self, append: &Append) {
+        for claim in claimed(append) {
+            let name = (claim.scope.clone(), claim.value.clone());
+            match claim.next_holder(self.reservations.get(&name)).cloned() {
+                Some(holder) => drop(self.reservations.insert(name, holder)),
+                None => drop(self.reservations.remove(&name)),
+            }
+        }
     }
 
     /// Now, but never before the newest event: time does not go backward along the log.
@@ -272,6 +289,10 @@ impl EventStore for MemoryStore {
 
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         Ok(self.log.read().keys.get(key).cloned())
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        Ok(self.log.read().reservations.get(&(scope.clone(), value.clone())).cloned())
     }
 
     async fn close(&self) -> Result<()> {

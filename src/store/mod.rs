@@ -1,6 +1,7 @@
 //! The ports of storage. The store is the truth: what is not in it has not happened.
 
 mod append;
+mod claims;
 pub mod deadlines;
 pub mod group_commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -28,7 +29,8 @@ use tokio::sync::watch;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent, StoredEvent};
 use crate::id::{
-    AggregateType, CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+    AggregateType, ClaimScope, ClaimValue, CommitId, EventType, Fence, IdempotencyKey, Position, ProjectionName,
+    StreamId, Version,
 };
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -244,8 +246,9 @@ pub trait EventStore: EventReader + SnapshotStore {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if a stream is not at the version expected, [`ErrorKind::DuplicateEvent`] for an id that is in the log,
-    /// [`ErrorKind::KeyReused`], [`ErrorKind::Full`], [`ErrorKind::ReadOnly`] and what [`Append::check`] refuses: nothing was written.
-    /// Of a conflict and a duplicate id in one append, the conflict is reported.
+    /// [`ErrorKind::Taken`] for a value that another stream holds, [`ErrorKind::KeyReused`], [`ErrorKind::Full`],
+    /// [`ErrorKind::ReadOnly`] and what [`Append::check`] refuses: nothing was written. Of several of them in one append the first of
+    /// this list is reported: a conflict, a value that is taken, a duplicate id.
     /// After [`ErrorKind::Transient`] or [`ErrorKind::Backend`] the outcome is unknown: the idempotency key decides.
     ///
     /// # Cancel safety
@@ -257,6 +260,13 @@ pub trait EventStore: EventReader + SnapshotStore {
     /// # Errors
     /// What reading met.
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>>;
+
+    /// The stream that holds a value; `None` if it is free. Another append may change that at once: the append that reserves the value
+    /// is what decides.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>>;
 
     /// Waits for the appends under way, then lets go of the store. Later appends are refused.
     ///

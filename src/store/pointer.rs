@@ -13,7 +13,8 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{
-    CommitId, EventType, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, Version, ViewKey,
+    ClaimScope, ClaimValue, CommitId, EventType, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId,
+    Version, ViewKey,
 };
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, Parking,
@@ -71,6 +72,10 @@ impl<S: EventStore + ?Sized> EventStore for Arc<S> {
 
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         (**self).outcome(key).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        (**self).holder(scope, value).await
     }
 
     async fn close(&self) -> Result<()> {

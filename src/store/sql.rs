@@ -48,7 +48,7 @@ pub(super) enum Refusal {
     Other,
 }
 
-/// A driver's commit of appends that share no stream and no key.
+/// A driver's commit of appends that share no stream, no key and no claimed value.
 #[async_trait]
 pub(super) trait Rounds: Send + Sync {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error>;
@@ -62,7 +62,7 @@ pub(super) trait Rounds: Send + Sync {
     fn classify(&self, error: sqlx::Error, attempt: &str) -> Error;
 }
 
-/// Commits a batch in as few rounds as its streams and keys allow; one outcome each, in order.
+/// Commits a batch in as few rounds as its streams, keys and claims allow; one outcome each, in order.
 pub(super) async fn append_batch(driver: &dyn Rounds, batch: &[Append]) -> Vec<Result<Appended>> {
     let mut results: Vec<Option<Result<Appended>>> = vec![None; batch.len()];
     let mut waiting: Vec<usize> = (0..batch.len()).collect();
@@ -78,15 +78,18 @@ pub(super) async fn append_batch(driver: &dyn Rounds, batch: &[Append]) -> Vec<R
     results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
 }
 
-/// The appends that share no stream and no key with one before them, and the rest for the next round.
+/// The appends that share no stream, no key and no claimed value with one before them, and the rest for the next round.
 fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) {
-    let (mut streams, mut keys) = (HashSet::new(), HashSet::new());
+    let (mut streams, mut keys, mut values) = (HashSet::new(), HashSet::new(), HashSet::new());
     waiting.iter().partition(|&&place| {
         let append = &batch[place];
         // Also where it has to wait, what it names is taken: appends to one stream keep their order.
         let streams_free = append.stream_ids().filter(|stream| !streams.insert(*stream)).count() == 0;
         let key_free = append.key().is_none_or(|key| keys.insert(key));
-        streams_free && key_free
+        let claims = append.streams().iter().flat_map(|part| &part.claims).map(|claim| (claim.scope(), claim.value()));
+        let claims: HashSet<_> = claims.collect();
+        let values_free = claims.into_iter().filter(|value| !values.insert(*value)).count() == 0;
+        streams_free && key_free && values_free
     })
 }
 

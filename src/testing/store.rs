@@ -20,6 +20,7 @@ use crate::id::{EventId, EventType, ExpectedVersion, Position, StreamId, Version
 use crate::store::{Append, Appended, EventReader, EventStore, Filter, Outcome, Replay, Snapshot, Visitor};
 
 mod append;
+mod claims;
 mod keys;
 mod log;
 mod names;
@@ -29,6 +30,7 @@ mod replay;
 mod snapshots;
 
 pub use append::*;
+pub use claims::*;
 pub use keys::*;
 pub use log::*;
 pub use names::*;
@@ -105,6 +107,22 @@ macro_rules! store_conformance {
             events_recorded_after_a_time_come_in_log_order,
             an_empty_log_has_nothing_to_read,
             growth_is_signalled,
+            of_fifty_registrations_of_one_value_at_once_one_wins,
+            a_released_value_can_be_reserved_by_another,
+            a_value_reserved_again_by_its_holder_is_no_conflict,
+            a_release_of_what_another_holds_does_nothing,
+            values_are_swapped_within_one_append,
+            of_several_claims_on_one_value_the_last_counts,
+            an_append_whose_value_is_taken_writes_nothing,
+            a_taken_value_in_a_shared_commit_fails_no_other_append,
+            a_conflict_is_reported_before_a_taken_value,
+            an_append_with_a_duplicate_event_id_reserves_nothing,
+            a_repeated_append_returns_its_outcome_whoever_holds_the_value_now,
+            values_are_compared_byte_by_byte,
+            an_append_that_claims_a_value_for_two_streams_is_refused,
+            one_append_claims_a_thousand_values,
+            appends_that_want_the_same_values_crosswise_are_all_answered,
+            in_log_order_a_value_has_one_holder_at_a_time,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -305,6 +323,7 @@ mod tests {
     fn the_macro_names_every_case() {
         let cases = [
             include_str!("store/append.rs"),
+            include_str!("store/claims.rs"),
             include_str!("store/keys.rs"),
             include_str!("store/log.rs"),
             include_str!("store/names.rs"),

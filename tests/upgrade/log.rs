@@ -12,7 +12,10 @@ use retell::store::postgres::PostgresReadModel;
 use retell::store::sqlite::SqliteReadModel;
 use retell::store::{Append, CheckpointStore, Outcome, Replay, Snapshot, Step, Work};
 use retell::testing::store::{events, replayed, stream, whole_log};
-use retell::{ErrorKind, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName, StreamId, Version};
+use retell::{
+    Claim, ClaimScope, ClaimValue, ErrorKind, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName,
+    StreamId, Version,
+};
 use uuid::Uuid;
 
 use crate::databases::{Place, Store};
@@ -118,6 +121,7 @@ pub(crate) async fn check(place: &Place) {
     check_beside(&store).await;
     advance(place, Position::new(4), Position::new(6)).await.unwrap();
     goes_on(&store).await;
+    values_can_be_reserved(&store).await;
     a_relay_goes_on(&store).await;
     store.events.close().await.unwrap();
     // A second time there is nothing to migrate.
@@ -170,6 +174,19 @@ async fn a_relay_goes_on(store: &Store) {
     assert_eq!(store.relays.relayed("main").await.unwrap(), Position::new(5));
 }
 
+fn reserve() -> Claim {
+    Claim::reserve("user.email", "zoë@example.org").unwrap()
+}
+
+/// Logs of releases that knew no unique values have none reserved.
+async fn values_can_be_reserved(store: &Store) {
+    let (scope, value) = (ClaimScope::new("user.email").unwrap(), ClaimValue::new("zoë@example.org").unwrap());
+    assert_eq!(store.events.holder(&scope, &value).await.unwrap(), Some(stream("3")));
+    let late = Append::new(stream("4"), ExpectedVersion::NoStream, events(1)).with_claims([reserve()]);
+    let error = store.events.append(late).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Taken { scope, value, by: stream("3") });
+}
+
 async fn goes_on(store: &Store) {
     let stale = Append::new(order(), ExpectedVersion::Exact(Version::new(1)), events(1));
     let error = store.events.append(stale).await.unwrap_err();
@@ -178,6 +195,7 @@ async fn goes_on(store: &Store) {
     assert!(matches!(store.events.append(known).await.unwrap_err().kind(), ErrorKind::DuplicateEvent(_)));
     let next = Append::new(order(), ExpectedVersion::Exact(Version::new(2)), events(1))
         .and(stream("3"), ExpectedVersion::NoStream, events(2))
+        .with_claims([reserve()])
         .with_key(key("next"));
     let appended = store.events.append(next).await.unwrap();
     assert_eq!((appended.outcome, &appended.versions[..]), (Outcome::Written, &[3, 2].map(Version::new)[..]));

@@ -20,6 +20,7 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
     let fingerprint = fingerprint(aggregate);
     let shadow = shadow(aggregate, &krate);
     let (write, read) = snapshots(aggregate, &krate);
+    let claims = claims(aggregate, &krate);
     hidden(
         aggregate.input,
         &quote! {
@@ -36,6 +37,8 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
                 fn apply(&mut self, __event: #event) {
                     <Self as #krate::aggregate::Apply<#event>>::apply(self, __event)
                 }
+
+                #claims
 
                 fn to_snapshot(
                     &self,
@@ -92,6 +95,18 @@ pub(crate) fn stub(aggregate: &Aggregate<'_>) -> TokenStream {
             }
         },
     )
+}
+
+/// `Aggregate::claims`, unless there are none.
+fn claims(aggregate: &Aggregate<'_>, krate: &TokenStream) -> Option<TokenStream> {
+    let (path, event) = (aggregate.attr.claims.as_ref()?, &aggregate.attr.event);
+    Some(quote! {
+        fn claims(
+            __event: &#event,
+        ) -> ::core::result::Result<::std::vec::Vec<#krate::claim::Claim>, #krate::id::InvalidName> {
+            #path(__event)
+        }
+    })
 }
 
 fn policy(snapshots: Option<&Snapshots>) -> TokenStream {

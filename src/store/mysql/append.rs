@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{IdempotencyKey, Position, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
+use crate::store::mysql::claims::{self, Claims};
 use crate::store::mysql::connection::{Connections, begin, classify, is_no_savepoint, refusal, text};
 use crate::store::mysql::insert::{insert_events, insert_keys};
 use crate::store::mysql::plan::Plan;
@@ -48,6 +49,16 @@ impl Writer {
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&mut *lease).await;
         lease.end(row).map_err(failed)?.map(|row| kept_outcome(&row)).transpose()
+    }
+
+    /// The stream that holds a value.
+    pub(super) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        let failed = |error| classify(error, "look up a unique value");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let (scope, value) = claims::key(scope, value);
+        let row = sqlx::query(claims::HOLDER).bind(scope).bind(value).fetch_optional(&mut *lease).await;
+        let row = lease.end(row).map_err(failed)?;
+        row.map_or(Ok(None), |row| claims::holder(&row).map_err(failed))
     }
 
     /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
@@ -108,6 +119,7 @@ impl Writer {
     /// What was found is read once more under a lock that waits for its end. These rows are named by their tables' keys, and are there
     /// for good once they are committed: so it is they alone that are locked, no gap beside them, and for reading.
     async fn write_settled(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Result<Appended>, sqlx::Error> {
+        let claims = Claims::lock(&mut *tx, &[append]).await?;
         let parts: Vec<&StreamAppend> = append.streams().iter().collect();
         for _ in 0..SETTLING_LOOKS {
             let found = versions(&mut *tx, &parts).await?;
@@ -117,24 +129,25 @@ impl Writer {
             } else if !are_settled(&mut *tx, &found).await? {
                 continue;
             }
-            let mut results = self.write(tx, &[append], &found, outcomes).await?;
+            let mut results = self.write(tx, &[append], &found, outcomes, &claims).await?;
             return Ok(results.pop().unwrap_or_else(|| Err(sql::lost())));
         }
         Ok(Err(sql::lost()))
     }
 
-    /// Reads before it writes: so none of its locks is held while it looks.
+    /// Reads before it writes: so none of its locks is held while it looks, but those of the values it claims.
     async fn commit(
         &self,
         connection: &mut MySqlConnection,
         round: &[&Append],
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         let mut tx = begin(connection).await?;
+        let claims = Claims::lock(&mut tx, round).await?;
         let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
         let found = versions(&mut tx, &parts).await?;
         // After the versions: whoever sees that another append under the same key has moved the stream sees the key as well.
         let kept = kept(&mut tx, round, KEPT_END).await?;
-        let results = self.write(&mut tx, round, &found, kept).await?;
+        let results = self.write(&mut tx, round, &found, kept, &claims).await?;
         tx.commit().await?;
         Ok(results)
     }
@@ -146,8 +159,10 @@ impl Writer {
         round: &[&Append],
         found: &[Newest],
         kept: Vec<Option<Result<KeptOutcome>>>,
+        claims: &Claims<'_>,
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        let mut plan = Plan::of(round, found, kept);
+        let mut plan = Plan::of(round, found, kept, |append| claims.refusal(append));
+        claims.keep(&mut *tx, |append| plan.is_written(append)).await?;
         if plan.events == 0 {
             if plan.repeats() {
                 // A commit can be seen before it is on the disk, and this one acknowledges what it saw: so it writes something, and waits.
@@ -300,7 +315,7 @@ where
 }
 
 /// The next power of two: few different statements serve any number.
-fn padded(number: usize, most: usize) -> usize {
+pub(super) fn padded(number: usize, most: usize) -> usize {
     number.next_power_of_two().min(most)
 }
 

@@ -10,6 +10,7 @@
 //! The tables begin with `retell_` and lie in the database the connections have selected.
 
 mod append;
+mod claims;
 mod connection;
 mod deadlines;
 mod health;
@@ -32,7 +33,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
 use crate::store::sql::{self, to_sql};
@@ -302,6 +303,10 @@ impl EventStore for MySqlStore {
 
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         self.writer.outcome(key).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        self.writer.holder(scope, value).await
     }
 
     async fn close(&self) -> Result<()> {

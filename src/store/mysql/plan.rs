@@ -40,27 +40,36 @@ impl NewRow<'_> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn of(round: &[&'a Append], found: &[Newest], kept: Vec<Option<Result<KeptOutcome>>>) -> Self {
+    /// `taken`: why the append at a place of the round may not have the values it claims.
+    pub(super) fn of(
+        round: &[&'a Append],
+        found: &[Newest],
+        kept: Vec<Option<Result<KeptOutcome>>>,
+        taken: impl Fn(usize) -> Option<Error>,
+    ) -> Self {
         let mut plan = Self { appends: Vec::with_capacity(round.len()), events: 0 };
         let mut found = found.iter().map(|newest| newest.version);
-        for (append, kept) in round.iter().zip(kept) {
+        for ((append, kept), place) in round.iter().zip(kept).zip(0..) {
             let found: Vec<Version> = found.by_ref().take(append.streams().len()).collect();
             let fate = match (kept, append.key()) {
                 (Some(kept), Some(key)) => kept
                     .and_then(|kept| kept.repeat(key, append.stream_ids()))
                     .map_or_else(Fate::Refused, Fate::Repeated),
-                _ => plan.write(append, &found),
+                _ => plan.write(append, &found, || taken(place)),
             };
             plan.appends.push((append, fate));
         }
         plan
     }
 
-    fn write(&mut self, append: &Append, found: &[Version]) -> Fate {
+    fn write(&mut self, append: &Append, found: &[Version], taken: impl FnOnce() -> Option<Error>) -> Fate {
         let parts = || append.streams().iter().zip(found);
         if let Some((part, &actual)) = parts().find(|(part, found)| !part.expected.allows(**found)) {
             let (stream, expected) = (part.stream.clone(), part.expected);
             return Fate::Refused(ErrorKind::Conflict { stream, expected, actual }.into());
+        }
+        if let Some(taken) = taken() {
+            return Fate::Refused(taken);
         }
         let first = self.events + 1;
         self.events += append.streams().iter().map(|part| part.events.len()).sum::<usize>();
@@ -91,6 +100,11 @@ impl<'a> Plan<'a> {
         let names = |row: &NewRow<'a>| (row.stream.aggregate_type().as_str(), row.stream.aggregate_id().as_str());
         rows.sort_by(|a, b| names(a).cmp(&names(b)).then(a.version.cmp(&b.version)));
         rows
+    }
+
+    /// Whether the append at a place of the round is written.
+    pub(super) fn is_written(&self, place: usize) -> bool {
+        matches!(self.appends.get(place), Some((_, Fate::Written { .. })))
     }
 
     pub(super) fn repeats(&self) -> bool {

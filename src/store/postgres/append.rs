@@ -1,15 +1,18 @@
 //! Commits appends: one call of the server's `append` function for all that wait.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use async_trait::async_trait;
-use sqlx::{Executor, PgConnection, PgExecutor, PgPool};
+use sqlx::postgres::PgRow;
+use sqlx::{Executor, PgConnection, PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
-use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
+use crate::store::postgres::claims::{self, NumberedClaim};
 use crate::store::postgres::connection::{Schema, Statement, classify, code, refusal};
 use crate::store::postgres::signals::Signals;
 use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql, to_sql};
@@ -23,7 +26,9 @@ pub(super) struct Writer {
     pub(super) durable: bool,
     pub(super) signals: Signals,
     append: Statement,
+    append_claiming: Statement,
     outcome: Statement,
+    holder: Statement,
     known_ids: Statement,
 }
 
@@ -37,7 +42,9 @@ impl Writer {
             durable,
             signals,
             append: schema.statement(APPEND),
+            append_claiming: schema.statement(APPEND_CLAIMING),
             outcome: schema.statement(OUTCOME),
+            holder: schema.statement(HOLDER),
             known_ids: schema.statement(KNOWN_IDS),
         }
     }
@@ -48,6 +55,14 @@ impl Writer {
             .await
             .map_err(|error| classify(error, "look up an idempotency key"))?
             .transpose()
+    }
+
+    /// The stream that holds a value.
+    pub(super) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        let row = sqlx::query_as(self.holder.sql()).bind(scope.as_str()).bind(value.as_str());
+        let row: Option<(String, String)> =
+            row.fetch_optional(&self.pool).await.map_err(|error| classify(error, "look up a unique value"))?;
+        Ok(row.map(|(kind, id)| StreamId::parse(&kind, &id)).transpose()?)
     }
 
     async fn outcome_in<'e>(
@@ -87,7 +102,10 @@ impl Writer {
         callers: bool,
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         let binds = Binds::of(round);
-        let (commit, versions, places, known_keys) = sqlx::query_as(self.append.sql())
+        // Where nothing is claimed, nothing is paid for it.
+        let claims = claims::of(round);
+        let statement = if claims.is_empty() { &self.append } else { &self.append_claiming };
+        let query = sqlx::query(statement.sql())
             .bind(self.lane)
             .bind(callers)
             .bind(self.durable)
@@ -107,10 +125,9 @@ impl Writer {
             .bind(binds.event_correlation)
             .bind(binds.event_causation)
             .bind(binds.event_metadata)
-            .bind(binds.event_payload)
-            .fetch_one(&mut *db)
-            .await?;
-        let answer = Answer { commit, versions, places, known_keys };
+            .bind(binds.event_payload);
+        let row = if claims.is_empty() { query } else { claims::bind(query, &claims) }.fetch_one(&mut *db).await?;
+        let answer = Answer::from_row(&row, &claims)?;
         let mut results = Vec::with_capacity(round.len());
         let mut part = 0;
         for (number, append) in (1..).zip(round) {
@@ -123,7 +140,7 @@ impl Writer {
                         None => Err(ErrorKind::Corrupt(format!("the events of key {key} are missing")).into()),
                     }
                 }
-                _ => answer.result(append, parts),
+                _ => answer.result(number, append, parts),
             });
         }
         Ok(results)
@@ -245,11 +262,20 @@ struct Answer {
     places: Vec<Option<i32>>,
     /// The appends, from 1, whose key has an outcome already.
     known_keys: Option<Vec<i32>>,
+    /// The appends, from 1, of which a value is taken, and the first such value of each.
+    taken: HashMap<i32, Error>,
 }
 
 impl Answer {
-    /// The result of the append whose parts these are.
-    fn result(&self, append: &Append, parts: Range<usize>) -> Result<Appended> {
+    fn from_row(row: &PgRow, claims: &[NumberedClaim<'_>]) -> Result<Self, sqlx::Error> {
+        let (commit, versions) = (row.try_get("commit_number")?, row.try_get("versions")?);
+        let (places, known_keys) = (row.try_get("places")?, row.try_get("known_keys")?);
+        let taken = if claims.is_empty() { HashMap::new() } else { claims::taken(row, claims)? };
+        Ok(Self { commit, versions, places, known_keys, taken })
+    }
+
+    /// The result of the append of this number, whose parts these are.
+    fn result(&self, number: i32, append: &Append, parts: Range<usize>) -> Result<Appended> {
         let mut versions = Vec::with_capacity(parts.len());
         let mut last = None;
         for (part, place) in append.streams().iter().zip(parts) {
@@ -262,6 +288,9 @@ impl Answer {
             versions.push(found.plus(part.events.len() as u64));
             let written = self.places.get(place).copied().flatten();
             last = written.map(|before| before + count(part.events.len()));
+        }
+        if let Some(taken) = self.taken.get(&number) {
+            return Err(taken.clone());
         }
         let commit = commit_id(self.commit, last.ok_or_else(unanswered)?);
         Ok(Appended { commit, versions, outcome: Outcome::Written })
@@ -293,6 +322,11 @@ const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
 /// Binds: lane, whether the transaction is a caller's, durable, two arrays of keys, five of parts, ten of events.
 const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+
+/// Binds: the same, and five arrays of claims.
+const APPEND_CLAIMING: &str = "SELECT * FROM {schema}.append_claiming($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
+
+const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM {schema}.reservations WHERE scope = $1 AND value = $2";
 
 const OUTCOME: &str = "
     SELECT k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id, max(e.version)

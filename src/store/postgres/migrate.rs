@@ -6,13 +6,14 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::connection::{Schema, classify};
 
 /// The steps of the schema. Never changed once released.
-const MIGRATIONS: [(i32, &str, &str); 7] = [
+const MIGRATIONS: [(i32, &str, &str); 8] = [
     (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
     (3, "leases", include_str!("../../../migrations/postgres/0003_leases.sql")),
     (4, "parking", include_str!("../../../migrations/postgres/0004_parking.sql")),
     (5, "progress", include_str!("../../../migrations/postgres/0005_progress.sql")),
     (6, "views", include_str!("../../../migrations/postgres/0006_views.sql")),
+    (7, "reservations", include_str!("../../../migrations/postgres/0007_reservations.sql")),
     (8, "deadlines", include_str!("../../../migrations/postgres/0008_deadlines.sql")),
 ];
 

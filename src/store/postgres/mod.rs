@@ -5,6 +5,7 @@
 //! is ever skipped is said in the decision record on lanes.
 
 mod append;
+mod claims;
 mod connection;
 mod deadlines;
 mod health;
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::GroupCommit;
 use crate::store::health::Health;
 use crate::store::sql::{self, to_sql};
@@ -251,6 +252,10 @@ impl EventStore for PostgresStore {
 
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         self.writer.outcome(key).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        self.writer.holder(scope, value).await
     }
 
     async fn close(&self) -> Result<()> {

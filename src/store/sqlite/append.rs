@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
+use crate::store::sqlite::claims;
 use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, to_sql};
 use crate::store::{Append, Appended, KeptOutcome, Outcome};
 
@@ -165,6 +166,7 @@ impl Drop for TransactionGuard<'_> {
 
 /// The statements of one commit and its place in the log.
 struct Commit<'tx> {
+    tx: &'tx Connection,
     version: CachedStatement<'tx>,
     insert: CachedStatement<'tx>,
     outcome: CachedStatement<'tx>,
@@ -186,6 +188,7 @@ impl<'tx> Commit<'tx> {
         let last = tx.prepare_cached(LAST)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         let (head, last_time): (i64, i64) = last.unwrap_or((0, i64::MIN));
         Ok(Self {
+            tx,
             version: tx.prepare_cached(VERSION)?,
             insert: tx.prepare_cached(INSERT)?,
             outcome: tx.prepare_cached(OUTCOME)?,
@@ -214,7 +217,7 @@ impl<'tx> Commit<'tx> {
             }
             versions.push(actual);
         }
-        Ok(Check::Free(versions))
+        Ok(claims::refusal(self.tx, append)?.map_or(Check::Free(versions), Check::Refused))
     }
 
     fn version_of(&mut self, stream: &StreamId) -> Result<Version, Failure> {
@@ -233,6 +236,7 @@ impl<'tx> Commit<'tx> {
                 }
             }
         }
+        claims::keep(self.tx, append)?;
         let commit = CommitId::new(self.head.get());
         if let Some(key) = append.key() {
             let streams: Vec<_> = append

@@ -29,13 +29,18 @@ const DEADLINES: Migration =
     Migration { number: 8, name: "deadlines", sql: include_str!("../../../migrations/sqlite/0008_deadlines.sql") };
 
 /// What a log needs.
-pub(super) static LOG: [Migration; 7] = [
+pub(super) static LOG: [Migration; 8] = [
     Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
     CHECKPOINTS,
     Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
     PARKING,
     PROGRESS,
     VIEWS,
+    Migration {
+        number: 7,
+        name: "reservations",
+        sql: include_str!("../../../migrations/sqlite/0007_reservations.sql"),
+    },
     DEADLINES,
 ];
 

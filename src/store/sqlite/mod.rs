@@ -4,6 +4,7 @@
 //! more than the statement itself. A log has one writer connection and a few readers that never wait for it (WAL).
 
 mod append;
+mod claims;
 mod connection;
 mod deadlines;
 mod health;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
-use crate::id::{CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::GroupCommit;
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
@@ -281,6 +282,11 @@ impl EventStore for SqliteStore {
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         let key = key.clone();
         self.readers.run("look up an idempotency key", move |db| append::outcome(db, &key)).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        let (scope, value) = (scope.clone(), value.clone());
+        self.readers.run("look up a unique value", move |db| claims::holder(db, &scope, &value)).await
     }
 
     async fn close(&self) -> Result<()> {

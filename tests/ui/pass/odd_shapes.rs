@@ -90,7 +90,7 @@ enum Outer {
 }
 
 #[derive(Default, Clone, Aggregate)]
-#[aggregate("odd", event = self::Outer, snapshots = policy::due, snapshot_version = 3,)]
+#[aggregate("odd", event = self::Outer, snapshots = policy::due, snapshot_version = 3, claims = Self::held,)]
 enum Odd {
     #[default]
     Nothing,
@@ -100,6 +100,12 @@ enum Odd {
         #[serde(skip)]
         cache: NotSerialisable,
     },
+}
+
+impl Odd {
+    fn held(_: &Outer) -> Result<Vec<retell::Claim>, retell::InvalidName> {
+        Ok(Vec::new())
+    }
 }
 
 mod policy {

@@ -51,7 +51,7 @@ enum ShopEvent {
 }
 
 #[derive(::std::default::Default, ::std::clone::Clone, DeriveAggregate)]
-#[aggregate("order", event = OrderEvent)]
+#[aggregate("order", event = OrderEvent, claims = claims)]
 struct Order {
     open: bool,
 }
@@ -60,6 +60,11 @@ impl retell::Apply<OrderEvent> for Order {
     fn apply(&mut self, event: OrderEvent) {
         self.open = !::std::matches!(event, OrderEvent::Closed);
     }
+}
+
+/// Named as the function it becomes.
+fn claims(_: &OrderEvent) -> ::std::result::Result<::std::vec::Vec<retell::Claim>, retell::InvalidName> {
+    ::std::result::Result::Ok(::std::vec::Vec::new())
 }
 
 fn main() {}

@@ -1,0 +1,272 @@
+//! Unique values: who holds one, who is refused, and what is left after a refusal.
+
+use std::collections::HashMap;
+
+use crate::claim::Claim;
+use crate::error::ErrorKind;
+use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamId};
+use crate::store::{Append, Outcome};
+use crate::testing::store::{Store, append_at_once, event, events, log_of, refusal, stream, written};
+
+/// Registrations that race in one case.
+const RACING: usize = 50;
+
+const SCOPE: &str = "user.email";
+
+fn reserve(value: &str) -> Claim {
+    Claim::reserve(SCOPE, value).expect("a test's value is valid")
+}
+
+fn release(value: &str) -> Claim {
+    Claim::release(SCOPE, value).expect("a test's value is valid")
+}
+
+fn claiming(id: &str, claims: impl IntoIterator<Item = Claim>) -> Append {
+    Append::new(stream(id), ExpectedVersion::Any, events(1)).with_claims(claims)
+}
+
+async fn succeeds(store: &Store, append: Append) {
+    let appended = store.append(append).await.expect("nothing stands against the append");
+    assert_eq!(appended.outcome, Outcome::Written);
+}
+
+async fn holder_in(store: &Store, scope: &str, value: &str) -> Option<StreamId> {
+    let (scope, value) = (ClaimScope::new(scope).expect("a scope"), ClaimValue::new(value).expect("a value"));
+    store.holder(&scope, &value).await.expect("a value's holder can be asked for")
+}
+
+async fn holder(store: &Store, value: &str) -> Option<StreamId> {
+    holder_in(store, SCOPE, value).await
+}
+
+fn taken(value: &str, by: &str) -> ErrorKind {
+    let scope = ClaimScope::new(SCOPE).expect("a scope");
+    ErrorKind::Taken { scope, value: ClaimValue::new(value).expect("a value"), by: stream(by) }
+}
+
+/// The others are told who has it, and write nothing.
+pub async fn of_fifty_registrations_of_one_value_at_once_one_wins(store: Store) {
+    let appends = (0..RACING).map(|n| claiming(&n.to_string(), [reserve("ada@example.org")])).collect();
+    let outcomes = append_at_once(&store, appends).await;
+    let log = log_of(&store).await;
+    assert_eq!(log.len(), 1, "one registration is in the log");
+    let winner = &log[0].stream;
+    assert_eq!(holder(&store, "ada@example.org").await.as_ref(), Some(winner));
+    let refusal = taken("ada@example.org", winner.aggregate_id().as_str());
+    for (outcome, n) in outcomes.into_iter().zip(0..) {
+        match outcome {
+            Ok(appended) => assert_eq!((appended.outcome, &stream(&n.to_string())), (Outcome::Written, winner)),
+            Err(error) => assert_eq!(*error.kind(), refusal, "{error}"),
+        }
+    }
+}
+
+/// Also by the stream that had it.
+pub async fn a_released_value_can_be_reserved_by_another(store: Store) {
+    for id in ["a", "b", "a"] {
+        succeeds(&store, claiming(id, [reserve("x")])).await;
+        assert_eq!(holder(&store, "x").await, Some(stream(id)));
+        succeeds(&store, claiming(id, [release("x")])).await;
+        assert_eq!(holder(&store, "x").await, None);
+    }
+}
+
+/// A retry of a command, or an import that runs twice, must not stumble over itself.
+pub async fn a_value_reserved_again_by_its_holder_is_no_conflict(store: Store) {
+    for _ in 0..2 {
+        succeeds(&store, claiming("a", [reserve("x")])).await;
+    }
+    assert_eq!(holder(&store, "x").await, Some(stream("a")));
+    assert_eq!(refusal(&store, claiming("b", [reserve("x")])).await, taken("x", "a"));
+}
+
+/// Nor does the release of what nobody holds.
+pub async fn a_release_of_what_another_holds_does_nothing(store: Store) {
+    succeeds(&store, claiming("a", [reserve("x")])).await;
+    succeeds(&store, claiming("b", [release("x"), release("free")])).await;
+    assert_eq!((holder(&store, "x").await, holder(&store, "free").await), (Some(stream("a")), None));
+    assert_eq!(log_of(&store).await.len(), 2);
+}
+
+/// One value for another; and two streams swap theirs.
+pub async fn values_are_swapped_within_one_append(store: Store) {
+    succeeds(&store, claiming("a", [reserve("x")])).await;
+    succeeds(&store, claiming("a", [reserve("y"), release("x")])).await;
+    assert_eq!((holder(&store, "x").await, holder(&store, "y").await), (None, Some(stream("a"))));
+    succeeds(&store, claiming("b", [reserve("x")])).await;
+
+    let swap = claiming("a", [reserve("x"), release("y")])
+        .and(stream("b"), ExpectedVersion::Any, events(1))
+        .with_claims([reserve("y"), release("x")]);
+    succeeds(&store, swap).await;
+    assert_eq!((holder(&store, "x").await, holder(&store, "y").await), (Some(stream("a")), Some(stream("b"))));
+}
+
+/// As events follow each other in an aggregate.
+pub async fn of_several_claims_on_one_value_the_last_counts(store: Store) {
+    succeeds(&store, claiming("a", [reserve("x"), release("x"), release("y"), reserve("y")])).await;
+    assert_eq!((holder(&store, "x").await, holder(&store, "y").await), (None, Some(stream("a"))));
+    succeeds(&store, claiming("a", [release("y"), reserve("y")])).await;
+    assert_eq!(holder(&store, "y").await, Some(stream("a")));
+}
+
+/// Its events, those of its other streams, and its other values.
+pub async fn an_append_whose_value_is_taken_writes_nothing(store: Store) {
+    succeeds(&store, claiming("a", [reserve("m")])).await;
+    succeeds(&store, claiming("b", [reserve("own")])).await;
+    let append = claiming("b", [reserve("c"), release("own")])
+        .and(stream("c"), ExpectedVersion::Any, events(2))
+        .with_claims([reserve("m"), reserve("z")]);
+    assert_eq!(refusal(&store, append).await, taken("m", "a"));
+    for free in ["c", "z"] {
+        assert_eq!(holder(&store, free).await, None, "{free}");
+    }
+    assert_eq!(holder(&store, "own").await, Some(stream("b")));
+    assert_eq!(log_of(&store).await.len(), 2);
+    // Nothing of it stands in the way of the next one.
+    succeeds(&store, claiming("d", [reserve("c"), reserve("z")])).await;
+}
+
+/// Among the many that share a commit, only those at fault are refused.
+pub async fn a_taken_value_in_a_shared_commit_fails_no_other_append(store: Store) {
+    succeeds(&store, claiming("first", [reserve("x")])).await;
+    let append = |n: usize| match n % 3 {
+        0 => claiming(&n.to_string(), [reserve("x")]),
+        1 => claiming(&n.to_string(), [reserve(&n.to_string())]),
+        _ => claiming(&n.to_string(), []),
+    };
+    let outcomes = append_at_once(&store, (0..RACING).map(append).collect()).await;
+    for (outcome, n) in outcomes.into_iter().zip(0..) {
+        match outcome {
+            Ok(_) => assert_ne!(n % 3, 0, "append {n} got what another holds"),
+            Err(error) => assert_eq!((n % 3, error.kind()), (0, &taken("x", "first"))),
+        }
+        let own = holder(&store, &n.to_string()).await;
+        assert_eq!(own, (n % 3 == 1).then(|| stream(&n.to_string())));
+    }
+}
+
+/// Who is behind decides anew before it asks for anything. What was refused holds nothing.
+pub async fn a_conflict_is_reported_before_a_taken_value(store: Store) {
+    succeeds(&store, claiming("a", [reserve("x")])).await;
+    let behind = Append::new(stream("b"), ExpectedVersion::Exists, events(1)).with_claims([reserve("x"), reserve("y")]);
+    assert!(matches!(refusal(&store, behind).await, ErrorKind::Conflict { .. }));
+    assert_eq!(holder(&store, "y").await, None);
+    assert_eq!(holder(&store, "x").await, Some(stream("a")));
+}
+
+/// An event that is in the log already keeps the whole append out.
+pub async fn an_append_with_a_duplicate_event_id_reserves_nothing(store: Store) {
+    let known = event("{}");
+    written(&store, &stream("a"), vec![known.clone()]).await;
+    let append = Append::new(stream("b"), ExpectedVersion::Any, vec![known.clone()]).with_claims([reserve("x")]);
+    assert_eq!(refusal(&store, append).await, ErrorKind::DuplicateEvent(known.id));
+    assert_eq!(holder(&store, "x").await, None);
+    succeeds(&store, claiming("c", [reserve("x")])).await;
+}
+
+/// It is not asked again whether the value is free, and takes nothing back.
+pub async fn a_repeated_append_returns_its_outcome_whoever_holds_the_value_now(store: Store) {
+    let key = IdempotencyKey::new("register a").expect("a key");
+    let register = || claiming("a", [reserve("x"), release("y")]).with_key(key.clone());
+    let first = store.append(register()).await.expect("the value is free");
+    succeeds(&store, claiming("a", [release("x"), reserve("y")])).await;
+    succeeds(&store, claiming("b", [reserve("x")])).await;
+    let again = store.append(register()).await.expect("the first outcome");
+    assert_eq!((again.outcome, again.commit, again.versions), (Outcome::Repeated, first.commit, first.versions));
+    assert_eq!((holder(&store, "x").await, holder(&store, "y").await), (Some(stream("b")), Some(stream("a"))));
+    assert_eq!(log_of(&store).await.len(), 3);
+}
+
+/// Whatever the database thinks of case, accents and trailing spaces. Each scope is by itself.
+pub async fn values_are_compared_byte_by_byte(store: Store) {
+    let longest = "ü".repeat(127);
+    let values = ["ada", "Ada", "ada ", " ada", "adá", "ad", "%", "a'; --", "🦀", &longest];
+    for value in values {
+        succeeds(&store, claiming(value, [reserve(value)])).await;
+    }
+    for value in values {
+        assert_eq!(holder(&store, value).await, Some(stream(value)));
+        assert_eq!(holder_in(&store, "User.email", value).await, None, "another scope");
+    }
+    let other = Claim::reserve("user.name", "ada").expect("a claim");
+    succeeds(&store, claiming("b", [other])).await;
+    assert_eq!(holder_in(&store, "user.name", "ada").await, Some(stream("b")));
+    assert_eq!(holder(&store, "ada").await, Some(stream("ada")));
+}
+
+/// Whoever holds what, one append cannot give a value to two.
+pub async fn an_append_that_claims_a_value_for_two_streams_is_refused(store: Store) {
+    for (claim, problem) in [
+        (reserve("x"), "append reserves user.email x for two streams"),
+        (release("x"), "append releases user.email x for two streams"),
+    ] {
+        let append =
+            claiming("a", [claim.clone()]).and(stream("b"), ExpectedVersion::Any, events(1)).with_claims([claim]);
+        assert_eq!(refusal(&store, append).await, ErrorKind::Invalid(problem.to_owned()));
+    }
+    assert!(log_of(&store).await.is_empty());
+}
+
+/// More than fit in a statement, on some databases.
+pub async fn one_append_claims_a_thousand_values(store: Store) {
+    let names: Vec<_> = (0..1_000).map(|n| format!("value {n}")).collect();
+    succeeds(&store, claiming("a", names.iter().map(|name| reserve(name)))).await;
+    let append = claiming("b", names.iter().rev().map(|name| reserve(name)));
+    assert_eq!(refusal(&store, append).await, taken("value 0", "a"));
+    succeeds(&store, claiming("a", names[1..].iter().map(|name| release(name)))).await;
+    succeeds(&store, claiming("b", names[1..].iter().map(|name| reserve(name)))).await;
+    for name in names.iter().step_by(97).skip(1) {
+        assert_eq!(holder(&store, name).await, Some(stream("b")));
+    }
+    assert_eq!(holder(&store, "value 0").await, Some(stream("a")));
+}
+
+/// None of them stands in another's way for good: each gets all it wants, or is told what is taken.
+pub async fn appends_that_want_the_same_values_crosswise_are_all_answered(store: Store) {
+    let append = |n: usize| {
+        let wanted = (0..6).map(|step| (n + step * (n % 5 + 1)) % 12);
+        claiming(&n.to_string(), wanted.map(|number| reserve(&number.to_string())))
+    };
+    let outcomes = append_at_once(&store, (0..RACING).map(append).collect()).await;
+    let mut won = 0;
+    for outcome in outcomes {
+        match outcome {
+            Ok(_) => won += 1,
+            Err(error) => assert!(error.is_taken(), "{error}"),
+        }
+    }
+    assert!(won > 0, "somebody is first");
+    assert_eq!(log_of(&store).await.len(), won);
+}
+
+/// Who reads the log in order never meets two streams that hold one value: a reservation stands behind the release that made way for it.
+pub async fn in_log_order_a_value_has_one_holder_at_a_time(store: Store) {
+    let turns = (0..16).map(|task| {
+        let (store, id) = (store.clone(), format!("task {task}"));
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let turn = |payload: &'static str, claim| {
+                    Append::new(stream(&id), ExpectedVersion::Any, vec![event(payload)]).with_claims([claim])
+                };
+                match store.append(turn("reserve", reserve("x"))).await {
+                    Ok(_) => drop(store.append(turn("release", release("x"))).await.expect("a release succeeds")),
+                    Err(error) => assert!(error.is_taken(), "{error}"),
+                }
+            }
+        })
+    });
+    for task in turns.collect::<Vec<_>>() {
+        task.await.expect("a task does not panic");
+    }
+    let mut held: HashMap<&str, StreamId> = HashMap::new();
+    let log = log_of(&store).await;
+    for event in &log {
+        match &event.event.payload[..] {
+            b"reserve" => assert_eq!(held.insert("x", event.stream.clone()), None, "position {}", event.position),
+            _ => assert_eq!(held.remove("x").as_ref(), Some(&event.stream), "position {}", event.position),
+        }
+    }
+    assert!(log.len() > 2 && held.is_empty());
+    assert_eq!(holder(&store, "x").await, None);
+}

@@ -1,0 +1,14 @@
+use retell::{Aggregate, Apply, Event};
+
+#[derive(Default, Clone, Aggregate)]
+#[aggregate("account", event = AccountEvent, claims = "email")]
+struct Account;
+
+#[derive(Event)]
+enum AccountEvent {}
+
+impl Apply<AccountEvent> for Account {
+    fn apply(&mut self, _: AccountEvent) {}
+}
+
+fn main() {}
