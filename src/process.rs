@@ -74,14 +74,20 @@ pub trait Process: Send + Sync + 'static {
 /// What an event, a passed deadline or a refused command leads to.
 #[derive(Debug)]
 pub struct Then<P: Process + ?Sized> {
+    key: AggregateId,
     pub(crate) changes: Vec<P::Change>,
     pub(crate) commands: Vec<P::Command>,
     pub(crate) deadlines: Vec<(String, Option<DateTime<Utc>>)>,
 }
 
 impl<P: Process + ?Sized> Then<P> {
-    pub(crate) fn nothing() -> Self {
-        Self { changes: Vec::new(), commands: Vec::new(), deadlines: Vec::new() }
+    pub(crate) fn nothing(key: AggregateId) -> Self {
+        Self { key, changes: Vec::new(), commands: Vec::new(), deadlines: Vec::new() }
+    }
+
+    /// Which process this is about.
+    pub fn key(&self) -> &AggregateId {
+        &self.key
     }
 
     /// Changes what the process knows.

@@ -12,7 +12,7 @@ use crate::aggregate::{Aggregate, Handle, SnapshotPolicy};
 use crate::codec::Codec;
 use crate::error::{BoxError, Result};
 use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent};
-use crate::id::IdempotencyKey;
+use crate::id::{AggregateId, IdempotencyKey};
 use crate::process::{Process, Then};
 
 /// Names what led to a step. That of an event is the event's id, and the others follow from the step that they belong to: so they are the
@@ -148,24 +148,28 @@ impl<P: Process> Aggregate for Instance<P> {
     }
 }
 
+/// A pure function of the state.
+type Decide<'d, P> = &'d (dyn Fn(&<P as Process>::State, &mut Then<P>) + Send + Sync);
+
 /// The one command of an instance: to decide what something leads to.
 pub(super) struct Decision<'d, P: Process> {
+    key: &'d AggregateId,
     trigger: Trigger,
     /// The deadline that has passed, if it is that.
     passed: Option<&'d Pending>,
-    decide: &'d (dyn Fn(&P::State, &mut Then<P>) + Send + Sync),
+    decide: Decide<'d, P>,
     /// What it was at the last attempt: that one was recorded, if any was.
     step: Mutex<Option<Step<P>>>,
 }
 
 impl<'d, P: Process> Decision<'d, P> {
-    pub(super) fn new(trigger: Trigger, decide: &'d (dyn Fn(&P::State, &mut Then<P>) + Send + Sync)) -> Self {
-        Self { trigger, passed: None, decide, step: Mutex::default() }
+    pub(super) fn new(key: &'d AggregateId, trigger: Trigger, decide: Decide<'d, P>) -> Self {
+        Self { key, trigger, passed: None, decide, step: Mutex::default() }
     }
 
     /// About a deadline: there is nothing to decide when it is not pending any more.
-    pub(super) fn of_passed(passed: &'d Pending, decide: &'d (dyn Fn(&P::State, &mut Then<P>) + Send + Sync)) -> Self {
-        Self { passed: Some(passed), ..Self::new(Trigger(passed.id), decide) }
+    pub(super) fn of_passed(key: &'d AggregateId, passed: &'d Pending, decide: Decide<'d, P>) -> Self {
+        Self { passed: Some(passed), ..Self::new(key, Trigger(passed.id), decide) }
     }
 
     pub(super) fn into_step(self) -> Option<Step<P>> {
@@ -190,7 +194,7 @@ impl<P: Process> Instance<P> {
         if let Some(passed) = decision.passed {
             ended.push(pending.remove(&passed.name).filter(|pending| pending.id == passed.id)?);
         }
-        let mut then = Then::nothing();
+        let mut then = Then::nothing(decision.key.clone());
         (decision.decide)(&self.state, &mut then);
         let mut set: Vec<Pending> = Vec::new();
         for (name, at) in then.deadlines {

@@ -217,7 +217,7 @@ impl<P: Process> Steps<P> {
             let context = Context::caused_by(&event);
             let of = Of { key: &key, context: &context, correlation_id: context.correlation_id() };
             let decide = |state: &P::State, then: &mut _| self.process.on_event(state, &event, then);
-            let decision = Decision::new(Trigger(*event.id.as_uuid()), &decide);
+            let decision = Decision::new(&key, Trigger(*event.id.as_uuid()), &decide);
             changes.extend(self.step(of, Trigger(*event.id.as_uuid()), decision).await?);
         }
         Ok(changes)
@@ -229,7 +229,7 @@ impl<P: Process> Steps<P> {
         let of = Of { key: &deadline.key, context: &context, correlation_id: deadline.correlation_id };
         let passed = Pending { name: deadline.name.clone(), id: deadline.id, at: deadline.at };
         let decide = |state: &P::State, then: &mut _| self.process.on_deadline(state, &deadline.name, then);
-        self.step(of, Trigger(deadline.id), Decision::of_passed(&passed, &decide)).await
+        self.step(of, Trigger(deadline.id), Decision::of_passed(&deadline.key, &passed, &decide)).await
     }
 
     /// Records the step, unless it is recorded, and then carries it out. Its deadlines are the caller's.
@@ -282,7 +282,7 @@ impl<P: Process> Steps<P> {
             }
         };
         let decide = |state: &P::State, then: &mut _| self.process.on_rejected(state, &command, &reason, then);
-        self.step(of, rejected, Decision::new(rejected, &decide)).await
+        self.step(of, rejected, Decision::new(of.key, rejected, &decide)).await
     }
 
     async fn recorded(&self, key: &AggregateId, version: Version) -> Result<Step<P>> {

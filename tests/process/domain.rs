@@ -1,0 +1,222 @@
+//! Orders that wait for their payment. Handlers say yes as often as they are asked, so a command that is executed twice shows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use retell::process::{NotExecuted, Process, Then};
+use retell::{
+    Aggregate, AggregateId, Apply, Context, Envelope, Event, EventStore, EventUnion, Handle, Repository, async_trait,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OrderEvent {
+    #[event("order.created")]
+    Created { quantity: u32 },
+    #[event("order.confirmed")]
+    Confirmed,
+    #[event("order.cancelled")]
+    Cancelled { why: String },
+}
+
+#[derive(Aggregate, Clone, Default)]
+#[aggregate("order", event = OrderEvent)]
+pub(crate) struct Order;
+
+impl Apply<OrderEvent> for Order {
+    fn apply(&mut self, _: OrderEvent) {}
+}
+
+impl Handle<OrderEvent> for Order {
+    type Error = &'static str;
+
+    fn handle(&self, event: &OrderEvent) -> Result<Vec<OrderEvent>, &'static str> {
+        Ok(vec![event.clone()])
+    }
+}
+
+#[derive(Event, Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PaymentEvent {
+    #[event("payment.completed")]
+    Completed,
+}
+
+#[derive(Aggregate, Clone, Default)]
+#[aggregate("payment", event = PaymentEvent)]
+pub(crate) struct Payment;
+
+impl Apply<PaymentEvent> for Payment {
+    fn apply(&mut self, _: PaymentEvent) {}
+}
+
+impl Handle<PaymentEvent> for Payment {
+    type Error = &'static str;
+
+    fn handle(&self, event: &PaymentEvent) -> Result<Vec<PaymentEvent>, &'static str> {
+        Ok(vec![event.clone()])
+    }
+}
+
+#[derive(Event, Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StockEvent {
+    #[event("stock.reserved")]
+    Reserved { order: String, quantity: u32 },
+    #[event("stock.released")]
+    Released { order: String, quantity: u32 },
+}
+
+/// How much of a thing is reserved.
+#[derive(Aggregate, Clone, Default)]
+#[aggregate("stock", event = StockEvent)]
+pub(crate) struct Stock(u32);
+
+/// As much as there is of it.
+pub(crate) const STOCK: u32 = 30;
+
+impl Apply<StockEvent> for Stock {
+    fn apply(&mut self, event: StockEvent) {
+        match event {
+            StockEvent::Reserved { quantity, .. } => self.0 += quantity,
+            StockEvent::Released { quantity, .. } => self.0 -= quantity,
+        }
+    }
+}
+
+impl Handle<StockEvent> for Stock {
+    type Error = &'static str;
+
+    fn handle(&self, event: &StockEvent) -> Result<Vec<StockEvent>, &'static str> {
+        match event {
+            StockEvent::Reserved { quantity, .. } if self.0 + quantity > STOCK => Err("sold out"),
+            event => Ok(vec![event.clone()]),
+        }
+    }
+}
+
+#[derive(EventUnion, Debug)]
+pub(crate) enum Happened {
+    Order(OrderEvent),
+    Payment(PaymentEvent),
+}
+
+/// From an order to its confirmation, or its end.
+#[derive(Clone)]
+pub(crate) struct Fulfilment {
+    orders: Repository<Order>,
+    stock: Repository<Stock>,
+    patience: Duration,
+    /// Dies at so many steps from now; never, if there are none.
+    steps_to_live: Arc<AtomicI64>,
+}
+
+impl Fulfilment {
+    pub(crate) fn new(store: &Arc<dyn EventStore>, patience: Duration) -> Self {
+        Self::mortal(store, patience, -1)
+    }
+
+    pub(crate) fn mortal(store: &Arc<dyn EventStore>, patience: Duration, steps: i64) -> Self {
+        let (orders, stock) = (Repository::new(store.clone()), Repository::new(store.clone()));
+        Self { orders, stock, patience, steps_to_live: Arc::new(AtomicI64::new(steps)) }
+    }
+
+    fn live_on(&self) {
+        if self.steps_to_live.fetch_sub(1, Ordering::SeqCst) == 0 {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    quantity: u32,
+    over: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Learned {
+    Ordered { quantity: u32 },
+    Over,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Do {
+    Reserve { order: String, quantity: u32 },
+    Release { order: String, quantity: u32 },
+    Confirm { order: String },
+    Cancel { order: String, why: String },
+}
+
+#[async_trait]
+impl Process for Fulfilment {
+    const NAME: &'static str = "fulfilment";
+    type Event = Happened;
+    type State = Known;
+    type Change = Learned;
+    type Command = Do;
+
+    fn key(&self, event: &Envelope<Happened>) -> Option<AggregateId> {
+        match &event.event {
+            Happened::Order(OrderEvent::Created { .. }) | Happened::Payment(_) => {
+                Some(event.stream.aggregate_id().clone())
+            }
+            Happened::Order(_) => None,
+        }
+    }
+
+    fn apply(known: &mut Known, learned: Learned) {
+        match learned {
+            Learned::Ordered { quantity } => known.quantity = quantity,
+            Learned::Over => known.over = true,
+        }
+    }
+
+    fn on_event(&self, known: &Known, event: &Envelope<Happened>, then: &mut Then<Self>) {
+        let order = then.key().to_string();
+        match &event.event {
+            Happened::Order(OrderEvent::Created { quantity }) => {
+                then.change(Learned::Ordered { quantity: *quantity });
+                then.remind("unpaid", event.recorded_at + self.patience);
+                then.send(Do::Reserve { order, quantity: *quantity });
+            }
+            Happened::Payment(PaymentEvent::Completed) if !known.over => {
+                then.change(Learned::Over).cancel("unpaid").send(Do::Confirm { order });
+            }
+            _ => {}
+        }
+    }
+
+    fn on_deadline(&self, known: &Known, _: &str, then: &mut Then<Self>) {
+        let order = then.key().to_string();
+        then.change(Learned::Over).send(Do::Release { order: order.clone(), quantity: known.quantity });
+        then.send(Do::Cancel { order, why: "unpaid".into() });
+    }
+
+    fn on_rejected(&self, _: &Known, command: &Do, reason: &str, then: &mut Then<Self>) {
+        if let Do::Reserve { order, .. } = command {
+            then.change(Learned::Over).cancel("unpaid");
+            then.send(Do::Cancel { order: order.clone(), why: reason.to_owned() });
+        }
+    }
+
+    async fn execute(&self, command: Do, context: Context) -> Result<(), NotExecuted> {
+        self.live_on();
+        match command {
+            Do::Reserve { order, quantity } => {
+                self.stock.execute_with("thing", StockEvent::Reserved { order, quantity }, context).await?
+            }
+            Do::Release { order, quantity } => {
+                self.stock.execute_with("thing", StockEvent::Released { order, quantity }, context).await?
+            }
+            Do::Confirm { order } => self.orders.execute_with(order, OrderEvent::Confirmed, context).await?,
+            Do::Cancel { order, why } => {
+                self.orders.execute_with(order, OrderEvent::Cancelled { why }, context).await?
+            }
+        };
+        self.live_on();
+        Ok(())
+    }
+}
