@@ -4,6 +4,7 @@
 extern crate self as retell;
 
 pub mod aggregate;
+pub mod app;
 pub mod broker;
 pub mod claim;
 pub mod codec;
@@ -72,6 +73,7 @@ pub mod docs {
 }
 
 pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
+pub use app::App;
 pub use async_trait::async_trait;
 pub use broker::memory::MemoryBroker;
 #[cfg(feature = "rabbitmq")]

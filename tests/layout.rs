@@ -60,7 +60,7 @@ impl Source {
 }
 
 /// Each module may import from those before it, and from itself.
-const ORDER: [&[&str]; 10] = [
+const ORDER: [&[&str]; 12] = [
     &["id"],
     &["error"],
     &["codec", "claim"],
@@ -69,6 +69,8 @@ const ORDER: [&[&str]; 10] = [
     &["command", "projection", "lifecycle"],
     &["view"],
     &["repository", "relay", "worker"],
+    &["process"],
+    &["app"],
     &["testing", "__private", "docs"],
     &["lib"],
 ];

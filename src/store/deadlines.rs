@@ -110,7 +110,7 @@ pub(super) struct DeadlineColumns<'r> {
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl DeadlineColumns<'_> {
     pub(super) fn parse(self) -> Result<Deadline> {
-        let corrupt = |problem: String| crate::ErrorKind::Corrupt(format!("deadline {}: {problem}", self.id));
+        let corrupt = |problem: String| crate::error::ErrorKind::Corrupt(format!("deadline {}: {problem}", self.id));
         Ok(Deadline {
             id: self.id,
             key: AggregateId::new(self.key).map_err(|error| corrupt(error.to_string()))?,

@@ -192,6 +192,11 @@ where
         self
     }
 
+    /// The projection's name.
+    pub fn name(&self) -> &str {
+        self.projection.name()
+    }
+
     /// The position up to which everything is applied, or parked, as it moves.
     pub fn applied(&self) -> watch::Receiver<Position> {
         self.applied.subscribe()

@@ -1,0 +1,156 @@
+//! A program's tasks under one roof: started by role, started again after a failure, stopped in order.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use retell::app::{Health, Role, State};
+use retell::shutdown::Signal;
+use retell::store::Append;
+use retell::testing::store::{events, stream};
+use retell::{
+    App, BoxError, Envelope, EventReader, EventStore, ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore,
+    Position, Projection, Repository, async_trait,
+};
+use support::{Add, Counter, CounterEvent};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// Notes the positions it is given, after it has failed so many times to start.
+#[derive(Debug, Clone, Default)]
+struct Noting {
+    name: &'static str,
+    failures: Arc<AtomicU32>,
+    panics: Arc<AtomicU32>,
+}
+
+impl Noting {
+    fn named(name: &'static str) -> Self {
+        Self { name, ..Self::default() }
+    }
+}
+
+fn one_less(left: &AtomicU32) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+#[async_trait]
+impl Projection for Noting {
+    type Event = CounterEvent;
+    type Tx = Vec<u64>;
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    async fn setup(&self, _: &mut Vec<u64>) -> Result<(), BoxError> {
+        assert!(!one_less(&self.panics), "it panics");
+        if one_less(&self.failures) { Err("not ready".into()) } else { Ok(()) }
+    }
+
+    async fn apply(&self, noted: &mut Vec<u64>, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        noted.push(event.position.get());
+        Ok(())
+    }
+}
+
+async fn five_events() -> MemoryStore {
+    let store = MemoryStore::new();
+    Repository::<Counter>::new(store.clone()).execute("a", Add(vec![1; 5])).await.unwrap();
+    store
+}
+
+fn states(health: &Health) -> Vec<(String, State)> {
+    health.tasks().map(|(name, state)| (name.to_owned(), state.clone())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_runs_gets_every_event_and_stops_in_order() {
+    let (store, models) = (five_events().await, MemoryReadModel::new(Vec::new()));
+    let app = App::new(store.clone(), models.clone()).with_broker(MemoryBroker::new()).project(Noting::named("one"));
+    let mut running = app.start();
+    let health = running.health();
+    timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
+    assert!(health.borrow().is_good());
+    running.stop().await.unwrap();
+    assert_eq!(*models.value(), [1, 2, 3, 4, 5]);
+    let stopped = |name: &str| (name.to_owned(), State::Stopped);
+    assert_eq!(states(&health.borrow()), [stopped("one"), stopped("relay")]);
+    let closed = store.append(Append::new(stream("a"), ExpectedVersion::Any, events(1))).await;
+    assert!(closed.is_err(), "the log is closed last");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_fails_or_panics_is_started_again_and_the_others_go_on() {
+    let (store, models) = (five_events().await, MemoryReadModel::new(Vec::new()));
+    let broken = Noting::named("broken");
+    broken.failures.store(2, Ordering::SeqCst);
+    broken.panics.store(1, Ordering::SeqCst);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hear = heard.clone();
+    let app = App::new(store, models.clone())
+        .with_on_failure(move |task, error| hear.lock().unwrap().push((task.to_owned(), error.to_string())))
+        .project(broken)
+        .project(Noting::named("well"));
+    let mut running = app.start();
+    let mut health = running.health();
+    let failed = |health: &Health| health.tasks().any(|(name, state)| name == "broken" && *state != State::Running);
+    timeout(PATIENCE, health.wait_for(failed)).await.unwrap().unwrap();
+    assert!(!health.borrow().is_good());
+    assert!(states(&health.borrow()).contains(&("well".to_owned(), State::Running)));
+    timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
+    assert_eq!(models.value().len(), 10, "each has every event once");
+    assert!(health.borrow().is_good());
+    running.stop().await.unwrap();
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), 3, "{heard:?}");
+    assert!(heard.iter().all(|(task, _)| task == "broken"), "{heard:?}");
+    assert!(heard[0].1.contains("it panics") && heard[1].1.contains("set up projection broken"), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_runs_its_own_part() {
+    for (role, expected) in [
+        (Role::Api, vec![]),
+        (Role::Relay, vec!["relay"]),
+        (Role::Worker, vec!["one"]),
+        (Role::All, vec!["one", "relay"]),
+    ] {
+        let app = App::new(five_events().await, MemoryReadModel::new(Vec::new()));
+        let app = app.with_broker(MemoryBroker::new()).project(Noting::named("one")).with_role(role);
+        let running = app.start();
+        let health = running.health().borrow().clone();
+        assert_eq!(health.tasks().map(|(name, _)| name).collect::<Vec<_>>(), expected, "{role:?}");
+        running.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_can_be_stopped_while_a_task_waits_to_be_started_again() {
+    let broken = Noting::named("broken");
+    broken.failures.store(u32::MAX, Ordering::SeqCst);
+    let running = App::new(five_events().await, MemoryReadModel::new(Vec::new())).project(broken).start();
+    let mut health = running.health();
+    let often = |health: &Health| health.tasks().any(|(_, state)| matches!(state, State::Failed { times: 9.., .. }));
+    timeout(PATIENCE, health.wait_for(often)).await.unwrap().unwrap();
+    timeout(PATIENCE, running.stop()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn it_runs_until_it_is_asked_to_stop() {
+    let (store, models) = (five_events().await, MemoryReadModel::new(Vec::new()));
+    let app = App::new(store.clone(), models.clone()).project(Noting::named("one"));
+    let run = tokio::spawn(app.run());
+    while models.value().len() < 5 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Its handler is there when its tasks are: they are started in the same poll.
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+    assert_eq!(run.await.unwrap().unwrap(), Signal::Terminate);
+    assert_eq!(store.head().await.unwrap(), Position::new(5));
+}
