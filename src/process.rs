@@ -55,12 +55,13 @@ pub trait Process: Send + Sync + 'static {
     /// Decides what it leads to that a command was refused by the domain.
     fn on_rejected(&self, state: &Self::State, command: &Self::Command, reason: &str, then: &mut Then<Self>);
 
-    /// Sends a command to its aggregate, with the context given: it holds the idempotency key.
+    /// Sends a command of one process to its aggregate, with the context given: it holds the idempotency key. With a
+    /// [`Repository`](crate::Repository) that is `self.orders.execute_with(id, command, context).await?`.
     ///
     /// # Errors
     /// [`NotExecuted::Rejected`] is recorded, and [`on_rejected`](Self::on_rejected) decides what follows. After [`NotExecuted::Failed`] the
     /// event, or the deadline, is tried again later, and then parked; commands that were sent before are known by their keys.
-    async fn execute(&self, command: Self::Command, context: Context) -> Result<(), NotExecuted>;
+    async fn execute(&self, key: &AggregateId, command: Self::Command, context: Context) -> Result<(), NotExecuted>;
 
     /// The events it gets, as a projection's [`filter`](crate::Projection::filter).
     ///

@@ -275,7 +275,7 @@ impl<P: Process> Steps<P> {
             String::new()
         } else {
             let context = of.context.clone().with_key(trigger.key::<P>()?);
-            match self.process.execute(command.clone(), context).await {
+            match self.process.execute(of.key, command.clone(), context).await {
                 Ok(()) => return Ok(Vec::new()),
                 Err(NotExecuted::Failed(error)) => return Err(error),
                 Err(NotExecuted::Rejected(reason)) => reason,

@@ -202,7 +202,7 @@ impl Process for Fulfilment {
         }
     }
 
-    async fn execute(&self, command: Do, context: Context) -> Result<(), NotExecuted> {
+    async fn execute(&self, _: &AggregateId, command: Do, context: Context) -> Result<(), NotExecuted> {
         self.live_on();
         match command {
             Do::Reserve { order, quantity } => {

@@ -12,7 +12,6 @@ mod databases;
 mod killed;
 
 use std::env;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use libtest_mimic::{Arguments, Trial};
@@ -32,7 +31,6 @@ fn main() {
 
 fn tests() -> Vec<Trial> {
     let mut tests = vec![
-        test("the_example_prints_who_has_which_address".into(), the_example_prints_who_has_which_address),
         test("a_sqlite_append_whose_work_fails_reserves_nothing".into(), || {
             block_on(callers::a_sqlite_append_whose_work_fails_reserves_nothing());
         }),
@@ -80,17 +78,4 @@ fn child(role: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.env(ROLE, role).stdout(Stdio::piped());
     command
-}
-
-fn the_example_prints_who_has_which_address() {
-    // Cargo builds it with the tests, but not for a test alone.
-    let test = env::current_exe().unwrap();
-    let folder = test.parent().and_then(Path::parent).unwrap();
-    let example = folder.join("examples").join(format!("unique{}", env::consts::EXE_SUFFIX));
-    assert!(example.exists(), "{} is missing: run `cargo build --example unique`", example.display());
-    let output = Command::new(example).output().unwrap();
-    assert!(output.status.success());
-    let expected =
-        "ada has Ada@x.org\nbob cannot have ada@x.org: user/ada has it\nada has ada@y.org\nbob has ada@x.org\n";
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 }
