@@ -69,6 +69,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0011-unique-values.md")]
         pub mod d0011_unique {}
+
+        #[doc = include_str!("docs/decisions/0014-processes.md")]
+        pub mod d0014_processes {}
     }
 }
 
