@@ -264,7 +264,7 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     let commits = if filter.is_all() { limit } else { limit.max(SCANNED_COMMITS) };
     let sequenced = driver.end().is_reached_by(after);
     if sequenced {
-        let end = driver.sequence().await?;
+        let end = driver.sequence().await?.inspect(|end| driver.end().see(*end));
         match end {
             Some(end) if end == after => return Ok(Page { events: Vec::new(), through: after }),
             Some(end) if end > after && end.since(after) <= TAIL.min(limit as u64) => {
@@ -305,7 +305,6 @@ async fn tail(driver: &dyn Scans, after: Position, end: Position, limit: usize, 
         Ok(())
     };
     driver.tail(after, end, &mut take).await?;
-    driver.end().see(end);
     whole(Page::of(earliest.into_sorted(), limit, end), after, filter)
 }
 
