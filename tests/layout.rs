@@ -67,7 +67,7 @@ const ORDER: [&[&str]; 10] = [
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],
-    &["view"],
+    &["view", "reaction"],
     &["repository", "relay", "worker"],
     &["testing", "__private", "docs"],
     &["lib"],

@@ -14,6 +14,7 @@ mod claims;
 mod connection;
 mod deadlines;
 mod health;
+mod inbox;
 mod insert;
 mod migrate;
 mod plan;

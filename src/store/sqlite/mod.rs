@@ -8,6 +8,7 @@ mod claims;
 mod connection;
 mod deadlines;
 mod health;
+mod inbox;
 mod migrate;
 mod progress;
 mod read;
