@@ -11,6 +11,7 @@ pub mod command;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod inline;
 pub mod lifecycle;
 pub mod process;
 pub mod projection;

@@ -67,7 +67,7 @@ const ORDER: [&[&str]; 10] = [
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],
-    &["view", "reaction"],
+    &["view", "reaction", "inline"],
     &["repository", "relay", "worker"],
     &["testing", "__private", "docs"],
     &["lib"],

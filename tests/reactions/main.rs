@@ -9,6 +9,7 @@
 mod databases;
 mod effects;
 mod killed;
+#[path = "../support/notebook.rs"]
 mod notebook;
 
 use std::env;

@@ -10,6 +10,7 @@ mod connection;
 mod deadlines;
 mod health;
 mod inbox;
+mod inline;
 mod migrate;
 mod progress;
 mod read;

@@ -44,14 +44,19 @@ impl PostgresReadModel {
     pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
-        Ok(Self {
+        Ok(Self::of(pool, &schema))
+    }
+
+    /// In a schema that is up to date.
+    pub(super) fn of(pool: PgPool, schema: &Schema) -> Self {
+        Self {
             pool,
-            statements: Arc::new(Statements::new(&schema)),
-            progress: Arc::new(progress::Statements::new(&schema)),
-            views: Arc::new(views::Statements::new(&schema)),
-            deadlines: Arc::new(deadlines::Statements::new(&schema)),
-            inbox: Arc::new(inbox::Statements::new(&schema)),
-        })
+            statements: Arc::new(Statements::new(schema)),
+            progress: Arc::new(progress::Statements::new(schema)),
+            views: Arc::new(views::Statements::new(schema)),
+            deadlines: Arc::new(deadlines::Statements::new(schema)),
+            inbox: Arc::new(inbox::Statements::new(schema)),
+        }
     }
 
     /// The pool, for queries.

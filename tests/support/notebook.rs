@@ -1,5 +1,7 @@
 //! Read models that reactions write notes into: one row for each time, so that what is done twice is seen.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use retell::sqlx::{MySqlConnection, PgConnection, query, query_scalar, raw_sql};
 use retell::{
     BoxError, EventId, InboxStore, MemoryReadModel, MySqlReadModel, PostgresReadModel, ProgressStore, SqliteReadModel,
