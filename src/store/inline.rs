@@ -1,5 +1,6 @@
 //! Projections that run within the appends' own transactions.
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use std::fmt;
 use std::sync::Arc;
 
@@ -46,8 +47,10 @@ pub trait InlineStore: EventStore + Sized {
 }
 
 /// All that a handle's appends run.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(super) struct Inlines<Tx: ?Sized>(Vec<Arc<dyn Inline<Tx>>>);
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl<Tx: ?Sized + 'static> Inlines<Tx> {
     pub(super) fn none() -> Self {
         Self(Vec::new())
@@ -66,12 +69,14 @@ impl<Tx: ?Sized + 'static> Inlines<Tx> {
     }
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl<Tx: ?Sized + 'static> Clone for Inlines<Tx> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl<Tx: ?Sized + 'static> fmt::Debug for Inlines<Tx> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(|inline| inline.projection())).finish()

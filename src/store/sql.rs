@@ -193,6 +193,9 @@ pub(super) async fn apply_inline<Tx: Send + 'static>(
     round: &[&Append],
     results: &[Result<Appended>],
 ) -> Result<()> {
+    if inlines.is_empty() {
+        return Ok(());
+    }
     let written = written(round, results);
     for inline in inlines.iter() {
         let wanted = wanted(inline.filter(), &written);
