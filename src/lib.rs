@@ -12,9 +12,11 @@ pub mod command;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod inline;
 pub mod lifecycle;
 pub mod process;
 pub mod projection;
+pub mod reaction;
 pub mod relay;
 pub mod repository;
 pub mod shutdown;
@@ -70,6 +72,9 @@ pub mod docs {
         #[doc = include_str!("docs/decisions/0011-unique-values.md")]
         pub mod d0011_unique {}
 
+        #[doc = include_str!("docs/decisions/0013-reactions-and-inline.md")]
+        pub mod d0013_reactions {}
+
         #[doc = include_str!("docs/decisions/0014-processes.md")]
         pub mod d0014_processes {}
     }
@@ -92,6 +97,7 @@ pub use id::{
 };
 pub use process::{Process, ProcessManager};
 pub use projection::Projection;
+pub use reaction::{Begin, Reaction};
 pub use relay::Relay;
 pub use repository::Repository;
 #[cfg(feature = "macros")]
@@ -107,6 +113,6 @@ pub use store::mysql::{MySqlReadModel, MySqlStore};
 pub use store::postgres::{PostgresReadModel, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::sqlite::{SqliteReadModel, SqliteStore};
-pub use store::{CheckpointStore, EventReader, EventStore, Fields, Filter, ProgressStore, UpTo, ViewStore};
+pub use store::{CheckpointStore, EventReader, EventStore, Fields, Filter, InboxStore, ProgressStore, UpTo, ViewStore};
 pub use view::{View, Views};
 pub use worker::Worker;

@@ -67,7 +67,7 @@ const ORDER: [&[&str]; 12] = [
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],
-    &["view"],
+    &["view", "reaction", "inline"],
     &["repository", "relay", "worker"],
     &["process"],
     &["app"],

@@ -123,7 +123,7 @@ mod opening {
         let (pool, _database) = fresh().await;
         drop(open(&pool).await.unwrap());
         run(&pool, "INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").await.unwrap();
-        let newer = ErrorKind::NewerStore { found: 99, known: 8 };
+        let newer = ErrorKind::NewerStore { found: 99, known: 9 };
         assert_eq!(*open(&pool).await.unwrap_err().kind(), newer);
         assert_eq!(*MySqlReadModel::open(pool).await.unwrap_err().kind(), newer);
     }

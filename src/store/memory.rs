@@ -1,6 +1,7 @@
 //! The log in memory: for tests and for whatever may be forgotten.
 
 mod deadlines;
+mod inbox;
 pub mod views;
 
 use std::collections::{HashMap, HashSet};
@@ -22,6 +23,7 @@ use crate::id::{
 use crate::store::claims::claimed;
 use crate::store::group_commit::{BatchAppend, GroupCommit};
 use crate::store::lease::LONGEST_LEASE;
+use crate::store::memory::inbox::Inboxes;
 use crate::store::parking::ParkingChange;
 use crate::store::progress::{Row, changes, in_aggregate_order, in_key_order, in_log_order, progress_of};
 use crate::store::{
@@ -362,7 +364,7 @@ impl LeaseStore for MemoryStore {
 #[derive(Debug, Default)]
 pub struct MemoryReadModel<T> {
     committed: Arc<RwLock<Committed<T>>>,
-    /// Held during a turn: the model is one value, so turns cannot go on beside each other.
+    /// Held during a transaction: the model is one value, so they cannot go on beside each other.
     turn: Arc<Mutex<()>>,
 }
 
@@ -373,6 +375,7 @@ struct Committed<T> {
     parking: HashMap<ProjectionName, Parking>,
     /// Of the projections with order per aggregate.
     progress: HashMap<ProjectionName, HashMap<StreamId, Row>>,
+    inboxes: Inboxes,
 }
 
 impl<T> Clone for MemoryReadModel<T> {
@@ -389,6 +392,7 @@ impl<T> MemoryReadModel<T> {
             checkpoints: HashMap::new(),
             parking: HashMap::new(),
             progress: HashMap::new(),
+            inboxes: Inboxes::default(),
         };
         Self { committed: Arc::new(RwLock::new(committed)), turn: Arc::default() }
     }
@@ -442,6 +446,7 @@ impl<T> Committed<T> {
             return Err(ErrorKind::Transient("commit over another projection's change of the same model".into()).into());
         }
         self.value = Arc::new(value);
+        self.inboxes.commit();
         Ok(())
     }
 }
@@ -467,8 +472,10 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
     }
 
     async fn advance(&self, step: Step, work: Work<T>) -> Result<()> {
+        let _turn = self.turn.lock().await;
         let before = {
-            let committed = self.read();
+            let mut committed = self.write();
+            committed.inboxes.begin();
             committed.check(&step)?;
             committed.value.clone()
         };
@@ -487,7 +494,8 @@ impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
     async fn begin(&self, projection: &ProjectionName, work: Work<T>) -> Result<()> {
         let _turn = self.turn.lock().await;
         let before = {
-            let committed = self.read();
+            let mut committed = self.write();
+            committed.inboxes.begin();
             let is_new = committed.checkpoints.get(projection).is_none_or(|checkpoint| *checkpoint == Position::ZERO);
             if !is_new && !committed.progress.contains_key(projection) {
                 return Err(in_log_order(projection));
@@ -512,7 +520,8 @@ impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
     async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
         let _turn = self.turn.lock().await;
         let (before, rows) = {
-            let committed = self.read();
+            let mut committed = self.write();
+            committed.inboxes.begin();
             let parked = committed.parking.get(projection).map_or(&[] as &[_], |parking| &parking.parked);
             let streams = in_key_order(streams);
             let parked =

@@ -6,6 +6,8 @@ pub mod deadlines;
 pub mod group_commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod health;
+mod inbox;
+mod inline;
 mod lease;
 pub mod memory;
 #[cfg(feature = "mysql")]
@@ -38,6 +40,8 @@ pub use health::{Health, OpenTransaction, OpenTransactions};
 
 pub use append::{Append, Appended, KeptOutcome, Outcome, StreamAppend, Token};
 pub use deadlines::{Deadline, DeadlineChange, DeadlineStore};
+pub use inbox::InboxStore;
+pub use inline::{Inline, InlineStore};
 pub use lease::LeaseStore;
 pub use parking::{Parked, Parking, Step};
 pub use progress::{Progress, ProgressStore, Turn};

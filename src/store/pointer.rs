@@ -13,13 +13,13 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{
-    ClaimScope, ClaimValue, CommitId, EventType, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId,
-    Version, ViewKey,
+    ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, Generation, IdempotencyKey, Position, ProjectionName,
+    StreamId, Version, ViewKey,
 };
 use crate::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, KeptOutcome, LeaseStore, Page, Parking,
-    ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn, ViewId, ViewPage, ViewRow, ViewStore,
-    Visitor, Work,
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, InboxStore, KeptOutcome, LeaseStore, Page,
+    Parking, ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn, ViewId, ViewPage, ViewRow,
+    ViewStore, Visitor, Work,
 };
 
 #[async_trait]
@@ -169,5 +169,16 @@ impl<M: ViewStore + ?Sized> ViewStore for Arc<M> {
 
     async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
         (**self).page(view, page).await
+    }
+}
+
+#[async_trait]
+impl<M: InboxStore + ?Sized> InboxStore for Arc<M> {
+    async fn take(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        (**self).take(tx, reaction, event).await
+    }
+
+    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        (**self).begin_after(reaction, position).await
     }
 }

@@ -1,13 +1,15 @@
 //! What the drivers for database servers share, whatever their SQL: how appends are gathered and tried again, and how rows become events.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
+use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::codec::Codec;
@@ -16,8 +18,11 @@ use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{
     AggregateId, AggregateType, CommitId, EventId, EventType, ExpectedVersion, Position, StreamId, Version,
 };
+use crate::store::inline::{Inlines, wanted};
 use crate::store::lease::LONGEST_LEASE;
-use crate::store::{Append, Appended, Filter, PAGE_BYTES, Page, Visitor};
+use crate::store::{
+    Append, Appended, EventReader, Filter, Inline, Outcome, PAGE_BYTES, Page, ProgressStore, Visitor, Work,
+};
 
 /// Attempts of a call that lost a race. Each loss means that another append went through.
 const ATTEMPTS: usize = 20;
@@ -48,10 +53,24 @@ pub(super) enum Refusal {
     Other,
 }
 
+/// What ended a round, with nothing written.
+pub(super) enum Ended {
+    /// The server did.
+    Server(sqlx::Error),
+    /// A projection that runs inline did.
+    Inline(Error),
+}
+
+impl From<sqlx::Error> for Ended {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Server(error)
+    }
+}
+
 /// A driver's commit of appends that share no stream, no key and no claimed value.
 #[async_trait]
 pub(super) trait Rounds: Send + Sync {
-    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error>;
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended>;
 
     /// One of these ids that is in the log already.
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error>;
@@ -104,7 +123,15 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
         }
         let failed = match driver.append_round(round).await {
             Ok(results) => return results,
-            Err(failed) => failed,
+            Err(Ended::Server(failed)) => failed,
+            Err(Ended::Inline(failed)) => match inlines_refusal(driver, &failed) {
+                Refusal::Blocked => {
+                    error = Some(Error::with_source(ErrorKind::Transient("append".into()), failed));
+                    continue;
+                }
+                _ if round.len() == 1 || failed.is_transient() => return vec![Err(failed); round.len()],
+                _ => break,
+            },
         };
         match driver.refusal(&failed) {
             Refusal::Other => return vec![Err(driver.classify(failed, "append")); round.len()],
@@ -131,6 +158,81 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
         results.extend(Box::pin(append_round(driver, std::slice::from_ref(append))).await);
     }
     results
+}
+
+/// Why the server refused what an inline projection did, as far as it was the server.
+fn inlines_refusal(driver: &dyn Rounds, error: &Error) -> Refusal {
+    let beneath = chain(error).find_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    beneath.map_or(Refusal::Other, |beneath| driver.refusal(beneath))
+}
+
+/// The events that a round has written. They have no positions yet, and their time is about that of the commit.
+pub(super) fn written(round: &[&Append], results: &[Result<Appended>]) -> Vec<RecordedEvent> {
+    let recorded_at = Utc::now().trunc_subsecs(6);
+    let mut written = Vec::new();
+    for (append, appended) in round.iter().zip(results) {
+        let Ok(Appended { versions, outcome: Outcome::Written, .. }) = appended else { continue };
+        for (part, last) in append.streams().iter().zip(versions) {
+            let first = last.get() - part.events.len() as u64 + 1;
+            written.extend(part.events.iter().zip(first..).map(|(event, version)| RecordedEvent {
+                position: Position::ZERO,
+                stream: part.stream.clone(),
+                version: Version::new(version),
+                recorded_at,
+                event: event.clone(),
+            }));
+        }
+    }
+    written
+}
+
+/// Applies a round's events in its own transaction.
+pub(super) async fn apply_inline<Tx: Send + 'static>(
+    inlines: &Inlines<Tx>,
+    tx: &mut Tx,
+    round: &[&Append],
+    results: &[Result<Appended>],
+) -> Result<()> {
+    if inlines.is_empty() {
+        return Ok(());
+    }
+    let written = written(round, results);
+    for inline in inlines.iter() {
+        let wanted = wanted(inline.filter(), &written);
+        if !wanted.is_empty() {
+            inline.apply(tx, wanted).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the checkpoint of an inline projection is: beyond all positions, since whatever is in the log is applied.
+const INLINE: Position = Position::new(i64::MAX.unsigned_abs());
+
+/// Sets an inline projection up. From then on no worker runs it.
+pub(super) async fn begin_inline<M: ProgressStore>(
+    models: &M,
+    log: &impl EventReader,
+    inline: Arc<dyn Inline<M::Tx>>,
+) -> Result<()> {
+    let projection = inline.projection().clone();
+    let refused = |problem: String| ErrorKind::Invalid(format!("projection {projection} {problem}")).into();
+    let checkpoint = models.checkpoint(&projection).await?;
+    if checkpoint != INLINE {
+        let head = log.head().await?;
+        if checkpoint != head {
+            return Err(refused(format!(
+                "is at position {checkpoint}, and the log ends at {head}: it cannot go on inline"
+            )));
+        }
+        if !models.parking(&projection).await?.parked.is_empty() {
+            return Err(refused("has parked aggregates: it cannot go on inline".into()));
+        }
+    }
+    // Order per aggregate: views lock their rows then.
+    let work: Work<M::Tx> = Box::new(move |tx| async move { inline.set_up(tx).await }.boxed());
+    models.begin(&projection, work).await?;
+    models.sweep(&projection, INLINE).await.map(drop)
 }
 
 /// The wait before each attempt. None before the second: whoever was faster is in the log already. Then longer and longer ones, each

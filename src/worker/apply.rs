@@ -53,7 +53,7 @@ where
     async fn pass(&mut self, events: &[RecordedEvent], through: Position) -> Result<Pass> {
         let mut failed: Vec<Parked> = Vec::new();
         // The next one is at the end.
-        let mut parts = vec![(0, events.len())];
+        let mut parts = self.worker.parts(events);
         while let Some((first, end)) = parts.pop() {
             let to = if end == events.len() { through } else { events[end - 1].position };
             let part: Vec<_> = events[first..end].iter().filter(|event| self.is_due(event, &failed)).collect();
@@ -120,6 +120,9 @@ where
         let mut delays = self.worker.options.delays();
         let mut blamed = 0;
         loop {
+            if !events.is_empty() && !self.worker.may_go_on(&self.stop).await {
+                return Ok(Outcome::Interrupted);
+            }
             let work = match self.work(events) {
                 Ok(work) => work,
                 Err(undecodable) => return Ok(Outcome::Failed(undecodable)),

@@ -16,6 +16,7 @@ mod feed;
 mod gate;
 mod parallel;
 mod parking;
+mod reacting;
 mod retry;
 mod sequential;
 
@@ -37,6 +38,7 @@ use crate::store::{CheckpointStore, EventReader, Parked, ProgressStore, ViewStor
 use crate::view::{View, ViewProjection};
 use crate::worker::feed::Feed;
 use crate::worker::parallel::ParallelRun;
+use crate::worker::reacting::Reacting;
 use crate::worker::sequential::Run;
 
 pub use parking::ParkingOptions;
@@ -146,6 +148,7 @@ pub struct Worker<P: Projection, M> {
     dead_letters: Option<Arc<dyn DeadLetters>>,
     options: WorkerOptions,
     applied: watch::Sender<Position>,
+    reacting: Option<Reacting>,
     run: for<'w> fn(&'w Self, CancellationToken) -> BoxFuture<'w, Result<()>>,
 }
 
@@ -170,6 +173,7 @@ where
             dead_letters: None,
             options: WorkerOptions::new(),
             applied: watch::Sender::new(Position::ZERO),
+            reacting: None,
             run: |worker, stop| Run::to_end(worker, stop).boxed(),
         }
     }

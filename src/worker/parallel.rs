@@ -51,6 +51,8 @@ pub(super) struct ParallelRun<'w, P: Projection, M> {
     /// The kinds of aggregates that have had a wanted event, where the filter does not name kinds. The others have no rows: if an event of
     /// theirs is wanted after all, what is before it is read from the store.
     kinds: HashSet<AggregateType>,
+    /// Up to here no event is wanted.
+    begins_after: Position,
     /// Where the sweep is, by this worker or another.
     swept: Position,
     /// When there was something to sweep for the first time since the last sweep.
@@ -87,6 +89,7 @@ where
             scope: Filter { aggregate_types: filter.aggregate_types.clone(), ..Filter::all() },
             kinds: filter.aggregate_types.iter().cloned().collect(),
             filter,
+            begins_after: worker.begins_after().await?,
             swept: Position::ZERO,
             unswept_since: None,
             lot: Lot::of(Parking::default()),
@@ -112,6 +115,10 @@ where
             return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
         }
         self.worker.models.begin(&self.name, self.worker.set_up()).await?;
+        if self.begins_after > checkpoint {
+            let swept = self.worker.models.sweep(&self.name, self.begins_after).await?;
+            self.see(Ok(swept));
+        }
         self.feed.subscribe();
         self.sweep().await
     }
@@ -294,7 +301,8 @@ where
     fn groups(&self, events: &[RecordedEvent]) -> Vec<Arc<[RecordedEvent]>> {
         let work = self.pace * u32::try_from(events.len()).unwrap_or(u32::MAX);
         let count = u64::try_from(work.as_millis() / TURN.as_millis()).unwrap_or(u64::MAX);
-        let count = count.clamp(1, u64::from(MOST_GROUPS));
+        // What takes one event at a time may take its time over it, and must not hold other aggregates' rows meanwhile.
+        let count = if self.worker.most() == 1 { u64::MAX } else { count.clamp(1, u64::from(MOST_GROUPS)) };
         let mut groups: BTreeMap<u64, Vec<RecordedEvent>> = BTreeMap::new();
         for event in events {
             groups.entry(hash(&event.stream) % count).or_default().push(event.clone());
@@ -308,7 +316,7 @@ where
     /// A part that fails is halved, until it is clear which event it is. Its aggregate is parked as soon as another event succeeds, or at
     /// the end.
     async fn apply_group(&mut self, events: &Arc<[RecordedEvent]>, failed: &mut Vec<Parked>) -> Result<Pass> {
-        let whole = self.worker.options.batch_events;
+        let whole = self.worker.most();
         let mut most = whole;
         loop {
             let passed_over = failed.iter().map(|parked| parked.stream.clone()).collect();

@@ -107,7 +107,7 @@ where
         events: &[RecordedEvent],
         rest: Option<(Version, Position)>,
     ) -> Result<bool> {
-        let (mut first, mut size) = (0, events.len());
+        let (mut first, mut size) = (0, events.len().min(self.worker.most()));
         loop {
             let end = events.len().min(first + size);
             let next = events.get(end).map(|event| (event.version, event.position)).or(rest);

@@ -22,6 +22,8 @@ pub(super) struct Run<'w, P: Projection, M> {
     pub(super) worker: &'w Worker<P, M>,
     pub(super) name: ProjectionName,
     pub(super) filter: Filter,
+    /// Up to here no event is wanted.
+    begins_after: Position,
     /// The checkpoint as stored.
     pub(super) kept: Position,
     /// Everything up to here is applied, parked or not wanted. Ahead of `kept` only by events that are not wanted, or of aggregates that
@@ -47,6 +49,7 @@ where
         let name = ProjectionName::new(worker.projection.name())?;
         let mut run = Run {
             filter: worker.projection.filter()?,
+            begins_after: worker.begins_after().await?,
             worker,
             kept: Position::ZERO,
             seen: Position::ZERO,
@@ -68,8 +71,8 @@ where
     async fn start(&mut self) -> Result<()> {
         self.reload().await?;
         let head = self.worker.reader.head().await?;
-        if self.kept > head {
-            let (projection, checkpoint) = (self.name.clone(), self.kept);
+        if self.seen > head {
+            let (projection, checkpoint) = (self.name.clone(), self.seen);
             return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
         }
         match self.worker.models.advance(self.step_to(self.kept), self.worker.set_up()).await {
@@ -229,8 +232,8 @@ where
     }
 
     pub(super) fn see(&mut self, position: Position) {
-        self.seen = position;
-        self.worker.applied.send_replace(position);
+        self.seen = position.max(self.begins_after);
+        self.worker.applied.send_replace(self.seen);
     }
 
     pub(super) async fn pause(&mut self, delay: Option<Duration>) {

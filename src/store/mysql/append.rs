@@ -1,5 +1,7 @@
 //! Commits appends: one transaction for all that wait.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, QueryBuilder, Row, raw_sql};
@@ -9,12 +11,13 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
+use crate::store::inline::Inlines;
 use crate::store::mysql::claims::{self, Claims};
-use crate::store::mysql::connection::{Connections, begin, classify, is_no_savepoint, refusal, text};
+use crate::store::mysql::connection::{Connections, begin, classify, classify_work, is_no_savepoint, refusal, text};
 use crate::store::mysql::insert::{insert_events, insert_keys};
 use crate::store::mysql::plan::Plan;
-use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql};
-use crate::store::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
+use crate::store::sql::{self, Ended, Refusal, Rounds, commit_id, count, from_sql};
+use crate::store::{Append, Appended, Inline, KeptOutcome, Outcome, StreamAppend};
 
 /// Rows one statement inserts at most: 14 binds each stay far below the limit of 65,535.
 pub(super) const ROWS: usize = 512;
@@ -29,18 +32,25 @@ const SETTLING_LOOKS: usize = 20;
 pub(super) const LOOKED_UP: usize = 64;
 
 /// The driver's side of group commit.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Writer {
     pub(super) connections: Connections,
     statement_bytes: usize,
     pub(super) grown: watch::Sender<Position>,
+    /// What runs within each transaction.
+    pub(super) inline: Inlines<MySqlConnection>,
 }
 
 impl Writer {
     /// `packet`: the largest that the server takes, in bytes.
     pub(super) fn new(connections: Connections, packet: usize) -> Self {
         let grown = watch::Sender::new(Position::ZERO);
-        Self { connections, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown }
+        Self { connections, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown, inline: Inlines::none() }
+    }
+
+    /// One more that runs within each transaction.
+    pub(super) fn with_inline(&self, inline: Arc<dyn Inline<MySqlConnection>>) -> Self {
+        Self { inline: self.inline.and(inline), ..self.clone() }
     }
 
     /// What the append under `key` did.
@@ -99,6 +109,12 @@ impl Writer {
         })?;
         let error = match self.write_settled(tx, append).await {
             Ok(result) => {
+                let results = [result];
+                if let Err(error) = sql::apply_inline(&self.inline, &mut *tx, &[append], &results).await {
+                    raw_sql(ROLL_BACK).execute(&mut *tx).await.map_err(failed)?;
+                    return Err(classify_work(error));
+                }
+                let [result] = results;
                 raw_sql(RELEASE).execute(&mut *tx).await.map_err(failed)?;
                 return Ok(Ok(result));
             }
@@ -140,7 +156,7 @@ impl Writer {
         &self,
         connection: &mut MySqlConnection,
         round: &[&Append],
-    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+    ) -> Result<Vec<Result<Appended>>, Ended> {
         let mut tx = begin(connection).await?;
         let claims = Claims::lock(&mut tx, round).await?;
         let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
@@ -148,6 +164,10 @@ impl Writer {
         // After the versions: whoever sees that another append under the same key has moved the stream sees the key as well.
         let kept = kept(&mut tx, round, KEPT_END).await?;
         let results = self.write(&mut tx, round, &found, kept, &claims).await?;
+        sql::apply_inline(&self.inline, &mut *tx, round, &results)
+            .await
+            .map_err(classify_work)
+            .map_err(Ended::Inline)?;
         tx.commit().await?;
         Ok(results)
     }
@@ -192,10 +212,14 @@ impl BatchAppend for Writer {
 
 #[async_trait]
 impl Rounds for Writer {
-    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
         let mut lease = self.connections.lease().await?;
-        let results = self.commit(&mut lease, round).await;
-        lease.end(results)
+        match self.commit(&mut lease, round).await {
+            Ok(results) => Ok(lease.end(Ok(results))?),
+            Err(Ended::Server(error)) => Ok(lease.end(Err(error))?),
+            // A projection may have left a query half-way: the connection is closed, and with it ends the transaction.
+            Err(inline) => Err(inline),
+        }
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {

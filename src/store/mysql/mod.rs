@@ -14,6 +14,8 @@ mod claims;
 mod connection;
 mod deadlines;
 mod health;
+mod inbox;
+mod inline;
 mod insert;
 mod migrate;
 mod plan;
@@ -46,6 +48,9 @@ use append::Writer;
 use connection::{Connections, begin, classify};
 use read::Reader;
 pub use read_model::MySqlReadModel;
+
+/// While the disk syncs one commit, the next is written.
+const COMMITS_AT_ONCE: usize = 2;
 
 /// Bytes of a packet that an event needs beside its payload: its names and the frame, and a good deal of metadata.
 const PACKET_RESERVE: usize = 64 * 1024;
@@ -136,7 +141,7 @@ impl MySqlStore {
         check_numbers(&connections).await?;
         let writer = Arc::new(Writer::new(connections.clone(), packet));
         Ok(Self {
-            commits: Arc::new(GroupCommit::with_queues(writer.clone(), 2)),
+            commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
             reader: Reader { connections, end: Arc::default() },
             max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),

@@ -2,29 +2,33 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::{Executor, PgConnection, PgExecutor, PgPool, Row};
+use sqlx::{Connection, Executor, PgConnection, PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
+use crate::store::inline::Inlines;
 use crate::store::postgres::claims::{self, NumberedClaim};
-use crate::store::postgres::connection::{Schema, Statement, classify, code, refusal};
+use crate::store::postgres::connection::{Schema, Statement, classify, classify_work, code, refusal};
 use crate::store::postgres::signals::Signals;
-use crate::store::sql::{self, Refusal, Rounds, commit_id, count, from_sql, to_sql};
-use crate::store::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
+use crate::store::sql::{self, Ended, Refusal, Rounds, commit_id, count, from_sql, to_sql};
+use crate::store::{Append, Appended, Inline, KeptOutcome, Outcome, StreamAppend};
 
 /// The driver's side of group commit.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Writer {
     pub(super) pool: PgPool,
     pub(super) lane: i32,
     pub(super) durable: bool,
-    pub(super) signals: Signals,
+    pub(super) signals: Arc<Signals>,
+    /// What runs within each transaction.
+    pub(super) inline: Inlines<PgConnection>,
     append: Statement,
     append_claiming: Statement,
     outcome: Statement,
@@ -40,13 +44,19 @@ impl Writer {
             pool,
             lane,
             durable,
-            signals,
+            signals: Arc::new(signals),
+            inline: Inlines::none(),
             append: schema.statement(APPEND),
             append_claiming: schema.statement(APPEND_CLAIMING),
             outcome: schema.statement(OUTCOME),
             holder: schema.statement(HOLDER),
             known_ids: schema.statement(KNOWN_IDS),
         }
+    }
+
+    /// One more that runs within each transaction.
+    pub(super) fn with_inline(&self, inline: Arc<dyn Inline<PgConnection>>) -> Self {
+        Self { inline: self.inline.and(inline), ..self.clone() }
     }
 
     /// What the append under `key` did.
@@ -82,11 +92,18 @@ impl Writer {
             Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
             _ => failed(error),
         })?;
-        let called = self.call(&mut *tx, &[append], true).await;
+        let called = match self.call(&mut *tx, &[append], true).await {
+            Ok(results) => sql::apply_inline(&self.inline, &mut *tx, &[append], &results)
+                .await
+                .map(|()| results)
+                .map_err(Ended::Inline),
+            Err(error) => Err(Ended::Server(error)),
+        };
         tx.execute(if called.is_ok() { RELEASE } else { ROLL_BACK }).await.map_err(failed)?;
         match called {
             Ok(mut results) => results.pop().unwrap_or_else(|| Err(sql::lost())),
-            Err(error) => match refusal(&error) {
+            Err(Ended::Inline(error)) => Err(classify_work(error)),
+            Err(Ended::Server(error)) => match refusal(&error) {
                 Refusal::Duplicate => Err(sql::duplicate(self, append, error).await),
                 Refusal::Taken => Err(sql::lost_race(append, error)),
                 Refusal::Blocked | Refusal::Other => Err(failed(error)),
@@ -149,8 +166,19 @@ impl Writer {
 
 #[async_trait]
 impl Rounds for Writer {
-    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        self.call(&mut *self.pool.acquire().await?, round, false).await
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
+        let mut connection = self.pool.acquire().await?;
+        if self.inline.is_empty() {
+            return Ok(self.call(&mut connection, round, false).await?);
+        }
+        let mut tx = connection.begin().await?;
+        let results = self.call(&mut tx, round, false).await?;
+        sql::apply_inline(&self.inline, &mut *tx, round, &results)
+            .await
+            .map_err(classify_work)
+            .map_err(Ended::Inline)?;
+        tx.commit().await?;
+        Ok(results)
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {

@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::connection::{Schema, classify};
 
 /// The steps of the schema. Never changed once released.
-const MIGRATIONS: [(i32, &str, &str); 8] = [
+const MIGRATIONS: [(i32, &str, &str); 9] = [
     (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
     (3, "leases", include_str!("../../../migrations/postgres/0003_leases.sql")),
@@ -15,10 +15,11 @@ const MIGRATIONS: [(i32, &str, &str); 8] = [
     (6, "views", include_str!("../../../migrations/postgres/0006_views.sql")),
     (7, "reservations", include_str!("../../../migrations/postgres/0007_reservations.sql")),
     (8, "deadlines", include_str!("../../../migrations/postgres/0008_deadlines.sql")),
+    (9, "inbox", include_str!("../../../migrations/postgres/0009_inbox.sql")),
 ];
 
 /// The newest step this release knows.
-const KNOWN: i32 = 8;
+const KNOWN: i32 = 9;
 
 /// Applies what is missing in one transaction. Processes that start at once take turns.
 pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {

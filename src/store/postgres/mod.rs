@@ -9,6 +9,8 @@ mod claims;
 mod connection;
 mod deadlines;
 mod health;
+mod inbox;
+mod inline;
 mod migrate;
 mod progress;
 mod read;

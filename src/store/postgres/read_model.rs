@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::parking::{ParkedColumns, ParkingChange};
 use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
-use crate::store::postgres::{PostgresOptions, deadlines, migrate, progress, views};
+use crate::store::postgres::{PostgresOptions, deadlines, inbox, migrate, progress, views};
 use crate::store::progress::in_aggregate_order;
 use crate::store::sql::{from_sql, to_sql};
 use crate::store::{CheckpointStore, Parking, Step, Work};
@@ -25,6 +25,7 @@ pub struct PostgresReadModel {
     pub(super) progress: Arc<progress::Statements>,
     pub(super) deadlines: Arc<deadlines::Statements>,
     pub(super) views: Arc<views::Statements>,
+    pub(super) inbox: Arc<inbox::Statements>,
 }
 
 impl PostgresReadModel {
@@ -43,13 +44,19 @@ impl PostgresReadModel {
     pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
-        Ok(Self {
+        Ok(Self::of(pool, &schema))
+    }
+
+    /// In a schema that is up to date.
+    pub(super) fn of(pool: PgPool, schema: &Schema) -> Self {
+        Self {
             pool,
-            statements: Arc::new(Statements::new(&schema)),
-            progress: Arc::new(progress::Statements::new(&schema)),
-            views: Arc::new(views::Statements::new(&schema)),
-            deadlines: Arc::new(deadlines::Statements::new(&schema)),
-        })
+            statements: Arc::new(Statements::new(schema)),
+            progress: Arc::new(progress::Statements::new(schema)),
+            views: Arc::new(views::Statements::new(schema)),
+            deadlines: Arc::new(deadlines::Statements::new(schema)),
+            inbox: Arc::new(inbox::Statements::new(schema)),
+        }
     }
 
     /// The pool, for queries.

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use chrono::Utc;
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+use chrono::{DateTime, Utc};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, RecordedEvent};
 use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
-use crate::store::sqlite::claims;
+use crate::store::inline::Inlines;
 use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, to_sql};
+use crate::store::sqlite::read_model::OpenTransaction;
+use crate::store::sqlite::{claims, inline};
 use crate::store::{Append, Appended, KeptOutcome, Outcome};
 
 /// The driver's side of group commit.
@@ -22,6 +25,8 @@ pub(super) struct Writer {
     pub(super) pool: Arc<Pool>,
     /// The newest position this process knows of.
     pub(super) head: watch::Sender<Position>,
+    /// What runs within each commit.
+    pub(super) inline: Inlines<Connection>,
 }
 
 impl Writer {
@@ -31,10 +36,10 @@ impl Writer {
         append: Append,
         work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<(Appended, Option<T>), E> {
-        let writer = self.clone();
+        let (writer, runtime) = (self.clone(), Handle::current());
         self.pool
             .run("append", move |db| {
-                let written = commit_with(db, &append, work)?;
+                let written = commit_with(db, &append, work, (&writer.inline, &runtime))?;
                 // Here and not in the caller's task, which may be gone by now.
                 Ok(written.map(|(result, head)| {
                     writer.grown_to(head);
@@ -57,8 +62,8 @@ impl Writer {
 #[async_trait]
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
-        let size = batch.len();
-        match self.pool.run("append", move |db| commit(db, &batch)).await {
+        let (size, inline, runtime) = (batch.len(), self.inline.clone(), Handle::current());
+        match self.pool.run("append", move |db| commit(db, &batch, (&inline, &runtime))).await {
             Ok((results, head)) => {
                 self.grown_to(head);
                 results
@@ -68,16 +73,66 @@ impl BatchAppend for Writer {
     }
 }
 
-/// Commits all appends that may be, together, and returns the new head. An append that only the insert itself finds at fault (an
+/// What runs within a commit, and where.
+type Within<'i> = (&'i Inlines<Connection>, &'i Handle);
+
+/// Commits all appends that may be, together, and returns the new head. What an inline projection fails on is halved, until it is clear which
+/// append is at fault.
+fn commit(
+    db: &mut Connection,
+    batch: &[Append],
+    within: Within<'_>,
+) -> Result<(Vec<Result<Appended>>, Position), Failure> {
+    match commit_all(db, batch, within) {
+        Err(Failure::Own(error)) if is_projections(&error) && batch.len() == 1 => {
+            Ok((vec![Err(error)], Position::ZERO))
+        }
+        Err(Failure::Own(error)) if is_projections(&error) => {
+            let (first, second) = batch.split_at(batch.len() / 2);
+            let (mut results, head) = commit(db, first, within)?;
+            // What is committed stays so: an error here is that of the second half alone.
+            match commit(db, second, within) {
+                Ok((more, new_head)) => {
+                    results.extend(more);
+                    Ok((results, head.max(new_head)))
+                }
+                Err(failure) => {
+                    let error = failure.to("append");
+                    results.extend(second.iter().map(|_| Err(error.clone())));
+                    Ok((results, head))
+                }
+            }
+        }
+        done => done,
+    }
+}
+
+/// Whether an inline projection failed on an event of the append's.
+fn is_projections(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Projection { .. }
+            | ErrorKind::Undecodable { .. }
+            | ErrorKind::UnknownSchema { .. }
+            | ErrorKind::UnknownEventType { .. }
+    )
+}
+
+/// An append that only the insert itself finds at fault (an
 /// event id that is there already) is left out, and the others are tried again: rare, so the common way pays nothing for it.
-fn commit(db: &mut Connection, batch: &[Append]) -> Result<(Vec<Result<Appended>>, Position), Failure> {
+fn commit_all(
+    db: &mut Connection,
+    batch: &[Append],
+    (inline, runtime): Within<'_>,
+) -> Result<(Vec<Result<Appended>>, Position), Failure> {
     let mut refused: Vec<Option<Error>> = vec![None; batch.len()];
     'attempt: loop {
         // Immediate: the versions read below stay true until the commit.
-        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let open = OpenTransaction::begin(db)?;
         let mut results = Vec::with_capacity(batch.len());
-        let head = {
-            let mut commit = Commit::begin(&tx)?;
+        let (before, written, head) = {
+            let mut commit = Commit::begin(open.db, inline)?;
+            let before = commit.head;
             for (append, refused) in batch.iter().zip(&mut refused) {
                 results.push(match (refused.clone(), commit.check(append)?) {
                     (Some(error), _) | (None, Check::Refused(error)) => Err(error),
@@ -91,9 +146,10 @@ fn commit(db: &mut Connection, batch: &[Append]) -> Result<(Vec<Result<Appended>
                     },
                 });
             }
-            commit.head
+            (before, commit.written, commit.head)
         };
-        tx.commit()?;
+        inline::apply(open.db, runtime, inline, before, &written)?;
+        open.commit()?;
         return Ok((results, head));
     }
 }
@@ -106,20 +162,22 @@ fn commit_with<T, E: From<Error>>(
     db: &mut Connection,
     append: &Append,
     work: impl FnOnce(&Connection) -> Result<T, E>,
+    (inline, runtime): Within<'_>,
 ) -> Result<Result<WrittenWith<T>, E>, Failure> {
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let (appended, head) = {
-        let mut commit = Commit::begin(&tx)?;
+    let open = OpenTransaction::begin(db)?;
+    let (appended, before, written, head) = {
+        let mut commit = Commit::begin(open.db, inline)?;
+        let before = commit.head;
         let appended = match commit.check(append)? {
             Check::Refused(error) => return Err(error.into()),
             // Its rows were written with the first one's events.
             Check::Repeated(first) => return Ok(Ok(((first, None), commit.head))),
             Check::Free(versions) => commit.write(append, versions)??,
         };
-        (appended, commit.head)
+        (appended, before, commit.written, commit.head)
     };
-    let guard = TransactionGuard::over(&tx)?;
-    let result = work(&tx);
+    let guard = TransactionGuard::over(open.db)?;
+    let result = work(open.db);
     if guard.was_ended() {
         let ended = "the work within an append ended its transaction";
         return Ok(result.and_then(|_| Err(Error::new(ErrorKind::Invalid(ended.into())).into())));
@@ -127,7 +185,8 @@ fn commit_with<T, E: From<Error>>(
     drop(guard);
     match result {
         Ok(value) => {
-            tx.commit()?;
+            inline::apply(open.db, runtime, inline, before, &written)?;
+            open.commit()?;
             Ok(Ok(((appended, Some(value)), head)))
         }
         Err(error) => Ok(Err(error)),
@@ -173,6 +232,9 @@ struct Commit<'tx> {
     keep_outcome: CachedStatement<'tx>,
     head: Position,
     recorded_at: i64,
+    /// The events, if somebody wants them.
+    written: Vec<RecordedEvent>,
+    keeps_written: bool,
 }
 
 /// What the log says of an append before it is written.
@@ -184,7 +246,7 @@ enum Check {
 }
 
 impl<'tx> Commit<'tx> {
-    fn begin(tx: &'tx Transaction<'_>) -> Result<Self, Failure> {
+    fn begin(tx: &'tx Connection, inline: &Inlines<Connection>) -> Result<Self, Failure> {
         let last = tx.prepare_cached(LAST)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         let (head, last_time): (i64, i64) = last.unwrap_or((0, i64::MIN));
         Ok(Self {
@@ -196,6 +258,8 @@ impl<'tx> Commit<'tx> {
             head: Position::new(from_sql(head, "position")?),
             // Time never goes backward along the log, whatever the clock does.
             recorded_at: Utc::now().timestamp_micros().max(last_time),
+            written: Vec::new(),
+            keeps_written: !inline.is_empty(),
         })
     }
 
@@ -281,6 +345,11 @@ impl<'tx> Commit<'tx> {
         match inserted {
             Ok(_) => {
                 self.head = position;
+                if self.keeps_written {
+                    let (stream, event) = (stream.clone(), event.clone());
+                    let recorded_at = DateTime::from_timestamp_micros(self.recorded_at).unwrap_or_default();
+                    self.written.push(RecordedEvent { position, stream, version, recorded_at, event });
+                }
                 Ok(Ok(()))
             }
             // Position and version were read under the write lock, so only the event id can be there already.

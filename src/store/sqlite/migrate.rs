@@ -28,8 +28,11 @@ const VIEWS: Migration =
 const DEADLINES: Migration =
     Migration { number: 8, name: "deadlines", sql: include_str!("../../../migrations/sqlite/0008_deadlines.sql") };
 
+const INBOX: Migration =
+    Migration { number: 9, name: "inbox", sql: include_str!("../../../migrations/sqlite/0009_inbox.sql") };
+
 /// What a log needs.
-pub(super) static LOG: [Migration; 8] = [
+pub(super) static LOG: [Migration; 9] = [
     Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
     CHECKPOINTS,
     Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
@@ -42,13 +45,14 @@ pub(super) static LOG: [Migration; 8] = [
         sql: include_str!("../../../migrations/sqlite/0007_reservations.sql"),
     },
     DEADLINES,
+    INBOX,
 ];
 
 /// What a file of read models needs.
-pub(super) static READ_MODEL: [Migration; 5] = [CHECKPOINTS, PARKING, PROGRESS, VIEWS, DEADLINES];
+pub(super) static READ_MODEL: [Migration; 6] = [CHECKPOINTS, PARKING, PROGRESS, VIEWS, DEADLINES, INBOX];
 
 /// The newest step this release knows, of any kind of file.
-const NEWEST: u32 = 8;
+const NEWEST: u32 = 9;
 
 /// Applies what is missing, in one transaction: of several processes that start at once, one does it and the others find it done.
 pub(super) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failure> {

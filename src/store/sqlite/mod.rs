@@ -8,6 +8,8 @@ mod claims;
 mod connection;
 mod deadlines;
 mod health;
+mod inbox;
+mod inline;
 mod migrate;
 mod progress;
 mod read;
@@ -28,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::group_commit::GroupCommit;
+use crate::store::inline::Inlines;
 use crate::store::{
     Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
     SnapshotStore, Visitor,
@@ -225,7 +228,7 @@ impl SqliteStore {
         let max_payload = options.max_payload;
         let (writers, readers) = Pool::open(location, options, &migrate::LOG).await?;
         let head = readers.run("read the head", |db| read::head(db)).await?;
-        let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head) });
+        let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head), inline: Inlines::none() });
         Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone())), writer, readers, max_payload })
     }
 }

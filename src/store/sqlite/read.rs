@@ -175,20 +175,25 @@ pub(super) fn head(db: &Connection) -> Result<Position, Failure> {
 pub(super) fn page(db: &mut Connection, after: Position, limit: usize, filter: &Filter) -> Result<Page, Failure> {
     // One snapshot for head and rows: otherwise an event between the two would seem looked at.
     let tx = db.transaction()?;
-    let head = head(&tx)?;
+    page_in(&tx, after, limit, filter)
+}
+
+/// The same within a transaction.
+pub(super) fn page_in(tx: &Connection, after: Position, limit: usize, filter: &Filter) -> Result<Page, Failure> {
+    let head = head(tx)?;
     if limit == 0 || after >= head {
         return Ok(Page { events: Vec::new(), through: after });
     }
     let end = if filter.is_all() { head } else { head.min(after.plus(SCANNED_ROWS)) };
     let events = if filter.is_all() {
-        unfiltered(&tx, after, limit, PAGE_BYTES)?
+        unfiltered(tx, after, limit, PAGE_BYTES)?
     } else {
         let (first, last, rows) = (to_sql(after.get()), to_sql(end.get()), limit_to_sql(limit));
         let (kinds, types) = (
             json_names(filter.aggregate_types.iter().map(AggregateType::as_str))?,
             json_names(filter.event_types.iter().map(EventType::as_str))?,
         );
-        events(&tx, FILTERED, (first, last, rows, kinds, types), limit, PAGE_BYTES)?
+        events(tx, FILTERED, (first, last, rows, kinds, types), limit, PAGE_BYTES)?
     };
     Ok(Page::of(events, limit, end))
 }

@@ -132,8 +132,7 @@ impl CheckpointStore for SqliteReadModel {
                 }
                 runtime.block_on(work(open.db)).map_err(classify_work)?;
                 step.parking.iter().try_for_each(|change| park(open.db, &step.projection, change))?;
-                let (to, changes) = (to_sql(step.to.get()), to_sql(step.changes_after()));
-                open.db.prepare_cached(SET_CHECKPOINT)?.execute((step.projection.as_str(), to, changes))?;
+                set_checkpoint(open.db, &step.projection, step.to, step.changes_after())?;
                 open.commit()
             })
             .await
@@ -181,7 +180,18 @@ pub(super) fn is_per_aggregate(db: &Connection, projection: &ProjectionName) -> 
     Ok(statement.query_row([projection.as_str()], |row| row.get(0)).optional()?.unwrap_or(false))
 }
 
-fn parked(db: &Connection, projection: &ProjectionName) -> Result<Vec<Parked>, Failure> {
+pub(super) fn set_checkpoint(
+    db: &Connection,
+    projection: &ProjectionName,
+    to: Position,
+    changes: u64,
+) -> Result<(), Failure> {
+    let binds = (projection.as_str(), to_sql(to.get()), to_sql(changes));
+    db.prepare_cached(SET_CHECKPOINT)?.execute(binds)?;
+    Ok(())
+}
+
+pub(super) fn parked(db: &Connection, projection: &ProjectionName) -> Result<Vec<Parked>, Failure> {
     let mut statement = db.prepare_cached(PARKED)?;
     let mut rows = statement.query([projection.as_str()])?;
     let mut parked = Vec::new();

@@ -53,8 +53,11 @@ where
 
     async fn retry(&mut self, stream: StreamId) -> Result<()> {
         let needs = self.needs();
-        let mut most = self.worker.options.batch_events;
+        let mut most = self.worker.most();
         loop {
+            if !self.worker.may_go_on(&self.stop).await {
+                return Ok(());
+            }
             let work = |reported| turn(needs.clone(), most, reported);
             match self.transact(std::slice::from_ref(&stream), work).await? {
                 Outcome::Committed(report) => {
@@ -134,7 +137,7 @@ fn turn<P: Projection>(needs: Arc<Needs<P>>, most: usize, reported: Reported) ->
             row.applied = events.last().map_or(row.applied, |last| last.version);
             row.seen = rest.as_ref().map_or(row.applied, |next| row.seen.max(next.version));
             row.parked = rest.map(|next| Parked { from_version: next.version, from_position: next.position, ..parked });
-            events.retain(|event| needs.filter.passes(event));
+            events.retain(|event| needs.wants(event));
             needs.apply(tx, &events, &reported).await?;
             report(&reported, |report| (report.has_rest, report.parked) = (row.parked.is_some(), row.parked.clone()));
             Ok(())

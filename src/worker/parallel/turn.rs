@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
-use crate::id::{ProjectionName, StreamId, Version};
+use crate::id::{Position, ProjectionName, StreamId, Version};
 use crate::projection::Projection;
 use crate::store::parking::ParkingChange;
 use crate::store::{EventReader, Filter, Parked, Progress, ProgressStore, Turn};
@@ -53,9 +53,15 @@ pub(super) struct Needs<P> {
     pub(super) name: ProjectionName,
     pub(super) reader: Arc<dyn EventReader>,
     pub(super) filter: Filter,
+    /// Up to here no event is wanted.
+    pub(super) begins_after: Position,
 }
 
 impl<P: Projection> Needs<P> {
+    pub(super) fn wants(&self, event: &RecordedEvent) -> bool {
+        event.position > self.begins_after && self.filter.passes(event)
+    }
+
     /// Applies events that are wanted.
     pub(super) async fn apply(&self, tx: &mut P::Tx, events: &[RecordedEvent], reported: &Reported) -> Result<()> {
         report(reported, |report| (report.planned, report.first) = (events.len(), events.first().cloned()));
@@ -72,7 +78,8 @@ where
 {
     pub(super) fn needs(&self) -> Arc<Needs<P>> {
         let (projection, reader) = (self.worker.projection.clone(), self.worker.reader.clone());
-        Arc::new(Needs { projection, name: self.name.clone(), reader, filter: self.filter.clone() })
+        let (name, filter, begins_after) = (self.name.clone(), self.filter.clone(), self.begins_after);
+        Arc::new(Needs { projection, name, reader, filter, begins_after })
     }
 
     /// A single event is tried again in place: most failures are over at once. Not while there is an outage, whose every probe would take as
@@ -86,6 +93,9 @@ where
         let needs = self.needs();
         let mut delays = self.worker.options.delays().take(self.worker.options.retries);
         loop {
+            if !self.worker.may_go_on(&self.stop).await {
+                return Ok(Outcome::Interrupted);
+            }
             let work = |reported| turn(needs.clone(), events.clone(), passed_over.clone(), most, reported);
             let streams: Vec<_> = events.iter().map(|event| event.stream.clone()).collect();
             let outcome = self.transact(&streams, work).await?;
@@ -197,7 +207,7 @@ fn turn<P: Projection>(
 ) -> Turn<P::Tx> {
     Box::new(move |tx, rows| {
         async move {
-            let mut plan = Plan { reader: &*needs.reader, filter: &needs.filter, most, events: Vec::new() };
+            let mut plan = Plan { needs: &needs, most, events: Vec::new() };
             for event in events.iter().filter(|event| !passed_over.contains(&event.stream)) {
                 // Every event's aggregate has its row.
                 let Ok(place) = rows.binary_search_by(|row| row.stream.cmp(&event.stream)) else { continue };
@@ -220,14 +230,13 @@ fn turn<P: Projection>(
 }
 
 /// What a transaction applies, as it comes together.
-struct Plan<'r> {
-    reader: &'r dyn EventReader,
-    filter: &'r Filter,
+struct Plan<'n, P> {
+    needs: &'n Needs<P>,
     most: usize,
     events: Vec<RecordedEvent>,
 }
 
-impl Plan<'_> {
+impl<P: Projection> Plan<'_, P> {
     /// Takes up an event, after what is missing before it. Returns whether there was room for all of that.
     async fn take(&mut self, row: &mut Progress, event: &RecordedEvent) -> Result<bool> {
         if event.version <= row.seen {
@@ -244,7 +253,7 @@ impl Plan<'_> {
             if limit == 0 {
                 return Ok(false);
             }
-            for found in missing_events(self.reader, row, limit).await? {
+            for found in missing_events(&*self.needs.reader, row, limit).await? {
                 self.push(row, &found);
             }
         }
@@ -257,7 +266,7 @@ impl Plan<'_> {
 
     fn push(&mut self, row: &mut Progress, event: &RecordedEvent) {
         (row.applied, row.seen) = (event.version, event.version);
-        if self.filter.passes(event) {
+        if self.needs.wants(event) {
             self.events.push(event.clone());
         }
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::id::{Generation, Position, ProjectionName, StreamId, Version, ViewKey};
+use crate::store::memory::inbox::Inboxes;
 use crate::store::memory::views::{MemoryViews, Rows};
 use crate::store::memory::{Committed, MemoryReadModel};
 use crate::store::parking::ParkedColumns;
@@ -121,6 +122,7 @@ impl Kept {
             checkpoints: checkpoints.collect::<Result<_>>()?,
             parking: parking.collect::<Result<_>>()?,
             progress: progress.collect::<Result<_>>()?,
+            inboxes: Inboxes::default(),
         })
     }
 }

@@ -1,0 +1,147 @@
+//! Side effects: what an event makes happen beside its read models, such as a mail, a request, or a row in somebody else's table.
+//!
+//! - What a reaction writes through its transaction happens **once**: it is one transaction with the reaction's inbox, in which each event
+//!   is taken once, also after the checkpoint was set back or restored.
+//! - What it does outside happens **at least once**: a process may die between the effect and the commit. Hand on the event's id
+//!   ([`Envelope::id`]) as the key by which the receiver knows a repetition; it is the same each time.
+//!
+//! Each event has a transaction of its own, so that the failure of one never repeats the effect of another. A failing one is tried again with
+//! back-off, and then its aggregate is parked, as with any projection: the others go on.
+
+mod rate;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::error::{BoxError, Result};
+use crate::event::{Envelope, Event};
+use crate::id::{Position, ProjectionName};
+use crate::projection::Projection;
+use crate::store::{EventReader, Filter, InboxStore};
+
+pub(crate) use rate::Rate;
+
+/// Does something about events, each once as far as its own transaction goes, and at least once beyond. Run by a
+/// [`Worker::reaction`](crate::Worker::reaction).
+#[async_trait]
+pub trait Reaction: Send + Sync + 'static {
+    /// What it understands: the events of one aggregate, or a union of several.
+    type Event: Event;
+
+    /// What it writes through, given by the [`InboxStore`] it runs on.
+    type Tx: Send + ?Sized + 'static;
+
+    /// The name of its inbox and its checkpoint. Another name has done nothing yet.
+    fn name(&self) -> &str;
+
+    /// The events it gets, as a projection's [`filter`](Projection::filter).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that cannot be.
+    fn filter(&self) -> Result<Filter> {
+        Filter::of::<Self::Event>()
+    }
+
+    /// As a projection's [`setup`](Projection::setup).
+    ///
+    /// # Errors
+    /// Ends the worker.
+    async fn setup(&self, _tx: &mut Self::Tx) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// Does it. What is written through `tx` is committed with the inbox. What is done elsewhere may be done again: under the event's id as a
+    /// key, the same each time. The transaction is open meanwhile, so what may take long needs a timeout; on SQLite other writers of the file
+    /// wait.
+    ///
+    /// # Errors
+    /// Nothing is committed. The event is tried again; if that does not help, its aggregate is parked, and tried again from this event on.
+    async fn react(&self, tx: &mut Self::Tx, event: Envelope<Self::Event>) -> Result<(), BoxError>;
+}
+
+/// Where a reaction begins that has never run. There is no default: a mail for each event of the past cannot be called back, and neither can
+/// one that was never sent.
+///
+/// It is kept when the reaction first runs, and later settings change nothing: what is before it is not reacted to, also after the
+/// checkpoint was set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the first event of the log.
+    AtStart,
+    /// With the next event that is appended. One that is running already, as a projection of the same name, goes on where it is.
+    Now,
+    /// With the event after a position, such as the last one that another program has handled.
+    After(Position),
+}
+
+impl Begin {
+    /// Keeps where a reaction begins, and says where that is.
+    pub(crate) async fn keep(
+        self,
+        reaction: &ProjectionName,
+        log: &dyn EventReader,
+        models: &impl InboxStore,
+    ) -> Result<Position> {
+        let after = match self {
+            Self::AtStart => Position::ZERO,
+            Self::After(position) => position,
+            Self::Now => match models.checkpoint(reaction).await? {
+                Position::ZERO => log.head().await?,
+                reached => reached,
+            },
+        };
+        models.begin_after(reaction, after).await
+    }
+}
+
+/// A reaction as a projection: what a worker runs.
+pub struct ReactionProjection<R, M> {
+    reaction: R,
+    models: M,
+    rate: Arc<Rate>,
+}
+
+impl<R: Reaction, M> ReactionProjection<R, M> {
+    pub(crate) fn new(reaction: R, models: M, rate: Arc<Rate>) -> Self {
+        Self { reaction, models, rate }
+    }
+}
+
+impl<R: Reaction, M> fmt::Debug for ReactionProjection<R, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReactionProjection").field("name", &self.reaction.name()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl<R, M> Projection for ReactionProjection<R, M>
+where
+    R: Reaction,
+    M: InboxStore<Tx = R::Tx>,
+{
+    type Event = R::Event;
+    type Tx = R::Tx;
+
+    fn name(&self) -> &str {
+        self.reaction.name()
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        self.reaction.filter()
+    }
+
+    async fn setup(&self, tx: &mut R::Tx) -> Result<(), BoxError> {
+        self.reaction.setup(tx).await
+    }
+
+    async fn apply(&self, tx: &mut R::Tx, event: Envelope<R::Event>) -> Result<(), BoxError> {
+        let name = ProjectionName::new(self.reaction.name())?;
+        if self.models.take(tx, &name, event.id).await? {
+            self.rate.spend();
+            self.reaction.react(tx, event).await?;
+        }
+        Ok(())
+    }
+}

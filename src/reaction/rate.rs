@@ -1,0 +1,78 @@
+//! How often a reaction may react.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What the limit is about.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// At most so many starts in any second, wherever that second begins. Without a limit until one is set.
+#[derive(Debug, Default)]
+pub(crate) struct Rate(Mutex<Window>);
+
+#[derive(Debug, Default)]
+struct Window {
+    limit: Option<usize>,
+    /// The last starts, as many as the limit, the oldest first.
+    starts: VecDeque<Instant>,
+}
+
+impl Rate {
+    pub(crate) fn limit(&self, per_second: u32) {
+        self.window().limit = Some(usize::try_from(per_second.max(1)).unwrap_or(usize::MAX));
+    }
+
+    /// Waits until there is room for one more.
+    pub(crate) async fn ready(&self) {
+        loop {
+            let Some(free_at) = self.window().free_at().filter(|free_at| *free_at > Instant::now()) else { return };
+            tokio::time::sleep_until(free_at).await;
+        }
+    }
+
+    /// One more has started.
+    pub(crate) fn spend(&self) {
+        let mut window = self.window();
+        let Some(limit) = window.limit else { return };
+        while window.starts.len() >= limit {
+            window.starts.pop_front();
+        }
+        window.starts.push_back(Instant::now());
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Window {
+    /// When there is room, if there was none.
+    fn free_at(&self) -> Option<Instant> {
+        let is_full = self.limit.is_some_and(|limit| self.starts.len() >= limit);
+        Some(*self.starts.front().filter(|_| is_full)? + WINDOW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_second_has_more_starts_than_the_limit_and_none_is_wasted() {
+        let rate = Rate::default();
+        rate.limit(3);
+        let mut starts = Vec::new();
+        for pause in [0, 400, 300, 0, 0, 900, 0, 0, 0, 0] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            rate.ready().await;
+            rate.spend();
+            starts.push(Instant::now());
+        }
+        let first = starts[0];
+        let millis: Vec<_> = starts.iter().map(|start| (*start - first).as_millis()).collect();
+        assert_eq!(millis, [0, 400, 700, 1000, 1400, 2300, 2300, 2400, 3300, 3300]);
+    }
+}

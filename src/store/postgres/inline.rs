@@ -1,0 +1,31 @@
+//! Projections within the appends' own transactions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::PgConnection;
+
+use crate::error::Result;
+use crate::store::group_commit::GroupCommit;
+use crate::store::postgres::{COMMITS_AT_ONCE, PostgresReadModel, PostgresStore};
+use crate::store::sql;
+use crate::store::{Inline, InlineStore};
+
+impl PostgresStore {
+    /// The read models that lie in the log's own schema, such as those of [inline](crate::inline) projections.
+    pub fn read_model(&self) -> PostgresReadModel {
+        PostgresReadModel::of(self.writer.pool.clone(), &self.schema)
+    }
+}
+
+#[async_trait]
+impl InlineStore for PostgresStore {
+    type Tx = PgConnection;
+
+    async fn with_inline(&self, inline: Arc<dyn Inline<PgConnection>>) -> Result<Self> {
+        sql::begin_inline(&self.read_model(), self, inline.clone()).await?;
+        let writer = Arc::new(self.writer.with_inline(inline));
+        let commits = Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE));
+        Ok(Self { writer, commits, ..self.clone() })
+    }
+}

@@ -1,0 +1,88 @@
+//! A process that appends through an inline projection is killed again and again: log and model agree whenever that is.
+
+use std::io::{BufRead, BufReader, Write};
+use std::marker::PhantomData;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use retell::inline::inline;
+use retell::store::Append;
+use retell::testing::store::{event, stream, whole_log};
+use retell::{ExpectedVersion, MySqlStore, PostgresStore, SqliteStore};
+use tokio::task::JoinSet;
+
+use crate::claims::{Noted, Noting};
+use crate::databases::Place;
+use crate::notebook::Notebook;
+use crate::{block_on, child};
+
+const ROUNDS: u64 = 25;
+
+pub(crate) fn log_and_model_agree_whenever_it_is(place: &Place) {
+    let mut events = 0;
+    for round in 0..ROUNDS {
+        let mut writer = child(&serde_json::to_string(place).unwrap()).spawn().unwrap();
+        let mut lines = BufReader::new(writer.stdout.take().unwrap());
+        for _ in 0..=round % 5 * 8 {
+            let mut line = String::new();
+            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the writer writes until it is killed");
+        }
+        std::thread::sleep(Duration::from_micros(round * 137 % 2_000));
+        writer.kill().unwrap();
+        assert_eq!(writer.wait().unwrap().signal(), Some(9), "the writer died on its own");
+        events = block_on(check(place));
+    }
+    assert!(events > 100, "only {events} events were written");
+}
+
+async fn check(place: &Place) -> usize {
+    match place {
+        Place::Sqlite(path) => settled(SqliteStore::open(path).await.unwrap()).await,
+        Place::Postgres(url) => settled(PostgresStore::connect(url).await.unwrap()).await,
+        Place::MySql(url) => settled(MySqlStore::connect(url).await.unwrap()).await,
+    }
+}
+
+/// A server may still be at the last statement of a process that is gone.
+async fn settled<S: Noting>(log: S) -> usize {
+    let began = Instant::now();
+    loop {
+        let mut events: Vec<_> =
+            whole_log(&log).await.unwrap().iter().map(|event| event.event.id.to_string()).collect();
+        let mut notes = log.models().notes().await;
+        events.sort();
+        notes.sort();
+        if events == notes {
+            log.close().await.unwrap();
+            return events.len();
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{} events, {} notes", events.len(), notes.len());
+    }
+}
+
+/// The child.
+pub(crate) async fn write(place: &Place) {
+    match place {
+        Place::Sqlite(path) => append(SqliteStore::open(path).await.unwrap()).await,
+        Place::Postgres(url) => append(PostgresStore::connect(url).await.unwrap()).await,
+        Place::MySql(url) => append(MySqlStore::connect(url).await.unwrap()).await,
+    }
+}
+
+async fn append<S: Noting>(log: S) {
+    let log = inline(log, Noted(PhantomData)).await.unwrap();
+    let mut tasks = JoinSet::new();
+    for task in 0..8 {
+        let log = log.clone();
+        tasks.spawn(async move {
+            for number in 0_u64.. {
+                let events = vec![event("1"), event("2")];
+                let append = Append::new(stream(&((task + number) % 11).to_string()), ExpectedVersion::Any, events);
+                log.append(append).await.unwrap();
+                // One write, whole lines.
+                std::io::stdout().write_all(b"ok\n").unwrap();
+            }
+        });
+    }
+    tasks.join_next().await.unwrap().unwrap();
+}

@@ -1,0 +1,159 @@
+//! Projections in the append's own transaction: log and model agree, whatever fails. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//!
+//! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod claims;
+#[path = "../support/databases.rs"]
+mod databases;
+mod killed;
+#[path = "../support/notebook.rs"]
+mod notebook;
+
+use std::env;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::{Arguments, Trial};
+use retell::{MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore};
+use tokio::runtime::Runtime;
+
+use claims::Noting;
+use databases::{Database, Place};
+
+/// What a child process is to do.
+const ROLE: &str = "RETELL_TEST_ROLE";
+
+fn main() {
+    match env::var(ROLE).as_deref() {
+        Ok(place) => block_on(killed::write(&serde_json::from_str(place).unwrap())),
+        Err(_) => libtest_mimic::run(&Arguments::from_args(), tests()).exit(),
+    }
+}
+
+impl Noting for SqliteStore {
+    type Models = SqliteReadModel;
+
+    fn models(&self) -> SqliteReadModel {
+        self.read_model()
+    }
+}
+
+impl Noting for PostgresStore {
+    type Models = PostgresReadModel;
+
+    fn models(&self) -> PostgresReadModel {
+        self.read_model()
+    }
+}
+
+impl Noting for MySqlStore {
+    type Models = MySqlReadModel;
+
+    fn models(&self) -> MySqlReadModel {
+        self.read_model()
+    }
+}
+
+async fn postgres(database: &Database) -> PostgresStore {
+    let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
+    PostgresStore::connect(url).await.unwrap()
+}
+
+async fn mysql(database: &Database) -> MySqlStore {
+    let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
+    MySqlStore::connect(url).await.unwrap()
+}
+
+macro_rules! on_servers {
+    ($($case:ident,)*) => {
+        vec![$(
+            test(concat!(stringify!($case), "_on_postgres").into(), || {
+                block_on(async {
+                    let database = Database::postgres().await;
+                    claims::$case(postgres(&database).await).await;
+                });
+            }),
+            test(concat!(stringify!($case), "_on_mysql").into(), || {
+                block_on(async {
+                    let database = Database::mysql().await;
+                    claims::$case(mysql(&database).await).await;
+                });
+            }),
+        )*]
+    };
+}
+
+macro_rules! on_sqlite {
+    ($($case:ident,)*) => {
+        vec![$(test(concat!(stringify!($case), "_on_sqlite").into(), || {
+            block_on(async {
+                let database = Database::sqlite();
+                let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
+                claims::$case(SqliteStore::open(path).await.unwrap()).await;
+            });
+        }),)*]
+    };
+}
+
+fn tests() -> Vec<Trial> {
+    let mut tests = on_sqlite! {
+        sixteen_writers_leave_log_and_model_in_agreement,
+        what_the_projection_fails_on_is_not_appended_and_others_are,
+        a_repeated_append_is_applied_once,
+        a_view_never_lags_also_where_all_want_one_row,
+        a_worker_of_the_same_name_applies_nothing_twice,
+        sqlite_applies_what_was_appended_past_it_with_the_next_append,
+    };
+    tests.extend(on_servers! {
+        sixteen_writers_leave_log_and_model_in_agreement,
+        what_the_projection_fails_on_is_not_appended_and_others_are,
+        a_repeated_append_is_applied_once,
+        a_view_never_lags_also_where_all_want_one_row,
+        a_worker_of_the_same_name_applies_nothing_twice,
+        a_server_refuses_to_begin_behind_the_log,
+    });
+    tests.push(test("a_callers_transaction_has_both_or_neither_on_postgres".into(), || {
+        block_on(async {
+            let database = Database::postgres().await;
+            claims::a_callers_transaction_has_both_or_neither_on_postgres(postgres(&database).await).await;
+        });
+    }));
+    tests.push(test("a_callers_transaction_has_both_or_neither_on_mysql".into(), || {
+        block_on(async {
+            let database = Database::mysql().await;
+            claims::a_callers_transaction_has_both_or_neither_on_mysql(mysql(&database).await).await;
+        });
+    }));
+    for kind in ["sqlite", "postgres", "mysql"] {
+        tests.push(test(format!("killed_at_any_point_it_leaves_log_and_model_in_agreement_on_{kind}"), move || {
+            killed::log_and_model_agree_whenever_it_is(&block_on(empty(kind)).place);
+        }));
+    }
+    tests
+}
+
+fn test(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    Runtime::new().unwrap().block_on(work)
+}
+
+async fn empty(kind: &str) -> Database {
+    match kind {
+        "sqlite" => Database::sqlite(),
+        "postgres" => Database::postgres().await,
+        _ => Database::mysql().await,
+    }
+}
+
+fn child(role: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.env(ROLE, role).stdout(Stdio::piped());
+    command
+}

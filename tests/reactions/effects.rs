@@ -1,0 +1,289 @@
+//! What a reaction does and does not do, on every kind of read model.
+
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::join_all;
+use retell::event::NewEvent;
+use retell::store::{Append, Step};
+use retell::worker::{ParkingOptions, WorkerOptions};
+use retell::{
+    Begin, BoxError, CheckpointStore, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion,
+    MemoryReadModel, MemoryStore, Metadata, Position, ProjectionName, Reaction, StreamId, Worker, async_trait,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::notebook::{Notebook, Notes};
+
+#[derive(Event, Debug, Clone, PartialEq)]
+#[event("order.placed")]
+struct Placed {
+    fails: bool,
+}
+
+#[derive(Event, Debug, Clone, PartialEq)]
+#[event("order.viewed")]
+struct Viewed;
+
+/// Sends a mail, and writes a note of it.
+struct Mails<T> {
+    /// What was sent, when, and whether it was an event that fails.
+    sent: Arc<Mutex<Vec<(EventId, Instant)>>>,
+    /// Failing events fail as long as this says so.
+    is_broken: Arc<Mutex<bool>>,
+    tx: PhantomData<fn(&mut T)>,
+}
+
+impl<T> Clone for Mails<T> {
+    fn clone(&self) -> Self {
+        Self { sent: self.sent.clone(), is_broken: self.is_broken.clone(), tx: PhantomData }
+    }
+}
+
+impl<T> Mails<T> {
+    fn new() -> Self {
+        Self { sent: Arc::default(), is_broken: Arc::new(Mutex::new(true)), tx: PhantomData }
+    }
+
+    fn sent(&self) -> Vec<EventId> {
+        self.sent.lock().unwrap().iter().map(|(event, _)| *event).collect()
+    }
+}
+
+#[async_trait]
+impl<T: Notes> Reaction for Mails<T> {
+    type Event = Placed;
+    type Tx = T;
+
+    fn name(&self) -> &'static str {
+        "mails"
+    }
+
+    async fn setup(&self, tx: &mut T) -> Result<(), BoxError> {
+        tx.make().await
+    }
+
+    async fn react(&self, tx: &mut T, event: Envelope<Placed>) -> Result<(), BoxError> {
+        tx.note(event.id).await?;
+        self.sent.lock().unwrap().push((event.id, Instant::now()));
+        if event.event.fails && *self.is_broken.lock().unwrap() { Err("no such address".into()) } else { Ok(()) }
+    }
+}
+
+fn name() -> ProjectionName {
+    ProjectionName::new("mails").unwrap()
+}
+
+fn eager() -> WorkerOptions {
+    let brief = Duration::from_millis(5);
+    let parking = ParkingOptions::new().with_delays(Duration::from_millis(50), Duration::from_millis(50));
+    WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_parking(parking)
+}
+
+async fn append(log: &MemoryStore, id: &str, event: &impl Event) -> EventId {
+    let event = NewEvent::encode(event, Metadata::default()).unwrap();
+    let (id, stream) = (event.id, StreamId::parse("order", id).unwrap());
+    log.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.map(|_| id).unwrap()
+}
+
+async fn place(log: &MemoryStore, id: &str) -> EventId {
+    append(log, id, &Placed { fails: false }).await
+}
+
+async fn settled<M: CheckpointStore>(models: &M, log: &MemoryStore) {
+    let head = log.head().await.unwrap();
+    let reached = async {
+        while models.checkpoint(&name()).await.unwrap() < head {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the reaction gets there");
+}
+
+/// Runs workers until `done` has come to its end.
+async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
+where
+    P: retell::Projection,
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    let stop = CancellationToken::new();
+    let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {
+        let done = done.await;
+        stop.cancel();
+        done
+    });
+    for result in results {
+        result.unwrap();
+    }
+    done
+}
+
+fn ids(notes: &[String]) -> Vec<String> {
+    let mut ids = notes.to_vec();
+    ids.sort();
+    ids
+}
+
+fn of(events: &[EventId]) -> Vec<String> {
+    ids(&events.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+pub(crate) async fn a_failing_event_parks_its_aggregate_and_others_go_on<M: Notebook>(models: M)
+where
+    M::Tx: Sized,
+{
+    let (log, mails) = (MemoryStore::new(), Mails::new());
+    let before = place(&log, "a").await;
+    let failing = append(&log, "b", &Placed { fails: true }).await;
+    append(&log, "a", &Viewed).await;
+    let behind = place(&log, "b").await;
+    let after = place(&log, "c").await;
+    let worker = [Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_options(eager())];
+    while_running(&worker, async {
+        settled(&models, &log).await;
+        let parked = models.parking(&name()).await.unwrap().parked;
+        assert_eq!(parked.len(), 1);
+        assert_eq!((parked[0].from_position, parked[0].error.contains("no such address")), (Position::new(2), true));
+        assert_eq!(models.notes().await, of_in_order(&[before, after]));
+        *mails.is_broken.lock().unwrap() = false;
+        let released = async {
+            while !models.parking(&name()).await.unwrap().parked.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), released).await.expect("it is tried again");
+    })
+    .await;
+    assert_eq!(models.notes().await, of_in_order(&[before, after, failing, behind]));
+    let sent = mails.sent();
+    let times = |event| sent.iter().filter(|sent| **sent == event).count();
+    assert_eq!([before, behind, after].map(times), [1, 1, 1], "a failure repeats no other mail");
+    assert!(times(failing) > 2, "in place, and when it was parked");
+}
+
+fn of_in_order(events: &[EventId]) -> Vec<String> {
+    events.iter().map(ToString::to_string).collect()
+}
+
+pub(crate) async fn a_checkpoint_that_is_set_back_repeats_nothing<M: Notebook>(models: M)
+where
+    M::Tx: Sized,
+{
+    let (log, mails) = (MemoryStore::new(), Mails::new());
+    let mut events = Vec::new();
+    for number in 0..30 {
+        events.push(place(&log, &format!("{}", number % 7)).await);
+    }
+    let run = async || {
+        let worker =
+            [Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_options(eager())];
+        while_running(&worker, settled(&models, &log)).await;
+    };
+    run().await;
+    let set_back = Step::new(&name(), Position::new(30), Position::ZERO);
+    models.advance(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+    events.push(place(&log, "new").await);
+    run().await;
+    assert_eq!(models.checkpoint(&name()).await.unwrap(), Position::new(31));
+    assert_eq!(models.notes().await, of_in_order(&events));
+    assert_eq!(mails.sent(), events, "no mail was sent again");
+}
+
+pub(crate) async fn one_that_begins_now_never_reacts_to_the_past<M: Notebook>(models: M)
+where
+    M::Tx: Sized,
+{
+    let (log, mails) = (MemoryStore::new(), Mails::new());
+    for _ in 0..20 {
+        place(&log, "past").await;
+    }
+    let run = async || {
+        let worker = [Worker::reaction(mails.clone(), Begin::Now, log.clone(), models.clone()).with_options(eager())];
+        while_running(&worker, settled(&models, &log)).await;
+    };
+    run().await;
+    assert_eq!(mails.sent(), []);
+    // It has begun: what comes while it does not run is not past.
+    let event = place(&log, "past").await;
+    run().await;
+    assert_eq!(mails.sent(), [event]);
+    let set_back = Step::new(&name(), Position::new(21), Position::ZERO);
+    models.advance(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+    run().await;
+    assert_eq!(models.notes().await, of_in_order(&[event]));
+    assert_eq!(mails.sent(), [event]);
+}
+
+pub(crate) async fn several_workers_share_it_in_the_order_of_aggregates<M: Notebook>(models: M)
+where
+    M::Tx: Sized,
+{
+    let (log, mails) = (MemoryStore::new(), Mails::new());
+    for number in 0..10 {
+        place(&log, &format!("{}", number % 3)).await;
+    }
+    let worker = || {
+        Worker::reaction(mails.clone(), Begin::Now, log.clone(), models.clone())
+            .with_options(eager())
+            .with_order_per_aggregate()
+    };
+    while_running(&[worker()], settled(&models, &log)).await;
+    let mut events = Vec::new();
+    let failing = append(&log, "bad", &Placed { fails: true }).await;
+    for number in 0..60 {
+        events.push(place(&log, &format!("{}", number % 5)).await);
+    }
+    while_running(&[worker(), worker(), worker()], async {
+        settled(&models, &log).await;
+        assert_eq!(ids(&models.notes().await), of(&events), "none of the past, and not the one that fails");
+        *mails.is_broken.lock().unwrap() = false;
+        let released = async {
+            while !models.parking(&name()).await.unwrap().parked.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), released).await.expect("it is tried again");
+    })
+    .await;
+    events.push(failing);
+    assert_eq!(ids(&models.notes().await), of(&events));
+    for number in 0..5 {
+        let of_one: Vec<_> = events.iter().take(60).skip(number).step_by(5).copied().collect();
+        let mut sent = mails.sent();
+        sent.retain(|event| of_one.contains(event));
+        assert_eq!(sent, of_one, "each aggregate's in order");
+    }
+}
+
+/// The clock stands still but for the waits themselves.
+pub(crate) async fn a_rate_is_kept_over_any_second() {
+    let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::new(Vec::new()), Mails::new());
+    for number in 0..23 {
+        place(&log, &number.to_string()).await;
+    }
+    let worker = Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_rate(5);
+    while_running(&[worker], settled(&models, &log)).await;
+    let times: Vec<_> = mails.sent.lock().unwrap().iter().map(|(_, at)| *at).collect();
+    assert_eq!(times.len(), 23);
+    assert!(times.windows(6).all(|six| six[5] - six[0] >= Duration::from_secs(1)), "{times:?}");
+    assert!(times[22] - times[0] < Duration::from_secs(5), "and no slower than it may");
+}
+
+pub(crate) async fn one_that_is_told_to_stop_leaves_the_rest_of_the_batch() {
+    let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::new(Vec::new()), Mails::new());
+    for number in 0..10 {
+        place(&log, &number.to_string()).await;
+    }
+    let worker = [Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_rate(1)];
+    while_running(&worker, async {
+        while mails.sent().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!((mails.sent().len(), models.notes().await.len()), (3, 3));
+    while_running(&worker, settled(&models, &log)).await;
+    assert_eq!(models.notes().await.len(), 10);
+}
