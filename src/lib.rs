@@ -13,6 +13,7 @@ pub mod id;
 pub mod lifecycle;
 pub mod process;
 pub mod projection;
+pub mod rebuild;
 pub mod relay;
 pub mod repository;
 pub mod shutdown;
@@ -77,11 +78,12 @@ pub use command::{CommandError, Context};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
-    AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, Position,
-    ProjectionName, StreamId, Version, ViewKey,
+    AggregateId, AggregateType, CorrelationId, EventId, EventType, ExpectedVersion, Fence, Generation, IdempotencyKey,
+    Position, ProjectionName, StreamId, Version, ViewKey,
 };
 pub use process::{Process, ProcessManager};
 pub use projection::Projection;
+pub use rebuild::Rebuild;
 pub use relay::Relay;
 pub use repository::Repository;
 #[cfg(feature = "macros")]

@@ -60,7 +60,7 @@ impl Source {
 }
 
 /// Each module may import from those before it, and from itself.
-const ORDER: [&[&str]; 10] = [
+const ORDER: [&[&str]; 11] = [
     &["id"],
     &["error"],
     &["codec"],
@@ -69,6 +69,7 @@ const ORDER: [&[&str]; 10] = [
     &["command", "projection", "lifecycle"],
     &["view"],
     &["repository", "relay", "worker"],
+    &["process", "rebuild"],
     &["testing", "__private", "docs"],
     &["lib"],
 ];
@@ -140,8 +141,9 @@ fn no_mysql_call_runs_on_a_pool() {
 
 #[test]
 fn relay_and_worker_cannot_append_and_the_relay_cannot_decode() {
-    for source in
-        Source::all().iter().filter(|source| ["relay", "worker", "projection", "view"].contains(&source.module()))
+    for source in Source::all()
+        .iter()
+        .filter(|source| ["relay", "worker", "projection", "view", "rebuild"].contains(&source.module()))
     {
         for word in ["EventStore", "Append", "append"] {
             assert!(!source.names(word), "src/{} names {word}", source.path);
