@@ -1,9 +1,10 @@
-//! Building a view from a log that is there: into memory, into SQLite, and into the PostgreSQL that `POSTGRES_URL` names.
+//! Building a view from a log that is there: into memory, into SQLite, and into the PostgreSQL that `POSTGRES_URL` names. By a worker, in
+//! batches, and by a `Rebuild`.
 //!
 //! The log holds `EVENTS` orders' events, of 190 bytes each (or as many as the first argument says). The view's key is an order, found by its
 //! method of payment; the events of as many orders come in turn as there are keys, so that every batch is spread over all of them: the worst
 //! that a log can do. Log and view are in the same kind of database. `read`: the log is read and decoded, and nothing is kept.
-//! A figure is the median of three rounds, in events/s; each round has a view of its own.
+//! With `rebuild` behind the number, workers are left out. A figure is the median of three rounds, in events/s; each round has a view of its own.
 //!
 //! ```sh
 //! POSTGRES_URL=postgres://.. cargo bench --features postgres --bench views -- 1000000
@@ -20,7 +21,7 @@ use retell::store::Fields;
 use retell::worker::WorkerOptions;
 use retell::{
     Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, MemoryViews, Position,
-    PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore, StreamId, View, ViewStore, Views, Worker,
+    PostgresReadModel, PostgresStore, Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -28,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use support::order::OrderEvent;
 
-const EVENTS: u64 = 100_000;
+const EVENTS: u64 = 1_000_000;
 
 const ROUNDS: usize = 3;
 
-/// Events for each key, events a batch.
-const SHAPES: [(u64, usize); 5] = [(10, 1_000), (10, 10_000), (10, 50_000), (100, 1_000), (100, 10_000)];
+/// Events for each key, and events a batch where a worker builds it.
+const SHAPES: [(u64, Option<usize>); 6] =
+    [(100, None), (10, None), (100, Some(1_000)), (100, Some(10_000)), (10, Some(1_000)), (10, Some(10_000))];
 
 struct Orders {
     name: String,
@@ -138,13 +140,16 @@ async fn measure<S: EventReader + Clone, M: ViewStore + Clone>(
 ) {
     let read = rounds(async |_| read(log).await).await;
     println!("{store:>10} read                {}", figure(&read, events));
-    for (number, (each, batch)) in SHAPES.into_iter().enumerate() {
+    let only_rebuilds = std::env::args().any(|argument| argument == "rebuild");
+    let shapes = SHAPES.into_iter().enumerate().filter(|(_, (_, batch))| !only_rebuilds || batch.is_none());
+    for (number, (each, batch)) in shapes {
         let build = async |round| {
             let round = number * ROUNDS + round;
             let view = Orders { name: format!("orders{round}"), keys: events / each };
             build(view, log, models(round).await, batch, events).await
         };
-        println!("{store:>10} {each:>8} {batch:>10} {}", figure(&rounds(build).await, events));
+        let by = batch.map_or_else(|| "rebuild".into(), |batch| batch.to_string());
+        println!("{store:>10} {each:>8} {by:>10} {}", figure(&rounds(build).await, events));
     }
 }
 
@@ -181,10 +186,32 @@ async fn build<S: EventReader + Clone, M: ViewStore + Clone>(
     view: Orders,
     log: &S,
     models: M,
-    batch: usize,
+    batch: Option<usize>,
     events: u64,
 ) -> Duration {
     let (keys, views) = (view.keys, Views::new(&view, models.clone()));
+    let took = match batch {
+        None => rebuild(view, log, models).await,
+        Some(batch) => catch_up(view, log, models, batch, events).await,
+    };
+    let first = views.get("order-0").await.unwrap().unwrap();
+    assert_eq!(first.events, events / keys);
+    took
+}
+
+async fn rebuild<S: EventReader + Clone, M: ViewStore + Clone>(view: Orders, log: &S, models: M) -> Duration {
+    let (rebuild, began) = (Rebuild::new(view, log.clone(), models), Instant::now());
+    rebuild.run(CancellationToken::new()).await.unwrap();
+    began.elapsed()
+}
+
+async fn catch_up<S: EventReader + Clone, M: ViewStore + Clone>(
+    view: Orders,
+    log: &S,
+    models: M,
+    batch: usize,
+    events: u64,
+) -> Duration {
     let worker = Worker::view(view, log.clone(), models).with_options(WorkerOptions::new().with_batch_events(batch));
     let (mut applied, stop) = (worker.applied(), CancellationToken::new());
     let began = Instant::now();
@@ -196,7 +223,5 @@ async fn build<S: EventReader + Clone, M: ViewStore + Clone>(
     let took = began.elapsed();
     stop.cancel();
     task.await.unwrap().unwrap();
-    let first = views.get("order-0").await.unwrap().unwrap();
-    assert_eq!(first.events, events / keys);
     took
 }

@@ -165,6 +165,16 @@ pub enum ErrorKind {
         /// How far the log goes.
         head: Position,
     },
+    /// A generation of a view has not got as far as the one that readers see. Nothing was changed.
+    #[error("projection {projection}: the checkpoint {checkpoint} is behind {live}, that of what readers see")]
+    BehindLive {
+        /// The projection that writes the generation.
+        projection: ProjectionName,
+        /// How far it is; zero if it is not there.
+        checkpoint: Position,
+        /// How far the live generation is.
+        live: Position,
+    },
     /// Another relay has taken over since this one had its lease. Nothing was written.
     #[error("relay {relay}: fence {fence} is out of date, the position was moved under {newest}")]
     Fenced {

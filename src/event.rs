@@ -267,6 +267,24 @@ impl RecordedEvent {
             event,
         })
     }
+
+    /// As [`decode`](Self::decode), and takes the event apart for it: cheaper where the stored form is not needed any more.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn into_envelope<E: Event>(self) -> Result<Envelope<E>, Error> {
+        let event =
+            E::decode(self.stored()).map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
+        Ok(Envelope {
+            position: self.position,
+            stream: self.stream,
+            version: self.version,
+            recorded_at: self.recorded_at,
+            id: self.event.id,
+            metadata: self.event.metadata,
+            event,
+        })
+    }
 }
 
 /// A decoded event with everything known about it, as projections and reactions see it.

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod process;
 pub mod projection;
 pub mod reaction;
+pub mod rebuild;
 pub mod relay;
 pub mod repository;
 pub mod shutdown;
@@ -93,11 +94,12 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata};
 pub use id::{
     AggregateId, AggregateType, ClaimScope, ClaimValue, CorrelationId, EventId, EventType, ExpectedVersion, Fence,
-    IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
+    Generation, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
 };
 pub use process::{Process, ProcessManager};
 pub use projection::Projection;
 pub use reaction::{Begin, Reaction};
+pub use rebuild::Rebuild;
 pub use relay::Relay;
 pub use repository::Repository;
 #[cfg(feature = "macros")]

@@ -33,16 +33,20 @@
 mod fold;
 mod reader;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Result;
 use crate::event::{Envelope, Event};
-use crate::store::{Fields, Filter};
+use crate::id::Generation;
+use crate::store::{Fields, Filter, ViewId};
 
 pub use fold::ViewProjection;
 #[cfg(feature = "testing")]
 pub(crate) use fold::rows_of;
+pub(crate) use fold::{encode, state_of};
 pub use reader::{Found, Paging, Views};
 
 /// A read model of rows: events choose a row by its key, and change its state. Pure: no clock, no input or output, the same each time.
@@ -51,11 +55,17 @@ pub trait View: Send + Sync + 'static {
     type Event: Event;
 
     /// What a row holds. It is kept as JSON. A field that is added later needs a default for the rows that are there; a view whose fold has
-    /// changed gets another name, or is built anew.
+    /// changed gets another [`generation`](Self::generation).
     type State: Serialize + DeserializeOwned + Send + 'static;
 
     /// The name of its rows, and of the projection that keeps them. Without `@`.
     fn name(&self) -> &str;
+
+    /// Which generation of its rows this fold keeps. Raise it when the fold has changed: its rows are built beside those that readers see, and
+    /// shown to them when they are complete; see [`Rebuild`](crate::Rebuild).
+    fn generation(&self) -> Generation {
+        ViewId::FIRST
+    }
 
     /// The row that an event changes; `None` for an event that changes nothing. 1 to 255 bytes without NUL: where it is anything else, the
     /// event fails, and its aggregate is parked.
@@ -79,5 +89,34 @@ pub trait View: Send + Sync + 'static {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that cannot be.
     fn filter(&self) -> Result<Filter> {
         Filter::of::<Self::Event>()
+    }
+}
+
+impl<V: View> View for Arc<V> {
+    type Event = V::Event;
+    type State = V::State;
+
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn generation(&self) -> Generation {
+        (**self).generation()
+    }
+
+    fn key(&self, event: &Envelope<V::Event>) -> Option<String> {
+        (**self).key(event)
+    }
+
+    fn apply(&self, state: &mut Option<V::State>, event: Envelope<V::Event>) {
+        (**self).apply(state, event);
+    }
+
+    fn fields(&self, state: &V::State) -> Fields {
+        (**self).fields(state)
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        (**self).filter()
     }
 }

@@ -69,7 +69,7 @@ const ORDER: [&[&str]; 12] = [
     &["command", "projection", "lifecycle"],
     &["view", "reaction", "inline"],
     &["repository", "relay", "worker"],
-    &["process"],
+    &["process", "rebuild"],
     &["app"],
     &["testing", "__private", "docs"],
     &["lib"],
@@ -142,8 +142,9 @@ fn no_mysql_call_runs_on_a_pool() {
 
 #[test]
 fn relay_and_worker_cannot_append_and_the_relay_cannot_decode() {
-    for source in
-        Source::all().iter().filter(|source| ["relay", "worker", "projection", "view"].contains(&source.module()))
+    for source in Source::all()
+        .iter()
+        .filter(|source| ["relay", "worker", "projection", "view", "rebuild"].contains(&source.module()))
     {
         for word in ["EventStore", "Append", "append"] {
             assert!(!source.names(word), "src/{} names {word}", source.path);

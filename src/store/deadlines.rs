@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::{AggregateId, CorrelationId, ProjectionName};
 use crate::store::CheckpointStore;
@@ -110,7 +112,7 @@ pub(super) struct DeadlineColumns<'r> {
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl DeadlineColumns<'_> {
     pub(super) fn parse(self) -> Result<Deadline> {
-        let corrupt = |problem: String| crate::error::ErrorKind::Corrupt(format!("deadline {}: {problem}", self.id));
+        let corrupt = |problem: String| ErrorKind::Corrupt(format!("deadline {}: {problem}", self.id));
         Ok(Deadline {
             id: self.id,
             key: AggregateId::new(self.key).map_err(|error| corrupt(error.to_string()))?,

@@ -416,9 +416,20 @@ impl<T> Committed<T> {
         if self.progress.contains_key(&step.projection) {
             return Err(in_aggregate_order(&step.projection));
         }
-        let actual = self.checkpoints.get(&step.projection).copied().unwrap_or_default();
+        let actual = self.checkpoint(&step.projection);
         let changes = self.parking.get(&step.projection).map_or(0, |parking| parking.changes);
         if (actual, changes) == (step.from, step.changes) { Ok(()) } else { Err(step.moved(actual)) }
+    }
+
+    fn checkpoint(&self, projection: &ProjectionName) -> Position {
+        self.checkpoints.get(projection).copied().unwrap_or_default()
+    }
+
+    /// As if the projection had never run.
+    fn forget(&mut self, projection: &ProjectionName) {
+        self.checkpoints.remove(projection);
+        self.parking.remove(projection);
+        self.progress.remove(projection);
     }
 
     fn take(&mut self, step: Step) {
@@ -456,7 +467,7 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
     type Tx = T;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        Ok(self.read().checkpoints.get(projection).copied().unwrap_or_default())
+        Ok(self.read().checkpoint(projection))
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {

@@ -45,7 +45,8 @@ pub use inline::{Inline, InlineStore};
 pub use lease::LeaseStore;
 pub use parking::{Parked, Parking, Step};
 pub use progress::{Progress, ProgressStore, Turn};
-pub use views::{Fields, ViewId, ViewPage, ViewRow, ViewStore};
+pub(crate) use views::GOING;
+pub use views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;

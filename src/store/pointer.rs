@@ -18,8 +18,8 @@ use crate::id::{
 };
 use crate::store::{
     Append, Appended, CheckpointStore, EventReader, EventStore, Filter, InboxStore, KeptOutcome, LeaseStore, Page,
-    Parking, ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Turn, ViewId, ViewPage, ViewRow,
-    ViewStore, Visitor, Work,
+    Parking, ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Switch, Turn, ViewId, ViewPage,
+    ViewRow, ViewStore, Visitor, Work,
 };
 
 #[async_trait]
@@ -155,20 +155,38 @@ impl<M: ViewStore + ?Sized> ViewStore for Arc<M> {
         (**self).save(tx, view, before, after).await
     }
 
-    async fn go_live(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
-        (**self).go_live(tx, view).await
+    async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
+        (**self).clear(tx, view).await
+    }
+
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        (**self).go_live(view, when).await
+    }
+
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        (**self).take_away(view, rows).await
     }
 
     async fn live(&self, view: &ProjectionName) -> Result<Generation> {
         (**self).live(view).await
     }
 
-    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
-        (**self).rows(view, keys).await
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>> {
+        (**self).rows(view, generation, keys).await
     }
 
-    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
-        (**self).page(view, page).await
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>> {
+        (**self).page(view, generation, page).await
     }
 }
 

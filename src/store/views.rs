@@ -6,7 +6,7 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
 use crate::store::CheckpointStore;
 
@@ -109,8 +109,7 @@ impl Fields {
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(super) fn parse(json: Option<&str>) -> Result<Self> {
-        let damaged =
-            |error| crate::error::Error::with_source(ErrorKind::Corrupt("the fields of a view's row".into()), error);
+        let damaged = |error| Error::with_source(ErrorKind::Corrupt("the fields of a view's row".into()), error);
         json.map_or(Ok(Self::new()), |json| serde_json::from_str(json).map_err(damaged))
     }
 }
@@ -177,6 +176,36 @@ impl ViewPage {
     }
 }
 
+/// The checkpoint of a generation that is being taken away: beyond every log, so that nobody goes on from it. The largest that is a signed
+/// number.
+pub(crate) const GOING: Position = Position::new(i64::MAX.cast_unsigned());
+
+/// When readers may be given another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// When it has got as far as the one they see.
+    Level,
+    /// Also when it is behind: they see older rows then.
+    Anyway,
+}
+
+impl Switch {
+    /// Judges two checkpoints that stay as they are until the transaction's end.
+    pub(super) fn check(self, to: &ViewId, checkpoint: Position, live: Position) -> Result<()> {
+        let checkpoint = if checkpoint == GOING { Position::ZERO } else { checkpoint };
+        // Without a single event it was never built, or it is gone.
+        let allowed = checkpoint >= live || self == Self::Anyway && checkpoint > Position::ZERO;
+        let behind = || ErrorKind::BehindLive { projection: to.projection().clone(), checkpoint, live };
+        if allowed { Ok(()) } else { Err(behind().into()) }
+    }
+}
+
+/// Refuses to take away what readers see.
+pub(super) fn still_live(view: &ViewId) -> Error {
+    let problem = "is what readers see: switch to another first";
+    ErrorKind::Invalid(format!("generation {} of view {} {problem}", view.generation(), view.view())).into()
+}
+
 /// Where views keep their rows, each generation beside its checkpoint. Keys, fields and values are compared by their bytes.
 #[async_trait]
 pub trait ViewStore: CheckpointStore {
@@ -195,11 +224,31 @@ pub trait ViewStore: CheckpointStore {
     /// What writing met, with the database's error as its source.
     async fn save(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()>;
 
-    /// From the transaction's end on, readers see this generation.
+    /// Takes away all rows of a generation. Belongs into a step of its projection that moves the checkpoint back to the beginning.
     ///
     /// # Errors
     /// What writing met, with the database's error as its source.
-    async fn go_live(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()>;
+    async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()>;
+
+    /// Gives readers another generation, all of them at once. Returns which one they saw before. The two checkpoints do not move while
+    /// they are compared.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BehindLive`] if `when` says no. Otherwise what writing met.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still switch.
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation>;
+
+    /// Takes away a generation that readers do not see, at most so many rows and as many entries of fields at a time. Returns whether it is
+    /// gone, with its checkpoint and what it has parked: call it until it is. From the first call on nothing goes on from its checkpoint.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it is live. Otherwise what writing met.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still take away rows.
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool>;
 
     /// Which generation readers see.
     ///
@@ -207,17 +256,27 @@ pub trait ViewStore: CheckpointStore {
     /// What reading met.
     async fn live(&self, view: &ProjectionName) -> Result<Generation>;
 
-    /// Those of these rows that have a state, of the generation that is live, in any order.
+    /// Those of these rows that have a state, in any order. Without a generation: of the one that is live.
     ///
     /// # Errors
     /// What reading met.
-    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>>;
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>>;
 
-    /// Rows that have a state, of the generation that is live, in the order of their keys.
+    /// Rows that have a state, in the order of their keys. Without a generation: of the one that is live.
     ///
     /// # Errors
     /// What reading met.
-    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>>;
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>>;
 }
 
 /// A stored key.

@@ -14,7 +14,7 @@ use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, StreamId, Version, ViewKey};
-use crate::store::{Fields, Progress, ProgressStore, Step, Turn, ViewId, ViewPage, ViewRow, ViewStore, Work};
+use crate::store::{Fields, Progress, ProgressStore, Step, Switch, Turn, ViewId, ViewPage, ViewRow, ViewStore, Work};
 
 /// Makes a test of every case, by the case's name.
 ///
@@ -40,6 +40,9 @@ macro_rules! view_conformance {
             pages_follow_each_other_without_hole_or_repetition,
             a_large_batch_is_saved_and_loaded_whole,
             generations_are_apart_and_readers_see_the_live_one,
+            readers_are_not_given_a_generation_that_is_behind,
+            a_generation_is_taken_away_bit_by_bit_and_never_the_live_one,
+            a_generation_is_cleared_in_one_step,
             views_are_apart,
             workers_that_share_rows_lose_no_change,
         }
@@ -128,7 +131,7 @@ async fn page<M: ViewStore>(
 ) -> Vec<(String, String)> {
     let of = city.map(|city| ("city".to_owned(), city.to_owned()));
     let page = ViewPage { of, after: after.map(key), limit };
-    let rows = models.page(totals().view(), &page).await.expect("it can be read");
+    let rows = models.page(totals().view(), None, &page).await.expect("it can be read");
     rows.into_iter().map(|row| (row.key.to_string(), row.state.expect("only rows with a state are read"))).collect()
 }
 
@@ -140,12 +143,12 @@ async fn names<M: ViewStore>(models: &M, city: Option<&str>) -> Vec<String> {
 pub async fn what_is_saved_is_loaded_and_read<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("b", Some("2"), None), ("a", Some(r#"{"name":"Zoë 🦀"}"#), Some("Köln"))]).await;
     write(models, &totals(), &[("b", Some("3"), Some("Bonn")), ("c", None, None)]).await;
-    let mut read = models.rows(totals().view(), &["c", "b", "a", "d"].map(key)).await.expect("they can be read");
+    let mut read = models.rows(totals().view(), None, &["c", "b", "a", "d"].map(key)).await.expect("they can be read");
     read.sort_by(|one, other| one.key.cmp(&other.key));
     let first = rows(&[("a", Some(r#"{"name":"Zoë 🦀"}"#), Some("Köln"))], Position::new(1));
     let second = rows(&[("b", Some("3"), Some("Bonn"))], Position::new(2));
     assert_eq!(read, [first, second].concat());
-    assert!(models.rows(totals().view(), &[]).await.expect("nothing can be read").is_empty());
+    assert!(models.rows(totals().view(), None, &[]).await.expect("nothing can be read").is_empty());
 }
 
 /// Upper and lower case, accents and spaces at the end are all different; and a key may be as long as a name.
@@ -160,7 +163,7 @@ pub async fn keys_are_compared_by_their_bytes<M: ViewStore + Clone>(models: &M) 
     assert_eq!(self::names(models, None).await, sorted);
     for name in names {
         assert_eq!(self::names(models, Some(name)).await, [name], "by its value");
-        let found = models.rows(totals().view(), &[key(name)]).await.expect("it can be read");
+        let found = models.rows(totals().view(), None, &[key(name)]).await.expect("it can be read");
         assert_eq!(found.len(), 1, "{name}");
         assert_eq!(found[0].state, Some(format!("[{}]", name.len())));
     }
@@ -172,7 +175,7 @@ pub async fn a_row_without_a_state_is_gone_until_it_comes_back<M: ViewStore + Cl
     write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), Some("Bonn"))]).await;
     write(models, &totals(), &[("a", None, None)]).await;
     assert_eq!((names(models, None).await, names(models, Some("Bonn")).await), (vec!["b".into()], vec!["b".into()]));
-    assert!(models.rows(totals().view(), &[key("a")]).await.expect("it can be read").is_empty());
+    assert!(models.rows(totals().view(), None, &[key("a")]).await.expect("it can be read").is_empty());
     write(models, &totals(), &[("a", Some("2"), Some("Kiel"))]).await;
     assert_eq!(page(models, None, None, 1).await, [("a".to_owned(), "2".to_owned())]);
     assert_eq!(
@@ -211,7 +214,7 @@ pub async fn rows_are_found_by_their_fields_as_these_change<M: ViewStore + Clone
         models.advance(step, work).await.expect("it commits");
         for tag in ["x", "y", "z", "", "Bonn"] {
             let of = Some(("tag".to_owned(), tag.to_owned()));
-            let found = models.page(totals().view(), &ViewPage { of, after: None, limit: 9 }).await;
+            let found = models.page(totals().view(), None, &ViewPage { of, after: None, limit: 9 }).await;
             assert_eq!(found.expect("it can be read").len(), usize::from(tags.contains(&tag)), "{tag:?} of {tags:?}");
         }
         assert_eq!(names(models, Some("Bonn")).await, ["a"]);
@@ -248,7 +251,7 @@ pub async fn a_large_batch_is_saved_and_loaded_whole<M: ViewStore + Clone>(model
     write(models, &totals(), &long).await;
     write(models, &totals(), &states(Some("1")).collect::<Vec<_>>()).await;
     assert_eq!(page(models, Some("Bonn"), None, 5_000).await.len(), 3_000);
-    let read = models.rows(totals().view(), &names.iter().map(|name| key(name)).collect::<Vec<_>>()).await;
+    let read = models.rows(totals().view(), None, &names.iter().map(|name| key(name)).collect::<Vec<_>>()).await;
     let read = read.expect("they can be read");
     assert!(read.len() == 3_000 && read.iter().all(|row| row.state.as_deref() == Some("1")));
     let gone: Vec<_> = names.iter().skip(1).map(|name| (name.as_str(), None, None)).collect();
@@ -264,17 +267,82 @@ pub async fn generations_are_apart_and_readers_see_the_live_one<M: ViewStore + C
     write(models, &second, &[("a", Some("2"), Some("Kiel")), ("c", Some("2"), None)]).await;
     assert_eq!(models.live(totals().view()).await.expect("it can be read"), Generation::new(1));
     assert_eq!((names(models, None).await, names(models, Some("Kiel")).await), (vec!["a".into(), "b".into()], vec![]));
-    for live in [2, 1, 2] {
-        let (store, at) = (models.clone(), models.checkpoint(second.projection()).await.expect("it can be read"));
-        let work: Work<M::Tx> =
-            Box::new(move |tx| async move { store.go_live(tx, &view("totals", live)).await }.boxed());
-        models.advance(Step::new(second.projection(), at, at.next()), work).await.expect("it commits");
+    for (live, before) in [(2, 1), (1, 2), (2, 1), (2, 2)] {
+        let switched = models.go_live(&view("totals", live), Switch::Level).await.expect("it commits");
+        assert_eq!(switched, Generation::new(before));
         assert_eq!(models.live(totals().view()).await.expect("it can be read"), Generation::new(live));
     }
     assert_eq!(page(models, None, None, 9).await, [("a", "2"), ("c", "2")].map(|(k, s)| (k.into(), s.into())));
     assert_eq!((names(models, Some("Bonn")).await, names(models, Some("Kiel")).await), (vec![], vec!["a".into()]));
-    let found = models.rows(totals().view(), &[key("b"), key("c")]).await.expect("they can be read");
+    let found = models.rows(totals().view(), None, &[key("b"), key("c")]).await.expect("they can be read");
     assert_eq!(keys(&found), [key("c")]);
+}
+
+/// Nor does anybody get what was never built, or is gone.
+pub async fn readers_are_not_given_a_generation_that_is_behind<M: ViewStore + Clone>(models: &M) {
+    let second = view("totals", 2);
+    write(models, &totals(), &[("a", Some("1"), None)]).await;
+    let refused = async |when, checkpoint, live| {
+        let error = models.go_live(&second, when).await.expect_err("it is behind");
+        let (checkpoint, live) = (Position::new(checkpoint), Position::new(live));
+        let behind = ErrorKind::BehindLive { projection: second.projection().clone(), checkpoint, live };
+        assert_eq!(error.kind(), &behind);
+        assert_eq!(models.live(totals().view()).await.expect("it can be read"), ViewId::FIRST);
+    };
+    refused(Switch::Level, 0, 1).await;
+    refused(Switch::Anyway, 0, 1).await;
+    write(models, &second, &[("a", Some("2"), None)]).await;
+    write(models, &totals(), &[("b", Some("1"), None)]).await;
+    refused(Switch::Level, 1, 2).await;
+    assert_eq!(models.go_live(&second, Switch::Anyway).await.expect("it commits"), ViewId::FIRST);
+    assert_eq!(page(models, None, None, 9).await, [("a".to_owned(), "2".to_owned())]);
+    models.go_live(&totals(), Switch::Level).await.expect("the other one is ahead");
+    while !models.take_away(&second, 1).await.expect("it commits") {}
+    refused(Switch::Anyway, 0, 2).await;
+}
+
+/// Bit by bit; and nothing goes on from what is left of it. The other generations stay whole.
+pub async fn a_generation_is_taken_away_bit_by_bit_and_never_the_live_one<M: ViewStore + Clone>(models: &M) {
+    let (second, names) = (view("totals", 2), ["a", "b", "c", "d", "e"]);
+    for generation in [totals(), second.clone()] {
+        write(models, &generation, &names.map(|name| (name, Some("1"), Some("Bonn")))).await;
+    }
+    let error = models.take_away(&totals(), 2).await.expect_err("it is live");
+    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
+    let mut calls = 1;
+    while !models.take_away(&second, 2).await.expect("it commits") {
+        calls += 1;
+        let at = models.checkpoint(second.projection()).await.expect("it can be read");
+        assert!(at > Position::new(1_000_000), "nobody goes on from {at}");
+        assert!(calls < 9, "it comes to an end");
+    }
+    assert_eq!(models.checkpoint(second.projection()).await.expect("it can be read"), Position::ZERO);
+    for of in [None, Some(("city".to_owned(), "Bonn".to_owned()))] {
+        for (generation, rows) in [(1, 5), (2, 0)] {
+            let page = ViewPage { of: of.clone(), after: None, limit: 9 };
+            let found = models.page(totals().view(), Some(Generation::new(generation)), &page).await;
+            assert_eq!(found.expect("it can be read").len(), rows, "{of:?} of {generation}");
+        }
+    }
+    write(models, &second, &[("a", Some("2"), Some("Kiel"))]).await;
+    let found = models.rows(totals().view(), Some(second.generation()), &[key("a"), key("b")]).await;
+    assert_eq!(keys(&found.expect("they can be read")), [key("a")], "it begins anew, without what was there");
+}
+
+/// With its fields, in the transaction that moves the checkpoint back.
+pub async fn a_generation_is_cleared_in_one_step<M: ViewStore + Clone>(models: &M) {
+    write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), Some("Bonn"))]).await;
+    write(models, &view("total", 1), &[("a", Some("1"), Some("Bonn"))]).await;
+    let store = models.clone();
+    let work: Work<M::Tx> = Box::new(move |tx| async move { store.clear(tx, &totals()).await }.boxed());
+    let step = Step::new(totals().projection(), Position::new(1), Position::ZERO);
+    models.advance(step, work).await.expect("it commits");
+    assert!(names(models, None).await.is_empty() && names(models, Some("Bonn")).await.is_empty());
+    write(models, &totals(), &[("b", Some("2"), None)]).await;
+    assert_eq!(page(models, None, None, 9).await, [("b".to_owned(), "2".to_owned())]);
+    let others = ViewPage { of: None, after: None, limit: 9 };
+    let others = models.page(view("total", 1).view(), None, &others).await.expect("they can be read");
+    assert_eq!(keys(&others), [key("a")]);
 }
 
 /// Two that have keys in common share nothing.
@@ -284,7 +352,7 @@ pub async fn views_are_apart<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("b", None, None)]).await;
     assert_eq!(page(models, Some("Bonn"), None, 9).await, [("a".to_owned(), "1".to_owned())]);
     let others = ViewPage { of: None, after: None, limit: 9 };
-    let others = models.page(view("total", 1).view(), &others).await.expect("they can be read");
+    let others = models.page(view("total", 1).view(), None, &others).await.expect("they can be read");
     assert_eq!(keys(&others), [key("a"), key("b")]);
 }
 

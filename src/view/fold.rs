@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::Envelope;
-use crate::id::{Generation, Position, ViewKey};
+use crate::id::{Position, ViewKey};
 use crate::projection::Projection;
 use crate::store::{Fields, Filter, ViewId, ViewRow, ViewStore};
 use crate::view::View;
@@ -17,7 +17,6 @@ use crate::view::View;
 pub struct ViewProjection<V, M> {
     view: V,
     models: M,
-    generation: Generation,
     name: String,
 }
 
@@ -28,26 +27,15 @@ impl<V: View, M> fmt::Debug for ViewProjection<V, M> {
 }
 
 impl<V: View, M: ViewStore> ViewProjection<V, M> {
-    /// Keeps the rows that readers see at first. `models` is a handle of what the worker writes to.
+    /// Keeps the rows of the view's generation. `models` is a handle of what the worker writes to.
     pub fn new(view: V, models: M) -> Self {
-        let name = view.name().to_owned();
-        Self { view, models, generation: ViewId::FIRST, name }
-    }
-
-    /// Keeps the rows of another generation, under a checkpoint of their own.
-    pub fn with_generation(mut self, generation: Generation) -> Self {
-        self.generation = generation;
         // A name that no view can have is reported by `filter`.
-        self.name = self.id().map_or_else(|_| self.name, |id| id.projection().to_string());
-        self
-    }
-
-    fn id(&self) -> Result<ViewId> {
-        ViewId::new(self.view.name(), self.generation)
+        let name = id(&view).map_or_else(|_| view.name().to_owned(), |id| id.projection().to_string());
+        Self { view, models, name }
     }
 
     async fn fold(&self, tx: &mut M::Tx, events: Vec<Envelope<V::Event>>) -> Result<()> {
-        let id = self.id()?;
+        let id = id(&self.view)?;
         let changes = by_key(&self.view, events)?;
         let keys: Vec<ViewKey> = changes.keys().cloned().collect();
         if keys.is_empty() {
@@ -70,7 +58,7 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
     }
 
     fn filter(&self) -> Result<Filter> {
-        self.id()?;
+        id(&self.view)?;
         self.view.filter()
     }
 
@@ -81,6 +69,10 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
     async fn apply_batch(&self, tx: &mut M::Tx, events: Vec<Envelope<V::Event>>) -> Result<(), BoxError> {
         Ok(self.fold(tx, events).await?)
     }
+}
+
+fn id(view: &impl View) -> Result<ViewId> {
+    ViewId::new(view.name(), view.generation())
 }
 
 /// The rows that some events lead to, from nothing.
@@ -120,7 +112,7 @@ fn folded<V: View>(view: &V, row: &ViewRow, events: Vec<Envelope<V::Event>>) -> 
 }
 
 /// The state of a row, if it has one.
-pub(super) fn state_of<V: View>(view: &str, row: &ViewRow) -> Result<Option<V::State>> {
+pub(crate) fn state_of<V: View>(view: &str, row: &ViewRow) -> Result<Option<V::State>> {
     let damaged = |error| {
         let what = format!("view {view}: the state under {} is not one of this view's", row.key);
         Error::with_source(ErrorKind::Corrupt(what), error)
@@ -128,7 +120,7 @@ pub(super) fn state_of<V: View>(view: &str, row: &ViewRow) -> Result<Option<V::S
     row.state.as_deref().map(serde_json::from_str).transpose().map_err(damaged)
 }
 
-fn encode(view: &str, key: &ViewKey, state: &impl serde::Serialize) -> Result<String> {
+pub(crate) fn encode(view: &str, key: &ViewKey, state: &impl serde::Serialize) -> Result<String> {
     let refused =
         |error| Error::with_source(ErrorKind::Unencodable(format!("view {view}: the state under {key}")), error);
     serde_json::to_string(state).map_err(refused)

@@ -67,7 +67,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         K: TryInto<ViewKey, Error: Into<Error>>,
     {
         let key = key.try_into().map_err(Into::into)?;
-        let rows = self.models.rows(&self.view()?, &[key]).await?;
+        let rows = self.models.rows(&self.view()?, None, &[key]).await?;
         rows.first().map_or(Ok(None), |row| state_of::<V>(&self.name, row))
     }
 
@@ -83,7 +83,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         if keys.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let rows = self.models.rows(&self.view()?, &keys).await?;
+        let rows = self.models.rows(&self.view()?, None, &keys).await?;
         Ok(self.states(rows)?.into_iter().collect())
     }
 
@@ -106,7 +106,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
     async fn page(&self, of: Option<(String, String)>, Paging { after, limit }: Paging) -> Result<Found<V::State>> {
         // One row more says whether there is one.
         let page = ViewPage { of, after, limit: limit.saturating_add(1) };
-        let mut rows = self.models.page(&self.view()?, &page).await?;
+        let mut rows = self.models.page(&self.view()?, None, &page).await?;
         let has_more = rows.len() > limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| has_more).map(|row| row.key.clone());

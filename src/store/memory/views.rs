@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
 use crate::store::memory::MemoryReadModel;
-use crate::store::views::Changes;
-use crate::store::{ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::views::{Changes, still_live};
+use crate::store::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// The rows of views, in memory: the value of a [`MemoryReadModel`].
 ///
@@ -40,8 +40,8 @@ impl MemoryViews {
         self.live.get(view).copied().unwrap_or(ViewId::FIRST)
     }
 
-    fn live_rows(&self, view: &ProjectionName) -> Result<Option<&Rows>> {
-        Ok(self.views.get(&ViewId::new(view.as_str(), self.live(view))?))
+    fn rows(&self, view: &ProjectionName, generation: Option<Generation>) -> Result<Option<&Rows>> {
+        Ok(self.views.get(&ViewId::new(view.as_str(), generation.unwrap_or_else(|| self.live(view)))?))
     }
 }
 
@@ -81,24 +81,57 @@ impl ViewStore for MemoryReadModel<MemoryViews> {
         Ok(())
     }
 
-    async fn go_live(&self, tx: &mut MemoryViews, view: &ViewId) -> Result<()> {
-        tx.live.insert(view.view().clone(), view.generation());
+    async fn clear(&self, tx: &mut MemoryViews, view: &ViewId) -> Result<()> {
+        tx.views.remove(view);
         Ok(())
+    }
+
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        let mut committed = self.write();
+        let live = ViewId::new(view.view().as_str(), committed.value.live(view.view()))?;
+        when.check(view, committed.checkpoint(view.projection()), committed.checkpoint(live.projection()))?;
+        let mut value = MemoryViews::clone(&committed.value);
+        value.live.insert(view.view().clone(), view.generation());
+        committed.value = Arc::new(value);
+        Ok(live.generation())
+    }
+
+    /// All of it at once: it costs no more than a row.
+    async fn take_away(&self, view: &ViewId, _: usize) -> Result<bool> {
+        let mut committed = self.write();
+        if committed.value.live(view.view()) == view.generation() {
+            return Err(still_live(view));
+        }
+        let mut value = MemoryViews::clone(&committed.value);
+        value.views.remove(view);
+        committed.value = Arc::new(value);
+        committed.forget(view.projection());
+        Ok(true)
     }
 
     async fn live(&self, view: &ProjectionName) -> Result<Generation> {
         Ok(self.value().live(view))
     }
 
-    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>> {
         let value = self.value();
-        let Some(rows) = value.live_rows(view)? else { return Ok(Vec::new()) };
+        let Some(rows) = value.rows(view, generation)? else { return Ok(Vec::new()) };
         let found = keys.iter().filter_map(|key| rows.rows.get(key.as_str()));
         Ok(found.map(|row| ViewRow::clone(row)).collect())
     }
 
-    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
-        Ok(self.value().live_rows(view)?.map_or_else(Vec::new, |rows| rows.page(page)))
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>> {
+        Ok(self.value().rows(view, generation)?.map_or_else(Vec::new, |rows| rows.page(page)))
     }
 }
 

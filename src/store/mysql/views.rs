@@ -7,11 +7,12 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 use crate::error::Result;
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
 use crate::store::mysql::MySqlReadModel;
-use crate::store::mysql::connection::{classify, text};
+use crate::store::mysql::connection::{begin, classify, text};
 use crate::store::mysql::progress::{ROWS, padded};
+use crate::store::mysql::read_model::take;
 use crate::store::sql::{from_sql, limit_to_sql, to_sql};
-use crate::store::views::{Changes, Entry, stored_key};
-use crate::store::{ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::views::{Changes, Entry, GOING, still_live, stored_key};
+use crate::store::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// So much of states and fields goes into one statement; a single row may be larger. Padded it is at most twice that, below the 16 MiB of
 /// `max_allowed_packet` that is MariaDB's default.
@@ -44,10 +45,51 @@ impl ViewStore for MySqlReadModel {
         save(tx, view, &changes).await.map_err(|error| classify(error, "write a view's rows"))
     }
 
-    async fn go_live(&self, tx: &mut MySqlConnection, view: &ViewId) -> Result<()> {
-        let query = sqlx::query(GO_LIVE).bind(view.view().as_str().as_bytes()).bind(to_sql(view.generation().get()));
-        let done = query.execute(tx).await;
-        done.map(drop).map_err(|error| classify(error, "switch a view's generation"))
+    async fn clear(&self, tx: &mut MySqlConnection, view: &ViewId) -> Result<()> {
+        let cleared = take_away_rows(tx, view, usize::MAX).await;
+        cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
+    }
+
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        let failed = |error| classify(error, "switch a view's generation");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        let judged = judge(&mut tx, view, when).await?;
+        let Ok(live) = judged else {
+            let rolled_back = tx.rollback().await;
+            lease.end(rolled_back).map_err(failed)?;
+            return judged;
+        };
+        let query = sqlx::query(GO_LIVE).bind(to_sql(view.generation().get())).bind(view.view().as_str().as_bytes());
+        query.execute(&mut *tx).await.map_err(failed)?;
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)?;
+        Ok(live)
+    }
+
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        let failed = |error| classify(error, "take away a view's generation");
+        let projection = view.projection().as_str().as_bytes();
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        // In the order of a switch: the checkpoint, and then which one is live.
+        take(&mut tx, view.projection()).await.map_err(failed)?;
+        if hold_live(&mut tx, view.view()).await? == view.generation() {
+            let rolled_back = tx.rollback().await;
+            lease.end(rolled_back).map_err(failed)?;
+            return Err(still_live(view));
+        }
+        let going = sqlx::query(GOING_AWAY).bind(to_sql(GOING.get())).bind(projection);
+        going.execute(&mut *tx).await.map_err(failed)?;
+        let is_gone = take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
+        if is_gone {
+            for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
+                sqlx::query(forget).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+            }
+        }
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)?;
+        Ok(is_gone)
     }
 
     async fn live(&self, view: &ProjectionName) -> Result<Generation> {
@@ -57,7 +99,12 @@ impl ViewStore for MySqlReadModel {
         live.map_or(Ok(ViewId::FIRST), |(live,)| from_sql(live, "generation").map(Generation::new))
     }
 
-    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>> {
         let failed = |error| classify(error, "read a view's rows");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         // One snapshot for all the statements.
@@ -65,7 +112,11 @@ impl ViewStore for MySqlReadModel {
         let mut found = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(ROWS) {
             let mut query = QueryBuilder::new(FIND);
-            query.push_bind(view.as_str().as_bytes()).push(IS_LIVE).push_bind(view.as_str().as_bytes()).push(OR_FIRST);
+            query
+                .push_bind(view.as_str().as_bytes())
+                .push(IS_OF)
+                .push_bind(generation.map(|number| to_sql(number.get())));
+            query.push(OR_LIVE).push_bind(view.as_str().as_bytes()).push(OR_FIRST);
             push_keys(&mut query, chunk);
             found.extend(query.build().fetch_all(&mut *lease).await.map_err(failed)?);
         }
@@ -74,14 +125,24 @@ impl ViewStore for MySqlReadModel {
         found.iter().map(parse).collect()
     }
 
-    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>> {
         let failed = |error| classify(error, "read a page of a view");
         let (view, after) = (view.as_str().as_bytes(), page.after_key().as_bytes());
-        let limit = limit_to_sql(page.limit);
+        let (limit, generation) = (limit_to_sql(page.limit), generation.map(|number| to_sql(number.get())));
         let query = match &page.of {
-            None => sqlx::query(PAGE).bind(view).bind(view).bind(after).bind(limit),
+            None => sqlx::query(PAGE).bind(view).bind(generation).bind(view).bind(after).bind(limit),
             Some((field, value)) => {
-                let query = sqlx::query(PAGE_OF).bind(view).bind(view).bind(field.as_bytes()).bind(value.as_bytes());
+                let query = sqlx::query(PAGE_OF)
+                    .bind(view)
+                    .bind(generation)
+                    .bind(view)
+                    .bind(field.as_bytes())
+                    .bind(value.as_bytes());
                 query.bind(after).bind(limit)
             }
         };
@@ -89,6 +150,37 @@ impl ViewStore for MySqlReadModel {
         let rows = query.fetch_all(&mut *lease).await;
         lease.end(rows).map_err(failed)?.iter().map(parse).collect()
     }
+}
+
+/// Whether readers may be given this generation, and which one they see. Neither that nor a checkpoint changes until the transaction ends.
+async fn judge(tx: &mut MySqlConnection, view: &ViewId, when: Switch) -> Result<Result<Generation>> {
+    let failed = |error| classify(error, "switch a view's generation");
+    let position = |at| from_sql(at, "position").map(Position::new);
+    let (checkpoint, ..) = take(tx, view.projection()).await.map_err(failed)?;
+    let live = ViewId::new(view.view().as_str(), hold_live(tx, view.view()).await?)?;
+    let (live_at, ..) = take(tx, live.projection()).await.map_err(failed)?;
+    Ok(when.check(view, position(checkpoint)?, position(live_at)?).map(|()| live.generation()))
+}
+
+/// Reads which generation is live, and lets nobody change it until the transaction ends.
+async fn hold_live(tx: &mut MySqlConnection, view: &ProjectionName) -> Result<Generation> {
+    let failed = |error| classify(error, "read a view's generation");
+    sqlx::query(HOLD_LIVE).bind(view.as_str().as_bytes()).execute(&mut *tx).await.map_err(failed)?;
+    let live = sqlx::query_scalar(LIVE).bind(view.as_str().as_bytes()).fetch_one(&mut *tx).await.map_err(failed)?;
+    from_sql(live, "generation").map(Generation::new)
+}
+
+/// Returns whether there are none any more.
+async fn take_away_rows(tx: &mut MySqlConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
+    let (name, generation) = (view.view().as_str().as_bytes(), to_sql(view.generation().get()));
+    let limit = limit_to_sql(at_most);
+    for statement in [TAKE_AWAY, TAKE_AWAY_FIELDS] {
+        let query = sqlx::query(statement).bind(name).bind(generation).bind(limit);
+        if to_sql(query.execute(&mut *tx).await?.rows_affected()) >= limit {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether workers share the projection.
@@ -241,30 +333,45 @@ const AMONG_FIELDS: &str = " AND (field, value, `key`) IN ";
 
 const LIVE: &str = "SELECT live FROM retell_view_generations WHERE view = ?";
 
-/// Binds: view, generation.
-const GO_LIVE: &str = "
-    INSERT INTO retell_view_generations (view, live) VALUES (?, ?) ON DUPLICATE KEY UPDATE live = VALUES(live)";
+/// Locks the row for writing also where it was there.
+const HOLD_LIVE: &str = "INSERT INTO retell_view_generations (view, live) VALUES (?, 1) ON DUPLICATE KEY UPDATE live = retell_view_generations.live";
+
+const GO_LIVE: &str = "UPDATE retell_view_generations SET live = ? WHERE view = ?";
+
+const GOING_AWAY: &str = "UPDATE retell_checkpoints SET position = ? WHERE projection = ?";
+
+const TAKE_AWAY: &str = "DELETE FROM retell_views WHERE view = ? AND generation = ? LIMIT ?";
+
+const TAKE_AWAY_FIELDS: &str = "DELETE FROM retell_view_fields WHERE view = ? AND generation = ? LIMIT ?";
+
+const FORGET_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?";
+
+const FORGET_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?";
+
+const FORGET_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?";
 
 const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY";
 
 const FIND: &str = "SELECT state, fields, position, `key` FROM retell_views WHERE state IS NOT NULL AND view = ";
 
-const IS_LIVE: &str = " AND generation = COALESCE((SELECT live FROM retell_view_generations WHERE view = ";
+const IS_OF: &str = " AND generation = COALESCE(";
+
+const OR_LIVE: &str = ", (SELECT live FROM retell_view_generations WHERE view = ";
 
 const OR_FIRST: &str = "), 1)";
 
-/// Binds: view, view, key to begin after, limit.
+/// Binds: view, generation or NULL, view, key to begin after, limit.
 const PAGE: &str = "
     SELECT state, fields, position, `key` FROM retell_views
-    WHERE view = ? AND generation = COALESCE((SELECT live FROM retell_view_generations WHERE view = ?), 1)
+    WHERE view = ? AND generation = COALESCE(?, (SELECT live FROM retell_view_generations WHERE view = ?), 1)
         AND `key` > ? AND state IS NOT NULL
     ORDER BY `key` LIMIT ?";
 
-/// Binds: view, view, field, value, key to begin after, limit.
+/// Binds: view, generation or NULL, view, field, value, key to begin after, limit.
 const PAGE_OF: &str = "
     SELECT v.state, v.fields, v.position, v.`key`
     FROM retell_view_fields AS f
     JOIN retell_views AS v ON v.view = f.view AND v.generation = f.generation AND v.`key` = f.`key`
-    WHERE f.view = ? AND f.generation = COALESCE((SELECT live FROM retell_view_generations WHERE view = ?), 1)
+    WHERE f.view = ? AND f.generation = COALESCE(?, (SELECT live FROM retell_view_generations WHERE view = ?), 1)
         AND f.field = ? AND f.value = ? AND f.`key` > ? AND v.state IS NOT NULL
     ORDER BY f.`key` LIMIT ?";

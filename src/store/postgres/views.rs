@@ -3,15 +3,15 @@
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row as _};
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
 use crate::store::postgres::PostgresReadModel;
 use crate::store::postgres::connection::{Schema, Statement, classify};
 use crate::store::sql::{from_sql, limit_to_sql, to_sql};
-use crate::store::views::{Changes, Entry, stored_key};
-use crate::store::{ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::views::{Changes, Entry, GOING, still_live, stored_key};
+use crate::store::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 #[async_trait]
 impl ViewStore for PostgresReadModel {
@@ -37,9 +37,44 @@ impl ViewStore for PostgresReadModel {
         self.write(tx, view, &changes).await.map_err(|error| classify(error, "write a view's rows"))
     }
 
-    async fn go_live(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
-        let done = of(&self.views.go_live, view).execute(tx).await;
-        done.map(drop).map_err(|error| classify(error, "switch a view's generation"))
+    async fn clear(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
+        let cleared = self.views.take_away_rows(tx, view, usize::MAX).await;
+        cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
+    }
+
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        let failed = |error| classify(error, "switch a view's generation");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        let checkpoint = self.views.hold_checkpoint(&mut tx, view).await.map_err(failed)?;
+        let live = ViewId::new(view.view().as_str(), self.views.hold_live(&mut tx, view.view()).await?)?;
+        let live_at = self.views.hold_checkpoint(&mut tx, &live).await.map_err(failed)?;
+        let position = |at| from_sql(at, "position").map(Position::new);
+        when.check(view, position(checkpoint)?, position(live_at)?)?;
+        of(&self.views.go_live, view).execute(&mut *tx).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(live.generation())
+    }
+
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        let failed = |error| classify(error, "take away a view's generation");
+        let projection = view.projection().as_str();
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        // In the order of a switch: the checkpoint, and then which one is live.
+        let going = sqlx::query(self.views.going_away.sql()).bind(projection).bind(to_sql(GOING.get()));
+        going.execute(&mut *tx).await.map_err(failed)?;
+        if self.views.hold_live(&mut tx, view.view()).await? == view.generation() {
+            return Err(still_live(view));
+        }
+        let is_gone = self.views.take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
+        if is_gone {
+            for forget in &self.views.forget {
+                sqlx::query(forget.sql()).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+            }
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(is_gone)
     }
 
     async fn live(&self, view: &ProjectionName) -> Result<Generation> {
@@ -51,15 +86,27 @@ impl ViewStore for PostgresReadModel {
         live.map_or(Ok(ViewId::FIRST), |live| from_sql(live, "generation").map(Generation::new))
     }
 
-    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>> {
         let keys: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
-        self.read(sqlx::query(self.views.find.sql()).bind(view.as_str()).bind(keys)).await
+        let query = sqlx::query(self.views.find.sql()).bind(view.as_str()).bind(keys);
+        self.read(query.bind(generation.map(|number| to_sql(number.get())))).await
     }
 
-    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>> {
         let statement = if page.of.is_some() { &self.views.page_of } else { &self.views.page };
         let query =
             sqlx::query(statement.sql()).bind(view.as_str()).bind(page.after_key()).bind(limit_to_sql(page.limit));
+        let query = query.bind(generation.map(|number| to_sql(number.get())));
         match &page.of {
             Some((field, value)) => self.read(query.bind(field).bind(value)).await,
             None => self.read(query).await,
@@ -120,6 +167,12 @@ fn parse(row: &PgRow, key: ViewKey) -> Result<ViewRow> {
 
 #[derive(Debug, Clone)]
 pub(super) struct Statements {
+    hold_checkpoint: Statement,
+    hold_live: Statement,
+    going_away: Statement,
+    take_away: Statement,
+    take_away_fields: Statement,
+    forget: [Statement; 3],
     load: Statement,
     make: Statement,
     lock: Statement,
@@ -138,6 +191,12 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) fn new(schema: &Schema) -> Self {
         Self {
+            hold_checkpoint: schema.statement(HOLD_CHECKPOINT),
+            hold_live: schema.statement(HOLD_LIVE),
+            going_away: schema.statement(GOING_AWAY),
+            take_away: schema.statement(TAKE_AWAY),
+            take_away_fields: schema.statement(TAKE_AWAY_FIELDS),
+            forget: [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT].map(|forget| schema.statement(forget)),
             load: schema.statement(LOAD),
             make: schema.statement(MAKE),
             lock: schema.statement(LOCK),
@@ -152,6 +211,31 @@ impl Statements {
             page: schema.statement(PAGE),
             page_of: schema.statement(PAGE_OF),
         }
+    }
+
+    /// Reads a generation's checkpoint, which then stays where it is until the transaction ends.
+    async fn hold_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<i64, sqlx::Error> {
+        let query = sqlx::query_scalar(self.hold_checkpoint.sql()).bind(view.projection().as_str());
+        Ok(query.fetch_optional(tx).await?.unwrap_or(0))
+    }
+
+    /// Reads which generation is live, and lets nobody change it until the transaction ends.
+    async fn hold_live(&self, tx: &mut PgConnection, view: &ProjectionName) -> Result<Generation> {
+        let live = sqlx::query_scalar(self.hold_live.sql()).bind(view.as_str()).fetch_one(tx).await;
+        let live = live.map_err(|error| classify(error, "read a view's generation"))?;
+        from_sql(live, "generation").map(Generation::new)
+    }
+
+    /// Returns whether there are none any more.
+    async fn take_away_rows(&self, tx: &mut PgConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
+        let limit = limit_to_sql(at_most);
+        for statement in [&self.take_away, &self.take_away_fields] {
+            let taken = of(statement, view).bind(limit).execute(&mut *tx).await?.rows_affected();
+            if to_sql(taken) >= limit {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -228,24 +312,52 @@ const GO_LIVE: &str = "
     INSERT INTO {schema}.view_generations (view, live) VALUES ($1, $2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
-/// Binds: view, keys.
+const HOLD_CHECKPOINT: &str = "SELECT position FROM {schema}.checkpoints WHERE projection = $1 FOR UPDATE";
+
+const HOLD_LIVE: &str = "
+    INSERT INTO {schema}.view_generations AS g (view, live) VALUES ($1, 1)
+    ON CONFLICT (view) DO UPDATE SET live = g.live
+    RETURNING live";
+
+/// Binds: projection, position.
+const GOING_AWAY: &str = "
+    INSERT INTO {schema}.checkpoints (projection, position) VALUES ($1, $2)
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position";
+
+/// Binds: view, generation, limit.
+const TAKE_AWAY: &str = "
+    DELETE FROM {schema}.views
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM {schema}.views WHERE view = $1 AND generation = $2 LIMIT $3))";
+
+/// Binds: view, generation, limit.
+const TAKE_AWAY_FIELDS: &str = "
+    DELETE FROM {schema}.view_fields
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM {schema}.view_fields WHERE view = $1 AND generation = $2 LIMIT $3))";
+
+const FORGET_CHECKPOINT: &str = "DELETE FROM {schema}.checkpoints WHERE projection = $1";
+
+const FORGET_PARKED: &str = "DELETE FROM {schema}.parked WHERE projection = $1";
+
+const FORGET_PROGRESS: &str = "DELETE FROM {schema}.progress WHERE projection = $1";
+
+/// Binds: view, keys, generation or NULL.
 const FIND: &str = "
     SELECT state, fields, position, key FROM {schema}.views
     WHERE view = $1 AND key = ANY ($2) AND state IS NOT NULL
-        AND generation = coalesce((SELECT live FROM {schema}.view_generations WHERE view = $1), 1)";
+        AND generation = coalesce($3, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)";
 
-/// Binds: view, key to begin after, limit.
+/// Binds: view, key to begin after, limit, generation or NULL.
 const PAGE: &str = "
     SELECT state, fields, position, key FROM {schema}.views
     WHERE view = $1 AND key > $2 AND state IS NOT NULL
-        AND generation = coalesce((SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
+        AND generation = coalesce($4, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
     ORDER BY key LIMIT $3";
 
-/// Binds: view, key to begin after, limit, field, value.
+/// Binds: view, key to begin after, limit, generation or NULL, field, value.
 const PAGE_OF: &str = "
     SELECT v.state, v.fields, v.position, v.key
     FROM {schema}.view_fields AS f
     JOIN {schema}.views AS v ON v.view = f.view AND v.generation = f.generation AND v.key = f.key
-    WHERE f.view = $1 AND f.key > $2 AND f.field = $4 AND f.value = $5 AND v.state IS NOT NULL
-        AND f.generation = coalesce((SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
+    WHERE f.view = $1 AND f.key > $2 AND f.field = $5 AND f.value = $6 AND v.state IS NOT NULL
+        AND f.generation = coalesce($4, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
     ORDER BY f.key LIMIT $3";

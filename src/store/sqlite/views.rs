@@ -8,8 +8,9 @@ use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
 use crate::store::sqlite::SqliteReadModel;
 use crate::store::sqlite::connection::{Failure, from_sql, position_from_sql, to_sql};
-use crate::store::views::{Changes, Entry, stored_key};
-use crate::store::{ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::sqlite::read_model::{OpenTransaction, checkpoint};
+use crate::store::views::{Changes, Entry, GOING, still_live, stored_key};
+use crate::store::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 #[async_trait]
 impl ViewStore for SqliteReadModel {
@@ -21,22 +22,60 @@ impl ViewStore for SqliteReadModel {
         save(tx, view, &Changes::between(before, after)).map_err(|failure| failure.to("write a view's rows"))
     }
 
-    async fn go_live(&self, tx: &mut Connection, view: &ViewId) -> Result<()> {
-        go_live(tx, view).map_err(|failure| failure.to("switch a view's generation"))
+    async fn clear(&self, tx: &mut Connection, view: &ViewId) -> Result<()> {
+        let cleared = take_away_rows(tx, view, usize::MAX);
+        cleared.map(drop).map_err(|failure| failure.to("take away a view's rows"))
     }
 
-    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
         let view = view.clone();
-        self.readers
-            .run("read a view's generation", move |db| {
-                let live = db.prepare_cached(LIVE)?.query_row([view.as_str()], |row| row.get(0)).optional()?;
-                live.map_or(Ok(ViewId::FIRST), |live| from_sql(live, "generation").map(Generation::new))
+        self.writer
+            .run("switch a view's generation", move |db| {
+                let open = OpenTransaction::begin(db)?;
+                let live = ViewId::new(view.view().as_str(), live(open.db, view.view())?)?;
+                let at = |view: &ViewId| Ok::<_, Failure>(checkpoint(open.db, view.projection())?.0);
+                when.check(&view, at(&view)?, at(&live)?)?;
+                open.db.prepare_cached(GO_LIVE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
+                open.commit()?;
+                Ok(live.generation())
             })
             .await
     }
 
-    async fn rows(&self, view: &ProjectionName, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
-        let (view, keys) = (view.clone(), keys.to_vec());
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        let view = view.clone();
+        self.writer
+            .run("take away a view's generation", move |db| {
+                let open = OpenTransaction::begin(db)?;
+                if live(open.db, view.view())? == view.generation() {
+                    return Err(still_live(&view).into());
+                }
+                let projection = view.projection().as_str();
+                open.db.prepare_cached(GOING_AWAY)?.execute((projection, to_sql(GOING.get())))?;
+                let is_gone = take_away_rows(open.db, &view, rows)?;
+                if is_gone {
+                    for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
+                        open.db.prepare_cached(forget)?.execute([projection])?;
+                    }
+                }
+                open.commit()?;
+                Ok(is_gone)
+            })
+            .await
+    }
+
+    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+        let view = view.clone();
+        self.readers.run("read a view's generation", move |db| live(db, &view)).await
+    }
+
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>> {
+        let (view, keys, generation) = (view.clone(), keys.to_vec(), generation.map(|number| to_sql(number.get())));
         self.readers
             .run("read a view's rows", move |db| {
                 // One snapshot for all of them.
@@ -44,7 +83,7 @@ impl ViewStore for SqliteReadModel {
                 let mut find = tx.prepare_cached(FIND)?;
                 let mut found = Vec::with_capacity(keys.len());
                 for key in keys {
-                    let mut rows = find.query((view.as_str(), key.as_str()))?;
+                    let mut rows = find.query((view.as_str(), key.as_str(), generation))?;
                     if let Some(row) = rows.next()? {
                         found.push(parse(row, key)?);
                     }
@@ -54,18 +93,32 @@ impl ViewStore for SqliteReadModel {
             .await
     }
 
-    async fn page(&self, view: &ProjectionName, page: &ViewPage) -> Result<Vec<ViewRow>> {
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>> {
         let (view, page) = (view.clone(), page.clone());
-        let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+        let (limit, generation) = (count_to_sql(page.limit), generation.map(|number| to_sql(number.get())));
         self.readers
             .run("read a page of a view", move |db| match &page.of {
-                None => collect(db, PAGE, params![view.as_str(), page.after_key(), limit]),
+                None => collect(db, PAGE, params![view.as_str(), page.after_key(), limit, generation]),
                 Some((field, value)) => {
-                    collect(db, PAGE_OF, params![view.as_str(), page.after_key(), limit, field, value])
+                    collect(db, PAGE_OF, params![view.as_str(), page.after_key(), limit, generation, field, value])
                 }
             })
             .await
     }
+}
+
+fn live(db: &Connection, view: &ProjectionName) -> Result<Generation, Failure> {
+    let live = db.prepare_cached(LIVE)?.query_row([view.as_str()], |row| row.get(0)).optional()?;
+    live.map_or(Ok(ViewId::FIRST), |live| from_sql(live, "generation").map(Generation::new))
+}
+
+fn count_to_sql(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn load(db: &Connection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>, Failure> {
@@ -118,9 +171,13 @@ fn save(db: &Connection, view: &ViewId, changes: &Changes<'_>) -> Result<(), Fai
     entries(WRITE_FIELD, &changes.won)
 }
 
-fn go_live(db: &Connection, view: &ViewId) -> Result<(), Failure> {
-    db.prepare_cached(GO_LIVE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
-    Ok(())
+/// Returns whether there are none any more.
+fn take_away_rows(db: &Connection, view: &ViewId, at_most: usize) -> Result<bool, Failure> {
+    let (name, generation) = (view.view().as_str(), to_sql(view.generation().get()));
+    let take = |statement| {
+        Ok::<_, Failure>(db.prepare_cached(statement)?.execute((name, generation, count_to_sql(at_most)))?)
+    };
+    Ok(take(TAKE_AWAY)? < at_most && take(TAKE_AWAY_FIELDS)? < at_most)
 }
 
 const LOAD: &str = "
@@ -149,23 +206,47 @@ const GO_LIVE: &str = "
     INSERT INTO retell_view_generations (view, live) VALUES (?1, ?2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
+const GOING_AWAY: &str = "
+    INSERT INTO retell_checkpoints (projection, position) VALUES (?1, ?2)
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position";
+
+/// Binds: view, generation, limit.
+const TAKE_AWAY: &str = "
+    DELETE FROM retell_views
+    WHERE view = ?1 AND generation = ?2
+        AND key IN (SELECT key FROM retell_views WHERE view = ?1 AND generation = ?2 LIMIT ?3)";
+
+/// Binds: view, generation, limit.
+const TAKE_AWAY_FIELDS: &str = "
+    DELETE FROM retell_view_fields
+    WHERE view = ?1 AND generation = ?2
+        AND (field, value, key) IN (
+            SELECT field, value, key FROM retell_view_fields WHERE view = ?1 AND generation = ?2 LIMIT ?3)";
+
+const FORGET_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?1";
+
+const FORGET_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?1";
+
+const FORGET_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?1";
+
+/// Binds: view, key, generation or NULL.
 const FIND: &str = "
     SELECT state, fields, position FROM retell_views
     WHERE view = ?1 AND key = ?2 AND state IS NOT NULL
-        AND generation = coalesce((SELECT live FROM retell_view_generations WHERE view = ?1), 1)";
+        AND generation = coalesce(?3, (SELECT live FROM retell_view_generations WHERE view = ?1), 1)";
 
-/// Binds: view, key to begin after, limit.
+/// Binds: view, key to begin after, limit, generation or NULL.
 const PAGE: &str = "
     SELECT state, fields, position, key FROM retell_views
     WHERE view = ?1 AND key > ?2 AND state IS NOT NULL
-        AND generation = coalesce((SELECT live FROM retell_view_generations WHERE view = ?1), 1)
+        AND generation = coalesce(?4, (SELECT live FROM retell_view_generations WHERE view = ?1), 1)
     ORDER BY key LIMIT ?3";
 
-/// Binds: view, key to begin after, limit, field, value.
+/// Binds: view, key to begin after, limit, generation or NULL, field, value.
 const PAGE_OF: &str = "
     SELECT v.state, v.fields, v.position, v.key
     FROM retell_view_fields AS f
     JOIN retell_views AS v ON v.view = f.view AND v.generation = f.generation AND v.key = f.key
-    WHERE f.view = ?1 AND f.key > ?2 AND f.field = ?4 AND f.value = ?5 AND v.state IS NOT NULL
-        AND f.generation = coalesce((SELECT live FROM retell_view_generations WHERE view = ?1), 1)
+    WHERE f.view = ?1 AND f.key > ?2 AND f.field = ?5 AND f.value = ?6 AND v.state IS NOT NULL
+        AND f.generation = coalesce(?4, (SELECT live FROM retell_view_generations WHERE view = ?1), 1)
     ORDER BY f.key LIMIT ?3";

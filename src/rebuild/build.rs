@@ -1,0 +1,318 @@
+//! One run of a build: pages of the log are read beside the fold, folded in memory and written in large transactions.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::FutureExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ErrorKind, Result};
+use crate::id::{Position, StreamId, ViewKey};
+use crate::rebuild::cache::{Cache, Change, Rows};
+use crate::rebuild::{Rebuild, Speed};
+use crate::store::{EventReader, Filter, GOING, Page, Step, ViewId, ViewRow, ViewStore, Work};
+use crate::view::{View, ViewProjection};
+use crate::worker::Worker;
+
+/// Events of a page.
+pub(super) const PAGE_EVENTS: usize = 10_000;
+
+/// Pages that may wait to be folded.
+const PAGES_AHEAD: usize = 2;
+
+/// Rows that the database gets at once, within one transaction.
+const SAVED_ROWS: usize = 5_000;
+
+pub(super) struct Build<'r, V: View, M> {
+    rebuild: &'r Rebuild<V, M>,
+    id: ViewId,
+    filter: Filter,
+    /// The checkpoint as stored.
+    kept: Position,
+    /// Everything up to here is folded.
+    folded: Position,
+    /// The count of the parking's changes that was read with the checkpoint: who retries a parked aggregate changes rows, too.
+    changes: u64,
+    parked: HashSet<StreamId>,
+    cache: Cache<V>,
+    speed: Speed,
+    standby: ExponentialBackoff,
+    stop: CancellationToken,
+}
+
+/// How a part of the build has ended.
+enum Pass {
+    /// All of it is written, or the build is told to stop.
+    Through,
+    /// An event up to here fails.
+    Failing(Position),
+    /// Somebody else has moved the checkpoint.
+    Moved,
+}
+
+impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
+    /// Until the generation has got as far as the one that readers see.
+    pub(super) async fn to_end(rebuild: &'r Rebuild<V, M>, stop: CancellationToken) -> Result<()> {
+        let mut build = Self::begin(rebuild, stop).await?;
+        while !build.pass_once().await? && !build.stop.is_cancelled() {}
+        Ok(())
+    }
+
+    /// Once from the checkpoint to the log's head.
+    pub(super) async fn to_head(rebuild: &'r Rebuild<V, M>) -> Result<()> {
+        let mut build = Self::begin(rebuild, CancellationToken::new()).await?;
+        build.pass_once().await.map(drop)
+    }
+
+    async fn begin(rebuild: &'r Rebuild<V, M>, stop: CancellationToken) -> Result<Self> {
+        let id = rebuild.id()?;
+        if rebuild.models.checkpoint(id.projection()).await? == GOING {
+            // Somebody was taking it away, and did not come to the end.
+            rebuild.take_away(&id).await?;
+        }
+        let head = rebuild.reader.head().await?;
+        let mut build = Self {
+            cache: Cache::new(rebuild.view.clone(), Position::ZERO),
+            filter: rebuild.view.filter()?,
+            rebuild,
+            id,
+            kept: Position::ZERO,
+            folded: Position::ZERO,
+            changes: 0,
+            parked: HashSet::new(),
+            speed: Speed::new(),
+            standby: delays(),
+            stop,
+        };
+        build.reload().await?;
+        build.speed.begin(build.kept);
+        if build.kept > head {
+            let (projection, checkpoint) = (build.id.projection().clone(), build.kept);
+            return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
+        }
+        Ok(build)
+    }
+
+    /// Reads where the generation is. The checkpoint comes first: whoever changes the parking later changes the count that comes with it.
+    async fn reload(&mut self) -> Result<()> {
+        let models = &self.rebuild.models;
+        self.kept = models.checkpoint(self.id.projection()).await?;
+        let parking = models.parking(self.id.projection()).await?;
+        self.folded = self.kept;
+        self.changes = parking.changes;
+        self.parked = parking.parked.into_iter().map(|parked| parked.stream).collect();
+        self.cache = Cache::new(self.rebuild.view.clone(), self.kept);
+        Ok(())
+    }
+
+    /// Returns whether the generation has got as far as the live one.
+    async fn pass_once(&mut self) -> Result<bool> {
+        match self.pass().await? {
+            Pass::Through => {
+                let live = self.rebuild.live_checkpoint().await?;
+                return Ok(self.kept >= live);
+            }
+            Pass::Failing(position) => self.hand_over(position).await?,
+            Pass::Moved => {
+                let delay = self.standby.next();
+                self.pause(delay).await;
+            }
+        }
+        self.reload().await?;
+        Ok(false)
+    }
+
+    /// From the checkpoint to the head as it is now.
+    async fn pass(&mut self) -> Result<Pass> {
+        let head = self.rebuild.reader.head().await?;
+        self.tell(head);
+        let mut pages = Pages::read(self.rebuild.reader.clone(), self.folded, head, self.filter.clone());
+        while !self.stop.is_cancelled()
+            && let Some(page) = pages.next().await?
+        {
+            if let Some(failing) = self.fold(page).await? {
+                return match self.flush().await? {
+                    Pass::Through => Ok(Pass::Failing(failing)),
+                    other => Ok(other),
+                };
+            }
+            self.tell(head);
+            if self.is_full() {
+                match self.flush().await? {
+                    Pass::Through => {}
+                    other => return Ok(other),
+                }
+            }
+        }
+        self.flush().await
+    }
+
+    fn is_full(&self) -> bool {
+        let options = &self.rebuild.options;
+        self.cache.changed() >= options.rows || self.cache.payload_bytes() >= options.payload_bytes
+    }
+
+    fn tell(&self, head: Position) {
+        self.rebuild.progress.send_replace(self.speed.progress(self.folded, head));
+    }
+
+    /// Returns the position of the first event that fails, if one does. Everything before it is folded then.
+    async fn fold(&mut self, page: Page) -> Result<Option<Position>> {
+        let mut changes = Vec::with_capacity(page.events.len());
+        let mut failing = None;
+        for event in page.events {
+            if self.parked.contains(&event.stream) {
+                continue;
+            }
+            let position = event.position;
+            match Change::of(&*self.rebuild.view, event) {
+                Ok(change) => changes.extend(change),
+                Err(_) => {
+                    failing = Some(position);
+                    break;
+                }
+            }
+        }
+        let missing = self.cache.missing(&changes);
+        if !missing.is_empty() {
+            let found = self.load(&missing).await?;
+            if self.cache.keep(found).is_err() {
+                // A row that is not of this state fails its events.
+                return Ok(Some(page.through));
+            }
+        }
+        self.cache.fold(changes);
+        self.folded = failing.map_or(page.through, |position| Position::new(position.get().saturating_sub(1)));
+        Ok(failing)
+    }
+
+    /// Rows as they are committed. If that is later than the checkpoint this build holds, it cannot write, and begins anew.
+    async fn load(&self, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        let (models, id) = (&self.rebuild.models, &self.id);
+        let mut delays = delays();
+        loop {
+            match models.rows(id.view(), Some(id.generation()), keys).await {
+                Err(error) if error.is_transient() && !self.stop.is_cancelled() => self.pause(delays.next()).await,
+                rows => return rows,
+            }
+        }
+    }
+
+    /// Writes what has changed, and moves the checkpoint.
+    async fn flush(&mut self) -> Result<Pass> {
+        if self.folded == self.kept {
+            return Ok(Pass::Through);
+        }
+        let Ok(rows) = self.cache.changes() else { return Ok(Pass::Failing(self.folded)) };
+        let rows = Arc::new(rows);
+        let mut delays = delays();
+        loop {
+            let step = Step::new(self.id.projection(), self.kept, self.folded).with_parking(self.changes, Vec::new());
+            match self.rebuild.models.advance(step, self.save(&rows)).await {
+                Ok(()) => break,
+                Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => return Ok(Pass::Moved),
+                Err(error) if error.is_transient() && !self.stop.is_cancelled() => self.pause(delays.next()).await,
+                Err(error) => return Err(error),
+            }
+        }
+        self.kept = self.folded;
+        self.standby = self::delays();
+        let after = Arc::into_inner(rows).map_or_else(Vec::new, |rows| rows.after);
+        self.cache.written(after, self.rebuild.options.rows);
+        Ok(Pass::Through)
+    }
+
+    fn save(&self, rows: &Arc<Rows>) -> Work<M::Tx> {
+        let (models, id, rows) = (self.rebuild.models.clone(), self.id.clone(), rows.clone());
+        Box::new(move |tx| {
+            async move {
+                let parts = rows.before.chunks(SAVED_ROWS).zip(rows.after.chunks(SAVED_ROWS));
+                for (before, after) in parts {
+                    models.save(tx, &id, before, after).await?;
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+    }
+
+    /// Has a worker go on to a position: it parks the aggregates that fail.
+    async fn hand_over(&self, to: Position) -> Result<()> {
+        let projection = ViewProjection::new(self.rebuild.view.clone(), self.rebuild.models.clone());
+        let worker = Worker::new(projection, self.rebuild.reader.clone(), self.rebuild.models.clone());
+        let worker = worker.with_options(self.rebuild.options.worker);
+        let (mut applied, stop) = (worker.applied(), self.stop.child_token());
+        let reached = async {
+            // It ends with the worker, which lives as long as this.
+            let _ = applied.wait_for(|applied| *applied >= to).await;
+            stop.cancel();
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = worker.run(stop.clone()) => ended,
+            () = reached => Ok(()),
+        }
+    }
+
+    async fn pause(&self, delay: Option<Duration>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(delay.unwrap_or(LONGEST_DELAY)) => {}
+        }
+    }
+}
+
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// The waits between attempts, each about twice as long as the one before.
+pub(super) fn delays() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(5))
+        .with_max_delay(LONGEST_DELAY)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// The pages of the log up to a position, read by a task of its own, so that another core does it.
+struct Pages {
+    arriving: mpsc::Receiver<Result<Page>>,
+    /// Ends with this.
+    _reading: JoinSet<()>,
+}
+
+impl Pages {
+    fn read(reader: Arc<dyn EventReader>, mut after: Position, to: Position, filter: Filter) -> Self {
+        let (pages, arriving) = mpsc::channel(PAGES_AHEAD);
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
+            let mut delays = delays();
+            while after < to {
+                let page = match reader.read_all(after, PAGE_EVENTS, &filter).await {
+                    Err(error) if error.is_transient() => {
+                        tokio::time::sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
+                        continue;
+                    }
+                    page => page,
+                };
+                let Ok(through) = page.as_ref().map(|page| page.through) else {
+                    drop(pages.send(page).await);
+                    return;
+                };
+                if through == after || pages.send(page).await.is_err() {
+                    return;
+                }
+                after = through;
+            }
+        });
+        Self { arriving, _reading: reading }
+    }
+
+    async fn next(&mut self) -> Result<Option<Page>> {
+        self.arriving.recv().await.transpose()
+    }
+}
