@@ -65,6 +65,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0010-views.md")]
         pub mod d0010_views {}
+
+        #[doc = include_str!("docs/decisions/0012-rebuild.md")]
+        pub mod d0012_rebuild {}
     }
 }
 
