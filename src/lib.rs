@@ -73,6 +73,9 @@ pub mod docs {
         #[doc = include_str!("docs/decisions/0011-unique-values.md")]
         pub mod d0011_unique {}
 
+        #[doc = include_str!("docs/decisions/0012-rebuild.md")]
+        pub mod d0012_rebuild {}
+
         #[doc = include_str!("docs/decisions/0013-reactions-and-inline.md")]
         pub mod d0013_reactions {}
 

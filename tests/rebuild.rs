@@ -425,8 +425,8 @@ async fn a_diff_shows_exactly_what_is_different() {
 #[tokio::test]
 async fn an_event_that_fails_parks_its_aggregate_and_no_other() {
     let (log, models) = sqlite().await;
-    let long = "y".repeat(256);
-    let bad = ["#", long.as_str(), &format!("#{}", "x".repeat(255))];
+    let wide = "y".repeat(256);
+    let bad = ["#", wide.as_str(), &format!("#{}", "x".repeat(255))];
     for (number, name) in bad.iter().enumerate() {
         add(&log, "fine", 0..50).await;
         let names = [(*name).to_owned(), "never".to_owned()].map(CounterEvent::Renamed);

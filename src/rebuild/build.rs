@@ -74,7 +74,6 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             // Somebody was taking it away, and did not come to the end.
             rebuild.take_away(&id).await?;
         }
-        let head = rebuild.reader.head().await?;
         let mut build = Self {
             cache: Cache::new(rebuild.view.clone(), Position::ZERO),
             filter: rebuild.view.filter()?,
@@ -90,6 +89,8 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         };
         build.reload().await?;
         build.speed.begin(build.kept);
+        // After the checkpoint: a worker may have moved that meanwhile.
+        let head = rebuild.reader.head().await?;
         if build.kept > head {
             let (projection, checkpoint) = (build.id.projection().clone(), build.kept);
             return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
@@ -169,13 +170,11 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
                 continue;
             }
             let position = event.position;
-            match Change::of(&*self.rebuild.view, event) {
-                Ok(change) => changes.extend(change),
-                Err(_) => {
-                    failing = Some(position);
-                    break;
-                }
-            }
+            let Ok(change) = Change::of(&*self.rebuild.view, event) else {
+                failing = Some(position);
+                break;
+            };
+            changes.extend(change);
         }
         let missing = self.cache.missing(&changes);
         if !missing.is_empty() {
@@ -221,8 +220,11 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         }
         self.kept = self.folded;
         self.standby = self::delays();
-        let after = Arc::into_inner(rows).map_or_else(Vec::new, |rows| rows.after);
-        self.cache.written(after, self.rebuild.options.rows);
+        match Arc::into_inner(rows) {
+            Some(rows) => self.cache.written(rows, self.rebuild.options.rows),
+            // A transaction that was tried before still holds them.
+            None => self.cache = Cache::new(self.rebuild.view.clone(), self.kept),
+        }
         Ok(Pass::Through)
     }
 
@@ -230,6 +232,9 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         let (models, id, rows) = (self.rebuild.models.clone(), self.id.clone(), rows.clone());
         Box::new(move |tx| {
             async move {
+                for new in rows.new.chunks(SAVED_ROWS) {
+                    models.add(tx, &id, new).await?;
+                }
                 let parts = rows.before.chunks(SAVED_ROWS).zip(rows.after.chunks(SAVED_ROWS));
                 for (before, after) in parts {
                     models.save(tx, &id, before, after).await?;
@@ -250,7 +255,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             // It ends with the worker, which lives as long as this.
             let _ = applied.wait_for(|applied| *applied >= to).await;
             stop.cancel();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             ended = worker.run(stop.clone()) => ended,

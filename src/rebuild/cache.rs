@@ -38,9 +38,13 @@ pub(super) struct Change<V: View> {
     event: Envelope<V::Event>,
 }
 
-/// What must be written: the rows as they are in the database, and as they shall be.
+/// What must be written.
 pub(super) struct Rows {
+    /// Under keys that have none.
+    pub(super) new: Vec<ViewRow>,
+    /// The others, as they are in the database.
     pub(super) before: Vec<ViewRow>,
+    /// And as they shall be.
     pub(super) after: Vec<ViewRow>,
 }
 
@@ -123,18 +127,21 @@ impl<V: View> Cache<V> {
     pub(super) fn changes(&self) -> Result<Rows> {
         let mut changed: Vec<_> = self.rows.values().filter(|row| row.has_changed).collect();
         changed.sort_unstable_by(|one, other| one.kept.key.cmp(&other.kept.key));
-        let after = changed.iter().map(|row| row.encoded(&self.view)).collect::<Result<_>>()?;
-        Ok(Rows { before: changed.iter().map(|row| row.kept.clone()).collect(), after })
+        let (new, others): (Vec<_>, Vec<_>) = changed.into_iter().partition(|row| row.kept.state.is_none());
+        let encoded =
+            |rows: &[&Cached<V::State>]| rows.iter().map(|row| row.encoded(&*self.view)).collect::<Result<_>>();
+        let (new, after) = (encoded(&new)?, encoded(&others)?);
+        Ok(Rows { new, before: others.into_iter().map(|row| row.kept.clone()).collect(), after })
     }
 
     /// They are written. Where they are as many as the cache should hold, it begins anew.
-    pub(super) fn written(&mut self, after: Vec<ViewRow>, most_rows: usize) {
+    pub(super) fn written(&mut self, rows: Rows, most_rows: usize) {
         (self.changed, self.payload_bytes) = (0, 0);
         if self.rows.len() >= most_rows {
             (self.rows, self.is_whole) = (HashMap::new(), false);
             return;
         }
-        for row in after {
+        for row in rows.new.into_iter().chain(rows.after) {
             if let Some(cached) = self.rows.get_mut(&row.key) {
                 (cached.kept, cached.has_changed) = (row, false);
             }

@@ -155,6 +155,10 @@ impl<M: ViewStore + ?Sized> ViewStore for Arc<M> {
         (**self).save(tx, view, before, after).await
     }
 
+    async fn add(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+        (**self).add(tx, view, rows).await
+    }
+
     async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
         (**self).clear(tx, view).await
     }

@@ -34,6 +34,7 @@ macro_rules! view_conformance {
             @cases $fresh;
             what_is_saved_is_loaded_and_read,
             keys_are_compared_by_their_bytes,
+            rows_are_added_where_none_are,
             a_row_without_a_state_is_gone_until_it_comes_back,
             a_failing_batch_leaves_nothing,
             rows_are_found_by_their_fields_as_these_change,
@@ -168,6 +169,27 @@ pub async fn keys_are_compared_by_their_bytes<M: ViewStore + Clone>(models: &M) 
         assert_eq!(found[0].state, Some(format!("[{}]", name.len())));
     }
     assert_eq!(key(&longest).as_str().len(), MAX_NAME_BYTES);
+}
+
+/// In one transaction with rows that were there; and they are changed and taken away as those.
+pub async fn rows_are_added_where_none_are<M: ViewStore + Clone>(models: &M) {
+    write(models, &totals(), &[("b", Some("1"), Some("Bonn"))]).await;
+    let new = rows(&[("a", Some("1"), Some("Bonn")), ("c", Some("1"), None), ("d", None, None)], Position::new(2));
+    let store = models.clone();
+    let work: Work<M::Tx> = Box::new(move |tx| async move { store.add(tx, &totals(), &new).await }.boxed());
+    models
+        .advance(Step::new(totals().projection(), Position::new(1), Position::new(2)), work)
+        .await
+        .expect("it commits");
+    assert_eq!(
+        (names(models, None).await, names(models, Some("Bonn")).await.len()),
+        (["a", "b", "c"].map(String::from).into(), 2)
+    );
+    write(models, &totals(), &[("a", Some("2"), None), ("c", None, None)]).await;
+    assert_eq!(
+        (names(models, None).await, names(models, Some("Bonn")).await),
+        (["a", "b"].map(String::from).into(), vec!["b".into()])
+    );
 }
 
 /// By no way of reading; and its fields are gone, too.
