@@ -31,8 +31,8 @@ make_python
 mkdir "$SERVICES/tmp"
 export TMPDIR="$SERVICES/tmp"
 
-# tests/shop runs the program that people run, and cargo builds an example that has tests of its own only as those tests.
-cargo build --workspace --all-features --example shop
+# tests/shop and tests/examples run the programs that people run; with `--examples` below cargo builds only their tests.
+cargo build --workspace --all-features --examples
 # The library, its macros, the examples' own tests and every test of tests/; then the documentation's examples.
 cargo test --workspace --all-features --lib --bins --examples --tests -- "$@"
 cargo test --workspace --all-features --doc -- "$@"
