@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -294,11 +293,12 @@ pub(super) fn split_commit_id(commit: CommitId) -> (i64, i64) {
     (to_sql(number), to_sql(ordinal))
 }
 
-/// The waits between looks while another session gives out positions: some seconds in all. It takes a commit or two.
+/// The waits between looks while another session gives out positions: about half a minute in all. It takes a commit or two, but those of a disk
+/// that stands still for a while.
 pub(super) fn looks() -> impl Iterator<Item = Duration> + Send {
     let longer =
         ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(Duration::from_millis(16));
-    longer.with_max_times(400).with_jitter().build()
+    longer.with_max_times(1_500).with_jitter().build()
 }
 
 /// A commit's place in the log.
@@ -336,27 +336,10 @@ pub(super) trait Scans: Sync {
 
     /// Gives positions to all commits that are visible now. Returns the last one; `None` where only others give them out.
     async fn sequence(&self) -> Result<Option<Position>>;
-
-    /// The end of the log as it was last seen here: who has read up to there finds something new only after a run of the sequencer.
-    fn end(&self) -> &LogEnd;
 }
 
 /// So many events are a few.
 const TAIL: u64 = 64;
-
-/// The largest position seen so far.
-#[derive(Debug, Default)]
-pub(super) struct LogEnd(AtomicU64);
-
-impl LogEnd {
-    fn see(&self, position: Position) {
-        self.0.fetch_max(position.get(), Ordering::Relaxed);
-    }
-
-    fn is_reached_by(&self, position: Position) -> bool {
-        position.get() >= self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// A page of the log, from the two scans.
 pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
@@ -364,25 +347,18 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
         return Ok(Page { events: Vec::new(), through: after });
     }
     let commits = if filter.is_all() { limit } else { limit.max(SCANNED_COMMITS) };
-    let sequenced = driver.end().is_reached_by(after);
-    if sequenced {
-        let end = driver.sequence().await?.inspect(|end| driver.end().see(*end));
-        match end {
+    let mut placed = driver.placed(after, commits).await?;
+    let end = placed.last().map_or(after, Placed::end);
+    if placed.len() < commits && end.since(after) < commits as u64 {
+        // This is the log's end: there may be commits without positions.
+        match driver.sequence().await? {
             Some(end) if end == after => return Ok(Page { events: Vec::new(), through: after }),
             Some(end) if end > after && end.since(after) <= TAIL.min(limit as u64) => {
                 return tail(driver, after, end, limit, filter).await;
             }
-            _ => {}
+            _ => placed = driver.placed(after, commits).await?,
         }
     }
-    let mut placed = driver.placed(after, commits).await?;
-    let end = placed.last().map_or(after, Placed::end);
-    if !sequenced && placed.len() < commits && end.since(after) < commits as u64 {
-        // This is the log's end: there may be commits without positions.
-        driver.sequence().await?;
-        placed = driver.placed(after, commits).await?;
-    }
-    driver.end().see(placed.last().map_or(after, Placed::end));
     let placed = enough(placed, after, commits as u64);
     let (Some(first), Some(last)) = (placed.first(), placed.last()) else {
         return Ok(Page { events: Vec::new(), through: after });

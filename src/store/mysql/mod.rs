@@ -143,7 +143,7 @@ impl MySqlStore {
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
-            reader: Reader { connections, end: Arc::default() },
+            reader: Reader { connections },
             max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),
         })
     }

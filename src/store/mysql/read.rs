@@ -1,7 +1,5 @@
 //! Reads the log: streams as the rows arrive, pages by two range scans; and gives out positions.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -14,15 +12,13 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::mysql::connection::{Connections, begin, classify, text, time_to_sql};
 use crate::store::sql::{
-    self, Columns, EventBuilder, LogEnd, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id,
-    to_sql,
+    self, Columns, EventBuilder, Placed, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql, split_commit_id, to_sql,
 };
 use crate::store::{Filter, Replay, UpTo, Visitor};
 
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) connections: Connections,
-    pub(super) end: Arc<LogEnd>,
 }
 
 impl Reader {
@@ -135,10 +131,6 @@ impl Reader {
 
 #[async_trait]
 impl Scans for Reader {
-    fn end(&self) -> &LogEnd {
-        &self.end
-    }
-
     async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
         let failed = |error| classify(error, "read the log");
         let query = sqlx::query_as(LOG)

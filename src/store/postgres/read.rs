@@ -1,7 +1,5 @@
 //! Reads the log: streams as the rows arrive, pages by two range scans.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -14,7 +12,7 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::postgres::connection::{Schema, Statement, classify, refusal};
 use crate::store::sql::{
-    self, Columns, EventBuilder, LogEnd, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql,
+    self, Columns, EventBuilder, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql,
     split_commit_id, to_sql,
 };
 use crate::store::{Filter, Replay, UpTo, Visitor};
@@ -22,7 +20,6 @@ use crate::store::{Filter, Replay, UpTo, Visitor};
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) pool: PgPool,
-    end: Arc<LogEnd>,
     replay: Statement,
     replay_from_snapshot: Statement,
     sequence: Statement,
@@ -41,7 +38,6 @@ impl Reader {
     pub(super) fn new(pool: PgPool, schema: &Schema) -> Self {
         Self {
             pool,
-            end: Arc::default(),
             replay: schema.statement(REPLAY),
             replay_from_snapshot: schema.statement(REPLAY_FROM_SNAPSHOT),
             sequence: schema.statement(SEQUENCE),
@@ -149,10 +145,6 @@ impl Reader {
 
 #[async_trait]
 impl Scans for Reader {
-    fn end(&self) -> &LogEnd {
-        &self.end
-    }
-
     async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
         let rows = sqlx::query_as(self.log.sql())
             .bind(to_sql(after.get()))
