@@ -327,6 +327,27 @@ async fn a_relay_whose_lease_ran_out_while_its_broker_was_away_publishes_nothing
     }
 }
 
+/// As when the database restarts while a program ends.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_is_stopped_while_its_store_is_away_ends_well_and_gives_its_lease_back_if_it_can() {
+    for comes_back in [true, false] {
+        let (store, broker) = (MemoryStore::new(), Broker::new());
+        let keeper = Keeper::of(&store);
+        add(&store, 1).await;
+        let relay = Running::start(relay(&store, keeper.clone(), broker.link("first")));
+        until(async || store.relayed("main").await.unwrap() == Position::new(1)).await;
+        keeper.cut_off.store(true, Ordering::SeqCst);
+        let back = async {
+            sleep(LEASE / 20).await;
+            keeper.cut_off.store(!comes_back, Ordering::SeqCst);
+        };
+        let (ended, ()) = tokio::join!(relay.stop(), back);
+        ended.unwrap();
+        let free = store.take_lease("main", Uuid::nil(), LEASE).await.unwrap().is_some();
+        assert_eq!(free, comes_back, "otherwise it ends by itself");
+    }
+}
+
 /// On the real clock: the whole process stands still, its timers too, for longer than its lease.
 #[tokio::test]
 async fn a_process_that_stood_still_sends_nothing_before_it_has_the_lease_again() {

@@ -53,7 +53,7 @@ impl Lease {
         loop {
             // Two thirds are left for what may go wrong with the request.
             sleep_until(self.until() - self.length * 2 / 3).await;
-            match timeout_at(self.until(), self.prolong()).await {
+            match timeout_at(self.until(), self.persist(|| self.take())).await {
                 Ok(Ok(Some(same))) if same == fence => {}
                 Ok(Ok(_)) | Err(_) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
@@ -62,10 +62,10 @@ impl Lease {
     }
 
     /// Tries until the store answers. The caller sets the limit.
-    async fn prolong(&self) -> Result<Option<Fence>> {
+    async fn persist<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
         let mut delays = delays(self.length / 10);
         loop {
-            match self.take().await {
+            match attempt().await {
                 Err(error) if error.is_transient() => sleep(delays.next().unwrap_or(self.length / 10)).await,
                 answer => return answer,
             }
@@ -78,8 +78,11 @@ impl Lease {
         stop.run_until_cancelled(sleep(wait.unwrap_or(self.length / 3))).await;
     }
 
-    /// Gives it back, so that another relay need not wait for its end. After that there is nothing to give back.
+    /// Gives it back, so that another relay need not wait for its end. A store that is away is asked again for a tenth of the lease's length;
+    /// after that the lease ends by itself.
     pub(super) async fn release(&self) -> Result<()> {
-        timeout_at(self.until(), self.store.release_lease(&self.name, self.holder)).await.unwrap_or(Ok(()))
+        let until = self.until().min(Instant::now() + self.length / 10);
+        let released = self.persist(|| self.store.release_lease(&self.name, self.holder));
+        timeout_at(until, released).await.unwrap_or(Ok(()))
     }
 }
