@@ -5,7 +5,8 @@
 //! - What it does outside happens **at least once**: a process may die between the effect and the commit. Hand on the event's id
 //!   ([`Envelope::id`]) as the key by which the receiver knows a repetition; it is the same each time.
 //!
-//! Each event has a transaction of its own, so that the failure of one never repeats the effect of another. A failing one is tried again with
+//! Each event has a transaction of its own, so that the failure of one never repeats the effect of another
+//! ([unless you ask for more](crate::Worker::with_reactions_at_once)). A failing one is tried again with
 //! back-off, and then its aggregate is parked, as with any projection: the others go on.
 
 mod rate;

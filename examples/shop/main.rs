@@ -4,11 +4,12 @@
 //!
 //! 1. `orders_file` reads a line, `checkout` makes commands of it, `writers` lets many customers act at once;
 //! 2. `domain/{user,order,inventory,payment}` decide what happens;
-//! 3. `pipeline` carries what happened to `consumers/{analytics,search,audit,notification}`;
+//! 3. `app` brings what happened to those who follow it: `fulfilment` sees each order through, from the `warehouse` to its confirmation, and
+//!    `consumers/{analytics,search,audit,customers,notification}` keep what they make of it;
 //! 4. `report` reads what they kept, and compares it with `truth`: the sums taken straight from the file.
 //!
-//! Beside the way: `stores` opens the log and the `read_models`, `database` is what a consumer sees of those, `carrier` is what the pipeline
-//! runs over, `topology` what stands on RabbitMQ, `share` divides the customers among processes.
+//! Beside the way: `commands` executes them, `stores` opens the log and the `read_models`, `database` is what a consumer sees of those,
+//! `carrier` is what the events travel over, `topology` what stands on RabbitMQ, `share` divides the customers among processes.
 //!
 //! ```text
 //! cargo run --release --example shop -- --db /tmp/shop.db
@@ -23,7 +24,7 @@
 //!
 //! ```text
 //! shop --store postgres://localhost/shop --broker amqp://localhost --role relay     # one leads, the others stand by
-//! shop --store postgres://localhost/shop --broker amqp://localhost --role worker    # runs the four consumers; here too
+//! shop --store postgres://localhost/shop --broker amqp://localhost --role worker    # runs the consumers and the fulfilment; here too
 //! shop --store postgres://localhost/shop --broker amqp://localhost --role api       # sells, waits for the consumers, reports
 //! ```
 //!
@@ -31,14 +32,16 @@
 
 #![expect(unreachable_pub, reason = "in a program `pub` says what a module shows the others")]
 
+mod app;
 mod carrier;
 mod chart;
 mod checkout;
+mod commands;
 mod consumers;
 mod database;
 mod domain;
+mod fulfilment;
 mod orders_file;
-mod pipeline;
 mod read_models;
 mod report;
 mod run;
@@ -46,10 +49,11 @@ mod share;
 mod stores;
 mod topology;
 mod truth;
+mod warehouse;
 mod writers;
 
 use std::error::Error;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -93,6 +97,12 @@ struct Arguments {
         requires_ifs = ["api", "relay", "worker"].into_iter().flat_map(|role| [(role, "broker"), (role, "kept")])
     )]
     role: Role,
+    /// Every Nth line of the file is never paid, and its order cancelled. The file does not say: without this all are paid.
+    #[arg(long, value_name = "N")]
+    unpaid: Option<NonZeroU64>,
+    /// How many seconds an order waits for its payment.
+    #[arg(long, value_name = "SECONDS", default_value = "1800")]
+    patience: u64,
     /// How many customers act at once.
     #[arg(long, value_name = "N", default_value = "32")]
     writers: NonZeroUsize,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
@@ -32,6 +33,8 @@ pub struct Sale {
     pub date: NaiveDate,
     pub quantity: u32,
     pub amount: Cents,
+    /// Otherwise the customer never pays.
+    pub is_paid: bool,
 }
 
 impl Sale {
@@ -82,10 +85,14 @@ pub enum BadLine {
     Sum,
 }
 
+/// Which lines are not paid: every so many, or none. The file does not say.
+pub type Unpaid = Option<NonZeroU64>;
+
 /// The sales of a file, in its order. Ends with the first error.
 #[derive(Debug)]
 pub struct OrdersFile {
     path: PathBuf,
+    unpaid: Unpaid,
     reader: BufReader<File>,
     line: u64,
     text: Vec<u8>,
@@ -93,10 +100,10 @@ pub struct OrdersFile {
 
 impl OrdersFile {
     /// Opens the file and reads its header.
-    pub fn open(path: &Path) -> Result<Self, BadFile> {
+    pub fn open(path: &Path, unpaid: Unpaid) -> Result<Self, BadFile> {
         let path = path.to_owned();
         let file = File::open(&path).map_err(|source| BadFile::Unreadable { path: path.clone(), source })?;
-        let mut orders = Self { path, reader: BufReader::new(file), line: 0, text: Vec::new() };
+        let mut orders = Self { path, unpaid, reader: BufReader::new(file), line: 0, text: Vec::new() };
         let header = orders.next_line()?.is_some_and(|text| text.split_whitespace().eq(HEADER));
         if header { Ok(orders) } else { Err(orders.malformed(BadLine::NoHeader)) }
     }
@@ -104,7 +111,8 @@ impl OrdersFile {
     /// The next sale; `None` at the end.
     pub fn next_sale(&mut self) -> Result<Option<Sale>, BadFile> {
         let line = self.line + 1;
-        let Some(parsed) = self.next_line()?.map(|text| parse(line, text)) else { return Ok(None) };
+        let is_paid = self.unpaid.is_none_or(|every| !line.is_multiple_of(every.get()));
+        let Some(parsed) = self.next_line()?.map(|text| parse(line, is_paid, text)) else { return Ok(None) };
         parsed.map(Some).map_err(|problem| self.malformed(problem))
     }
 
@@ -134,7 +142,7 @@ impl OrdersFile {
     }
 }
 
-fn parse(line: u64, text: &str) -> Result<Sale, BadLine> {
+fn parse(line: u64, is_paid: bool, text: &str) -> Result<Sale, BadLine> {
     let columns: Vec<&str> = text.split_ascii_whitespace().collect();
     let [customer, date, quantity, amount] = columns[..] else { return Err(BadLine::Columns(columns.len())) };
     Ok(Sale {
@@ -143,6 +151,7 @@ fn parse(line: u64, text: &str) -> Result<Sale, BadLine> {
         date: parse_date(date).ok_or_else(|| BadLine::Date(date.into()))?,
         quantity: parse_quantity(quantity).ok_or_else(|| BadLine::Quantity(quantity.into()))?,
         amount: parse_cents(amount).ok_or_else(|| BadLine::Amount(amount.into()))?,
+        is_paid,
     })
 }
 
@@ -222,9 +231,10 @@ mod tests {
             date: NaiveDate::from_ymd_opt(1997, 1, 1).unwrap_or_default(),
             quantity: 3,
             amount: Cents(1177),
+            is_paid: true,
         };
-        assert_eq!(parse(2, " 00001 19970101  3   11.77\r\n"), Ok(sale));
-        assert_eq!(parse(2, "1\t19970101\t3\t11.77"), Ok(sale));
+        assert_eq!(parse(2, true, " 00001 19970101  3   11.77\r\n"), Ok(sale));
+        assert_eq!(parse(2, true, "1\t19970101\t3\t11.77"), Ok(sale));
     }
 
     #[test]
@@ -239,7 +249,7 @@ mod tests {
             ("1 19970101 99999999999 1.00", BadLine::Quantity("99999999999".into())),
             ("1 19970101 -1 1.00", BadLine::Quantity("-1".into())),
         ] {
-            assert_eq!(parse(2, text), Err(problem), "{text}");
+            assert_eq!(parse(2, true, text), Err(problem), "{text}");
         }
     }
 
@@ -252,6 +262,6 @@ mod tests {
     }
 
     fn sale(line: u64) -> Sale {
-        Sale { line, customer: 1, date: NaiveDate::default(), quantity: 1, amount: Cents(0) }
+        Sale { line, customer: 1, date: NaiveDate::default(), quantity: 1, amount: Cents(0), is_paid: true }
     }
 }

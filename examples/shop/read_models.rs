@@ -1,75 +1,45 @@
 //! The read models that lie in a database, whichever it is.
 
-use retell::store::{Parking, Step, Work};
-use retell::{
-    BoxError, CheckpointStore, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel, StreamId,
-    async_trait,
-};
+use retell::store::{DeadlineStore, InboxStore};
+use retell::{BoxError, MySqlReadModel, PostgresReadModel, SqliteReadModel, ViewStore, async_trait};
 
 use crate::database::{self, Database, Row, Select};
 
-#[derive(Debug, Clone)]
-pub enum ReadModels {
-    Sqlite(SqliteReadModel),
-    Postgres(PostgresReadModel),
-    MySql(MySqlReadModel),
-}
-
-/// Each hands the connection of its transaction on as a [`Database`], so that a consumer is written once.
+/// Where everything is kept that follows from the log. Consumers write through a [`Database`], so that each is written once.
 #[async_trait]
-impl CheckpointStore for ReadModels {
-    type Tx = dyn Database;
-
-    async fn checkpoint(&self, consumer: &ProjectionName) -> retell::Result<Position> {
-        match self {
-            Self::Sqlite(models) => models.checkpoint(consumer).await,
-            Self::Postgres(models) => models.checkpoint(consumer).await,
-            Self::MySql(models) => models.checkpoint(consumer).await,
-        }
-    }
-
-    async fn parking(&self, consumer: &ProjectionName) -> retell::Result<Parking> {
-        match self {
-            Self::Sqlite(models) => models.parking(consumer).await,
-            Self::Postgres(models) => models.parking(consumer).await,
-            Self::MySql(models) => models.parking(consumer).await,
-        }
-    }
-
-    async fn retry_parked(&self, consumer: &ProjectionName, stream: &StreamId) -> retell::Result<bool> {
-        match self {
-            Self::Sqlite(models) => models.retry_parked(consumer, stream).await,
-            Self::Postgres(models) => models.retry_parked(consumer, stream).await,
-            Self::MySql(models) => models.retry_parked(consumer, stream).await,
-        }
-    }
-
-    async fn advance(&self, step: Step, work: Work<dyn Database>) -> retell::Result<()> {
-        match self {
-            Self::Sqlite(models) => models.advance(step, Box::new(|db| work(db))).await,
-            Self::Postgres(models) => models.advance(step, Box::new(|db| work(db))).await,
-            Self::MySql(models) => models.advance(step, Box::new(|db| work(db))).await,
-        }
-    }
-}
-
-impl ReadModels {
+pub trait ReadModels: InboxStore<Tx: Database + Sized> + DeadlineStore + ViewStore + Clone {
     /// Reads rows, beside the consumers' writes.
-    pub async fn select(&self, select: &'static Select, binds: impl Into<Row>) -> Result<Vec<Row>, BoxError> {
-        let binds = binds.into();
-        match self {
-            Self::Sqlite(models) => Ok(models.query(move |db| database::sqlite::select(db, select, binds)).await?),
-            Self::Postgres(models) => models.pool().acquire().await?.select(select, binds).await,
-            Self::MySql(models) => models.pool().acquire().await?.select(select, binds).await,
-        }
+    async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError>;
+
+    async fn close(&self) -> retell::Result<()>;
+}
+
+#[async_trait]
+impl ReadModels for SqliteReadModel {
+    async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError> {
+        Ok(self.query(move |db| database::sqlite::select(db, select, binds)).await?)
     }
 
-    pub async fn close(&self) -> retell::Result<()> {
-        match self {
-            Self::Sqlite(models) => models.close().await?,
-            Self::Postgres(models) => models.pool().close().await,
-            Self::MySql(models) => models.pool().close().await,
-        }
-        Ok(())
+    async fn close(&self) -> retell::Result<()> {
+        self.close().await
     }
 }
+
+macro_rules! of_a_server {
+    ($models:ty) => {
+        #[async_trait]
+        impl ReadModels for $models {
+            async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError> {
+                self.pool().acquire().await?.select(select, binds).await
+            }
+
+            async fn close(&self) -> retell::Result<()> {
+                self.pool().close().await;
+                Ok(())
+            }
+        }
+    };
+}
+
+of_a_server!(PostgresReadModel);
+of_a_server!(MySqlReadModel);

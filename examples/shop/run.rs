@@ -1,26 +1,29 @@
 //! One run from beginning to end: look at the file, sell, wait for the consumers, report. Or only a part of it, by the process's role.
 
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use retell::shutdown::{self, Signal};
-use retell::{BoxError, Position};
+use retell::{BoxError, Position, app};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::Arguments;
 use crate::carrier::Carrier;
-use crate::checkout::{Checkout, NotSold};
+use crate::checkout::Checkout;
+use crate::commands::NotSold;
 use crate::consumers;
+use crate::fulfilment::Fulfilment;
 use crate::orders_file::{BadFile, OrdersFile};
-use crate::pipeline::Pipeline;
+use crate::read_models::ReadModels;
 use crate::report::Report;
-use crate::share::Share;
-use crate::stores::Stores;
+use crate::stores::{Server, Stores};
 use crate::truth::Truth;
+use crate::warehouse::Warehouse;
 use crate::writers::{paid_lines, sell_all};
+use crate::{Arguments, chain};
 
 /// How often to ask where the consumers of other processes are.
 const LOOK: Duration = Duration::from_millis(50);
@@ -38,13 +41,14 @@ pub enum Role {
     Worker,
 }
 
-impl Role {
-    pub fn relays(self) -> bool {
-        matches!(self, Self::All | Self::Relay)
-    }
-
-    pub fn consumes(self) -> bool {
-        matches!(self, Self::All | Self::Worker)
+impl From<Role> for app::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::All => Self::All,
+            Role::Api => Self::Api,
+            Role::Relay => Self::Relay,
+            Role::Worker => Self::Worker,
+        }
     }
 }
 
@@ -86,11 +90,12 @@ impl From<NotSold> for Failure {
 
 /// Does what the process is there for. The roles that sell have a report.
 pub async fn run(arguments: &Arguments) -> Result<Option<Report>, Failure> {
-    let stopping = CancellationToken::new();
-    let signals = Signals::listen(stopping.clone());
-    let done = match arguments.role {
-        Role::All | Role::Api => sell(arguments, stopping).await.map(Some),
-        Role::Relay | Role::Worker => serve(arguments, stopping).await.map(|()| None),
+    let stop = CancellationToken::new();
+    let signals = Signals::listen(stop.clone());
+    let done = match &arguments.store {
+        Some(Server::Postgres(url)) => work(arguments, Stores::postgres(url), stop).await,
+        Some(Server::MySql(url)) => work(arguments, Stores::mysql(url), stop).await,
+        None => work(arguments, Stores::sqlite(arguments.db.as_deref()), stop).await,
     };
     let signal = signals.end().await?;
     match done {
@@ -99,48 +104,81 @@ pub async fn run(arguments: &Arguments) -> Result<Option<Report>, Failure> {
     }
 }
 
-/// Sells everything in the file, and tells what the consumers made of it.
-async fn sell(arguments: &Arguments, stopping: CancellationToken) -> Result<Report, Failure> {
-    let truth = Truth::read(&arguments.orders)?;
-    let start = Instant::now();
-    let shop = Shop::open(arguments).await?;
-    let before = shop.head().await?;
-    let sold = shop.sell(arguments, &truth, stopping).await;
-    let report = match sold {
-        Ok(()) => shop.report().await,
-        Err(failure) => Err(failure),
-    };
-    let written = shop.head().await?.since(before);
-    shop.close().await?;
-    let report = report?.timed(written, start.elapsed());
-    match report.differences(&truth) {
-        none if none.is_empty() => Ok(report),
-        differences => Err(Failure::Differs(differences)),
+async fn work<M: ReadModels>(
+    arguments: &Arguments,
+    stores: impl Future<Output = Result<Stores<M>, Failure>>,
+    stop: CancellationToken,
+) -> Result<Option<Report>, Failure> {
+    match arguments.role {
+        Role::All | Role::Api => {
+            // A file that cannot be used leaves nothing behind.
+            let (truth, start) = (Truth::read(&arguments.orders, arguments.unpaid)?, Instant::now());
+            let (report, written) = Shop::open(arguments, stores, stop).await?.sell_all(&truth).await?;
+            let report = report.timed(written, start.elapsed());
+            match report.differences(&truth) {
+                none if none.is_empty() => Ok(Some(report)),
+                differences => Err(Failure::Differs(differences)),
+            }
+        }
+        Role::Relay | Role::Worker => Shop::open(arguments, stores, stop).await?.serve().await.map(|()| None),
     }
 }
 
-/// Relays or consumes until it is told to stop, which is a good end.
-async fn serve(arguments: &Arguments, stopping: CancellationToken) -> Result<(), Failure> {
-    let shop = Shop::open(arguments).await?;
-    let pipeline = Pipeline::start(&shop.stores, &shop.carrier, arguments.role, stopping.clone());
-    eprintln!("shop: running until SIGTERM or Ctrl-C");
-    // A task that failed asks for the end as well, and then says why.
-    stopping.cancelled().await;
-    let ended = pipeline.end().await;
-    ended.and(shop.close().await)
-}
-
 /// What a run works with.
-struct Shop {
-    stores: Stores,
+struct Shop<'a, M> {
+    arguments: &'a Arguments,
+    stores: Stores<M>,
     carrier: Carrier,
+    stop: CancellationToken,
 }
 
-impl Shop {
-    async fn open(arguments: &Arguments) -> Result<Self, Failure> {
+impl<'a, M: ReadModels> Shop<'a, M> {
+    async fn open(
+        arguments: &'a Arguments,
+        stores: impl Future<Output = Result<Stores<M>, Failure>>,
+        stop: CancellationToken,
+    ) -> Result<Self, Failure> {
         let carrier = Carrier::open(arguments.broker.as_deref(), arguments.topology.as_deref()).await?;
-        let stores = Stores::open(arguments.store.as_ref(), arguments.db.as_deref()).await?;
-        Ok(Self { stores, carrier })
+        Ok(Self { arguments, stores: stores.await?, carrier, stop })
+    }
+
+    /// Sells everything in the file, and tells what the consumers made of it, and how many events were written.
+    async fn sell_all(self, truth: &Truth) -> Result<(Report, u64), Failure> {
+        let before = self.head().await?;
+        let mut following = self.follow();
+        let sold = self.sell(truth, &mut following).await;
+        let end = following.end().await;
+        // A consumer that failed made the writers stop, so its failure goes first.
+        let report = match end.and(sold) {
+            Ok(head) => self.report().await.map(|report| (report, head.since(before))),
+            Err(failure) => Err(failure),
+        };
+        let closed = self.close().await;
+        let report = report?;
+        closed.map(|()| report)
+    }
+
+    /// Relays or consumes until it is told to stop, which is a good end.
+    async fn serve(self) -> Result<(), Failure> {
+        let following = self.follow();
+        eprintln!("shop: running until SIGTERM or Ctrl-C");
+        // A task that failed asks for the end as well, and then says why.
+        self.stop.cancelled().await;
+        let ended = following.end().await;
+        ended.and(self.close().await)
+    }
+
+    /// Starts what a process of this role has. A task that fails ends the program, which says why: somebody looks at it then.
+    fn follow(&self) -> Following {
+        let fulfilment = Fulfilment::new(&self.stores.log, Duration::from_secs(self.arguments.patience));
+        let app = crate::app::app(&self.stores, &self.carrier, fulfilment);
+        let failed = Arc::<OnceLock<_>>::default();
+        let (first, failing) = (failed.clone(), self.stop.clone());
+        let app = app.with_role(self.arguments.role.into()).with_on_failure(move |task, error| {
+            drop(first.set((format!("run {task}"), chain(error))));
+            failing.cancel();
+        });
+        Following { running: app.start(), failed }
     }
 
     async fn close(&self) -> Result<(), Failure> {
@@ -152,44 +190,52 @@ impl Shop {
         self.stores.log.head().await.map_err(|error| Failure::of("read the log", error))
     }
 
-    /// Writes, relays and consumes until all is sold and applied, or until it is told to stop.
-    async fn sell(&self, arguments: &Arguments, truth: &Truth, stop: CancellationToken) -> Result<(), Failure> {
-        let mut pipeline = Pipeline::start(&self.stores, &self.carrier, arguments.role, stop.clone());
-        let bar = progress_bar(truth.orders_of(arguments.share));
-        let mut sold = self.write(arguments, &stop, &bar).await;
-        if sold.is_ok() {
-            bar.set_message(if arguments.share.is_all() { "" } else { ", waiting for the other shares" });
-            let last = self.last_position(arguments.share, truth).await?;
-            pipeline.catch_up(last).await;
-            if !arguments.role.consumes() {
-                sold = self.await_consumers(last, &stop).await;
-            }
-        }
+    /// Writes until all is sold and everybody has followed, or until it is told to stop. Returns where the log ends then.
+    async fn sell(&self, truth: &Truth, following: &mut Following) -> Result<Position, Failure> {
+        let bar = progress_bar(truth.orders_of(self.arguments.share));
+        let written = self.write(&bar).await;
+        bar.set_message(if self.arguments.share.is_all() { "" } else { ", waiting for the other shares" });
+        let end = match written {
+            Ok(()) => self.await_end(truth, following).await,
+            Err(failure) => Err(failure),
+        };
         bar.finish_and_clear();
-        // A consumer that failed made the writers stop, so its failure goes first.
-        pipeline.end().await?;
-        sold?;
-        if stop.is_cancelled() { Err(Failure::Stopped(None)) } else { Ok(()) }
+        if self.stop.is_cancelled() { Err(Failure::Stopped(None)) } else { end }
     }
 
-    async fn write(&self, arguments: &Arguments, stop: &CancellationToken, bar: &ProgressBar) -> Result<(), Failure> {
+    async fn write(&self, bar: &ProgressBar) -> Result<(), Failure> {
+        let Arguments { orders, unpaid, share, writers, .. } = self.arguments;
         let log = &self.stores.log;
         let paid = paid_lines(log).await.map_err(|error| Failure::of("read the log", error))?;
-        let orders = OrdersFile::open(&arguments.orders)?;
-        let checkout = Checkout::new(log, stop.clone());
-        checkout.fill_the_shelves().await?;
-        sell_all(orders, &paid, arguments.share, checkout, arguments.writers, stop, bar).await
+        let orders = OrdersFile::open(orders, *unpaid)?;
+        let checkout = Checkout::new(log, self.stop.clone());
+        let filled = Warehouse::new(log).fill_the_shelves().await;
+        filled.map_err(|error| Failure::of("fill the shelves", error))?;
+        sell_all(orders, &paid, *share, checkout, *writers, &self.stop, bar).await
     }
 
-    /// Where the log ends once every process has sold its share: positions have no holes, so it is the number of events.
-    async fn last_position(&self, share: Share, truth: &Truth) -> Result<Position, Failure> {
-        let head = self.head().await?;
-        Ok(if share.is_all() { head } else { head.max(Position::new(truth.events())) })
+    /// Waits until nothing follows from anything any more: the log does not grow, everybody has followed it, and no order waits for its
+    /// payment. Once every process has sold its share, the log has at least so many events as the file makes; positions have no holes.
+    async fn await_end(&self, truth: &Truth, following: &mut Following) -> Result<Position, Failure> {
+        let is_all = self.arguments.share.is_all();
+        let least = if is_all { 0 } else { truth.events(truth.fewest_deliveries()) };
+        loop {
+            let head = self.head().await?.max(Position::new(least));
+            self.await_followers(head, following).await?;
+            let is_over = self.head().await? == head && !self.await_payment().await?;
+            if is_over || self.stop.is_cancelled() {
+                return Ok(head);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
-    /// Waits until the consumers of other processes have applied everything up to `end`, or it is told to stop.
-    async fn await_consumers(&self, end: Position, stop: &CancellationToken) -> Result<(), Failure> {
-        while !stop.is_cancelled() {
+    /// Waits until everybody has followed the log up to `end`, here or in other processes, or it is told to stop.
+    async fn await_followers(&self, end: Position, following: &mut Following) -> Result<(), Failure> {
+        if self.arguments.role == Role::All {
+            self.stop.run_until_cancelled(following.running.has_applied(end)).await;
+        }
+        while !self.stop.is_cancelled() {
             match consumers::have_applied(&self.stores.models, end).await {
                 Ok(true) => break,
                 Err(error) if !error.is_transient() => return Err(Failure::of("read the read models", error)),
@@ -199,9 +245,31 @@ impl Shop {
         Ok(())
     }
 
+    async fn await_payment(&self) -> Result<bool, Failure> {
+        match consumers::await_payment(&self.stores.models).await {
+            Err(error) if !error.is_transient() => Err(Failure::of("read the deadlines", error)),
+            pending => Ok(pending.unwrap_or(true)),
+        }
+    }
+
     async fn report(&self) -> Result<Report, Failure> {
         let report = Report::read(self.stores.name, self.carrier.name(), &self.stores.models).await;
         report.map_err(|error| Failure::of("read the read models", error))
+    }
+}
+
+/// The tasks of this process, and the first of them that has failed: what it was, and why.
+struct Following {
+    running: app::Running,
+    failed: Arc<OnceLock<(String, String)>>,
+}
+
+impl Following {
+    /// Lets each task finish what it is at.
+    async fn end(self) -> Result<(), Failure> {
+        let stopped = self.running.stop().await.map_err(|error| Failure::of("stop", error));
+        let failed = self.failed.get().map_or(Ok(()), |(what, why)| Err(Failure::of(what, why.clone())));
+        failed.and(stopped)
     }
 }
 

@@ -35,53 +35,49 @@ impl FromStr for Server {
 }
 
 /// The log and the read models, open.
-pub struct Stores {
+pub struct Stores<M> {
     pub name: &'static str,
     pub log: Arc<dyn EventStore>,
     /// Where the relay is: kept with the log.
     pub relays: Arc<dyn RelayStore>,
-    pub models: ReadModels,
+    pub models: M,
     /// Removed when all is done, where nobody asked to keep it.
     _temporary: Option<TempDir>,
 }
 
-impl Stores {
-    pub async fn open(server: Option<&Server>, db: Option<&Path>) -> Result<Self, Failure> {
-        match (server, db) {
-            (Some(Server::Postgres(url)), _) => Self::postgres(url).await,
-            (Some(Server::MySql(url)), _) => Self::mysql(url).await,
-            (None, Some(path)) => Self::sqlite(path, None).await,
-            (None, None) => {
-                let folder = tempfile::tempdir().map_err(|error| Failure::of("make a temporary folder", error))?;
-                Self::sqlite(&folder.path().join("shop.db"), Some(folder)).await
-            }
-        }
-    }
-
-    /// The read models lie in a second file beside the log.
-    async fn sqlite(path: &Path, temporary: Option<TempDir>) -> Result<Self, Failure> {
-        let models = beside(path);
-        let log = SqliteStore::open(path).await.map_err(|e| Failure::of(format!("open {}", path.display()), e))?;
+impl Stores<SqliteReadModel> {
+    /// In a file, or in a temporary one. The read models lie in a second file beside the log.
+    pub async fn sqlite(path: Option<&Path>) -> Result<Self, Failure> {
+        let temporary = if path.is_some() { None } else { Some(tempfile::tempdir()) };
+        let temporary = temporary.transpose().map_err(|error| Failure::of("make a temporary folder", error))?;
+        let in_folder = temporary.as_ref().map(|folder| folder.path().join("shop.db"));
+        let path = path.map(Path::to_owned).or(in_folder).unwrap_or_default();
+        let beside = beside(&path);
+        let log = SqliteStore::open(&path).await.map_err(|e| Failure::of(format!("open {}", path.display()), e))?;
         let models =
-            SqliteReadModel::open(&models).await.map_err(|e| Failure::of(format!("open {}", models.display()), e))?;
-        Ok(Self { _temporary: temporary, ..Self::of("sqlite", log, ReadModels::Sqlite(models)) })
+            SqliteReadModel::open(&beside).await.map_err(|e| Failure::of(format!("open {}", beside.display()), e))?;
+        Ok(Self { _temporary: temporary, ..Self::of("sqlite", log, models) })
     }
+}
 
-    async fn postgres(url: &str) -> Result<Self, Failure> {
+impl Stores<PostgresReadModel> {
+    pub async fn postgres(url: &str) -> Result<Self, Failure> {
         let failed = |error| Failure::of("open the store in PostgreSQL", error);
         let log = PostgresStore::connect(url).await.map_err(failed)?;
-        let models = ReadModels::Postgres(PostgresReadModel::connect(url).await.map_err(failed)?);
-        Ok(Self::of("postgres", log, models))
+        Ok(Self::of("postgres", log, PostgresReadModel::connect(url).await.map_err(failed)?))
     }
+}
 
-    async fn mysql(url: &str) -> Result<Self, Failure> {
+impl Stores<MySqlReadModel> {
+    pub async fn mysql(url: &str) -> Result<Self, Failure> {
         let failed = |error| Failure::of("open the store in MySQL", error);
         let log = MySqlStore::connect(url).await.map_err(failed)?;
-        let models = ReadModels::MySql(MySqlReadModel::connect(url).await.map_err(failed)?);
-        Ok(Self::of("mysql", log, models))
+        Ok(Self::of("mysql", log, MySqlReadModel::connect(url).await.map_err(failed)?))
     }
+}
 
-    fn of(name: &'static str, log: impl EventStore + RelayStore, models: ReadModels) -> Self {
+impl<M: ReadModels> Stores<M> {
+    fn of(name: &'static str, log: impl EventStore + RelayStore, models: M) -> Self {
         let log = Arc::new(log);
         Self { name, log: log.clone(), relays: log, models, _temporary: None }
     }

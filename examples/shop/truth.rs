@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::Cents;
-use crate::orders_file::{BadFile, BadLine, OrdersFile, PRODUCTS, Sale};
+use crate::orders_file::{BadFile, BadLine, OrdersFile, PRODUCTS, Sale, Unpaid};
 use crate::share::Share;
 
 /// Pieces of each product there are at the start.
@@ -15,10 +16,12 @@ pub const FIRST_STOCK: u32 = 2_000;
 /// Pieces that come when a product is out of stock.
 pub const DELIVERY: u32 = 1_000;
 
-/// What was sold. A customer's lines, a month's lines and so on, each summed up.
+/// What was sold and paid. A customer's lines, a month's lines and so on, each summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Truth {
     pub orders: u64,
+    /// Orders that are not paid. They are in no other sum, but their customers are customers.
+    pub cancelled: u64,
     pub units: u64,
     pub revenue: Cents,
     pub months: BTreeMap<String, Month>,
@@ -34,7 +37,7 @@ pub struct Month {
     pub revenue: Cents,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Customer {
     pub orders: u64,
     pub revenue: Cents,
@@ -42,8 +45,8 @@ pub struct Customer {
 
 impl Truth {
     /// Reads the whole file; its first malformed line is the error.
-    pub fn read(path: &Path) -> Result<Self, BadFile> {
-        let mut file = OrdersFile::open(path)?;
+    pub fn read(path: &Path, unpaid: Unpaid) -> Result<Self, BadFile> {
+        let mut file = OrdersFile::open(path, unpaid)?;
         let mut truth = Self::default();
         while let Some(sale) = file.next_sale()? {
             truth.add(&sale).ok_or_else(|| file.malformed(BadLine::Sum))?;
@@ -54,14 +57,18 @@ impl Truth {
     /// `None` if a sum overflows. No other sum can be larger than the two that are looked at.
     fn add(&mut self, sale: &Sale) -> Option<()> {
         let units = u64::from(sale.quantity);
+        let customer = self.customers.entry(sale.customer).or_default();
+        if !sale.is_paid {
+            self.cancelled += 1;
+            return Some(());
+        }
+        customer.orders += 1;
         self.orders += 1;
         self.units = self.units.checked_add(units)?;
         self.revenue = self.revenue.plus(sale.amount).filter(|sum| i64::try_from(sum.0).is_ok())?;
         let month = self.months.entry(month_of(sale.date)).or_default();
         month.units += units;
         month.revenue.0 += sale.amount.0;
-        let customer = self.customers.entry(sale.customer).or_default();
-        customer.orders += 1;
         customer.revenue.0 += sale.amount.0;
         *self.days.entry(sale.date).or_default() += 1;
         *self.sold.entry(sale.product()).or_default() += units;
@@ -93,20 +100,21 @@ impl Truth {
     }
 
     /// Deliveries of all products, the first stock included. Each comes only when less is there than somebody wants, so that whatever the order
-    /// of the sales, it is the fewest that serve them all.
-    pub fn deliveries(&self) -> u64 {
+    /// of the sales, it is the fewest that serve them all; but orders that are cancelled later want something meanwhile.
+    pub fn fewest_deliveries(&self) -> u64 {
         self.sold.values().map(|sold| later_deliveries(*sold)).sum::<u64>() + PRODUCTS
     }
 
-    /// Pieces left of all products.
-    pub fn stock_left(&self) -> u64 {
-        let later = self.deliveries() - PRODUCTS;
-        PRODUCTS * u64::from(FIRST_STOCK) + later * u64::from(DELIVERY) - self.units
+    /// Pieces left of all products after so many deliveries.
+    pub fn stock_left(&self, deliveries: u64) -> u64 {
+        let later = deliveries.saturating_sub(PRODUCTS);
+        (PRODUCTS * u64::from(FIRST_STOCK) + later * u64::from(DELIVERY)).saturating_sub(self.units)
     }
 
-    /// Every event there is once all is sold.
-    pub fn events(&self) -> u64 {
-        self.customers.len() as u64 + 3 * self.orders + self.deliveries()
+    /// Every event there is once all is sold and so many deliveries came. Of an order that is paid: created, deducted, paid, confirmed, and
+    /// two steps of its process. Of one that is not: created, deducted, cancelled, released, and three.
+    pub fn events(&self, deliveries: u64) -> u64 {
+        self.customers.len() as u64 + 6 * self.orders + 7 * self.cancelled + deliveries
     }
 }
 
@@ -124,7 +132,7 @@ mod tests {
     use super::*;
 
     fn sale(line: u64, customer: u32, quantity: u32, cents: u64) -> Sale {
-        Sale { line, customer, date: NaiveDate::default(), quantity, amount: Cents(cents) }
+        Sale { line, customer, date: NaiveDate::default(), quantity, amount: Cents(cents), is_paid: true }
     }
 
     #[test]
@@ -135,6 +143,14 @@ mod tests {
         }
         let best: Vec<_> = truth.best_customers(2).into_iter().map(|(id, _)| id).collect();
         assert_eq!((truth.customers.len(), truth.repeat_customers(), best), (3, 1, vec![2, 1]));
+    }
+
+    #[test]
+    fn an_order_that_is_not_paid_is_in_no_sum_but_its_customer_is_there() {
+        let mut truth = Truth::default();
+        assert_eq!(truth.add(&Sale { is_paid: false, ..sale(2, 1, 3, 500) }), Some(()));
+        assert_eq!((truth.orders, truth.cancelled, truth.units, truth.customers.len()), (0, 1, 0, 1));
+        assert_eq!((truth.events(PRODUCTS), truth.stock_left(PRODUCTS)), (108, 200_000));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkout::{Checkout, NotSold, line_of};
+use crate::checkout::{Checkout, line_of};
+use crate::commands::NotSold;
 use crate::domain::payment::PaymentEvent;
 use crate::orders_file::{BadFile, OrdersFile, Sale};
 use crate::run::Failure;
@@ -99,7 +100,7 @@ async fn serve(queue: &Queue, checkout: &Checkout, stop: &CancellationToken, bar
         }
         for sale in &visit {
             checkout.sell(sale).await?;
-            bar.inc(1);
+            bar.inc(sale.is_paid.into());
         }
     }
     Ok(())

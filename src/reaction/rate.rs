@@ -25,6 +25,10 @@ impl Rate {
         self.window().limit = Some(usize::try_from(per_second.max(1)).unwrap_or(usize::MAX));
     }
 
+    pub(crate) fn is_limited(&self) -> bool {
+        self.window().limit.is_some()
+    }
+
     /// Waits until there is room for one more.
     pub(crate) async fn ready(&self) {
         loop {

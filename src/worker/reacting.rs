@@ -19,6 +19,14 @@ pub(super) struct Reacting {
     /// Says where the reaction begins.
     begin: Box<dyn Fn() -> BoxFuture<'static, Result<Position>> + Send + Sync>,
     rate: Arc<Rate>,
+    /// The most events in one transaction, where there is no rate.
+    at_once: usize,
+}
+
+impl Reacting {
+    fn most(&self) -> usize {
+        if self.rate.is_limited() { 1 } else { self.at_once }
+    }
 }
 
 impl<R, M> Worker<ReactionProjection<R, M>, M>
@@ -28,7 +36,8 @@ where
 {
     /// A worker that runs a reaction. Reads the store only, as [`new`](Self::new).
     ///
-    /// Each event has a transaction of its own. When told to stop it finishes the event at hand.
+    /// Each event has a transaction of its own, unless told [otherwise](Self::with_reactions_at_once). When told to stop it finishes the one at
+    /// hand.
     pub fn reaction(reaction: R, begin: Begin, reader: impl EventReader, models: M) -> Self {
         let (name, reader) = (reaction.name().to_owned(), Arc::new(reader) as Arc<dyn EventReader>);
         let (rate, log, kept) = (Arc::<Rate>::default(), reader.clone(), models.clone());
@@ -37,7 +46,7 @@ where
             async move { begin.keep(&ProjectionName::new(name)?, &*log, &kept).await }.boxed()
         });
         let projection = ReactionProjection::new(reaction, models.clone(), rate.clone());
-        Self { reacting: Some(Reacting { begin, rate }), ..Self::new(projection, reader, models) }
+        Self { reacting: Some(Reacting { begin, rate, at_once: 1 }), ..Self::new(projection, reader, models) }
     }
 
     /// Reacts at most so often in any second, attempts that fail included; at least once. Each worker counts for itself: of several with
@@ -48,12 +57,22 @@ where
         }
         self
     }
+
+    /// Puts up to so many events into one transaction; at least one, and with a [rate](Self::with_rate) never more. A commit costs more than
+    /// most rows, so this is faster where the whole effect is what a reaction writes through its transaction: that happens once as before.
+    /// What it does outside happens again for all of them after a crash or a failure.
+    pub fn with_reactions_at_once(mut self, events: usize) -> Self {
+        if let Some(reacting) = &mut self.reacting {
+            reacting.at_once = events.max(1);
+        }
+        self
+    }
 }
 
 impl<P: Projection, M> Worker<P, M> {
     /// The most events in one transaction.
     pub(super) fn most(&self) -> usize {
-        if self.reacting.is_some() { 1 } else { self.options.batch_events }
+        self.reacting.as_ref().map_or(self.options.batch_events, Reacting::most)
     }
 
     /// Up to here no event is wanted.
@@ -76,9 +95,9 @@ impl<P: Projection, M> Worker<P, M> {
 
     /// Parts of a batch that are applied together, the first one last.
     pub(super) fn parts(&self, events: &[RecordedEvent]) -> Vec<(usize, usize)> {
-        if self.reacting.is_none() {
-            return vec![(0, events.len())];
-        }
-        (0..events.len()).rev().map(|place| (place, place + 1)).collect()
+        let Some(reacting) = &self.reacting else { return vec![(0, events.len())] };
+        let most = reacting.most();
+        let parts = (0..events.len()).step_by(most).map(|first| (first, events.len().min(first + most)));
+        parts.rev().collect()
     }
 }

@@ -14,7 +14,7 @@ use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
-use retell::store::{CheckpointStore, ProgressStore, Step, Work};
+use retell::store::{CheckpointStore, ProgressStore, Step, ViewStore, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::databases::{Place, Store};
 use crate::random::Random;
 use crate::tally::{NAME, Tallies, Tally};
+use crate::view::TallyView;
 
 /// What a child is to do, as JSON.
 pub(crate) const JOB: &str = "RETELL_CHAOS_JOB";
@@ -50,8 +51,22 @@ pub(crate) enum Role {
     Worker,
     /// A worker with order per aggregate.
     ParallelWorker,
+    /// A worker that keeps a view.
+    View,
+    /// The same with order per aggregate.
+    ParallelView,
     /// Applies whatever comes.
     WithoutGate,
+}
+
+impl Role {
+    pub(crate) fn keeps_a_view(self) -> bool {
+        matches!(self, Self::View | Self::ParallelView)
+    }
+
+    pub(crate) fn has_order_per_aggregate(self) -> bool {
+        matches!(self, Self::ParallelWorker | Self::ParallelView)
+    }
 }
 
 impl Job {
@@ -72,7 +87,7 @@ impl Job {
         match self.role {
             Role::Relay => relay(store, broker, stop).await,
             Role::FaultyRelay(seed) => relay(store, FaultyBroker::new(broker, faults(seed)), stop).await,
-            Role::Worker | Role::ParallelWorker | Role::WithoutGate => self.work(store, broker, stop).await,
+            _ => self.work(store, broker, stop).await,
         }
     }
 
@@ -103,19 +118,31 @@ impl Job {
     async fn work_on<Tx, M>(&self, store: Store, models: M, broker: RabbitMqBroker, stop: CancellationToken)
     where
         Tx: Tallies,
-        M: ProgressStore<Tx = Tx>,
+        M: ProgressStore<Tx = Tx> + ViewStore + Clone,
     {
         if self.role == Role::WithoutGate {
             return without_gate(&models, &broker, &self.cure, &stop).await;
         }
+        if self.role.keeps_a_view() {
+            let view = TallyView { cure: self.cure.clone() };
+            return self.run_worker(Worker::view(view, store.events, models), broker, stop).await;
+        }
+        let tally = Tally::<Tx>::with_cure(self.cure.clone());
+        self.run_worker(Worker::new(tally, store.events, models), broker, stop).await;
+    }
+
+    async fn run_worker<P, M>(&self, worker: Worker<P, M>, broker: RabbitMqBroker, stop: CancellationToken)
+    where
+        P: Projection,
+        M: ProgressStore<Tx = P::Tx>,
+    {
         // Three tries within a second, instead of sixteen within an hour.
         let moment = Duration::from_millis(100);
         let parking = ParkingOptions::new().with_retries(2).with_delays(moment, moment);
-        let options = WorkerOptions::new().with_retries(1).with_parking(parking);
-        let tally = Tally::<Tx>::with_cure(self.cure.clone());
-        let worker = Worker::new(tally, store.events, models).with_options(options);
+        let worker = worker.with_options(WorkerOptions::new().with_retries(1).with_parking(parking));
         let worker = worker.with_broker(broker.clone()).with_dead_letters(broker);
-        let worker = if self.role == Role::ParallelWorker { worker.with_order_per_aggregate() } else { worker };
+        let in_order = self.role.has_order_per_aggregate();
+        let worker = if in_order { worker.with_order_per_aggregate() } else { worker };
         worker.run(stop).await.unwrap();
     }
 }

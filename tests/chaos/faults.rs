@@ -14,7 +14,8 @@ use retell::{ProjectionName, StreamId};
 use crate::child::Role;
 use crate::proxy::{Proxy, Weather};
 use crate::run::{Kind, Run};
-use crate::tally::{NAME, POISON, SLOW, spoken};
+use crate::tally::{NAME, POISON, SLOW, WORD_IS_POISON, spoken};
+use crate::view::KEY_IS_POISON;
 
 type Fault = fn(Run);
 
@@ -59,7 +60,7 @@ impl Run {
     }
 
     fn consumption(&self) -> Consumption {
-        if self.worker == Role::ParallelWorker { Consumption::Shared } else { Consumption::Sole }
+        if self.worker.has_order_per_aggregate() { Consumption::Shared } else { Consumption::Sole }
     }
 
     fn queue(&self) -> String {
@@ -265,7 +266,8 @@ fn an_event_is_poison(mut run: Run) {
     assert_eq!(header("aggregate_id"), text("a1"));
     assert_eq!(header("projection"), text(NAME));
     let AMQPValue::LongString(reason) = header("reason") else { panic!("{headers:?}") };
-    assert!(String::from_utf8_lossy(reason.as_bytes()).ends_with("this word is poison"), "{headers:?}");
+    let complaint = if run.worker.keeps_a_view() { KEY_IS_POISON } else { WORD_IS_POISON };
+    assert!(String::from_utf8_lossy(reason.as_bytes()).contains(complaint), "{headers:?}");
     assert_eq!(header("attempts"), AMQPValue::LongLongInt(3));
     std::fs::write(run.cure(), "found").unwrap();
     run.retry_parked(&poisoned);

@@ -2,8 +2,8 @@
 //! ends equal to the fold of the log, with every event applied once and in the order of its aggregate.
 //!
 //! The test binary starts itself again as those processes, which is why it has a `main` of its own. In the short form each fault meets
-//! one database, workers in log order or with order per aggregate, and some thousand events; `RETELL_CHAOS=long` has all of them meet all,
-//! and 50,000 events. `RETELL_CHAOS_SEED`, set to what a run has printed, makes the same choices again. Needs `AMQP_URL`, `POSTGRES_URL` and `MYSQL_URL`.
+//! one database, one kind of worker (a projection by hand or a view, in log order or with order per aggregate), and some thousand events;
+//! `RETELL_CHAOS=wide` has all of them meet all, and `RETELL_CHAOS=long` has 50,000 events as well. `RETELL_CHAOS_SEED`, set to what a run has printed, makes the same choices again. Needs `AMQP_URL`, `POSTGRES_URL` and `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,6 +19,7 @@ mod run;
 #[path = "../history/server.rs"]
 mod server;
 mod tally;
+mod view;
 
 use std::env;
 
@@ -34,15 +35,21 @@ fn main() {
         return Runtime::new().unwrap().block_on(job.run());
     }
     let kinds = [Kind::Sqlite, Kind::Postgres, Kind::MySql];
-    let is_long = env::var("RETELL_CHAOS").is_ok_and(|form| form == "long");
+    let workers = [
+        (Role::Worker, ""),
+        (Role::ParallelWorker, "_in_parallel"),
+        (Role::View, "_in_a_view"),
+        (Role::ParallelView, "_in_a_view_in_parallel"),
+    ];
+    let form = env::var("RETELL_CHAOS").unwrap_or_default();
+    let (is_wide, events) = (form == "wide" || form == "long", if form == "long" { 50_000 } else { 3_000 });
     let mut trials = Vec::new();
-    for ((name, fault), turn) in FAULTS.into_iter().zip(0..) {
-        for (kind, number) in kinds.into_iter().zip(0..) {
-            for (worker, order) in [(Role::Worker, ""), (Role::ParallelWorker, "_in_parallel")] {
-                let is_its_turn = turn % kinds.len() == number && (turn % 2 == 1) == (worker == Role::ParallelWorker);
-                if is_long || is_its_turn {
-                    trials.push(Trial::test(format!("{name}{order}_on_{}", kind.name()), move || {
-                        let mut run = Run::new(kind, if is_long { 50_000 } else { 3_000 });
+    for (turn, (name, fault)) in FAULTS.into_iter().enumerate() {
+        for (number, kind) in kinds.into_iter().enumerate() {
+            for (place, (worker, form)) in workers.into_iter().enumerate() {
+                if is_wide || (turn % kinds.len(), turn % workers.len()) == (number, place) {
+                    trials.push(Trial::test(format!("{name}{form}_on_{}", kind.name()), move || {
+                        let mut run = Run::new(kind, events);
                         run.worker = worker;
                         fault(run);
                         Ok(())

@@ -26,6 +26,7 @@ use crate::rabbitmq::RabbitMq;
 use crate::random::Random;
 use crate::server;
 use crate::tally::{self, Line, Lines, NAME, Spoken, spoken};
+use crate::view;
 
 const SEED: &str = "RETELL_CHAOS_SEED";
 
@@ -359,6 +360,9 @@ impl Run {
     }
 
     fn found(&self) -> Lines {
+        if self.worker.keeps_a_view() {
+            return self.runtime.block_on(async { self.models().await?.view_lines().await }).unwrap();
+        }
         match self.job(Role::Worker).models {
             Place::Sqlite(path) => tally::of_sqlite(&Connection::open(path).unwrap()).unwrap(),
             Place::Postgres(url) => self
@@ -391,6 +395,10 @@ macro_rules! on_each {
 impl Models {
     async fn checkpoint(&self, name: &ProjectionName) -> retell::Result<Position> {
         on_each!(self, models => models.checkpoint(name).await)
+    }
+
+    async fn view_lines(self) -> retell::Result<Lines> {
+        on_each!(self, models => view::lines(models).await)
     }
 
     async fn parking(&self, name: &ProjectionName) -> retell::Result<Parking> {

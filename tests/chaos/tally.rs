@@ -10,6 +10,7 @@ use retell::event::{Envelope, NewEvent};
 use retell::rusqlite::{self, Connection};
 use retell::sqlx::{self, AssertSqlSafe, MySqlConnection, PgConnection};
 use retell::{BoxError, Event, Metadata, Projection, async_trait};
+use serde::{Deserialize, Serialize};
 
 pub(crate) const NAME: &str = "tally";
 
@@ -27,7 +28,7 @@ pub(crate) fn spoken(weight: i64) -> NewEvent {
 }
 
 /// What the model says of an aggregate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) version: i64,
     pub(crate) applied: i64,
@@ -54,6 +55,8 @@ pub(crate) const SLOW_TIME: Duration = Duration::from_secs(4);
 
 /// What no projection can bear, until there is a cure.
 pub(crate) const POISON: i64 = -1;
+
+pub(crate) const WORD_IS_POISON: &str = "this word is poison";
 
 pub(crate) struct Tally<Tx: ?Sized> {
     /// A file: once it is there, poison is harmless.
@@ -90,7 +93,7 @@ impl<Tx: Tallies> Projection for Tally<Tx> {
     async fn apply(&self, tx: &mut Tx, event: Envelope<Spoken>) -> Result<(), BoxError> {
         let Spoken::Word { weight } = event.event;
         if weight == POISON && !self.cure.exists() {
-            return Err("this word is poison".into());
+            return Err(WORD_IS_POISON.into());
         }
         if weight == SLOW {
             tokio::time::sleep(SLOW_TIME).await;

@@ -163,6 +163,28 @@ where
     assert!(times(failing) > 2, "in place, and when it was parked");
 }
 
+pub(crate) async fn several_at_once_are_written_once_where_another_fails<M: Notebook>(models: M)
+where
+    M::Tx: Sized,
+{
+    let (log, mails) = (MemoryStore::new(), Mails::new());
+    let mut good = Vec::new();
+    for number in 0..8 {
+        if number == 6 {
+            append(&log, "poison", &Placed { fails: true }).await;
+        } else {
+            good.push(place(&log, &number.to_string()).await);
+        }
+    }
+    let worker = Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_options(eager());
+    while_running(&[worker.with_reactions_at_once(4)], settled(&models, &log)).await;
+    assert_eq!(ids(&models.notes().await), of(&good));
+    let sent = mails.sent();
+    let times = |event: &EventId| sent.iter().filter(|sent| *sent == event).count();
+    assert_eq!((times(&good[0]), times(&good[3])), (1, 1), "the first four have a transaction that succeeds");
+    assert!(times(&good[4]) > 1, "the others begin one with the event that fails");
+}
+
 fn of_in_order(events: &[EventId]) -> Vec<String> {
     events.iter().map(ToString::to_string).collect()
 }
@@ -263,8 +285,8 @@ pub(crate) async fn a_rate_is_kept_over_any_second() {
     for number in 0..23 {
         place(&log, &number.to_string()).await;
     }
-    let worker = Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_rate(5);
-    while_running(&[worker], settled(&models, &log)).await;
+    let worker = Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone());
+    while_running(&[worker.with_rate(5).with_reactions_at_once(10)], settled(&models, &log)).await;
     let times: Vec<_> = mails.sent.lock().unwrap().iter().map(|(_, at)| *at).collect();
     assert_eq!(times.len(), 23);
     assert!(times.windows(6).all(|six| six[5] - six[0] >= Duration::from_secs(1)), "{times:?}");

@@ -63,6 +63,7 @@ macro_rules! on_all {
 fn tests() -> Vec<Trial> {
     let mut tests = on_all! {
         a_failing_event_parks_its_aggregate_and_others_go_on,
+        several_at_once_are_written_once_where_another_fails,
         a_checkpoint_that_is_set_back_repeats_nothing,
         one_that_begins_now_never_reacts_to_the_past,
         several_workers_share_it_in_the_order_of_aggregates,

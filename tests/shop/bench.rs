@@ -161,5 +161,5 @@ impl Bench {
 
 /// At least so many events: the deliveries after the first come on top.
 pub(crate) fn expected_events(truth: &Sums) -> u64 {
-    truth.customers + 3 * truth.orders + 100
+    truth.customers + 6 * truth.orders + 100
 }

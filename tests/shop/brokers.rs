@@ -205,7 +205,8 @@ impl Party {
     /// Others have got every event as well, by its type.
     fn assert_announced(&self, expected: &Value) {
         let of_type = |event_type: &str| count(&expected["events_by_type"], event_type);
-        for (channel, events) in [(1, of_type("order.created")), (4, count(expected, "events"))] {
+        let orders = of_type("order.created") + of_type("order.confirmed");
+        for (channel, events) in [(1, orders), (4, count(expected, "events"))] {
             let positions = read_events(&self.url, &self.topology.channels[channel].queue, events);
             assert!(channel == 1 || positions == (1..=events).collect(), "{positions:?}");
         }

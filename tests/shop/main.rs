@@ -16,7 +16,7 @@ use std::process::Command;
 use retell::rusqlite::Connection;
 
 use bench::{Bench, Sums, expected_events};
-use orders::{HEADER, LINES, Random};
+use orders::{HEADER, LINES, Random, generated_orders};
 use process::{run, shop, text};
 
 #[test]
@@ -86,6 +86,23 @@ fn all_events_of_a_line_share_one_correlation_id_also_across_a_kill() {
     let alone = "SELECT count(*) FROM (SELECT 1 FROM retell_events WHERE event_type IN
         ('order.created', 'payment.completed', 'inventory.deducted') GROUP BY correlation_id HAVING count(*) <> 3)";
     assert_eq!(db.query_row(alone, [], |row| row.get::<_, i64>(0)).expect("the query is sound"), 0);
+}
+
+/// The third line is not paid, and neither is the sixth, and so on.
+#[test]
+fn orders_that_are_not_paid_are_cancelled_also_across_a_kill() {
+    let bench = Bench::with(&generated_orders(300));
+    let unpaid = ["--unpaid", "3", "--patience", "2"];
+    let mut shop = bench.start(&unpaid);
+    bench.await_events(&mut shop, 1_000);
+    shop.kill();
+    let report = bench.report(&unpaid);
+    let of_type = |event_type: &str| report["events_by_type"][event_type].as_u64().unwrap_or(0);
+    // 300 lines after the header, which is line 1: 3, 6, .. 300.
+    assert_eq!((report["orders"].as_u64(), report["cancelled"].as_u64()), (Some(200), Some(100)));
+    assert_eq!((of_type("order.confirmed"), of_type("payment.completed")), (200, 200));
+    assert_eq!((of_type("order.cancelled"), of_type("inventory.released")), (100, 100));
+    assert_eq!(of_type("inventory.deducted"), 300);
 }
 
 #[test]
@@ -178,8 +195,9 @@ fn an_event_that_a_consumer_has_parked_is_missed_in_the_report() {
     let output = bench.start(&[]).output();
     assert_eq!(output.status.code(), Some(1));
     let message = text(&output.stderr);
-    // The audit finds the first of three new events behind what it has seen, and goes on with the two of other aggregates.
-    assert!(message.contains("events: 106 in the read models, 107 in the file"), "{message}");
+    // The audit finds the first of six new events, the order, behind what it has seen, and goes on with those of other aggregates: all but
+    // the order's confirmation.
+    assert!(message.contains("events: 111 in the read models, 113 in the file"), "{message}");
 }
 
 #[test]
@@ -236,6 +254,8 @@ fn arguments_that_make_no_sense_are_refused() {
         (&["--store", "redis://localhost"][..], "postgres://.. or mysql://.."),
         (&["--db", "shop.db", "--share", "5/4"], "K/N"),
         (&["--share", "1/4"], "required"),
+        (&["--unpaid", "0"], "non-zero"),
+        (&["--patience", "-1"], "unexpected"),
         (&["--db", "shop.db", "--store", "mysql://localhost/shop"], "cannot be used with"),
         (&["--role", "boss"], "all, api, relay, worker"),
         (&["--db", "shop.db", "--role", "api"], "--broker <URL>"),

@@ -1,14 +1,16 @@
 //! Watches over the whole log: every position exactly once and in order, and how many events of each type there were.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use retell::{AnyEvent, BoxError, Envelope, EventType, Projection, async_trait};
 
 use crate::database::{Database, Insert, Row, Select};
 use crate::read_models::ReadModels;
 
-#[derive(Debug)]
-pub struct Audit;
+pub const NAME: &str = "audit";
+
+pub struct Audit<D>(pub PhantomData<fn() -> D>);
 
 /// The library has broken its promise.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,23 +21,23 @@ struct OutOfOrder {
 }
 
 #[async_trait]
-impl Projection for Audit {
+impl<D: Database> Projection for Audit<D> {
     type Event = AnyEvent;
-    type Tx = dyn Database;
+    type Tx = D;
 
     fn name(&self) -> &'static str {
-        "audit"
+        NAME
     }
 
-    async fn setup(&self, db: &mut Self::Tx) -> Result<(), BoxError> {
+    async fn setup(&self, db: &mut D) -> Result<(), BoxError> {
         db.create(TABLES).await
     }
 
-    async fn apply(&self, db: &mut Self::Tx, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
+    async fn apply(&self, db: &mut D, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
         self.apply_batch(db, vec![event]).await
     }
 
-    async fn apply_batch(&self, db: &mut Self::Tx, events: Vec<Envelope<AnyEvent>>) -> Result<(), BoxError> {
+    async fn apply_batch(&self, db: &mut D, events: Vec<Envelope<AnyEvent>>) -> Result<(), BoxError> {
         let mut last = match db.select(&LAST, Row::default()).await?.first() {
             Some(row) => row.number(0)?,
             None => 0,
@@ -56,8 +58,8 @@ fn follow(last: u64, found: u64) -> Result<u64, OutOfOrder> {
 }
 
 /// How many events of each type there were.
-pub async fn events_by_type(models: &ReadModels) -> Result<BTreeMap<String, u64>, BoxError> {
-    let rows = models.select(&TYPES, []).await?;
+pub async fn events_by_type(models: &impl ReadModels) -> Result<BTreeMap<String, u64>, BoxError> {
+    let rows = models.select(&TYPES, Row::default()).await?;
     rows.iter().map(|row| Ok((row.text(0)?, row.number(1)?))).collect()
 }
 

@@ -1,6 +1,8 @@
-//! Mails to customers: a welcome and receipts. They are only counted here; real mail would be sent once, from a reaction.
+//! Mails to customers: a welcome and receipts. Nobody gets one twice.
 
-use retell::{BoxError, Envelope, EventUnion, Projection, async_trait};
+use std::marker::PhantomData;
+
+use retell::{BoxError, Envelope, EventUnion, Reaction, async_trait};
 use serde::Serialize;
 
 use crate::database::{Database, Insert, Row, Select};
@@ -8,8 +10,13 @@ use crate::domain::payment::PaymentEvent;
 use crate::domain::user::UserEvent;
 use crate::read_models::ReadModels;
 
-#[derive(Debug)]
-pub struct Notification;
+pub const NAME: &str = "notification";
+
+const WELCOME: &str = "welcome";
+
+const RECEIPT: &str = "receipt";
+
+pub struct Notification<D>(pub PhantomData<fn() -> D>);
 
 /// What was sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -25,55 +32,47 @@ pub enum Occasion {
 }
 
 #[async_trait]
-impl Projection for Notification {
+impl<D: Database> Reaction for Notification<D> {
     type Event = Occasion;
-    type Tx = dyn Database;
+    type Tx = D;
 
     fn name(&self) -> &'static str {
-        "notification"
+        NAME
     }
 
-    async fn setup(&self, db: &mut Self::Tx) -> Result<(), BoxError> {
+    async fn setup(&self, db: &mut D) -> Result<(), BoxError> {
         db.create(TABLES).await
     }
 
-    async fn apply(&self, db: &mut Self::Tx, event: Envelope<Occasion>) -> Result<(), BoxError> {
-        self.apply_batch(db, vec![event]).await
-    }
-
-    async fn apply_batch(&self, db: &mut Self::Tx, events: Vec<Envelope<Occasion>>) -> Result<(), BoxError> {
-        let (mut welcome_mails, mut receipts) = (0, 0);
-        for event in events {
-            match event.event {
-                Occasion::User(UserEvent::Registered { .. }) => welcome_mails += 1,
-                Occasion::Payment(PaymentEvent::Completed { .. }) => receipts += 1,
-            }
-        }
-        db.insert(&ADD, vec![Row::from([1.into(), welcome_mails.into(), receipts.into()])]).await
+    /// The mail is put down for whoever sends it, in the transaction that knows of the event: so it is put down once.
+    async fn react(&self, db: &mut D, event: Envelope<Occasion>) -> Result<(), BoxError> {
+        let (kind, to) = match event.event {
+            Occasion::User(UserEvent::Registered { email, .. }) => (WELCOME, email),
+            Occasion::Payment(PaymentEvent::Completed { payment_id, .. }) => (RECEIPT, payment_id),
+        };
+        db.insert(&ADD, vec![Row::from([event.id.to_string().into(), kind.to_owned().into(), to.into()])]).await
     }
 }
 
 /// How many mails of each kind there were.
-pub async fn sent(models: &ReadModels) -> Result<Sent, BoxError> {
-    let rows = models.select(&SENT, []).await?;
-    let sent = rows.first().map(|row| Ok(Sent { welcome_mails: row.number(0)?, receipts: row.number(1)? }));
-    sent.unwrap_or_else(|| Ok(Sent::default()))
+pub async fn sent(models: &impl ReadModels) -> Result<Sent, BoxError> {
+    let mut sent = Sent::default();
+    for row in models.select(&SENT, Row::default()).await? {
+        match row.text(0)?.as_str() {
+            WELCOME => sent.welcome_mails = row.number(1)?,
+            _ => sent.receipts = row.number(1)?,
+        }
+    }
+    Ok(sent)
 }
 
 const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS notification_sent (
-        one BIGINT PRIMARY KEY, welcome_mails BIGINT NOT NULL, receipts BIGINT NOT NULL
+    CREATE TABLE IF NOT EXISTS notification_mails (
+        event_id VARCHAR(36) PRIMARY KEY, kind VARCHAR(10) NOT NULL, about VARCHAR(200) NOT NULL
     );";
 
-const ADD: Insert = Insert {
-    into: "INSERT INTO notification_sent (one, welcome_mails, receipts)",
-    on_conflict: "
-        ON CONFLICT (one) DO UPDATE SET
-        welcome_mails = notification_sent.welcome_mails + excluded.welcome_mails,
-        receipts = notification_sent.receipts + excluded.receipts",
-    on_duplicate_key: "
-        ON DUPLICATE KEY UPDATE
-        welcome_mails = welcome_mails + VALUES(welcome_mails), receipts = receipts + VALUES(receipts)",
-};
+/// A mail that came twice would be an error.
+const ADD: Insert =
+    Insert { into: "INSERT INTO notification_mails (event_id, kind, about)", on_conflict: "", on_duplicate_key: "" };
 
-const SENT: Select = Select::same("SELECT welcome_mails, receipts FROM notification_sent");
+const SENT: Select = Select::same("SELECT kind, count(*) FROM notification_mails GROUP BY kind");

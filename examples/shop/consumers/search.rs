@@ -1,81 +1,110 @@
 //! Finds orders: by customer, and by day.
 
+use std::marker::PhantomData;
+use std::num::TryFromIntError;
+
+use chrono::NaiveDate;
 use retell::{BoxError, Envelope, Projection, async_trait};
 
 use crate::database::{Database, Insert, Row, Select};
+use crate::domain::Cents;
 use crate::domain::order::OrderEvent;
 use crate::read_models::ReadModels;
 
-#[derive(Debug)]
-pub struct Search;
+pub const NAME: &str = "search";
+
+pub struct Search<D>(pub PhantomData<fn() -> D>);
 
 #[async_trait]
-impl Projection for Search {
+impl<D: Database> Projection for Search<D> {
     type Event = OrderEvent;
-    type Tx = dyn Database;
+    type Tx = D;
 
     fn name(&self) -> &'static str {
-        "search"
+        NAME
     }
 
-    async fn setup(&self, db: &mut Self::Tx) -> Result<(), BoxError> {
+    async fn setup(&self, db: &mut D) -> Result<(), BoxError> {
         db.create(TABLES).await
     }
 
-    async fn apply(&self, db: &mut Self::Tx, event: Envelope<OrderEvent>) -> Result<(), BoxError> {
+    async fn apply(&self, db: &mut D, event: Envelope<OrderEvent>) -> Result<(), BoxError> {
         self.apply_batch(db, vec![event]).await
     }
 
-    async fn apply_batch(&self, db: &mut Self::Tx, events: Vec<Envelope<OrderEvent>>) -> Result<(), BoxError> {
-        let orders = events.into_iter().map(|event| order(event.event)).collect::<Result<_, _>>()?;
-        db.insert(&ADD_ORDER, orders).await
+    async fn apply_batch(&self, db: &mut D, events: Vec<Envelope<OrderEvent>>) -> Result<(), BoxError> {
+        let (mut created, mut cancelled) = (Vec::new(), Vec::new());
+        for event in events {
+            match event.event {
+                OrderEvent::Created { order_id, user_id, total_amount, date, .. } => {
+                    created.push(order(order_id, user_id, total_amount, date, false)?);
+                }
+                OrderEvent::Cancelled { order_id, user_id, total_amount, date, .. } => {
+                    cancelled.push(order(order_id, user_id, total_amount, date, true)?);
+                }
+                OrderEvent::Confirmed { .. } => {}
+            }
+        }
+        db.insert(&ADD_ORDER, created).await?;
+        db.insert(&CANCEL_ORDER, cancelled).await
     }
 }
 
-fn order(created: OrderEvent) -> Result<Row, BoxError> {
-    let OrderEvent::Created { order_id, user_id, total_amount, date, .. } = created;
-    let cents = i64::try_from(total_amount.0)?;
-    Ok(Row::from([order_id.into(), user_id.into(), date.to_string().into(), cents.into()]))
+fn order(id: String, user_id: String, amount: Cents, date: NaiveDate, cancelled: bool) -> Result<Row, TryFromIntError> {
+    let (cents, cancelled) = (i64::try_from(amount.0)?, i64::from(cancelled));
+    Ok(Row::from([id.into(), user_id.into(), date.to_string().into(), cents.into(), cancelled.into()]))
 }
 
-/// All orders there are.
-pub async fn orders(models: &ReadModels) -> Result<u64, BoxError> {
-    let rows = models.select(&ORDERS, []).await?;
-    Ok(rows.first().ok_or("no count")?.number(0)?)
+/// How many orders stand, and how many are cancelled.
+pub async fn orders(models: &impl ReadModels) -> Result<[u64; 2], BoxError> {
+    let mut orders = [0; 2];
+    for row in models.select(&ORDERS, Row::default()).await? {
+        let of = if row.number(0)? == 0 { &mut orders[0] } else { &mut orders[1] };
+        *of = row.number(1)?;
+    }
+    Ok(orders)
 }
 
 /// The day of a customer's last order.
-pub async fn last_order(models: &ReadModels, customer_id: &str) -> Result<Option<String>, BoxError> {
-    let rows = models.select(&LAST_ORDER, [customer_id.to_owned().into()]).await?;
+pub async fn last_order(models: &impl ReadModels, customer_id: &str) -> Result<Option<String>, BoxError> {
+    let rows = models.select(&LAST_ORDER, Row::from([customer_id.to_owned().into()])).await?;
     Ok(rows.first().map(|row| row.text(0)).transpose()?)
 }
 
 /// The day with the most orders, the first of equals, and how many there were.
-pub async fn busiest_day(models: &ReadModels) -> Result<Option<(String, u64)>, BoxError> {
-    let rows = models.select(&BUSIEST_DAY, []).await?;
+pub async fn busiest_day(models: &impl ReadModels) -> Result<Option<(String, u64)>, BoxError> {
+    let rows = models.select(&BUSIEST_DAY, Row::default()).await?;
     rows.first().map(|row| Ok((row.text(0)?, row.number(1)?))).transpose()
 }
 
 /// The key finds a customer's orders by day; that an order comes once, it sees to as well, since its customer and day never change.
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS search_orders (
-        customer_id VARCHAR(100), date VARCHAR(10), order_id VARCHAR(100), amount BIGINT NOT NULL,
+        customer_id VARCHAR(100), date VARCHAR(10), order_id VARCHAR(100), amount BIGINT NOT NULL, cancelled BIGINT NOT NULL,
         PRIMARY KEY (customer_id, date, order_id)
     );";
 
 /// An order that came twice is an error, and stops the consumer.
 const ADD_ORDER: Insert = Insert {
-    into: "INSERT INTO search_orders (order_id, customer_id, date, amount)",
+    into: "INSERT INTO search_orders (order_id, customer_id, date, amount, cancelled)",
     on_conflict: "",
     on_duplicate_key: "",
 };
 
-const ORDERS: Select = Select::same("SELECT count(*) FROM search_orders");
-
-const LAST_ORDER: Select = Select {
-    sql: "SELECT date FROM search_orders WHERE customer_id = $1 ORDER BY date DESC LIMIT 1",
-    mysql: "SELECT date FROM search_orders WHERE customer_id = ? ORDER BY date DESC LIMIT 1",
+const CANCEL_ORDER: Insert = Insert {
+    into: "INSERT INTO search_orders (order_id, customer_id, date, amount, cancelled)",
+    on_conflict: "ON CONFLICT (customer_id, date, order_id) DO UPDATE SET cancelled = 1",
+    on_duplicate_key: "ON DUPLICATE KEY UPDATE cancelled = 1",
 };
 
-const BUSIEST_DAY: Select =
-    Select::same("SELECT date, count(*) AS orders FROM search_orders GROUP BY date ORDER BY orders DESC, date LIMIT 1");
+const ORDERS: Select = Select::same("SELECT cancelled, count(*) FROM search_orders GROUP BY cancelled");
+
+const LAST_ORDER: Select = Select {
+    sql: "SELECT date FROM search_orders WHERE customer_id = $1 AND cancelled = 0 ORDER BY date DESC LIMIT 1",
+    mysql: "SELECT date FROM search_orders WHERE customer_id = ? AND cancelled = 0 ORDER BY date DESC LIMIT 1",
+};
+
+const BUSIEST_DAY: Select = Select::same(
+    "SELECT date, count(*) AS orders FROM search_orders WHERE cancelled = 0
+    GROUP BY date ORDER BY orders DESC, date LIMIT 1",
+);

@@ -10,7 +10,7 @@ use retell::{BoxError, async_trait};
 
 /// A connection, and what a consumer may do with it: all of it happens in the transaction of a batch.
 #[async_trait]
-pub trait Database: Send {
+pub trait Database: Send + 'static {
     /// Makes tables, if they are not there.
     async fn create(&mut self, tables: &'static str) -> Result<(), BoxError>;
 

@@ -11,6 +11,8 @@ pub enum InventoryEvent {
     Received { product_id: String, sku_id: String, quantity: u32, remaining_stock: u64 },
     #[event("inventory.deducted")]
     Deducted { product_id: String, sku_id: String, quantity: u32, remaining_stock: u64 },
+    #[event("inventory.released")]
+    Released { product_id: String, sku_id: String, quantity: u32, remaining_stock: u64 },
 }
 
 /// What is left, and how many deliveries came.
@@ -28,7 +30,9 @@ impl Apply<InventoryEvent> for Inventory {
                 self.stock = remaining_stock;
                 self.deliveries += 1;
             }
-            InventoryEvent::Deducted { remaining_stock, .. } => self.stock = remaining_stock,
+            InventoryEvent::Deducted { remaining_stock, .. } | InventoryEvent::Released { remaining_stock, .. } => {
+                self.stock = remaining_stock;
+            }
         }
     }
 }
@@ -41,6 +45,13 @@ pub struct ReceiveStock {
 
 #[derive(Debug, Clone)]
 pub struct DeductStock {
+    pub product_id: String,
+    pub quantity: u32,
+}
+
+/// Puts back what was deducted.
+#[derive(Debug, Clone)]
+pub struct ReleaseStock {
     pub product_id: String,
     pub quantity: u32,
 }
@@ -87,6 +98,20 @@ impl Handle<DeductStock> for Inventory {
     }
 }
 
+impl Handle<ReleaseStock> for Inventory {
+    type Error = InventoryRefused;
+
+    fn handle(&self, command: &ReleaseStock) -> Result<Vec<InventoryEvent>, InventoryRefused> {
+        let ReleaseStock { product_id, quantity } = command;
+        if *quantity == 0 {
+            return Err(InventoryRefused::NoQuantity);
+        }
+        let remaining_stock = self.stock + u64::from(*quantity);
+        let (product_id, sku_id) = (product_id.clone(), sku(product_id));
+        Ok(vec![InventoryEvent::Released { product_id, sku_id, quantity: *quantity, remaining_stock }])
+    }
+}
+
 /// Each product comes in one form: a jewel case.
 fn sku(product_id: &str) -> String {
     format!("{product_id}-jewel")
@@ -125,6 +150,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_released_can_be_deducted_again() {
+        let release = ReleaseStock { product_id: "cd-001".into(), quantity: 4 };
+        let (product_id, sku_id) = ("cd-001".into(), sku("cd-001"));
+        let released = InventoryEvent::Released { product_id, sku_id, quantity: 4, remaining_stock: 10 };
+        given::<Inventory>([received(10, 10), deducted(4, 6)]).when(release).then([released.clone()]);
+        given::<Inventory>([received(10, 10), deducted(4, 6), released]).when(deduct(10)).then([deducted(10, 0)]);
+    }
+
+    #[test]
     fn more_than_is_left_is_refused_and_names_the_delivery_it_waits_for() {
         given::<Inventory>([received(10, 10), deducted(4, 6)])
             .when(deduct(7))
@@ -144,5 +178,7 @@ mod tests {
     fn nothing_is_no_quantity() {
         given::<Inventory>([]).when(receive(0)).then_rejected(InventoryRefused::NoQuantity);
         given::<Inventory>([]).when(deduct(0)).then_rejected(InventoryRefused::NoQuantity);
+        let release = ReleaseStock { product_id: "cd-001".into(), quantity: 0 };
+        given::<Inventory>([]).when(release).then_rejected(InventoryRefused::NoQuantity);
     }
 }

@@ -1,4 +1,4 @@
-//! An order: created once.
+//! An order: created once, and then confirmed or cancelled.
 
 use chrono::NaiveDate;
 use retell::{Aggregate, Apply, Event, Handle};
@@ -10,6 +10,11 @@ use super::Cents;
 pub enum OrderEvent {
     #[event("order.created")]
     Created { order_id: String, user_id: String, items: Vec<Item>, total_amount: Cents, date: NaiveDate },
+    #[event("order.confirmed")]
+    Confirmed { order_id: String },
+    /// Says again what was ordered, for those who take it from their sums.
+    #[event("order.cancelled")]
+    Cancelled { order_id: String, user_id: String, items: Vec<Item>, total_amount: Cents, date: NaiveDate },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,21 +23,33 @@ pub struct Item {
     pub quantity: u32,
 }
 
-/// Who ordered and for how much, once created.
+/// What was ordered, once it was, and what became of it.
 #[derive(Debug, Clone, Default, PartialEq, Aggregate)]
 #[aggregate("order", event = OrderEvent, snapshots = never)]
 pub struct Order {
-    created: Option<(String, Cents)>,
+    created: Option<CreateOrder>,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Confirmed,
+    Cancelled,
 }
 
 impl Apply<OrderEvent> for Order {
     fn apply(&mut self, event: OrderEvent) {
-        let OrderEvent::Created { user_id, total_amount, .. } = event;
-        self.created = Some((user_id, total_amount));
+        match event {
+            OrderEvent::Created { order_id, user_id, items, total_amount, date } => {
+                self.created = Some(CreateOrder { order_id, user_id, items, total_amount, date });
+            }
+            OrderEvent::Confirmed { .. } => self.end = Some(End::Confirmed),
+            OrderEvent::Cancelled { .. } => self.end = Some(End::Cancelled),
+        }
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CreateOrder {
     pub order_id: String,
     pub user_id: String,
@@ -41,12 +58,24 @@ pub struct CreateOrder {
     pub date: NaiveDate,
 }
 
+#[derive(Debug, Clone)]
+pub struct ConfirmOrder;
+
+#[derive(Debug, Clone)]
+pub struct CancelOrder;
+
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum OrderRefused {
     #[error("an order needs items")]
     NothingOrdered,
     #[error("the order was created for user {user_id} over {total_amount}")]
     OtherOrder { user_id: String, total_amount: Cents },
+    #[error("there is no such order")]
+    NotCreated,
+    #[error("the order is confirmed")]
+    IsConfirmed,
+    #[error("the order is cancelled")]
+    IsCancelled,
 }
 
 impl Handle<CreateOrder> for Order {
@@ -54,8 +83,10 @@ impl Handle<CreateOrder> for Order {
 
     fn handle(&self, command: &CreateOrder) -> Result<Vec<OrderEvent>, OrderRefused> {
         match &self.created {
-            Some((user, amount)) if (user, amount) == (&command.user_id, &command.total_amount) => Ok(vec![]),
-            Some((user_id, total_amount)) => {
+            Some(known) if (&known.user_id, known.total_amount) == (&command.user_id, command.total_amount) => {
+                Ok(vec![])
+            }
+            Some(CreateOrder { user_id, total_amount, .. }) => {
                 Err(OrderRefused::OtherOrder { user_id: user_id.clone(), total_amount: *total_amount })
             }
             None if command.items.iter().all(|item| item.quantity == 0) => Err(OrderRefused::NothingOrdered),
@@ -64,14 +95,39 @@ impl Handle<CreateOrder> for Order {
     }
 }
 
-fn created(command: &CreateOrder) -> OrderEvent {
-    OrderEvent::Created {
-        order_id: command.order_id.clone(),
-        user_id: command.user_id.clone(),
-        items: command.items.clone(),
-        total_amount: command.total_amount,
-        date: command.date,
+impl Handle<ConfirmOrder> for Order {
+    type Error = OrderRefused;
+
+    fn handle(&self, _: &ConfirmOrder) -> Result<Vec<OrderEvent>, OrderRefused> {
+        let CreateOrder { order_id, .. } = self.created.as_ref().ok_or(OrderRefused::NotCreated)?;
+        match self.end {
+            None => Ok(vec![OrderEvent::Confirmed { order_id: order_id.clone() }]),
+            Some(End::Confirmed) => Ok(vec![]),
+            Some(End::Cancelled) => Err(OrderRefused::IsCancelled),
+        }
     }
+}
+
+impl Handle<CancelOrder> for Order {
+    type Error = OrderRefused;
+
+    fn handle(&self, _: &CancelOrder) -> Result<Vec<OrderEvent>, OrderRefused> {
+        let created = self.created.clone().ok_or(OrderRefused::NotCreated)?;
+        match self.end {
+            None => Ok(vec![cancelled(created)]),
+            Some(End::Cancelled) => Ok(vec![]),
+            Some(End::Confirmed) => Err(OrderRefused::IsConfirmed),
+        }
+    }
+}
+
+fn created(command: &CreateOrder) -> OrderEvent {
+    let CreateOrder { order_id, user_id, items, total_amount, date } = command.clone();
+    OrderEvent::Created { order_id, user_id, items, total_amount, date }
+}
+
+fn cancelled(CreateOrder { order_id, user_id, items, total_amount, date }: CreateOrder) -> OrderEvent {
+    OrderEvent::Cancelled { order_id, user_id, items, total_amount, date }
 }
 
 #[cfg(test)]
@@ -115,5 +171,28 @@ mod tests {
     #[test]
     fn an_order_of_nothing_is_refused() {
         given::<Order>([]).when(create("7", 0, 999)).then_rejected(OrderRefused::NothingOrdered);
+    }
+
+    #[test]
+    fn an_order_is_confirmed_once_and_then_not_cancelled() {
+        let confirmed = OrderEvent::Confirmed { order_id: "order-2".into() };
+        let order = || created(&create("7", 2, 999));
+        given::<Order>([order()]).when(ConfirmOrder).then([confirmed.clone()]);
+        given::<Order>([order(), confirmed.clone()]).when(ConfirmOrder).then([]);
+        given::<Order>([order(), confirmed]).when(CancelOrder).then_rejected(OrderRefused::IsConfirmed);
+    }
+
+    #[test]
+    fn an_order_is_cancelled_once_and_then_not_confirmed() {
+        let (order, cancelled) = (|| created(&create("7", 2, 999)), cancelled(create("7", 2, 999)));
+        given::<Order>([order()]).when(CancelOrder).then([cancelled.clone()]);
+        given::<Order>([order(), cancelled.clone()]).when(CancelOrder).then([]);
+        given::<Order>([order(), cancelled]).when(ConfirmOrder).then_rejected(OrderRefused::IsCancelled);
+    }
+
+    #[test]
+    fn what_was_never_created_has_no_end() {
+        given::<Order>([]).when(ConfirmOrder).then_rejected(OrderRefused::NotCreated);
+        given::<Order>([]).when(CancelOrder).then_rejected(OrderRefused::NotCreated);
     }
 }

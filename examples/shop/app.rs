@@ -1,0 +1,36 @@
+//! Everything that follows the log, as one program or as its role's part of one: the relay that publishes events, and those who get them.
+
+use std::marker::PhantomData;
+
+use retell::{App, Begin, Worker};
+
+use crate::carrier::Carrier;
+use crate::consumers::analytics::Analytics;
+use crate::consumers::audit::Audit;
+use crate::consumers::customers::Customers;
+use crate::consumers::notification::Notification;
+use crate::consumers::search::Search;
+use crate::fulfilment::Fulfilment;
+use crate::read_models::ReadModels;
+use crate::stores::Stores;
+
+/// What the relays of all processes are called: of one name one leads.
+const RELAY: &str = "shop";
+
+/// Mails that are put down in one transaction: all that one does is in it.
+const MAILS_AT_ONCE: usize = 500;
+
+pub fn app<M: ReadModels>(stores: &Stores<M>, carrier: &Carrier, fulfilment: Fulfilment) -> App<M> {
+    let app = App::on(stores.log.clone(), stores.relays.clone(), stores.models.clone());
+    let app = match carrier {
+        Carrier::Memory(broker) => app.with_broker(broker.clone()),
+        Carrier::RabbitMq(broker) => app.with_shared_broker(broker.clone(), RELAY),
+    };
+    let mails = Worker::reaction(Notification(PhantomData), Begin::AtStart, stores.log.clone(), stores.models.clone());
+    app.project(Analytics(PhantomData))
+        .project(Search(PhantomData))
+        .project(Audit(PhantomData))
+        .view(Customers)
+        .work(mails.with_reactions_at_once(MAILS_AT_ONCE))
+        .process(fulfilment)
+}

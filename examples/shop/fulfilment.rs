@@ -1,0 +1,111 @@
+//! Follows each order to its end: takes the CDs from the stock, awaits the payment, and confirms; or cancels when it does not come, and puts
+//! the CDs back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use retell::process::{NotExecuted, Process, Then};
+use retell::{AggregateId, Context, Envelope, EventStore, EventUnion, Repository, async_trait};
+use serde::{Deserialize, Serialize};
+
+use crate::commands::{SOURCE, execute};
+use crate::domain::order::{CancelOrder, ConfirmOrder, Item, Order, OrderEvent};
+use crate::domain::payment::PaymentEvent;
+use crate::warehouse::Warehouse;
+
+/// The deadline of each order.
+const UNPAID: &str = "unpaid";
+
+#[derive(Debug)]
+pub struct Fulfilment {
+    orders: Repository<Order>,
+    warehouse: Warehouse,
+    /// How long an order waits for its payment.
+    patience: Duration,
+}
+
+#[derive(Debug, Clone, EventUnion)]
+pub enum Followed {
+    Order(OrderEvent),
+    Payment(PaymentEvent),
+}
+
+/// What is taken from the stock for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Change {
+    Ordered(Vec<Item>),
+}
+
+/// What others are to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    Deduct(Item),
+    Confirm,
+    Cancel,
+    Release(Item),
+}
+
+impl Fulfilment {
+    pub fn new(log: &Arc<dyn EventStore>, patience: Duration) -> Self {
+        Self { orders: Repository::new(log.clone()), warehouse: Warehouse::new(log), patience }
+    }
+}
+
+#[async_trait]
+impl Process for Fulfilment {
+    const NAME: &'static str = "fulfilment";
+    type Event = Followed;
+    type State = Vec<Item>;
+    type Change = Change;
+    type Command = Command;
+
+    fn key(&self, event: &Envelope<Followed>) -> Option<AggregateId> {
+        match &event.event {
+            Followed::Order(OrderEvent::Confirmed { .. }) => None,
+            Followed::Order(_) => Some(event.stream.aggregate_id().clone()),
+            Followed::Payment(PaymentEvent::Completed { order_id, .. }) => AggregateId::new(order_id).ok(),
+        }
+    }
+
+    fn apply(items: &mut Vec<Item>, Change::Ordered(ordered): Change) {
+        *items = ordered;
+    }
+
+    fn on_event(&self, items: &Vec<Item>, event: &Envelope<Followed>, then: &mut Then<Self>) {
+        match &event.event {
+            Followed::Order(OrderEvent::Created { items, .. }) => {
+                then.change(Change::Ordered(items.clone())).remind(UNPAID, event.recorded_at + self.patience);
+                for item in items {
+                    then.send(Command::Deduct(item.clone()));
+                }
+            }
+            Followed::Payment(_) => {
+                then.cancel(UNPAID).send(Command::Confirm);
+            }
+            Followed::Order(OrderEvent::Cancelled { .. }) => {
+                for item in items {
+                    then.send(Command::Release(item.clone()));
+                }
+            }
+            Followed::Order(OrderEvent::Confirmed { .. }) => {}
+        }
+    }
+
+    fn on_deadline(&self, _: &Vec<Item>, _: &str, then: &mut Then<Self>) {
+        then.send(Command::Cancel);
+    }
+
+    /// Only an order that was paid too late is refused, and that money goes back by hand.
+    fn on_rejected(&self, _: &Vec<Item>, _: &Command, _: &str, _: &mut Then<Self>) {}
+
+    async fn execute(&self, order: &AggregateId, command: Command, context: Context) -> Result<(), NotExecuted> {
+        let (order, context) = (order.as_str(), context.with_source(SOURCE));
+        match command {
+            Command::Deduct(item) => self.warehouse.deduct(&item, context).await?,
+            Command::Release(item) => self.warehouse.release(&item, context).await?,
+            Command::Confirm => drop(execute(&self.orders, order, ConfirmOrder, context).await?),
+            Command::Cancel => drop(execute(&self.orders, order, CancelOrder, context).await?),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! The tally as a view.
+
+use std::path::PathBuf;
+
+use retell::event::Envelope;
+use retell::view::Paging;
+use retell::{View, ViewStore, Views};
+
+use crate::tally::{Line, Lines, NAME, POISON, SLOW, SLOW_TIME, Spoken};
+
+/// A part of what it says of poison.
+pub(crate) const KEY_IS_POISON: &str = "at most";
+
+/// It cannot refuse a word. But no row has so long a key as that of poison.
+pub(crate) struct TallyView {
+    pub(crate) cure: PathBuf,
+}
+
+impl View for TallyView {
+    type Event = Spoken;
+    type State = Line;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn key(&self, event: &Envelope<Spoken>) -> Option<String> {
+        let Spoken::Word { weight } = event.event;
+        let is_poison = weight == POISON && !self.cure.exists();
+        Some(if is_poison { "x".repeat(1 << 16) } else { event.stream.aggregate_id().to_string() })
+    }
+
+    fn apply(&self, line: &mut Option<Line>, event: Envelope<Spoken>) {
+        let Spoken::Word { weight } = event.event;
+        if weight == SLOW {
+            std::thread::sleep(SLOW_TIME);
+        }
+        line.get_or_insert_default().fold(i64::try_from(event.version.get()).unwrap(), weight);
+    }
+}
+
+/// What it says, read as anybody would.
+pub(crate) async fn lines(models: impl ViewStore) -> retell::Result<Lines> {
+    let found = Views::new(&TallyView { cure: PathBuf::new() }, models).all(Paging::first(100_000)).await?;
+    Ok(found.rows.into_iter().map(|(key, line)| (key.to_string(), line)).collect())
+}
