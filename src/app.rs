@@ -30,7 +30,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -38,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::delays;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
@@ -49,7 +49,8 @@ use crate::store::{CheckpointStore, DeadlineStore, EventStore, RelayStore, ViewS
 use crate::view::View;
 use crate::worker::Worker;
 
-/// The longest wait before a task that failed is started again.
+/// The waits before a task that failed is started again.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A task that has run for so long was well, whatever happened then.
@@ -355,7 +356,7 @@ pub enum State {
 /// Starts a task again and again, until it is told to stop.
 async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<Health>, on_failure: OnFailure) {
     let set = |state| health.send_modify(|health| drop(health.0.insert(task.name.clone(), state)));
-    let (mut times, mut delays) = (0, delays());
+    let (mut times, mut waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
     loop {
         let began = Instant::now();
         let ended = AssertUnwindSafe((task.run)(stop.clone())).catch_unwind().await;
@@ -365,12 +366,12 @@ async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<He
             Err(panic) => Error::new(ErrorKind::Backend(format!("{} panicked: {}", task.name, message(&*panic)))),
         };
         if began.elapsed() >= WELL {
-            (times, delays) = (0, self::delays());
+            (times, waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
         }
         times += 1;
         on_failure(&task.name, &error);
         set(State::Failed { times, error: crate::worker::reason(&error) });
-        let wait = tokio::time::sleep(delays.next().unwrap_or(LONGEST_WAIT));
+        let wait = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT));
         if stop.run_until_cancelled(wait).await.is_none() {
             break;
         }
@@ -381,13 +382,4 @@ async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<He
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for a reason that is no text")
-}
-
-fn delays() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(LONGEST_WAIT)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
