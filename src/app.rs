@@ -43,9 +43,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
 use crate::process::{Process, ProcessManager};
 use crate::projection::Projection;
+use crate::reaction::{Begin, Reaction};
 use crate::relay::Relay;
 use crate::shutdown::{self, Signal};
-use crate::store::{CheckpointStore, DeadlineStore, EventStore, RelayStore, ViewStore};
+use crate::store::{CheckpointStore, DeadlineStore, EventStore, InboxStore, RelayStore, ViewStore};
 use crate::view::View;
 use crate::worker::Worker;
 
@@ -66,7 +67,7 @@ pub enum Role {
     Api,
     /// Carries the log to the broker.
     Relay,
-    /// Runs projections, views and process managers.
+    /// Runs projections, views, reactions and process managers.
     Worker,
 }
 
@@ -185,6 +186,15 @@ impl<M: CheckpointStore + Clone> App<M> {
         M: ViewStore,
     {
         let worker = Worker::view(view, self.store.clone(), self.models.clone());
+        self.work(worker)
+    }
+
+    /// A reaction, in log order. For [a rate](Worker::with_rate), make its worker and hand it to [`work`](Self::work).
+    pub fn react<R: Reaction<Tx = M::Tx>>(self, reaction: R, begin: Begin) -> Self
+    where
+        M: InboxStore,
+    {
+        let worker = Worker::reaction(reaction, begin, self.store.clone(), self.models.clone());
         self.work(worker)
     }
 
@@ -311,6 +321,9 @@ impl Running {
     }
 
     /// Stops in order: who applies events finishes what it is at, then the relays send what that has led to, then the log is closed.
+    ///
+    /// The read models stay open: nothing is under way in them any more, and others may still ask them. Whoever asks last
+    /// [closes](CheckpointStore::close) them, or drops the last handle.
     ///
     /// # Errors
     /// What closing met.

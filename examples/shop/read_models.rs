@@ -51,6 +51,14 @@ impl CheckpointStore for ReadModels {
             Self::MySql(models) => models.advance(step, Box::new(|db| work(db))).await,
         }
     }
+
+    async fn close(&self) -> retell::Result<()> {
+        match self {
+            Self::Sqlite(models) => models.close().await,
+            Self::Postgres(models) => models.close().await,
+            Self::MySql(models) => models.close().await,
+        }
+    }
 }
 
 impl ReadModels {
@@ -62,14 +70,5 @@ impl ReadModels {
             Self::Postgres(models) => models.pool().acquire().await?.select(select, binds).await,
             Self::MySql(models) => models.pool().acquire().await?.select(select, binds).await,
         }
-    }
-
-    pub async fn close(&self) -> retell::Result<()> {
-        match self {
-            Self::Sqlite(models) => models.close().await?,
-            Self::Postgres(models) => models.pool().close().await,
-            Self::MySql(models) => models.pool().close().await,
-        }
-        Ok(())
     }
 }

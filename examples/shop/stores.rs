@@ -5,7 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use retell::store::RelayStore;
-use retell::{EventStore, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore};
+use retell::{
+    CheckpointStore, EventStore, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel,
+    SqliteStore,
+};
 use tempfile::TempDir;
 
 use crate::read_models::ReadModels;
