@@ -10,23 +10,20 @@ mod databases;
 mod domain;
 mod killed;
 mod managed;
+#[path = "../support/trials.rs"]
+mod trials;
 
-use libtest_mimic::{Arguments, Trial};
-use tokio::runtime::Runtime;
+use libtest_mimic::Trial;
 
-use databases::Database;
-use killed::Job;
+use trials::{KINDS, block_on, empty, test};
 
 fn main() {
-    match Job::of_this_process() {
-        Some(job) => block_on(job.run()),
-        None => libtest_mimic::run(&Arguments::from_args(), tests()).exit(),
-    }
+    trials::run(tests, killed::Job::run);
 }
 
 fn tests() -> Vec<Trial> {
     let mut tests = Vec::new();
-    for kind in ["sqlite", "postgres", "mysql"] {
+    for kind in KINDS {
         for (name, run) in managed::TESTS {
             tests.push(test(format!("{name}_on_{kind}"), move || {
                 block_on(async { run(empty(kind).await.place.clone()).await });
@@ -37,23 +34,4 @@ fn tests() -> Vec<Trial> {
         }));
     }
     tests
-}
-
-fn test(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    Runtime::new().unwrap().block_on(work)
-}
-
-async fn empty(kind: &str) -> Database {
-    match kind {
-        "sqlite" => Database::sqlite(),
-        "postgres" => Database::postgres().await,
-        _ => Database::mysql().await,
-    }
 }
