@@ -1,5 +1,5 @@
 //! Process managers: events in, commands out, deadlines in between, each once in effect, also where the manager is killed between any two
-//! steps. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! steps; and scenarios of one. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
 //! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
 
@@ -10,6 +10,7 @@ mod databases;
 mod domain;
 mod killed;
 mod managed;
+mod scenarios;
 #[path = "../support/trials.rs"]
 mod trials;
 
@@ -22,7 +23,7 @@ fn main() {
 }
 
 fn tests() -> Vec<Trial> {
-    let mut tests = Vec::new();
+    let mut tests: Vec<_> = scenarios::TESTS.into_iter().map(|(name, run)| test(name, run)).collect();
     for kind in KINDS {
         for (name, run) in managed::TESTS {
             tests.push(test(format!("{name}_on_{kind}"), move || {
