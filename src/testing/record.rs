@@ -17,6 +17,7 @@ pub(super) struct Record {
 
 impl Record {
     /// Records an event of an aggregate that is named `type/id`.
+    #[track_caller]
     pub(super) fn next(&mut self, aggregate: &str, event: &impl Event, recorded_at: DateTime<Utc>) -> RecordedEvent {
         let stream = aggregate.split_once('/').and_then(|(kind, id)| StreamId::parse(kind, id).ok());
         let Some(stream) = stream else { panic!("{aggregate} is not an aggregate's type/id") };
