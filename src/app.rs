@@ -30,7 +30,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -38,18 +37,21 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::delays;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
 use crate::process::{Process, ProcessManager};
 use crate::projection::Projection;
+use crate::reaction::{Begin, Reaction};
 use crate::relay::Relay;
 use crate::shutdown::{self, Signal};
-use crate::store::{CheckpointStore, DeadlineStore, EventStore, RelayStore, ViewStore};
+use crate::store::{CheckpointStore, DeadlineStore, EventStore, InboxStore, RelayStore, ViewStore};
 use crate::view::View;
 use crate::worker::Worker;
 
-/// The longest wait before a task that failed is started again.
+/// The waits before a task that failed is started again.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A task that has run for so long was well, whatever happened then.
@@ -65,7 +67,7 @@ pub enum Role {
     Api,
     /// Carries the log to the broker.
     Relay,
-    /// Runs projections, views and process managers.
+    /// Runs projections, views, reactions and process managers.
     Worker,
 }
 
@@ -184,6 +186,15 @@ impl<M: CheckpointStore + Clone> App<M> {
         M: ViewStore,
     {
         let worker = Worker::view(view, self.store.clone(), self.models.clone());
+        self.work(worker)
+    }
+
+    /// A reaction, in log order. For [a rate](Worker::with_rate), make its worker and hand it to [`work`](Self::work).
+    pub fn react<R: Reaction<Tx = M::Tx>>(self, reaction: R, begin: Begin) -> Self
+    where
+        M: InboxStore,
+    {
+        let worker = Worker::reaction(reaction, begin, self.store.clone(), self.models.clone());
         self.work(worker)
     }
 
@@ -311,6 +322,9 @@ impl Running {
 
     /// Stops in order: who applies events finishes what it is at, then the relays send what that has led to, then the log is closed.
     ///
+    /// The read models stay open: nothing is under way in them any more, and others may still ask them. Whoever asks last
+    /// [closes](CheckpointStore::close) them, or drops the last handle.
+    ///
     /// # Errors
     /// What closing met.
     pub async fn stop(mut self) -> Result<()> {
@@ -355,7 +369,7 @@ pub enum State {
 /// Starts a task again and again, until it is told to stop.
 async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<Health>, on_failure: OnFailure) {
     let set = |state| health.send_modify(|health| drop(health.0.insert(task.name.clone(), state)));
-    let (mut times, mut delays) = (0, delays());
+    let (mut times, mut waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
     loop {
         let began = Instant::now();
         let ended = AssertUnwindSafe((task.run)(stop.clone())).catch_unwind().await;
@@ -365,12 +379,12 @@ async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<He
             Err(panic) => Error::new(ErrorKind::Backend(format!("{} panicked: {}", task.name, message(&*panic)))),
         };
         if began.elapsed() >= WELL {
-            (times, delays) = (0, self::delays());
+            (times, waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
         }
         times += 1;
         on_failure(&task.name, &error);
         set(State::Failed { times, error: crate::worker::reason(&error) });
-        let wait = tokio::time::sleep(delays.next().unwrap_or(LONGEST_WAIT));
+        let wait = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT));
         if stop.run_until_cancelled(wait).await.is_none() {
             break;
         }
@@ -381,13 +395,4 @@ async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<He
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for a reason that is no text")
-}
-
-fn delays() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(LONGEST_WAIT)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }

@@ -5,6 +5,7 @@ extern crate self as retell;
 
 pub mod aggregate;
 pub mod app;
+mod backoff;
 pub mod broker;
 pub mod claim;
 pub mod codec;

@@ -6,7 +6,7 @@
 //! commands sent, each under an idempotency key that follows from the event. So whatever dies in between, and however often the event
 //! comes: one step, and each command once in effect.
 
-mod instance;
+pub(crate) mod instance;
 mod manager;
 
 use async_trait::async_trait;

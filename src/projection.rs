@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::Instant;
 
+use crate::backoff::delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, Event};
 use crate::id::ProjectionName;
@@ -74,12 +74,7 @@ pub async fn wait_for(
     timeout: Duration,
 ) -> Result<()> {
     let end = Instant::now() + timeout;
-    let mut delays = ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(1))
-        .with_max_delay(Duration::from_millis(50))
-        .without_max_times()
-        .with_jitter()
-        .build();
+    let mut delays = delays(Duration::from_millis(1), Duration::from_millis(50));
     loop {
         if let Some(position) = log.position_of(token.commit()).await?
             && models.checkpoint(projection).await? >= position

@@ -9,10 +9,10 @@ mod term;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::{self, Delays};
 use crate::broker::{Announcer, Publisher};
 use crate::error::{Error, Result};
 use crate::id::{Fence, Position};
@@ -271,11 +271,7 @@ async fn take_over(store: &dyn RelayStore, name: &str, fence: Fence) -> Result<P
     store.relayed(name).await
 }
 
-fn delays(longest: Duration) -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(10).min(longest))
-        .with_max_delay(longest)
-        .without_max_times()
-        .with_jitter()
-        .build()
+/// The waits between attempts.
+fn delays(longest: Duration) -> Delays {
+    backoff::delays(Duration::from_millis(10), longest)
 }

@@ -13,8 +13,8 @@ use retell::shutdown::Signal;
 use retell::store::Append;
 use retell::testing::store::{events, stream};
 use retell::{
-    App, BoxError, Envelope, EventReader, EventStore, ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore,
-    Position, Projection, Repository, async_trait,
+    App, Begin, BoxError, CheckpointStore, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, MemoryBroker,
+    MemoryReadModel, MemoryStore, Position, Projection, Reaction, Repository, SqliteReadModel, async_trait, rusqlite,
 };
 use support::{Add, Counter, CounterEvent};
 use tokio::time::timeout;
@@ -139,6 +139,47 @@ async fn it_can_be_stopped_while_a_task_waits_to_be_started_again() {
     let often = |health: &Health| health.tasks().any(|(_, state)| matches!(state, State::Failed { times: 9.., .. }));
     timeout(PATIENCE, health.wait_for(often)).await.unwrap().unwrap();
     timeout(PATIENCE, running.stop()).await.unwrap().unwrap();
+}
+
+/// Notes the positions it is given in a table.
+struct Telling;
+
+#[async_trait]
+impl Reaction for Telling {
+    type Event = CounterEvent;
+    type Tx = rusqlite::Connection;
+
+    fn name(&self) -> &'static str {
+        "telling"
+    }
+
+    async fn setup(&self, db: &mut rusqlite::Connection) -> Result<(), BoxError> {
+        Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS told (position INTEGER)")?)
+    }
+
+    async fn react(&self, db: &mut rusqlite::Connection, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        db.execute("INSERT INTO told VALUES (?1)", [i64::try_from(event.position.get())?])?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reaction_begins_where_it_is_told_and_its_read_model_stays_open_when_all_is_stopped() {
+    let (store, models) = (five_events().await, SqliteReadModel::in_memory().await.unwrap());
+    let mut running = App::new(store, models.clone()).react(Telling, Begin::After(Position::new(3))).start();
+    timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
+    assert_eq!(states(&running.health().borrow()), [("telling".to_owned(), State::Running)]);
+    running.stop().await.unwrap();
+    let told = async || {
+        let told = models.query(|db| {
+            let mut told = db.prepare("SELECT position FROM told")?;
+            told.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()
+        });
+        told.await
+    };
+    assert_eq!(told().await.unwrap(), [4, 5]);
+    models.close().await.unwrap();
+    assert!(matches!(told().await.unwrap_err().kind(), ErrorKind::Closed(_)));
 }
 
 #[tokio::test]

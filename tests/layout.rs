@@ -61,7 +61,7 @@ impl Source {
 
 /// Each module may import from those before it, and from itself.
 const ORDER: [&[&str]; 12] = [
-    &["id"],
+    &["id", "backoff"],
     &["error"],
     &["codec", "claim"],
     &["event", "shutdown"],

@@ -8,6 +8,8 @@ mod databases;
 mod support;
 #[path = "chaos/tally.rs"]
 mod tally;
+#[path = "support/workers.rs"]
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use databases::{Database, Place};
 use futures::FutureExt;
-use futures::future::{join_all, ready};
+use futures::future::ready;
 use proptest::prelude::*;
 use retell::broker::frame::Frame;
 use retell::broker::{Broker, Confirm, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
@@ -37,6 +39,7 @@ use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
 use tally::{Lines, Spoken, Tallies, Tally, spoken};
 use tokio_util::sync::CancellationToken;
+use workers::{reached, until, while_running};
 
 /// The versions of each stream that were applied, in the order in which they were.
 type Applied = BTreeMap<String, Vec<u64>>;
@@ -132,38 +135,6 @@ fn eager() -> WorkerOptions {
 fn without_sweeps() -> WorkerOptions {
     let day = Duration::from_hours(24);
     WorkerOptions::new().with_sweep(day).with_gather(day)
-}
-
-/// Waits for a condition that the workers bring about.
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it comes about");
-}
-
-async fn reached<M: CheckpointStore>(models: &M, projection: &ProjectionName, position: u64) {
-    until(async || models.checkpoint(projection).await.unwrap().get() >= position).await;
-}
-
-/// Runs workers until `done` has come to its end.
-async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
-where
-    P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
-{
-    let stop = CancellationToken::new();
-    let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {
-        let done = done.await;
-        stop.cancel();
-        done
-    });
-    for result in results {
-        result.unwrap();
-    }
-    done
 }
 
 type MemoryWorker = Worker<Seen, MemoryReadModel<Applied>>;

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "support/workers.rs"]
+mod workers;
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +28,7 @@ use retell::{
 use support::CounterEvent;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use workers::{until, while_running};
 
 /// The versions of each stream that were applied, in the order in which they were.
 type Applied = BTreeMap<String, Vec<u64>>;
@@ -177,32 +181,6 @@ fn eager(parking: ParkingOptions) -> WorkerOptions {
     WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_parking(parking)
 }
 
-/// Waits for a condition that the worker brings about.
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it comes about");
-}
-
-/// Runs a worker until `done` has come to its end.
-async fn while_running<P, M, T>(worker: &Worker<P, M>, done: impl Future<Output = T>) -> T
-where
-    P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
-{
-    let stop = CancellationToken::new();
-    let (result, done) = tokio::join!(worker.run(stop.clone()), async {
-        let done = done.await;
-        stop.cancel();
-        done
-    });
-    result.unwrap();
-    done
-}
-
 async fn parked<M: CheckpointStore>(models: &M) -> Vec<Parked> {
     models.parking(&seen()).await.unwrap().parked
 }
@@ -218,7 +196,7 @@ async fn of_two_thousand_aggregates_one_is_parked_and_the_others_go_on() {
     one_each(&store, 0..2000).await;
     let poison = Poison::at([701]);
     let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(never()));
-    while_running(&worker, until(async || reached(&models, 4000).await)).await;
+    while_running(from_ref(&worker), until(async || reached(&models, 4000).await)).await;
     let mut expected = fold(&store).await;
     expected.remove("700");
     assert_eq!(*models.value(), expected, "all but the poisoned one, whose second event does not overtake");
@@ -239,7 +217,7 @@ async fn a_parked_aggregate_catches_up_in_order_and_then_follows() {
     let poison = Poison::at([2]);
     let options = eager(at_once()).with_batch_events(4);
     let worker = Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options);
-    while_running(&worker, async {
+    while_running(from_ref(&worker), async {
         until(async || !parked(&models).await.is_empty()).await;
         // More than a retry takes at once.
         for _ in 0..10 {
@@ -264,7 +242,7 @@ async fn what_a_retry_applied_before_it_failed_again_stays_applied() {
     add(&store, "a", 10).await;
     let poison = Poison::at([3]);
     let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(at_once()));
-    while_running(&worker, async {
+    while_running(from_ref(&worker), async {
         until(async || !parked(&models).await.is_empty()).await;
         *poison.left.lock().unwrap() = [(8, usize::MAX)].into();
         until(async || parked(&models).await[0].from_version.get() == 8).await;
@@ -294,7 +272,7 @@ async fn an_event_that_cannot_be_decoded_parks_its_aggregate_alone() {
     add(&store, "b", 1).await;
     add(&store, "a", 1).await;
     let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_options(eager(never()));
-    while_running(&worker, until(async || reached(&models, 5).await)).await;
+    while_running(from_ref(&worker), until(async || reached(&models, 5).await)).await;
     assert_eq!(*models.value(), Applied::from([("a".into(), vec![1, 2])]));
     let errors: Vec<_> = parked(&models).await.into_iter().map(|parked| parked.error).collect();
     assert!(errors[0].starts_with("counter/b version 1: cannot decode the payload of counter.added"), "{errors:?}");
@@ -311,7 +289,7 @@ async fn an_aggregate_is_dead_and_buried_after_its_retries_and_can_be_called_for
     let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone())
         .with_options(eager(at_once().with_retries(3)))
         .with_dead_letters(graves.clone());
-    while_running(&worker, async {
+    while_running(from_ref(&worker), async {
         until(async || parked(&models).await.iter().any(|parked| parked.state == ParkedState::Dead)).await;
         let tried = poison.tried();
         add(&store, "a", 1).await;
@@ -340,7 +318,7 @@ async fn in_an_outage_nothing_is_parked_and_afterwards_it_goes_on() {
     let poison = Poison::default();
     *poison.outage.lock().unwrap() = true;
     let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(never()));
-    while_running(&worker, async {
+    while_running(from_ref(&worker), async {
         let tried = poison.tried();
         until(async || poison.tried() > tried + 2_000).await;
         assert_eq!((parked(&models).await, reached(&models, 1).await), (Vec::new(), false), "it probes");
@@ -358,7 +336,7 @@ async fn as_many_poisoned_aggregates_in_a_row_as_an_outage_has_are_parked_in_the
     one_each(&store, 0..40).await;
     let parking = never().with_longest_outage(Duration::from_millis(50));
     let worker = Worker::new(Seen(Poison::at(11..=30)), store.clone(), models.clone()).with_options(eager(parking));
-    while_running(&worker, until(async || reached(&models, 40).await)).await;
+    while_running(from_ref(&worker), until(async || reached(&models, 40).await)).await;
     let positions: Vec<_> = parked(&models).await.iter().map(|parked| parked.from_position.get()).collect();
     assert_eq!(positions, (11..=30).collect::<Vec<_>>());
     assert_eq!(models.value().len(), 20);
@@ -371,16 +349,12 @@ async fn two_workers_apply_each_event_of_a_parked_aggregate_once() {
     let poison = Poison::healing((1..=60).filter(|position| position % 7 == 0).map(|position| (position, 9)));
     let options = eager(at_once()).with_batch_events(3);
     let worker = || Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options);
-    let (one, two) = (worker(), worker());
-    while_running(
-        &one,
-        while_running(&two, async {
-            for round in 0..60 {
-                add(&store, &(round % 5).to_string(), 1).await;
-            }
-            until(async || reached(&models, 60).await && parked(&models).await.is_empty()).await;
-        }),
-    )
+    while_running(&[worker(), worker()], async {
+        for round in 0..60 {
+            add(&store, &(round % 5).to_string(), 1).await;
+        }
+        until(async || reached(&models, 60).await && parked(&models).await.is_empty()).await;
+    })
     .await;
     assert_eq!(counted(&models).await, fold(&store).await);
 }
@@ -398,10 +372,10 @@ async fn a_worker_that_stood_by_while_an_aggregate_was_released_passes_nothing_o
         Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options)
     };
     let (sweeps, stands_by) = (worker(Duration::from_millis(5)), worker(Duration::from_hours(1)));
-    while_running(&sweeps, until(async || reached(&models, 2).await)).await;
-    while_running(&stands_by, async {
+    while_running(from_ref(&sweeps), until(async || reached(&models, 2).await)).await;
+    while_running(from_ref(&stands_by), async {
         until(async || stands_by.applied().borrow().get() == 2).await;
-        while_running(&sweeps, async {
+        while_running(from_ref(&sweeps), async {
             poison.heal();
             assert!(models.retry_parked(&seen(), &stream("a")).await.unwrap());
             until(async || parked(&models).await.is_empty()).await;
@@ -500,7 +474,7 @@ async fn a_worker_that_is_killed_at_any_step_leaves_nothing_that_the_next_one_lo
             () = until(done) => false,
         };
         drop(first);
-        while_running(&worker(&Doors::closed_at(usize::MAX)), until(done)).await;
+        while_running(from_ref(&worker(&Doors::closed_at(usize::MAX))), until(done)).await;
         let expected = [("a".into(), vec![1]), ("b".into(), vec![1, 2]), ("c".into(), vec![1, 2])];
         assert_eq!(*models.value(), Applied::from(expected), "killed at step {door}");
         assert_eq!(parked(&models).await[0].from_position, Position::new(4));
@@ -539,7 +513,7 @@ async fn through_poison_and_faults(
         .with_options(options);
     let stop = CancellationToken::new();
     let (relayed, ()) = tokio::join!(relay.run(stop.clone()), async {
-        while_running(&worker, async {
+        while_running(from_ref(&worker), async {
             for round in 0..30 {
                 add(&store, &(round * round % 7).to_string(), 2).await;
                 tokio::task::yield_now().await;

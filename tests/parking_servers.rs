@@ -5,7 +5,10 @@
 #[path = "support/databases.rs"]
 mod databases;
 mod support;
+#[path = "support/workers.rs"]
+mod workers;
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +23,7 @@ use retell::{
 };
 use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
-use tokio_util::sync::CancellationToken;
+use workers::{reached, until, while_running};
 
 /// Keeps which events were applied. Fails on the second position while it is poisoned, and loses its connection there as often as it is told to.
 #[derive(Debug)]
@@ -111,15 +114,6 @@ async fn add(store: &dyn EventStore, id: &str) {
     store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
 }
 
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it comes about");
-}
-
 /// Runs a worker over five events of two aggregates.
 async fn run<P, M>(place: &Place, projection: P, models: &M, parking: ParkingOptions, done: impl AsyncFnOnce())
 where
@@ -133,13 +127,11 @@ where
     let brief = Duration::from_millis(5);
     let options = WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(2);
     let worker = Worker::new(projection, store, models.clone()).with_options(options.with_parking(parking));
-    let stop = CancellationToken::new();
-    let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
-        until(async || models.checkpoint(&name()).await.unwrap().get() == 5).await;
+    while_running(from_ref(&worker), async {
+        reached(models, &name(), 5).await;
         done().await;
-        stop.cancel();
-    });
-    result.unwrap();
+    })
+    .await;
 }
 
 /// Parked, dead, called for and released.

@@ -9,7 +9,7 @@ mod mysql;
 use mysql::{Database, fresh, store};
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{Step, Work};
-use retell::{CheckpointStore, Position, ProjectionName};
+use retell::{CheckpointStore, ErrorKind, Position, ProjectionName};
 use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
 
 async fn read_model() -> (MySqlReadModel, Database) {
@@ -29,6 +29,15 @@ mod relay_claims {
 
 mod read_model_claims {
     retell::checkpoint_conformance!(super::read_model());
+}
+
+#[tokio::test]
+async fn a_closed_read_model_refuses() {
+    let (models, _database) = read_model().await;
+    models.clone().close().await.unwrap();
+    let error = models.checkpoint(&ProjectionName::new("totals").unwrap()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Closed(_)), "{error}");
+    models.close().await.unwrap();
 }
 
 mod progress_claims {

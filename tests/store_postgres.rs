@@ -8,7 +8,7 @@ mod postgres;
 
 use retell::store::postgres::PostgresReadModel;
 use retell::store::{Step, Work};
-use retell::{CheckpointStore, Position, ProjectionName};
+use retell::{CheckpointStore, ErrorKind, Position, ProjectionName};
 use sqlx::PgConnection;
 
 async fn read_model() -> PostgresReadModel {
@@ -44,6 +44,15 @@ async fn a_batch_in_which_nothing_happens_is_ended_by_the_server() {
     let after: String =
         sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(models.pool()).await.unwrap();
     assert_eq!(after, "0", "the session is as it was");
+}
+
+#[tokio::test]
+async fn a_closed_read_model_refuses() {
+    let models = read_model().await;
+    models.clone().close().await.unwrap();
+    let error = models.checkpoint(&ProjectionName::new("totals").unwrap()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Closed(_)), "{error}");
+    models.close().await.unwrap();
 }
 
 mod progress_claims {

@@ -5,12 +5,13 @@
 #[path = "support/databases.rs"]
 mod databases;
 mod support;
+#[path = "support/workers.rs"]
+mod workers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use databases::{Database, Place};
-use futures::future::join_all;
 use retell::event::NewEvent;
 use retell::relay::RelayOptions;
 use retell::store::{Append, Fields};
@@ -25,6 +26,7 @@ use retell::{
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
 use tokio_util::sync::CancellationToken;
+use workers::{reached, while_running};
 
 /// Counts how often each amount was added, whoever it was added to. At five a row is gone, and begins again.
 #[derive(Debug, Clone, Copy)]
@@ -113,33 +115,6 @@ async fn add(store: &MemoryStore, id: &str, amount: i64) {
 
 async fn rename(store: &MemoryStore, id: &str, name: &str) {
     append(store, id, CounterEvent::Renamed(name.into())).await;
-}
-
-async fn reached(models: &impl CheckpointStore, projection: &ProjectionName, position: u64) {
-    let reached = async {
-        while models.checkpoint(projection).await.unwrap().get() < position {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the view gets there");
-}
-
-/// Runs workers until `done` has come to its end.
-async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
-where
-    P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
-{
-    let stop = CancellationToken::new();
-    let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {
-        let done = done.await;
-        stop.cancel();
-        done
-    });
-    for result in results {
-        result.unwrap();
-    }
-    done
 }
 
 async fn all<V: View, M: ViewStore>(views: &Views<V, M>) -> BTreeMap<String, V::State> {

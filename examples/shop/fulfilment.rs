@@ -109,3 +109,75 @@ impl Process for Fulfilment {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::NaiveDate;
+    use retell::MemoryStore;
+    use retell::testing::given_process;
+    use retell::testing::process_scenario::GivenProcess;
+
+    use super::*;
+    use crate::domain::Cents;
+
+    const PATIENCE: Duration = Duration::from_mins(30);
+
+    fn items() -> Vec<Item> {
+        vec![Item { product_id: "cd-001".into(), quantity: 2 }, Item { product_id: "cd-002".into(), quantity: 1 }]
+    }
+
+    fn created() -> Followed {
+        let (order_id, user_id) = ("order-2".into(), "7".into());
+        let (items, total_amount, date) = (items(), Cents(999), NaiveDate::default());
+        Followed::Order(OrderEvent::Created { order_id, user_id, items, total_amount, date })
+    }
+
+    fn cancelled() -> Followed {
+        let Followed::Order(OrderEvent::Created { order_id, user_id, items, total_amount, date }) = created() else {
+            unreachable!("it is an order")
+        };
+        Followed::Order(OrderEvent::Cancelled { order_id, user_id, items, total_amount, date })
+    }
+
+    fn paid() -> Followed {
+        let (payment_id, order_id, payment_method) = ("payment-2".into(), "order-2".into(), "cheque".into());
+        let (amount, date) = (Cents(999), NaiveDate::default());
+        Followed::Payment(PaymentEvent::Completed { payment_id, order_id, amount, payment_method, date })
+    }
+
+    fn an_order() -> GivenProcess<Fulfilment> {
+        let log: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+        given_process(Fulfilment::new(&log, PATIENCE))
+            .when("order/order-2", created())
+            .then_sends(items().into_iter().map(Command::Deduct))
+            .then_reminds(UNPAID, PATIENCE)
+    }
+
+    #[test]
+    fn an_order_that_is_paid_is_confirmed() {
+        an_order()
+            .when("payment/payment-2", paid())
+            .then_sends([Command::Confirm])
+            .then_does_not_remind(UNPAID)
+            .after(2 * PATIENCE)
+            .then_sends([]);
+    }
+
+    #[test]
+    fn an_order_that_is_not_paid_is_cancelled_and_goes_back_to_the_stock() {
+        an_order()
+            .after(PATIENCE)
+            .then_sends([Command::Cancel])
+            .when("order/order-2", cancelled())
+            .then_sends(items().into_iter().map(Command::Release));
+    }
+
+    #[test]
+    fn what_is_paid_too_late_is_not_confirmed() {
+        an_order()
+            .given([("order/order-2", cancelled())])
+            .when("payment/payment-2", paid())
+            .when_rejected(Command::Confirm, "the order is cancelled")
+            .then_sends([]);
+    }
+}

@@ -10,18 +10,12 @@ use crate::database::{self, Database, Row, Select};
 pub trait ReadModels: InboxStore<Tx: Database + Sized> + DeadlineStore + ViewStore + Clone {
     /// Reads rows, beside the consumers' writes.
     async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError>;
-
-    async fn close(&self) -> retell::Result<()>;
 }
 
 #[async_trait]
 impl ReadModels for SqliteReadModel {
     async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError> {
         Ok(self.query(move |db| database::sqlite::select(db, select, binds)).await?)
-    }
-
-    async fn close(&self) -> retell::Result<()> {
-        self.close().await
     }
 }
 
@@ -31,11 +25,6 @@ macro_rules! of_a_server {
         impl ReadModels for $models {
             async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError> {
                 self.pool().acquire().await?.select(select, binds).await
-            }
-
-            async fn close(&self) -> retell::Result<()> {
-                self.pool().close().await;
-                Ok(())
             }
         }
     };

@@ -11,18 +11,18 @@ use uuid::Uuid;
 use crate::aggregate::{Aggregate, Handle, SnapshotPolicy};
 use crate::codec::Codec;
 use crate::error::{BoxError, Result};
-use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent};
+use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, StoredEvent};
 use crate::id::{AggregateId, IdempotencyKey};
 use crate::process::{Process, Then};
 
 /// Names what led to a step. That of an event is the event's id, and the others follow from the step that they belong to: so they are the
 /// same each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Trigger(pub(super) Uuid);
+pub(crate) struct Trigger(Uuid);
 
 impl Trigger {
     /// The command at a place of the step.
-    pub(super) fn command(self, place: usize) -> Self {
+    pub(crate) fn command(self, place: usize) -> Self {
         self.follow(&format!("command {place}"))
     }
 
@@ -49,11 +49,11 @@ impl Trigger {
 /// What a process has decided at once.
 #[derive(Serialize, Deserialize)]
 #[serde(bound = "")]
-pub(super) struct Step<P: Process> {
+pub(crate) struct Step<P: Process> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) changes: Vec<P::Change>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) commands: Vec<P::Command>,
+    pub(crate) commands: Vec<P::Command>,
     /// Deadlines from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) set: Vec<Pending>,
@@ -71,10 +71,10 @@ impl<P: Process> Clone for Step<P> {
 
 /// A deadline that has not passed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pending {
-    pub(super) name: String,
+pub(crate) struct Pending {
+    pub(crate) name: String,
     pub(super) id: Uuid,
-    pub(super) at: DateTime<Utc>,
+    pub(crate) at: DateTime<Utc>,
 }
 
 impl<P: Process> Event for Step<P> {
@@ -103,7 +103,7 @@ impl<P: Process> Event for Step<P> {
 const STEPPED: EventSchema = EventSchema { name: "process.stepped", version: 1, codec: Codec::Json };
 
 /// A process as of its last step.
-pub(super) struct Instance<P: Process> {
+pub(crate) struct Instance<P: Process> {
     state: P::State,
     deadlines: BTreeMap<String, Pending>,
 }
@@ -148,32 +148,67 @@ impl<P: Process> Aggregate for Instance<P> {
     }
 }
 
-/// A pure function of the state.
-type Decide<'d, P> = &'d (dyn Fn(&<P as Process>::State, &mut Then<P>) + Send + Sync);
+/// What there is to decide about.
+enum Cause<'d, P: Process> {
+    Event(&'d Envelope<P::Event>),
+    /// This deadline has passed.
+    Passed(&'d Pending),
+    /// This command was refused, for this reason.
+    Rejected(&'d P::Command, &'d str),
+}
 
 /// The one command of an instance: to decide what something leads to.
-pub(super) struct Decision<'d, P: Process> {
-    key: &'d AggregateId,
+pub(crate) struct Decision<'d, P: Process> {
+    process: &'d P,
+    pub(super) key: &'d AggregateId,
     trigger: Trigger,
-    /// The deadline that has passed, if it is that.
-    passed: Option<&'d Pending>,
-    decide: Decide<'d, P>,
+    cause: Cause<'d, P>,
     /// What it was at the last attempt: that one was recorded, if any was.
     step: Mutex<Option<Step<P>>>,
 }
 
 impl<'d, P: Process> Decision<'d, P> {
-    pub(super) fn new(key: &'d AggregateId, trigger: Trigger, decide: Decide<'d, P>) -> Self {
-        Self { key, trigger, passed: None, decide, step: Mutex::default() }
+    fn new(process: &'d P, key: &'d AggregateId, trigger: Trigger, cause: Cause<'d, P>) -> Self {
+        Self { process, key, trigger, cause, step: Mutex::default() }
     }
 
-    /// About a deadline: there is nothing to decide when it is not pending any more.
-    pub(super) fn of_passed(key: &'d AggregateId, passed: &'d Pending, decide: Decide<'d, P>) -> Self {
-        Self { passed: Some(passed), ..Self::new(key, Trigger(passed.id), decide) }
+    pub(crate) fn on_event(process: &'d P, key: &'d AggregateId, event: &'d Envelope<P::Event>) -> Self {
+        Self::new(process, key, Trigger(*event.id.as_uuid()), Cause::Event(event))
     }
 
-    pub(super) fn into_step(self) -> Option<Step<P>> {
+    /// There is nothing to decide when it is not pending any more.
+    pub(crate) fn on_passed(process: &'d P, key: &'d AggregateId, passed: &'d Pending) -> Self {
+        Self::new(process, key, Trigger(passed.id), Cause::Passed(passed))
+    }
+
+    /// About a command that is named by `sent`.
+    pub(crate) fn on_rejected(
+        process: &'d P,
+        key: &'d AggregateId,
+        sent: Trigger,
+        command: &'d P::Command,
+        reason: &'d str,
+    ) -> Self {
+        Self::new(process, key, sent.rejected(), Cause::Rejected(command, reason))
+    }
+
+    /// Names the step that it leads to.
+    pub(crate) fn trigger(&self) -> Trigger {
+        self.trigger
+    }
+
+    pub(crate) fn into_step(self) -> Option<Step<P>> {
         self.step.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decide(&self, state: &P::State) -> Then<P> {
+        let mut then = Then::nothing(self.key.clone());
+        match self.cause {
+            Cause::Event(event) => self.process.on_event(state, event, &mut then),
+            Cause::Passed(passed) => self.process.on_deadline(state, &passed.name, &mut then),
+            Cause::Rejected(command, reason) => self.process.on_rejected(state, command, reason, &mut then),
+        }
+        then
     }
 }
 
@@ -191,11 +226,10 @@ impl<P: Process> Instance<P> {
     fn decide(&self, decision: &Decision<'_, P>) -> Option<Step<P>> {
         let mut pending = self.deadlines.clone();
         let mut ended = Vec::new();
-        if let Some(passed) = decision.passed {
+        if let Cause::Passed(passed) = decision.cause {
             ended.push(pending.remove(&passed.name).filter(|pending| pending.id == passed.id)?);
         }
-        let mut then = Then::nothing(decision.key.clone());
-        (decision.decide)(&self.state, &mut then);
+        let then = decision.decide(&self.state);
         let mut set: Vec<Pending> = Vec::new();
         for (name, at) in then.deadlines {
             // The last word on a name counts.
@@ -206,5 +240,17 @@ impl<P: Process> Instance<P> {
             }
         }
         Some(Step { changes: then.changes, commands: then.commands, set, ended })
+    }
+}
+
+#[cfg(feature = "testing")]
+impl<P: Process> Instance<P> {
+    pub(crate) fn state(&self) -> &P::State {
+        &self.state
+    }
+
+    /// The deadlines that have not passed, by name.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Pending> {
+        self.deadlines.values()
     }
 }

@@ -201,11 +201,10 @@ struct Steps<P: Process> {
     store: Arc<dyn EventStore>,
 }
 
-/// Where a step belongs.
+/// The request that a step belongs to.
 #[derive(Clone, Copy)]
-struct Of<'k> {
-    key: &'k AggregateId,
-    context: &'k Context,
+struct Of<'c> {
+    context: &'c Context,
     correlation_id: Option<CorrelationId>,
 }
 
@@ -215,10 +214,8 @@ impl<P: Process> Steps<P> {
         let mut changes = Vec::new();
         for event in events {
             let context = Context::caused_by(&event);
-            let of = Of { key: &key, context: &context, correlation_id: context.correlation_id() };
-            let decide = |state: &P::State, then: &mut _| self.process.on_event(state, &event, then);
-            let decision = Decision::new(&key, Trigger(*event.id.as_uuid()), &decide);
-            changes.extend(self.step(of, Trigger(*event.id.as_uuid()), decision).await?);
+            let of = Of { context: &context, correlation_id: context.correlation_id() };
+            changes.extend(self.step(of, Decision::on_event(&self.process, &key, &event)).await?);
         }
         Ok(changes)
     }
@@ -226,33 +223,27 @@ impl<P: Process> Steps<P> {
     /// A deadline that has passed.
     async fn pass(&self, deadline: &Deadline) -> Result<Vec<DeadlineChange>> {
         let context = deadline.correlation_id.map_or_else(Context::new, |id| Context::new().with_correlation(id));
-        let of = Of { key: &deadline.key, context: &context, correlation_id: deadline.correlation_id };
+        let of = Of { context: &context, correlation_id: deadline.correlation_id };
         let passed = Pending { name: deadline.name.clone(), id: deadline.id, at: deadline.at };
-        let decide = |state: &P::State, then: &mut _| self.process.on_deadline(state, &deadline.name, then);
-        self.step(of, Trigger(deadline.id), Decision::of_passed(&deadline.key, &passed, &decide)).await
+        self.step(of, Decision::on_passed(&self.process, &deadline.key, &passed)).await
     }
 
     /// Records the step, unless it is recorded, and then carries it out. Its deadlines are the caller's.
-    fn step<'s>(
-        &'s self,
-        of: Of<'s>,
-        trigger: Trigger,
-        decision: Decision<'s, P>,
-    ) -> BoxFuture<'s, Result<Vec<DeadlineChange>>> {
+    fn step<'s>(&'s self, of: Of<'s>, decision: Decision<'s, P>) -> BoxFuture<'s, Result<Vec<DeadlineChange>>> {
         async move {
+            let (key, trigger) = (decision.key, decision.trigger());
             let context = of.context.clone().with_key(trigger.key::<P>()?);
-            let executed = self.instances.execute_with(of.key.clone(), &decision, context).await.map_err(failed)?;
+            let executed = self.instances.execute_with(key.clone(), &decision, context).await.map_err(failed)?;
             let repeated = executed.outcome == Outcome::Repeated;
-            let step =
-                if repeated { Some(self.recorded(of.key, executed.version).await?) } else { decision.into_step() };
+            let step = if repeated { Some(self.recorded(key, executed.version).await?) } else { decision.into_step() };
             let Some(Step { commands, set, ended, .. }) = step else { return Ok(Vec::new()) };
             let mut changes: Vec<_> = ended.into_iter().map(|ended| DeadlineChange::End(ended.id)).collect();
             changes.extend(set.into_iter().map(|Pending { name, id, at }| {
-                let (key, correlation_id) = (of.key.clone(), of.correlation_id);
-                DeadlineChange::Set(Deadline { id, key, name, at, correlation_id, attempts: 0 })
+                let correlation_id = of.correlation_id;
+                DeadlineChange::Set(Deadline { id, key: key.clone(), name, at, correlation_id, attempts: 0 })
             }));
             for (place, command) in commands.into_iter().enumerate() {
-                changes.extend(self.send(of, trigger.command(place), command, repeated).await?);
+                changes.extend(self.send(of, key, trigger.command(place), command, repeated).await?);
             }
             Ok(changes)
         }
@@ -264,25 +255,24 @@ impl<P: Process> Steps<P> {
     async fn send(
         &self,
         of: Of<'_>,
-        trigger: Trigger,
+        key: &AggregateId,
+        sent: Trigger,
         command: P::Command,
         repeated: bool,
     ) -> Result<Vec<DeadlineChange>> {
-        let rejected = trigger.rejected();
-        let known = repeated && self.store.outcome(&rejected.key::<P>()?).await?.is_some();
+        let known = repeated && self.store.outcome(&sent.rejected().key::<P>()?).await?.is_some();
         let reason = if known {
             // What it led to then is recorded.
             String::new()
         } else {
-            let context = of.context.clone().with_key(trigger.key::<P>()?);
-            match self.process.execute(of.key, command.clone(), context).await {
+            let context = of.context.clone().with_key(sent.key::<P>()?);
+            match self.process.execute(key, command.clone(), context).await {
                 Ok(()) => return Ok(Vec::new()),
                 Err(NotExecuted::Failed(error)) => return Err(error),
                 Err(NotExecuted::Rejected(reason)) => reason,
             }
         };
-        let decide = |state: &P::State, then: &mut _| self.process.on_rejected(state, &command, &reason, then);
-        self.step(of, rejected, Decision::new(of.key, rejected, &decide)).await
+        self.step(of, Decision::on_rejected(&self.process, key, sent, &command, &reason)).await
     }
 
     async fn recorded(&self, key: &AggregateId, version: Version) -> Result<Step<P>> {

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::{self, Delays};
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
@@ -40,7 +40,7 @@ pub(super) struct Build<'r, V: View, M> {
     parked: HashSet<StreamId>,
     cache: Cache<V>,
     speed: Speed,
-    standby: ExponentialBackoff,
+    standby: Delays,
     stop: CancellationToken,
 }
 
@@ -273,14 +273,9 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
 
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// The waits between attempts, each about twice as long as the one before.
-pub(super) fn delays() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(5))
-        .with_max_delay(LONGEST_DELAY)
-        .without_max_times()
-        .with_jitter()
-        .build()
+/// The waits between attempts.
+fn delays() -> Delays {
+    backoff::delays(Duration::from_millis(5), LONGEST_DELAY)
 }
 
 /// The pages of the log up to a position, read by a task of its own, so that another core does it.

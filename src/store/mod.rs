@@ -353,4 +353,14 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.
     async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()>;
+
+    /// Waits for the calls under way, then lets go of the database, for every handle of this read model. Later calls are refused. One that
+    /// lies beside a log, such as [`SqliteStore::read_model`](crate::SqliteStore::read_model), shares the log's connections, and closes
+    /// them. By default, as in memory, there is nothing to let go of.
+    ///
+    /// # Errors
+    /// What closing met.
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -124,6 +124,10 @@ impl<M: CheckpointStore + ?Sized> CheckpointStore for Arc<M> {
     async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
         (**self).advance(step, work).await
     }
+
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
+    }
 }
 
 #[async_trait]

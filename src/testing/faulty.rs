@@ -1,4 +1,8 @@
-//! A broker that breaks every promise a broker gives, on purpose.
+//! What goes wrong, on purpose: a broker that breaks every promise a broker gives, read models whose transactions fail before or after
+//! their commit, and a projection of yours between them.
+
+mod models;
+mod survival;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +16,9 @@ use crate::broker::frame::Frame;
 use crate::broker::{Broker, Confirm, Consumer, Consumption, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
+
+pub use models::{CommitFault, FaultyModels};
+pub use survival::assert_survives;
 
 /// What happens to one frame on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +37,31 @@ pub enum Fault {
     LoseConfirm,
     /// The connection is cut before it is sent, which shows in the confirm.
     Refuse,
+}
+
+impl Fault {
+    /// Each of them.
+    pub const ALL: [Self; 7] =
+        [Self::Deliver, Self::Drop, Self::Double, Self::Late, Self::Junk, Self::LoseConfirm, Self::Refuse];
+
+    /// So many of them at random, the same each time for the same seed.
+    pub fn seeded(seed: u64, count: usize) -> Vec<Self> {
+        seeded(&Self::ALL, seed, count)
+    }
+}
+
+/// A script drawn from these (SplitMix64).
+fn seeded<T: Copy>(all: &[T], seed: u64, count: usize) -> Vec<T> {
+    let mut state = seed;
+    let draw = |_| {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        // The remainder is less than the length.
+        all[usize::try_from((bits ^ (bits >> 31)) % all.len() as u64).unwrap_or(0)]
+    };
+    (0..count).map(draw).collect()
 }
 
 /// Does to each frame in turn what a script says; what comes after the script arrives. Cloning gives another handle.

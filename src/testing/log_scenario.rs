@@ -23,15 +23,15 @@
 //!     .then_found(&Doors, "open", 1, ["1"]);
 //! ```
 
-use std::collections::HashMap;
 use std::fmt::{Debug, Display};
 use std::marker::PhantomData;
+use std::time::Duration;
 
-use chrono::{DateTime, Duration};
+use chrono::DateTime;
 
-use crate::event::{Event, Metadata, NewEvent, RecordedEvent};
-use crate::id::{Position, StreamId, Version};
+use crate::event::{Event, RecordedEvent};
 use crate::store::ViewRow;
+use crate::testing::record::Record;
 use crate::view::{View, rows_of};
 
 /// Starts a scenario with what is in the log: each event with its aggregate, as `type/id`. Each goes through its stored form. The n-th is
@@ -39,27 +39,18 @@ use crate::view::{View, rows_of};
 ///
 /// # Panics
 /// An aggregate without a `/`, or an event that cannot be encoded.
+#[must_use = "a scenario checks nothing before its `then`"]
 pub fn given_log<E: Event>(events: impl IntoIterator<Item = (&'static str, E)>) -> GivenLog<E> {
-    let mut versions: HashMap<StreamId, Version> = HashMap::new();
-    let record = |(number, (aggregate, event)): (i64, (&str, E))| {
-        let stream = aggregate.split_once('/').and_then(|(kind, id)| StreamId::parse(kind, id).ok());
-        let Some(stream) = stream else { panic!("{aggregate} is not an aggregate's type/id") };
-        let version = versions.entry(stream.clone()).or_default();
-        *version = version.next();
-        RecordedEvent {
-            position: Position::new(number.unsigned_abs()),
-            version: *version,
-            stream,
-            recorded_at: DateTime::UNIX_EPOCH + Duration::seconds(number),
-            event: NewEvent::encode(&event, Metadata::default()).unwrap_or_else(|error| panic!("{error}")),
-        }
-    };
-    GivenLog { log: (1..).zip(events).map(record).collect(), event: PhantomData }
+    let (mut record, mut clock) = (Record::default(), DateTime::UNIX_EPOCH);
+    let recorded = events.into_iter().map(|(aggregate, event)| {
+        clock += Duration::from_secs(1);
+        record.next(aggregate, &event, clock)
+    });
+    GivenLog { log: recorded.collect(), event: PhantomData }
 }
 
 /// A log.
 #[derive(Debug, Clone)]
-#[must_use = "a scenario checks nothing before its `then`"]
 pub struct GivenLog<E> {
     log: Vec<RecordedEvent>,
     event: PhantomData<fn() -> E>,

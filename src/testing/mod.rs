@@ -1,13 +1,17 @@
-//! For tests: scenarios of aggregates, a broker that misbehaves, and the suites that every store, read model and broker must pass.
+//! For tests: scenarios of aggregates, views and processes, a broker and read models that fail on purpose, and the suites that every
+//! store, read model and broker must pass.
 
 pub mod broker;
 pub mod faulty;
 pub mod log_scenario;
+pub mod process_scenario;
 pub mod progress;
 pub mod read_model;
+mod record;
 pub mod scenario;
 pub mod store;
 pub mod views;
 
 pub use log_scenario::given_log;
+pub use process_scenario::given_process;
 pub use scenario::given;

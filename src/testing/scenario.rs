@@ -44,7 +44,7 @@ pub fn given<A: Aggregate>(events: impl IntoIterator<Item = A::Event>) -> Given<
     Given { state }
 }
 
-fn stored_and_back<E: Event>(event: &E) -> E {
+pub(super) fn stored_and_back<E: Event>(event: &E) -> E {
     let schema = event.schema();
     let mut payload = Vec::new();
     if let Err(error) = event.encode(&mut payload) {

@@ -23,12 +23,12 @@ mod sequential;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::{Delays, delays};
 use crate::broker::{Broker, Consumption, DeadLetter, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
@@ -43,6 +43,9 @@ use crate::worker::sequential::Run;
 
 pub use parking::ParkingOptions;
 pub(crate) use parking::reason;
+
+/// The first wait after something failed.
+const FIRST_DELAY: Duration = Duration::from_millis(5);
 
 /// Settings of a [`Worker`].
 #[derive(Debug, Clone, Copy)]
@@ -112,13 +115,13 @@ impl WorkerOptions {
 
     /// The waits between attempts, each about twice as long as the one before.
     fn delays(&self) -> Delays {
-        delays(self.longest_delay)
+        delays(FIRST_DELAY, self.longest_delay)
     }
 
     /// The waits of a worker that loses one race after the other. No longer than the sweep: if the winner is gone, its work is taken up
     /// as soon as that of a lost message.
     fn standby(&self) -> Delays {
-        delays(self.sweep)
+        delays(FIRST_DELAY, self.sweep)
     }
 }
 
@@ -126,17 +129,6 @@ impl Default for WorkerOptions {
     fn default() -> Self {
         Self::new()
     }
-}
-
-type Delays = ExponentialBackoff;
-
-fn delays(longest: Duration) -> Delays {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(5).min(longest))
-        .with_max_delay(longest)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
 
 /// Applies every event of the log to one projection, in log order.

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::time::Instant;
 
+use crate::backoff::delays;
 use crate::error::{Error, chain};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
@@ -73,12 +73,7 @@ impl ParkingOptions {
     }
 
     fn next_at(&self, attempts: u32) -> DateTime<Utc> {
-        let mut delays = ExponentialBuilder::new()
-            .with_min_delay(self.first_delay)
-            .with_max_delay(self.longest_delay)
-            .without_max_times()
-            .with_jitter()
-            .build();
+        let mut delays = delays(self.first_delay, self.longest_delay);
         // The factor is 2, so the longest delay is reached long before.
         let delay = delays.nth(attempts.saturating_sub(1).min(64) as usize).unwrap_or(self.longest_delay);
         let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);

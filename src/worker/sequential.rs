@@ -6,16 +6,17 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Delays;
 use crate::broker::frame::ReceivedFrame;
 use crate::broker::{Consumption, Delivery};
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::{CheckpointStore, Filter, Parking, Step, Work};
+use crate::worker::Worker;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::gate::{Admission, admit};
 use crate::worker::parking::{Breaker, Lot};
-use crate::worker::{Delays, Worker};
 
 /// One run of a worker.
 pub(super) struct Run<'w, P: Projection, M> {

@@ -14,14 +14,14 @@ use tokio::task::JoinSet;
 use crate::claims::{Noted, Noting};
 use crate::databases::Place;
 use crate::notebook::Notebook;
-use crate::{block_on, child};
+use crate::trials::{block_on, child};
 
 const ROUNDS: u64 = 25;
 
 pub(crate) fn log_and_model_agree_whenever_it_is(place: &Place) {
     let mut events = 0;
     for round in 0..ROUNDS {
-        let mut writer = child(&serde_json::to_string(place).unwrap()).spawn().unwrap();
+        let mut writer = child(place).spawn().unwrap();
         let mut lines = BufReader::new(writer.stdout.take().unwrap());
         for _ in 0..=round % 5 * 8 {
             let mut line = String::new();

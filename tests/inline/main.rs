@@ -10,25 +10,18 @@ mod databases;
 mod killed;
 #[path = "../support/notebook.rs"]
 mod notebook;
+#[path = "../support/trials.rs"]
+mod trials;
 
-use std::env;
-use std::process::{Command, Stdio};
-
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use retell::{MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore};
-use tokio::runtime::Runtime;
 
 use claims::Noting;
 use databases::{Database, Place};
-
-/// What a child process is to do.
-const ROLE: &str = "RETELL_TEST_ROLE";
+use trials::{KINDS, block_on, empty, test};
 
 fn main() {
-    match env::var(ROLE).as_deref() {
-        Ok(place) => block_on(killed::write(&serde_json::from_str(place).unwrap())),
-        Err(_) => libtest_mimic::run(&Arguments::from_args(), tests()).exit(),
-    }
+    trials::run(tests, async |place: Place| killed::write(&place).await);
 }
 
 impl Noting for SqliteStore {
@@ -68,13 +61,13 @@ async fn mysql(database: &Database) -> MySqlStore {
 macro_rules! on_servers {
     ($($case:ident,)*) => {
         vec![$(
-            test(concat!(stringify!($case), "_on_postgres").into(), || {
+            test(concat!(stringify!($case), "_on_postgres"), || {
                 block_on(async {
                     let database = Database::postgres().await;
                     claims::$case(postgres(&database).await).await;
                 });
             }),
-            test(concat!(stringify!($case), "_on_mysql").into(), || {
+            test(concat!(stringify!($case), "_on_mysql"), || {
                 block_on(async {
                     let database = Database::mysql().await;
                     claims::$case(mysql(&database).await).await;
@@ -86,7 +79,7 @@ macro_rules! on_servers {
 
 macro_rules! on_sqlite {
     ($($case:ident,)*) => {
-        vec![$(test(concat!(stringify!($case), "_on_sqlite").into(), || {
+        vec![$(test(concat!(stringify!($case), "_on_sqlite"), || {
             block_on(async {
                 let database = Database::sqlite();
                 let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
@@ -113,47 +106,22 @@ fn tests() -> Vec<Trial> {
         a_worker_of_the_same_name_applies_nothing_twice,
         a_server_refuses_to_begin_behind_the_log,
     });
-    tests.push(test("a_callers_transaction_has_both_or_neither_on_postgres".into(), || {
+    tests.push(test("a_callers_transaction_has_both_or_neither_on_postgres", || {
         block_on(async {
             let database = Database::postgres().await;
             claims::a_callers_transaction_has_both_or_neither_on_postgres(postgres(&database).await).await;
         });
     }));
-    tests.push(test("a_callers_transaction_has_both_or_neither_on_mysql".into(), || {
+    tests.push(test("a_callers_transaction_has_both_or_neither_on_mysql", || {
         block_on(async {
             let database = Database::mysql().await;
             claims::a_callers_transaction_has_both_or_neither_on_mysql(mysql(&database).await).await;
         });
     }));
-    for kind in ["sqlite", "postgres", "mysql"] {
+    for kind in KINDS {
         tests.push(test(format!("killed_at_any_point_it_leaves_log_and_model_in_agreement_on_{kind}"), move || {
             killed::log_and_model_agree_whenever_it_is(&block_on(empty(kind)).place);
         }));
     }
     tests
-}
-
-fn test(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    Runtime::new().unwrap().block_on(work)
-}
-
-async fn empty(kind: &str) -> Database {
-    match kind {
-        "sqlite" => Database::sqlite(),
-        "postgres" => Database::postgres().await,
-        _ => Database::mysql().await,
-    }
-}
-
-fn child(role: &str) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.env(ROLE, role).stdout(Stdio::piped());
-    command
 }

@@ -136,6 +136,12 @@ pub(crate) struct Known {
     over: bool,
 }
 
+impl Known {
+    pub(crate) fn new(quantity: u32, over: bool) -> Self {
+        Self { quantity, over }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Learned {
     Ordered { quantity: u32 },

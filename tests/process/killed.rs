@@ -4,20 +4,16 @@
 use std::collections::HashMap;
 use std::env;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
 use std::time::Duration;
 
 use retell::testing::store::whole_log;
 use retell::{EventStore, Repository};
 use serde::{Deserialize, Serialize};
 
-use crate::block_on;
 use crate::databases::Place;
 use crate::domain::{Fulfilment, Order, OrderEvent, Payment, PaymentEvent, STOCK};
 use crate::managed::{run_until, with_models};
-
-/// What a child process is to do, as JSON.
-const JOB: &str = "RETELL_PROCESS_JOB";
+use crate::trials::{block_on, child};
 
 const ORDERS: u32 = 40;
 
@@ -32,6 +28,7 @@ fn rounds() -> i64 {
     if env::var("RETELL_PROCESS").is_ok_and(|form| form == "long") { 100 } else { 15 }
 }
 
+/// What a child process is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
     place: Place,
@@ -39,10 +36,6 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn of_this_process() -> Option<Self> {
-        env::var(JOB).ok().map(|job| serde_json::from_str(&job).unwrap())
-    }
-
     /// Until it dies.
     pub(crate) async fn run(self) {
         let store = self.place.open().await.unwrap().events;
@@ -57,8 +50,7 @@ pub(crate) fn does_each_thing_once(place: &Place) {
     // Each round has its own length, so that deaths fall between all kinds of steps.
     while round < rounds() {
         let job = Job { place: place.clone(), steps_to_live: round % 7 };
-        let json = serde_json::to_string(&job).unwrap();
-        let mut child = Command::new(env::current_exe().unwrap()).env(JOB, json).spawn().unwrap();
+        let mut child = child(&job).spawn().unwrap();
         let ended = loop {
             if let Some(ended) = child.try_wait().unwrap() {
                 break ended;

@@ -1,5 +1,5 @@
 //! Process managers: events in, commands out, deadlines in between, each once in effect, also where the manager is killed between any two
-//! steps. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! steps; and scenarios of one. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
 //! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
 
@@ -10,23 +10,21 @@ mod databases;
 mod domain;
 mod killed;
 mod managed;
+mod scenarios;
+#[path = "../support/trials.rs"]
+mod trials;
 
-use libtest_mimic::{Arguments, Trial};
-use tokio::runtime::Runtime;
+use libtest_mimic::Trial;
 
-use databases::Database;
-use killed::Job;
+use trials::{KINDS, block_on, empty, test};
 
 fn main() {
-    match Job::of_this_process() {
-        Some(job) => block_on(job.run()),
-        None => libtest_mimic::run(&Arguments::from_args(), tests()).exit(),
-    }
+    trials::run(tests, killed::Job::run);
 }
 
 fn tests() -> Vec<Trial> {
-    let mut tests = Vec::new();
-    for kind in ["sqlite", "postgres", "mysql"] {
+    let mut tests: Vec<_> = scenarios::TESTS.into_iter().map(|(name, run)| test(name, run)).collect();
+    for kind in KINDS {
         for (name, run) in managed::TESTS {
             tests.push(test(format!("{name}_on_{kind}"), move || {
                 block_on(async { run(empty(kind).await.place.clone()).await });
@@ -37,23 +35,4 @@ fn tests() -> Vec<Trial> {
         }));
     }
     tests
-}
-
-fn test(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    Runtime::new().unwrap().block_on(work)
-}
-
-async fn empty(kind: &str) -> Database {
-    match kind {
-        "sqlite" => Database::sqlite(),
-        "postgres" => Database::postgres().await,
-        _ => Database::mysql().await,
-    }
 }

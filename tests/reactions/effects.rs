@@ -4,7 +4,6 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::join_all;
 use retell::event::NewEvent;
 use retell::store::{Append, Step};
 use retell::worker::{ParkingOptions, WorkerOptions};
@@ -13,9 +12,9 @@ use retell::{
     MemoryReadModel, MemoryStore, Metadata, Position, ProjectionName, Reaction, StreamId, Worker, async_trait,
 };
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::notebook::{Notebook, Notes};
+use crate::workers::{reached, until, while_running};
 
 #[derive(Event, Debug, Clone, PartialEq)]
 #[event("order.placed")]
@@ -93,31 +92,11 @@ async fn place(log: &MemoryStore, id: &str) -> EventId {
 }
 
 async fn settled<M: CheckpointStore>(models: &M, log: &MemoryStore) {
-    let head = log.head().await.unwrap();
-    let reached = async {
-        while models.checkpoint(&name()).await.unwrap() < head {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the reaction gets there");
+    reached(models, &name(), log.head().await.unwrap().get()).await;
 }
 
-/// Runs workers until `done` has come to its end.
-async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
-where
-    P: retell::Projection,
-    M: CheckpointStore<Tx = P::Tx>,
-{
-    let stop = CancellationToken::new();
-    let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {
-        let done = done.await;
-        stop.cancel();
-        done
-    });
-    for result in results {
-        result.unwrap();
-    }
-    done
+async fn released<M: CheckpointStore>(models: &M) {
+    until(async || models.parking(&name()).await.unwrap().parked.is_empty()).await;
 }
 
 fn ids(notes: &[String]) -> Vec<String> {
@@ -148,12 +127,7 @@ where
         assert_eq!((parked[0].from_position, parked[0].error.contains("no such address")), (Position::new(2), true));
         assert_eq!(models.notes().await, of_in_order(&[before, after]));
         *mails.is_broken.lock().unwrap() = false;
-        let released = async {
-            while !models.parking(&name()).await.unwrap().parked.is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_mins(1), released).await.expect("it is tried again");
+        released(&models).await;
     })
     .await;
     assert_eq!(models.notes().await, of_in_order(&[before, after, failing, behind]));
@@ -261,12 +235,7 @@ where
         settled(&models, &log).await;
         assert_eq!(ids(&models.notes().await), of(&events), "none of the past, and not the one that fails");
         *mails.is_broken.lock().unwrap() = false;
-        let released = async {
-            while !models.parking(&name()).await.unwrap().parked.is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_mins(1), released).await.expect("it is tried again");
+        released(&models).await;
     })
     .await;
     events.push(failing);
@@ -299,12 +268,7 @@ pub(crate) async fn one_that_is_told_to_stop_leaves_the_rest_of_the_batch() {
         place(&log, &number.to_string()).await;
     }
     let worker = [Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_rate(1)];
-    while_running(&worker, async {
-        while mails.sent().len() < 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    while_running(&worker, until(async || mails.sent().len() >= 3)).await;
     assert_eq!((mails.sent().len(), models.notes().await.len()), (3, 3));
     while_running(&worker, settled(&models, &log)).await;
     assert_eq!(models.notes().await.len(), 10);

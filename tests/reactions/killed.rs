@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::databases::Place;
 use crate::notebook::{Notebook, Notes};
-use crate::{block_on, child};
+use crate::trials::{block_on, child};
 
 const ROUNDS: u64 = 100;
 const STREAMS: usize = 40;
@@ -100,7 +100,7 @@ pub(crate) fn what_is_written_with_the_inbox_is_written_once(place: &Place, orde
 }
 
 fn start(job: &Job) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut reacting = child(&serde_json::to_string(job).unwrap()).spawn().unwrap();
+    let mut reacting = child(job).spawn().unwrap();
     let lines = BufReader::new(reacting.stdout.take().unwrap());
     (reacting, lines)
 }

@@ -11,45 +11,41 @@ mod effects;
 mod killed;
 #[path = "../support/notebook.rs"]
 mod notebook;
+#[path = "../support/trials.rs"]
+mod trials;
+#[path = "../support/workers.rs"]
+mod workers;
 
-use std::env;
-use std::process::{Command, Stdio};
-
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use retell::{MemoryReadModel, MySqlReadModel, PostgresReadModel, SqliteReadModel};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 use databases::{Database, Place};
-use killed::Order;
-
-/// What a child process is to do.
-const ROLE: &str = "RETELL_TEST_ROLE";
+use killed::{Job, Order};
+use trials::{KINDS, block_on, empty, test};
 
 fn main() {
-    match env::var(ROLE).as_deref() {
-        Ok(job) => block_on(killed::react(&serde_json::from_str(job).unwrap())),
-        Err(_) => libtest_mimic::run(&Arguments::from_args(), tests()).exit(),
-    }
+    trials::run(tests, async |job: Job| killed::react(&job).await);
 }
 
 /// A test of each kind of read model.
 macro_rules! on_all {
     ($($case:ident,)*) => {
         vec![$(
-            test(concat!(stringify!($case), "_in_memory").into(), || {
+            test(concat!(stringify!($case), "_in_memory"), || {
                 block_on(effects::$case(MemoryReadModel::new(Vec::new())));
             }),
-            test(concat!(stringify!($case), "_in_sqlite").into(), || {
+            test(concat!(stringify!($case), "_in_sqlite"), || {
                 block_on(async { effects::$case(SqliteReadModel::in_memory().await.unwrap()).await });
             }),
-            test(concat!(stringify!($case), "_in_postgres").into(), || {
+            test(concat!(stringify!($case), "_in_postgres"), || {
                 block_on(async {
                     let database = Database::postgres().await;
                     let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
                     effects::$case(PostgresReadModel::connect(url).await.unwrap()).await;
                 });
             }),
-            test(concat!(stringify!($case), "_in_mysql").into(), || {
+            test(concat!(stringify!($case), "_in_mysql"), || {
                 block_on(async {
                     let database = Database::mysql().await;
                     let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
@@ -68,45 +64,20 @@ fn tests() -> Vec<Trial> {
         one_that_begins_now_never_reacts_to_the_past,
         several_workers_share_it_in_the_order_of_aggregates,
     };
-    for kind in ["sqlite", "postgres", "mysql"] {
+    for kind in KINDS {
         for (order, text) in [(Order::OfTheLog, "in_log_order"), (Order::PerAggregate, "with_order_per_aggregate")] {
             tests.push(test(format!("killed_at_any_point_it_writes_each_note_once_on_{kind}_{text}"), move || {
                 killed::what_is_written_with_the_inbox_is_written_once(&block_on(empty(kind)).place, order);
             }));
         }
     }
-    tests.push(test("a_rate_is_kept_over_any_second".into(), || paused(effects::a_rate_is_kept_over_any_second())));
-    tests.push(test("one_that_is_told_to_stop_leaves_the_rest_of_the_batch".into(), || {
+    tests.push(test("a_rate_is_kept_over_any_second", || paused(effects::a_rate_is_kept_over_any_second())));
+    tests.push(test("one_that_is_told_to_stop_leaves_the_rest_of_the_batch", || {
         paused(effects::one_that_is_told_to_stop_leaves_the_rest_of_the_batch());
     }));
     tests
 }
 
-fn test(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    Runtime::new().unwrap().block_on(work)
-}
-
 fn paused<T>(work: impl Future<Output = T>) -> T {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(work)
-}
-
-async fn empty(kind: &str) -> Database {
-    match kind {
-        "sqlite" => Database::sqlite(),
-        "postgres" => Database::postgres().await,
-        _ => Database::mysql().await,
-    }
-}
-
-fn child(role: &str) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.env(ROLE, role).stdout(Stdio::piped());
-    command
 }

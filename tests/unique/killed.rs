@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::databases::Place;
-use crate::{block_on, child};
+use crate::trials::{block_on, child};
 
 const ROUNDS: u64 = 8;
 const TASKS: u64 = 8;
@@ -57,7 +57,7 @@ pub(crate) fn writers_leave_no_value_without_its_event(place: &Place) {
 }
 
 fn start(job: &Job) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut writer = child(&serde_json::to_string(job).unwrap()).spawn().unwrap();
+    let mut writer = child(job).spawn().unwrap();
     let lines = BufReader::new(writer.stdout.take().unwrap());
     (writer, lines)
 }

@@ -10,38 +10,32 @@ mod commands;
 #[path = "../support/databases.rs"]
 mod databases;
 mod killed;
+#[path = "../support/trials.rs"]
+mod trials;
 
-use std::env;
-use std::process::{Command, Stdio};
-
-use libtest_mimic::{Arguments, Trial};
-use tokio::runtime::Runtime;
+use libtest_mimic::Trial;
 
 use databases::Database;
-
-/// What a child process is to do.
-const ROLE: &str = "RETELL_TEST_ROLE";
+use killed::Job;
+use trials::{KINDS, block_on, empty, test};
 
 fn main() {
-    match env::var(ROLE).as_deref() {
-        Ok(job) => block_on(killed::write(&serde_json::from_str(job).unwrap())),
-        Err(_) => libtest_mimic::run(&Arguments::from_args(), tests()).exit(),
-    }
+    trials::run(tests, async |job: Job| killed::write(&job).await);
 }
 
 fn tests() -> Vec<Trial> {
     let mut tests = vec![
-        test("a_sqlite_append_whose_work_fails_reserves_nothing".into(), || {
+        test("a_sqlite_append_whose_work_fails_reserves_nothing", || {
             block_on(callers::a_sqlite_append_whose_work_fails_reserves_nothing());
         }),
-        test("a_callers_transaction_reserves_with_its_commit_on_postgres".into(), || {
+        test("a_callers_transaction_reserves_with_its_commit_on_postgres", || {
             block_on(async { callers::postgres(&Database::postgres().await.place).await });
         }),
-        test("a_callers_transaction_reserves_with_its_commit_on_mysql".into(), || {
+        test("a_callers_transaction_reserves_with_its_commit_on_mysql", || {
             block_on(async { callers::mysql(&Database::mysql().await.place).await });
         }),
     ];
-    for kind in ["sqlite", "postgres", "mysql"] {
+    for kind in KINDS {
         tests.push(test(format!("of_fifty_users_with_one_address_one_is_registered_on_{kind}"), move || {
             block_on(async { commands::fifty_users(&empty(kind).await.place).await });
         }));
@@ -50,32 +44,7 @@ fn tests() -> Vec<Trial> {
         }));
     }
     for (name, run) in commands::TESTS {
-        tests.push(test((*name).to_owned(), || block_on(run())));
+        tests.push(test(*name, || block_on(run())));
     }
     tests
-}
-
-fn test(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    Runtime::new().unwrap().block_on(work)
-}
-
-async fn empty(kind: &str) -> Database {
-    match kind {
-        "sqlite" => Database::sqlite(),
-        "postgres" => Database::postgres().await,
-        _ => Database::mysql().await,
-    }
-}
-
-fn child(role: &str) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.env(ROLE, role).stdout(Stdio::piped());
-    command
 }

@@ -124,6 +124,11 @@ impl CheckpointStore for MySqlReadModel {
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)
     }
+
+    async fn close(&self) -> Result<()> {
+        self.connections.pool().close().await;
+        Ok(())
+    }
 }
 
 /// Locks the projection's row, and makes it if it is not there. Returns the position, the count of the parking's changes, and whether

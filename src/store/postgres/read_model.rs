@@ -135,6 +135,11 @@ impl CheckpointStore for PostgresReadModel {
         }
         tx.commit().await.map_err(failed)
     }
+
+    async fn close(&self) -> Result<()> {
+        self.pool.close().await;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -74,15 +74,6 @@ impl SqliteReadModel {
     pub async fn behind(&self, head: Position) -> Result<Vec<(ProjectionName, u64)>> {
         self.readers.run("read the checkpoints", move |db| health::behind(db, head)).await
     }
-
-    /// Waits for the calls under way and closes the file.
-    ///
-    /// # Errors
-    /// What closing met.
-    pub async fn close(&self) -> Result<()> {
-        self.readers.close().await?;
-        self.writer.close().await
-    }
 }
 
 #[async_trait]
@@ -136,6 +127,11 @@ impl CheckpointStore for SqliteReadModel {
                 open.commit()
             })
             .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.readers.close().await?;
+        self.writer.close().await
     }
 }
 

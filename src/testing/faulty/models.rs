@@ -1,0 +1,317 @@
+//! A read model whose transactions fail, before their commit or after it.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey};
+use crate::store::{
+    CheckpointStore, Deadline, DeadlineChange, DeadlineStore, InboxStore, Parking, ProgressStore, Step, Switch, Turn,
+    ViewId, ViewPage, ViewRow, ViewStore, Work,
+};
+use crate::testing::faulty::seeded;
+use crate::testing::read_model::Counting;
+
+/// What happens to one transaction of a read model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitFault {
+    /// Nothing: it is committed.
+    Commit,
+    /// It is rolled back when all of its work is done, and the caller is told to try again.
+    Refuse,
+    /// It is committed, and the answer is lost: the caller is told to try again, although everything is kept.
+    LoseAnswer,
+    /// The program dies before the commit: nothing is kept, and the call does not return.
+    DieBefore,
+    /// The program dies after the commit: everything is kept, and the call does not return.
+    DieAfter,
+}
+
+impl CommitFault {
+    /// Each of them.
+    pub const ALL: [Self; 5] = [Self::Commit, Self::Refuse, Self::LoseAnswer, Self::DieBefore, Self::DieAfter];
+
+    /// So many of them at random, the same each time for the same seed.
+    pub fn seeded(seed: u64, count: usize) -> Vec<Self> {
+        seeded(&Self::ALL, seed, count)
+    }
+
+    fn is_before(self) -> bool {
+        matches!(self, Self::Refuse | Self::DieBefore)
+    }
+}
+
+/// Does to each transaction in turn what a script says; those that come after the script are committed. Cloning gives another handle, with
+/// the same script.
+///
+/// A transaction is what changes the read model: a projection's set-up and its batches, a step that only moves the checkpoint, and so on.
+/// Reads are never disturbed.
+///
+/// # Examples
+/// A worker dies between a commit and its answer. The next one goes on behind it.
+/// ```
+/// # use retell::store::Append;
+/// # use retell::testing::store::{events, stream};
+/// # use retell::{AnyEvent, BoxError, CheckpointStore, Envelope, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore, Projection, Worker, async_trait};
+/// # struct Count;
+/// # #[async_trait]
+/// # impl Projection for Count {
+/// #     type Event = AnyEvent;
+/// #     type Tx = u64;
+/// #     fn name(&self) -> &str { "count" }
+/// #     async fn apply(&self, count: &mut u64, _: Envelope<AnyEvent>) -> Result<(), BoxError> { *count += 1; Ok(()) }
+/// # }
+/// use retell::testing::faulty::{CommitFault, FaultyModels};
+/// use tokio_util::sync::CancellationToken;
+///
+/// # #[tokio::main]
+/// # async fn main() -> retell::Result<()> {
+/// # let log = MemoryStore::new();
+/// # log.append(Append::new(stream("a"), ExpectedVersion::Any, events(5))).await?;
+/// let models = MemoryReadModel::new(0);
+/// // The first transaction is the set-up.
+/// let faulty = FaultyModels::new(models.clone(), [CommitFault::Commit, CommitFault::DieAfter]);
+/// let (worker, stop) = (Worker::new(Count, log.clone(), faulty.clone()), CancellationToken::new());
+/// tokio::select! {
+///     ended = worker.run(stop.clone()) => unreachable!("it is dropped before: {ended:?}"),
+///     () = faulty.died() => assert_eq!(*models.value(), 5),
+/// }
+/// let (worker, mut applied) = { let next = Worker::new(Count, log, faulty); let applied = next.applied(); (next, applied) };
+/// let (ran, _) = tokio::join!(worker.run(stop.clone()), async {
+///     applied.wait_for(|position| position.get() == 5).await.map(drop).ok();
+///     stop.cancel();
+/// });
+/// ran?;
+/// assert_eq!(*models.value(), 5);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct FaultyModels<M> {
+    inner: M,
+    script: Arc<Mutex<VecDeque<CommitFault>>>,
+    died: Arc<Notify>,
+}
+
+impl<M> FaultyModels<M> {
+    /// Breaks a read model by script.
+    pub fn new(inner: M, script: impl IntoIterator<Item = CommitFault>) -> Self {
+        let script = Arc::new(Mutex::new(script.into_iter().collect()));
+        Self { inner, script, died: Arc::default() }
+    }
+
+    /// The read model beneath.
+    pub fn inner(&self) -> &M {
+        &self.inner
+    }
+
+    /// Waits until the program dies, in a transaction: then drop whatever was to run in it, and start it anew.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: a death that nobody has waited for is told to the next who does.
+    pub async fn died(&self) {
+        self.died.notified().await;
+    }
+
+    fn next(&self) -> CommitFault {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or(CommitFault::Commit)
+    }
+
+    /// A change that the read model makes in a transaction of its own.
+    async fn change<T>(&self, change: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let fault = self.next();
+        let changed = if fault.is_before() { Err(lost()) } else { change.await };
+        self.answer(fault, changed).await
+    }
+
+    /// What the caller hears of a transaction that has come to its end.
+    async fn answer<T>(&self, fault: CommitFault, ended: Result<T>) -> Result<T> {
+        match fault {
+            CommitFault::Commit | CommitFault::Refuse => ended,
+            CommitFault::LoseAnswer => ended.and(Err(lost())),
+            CommitFault::DieBefore | CommitFault::DieAfter => {
+                self.died.notify_one();
+                pending().await
+            }
+        }
+    }
+}
+
+fn lost() -> Error {
+    ErrorKind::Transient("commit: the connection is lost, on purpose".into()).into()
+}
+
+/// Does the work, and then fails where the fault comes before the commit.
+fn spoiled<Tx: Send + ?Sized + 'static>(work: Work<Tx>, fault: CommitFault) -> Work<Tx> {
+    if !fault.is_before() {
+        return work;
+    }
+    Box::new(|tx| async move { work(tx).await.and(Err(lost())) }.boxed())
+}
+
+/// As [`spoiled`], with the rows of a turn.
+fn spoiled_turn<Tx: Send + ?Sized + 'static>(turn: Turn<Tx>, fault: CommitFault) -> Turn<Tx> {
+    if !fault.is_before() {
+        return turn;
+    }
+    Box::new(|tx, rows| async move { turn(tx, rows).await.and(Err(lost())) }.boxed())
+}
+
+#[async_trait]
+impl<M: CheckpointStore> CheckpointStore for FaultyModels<M> {
+    type Tx = M::Tx;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        self.inner.checkpoint(projection).await
+    }
+
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        self.inner.parking(projection).await
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        self.change(self.inner.retry_parked(projection, stream)).await
+    }
+
+    async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
+        let fault = self.next();
+        let advanced = self.inner.advance(step, spoiled(work, fault)).await;
+        self.answer(fault, advanced).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl<M: ProgressStore> ProgressStore for FaultyModels<M> {
+    async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()> {
+        let fault = self.next();
+        let begun = self.inner.begin(projection, spoiled(work, fault)).await;
+        self.answer(fault, begun).await
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        self.inner.seen(projection, streams).await
+    }
+
+    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
+        let fault = self.next();
+        let ended = self.inner.progress(projection, streams, spoiled_turn(turn, fault)).await;
+        self.answer(fault, ended).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        self.change(self.inner.sweep(projection, to)).await
+    }
+}
+
+#[async_trait]
+impl<M: ViewStore> ViewStore for FaultyModels<M> {
+    async fn load(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        self.inner.load(tx, view, keys).await
+    }
+
+    async fn save(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+        self.inner.save(tx, view, before, after).await
+    }
+
+    async fn add(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+        self.inner.add(tx, view, rows).await
+    }
+
+    async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
+        self.inner.clear(tx, view).await
+    }
+
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        self.change(self.inner.go_live(view, when)).await
+    }
+
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        self.change(self.inner.take_away(view, rows)).await
+    }
+
+    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+        self.inner.live(view).await
+    }
+
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>> {
+        self.inner.rows(view, generation, keys).await
+    }
+
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>> {
+        self.inner.page(view, generation, page).await
+    }
+}
+
+#[async_trait]
+impl<M: InboxStore> InboxStore for FaultyModels<M> {
+    async fn take(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.inner.take(tx, reaction, event).await
+    }
+
+    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        self.change(self.inner.begin_after(reaction, position)).await
+    }
+}
+
+#[async_trait]
+impl<M: DeadlineStore> DeadlineStore for FaultyModels<M> {
+    async fn change_deadlines(
+        &self,
+        tx: &mut Self::Tx,
+        process: &ProjectionName,
+        changes: &[DeadlineChange],
+    ) -> Result<()> {
+        self.inner.change_deadlines(tx, process, changes).await
+    }
+
+    async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
+        self.change(self.inner.settle_deadlines(process, changes)).await
+    }
+
+    async fn due_deadlines(&self, process: &ProjectionName, now: DateTime<Utc>, limit: usize) -> Result<Vec<Deadline>> {
+        self.inner.due_deadlines(process, now, limit).await
+    }
+
+    async fn postpone_deadline(
+        &self,
+        process: &ProjectionName,
+        id: Uuid,
+        until: DateTime<Utc>,
+        error: &str,
+    ) -> Result<()> {
+        self.change(self.inner.postpone_deadline(process, id, until, error)).await
+    }
+}
+
+/// Without a script it passes the suites that the read model beneath passes.
+#[async_trait]
+impl<M: Counting> Counting for FaultyModels<M> {
+    fn count() -> Work<Self::Tx> {
+        M::count()
+    }
+
+    async fn counted(&self) -> Result<u32> {
+        self.inner.counted().await
+    }
+}

@@ -1,0 +1,36 @@
+//! Events as a log has them, for scenarios without one.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::event::{Event, Metadata, NewEvent, RecordedEvent};
+use crate::id::{Position, StreamId, Version};
+
+/// Numbers the events of a scenario. Their ids follow from their positions, so that all is the same each time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Record {
+    position: Position,
+    versions: HashMap<StreamId, Version>,
+}
+
+impl Record {
+    /// Records an event of an aggregate that is named `type/id`.
+    #[track_caller]
+    pub(super) fn next(&mut self, aggregate: &str, event: &impl Event, recorded_at: DateTime<Utc>) -> RecordedEvent {
+        let stream = aggregate.split_once('/').and_then(|(kind, id)| StreamId::parse(kind, id).ok());
+        let Some(stream) = stream else { panic!("{aggregate} is not an aggregate's type/id") };
+        let version = self.versions.entry(stream.clone()).or_default();
+        *version = version.next();
+        self.position = self.position.next();
+        let event = NewEvent::encode(event, Metadata::default()).unwrap_or_else(|error| panic!("{error}"));
+        RecordedEvent {
+            position: self.position,
+            stream,
+            version: *version,
+            recorded_at,
+            event: NewEvent { id: Uuid::from_u128(self.position.get().into()).into(), ..event },
+        }
+    }
+}

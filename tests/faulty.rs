@@ -1,0 +1,295 @@
+//! The kit for faults itself: what the wrapped read models keep and say, and whom `assert_survives` finds out.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+use retell::store::DeadlineStore;
+use retell::store::memory::MemoryDeadlines;
+use retell::store::{Deadline, DeadlineChange, Step, Turn, Work};
+use retell::testing::faulty::{CommitFault, Fault, FaultyModels, assert_survives};
+use retell::view::ViewProjection;
+use retell::{
+    AggregateId, BoxError, CheckpointStore, Envelope, InboxStore, MemoryReadModel, MemoryStore, MemoryViews, Position,
+    ProgressStore, Projection, ProjectionName, Repository, SqliteReadModel, StreamId, View, ViewKey, ViewStore,
+    async_trait, rusqlite,
+};
+use support::{Add, Counter, CounterEvent, Rename};
+
+mod without_a_script {
+    use super::{FaultyModels, MemoryReadModel, MemoryViews};
+
+    retell::checkpoint_conformance!(async { (FaultyModels::new(MemoryReadModel::new(0), []), ()) });
+
+    mod progress {
+        use super::{FaultyModels, MemoryReadModel};
+
+        retell::progress_conformance!(async { (FaultyModels::new(MemoryReadModel::new(0), []), ()) });
+    }
+
+    mod views {
+        use super::{FaultyModels, MemoryReadModel, MemoryViews};
+
+        retell::view_conformance!(async { (FaultyModels::new(MemoryReadModel::new(MemoryViews::new()), []), ()) });
+    }
+}
+
+fn name() -> ProjectionName {
+    ProjectionName::new("seen").unwrap()
+}
+
+fn note<Tx>(note: impl FnOnce(&mut Tx) + Send + 'static) -> Work<Tx> {
+    Box::new(|tx| {
+        note(tx);
+        async { Ok(()) }.boxed()
+    })
+}
+
+fn next(from: u64) -> Step {
+    Step::new(&name(), Position::new(from), Position::new(from + 1))
+}
+
+/// What is kept, and whether the caller hears that it is to try again, or nothing at all.
+async fn outcome(fault: CommitFault, call: impl AsyncFnOnce(&FaultyModels<MemoryReadModel<u64>>)) -> u64 {
+    let models = FaultyModels::new(MemoryReadModel::new(0), [fault]);
+    let dies = matches!(fault, CommitFault::DieBefore | CommitFault::DieAfter);
+    tokio::select! {
+        biased;
+        () = call(&models) => assert!(!dies, "the call returns"),
+        () = models.died() => assert!(dies, "it dies"),
+    }
+    *models.inner().value()
+}
+
+fn is_kept(fault: CommitFault) -> bool {
+    matches!(fault, CommitFault::Commit | CommitFault::LoseAnswer | CommitFault::DieAfter)
+}
+
+fn check<T>(fault: CommitFault, answer: retell::Result<T>) {
+    match answer {
+        Ok(_) => assert_eq!(fault, CommitFault::Commit),
+        Err(error) => assert!(error.is_transient() && fault != CommitFault::Commit, "{fault:?}: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_fault_before_the_commit_keeps_nothing_and_one_after_it_keeps_all() {
+    for fault in CommitFault::ALL {
+        let kept = u64::from(is_kept(fault));
+        let advanced = outcome(fault, async |models| {
+            check(fault, models.advance(next(0), note(|count| *count += 1)).await);
+        });
+        assert_eq!(advanced.await, kept, "{fault:?}");
+        let begun = outcome(fault, async |models| check(fault, models.begin(&name(), note(|count| *count += 1)).await));
+        assert_eq!(begun.await, kept, "{fault:?}");
+        let turned = outcome(fault, async |models| {
+            let turn: Turn<u64> = Box::new(|count, rows| {
+                *count += rows.len() as u64;
+                async { Ok(()) }.boxed()
+            });
+            let stream = StreamId::parse("counter", "a").unwrap();
+            models.inner().begin(&name(), note(|_| {})).await.unwrap();
+            check(fault, models.progress(&name(), vec![stream], turn).await);
+        });
+        assert_eq!(turned.await, kept, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn changes_without_a_projection_fail_as_its_transactions_do() {
+    for fault in [CommitFault::Refuse, CommitFault::LoseAnswer] {
+        let models = FaultyModels::new(MemoryReadModel::new(0_u64), [fault; 2]);
+        check(fault, models.begin_after(&name(), Position::new(7)).await);
+        let kept = models.inner().begin_after(&name(), Position::new(8)).await.unwrap();
+        assert_eq!(kept, Position::new(if is_kept(fault) { 7 } else { 8 }));
+        check(fault, models.sweep(&name(), Position::new(5)).await);
+        let swept = models.checkpoint(&name()).await.unwrap();
+        assert_eq!(swept == Position::new(5), is_kept(fault));
+
+        let deadline = Deadline {
+            id: uuid::Uuid::from_u128(1),
+            key: AggregateId::new("1").unwrap(),
+            name: "late".into(),
+            at: chrono::DateTime::UNIX_EPOCH,
+            correlation_id: None,
+            attempts: 0,
+        };
+        let models: FaultyModels<MemoryReadModel<MemoryDeadlines>> =
+            FaultyModels::new(MemoryReadModel::deadlines(), [fault]);
+        check(fault, models.settle_deadlines(&name(), &[DeadlineChange::Set(deadline)]).await);
+        assert_eq!(models.due_deadlines(&name(), chrono::Utc::now(), 9).await.unwrap().len() == 1, is_kept(fault));
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_read_models_own_comes_back_as_it_is() {
+    let faults = [CommitFault::Refuse, CommitFault::LoseAnswer];
+    let models = FaultyModels::new(MemoryReadModel::new(0_u64), faults);
+    for _ in faults {
+        let error = models.advance(next(3), note(|_| {})).await.unwrap_err();
+        assert!(!error.is_transient() && error.to_string().contains("seen"), "{error}");
+    }
+    models.advance(next(0), note(|count| *count = 5)).await.unwrap();
+    assert_eq!(*models.inner().value(), 5, "the script is at its end");
+}
+
+#[test]
+fn a_seed_is_the_same_script_each_time_and_has_every_fault() {
+    assert_eq!(CommitFault::seeded(7, 100), CommitFault::seeded(7, 100));
+    assert_ne!(CommitFault::seeded(7, 100), CommitFault::seeded(8, 100));
+    assert_eq!(Fault::seeded(7, 100), Fault::seeded(7, 100));
+    assert!(CommitFault::ALL.iter().all(|fault| CommitFault::seeded(7, 100).contains(fault)));
+    assert!(Fault::ALL.iter().all(|fault| Fault::seeded(7, 100).contains(fault)));
+}
+
+async fn log() -> MemoryStore {
+    let store = MemoryStore::new();
+    let counters = Repository::<Counter>::new(store.clone());
+    for (id, amount) in ["a", "b", "a", "c", "b", "a"].into_iter().zip(1..) {
+        counters.execute(id, Add(vec![amount, amount])).await.unwrap();
+    }
+    counters.execute("b", Rename("b")).await.unwrap();
+    store
+}
+
+type Lines = Vec<(u64, String)>;
+
+/// Numbers what it is given: by what is there already, or by a count of its own.
+#[derive(Default)]
+struct Seen {
+    own_count: Option<Arc<AtomicU64>>,
+    poison: Option<u64>,
+}
+
+#[async_trait]
+impl Projection for Seen {
+    type Event = CounterEvent;
+    type Tx = Lines;
+
+    fn name(&self) -> &'static str {
+        "seen"
+    }
+
+    async fn apply(&self, lines: &mut Lines, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        if self.poison == Some(event.position.get()) {
+            return Err("poison".into());
+        }
+        let number = match &self.own_count {
+            Some(count) => count.fetch_add(1, Ordering::SeqCst),
+            None => lines.len() as u64,
+        };
+        lines.push((number, format!("{} {} {}", event.position, event.stream, event.recorded_at)));
+        Ok(())
+    }
+}
+
+async fn lines() -> MemoryReadModel<Lines> {
+    MemoryReadModel::new(Lines::new())
+}
+
+async fn read(models: &MemoryReadModel<Lines>) -> Lines {
+    models.value().to_vec()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projection_that_keeps_to_its_transaction_survives() {
+    assert_survives(|_| Seen::default(), &log().await, lines, read).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "the projection makes something else of the log")]
+async fn a_count_beside_the_transaction_that_dies_with_the_program_is_found_out() {
+    assert_survives(|_| Seen { own_count: Some(Arc::default()), ..Seen::default() }, &log().await, lines, read).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "the projection makes something else of the log")]
+async fn a_count_beside_the_transaction_that_outlives_the_program_is_found_out() {
+    // As a file would; each round has its own.
+    let count = Mutex::new(Arc::<AtomicU64>::default());
+    let fresh = async || {
+        *count.lock().unwrap() = Arc::default();
+        lines().await
+    };
+    let projection = |_: &_| Seen { own_count: Some(count.lock().unwrap().clone()), ..Seen::default() };
+    assert_survives(projection, &log().await, fresh, read).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_fails_parks_its_aggregate_under_all_faults() {
+    assert_survives(|_| Seen { poison: Some(3), ..Seen::default() }, &log().await, lines, read).await;
+}
+
+struct Totals;
+
+impl View for Totals {
+    type Event = CounterEvent;
+    type State = i64;
+
+    fn name(&self) -> &'static str {
+        "totals"
+    }
+
+    fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
+        Some(event.stream.aggregate_id().to_string())
+    }
+
+    fn apply(&self, total: &mut Option<i64>, event: Envelope<CounterEvent>) {
+        if let CounterEvent::Added { amount } = event.event {
+            *total.get_or_insert_default() += amount;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_survives() {
+    let read = async |models: &MemoryReadModel<MemoryViews>| {
+        let keys = ["a", "b", "c"].map(|key| ViewKey::new(key).unwrap());
+        let rows = models.rows(&ProjectionName::new("totals").unwrap(), None, &keys).await.unwrap();
+        let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.key.to_string(), row.state.unwrap())).collect();
+        assert_eq!(rows["a"], "20", "1, 3 and 6, twice each");
+        rows
+    };
+    let models = async || MemoryReadModel::new(MemoryViews::new());
+    assert_survives(|models| ViewProjection::new(Totals, models.clone()), &log().await, models, read).await;
+}
+
+/// Counts in a table.
+struct Rows;
+
+#[async_trait]
+impl Projection for Rows {
+    type Event = CounterEvent;
+    type Tx = rusqlite::Connection;
+
+    fn name(&self) -> &'static str {
+        "rows"
+    }
+
+    async fn setup(&self, db: &mut rusqlite::Connection) -> Result<(), BoxError> {
+        Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS seen (position INTEGER)")?)
+    }
+
+    async fn apply(&self, db: &mut rusqlite::Connection, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        db.execute("INSERT INTO seen VALUES (?1)", [i64::try_from(event.position.get())?])?;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projection_in_sqlite_survives() {
+    let read = async |models: &SqliteReadModel| {
+        let seen = models.query(|db| {
+            let mut seen = db.prepare("SELECT position FROM seen")?;
+            seen.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()
+        });
+        seen.await.unwrap()
+    };
+    let models = async || SqliteReadModel::in_memory().await.unwrap();
+    assert_survives(|_| Rows, &log().await, models, read).await;
+}

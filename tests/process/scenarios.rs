@@ -1,0 +1,181 @@
+//! What a process decides: without a store, a server or a clock.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use retell::process::{NotExecuted, Process, Then};
+use retell::testing::given_process;
+use retell::testing::process_scenario::GivenProcess;
+use retell::{AggregateId, Context, Envelope, EventStore, MemoryStore, async_trait};
+
+use crate::domain::{Do, Fulfilment, Happened, Known, OrderEvent, PaymentEvent};
+
+pub(crate) const TESTS: [(&str, fn()); 7] = [
+    ("a_paid_order_is_confirmed_and_its_deadline_forgotten", paid),
+    ("an_unpaid_order_is_cancelled_once_its_time_is_up", unpaid),
+    ("a_deadline_that_is_set_anew_does_not_pass_at_its_old_time", set_anew),
+    ("a_refused_command_leads_to_another_and_is_refused_once", refused),
+    ("deadlines_that_follow_from_deadlines_pass_in_their_order", one_after_the_other),
+    ("events_that_do_not_belong_to_the_process_lead_to_nothing", others),
+    ("a_wrong_expectation_fails_and_says_what_was_found", wrong),
+];
+
+const PATIENCE: Duration = Duration::from_mins(30);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn fulfilment() -> GivenProcess<Fulfilment> {
+    let store: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
+    given_process(Fulfilment::new(&store, PATIENCE))
+}
+
+fn created() -> Happened {
+    Happened::Order(OrderEvent::Created { quantity: 2 })
+}
+
+fn completed() -> Happened {
+    Happened::Payment(PaymentEvent::Completed)
+}
+
+fn reserve() -> Do {
+    Do::Reserve { order: "1".into(), quantity: 2 }
+}
+
+fn cancel(why: &str) -> Do {
+    Do::Cancel { order: "1".into(), why: why.into() }
+}
+
+fn paid() {
+    fulfilment()
+        .when("order/1", created())
+        .then_sends([reserve()])
+        .then_reminds("unpaid", PATIENCE)
+        .then_state(Known::new(2, false))
+        .when("payment/1", completed())
+        .then_sends([Do::Confirm { order: "1".into() }])
+        .then_does_not_remind("unpaid")
+        .then_state(Known::new(2, true))
+        .after(2 * PATIENCE)
+        .then_sends([]);
+}
+
+fn unpaid() {
+    let release = Do::Release { order: "1".into(), quantity: 2 };
+    fulfilment()
+        .given([("order/1", created())])
+        .after(Duration::from_mins(29))
+        .then_sends([])
+        .then_reminds("unpaid", Duration::from_mins(1))
+        .after(Duration::from_mins(1))
+        .then_sends([release, cancel("unpaid")])
+        .then_does_not_remind("unpaid")
+        .after(PATIENCE)
+        .then_sends([])
+        .when("payment/1", completed())
+        .then_sends([]);
+}
+
+fn set_anew() {
+    fulfilment()
+        .given([("order/1", created())])
+        .after(SECOND)
+        .when("order/1", created())
+        .then_reminds("unpaid", PATIENCE)
+        .after(Duration::from_mins(29))
+        .then_sends([])
+        .then_reminds("unpaid", Duration::from_mins(1))
+        .after(Duration::from_mins(1))
+        .then_does_not_remind("unpaid");
+}
+
+fn refused() {
+    let refused = fulfilment()
+        .when("order/1", created())
+        .when_rejected(reserve(), "sold out")
+        .then_sends([cancel("sold out")])
+        .then_does_not_remind("unpaid")
+        .then_state(Known::new(2, true));
+    fails(|| refused.when_rejected(reserve(), "again"), "cannot be refused: accepted so far are [Cancel");
+}
+
+fn others() {
+    let confirmed = || Happened::Order(OrderEvent::Confirmed);
+    let given = fulfilment().when("order/2", confirmed()).then_sends([]).when("order/1", created());
+    let given = given.when("order/1", confirmed()).then_sends([]).then_state(Known::new(2, false));
+    fails(|| given.when("order/2", created()), "the event of order/2 belongs to another process");
+    fails(|| fulfilment().when("order", created()), "order is not an aggregate's type/id");
+}
+
+fn wrong() {
+    let given = || fulfilment().when("order/1", created());
+    let sent = "Reserve { order: \"1\", quantity: 2 }";
+    fails(|| given().then_sends([]), "the process sends other commands");
+    fails(|| given().then_sends([]), sent);
+    fails(|| given().then_sends([reserve(), reserve()]), "the process sends other commands");
+    fails(|| given().after(SECOND).then_sends([reserve()]), "the process sends other commands");
+    fails(|| given().then_reminds("unpaid", SECOND), "unpaid: the deadline is not pending, or not for that time");
+    fails(|| given().then_reminds("unpaid", SECOND), "1970-01-01T00:30:00Z");
+    fails(|| given().then_reminds("late", PATIENCE), "pending are {\"unpaid\"");
+    fails(|| given().then_does_not_remind("unpaid"), "the deadline unpaid is pending");
+    fails(|| given().then_state(Known::default()), "the state is not the expected one");
+    fails(|| given().when_rejected(cancel("?"), "no"), &format!("accepted so far are [{sent}]"));
+}
+
+/// Fails, and says so.
+fn fails<T>(scenario: impl FnOnce() -> T, because: &str) {
+    let panic = catch_unwind(AssertUnwindSafe(scenario)).map(drop).expect_err("it does not hold");
+    let said = panic.downcast_ref::<String>().unwrap();
+    assert!(said.contains(because), "{said}");
+}
+
+/// Rings every second, three times; or without end, if it is broken.
+struct Alarm {
+    is_broken: bool,
+}
+
+#[async_trait]
+impl Process for Alarm {
+    const NAME: &'static str = "alarm";
+    type Event = OrderEvent;
+    type State = DateTime<Utc>;
+    type Change = DateTime<Utc>;
+    type Command = String;
+
+    fn key(&self, event: &Envelope<OrderEvent>) -> Option<AggregateId> {
+        Some(event.stream.aggregate_id().clone())
+    }
+
+    fn apply(last: &mut DateTime<Utc>, now: DateTime<Utc>) {
+        *last = now;
+    }
+
+    fn on_event(&self, _: &DateTime<Utc>, event: &Envelope<OrderEvent>, then: &mut Then<Self>) {
+        let first = event.recorded_at + SECOND;
+        then.change(first).remind("first", first).remind("later", first + 10 * SECOND);
+    }
+
+    fn on_deadline(&self, last: &DateTime<Utc>, deadline: &str, then: &mut Then<Self>) {
+        let next = if self.is_broken { *last } else { *last + SECOND };
+        then.send(deadline.to_owned()).change(next);
+        match deadline {
+            "first" => then.remind("second", next),
+            "second" => then.remind(if self.is_broken { "first" } else { "third" }, next),
+            _ => then,
+        };
+    }
+
+    fn on_rejected(&self, _: &DateTime<Utc>, _: &String, _: &str, _: &mut Then<Self>) {}
+
+    async fn execute(&self, _: &AggregateId, _: String, _: Context) -> Result<(), NotExecuted> {
+        unreachable!("a scenario executes nothing")
+    }
+}
+
+fn one_after_the_other() {
+    let ringing = |is_broken| given_process(Alarm { is_broken }).given([("order/1", OrderEvent::Confirmed)]);
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    ringing(false).after(2 * SECOND).then_sends(names(&["first", "second"])).then_reminds("third", SECOND);
+    ringing(false).after(PATIENCE).then_sends(names(&["first", "second", "third", "later"]));
+    fails(|| ringing(true).after(PATIENCE), "deadlines have passed, and there are more");
+}

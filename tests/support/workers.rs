@@ -1,0 +1,42 @@
+//! Workers that run until something has come about.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use retell::{CheckpointStore, Projection, ProjectionName, Worker};
+use tokio_util::sync::CancellationToken;
+
+/// Waits for a condition that the workers bring about.
+pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it comes about");
+}
+
+/// Waits until a projection has got to a position.
+pub(crate) async fn reached(models: &impl CheckpointStore, projection: &ProjectionName, position: u64) {
+    until(async || models.checkpoint(projection).await.unwrap().get() >= position).await;
+}
+
+/// Runs workers until `done` has come to its end.
+pub(crate) async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
+where
+    P: Projection,
+    M: CheckpointStore<Tx = P::Tx>,
+{
+    let stop = CancellationToken::new();
+    let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {
+        let done = done.await;
+        stop.cancel();
+        done
+    });
+    for result in results {
+        result.unwrap();
+    }
+    done
+}
