@@ -14,7 +14,7 @@ use crate::orders::{HEADER, Random, generated_orders};
 use crate::place::Place;
 use crate::process::{Shop, text};
 use crate::rabbitmq::RabbitMq;
-use crate::servers::{LINES, facts, on_sqlite};
+use crate::servers::{LINES, expected, facts, on_sqlite};
 use crate::stranger::{await_messages, read_events};
 
 /// What a relay or a worker says when it has begun.
@@ -25,13 +25,13 @@ const KILLS: usize = 6;
 
 #[test]
 fn over_rabbitmq_the_report_is_that_of_sqlite_alone() {
-    let (party, expected) = (Party::on(Place::postgres()), on_sqlite().report(&[]));
+    let (party, expected) = (Party::on(Place::postgres()), expected());
     let report = report(party.start("all", &[]));
-    assert_eq!(facts(&report), facts(&expected));
+    assert_eq!(facts(&report), facts(expected));
     assert_eq!((&report["store"], &report["broker"]), (&Value::from("postgres"), &Value::from("rabbitmq")));
     // Started again it writes nothing, counts nothing twice, and its relay sends what it had not.
     let again = report_of_all(&party);
-    assert_eq!((facts(&again), &again["events_written"]), (facts(&expected), &Value::from(0)));
+    assert_eq!((facts(&again), &again["events_written"]), (facts(expected), &Value::from(0)));
 }
 
 #[test]
@@ -45,8 +45,8 @@ fn roles_that_are_killed_at_random_end_with_the_same_report_on_mysql() {
 }
 
 fn roles_that_are_killed_at_random_end_with_the_same_report(place: Place) {
-    let expected = on_sqlite().report(&[]);
-    let events = count(&expected, "events");
+    let expected = expected();
+    let events = count(expected, "events");
     let mut random = Random::seeded();
     let mut moments: Vec<_> = (0..KILLS).map(|_| random.below(events)).collect();
     moments.sort_unstable();
@@ -60,9 +60,9 @@ fn roles_that_are_killed_at_random_end_with_the_same_report(place: Place) {
         others[slot].kill();
         others[slot] = party.start(OTHERS[slot], &[]);
     }
-    assert_eq!(facts(&report(api)), facts(&expected));
+    assert_eq!(facts(&report(api)), facts(expected));
     others.iter_mut().for_each(Shop::assert_running);
-    party.assert_announced(&expected);
+    party.assert_announced(expected);
     others.into_iter().for_each(assert_stops);
 }
 
@@ -73,7 +73,7 @@ const OTHERS: [&str; 4] = ["relay", "relay", "worker", "worker"];
 /// a quorum queue that has no leader, and then takes no more frames; what others get has a way of its own.
 #[test]
 fn a_broker_that_is_killed_twice_changes_nothing() {
-    let expected = on_sqlite().report(&[]);
+    let expected = expected();
     let mut broker = RabbitMq::start();
     // A broker of its own: with the shop's own names.
     let url = format!("amqp://guest:guest@{}/%2f", broker.address());
@@ -94,10 +94,10 @@ fn a_broker_that_is_killed_twice_changes_nothing() {
     }
     shares.push(party.start_with_its_own_names("api", &["--share", "3/3"]));
     for share in shares {
-        assert_eq!(facts(&report(share)), facts(&expected));
+        assert_eq!(facts(&report(share)), facts(expected));
     }
     others.iter_mut().for_each(Shop::assert_running);
-    party.assert_announced(&expected);
+    party.assert_announced(expected);
     others.into_iter().for_each(assert_stops);
 }
 
@@ -108,14 +108,14 @@ fn without_its_broker_the_report_is_the_same() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("RabbitMQ is out of reach, the store carries the events"));
     let found = serde_json::from_slice(&output.stdout).expect("the report is JSON");
-    assert_eq!(facts(&found), facts(&on_sqlite().report(&[])));
+    assert_eq!(facts(&found), facts(expected()));
 }
 
 #[test]
 fn without_their_broker_the_roles_end_with_the_same_report() {
     let party = Party::away(Bench::at(Place::mysql(), &generated_orders(LINES)));
     let others = ["relay", "worker"].map(|role| party.start(role, &[]));
-    assert_eq!(facts(&report(party.start("api", &[]))), facts(&on_sqlite().report(&[])));
+    assert_eq!(facts(&report(party.start("api", &[]))), facts(expected()));
     others.into_iter().for_each(assert_stops);
 }
 

@@ -1,5 +1,7 @@
 //! The shop on database servers: the same report as on SQLite, also when killed, and with four processes sharing the work.
 
+use std::sync::OnceLock;
+
 use serde_json::Value;
 
 use crate::bench::Bench;
@@ -40,7 +42,7 @@ fn the_report_is_that_of_sqlite_and_started_again_nothing_is_written(place: Plac
 }
 
 fn killed_at_any_moment_it_goes_on_and_arrives_at_the_same_report(place: Place) {
-    let expected = on_sqlite().report(&[]);
+    let expected = expected();
     let events = expected["events"].as_u64().expect("events are a number");
     let mut random = Random::seeded();
     let mut moments: Vec<_> = (0..3).map(|_| random.below(events)).collect();
@@ -50,13 +52,13 @@ fn killed_at_any_moment_it_goes_on_and_arrives_at_the_same_report(place: Place) 
     for moment in moments {
         bench.kill_at(moment);
     }
-    assert_eq!(facts(&bench.report(&[])), facts(&expected));
+    assert_eq!(facts(&bench.report(&[])), facts(expected));
     assert_eq!(bench.count_events(), events);
 }
 
 /// All of them run every consumer on the same tables.
 fn four_processes_share_the_work_also_when_one_is_killed_and_one_doubled(place: Place) {
-    let expected = on_sqlite().report(&[]);
+    let expected = expected();
     let events = expected["events"].as_u64().expect("events are a number");
     let moment = Random::seeded().below(events);
     let killed = usize::try_from(moment % 4).expect("it is less than four");
@@ -71,7 +73,7 @@ fn four_processes_share_the_work_also_when_one_is_killed_and_one_doubled(place: 
         let output = shop.output();
         assert!(output.status.success(), "{}", text(&output.stderr));
         let report = serde_json::from_slice(&output.stdout).expect("the report is JSON");
-        assert_eq!(facts(&report), facts(&expected));
+        assert_eq!(facts(&report), facts(expected));
     }
     assert_eq!(bench.count_events(), events);
 }
@@ -83,6 +85,12 @@ fn a_database_that_is_not_there_is_an_error(place: Place) {
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("cannot open the store in ") && message.contains("connect"), "{message}");
+}
+
+/// What everybody must arrive at: sold once, on SQLite.
+pub(crate) fn expected() -> &'static Value {
+    static EXPECTED: OnceLock<Value> = OnceLock::new();
+    EXPECTED.get_or_init(|| on_sqlite().report(&[]))
 }
 
 pub(crate) fn on_sqlite() -> Bench {
