@@ -4,7 +4,8 @@
 # as long again to build the first time. A run of everything also renews the tables in src/docs/benchmarks.md.
 #
 #   benches/peers/run.sh              everything
-#   benches/peers/run.sh OPTION ...   passes=5, only=cqrs-es (several: only these sides; name retell, too, for the ratios)
+#   benches/peers/run.sh OPTION ...   passes=5; only=cqrs-es (several: only these sides; name retell, too, for the ratios);
+#                                     phase=load (several: only these of append, load, log, view)
 #
 # DATABASES=postgres or DATABASES=sqlite leaves the other out. POSTGRES_URL=postgres://.. names a server of your own, whose user may make
 # databases and call CHECKPOINT.

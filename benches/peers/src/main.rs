@@ -1,7 +1,7 @@
 //! Measures all sides by turns, and writes tables and plots.
 //!
 //! ```text
-//! peers run PROGRAMS RESULTS [postgres=URL] [sqlite=FOLDER] [passes=3] [only=NAME]..
+//! peers run PROGRAMS RESULTS [postgres=URL] [sqlite=FOLDER] [passes=3] [only=SIDE].. [phase=NAME]..
 //! peers plot RESULTS
 //! peers doc RESULTS PAGE
 //! ```
@@ -24,7 +24,7 @@ fn main() {
         ["plot", results] => plot::plot(Path::new(results)),
         ["doc", results, page] => table::into_page(Path::new(results), Path::new(page)),
         _ => panic!(
-            "run PROGRAMS RESULTS [postgres=URL] [sqlite=FOLDER] [passes=3] [only=NAME].., plot RESULTS, or doc RESULTS PAGE"
+            "run PROGRAMS RESULTS [postgres=URL] [sqlite=FOLDER] [passes=3] [only=SIDE].. [phase=NAME].., plot RESULTS, or doc RESULTS PAGE"
         ),
     }
 }

@@ -22,6 +22,7 @@ struct Bench<'a> {
     programs: &'a Path,
     passes: usize,
     only: Vec<&'a str>,
+    phases: Vec<&'a str>,
 }
 
 /// A kind of database: a server, or a folder of files.
@@ -32,9 +33,10 @@ struct Databases<'a> {
 
 pub(crate) fn run(programs: &Path, results: &Path, options: &[&str]) {
     let option = |name: &str| options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
-    let only = options.iter().filter_map(|option| option.strip_prefix("only=")).collect();
+    let all = |prefix| options.iter().filter_map(|option| option.strip_prefix(prefix)).collect();
+    let (only, phases) = (all("only="), all("phase="));
     let passes = option("passes").map_or(3, |passes| passes.parse().unwrap());
-    let bench = Bench { programs, passes, only };
+    let bench = Bench { programs, passes, only, phases };
     fs::create_dir_all(results).unwrap();
     let mut failed = false;
     for name in ["postgres", "sqlite"] {
@@ -52,8 +54,8 @@ impl Bench<'_> {
     fn measure(&self, databases: &Databases, written: &dyn Fn(&Results)) -> Results {
         let sides: Vec<Entry> = ENTRIES.into_iter().filter(|entry| self.takes(entry, databases)).collect();
         let mut results =
-            Results { database: databases.name.into(), machine: machine(), versions: versions(), rows: Vec::new() };
-        for phase in phases() {
+            Results { database: self.version(databases), machine: machine(), versions: versions(), rows: Vec::new() };
+        for phase in phases().into_iter().filter(|phase| self.phases.is_empty() || self.phases.contains(&phase.name)) {
             let began = Instant::now();
             let sides: Vec<Entry> = sides
                 .iter()
