@@ -36,6 +36,9 @@ pub mod docs {
     #[doc = include_str!("docs/architecture.md")]
     pub mod architecture {}
 
+    #[doc = include_str!("docs/benchmarks.md")]
+    pub mod benchmarks {}
+
     #[doc = include_str!("docs/guarantees.md")]
     pub mod guarantees {}
 
