@@ -20,8 +20,8 @@ use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, Generation, MemoryReadModel,
-    MemoryStore, MemoryViews, Metadata, MySqlReadModel, Position, PostgresReadModel, ProjectionName, Rebuild,
-    SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    MemoryStore, MemoryViews, Metadata, MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore,
+    ProjectionName, Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
@@ -279,20 +279,30 @@ async fn readers_never_see_a_half_built_view_in_mysql() {
     is_never_seen_half_built(MySqlReadModel::connect(url).await.unwrap()).await;
 }
 
-/// The child of the next test: builds, slowly, in the files that it is told.
+/// The child of the next tests: builds, slowly, where it is told.
 #[tokio::test]
 async fn a_build_that_is_to_be_killed() {
-    let Ok(folder) = std::env::var("RETELL_REBUILD_IN") else { return };
-    let log = SqliteStore::open(format!("{folder}/log.db")).await.unwrap();
-    let models = SqliteReadModel::open(format!("{folder}/views.db")).await.unwrap();
+    let Ok(place) = std::env::var("RETELL_REBUILD_IN") else { return };
+    match serde_json::from_str(&place).unwrap() {
+        Place::Sqlite(path) => {
+            let log = SqliteStore::open(path).await.unwrap();
+            let models = log.read_model();
+            build(log, models).await;
+        }
+        Place::Postgres(url) => {
+            build(PostgresStore::connect(&url).await.unwrap(), PostgresReadModel::connect(&url).await.unwrap()).await;
+        }
+        Place::MySql(url) => {
+            build(MySqlStore::connect(&url).await.unwrap(), MySqlReadModel::connect(&url).await.unwrap()).await;
+        }
+    }
+}
+
+async fn build(log: impl EventReader, models: impl ViewStore + Clone) {
     Rebuild::new(NEW, log, models).with_options(small()).run(CancellationToken::new()).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_build_whose_process_is_killed_goes_on_where_it_was() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let log = SqliteStore::open(folder.path().join("log.db")).await.unwrap();
-    let models = SqliteReadModel::open(folder.path().join("views.db")).await.unwrap();
+async fn goes_on_after_a_kill<M: ViewStore + Clone>(place: &Place, log: impl EventStore + Clone, models: M) {
     for number in 0..200 {
         add(&log, &number.to_string(), (0..500).map(|place| (place * 7 + number) % 100)).await;
     }
@@ -300,7 +310,7 @@ async fn a_build_whose_process_is_killed_goes_on_where_it_was() {
     for _ in 0..3 {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "a_build_that_is_to_be_killed"])
-            .env("RETELL_REBUILD_IN", folder.path())
+            .env("RETELL_REBUILD_IN", serde_json::to_string(place).unwrap())
             .stdout(Stdio::null())
             .spawn();
         let mut child = child.unwrap();
@@ -315,6 +325,31 @@ async fn a_build_whose_process_is_killed_goes_on_where_it_was() {
     rebuild.run(CancellationToken::new()).await.unwrap();
     rebuild.switch().await.unwrap();
     assert_eq!(rows(&models).await, fold(&log, NEW).await);
+}
+
+#[tokio::test]
+async fn a_build_whose_process_is_killed_goes_on_where_it_was_in_sqlite() {
+    let database = Database::sqlite();
+    let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
+    let log = SqliteStore::open(path).await.unwrap();
+    let models = log.read_model();
+    goes_on_after_a_kill(&database.place, log, models).await;
+}
+
+#[tokio::test]
+async fn a_build_whose_process_is_killed_goes_on_where_it_was_in_postgres() {
+    let database = Database::postgres().await;
+    let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
+    let (log, models) = (PostgresStore::connect(url).await.unwrap(), PostgresReadModel::connect(url).await.unwrap());
+    goes_on_after_a_kill(&database.place, log, models).await;
+}
+
+#[tokio::test]
+async fn a_build_whose_process_is_killed_goes_on_where_it_was_in_mysql() {
+    let database = Database::mysql().await;
+    let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
+    let (log, models) = (MySqlStore::connect(url).await.unwrap(), MySqlReadModel::connect(url).await.unwrap());
+    goes_on_after_a_kill(&database.place, log, models).await;
 }
 
 async fn sqlite() -> (MemoryStore, SqliteReadModel) {

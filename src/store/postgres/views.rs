@@ -17,15 +17,8 @@ use crate::store::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 impl ViewStore for PostgresReadModel {
     async fn load(&self, tx: &mut PgConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         let texts: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
-        let failed = |error| classify(error, "read a view's rows");
-        let of = |statement: &Statement| of(statement, view).bind(texts.clone());
-        let load = of(&self.views.load).bind(view.projection().as_str());
-        let mut found = load.fetch_all(&mut *tx).await.map_err(failed)?;
-        let is_shared = found.first().map_or(Ok(false), |row| row.try_get(3)).map_err(failed)?;
-        if is_shared {
-            of(&self.views.make).execute(&mut *tx).await.map_err(failed)?;
-            found = of(&self.views.lock).fetch_all(&mut *tx).await.map_err(failed)?;
-        }
+        let load = of(&self.views.load, view).bind(texts).bind(view.projection().as_str());
+        let found = load.fetch_all(tx).await.map_err(|error| classify(error, "read a view's rows"))?;
         if found.len() != keys.len() {
             return Err(ErrorKind::Transient("lock a view's rows: somebody takes them away".into()).into());
         }
@@ -189,8 +182,6 @@ pub(super) struct Statements {
     take_away_fields: Statement,
     forget: [Statement; 3],
     load: Statement,
-    make: Statement,
-    lock: Statement,
     write: Statement,
     add: Statement,
     add_fields: Statement,
@@ -215,8 +206,6 @@ impl Statements {
             take_away_fields: schema.statement(TAKE_AWAY_FIELDS),
             forget: [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT].map(|forget| schema.statement(forget)),
             load: schema.statement(LOAD),
-            make: schema.statement(MAKE),
-            lock: schema.statement(LOCK),
             write: schema.statement(WRITE),
             add: schema.statement(ADD),
             add_fields: schema.statement(ADD_FIELDS),
@@ -258,41 +247,8 @@ impl Statements {
     }
 }
 
-/// A row for each key, and whether workers share the projection. In log order that is all: who moves the checkpoint is alone.
-/// Each key is looked up by itself, whatever the planner believes of a table that was small when it looked.
-/// Binds: view, generation, keys, projection.
-const LOAD: &str = "
-    SELECT found.state, found.fields, found.position,
-        EXISTS (SELECT FROM {schema}.checkpoints WHERE projection = $4 AND per_aggregate)
-    FROM unnest($3::text[]) WITH ORDINALITY AS wanted (key, place)
-    LEFT JOIN LATERAL (
-        SELECT state, fields, position FROM {schema}.views AS v
-        WHERE v.view = $1 AND v.generation = $2 AND v.key = wanted.key
-        OFFSET 0
-    ) AS found ON true
-    ORDER BY place";
-
-/// With order per aggregate, first of all every key gets a row, an empty one: what is not there cannot be locked. Who waits here, for another
-/// that makes the same row, holds nothing but rows it has made, in key order; and who waits in `LOCK` waits for none that is being made. So
-/// nobody waits in a circle. Binds: view, generation, keys.
-const MAKE: &str = "
-    INSERT INTO {schema}.views (view, generation, key, position)
-    SELECT $1, $2, key, 0
-    FROM unnest($3::text[]) WITH ORDINALITY AS wanted (key, place)
-    WHERE NOT EXISTS (
-        SELECT FROM {schema}.views AS v WHERE v.view = $1 AND v.generation = $2 AND v.key = wanted.key
-    )
-    ORDER BY place
-    ON CONFLICT DO NOTHING";
-
-/// Then they are locked, in key order, and read as whoever had them has left them. None of them is missing: with order per aggregate rows are
-/// emptied, not taken away. Binds: view, generation, keys.
-const LOCK: &str = "
-    SELECT v.state, v.fields, v.position
-    FROM unnest($3::text[]) WITH ORDINALITY AS wanted (key, place)
-    JOIN {schema}.views AS v ON v.view = $1 AND v.generation = $2 AND v.key = wanted.key
-    ORDER BY place
-    FOR UPDATE OF v";
+/// A function of the server's: what takes several statements is one round trip. Binds: view, generation, keys, projection.
+const LOAD: &str = "SELECT row_state, row_fields, row_position FROM {schema}.load_rows($1, $2, $3, $4)";
 
 /// Binds: view, generation, keys, states, fields, positions.
 const WRITE: &str = "

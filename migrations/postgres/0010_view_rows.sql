@@ -1,0 +1,47 @@
+-- One row for each of these keys, in their order, which is that of their bytes. In log order that is all: who moves the checkpoint is alone.
+-- With order per aggregate, first of all every key gets a row, an empty one: what is not there cannot be locked. Who waits there, for another
+-- that makes the same row, holds nothing but rows it has made, in key order; and who waits for a lock waits for none that is being made. So
+-- nobody waits in a circle. The rows are locked in key order, and read as whoever had them has left them. None of them is missing then: with
+-- order per aggregate rows are emptied, not taken away.
+-- Plans are made once, and look each key up by itself, whatever the planner believed of a table that was small when it looked: hence
+-- `LATERAL` with an `OFFSET 0` or a lock, which no planner takes apart.
+CREATE FUNCTION {schema}.load_rows(of_view text, of_generation bigint, keys text[], by_projection text)
+RETURNS TABLE (row_state text, row_fields text, row_position bigint)
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM {schema}.checkpoints WHERE projection = by_projection AND per_aggregate) THEN
+        RETURN QUERY
+        SELECT found.state, found.fields, found.position
+        FROM unnest(keys) WITH ORDINALITY AS wanted (key, place)
+        LEFT JOIN LATERAL (
+            SELECT v.state, v.fields, v.position FROM {schema}.views AS v
+            WHERE v.view = of_view AND v.generation = of_generation AND v.key = wanted.key
+            OFFSET 0
+        ) AS found ON true
+        ORDER BY place;
+        RETURN;
+    END IF;
+    INSERT INTO {schema}.views (view, generation, key, position)
+    SELECT of_view, of_generation, wanted.key, 0
+    FROM unnest(keys) WITH ORDINALITY AS wanted (key, place)
+    LEFT JOIN LATERAL (
+        SELECT v.key FROM {schema}.views AS v
+        WHERE v.view = of_view AND v.generation = of_generation AND v.key = wanted.key
+        OFFSET 0
+    ) AS found ON true
+    WHERE found.key IS NULL
+    ORDER BY place
+    ON CONFLICT DO NOTHING;
+    RETURN QUERY
+    SELECT locked.state, locked.fields, locked.position
+    FROM (SELECT key FROM unnest(keys) WITH ORDINALITY AS k (key, place) ORDER BY place OFFSET 0) AS wanted,
+    LATERAL (
+        SELECT v.state, v.fields, v.position FROM {schema}.views AS v
+        WHERE v.view = of_view AND v.generation = of_generation AND v.key = wanted.key
+        FOR UPDATE
+    ) AS locked;
+END
+$$;
