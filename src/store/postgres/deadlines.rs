@@ -111,8 +111,15 @@ const SET: &str = "
     SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::uuid[])
     ON CONFLICT (process, deadline_id) DO NOTHING";
 
+/// Each is looked up by itself, whatever the planner believed of a table that was small when it looked. One that somebody changes meanwhile
+/// may stay: a row too many does no harm.
 /// Binds: process, ids.
-const END: &str = "DELETE FROM {schema}.deadlines WHERE process = $1 AND deadline_id = ANY ($2)";
+const END: &str = "
+    DELETE FROM {schema}.deadlines WHERE ctid = ANY (ARRAY(
+        SELECT d.ctid FROM unnest($2::uuid[]) AS ended (id), LATERAL (
+            SELECT ctid FROM {schema}.deadlines WHERE process = $1 AND deadline_id = ended.id OFFSET 0
+        ) AS d
+    ))";
 
 /// Binds: process, now, limit.
 const DUE: &str = "

@@ -157,12 +157,15 @@ const BEGIN: &str = "
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
     RETURNING per_aggregate";
 
+/// Row by row, whatever the planner believed of a table that was small when it looked.
 /// Binds: projection, aggregate types, aggregate ids.
 const FIND: &str = "
-    SELECT aggregate_type, aggregate_id, applied, seen
-    FROM unnest($2::text[], $3::text[]) AS wanted (aggregate_type, aggregate_id)
-    JOIN {schema}.progress USING (aggregate_type, aggregate_id)
-    WHERE projection = $1";
+    SELECT wanted.aggregate_type, wanted.aggregate_id, p.applied, p.seen
+    FROM unnest($2::text[], $3::text[]) AS wanted (aggregate_type, aggregate_id), LATERAL (
+        SELECT applied, seen FROM {schema}.progress AS p
+        WHERE p.projection = $1 AND p.aggregate_type = wanted.aggregate_type AND p.aggregate_id = wanted.aggregate_id
+        OFFSET 0
+    ) AS p";
 
 /// Makes the rows that are not there, and locks all of them, in the order in which they are given: that of their key. What another
 /// transaction has locked is read as it is after that one's end. A process that is paused with the rows in its hands would stop every other
@@ -176,12 +179,12 @@ const LOCK: &str = "
     ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = p.applied
     RETURNING aggregate_type, aggregate_id, applied, seen, set_config('idle_in_transaction_session_timeout', '30s', true)";
 
+/// All of them are there: the conflict finds each by its key.
 /// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen.
 const SET: &str = "
-    UPDATE {schema}.progress AS p SET applied = changed.applied, seen = changed.seen
-    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[])
-        AS changed (aggregate_type, aggregate_id, applied, seen)
-    WHERE p.projection = $1 AND p.aggregate_type = changed.aggregate_type AND p.aggregate_id = changed.aggregate_id";
+    INSERT INTO {schema}.progress (projection, aggregate_type, aggregate_id, applied, seen)
+    SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[])
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = excluded.applied, seen = excluded.seen";
 
 /// Binds: projection, aggregate types, aggregate ids.
 const PARKED: &str = "

@@ -267,12 +267,14 @@ const LOG: &str = "
         AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)
     ORDER BY first_position LIMIT $2";
 
+/// Here and below: `LATERAL` with `OFFSET 0` is looked up row by row. Planned as a join while the table was empty, it would read all of it until
+/// the table is analyzed.
 /// Binds: after, end. Begins as `LOG` does.
 const TAIL: &str = "
     SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
         e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
         l.first_position
-    FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
+    FROM {schema}.log l, LATERAL (SELECT * FROM {schema}.events e WHERE e.commit_id = l.commit_id OFFSET 0) AS e
     WHERE l.first_position <= $2 AND l.first_position + l.events - 1 > $1
         AND l.first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)";
 
@@ -294,7 +296,7 @@ const STREAM: &str = "
     SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
         e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
         l.first_position
-    FROM {schema}.events e JOIN {schema}.log l ON l.commit_id = e.commit_id
+    FROM {schema}.events e, LATERAL (SELECT first_position FROM {schema}.log l WHERE l.commit_id = e.commit_id OFFSET 0) AS l
     WHERE e.aggregate_type = $1 AND e.aggregate_id = $2 AND e.version > $3
     ORDER BY e.version LIMIT $4";
 
