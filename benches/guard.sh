@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs what floors.txt names of the criterion benchmarks, with its twin written by hand beside it, and fails where the median is slower than
-# the floor says, in times by hand. By hand and before a release, on a machine that does nothing else; it takes two minutes. What
+# the floor says, in times by hand. By hand and before a release, on a machine that does nothing else; it takes some minutes. What
 # fails once may be noise: instructions.sh counts without any.
 #
 #   benches/guard.sh            all
