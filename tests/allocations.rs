@@ -74,22 +74,22 @@ fn decoding_compact_allocates_as_by_hand() {
 }
 
 fn a_load_from_memory_allocates_what_its_events_do() {
-    a_longer_load_allocates_what_its_events_do(MemoryStore::new());
+    a_longer_load_allocates_what_its_events_do(&MemoryStore::new());
 }
 
 fn a_load_from_sqlite_allocates_what_its_events_do() {
     let directory = support::directory();
     let store = Runtime::new().unwrap().block_on(SqliteStore::open(directory.path().join("log.db"))).unwrap();
-    a_longer_load_allocates_what_its_events_do(store);
+    a_longer_load_allocates_what_its_events_do(&store);
 }
 
 /// Twice as long, so that what a load allocates once is left out of account. The hundredth is what stores allocate for chunks of events.
-fn a_longer_load_allocates_what_its_events_do(store: impl EventStore + Clone) {
+fn a_longer_load_allocates_what_its_events_do(store: &(impl EventStore + Clone)) {
     let runtime = Runtime::new().unwrap();
     let orders =
         Repository::<Order>::with_options(Arc::new(store.clone()), RepositoryOptions::new().with_cached_aggregates(0));
     for (id, events) in [("first", 3 * EVENTS), ("short", EVENTS), ("long", 2 * EVENTS)] {
-        runtime.block_on(append(&store, id, events));
+        runtime.block_on(append(store, id, events));
     }
     let load = |id: &str| runtime.block_on(orders.load(id)).unwrap();
     // What is made at the first use of a store, such as threads and statements, is made here.
