@@ -1,0 +1,278 @@
+//! What a growing log costs: appending, loading and rebuilding at 100,000 and 1,000,000 events, with `--full` at 10,000,000 as well. In
+//! SQLite, and in the PostgreSQL that `POSTGRES_URL` names. Target: append and load stay within 20 % of those of the smallest log.
+//!
+//! - `append`: 16 writers, one event each to new streams: events/s, and the median of one append.
+//! - `load`: an aggregate of 100 events that lie scattered over the whole log, not cached, without snapshots: the median.
+//! - `rebuild`: a view of 100 events a key, built anew in the same kind of database as the log.
+//! - `memory`: of this process after all that, and its peak so far. The figures of a later row have those of an earlier one in them.
+//! - `bytes`: of an event on disk, with the indexes, beside its payload's own.
+//!
+//! In parentheses: times what it is in the smallest log. Each log is written by appends of 1,000 events.
+//!
+//! ```sh
+//! POSTGRES_URL=postgres://.. cargo bench --features postgres --bench growth -- --full
+//! ```
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+#![expect(clippy::cast_precision_loss, reason = "figures to be read")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use retell::event::{Metadata, NewEvent};
+use retell::repository::RepositoryOptions;
+use retell::store::Append;
+use retell::{
+    AggregateId, AggregateType, Envelope, EventStore, ExpectedVersion, PostgresReadModel, PostgresStore, Rebuild,
+    Repository, SqliteReadModel, SqliteStore, StreamId, View, ViewStore, Views,
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use support::order::{Order, OrderEvent};
+
+const SIZES: [u64; 3] = [100_000, 1_000_000, 10_000_000];
+
+/// Events of one append while a log is written.
+const FILL: u64 = 1_000;
+
+/// Aggregates that lie scattered, with `EACH` events.
+const SCATTERED: u64 = 10;
+
+/// Events of a scattered aggregate, and of a key of the view.
+const EACH: u64 = 100;
+
+const WRITERS: usize = 16;
+
+/// Appends of each writer.
+const APPENDS: usize = 1_000;
+
+const LOADS: u64 = 500;
+
+#[tokio::main]
+async fn main() {
+    let full = std::env::args().any(|argument| argument == "--full");
+    let sizes = if full { &SIZES[..] } else { &SIZES[..2] };
+    println!(
+        "| log | events | append, events/s | append, ms | load, ms | rebuild, events/s | memory, peak | bytes, payload |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    sqlite(sizes).await;
+    match std::env::var("POSTGRES_URL") {
+        Ok(server) => postgres(sizes, &server).await,
+        Err(_) => println!("POSTGRES_URL names no server: nothing is measured there"),
+    }
+}
+
+async fn sqlite(sizes: &[u64]) {
+    let mut smallest = None;
+    for &size in sizes {
+        let folder = support::directory();
+        let path = folder.path().join("log.db");
+        let log = SqliteStore::open(&path).await.unwrap();
+        let models = SqliteReadModel::open(folder.path().join("views.db")).await.unwrap();
+        let payload = fill(&log, size).await;
+        let bytes = sqlite_bytes(&path);
+        let figures = measure(&log, models, size).await;
+        figures.print("SQLite", size, smallest.get_or_insert(figures), bytes, payload);
+        log.close().await.unwrap();
+    }
+}
+
+/// With all of the write-ahead log moved into the file.
+fn sqlite_bytes(path: &Path) -> u64 {
+    let db = rusqlite::Connection::open(path).unwrap();
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    fs::metadata(path).unwrap().len()
+}
+
+/// Log and view have a database each, so that the size of the one is not that of both.
+async fn postgres(sizes: &[u64], server: &str) {
+    let mut smallest = None;
+    for &size in sizes {
+        let name = format!("growth_{}_{size}", std::process::id());
+        let url = |of: &str| format!("{}/{name}_{of}", server.rsplit_once('/').unwrap().0);
+        for of in ["log", "views"] {
+            run(server, format!("CREATE DATABASE {name}_{of}")).await;
+        }
+        let log = PostgresStore::connect(&url("log")).await.unwrap();
+        let models = PostgresReadModel::connect(&url("views")).await.unwrap();
+        let payload = fill(&log, size).await;
+        // What the server does by itself sooner or later, and then beside what is measured.
+        for upkeep in ["VACUUM ANALYZE", "CHECKPOINT"] {
+            run(&url("log"), upkeep.into()).await;
+        }
+        let bytes: i64 = sqlx::query_scalar(BYTES).fetch_one(log.pool()).await.unwrap();
+        let figures = measure(&log, models, size).await;
+        figures.print("PostgreSQL", size, smallest.get_or_insert(figures), bytes.cast_unsigned(), payload);
+        log.close().await.unwrap();
+        for of in ["log", "views"] {
+            run(server, format!("DROP DATABASE {name}_{of} WITH (FORCE)")).await;
+        }
+    }
+}
+
+async fn run(server: &str, sql: String) {
+    let mut db = PgConnection::connect(server).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
+}
+
+/// Returns the bytes of all payloads.
+async fn fill(log: &impl EventStore, size: u64) -> u64 {
+    let (appends, mut bytes) = (size / FILL, 0);
+    for number in 0..appends {
+        let mut numbers = number * FILL..(number + 1) * FILL;
+        let mut event = || {
+            let number = numbers.next()?;
+            let event = NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap();
+            bytes += event.payload.len() as u64;
+            Some(event)
+        };
+        let scattered: Vec<_> = match number % (appends / EACH) {
+            0 => (0..SCATTERED).map(|n| (stream(&format!("scattered-{n}")), event().unwrap())).collect(),
+            _ => Vec::new(),
+        };
+        let rest = Append::new(
+            stream(&format!("other-{number}")),
+            ExpectedVersion::NoStream,
+            std::iter::from_fn(event).collect(),
+        );
+        let append = scattered
+            .into_iter()
+            .fold(rest, |append, (stream, event)| append.and(stream, ExpectedVersion::Any, vec![event]));
+        log.append(append).await.unwrap();
+    }
+    bytes
+}
+
+fn stream(id: &str) -> StreamId {
+    StreamId::parse("order", id).unwrap()
+}
+
+#[derive(Clone, Copy)]
+struct Figures {
+    appends_a_second: f64,
+    append: f64,
+    load: f64,
+    rebuilt_a_second: f64,
+}
+
+impl Figures {
+    fn print(&self, log: &str, size: u64, smallest: &Self, bytes: u64, payload: u64) {
+        let times = |figure: fn(&Self) -> f64, digits: usize| {
+            format!("{:.digits$} ({:.2})", figure(self), figure(self) / figure(smallest))
+        };
+        println!(
+            "| {log} | {size} | {} | {} | {} | {} | {}, {} | {}, {} |",
+            times(|figures| figures.appends_a_second, 0),
+            times(|figures| figures.append, 3),
+            times(|figures| figures.load, 3),
+            times(|figures| figures.rebuilt_a_second, 0),
+            resident("VmRSS:"),
+            resident("VmHWM:"),
+            bytes / size,
+            payload / size,
+        );
+    }
+}
+
+async fn measure<S: EventStore + Clone, M: ViewStore + Clone>(log: &S, models: M, size: u64) -> Figures {
+    // First, while the log holds what was written and nothing else.
+    let rebuilt = rebuild(log, models, size).await;
+    let load = load(log).await;
+    // Once for nothing: threads, connections and lanes are made, and a server has its pages.
+    append(log).await;
+    let (appended, append) = append(log).await;
+    Figures {
+        appends_a_second: (WRITERS * APPENDS) as f64 / appended.as_secs_f64(),
+        append,
+        load,
+        rebuilt_a_second: size as f64 / rebuilt.as_secs_f64(),
+    }
+}
+
+/// The time that all took, and the median of one.
+async fn append(log: &(impl EventStore + Clone)) -> (Duration, f64) {
+    let began = Instant::now();
+    let writers: JoinSet<_> = (0..WRITERS).map(|_| write(log.clone())).collect();
+    let times = writers.join_all().await.concat();
+    (began.elapsed(), median(times))
+}
+
+async fn write(log: impl EventStore) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..APPENDS {
+        let event = NewEvent::encode(&OrderEvent::numbered(0), Metadata::default()).unwrap();
+        let stream = StreamId::new(AggregateType::new("order").unwrap(), AggregateId::generate());
+        let began = Instant::now();
+        log.append(Append::new(stream, ExpectedVersion::NoStream, vec![event])).await.unwrap();
+        times.push(began.elapsed());
+    }
+    times
+}
+
+async fn load(log: &(impl EventStore + Clone)) -> f64 {
+    let options = RepositoryOptions::new().with_cached_aggregates(0);
+    let orders = Repository::<Order>::with_options(Arc::new(log.clone()), options);
+    let mut times = Vec::new();
+    for number in 0..LOADS {
+        let (id, began) = (format!("scattered-{}", number % SCATTERED), Instant::now());
+        assert_eq!(orders.load(id).await.unwrap().version.get(), EACH);
+        times.push(began.elapsed());
+    }
+    median(times)
+}
+
+/// In milliseconds.
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1_000.0
+}
+
+/// Counts the events of each key.
+struct Counts {
+    keys: u64,
+}
+
+impl View for Counts {
+    type Event = OrderEvent;
+    type State = u64;
+
+    fn name(&self) -> &'static str {
+        "counts"
+    }
+
+    fn key(&self, event: &Envelope<OrderEvent>) -> Option<String> {
+        Some(format!("order-{}", event.position.get() % self.keys))
+    }
+
+    fn apply(&self, count: &mut Option<u64>, _: Envelope<OrderEvent>) {
+        *count.get_or_insert_default() += 1;
+    }
+}
+
+async fn rebuild<S: EventStore + Clone, M: ViewStore + Clone>(log: &S, models: M, size: u64) -> Duration {
+    let view = Counts { keys: size / EACH };
+    let views = Views::new(&view, models.clone());
+    let (rebuild, began) = (Rebuild::new(view, log.clone(), models), Instant::now());
+    rebuild.run(CancellationToken::new()).await.unwrap();
+    let took = began.elapsed();
+    assert_eq!(views.get("order-0").await.unwrap(), Some(EACH));
+    took
+}
+
+/// Of this process, as Linux says it.
+fn resident(what: &str) -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix(what)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map_or_else(|| "?".into(), |kib| format!("{} MiB", kib / 1024))
+}
+
+const BYTES: &str = "
+    SELECT sum(pg_total_relation_size(c.oid))::bigint
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'retell' AND c.relkind = 'r'";

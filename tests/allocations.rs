@@ -1,0 +1,132 @@
+//! What a replayed event allocates: what the event itself is made of, and nothing for its way out of the store.
+//!
+//! Allocations are counted for the whole process, so the tests run one after the other in a `main` of their own.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+
+#[path = "../benches/support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use dhat::{Alloc, HeapStats, Profiler};
+use libtest_mimic::{Arguments, Trial};
+use retell::event::{Metadata, NewEvent};
+use retell::repository::RepositoryOptions;
+use retell::store::Append;
+use retell::{Event, EventStore, ExpectedVersion, MemoryStore, Repository, SqliteStore, StreamId};
+use tokio::runtime::Runtime;
+
+use support::by_hand::{Paid, Placed, Shipped, State};
+use support::order::{CompactEvent, Order, OrderEvent, Stored};
+
+#[global_allocator]
+static ALLOCATOR: Alloc = Alloc;
+
+const EVENTS: u64 = 1_000;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let tests = [
+        test("decoding_json_allocates_as_by_hand", decoding_json_allocates_as_by_hand),
+        test("decoding_compact_allocates_as_by_hand", decoding_compact_allocates_as_by_hand),
+        test("a_load_from_memory_allocates_what_its_events_do", a_load_from_memory_allocates_what_its_events_do),
+        test("a_load_from_sqlite_allocates_what_its_events_do", a_load_from_sqlite_allocates_what_its_events_do),
+    ];
+    libtest_mimic::run(&arguments, tests.into()).exit()
+}
+
+fn test(name: &str, body: fn()) -> Trial {
+    Trial::test(name, move || {
+        body();
+        Ok(())
+    })
+}
+
+fn decoding_json_allocates_as_by_hand() {
+    let events = stored(OrderEvent::numbered);
+    let by_hand = allocations(|| {
+        for event in &events {
+            match &*event.event_type {
+                "order.placed" => drop(black_box(serde_json::from_slice::<Placed>(&event.payload).unwrap())),
+                "order.paid" => drop(black_box(serde_json::from_slice::<Paid>(&event.payload).unwrap())),
+                _ => drop(black_box(serde_json::from_slice::<Shipped>(&event.payload).unwrap())),
+            }
+        }
+    });
+    assert_eq!(decoding::<OrderEvent>(&events), by_hand);
+}
+
+fn decoding_compact_allocates_as_by_hand() {
+    let events = stored(CompactEvent::numbered);
+    let by_hand = allocations(|| {
+        for event in &events {
+            match &*event.event_type {
+                "order.placed" => drop(black_box(postcard::from_bytes::<Placed>(&event.payload).unwrap())),
+                "order.paid" => drop(black_box(postcard::from_bytes::<Paid>(&event.payload).unwrap())),
+                _ => drop(black_box(postcard::from_bytes::<Shipped>(&event.payload).unwrap())),
+            }
+        }
+    });
+    assert_eq!(decoding::<CompactEvent>(&events), by_hand);
+}
+
+fn a_load_from_memory_allocates_what_its_events_do() {
+    a_longer_load_allocates_what_its_events_do(&MemoryStore::new());
+}
+
+fn a_load_from_sqlite_allocates_what_its_events_do() {
+    let directory = support::directory();
+    let store = Runtime::new().unwrap().block_on(SqliteStore::open(directory.path().join("log.db"))).unwrap();
+    a_longer_load_allocates_what_its_events_do(&store);
+}
+
+/// Twice as long, so that what a load allocates once is left out of account. The hundredth is what stores allocate for chunks of events.
+fn a_longer_load_allocates_what_its_events_do(store: &(impl EventStore + Clone)) {
+    let runtime = Runtime::new().unwrap();
+    let orders =
+        Repository::<Order>::with_options(Arc::new(store.clone()), RepositoryOptions::new().with_cached_aggregates(0));
+    for (id, events) in [("first", 3 * EVENTS), ("short", EVENTS), ("long", 2 * EVENTS)] {
+        runtime.block_on(append(store, id, events));
+    }
+    let load = |id: &str| runtime.block_on(orders.load(id)).unwrap();
+    // What is made at the first use of a store, such as threads and statements, is made here.
+    load("first");
+    let short = allocations(|| assert_eq!(load("short").version.get(), EVENTS));
+    let long = allocations(|| assert_eq!(load("long").version.get(), 2 * EVENTS));
+    let events = stored(OrderEvent::numbered);
+    let by_hand = allocations(|| {
+        let mut state = State::default();
+        for event in &events {
+            state.fold(&event.event_type, &event.payload).unwrap();
+        }
+    });
+    assert!(long - short <= by_hand + by_hand / 100, "{} allocations, by hand {by_hand}", long - short);
+}
+
+async fn append(store: &impl EventStore, id: &str, events: u64) {
+    let stream = StreamId::parse("order", id).unwrap();
+    let events = (0..events).map(|n| NewEvent::encode(&OrderEvent::numbered(n), Metadata::default()).unwrap());
+    store.append(Append::new(stream, ExpectedVersion::NoStream, events.collect())).await.unwrap();
+}
+
+fn stored<E: Event>(numbered: fn(u64) -> E) -> Vec<Stored> {
+    (0..EVENTS).map(|number| Stored::encode(&numbered(number))).collect()
+}
+
+fn decoding<E: Event>(events: &[Stored]) -> u64 {
+    allocations(|| {
+        for event in events {
+            drop(black_box(E::decode(event.borrow()).unwrap()));
+        }
+    })
+}
+
+/// Growing one counts as another.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let _profiler = Profiler::builder().testing().build();
+    work();
+    HeapStats::get().total_blocks
+}
