@@ -26,7 +26,10 @@ use crate::store::{EventStore, Filter, Outcome};
 use crate::worker::{Worker, WorkerOptions, reason};
 
 /// Processes that are dealt with at the same time: their appends share commits.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 128;
+
+/// Events of a batch: about two turns of `AT_ONCE`, so that its transaction is not open for long, and few wait at its end for the slowest.
+const BATCH_EVENTS: usize = 250;
 
 /// Deadlines that are looked up at once.
 const DUE_AT_ONCE: usize = 256;
@@ -52,9 +55,10 @@ impl<P: Process, M: DeadlineStore> std::fmt::Debug for ProcessManager<P, M> {
 }
 
 impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
-    /// Steps are written to `store`, where the events come from; deadlines and the checkpoint to `models`.
+    /// Steps are written to `store`, where the events come from; deadlines and the checkpoint to `models`. On SQLite these lie in a file of
+    /// their own, not in the log's: a transaction on them is open while steps are appended.
     ///
-    /// In transactions of up to 100 events, since their commands are sent meanwhile; deadlines are looked for every second.
+    /// In transactions of up to 250 events, since their commands are sent meanwhile; deadlines are looked for every second.
     pub fn new(process: P, store: impl EventStore, models: M) -> Self {
         let store: Arc<dyn EventStore> = Arc::new(store);
         let instances = Repository::with_options(store.clone(), crate::repository::RepositoryOptions::new());
@@ -151,7 +155,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
 }
 
 fn options() -> WorkerOptions {
-    WorkerOptions::new().with_batch_events(100)
+    WorkerOptions::new().with_batch_events(BATCH_EVENTS)
 }
 
 /// The events, as a projection that writes nothing but deadlines.
