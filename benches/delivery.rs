@@ -6,6 +6,8 @@
 //! - `relay`: 100,000 events of some 186 bytes of JSON, from the log to confirmed. By hand: one message an event, 1,000 confirms outstanding.
 //! - `worker`: frames of 100, from a full queue to committed. By hand: the same frames and statements, in transactions of as many events.
 //!   The worker's store shows it nothing, so that all it applies comes from the broker.
+//! - `view`: 200,000 events, ten an order and these spread over all of them, from a full queue to the committed rows of a view, in batches of so
+//!   many events. By hand: as `worker`, one statement a batch.
 //! - `latency`: 500 commands/s, each from its return to the read model being committed. By hand: `INSERT` and commit, a confirmed message,
 //!   a consumer that commits and acknowledges what is there.
 //! - `memory`: relay and worker in processes of their own, over 1,000,000 events and one of 10 MiB; the peak of their resident memory.
@@ -35,6 +37,7 @@ use retell::id::CommitId;
 use retell::relay::RelayOptions;
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Replay, Visitor};
+use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, EventReader, EventStore, EventType, ExpectedVersion, Filter, Metadata, Position,
     PostgresReadModel, PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, Relay, Repository, Result,
@@ -49,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use messages::Messages;
-use sales::{Sales, Statements};
+use sales::{Sales, Statements, ViewOfSales};
 use support::order::{Add, KeptOrder, OrderEvent};
 
 const ROUNDS: usize = 3;
@@ -74,6 +77,9 @@ async fn main() {
     if wanted("worker") {
         worker(Statements::OneABatch, 100_000).await;
         worker(Statements::OneAnEvent, 20_000).await;
+    }
+    if wanted("view") {
+        view().await;
     }
     if wanted("latency") {
         latency().await;
@@ -295,18 +301,60 @@ async fn worker(statements: Statements, events: u64) {
     place.fill(events).await;
     let (mut by_hand, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        by_hand.push(worker_round(&place, statements, events, by_hand_worker).await);
-        ours.push(worker_round(&place, statements, events, our_worker).await);
+        let side = async |place: &_, _: &_, queue: &_| by_hand_worker(place, statements, events, queue).await;
+        by_hand.push(drained(&place, events, SOLD, side).await);
+        let side = async |place: &_, broker: &_, _: &_| our_worker(place, statements, events, broker).await;
+        ours.push(drained(&place, events, SOLD, side).await);
     }
     report("", &by_hand, &ours);
     place.drop().await;
 }
 
-async fn worker_round(
+const VIEWED: u64 = 200_000;
+
+/// Events a second, from a full queue to the rows of a view.
+async fn view() {
+    println!(
+        "view, {VIEWED} events: by hand, worker (events/s)   ratio [least, most]   processor time: by hand, worker (us an event)"
+    );
+    let place = Place::create().await;
+    place.fill(VIEWED).await;
+    let mut by_hand = Vec::new();
+    let mut ours = [1_000, 10_000].map(|batch| (batch, Vec::new()));
+    for _ in 0..ROUNDS {
+        let side =
+            async |place: &_, _: &_, queue: &_| by_hand_worker(place, Statements::OneABatch, VIEWED, queue).await;
+        by_hand.push(drained(&place, VIEWED, SOLD, side).await);
+        for (batch, ours) in &mut ours {
+            let side = async |place: &_, broker: &_, _: &_| our_view(place, *batch, broker).await;
+            ours.push(drained(&place, VIEWED, VIEWED_SALES, side).await);
+        }
+    }
+    for (batch, ours) in ours {
+        report(&format!("batches of {batch}"), &by_hand, &ours);
+    }
+    place.drop().await;
+}
+
+async fn our_view(place: &Place, batch: usize, broker: &RabbitMqBroker) {
+    let worker = Worker::view(ViewOfSales, Blind, place.models().await).with_broker(broker.clone());
+    let worker = worker.with_options(WorkerOptions::new().with_batch_events(batch));
+    let mut applied = worker.applied();
+    let stop = CancellationToken::new();
+    let done = async {
+        applied.wait_for(|applied| applied.get() >= VIEWED).await.unwrap();
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(worker.run(stop.clone()), done);
+    ended.unwrap();
+}
+
+/// Fills a queue, and measures how `side` empties it. `applied` counts the events that have got into the read model.
+async fn drained(
     place: &Place,
-    statements: Statements,
     events: u64,
-    side: impl AsyncFnOnce(&Place, Statements, u64, &RabbitMqBroker, &str),
+    applied: &'static str,
+    side: impl AsyncFnOnce(&Place, &RabbitMqBroker, &str),
 ) -> Cost {
     let (broker, topology) = place.broker(&prefix()).await;
     let mut published = Position::ZERO;
@@ -317,22 +365,21 @@ async fn worker_round(
     }
     place
         .pool
-        .execute("TRUNCATE sales; TRUNCATE checkpoints; UPDATE by_hand_checkpoint SET position = 0")
+        .execute("TRUNCATE sales, checkpoints, views, view_fields; UPDATE by_hand_checkpoint SET position = 0")
         .await
         .unwrap();
     let queue = topology.queue(&sales_name(), Consumption::Sole).unwrap();
     let clock = Clock::start();
-    side(place, statements, events, &broker, &queue).await;
+    side(place, &broker, &queue).await;
     let cost = clock.stop(events);
-    let applied: Option<i64> =
-        sqlx::query_scalar("SELECT sum(events)::bigint FROM sales").fetch_one(&place.pool).await.unwrap();
+    let applied: Option<i64> = sqlx::query_scalar(applied).fetch_one(&place.pool).await.unwrap();
     assert_eq!(applied, Some(events.cast_signed()));
     messages::delete(&messages::channel(&place.amqp).await, &queue).await;
     broker.close().await.unwrap();
     cost
 }
 
-async fn our_worker(place: &Place, statements: Statements, events: u64, broker: &RabbitMqBroker, _: &str) {
+async fn our_worker(place: &Place, statements: Statements, events: u64, broker: &RabbitMqBroker) {
     let worker = Worker::new(Sales(statements), Blind, place.models().await).with_broker(broker.clone());
     let mut applied = worker.applied();
     let stop = CancellationToken::new();
@@ -344,7 +391,7 @@ async fn our_worker(place: &Place, statements: Statements, events: u64, broker: 
     ended.unwrap();
 }
 
-async fn by_hand_worker(place: &Place, statements: Statements, events: u64, _: &RabbitMqBroker, queue: &str) {
+async fn by_hand_worker(place: &Place, statements: Statements, events: u64, queue: &str) {
     let mut messages = Messages::of(messages::channel(&place.amqp).await, queue, 100).await;
     let (mut at, mut batch, mut last) = (0, Vec::new(), 0);
     while at < events {
@@ -663,6 +710,10 @@ fn peak() -> f64 {
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
+
+const SOLD: &str = "SELECT sum(events)::bigint FROM sales";
+
+const VIEWED_SALES: &str = "SELECT sum((state::json ->> 'events')::bigint)::bigint FROM views";
 
 /// Binds: how many. Placed, paid and shipped by turns, as `OrderEvent::numbered` has them.
 const FILL: &str = r#"

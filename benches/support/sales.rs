@@ -1,6 +1,7 @@
 //! A read model in PostgreSQL: a row an order, with sums. Written through by one statement a batch, or by one an event.
 
-use retell::{BoxError, Envelope, Projection, async_trait};
+use retell::{BoxError, Envelope, Projection, View, async_trait};
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::support::order::OrderEvent;
@@ -41,6 +42,39 @@ impl Projection for Sales {
             }
         }
         Ok(())
+    }
+}
+
+/// The same as a view.
+pub(crate) struct ViewOfSales;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Sale {
+    events: i64,
+    items: i64,
+    cents: i64,
+    grams: i64,
+}
+
+impl View for ViewOfSales {
+    type Event = OrderEvent;
+    type State = Sale;
+
+    fn name(&self) -> &'static str {
+        "sales"
+    }
+
+    fn key(&self, event: &Envelope<OrderEvent>) -> Option<String> {
+        Some(event.stream.aggregate_id().to_string())
+    }
+
+    fn apply(&self, sale: &mut Option<Sale>, event: Envelope<OrderEvent>) {
+        let sale = sale.get_or_insert_default();
+        let (items, cents, grams) = sums(&event.event);
+        sale.events += 1;
+        sale.items += items;
+        sale.cents += cents;
+        sale.grams += grams;
     }
 }
 
