@@ -55,7 +55,8 @@ impl<P: Process, M: DeadlineStore> std::fmt::Debug for ProcessManager<P, M> {
 }
 
 impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
-    /// Steps are written to `store`, where the events come from; deadlines and the checkpoint to `models`.
+    /// Steps are written to `store`, where the events come from; deadlines and the checkpoint to `models`. On SQLite these lie in a file of
+    /// their own, not in the log's: a transaction on them is open while steps are appended.
     ///
     /// In transactions of up to 250 events, since their commands are sent meanwhile; deadlines are looked for every second.
     pub fn new(process: P, store: impl EventStore, models: M) -> Self {
