@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the library beside its peers, and writes benches/peers/results: a table and the raw figures for each database, and two plots.
-# Starts a PostgreSQL of its own on a free port of 127.0.0.1, and stops it at the end, also after a failure. Takes some 15 minutes, and
-# as long again to build the first time. A run of everything also renews the tables in src/docs/benchmarks.md.
+# Starts a PostgreSQL of its own on a free port of 127.0.0.1, and stops it at the end, also after a failure. Takes some 25 minutes, and
+# as long again to build the first time. A run of everything also renews the tables and plots in src/docs/benchmarks.md.
 #
 #   benches/peers/run.sh              everything
 #   benches/peers/run.sh OPTION ...   passes=5; only=cqrs-es (several: only these sides; name retell, too, for the ratios);
@@ -47,4 +47,6 @@ case "$databases" in *sqlite*) places+=("sqlite=$files") ;; esac
 # The page in the documentation shows whole runs only.
 if [ $# = 0 ] && [ "$databases" = "postgres sqlite" ]; then
   "$target/release/peers" doc "$peers/results" src/docs/benchmarks.md
+  mkdir -p src/docs/plots
+  cp "$peers"/results/*.svg src/docs/plots/
 fi

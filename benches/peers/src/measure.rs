@@ -143,7 +143,7 @@ async fn seed_orders(side: &Arc<dyn Side>, set: Set, orders: u64, events: u64) {
                 }
             }
         };
-        (0..16).map(writer).collect::<JoinSet<()>>().join_all().await;
+        (0..side.fillers()).map(writer).collect::<JoinSet<()>>().join_all().await;
     }
 }
 

@@ -18,10 +18,10 @@ const LINE: f64 = 17.0;
 const COLOURS: [&str; 10] =
     ["#e4572e", "#7a8699", "#2e86de", "#17a398", "#b5651d", "#9b59b6", "#c0392b", "#5d8a2a", "#d4a017", "#e377c2"];
 
-/// Light and dark: the page's own scheme, where it says one.
-const STYLE: &str = "text { font: 13px system-ui, sans-serif; fill: #333 } .title { font-size: 15px; font-weight: 600 } \
+/// Grey reads in light and dark; where the page's scheme is known, what is better there.
+const STYLE: &str = "text { font: 13px system-ui, sans-serif; fill: #777 } .title { font-size: 15px; font-weight: 600 } \
     .grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 1.6 } .ours { stroke-width: 3.2 } .bold { font-weight: 600 } \
-    @media (prefers-color-scheme: dark) { text { fill: #ddd } }";
+    @media (prefers-color-scheme: light) { text { fill: #333 } } @media (prefers-color-scheme: dark) { text { fill: #ddd } }";
 
 /// Lines over the same values, both axes logarithmic.
 struct Chart {

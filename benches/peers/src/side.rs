@@ -19,6 +19,11 @@ pub trait Side: Send + Sync {
     /// One command: loads the order, decides, adds the event of this number.
     async fn execute(&self, id: Uuid, number: u64);
 
+    /// How many at once fill its database.
+    fn fillers(&self) -> u64 {
+        16
+    }
+
     /// One command that adds several events to an order that has those before them.
     async fn add(&self, id: Uuid, numbers: Range<u64>);
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::persist::{GenericQuery, PersistedEventRepository, PersistedEventStore, QueryReplay, ViewRepository};
-use cqrs_es::{Aggregate, AggregateContext, CqrsFramework, DomainEvent, EventEnvelope, EventStore, Query, View};
+use cqrs_es::{Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventEnvelope, EventStore, Query, View};
 use peers::order::{self, OrderEvent};
 use peers::side::{Can, Side};
 use postgres_es::{PostgresEventRepository, PostgresViewRepository};
@@ -151,7 +151,10 @@ where
     }
 
     async fn execute(&self, id: Uuid, number: u64) {
-        self.commands.execute(&id.to_string(), number..number + 1).await.unwrap();
+        // sqlite-es calls it a conflict, too, when the file is busy.
+        while let Err(error) = self.commands.execute(&id.to_string(), number..number + 1).await {
+            assert!(matches!(error, AggregateError::AggregateConflict), "{error}");
+        }
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {

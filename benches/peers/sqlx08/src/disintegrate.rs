@@ -121,6 +121,11 @@ const ATTEMPTS: usize = 1_000;
 
 #[async_trait]
 impl Side for Disintegrate {
+    /// More only refuse each other.
+    fn fillers(&self) -> u64 {
+        1
+    }
+
     async fn create(&self) {
         self.pool.execute(TABLES).await.unwrap();
     }
