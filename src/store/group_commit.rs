@@ -2,15 +2,11 @@
 //!
 //! There is no timer and no added delay: an append that finds nothing running is committed at once, alone. The queue is
 //! bounded, so that writers faster than the disk wait instead of filling memory. A server can have several queues, each with a commit of
-//! its own under way: one is written while the disk syncs another. Appends to one stream that are under way together share a queue, so
-//! they keep their order; any other goes where the fewest are.
+//! its own under way: one is written while the disk syncs another. The appends to one stream share a queue, so they keep their order.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -38,25 +34,13 @@ pub struct GroupCommit {
     driver: Arc<dyn BatchAppend>,
     closing: CancellationToken,
     queues: Vec<Queue>,
-    /// Where the streams are that are under way: a hash of the stream, its queue, how many appends.
-    streams: std::sync::Mutex<HashMap<u64, (usize, usize)>>,
 }
 
+/// Started by its first append, so that a store can be made outside a runtime.
 #[derive(Default)]
 struct Queue {
-    /// Started by the first append that has to wait, so that a store can be made outside a runtime.
     waiting: OnceLock<mpsc::Sender<Waiting>>,
     task: Mutex<Option<JoinHandle<()>>>,
-    appends: AtomicUsize,
-    turn: Arc<Turn>,
-}
-
-/// Held by whoever commits.
-#[derive(Default)]
-struct Turn {
-    lock: Mutex<()>,
-    /// Whether the last commit was of several appends: then others are about to come, and one alone would only make them wait.
-    crowded: AtomicBool,
 }
 
 /// An append and where its outcome goes.
@@ -71,7 +55,7 @@ impl GroupCommit {
     /// So many commits at a time; at least one.
     pub fn with_queues(driver: Arc<dyn BatchAppend>, queues: usize) -> Self {
         let queues = std::iter::repeat_with(Queue::default).take(queues.max(1)).collect();
-        Self { driver, closing: CancellationToken::new(), queues, streams: std::sync::Mutex::default() }
+        Self { driver, closing: CancellationToken::new(), queues }
     }
 
     /// Appends in the next commit.
@@ -80,19 +64,9 @@ impl GroupCommit {
     /// The append's own outcome, or [`ErrorKind::Closed`].
     ///
     /// # Cancel safety
-    /// Dropped, it may be committed all the same.
+    /// Dropped while it waits for a place in the queue, nothing was written; later, it is committed all the same.
     pub async fn append(&self, append: Append) -> Result<Appended> {
-        let under_way = self.enter(&append);
-        let queue = &self.queues[under_way.queue];
-        if !queue.turn.crowded.load(Ordering::Relaxed)
-            && let Ok(_turn) = queue.turn.lock.try_lock()
-        {
-            // Nobody commits and nobody waits: no need for the task, nor for its way there and back.
-            if self.closing.is_cancelled() {
-                return Err(closed());
-            }
-            return self.driver.append_batch(vec![append]).await.pop().unwrap_or_else(|| Err(unknown()));
-        }
+        let queue = &self.queues[self.queue_of(&append)];
         let waiting = match queue.waiting.get() {
             Some(waiting) => waiting,
             None => self.start(queue).await,
@@ -104,31 +78,17 @@ impl GroupCommit {
             place = waiting.reserve() => place.map_err(|_| closed())?,
         };
         place.send((append, outcome));
-        answer.await.map_err(|_| unknown())?
+        answer.await.map_err(|_| Error::new(ErrorKind::Transient("learn the outcome of an append".into())))?
     }
 
     /// The first stream decides. What an append shares with one in another queue, the database settles, as between processes.
-    fn enter(&self, append: &Append) -> UnderWay<'_> {
+    fn queue_of(&self, append: &Append) -> usize {
         if self.queues.len() == 1 {
-            return UnderWay { commits: self, queue: 0, stream: None };
+            return 0;
         }
         let mut hasher = DefaultHasher::new();
         append.stream_ids().next().hash(&mut hasher);
-        let stream = hasher.finish();
-        let mut streams = self.streams();
-        let (queue, appends) = streams.entry(stream).or_insert_with(|| (self.shortest(), 0));
-        *appends += 1;
-        self.queues[*queue].appends.fetch_add(1, Ordering::Relaxed);
-        UnderWay { commits: self, queue: *queue, stream: Some(stream) }
-    }
-
-    fn shortest(&self) -> usize {
-        let lengths = self.queues.iter().map(|queue| queue.appends.load(Ordering::Relaxed));
-        lengths.enumerate().min_by_key(|(_, appends)| *appends).map_or(0, |(queue, _)| queue)
-    }
-
-    fn streams(&self) -> MutexGuard<'_, HashMap<u64, (usize, usize)>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        usize::try_from(hasher.finish() % self.queues.len() as u64).unwrap_or(0)
     }
 
     /// Refuses further appends and waits until those under way are committed.
@@ -139,8 +99,6 @@ impl GroupCommit {
                 // The task owns no result; a panic in it has dropped the senders, and each caller was told.
                 drop(task.await);
             }
-            // Whoever commits without the task.
-            drop(queue.turn.lock.lock().await);
         }
     }
 
@@ -148,7 +106,7 @@ impl GroupCommit {
         let mut task = queue.task.lock().await;
         queue.waiting.get_or_init(|| {
             let (sender, waiting) = mpsc::channel(QUEUE);
-            *task = Some(tokio::spawn(run(self.driver.clone(), waiting, queue.turn.clone(), self.closing.clone())));
+            *task = Some(tokio::spawn(run(self.driver.clone(), waiting, self.closing.clone())));
             sender
         })
     }
@@ -160,42 +118,12 @@ impl fmt::Debug for GroupCommit {
     }
 }
 
-/// An append from its call to its outcome.
-struct UnderWay<'c> {
-    commits: &'c GroupCommit,
-    queue: usize,
-    /// Where there are several queues.
-    stream: Option<u64>,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        let Some(stream) = self.stream else { return };
-        self.commits.queues[self.queue].appends.fetch_sub(1, Ordering::Relaxed);
-        if let Entry::Occupied(mut entry) = self.commits.streams().entry(stream) {
-            entry.get_mut().1 -= 1;
-            if entry.get().1 == 0 {
-                entry.remove();
-            }
-        }
-    }
-}
-
 fn closed() -> Error {
     Error::new(ErrorKind::Closed("the store"))
 }
 
-fn unknown() -> Error {
-    Error::new(ErrorKind::Transient("learn the outcome of an append".into()))
-}
-
 /// Ends when the store is closed or dropped, after everything in the queue is committed.
-async fn run(
-    driver: Arc<dyn BatchAppend>,
-    mut waiting: mpsc::Receiver<Waiting>,
-    turn: Arc<Turn>,
-    closing: CancellationToken,
-) {
+async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>, closing: CancellationToken) {
     loop {
         let first = tokio::select! {
             biased;
@@ -208,9 +136,7 @@ async fn run(
         let Some(first) = first else { return };
         // Whoever has just learned an outcome may have the next append ready: it comes before this one goes out alone.
         tokio::task::yield_now().await;
-        let _turn = turn.lock.lock().await;
         let (batch, outcomes) = gather(first, &mut waiting);
-        turn.crowded.store(batch.len() > 1, Ordering::Relaxed);
         for (result, outcome) in driver.append_batch(batch).await.into_iter().zip(outcomes) {
             // A caller that was dropped does not want to know.
             drop(outcome.send(result));

@@ -126,7 +126,7 @@ impl CheckpointStore for MySqlReadModel {
     }
 
     async fn close(&self) -> Result<()> {
-        self.connections.close().await;
+        self.connections.pool().close().await;
         Ok(())
     }
 }
