@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the library beside its peers, and writes benches/peers/results: a table and the raw figures for each database, and two plots.
+# Measures the library beside its peers, and writes benches/peers/results: a table the raw figures and two plots for each database.
 # Starts a PostgreSQL of its own on a free port of 127.0.0.1, and stops it at the end, also after a failure. Takes some 25 minutes, and
 # as long again to build the first time. A run of everything also renews the tables and plots in src/docs/benchmarks.md.
 #

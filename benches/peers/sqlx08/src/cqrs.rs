@@ -153,7 +153,7 @@ where
     }
 
     async fn execute(&self, id: Uuid, number: u64) {
-        // sqlite-es calls it a conflict, too, when the file is busy.
+        // sqlite-es reports conflicts also where no two commands have one aggregate.
         while let Err(error) = self.commands.execute(&id.to_string(), number..number + 1).await {
             assert!(matches!(error, AggregateError::AggregateConflict), "{error}");
         }
