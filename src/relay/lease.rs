@@ -63,10 +63,10 @@ impl Lease {
 
     /// Tries until the store answers. The caller sets the limit.
     async fn persist<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
-        let mut delays = delays(self.length / 10);
+        let mut delays = delays(self.length / 50);
         loop {
             match attempt().await {
-                Err(error) if error.is_transient() => sleep(delays.next().unwrap_or(self.length / 10)).await,
+                Err(error) if error.is_transient() => sleep(delays.next().unwrap_or(self.length / 50)).await,
                 answer => return answer,
             }
         }
