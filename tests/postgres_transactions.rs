@@ -456,7 +456,7 @@ async fn a_newer_schema_is_refused() {
     PostgresStore::open(pool.clone(), &options).await.unwrap();
     pool.execute("INSERT INTO retell_migrations (number, name) VALUES (99, 'later')").await.unwrap();
     let error = PostgresStore::open(pool, &options).await.unwrap_err();
-    assert_eq!(*error.kind(), ErrorKind::NewerStore { found: 99, known: 11 });
+    assert_eq!(*error.kind(), ErrorKind::NewerStore { found: 99, known: 12 });
 }
 
 #[tokio::test]
@@ -501,6 +501,51 @@ async fn a_pool_without_a_free_connection_is_transient() {
     assert!(store.head().await.unwrap_err().is_transient());
     drop(taken);
     store.append(append("a", ExpectedVersion::Any)).await.unwrap();
+}
+
+/// A connection that the store has at hand keeps nobody waiting for the pool's.
+#[tokio::test]
+async fn a_small_pool_serves_the_store_and_its_owner() {
+    let (_, options) = postgres::fresh().await;
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(2).connect_with(postgres::server()).await.unwrap();
+    let store = PostgresStore::open(pool.clone(), &options.without_listening()).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for _ in 0..50 {
+                store.append(append(&writer.to_string(), ExpectedVersion::Any)).await.unwrap();
+                store.head().await.unwrap();
+            }
+        });
+    }
+    for _ in 0..4 {
+        let pool = pool.clone();
+        tasks.spawn(async move {
+            for _ in 0..50 {
+                pool.execute("SELECT 1").await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(log(&store).await.len(), 200);
+    store.close().await.unwrap();
+    assert_eq!(pool.size(), 0, "what was at hand is closed, too");
+    assert!(matches!(*store.head().await.unwrap_err().kind(), ErrorKind::Closed(_)));
+}
+
+#[test]
+fn a_store_outlives_its_runtime() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime.block_on(async {
+        let store = postgres::store().await;
+        store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+        store
+    });
+    // A connection is at hand: it goes back while there is a runtime to do that in.
+    drop(runtime);
+    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(store)));
+    assert!(dropped.is_ok(), "a connection was left behind without a runtime");
 }
 
 #[tokio::test]

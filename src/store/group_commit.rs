@@ -2,11 +2,15 @@
 //!
 //! There is no timer and no added delay: an append that finds nothing running is committed at once, alone. The queue is
 //! bounded, so that writers faster than the disk wait instead of filling memory. A server can have several queues, each with a commit of
-//! its own under way: one is written while the disk syncs another. The appends to one stream share a queue, so they keep their order.
+//! its own under way: one is written while the disk syncs another. Appends to one stream that are under way together share a queue, so
+//! they keep their order; any other goes where the fewest are.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -34,6 +38,8 @@ pub struct GroupCommit {
     driver: Arc<dyn BatchAppend>,
     closing: CancellationToken,
     queues: Vec<Queue>,
+    /// Where the streams are that are under way: a hash of the stream, its queue, how many appends.
+    streams: std::sync::Mutex<HashMap<u64, (usize, usize)>>,
 }
 
 /// Started by its first append, so that a store can be made outside a runtime.
@@ -41,6 +47,7 @@ pub struct GroupCommit {
 struct Queue {
     waiting: OnceLock<mpsc::Sender<Waiting>>,
     task: Mutex<Option<JoinHandle<()>>>,
+    appends: AtomicUsize,
 }
 
 /// An append and where its outcome goes.
@@ -55,7 +62,7 @@ impl GroupCommit {
     /// So many commits at a time; at least one.
     pub fn with_queues(driver: Arc<dyn BatchAppend>, queues: usize) -> Self {
         let queues = std::iter::repeat_with(Queue::default).take(queues.max(1)).collect();
-        Self { driver, closing: CancellationToken::new(), queues }
+        Self { driver, closing: CancellationToken::new(), queues, streams: std::sync::Mutex::default() }
     }
 
     /// Appends in the next commit.
@@ -66,7 +73,8 @@ impl GroupCommit {
     /// # Cancel safety
     /// Dropped while it waits for a place in the queue, nothing was written; later, it is committed all the same.
     pub async fn append(&self, append: Append) -> Result<Appended> {
-        let queue = &self.queues[self.queue_of(&append)];
+        let under_way = self.enter(&append);
+        let queue = &self.queues[under_way.queue];
         let waiting = match queue.waiting.get() {
             Some(waiting) => waiting,
             None => self.start(queue).await,
@@ -82,13 +90,27 @@ impl GroupCommit {
     }
 
     /// The first stream decides. What an append shares with one in another queue, the database settles, as between processes.
-    fn queue_of(&self, append: &Append) -> usize {
+    fn enter(&self, append: &Append) -> UnderWay<'_> {
         if self.queues.len() == 1 {
-            return 0;
+            return UnderWay { commits: self, queue: 0, stream: None };
         }
         let mut hasher = DefaultHasher::new();
         append.stream_ids().next().hash(&mut hasher);
-        usize::try_from(hasher.finish() % self.queues.len() as u64).unwrap_or(0)
+        let stream = hasher.finish();
+        let mut streams = self.streams();
+        let (queue, appends) = streams.entry(stream).or_insert_with(|| (self.shortest(), 0));
+        *appends += 1;
+        self.queues[*queue].appends.fetch_add(1, Ordering::Relaxed);
+        UnderWay { commits: self, queue: *queue, stream: Some(stream) }
+    }
+
+    fn shortest(&self) -> usize {
+        let lengths = self.queues.iter().map(|queue| queue.appends.load(Ordering::Relaxed));
+        lengths.enumerate().min_by_key(|(_, appends)| *appends).map_or(0, |(queue, _)| queue)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<u64, (usize, usize)>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses further appends and waits until those under way are committed.
@@ -115,6 +137,27 @@ impl GroupCommit {
 impl fmt::Debug for GroupCommit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GroupCommit").finish_non_exhaustive()
+    }
+}
+
+/// An append from its call to its outcome.
+struct UnderWay<'c> {
+    commits: &'c GroupCommit,
+    queue: usize,
+    /// Where there are several queues.
+    stream: Option<u64>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let Some(stream) = self.stream else { return };
+        self.commits.queues[self.queue].appends.fetch_sub(1, Ordering::Relaxed);
+        if let Entry::Occupied(mut entry) = self.commits.streams().entry(stream) {
+            entry.get_mut().1 -= 1;
+            if entry.get().1 == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod append;
 mod claims;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod connections;
 pub mod deadlines;
 pub mod group_commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]

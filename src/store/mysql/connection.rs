@@ -1,117 +1,20 @@
 //! How calls get their connections, how transactions begin, and the one place where MySQL's and MariaDB's error numbers get their meaning.
 
-use std::ops::{Deref, DerefMut};
-
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use sqlx::mysql::{MySqlArguments, MySqlDatabaseError, MySqlRow};
-use sqlx::pool::PoolConnection;
-use sqlx::query::{Query, QueryAs};
-use sqlx::{Connection, FromRow, MySql, MySqlConnection, MySqlPool, Transaction};
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::{Connection, MySql, MySqlConnection, Transaction};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::connections;
 use crate::store::sql::{self, Refusal};
 
-/// The driver's one way to its server.
-///
-/// sqlx does not find its place in the protocol again after a call was dropped half-way, and whoever got the connection next would wait for
-/// ever, or read another's answer. So nothing here runs on a pool: each call has a [`Lease`], which closes what is not known to be whole.
-#[derive(Debug, Clone)]
-pub(super) struct Connections(MySqlPool);
+/// The driver's one way to its server: nothing here runs on a pool, so that what is not known to be whole is closed.
+pub(super) type Connections = connections::Connections<MySql>;
 
 impl Connections {
-    pub(super) fn of(pool: MySqlPool) -> Self {
-        Self(pool)
-    }
-
-    /// The pool, to hand out and to close.
-    pub(super) fn pool(&self) -> &MySqlPool {
-        &self.0
-    }
-
-    /// A connection for one call.
-    pub(super) async fn lease(&self) -> Result<Lease, sqlx::Error> {
-        Ok(Lease { connection: self.0.acquire().await?, whole: false })
-    }
-
     /// A connection that never goes back.
     pub(super) async fn detached(&self) -> Result<MySqlConnection, sqlx::Error> {
-        Ok(self.0.acquire().await?.detach())
-    }
-
-    /// Runs a statement that has no rows to show.
-    pub(super) async fn execute(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<(), sqlx::Error> {
-        let mut lease = self.lease().await?;
-        let done = query.execute(&mut *lease).await;
-        lease.end(done).map(drop)
-    }
-
-    /// The one row of a statement, or none.
-    pub(super) async fn optional<T>(
-        &self,
-        query: QueryAs<'_, MySql, T, MySqlArguments>,
-    ) -> Result<Option<T>, sqlx::Error>
-    where
-        T: Send + Unpin + for<'r> FromRow<'r, MySqlRow>,
-    {
-        let mut lease = self.lease().await?;
-        let row = query.fetch_optional(&mut *lease).await;
-        lease.end(row)
-    }
-
-    /// The one row of a statement.
-    pub(super) async fn one<T>(&self, query: QueryAs<'_, MySql, T, MySqlArguments>) -> Result<T, sqlx::Error>
-    where
-        T: Send + Unpin + for<'r> FromRow<'r, MySqlRow>,
-    {
-        self.optional(query).await?.ok_or(sqlx::Error::RowNotFound)
-    }
-
-    /// All rows of a statement.
-    pub(super) async fn all<T>(&self, query: QueryAs<'_, MySql, T, MySqlArguments>) -> Result<Vec<T>, sqlx::Error>
-    where
-        T: Send + Unpin + for<'r> FromRow<'r, MySqlRow>,
-    {
-        let mut lease = self.lease().await?;
-        let rows = query.fetch_all(&mut *lease).await;
-        lease.end(rows)
-    }
-}
-
-/// A connection for one call. Closed when it is dropped, unless the call came to its [`end`](Self::end).
-#[derive(Debug)]
-pub(super) struct Lease {
-    connection: PoolConnection<MySql>,
-    whole: bool,
-}
-
-impl Lease {
-    /// The call's result is there: an answer, or a refusal of the server's, leaves the connection fit for the next call. What else goes
-    /// wrong, such as a row that cannot be decoded, may lie in the middle of an answer.
-    pub(super) fn end<T>(mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        self.whole = matches!(result, Ok(_) | Err(sqlx::Error::Database(_) | sqlx::Error::RowNotFound));
-        result
-    }
-}
-
-impl Deref for Lease {
-    type Target = MySqlConnection;
-
-    fn deref(&self) -> &MySqlConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut MySqlConnection {
-        &mut self.connection
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.whole {
-            self.connection.close_on_drop();
-        }
+        Ok(self.pool().acquire().await?.detach())
     }
 }
 

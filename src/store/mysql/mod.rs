@@ -316,7 +316,7 @@ impl EventStore for MySqlStore {
 
     async fn close(&self) -> Result<()> {
         self.commits.close().await;
-        self.writer.connections.pool().close().await;
+        self.writer.connections.close().await;
         Ok(())
     }
 }

@@ -126,7 +126,7 @@ impl CheckpointStore for MySqlReadModel {
     }
 
     async fn close(&self) -> Result<()> {
-        self.connections.pool().close().await;
+        self.connections.close().await;
         Ok(())
     }
 }

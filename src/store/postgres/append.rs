@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, Executor, PgConnection, PgExecutor, PgPool, Row};
+use sqlx::{Connection, Executor, PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +15,7 @@ use crate::id::{ClaimScope, ClaimValue, CommitId, ExpectedVersion, IdempotencyKe
 use crate::store::group_commit::BatchAppend;
 use crate::store::inline::Inlines;
 use crate::store::postgres::claims::{self, NumberedClaim};
-use crate::store::postgres::connection::{Schema, Statement, classify, classify_work, code, refusal};
+use crate::store::postgres::connection::{Connections, Schema, Statement, classify, classify_work, code, refusal};
 use crate::store::postgres::signals::Signals;
 use crate::store::sql::{self, Ended, Refusal, Rounds, commit_id, count, from_sql, to_sql};
 use crate::store::{Append, Appended, Inline, KeptOutcome, Outcome, StreamAppend};
@@ -23,7 +23,7 @@ use crate::store::{Append, Appended, Inline, KeptOutcome, Outcome, StreamAppend}
 /// The driver's side of group commit.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    pub(super) pool: PgPool,
+    pub(super) connections: Connections,
     pub(super) lane: i32,
     pub(super) durable: bool,
     pub(super) signals: Arc<Signals>,
@@ -37,11 +37,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(pool: PgPool, schema: &Schema, durable: bool, signals: Signals) -> Self {
+    pub(super) fn new(connections: Connections, schema: &Schema, durable: bool, signals: Signals) -> Self {
         // Each process starts its search for a free lane at a place of its own.
         let lane = i32::from(Uuid::new_v4().as_bytes()[0] % 32);
         Self {
-            pool,
+            connections,
             lane,
             durable,
             signals: Arc::new(signals),
@@ -61,7 +61,7 @@ impl Writer {
 
     /// What the append under `key` did.
     pub(super) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        self.outcome_in(&self.pool, key)
+        self.outcome_in(self.connections.pool(), key)
             .await
             .map_err(|error| classify(error, "look up an idempotency key"))?
             .transpose()
@@ -71,7 +71,7 @@ impl Writer {
     pub(super) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         let row = sqlx::query_as(self.holder.sql()).bind(scope.as_str()).bind(value.as_str());
         let row: Option<(String, String)> =
-            row.fetch_optional(&self.pool).await.map_err(|error| classify(error, "look up a unique value"))?;
+            self.connections.optional(row).await.map_err(|error| classify(error, "look up a unique value"))?;
         Ok(row.map(|(kind, id)| StreamId::parse(&kind, &id)).transpose()?)
     }
 
@@ -167,22 +167,24 @@ impl Writer {
 #[async_trait]
 impl Rounds for Writer {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
-        let mut connection = self.pool.acquire().await?;
+        let mut lease = self.connections.lease().await?;
         if self.inline.is_empty() {
-            return Ok(self.call(&mut connection, round, false).await?);
+            let called = self.call(&mut lease, round, false).await;
+            return Ok(lease.end(called)?);
         }
-        let mut tx = connection.begin().await?;
+        let mut tx = lease.begin().await?;
         let results = self.call(&mut tx, round, false).await?;
         sql::apply_inline(&self.inline, &mut *tx, round, &results)
             .await
             .map_err(classify_work)
             .map_err(Ended::Inline)?;
-        tx.commit().await?;
+        let committed = tx.commit().await;
+        lease.end(committed)?;
         Ok(results)
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
-        sqlx::query_scalar(self.known_ids.sql()).bind(ids).fetch_optional(&self.pool).await
+        sqlx::query_scalar(self.known_ids.sql()).bind(ids).fetch_optional(self.connections.pool()).await
     }
 
     fn refusal(&self, error: &sqlx::Error) -> Refusal {

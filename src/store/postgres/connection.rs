@@ -3,11 +3,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use sqlx::AssertSqlSafe;
 use sqlx::error::ErrorKind as SqlKind;
+use sqlx::{AssertSqlSafe, Postgres};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::connections;
 use crate::store::sql::{self, Refusal};
+
+/// The way to the server for what is done often; what is done seldom runs on the pool.
+pub(super) type Connections = connections::Connections<Postgres>;
 
 /// The schema the tables lie in: a plain lower-case identifier, so that it can stand in a statement unquoted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::store::{Inline, InlineStore};
 impl PostgresStore {
     /// The read models that lie in the log's own schema, such as those of [inline](crate::inline) projections.
     pub fn read_model(&self) -> PostgresReadModel {
-        PostgresReadModel::of(self.writer.pool.clone(), &self.schema)
+        PostgresReadModel::of(self.writer.connections.pool().clone(), &self.schema)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::connection::{Schema, classify};
 
 /// The steps of the schema. Never changed once released.
-const MIGRATIONS: [(i32, &str, &str); 11] = [
+const MIGRATIONS: [(i32, &str, &str); 12] = [
     (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
     (3, "leases", include_str!("../../../migrations/postgres/0003_leases.sql")),
@@ -18,10 +18,11 @@ const MIGRATIONS: [(i32, &str, &str); 11] = [
     (9, "inbox", include_str!("../../../migrations/postgres/0009_inbox.sql")),
     (10, "view_rows", include_str!("../../../migrations/postgres/0010_view_rows.sql")),
     (11, "plans", include_str!("../../../migrations/postgres/0011_plans.sql")),
+    (12, "append", include_str!("../../../migrations/postgres/0012_append.sql")),
 ];
 
 /// The newest step this release knows.
-const KNOWN: i32 = 11;
+const KNOWN: i32 = 12;
 
 /// Applies what is missing in one transaction. Processes that start at once take turns.
 pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {

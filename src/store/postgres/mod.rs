@@ -39,7 +39,7 @@ use crate::store::{
 };
 
 use append::Writer;
-use connection::{Schema, Statement, classify};
+use connection::{Connections, Schema, Statement, classify};
 use read::Reader;
 pub use read_model::PostgresReadModel;
 use signals::Signals;
@@ -137,11 +137,12 @@ impl PostgresStore {
         // A replica takes no `LISTEN`.
         let listen = options.listen && !is_read_only(&pool).await?;
         let signals = Signals::new(listen.then(|| pool.clone()), &schema);
-        let writer = Arc::new(Writer::new(pool.clone(), &schema, options.durable, signals));
+        let connections = Connections::of(pool);
+        let writer = Arc::new(Writer::new(connections.clone(), &schema, options.durable, signals));
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
-            reader: Reader::new(pool, &schema),
+            reader: Reader::new(connections, &schema),
             max_payload: options.max_payload,
             save_snapshot: schema.statement(SAVE_SNAPSHOT),
             relay: relay::Statements::new(&schema),
@@ -177,12 +178,12 @@ impl PostgresStore {
     /// # Errors
     /// What reading met.
     pub async fn health(&self) -> Result<Health> {
-        health::health(&self.writer.pool, &self.schema).await
+        health::health(self.writer.connections.pool(), &self.schema).await
     }
 
     /// The pool, for queries of one's own.
     pub fn pool(&self) -> &PgPool {
-        &self.writer.pool
+        self.writer.connections.pool()
     }
 }
 
@@ -263,7 +264,7 @@ impl EventStore for PostgresStore {
     async fn close(&self) -> Result<()> {
         self.commits.close().await;
         self.writer.signals.close().await;
-        self.writer.pool.close().await;
+        self.writer.connections.close().await;
         Ok(())
     }
 }
@@ -271,15 +272,13 @@ impl EventStore for PostgresStore {
 #[async_trait]
 impl SnapshotStore for PostgresStore {
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-        let saved = sqlx::query(self.save_snapshot.sql())
+        let query = sqlx::query(self.save_snapshot.sql())
             .bind(stream.aggregate_type().as_str())
             .bind(stream.aggregate_id().as_str())
             .bind(to_sql(snapshot.version.get()))
             .bind(snapshot.fingerprint.cast_signed())
-            .bind(snapshot.state)
-            .execute(&self.writer.pool)
-            .await;
-        saved.map(drop).map_err(|error| classify(error, "save a snapshot"))
+            .bind(snapshot.state);
+        self.writer.connections.execute(query).await.map_err(|error| classify(error, "save a snapshot"))
     }
 }
 

@@ -5,12 +5,12 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgPool, Postgres, Row};
+use sqlx::{Postgres, Row};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
-use crate::store::postgres::connection::{Schema, Statement, classify, refusal};
+use crate::store::postgres::connection::{Connections, Schema, Statement, classify, refusal};
 use crate::store::sql::{
     self, Columns, EventBuilder, Placed, Refusal, Replayed, Rows, Scans, Visit, from_sql, limit_to_sql,
     split_commit_id, to_sql,
@@ -19,7 +19,7 @@ use crate::store::{Filter, Replay, UpTo, Visitor};
 
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
-    pub(super) pool: PgPool,
+    pub(super) connections: Connections,
     replay: Statement,
     replay_from_snapshot: Statement,
     sequence: Statement,
@@ -35,9 +35,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(pool: PgPool, schema: &Schema) -> Self {
+    pub(super) fn new(connections: Connections, schema: &Schema) -> Self {
         Self {
-            pool,
+            connections,
             replay: schema.statement(REPLAY),
             replay_from_snapshot: schema.statement(REPLAY_FROM_SNAPSHOT),
             sequence: schema.statement(SEQUENCE),
@@ -70,12 +70,15 @@ impl Reader {
             Some(fingerprint) => query.bind(fingerprint.cast_signed()),
             None => query.bind(until),
         };
-        let mut rows = query.fetch(&self.pool);
+        let failed = |error| classify(error, "replay a stream");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut rows = query.fetch(&mut *lease);
         let mut stream = Visit::new(stream, visitor);
-        while let Some(row) = rows.try_next().await.map_err(|error| classify(error, "replay a stream"))? {
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
             visit(&mut stream, &row)?;
         }
-        Ok(())
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
     }
 
     pub(super) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
@@ -101,7 +104,9 @@ impl Reader {
     /// Events that the server has joined with their places.
     async fn joined(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
-        let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let rows = query.fetch_all(&mut *lease).await;
+        let rows = lease.end(rows).map_err(failed)?;
         let mut builder = EventBuilder::default();
         let read = |row: &PgRow| {
             let first: i64 = row.try_get(14).map_err(failed)?;
@@ -113,11 +118,12 @@ impl Reader {
 
     pub(super) async fn head(&self) -> Result<Position> {
         self.sequence().await?;
-        let head: Option<i64> = sqlx::query_scalar(self.head.sql())
-            .fetch_optional(&self.pool)
+        let head: Option<(i64,)> = self
+            .connections
+            .optional(sqlx::query_as(self.head.sql()))
             .await
-            .map_err(|e| classify(e, "read the head"))?;
-        from_sql(head.unwrap_or(0), "position").map(Position::new)
+            .map_err(|error| classify(error, "read the head"))?;
+        from_sql(head.map_or(0, |(head,)| head), "position").map(Position::new)
     }
 
     pub(super) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
@@ -126,13 +132,12 @@ impl Reader {
         }
         let (number, ordinal) = split_commit_id(commit);
         for looked in [false, true] {
-            let position: Option<i64> = sqlx::query_scalar(self.position_of.sql())
-                .bind(number)
-                .bind(ordinal)
-                .fetch_optional(&self.pool)
+            let position: Option<(i64,)> = self
+                .connections
+                .optional(sqlx::query_as(self.position_of.sql()).bind(number).bind(ordinal))
                 .await
                 .map_err(|error| classify(error, "find a commit's position"))?;
-            if let Some(position) = position {
+            if let Some((position,)) = position {
                 return from_sql(position, "position").map(Position::new).map(Some);
             }
             if !looked {
@@ -146,12 +151,8 @@ impl Reader {
 #[async_trait]
 impl Scans for Reader {
     async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
-        let rows = sqlx::query_as(self.log.sql())
-            .bind(to_sql(after.get()))
-            .bind(limit_to_sql(commits))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|error| classify(error, "read the log"))?;
+        let rows = sqlx::query_as(self.log.sql()).bind(to_sql(after.get())).bind(limit_to_sql(commits));
+        let rows = self.connections.all(rows).await.map_err(|error| classify(error, "read the log"))?;
         rows.into_iter().map(Placed::from_sql).collect()
     }
 
@@ -164,33 +165,37 @@ impl Scans for Reader {
                 .bind(names(filter.event_types.iter().map(EventType::as_str)));
         }
         let failed = |error| classify(error, "read events");
-        let mut rows = query.fetch(&self.pool);
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut rows = query.fetch(&mut *lease);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             let commit = row.try_get(0).map_err(failed)?;
             let ordinal = row.try_get(1).map_err(failed)?;
             take(commit, ordinal, columns(&row))?;
         }
-        Ok(())
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
     }
 
     async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
         let failed = |error| classify(error, "read events");
         let query = sqlx::query(self.tail.sql()).bind(to_sql(after.get())).bind(to_sql(end.get()));
-        let mut rows = query.fetch(&self.pool);
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut rows = query.fetch(&mut *lease);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             take(row.try_get(14).map_err(failed)?, row.try_get(1).map_err(failed)?, columns(&row))?;
         }
-        Ok(())
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
     }
 
     /// If another session is at it, waits for it.
     async fn sequence(&self) -> Result<Option<Position>> {
         for wait in sql::looks() {
-            match sqlx::query_scalar::<_, Option<i64>>(self.sequence.sql()).fetch_one(&self.pool).await {
-                Ok(Some(head)) => return Ok(u64::try_from(head).ok().map(Position::new)),
+            match self.connections.one(sqlx::query_as::<_, (Option<i64>,)>(self.sequence.sql())).await {
+                Ok((Some(head),)) => return Ok(u64::try_from(head).ok().map(Position::new)),
                 // Where sessions see an older snapshot than the lock, a second sequencer is refused by the first one's rows.
                 Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "give out positions")),
-                Ok(None) | Err(_) => tokio::time::sleep(wait).await,
+                Ok((None,)) | Err(_) => tokio::time::sleep(wait).await,
             }
         }
         Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))

@@ -38,7 +38,7 @@ impl RelayCheckpoint for PostgresStore {
         check_relay_name(relay)?;
         let position: Option<i64> = sqlx::query_scalar(self.relay.relayed.sql())
             .bind(relay)
-            .fetch_optional(&self.writer.pool)
+            .fetch_optional(self.writer.connections.pool())
             .await
             .map_err(|error| classify(error, "read a relay's position"))?;
         from_sql(position.unwrap_or(0), "position").map(Position::new)
@@ -50,7 +50,7 @@ impl RelayCheckpoint for PostgresStore {
             .bind(relay)
             .bind(to_sql(position.get()))
             .bind(to_sql(fence.get()))
-            .fetch_one(&self.writer.pool)
+            .fetch_one(self.writer.connections.pool())
             .await
             .map_err(|error| classify(error, "move a relay's position"))?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
@@ -65,7 +65,7 @@ impl LeaseStore for PostgresStore {
             .bind(name)
             .bind(holder)
             .bind(micros_to_sql(length))
-            .fetch_optional(&self.writer.pool)
+            .fetch_optional(self.writer.connections.pool())
             .await
             .map_err(|error| classify(error, "take a lease"))?;
         fence.map(|fence| from_sql(fence, "fence").map(Fence::new)).transpose()
@@ -73,8 +73,11 @@ impl LeaseStore for PostgresStore {
 
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
         check_lease_name(name)?;
-        let released =
-            sqlx::query(self.relay.release_lease.sql()).bind(name).bind(holder).execute(&self.writer.pool).await;
+        let released = sqlx::query(self.relay.release_lease.sql())
+            .bind(name)
+            .bind(holder)
+            .execute(self.writer.connections.pool())
+            .await;
         released.map(drop).map_err(|error| classify(error, "give a lease back"))
     }
 }

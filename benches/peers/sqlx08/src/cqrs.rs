@@ -154,9 +154,14 @@ where
 
     async fn execute(&self, id: Uuid, number: u64) {
         // sqlite-es reports conflicts also where no two commands have one aggregate.
-        while let Err(error) = self.commands.execute(&id.to_string(), number..number + 1).await {
-            assert!(matches!(error, AggregateError::AggregateConflict), "{error}");
+        for _ in 0..crate::ATTEMPTS {
+            match self.commands.execute(&id.to_string(), number..number + 1).await {
+                Ok(()) => return,
+                Err(AggregateError::AggregateConflict) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
+        panic!("refused {} times", crate::ATTEMPTS);
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {

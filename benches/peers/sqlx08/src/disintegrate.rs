@@ -116,9 +116,6 @@ impl Disintegrate {
 /// As snapshots are kept on the other sides.
 const SNAPSHOT: u64 = 100;
 
-/// Serializable transactions refuse each other where they may have met, also those of different orders; they are to be tried again.
-const ATTEMPTS: usize = 1_000;
-
 #[async_trait]
 impl Side for Disintegrate {
     /// More only refuse each other.
@@ -135,14 +132,15 @@ impl Side for Disintegrate {
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {
-        for _ in 0..ATTEMPTS {
+        // Serializable transactions refuse each other where they may have met, also those of different orders.
+        for _ in 0..crate::ATTEMPTS {
             match self.commands.make(Add(id, numbers.clone())).await {
                 Ok(_) => return,
                 Err(error) if is_conflict(&error) => {}
                 Err(error) => panic!("{error:?}"),
             }
         }
-        panic!("refused {ATTEMPTS} times");
+        panic!("refused {} times", crate::ATTEMPTS);
     }
 
     async fn load(&self, id: Uuid) -> order::Order {

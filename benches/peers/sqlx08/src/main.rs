@@ -19,6 +19,9 @@ use crate::entity::Orders;
 use crate::esrs::Esrs;
 use crate::eventastic::Eventastic;
 
+/// How often a command that was refused because of another is tried.
+const ATTEMPTS: usize = 1_000;
+
 #[tokio::main]
 async fn main() {
     let task = Task::of_arguments();
