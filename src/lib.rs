@@ -85,6 +85,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0014-processes.md")]
         pub mod d0014_processes {}
+
+        #[doc = include_str!("docs/decisions/0015-connections-at-hand.md")]
+        pub mod d0015_connections {}
     }
 }
 

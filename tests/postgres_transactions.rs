@@ -503,7 +503,7 @@ async fn a_pool_without_a_free_connection_is_transient() {
     store.append(append("a", ExpectedVersion::Any)).await.unwrap();
 }
 
-/// A connection that the store has at hand keeps nobody waiting for the pool's.
+/// A connection that the store has at hand comes back to who waits for the pool's.
 #[tokio::test]
 async fn a_small_pool_serves_the_store_and_its_owner() {
     let (_, options) = postgres::fresh().await;

@@ -63,10 +63,12 @@ impl Lease {
 
     /// Tries until the store answers. The caller sets the limit.
     async fn persist<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
-        let mut delays = delays(self.length / 50);
+        // Twice that with its random part: whoever has a tenth of the length tries at least twice.
+        let longest = self.length / 50;
+        let mut delays = delays(longest);
         loop {
             match attempt().await {
-                Err(error) if error.is_transient() => sleep(delays.next().unwrap_or(self.length / 50)).await,
+                Err(error) if error.is_transient() => sleep(delays.next().unwrap_or(longest)).await,
                 answer => return answer,
             }
         }

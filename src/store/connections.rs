@@ -1,8 +1,8 @@
 //! How the servers' drivers get their connections: from a pool, or one that another call has just ended with.
 //!
 //! A pool of sqlx asks a connection whether it still lives when that comes back: a round trip, as much work as a quick statement itself. So
-//! a connection stays at hand for a moment after a call, and goes back once nobody wants it. Only where the pool has others to give: who
-//! waits for one of the pool's waits no longer for that.
+//! a connection stays at hand for a moment after a call, and goes back once nobody wants it. Where the pool has no other to give it goes back
+//! at once; who finds the pool used up right after that waits two moments at most.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -13,6 +13,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::query::{Query, QueryAs};
 use sqlx::{Database, Executor, FromRow, IntoArguments, Pool};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// How long an unused connection stays at hand.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -48,7 +49,12 @@ impl<DB: Database> Connections<DB> {
 
     /// Closes the pool. Calls under way end first.
     pub(super) async fn close(&self) {
-        self.at_hand.lock().unused.clear();
+        let watch = self.at_hand.lock().watch.take();
+        if let Some(watch) = watch {
+            watch.abort();
+            // It has no result. Ended in whatever way, it has given back what was at hand.
+            drop(watch.await);
+        }
         self.pool.close().await;
     }
 
@@ -56,17 +62,15 @@ impl<DB: Database> Connections<DB> {
         let pool = &self.pool;
         let spare = pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections();
         // What is not kept goes back to the pool by being dropped.
-        if let Ok(runtime) = Handle::try_current()
-            && spare
-            && !pool.is_closed()
-            && taken.elapsed() < AWAY
-        {
-            let mut at_hand = self.at_hand.lock();
-            at_hand.unused.push(Unused { connection, taken, since: Instant::now() });
-            if !at_hand.watched {
-                at_hand.watched = true;
-                runtime.spawn(Watch(self.at_hand.clone()).run());
-            }
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !spare || pool.is_closed() || taken.elapsed() >= AWAY {
+            return;
+        }
+        let unwatched = self.at_hand.lock().put(Unused { connection, taken, since: Instant::now() });
+        if unwatched {
+            // Not under the lock: a runtime that ends drops the task at once, and that takes the lock.
+            let watch = runtime.spawn(Watch(self.at_hand.clone()).run());
+            self.at_hand.lock().watch = Some(watch);
         }
     }
 }
@@ -198,6 +202,15 @@ struct Shelf<DB: Database> {
     /// Those that came last are taken first.
     unused: Vec<Unused<DB>>,
     watched: bool,
+    watch: Option<JoinHandle<()>>,
+}
+
+impl<DB: Database> Shelf<DB> {
+    /// Whether a task has to be started to look after it.
+    fn put(&mut self, unused: Unused<DB>) -> bool {
+        self.unused.push(unused);
+        !std::mem::replace(&mut self.watched, true)
+    }
 }
 
 struct Unused<DB: Database> {
@@ -217,7 +230,7 @@ impl<DB: Database> AtHand<DB> {
 
 impl<DB: Database> Default for AtHand<DB> {
     fn default() -> Self {
-        Self(Mutex::new(Shelf { unused: Vec::new(), watched: false }))
+        Self(Mutex::new(Shelf { unused: Vec::new(), watched: false, watch: None }))
     }
 }
 

@@ -203,3 +203,56 @@ fn gather(
     }
     (batch, outcomes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::id::{CommitId, ExpectedVersion, StreamId};
+    use crate::store::Outcome;
+
+    /// Its commits of the order "held" wait for a permit each.
+    struct Holding(Semaphore);
+
+    #[async_trait]
+    impl BatchAppend for Holding {
+        async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+            if batch.iter().flat_map(Append::stream_ids).any(|stream| stream.aggregate_id().as_str() == "held") {
+                self.0.acquire().await.unwrap().forget();
+            }
+            let appended = || Appended { commit: CommitId::default(), versions: Vec::new(), outcome: Outcome::Written };
+            batch.iter().map(|_| Ok(appended())).collect()
+        }
+    }
+
+    fn append(id: &str) -> Append {
+        Append::new(StreamId::parse("order", id).unwrap(), ExpectedVersion::Any, Vec::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_pass_a_commit_that_takes_long_and_its_own_stream_waits_behind_it() {
+        let driver = Arc::new(Holding(Semaphore::new(0)));
+        let commits = GroupCommit::with_queues(driver.clone(), 2);
+        let long = Duration::from_mins(1);
+        let mut first = Box::pin(commits.append(append("held")));
+        assert!(timeout(long, &mut first).await.is_err(), "it is held");
+        for other in 0..20 {
+            timeout(long, commits.append(append(&other.to_string()))).await.expect("one queue is free").unwrap();
+        }
+        let mut second = Box::pin(commits.append(append("held")));
+        assert!(timeout(long, &mut second).await.is_err(), "it waits behind the first");
+        let other = commits.append(append("other"));
+        timeout(long, other).await.expect("the second is in no other queue").unwrap();
+        driver.0.add_permits(1);
+        first.await.unwrap();
+        assert!(timeout(long, &mut second).await.is_err(), "a commit of its own");
+        driver.0.add_permits(1);
+        second.await.unwrap();
+        assert!(commits.streams().is_empty(), "nothing is under way");
+        commits.close().await;
+    }
+}
