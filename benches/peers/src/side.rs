@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::order::Order;
 
+/// How often a command that was refused because of another is tried.
+pub const ATTEMPTS: usize = 1_000;
+
 /// What a side does, or why it cannot.
 pub type Can<T> = Result<T, &'static str>;
 

@@ -11,7 +11,7 @@ use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventEnvelope, EventStore, Query, View,
 };
 use peers::order::{self, OrderEvent};
-use peers::side::{Can, Side};
+use peers::side::{ATTEMPTS, Can, Side};
 use postgres_es::{PostgresEventRepository, PostgresViewRepository};
 use serde::{Deserialize, Serialize};
 use sqlite_es::{SqliteEventRepository, SqliteViewRepository};
@@ -154,14 +154,14 @@ where
 
     async fn execute(&self, id: Uuid, number: u64) {
         // sqlite-es reports conflicts also where no two commands have one aggregate.
-        for _ in 0..crate::ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             match self.commands.execute(&id.to_string(), number..number + 1).await {
                 Ok(()) => return,
                 Err(AggregateError::AggregateConflict) => {}
                 Err(error) => panic!("{error}"),
             }
         }
-        panic!("refused {} times", crate::ATTEMPTS);
+        panic!("refused {} times", ATTEMPTS);
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {

@@ -15,7 +15,7 @@ use disintegrate::{
 use disintegrate_postgres::{PgDecisionMaker, PgEventId, PgEventStore, PgSnapshotter, WithPgSnapshot, decision_maker};
 use futures::TryStreamExt;
 use peers::order::{self, Paid, Placed, Shipped};
-use peers::side::{Can, Side};
+use peers::side::{ATTEMPTS, Can, Side};
 use serde::{Deserialize, Serialize};
 use sqlx::{Executor, PgPool};
 use uuid::Uuid;
@@ -133,14 +133,14 @@ impl Side for Disintegrate {
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {
         // Serializable transactions refuse each other where they may have met, also those of different orders.
-        for _ in 0..crate::ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             match self.commands.make(Add(id, numbers.clone())).await {
                 Ok(_) => return,
                 Err(error) if is_conflict(&error) => {}
                 Err(error) => panic!("{error:?}"),
             }
         }
-        panic!("refused {} times", crate::ATTEMPTS);
+        panic!("refused {} times", ATTEMPTS);
     }
 
     async fn load(&self, id: Uuid) -> order::Order {

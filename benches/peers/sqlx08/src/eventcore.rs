@@ -167,7 +167,7 @@ where
         let (mut order, limit) = (Order::default(), BatchSize::new(1_000));
         let mut next = Some(EventPage::first(limit));
         while let Some(page) = next {
-            let events = self.store.read_events::<OfOrder>(EventFilter::all(), page.clone()).await.unwrap();
+            let events = self.store.read_events::<OfOrder>(EventFilter::all(), page).await.unwrap();
             next = page.next_from_results(&events);
             events.into_iter().for_each(|(event, _)| order.apply(event.event));
         }

@@ -19,9 +19,6 @@ use crate::entity::Orders;
 use crate::esrs::Esrs;
 use crate::eventastic::Eventastic;
 
-/// How often a command that was refused because of another is tried.
-const ATTEMPTS: usize = 1_000;
-
 #[tokio::main]
 async fn main() {
     let task = Task::of_arguments();
@@ -49,7 +46,6 @@ async fn main() {
     task.run(side).await;
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as sqlx 0.9 wants it")]
 fn statement(sql: String) -> &'static str {
     sql.leak()
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use peers::order::{Order, OrderEvent, Paid, Placed, Shipped};
-use peers::side::{Can, Side};
+use peers::side::{ATTEMPTS, Can, Side};
 use sqlx::{Executor, PgPool, Row, SqlitePool};
 use uuid::Uuid;
 
@@ -67,11 +67,18 @@ macro_rules! by_hand {
             }
 
             async fn execute(&self, id: Uuid, number: u64) {
-                let order = self.load(id).await;
-                let (event_type, payload) = encoded(number);
-                let version = order.events.cast_signed() + 1;
-                let insert = sqlx::query(INSERT).bind(Uuid::now_v7()).bind(id).bind(version);
-                insert.bind(event_type).bind(payload).execute(&self.0).await.unwrap();
+                for _ in 0..ATTEMPTS {
+                    let order = self.load(id).await;
+                    let (event_type, payload) = encoded(number);
+                    let version = order.events.cast_signed() + 1;
+                    let insert = sqlx::query(INSERT).bind(Uuid::now_v7()).bind(id).bind(version);
+                    match insert.bind(event_type).bind(payload).execute(&self.0).await {
+                        Ok(_) => return,
+                        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                panic!("refused {ATTEMPTS} times");
             }
 
             async fn add(&self, id: Uuid, numbers: Range<u64>) {

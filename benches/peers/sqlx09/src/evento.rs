@@ -6,10 +6,10 @@ use std::ops::Range;
 use ::evento::cursor::Args;
 use ::evento::metadata::Event;
 use ::evento::migrator::{Migrate, Plan};
-use ::evento::{Executor, Projection, ProjectionAggregate, TenantFilter, WriteBuilder};
+use ::evento::{Executor, Projection, ProjectionAggregate, TenantFilter, WriteBuilder, WriteError};
 use async_trait::async_trait;
 use peers::order;
-use peers::side::{Can, Side};
+use peers::side::{ATTEMPTS, Can, Side};
 use sqlx::{PgPool, SqlitePool};
 use uuid::Uuid;
 
@@ -143,22 +143,35 @@ pub(crate) async fn sqlite(pool: SqlitePool, migrate: bool) -> Evento<::evento::
     Evento(pool.into())
 }
 
+impl<E: Executor> Evento<E> {
+    async fn try_add(&self, id: Uuid, numbers: Range<u64>) -> Result<(), WriteError> {
+        let mut builder = match replayed::load(&self.0, id).await {
+            Some(order) => order.write().unwrap(),
+            None => WriteBuilder::new(id.to_string()),
+        };
+        numbers.for_each(|number| write(&mut builder, number));
+        builder.commit(&self.0).await.map(drop)
+    }
+}
+
 #[async_trait]
 impl<E: Executor> Side for Evento<E> {
     /// Migrated when it was opened.
     async fn create(&self) {}
 
     async fn execute(&self, id: Uuid, number: u64) {
-        self.add(id, number..number + 1).await;
+        for _ in 0..ATTEMPTS {
+            match self.try_add(id, number..number + 1).await {
+                Ok(()) => return,
+                Err(WriteError::InvalidOriginalVersion) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("refused {ATTEMPTS} times");
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {
-        let mut builder = match replayed::load(&self.0, id).await {
-            Some(order) => order.write().unwrap(),
-            None => WriteBuilder::new(id.to_string()),
-        };
-        numbers.for_each(|number| write(&mut builder, number));
-        builder.commit(&self.0).await.unwrap();
+        self.try_add(id, numbers).await.unwrap();
     }
 
     async fn load(&self, id: Uuid) -> order::Order {
