@@ -200,16 +200,21 @@ async fn paced(store: Arc<dyn EventStore>, pace: Duration, until: Instant) -> Ve
 }
 
 /// Follows the log as a relay does, and says when each event was there.
-async fn followed(store: Arc<dyn EventStore>, stop: CancellationToken) -> HashMap<EventId, Instant> {
+async fn followed(
+    store: Arc<dyn EventStore>,
+    mut after: Position,
+    stop: CancellationToken,
+) -> HashMap<EventId, Instant> {
     let mut seen = HashMap::new();
-    let (mut grown, mut after) = (store.grown(), store.head().await.unwrap());
+    let mut grown = store.grown();
     loop {
+        let all_answered = stop.is_cancelled();
         let page = store.read_all(after, 1_000, &Filter::all()).await.unwrap();
         let now = Instant::now();
         seen.extend(page.events.iter().map(|event| (event.event.id, now)));
         if page.through > after {
             after = page.through;
-        } else if stop.is_cancelled() {
+        } else if all_answered {
             return seen;
         } else {
             drop(tokio::time::timeout(Duration::from_millis(100), grown.changed()).await);
@@ -396,7 +401,6 @@ impl Database {
         report("one append of 10,000", by_hand, ours);
     }
 
-    /// An aggregate of 10,000 events.
     /// How long after its append was answered an event can be read, at half the rate of before.
     async fn positions(&self) {
         const WRITERS: u32 = 128;
@@ -409,7 +413,7 @@ impl Database {
         let peak = at_once(WRITERS, &one, ROUND).await;
         let pace = ROUND * 2 * WRITERS / u32::try_from(peak).unwrap();
         let stop = CancellationToken::new();
-        let follower = tokio::spawn(followed(store.clone(), stop.clone()));
+        let follower = tokio::spawn(followed(store.clone(), store.head().await.unwrap(), stop.clone()));
         let until = Instant::now() + 2 * ROUND;
         let writers = (0..WRITERS).map(|_| paced(store.clone(), pace, until));
         let answered: Vec<_> = writers.collect::<JoinSet<_>>().join_all().await.into_iter().flatten().collect();
@@ -421,6 +425,7 @@ impl Database {
         println!("positions at {rate:.0} appends/s: {half:.1} ms after the answer, 99 of 100 within {most:.1} ms");
     }
 
+    /// An aggregate of 10,000 events.
     async fn load(&self) {
         const EVENTS: u64 = 10_000;
         let store = self.store().await;
