@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures the library beside its peers, and writes benches/peers/results: a table the raw figures and two plots for each database.
+# Measures the library beside its peers, and writes benches/peers/results: a table, the raw figures and two plots for each database.
 # Starts a PostgreSQL of its own on a free port of 127.0.0.1, and stops it at the end, also after a failure. Takes some 20 minutes, and
-# half as long again to build the first time. A run of everything also renews the tables and plots in src/docs/benchmarks.md.
+# more to build the first time. A run of everything also renews the tables and plots in src/docs/benchmarks.md.
 #
 #   benches/peers/run.sh              everything
 #   benches/peers/run.sh OPTION ...   passes=5; only=cqrs-es (several: only these sides; name retell, too, for the ratios);

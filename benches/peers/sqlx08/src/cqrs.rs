@@ -153,7 +153,7 @@ where
     }
 
     async fn execute(&self, id: Uuid, number: u64) {
-        // sqlite-es reports conflicts also where no two commands have one aggregate.
+        // Another command can have met this one on its order.
         for _ in 0..ATTEMPTS {
             match self.commands.execute(&id.to_string(), number..number + 1).await {
                 Ok(()) => return,
@@ -161,7 +161,7 @@ where
                 Err(error) => panic!("{error}"),
             }
         }
-        panic!("refused {} times", ATTEMPTS);
+        panic!("refused {ATTEMPTS} times");
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {

@@ -140,7 +140,7 @@ impl Side for Disintegrate {
                 Err(error) => panic!("{error:?}"),
             }
         }
-        panic!("refused {} times", ATTEMPTS);
+        panic!("refused {ATTEMPTS} times");
     }
 
     async fn load(&self, id: Uuid) -> order::Order {
