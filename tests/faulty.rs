@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "support/workers.rs"]
+mod workers;
 
 use std::collections::BTreeMap;
+use std::iter::repeat_n;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt;
 use retell::store::DeadlineStore;
@@ -16,10 +20,12 @@ use retell::testing::faulty::{CommitFault, Fault, FaultyModels, assert_survives}
 use retell::view::ViewProjection;
 use retell::{
     AggregateId, BoxError, CheckpointStore, Envelope, InboxStore, MemoryReadModel, MemoryStore, MemoryViews, Position,
-    ProgressStore, Projection, ProjectionName, Repository, SqliteReadModel, StreamId, View, ViewKey, ViewStore,
+    ProgressStore, Projection, ProjectionName, Repository, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Worker,
     async_trait, rusqlite,
 };
 use support::{Add, Counter, CounterEvent, Rename};
+use tokio_util::sync::CancellationToken;
+use workers::{reached, while_running};
 
 mod without_a_script {
     use super::{FaultyModels, MemoryReadModel, MemoryViews};
@@ -218,6 +224,43 @@ async fn a_count_beside_the_transaction_that_outlives_the_program_is_found_out()
     };
     let projection = |_: &_| Seen { own_count: Some(count.lock().unwrap().clone()), ..Seen::default() };
     assert_survives(projection, &log().await, fresh, read).await;
+}
+
+/// In log order, and in order per aggregate.
+fn in_both_orders<M>(models: &M, log: &MemoryStore) -> [Worker<Seen, M>; 2]
+where
+    M: ProgressStore<Tx = Lines> + Clone,
+{
+    let worker = || Worker::new(Seen::default(), log.clone(), models.clone());
+    [worker(), worker().with_order_per_aggregate()]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_read_model_is_away_at_the_start_waits_for_it() {
+    let log = log().await;
+    for fault in [CommitFault::Refuse, CommitFault::LoseAnswer] {
+        for place in 0..2 {
+            let models = FaultyModels::new(lines().await, [fault; 5]);
+            let worker = in_both_orders(&models, &log).into_iter().skip(place).take(1).collect::<Vec<_>>();
+            while_running(&worker, reached(&models, &name(), 13)).await;
+            assert_eq!(models.inner().value().len(), 13, "each event once");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_told_to_stop_before_its_read_model_is_there() {
+    let log = log().await;
+    let models = FaultyModels::new(lines().await, repeat_n(CommitFault::Refuse, 100_000));
+    for worker in in_both_orders(&models, &log) {
+        let stop = CancellationToken::new();
+        let (ended, ()) = tokio::join!(worker.run(stop.clone()), async {
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            stop.cancel();
+        });
+        ended.unwrap();
+        assert!(models.inner().value().is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,22 +9,25 @@ mod support;
 mod workers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use databases::{Database, Place};
+use futures::{FutureExt, poll};
 use retell::event::NewEvent;
 use retell::relay::RelayOptions;
-use retell::store::{Append, Fields};
+use retell::store::{Append, Fields, Step, Switch, ViewId, ViewRow, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
-    CheckpointStore, Envelope, ErrorKind, EventStore, ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore,
-    MemoryViews, Metadata, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection, ProjectionName,
-    Relay, Result, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    CheckpointStore, Envelope, ErrorKind, EventStore, ExpectedVersion, Generation, MemoryBroker, MemoryReadModel,
+    MemoryStore, MemoryViews, Metadata, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection,
+    ProjectionName, Relay, Result, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use workers::{reached, while_running};
 
@@ -380,4 +383,36 @@ async fn a_view_in_memory_goes_on_from_its_snapshot() {
     }
     let newer = String::from_utf8(snapshot).unwrap().replace(r#""format":1"#, r#""format":2"#);
     assert!(MemoryReadModel::restore(newer.as_bytes()).unwrap_err().is_corrupt());
+}
+
+#[tokio::test]
+async fn a_change_of_what_is_live_waits_for_the_transaction_at_hand_and_loses_nothing_of_it() {
+    let models = MemoryReadModel::new(MemoryViews::new());
+    let id = |generation| ViewId::new("amounts", Generation::new(generation)).unwrap();
+    let (at_work, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (kept, told, waits) = (models.clone(), at_work.clone(), go_on.clone());
+    let work: Work<MemoryViews> = Box::new(move |tx| {
+        async move {
+            let row = ViewRow::empty(ViewKey::new("1")?);
+            let after = ViewRow { state: Some("{}".into()), ..row.clone() };
+            kept.save(tx, &id(2), &[row], &[after]).await?;
+            told.notify_one();
+            waits.notified().await;
+            Ok(())
+        }
+        .boxed()
+    });
+    let step = Step::new(id(2).projection(), Position::ZERO, Position::new(1));
+    let advance = models.advance(step, work);
+    let switch = async {
+        at_work.notified().await;
+        let new = id(2);
+        let mut switch = models.go_live(&new, Switch::Anyway);
+        assert!(poll!(&mut switch).is_pending());
+        go_on.notify_one();
+        switch.await
+    };
+    let (advanced, switched) = tokio::join!(advance, switch);
+    advanced.unwrap();
+    assert_eq!(switched.unwrap(), Generation::new(1));
 }

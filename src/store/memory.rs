@@ -364,7 +364,7 @@ impl LeaseStore for MemoryStore {
 #[derive(Debug, Default)]
 pub struct MemoryReadModel<T> {
     committed: Arc<RwLock<Committed<T>>>,
-    /// Held during a transaction: the model is one value, so they cannot go on beside each other.
+    /// Held by whoever changes the value: the model is one, so they cannot go on beside each other.
     turn: Arc<Mutex<()>>,
 }
 
@@ -451,14 +451,9 @@ impl<T> Committed<T> {
         parking
     }
 
-    /// Keeps a changed value, unless another projection has changed it meanwhile.
-    fn replace(&mut self, before: &Arc<T>, value: T) -> Result<()> {
-        if !Arc::ptr_eq(&self.value, before) {
-            return Err(ErrorKind::Transient("commit over another projection's change of the same model".into()).into());
-        }
+    fn replace(&mut self, value: T) {
         self.value = Arc::new(value);
         self.inboxes.commit();
-        Ok(())
     }
 }
 
@@ -494,7 +489,7 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
         work(&mut value).await?;
         let mut committed = self.write();
         committed.check(&step)?;
-        committed.replace(&before, value)?;
+        committed.replace(value);
         committed.take(step);
         Ok(())
     }
@@ -516,7 +511,7 @@ impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
         let mut value = T::clone(&before);
         work(&mut value).await?;
         let mut committed = self.write();
-        committed.replace(&before, value)?;
+        committed.replace(value);
         committed.progress.entry(projection.clone()).or_default();
         Ok(())
     }
@@ -544,7 +539,7 @@ impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
         let (mut value, mut after) = (T::clone(&before), rows.clone());
         turn(&mut value, &mut after).await?;
         let mut committed = self.write();
-        committed.replace(&before, value)?;
+        committed.replace(value);
         let (changed, parking) = changes(&rows, &after);
         let rows = committed.progress.entry(projection.clone()).or_default();
         rows.extend(changed.into_iter().map(|row| (row.stream.clone(), (row.applied, row.seen))));

@@ -89,7 +89,7 @@ where
             scope: Filter { aggregate_types: filter.aggregate_types.clone(), ..Filter::all() },
             kinds: filter.aggregate_types.iter().cloned().collect(),
             filter,
-            begins_after: worker.begins_after().await?,
+            begins_after: Position::ZERO,
             swept: Position::ZERO,
             unswept_since: None,
             lot: Lot::of(Parking::default()),
@@ -109,6 +109,22 @@ where
     }
 
     async fn start(&mut self) -> Result<()> {
+        let mut delays = self.worker.options.delays();
+        while let Err(error) = self.begin().await {
+            if !error.is_transient() {
+                return Err(error);
+            }
+            self.pause(delays.next()).await;
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+        self.feed.subscribe();
+        self.sweep().await
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        self.begins_after = self.worker.begins_after().await?;
         let (checkpoint, head) = (self.worker.models.checkpoint(&self.name).await?, self.worker.reader.head().await?);
         if checkpoint > head {
             let projection = self.name.clone();
@@ -119,8 +135,7 @@ where
             let swept = self.worker.models.sweep(&self.name, self.begins_after).await?;
             self.see(Ok(swept));
         }
-        self.feed.subscribe();
-        self.sweep().await
+        Ok(())
     }
 
     /// Waits for whatever comes first and handles it. When no message comes for a moment, what came is swept: who waits for an event to be

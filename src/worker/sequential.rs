@@ -50,7 +50,7 @@ where
         let name = ProjectionName::new(worker.projection.name())?;
         let mut run = Run {
             filter: worker.projection.filter()?,
-            begins_after: worker.begins_after().await?,
+            begins_after: Position::ZERO,
             worker,
             kept: Position::ZERO,
             seen: Position::ZERO,
@@ -70,6 +70,22 @@ where
     }
 
     async fn start(&mut self) -> Result<()> {
+        let mut delays = self.worker.options.delays();
+        while let Err(error) = self.begin().await {
+            if !error.is_transient() {
+                return Err(error);
+            }
+            self.pause(delays.next()).await;
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+        self.feed.subscribe();
+        self.catch_up().await
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        self.begins_after = self.worker.begins_after().await?;
         self.reload().await?;
         let head = self.worker.reader.head().await?;
         if self.seen > head {
@@ -78,11 +94,9 @@ where
         }
         match self.worker.models.advance(self.step_to(self.kept), self.worker.set_up()).await {
             // Another worker of this projection has moved on, and so has set it up.
-            Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
-            done => done?,
+            Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => Ok(()),
+            done => done,
         }
-        self.feed.subscribe();
-        self.catch_up().await
     }
 
     /// Waits for whatever comes first and handles it.

@@ -35,7 +35,8 @@ impl MemoryReadModel<MemoryDeadlines> {
         Self::new(MemoryDeadlines::default())
     }
 
-    fn edit(&self, edit: impl FnOnce(&mut MemoryDeadlines)) {
+    async fn edit(&self, edit: impl FnOnce(&mut MemoryDeadlines)) {
+        let _turn = self.turn.lock().await;
         let mut committed = self.write();
         let mut value = MemoryDeadlines::clone(&committed.value);
         edit(&mut value);
@@ -56,7 +57,7 @@ impl DeadlineStore for MemoryReadModel<MemoryDeadlines> {
     }
 
     async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
-        self.edit(|deadlines| deadlines.change(process, changes));
+        self.edit(|deadlines| deadlines.change(process, changes)).await;
         Ok(())
     }
 
@@ -81,7 +82,8 @@ impl DeadlineStore for MemoryReadModel<MemoryDeadlines> {
                 deadline.at = until;
                 deadline.attempts += 1;
             }
-        });
+        })
+        .await;
         Ok(())
     }
 }

@@ -87,6 +87,7 @@ impl ViewStore for MemoryReadModel<MemoryViews> {
     }
 
     async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        let _turn = self.turn.lock().await;
         let mut committed = self.write();
         let live = ViewId::new(view.view().as_str(), committed.value.live(view.view()))?;
         when.check(view, committed.checkpoint(view.projection()), committed.checkpoint(live.projection()))?;
@@ -98,6 +99,7 @@ impl ViewStore for MemoryReadModel<MemoryViews> {
 
     /// All of it at once: it costs no more than a row.
     async fn take_away(&self, view: &ViewId, _: usize) -> Result<bool> {
+        let _turn = self.turn.lock().await;
         let mut committed = self.write();
         if committed.value.live(view.view()) == view.generation() {
             return Err(still_live(view));

@@ -167,10 +167,7 @@ where
         let worker = Worker::new(projection(models), store.clone(), models.clone());
         let worker = worker.with_broker(broker.clone()).with_options(options);
         tokio::select! {
-            ended = worker.run(CancellationToken::new()) => {
-                // A set-up that fails ends a worker. Whoever runs it starts it again.
-                ended.unwrap_or_else(|error| assert!(error.is_transient(), "the worker has ended: {error}"));
-            }
+            ended = worker.run(CancellationToken::new()) => panic!("the worker has ended: {ended:?}"),
             () = models.died() => {}
         }
     }
