@@ -217,6 +217,26 @@ where
         (self.run)(self, stop).await
     }
 
+    /// Waits after an attempt that failed. `false` where the worker is told to stop meanwhile.
+    ///
+    /// # Errors
+    /// The attempt's own, where trying again cannot help.
+    async fn tries_again(&self, failed: Error, delays: &mut Delays, stop: &CancellationToken) -> Result<bool> {
+        if !failed.is_transient() {
+            return Err(failed);
+        }
+        self.pause(delays.next(), stop).await;
+        Ok(!stop.is_cancelled())
+    }
+
+    /// Waits, unless the worker is told to stop.
+    async fn pause(&self, delay: Option<Duration>, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(delay.unwrap_or(self.options.longest_delay)) => {}
+        }
+    }
+
     fn set_up(&self) -> Work<P::Tx> {
         let projection = self.projection.clone();
         Box::new(move |tx| {

@@ -72,11 +72,7 @@ where
     async fn start(&mut self) -> Result<()> {
         let mut delays = self.worker.options.delays();
         while let Err(error) = self.begin().await {
-            if !error.is_transient() {
-                return Err(error);
-            }
-            self.pause(delays.next()).await;
-            if self.stop.is_cancelled() {
+            if !self.worker.tries_again(error, &mut delays, &self.stop).await? {
                 return Ok(());
             }
         }
@@ -252,9 +248,6 @@ where
     }
 
     pub(super) async fn pause(&mut self, delay: Option<Duration>) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(delay.unwrap_or(self.worker.options.longest_delay)) => {}
-        }
+        self.worker.pause(delay, &self.stop).await;
     }
 }

@@ -10,15 +10,15 @@ use sqlx::{Connection, Executor, PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::NewEvent;
-use crate::id::{ClaimScope, ClaimValue, CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, StreamId, Version};
 use crate::store::group_commit::BatchAppend;
 use crate::store::inline::Inlines;
+use crate::store::postgres::binds::{Binds, One};
 use crate::store::postgres::claims::{self, NumberedClaim};
 use crate::store::postgres::connection::{Connections, Schema, Statement, classify, classify_work, code, refusal};
 use crate::store::postgres::signals::Signals;
-use crate::store::sql::{self, Ended, Refusal, Rounds, commit_id, count, from_sql, to_sql};
-use crate::store::{Append, Appended, Inline, KeptOutcome, Outcome, StreamAppend};
+use crate::store::sql::{self, Ended, Refusal, Rounds, commit_id, count, from_sql};
+use crate::store::{Append, Appended, Inline, KeptOutcome, Outcome};
 
 /// The driver's side of group commit.
 #[derive(Debug, Clone)]
@@ -30,6 +30,7 @@ pub(super) struct Writer {
     /// What runs within each transaction.
     pub(super) inline: Inlines<PgConnection>,
     append: Statement,
+    append_one: Statement,
     append_claiming: Statement,
     outcome: Statement,
     holder: Statement,
@@ -47,6 +48,7 @@ impl Writer {
             signals: Arc::new(signals),
             inline: Inlines::none(),
             append: schema.statement(APPEND),
+            append_one: schema.statement(APPEND_ONE),
             append_claiming: schema.statement(APPEND_CLAIMING),
             outcome: schema.statement(OUTCOME),
             holder: schema.statement(HOLDER),
@@ -118,6 +120,10 @@ impl Writer {
         round: &[&Append],
         callers: bool,
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        if let Some(one) = One::of(round) {
+            let answer = self.call_one(db, one, callers).await?;
+            return Ok(vec![answer.result(1, round[0], 0..1)]);
+        }
         let binds = Binds::of(round);
         // Where nothing is claimed, nothing is paid for it.
         let claims = claims::of(round);
@@ -162,6 +168,29 @@ impl Writer {
         }
         Ok(results)
     }
+
+    async fn call_one(&self, db: &mut PgConnection, one: One<'_>, callers: bool) -> Result<Answer, sqlx::Error> {
+        let numbers: Vec<i64> = sqlx::query_scalar(self.append_one.sql())
+            .bind(self.lane)
+            .bind(callers)
+            .bind(self.durable)
+            .bind(one.stream.aggregate_type().as_str())
+            .bind(one.stream.aggregate_id().as_str())
+            .bind(one.expected)
+            .bind(one.event.id)
+            .bind(one.event.event_type)
+            .bind(one.event.schema)
+            .bind(one.event.codec)
+            .bind(one.event.correlation)
+            .bind(one.event.causation)
+            .bind(one.event.metadata)
+            .bind(one.event.payload)
+            .fetch_one(db)
+            .await?;
+        let commit = numbers.first().copied().unwrap_or_default();
+        let versions = numbers.into_iter().skip(1).collect();
+        Ok(Answer { commit, versions, places: vec![Some(0)], known_keys: None, taken: HashMap::new() })
+    }
 }
 
 #[async_trait]
@@ -202,84 +231,6 @@ impl BatchAppend for Writer {
         let results = sql::append_batch(self, &batch).await;
         self.signals.kick(batch.len());
         results
-    }
-}
-
-/// The arguments of the server's function, in its order.
-#[derive(Default)]
-struct Binds<'a> {
-    key_append: Vec<i32>,
-    key_text: Vec<&'a str>,
-    part_append: Vec<i32>,
-    part_type: Vec<&'a str>,
-    part_id: Vec<&'a str>,
-    part_expected: Vec<i64>,
-    part_events: Vec<i32>,
-    event_part: Vec<i32>,
-    event_place: Vec<i32>,
-    event_id: Vec<Uuid>,
-    event_type: Vec<&'a str>,
-    event_schema: Vec<i64>,
-    event_codec: Vec<i16>,
-    event_correlation: Vec<Option<Uuid>>,
-    event_causation: Vec<Option<Uuid>>,
-    event_metadata: Vec<Option<String>>,
-    event_payload: Vec<&'a [u8]>,
-}
-
-impl<'a> Binds<'a> {
-    fn of(round: &[&'a Append]) -> Self {
-        let mut binds = Self::default();
-        let mut parts: Vec<(i32, &StreamAppend)> = Vec::with_capacity(round.len());
-        let mut keys: Vec<(&str, i32)> = Vec::new();
-        for (number, append) in (1..).zip(round) {
-            keys.extend(append.key().map(|key| (key.as_str(), number)));
-            for part in append.streams() {
-                binds.part(number, part);
-                parts.push((count(binds.part_id.len()), part));
-            }
-        }
-        // The server writes in this order.
-        parts.sort_unstable_by_key(|(_, part)| &part.stream);
-        for (number, part) in parts {
-            for (place, event) in (1..).zip(&part.events) {
-                binds.event(number, place, event);
-            }
-        }
-        keys.sort_unstable();
-        (binds.key_text, binds.key_append) = keys.into_iter().unzip();
-        binds
-    }
-
-    fn part(&mut self, append: i32, part: &'a StreamAppend) {
-        self.part_append.push(append);
-        self.part_type.push(part.stream.aggregate_type().as_str());
-        self.part_id.push(part.stream.aggregate_id().as_str());
-        self.part_expected.push(expected(part.expected));
-        self.part_events.push(count(part.events.len()));
-    }
-
-    fn event(&mut self, part: i32, place: i32, event: &'a NewEvent) {
-        self.event_part.push(part);
-        self.event_place.push(place);
-        self.event_id.push(*event.id.as_uuid());
-        self.event_type.push(event.event_type.as_str());
-        self.event_schema.push(i64::from(event.schema_version));
-        self.event_codec.push(i16::from(event.codec.number()));
-        self.event_correlation.push(event.metadata.correlation_id.map(|id| *id.as_uuid()));
-        self.event_causation.push(event.metadata.causation_id.map(|id| *id.as_uuid()));
-        // `Append::check` has refused what cannot be written.
-        self.event_metadata.push(event.metadata.to_json().ok().flatten());
-        self.event_payload.push(&event.payload);
-    }
-}
-
-fn expected(expected: ExpectedVersion) -> i64 {
-    match expected {
-        ExpectedVersion::Any => -1,
-        ExpectedVersion::Exists => -2,
-        ExpectedVersion::NoStream => 0,
-        ExpectedVersion::Exact(version) => to_sql(version.get()),
     }
 }
 
@@ -353,7 +304,10 @@ const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 /// Binds: lane, whether the transaction is a caller's, durable, two arrays of keys, five of parts, ten of events.
 const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 
-/// Binds: the same, and five arrays of claims.
+/// Binds: lane, whether the transaction is a caller's, durable, three values of the stream, eight of the event.
+const APPEND_ONE: &str = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
+/// Binds: as `APPEND`, and five arrays of claims.
 const APPEND_CLAIMING: &str = "SELECT * FROM {schema}.append_claiming($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
 
 const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM {schema}.reservations WHERE scope = $1 AND value = $2";

@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::connection::{Schema, classify};
 
 /// The steps of the schema. Never changed once released.
-const MIGRATIONS: [(i32, &str, &str); 12] = [
+const MIGRATIONS: [(i32, &str, &str); 13] = [
     (1, "log", include_str!("../../../migrations/postgres/0001_log.sql")),
     (2, "read_model", include_str!("../../../migrations/postgres/0002_read_model.sql")),
     (3, "leases", include_str!("../../../migrations/postgres/0003_leases.sql")),
@@ -19,10 +19,11 @@ const MIGRATIONS: [(i32, &str, &str); 12] = [
     (10, "view_rows", include_str!("../../../migrations/postgres/0010_view_rows.sql")),
     (11, "plans", include_str!("../../../migrations/postgres/0011_plans.sql")),
     (12, "append", include_str!("../../../migrations/postgres/0012_append.sql")),
+    (13, "append_one", include_str!("../../../migrations/postgres/0013_append_one.sql")),
 ];
 
 /// The newest step this release knows.
-const KNOWN: i32 = 12;
+const KNOWN: i32 = 13;
 
 /// Applies what is missing in one transaction. Processes that start at once take turns.
 pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {

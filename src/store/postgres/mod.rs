@@ -5,6 +5,7 @@
 //! is ever skipped is said in the decision record on lanes.
 
 mod append;
+mod binds;
 mod claims;
 mod connection;
 mod deadlines;

@@ -32,6 +32,8 @@ const SCANNED_ROWS: u64 = 200_000;
 /// Part of a stream, copied out of SQLite's pages.
 #[derive(Default)]
 struct Chunk {
+    /// In the first chunk, if there is one. Handed over by itself it would wake the visitor once more, for nothing.
+    snapshot: Option<(Version, Vec<u8>)>,
     bytes: Vec<u8>,
     rows: Vec<ChunkRow>,
 }
@@ -39,7 +41,11 @@ struct Chunk {
 impl Chunk {
     /// An empty chunk with room for what one holds.
     fn roomy() -> Self {
-        Self { bytes: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4), rows: Vec::with_capacity(RESERVED_ROWS) }
+        Self {
+            snapshot: None,
+            bytes: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4),
+            rows: Vec::with_capacity(RESERVED_ROWS),
+        }
     }
 }
 
@@ -51,46 +57,40 @@ struct ChunkRow {
     payload: Range<usize>,
 }
 
-/// What the reading thread hands over.
-enum Part {
-    Snapshot(Version, Vec<u8>),
-    Events(Chunk),
-}
-
 pub(super) async fn replay(
     readers: &Arc<Pool>,
     stream: &StreamId,
     replay: Replay,
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
-    let (parts, mut arriving) = mpsc::channel(CHUNKS_AHEAD);
+    let (chunks, mut arriving) = mpsc::channel(CHUNKS_AHEAD);
     let names = stream.clone();
-    let reading = readers.run("replay a stream", move |db| read_stream(db, &names, replay, &parts));
+    let reading = readers.run("replay a stream", move |db| read_stream(db, &names, replay, &chunks));
     let visiting = async {
-        while let Some(part) = arriving.recv().await {
-            visit(part, stream, visitor)?;
+        while let Some(chunk) = arriving.recv().await {
+            visit(&chunk, stream, visitor)?;
         }
         Ok::<(), Error>(())
     };
     // Both at once: one chunk is decoded while the next one is read. After an error of the visitor's, the reading thread finds that
     // nobody listens and ends.
     let (last, ()) = futures::future::try_join(reading, visiting).await?;
-    visit(Part::Events(last), stream, visitor)
+    visit(&last, stream, visitor)
 }
 
-fn visit(part: Part, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<()> {
-    match part {
-        Part::Snapshot(version, state) => visitor.snapshot(version, &state),
-        Part::Events(chunk) => chunk.rows.iter().try_for_each(|row| {
-            let event_type = std::str::from_utf8(&chunk.bytes[row.event_type.clone()]).map_err(|error| {
-                let what = format!("{stream} version {}: the event type is not text", row.version);
-                Error::with_source(ErrorKind::Corrupt(what), error)
-            })?;
-            let payload = &chunk.bytes[row.payload.clone()];
-            let (schema_version, codec) = (row.schema_version, row.codec);
-            visitor.event(row.version, StoredEvent { event_type, schema_version, codec, payload })
-        }),
+fn visit(chunk: &Chunk, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<()> {
+    if let Some((version, state)) = &chunk.snapshot {
+        visitor.snapshot(*version, state)?;
     }
+    chunk.rows.iter().try_for_each(|row| {
+        let event_type = std::str::from_utf8(&chunk.bytes[row.event_type.clone()]).map_err(|error| {
+            let what = format!("{stream} version {}: the event type is not text", row.version);
+            Error::with_source(ErrorKind::Corrupt(what), error)
+        })?;
+        let payload = &chunk.bytes[row.payload.clone()];
+        let (schema_version, codec) = (row.schema_version, row.codec);
+        visitor.event(row.version, StoredEvent { event_type, schema_version, codec, payload })
+    })
 }
 
 /// Sends full chunks on and returns the last one, so that a short stream costs no channel.
@@ -98,7 +98,7 @@ fn read_stream(
     db: &mut Connection,
     stream: &StreamId,
     replay: Replay,
-    parts: &mpsc::Sender<Part>,
+    chunks: &mpsc::Sender<Chunk>,
 ) -> Result<Chunk, Failure> {
     let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
     let (last, until) = match replay.up_to {
@@ -107,6 +107,7 @@ fn read_stream(
         UpTo::Time(time) => (i64::MAX, time.timestamp_micros()),
     };
     let mut after = to_sql(replay.after.get());
+    let mut chunk = Chunk::default();
     if let Some(fingerprint) = replay.snapshot
         && until == i64::MAX
     {
@@ -114,10 +115,7 @@ fn read_stream(
         let binds = (kind, id, fingerprint.cast_signed(), after, last);
         if let Some((version, state)) = snapshot.query_row(binds, |row| Ok((row.get(0)?, row.get(1)?))).optional()? {
             after = version;
-            let version = Version::new(from_sql(version, "snapshot version")?);
-            if parts.blocking_send(Part::Snapshot(version, state)).is_err() {
-                return Ok(Chunk::default());
-            }
+            chunk.snapshot = Some((Version::new(from_sql(version, "snapshot version")?), state));
         }
     }
     let mut version = Version::new(from_sql(after, "version")?);
@@ -127,12 +125,11 @@ fn read_stream(
     }
     let mut statement = db.prepare_cached(REPLAY)?;
     let mut rows = statement.query((kind, id, after, last, until))?;
-    let mut chunk = Chunk::default();
     while let Some(row) = rows.next()? {
         version = version.next();
         chunk.push(row, version).map_err(|failure| failure.in_row(format_args!("{stream} version {version}")))?;
         if chunk.bytes.len() >= CHUNK_BYTES
-            && parts.blocking_send(Part::Events(std::mem::replace(&mut chunk, Chunk::roomy()))).is_err()
+            && chunks.blocking_send(std::mem::replace(&mut chunk, Chunk::roomy())).is_err()
         {
             // The visitor has seen enough, or the caller is gone.
             return Ok(Chunk::default());
