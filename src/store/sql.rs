@@ -1,6 +1,6 @@
 //! What the drivers for database servers share, whatever their SQL: how appends are gathered and tried again, and how rows become events.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ const LONGEST_DELAY: Duration = Duration::from_millis(50);
 /// No further attempt begins after this time: those that fail by waiting for a lock are slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Commits one page of a filtered read looks at, at least: with a narrow filter few of their events come back.
-const SCANNED_COMMITS: usize = 5_000;
+/// Events one page of a filtered read looks at, at least: with a narrow filter few of them come back.
+const SCANNED: usize = 5_000;
 
 /// Bits of a `CommitId` that say the place of an append's last event in its commit; the rest is the commit's number.
 const ORDINAL_BITS: u32 = 24;
@@ -325,8 +325,8 @@ pub(super) type Rows<'v> = &'v mut (dyn for<'r> FnMut(i64, i32, Result<Columns<'
 /// A driver's two range scans, of places and of events.
 #[async_trait]
 pub(super) trait Scans: Sync {
-    /// At most so many commits, beginning with the one that holds the next position.
-    async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>>;
+    /// The commits from the one that holds the next position to the one that holds `end`, or the log's last.
+    async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>>;
 
     /// The events of a range of commits that pass the filter, in any order.
     async fn events_between(&self, first: i64, last: i64, filter: &Filter, rows: Rows<'_>) -> Result<()>;
@@ -346,20 +346,18 @@ pub(super) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     if limit == 0 {
         return Ok(Page { events: Vec::new(), through: after });
     }
-    let commits = if filter.is_all() { limit } else { limit.max(SCANNED_COMMITS) };
-    let mut placed = driver.placed(after, commits).await?;
-    let end = placed.last().map_or(after, Placed::end);
-    if placed.len() < commits && end.since(after) < commits as u64 {
+    let reach = after.plus(if filter.is_all() { limit } else { limit.max(SCANNED) } as u64);
+    let mut placed = driver.placed(after, reach).await?;
+    if placed.last().map_or(after, Placed::end) < reach {
         // This is the log's end: there may be commits without positions.
         match driver.sequence().await? {
             Some(end) if end == after => return Ok(Page { events: Vec::new(), through: after }),
             Some(end) if end > after && end.since(after) <= TAIL.min(limit as u64) => {
                 return tail(driver, after, end, limit, filter).await;
             }
-            _ => placed = driver.placed(after, commits).await?,
+            _ => placed = driver.placed(after, reach).await?,
         }
     }
-    let placed = enough(placed, after, commits as u64);
     let (Some(first), Some(last)) = (placed.first(), placed.last()) else {
         return Ok(Page { events: Vec::new(), through: after });
     };
@@ -393,12 +391,6 @@ fn whole(page: Page, after: Position, filter: &Filter) -> Result<Page> {
         return Err(ErrorKind::Corrupt(format!("events are missing between positions {after} and {through}")).into());
     }
     Ok(page)
-}
-
-/// As many commits as hold the events wanted.
-fn enough(placed: Vec<Placed>, after: Position, wanted: u64) -> Vec<Placed> {
-    let end = after.get().saturating_add(wanted);
-    placed.into_iter().take_while(|placed| placed.first <= end).collect()
 }
 
 /// At least the first `limit` events, or a page's bytes of them. Reads as much of the log as would hold them if all passed the filter, and
@@ -435,19 +427,43 @@ async fn events_of(
     filter: &Filter,
     earliest: &mut Earliest,
 ) -> Result<()> {
-    let firsts: HashMap<i64, u64> = placed.iter().map(|placed| (placed.commit, placed.first)).collect();
-    let numbers = || placed.iter().map(|placed| placed.commit);
-    let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(()) };
+    let mut commits = Commits::of(placed);
+    let Some((first, last)) = commits.range() else { return Ok(()) };
     let mut builder = EventBuilder::default();
     let mut take = |commit: i64, ordinal: i32, columns: Result<Columns<'_>, sqlx::Error>| {
-        if let Some(first) = firsts.get(&commit)
-            && position(*first, ordinal) > after
+        if let Some(first) = commits.first_position(commit)
+            && position(first, ordinal) > after
         {
-            earliest.push(builder.build(*first, ordinal, columns)?);
+            earliest.push(builder.build(first, ordinal, columns)?);
         }
         Ok(())
     };
     driver.events_between(first, last, filter, &mut take).await
+}
+
+/// The numbers of commits, in order, and where each begins in the log.
+struct Commits {
+    sorted: Vec<(i64, u64)>,
+    /// The one that was asked for last. Events come in about this order, so the next one is near.
+    at: usize,
+}
+
+impl Commits {
+    fn of(placed: &[Placed]) -> Self {
+        let mut sorted: Vec<_> = placed.iter().map(|placed| (placed.commit, placed.first)).collect();
+        sorted.sort_unstable();
+        Self { sorted, at: 0 }
+    }
+
+    fn range(&self) -> Option<(i64, i64)> {
+        Some((self.sorted.first()?.0, self.sorted.last()?.0))
+    }
+
+    fn first_position(&mut self, commit: i64) -> Option<u64> {
+        let near = (self.at..).take(2).find(|&place| self.sorted.get(place).is_some_and(|(known, _)| *known == commit));
+        self.at = near.or_else(|| self.sorted.binary_search_by_key(&commit, |(known, _)| *known).ok())?;
+        Some(self.sorted[self.at].1)
+    }
 }
 
 /// Of the events it is given, in any order, the first in the log: as many as fill a page. Never holds more than two pages and an event.

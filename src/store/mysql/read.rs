@@ -131,12 +131,13 @@ impl Reader {
 
 #[async_trait]
 impl Scans for Reader {
-    async fn placed(&self, after: Position, commits: usize) -> Result<Vec<Placed>> {
+    async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>> {
         let failed = |error| classify(error, "read the log");
         let query = sqlx::query_as(LOG)
             .bind(to_sql(after.get()))
+            .bind(to_sql(end.get()))
             .bind(to_sql(after.get().saturating_add(1)))
-            .bind(limit_to_sql(commits));
+            .bind(to_sql(end.since(after)));
         let rows = self.connections.all(query).await.map_err(failed)?;
         rows.into_iter().map(Placed::from_sql).collect()
     }
@@ -342,10 +343,11 @@ const POSITION_OF: &str = "
     SELECT first_position + ? - 1 FROM retell_log
     WHERE commit_id = ? AND first_position <= (SELECT position FROM retell_head WHERE id = 1)";
 
-/// Binds: after, the position after that, limit. Begins with the commit that holds the next position.
+/// Binds: after, end, the position after `after`, limit. Begins with the commit that holds the next position. The limit only says that the
+/// rows are few.
 const LOG: &str = "
     SELECT first_position, commit_id, events FROM retell_log
-    WHERE first_position + events - 1 > ?
+    WHERE first_position + events - 1 > ? AND first_position <= ?
         AND first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)
         AND first_position <= (SELECT position FROM retell_head WHERE id = 1)
     ORDER BY first_position LIMIT ?";
