@@ -5,9 +5,11 @@
 //! slower with 16 writers.
 //!
 //! - `append`: one event each to new streams with UUID v7 ids, by so many writers at once. Targets, in times `by_hand`: 0.9 with 1
-//!   writer, 3 with 16, 15 with 512.
+//!   writer, 3 with 16, 15 with 512. `limit`: one transaction of as many events, by rusqlite on the thread that calls.
+//! - `existing`: a command of one event on one of a hundred aggregates in turn, with ten events at first, not cached: it is loaded. By hand
+//!   likewise.
 //! - `command`: a command of one event on a hot aggregate, one aggregate a writer. The library also keeps a snapshot every 100.
-//! - `bulk`: one append of 1,000 events.
+//! - `bulk`: one append of 10 or 1,000 events; `limit` as above.
 //!
 //! The unit is events appended; the files lie below cargo's target directory, which must be on a disk.
 //!
@@ -19,10 +21,13 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use retell::event::{Metadata, NewEvent};
+use retell::repository::RepositoryOptions;
 use retell::store::Append;
 use retell::{AggregateId, AggregateType, Apply, EventStore, ExpectedVersion, Repository, SqliteStore, StreamId};
 use sqlx::SqlitePool;
@@ -30,10 +35,17 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use support::by_hand;
-use support::order::{Add, KeptOrder, OrderEvent};
+use support::by_hand::{self, State};
+use support::limit;
+use support::order::{Add, KeptOrder, Order, OrderEvent};
 
-const BULK: u64 = 1_000;
+const BULKS: [u64; 2] = [10, 1_000];
+
+/// Aggregates of each writer that are there before its commands.
+const EXISTING: u64 = 100;
+
+/// Their events.
+const EACH: u64 = 10;
 
 fn main() {
     let mut criterion = support::criterion();
@@ -41,6 +53,7 @@ fn main() {
     let directory = support::directory();
     append(&mut criterion, &runtime, directory.path());
     command(&mut criterion, &runtime, directory.path());
+    existing(&mut criterion, &runtime, directory.path());
     bulk(&mut criterion, &runtime, directory.path());
     criterion.final_summary();
 }
@@ -55,6 +68,10 @@ fn append(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
         });
         group.bench_function(BenchmarkId::new("store", writers), |b| {
             b.iter_custom(|rounds| at_once(runtime, writers, || appends(store.clone(), rounds)));
+        });
+        let mut limit = limit::open(&directory.join(format!("append-{writers}-by-hand.db")));
+        group.bench_function(BenchmarkId::new("limit", writers), |b| {
+            b.iter(|| limit::append(&mut limit, writers.into()));
         });
     }
     group.finish();
@@ -76,19 +93,51 @@ fn command(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
     group.finish();
 }
 
-fn bulk(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
-    let (store, pool) = open(runtime, directory, "bulk");
-    let mut group = criterion.benchmark_group("bulk");
-    group.sample_size(10).throughput(Throughput::Elements(BULK));
-    group.bench_function(BenchmarkId::new("by_hand", BULK), |b| {
-        b.to_async(runtime).iter(async || {
-            let events = (0..BULK).map(OrderEvent::numbered);
-            by_hand::append(&pool, &Uuid::now_v7().to_string(), 0, events).await.unwrap();
+fn existing(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
+    let mut group = criterion.benchmark_group("existing");
+    for writers in [1_u32, 16] {
+        group.sample_size(10).throughput(Throughput::Elements(writers.into()));
+        let (store, pool) = open(runtime, directory, &format!("existing-{writers}"));
+        let numbers = Arc::new(AtomicU32::new(0));
+        let seeded: Vec<_> =
+            (0..writers).flat_map(|writer| (0..EXISTING).map(move |n| format!("{writer}-{n}"))).collect();
+        runtime.block_on(async {
+            for id in &seeded {
+                let stream = StreamId::parse("order", id).unwrap();
+                store.append(Append::new(stream, ExpectedVersion::NoStream, events(0..EACH))).await.unwrap();
+                by_hand::append(&pool, id, 0, (0..EACH).map(OrderEvent::numbered)).await.unwrap();
+            }
         });
-    });
-    group.bench_function(BenchmarkId::new("store", BULK), |b| {
-        b.to_async(runtime).iter(async || store.append(to_new_stream(0..BULK)).await.unwrap());
-    });
+        let next = || numbers.fetch_add(1, Ordering::Relaxed) % writers;
+        group.bench_function(BenchmarkId::new("by_hand", writers), |b| {
+            b.iter_custom(|rounds| at_once(runtime, writers, || existing_by_hand(pool.clone(), next(), rounds)));
+        });
+        let orders =
+            Repository::<Order>::with_options(Arc::new(store), RepositoryOptions::new().with_cached_aggregates(0));
+        group.bench_function(BenchmarkId::new("repository", writers), |b| {
+            b.iter_custom(|rounds| at_once(runtime, writers, || existing_commands(orders.clone(), next(), rounds)));
+        });
+    }
+    group.finish();
+}
+
+fn bulk(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
+    let mut group = criterion.benchmark_group("bulk");
+    for size in BULKS {
+        let (store, pool) = open(runtime, directory, &format!("bulk-{size}"));
+        group.sample_size(10).throughput(Throughput::Elements(size));
+        group.bench_function(BenchmarkId::new("by_hand", size), |b| {
+            b.to_async(runtime).iter(async || {
+                let events = (0..size).map(OrderEvent::numbered);
+                by_hand::append(&pool, &Uuid::now_v7().to_string(), 0, events).await.unwrap();
+            });
+        });
+        group.bench_function(BenchmarkId::new("store", size), |b| {
+            b.to_async(runtime).iter(async || store.append(to_new_stream(0..size)).await.unwrap());
+        });
+        let mut limit = limit::open(&directory.join(format!("bulk-{size}-by-hand.db")));
+        group.bench_function(BenchmarkId::new("limit", size), |b| b.iter(|| limit::append(&mut limit, size)));
+    }
     group.finish();
 }
 
@@ -128,8 +177,25 @@ async fn appends(store: SqliteStore, rounds: u64) {
 
 fn to_new_stream(numbers: std::ops::Range<u64>) -> Append {
     let stream = StreamId::new(AggregateType::new("order").unwrap(), AggregateId::generate());
-    let events = numbers.map(|n| NewEvent::encode(&OrderEvent::numbered(n), Metadata::default()).unwrap());
-    Append::new(stream, ExpectedVersion::NoStream, events.collect())
+    Append::new(stream, ExpectedVersion::NoStream, events(numbers))
+}
+
+fn events(numbers: std::ops::Range<u64>) -> Vec<NewEvent> {
+    numbers.map(|n| NewEvent::encode(&OrderEvent::numbered(n), Metadata::default()).unwrap()).collect()
+}
+
+async fn existing_by_hand(pool: SqlitePool, writer: u32, rounds: u64) {
+    for round in 0..rounds {
+        let (id, mut state) = (format!("{writer}-{}", round % EXISTING), State::default());
+        let version = by_hand::load(&pool, &id, 0, &mut state).await.unwrap();
+        by_hand::append(&pool, &id, version, [OrderEvent::numbered(version.cast_unsigned())]).await.unwrap();
+    }
+}
+
+async fn existing_commands(orders: Repository<Order>, writer: u32, rounds: u64) {
+    for round in 0..rounds {
+        orders.execute(format!("{writer}-{}", round % EXISTING), Add(round)).await.unwrap();
+    }
 }
 
 async fn commands_by_hand(pool: SqlitePool, rounds: u64) {

@@ -1,6 +1,7 @@
 //! Loading from SQLite, beside a hand-written loop over sqlx (prepared statements, streamed rows) and serde_json, on the same file.
 //!
-//! - `load`: an aggregate of so many events, not cached, without snapshots. Target: 2 times `by_hand` at 10,000.
+//! - `load`: an aggregate of so many events, not cached, without snapshots. Target: 2 times `by_hand` at 10,000. `limit` is rusqlite on the
+//!   thread that calls; `compact` has the compact codec, `memory` the store in memory.
 //! - `snapshot`: an aggregate with a snapshot 50 events back, at version 150 and at 100,050. Target: within a factor of 2 of each other.
 //! - `hot`: a cached aggregate that is up to date; by hand, a state that is kept and asks for newer events.
 //! - `all`: 200,000 events of 2,000 aggregates, decoded and folded into a counter, by a worker as any projection is, and page by page.
@@ -19,23 +20,25 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use retell::event::{Metadata, NewEvent};
 use retell::repository::RepositoryOptions;
+use retell::rusqlite::Connection;
 use retell::store::sqlite::{SqliteOptions, Synchronous};
 use retell::store::{Append, Snapshot, SnapshotStore};
 use retell::{
-    Aggregate, Apply, BoxError, Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, Position,
-    Projection, Repository, SqliteStore, StreamId, Version, Worker,
+    Aggregate, Apply, BoxError, Envelope, Event, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel,
+    MemoryStore, Position, Projection, Repository, SqliteStore, StreamId, Version, Worker,
 };
 use sqlx::SqlitePool;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use support::by_hand::{self, State};
-use support::order::{KeptOrder, Order, OrderEvent};
+use support::limit;
+use support::order::{CompactEvent, CompactOrder, KeptOrder, Order, OrderEvent};
 
 /// Events of one append while a file is filled.
 const FILL: u64 = 1_000;
 
-const LENGTHS: [u64; 4] = [10, 100, 1_000, 10_000];
+const LENGTHS: [u64; 5] = [10, 100, 1_000, 10_000, 100_000];
 
 const SNAPSHOTS: [u64; 2] = [100, 100_000];
 
@@ -49,28 +52,39 @@ fn main() {
 }
 
 fn one_aggregate(criterion: &mut Criterion, runtime: &Runtime, path: &Path) {
+    let memory = MemoryStore::new();
     let (store, pool) = runtime.block_on(async {
         let store = open(path).await;
         for length in LENGTHS {
-            fill(&store, &format!("of-{length}"), 0..length).await;
+            fill(&store, &format!("of-{length}"), 0..length, OrderEvent::numbered).await;
+            fill(&store, &format!("compact-{length}"), 0..length, CompactEvent::numbered).await;
+            fill(&memory, &format!("of-{length}"), 0..length, OrderEvent::numbered).await;
         }
         for version in SNAPSHOTS {
             fill_around_snapshot(&store, version).await;
         }
         (store, by_hand::open(path, 2).await)
     });
-    load(criterion, runtime, &store, &pool);
+    load(criterion, runtime, &store, &pool, &memory, &limit::open(path));
     snapshot(criterion, runtime, &store, &pool);
     hot(criterion, runtime, &store, &pool);
     runtime.block_on(pool.close());
 }
 
-fn load(criterion: &mut Criterion, runtime: &Runtime, store: &SqliteStore, pool: &SqlitePool) {
-    let orders = uncached::<Order>(store);
+fn load(
+    criterion: &mut Criterion,
+    runtime: &Runtime,
+    store: &SqliteStore,
+    pool: &SqlitePool,
+    memory: &MemoryStore,
+    limit: &Connection,
+) {
+    let (orders, compact) = (uncached::<Order>(store), uncached::<CompactOrder>(store));
+    let in_memory = uncached::<Order>(memory);
     let mut group = criterion.benchmark_group("load");
     for length in LENGTHS {
-        let id = format!("of-{length}");
-        group.throughput(Throughput::Elements(length));
+        let (id, compact_id) = (format!("of-{length}"), format!("compact-{length}"));
+        group.throughput(Throughput::Elements(length)).sample_size(if length < 100_000 { 20 } else { 10 });
         group.bench_function(BenchmarkId::new("by_hand", length), |b| {
             b.to_async(runtime).iter(async || {
                 let mut state = State::default();
@@ -81,6 +95,13 @@ fn load(criterion: &mut Criterion, runtime: &Runtime, store: &SqliteStore, pool:
         group.bench_function(BenchmarkId::new("repository", length), |b| {
             b.to_async(runtime).iter(async || orders.load(&*id).await.unwrap());
         });
+        group.bench_function(BenchmarkId::new("compact", length), |b| {
+            b.to_async(runtime).iter(async || compact.load(&*compact_id).await.unwrap());
+        });
+        group.bench_function(BenchmarkId::new("memory", length), |b| {
+            b.to_async(runtime).iter(async || in_memory.load(&*id).await.unwrap());
+        });
+        group.bench_function(BenchmarkId::new("limit", length), |b| b.iter(|| limit::load(limit, &id)));
     }
     group.finish();
 }
@@ -125,8 +146,9 @@ fn all_events(criterion: &mut Criterion, runtime: &Runtime, path: &Path) {
         let store = open(path).await;
         // One event each by turns: the streams lie interleaved, as they grow in life.
         for round in 0..100 {
-            let streams =
-                (0..2_000).map(|order| (stream(&format!("order-{order}")), vec![new_event(round * 2_000 + order)]));
+            let streams = (0..2_000).map(|order| {
+                (stream(&format!("order-{order}")), vec![encoded(&OrderEvent::numbered(round * 2_000 + order))])
+            });
             let append = streams
                 .fold(None, |append: Option<Append>, (stream, events)| {
                     Some(match append {
@@ -212,7 +234,7 @@ async fn open(path: &Path) -> SqliteStore {
     SqliteStore::open_with(path, options).await.unwrap()
 }
 
-fn uncached<A: Aggregate>(store: &SqliteStore) -> Repository<A> {
+fn uncached<A: Aggregate>(store: &(impl EventStore + Clone)) -> Repository<A> {
     Repository::with_options(Arc::new(store.clone()), RepositoryOptions::new().with_cached_aggregates(0))
 }
 
@@ -220,15 +242,15 @@ fn stream(id: &str) -> StreamId {
     StreamId::parse("order", id).unwrap()
 }
 
-fn new_event(number: u64) -> NewEvent {
-    NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap()
+fn encoded(event: &impl Event) -> NewEvent {
+    NewEvent::encode(event, Metadata::default()).unwrap()
 }
 
-async fn fill(store: &SqliteStore, id: &str, numbers: std::ops::Range<u64>) {
+async fn fill<E: Event>(store: &impl EventStore, id: &str, numbers: std::ops::Range<u64>, numbered: fn(u64) -> E) {
     let mut first = numbers.start;
     while first < numbers.end {
         let end = numbers.end.min(first + FILL);
-        let events = (first..end).map(new_event).collect();
+        let events = (first..end).map(|number| encoded(&numbered(number))).collect();
         store.append(Append::new(stream(id), ExpectedVersion::Exact(Version::new(first)), events)).await.unwrap();
         first = end;
     }
@@ -237,9 +259,9 @@ async fn fill(store: &SqliteStore, id: &str, numbers: std::ops::Range<u64>) {
 /// A snapshot at this version, and 50 events after it: half of what a policy of 100 lets come.
 async fn fill_around_snapshot(store: &SqliteStore, version: u64) {
     let id = format!("snapshot-{version}");
-    fill(store, &id, 0..version).await;
+    fill(store, &id, 0..version, OrderEvent::numbered).await;
     let loaded = uncached::<KeptOrder>(store).load(&*id).await.unwrap();
     let (fingerprint, state) = (KeptOrder::FINGERPRINT, loaded.state.to_snapshot().unwrap());
     store.save_snapshot(&stream(&id), Snapshot { version: loaded.version, fingerprint, state }).await.unwrap();
-    fill(store, &id, version..version + 50).await;
+    fill(store, &id, version..version + 50, OrderEvent::numbered).await;
 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use support::order::OrderEvent;
 
-const EVENTS: u64 = 1_000_000;
+const EVENTS: u64 = 300_000;
 
 const ROUNDS: usize = 3;
 

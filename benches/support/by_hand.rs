@@ -94,7 +94,7 @@ pub(crate) fn encode(event: OrderEvent) -> (&'static str, Vec<u8>) {
     (name, payload.unwrap())
 }
 
-/// A pool on a file with the library's tables, with the settings `SqliteStore` has.
+/// A pool on a file with the library's tables, as durable as `SqliteStore`.
 pub(crate) async fn open(path: &Path, connections: u32) -> SqlitePool {
     SqliteStore::open(path).await.unwrap().close().await.unwrap();
     let options = SqliteConnectOptions::new()

@@ -126,13 +126,20 @@ order!(
 /// Adds the event of this number.
 pub(crate) struct Add(pub(crate) u64);
 
-impl Handle<Add> for KeptOrder {
-    type Error = std::convert::Infallible;
+macro_rules! adds {
+    ($name:ident) => {
+        impl Handle<Add> for $name {
+            type Error = std::convert::Infallible;
 
-    fn handle(&self, Add(number): &Add) -> Result<Vec<OrderEvent>, Self::Error> {
-        Ok(vec![OrderEvent::numbered(*number)])
-    }
+            fn handle(&self, Add(number): &Add) -> Result<Vec<OrderEvent>, Self::Error> {
+                Ok(vec![OrderEvent::numbered(*number)])
+            }
+        }
+    };
 }
+
+adds!(Order);
+adds!(KeptOrder);
 
 /// An event as it comes out of a store.
 pub(crate) struct Stored {

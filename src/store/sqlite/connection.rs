@@ -16,6 +16,9 @@ use crate::store::sqlite::{SqliteOptions, Synchronous};
 /// Prepared statements a connection keeps: all of ours and a projection's dozens.
 const CACHED_STATEMENTS: usize = 64;
 
+/// The pages that SQLite keeps in memory, where the program has set no limit.
+const CACHE_BYTES: i64 = 64 * 1024 * 1024;
+
 /// Where the database lives.
 #[derive(Debug, Clone)]
 pub(super) enum Location {
@@ -141,9 +144,23 @@ fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, F
             db.pragma_update(None, "max_page_count", to_sql((bytes / u64::from(page)).max(1)))?;
         }
     }
-    // 16 MiB of pages a connection; a negative number counts KiB.
-    db.pragma_update(None, "cache_size", -16 * 1024)?;
+    if let Location::File(_) = location {
+        // A negative number counts KiB.
+        db.pragma_update(None, "cache_size", -(cache_bytes(&db)? / 1024))?;
+    }
     Ok(db)
+}
+
+/// What SQLite may keep in memory in this process, all connections together. As built by rusqlite they share one cache, and whoever has used up
+/// a share of its own takes the oldest pages of others. Where the shares are used up, SQLite drops each page of those others as soon as it was
+/// read: a reader that scans the log would leave the writer without a cache for good. So the limit is one for all, and no share is less.
+fn cache_bytes(db: &Connection) -> Result<i64, rusqlite::Error> {
+    let limit = db.pragma_query_value(None, "soft_heap_limit", |row| row.get(0))?;
+    if limit > 0 {
+        // The program's own.
+        return Ok(limit);
+    }
+    db.pragma_update_and_check(None, "soft_heap_limit", CACHE_BYTES, |row| row.get(0))
 }
 
 /// Processes that switch a new file at the same time hold what the others need, so that SQLite refuses at once where it would wait

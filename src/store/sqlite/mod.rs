@@ -66,6 +66,9 @@ pub struct SqliteOptions {
 impl SqliteOptions {
     /// Full durability, 2 reading connections, 5 seconds of waiting for another process's write, payloads up to 16 MiB, no limit on
     /// the file.
+    ///
+    /// SQLite keeps up to 64 MiB of pages in memory for all connections of the process, other uses of SQLite in it among them. A program that
+    /// wants another limit sets `PRAGMA soft_heap_limit` by any connection before it opens its first store.
     pub fn new() -> Self {
         Self {
             synchronous: Synchronous::Full,

@@ -1,0 +1,51 @@
+//! What SQLite itself takes: rusqlite on the thread that calls, on the library's own tables. Nothing is checked, handed over or shared.
+
+use std::path::Path;
+
+use retell::rusqlite::Connection;
+use uuid::Uuid;
+
+use super::by_hand::{State, encode};
+use super::order::OrderEvent;
+
+/// A connection to a file that the library has made.
+pub(crate) fn open(path: &Path) -> Connection {
+    let db = Connection::open(path).unwrap();
+    db.pragma_update(None, "synchronous", "FULL").unwrap();
+    db.pragma_update(None, "cache_size", -16 * 1024).unwrap();
+    db
+}
+
+/// One durable transaction of so many events, each of a new stream.
+pub(crate) fn append(db: &mut Connection, events: u64) {
+    let tx = db.transaction().unwrap();
+    {
+        let mut insert = tx.prepare_cached(INSERT).unwrap();
+        for number in 0..events {
+            let (event_type, payload) = encode(OrderEvent::numbered(number));
+            let (event, order) = (Uuid::now_v7(), Uuid::now_v7().to_string());
+            insert.execute((event.as_bytes(), order, event_type, number.cast_signed(), payload)).unwrap();
+        }
+    }
+    tx.commit().unwrap();
+}
+
+/// An order's events, decoded and folded.
+pub(crate) fn load(db: &Connection, id: &str) -> State {
+    let (mut state, mut statement) = (State::default(), db.prepare_cached(LOAD).unwrap());
+    let mut rows = statement.query([id]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        state.fold(row.get_ref(0).unwrap().as_str().unwrap(), row.get_ref(1).unwrap().as_blob().unwrap()).unwrap();
+    }
+    state
+}
+
+/// Binds: event id, aggregate id, event type, recorded at, payload.
+const INSERT: &str = "
+    INSERT INTO retell_events
+        (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at, payload)
+    VALUES (?1, 'order', ?2, 1, ?3, 1, 0, ?4, ?5)";
+
+/// Binds: aggregate id.
+const LOAD: &str = "
+    SELECT event_type, payload FROM retell_events WHERE aggregate_type = 'order' AND aggregate_id = ?1 ORDER BY version";
