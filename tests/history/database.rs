@@ -120,6 +120,10 @@ impl Postgres {
                 let early = format!("{lane} early := {number}; PERFORM pg_sleep(0.003 * random());");
                 let declared = ("held_lane integer;", "held_lane integer; early bigint;");
                 self.change(db, "append", &[(&number, "early"), (&lane, &early), declared]).await;
+                let declared = ("found_version bigint;", "found_version bigint; early bigint;");
+                let drawn = format!("SELECT {number}");
+                let early = format!("early := {number}; PERFORM pg_sleep(0.003 * random()); SELECT early");
+                self.change(db, "append_one", &[(&drawn, &early), declared]).await;
             }
             Fault::LaneReleasedBeforeCommit => {
                 let taken = "pg_try_advisory_xact_lock(log_key, lane)";
@@ -127,9 +131,15 @@ impl Postgres {
                 // Few lanes, so that two appends meet in one.
                 let few = ("(hint + step) % 32", "(hint + step) % 2");
                 self.change(db, "take_lane", &[(taken, released), few]).await;
-                let written = "VALUES (held_lane, commit_number, total, at);";
-                let slow = format!("{written} PERFORM pg_sleep(0.003 * random());");
-                self.change(db, "append", &[(written, &slow)]).await;
+                for (function, written) in [
+                    ("append", "VALUES (held_lane, commit_number, total, at);"),
+                    ("append_one", "VALUES (held_lane, commit_number, 1, at);"),
+                ] {
+                    let slow = format!("{written} PERFORM pg_sleep(0.003 * random());");
+                    self.change(db, function, &[(written, &slow)]).await;
+                }
+                // By the way that has the fault.
+                self.change(db, "append_one", &[("NOT pg_try_advisory_xact_lock(log_key, held_lane)", "true")]).await;
             }
             Fault::TwoSequencers => {
                 let constraints = "DROP CONSTRAINT log_pkey, DROP CONSTRAINT log_commit_id_key";

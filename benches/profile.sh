@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Where our own process spends its time on the way of an event: the share of each crate, the kernel and the allocator, by Linux's `perf`, which
+# must be there. Not what a server does, nor the time in which a process waits. Code that the compiler has put into its caller counts for
+# that one.
+#
+#   POSTGRES_URL=.. AMQP_URL=.. benches/profile.sh [PART ..]     append, load, rebuild, relay, worker; without names all of them
+#
+# With FLAMES=folder a file for `flamegraph.pl` or `inferno-flamegraph` is left there for each part, by `perf script`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+command -v perf >/dev/null || { echo "perf is missing: on Debian apt-get install linux-perf" >&2; exit 1; }
+folder="$(mktemp -d)"
+trap 'rm -rf "$folder"' EXIT
+export CARGO_TARGET_TMPDIR="${CARGO_TARGET_TMPDIR:-$PWD/target/tmp}"
+
+# bench; prints its program
+program() {
+  cargo bench --quiet --all-features --bench "$1" --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
+}
+
+record() {
+  perf record --quiet -F 1999 -g -o "$folder/data" -- "$@" >/dev/null
+}
+
+# The processes, in the order of their start.
+pids() {
+  perf report --quiet --no-children -g none --sort pid -i "$folder/data" 2>/dev/null | sed -n 's/.* \([0-9]*\):.*/\1/p' | sort -n
+}
+
+# The part's name, and which processes where they are not all of them.
+shares() {
+  local name="$1" only=("${@:2}")
+  echo "$name"
+  perf report --quiet --no-children -g none --sort sym "${only[@]}" -i "$folder/data" 2>/dev/null | awk '
+    function crate(symbol) {
+      if (symbol ~ /^\[k\]/) return "the kernel"
+      if (symbol ~ /retell/) return "retell"
+      if (symbol ~ /sqlx/) return "sqlx"
+      if (symbol ~ /serde|itoa|ryu|zmij/) return "serde"
+      if (symbol ~ /lapin|amq/) return "lapin"
+      if (symbol ~ /[Zz][Ss][Tt][Dd]|HUF_|FSE_/) return "zstd"
+      if (symbol ~ /tokio|mio|futures/) return "tokio and futures"
+      if (symbol ~ /sqlite3|wal|pager|vdbe|btree|pcache|balance|Page|Cell|Mem/) return "SQLite"
+      if (symbol ~ /malloc|free|realloc|calloc/) return "the allocator"
+      if (symbol ~ /memcpy|memmove|memcmp|memset|mem_|from_utf8/) return "bytes moved and compared"
+      return "the rest"
+    }
+    /%/ { share = $1; sub(/%/, "", share); symbol = $0; sub(/^ *[0-9.]+% */, "", symbol); total[crate(symbol)] += share; all += share }
+    END { for (name in total) printf "%7.1f %%  %s\n", 100 * total[name] / all, name }
+  ' | sort -rn
+  if [ -n "${FLAMES:-}" ]; then perf script -i "$folder/data" >"$FLAMES/$name.perf" 2>/dev/null; fi
+}
+
+for part in "${@:-append load rebuild relay worker}"; do for part in $part; do
+  case "$part" in
+  append) record "$(program append)" --bench --profile-time 5 'append/store/16$' ;;
+  load) record "$(program load)" --bench --profile-time 5 'load/repository/10000$' ;;
+  rebuild) record "$(program views)" 300000 rebuild ;;
+  relay | worker) record "$(program delivery)" memory ;;
+  *) echo "no part $part" >&2; exit 1 ;;
+  esac
+  case "$part" in
+  # That process starts the others, a relay and a worker by turns.
+  relay) shares relay --pid "$(pids | awk 'NR % 2 == 0' | paste -sd,)" ;;
+  worker) shares worker --pid "$(pids | awk 'NR % 2 == 1 && NR > 1' | paste -sd,)" ;;
+  *) shares "$part" ;;
+  esac
+done; done
