@@ -88,6 +88,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0015-connections-at-hand.md")]
         pub mod d0015_connections {}
+
+        #[doc = include_str!("docs/decisions/0016-less-for-each-event.md")]
+        pub mod d0016_less_for_each_event {}
     }
 }
 
