@@ -11,7 +11,6 @@ cd "$(dirname "$0")/.."
 command -v perf >/dev/null || { echo "perf is missing: on Debian apt-get install linux-perf" >&2; exit 1; }
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
-export CARGO_TARGET_TMPDIR="${CARGO_TARGET_TMPDIR:-$PWD/target/tmp}"
 
 # bench; prints its program
 program() {
