@@ -121,7 +121,7 @@ pub use retell_macros::{Aggregate, Event, EventUnion};
 pub use rusqlite;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use sqlx;
-pub use store::memory::{MemoryReadModel, MemoryStore, views::MemoryViews};
+pub use store::memory::{MemoryReadModel, MemoryStore, MemoryViews};
 #[cfg(feature = "mysql")]
 pub use store::mysql::{MySqlReadModel, MySqlStore};
 #[cfg(feature = "postgres")]

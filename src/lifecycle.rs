@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::store::CheckpointStore;
-use crate::store::parking::{Parked, ParkedState};
+use crate::store::model::parking::{Parked, ParkedState};
 
 /// What has become of an event. Nothing is written for it: log, relay, checkpoint and parking say it all.
 ///

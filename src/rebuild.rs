@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position};
 use crate::rebuild::build::{Build, PAGE_EVENTS};
-use crate::store::parking::ParkingChange;
+use crate::store::model::parking::ParkingChange;
 use crate::store::{EventReader, Step, Switch, ViewId, ViewStore, Work};
 use crate::view::View;
 use crate::worker::WorkerOptions;

@@ -5,8 +5,8 @@
 use chrono::{DateTime, Utc};
 use retell::event::RecordedEvent;
 use retell::lifecycle::{Stage, stage};
-use retell::store::parking::{ParkedState, ParkingChange};
 use retell::store::{Append, Parked, Step, Work};
+use retell::store::{ParkedState, ParkingChange};
 use retell::testing::store::{events, stream};
 use retell::{
     CheckpointStore, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position,

@@ -26,7 +26,7 @@ use retell::event::{NewEvent, RecordedEvent};
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
 use retell::rusqlite::Connection;
-use retell::store::parking::ParkedState;
+use retell::store::ParkedState;
 use retell::store::{Append, Parked, ProgressStore};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use retell::broker::{DeadLetter, DeadLetters};
 use retell::event::NewEvent;
 use retell::relay::RelayOptions;
-use retell::store::parking::ParkedState;
+use retell::store::ParkedState;
 use retell::store::{Append, Parked, Parking, Step, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};

@@ -21,7 +21,7 @@ use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
 use crate::process::{NotExecuted, Process};
 use crate::projection::Projection;
 use crate::repository::Repository;
-use crate::store::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::{EventStore, Filter, Outcome};
 use crate::worker::{Worker, WorkerOptions, reason};
 

@@ -14,7 +14,8 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::{Rebuild, Speed};
-use crate::store::{EventReader, Filter, GOING, Page, Step, ViewId, ViewRow, ViewStore, Work};
+use crate::store::model::views::GOING;
+use crate::store::{EventReader, Filter, Page, Step, ViewId, ViewRow, ViewStore, Work};
 use crate::view::{View, ViewProjection};
 use crate::worker::Worker;
 

@@ -16,11 +16,16 @@ use crate::id::{
     ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, Generation, IdempotencyKey, Position, ProjectionName,
     StreamId, Version, ViewKey,
 };
-use crate::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, InboxStore, KeptOutcome, LeaseStore, Page,
-    Parking, ProgressStore, RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, Switch, Turn, ViewId, ViewPage,
-    ViewRow, ViewStore, Visitor, Work,
-};
+use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::event_store::{EventStore, Snapshot, SnapshotStore};
+use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::{EventReader, Replay, Visitor};
+use crate::store::log::relay::{LeaseStore, RelayCheckpoint};
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::inbox::InboxStore;
+use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::{ProgressStore, Turn};
+use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 #[async_trait]
 impl<S: EventReader + ?Sized> EventReader for Arc<S> {

@@ -14,7 +14,7 @@ use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::parking::ParkedState;
+use crate::store::model::parking::ParkedState;
 use crate::store::{Parked, Progress, ProgressStore, Step, Turn, Work};
 use crate::testing::read_model::Counting;
 

@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::error::{ErrorKind, Result};
 use crate::id::{MAX_NAME_BYTES, Position, ProjectionName, StreamId, Version};
 use crate::store::memory::MemoryReadModel;
+use crate::store::model::parking::{ParkedState, ParkingChange};
 #[cfg(feature = "mysql")]
 use crate::store::mysql::MySqlReadModel;
-use crate::store::parking::{ParkedState, ParkingChange};
 #[cfg(feature = "postgres")]
 use crate::store::postgres::PostgresReadModel;
 #[cfg(feature = "sqlite")]

@@ -6,7 +6,7 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::parking::ParkingChange;
+use crate::store::model::parking::ParkingChange;
 use crate::store::{CheckpointStore, Parked, Step, Work};
 use crate::worker::sequential::Run;
 

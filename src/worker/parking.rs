@@ -11,7 +11,7 @@ use crate::backoff::delays;
 use crate::error::{Error, chain};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
-use crate::store::parking::{ParkedState, ParkingChange};
+use crate::store::model::parking::{ParkedState, ParkingChange};
 use crate::store::{Parked, Parking};
 
 /// Characters that are kept of an error.

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, Version};
 use crate::projection::Projection;
-use crate::store::parking::{ParkedState, ParkingChange};
+use crate::store::model::parking::{ParkedState, ParkingChange};
 use crate::store::{CheckpointStore, Parked};
 use crate::worker::apply::Outcome;
 use crate::worker::parking::Lot;

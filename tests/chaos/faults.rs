@@ -8,7 +8,7 @@ use lapin::types::AMQPValue;
 use lapin::{BasicProperties, ConnectionProperties};
 use retell::broker::frame::Frame;
 use retell::broker::{Broker, Consumption};
-use retell::store::parking::ParkedState;
+use retell::store::ParkedState;
 use retell::{ProjectionName, StreamId};
 
 use crate::child::Role;

@@ -5,33 +5,33 @@ use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{Connection, MySql, MySqlConnection, Transaction};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::connections;
-use crate::store::sql::{self, Refusal};
+use crate::store::server::rounds::Refusal;
+use crate::store::server::{connections, inline};
 
 /// The driver's one way to its server: nothing here runs on a pool, so that what is not known to be whole is closed.
-pub(super) type Connections = connections::Connections<MySql>;
+pub(crate) type Connections = connections::Connections<MySql>;
 
 impl Connections {
     /// A connection that never goes back.
-    pub(super) async fn detached(&self) -> Result<MySqlConnection, sqlx::Error> {
+    pub(crate) async fn detached(&self) -> Result<MySqlConnection, sqlx::Error> {
         Ok(self.pool().acquire().await?.detach())
     }
 }
 
 /// Begins a transaction, in one round trip. Read committed, whatever the session's default is: each statement must see what was
 /// committed before it, and a refused row must not leave locked gaps behind.
-pub(super) async fn begin(connection: &mut MySqlConnection) -> Result<Transaction<'_, MySql>, sqlx::Error> {
+pub(crate) async fn begin(connection: &mut MySqlConnection) -> Result<Transaction<'_, MySql>, sqlx::Error> {
     connection.begin_with(BEGIN).await
 }
 
 /// The servers' numbers, once and for all. `attempt` completes "cannot ..".
-pub(super) fn classify(error: sqlx::Error, attempt: &str) -> Error {
+pub(crate) fn classify(error: sqlx::Error, attempt: &str) -> Error {
     Error::with_source(kind(&error, attempt), error)
 }
 
 /// What a projection returned: its own error, or the database's beneath it.
-pub(super) fn classify_work(error: Error) -> Error {
-    sql::classify_work(error, kind)
+pub(crate) fn classify_work(error: Error) -> Error {
+    inline::classify_work(error, kind)
 }
 
 fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
@@ -63,7 +63,7 @@ fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {
 }
 
 /// What the numbers say of a refused append. Which unique key it was is only in the message's text, and left there.
-pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
+pub(crate) fn refusal(error: &sqlx::Error) -> Refusal {
     match number(error) {
         Some(1022 | 1062 | 1586) => Refusal::Taken,
         // Row changed since read, lock wait timeout, deadlock.
@@ -73,12 +73,12 @@ pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
 }
 
 /// Whether a savepoint is not there: it ended with its transaction.
-pub(super) fn is_no_savepoint(error: &sqlx::Error) -> bool {
+pub(crate) fn is_no_savepoint(error: &sqlx::Error) -> bool {
     number(error) == Some(1305)
 }
 
 /// Whether a right is missing that belongs to the server and not to a table.
-pub(super) fn is_not_granted(error: &sqlx::Error) -> bool {
+pub(crate) fn is_not_granted(error: &sqlx::Error) -> bool {
     number(error) == Some(1227)
 }
 
@@ -87,12 +87,12 @@ fn number(error: &sqlx::Error) -> Option<u16> {
 }
 
 /// Text from a column of bytes.
-pub(super) fn text(bytes: &[u8]) -> Result<&str, sqlx::Error> {
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, sqlx::Error> {
     std::str::from_utf8(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// A time in UTC, as far as a `DATETIME` goes: nothing was recorded beyond its ends.
-pub(super) fn time_to_sql(time: DateTime<Utc>) -> NaiveDateTime {
+pub(crate) fn time_to_sql(time: DateTime<Utc>) -> NaiveDateTime {
     let first = NaiveDate::from_ymd_opt(1000, 1, 1).and_then(|date| date.and_hms_opt(0, 0, 0));
     let last = NaiveDate::from_ymd_opt(9999, 12, 31).and_then(|date| date.and_hms_micro_opt(23, 59, 59, 999_999));
     let time = time.naive_utc();

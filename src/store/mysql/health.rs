@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::store::health::{Health, OpenTransaction, OpenTransactions};
 use crate::store::mysql::connection::{Connections, classify, is_not_granted};
+use crate::store::server::health::{Health, OpenTransaction, OpenTransactions};
 
-pub(super) async fn health(connections: &Connections) -> Result<Health> {
+pub(crate) async fn health(connections: &Connections) -> Result<Health> {
     let failed = |error| classify(error, "ask for the log's health");
     let log = connections.one(sqlx::query_as(LOG)).await.map_err(failed)?;
     let checkpoints = connections.all(sqlx::query_as(PROJECTIONS)).await.map_err(failed)?;

@@ -22,7 +22,7 @@ const MIGRATIONS: [(i32, &str, &str); 9] = [
 const KNOWN: u32 = 9;
 
 /// Applies what is missing. Processes that start at once take turns.
-pub(super) async fn apply(connections: &Connections) -> Result<()> {
+pub(crate) async fn apply(connections: &Connections) -> Result<()> {
     // The lock belongs to the session, so the session ends with it: also when this future is dropped.
     let mut connection = connections.detached().await.map_err(|error| classify(error, "connect"))?;
     let applied = run(&mut connection).await;

@@ -9,21 +9,11 @@
 //!
 //! The tables begin with `retell_` and lie in the database the connections have selected.
 
-mod append;
-mod claims;
 mod connection;
-mod deadlines;
 mod health;
-mod inbox;
-mod inline;
-mod insert;
+mod log;
 mod migrate;
-mod plan;
-mod progress;
-mod read;
-mod read_model;
-mod relay;
-mod views;
+mod model;
 
 use std::sync::Arc;
 
@@ -36,18 +26,19 @@ use tokio::sync::watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
-use crate::store::group_commit::GroupCommit;
-use crate::store::health::Health;
-use crate::store::sql::{self, to_sql};
-use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
-    SnapshotStore, Visitor,
-};
+use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::{EventReader, Replay, Visitor};
+use crate::store::server::convert::to_sql;
+use crate::store::server::health::Health;
+use crate::store::server::{page, rounds};
 
-use append::Writer;
 use connection::{Connections, begin, classify};
-use read::Reader;
-pub use read_model::MySqlReadModel;
+use log::append::Writer;
+use log::read::Reader;
+pub use model::MySqlReadModel;
 
 /// While the disk syncs one commit, the next is written.
 const COMMITS_AT_ONCE: usize = 2;
@@ -253,7 +244,7 @@ async fn check_numbers(connections: &Connections) -> Result<()> {
     let next = match drawn {
         Ok(drawn) => to_sql(drawn.last_insert_id()),
         // The number is one that waits for its position.
-        Err(error) if connection::refusal(&error) == sql::Refusal::Taken => 0,
+        Err(error) if connection::refusal(&error) == rounds::Refusal::Taken => 0,
         Err(error) => return Err(failed(error)),
     };
     let rolled_back = tx.rollback().await;
@@ -271,7 +262,7 @@ impl EventReader for MySqlStore {
     }
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        sql::page(&self.reader, after, limit, filter).await
+        page::page(&self.reader, after, limit, filter).await
     }
 
     async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {

@@ -7,18 +7,18 @@ use sqlx::error::ErrorKind as SqlKind;
 use sqlx::{AssertSqlSafe, Postgres};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::connections;
-use crate::store::sql::{self, Refusal};
+use crate::store::server::rounds::Refusal;
+use crate::store::server::{connections, inline};
 
 /// The way to the server for what is done often; what is done seldom runs on the pool.
-pub(super) type Connections = connections::Connections<Postgres>;
+pub(crate) type Connections = connections::Connections<Postgres>;
 
 /// The schema the tables lie in: a plain lower-case identifier, so that it can stand in a statement unquoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Schema(Arc<str>);
+pub(crate) struct Schema(Arc<str>);
 
 impl Schema {
-    pub(super) fn parse(name: &str) -> Result<Self> {
+    pub(crate) fn parse(name: &str) -> Result<Self> {
         let mut bytes = name.bytes();
         let starts = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
         if starts && name.len() <= 63 && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
@@ -29,34 +29,34 @@ impl Schema {
         Err(ErrorKind::Invalid(problem).into())
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.0
     }
 
     /// The statement with our schema's name in it. The name was parsed above, so nothing of the user's gets into the text of a statement.
-    pub(super) fn statement(&self, sql: &'static str) -> Statement {
+    pub(crate) fn statement(&self, sql: &'static str) -> Statement {
         Statement(Arc::from(sql.replace("{schema}", &self.0)))
     }
 }
 
 /// A statement for one schema, made once.
 #[derive(Debug, Clone)]
-pub(super) struct Statement(Arc<str>);
+pub(crate) struct Statement(Arc<str>);
 
 impl Statement {
-    pub(super) fn sql(&self) -> AssertSqlSafe<Arc<str>> {
+    pub(crate) fn sql(&self) -> AssertSqlSafe<Arc<str>> {
         AssertSqlSafe(self.0.clone())
     }
 }
 
 /// PostgreSQL's codes, once and for all. `attempt` completes "cannot ..".
-pub(super) fn classify(error: sqlx::Error, attempt: &str) -> Error {
+pub(crate) fn classify(error: sqlx::Error, attempt: &str) -> Error {
     Error::with_source(kind(&error, attempt), error)
 }
 
 /// What a projection returned: its own error, or the database's beneath it.
-pub(super) fn classify_work(error: Error) -> Error {
-    sql::classify_work(error, kind)
+pub(crate) fn classify_work(error: Error) -> Error {
+    inline::classify_work(error, kind)
 }
 
 fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
@@ -70,7 +70,7 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
 }
 
 /// The server's five characters, if the error is one of the server's.
-pub(super) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+pub(crate) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }
 
@@ -93,7 +93,7 @@ fn by_code(code: &str, attempt: String) -> ErrorKind {
 }
 
 /// What the codes say of a refused append.
-pub(super) fn refusal(error: &sqlx::Error) -> Refusal {
+pub(crate) fn refusal(error: &sqlx::Error) -> Refusal {
     let Some(database) = error.as_database_error() else { return Refusal::Other };
     match database.code().as_deref() {
         _ if database.kind() == SqlKind::UniqueViolation => match database.constraint() {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use sqlx::PgPool;
 
 use crate::error::Result;
-use crate::store::health::{Health, OpenTransaction, OpenTransactions};
 use crate::store::postgres::connection::{Schema, classify};
+use crate::store::server::health::{Health, OpenTransaction, OpenTransactions};
 
-pub(super) async fn health(pool: &PgPool, schema: &Schema) -> Result<Health> {
+pub(crate) async fn health(pool: &PgPool, schema: &Schema) -> Result<Health> {
     let failed = |error| classify(error, "ask for the log's health");
     let log = sqlx::query_as(schema.statement(LOG).sql()).fetch_one(pool).await.map_err(failed)?;
     let lanes = sqlx::query_as(schema.statement(LANES).sql()).fetch_all(pool).await.map_err(failed)?;

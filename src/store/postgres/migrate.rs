@@ -26,7 +26,7 @@ const MIGRATIONS: [(i32, &str, &str); 13] = [
 const KNOWN: i32 = 13;
 
 /// Applies what is missing in one transaction. Processes that start at once take turns.
-pub(super) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
+pub(crate) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
     let mut connection = pool.acquire().await.map_err(|error| classify(error, "connect"))?;
     // A replica, or a user who may not change the schema, can use one that is up to date.
     if is_up_to_date(&mut connection, schema).await? { Ok(()) } else { run(&mut connection, schema).await }

@@ -4,21 +4,11 @@
 //! are given out afterwards, in commit order, by the *sequencer*: any reader that finds commits without positions runs it. Why no event
 //! is ever skipped is said in the decision record on lanes.
 
-mod append;
-mod binds;
-mod claims;
 mod connection;
-mod deadlines;
 mod health;
-mod inbox;
-mod inline;
+mod log;
 mod migrate;
-mod progress;
-mod read;
-mod read_model;
-mod relay;
-mod signals;
-mod views;
+mod model;
 
 use std::sync::Arc;
 
@@ -31,19 +21,20 @@ use tokio::sync::watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
-use crate::store::group_commit::GroupCommit;
-use crate::store::health::Health;
-use crate::store::sql::{self, to_sql};
-use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
-    SnapshotStore, Visitor,
-};
+use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::{EventReader, Replay, Visitor};
+use crate::store::server::convert::to_sql;
+use crate::store::server::health::Health;
+use crate::store::server::page;
 
-use append::Writer;
 use connection::{Connections, Schema, Statement, classify};
-use read::Reader;
-pub use read_model::PostgresReadModel;
-use signals::Signals;
+use log::append::Writer;
+use log::read::Reader;
+use log::signals::Signals;
+pub use model::PostgresReadModel;
 
 /// While the disk syncs one commit, the next is written. More of them share out the same work in smaller commits.
 const COMMITS_AT_ONCE: usize = 2;
@@ -109,7 +100,7 @@ pub struct PostgresStore {
     schema: Schema,
     max_payload: usize,
     save_snapshot: Statement,
-    relay: relay::Statements,
+    relay: log::relay::Statements,
 }
 
 impl PostgresStore {
@@ -146,7 +137,7 @@ impl PostgresStore {
             reader: Reader::new(connections, &schema),
             max_payload: options.max_payload,
             save_snapshot: schema.statement(SAVE_SNAPSHOT),
-            relay: relay::Statements::new(&schema),
+            relay: log::relay::Statements::new(&schema),
             schema,
         })
     }
@@ -219,7 +210,7 @@ impl EventReader for PostgresStore {
     }
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        sql::page(&self.reader, after, limit, filter).await
+        page::page(&self.reader, after, limit, filter).await
     }
 
     async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {

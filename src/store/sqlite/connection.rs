@@ -21,14 +21,14 @@ const CACHE_BYTES: i64 = 64 * 1024 * 1024;
 
 /// Where the database lives.
 #[derive(Debug, Clone)]
-pub(super) enum Location {
+pub(crate) enum Location {
     File(PathBuf),
     Memory,
 }
 
 /// A fixed number of connections, each used by one call at a time on a blocking thread.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
     size: u32,
@@ -36,7 +36,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// One writer and the readers, after the file is migrated. A database in memory has one connection for both.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         location: Location,
         options: SqliteOptions,
         migrations: &'static [Migration],
@@ -70,7 +70,7 @@ impl Pool {
     }
 
     /// Runs `work` with a connection of its own. The work runs to its end even if the caller is dropped.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         attempt: &'static str,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
@@ -87,7 +87,7 @@ impl Pool {
     }
 
     /// Waits for the calls under way and closes every connection. Closing twice is fine.
-    pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
+    pub(crate) async fn close(self: &Arc<Self>) -> Result<()> {
         // Only the first call gets the permits; it then owns every connection.
         let Ok(_all) = self.permits.acquire_many(self.size).await else { return Ok(()) };
         self.permits.close();
@@ -116,7 +116,7 @@ impl Drop for Checkout {
 }
 
 /// Runs on a thread that may block. A panic there goes on here.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => Ok(value),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -192,7 +192,7 @@ fn open_file(path: &Path, read_only: bool) -> Result<Connection, rusqlite::Error
 
 /// What a call on a connection met: SQLite's error, not yet classified, or one of ours.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Sqlite(rusqlite::Error),
     Own(Error),
 }
@@ -211,7 +211,7 @@ impl From<Error> for Failure {
 
 impl Failure {
     /// The public error, for an attempt such as `read the log`.
-    pub(super) fn to(self, attempt: &str) -> Error {
+    pub(crate) fn to(self, attempt: &str) -> Error {
         match self {
             Self::Own(error) => error,
             Self::Sqlite(error) => classify(error, attempt),
@@ -219,7 +219,7 @@ impl Failure {
     }
 
     /// What could not be read from a row, with the place of that row.
-    pub(super) fn in_row(self, place: impl Display) -> Self {
+    pub(crate) fn in_row(self, place: impl Display) -> Self {
         match self {
             Self::Own(error) => match error.kind() {
                 ErrorKind::Corrupt(what) => corrupt(format!("{place}: {what}")),
@@ -231,13 +231,13 @@ impl Failure {
 }
 
 /// SQLite's codes, once and for all. `attempt` completes "cannot ..".
-pub(super) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
+pub(crate) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
     Error::with_source(kind(&error, attempt), error)
 }
 
 /// What a projection returned. Where the first error of SQLite's in its chain says that the database is the trouble, the projection is
 /// not to blame.
-pub(super) fn classify_work(error: Error) -> Error {
+pub(crate) fn classify_work(error: Error) -> Error {
     let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<rusqlite::Error>());
     match beneath.map(|beneath| kind(beneath, "apply events")) {
         Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
@@ -264,21 +264,21 @@ fn closed() -> Error {
 }
 
 /// A damaged row, said in words.
-pub(super) fn corrupt(what: String) -> Failure {
+pub(crate) fn corrupt(what: String) -> Failure {
     Failure::Own(Error::new(ErrorKind::Corrupt(what)))
 }
 
 /// A count as SQLite's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
-pub(super) fn to_sql(number: u64) -> i64 {
+pub(crate) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A stored count.
-pub(super) fn from_sql(number: i64, what: &str) -> Result<u64, Failure> {
+pub(crate) fn from_sql(number: i64, what: &str) -> Result<u64, Failure> {
     u64::try_from(number).map_err(|_| corrupt(format!("negative {what} {number}")))
 }
 
 /// A stored position.
-pub(super) fn position_from_sql(number: i64) -> Result<Position, Failure> {
+pub(crate) fn position_from_sql(number: i64) -> Result<Position, Failure> {
     from_sql(number, "position").map(Position::new)
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use crate::error::{Error, Result};
 use crate::id::{Position, ProjectionName};
 use crate::store::sqlite::connection::{Failure, position_from_sql};
-use crate::store::sqlite::read;
+use crate::store::sqlite::log::read;
 
 /// How a log is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Health {
     pub wal_bytes: u64,
 }
 
-pub(super) fn health(db: &mut Connection) -> Result<Health, Failure> {
+pub(crate) fn health(db: &mut Connection) -> Result<Health, Failure> {
     // One snapshot: a projection is never ahead of the head it is measured by.
     let tx = db.transaction()?;
     let head = read::head(&tx)?;
@@ -34,7 +34,7 @@ pub(super) fn health(db: &mut Connection) -> Result<Health, Failure> {
 }
 
 /// The projections of a file, by name, and how far each is behind a log's head.
-pub(super) fn behind(db: &Connection, head: Position) -> Result<Vec<(ProjectionName, u64)>, Failure> {
+pub(crate) fn behind(db: &Connection, head: Position) -> Result<Vec<(ProjectionName, u64)>, Failure> {
     let mut checkpoints = db.prepare_cached(CHECKPOINTS)?;
     let mut rows = checkpoints.query([])?;
     let mut behind = Vec::new();

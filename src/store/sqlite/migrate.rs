@@ -7,7 +7,7 @@ use crate::store::sqlite::connection::Failure;
 
 /// One step of the schema. Never changed once released.
 #[derive(Debug)]
-pub(super) struct Migration {
+pub(crate) struct Migration {
     number: u32,
     name: &'static str,
     sql: &'static str,
@@ -32,7 +32,7 @@ const INBOX: Migration =
     Migration { number: 9, name: "inbox", sql: include_str!("../../../migrations/sqlite/0009_inbox.sql") };
 
 /// What a log needs.
-pub(super) static LOG: [Migration; 9] = [
+pub(crate) static LOG: [Migration; 9] = [
     Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
     CHECKPOINTS,
     Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
@@ -49,13 +49,13 @@ pub(super) static LOG: [Migration; 9] = [
 ];
 
 /// What a file of read models needs.
-pub(super) static READ_MODEL: [Migration; 6] = [CHECKPOINTS, PARKING, PROGRESS, VIEWS, DEADLINES, INBOX];
+pub(crate) static READ_MODEL: [Migration; 6] = [CHECKPOINTS, PARKING, PROGRESS, VIEWS, DEADLINES, INBOX];
 
 /// The newest step this release knows, of any kind of file.
 const NEWEST: u32 = 9;
 
 /// Applies what is missing, in one transaction: of several processes that start at once, one does it and the others find it done.
-pub(super) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failure> {
+pub(crate) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failure> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(CREATE_TABLE)?;
     check(&tx)?;
@@ -68,7 +68,7 @@ pub(super) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(),
 }
 
 /// Refuses a file that a newer release has changed.
-pub(super) fn check(db: &Connection) -> Result<(), Failure> {
+pub(crate) fn check(db: &Connection) -> Result<(), Failure> {
     let found: Option<u32> = db.query_row(NEWEST_APPLIED, [], |row| row.get(0)).optional()?.flatten();
     match found {
         Some(found) if found > NEWEST => Err(Error::new(ErrorKind::NewerStore { found, known: NEWEST }).into()),

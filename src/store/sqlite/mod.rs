@@ -3,19 +3,11 @@
 //! SQLite is called through rusqlite on tokio's blocking threads: measured, one call per statement through an async driver costs
 //! more than the statement itself. A log has one writer connection and a few readers that never wait for it (WAL).
 
-mod append;
-mod claims;
 mod connection;
-mod deadlines;
 mod health;
-mod inbox;
-mod inline;
+mod log;
 mod migrate;
-mod progress;
-mod read;
-mod read_model;
-mod relay;
-mod views;
+mod model;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,17 +21,17 @@ use tokio::sync::watch;
 use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
-use crate::store::group_commit::GroupCommit;
-use crate::store::inline::Inlines;
-use crate::store::{
-    Append, Appended, EventReader, EventStore, Filter, KeptOutcome, MAX_PAYLOAD_BYTES, Page, Replay, Snapshot,
-    SnapshotStore, Visitor,
-};
+use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::inline::Inlines;
+use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::{EventReader, Replay, Visitor};
 
-use append::Writer;
 use connection::{Location, Pool, to_sql};
 pub use health::Health;
-pub use read_model::SqliteReadModel;
+use log::append::Writer;
+pub use model::SqliteReadModel;
 
 /// What a commit waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,7 +222,7 @@ impl SqliteStore {
     async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
         let max_payload = options.max_payload;
         let (writers, readers) = Pool::open(location, options, &migrate::LOG).await?;
-        let head = readers.run("read the head", |db| read::head(db)).await?;
+        let head = readers.run("read the head", |db| log::read::head(db)).await?;
         let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head), inline: Inlines::none() });
         Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone())), writer, readers, max_payload })
     }
@@ -239,30 +231,30 @@ impl SqliteStore {
 #[async_trait]
 impl EventReader for SqliteStore {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        read::replay(&self.readers, stream, replay, visitor).await
+        log::read::replay(&self.readers, stream, replay, visitor).await
     }
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
         let filter = filter.clone();
-        self.readers.run("read the log", move |db| read::page(db, after, limit, &filter)).await
+        self.readers.run("read the log", move |db| log::read::page(db, after, limit, &filter)).await
     }
 
     async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
         let stream = stream.clone();
-        self.readers.run("read a stream", move |db| read::stream(db, &stream, after, limit)).await
+        self.readers.run("read a stream", move |db| log::read::stream(db, &stream, after, limit)).await
     }
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
         let event_type = event_type.clone();
-        self.readers.run("read the newest events", move |db| read::newest(db, &event_type, limit)).await
+        self.readers.run("read the newest events", move |db| log::read::newest(db, &event_type, limit)).await
     }
 
     async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.readers.run("read by time", move |db| read::recorded_after(db, time, limit)).await
+        self.readers.run("read by time", move |db| log::read::recorded_after(db, time, limit)).await
     }
 
     async fn head(&self) -> Result<Position> {
-        self.readers.run("read the head", |db| read::head(db)).await
+        self.readers.run("read the head", |db| log::read::head(db)).await
     }
 
     async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
@@ -287,12 +279,12 @@ impl EventStore for SqliteStore {
 
     async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         let key = key.clone();
-        self.readers.run("look up an idempotency key", move |db| append::outcome(db, &key)).await
+        self.readers.run("look up an idempotency key", move |db| log::append::outcome(db, &key)).await
     }
 
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         let (scope, value) = (scope.clone(), value.clone());
-        self.readers.run("look up a unique value", move |db| claims::holder(db, &scope, &value)).await
+        self.readers.run("look up a unique value", move |db| log::claims::holder(db, &scope, &value)).await
     }
 
     async fn close(&self) -> Result<()> {

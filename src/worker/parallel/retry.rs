@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
 use crate::projection::Projection;
-use crate::store::parking::{ParkedState, ParkingChange};
+use crate::store::model::parking::{ParkedState, ParkingChange};
 use crate::store::{EventReader, Parked, Progress, ProgressStore, Turn};
 use crate::worker::parallel::ParallelRun;
 use crate::worker::parallel::turn::{Needs, Outcome, Reported, follow, report, set_aside};

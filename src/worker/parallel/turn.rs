@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName, StreamId, Version};
 use crate::projection::Projection;
-use crate::store::parking::ParkingChange;
+use crate::store::model::parking::ParkingChange;
 use crate::store::{EventReader, Filter, Parked, Progress, ProgressStore, Turn};
 use crate::worker::apply::{failure, is_beneath_projection, is_own, is_undecodable};
 use crate::worker::parallel::ParallelRun;

@@ -1,0 +1,186 @@
+//! What goes into the log, and what comes back.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::claim::Claim;
+use crate::error::{ErrorKind, Result};
+use crate::event::NewEvent;
+use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::store::log::claims;
+
+/// Events for one or several streams that become durable together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    pub(crate) streams: Vec<StreamAppend>,
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+/// One stream's part of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamAppend {
+    /// The stream.
+    pub stream: StreamId,
+    /// What its version must be.
+    pub expected: ExpectedVersion,
+    /// What to add, in order.
+    pub events: Vec<NewEvent>,
+    /// The values it reserves and releases with them.
+    pub claims: Vec<Claim>,
+}
+
+impl StreamAppend {
+    fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        Self { stream, expected, events, claims: Vec::new() }
+    }
+}
+
+impl Append {
+    /// Events for one stream.
+    pub fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        Self { streams: vec![StreamAppend::new(stream, expected, events)], key: None }
+    }
+
+    /// Events for one more stream, in the same commit.
+    pub fn and(mut self, stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        self.streams.push(StreamAppend::new(stream, expected, events));
+        self
+    }
+
+    /// Values that the stream named last reserves and releases, in the same commit. All releases of an append come before its
+    /// reservations, so that two streams can swap; of several claims of one stream on one value the last counts.
+    pub fn with_claims(mut self, claims: impl IntoIterator<Item = Claim>) -> Self {
+        if let Some(part) = self.streams.last_mut() {
+            part.claims.extend(claims);
+        }
+        self
+    }
+
+    /// Names this append: a second one under the same key writes nothing and returns the outcome of the first.
+    pub fn with_key(mut self, key: IdempotencyKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Its parts, one a stream.
+    pub fn streams(&self) -> &[StreamAppend] {
+        &self.streams
+    }
+
+    /// Its name, if it has one.
+    pub fn key(&self) -> Option<&IdempotencyKey> {
+        self.key.as_ref()
+    }
+
+    /// The streams it writes to, in order.
+    pub fn stream_ids(&self) -> impl Iterator<Item = &StreamId> {
+        self.streams.iter().map(|part| &part.stream)
+    }
+
+    /// Whether it reserves or releases anything.
+    pub fn has_claims(&self) -> bool {
+        self.streams.iter().any(|part| !part.claims.is_empty())
+    }
+
+    /// The bytes of all payloads.
+    pub fn payload_bytes(&self) -> usize {
+        self.streams.iter().flat_map(|part| &part.events).map(|event| event.payload.len()).sum()
+    }
+
+    /// Refuses what no store takes, before anything waits for a commit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] without events, with a stream named twice or with a value that two streams reserve or two release,
+    /// [`ErrorKind::TooLarge`] for an event over `max_payload` bytes, [`ErrorKind::Unencodable`] for metadata that does not fit.
+    pub fn check(&self, max_payload: usize) -> Result<()> {
+        let mut seen = HashSet::with_capacity(self.streams.len());
+        for StreamAppend { stream, events, .. } in &self.streams {
+            if events.is_empty() {
+                return Err(ErrorKind::Invalid(format!("append to {stream} without events")).into());
+            }
+            if !seen.insert(stream) {
+                return Err(ErrorKind::Invalid(format!("append names {stream} twice")).into());
+            }
+            for event in events {
+                check_event(stream, event, max_payload)?;
+            }
+        }
+        claims::check(self)
+    }
+}
+
+fn check_event(stream: &StreamId, event: &NewEvent, max_payload: usize) -> Result<()> {
+    if event.payload.len() > max_payload {
+        let what = format!("event {} for {stream}", event.event_type);
+        return Err(ErrorKind::TooLarge { what, bytes: event.payload.len(), limit: max_payload }.into());
+    }
+    if event.metadata.extra.contains_key("source") {
+        let problem = format!("event {} for {stream}: metadata entry `source` is reserved", event.event_type);
+        return Err(ErrorKind::Invalid(problem).into());
+    }
+    Ok(())
+}
+
+/// What an append did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The commit that made it durable.
+    pub commit: CommitId,
+    /// The new version of each stream, in the append's order.
+    pub versions: Vec<Version>,
+    /// Whether this call wrote it.
+    pub outcome: Outcome,
+}
+
+impl Appended {
+    /// To wait until a projection has applied these events.
+    pub fn token(&self) -> Token {
+        Token(self.commit)
+    }
+}
+
+/// Stands for an append's events, to read one's own writes: see [`wait_for`](crate::projection::wait_for). The default stands for no
+/// events at all, which every projection has applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(CommitId);
+
+impl Token {
+    /// The commit it stands for.
+    pub fn commit(self) -> CommitId {
+        self.0
+    }
+}
+
+/// What an idempotency key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptOutcome {
+    /// The streams of the append, in its order.
+    pub streams: Vec<StreamId>,
+    /// What it did, with [`Outcome::Repeated`].
+    pub appended: Appended,
+}
+
+impl KeptOutcome {
+    /// What a second append under the same key gets.
+    ///
+    /// # Errors
+    /// [`ErrorKind::KeyReused`] if that append is for other streams.
+    pub fn repeat<'a>(self, key: &IdempotencyKey, streams: impl IntoIterator<Item = &'a StreamId>) -> Result<Appended> {
+        if streams.into_iter().eq(&self.streams) {
+            Ok(self.appended)
+        } else {
+            Err(ErrorKind::KeyReused(key.clone()).into())
+        }
+    }
+}
+
+/// Whether an append wrote anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// This call wrote the events.
+    Written,
+    /// An earlier append under the same idempotency key had written its events; this call wrote nothing.
+    Repeated,
+}

@@ -1,0 +1,10 @@
+//! The log: appended to by repositories, read by relays and workers.
+
+pub(crate) mod append;
+pub(crate) mod claims;
+pub(crate) mod event_store;
+pub(crate) mod group_commit;
+pub(crate) mod inline;
+pub(crate) mod query;
+pub(crate) mod reader;
+pub(crate) mod relay;

@@ -1,0 +1,348 @@
+//! The log in memory.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::error::{ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{
+    ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, IdempotencyKey, Position, StreamId, Version,
+    check_lease_name, check_relay_name,
+};
+use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::claims::claimed;
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::group_commit::{BatchAppend, GroupCommit};
+use crate::store::log::query::{Filter, PAGE_BYTES, Page};
+use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
+use crate::store::log::relay::{LONGEST_LEASE, LeaseStore, RelayCheckpoint, check_fence};
+
+/// Events of a stream that are copied out under one lock.
+const REPLAY_CHUNK: usize = 256;
+
+/// A log that lives as long as its last handle. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    log: Arc<MemoryLog>,
+    commits: Arc<GroupCommit>,
+}
+
+impl MemoryStore {
+    /// An empty log.
+    pub fn new() -> Self {
+        let log = Arc::new(MemoryLog { state: RwLock::default(), head: watch::Sender::new(Position::ZERO) });
+        Self { commits: Arc::new(GroupCommit::new(log.clone())), log }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Debug)]
+struct MemoryLog {
+    state: RwLock<State>,
+    head: watch::Sender<Position>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The event at position p stands at index p - 1.
+    events: Vec<RecordedEvent>,
+    /// For each stream the indexes of its events: the event of version v stands at v - 1.
+    streams: HashMap<StreamId, Vec<usize>>,
+    ids: HashSet<EventId>,
+    keys: HashMap<IdempotencyKey, KeptOutcome>,
+    reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
+    snapshots: HashMap<StreamId, Snapshot>,
+    relayed: HashMap<String, (Position, Fence)>,
+    leases: HashMap<String, Lease>,
+}
+
+#[derive(Debug, Default)]
+struct Lease {
+    fence: Fence,
+    held: Option<(Uuid, Instant)>,
+}
+
+impl MemoryLog {
+    /// A panic cannot leave the state half-changed: nothing that can panic stands between its changes.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl BatchAppend for MemoryLog {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let (results, head) = {
+            let mut state = self.write();
+            let results = batch.into_iter().map(|append| state.append(append)).collect();
+            (results, state.head())
+        };
+        self.head.send_replace(head);
+        results
+    }
+}
+
+impl State {
+    fn head(&self) -> Position {
+        Position::new(self.events.len() as u64)
+    }
+
+    fn version(&self, stream: &StreamId) -> Version {
+        Version::new(self.streams.get(stream).map_or(0, |events| events.len() as u64))
+    }
+
+    fn append(&mut self, append: Append) -> Result<Appended> {
+        if let Some(key) = append.key()
+            && let Some(kept) = self.keys.get(key)
+        {
+            return kept.clone().repeat(key, append.stream_ids());
+        }
+        self.check(&append)?;
+        self.keep_claims(&append);
+        let recorded_at = self.next_time();
+        let mut versions = Vec::with_capacity(append.streams().len());
+        let Append { streams, key } = append;
+        let names = streams.iter().map(|part| part.stream.clone()).collect();
+        for part in streams {
+            for event in part.events {
+                let position = self.head().next();
+                let places = self.streams.entry(part.stream.clone()).or_default();
+                places.push(self.events.len());
+                let version = Version::new(places.len() as u64);
+                self.ids.insert(event.id);
+                self.events.push(RecordedEvent { position, stream: part.stream.clone(), version, recorded_at, event });
+            }
+            versions.push(self.version(&part.stream));
+        }
+        let appended = Appended { commit: CommitId::new(self.head().get()), versions, outcome: Outcome::Written };
+        if let Some(key) = key {
+            let kept = Appended { outcome: Outcome::Repeated, ..appended.clone() };
+            self.keys.insert(key, KeptOutcome { streams: names, appended: kept });
+        }
+        Ok(appended)
+    }
+
+    /// Expectations first: a caller that is behind should learn that, whatever else is wrong.
+    fn check(&self, append: &Append) -> Result<()> {
+        for part in append.streams() {
+            let actual = self.version(&part.stream);
+            if !part.expected.allows(actual) {
+                let (stream, expected) = (part.stream.clone(), part.expected);
+                return Err(ErrorKind::Conflict { stream, expected, actual }.into());
+            }
+        }
+        for claim in claimed(append) {
+            let holder = self.reservations.get(&(claim.scope.clone(), claim.value.clone()));
+            claim.refusal(holder).map_or(Ok(()), Err)?;
+        }
+        let mut new_ids = HashSet::new();
+        for event in append.streams().iter().flat_map(|part| &part.events) {
+            if self.ids.contains(&event.id) || !new_ids.insert(event.id) {
+                return Err(ErrorKind::DuplicateEvent(event.id).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_claims(&mut self, append: &Append) {
+        for claim in claimed(append) {
+            let name = (claim.scope.clone(), claim.value.clone());
+            match claim.next_holder(self.reservations.get(&name)).cloned() {
+                Some(holder) => drop(self.reservations.insert(name, holder)),
+                None => drop(self.reservations.remove(&name)),
+            }
+        }
+    }
+
+    /// Now, but never before the newest event: time does not go backward along the log.
+    fn next_time(&self) -> DateTime<Utc> {
+        let now = Utc::now().trunc_subsecs(6);
+        self.events.last().map_or(now, |last| last.recorded_at.max(now))
+    }
+
+    fn replay_chunk(&self, stream: &StreamId, after: Version, up_to: UpTo) -> Vec<RecordedEvent> {
+        let places = self.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
+        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(places.len());
+        places[first..]
+            .iter()
+            .map(|&place| &self.events[place])
+            .take_while(|event| match up_to {
+                UpTo::Head => true,
+                UpTo::Version(version) => event.version <= version,
+                UpTo::Time(time) => event.recorded_at <= time,
+            })
+            .take(REPLAY_CHUNK)
+            .cloned()
+            .collect()
+    }
+}
+
+#[async_trait]
+impl EventReader for MemoryStore {
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let mut after = replay.after;
+        if let Some(snapshot) = self.log.read().snapshots.get(stream).cloned()
+            && replay.snapshot == Some(snapshot.fingerprint)
+            && snapshot.version > after
+            && allows_snapshot(replay.up_to, snapshot.version)
+        {
+            visitor.snapshot(snapshot.version, &snapshot.state)?;
+            after = snapshot.version;
+        }
+        loop {
+            let chunk = self.log.read().replay_chunk(stream, after, replay.up_to);
+            for event in &chunk {
+                visitor.event(event.version, event.stored())?;
+                after = event.version;
+            }
+            if chunk.len() < REPLAY_CHUNK {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        let state = self.log.read();
+        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(state.events.len());
+        let mut bytes = 0;
+        let fits = |event: &&RecordedEvent| {
+            let room = bytes < PAGE_BYTES;
+            bytes += event.payload_bytes();
+            room
+        };
+        let events = state.events[first..].iter().filter(|event| filter.passes(event)).take_while(fits).take(limit);
+        let end = if limit == 0 { after } else { state.head().max(after) };
+        Ok(Page::of(events.cloned().collect(), limit, end))
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let state = self.log.read();
+        let places = state.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
+        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(places.len());
+        Ok(places[first..].iter().take(limit).map(|&place| state.events[place].clone()).collect())
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let state = self.log.read();
+        let matching = state.events.iter().rev().filter(|event| event.event.event_type == *event_type);
+        Ok(matching.take(limit).cloned().collect())
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let state = self.log.read();
+        let first = state.events.partition_point(|event| event.recorded_at <= time);
+        Ok(state.events[first..].iter().take(limit).cloned().collect())
+    }
+
+    async fn head(&self) -> Result<Position> {
+        Ok(self.log.read().head())
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        Ok(Some(Position::new(commit.get())).filter(|position| *position <= self.log.read().head()))
+    }
+
+    fn grown(&self) -> watch::Receiver<Position> {
+        self.log.head.subscribe()
+    }
+}
+
+/// Whether a snapshot at `version` lies before the end. A time is not known of a snapshot, so it never does then.
+pub(crate) fn allows_snapshot(up_to: UpTo, version: Version) -> bool {
+    match up_to {
+        UpTo::Head => true,
+        UpTo::Version(end) => version <= end,
+        UpTo::Time(_) => false,
+    }
+}
+
+#[async_trait]
+impl EventStore for MemoryStore {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        append.check(MAX_PAYLOAD_BYTES)?;
+        self.commits.append(append).await
+    }
+
+    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        Ok(self.log.read().keys.get(key).cloned())
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        Ok(self.log.read().reservations.get(&(scope.clone(), value.clone())).cloned())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for MemoryStore {
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        let mut state = self.log.write();
+        match state.snapshots.get(stream) {
+            Some(kept) if kept.fingerprint == snapshot.fingerprint && kept.version >= snapshot.version => {}
+            _ => drop(state.snapshots.insert(stream.clone(), snapshot)),
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RelayCheckpoint for MemoryStore {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
+        Ok(self.log.read().relayed.get(relay).map_or(Position::ZERO, |(position, _)| *position))
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        check_relay_name(relay)?;
+        let mut state = self.log.write();
+        let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
+        check_fence(relay, fence, *newest)?;
+        (*relayed, *newest) = (position.max(*relayed), fence);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LeaseStore for MemoryStore {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        check_lease_name(name)?;
+        let now = Instant::now();
+        let mut state = self.log.write();
+        let lease = state.leases.entry(name.to_owned()).or_default();
+        match lease.held {
+            Some((other, ends_at)) if other != holder && now < ends_at => return Ok(None),
+            Some((same, _)) if same == holder => {}
+            _ => lease.fence = lease.fence.next(),
+        }
+        lease.held = Some((holder, now + length.min(LONGEST_LEASE)));
+        Ok(Some(lease.fence))
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        check_lease_name(name)?;
+        if let Some(lease) = self.log.write().leases.get_mut(name) {
+            lease.held = lease.held.filter(|(held_by, _)| *held_by != holder);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! The log and read models in memory: for tests, and for data that may be lost.
+
+pub(crate) mod log;
+pub(crate) mod model;
+
+pub use log::MemoryStore;
+pub use model::MemoryReadModel;
+pub use model::deadlines::MemoryDeadlines;
+pub use model::views::MemoryViews;

@@ -1,0 +1,8 @@
+//! Read models: what projections write, and how far they are.
+
+pub(crate) mod checkpoint;
+pub(crate) mod deadlines;
+pub(crate) mod inbox;
+pub(crate) mod parking;
+pub(crate) mod progress;
+pub(crate) mod views;

@@ -1,0 +1,150 @@
+//! How far a projection has got with each aggregate: what order per aggregate rests on.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::parking::{Parked, ParkingChange};
+
+/// How far a projection has got with one aggregate.
+///
+/// Invariant: `seen` is beyond `applied` if and only if the aggregate is parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Which aggregate.
+    pub stream: StreamId,
+    /// Everything up to this version is applied or not wanted.
+    pub applied: Version,
+    /// The last version that was applied, or passed over since the aggregate is parked. A retry that does not find it in the log must not
+    /// take what it finds for all there is.
+    pub seen: Version,
+    /// Why it is parked, if it is.
+    pub parked: Option<Parked>,
+}
+
+impl Progress {
+    /// Of an aggregate that the projection has not met.
+    pub fn new(stream: StreamId) -> Self {
+        Self { stream, applied: Version::ZERO, seen: Version::ZERO, parked: None }
+    }
+}
+
+/// What runs inside a projection's transaction while the rows of some aggregates are locked: it may change the rows, apart from whose they
+/// are.
+pub type Turn<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx, &'t mut [Progress]) -> BoxFuture<'t, Result<()>> + Send>;
+
+/// Where projections with order per aggregate keep their read models, each together with its rows of progress.
+///
+/// The [checkpoint](CheckpointStore::checkpoint) of such a projection is its swept position: nothing up to there is missing. Parked
+/// aggregates are listed and called for as those of other projections; their count of changes stays zero.
+#[async_trait]
+pub trait ProgressStore: CheckpointStore {
+    /// Runs `work` in a transaction, at every start and before anything else. From then on the projection has order per aggregate.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the projection has begun in log order: nobody knows then what is applied of which aggregate. Otherwise as
+    /// [`CheckpointStore::advance`].
+    ///
+    /// # Cancel safety
+    /// A dropped call may still commit.
+    async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
+
+    /// What [`Progress::seen`] is of these aggregates, without locks; of those that are left out it is zero. It may be too little by the
+    /// time it is known, and never too much.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>>;
+
+    /// Locks the rows of these aggregates in key order, makes those that are not there, hands them to `turn` in that order, and keeps what
+    /// it has changed, all in one transaction. Two calls with aggregates in common take turns.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::advance`], apart from the checkpoint. Nothing was changed then.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still commit, but never in part.
+    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()>;
+
+    /// Moves the swept position forward; never backward. Returns where it is then.
+    ///
+    /// # Errors
+    /// What writing met.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still move it.
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position>;
+}
+
+/// Each of them once, in the order in which every driver locks them.
+pub(crate) fn in_key_order(mut streams: Vec<StreamId>) -> Vec<StreamId> {
+    streams.sort_unstable();
+    streams.dedup();
+    streams
+}
+
+/// What is kept of an aggregate: applied and seen.
+pub(crate) type Row = (Version, Version);
+
+/// The rows of these aggregates as a turn gets them.
+pub(crate) fn progress_of(
+    streams: Vec<StreamId>,
+    rows: &HashMap<StreamId, Row>,
+    parked: Vec<Parked>,
+) -> Result<Vec<Progress>> {
+    let mut parked: HashMap<_, _> = parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
+    let progress = streams.into_iter().map(|stream| {
+        let (applied, seen) = rows.get(&stream).copied().unwrap_or_default();
+        let parked = parked.remove(&stream);
+        if parked.is_some() != (seen > applied) {
+            return Err(ErrorKind::Corrupt(format!("what is parked of {stream} does not fit its row")).into());
+        }
+        Ok(Progress { stream, applied, seen, parked })
+    });
+    progress.collect()
+}
+
+/// A row as the servers have it.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) fn stored((kind, id, applied, seen): (&str, &str, i64, i64)) -> Result<(StreamId, Row)> {
+    let damaged = |what: &str| Error::new(ErrorKind::Corrupt(format!("the progress of {kind}/{id}: {what}")));
+    let version = |number: i64| u64::try_from(number).map(Version::new).map_err(|_| damaged("a negative version"));
+    let stream = StreamId::parse(kind, id).map_err(|error| damaged(&error.to_string()))?;
+    Ok((stream, (version(applied)?, version(seen)?)))
+}
+
+/// Those of the rows that are parked.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) fn parked_of<'s>(streams: &'s [StreamId], rows: &HashMap<StreamId, Row>) -> Vec<&'s StreamId> {
+    let is_parked = |stream: &&StreamId| rows.get(*stream).is_some_and(|(applied, seen)| seen > applied);
+    streams.iter().filter(is_parked).collect()
+}
+
+/// What a turn has changed.
+pub(crate) fn changes<'p>(before: &[Progress], after: &'p [Progress]) -> (Vec<&'p Progress>, Vec<ParkingChange>) {
+    let pairs = || before.iter().zip(after);
+    let moved = |(before, after): &(&Progress, &Progress)| (before.applied, before.seen) != (after.applied, after.seen);
+    let rows = pairs().filter(moved).map(|(_, after)| after).collect();
+    let parking =
+        pairs().filter(|(before, after)| before.parked != after.parked).map(|(_, after)| match &after.parked {
+            Some(parked) => ParkingChange::Park(parked.clone()),
+            None => ParkingChange::Release(after.stream.clone()),
+        });
+    (rows, parking.collect())
+}
+
+/// A worker in the order of aggregates has come upon a projection in log order.
+pub(crate) fn in_log_order(projection: &ProjectionName) -> Error {
+    let problem = "has begun in log order: give it another name for order per aggregate";
+    ErrorKind::Invalid(format!("projection {projection} {problem}")).into()
+}
+
+/// A worker in log order has come upon a projection in the order of aggregates.
+pub(crate) fn in_aggregate_order(projection: &ProjectionName) -> Error {
+    let problem = "has order per aggregate: in log order its events would be applied again";
+    ErrorKind::Invalid(format!("projection {projection} {problem}")).into()
+}

@@ -1,0 +1,333 @@
+//! The rows of views: a state under a key, and what it can be found by.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Generation, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
+use crate::store::model::checkpoint::CheckpointStore;
+
+/// One generation of a view: the rows that are read and written together, under one checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ViewId {
+    view: ProjectionName,
+    generation: Generation,
+    projection: ProjectionName,
+}
+
+impl ViewId {
+    /// The generation that readers see where nobody has said another.
+    pub const FIRST: Generation = Generation::new(1);
+
+    /// The generation of a view.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a view's name that breaks the rules of all names, or has an `@` in it, which begins the generation.
+    pub fn new(view: &str, generation: Generation) -> Result<Self> {
+        if view.contains('@') {
+            return Err(ErrorKind::Invalid(format!("view {view:?}: a name must not contain `@`")).into());
+        }
+        let view = ProjectionName::new(view)?;
+        let projection = match generation {
+            Self::FIRST => view.clone(),
+            _ => ProjectionName::new(format!("{view}@{generation}"))?,
+        };
+        Ok(Self { view, generation, projection })
+    }
+
+    /// The view's name.
+    pub fn view(&self) -> &ProjectionName {
+        &self.view
+    }
+
+    /// Which of its generations.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The projection that writes it: the view's name, from the second generation on with `@` and the generation behind it.
+    pub fn projection(&self) -> &ProjectionName {
+        &self.projection
+    }
+}
+
+impl fmt::Display for ViewId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.projection, f)
+    }
+}
+
+/// What a row can be found by: values under the names of fields. A field may have several.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fields(BTreeSet<(String, String)>);
+
+impl Fields {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// That, too. A field's name has 1 to 255 bytes, its value up to 255, both without NUL.
+    pub fn with(mut self, field: impl Into<String>, value: impl fmt::Display) -> Self {
+        self.0.insert((field.into(), value.to_string()));
+        self
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The fields and their values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(field, value)| (field.as_str(), value.as_str()))
+    }
+
+    /// Whether a row with these is found by that.
+    pub fn contains(&self, field: &str, value: &str) -> bool {
+        self.iter().any(|own| own == (field, value))
+    }
+
+    /// Refuses what no store could keep.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a name or a value that is too long, has a NUL in it, or a name that is empty.
+    pub fn check(&self) -> Result<()> {
+        self.iter().try_for_each(|(field, value)| check_field(field, value))
+    }
+
+    /// As it is kept beside a row; `None` for nothing.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn to_json(&self) -> Option<String> {
+        // Text is always JSON.
+        (!self.is_empty()).then(|| serde_json::to_string(self).unwrap_or_default())
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn parse(json: Option<&str>) -> Result<Self> {
+        let damaged = |error| Error::with_source(ErrorKind::Corrupt("the fields of a view's row".into()), error);
+        json.map_or(Ok(Self::new()), |json| serde_json::from_str(json).map_err(damaged))
+    }
+}
+
+pub(crate) fn check_field(field: &str, value: &str) -> Result<()> {
+    let problem = |what: String| Err(ErrorKind::Invalid(format!("field {field:?} of a view: {what}")).into());
+    for (what, text) in [("its name", field), ("its value", value)] {
+        if text.len() > MAX_NAME_BYTES {
+            return problem(format!("{what} has {} bytes, at most {MAX_NAME_BYTES} are allowed", text.len()));
+        }
+        if text.contains('\0') {
+            return problem(format!("{what} contains a NUL character"));
+        }
+    }
+    if field.is_empty() { problem("its name is empty".into()) } else { Ok(()) }
+}
+
+/// A row of a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewRow {
+    /// Its key.
+    pub key: ViewKey,
+    /// The state, as JSON; `None` if there is nothing under the key.
+    pub state: Option<String>,
+    /// What it can be found by.
+    pub fields: Fields,
+    /// The position of the last event in it.
+    pub position: Position,
+}
+
+impl ViewRow {
+    /// Nothing under this key.
+    pub fn empty(key: ViewKey) -> Self {
+        Self { key, state: None, fields: Fields::new(), position: Position::ZERO }
+    }
+
+    /// A row as it is stored.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn stored(
+        key: ViewKey,
+        state: Option<String>,
+        fields: Option<&str>,
+        position: Position,
+    ) -> Result<Self> {
+        Ok(Self { key, state, fields: Fields::parse(fields)?, position })
+    }
+}
+
+/// Which rows of a view, in the order of their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewPage {
+    /// Only rows with this value of a field.
+    pub of: Option<(String, String)>,
+    /// Only keys after this one.
+    pub after: Option<ViewKey>,
+    /// At most so many rows.
+    pub limit: usize,
+}
+
+impl ViewPage {
+    /// The key to begin after, as text: before every key where there is none.
+    pub(crate) fn after_key(&self) -> &str {
+        self.after.as_ref().map_or("", ViewKey::as_str)
+    }
+}
+
+/// The checkpoint of a generation that is being taken away: beyond every log, so that nobody goes on from it. The largest that is a signed
+/// number.
+pub(crate) const GOING: Position = Position::new(i64::MAX.cast_unsigned());
+
+/// When readers may be given another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// When it has got as far as the one they see.
+    Level,
+    /// Also when it is behind: they see older rows then.
+    Anyway,
+}
+
+impl Switch {
+    /// Judges two checkpoints that stay as they are until the transaction's end.
+    pub(crate) fn check(self, to: &ViewId, checkpoint: Position, live: Position) -> Result<()> {
+        let checkpoint = if checkpoint == GOING { Position::ZERO } else { checkpoint };
+        // Without a single event it was never built, or it is gone.
+        let allowed = checkpoint >= live || self == Self::Anyway && checkpoint > Position::ZERO;
+        let behind = || ErrorKind::BehindLive { projection: to.projection().clone(), checkpoint, live };
+        if allowed { Ok(()) } else { Err(behind().into()) }
+    }
+}
+
+/// Refuses to take away what readers see.
+pub(crate) fn still_live(view: &ViewId) -> Error {
+    let problem = "is what readers see: switch to another first";
+    ErrorKind::Invalid(format!("generation {} of view {} {problem}", view.generation(), view.view())).into()
+}
+
+/// Where views keep their rows, each generation beside its checkpoint. Keys, fields and values are compared by their bytes.
+#[async_trait]
+pub trait ViewStore: CheckpointStore {
+    /// One row for each of these keys, in their order, which must be that of their bytes, with each key once.
+    ///
+    /// In a transaction of the generation's projection nobody else changes these rows until it ends, also those that are not there: two
+    /// that load a key in common take turns, and none waits for the other in a circle.
+    ///
+    /// # Errors
+    /// What reading met, with the database's error as its source.
+    async fn load(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>>;
+
+    /// Writes rows that were loaded in this transaction: `before` as they were, `after`, in the same order, as they shall be.
+    ///
+    /// # Errors
+    /// What writing met, with the database's error as its source.
+    async fn save(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()>;
+
+    /// Writes rows under keys that have none, in log order: what [`save`](Self::save) does as well, and a store may do faster.
+    ///
+    /// # Errors
+    /// What writing met, with the database's error as its source.
+    async fn add(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+        let before: Vec<_> = rows.iter().map(|row| ViewRow::empty(row.key.clone())).collect();
+        self.save(tx, view, &before, rows).await
+    }
+
+    /// Takes away all rows of a generation. Belongs into a step of its projection that moves the checkpoint back to the beginning.
+    ///
+    /// # Errors
+    /// What writing met, with the database's error as its source.
+    async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()>;
+
+    /// Gives readers another generation, all of them at once. Returns which one they saw before. The two checkpoints do not move while
+    /// they are compared.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BehindLive`] if `when` says no. Otherwise what writing met.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still switch.
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation>;
+
+    /// Takes away a generation that readers do not see, at most so many rows and as many entries of fields at a time. Returns whether it is
+    /// gone, with its checkpoint and what it has parked: call it until it is. From the first call on nothing goes on from its checkpoint.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it is live. Otherwise what writing met.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still take away rows.
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool>;
+
+    /// Which generation readers see.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn live(&self, view: &ProjectionName) -> Result<Generation>;
+
+    /// Those of these rows that have a state, in any order. Without a generation: of the one that is live.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>>;
+
+    /// Rows that have a state, in the order of their keys. Without a generation: of the one that is live.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>>;
+}
+
+/// A stored key.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) fn stored_key(text: &str) -> Result<ViewKey> {
+    ViewKey::new(text).map_err(|error| ErrorKind::Corrupt(format!("a view's row: {error}")).into())
+}
+
+/// An entry of a field, of the row under a key.
+pub(crate) type Entry<'r> = (&'r str, &'r str, &'r ViewKey);
+
+/// The entries that are in the fields of `these` and not in those of `others`.
+fn entries_only_in<'r>(these: &'r [ViewRow], others: &'r [ViewRow]) -> Vec<Entry<'r>> {
+    let pairs = these.iter().zip(others).filter(|(this, other)| this.fields != other.fields);
+    let entries = pairs.flat_map(|(this, other)| {
+        let new = this.fields.iter().filter(|(field, value)| !other.fields.contains(field, value));
+        new.map(|(field, value)| (field, value, &this.key))
+    });
+    entries.collect()
+}
+
+/// What must be written: every driver does it in this order.
+pub(crate) struct Changes<'r> {
+    /// Rows to write.
+    pub(crate) kept: Vec<&'r ViewRow>,
+    /// Rows that had a state and have none any more.
+    pub(crate) removed: Vec<&'r ViewRow>,
+    /// Entries of fields to take away.
+    pub(crate) lost: Vec<Entry<'r>>,
+    /// Entries of fields to write.
+    pub(crate) won: Vec<Entry<'r>>,
+}
+
+impl<'r> Changes<'r> {
+    pub(crate) fn between(before: &'r [ViewRow], after: &'r [ViewRow]) -> Self {
+        let removed =
+            before.iter().zip(after).filter(|(before, after)| before.state.is_some() && after.state.is_none());
+        Self {
+            kept: after.iter().filter(|row| row.state.is_some()).collect(),
+            removed: removed.map(|(_, after)| after).collect(),
+            lost: entries_only_in(before, after),
+            won: entries_only_in(after, before),
+        }
+    }
+}

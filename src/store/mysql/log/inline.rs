@@ -1,0 +1,32 @@
+//! Projections within the appends' own transactions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::MySqlConnection;
+
+use crate::error::Result;
+use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::inline::{Inline, InlineStore};
+use crate::store::mysql::model::MySqlReadModel;
+use crate::store::mysql::{COMMITS_AT_ONCE, MySqlStore};
+use crate::store::server::inline;
+
+impl MySqlStore {
+    /// The read models that lie in the log's own database, such as those of [inline](crate::inline) projections.
+    pub fn read_model(&self) -> MySqlReadModel {
+        MySqlReadModel { connections: self.writer.connections.clone() }
+    }
+}
+
+#[async_trait]
+impl InlineStore for MySqlStore {
+    type Tx = MySqlConnection;
+
+    async fn with_inline(&self, inline: Arc<dyn Inline<MySqlConnection>>) -> Result<Self> {
+        inline::begin_inline(&self.read_model(), self, inline.clone()).await?;
+        let writer = Arc::new(self.writer.with_inline(inline));
+        let commits = Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE));
+        Ok(Self { writer, commits, ..self.clone() })
+    }
+}

@@ -1,0 +1,9 @@
+//! The log in MySQL or MariaDB.
+
+pub(crate) mod append;
+pub(crate) mod claims;
+pub(crate) mod inline;
+pub(crate) mod insert;
+pub(crate) mod plan;
+pub(crate) mod read;
+pub(crate) mod relay;

@@ -1,0 +1,407 @@
+//! Reads the log: streams as the rows arrive, pages by two range scans; and gives out positions.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::mysql::{MySqlArguments, MySqlRow};
+use sqlx::query::Query;
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
+use crate::store::log::query::Filter;
+use crate::store::log::reader::{Replay, UpTo, Visitor};
+use crate::store::mysql::connection::{Connections, begin, classify, text, time_to_sql};
+use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
+use crate::store::server::page;
+use crate::store::server::page::{Placed, Rows, Scans};
+use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    pub(crate) connections: Connections,
+}
+
+impl Reader {
+    pub(crate) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let (last, until) = match replay.up_to {
+            UpTo::Head => (i64::MAX, None),
+            UpTo::Version(version) => (to_sql(version.get()), None),
+            UpTo::Time(time) => (i64::MAX, Some(time)),
+        };
+        let (kind, id) = (stream.aggregate_type().as_str().as_bytes(), stream.aggregate_id().as_str().as_bytes());
+        let mut after = to_sql(replay.after.get());
+        let mut visit = Visit::new(stream, visitor);
+        let failed = |error| classify(error, "replay a stream");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        if let (Some(fingerprint), None) = (replay.snapshot, until) {
+            let snapshot: Option<(i64, Vec<u8>)> = sqlx::query_as(SNAPSHOT)
+                .bind(kind)
+                .bind(id)
+                .bind(after)
+                .bind(last)
+                .bind(fingerprint.cast_signed())
+                .fetch_optional(&mut *lease)
+                .await
+                .map_err(failed)?;
+            if let Some((version, state)) = snapshot {
+                visit.snapshot(version, &state)?;
+                after = version;
+            }
+        }
+        let until = time_to_sql(until.unwrap_or(DateTime::<Utc>::MAX_UTC));
+        let mut rows = sqlx::query(REPLAY).bind(kind).bind(id).bind(after).bind(last).bind(until).fetch(&mut *lease);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            let replayed = replayed(&row).map_err(|error| visit.damaged(error))?;
+            visit.event(&replayed)?;
+        }
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
+    }
+
+    pub(crate) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        let query = sqlx::query(STREAM)
+            .bind(stream.aggregate_type().as_str().as_bytes())
+            .bind(stream.aggregate_id().as_str().as_bytes())
+            .bind(to_sql(after.get()))
+            .bind(limit_to_sql(limit));
+        self.joined(query).await
+    }
+
+    pub(crate) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        self.joined(sqlx::query(NEWEST).bind(event_type.as_str().as_bytes()).bind(limit_to_sql(limit))).await
+    }
+
+    pub(crate) async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        self.joined(sqlx::query(RECORDED_AFTER).bind(time_to_sql(time)).bind(limit_to_sql(limit))).await
+    }
+
+    /// Events that the server has joined with their places.
+    async fn joined(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
+        let failed = |error| classify(error, "read events");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let rows = query.fetch_all(&mut *lease).await;
+        let rows = lease.end(rows).map_err(failed)?;
+        let mut builder = EventBuilder::default();
+        let read = |row: &MySqlRow| {
+            let first: i64 = row.try_get(14).map_err(failed)?;
+            let ordinal = row.try_get(1).map_err(failed)?;
+            builder.build(from_sql(first, "position")?, ordinal, columns(row))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    pub(crate) async fn head(&self) -> Result<Position> {
+        self.sequence().await?;
+        let failed = |error| classify(error, "read the head");
+        let (head,): (i64,) = self.connections.one(sqlx::query_as(HEAD)).await.map_err(failed)?;
+        from_sql(head, "position").map(Position::new)
+    }
+
+    pub(crate) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        if commit == CommitId::ZERO {
+            return Ok(Some(Position::ZERO));
+        }
+        let (number, ordinal) = split_commit_id(commit);
+        let failed = |error| classify(error, "find a commit's position");
+        for looked in [false, true] {
+            let position: Option<(i64,)> = self
+                .connections
+                .optional(sqlx::query_as(POSITION_OF).bind(ordinal).bind(number))
+                .await
+                .map_err(failed)?;
+            if let Some((position,)) = position {
+                return from_sql(position, "position").map(Position::new).map(Some);
+            }
+            if !looked {
+                self.sequence().await?;
+            }
+        }
+        Ok(None)
+    }
+
+    async fn sequence_once(&self) -> Result<Option<Run>, sqlx::Error> {
+        let mut lease = self.connections.lease().await?;
+        let run = sequence_once(&mut lease).await;
+        lease.end(run)
+    }
+}
+
+#[async_trait]
+impl Scans for Reader {
+    async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>> {
+        let failed = |error| classify(error, "read the log");
+        let query = sqlx::query_as(LOG)
+            .bind(to_sql(after.get()))
+            .bind(to_sql(end.get()))
+            .bind(to_sql(after.get().saturating_add(1)))
+            .bind(to_sql(end.since(after)));
+        let rows = self.connections.all(query).await.map_err(failed)?;
+        rows.into_iter().map(Placed::from_sql).collect()
+    }
+
+    async fn events_between(&self, first: i64, last: i64, filter: &Filter, take: Rows<'_>) -> Result<()> {
+        let mut query = QueryBuilder::new(EVENTS_FROM);
+        query.push_bind(first).push(EVENTS_TO).push_bind(last);
+        push_names(&mut query, OF_AGGREGATE_TYPES, filter.aggregate_types.iter().map(AggregateType::as_str));
+        push_names(&mut query, OF_EVENT_TYPES, filter.event_types.iter().map(EventType::as_str));
+        let failed = |error| classify(error, "read events");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut rows = query.build().fetch(&mut *lease);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            let commit = row.try_get(0).map_err(failed)?;
+            let ordinal = row.try_get(1).map_err(failed)?;
+            take(commit, ordinal, columns(&row))?;
+        }
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
+    }
+
+    async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
+        let failed = |error| classify(error, "read events");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let query = sqlx::query(TAIL)
+            .bind(to_sql(end.get()))
+            .bind(to_sql(after.get()))
+            .bind(to_sql(after.get().saturating_add(1)));
+        let mut rows = query.fetch(&mut *lease);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            take(row.try_get(14).map_err(failed)?, row.try_get(1).map_err(failed)?, columns(&row))?;
+        }
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
+    }
+
+    /// If another session is at it, waits for it.
+    ///
+    /// Two commits. InnoDB lets others see a commit before it is on the disk; the first has come back when it is, and only then does the
+    /// second move the mark that readers read up to.
+    async fn sequence(&self) -> Result<Option<Position>> {
+        let failed = |error| classify(error, "give out positions");
+        for delay in page::looks() {
+            let pending = self.connections.one(sqlx::query_as(PENDING)).await;
+            let (head, last, waiting): (i64, i64, i64) = pending.map_err(failed)?;
+            if waiting == 0 && head == last {
+                return from_sql(head, "position").map(Position::new).map(Some);
+            }
+            let Some(Run { last, leaves }) = self.sequence_once().await.map_err(failed)? else {
+                tokio::time::sleep(delay).await;
+                continue;
+            };
+            if last > head {
+                let moved = self.connections.execute(sqlx::query(MOVE_HEAD).bind(last).bind(last)).await;
+                moved.map_err(failed)?;
+            }
+            if !leaves {
+                return from_sql(last, "position").map(Position::new).map(Some);
+            }
+        }
+        Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
+    }
+}
+
+/// What a run of the sequencer has done.
+struct Run {
+    /// The log's last position.
+    last: i64,
+    /// Whether it left commits for the next run.
+    leaves: bool,
+}
+
+/// Gives positions to what is visible now, unless another session is at it.
+async fn sequence_once(connection: &mut MySqlConnection) -> Result<Option<Run>, sqlx::Error> {
+    let mut tx = begin(connection).await?;
+    if sqlx::query(LOCK_SEQUENCER).fetch_optional(&mut *tx).await?.is_none() {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    // Read committed: from here on each statement's snapshot is taken after the lock, and sees all that earlier holders did.
+    let before: i64 = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
+    let placed = sqlx::query(PLACE).bind(before).execute(&mut *tx).await?.rows_affected();
+    let mut run = Run { last: before, leaves: placed == PLACED_AT_ONCE };
+    if placed > 0 {
+        let (last, late): (i64, Option<i64>) = sqlx::query_as(SECOND_LOOK).fetch_one(&mut *tx).await?;
+        run.last = last;
+        if let Some(late) = late {
+            // It may belong before those with larger numbers: they wait for the next run.
+            sqlx::query(UNPLACE).bind(before).bind(late).execute(&mut *tx).await?;
+            run = Run { last: sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?, leaves: true };
+        }
+    }
+    if run.last > before {
+        sqlx::query(TAKE_PLACED).bind(before).execute(&mut *tx).await?;
+    } else {
+        // A session may have placed commits and died before it moved the mark. Only a commit that has written something waits until
+        // the disk has all that is visible here.
+        sqlx::query(COUNT_RUN).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    Ok(Some(run))
+}
+
+fn push_names<'a>(query: &mut QueryBuilder<MySql>, of: &str, names: impl Iterator<Item = &'a str>) {
+    let mut names = names.peekable();
+    if names.peek().is_none() {
+        return;
+    }
+    let mut list = query.push(of).separated(", ");
+    for name in names {
+        list.push_bind(name.as_bytes());
+    }
+    list.push_unseparated(")");
+}
+
+fn replayed(row: &MySqlRow) -> Result<Replayed<'_>, sqlx::Error> {
+    Ok(Replayed {
+        version: row.try_get(0)?,
+        event_type: text(row.try_get(1)?)?,
+        schema_version: row.try_get(2)?,
+        codec: row.try_get(3)?,
+        payload: row.try_get(4)?,
+    })
+}
+
+/// Columns by their place, as every query here selects them: looking them up by name costs more than reading them.
+fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
+    Ok(Columns {
+        event_id: row.try_get(2)?,
+        aggregate_type: text(row.try_get(3)?)?,
+        aggregate_id: text(row.try_get(4)?)?,
+        version: row.try_get(5)?,
+        event_type: text(row.try_get(6)?)?,
+        schema_version: row.try_get(7)?,
+        codec: row.try_get(8)?,
+        recorded_at: row.try_get(9)?,
+        correlation_id: row.try_get(10)?,
+        causation_id: row.try_get(11)?,
+        metadata: row.try_get::<Option<&[u8]>, _>(12)?.map(text).transpose()?,
+        payload: row.try_get(13)?,
+    })
+}
+
+/// Commits that one run of the sequencer places at most: what it holds at once stays bounded. As in `PLACE`.
+const PLACED_AT_ONCE: u64 = 10_000;
+
+/// Binds: aggregate type, aggregate id, after, up to version, up to time. The index is named since a long stream makes a scan and a sort
+/// of the whole table look cheap, and then no row would come before the last was read.
+const REPLAY: &str = "
+    SELECT version, event_type, schema_version, codec, payload FROM retell_events FORCE INDEX (events_stream)
+    WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND recorded_at <= ?
+    ORDER BY version";
+
+/// Binds: aggregate type, aggregate id, after, up to version, fingerprint.
+const SNAPSHOT: &str = "
+    SELECT version, state FROM retell_snapshots
+    WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND fingerprint = ?";
+
+/// The last position anyone may read, the last there is, and whether commits wait for theirs.
+const PENDING: &str = "
+    SELECT position, CAST(COALESCE((SELECT first_position + events - 1 FROM retell_log ORDER BY first_position DESC LIMIT 1), 0) AS SIGNED),
+        CAST(EXISTS (SELECT 1 FROM retell_commits) AS SIGNED)
+    FROM retell_head WHERE id = 1";
+
+/// One at a time: a second caller finds the row locked and leaves. The lock ends with the transaction, however it ends.
+const LOCK_SEQUENCER: &str = "SELECT id FROM retell_sequencer WHERE id = 1 FOR UPDATE SKIP LOCKED";
+
+const LAST_POSITION: &str = "
+    SELECT CAST(COALESCE((SELECT first_position + events - 1 FROM retell_log ORDER BY first_position DESC LIMIT 1), 0) AS SIGNED)";
+
+/// Binds: the last position. One statement, so one snapshot; under read committed it waits for no row of others.
+const PLACE: &str = "
+    INSERT INTO retell_log (first_position, commit_id, events)
+    SELECT ? + 1 + SUM(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events
+    FROM (SELECT commit_id, events FROM retell_commits ORDER BY commit_id LIMIT 10000) AS fresh";
+
+/// The last position now; and the first commit that has shown itself since `PLACE` looked, with a smaller number than one placed there.
+/// A snapshot of MariaDB's may miss a commit and yet see one that was built on it. It cannot be missed twice.
+const SECOND_LOOK: &str = "
+    SELECT CAST(l.first_position + l.events - 1 AS SIGNED), (
+        SELECT c.commit_id FROM retell_commits AS c LEFT JOIN retell_log AS placed ON placed.commit_id = c.commit_id
+        WHERE c.commit_id < l.commit_id AND placed.commit_id IS NULL ORDER BY c.commit_id LIMIT 1)
+    FROM retell_log AS l ORDER BY l.first_position DESC LIMIT 1";
+
+/// Binds: the last position before, commit number.
+const UNPLACE: &str = "DELETE FROM retell_log WHERE first_position > ? AND commit_id > ?";
+
+/// Binds: the last position before. Looks up by their keys just the rows that were placed: a scan would wait for those of open
+/// transactions.
+const TAKE_PLACED: &str = "
+    DELETE c FROM retell_log AS l STRAIGHT_JOIN retell_commits AS c FORCE INDEX (PRIMARY) ON c.commit_id = l.commit_id
+    WHERE l.first_position > ?";
+
+const COUNT_RUN: &str = "UPDATE retell_sequencer SET runs = runs + 1 WHERE id = 1";
+
+/// Binds: position, twice.
+const MOVE_HEAD: &str = "UPDATE retell_head SET position = ? WHERE id = 1 AND position < ?";
+
+const HEAD: &str = "SELECT position FROM retell_head WHERE id = 1";
+
+/// Binds: place in the commit, commit.
+const POSITION_OF: &str = "
+    SELECT first_position + ? - 1 FROM retell_log
+    WHERE commit_id = ? AND first_position <= (SELECT position FROM retell_head WHERE id = 1)";
+
+/// Binds: after, end, the position after `after`, limit. Begins with the commit that holds the next position. The limit only says that the
+/// rows are few.
+const LOG: &str = "
+    SELECT first_position, commit_id, events FROM retell_log
+    WHERE first_position + events - 1 > ? AND first_position <= ?
+        AND first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)
+        AND first_position <= (SELECT position FROM retell_head WHERE id = 1)
+    ORDER BY first_position LIMIT ?";
+
+/// Binds: end, after, the position after that. Begins as `LOG` does.
+const TAIL: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM retell_log AS l STRAIGHT_JOIN retell_events AS e FORCE INDEX (PRIMARY) ON e.commit_id = l.commit_id
+    WHERE l.first_position <= ? AND l.first_position + l.events - 1 > ?
+        AND l.first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)";
+
+/// First commit, last commit, and the names that a filter lets pass.
+const EVENTS_FROM: &str = "
+    SELECT commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
+        correlation_id, causation_id, metadata, payload
+    FROM retell_events FORCE INDEX (PRIMARY) WHERE commit_id >= ";
+const EVENTS_TO: &str = " AND commit_id <= ";
+const OF_AGGREGATE_TYPES: &str = " AND aggregate_type IN (";
+const OF_EVENT_TYPES: &str = " AND event_type IN (";
+
+/// Binds: aggregate type, aggregate id, after, limit. The index is named as above.
+const STREAM: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM retell_events AS e FORCE INDEX (events_stream) STRAIGHT_JOIN retell_log AS l ON l.commit_id = e.commit_id
+    WHERE e.aggregate_type = ? AND e.aggregate_id = ? AND e.version > ?
+        AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+    ORDER BY e.version LIMIT ?";
+
+/// Binds: event type, limit. Sorts keys out of indexes, and only then gets the payloads of those few.
+const NEWEST: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        found.first_position
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
+        WHERE k.event_type = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+        ORDER BY l.first_position DESC, k.ordinal DESC LIMIT ?
+    ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
+    ORDER BY found.first_position DESC, e.ordinal DESC";
+
+/// Binds: time, limit. As above.
+const RECORDED_AFTER: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        found.first_position
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
+        WHERE k.recorded_at > ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+        ORDER BY l.first_position, k.ordinal LIMIT ?
+    ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
+    ORDER BY found.first_position, e.ordinal";

@@ -1,0 +1,119 @@
+//! Deadlines in MySQL and MariaDB.
+
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDateTime, Utc};
+use sqlx::mysql::MySqlRow;
+use sqlx::{MySqlConnection, QueryBuilder, Row as _};
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::id::ProjectionName;
+use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineColumns, DeadlineStore, parts};
+use crate::store::mysql::connection::{begin, classify, text, time_to_sql};
+use crate::store::mysql::model::MySqlReadModel;
+use crate::store::server::convert::limit_to_sql;
+
+/// Rows of one statement.
+const ROWS: usize = 256;
+
+#[async_trait]
+impl DeadlineStore for MySqlReadModel {
+    async fn change_deadlines(
+        &self,
+        tx: &mut MySqlConnection,
+        process: &ProjectionName,
+        changes: &[DeadlineChange],
+    ) -> Result<()> {
+        change(tx, process, changes).await.map_err(|error| classify(error, "change deadlines"))
+    }
+
+    async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
+        let failed = |error| classify(error, "change deadlines");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        change(&mut tx, process, changes).await.map_err(failed)?;
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
+    }
+
+    async fn due_deadlines(&self, process: &ProjectionName, now: DateTime<Utc>, limit: usize) -> Result<Vec<Deadline>> {
+        let failed = |error| classify(error, "read deadlines");
+        let due = sqlx::query(DUE).bind(process.as_str().as_bytes()).bind(time_to_sql(now)).bind(limit_to_sql(limit));
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let rows = due.fetch_all(&mut *lease).await;
+        let rows = lease.end(rows).map_err(failed)?;
+        rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
+    }
+
+    async fn postpone_deadline(
+        &self,
+        process: &ProjectionName,
+        id: Uuid,
+        until: DateTime<Utc>,
+        error: &str,
+    ) -> Result<()> {
+        let query = sqlx::query(POSTPONE).bind(time_to_sql(until)).bind(error.as_bytes());
+        let query = query.bind(process.as_str().as_bytes()).bind(id);
+        self.connections.execute(query).await.map(drop).map_err(|error| classify(error, "postpone a deadline"))
+    }
+}
+
+async fn change(
+    tx: &mut MySqlConnection,
+    process: &ProjectionName,
+    changes: &[DeadlineChange],
+) -> Result<(), sqlx::Error> {
+    let (set, ended) = parts(changes);
+    for chunk in set.chunks(ROWS) {
+        let mut query = QueryBuilder::new(SET);
+        query.push_values(chunk, |mut row, deadline| {
+            row.push_bind(process.as_str().as_bytes())
+                .push_bind(deadline.id)
+                .push_bind(deadline.key.as_str().as_bytes());
+            row.push_bind(deadline.name.as_bytes()).push_bind(time_to_sql(deadline.at));
+            row.push_bind(deadline.correlation_id.map(|id| *id.as_uuid()));
+        });
+        query.push(UNLESS_THERE).build().execute(&mut *tx).await?;
+    }
+    for chunk in ended.chunks(ROWS) {
+        let mut query = QueryBuilder::new(END);
+        query.push_bind(process.as_str().as_bytes()).push(AMONG);
+        let mut ids = query.separated(", ");
+        for id in chunk {
+            ids.push_bind(*id);
+        }
+        ids.push_unseparated(")");
+        query.build().execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+fn columns(row: &MySqlRow) -> Result<DeadlineColumns<'_>, sqlx::Error> {
+    let at: NaiveDateTime = row.try_get(3)?;
+    Ok(DeadlineColumns {
+        id: row.try_get(0)?,
+        key: text(row.try_get(1)?)?,
+        name: text(row.try_get(2)?)?,
+        at: at.and_utc(),
+        correlation_id: row.try_get(4)?,
+        attempts: row.try_get(5)?,
+    })
+}
+
+/// Binds for each row: process, id, key, name, time, correlation id.
+const SET: &str = "INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id) ";
+
+const UNLESS_THERE: &str = " ON DUPLICATE KEY UPDATE attempts = retell_deadlines.attempts";
+
+const END: &str = "DELETE FROM retell_deadlines WHERE process = ";
+
+const AMONG: &str = " AND deadline_id IN (";
+
+const DUE: &str = "
+    SELECT deadline_id, process_key, name, due_at, correlation_id, attempts FROM retell_deadlines
+    WHERE process = ? AND due_at <= ?
+    ORDER BY due_at LIMIT ?";
+
+/// Binds: time, error, process, id.
+const POSTPONE: &str = "
+    UPDATE retell_deadlines SET due_at = ?, attempts = attempts + 1, error = ? WHERE process = ? AND deadline_id = ?";

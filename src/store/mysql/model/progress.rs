@@ -1,0 +1,206 @@
+//! Order per aggregate in MySQL and MariaDB: one statement makes and locks the rows of a batch, one reads them, one writes what has changed.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
+
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::Work;
+use crate::store::model::parking::Parked;
+use crate::store::model::progress::{
+    Progress, ProgressStore, Row, Turn, changes, in_key_order, in_log_order, parked_of, progress_of, stored,
+};
+use crate::store::mysql::connection::{begin, classify, classify_work, text};
+use crate::store::mysql::model::{MySqlReadModel, columns, park, take};
+use crate::store::server::convert::{from_sql, to_sql};
+
+/// Rows of one statement. More take several, each after the other in key order.
+pub(crate) const ROWS: usize = 1024;
+
+#[async_trait]
+impl ProgressStore for MySqlReadModel {
+    async fn begin(&self, projection: &ProjectionName, work: Work<MySqlConnection>) -> Result<()> {
+        let failed = |error| classify(error, "set up a projection");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        let (swept, _, per_aggregate) = take(&mut tx, projection).await.map_err(failed)?;
+        if swept > 0 && !per_aggregate {
+            let rolled_back = tx.rollback().await;
+            lease.end(rolled_back).map_err(failed)?;
+            return Err(in_log_order(projection));
+        }
+        // Before the work: that may make a table, which commits on its way.
+        sqlx::query(BEGIN_PER_AGGREGATE)
+            .bind(projection.as_str().as_bytes())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        work(&mut tx).await.map_err(classify_work)?;
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        let failed = |error| classify(error, "read progress");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut seen = HashMap::new();
+        for chunk in streams.chunks(ROWS) {
+            let found = rows(&mut lease, projection, chunk).await?;
+            seen.extend(found.into_iter().map(|(stream, (_, seen))| (stream, seen)));
+        }
+        lease.end(Ok(seen)).map_err(failed)
+    }
+
+    async fn progress(
+        &self,
+        projection: &ProjectionName,
+        streams: Vec<StreamId>,
+        turn: Turn<MySqlConnection>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "commit a batch");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        let streams = in_key_order(streams);
+        let locked = lock(&mut tx, projection, &streams).await?;
+        let parked = read_parked(&mut tx, projection, &parked_of(&streams, &locked)).await?;
+        let before = progress_of(streams, &locked, parked)?;
+        let mut after = before.clone();
+        // Work that fails may have left a query half-way: the connection is closed then, and with it ends the transaction.
+        turn(&mut tx, &mut after).await.map_err(classify_work)?;
+        let (changed, parking) = changes(&before, &after);
+        set(&mut tx, projection, &changed).await.map_err(failed)?;
+        for change in &parking {
+            park(projection, change).execute(&mut *tx).await.map_err(failed)?;
+        }
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        let failed = |error| classify(error, "move a swept position");
+        let query = sqlx::query(SWEEP).bind(projection.as_str().as_bytes()).bind(to_sql(to.get()));
+        self.connections.execute(query).await.map_err(failed)?;
+        let swept: (i64,) =
+            self.connections.one(sqlx::query_as(SWEPT).bind(projection.as_str().as_bytes())).await.map_err(failed)?;
+        from_sql(swept.0, "position").map(Position::new)
+    }
+}
+
+/// Makes the rows that are not there, and locks all of them, in key order.
+async fn lock(
+    tx: &mut MySqlConnection,
+    projection: &ProjectionName,
+    streams: &[StreamId],
+) -> Result<HashMap<StreamId, Row>> {
+    for chunk in streams.chunks(ROWS) {
+        let new = chunk.iter().map(|stream| (stream, Version::ZERO, Version::ZERO));
+        write(tx, projection, new, LOCKED).await.map_err(|error| classify(error, "lock progress"))?;
+    }
+    let mut locked = HashMap::new();
+    for chunk in streams.chunks(ROWS) {
+        locked.extend(rows(tx, projection, chunk).await?);
+    }
+    Ok(locked)
+}
+
+/// Binds for each row: projection, aggregate type, aggregate id, applied, seen.
+async fn write(
+    tx: &mut MySqlConnection,
+    projection: &ProjectionName,
+    rows: impl ExactSizeIterator<Item = (&StreamId, Version, Version)> + Clone,
+    end: &str,
+) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::new(WRITE);
+    query.push_values(padded(rows), |mut row, (stream, applied, seen)| {
+        row.push_bind(projection.as_str().as_bytes());
+        row.push_bind(stream.aggregate_type().as_str().as_bytes());
+        row.push_bind(stream.aggregate_id().as_str().as_bytes());
+        row.push_bind(to_sql(applied.get())).push_bind(to_sql(seen.get()));
+    });
+    query.push(end);
+    query.build().execute(tx).await.map(drop)
+}
+
+/// The next power of two of them, by repeating the last one, which changes nothing: few different statements serve any number.
+pub(crate) fn padded<T>(rows: impl ExactSizeIterator<Item = T> + Clone) -> impl Iterator<Item = T> {
+    let (number, last) = (rows.len(), rows.clone().skip(rows.len().saturating_sub(1)));
+    rows.chain(last.cycle().take(number.next_power_of_two() - number))
+}
+
+async fn set(tx: &mut MySqlConnection, projection: &ProjectionName, changed: &[&Progress]) -> Result<(), sqlx::Error> {
+    for chunk in changed.chunks(ROWS) {
+        write(tx, projection, chunk.iter().map(|row| (&row.stream, row.applied, row.seen)), CHANGED).await?;
+    }
+    Ok(())
+}
+
+async fn rows(
+    db: &mut MySqlConnection,
+    projection: &ProjectionName,
+    streams: &[StreamId],
+) -> Result<HashMap<StreamId, Row>> {
+    let failed = |error| classify(error, "read progress");
+    let mut query = QueryBuilder::new(FIND);
+    query.push_bind(projection.as_str().as_bytes());
+    push_keys(&mut query, streams.iter());
+    let found = query.build().fetch_all(db).await.map_err(failed)?;
+    found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect()
+}
+
+fn row_of(row: &MySqlRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
+    Ok((text(row.try_get(0)?)?, text(row.try_get(1)?)?, row.try_get(2)?, row.try_get(3)?))
+}
+
+async fn read_parked(
+    tx: &mut MySqlConnection,
+    projection: &ProjectionName,
+    streams: &[&StreamId],
+) -> Result<Vec<Parked>> {
+    let failed = |error| classify(error, "read what is parked");
+    let mut parked = Vec::new();
+    for chunk in streams.chunks(ROWS) {
+        let mut query = QueryBuilder::new(PARKED);
+        query.push_bind(projection.as_str().as_bytes());
+        push_keys(&mut query, chunk.iter().copied());
+        for row in query.build().fetch_all(&mut *tx).await.map_err(failed)? {
+            parked.push(columns(&row).map_err(failed)?.parse()?);
+        }
+    }
+    Ok(parked)
+}
+
+fn push_keys<'s>(query: &mut QueryBuilder<MySql>, streams: impl ExactSizeIterator<Item = &'s StreamId> + Clone) {
+    query.push(AMONG);
+    query.push_tuples(padded(streams), |mut key, stream| {
+        key.push_bind(stream.aggregate_type().as_str().as_bytes());
+        key.push_bind(stream.aggregate_id().as_str().as_bytes());
+    });
+}
+
+const BEGIN_PER_AGGREGATE: &str = "UPDATE retell_checkpoints SET per_aggregate = TRUE WHERE projection = ?";
+
+const WRITE: &str = "INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen) ";
+
+/// Locks the row for writing also where it was there: two who held it for reading would wait for each other.
+const LOCKED: &str = " ON DUPLICATE KEY UPDATE applied = retell_progress.applied";
+
+const CHANGED: &str = " ON DUPLICATE KEY UPDATE applied = VALUES(applied), seen = VALUES(seen)";
+
+/// Within a transaction that has locked them, rows stay as they are read.
+const FIND: &str = "SELECT aggregate_type, aggregate_id, applied, seen FROM retell_progress WHERE projection = ";
+
+const PARKED: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM retell_parked WHERE projection = ";
+
+const AMONG: &str = " AND (aggregate_type, aggregate_id) IN ";
+
+/// Binds: projection, position.
+const SWEEP: &str = "
+    INSERT INTO retell_checkpoints (projection, position, per_aggregate) VALUES (?, ?, TRUE)
+    ON DUPLICATE KEY UPDATE position = GREATEST(position, VALUES(position))";
+
+const SWEPT: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?";

@@ -1,0 +1,323 @@
+//! Commits appends: one call of the server's `append` function for all that wait.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, Executor, PgConnection, PgExecutor, Row};
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, StreamId, Version};
+use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::group_commit::BatchAppend;
+use crate::store::log::inline::{Inline, Inlines};
+use crate::store::postgres::connection::{Connections, Schema, Statement, classify, classify_work, code, refusal};
+use crate::store::postgres::log::binds::{Binds, One};
+use crate::store::postgres::log::claims::{self, NumberedClaim};
+use crate::store::postgres::log::signals::Signals;
+use crate::store::server::convert::{commit_id, count, from_sql};
+use crate::store::server::rounds::{Ended, Refusal, Rounds};
+use crate::store::server::{inline, rounds};
+
+/// The driver's side of group commit.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    pub(crate) connections: Connections,
+    pub(crate) lane: i32,
+    pub(crate) durable: bool,
+    pub(crate) signals: Arc<Signals>,
+    /// What runs within each transaction.
+    pub(crate) inline: Inlines<PgConnection>,
+    append: Statement,
+    append_one: Statement,
+    append_claiming: Statement,
+    outcome: Statement,
+    holder: Statement,
+    known_ids: Statement,
+}
+
+impl Writer {
+    pub(crate) fn new(connections: Connections, schema: &Schema, durable: bool, signals: Signals) -> Self {
+        // Each process starts its search for a free lane at a place of its own.
+        let lane = i32::from(Uuid::new_v4().as_bytes()[0] % 32);
+        Self {
+            connections,
+            lane,
+            durable,
+            signals: Arc::new(signals),
+            inline: Inlines::none(),
+            append: schema.statement(APPEND),
+            append_one: schema.statement(APPEND_ONE),
+            append_claiming: schema.statement(APPEND_CLAIMING),
+            outcome: schema.statement(OUTCOME),
+            holder: schema.statement(HOLDER),
+            known_ids: schema.statement(KNOWN_IDS),
+        }
+    }
+
+    /// One more that runs within each transaction.
+    pub(crate) fn with_inline(&self, inline: Arc<dyn Inline<PgConnection>>) -> Self {
+        Self { inline: self.inline.and(inline), ..self.clone() }
+    }
+
+    /// What the append under `key` did.
+    pub(crate) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        self.outcome_in(self.connections.pool(), key)
+            .await
+            .map_err(|error| classify(error, "look up an idempotency key"))?
+            .transpose()
+    }
+
+    /// The stream that holds a value.
+    pub(crate) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        let row = sqlx::query_as(self.holder.sql()).bind(scope.as_str()).bind(value.as_str());
+        let row: Option<(String, String)> =
+            self.connections.optional(row).await.map_err(|error| classify(error, "look up a unique value"))?;
+        Ok(row.map(|(kind, id)| StreamId::parse(&kind, &id)).transpose()?)
+    }
+
+    async fn outcome_in<'e>(
+        &self,
+        executor: impl PgExecutor<'e>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Result<KeptOutcome>>, sqlx::Error> {
+        let rows = sqlx::query_as(self.outcome.sql()).bind(key.as_str()).fetch_all(executor).await?;
+        Ok((!rows.is_empty()).then(|| kept_outcome(rows)))
+    }
+
+    /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
+    pub(crate) async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
+        let failed = |error| classify(error, "append");
+        // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
+        tx.execute(SAVEPOINT).await.map_err(|error| match code(&error).as_deref() {
+            Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
+            _ => failed(error),
+        })?;
+        let called = match self.call(&mut *tx, &[append], true).await {
+            Ok(results) => inline::apply_inline(&self.inline, &mut *tx, &[append], &results)
+                .await
+                .map(|()| results)
+                .map_err(Ended::Inline),
+            Err(error) => Err(Ended::Server(error)),
+        };
+        tx.execute(if called.is_ok() { RELEASE } else { ROLL_BACK }).await.map_err(failed)?;
+        match called {
+            Ok(mut results) => results.pop().unwrap_or_else(|| Err(rounds::lost())),
+            Err(Ended::Inline(error)) => Err(classify_work(error)),
+            Err(Ended::Server(error)) => match refusal(&error) {
+                Refusal::Duplicate => Err(rounds::duplicate(self, append, error).await),
+                Refusal::Taken => Err(rounds::lost_race(append, error)),
+                Refusal::Blocked | Refusal::Other => Err(failed(error)),
+            },
+        }
+    }
+
+    /// `callers`: whether the transaction is a caller's.
+    async fn call(
+        &self,
+        db: &mut PgConnection,
+        round: &[&Append],
+        callers: bool,
+    ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
+        if let Some(one) = One::of(round) {
+            let answer = self.call_one(db, one, callers).await?;
+            return Ok(vec![answer.result(1, round[0], 0..1)]);
+        }
+        let binds = Binds::of(round);
+        // Where nothing is claimed, nothing is paid for it.
+        let claims = claims::of(round);
+        let statement = if claims.is_empty() { &self.append } else { &self.append_claiming };
+        let query = sqlx::query(statement.sql())
+            .bind(self.lane)
+            .bind(callers)
+            .bind(self.durable)
+            .bind(binds.key_append)
+            .bind(binds.key_text)
+            .bind(binds.part_append)
+            .bind(binds.part_type)
+            .bind(binds.part_id)
+            .bind(binds.part_expected)
+            .bind(binds.part_events)
+            .bind(binds.event_part)
+            .bind(binds.event_place)
+            .bind(binds.event_id)
+            .bind(binds.event_type)
+            .bind(binds.event_schema)
+            .bind(binds.event_codec)
+            .bind(binds.event_correlation)
+            .bind(binds.event_causation)
+            .bind(binds.event_metadata)
+            .bind(binds.event_payload);
+        let row = if claims.is_empty() { query } else { claims::bind(query, &claims) }.fetch_one(&mut *db).await?;
+        let answer = Answer::from_row(&row, &claims)?;
+        let mut results = Vec::with_capacity(round.len());
+        let mut part = 0;
+        for (number, append) in (1..).zip(round) {
+            let parts = part..part + append.streams().len();
+            part = parts.end;
+            results.push(match append.key() {
+                Some(key) if answer.known_keys.iter().flatten().any(|known| *known == number) => {
+                    match self.outcome_in(&mut *db, key).await? {
+                        Some(kept) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
+                        None => Err(ErrorKind::Corrupt(format!("the events of key {key} are missing")).into()),
+                    }
+                }
+                _ => answer.result(number, append, parts),
+            });
+        }
+        Ok(results)
+    }
+
+    async fn call_one(&self, db: &mut PgConnection, one: One<'_>, callers: bool) -> Result<Answer, sqlx::Error> {
+        let numbers: Vec<i64> = sqlx::query_scalar(self.append_one.sql())
+            .bind(self.lane)
+            .bind(callers)
+            .bind(self.durable)
+            .bind(one.stream.aggregate_type().as_str())
+            .bind(one.stream.aggregate_id().as_str())
+            .bind(one.expected)
+            .bind(one.event.id)
+            .bind(one.event.event_type)
+            .bind(one.event.schema)
+            .bind(one.event.codec)
+            .bind(one.event.correlation)
+            .bind(one.event.causation)
+            .bind(one.event.metadata)
+            .bind(one.event.payload)
+            .fetch_one(db)
+            .await?;
+        let commit = numbers.first().copied().unwrap_or_default();
+        let versions = numbers.into_iter().skip(1).collect();
+        Ok(Answer { commit, versions, places: vec![Some(0)], known_keys: None, taken: HashMap::new() })
+    }
+}
+
+#[async_trait]
+impl Rounds for Writer {
+    async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
+        let mut lease = self.connections.lease().await?;
+        if self.inline.is_empty() {
+            let called = self.call(&mut lease, round, false).await;
+            return Ok(lease.end(called)?);
+        }
+        let mut tx = lease.begin().await?;
+        let results = self.call(&mut tx, round, false).await?;
+        inline::apply_inline(&self.inline, &mut *tx, round, &results)
+            .await
+            .map_err(classify_work)
+            .map_err(Ended::Inline)?;
+        let committed = tx.commit().await;
+        lease.end(committed)?;
+        Ok(results)
+    }
+
+    async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
+        sqlx::query_scalar(self.known_ids.sql()).bind(ids).fetch_optional(self.connections.pool()).await
+    }
+
+    fn refusal(&self, error: &sqlx::Error) -> Refusal {
+        refusal(error)
+    }
+
+    fn classify(&self, error: sqlx::Error, attempt: &str) -> Error {
+        classify(error, attempt)
+    }
+}
+
+#[async_trait]
+impl BatchAppend for Writer {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let results = rounds::append_batch(self, &batch).await;
+        self.signals.kick(batch.len());
+        results
+    }
+}
+
+/// What the server's function returns.
+struct Answer {
+    commit: i64,
+    /// One for each part: the version before.
+    versions: Vec<i64>,
+    /// One for each part: how many events precede its own in the commit, if they were written.
+    places: Vec<Option<i32>>,
+    /// The appends, from 1, whose key has an outcome already.
+    known_keys: Option<Vec<i32>>,
+    /// The appends, from 1, of which a value is taken, and the first such value of each.
+    taken: HashMap<i32, Error>,
+}
+
+impl Answer {
+    fn from_row(row: &PgRow, claims: &[NumberedClaim<'_>]) -> Result<Self, sqlx::Error> {
+        let (commit, versions) = (row.try_get("commit_number")?, row.try_get("versions")?);
+        let (places, known_keys) = (row.try_get("places")?, row.try_get("known_keys")?);
+        let taken = if claims.is_empty() { HashMap::new() } else { claims::taken(row, claims)? };
+        Ok(Self { commit, versions, places, known_keys, taken })
+    }
+
+    /// The result of the append of this number, whose parts these are.
+    fn result(&self, number: i32, append: &Append, parts: Range<usize>) -> Result<Appended> {
+        let mut versions = Vec::with_capacity(parts.len());
+        let mut last = None;
+        for (part, place) in append.streams().iter().zip(parts) {
+            let found = self.versions.get(place).ok_or_else(unanswered)?;
+            let found = Version::new(from_sql(*found, "version")?);
+            if !part.expected.allows(found) {
+                let (stream, expected) = (part.stream.clone(), part.expected);
+                return Err(ErrorKind::Conflict { stream, expected, actual: found }.into());
+            }
+            versions.push(found.plus(part.events.len() as u64));
+            let written = self.places.get(place).copied().flatten();
+            last = written.map(|before| before + count(part.events.len()));
+        }
+        if let Some(taken) = self.taken.get(&number) {
+            return Err(taken.clone());
+        }
+        let commit = commit_id(self.commit, last.ok_or_else(unanswered)?);
+        Ok(Appended { commit, versions, outcome: Outcome::Written })
+    }
+}
+
+fn unanswered() -> Error {
+    ErrorKind::Corrupt("an append was neither written nor refused".into()).into()
+}
+
+/// One stream of an append under a key: commit, the append's last place there, the stream's names and its version after.
+type KeptRow = (i64, i32, String, String, i64);
+
+fn kept_outcome(rows: Vec<KeptRow>) -> Result<KeptOutcome> {
+    let (mut streams, mut versions, mut commit) = (Vec::new(), Vec::new(), CommitId::default());
+    for (number, last, kind, id, version) in rows {
+        commit = commit_id(number, last);
+        streams.push(StreamId::parse(&kind, &id)?);
+        versions.push(Version::new(from_sql(version, "version")?));
+    }
+    Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
+}
+
+const SAVEPOINT: &str = "SAVEPOINT retell_append";
+
+const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
+
+const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
+
+/// Binds: lane, whether the transaction is a caller's, durable, two arrays of keys, five of parts, ten of events.
+const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+
+/// Binds: lane, whether the transaction is a caller's, durable, three values of the stream, eight of the event.
+const APPEND_ONE: &str = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
+/// Binds: as `APPEND`, and five arrays of claims.
+const APPEND_CLAIMING: &str = "SELECT * FROM {schema}.append_claiming($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
+
+const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM {schema}.reservations WHERE scope = $1 AND value = $2";
+
+const OUTCOME: &str = "
+    SELECT k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id, max(e.version)
+    FROM {schema}.keys k JOIN {schema}.events e ON e.commit_id = k.commit_id AND e.ordinal BETWEEN k.first_ordinal AND k.last_ordinal
+    WHERE k.idempotency_key = $1
+    GROUP BY k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id ORDER BY min(e.ordinal)";
+
+const KNOWN_IDS: &str = "SELECT event_id FROM {schema}.events WHERE event_id = ANY($1) LIMIT 1";

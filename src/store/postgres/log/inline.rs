@@ -1,0 +1,32 @@
+//! Projections within the appends' own transactions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::PgConnection;
+
+use crate::error::Result;
+use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::inline::{Inline, InlineStore};
+use crate::store::postgres::model::PostgresReadModel;
+use crate::store::postgres::{COMMITS_AT_ONCE, PostgresStore};
+use crate::store::server::inline;
+
+impl PostgresStore {
+    /// The read models that lie in the log's own schema, such as those of [inline](crate::inline) projections.
+    pub fn read_model(&self) -> PostgresReadModel {
+        PostgresReadModel::of(self.writer.connections.pool().clone(), &self.schema)
+    }
+}
+
+#[async_trait]
+impl InlineStore for PostgresStore {
+    type Tx = PgConnection;
+
+    async fn with_inline(&self, inline: Arc<dyn Inline<PgConnection>>) -> Result<Self> {
+        inline::begin_inline(&self.read_model(), self, inline.clone()).await?;
+        let writer = Arc::new(self.writer.with_inline(inline));
+        let commits = Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE));
+        Ok(Self { writer, commits, ..self.clone() })
+    }
+}

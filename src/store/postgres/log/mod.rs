@@ -1,0 +1,9 @@
+//! The log in PostgreSQL.
+
+pub(crate) mod append;
+pub(crate) mod binds;
+pub(crate) mod claims;
+pub(crate) mod inline;
+pub(crate) mod read;
+pub(crate) mod relay;
+pub(crate) mod signals;

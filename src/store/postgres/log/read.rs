@@ -1,0 +1,327 @@
+//! Reads the log: streams as the rows arrive, pages by two range scans.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
+use crate::store::log::query::Filter;
+use crate::store::log::reader::{Replay, UpTo, Visitor};
+use crate::store::postgres::connection::{Connections, Schema, Statement, classify, refusal};
+use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
+use crate::store::server::page;
+use crate::store::server::page::{Placed, Rows, Scans};
+use crate::store::server::rounds::Refusal;
+use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    pub(crate) connections: Connections,
+    replay: Statement,
+    replay_from_snapshot: Statement,
+    sequence: Statement,
+    head: Statement,
+    position_of: Statement,
+    log: Statement,
+    tail: Statement,
+    events: Statement,
+    filtered: Statement,
+    stream: Statement,
+    newest: Statement,
+    recorded_after: Statement,
+}
+
+impl Reader {
+    pub(crate) fn new(connections: Connections, schema: &Schema) -> Self {
+        Self {
+            connections,
+            replay: schema.statement(REPLAY),
+            replay_from_snapshot: schema.statement(REPLAY_FROM_SNAPSHOT),
+            sequence: schema.statement(SEQUENCE),
+            head: schema.statement(HEAD),
+            position_of: schema.statement(POSITION_OF),
+            log: schema.statement(LOG),
+            tail: schema.statement(TAIL),
+            events: schema.statement(EVENTS),
+            filtered: schema.statement(FILTERED),
+            stream: schema.statement(STREAM),
+            newest: schema.statement(NEWEST),
+            recorded_after: schema.statement(RECORDED_AFTER),
+        }
+    }
+
+    pub(crate) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let (last, until) = match replay.up_to {
+            UpTo::Head => (i64::MAX, None),
+            UpTo::Version(version) => (to_sql(version.get()), None),
+            UpTo::Time(time) => (i64::MAX, Some(time)),
+        };
+        let snapshot = replay.snapshot.filter(|_| until.is_none());
+        let statement = if snapshot.is_some() { &self.replay_from_snapshot } else { &self.replay };
+        let mut query = sqlx::query(statement.sql())
+            .bind(stream.aggregate_type().as_str())
+            .bind(stream.aggregate_id().as_str())
+            .bind(to_sql(replay.after.get()))
+            .bind(last);
+        query = match snapshot {
+            Some(fingerprint) => query.bind(fingerprint.cast_signed()),
+            None => query.bind(until),
+        };
+        let failed = |error| classify(error, "replay a stream");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut rows = query.fetch(&mut *lease);
+        let mut stream = Visit::new(stream, visitor);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            visit(&mut stream, &row)?;
+        }
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
+    }
+
+    pub(crate) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        let query = sqlx::query(self.stream.sql())
+            .bind(stream.aggregate_type().as_str())
+            .bind(stream.aggregate_id().as_str())
+            .bind(to_sql(after.get()))
+            .bind(limit_to_sql(limit));
+        self.joined(query).await
+    }
+
+    pub(crate) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        self.joined(sqlx::query(self.newest.sql()).bind(event_type.as_str()).bind(limit_to_sql(limit))).await
+    }
+
+    pub(crate) async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.sequence().await?;
+        self.joined(sqlx::query(self.recorded_after.sql()).bind(time).bind(limit_to_sql(limit))).await
+    }
+
+    /// Events that the server has joined with their places.
+    async fn joined(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<RecordedEvent>> {
+        let failed = |error| classify(error, "read events");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let rows = query.fetch_all(&mut *lease).await;
+        let rows = lease.end(rows).map_err(failed)?;
+        let mut builder = EventBuilder::default();
+        let read = |row: &PgRow| {
+            let first: i64 = row.try_get(14).map_err(failed)?;
+            let ordinal = row.try_get(1).map_err(failed)?;
+            builder.build(from_sql(first, "position")?, ordinal, columns(row))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    pub(crate) async fn head(&self) -> Result<Position> {
+        self.sequence().await?;
+        let head: Option<(i64,)> = self
+            .connections
+            .optional(sqlx::query_as(self.head.sql()))
+            .await
+            .map_err(|error| classify(error, "read the head"))?;
+        from_sql(head.map_or(0, |(head,)| head), "position").map(Position::new)
+    }
+
+    pub(crate) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        if commit == CommitId::ZERO {
+            return Ok(Some(Position::ZERO));
+        }
+        let (number, ordinal) = split_commit_id(commit);
+        for looked in [false, true] {
+            let position: Option<(i64,)> = self
+                .connections
+                .optional(sqlx::query_as(self.position_of.sql()).bind(number).bind(ordinal))
+                .await
+                .map_err(|error| classify(error, "find a commit's position"))?;
+            if let Some((position,)) = position {
+                return from_sql(position, "position").map(Position::new).map(Some);
+            }
+            if !looked {
+                self.sequence().await?;
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl Scans for Reader {
+    async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>> {
+        let rows = sqlx::query_as(self.log.sql()).bind(to_sql(after.get())).bind(to_sql(end.get()));
+        let rows = self.connections.all(rows).await.map_err(|error| classify(error, "read the log"))?;
+        rows.into_iter().map(Placed::from_sql).collect()
+    }
+
+    async fn events_between(&self, first: i64, last: i64, filter: &Filter, take: Rows<'_>) -> Result<()> {
+        let statement = if filter.is_all() { &self.events } else { &self.filtered };
+        let mut query = sqlx::query(statement.sql()).bind(first).bind(last);
+        if !filter.is_all() {
+            query = query
+                .bind(names(filter.aggregate_types.iter().map(AggregateType::as_str)))
+                .bind(names(filter.event_types.iter().map(EventType::as_str)));
+        }
+        let failed = |error| classify(error, "read events");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut rows = query.fetch(&mut *lease);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            let commit = row.try_get_unchecked(0).map_err(failed)?;
+            let ordinal = row.try_get_unchecked(1).map_err(failed)?;
+            take(commit, ordinal, columns(&row))?;
+        }
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
+    }
+
+    async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
+        let failed = |error| classify(error, "read events");
+        let query = sqlx::query(self.tail.sql()).bind(to_sql(after.get())).bind(to_sql(end.get()));
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut rows = query.fetch(&mut *lease);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            take(row.try_get(14).map_err(failed)?, row.try_get(1).map_err(failed)?, columns(&row))?;
+        }
+        drop(rows);
+        lease.end(Ok(())).map_err(failed)
+    }
+
+    /// If another session is at it, waits for it.
+    async fn sequence(&self) -> Result<Option<Position>> {
+        for wait in page::looks() {
+            match self.connections.one(sqlx::query_as::<_, (Option<i64>,)>(self.sequence.sql())).await {
+                Ok((Some(head),)) => return Ok(u64::try_from(head).ok().map(Position::new)),
+                // Where sessions see an older snapshot than the lock, a second sequencer is refused by the first one's rows.
+                Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "give out positions")),
+                Ok((None,)) | Err(_) => tokio::time::sleep(wait).await,
+            }
+        }
+        Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
+    }
+}
+
+fn visit(visit: &mut Visit<'_>, row: &PgRow) -> Result<()> {
+    let damaged = |error| visit.damaged(error);
+    let version: i64 = row.try_get_unchecked(0).map_err(damaged)?;
+    let payload: &[u8] = row.try_get_unchecked(4).map_err(damaged)?;
+    let Some(event_type) = row.try_get_unchecked::<Option<&str>, _>(1).map_err(damaged)? else {
+        return visit.snapshot(version, payload);
+    };
+    let schema_version: i64 = row.try_get_unchecked(2).map_err(damaged)?;
+    let codec: i16 = row.try_get_unchecked(3).map_err(damaged)?;
+    visit.event(&Replayed { version, event_type, schema_version, codec, payload })
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> Option<Vec<&'a str>> {
+    let names: Vec<_> = names.collect();
+    (!names.is_empty()).then_some(names)
+}
+
+/// Columns by their place, as every query here selects them: looking them up by name costs more than reading them. Their types are those of our
+/// own tables, so they are not compared once more in each row.
+fn columns(row: &PgRow) -> Result<Columns<'_>, sqlx::Error> {
+    Ok(Columns {
+        event_id: row.try_get_unchecked(2)?,
+        aggregate_type: row.try_get_unchecked(3)?,
+        aggregate_id: row.try_get_unchecked(4)?,
+        version: row.try_get_unchecked(5)?,
+        event_type: row.try_get_unchecked(6)?,
+        schema_version: row.try_get_unchecked(7)?,
+        codec: row.try_get_unchecked(8)?,
+        recorded_at: row.try_get_unchecked(9)?,
+        correlation_id: row.try_get_unchecked(10)?,
+        causation_id: row.try_get_unchecked(11)?,
+        metadata: row.try_get_unchecked(12)?,
+        payload: row.try_get_unchecked(13)?,
+    })
+}
+
+/// Binds: aggregate type, aggregate id, after, up to version, up to time or NULL.
+const REPLAY: &str = "
+    SELECT version, event_type, schema_version, codec, payload FROM {schema}.events
+    WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > $3 AND version <= $4
+        AND ($5::timestamptz IS NULL OR recorded_at <= $5)
+    ORDER BY version";
+
+/// Binds: aggregate type, aggregate id, after, up to version, fingerprint. The snapshot, if it is used, is a row without event type.
+const REPLAY_FROM_SNAPSHOT: &str = "
+    WITH snapshot AS MATERIALIZED (
+        SELECT version, state FROM {schema}.snapshots
+        WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > $3 AND version <= $4 AND fingerprint = $5
+    )
+    SELECT version, NULL, NULL, NULL, state FROM snapshot
+    UNION ALL
+    (SELECT version, event_type, schema_version, codec, payload FROM {schema}.events
+    WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > coalesce((SELECT version FROM snapshot), $3) AND version <= $4
+    ORDER BY version)";
+
+/// On a replica, and in a session that may only read, positions are what others gave out. Asked anew each time: a replica may be promoted.
+const SEQUENCE: &str = "
+    SELECT CASE current_setting('transaction_read_only') WHEN 'on' THEN -1 ELSE {schema}.sequence_commits() END";
+
+const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1";
+
+/// Binds: commit, place in it.
+const POSITION_OF: &str = "SELECT first_position + $2 - 1 FROM {schema}.log WHERE commit_id = $1";
+
+/// Binds: after, end. Begins with the commit that holds the next position. The limit only says that the rows are few.
+const LOG: &str = "
+    SELECT first_position, commit_id, events FROM {schema}.log
+    WHERE first_position + events - 1 > $1 AND first_position <= $2
+        AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)
+    ORDER BY first_position LIMIT $2 - $1";
+
+/// Here and below: `LATERAL` with `OFFSET 0` is looked up row by row. Planned as a join while the table was empty, it would read all of it until
+/// the table is analyzed.
+/// Binds: after, end. Begins as `LOG` does.
+const TAIL: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM {schema}.log l, LATERAL (SELECT * FROM {schema}.events e WHERE e.commit_id = l.commit_id OFFSET 0) AS e
+    WHERE l.first_position <= $2 AND l.first_position + l.events - 1 > $1
+        AND l.first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)";
+
+/// Binds: first commit, last commit.
+const EVENTS: &str = "
+    SELECT commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
+        correlation_id, causation_id, metadata, payload
+    FROM {schema}.events WHERE commit_id BETWEEN $1 AND $2";
+
+/// Binds: first commit, last commit, aggregate types and event types as arrays or NULL.
+const FILTERED: &str = "
+    SELECT commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
+        correlation_id, causation_id, metadata, payload
+    FROM {schema}.events WHERE commit_id BETWEEN $1 AND $2
+        AND ($3::text[] IS NULL OR aggregate_type = ANY ($3)) AND ($4::text[] IS NULL OR event_type = ANY ($4))";
+
+/// Binds: aggregate type, aggregate id, after, limit.
+const STREAM: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM {schema}.events e, LATERAL (SELECT first_position FROM {schema}.log l WHERE l.commit_id = e.commit_id OFFSET 0) AS l
+    WHERE e.aggregate_type = $1 AND e.aggregate_id = $2 AND e.version > $3
+    ORDER BY e.version LIMIT $4";
+
+/// Binds: event type, limit.
+const NEWEST: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
+    WHERE e.event_type = $1
+    ORDER BY l.first_position DESC, e.ordinal DESC LIMIT $2";
+
+/// Binds: time, limit.
+const RECORDED_AFTER: &str = "
+    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
+        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
+        l.first_position
+    FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
+    WHERE l.recorded_at > $1
+    ORDER BY l.first_position, e.ordinal LIMIT $2";

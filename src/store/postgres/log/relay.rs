@@ -1,0 +1,108 @@
+//! What a relay keeps: its position, and its lease.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::id::{Fence, Position, check_lease_name, check_relay_name};
+use crate::store::log::relay::{LeaseStore, RelayCheckpoint, check_fence};
+use crate::store::postgres::PostgresStore;
+use crate::store::postgres::connection::{Schema, Statement, classify};
+use crate::store::server::convert::{from_sql, micros_to_sql, to_sql};
+
+/// The statements of this file, for one schema.
+#[derive(Debug, Clone)]
+pub(crate) struct Statements {
+    relayed: Statement,
+    set_relayed: Statement,
+    take_lease: Statement,
+    release_lease: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new(schema: &Schema) -> Self {
+        Self {
+            relayed: schema.statement(RELAYED),
+            set_relayed: schema.statement(SET_RELAYED),
+            take_lease: schema.statement(TAKE_LEASE),
+            release_lease: schema.statement(RELEASE_LEASE),
+        }
+    }
+}
+
+#[async_trait]
+impl RelayCheckpoint for PostgresStore {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
+        let position: Option<i64> = sqlx::query_scalar(self.relay.relayed.sql())
+            .bind(relay)
+            .fetch_optional(self.writer.connections.pool())
+            .await
+            .map_err(|error| classify(error, "read a relay's position"))?;
+        from_sql(position.unwrap_or(0), "position").map(Position::new)
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        check_relay_name(relay)?;
+        let newest: i64 = sqlx::query_scalar(self.relay.set_relayed.sql())
+            .bind(relay)
+            .bind(to_sql(position.get()))
+            .bind(to_sql(fence.get()))
+            .fetch_one(self.writer.connections.pool())
+            .await
+            .map_err(|error| classify(error, "move a relay's position"))?;
+        check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
+    }
+}
+
+#[async_trait]
+impl LeaseStore for PostgresStore {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        check_lease_name(name)?;
+        let fence: Option<i64> = sqlx::query_scalar(self.relay.take_lease.sql())
+            .bind(name)
+            .bind(holder)
+            .bind(micros_to_sql(length))
+            .fetch_optional(self.writer.connections.pool())
+            .await
+            .map_err(|error| classify(error, "take a lease"))?;
+        fence.map(|fence| from_sql(fence, "fence").map(Fence::new)).transpose()
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        check_lease_name(name)?;
+        let released = sqlx::query(self.relay.release_lease.sql())
+            .bind(name)
+            .bind(holder)
+            .execute(self.writer.connections.pool())
+            .await;
+        released.map(drop).map_err(|error| classify(error, "give a lease back"))
+    }
+}
+
+const RELAYED: &str = "SELECT position FROM {schema}.relays WHERE relay = $1";
+
+/// Binds: relay, position, fence. Returns the newest fence: if that is larger, nothing was changed.
+const SET_RELAYED: &str = "
+    INSERT INTO {schema}.relays AS r (relay, position, fence) VALUES ($1, $2, $3)
+    ON CONFLICT (relay) DO UPDATE SET
+        position = CASE WHEN r.fence <= excluded.fence THEN greatest(r.position, excluded.position) ELSE r.position END,
+        fence = greatest(r.fence, excluded.fence)
+    RETURNING fence";
+
+/// Binds: name, holder, length in microseconds. Returns nothing while it is somebody else's. Where sessions race for it, the second waits for
+/// the first one's row, and looks at the clock again.
+const TAKE_LEASE: &str = "
+    INSERT INTO {schema}.leases AS l (name, holder, fence, ends_at)
+    VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')
+    ON CONFLICT (name) DO UPDATE SET
+        fence = CASE WHEN l.holder = excluded.holder THEN l.fence ELSE l.fence + 1 END,
+        holder = excluded.holder,
+        ends_at = excluded.ends_at
+    WHERE l.holder = excluded.holder OR l.holder IS NULL OR l.ends_at <= clock_timestamp()
+    RETURNING fence";
+
+/// Binds: name, holder.
+const RELEASE_LEASE: &str = "UPDATE {schema}.leases SET holder = NULL WHERE name = $1 AND holder = $2";

@@ -1,0 +1,131 @@
+//! Deadlines in PostgreSQL.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::id::ProjectionName;
+use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineColumns, DeadlineStore, parts};
+use crate::store::postgres::connection::{Schema, Statement, classify};
+use crate::store::postgres::model::PostgresReadModel;
+use crate::store::server::convert::limit_to_sql;
+
+#[async_trait]
+impl DeadlineStore for PostgresReadModel {
+    async fn change_deadlines(
+        &self,
+        tx: &mut PgConnection,
+        process: &ProjectionName,
+        changes: &[DeadlineChange],
+    ) -> Result<()> {
+        self.deadlines.change(tx, process, changes).await.map_err(|error| classify(error, "change deadlines"))
+    }
+
+    async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
+        let failed = |error| classify(error, "change deadlines");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        self.deadlines.change(&mut tx, process, changes).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
+    }
+
+    async fn due_deadlines(&self, process: &ProjectionName, now: DateTime<Utc>, limit: usize) -> Result<Vec<Deadline>> {
+        let failed = |error| classify(error, "read deadlines");
+        let due = sqlx::query(self.deadlines.due.sql()).bind(process.as_str()).bind(now).bind(limit_to_sql(limit));
+        let rows = due.fetch_all(&self.pool).await.map_err(failed)?;
+        rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
+    }
+
+    async fn postpone_deadline(
+        &self,
+        process: &ProjectionName,
+        id: Uuid,
+        until: DateTime<Utc>,
+        error: &str,
+    ) -> Result<()> {
+        let query = sqlx::query(self.deadlines.postpone.sql()).bind(process.as_str()).bind(id).bind(until).bind(error);
+        query.execute(&self.pool).await.map(drop).map_err(|error| classify(error, "postpone a deadline"))
+    }
+}
+
+fn columns(row: &PgRow) -> Result<DeadlineColumns<'_>, sqlx::Error> {
+    Ok(DeadlineColumns {
+        id: row.try_get(0)?,
+        key: row.try_get(1)?,
+        name: row.try_get(2)?,
+        at: row.try_get(3)?,
+        correlation_id: row.try_get(4)?,
+        attempts: row.try_get(5)?,
+    })
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Statements {
+    set: Statement,
+    end: Statement,
+    due: Statement,
+    postpone: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new(schema: &Schema) -> Self {
+        Self {
+            set: schema.statement(SET),
+            end: schema.statement(END),
+            due: schema.statement(DUE),
+            postpone: schema.statement(POSTPONE),
+        }
+    }
+
+    async fn change(
+        &self,
+        tx: &mut PgConnection,
+        process: &ProjectionName,
+        changes: &[DeadlineChange],
+    ) -> Result<(), sqlx::Error> {
+        let (set, ended) = parts(changes);
+        if !set.is_empty() {
+            let query = sqlx::query(self.set.sql())
+                .bind(process.as_str())
+                .bind(set.iter().map(|deadline| deadline.id).collect::<Vec<_>>())
+                .bind(set.iter().map(|deadline| deadline.key.as_str()).collect::<Vec<_>>())
+                .bind(set.iter().map(|deadline| deadline.name.as_str()).collect::<Vec<_>>())
+                .bind(set.iter().map(|deadline| deadline.at).collect::<Vec<_>>())
+                .bind(set.iter().map(|deadline| deadline.correlation_id.map(|id| *id.as_uuid())).collect::<Vec<_>>());
+            query.execute(&mut *tx).await?;
+        }
+        if !ended.is_empty() {
+            sqlx::query(self.end.sql()).bind(process.as_str()).bind(ended).execute(tx).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Binds: process, ids, keys, names, times, correlation ids.
+const SET: &str = "
+    INSERT INTO {schema}.deadlines (process, deadline_id, process_key, name, due_at, correlation_id)
+    SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::uuid[])
+    ON CONFLICT (process, deadline_id) DO NOTHING";
+
+/// Each is looked up by itself, whatever the planner believed of a table that was small when it looked. One that somebody changes meanwhile
+/// may stay: a row too many does no harm.
+/// Binds: process, ids.
+const END: &str = "
+    DELETE FROM {schema}.deadlines WHERE ctid = ANY (ARRAY(
+        SELECT d.ctid FROM unnest($2::uuid[]) AS ended (id), LATERAL (
+            SELECT ctid FROM {schema}.deadlines WHERE process = $1 AND deadline_id = ended.id OFFSET 0
+        ) AS d
+    ))";
+
+/// Binds: process, now, limit.
+const DUE: &str = "
+    SELECT deadline_id, process_key, name, due_at, correlation_id, attempts FROM {schema}.deadlines
+    WHERE process = $1 AND due_at <= $2
+    ORDER BY due_at LIMIT $3";
+
+/// Binds: process, id, time, error.
+const POSTPONE: &str = "
+    UPDATE {schema}.deadlines SET due_at = $3, attempts = attempts + 1, error = $4 WHERE process = $1 AND deadline_id = $2";

@@ -1,0 +1,201 @@
+//! Order per aggregate in PostgreSQL: one statement makes and locks the rows of a batch, one writes what has changed of them.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Row as _};
+
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::Work;
+use crate::store::model::parking::Parked;
+use crate::store::model::progress::{
+    Progress, ProgressStore, Row, Turn, changes, in_key_order, in_log_order, parked_of, progress_of, stored,
+};
+use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
+use crate::store::postgres::model::{PostgresReadModel, columns};
+use crate::store::server::convert::{from_sql, to_sql};
+
+#[async_trait]
+impl ProgressStore for PostgresReadModel {
+    async fn begin(&self, projection: &ProjectionName, work: Work<PgConnection>) -> Result<()> {
+        let failed = |error| classify(error, "set up a projection");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        let per_aggregate: bool = sqlx::query_scalar(self.progress.begin.sql())
+            .bind(projection.as_str())
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed)?;
+        if !per_aggregate {
+            return Err(in_log_order(projection));
+        }
+        work(&mut tx).await.map_err(classify_work)?;
+        tx.commit().await.map_err(failed)
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        let failed = |error| classify(error, "read progress");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let found = rows(&mut connection, &self.progress.find, projection, streams).await?;
+        Ok(found.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+    }
+
+    async fn progress(
+        &self,
+        projection: &ProjectionName,
+        streams: Vec<StreamId>,
+        turn: Turn<PgConnection>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "commit a batch");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        let streams = in_key_order(streams);
+        let locked = rows(&mut tx, &self.progress.lock, projection, &streams).await?;
+        let parked = self.parked_of(&mut tx, projection, &parked_of(&streams, &locked)).await?;
+        let before = progress_of(streams, &locked, parked)?;
+        let mut after = before.clone();
+        turn(&mut tx, &mut after).await.map_err(classify_work)?;
+        let (changed, parking) = changes(&before, &after);
+        self.set(&mut tx, projection, &changed).await.map_err(failed)?;
+        for change in &parking {
+            self.statements.park(projection, change).execute(&mut *tx).await.map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        let swept: i64 = sqlx::query_scalar(self.progress.sweep.sql())
+            .bind(projection.as_str())
+            .bind(to_sql(to.get()))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| classify(error, "move a swept position"))?;
+        from_sql(swept, "position").map(Position::new)
+    }
+}
+
+impl PostgresReadModel {
+    async fn parked_of(
+        &self,
+        tx: &mut PgConnection,
+        projection: &ProjectionName,
+        streams: &[&StreamId],
+    ) -> Result<Vec<Parked>> {
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |error| classify(error, "read what is parked");
+        let (kinds, ids) = keys(streams.iter().copied());
+        let query = sqlx::query(self.progress.parked.sql()).bind(projection.as_str()).bind(kinds).bind(ids);
+        let rows = query.fetch_all(tx).await.map_err(failed)?;
+        rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
+    }
+
+    async fn set(
+        &self,
+        tx: &mut PgConnection,
+        projection: &ProjectionName,
+        changed: &[&Progress],
+    ) -> Result<(), sqlx::Error> {
+        let (kinds, ids) = keys(changed.iter().map(|row| &row.stream));
+        let numbers = |number: fn(&Progress) -> Version| -> Vec<i64> {
+            changed.iter().map(|row| to_sql(number(row).get())).collect()
+        };
+        let query = sqlx::query(self.progress.set.sql()).bind(projection.as_str()).bind(kinds).bind(ids);
+        let query = query.bind(numbers(|row| row.applied)).bind(numbers(|row| row.seen));
+        query.execute(tx).await.map(drop)
+    }
+}
+
+fn keys<'s>(streams: impl Iterator<Item = &'s StreamId>) -> (Vec<&'s str>, Vec<&'s str>) {
+    streams.map(|stream| (stream.aggregate_type().as_str(), stream.aggregate_id().as_str())).unzip()
+}
+
+async fn rows(
+    db: &mut PgConnection,
+    statement: &Statement,
+    projection: &ProjectionName,
+    streams: &[StreamId],
+) -> Result<HashMap<StreamId, Row>> {
+    let (kinds, ids) = keys(streams.iter());
+    let query = sqlx::query(statement.sql()).bind(projection.as_str()).bind(kinds).bind(ids);
+    let failed = |error| classify(error, "read progress");
+    let found = query.fetch_all(db).await.map_err(failed)?;
+    found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect()
+}
+
+fn row_of(row: &PgRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
+    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Statements {
+    begin: Statement,
+    find: Statement,
+    lock: Statement,
+    set: Statement,
+    parked: Statement,
+    sweep: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new(schema: &Schema) -> Self {
+        Self {
+            begin: schema.statement(BEGIN),
+            find: schema.statement(FIND),
+            lock: schema.statement(LOCK),
+            set: schema.statement(SET),
+            parked: schema.statement(PARKED),
+            sweep: schema.statement(SWEEP),
+        }
+    }
+}
+
+/// A projection that has begun in log order stays in it; but not if it has not got anywhere.
+const BEGIN: &str = "
+    INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, 0, true)
+    ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
+    RETURNING per_aggregate";
+
+/// Row by row, whatever the planner believed of a table that was small when it looked.
+/// Binds: projection, aggregate types, aggregate ids.
+const FIND: &str = "
+    SELECT wanted.aggregate_type, wanted.aggregate_id, p.applied, p.seen
+    FROM unnest($2::text[], $3::text[]) AS wanted (aggregate_type, aggregate_id), LATERAL (
+        SELECT applied, seen FROM {schema}.progress AS p
+        WHERE p.projection = $1 AND p.aggregate_type = wanted.aggregate_type AND p.aggregate_id = wanted.aggregate_id
+        OFFSET 0
+    ) AS p";
+
+/// Makes the rows that are not there, and locks all of them, in the order in which they are given: that of their key. What another
+/// transaction has locked is read as it is after that one's end. A process that is paused with the rows in its hands would stop every other
+/// worker there: so the server ends the transaction when it hears nothing in it for 30 seconds.
+/// Binds: projection, aggregate types, aggregate ids.
+const LOCK: &str = "
+    INSERT INTO {schema}.progress AS p (projection, aggregate_type, aggregate_id, applied, seen)
+    SELECT $1, aggregate_type, aggregate_id, 0, 0
+    FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (aggregate_type, aggregate_id, place)
+    ORDER BY place
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = p.applied
+    RETURNING aggregate_type, aggregate_id, applied, seen, set_config('idle_in_transaction_session_timeout', '30s', true)";
+
+/// All of them are there: the conflict finds each by its key.
+/// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen.
+const SET: &str = "
+    INSERT INTO {schema}.progress (projection, aggregate_type, aggregate_id, applied, seen)
+    SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[])
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = excluded.applied, seen = excluded.seen";
+
+/// Binds: projection, aggregate types, aggregate ids.
+const PARKED: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM unnest($2::text[], $3::text[]) AS wanted (aggregate_type, aggregate_id)
+    JOIN {schema}.parked USING (aggregate_type, aggregate_id)
+    WHERE projection = $1";
+
+const SWEEP: &str = "
+    INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, $2, true)
+    ON CONFLICT (projection) DO UPDATE SET position = greatest(c.position, excluded.position)
+    RETURNING position";

@@ -1,0 +1,350 @@
+//! Views in PostgreSQL: a batch's rows are read by one statement and written by one.
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
+
+use crate::error::{ErrorKind, Result};
+use crate::id::{Generation, Position, ProjectionName, ViewKey};
+use crate::store::model::views::{
+    Changes, Entry, GOING, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
+};
+use crate::store::postgres::connection::{Schema, Statement, classify};
+use crate::store::postgres::model::PostgresReadModel;
+use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
+
+#[async_trait]
+impl ViewStore for PostgresReadModel {
+    async fn load(&self, tx: &mut PgConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        let texts: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
+        let load = of(&self.views.load, view).bind(texts).bind(view.projection().as_str());
+        let found = load.fetch_all(tx).await.map_err(|error| classify(error, "read a view's rows"))?;
+        if found.len() != keys.len() {
+            return Err(ErrorKind::Transient("lock a view's rows: somebody takes them away".into()).into());
+        }
+        keys.iter().zip(&found).map(|(key, row)| parse(row, key.clone())).collect()
+    }
+
+    async fn save(&self, tx: &mut PgConnection, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+        let changes = Changes::between(before, after);
+        self.write(tx, view, &changes, &self.views.write, &self.views.write_fields)
+            .await
+            .map_err(|error| classify(error, "write a view's rows"))
+    }
+
+    async fn add(&self, tx: &mut PgConnection, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+        let before: Vec<_> = rows.iter().map(|row| ViewRow::empty(row.key.clone())).collect();
+        let changes = Changes::between(&before, rows);
+        self.write(tx, view, &changes, &self.views.add, &self.views.add_fields)
+            .await
+            .map_err(|error| classify(error, "write a view's rows"))
+    }
+
+    async fn clear(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
+        let cleared = self.views.take_away_rows(tx, view, usize::MAX).await;
+        cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
+    }
+
+    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        let failed = |error| classify(error, "switch a view's generation");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        let checkpoint = self.views.hold_checkpoint(&mut tx, view).await.map_err(failed)?;
+        let live = ViewId::new(view.view().as_str(), self.views.hold_live(&mut tx, view.view()).await?)?;
+        let live_at = self.views.hold_checkpoint(&mut tx, &live).await.map_err(failed)?;
+        let position = |at| from_sql(at, "position").map(Position::new);
+        when.check(view, position(checkpoint)?, position(live_at)?)?;
+        of(&self.views.go_live, view).execute(&mut *tx).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(live.generation())
+    }
+
+    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        let failed = |error| classify(error, "take away a view's generation");
+        let projection = view.projection().as_str();
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        // In the order of a switch: the checkpoint, and then which one is live.
+        let going = sqlx::query(self.views.going_away.sql()).bind(projection).bind(to_sql(GOING.get()));
+        going.execute(&mut *tx).await.map_err(failed)?;
+        if self.views.hold_live(&mut tx, view.view()).await? == view.generation() {
+            return Err(still_live(view));
+        }
+        let is_gone = self.views.take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
+        if is_gone {
+            for forget in &self.views.forget {
+                sqlx::query(forget.sql()).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+            }
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(is_gone)
+    }
+
+    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+        let live: Option<i64> = sqlx::query_scalar(self.views.live.sql())
+            .bind(view.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|error| classify(error, "read a view's generation"))?;
+        live.map_or(Ok(ViewId::FIRST), |live| from_sql(live, "generation").map(Generation::new))
+    }
+
+    async fn rows(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        keys: &[ViewKey],
+    ) -> Result<Vec<ViewRow>> {
+        let keys: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
+        let query = sqlx::query(self.views.find.sql()).bind(view.as_str()).bind(keys);
+        self.read(query.bind(generation.map(|number| to_sql(number.get())))).await
+    }
+
+    async fn page(
+        &self,
+        view: &ProjectionName,
+        generation: Option<Generation>,
+        page: &ViewPage,
+    ) -> Result<Vec<ViewRow>> {
+        let statement = if page.of.is_some() { &self.views.page_of } else { &self.views.page };
+        let query =
+            sqlx::query(statement.sql()).bind(view.as_str()).bind(page.after_key()).bind(limit_to_sql(page.limit));
+        let query = query.bind(generation.map(|number| to_sql(number.get())));
+        match &page.of {
+            Some((field, value)) => self.read(query.bind(field).bind(value)).await,
+            None => self.read(query).await,
+        }
+    }
+}
+
+impl PostgresReadModel {
+    async fn write(
+        &self,
+        tx: &mut PgConnection,
+        view: &ViewId,
+        changes: &Changes<'_>,
+        write: &Statement,
+        write_fields: &Statement,
+    ) -> Result<(), sqlx::Error> {
+        let statements = &self.views;
+        if !changes.kept.is_empty() {
+            let kept = || changes.kept.iter();
+            let query = of(write, view)
+                .bind(kept().map(|row| row.key.as_str()).collect::<Vec<_>>())
+                .bind(kept().map(|row| row.state.as_deref()).collect::<Vec<_>>())
+                .bind(kept().map(|row| row.fields.to_json()).collect::<Vec<_>>())
+                .bind(kept().map(|row| to_sql(row.position.get())).collect::<Vec<_>>());
+            query.execute(&mut *tx).await?;
+        }
+        if !changes.removed.is_empty() {
+            let keys: Vec<_> = changes.removed.iter().map(|row| row.key.as_str()).collect();
+            let remove = of(&statements.remove, view).bind(keys.clone()).bind(view.projection().as_str());
+            if remove.execute(&mut *tx).await?.rows_affected() == 0 {
+                of(&statements.empty, view).bind(keys).execute(&mut *tx).await?;
+            }
+        }
+        for (statement, entries) in [(&statements.remove_fields, &changes.lost), (write_fields, &changes.won)] {
+            if !entries.is_empty() {
+                let column = |part: fn(&Entry<'_>) -> String| entries.iter().map(part).collect::<Vec<_>>();
+                let query = of(statement, view).bind(column(|entry| entry.0.to_owned()));
+                let query = query.bind(column(|entry| entry.1.to_owned())).bind(column(|entry| entry.2.to_string()));
+                query.execute(&mut *tx).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<ViewRow>> {
+        let failed = |error| classify(error, "read a view's rows");
+        let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
+        rows.iter().map(|row| parse(row, stored_key(row.try_get(3).map_err(failed)?)?)).collect()
+    }
+}
+
+fn of<'v>(statement: &Statement, view: &'v ViewId) -> Query<'v, Postgres, PgArguments> {
+    sqlx::query(statement.sql()).bind(view.view().as_str()).bind(to_sql(view.generation().get()))
+}
+
+/// Columns: state, fields, position; all NULL where there is no row.
+fn parse(row: &PgRow, key: ViewKey) -> Result<ViewRow> {
+    let failed = |error| classify(error, "read a view's row");
+    let position: Option<i64> = row.try_get(2).map_err(failed)?;
+    let position = Position::new(from_sql(position.unwrap_or(0), "position")?);
+    ViewRow::stored(key, row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?, position)
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Statements {
+    hold_checkpoint: Statement,
+    hold_live: Statement,
+    going_away: Statement,
+    take_away: Statement,
+    take_away_fields: Statement,
+    forget: [Statement; 3],
+    load: Statement,
+    write: Statement,
+    add: Statement,
+    add_fields: Statement,
+    remove: Statement,
+    empty: Statement,
+    write_fields: Statement,
+    remove_fields: Statement,
+    live: Statement,
+    go_live: Statement,
+    find: Statement,
+    page: Statement,
+    page_of: Statement,
+}
+
+impl Statements {
+    pub(crate) fn new(schema: &Schema) -> Self {
+        Self {
+            hold_checkpoint: schema.statement(HOLD_CHECKPOINT),
+            hold_live: schema.statement(HOLD_LIVE),
+            going_away: schema.statement(GOING_AWAY),
+            take_away: schema.statement(TAKE_AWAY),
+            take_away_fields: schema.statement(TAKE_AWAY_FIELDS),
+            forget: [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT].map(|forget| schema.statement(forget)),
+            load: schema.statement(LOAD),
+            write: schema.statement(WRITE),
+            add: schema.statement(ADD),
+            add_fields: schema.statement(ADD_FIELDS),
+            remove: schema.statement(REMOVE),
+            empty: schema.statement(EMPTY),
+            write_fields: schema.statement(WRITE_FIELDS),
+            remove_fields: schema.statement(REMOVE_FIELDS),
+            live: schema.statement(LIVE),
+            go_live: schema.statement(GO_LIVE),
+            find: schema.statement(FIND),
+            page: schema.statement(PAGE),
+            page_of: schema.statement(PAGE_OF),
+        }
+    }
+
+    /// Reads a generation's checkpoint, which then stays where it is until the transaction ends.
+    async fn hold_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<i64, sqlx::Error> {
+        let query = sqlx::query_scalar(self.hold_checkpoint.sql()).bind(view.projection().as_str());
+        Ok(query.fetch_optional(tx).await?.unwrap_or(0))
+    }
+
+    /// Reads which generation is live, and lets nobody change it until the transaction ends.
+    async fn hold_live(&self, tx: &mut PgConnection, view: &ProjectionName) -> Result<Generation> {
+        let live = sqlx::query_scalar(self.hold_live.sql()).bind(view.as_str()).fetch_one(tx).await;
+        let live = live.map_err(|error| classify(error, "read a view's generation"))?;
+        from_sql(live, "generation").map(Generation::new)
+    }
+
+    /// Returns whether there are none any more.
+    async fn take_away_rows(&self, tx: &mut PgConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
+        let limit = limit_to_sql(at_most);
+        for statement in [&self.take_away, &self.take_away_fields] {
+            let taken = of(statement, view).bind(limit).execute(&mut *tx).await?.rows_affected();
+            if to_sql(taken) >= limit {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A function of the server's: what takes several statements is one round trip. Binds: view, generation, keys, projection.
+const LOAD: &str = "SELECT row_state, row_fields, row_position FROM {schema}.load_rows($1, $2, $3, $4)";
+
+/// Binds: view, generation, keys, states, fields, positions.
+const WRITE: &str = "
+    INSERT INTO {schema}.views (view, generation, key, state, fields, position)
+    SELECT $1, $2, key, state, fields, position
+    FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[]) AS changed (key, state, fields, position)
+    ON CONFLICT (view, generation, key) DO UPDATE
+    SET state = excluded.state, fields = excluded.fields, position = excluded.position";
+
+/// Where nothing can be there, it need not be looked for: half the work of `WRITE`. Binds as there.
+const ADD: &str = "
+    INSERT INTO {schema}.views (view, generation, key, state, fields, position)
+    SELECT $1, $2, key, state, fields, position
+    FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[]) AS new (key, state, fields, position)";
+
+/// Binds: view, generation, fields, values, keys.
+const ADD_FIELDS: &str = "
+    INSERT INTO {schema}.view_fields (view, generation, field, value, key)
+    SELECT $1, $2, field, value, key FROM unnest($3::text[], $4::text[], $5::text[]) AS new (field, value, key)";
+
+/// In log order. Binds: view, generation, keys, projection.
+const REMOVE: &str = "
+    DELETE FROM {schema}.views
+    WHERE view = $1 AND generation = $2 AND key = ANY ($3)
+        AND NOT EXISTS (SELECT FROM {schema}.checkpoints WHERE projection = $4 AND per_aggregate)";
+
+/// With order per aggregate others may be waiting for the row. Binds: view, generation, keys.
+const EMPTY: &str = "
+    UPDATE {schema}.views SET state = NULL, fields = NULL, position = 0
+    WHERE view = $1 AND generation = $2 AND key = ANY ($3)";
+
+/// Binds: view, generation, fields, values, keys.
+const WRITE_FIELDS: &str = "
+    INSERT INTO {schema}.view_fields (view, generation, field, value, key)
+    SELECT $1, $2, field, value, key FROM unnest($3::text[], $4::text[], $5::text[]) AS won (field, value, key)
+    ON CONFLICT DO NOTHING";
+
+/// Binds: view, generation, fields, values, keys.
+const REMOVE_FIELDS: &str = "
+    DELETE FROM {schema}.view_fields AS f
+    USING unnest($3::text[], $4::text[], $5::text[]) AS lost (field, value, key)
+    WHERE f.view = $1 AND f.generation = $2 AND f.field = lost.field AND f.value = lost.value AND f.key = lost.key";
+
+const LIVE: &str = "SELECT live FROM {schema}.view_generations WHERE view = $1";
+
+const GO_LIVE: &str = "
+    INSERT INTO {schema}.view_generations (view, live) VALUES ($1, $2)
+    ON CONFLICT (view) DO UPDATE SET live = excluded.live";
+
+const HOLD_CHECKPOINT: &str = "SELECT position FROM {schema}.checkpoints WHERE projection = $1 FOR UPDATE";
+
+const HOLD_LIVE: &str = "
+    INSERT INTO {schema}.view_generations AS g (view, live) VALUES ($1, 1)
+    ON CONFLICT (view) DO UPDATE SET live = g.live
+    RETURNING live";
+
+/// Binds: projection, position.
+const GOING_AWAY: &str = "
+    INSERT INTO {schema}.checkpoints (projection, position) VALUES ($1, $2)
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position";
+
+/// Binds: view, generation, limit.
+const TAKE_AWAY: &str = "
+    DELETE FROM {schema}.views
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM {schema}.views WHERE view = $1 AND generation = $2 LIMIT $3))";
+
+/// Binds: view, generation, limit.
+const TAKE_AWAY_FIELDS: &str = "
+    DELETE FROM {schema}.view_fields
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM {schema}.view_fields WHERE view = $1 AND generation = $2 LIMIT $3))";
+
+const FORGET_CHECKPOINT: &str = "DELETE FROM {schema}.checkpoints WHERE projection = $1";
+
+const FORGET_PARKED: &str = "DELETE FROM {schema}.parked WHERE projection = $1";
+
+const FORGET_PROGRESS: &str = "DELETE FROM {schema}.progress WHERE projection = $1";
+
+/// Binds: view, keys, generation or NULL.
+const FIND: &str = "
+    SELECT state, fields, position, key FROM {schema}.views
+    WHERE view = $1 AND key = ANY ($2) AND state IS NOT NULL
+        AND generation = coalesce($3, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)";
+
+/// Binds: view, key to begin after, limit, generation or NULL.
+const PAGE: &str = "
+    SELECT state, fields, position, key FROM {schema}.views
+    WHERE view = $1 AND key > $2 AND state IS NOT NULL
+        AND generation = coalesce($4, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
+    ORDER BY key LIMIT $3";
+
+/// Binds: view, key to begin after, limit, generation or NULL, field, value.
+const PAGE_OF: &str = "
+    SELECT v.state, v.fields, v.position, v.key
+    FROM {schema}.view_fields AS f
+    JOIN {schema}.views AS v ON v.view = f.view AND v.generation = f.generation AND v.key = f.key
+    WHERE f.view = $1 AND f.key > $2 AND f.field = $5 AND f.value = $6 AND v.state IS NOT NULL
+        AND f.generation = coalesce($4, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
+    ORDER BY f.key LIMIT $3";

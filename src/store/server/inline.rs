@@ -1,0 +1,96 @@
+//! Inline projections on database servers: set up, and applied in the transaction of a round of appends.
+
+use std::sync::Arc;
+
+use chrono::{SubsecRound, Utc};
+use futures::FutureExt;
+
+use crate::error::{Error, ErrorKind, Result, chain};
+use crate::event::RecordedEvent;
+use crate::id::{Position, Version};
+use crate::store::log::append::{Append, Appended, Outcome};
+use crate::store::log::inline::{Inline, Inlines, wanted};
+use crate::store::log::reader::EventReader;
+use crate::store::model::checkpoint::Work;
+use crate::store::model::progress::ProgressStore;
+
+/// The events that a round has written. They have no positions yet, and their time is about that of the commit.
+pub(crate) fn written(round: &[&Append], results: &[Result<Appended>]) -> Vec<RecordedEvent> {
+    let recorded_at = Utc::now().trunc_subsecs(6);
+    let mut written = Vec::new();
+    for (append, appended) in round.iter().zip(results) {
+        let Ok(Appended { versions, outcome: Outcome::Written, .. }) = appended else { continue };
+        for (part, last) in append.streams().iter().zip(versions) {
+            let first = last.get() - part.events.len() as u64 + 1;
+            written.extend(part.events.iter().zip(first..).map(|(event, version)| RecordedEvent {
+                position: Position::ZERO,
+                stream: part.stream.clone(),
+                version: Version::new(version),
+                recorded_at,
+                event: event.clone(),
+            }));
+        }
+    }
+    written
+}
+
+/// Applies a round's events in its own transaction.
+pub(crate) async fn apply_inline<Tx: Send + 'static>(
+    inlines: &Inlines<Tx>,
+    tx: &mut Tx,
+    round: &[&Append],
+    results: &[Result<Appended>],
+) -> Result<()> {
+    if inlines.is_empty() {
+        return Ok(());
+    }
+    let written = written(round, results);
+    for inline in inlines.iter() {
+        let wanted = wanted(inline.filter(), &written);
+        if !wanted.is_empty() {
+            inline.apply(tx, wanted).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the checkpoint of an inline projection is: beyond all positions, since whatever is in the log is applied.
+const INLINE: Position = Position::new(i64::MAX.unsigned_abs());
+
+/// Sets an inline projection up. From then on no worker runs it.
+pub(crate) async fn begin_inline<M: ProgressStore>(
+    models: &M,
+    log: &impl EventReader,
+    inline: Arc<dyn Inline<M::Tx>>,
+) -> Result<()> {
+    let projection = inline.projection().clone();
+    let refused = |problem: String| ErrorKind::Invalid(format!("projection {projection} {problem}")).into();
+    let checkpoint = models.checkpoint(&projection).await?;
+    if checkpoint != INLINE {
+        let head = log.head().await?;
+        if checkpoint != head {
+            return Err(refused(format!(
+                "is at position {checkpoint}, and the log ends at {head}: it cannot go on inline"
+            )));
+        }
+        if !models.parking(&projection).await?.parked.is_empty() {
+            return Err(refused("has parked aggregates: it cannot go on inline".into()));
+        }
+    }
+    // Order per aggregate: views lock their rows then.
+    let work: Work<M::Tx> = Box::new(move |tx| async move { inline.set_up(tx).await }.boxed());
+    models.begin(&projection, work).await?;
+    models.sweep(&projection, INLINE).await.map(drop)
+}
+
+/// What a projection's work returned. Where the first error of the database's in its chain says that the database is the trouble, the
+/// projection is not to blame.
+pub(crate) fn classify_work(error: Error, kind: fn(&sqlx::Error, &str) -> ErrorKind) -> Error {
+    let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    match beneath.map(|beneath| kind(beneath, "apply events")) {
+        Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
+            Error::with_source(kind, error)
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,9 @@
+//! What the drivers for database servers share, whatever their SQL.
+
+pub(crate) mod connections;
+pub(crate) mod convert;
+pub(crate) mod health;
+pub(crate) mod inline;
+pub(crate) mod page;
+pub(crate) mod rounds;
+pub(crate) mod row;

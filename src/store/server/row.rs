@@ -1,0 +1,142 @@
+//! Rows to events: whole ones for readers of the log, and borrowed ones for a replay.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
+use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
+use crate::store::log::reader::Visitor;
+use crate::store::server::convert::{from_sql, position};
+
+/// The columns of an event as they are stored.
+pub(crate) struct Columns<'r> {
+    pub(crate) event_id: Uuid,
+    pub(crate) aggregate_type: &'r str,
+    pub(crate) aggregate_id: &'r str,
+    pub(crate) version: i64,
+    pub(crate) event_type: &'r str,
+    pub(crate) schema_version: i64,
+    pub(crate) codec: i16,
+    pub(crate) recorded_at: DateTime<Utc>,
+    pub(crate) correlation_id: Option<Uuid>,
+    pub(crate) causation_id: Option<Uuid>,
+    pub(crate) metadata: Option<&'r str>,
+    pub(crate) payload: &'r [u8],
+}
+
+/// Builds whole events; their types share one allocation each.
+#[derive(Default)]
+pub(crate) struct EventBuilder {
+    aggregate_types: Vec<AggregateType>,
+    event_types: Vec<EventType>,
+}
+
+impl EventBuilder {
+    /// The event at a place of the commit that begins at position `first`. What is wrong with it is reported with its position.
+    pub(crate) fn build(
+        &mut self,
+        first: u64,
+        ordinal: i32,
+        columns: Result<Columns<'_>, sqlx::Error>,
+    ) -> Result<RecordedEvent> {
+        let position = position(first, ordinal);
+        let damaged = |error| Error::with_source(ErrorKind::Corrupt(format!("position {position}")), error);
+        self.parse(position, &columns.map_err(damaged)?)
+            .map_err(|problem| ErrorKind::Corrupt(format!("position {position}: {problem}")).into())
+    }
+
+    fn parse(&mut self, position: Position, columns: &Columns<'_>) -> Result<RecordedEvent, String> {
+        let aggregate_type = known(&mut self.aggregate_types, columns.aggregate_type, AggregateType::as_str)?;
+        let aggregate_id = AggregateId::new(columns.aggregate_id).map_err(|error| error.to_string())?;
+        let (correlation, causation) = (columns.correlation_id.map(Into::into), columns.causation_id.map(Into::into));
+        let metadata = Metadata::from_parts(correlation, causation, columns.metadata)
+            .map_err(|error| format!("metadata: {error}"))?;
+        let version = u64::try_from(columns.version).map_err(|_| format!("negative version {}", columns.version))?;
+        Ok(RecordedEvent {
+            position,
+            stream: StreamId::new(aggregate_type, aggregate_id),
+            version: Version::new(version),
+            recorded_at: columns.recorded_at,
+            event: NewEvent {
+                id: columns.event_id.into(),
+                event_type: known(&mut self.event_types, columns.event_type, EventType::as_str)?,
+                schema_version: schema_version(columns.schema_version)?,
+                codec: codec(columns.codec)?,
+                payload: Bytes::copy_from_slice(columns.payload),
+                metadata,
+            },
+        })
+    }
+}
+
+/// A log has few kinds of things: the same text is the same allocation.
+fn known<'t, T>(known: &mut Vec<T>, text: &'t str, as_str: fn(&T) -> &str) -> Result<T, String>
+where
+    T: Clone + TryFrom<&'t str, Error: std::fmt::Display>,
+{
+    if let Some(name) = known.iter().find(|name| as_str(name) == text) {
+        return Ok(name.clone());
+    }
+    let name = T::try_from(text).map_err(|error| error.to_string())?;
+    known.push(name.clone());
+    Ok(name)
+}
+
+/// What a replay needs of an event.
+pub(crate) struct Replayed<'r> {
+    pub(crate) version: i64,
+    pub(crate) event_type: &'r str,
+    pub(crate) schema_version: i64,
+    pub(crate) codec: i16,
+    pub(crate) payload: &'r [u8],
+}
+
+/// Hands one stream's rows to a visitor, and sees to it that none is missing.
+pub(crate) struct Visit<'v> {
+    pub(crate) stream: &'v StreamId,
+    visitor: &'v mut dyn Visitor,
+    due: Option<Version>,
+}
+
+impl<'v> Visit<'v> {
+    pub(crate) fn new(stream: &'v StreamId, visitor: &'v mut dyn Visitor) -> Self {
+        Self { stream, visitor, due: None }
+    }
+
+    pub(crate) fn snapshot(&mut self, version: i64, state: &[u8]) -> Result<()> {
+        let version = Version::new(from_sql(version, "version")?);
+        self.due = Some(version.next());
+        self.visitor.snapshot(version, state)
+    }
+
+    pub(crate) fn event(&mut self, row: &Replayed<'_>) -> Result<()> {
+        let stream = self.stream;
+        let version = Version::new(from_sql(row.version, "version")?);
+        if self.due.is_some_and(|due| due != version) {
+            return Err(ErrorKind::Corrupt(format!("{stream}: version {version} is out of line")).into());
+        }
+        self.due = Some(version.next());
+        let damaged = |problem| Error::new(ErrorKind::Corrupt(format!("{stream} version {version}: {problem}")));
+        let codec = codec(row.codec).map_err(damaged)?;
+        let schema_version = schema_version(row.schema_version).map_err(damaged)?;
+        let (event_type, payload) = (row.event_type, row.payload);
+        self.visitor.event(version, StoredEvent { event_type, schema_version, codec, payload })
+    }
+
+    /// A row whose columns are not ours.
+    pub(crate) fn damaged(&self, error: sqlx::Error) -> Error {
+        Error::with_source(ErrorKind::Corrupt(format!("a row of {}", self.stream)), error)
+    }
+}
+
+fn codec(number: i16) -> Result<Codec, String> {
+    let known = u8::try_from(number).ok().and_then(Codec::from_number);
+    known.ok_or_else(|| format!("unknown codec {number}"))
+}
+
+fn schema_version(number: i64) -> Result<u32, String> {
+    u32::try_from(number).map_err(|_| format!("schema version {number}"))
+}

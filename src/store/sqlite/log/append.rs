@@ -1,0 +1,397 @@
+//! Commits appends. The sequencer of this driver is the append itself: one writer at a time gives out the positions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{NewEvent, RecordedEvent};
+use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
+use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::group_commit::BatchAppend;
+use crate::store::log::inline::Inlines;
+use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, to_sql};
+use crate::store::sqlite::log::{claims, inline};
+use crate::store::sqlite::model::OpenTransaction;
+
+/// The driver's side of group commit.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) pool: Arc<Pool>,
+    /// The newest position this process knows of.
+    pub(crate) head: watch::Sender<Position>,
+    /// What runs within each commit.
+    pub(crate) inline: Inlines<Connection>,
+}
+
+impl Writer {
+    /// Appends and runs the caller's work, in one transaction. Goes past group commit: the work may take its time.
+    pub(crate) async fn append_with<T: Send + 'static, E: From<Error> + Send + 'static>(
+        self: &Arc<Self>,
+        append: Append,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<(Appended, Option<T>), E> {
+        let (writer, runtime) = (self.clone(), Handle::current());
+        self.pool
+            .run("append", move |db| {
+                let written = commit_with(db, &append, work, (&writer.inline, &runtime))?;
+                // Here and not in the caller's task, which may be gone by now.
+                Ok(written.map(|(result, head)| {
+                    writer.grown_to(head);
+                    result
+                }))
+            })
+            .await?
+    }
+
+    /// Commits end one after the other, but are heard of in any order.
+    fn grown_to(&self, head: Position) {
+        self.head.send_if_modified(|known| {
+            let grown = head > *known;
+            *known = head.max(*known);
+            grown
+        });
+    }
+}
+
+#[async_trait]
+impl BatchAppend for Writer {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let (size, inline, runtime) = (batch.len(), self.inline.clone(), Handle::current());
+        match self.pool.run("append", move |db| commit(db, &batch, (&inline, &runtime))).await {
+            Ok((results, head)) => {
+                self.grown_to(head);
+                results
+            }
+            Err(error) => vec![Err(error); size],
+        }
+    }
+}
+
+/// What runs within a commit, and where.
+type Within<'i> = (&'i Inlines<Connection>, &'i Handle);
+
+/// Commits all appends that may be, together, and returns the new head. What an inline projection fails on is halved, until it is clear which
+/// append is at fault.
+fn commit(
+    db: &mut Connection,
+    batch: &[Append],
+    within: Within<'_>,
+) -> Result<(Vec<Result<Appended>>, Position), Failure> {
+    match commit_all(db, batch, within) {
+        Err(Failure::Own(error)) if is_projections(&error) && batch.len() == 1 => {
+            Ok((vec![Err(error)], Position::ZERO))
+        }
+        Err(Failure::Own(error)) if is_projections(&error) => {
+            let (first, second) = batch.split_at(batch.len() / 2);
+            let (mut results, head) = commit(db, first, within)?;
+            // What is committed stays so: an error here is that of the second half alone.
+            match commit(db, second, within) {
+                Ok((more, new_head)) => {
+                    results.extend(more);
+                    Ok((results, head.max(new_head)))
+                }
+                Err(failure) => {
+                    let error = failure.to("append");
+                    results.extend(second.iter().map(|_| Err(error.clone())));
+                    Ok((results, head))
+                }
+            }
+        }
+        done => done,
+    }
+}
+
+/// Whether an inline projection failed on an event of the append's.
+fn is_projections(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Projection { .. }
+            | ErrorKind::Undecodable { .. }
+            | ErrorKind::UnknownSchema { .. }
+            | ErrorKind::UnknownEventType { .. }
+    )
+}
+
+/// An append that only the insert itself finds at fault (an
+/// event id that is there already) is left out, and the others are tried again: rare, so the common way pays nothing for it.
+fn commit_all(
+    db: &mut Connection,
+    batch: &[Append],
+    (inline, runtime): Within<'_>,
+) -> Result<(Vec<Result<Appended>>, Position), Failure> {
+    let mut refused: Vec<Option<Error>> = vec![None; batch.len()];
+    'attempt: loop {
+        // Immediate: the versions read below stay true until the commit.
+        let open = OpenTransaction::begin(db)?;
+        let mut results = Vec::with_capacity(batch.len());
+        let (before, written, head) = {
+            let mut commit = Commit::begin(open.db, inline)?;
+            let before = commit.head;
+            for (append, refused) in batch.iter().zip(&mut refused) {
+                results.push(match (refused.clone(), commit.check(append)?) {
+                    (Some(error), _) | (None, Check::Refused(error)) => Err(error),
+                    (None, Check::Repeated(first)) => Ok(first),
+                    (None, Check::Free(versions)) => match commit.write(append, versions)? {
+                        Ok(appended) => Ok(appended),
+                        Err(error) => {
+                            *refused = Some(error);
+                            continue 'attempt;
+                        }
+                    },
+                });
+            }
+            (before, commit.written, commit.head)
+        };
+        inline::apply(open.db, runtime, inline, before, &written)?;
+        open.commit()?;
+        return Ok((results, head));
+    }
+}
+
+/// What came of an append and the caller's work, and the new head.
+type WrittenWith<T> = ((Appended, Option<T>), Position);
+
+/// The outer error is ours, the inner one the caller's. Dropping the transaction after either, or in a panic, rolls back.
+fn commit_with<T, E: From<Error>>(
+    db: &mut Connection,
+    append: &Append,
+    work: impl FnOnce(&Connection) -> Result<T, E>,
+    (inline, runtime): Within<'_>,
+) -> Result<Result<WrittenWith<T>, E>, Failure> {
+    let open = OpenTransaction::begin(db)?;
+    let (appended, before, written, head) = {
+        let mut commit = Commit::begin(open.db, inline)?;
+        let before = commit.head;
+        let appended = match commit.check(append)? {
+            Check::Refused(error) => return Err(error.into()),
+            // Its rows were written with the first one's events.
+            Check::Repeated(first) => return Ok(Ok(((first, None), commit.head))),
+            Check::Free(versions) => commit.write(append, versions)??,
+        };
+        (appended, before, commit.written, commit.head)
+    };
+    let guard = TransactionGuard::over(open.db)?;
+    let result = work(open.db);
+    if guard.was_ended() {
+        let ended = "the work within an append ended its transaction";
+        return Ok(result.and_then(|_| Err(Error::new(ErrorKind::Invalid(ended.into())).into())));
+    }
+    drop(guard);
+    match result {
+        Ok(value) => {
+            inline::apply(open.db, runtime, inline, before, &written)?;
+            open.commit()?;
+            Ok(Ok(((appended, Some(value)), head)))
+        }
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// While this lives, nothing is committed, and a rollback does not go unnoticed. SQLite rolls back by itself, too, as where the disk is full
+/// or a statement says `OR ROLLBACK`; what runs after that would be committed at once.
+struct TransactionGuard<'tx> {
+    tx: &'tx Connection,
+    rolled_back: Arc<AtomicBool>,
+}
+
+impl<'tx> TransactionGuard<'tx> {
+    fn over(tx: &'tx Connection) -> Result<Self, Failure> {
+        let guard = Self { tx, rolled_back: Arc::default() };
+        let rolled_back = guard.rolled_back.clone();
+        tx.rollback_hook(Some(move || rolled_back.store(true, Ordering::Relaxed)))?;
+        // What it answers `true` becomes a rollback.
+        tx.commit_hook(Some(|| true))?;
+        Ok(guard)
+    }
+
+    fn was_ended(&self) -> bool {
+        self.rolled_back.load(Ordering::Relaxed) || self.tx.is_autocommit()
+    }
+}
+
+impl Drop for TransactionGuard<'_> {
+    fn drop(&mut self) {
+        // Both refuse only a connection that is not ours.
+        drop(self.tx.commit_hook(None::<fn() -> bool>));
+        drop(self.tx.rollback_hook(None::<fn()>));
+    }
+}
+
+/// The statements of one commit and its place in the log.
+struct Commit<'tx> {
+    tx: &'tx Connection,
+    version: CachedStatement<'tx>,
+    insert: CachedStatement<'tx>,
+    outcome: CachedStatement<'tx>,
+    keep_outcome: CachedStatement<'tx>,
+    head: Position,
+    recorded_at: i64,
+    /// The events, if somebody wants them.
+    written: Vec<RecordedEvent>,
+    keeps_written: bool,
+}
+
+/// What the log says of an append before it is written.
+enum Check {
+    /// It may be written; the versions its streams are at.
+    Free(Vec<Version>),
+    Repeated(Appended),
+    Refused(Error),
+}
+
+impl<'tx> Commit<'tx> {
+    fn begin(tx: &'tx Connection, inline: &Inlines<Connection>) -> Result<Self, Failure> {
+        let last = tx.prepare_cached(LAST)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let (head, last_time): (i64, i64) = last.unwrap_or((0, i64::MIN));
+        Ok(Self {
+            tx,
+            version: tx.prepare_cached(VERSION)?,
+            insert: tx.prepare_cached(INSERT)?,
+            outcome: tx.prepare_cached(OUTCOME)?,
+            keep_outcome: tx.prepare_cached(KEEP_OUTCOME)?,
+            head: Position::new(from_sql(head, "position")?),
+            // Time never goes backward along the log, whatever the clock does.
+            recorded_at: Utc::now().timestamp_micros().max(last_time),
+            written: Vec::new(),
+            keeps_written: !inline.is_empty(),
+        })
+    }
+
+    fn check(&mut self, append: &Append) -> Result<Check, Failure> {
+        if let Some(key) = append.key()
+            && let Some(kept) = read_outcome(&mut self.outcome, key)?
+        {
+            return Ok(match kept.repeat(key, append.stream_ids()) {
+                Ok(first) => Check::Repeated(first),
+                Err(error) => Check::Refused(error),
+            });
+        }
+        let mut versions = Vec::with_capacity(append.streams().len());
+        for part in append.streams() {
+            let actual = self.version_of(&part.stream)?;
+            if !part.expected.allows(actual) {
+                let (stream, expected) = (part.stream.clone(), part.expected);
+                return Ok(Check::Refused(ErrorKind::Conflict { stream, expected, actual }.into()));
+            }
+            versions.push(actual);
+        }
+        Ok(claims::refusal(self.tx, append)?.map_or(Check::Free(versions), Check::Refused))
+    }
+
+    fn version_of(&mut self, stream: &StreamId) -> Result<Version, Failure> {
+        let names = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+        let version: Option<i64> = self.version.query_row(names, |row| row.get(0)).optional()?;
+        Ok(Version::new(from_sql(version.unwrap_or(0), "version")?))
+    }
+
+    /// The inner error is the append's own fault.
+    fn write(&mut self, append: &Append, mut versions: Vec<Version>) -> Result<Result<Appended>, Failure> {
+        for (part, version) in append.streams().iter().zip(&mut versions) {
+            for event in &part.events {
+                *version = version.next();
+                if let Err(error) = self.insert(&part.stream, *version, event)? {
+                    return Ok(Err(error));
+                }
+            }
+        }
+        claims::keep(self.tx, append)?;
+        let commit = CommitId::new(self.head.get());
+        if let Some(key) = append.key() {
+            let streams: Vec<_> = append
+                .streams()
+                .iter()
+                .zip(&versions)
+                .map(|(part, version)| {
+                    (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str(), version.get())
+                })
+                .collect();
+            let streams = serde_json::to_string(&streams)
+                .map_err(|error| Error::with_source(ErrorKind::Unencodable("an outcome".into()), error))?;
+            self.keep_outcome.execute((key.as_str(), to_sql(commit.get()), streams))?;
+        }
+        Ok(Ok(Appended { commit, versions, outcome: Outcome::Written }))
+    }
+
+    fn insert(&mut self, stream: &StreamId, version: Version, event: &NewEvent) -> Result<Result<()>, Failure> {
+        let metadata = match event.metadata.to_json() {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let what = format!("metadata of {} for {stream}", event.event_type);
+                return Ok(Err(Error::with_source(ErrorKind::Unencodable(what), error)));
+            }
+        };
+        let position = self.head.next();
+        let inserted = self.insert.execute((
+            to_sql(position.get()),
+            event.id.as_uuid().as_bytes(),
+            stream.aggregate_type().as_str(),
+            stream.aggregate_id().as_str(),
+            to_sql(version.get()),
+            event.event_type.as_str(),
+            event.schema_version,
+            event.codec.number(),
+            self.recorded_at,
+            event.metadata.correlation_id.as_ref().map(|id| id.as_uuid().as_bytes()),
+            event.metadata.causation_id.as_ref().map(|id| id.as_uuid().as_bytes()),
+            metadata,
+            &event.payload[..],
+        ));
+        match inserted {
+            Ok(_) => {
+                self.head = position;
+                if self.keeps_written {
+                    let (stream, event) = (stream.clone(), event.clone());
+                    let recorded_at = DateTime::from_timestamp_micros(self.recorded_at).unwrap_or_default();
+                    self.written.push(RecordedEvent { position, stream, version, recorded_at, event });
+                }
+                Ok(Ok(()))
+            }
+            // Position and version were read under the write lock, so only the event id can be there already.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Ok(Err(Error::with_source(ErrorKind::DuplicateEvent(event.id), error)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What the append under `key` did.
+pub(crate) fn outcome(db: &Connection, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+    read_outcome(&mut db.prepare_cached(OUTCOME)?, key)
+}
+
+fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+    let row: Option<(i64, String)> =
+        statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((commit, json)) = row else { return Ok(None) };
+    let parts: Vec<(String, String, u64)> =
+        serde_json::from_str(&json).map_err(|error| corrupt(format!("outcome of key {key}: {error}")))?;
+    let versions = parts.iter().map(|(_, _, version)| Version::new(*version)).collect();
+    let streams = parts.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>();
+    let commit = CommitId::new(from_sql(commit, "commit")?);
+    let appended = Appended { commit, versions, outcome: Outcome::Repeated };
+    Ok(Some(KeptOutcome { streams: streams.map_err(Error::from)?, appended }))
+}
+
+const LAST: &str = "SELECT position, recorded_at FROM retell_events ORDER BY position DESC LIMIT 1";
+
+const VERSION: &str = "
+    SELECT version FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2
+    ORDER BY version DESC LIMIT 1";
+
+const INSERT: &str = "
+    INSERT INTO retell_events
+        (position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
+         correlation_id, causation_id, metadata, payload)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+
+const OUTCOME: &str = "SELECT commit_id, streams FROM retell_keys WHERE idempotency_key = ?1";
+
+/// Binds: key, commit, streams as JSON.
+const KEEP_OUTCOME: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES (?1, ?2, ?3)";

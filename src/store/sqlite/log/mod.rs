@@ -1,0 +1,7 @@
+//! The log in SQLite.
+
+pub(crate) mod append;
+pub(crate) mod claims;
+pub(crate) mod inline;
+pub(crate) mod read;
+pub(crate) mod relay;

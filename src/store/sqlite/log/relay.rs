@@ -1,0 +1,97 @@
+//! What a relay keeps: its position, and its lease.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use rusqlite::OptionalExtension;
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::id::{Fence, Position, check_lease_name, check_relay_name};
+use crate::store::log::relay::{LONGEST_LEASE, LeaseStore, RelayCheckpoint, check_fence};
+use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::connection::{from_sql, position_from_sql, to_sql};
+
+#[async_trait]
+impl RelayCheckpoint for SqliteStore {
+    async fn relayed(&self, relay: &str) -> Result<Position> {
+        check_relay_name(relay)?;
+        let relay = relay.to_owned();
+        self.readers
+            .run("read a relay's position", move |db| {
+                let position = db.prepare_cached(RELAYED)?.query_row([relay], |row| row.get(0)).optional()?;
+                position_from_sql(position.unwrap_or(0))
+            })
+            .await
+    }
+
+    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        check_relay_name(relay)?;
+        let relay = relay.to_owned();
+        self.writer
+            .pool
+            .run("move a relay's position", move |db| {
+                let mut set = db.prepare_cached(SET_RELAYED)?;
+                let binds = (&relay, to_sql(position.get()), to_sql(fence.get()));
+                let newest = set.query_row(binds, |row| row.get(0))?;
+                Ok(check_fence(&relay, fence, Fence::new(from_sql(newest, "fence")?))?)
+            })
+            .await
+    }
+}
+
+/// A file has no clock of its own: it is the machine's.
+#[async_trait]
+impl LeaseStore for SqliteStore {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        check_lease_name(name)?;
+        let name = name.to_owned();
+        let length = i64::try_from(length.min(LONGEST_LEASE).as_micros()).unwrap_or(i64::MAX);
+        self.writer
+            .pool
+            .run("take a lease", move |db| {
+                let mut take = db.prepare_cached(TAKE_LEASE)?;
+                let now = Utc::now().timestamp_micros();
+                let binds = (name, holder.as_bytes(), now, now.saturating_add(length));
+                let fence = take.query_row(binds, |row| row.get(0)).optional()?;
+                fence.map(|fence| from_sql(fence, "fence").map(Fence::new)).transpose()
+            })
+            .await
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        check_lease_name(name)?;
+        let name = name.to_owned();
+        self.writer
+            .pool
+            .run("give a lease back", move |db| {
+                db.prepare_cached(RELEASE_LEASE)?.execute((name, holder.as_bytes()))?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+const RELAYED: &str = "SELECT position FROM retell_relays WHERE relay = ?1";
+
+/// Binds: relay, position, fence. Returns the newest fence: if that is larger, nothing was changed.
+const SET_RELAYED: &str = "
+    INSERT INTO retell_relays (relay, position, fence) VALUES (?1, ?2, ?3)
+    ON CONFLICT (relay) DO UPDATE SET
+        position = CASE WHEN fence <= excluded.fence THEN max(position, excluded.position) ELSE position END,
+        fence = max(fence, excluded.fence)
+    RETURNING fence";
+
+/// Binds: name, holder, now, end. Returns nothing while it is somebody else's.
+const TAKE_LEASE: &str = "
+    INSERT INTO retell_leases (name, holder, fence, ends_at) VALUES (?1, ?2, 1, ?4)
+    ON CONFLICT (name) DO UPDATE SET
+        fence = CASE WHEN holder = excluded.holder THEN fence ELSE fence + 1 END,
+        holder = excluded.holder,
+        ends_at = excluded.ends_at
+    WHERE holder = excluded.holder OR holder IS NULL OR ends_at <= ?3
+    RETURNING fence";
+
+/// Binds: name, holder.
+const RELEASE_LEASE: &str = "UPDATE retell_leases SET holder = NULL WHERE name = ?1 AND holder = ?2";

@@ -1,0 +1,40 @@
+//! Inboxes in a SQLite file.
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+
+use crate::error::Result;
+use crate::id::{EventId, Position, ProjectionName};
+use crate::store::model::inbox::InboxStore;
+use crate::store::sqlite::connection::{Failure, position_from_sql, to_sql};
+use crate::store::sqlite::model::{OpenTransaction, SqliteReadModel};
+
+#[async_trait]
+impl InboxStore for SqliteReadModel {
+    async fn take(&self, tx: &mut Connection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        take(tx, reaction, event).map_err(|failure| failure.to("take an event into an inbox"))
+    }
+
+    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        let reaction = reaction.clone();
+        self.writer
+            .run("keep where a reaction begins", move |db| {
+                let open = OpenTransaction::begin(db)?;
+                open.db.prepare_cached(BEGIN)?.execute((reaction.as_str(), to_sql(position.get())))?;
+                let kept = open.db.prepare_cached(BEGUN)?.query_row([reaction.as_str()], |row| row.get(0))?;
+                open.commit()?;
+                position_from_sql(kept)
+            })
+            .await
+    }
+}
+
+fn take(db: &Connection, reaction: &ProjectionName, event: EventId) -> Result<bool, Failure> {
+    Ok(db.prepare_cached(TAKE)?.execute((reaction.as_str(), event.as_uuid().as_bytes()))? == 1)
+}
+
+const TAKE: &str = "INSERT INTO retell_inbox (reaction, event_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+
+const BEGIN: &str = "INSERT INTO retell_reactions (reaction, begins_after) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+
+const BEGUN: &str = "SELECT begins_after FROM retell_reactions WHERE reaction = ?1";

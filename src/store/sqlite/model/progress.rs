@@ -1,0 +1,137 @@
+//! Order per aggregate in a SQLite file. A transaction has the whole file for itself: the rows need no locks of their own.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension};
+use tokio::runtime::Handle;
+
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::Work;
+use crate::store::model::parking::Parked;
+use crate::store::model::progress::{ProgressStore, Row, Turn, changes, in_key_order, in_log_order, progress_of};
+use crate::store::sqlite::connection::{Failure, classify_work, from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::model::{OpenTransaction, SqliteReadModel, checkpoint, is_per_aggregate, park, parse_parked};
+
+#[async_trait]
+impl ProgressStore for SqliteReadModel {
+    async fn begin(&self, projection: &ProjectionName, work: Work<Connection>) -> Result<()> {
+        let (runtime, projection) = (Handle::current(), projection.clone());
+        self.writer
+            .run("set up a projection", move |db| {
+                let open = OpenTransaction::begin(db)?;
+                let (swept, _) = checkpoint(open.db, &projection)?;
+                if swept > Position::ZERO && !is_per_aggregate(open.db, &projection)? {
+                    return Err(in_log_order(&projection).into());
+                }
+                open.db.prepare_cached(BEGIN_PER_AGGREGATE)?.execute([projection.as_str()])?;
+                runtime.block_on(work(open.db)).map_err(classify_work)?;
+                open.commit()
+            })
+            .await
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        let (projection, streams) = (projection.clone(), streams.to_vec());
+        self.readers
+            .run("read progress", move |db| {
+                // One snapshot, and not one for each row.
+                let tx = db.transaction()?;
+                let rows = rows(&tx, &projection, &streams)?;
+                Ok(rows.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+            })
+            .await
+    }
+
+    async fn progress(
+        &self,
+        projection: &ProjectionName,
+        streams: Vec<StreamId>,
+        turn: Turn<Connection>,
+    ) -> Result<()> {
+        let (runtime, projection) = (Handle::current(), projection.clone());
+        self.writer
+            .run("commit a batch", move |db| {
+                let open = OpenTransaction::begin(db)?;
+                let streams = in_key_order(streams);
+                let rows = rows(open.db, &projection, &streams)?;
+                let parked = parked_of(open.db, &projection, &rows)?;
+                let before = progress_of(streams, &rows, parked)?;
+                let mut after = before.clone();
+                runtime.block_on(turn(open.db, &mut after)).map_err(classify_work)?;
+                let (changed, parking) = changes(&before, &after);
+                let mut set = open.db.prepare_cached(SET)?;
+                for row in changed {
+                    let (kind, id) = (row.stream.aggregate_type().as_str(), row.stream.aggregate_id().as_str());
+                    set.execute((projection.as_str(), kind, id, to_sql(row.applied.get()), to_sql(row.seen.get())))?;
+                }
+                drop(set);
+                parking.iter().try_for_each(|change| park(open.db, &projection, change))?;
+                open.commit()
+            })
+            .await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        let projection = projection.clone();
+        self.writer
+            .run("move a swept position", move |db| {
+                let mut sweep = db.prepare_cached(SWEEP)?;
+                let swept = sweep.query_row((projection.as_str(), to_sql(to.get())), |row| row.get(0))?;
+                position_from_sql(swept)
+            })
+            .await
+    }
+}
+
+fn rows(db: &Connection, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Row>, Failure> {
+    let mut find = db.prepare_cached(FIND)?;
+    let mut rows = HashMap::new();
+    for stream in streams {
+        let key = (projection.as_str(), stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+        if let Some((applied, seen)) = find.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()? {
+            let version = |number| from_sql(number, "version").map(Version::new);
+            rows.insert(stream.clone(), (version(applied)?, version(seen)?));
+        }
+    }
+    Ok(rows)
+}
+
+fn parked_of(
+    db: &Connection,
+    projection: &ProjectionName,
+    rows: &HashMap<StreamId, Row>,
+) -> Result<Vec<Parked>, Failure> {
+    let mut find = db.prepare_cached(PARKED)?;
+    let mut parked = Vec::new();
+    for (stream, _) in rows.iter().filter(|(_, (applied, seen))| seen > applied) {
+        let key = (projection.as_str(), stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+        let mut found = find.query(key)?;
+        while let Some(row) = found.next()? {
+            parked.push(parse_parked(row)?);
+        }
+    }
+    Ok(parked)
+}
+
+const BEGIN_PER_AGGREGATE: &str = "
+    INSERT INTO retell_checkpoints (projection, position, per_aggregate) VALUES (?1, 0, 1)
+    ON CONFLICT (projection) DO UPDATE SET per_aggregate = 1";
+
+const FIND: &str = "
+    SELECT applied, seen FROM retell_progress WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
+
+/// Binds: projection, aggregate type, aggregate id, applied, seen.
+const SET: &str = "
+    INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen) VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = excluded.applied, seen = excluded.seen";
+
+const PARKED: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM retell_parked WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
+
+const SWEEP: &str = "
+    INSERT INTO retell_checkpoints (projection, position, per_aggregate) VALUES (?1, ?2, 1)
+    ON CONFLICT (projection) DO UPDATE SET position = max(position, excluded.position)
+    RETURNING position";
