@@ -14,7 +14,7 @@
 //! The unit is events appended; the files lie below cargo's target directory, which must be on a disk.
 //!
 //! ```sh
-//! cargo bench --bench append
+//! cargo bench -p retell-benches --bench append
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

@@ -13,7 +13,7 @@
 //! - `memory`: relay and worker in processes of their own, over 1,000,000 events and one of 10 MiB; the peak of their resident memory.
 //!
 //! ```sh
-//! POSTGRES_URL=postgres://.. AMQP_URL=amqp://.. cargo bench --features postgres,rabbitmq --bench delivery [-- PART ..]
+//! POSTGRES_URL=postgres://.. AMQP_URL=amqp://.. cargo bench -p retell-benches --bench delivery [-- PART ..]
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

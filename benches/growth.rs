@@ -11,7 +11,7 @@
 //! In parentheses: times what it is in the smallest log. Each log is written by appends of 1,000 events.
 //!
 //! ```sh
-//! POSTGRES_URL=postgres://.. cargo bench --features postgres --bench growth -- --full
+//! POSTGRES_URL=postgres://.. cargo bench -p retell-benches --bench growth -- --full
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 #![expect(clippy::cast_precision_loss, reason = "figures to be read")]

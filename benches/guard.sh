@@ -23,7 +23,7 @@ median() {
 
 for bench in $(cut -d' ' -f1 <<<"$floors" | sort -u); do
   only=$(awk -v bench="$bench" '$1 == bench { printf "%s^%s/(by_hand|%s)/%s$", sep, $2, $3, $4; sep = "|" }' <<<"$floors")
-  cargo bench --quiet --bench "$bench" -- --quiet "$only"
+  cargo bench --quiet -p retell-benches --bench "$bench" -- --quiet "$only"
 done
 
 failed=0

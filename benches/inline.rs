@@ -5,7 +5,7 @@
 //! the time of an append against that of a plain one.
 //!
 //! ```sh
-//! POSTGRES_URL=postgres://.. cargo bench --features postgres --bench inline
+//! POSTGRES_URL=postgres://.. cargo bench -p retell-benches --bench inline
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

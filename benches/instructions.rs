@@ -1,4 +1,4 @@
-//! One part of the way of an event, so many times: `instructions.sh` counts the instructions. Run by `cargo bench` it tries each.
+//! One part of the way of an event, so many times: `instructions.sh` counts the instructions. Run by `cargo bench -p retell-benches` it tries each.
 //!
 //! - `decode`, `decode_compact`: from stored bytes to an event.
 //! - `replay`, `replay_compact`: the same, and the change of the state; by hand `replay_by_hand`.

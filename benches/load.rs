@@ -8,7 +8,7 @@
 //!   Target: 2 times `by_hand`, which streams.
 //!
 //! ```sh
-//! cargo bench --bench load
+//! cargo bench -p retell-benches --bench load
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

@@ -6,7 +6,7 @@
 //! Log and deadlines are in the same database, on SQLite in two files. A figure is the median of three rounds, in steps/s.
 //!
 //! ```sh
-//! POSTGRES_URL=postgres://.. cargo bench --features postgres --bench process [-- EVENTS]
+//! POSTGRES_URL=postgres://.. cargo bench -p retell-benches --bench process [-- EVENTS]
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

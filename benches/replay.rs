@@ -5,7 +5,7 @@
 //! - `compact`: the same with `codec = "compact"`. Target: at least 2.2 times `by_hand`.
 //!
 //! ```sh
-//! cargo bench --bench replay
+//! cargo bench -p retell-benches --bench replay
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

@@ -7,7 +7,7 @@
 //! With `rebuild` behind the number, workers are left out. A figure is the median of three rounds, in events/s; each round has a view of its own.
 //!
 //! ```sh
-//! POSTGRES_URL=postgres://.. cargo bench --features postgres --bench views -- 1000000
+//! POSTGRES_URL=postgres://.. cargo bench -p retell-benches --bench views -- 1000000
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

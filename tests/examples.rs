@@ -8,7 +8,7 @@ use std::{env, fs};
 
 #[test]
 fn each_example_prints_what_stands_beside_it() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let files = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let expected: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|kind| kind == "txt")).collect();
     for path in &expected {
@@ -26,7 +26,7 @@ fn each_example_prints_what_stands_beside_it() {
 fn built(name: &str) -> PathBuf {
     let test = env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap();
-    let example = folder.join("examples").join(format!("{name}{}", env::consts::EXE_SUFFIX));
-    assert!(example.exists(), "{} is missing: run `cargo build --examples`", example.display());
+    let example = folder.join("../examples").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    assert!(example.exists(), "{} is missing: run `cargo build --all-features --examples`", example.display());
     example
 }

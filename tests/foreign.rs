@@ -73,7 +73,7 @@ fn events() -> [RecordedEvent; 5] {
 /// The consumer on a channel, until it ends.
 fn consume(topology: &Topology, count: usize) -> Output {
     let python = variable("PIKA_PYTHON", "a Python that has pika");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/foreign/consumer.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/foreign/consumer.py");
     let mut command = Command::new(python);
     command.arg(script).args(["--broker", &url(), "--count", &count.to_string()]);
     command.args(["--exchange", &topology.event_exchange.name, "--queue", &topology.channels[0].queue]);
@@ -87,7 +87,7 @@ fn printed(output: &Output) -> String {
 }
 
 fn golden() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/foreign/orders.txt")).unwrap()
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/foreign/orders.txt")).unwrap()
 }
 
 /// How many messages a channel holds.

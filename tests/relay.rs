@@ -564,7 +564,6 @@ async fn an_error_that_lasts_ends_the_relay_and_frees_its_lease() {
     assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO);
 }
 
-#[cfg(feature = "zstd")]
 #[tokio::test(start_paused = true)]
 async fn large_frames_travel_compressed_where_that_is_asked_for() {
     #[derive(Debug, Clone, Default)]

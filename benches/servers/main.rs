@@ -8,7 +8,7 @@
 //! `stranger`: the same with a transaction of somebody else's open all the time, which has written to another table.
 //!
 //! ```sh
-//! POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. cargo bench --features postgres,mysql --bench servers
+//! POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. cargo bench -p retell-benches --bench servers
 //! ```
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

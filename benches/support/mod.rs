@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
 pub(crate) mod by_hand;
-#[cfg(feature = "sqlite")]
 pub(crate) mod limit;
 pub(crate) mod order;
 

@@ -92,9 +92,9 @@ pub(crate) fn shop() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its path");
     let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
     let shop = folder.join("examples").join(format!("shop{}", std::env::consts::EXE_SUFFIX));
-    assert!(shop.exists(), "{} is missing: run `cargo build --example shop`", shop.display());
+    assert!(shop.exists(), "{} is missing: run `cargo build --all-features --example shop`", shop.display());
     if let Some(newer) = newer_source(&shop) {
-        panic!("{} is older than {newer}: run `cargo build --example shop`", shop.display());
+        panic!("{} is older than {newer}: run `cargo build --all-features --example shop`", shop.display());
     }
     shop
 }

@@ -4,7 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
 
-#[path = "../benches/support/mod.rs"]
 mod support;
 
 use std::hint::black_box;
