@@ -471,7 +471,7 @@ impl EventReader for Blind {
         Ok(None)
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
+    fn watch_head(&self) -> watch::Receiver<Position> {
         watch::Sender::new(Position::ZERO).subscribe()
     }
 }

@@ -22,7 +22,7 @@ use retell::event::{Metadata, NewEvent};
 use retell::repository::RepositoryOptions;
 use retell::rusqlite::Connection;
 use retell::store::sqlite::{SqliteOptions, Synchronous};
-use retell::store::{Append, Snapshot, SnapshotStore};
+use retell::store::{Append, Snapshot};
 use retell::{
     Aggregate, Apply, BoxError, Envelope, Event, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel,
     MemoryStore, Position, Projection, Repository, SqliteStore, StreamId, Version, Worker,

@@ -16,6 +16,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What went wrong ([`kind`](Error::kind)) and why ([`source`](std::error::Error::source)).
+///
+/// # Read errors
+/// Every call that reads a store can fail with [`Transient`](ErrorKind::Transient) if the database is busy or the connection is lost,
+/// [`Closed`](ErrorKind::Closed) after the store was closed, [`Corrupt`](ErrorKind::Corrupt) for a damaged row, and
+/// [`Backend`](ErrorKind::Backend) for any other failure of the database.
+///
+/// # Write errors
+/// Every call that writes to a store can fail with a read error, with [`ReadOnly`](ErrorKind::ReadOnly) if the store may only be
+/// read, and with [`Full`](ErrorKind::Full) if its disk or quota is full.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: Box<ErrorKind>,

@@ -51,7 +51,7 @@ impl From<Parked> for Stage {
 }
 
 /// Where an event is on its way to a projection. `relayed` is the position that the relay has confirmed
-/// ([`RelayCheckpoint::relayed`](crate::store::RelayCheckpoint::relayed)).
+/// ([`RelayStore::position`](crate::store::RelayStore::position)).
 ///
 /// # Errors
 /// What reading met.

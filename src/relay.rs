@@ -267,8 +267,8 @@ enum Halt {
 
 /// First the fence, then the position: who led before moves it no more.
 async fn take_over(store: &dyn RelayStore, name: &str, fence: Fence) -> Result<Position> {
-    store.set_relayed(name, Position::ZERO, fence).await?;
-    store.relayed(name).await
+    store.advance(name, Position::ZERO, fence).await?;
+    store.position(name).await
 }
 
 /// The waits between attempts.

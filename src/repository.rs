@@ -243,7 +243,7 @@ impl<A: Aggregate> Repository<A> {
     /// What an earlier call under the same key did.
     async fn executed_before(&self, stream: &StreamId, context: &Context) -> Result<Option<Executed>> {
         let Some(key) = &context.key else { return Ok(None) };
-        let Some(kept) = self.inner.store.outcome(key).await? else { return Ok(None) };
+        let Some(kept) = self.inner.store.find_by_key(key).await? else { return Ok(None) };
         Ok(Some(Executed::by(&kept.repeat(key, [stream])?, None)))
     }
 

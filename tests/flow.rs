@@ -16,7 +16,7 @@ use retell::broker::{Broker, Confirm, Consumer, Consumption, Delivery, DeliveryT
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
-use retell::store::{Append, Parking, RelayCheckpoint, Step, Work};
+use retell::store::{Append, Parking, RelayStore, Step, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
 use retell::{
@@ -416,7 +416,7 @@ async fn without_a_broker_the_sweep_carries_the_load() {
     let relay = Running::relay(Relay::new(store.clone(), Dead).with_checkpoint(store.clone(), "relay"));
     assert_eq!(project(&store, Seen::default(), Some(Dead)).await, (1..=100).collect::<Vec<_>>());
     relay.stop().await.unwrap();
-    assert_eq!(store.relayed("relay").await.unwrap(), Position::ZERO, "nothing was confirmed");
+    assert_eq!(store.position("relay").await.unwrap(), Position::ZERO, "nothing was confirmed");
 }
 
 #[tokio::test]
@@ -443,7 +443,7 @@ async fn a_relay_goes_on_from_its_confirmed_position() {
             }
         }
         running.stop().await.unwrap();
-        assert_eq!(store.relayed("relay").await.unwrap(), Position::new(round));
+        assert_eq!(store.position("relay").await.unwrap(), Position::new(round));
         add(&store, "a", 0..15).await;
     }
     assert_eq!(positions, (1..=40).collect::<Vec<_>>(), "each event once: nothing crashed");

@@ -19,8 +19,7 @@ use retell::event::StoredEvent;
 use retell::id::ProjectionName;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{
-    Append, CheckpointStore, EventReader, EventStore, Filter, LeaseStore, RelayCheckpoint, Replay, Snapshot,
-    SnapshotStore, Step, Visitor,
+    Append, CheckpointStore, EventReader, EventStore, Filter, RelayStore, Replay, Snapshot, Step, Visitor,
 };
 use retell::testing::store::{events, stream, whole_log};
 use retell::{ErrorKind, EventType, ExpectedVersion, Fence, IdempotencyKey, Position, Version};
@@ -177,7 +176,7 @@ impl Subject {
         let subject = Self { in_pieces: pieces, pool, store, model };
         let first = Append::new(stream("known"), ExpectedVersion::NoStream, events(3)).with_key(key());
         subject.store.append(first).await.unwrap();
-        subject.store.set_relayed("known", Position::new(77), Fence::ZERO).await.unwrap();
+        subject.store.advance("known", Position::new(77), Fence::ZERO).await.unwrap();
         subject.store.save_snapshot(&stream("known"), state(2, b"two")).await.unwrap();
         subject.advance("known", 0, 55).await.unwrap();
         subject
@@ -192,10 +191,11 @@ impl Subject {
     fn calls(&self, round: u64) -> Vec<BoxFuture<'_, ()>> {
         let store = &self.store;
         vec![
-            async move { drop(store.outcome(&key()).await) }.boxed(),
-            async move { drop(store.relayed("known").await) }.boxed(),
-            async move { drop(store.set_relayed("other", Position::new(round), Fence::ZERO).await) }.boxed(),
-            async move { drop(store.take_lease("other", Uuid::from_u128(round.into()), Duration::ZERO).await) }.boxed(),
+            async move { drop(store.find_by_key(&key()).await) }.boxed(),
+            async move { drop(store.position("known").await) }.boxed(),
+            async move { drop(store.advance("other", Position::new(round), Fence::ZERO).await) }.boxed(),
+            async move { drop(store.acquire_lease("other", Uuid::from_u128(round.into()), Duration::ZERO).await) }
+                .boxed(),
             async move { drop(store.release_lease("other", Uuid::from_u128(round.into())).await) }.boxed(),
             async move { drop(store.save_snapshot(&stream("other"), state(round, b"other")).await) }.boxed(),
             async move { drop(self.model.checkpoint(&name("known")).await) }.boxed(),
@@ -224,8 +224,8 @@ impl Subject {
         let store = &self.store;
         for _ in 0..2 {
             let commit = self.append(round).await.unwrap().commit;
-            assert_eq!(store.outcome(&key()).await.unwrap().unwrap().appended.versions, [Version::new(3)]);
-            assert_eq!(store.relayed("known").await.unwrap().get(), 77);
+            assert_eq!(store.find_by_key(&key()).await.unwrap().unwrap().appended.versions, [Version::new(3)]);
+            assert_eq!(store.position("known").await.unwrap().get(), 77);
             assert_eq!(self.model.checkpoint(&name("known")).await.unwrap().get(), 55);
             let mut seen = Seen::default();
             store.replay(&stream("known"), SNAPSHOT, &mut seen).await.unwrap();

@@ -247,8 +247,8 @@ impl EventReader for Unswept {
         self.0.position_of(commit).await
     }
 
-    fn grown(&self) -> tokio::sync::watch::Receiver<Position> {
-        self.0.grown()
+    fn watch_head(&self) -> tokio::sync::watch::Receiver<Position> {
+        self.0.watch_head()
     }
 }
 

@@ -14,10 +14,7 @@ use std::time::{Duration, Instant};
 
 use retell::event::{NewEvent, RecordedEvent};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
-use retell::store::{
-    Append, CheckpointStore, Filter, KeptOutcome, LeaseStore, Outcome, RelayCheckpoint, Replay, Snapshot,
-    SnapshotStore, Step, Work,
-};
+use retell::store::{Append, CheckpointStore, Filter, KeptOutcome, Outcome, RelayStore, Replay, Snapshot, Step, Work};
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use retell::{
     Error, ErrorKind, EventReader, EventStore, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName,
@@ -95,7 +92,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
         .save_snapshot(&stream("a"), Snapshot { version: Version::new(2), fingerprint: 7, state: vec![1] })
         .await
         .unwrap();
-    store.set_relayed("main", Position::new(3), Fence::ZERO).await.unwrap();
+    store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
     model.advance(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
     let before = log(&store).await;
     // It has no position yet, and the number before its own belongs to a transaction that the dump does not see.
@@ -116,7 +113,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
     assert_eq!((again.outcome, again.commit, again.versions), (Outcome::Repeated, first.commit, first.versions));
     let from_snapshot = replayed(&store, &stream("a"), Replay { snapshot: Some(7), ..Replay::ALL }).await.unwrap();
     assert_eq!((from_snapshot.snapshot, from_snapshot.events.len()), (Some((Version::new(2), vec![1])), 1));
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(3));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(3));
     let model = PostgresReadModel::connect(&server.url()).await.unwrap();
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::new(4));
 
@@ -186,7 +183,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     let there = open(&replica).await;
     assert_eq!(log(&there).await, log(&store).await);
     assert_eq!(there.position_of(kept.commit).await.unwrap(), Some(Position::new(2)));
-    let outcome = there.outcome(&IdempotencyKey::new("pay").unwrap()).await.unwrap().unwrap();
+    let outcome = there.find_by_key(&IdempotencyKey::new("pay").unwrap()).await.unwrap().unwrap();
     let KeptOutcome { streams, appended } = outcome;
     assert_eq!((streams, appended.versions), (vec![stream("a")], kept.versions));
 
@@ -209,8 +206,8 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     tx.rollback().await.unwrap();
     let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: Vec::new() };
     refused(there.save_snapshot(&stream("a"), snapshot).await);
-    refused(there.set_relayed("main", Position::new(1), Fence::ZERO).await);
-    refused(there.take_lease("main", Uuid::nil(), PATIENCE).await.map(drop));
+    refused(there.advance("main", Position::new(1), Fence::ZERO).await);
+    refused(there.acquire_lease("main", Uuid::nil(), PATIENCE).await.map(drop));
     let model = PostgresReadModel::connect(&replica.url()).await.unwrap();
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);
     refused(model.advance(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await);

@@ -362,7 +362,7 @@ async fn another_process_is_woken_by_a_notification() {
     let (pool, options) = postgres::fresh().await;
     let here = PostgresStore::open(pool, &options).await.unwrap();
     let there = PostgresStore::open(postgres::pool_with(&[], 4).await, &options).await.unwrap();
-    let mut grown = there.grown();
+    let mut grown = there.watch_head();
     let woken = async {
         // It listens once the first signal has come; a commit before that is found by polling.
         grown.changed().await.unwrap();
@@ -379,7 +379,7 @@ async fn another_process_is_woken_by_a_notification() {
 async fn of_many_writers_the_last_one_is_heard() {
     let (pool, options) = postgres::fresh().await;
     let reader = PostgresStore::open(pool, &options).await.unwrap();
-    let mut grown = reader.grown();
+    let mut grown = reader.watch_head();
     // It listens once the first signal has come.
     grown.changed().await.unwrap();
     let mut writers = Vec::new();

@@ -16,7 +16,7 @@ use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::id::{CommitId, Fence};
 use retell::relay::RelayOptions;
-use retell::store::{Append, LeaseStore, PAGE_BYTES, Page, RelayCheckpoint, RelayStore, Replay, Visitor};
+use retell::store::{Append, PAGE_BYTES, Page, RelayStore, Replay, Visitor};
 use retell::testing::store::{event, events, stream};
 use retell::{
     ErrorKind, EventReader, EventStore, EventType, ExpectedVersion, Filter, MemoryStore, Position, Relay, StreamId,
@@ -184,13 +184,13 @@ async fn of_two_relays_one_publishes_for_as_long_as_it_lives() {
         sleep(LEASE / 3).await;
         add(&store, 2).await;
         sleep(LEASE / 3).await;
-        assert_eq!(store.take_lease("main", Uuid::nil(), LEASE).await.unwrap(), None);
+        assert_eq!(store.acquire_lease("main", Uuid::nil(), LEASE).await.unwrap(), None);
     }
     assert_eq!(broker.sent_by("first"), (1..=41).collect::<Vec<_>>());
     assert!(broker.sent_by("second").is_empty());
     first.stop().await.unwrap();
     second.stop().await.unwrap();
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(41));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(41));
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +212,7 @@ async fn a_relay_that_is_killed_is_replaced_after_the_end_of_its_lease() {
     let (first, second) = two(&store, &broker).await;
     sleep(LEASE).await;
     add(&store, 1).await;
-    until(async || store.relayed("main").await.unwrap() == Position::new(2)).await;
+    until(async || store.position("main").await.unwrap() == Position::new(2)).await;
     add(&store, 1).await;
     broker.has(3).await;
     first.kill().await;
@@ -248,27 +248,24 @@ impl Keeper {
 }
 
 #[async_trait]
-impl LeaseStore for Keeper {
-    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+impl RelayStore for Keeper {
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         if self.deceived.load(Ordering::SeqCst) {
             return Ok(Some(Fence::new(1)));
         }
-        self.reach()?.take_lease(name, holder, length).await
+        self.reach()?.acquire_lease(name, holder, length).await
     }
 
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
         self.reach()?.release_lease(name, holder).await
     }
-}
 
-#[async_trait]
-impl RelayCheckpoint for Keeper {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
-        self.reach()?.relayed(relay).await
+    async fn position(&self, relay: &str) -> Result<Position> {
+        self.reach()?.position(relay).await
     }
 
-    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
-        self.reach()?.set_relayed(relay, position, fence).await
+    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        self.reach()?.advance(relay, position, fence).await
     }
 }
 
@@ -288,7 +285,7 @@ async fn a_relay_whose_lease_ran_out_while_the_publisher_hung_publishes_nothing_
     hanging.open.send_replace(true);
     sleep(LEASE * 2).await;
     assert_eq!(hanging.sent_by("first"), (1..=8_000).collect::<Vec<_>>());
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(20_000));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(20_000));
 
     // It is still there when it is needed.
     keeper.cut_off.store(false, Ordering::SeqCst);
@@ -313,7 +310,7 @@ async fn a_relay_whose_lease_ran_out_while_its_broker_was_away_publishes_nothing
         }
         let first = Running::start(relay(&store, keeper.clone(), gone.link("first")));
         sleep(LEASE).await;
-        assert_eq!(store.take_lease("main", Uuid::nil(), LEASE).await.unwrap(), None, "it leads");
+        assert_eq!(store.acquire_lease("main", Uuid::nil(), LEASE).await.unwrap(), None, "it leads");
         keeper.cut_off.store(true, Ordering::SeqCst);
         let second = Running::start(relay(&store, store.clone(), broker.link("second")));
         broker.has(10).await;
@@ -321,7 +318,7 @@ async fn a_relay_whose_lease_ran_out_while_its_broker_was_away_publishes_nothing
         gone.failures.store(0, Ordering::SeqCst);
         sleep(LEASE * 2).await;
         assert!(gone.sent().is_empty(), "its broker {away}, and it sent {:?}", gone.sent());
-        assert_eq!(store.relayed("main").await.unwrap(), Position::new(10));
+        assert_eq!(store.position("main").await.unwrap(), Position::new(10));
         second.stop().await.unwrap();
         first.kill().await;
     }
@@ -335,7 +332,7 @@ async fn a_relay_that_is_stopped_while_its_store_is_away_ends_well_and_gives_its
         let keeper = Keeper::of(&store);
         add(&store, 1).await;
         let relay = Running::start(relay(&store, keeper.clone(), broker.link("first")));
-        until(async || store.relayed("main").await.unwrap() == Position::new(1)).await;
+        until(async || store.position("main").await.unwrap() == Position::new(1)).await;
         keeper.cut_off.store(true, Ordering::SeqCst);
         let back = async {
             sleep(LEASE / 20).await;
@@ -343,7 +340,7 @@ async fn a_relay_that_is_stopped_while_its_store_is_away_ends_well_and_gives_its
         };
         let (ended, ()) = tokio::join!(relay.stop(), back);
         ended.unwrap();
-        let free = store.take_lease("main", Uuid::nil(), LEASE).await.unwrap().is_some();
+        let free = store.acquire_lease("main", Uuid::nil(), LEASE).await.unwrap().is_some();
         assert_eq!(free, comes_back, "otherwise it ends by itself");
     }
 }
@@ -364,7 +361,7 @@ async fn a_process_that_stood_still_sends_nothing_before_it_has_the_lease_again(
         async fn publish(&self, _: &[Frame]) -> Result<Confirm> {
             if self.calls.fetch_add(1, Ordering::SeqCst) == 0 {
                 std::thread::sleep(Duration::from_millis(300));
-            } else if self.store.take_lease("main", Uuid::nil(), LEASE).await?.is_some() {
+            } else if self.store.acquire_lease("main", Uuid::nil(), LEASE).await?.is_some() {
                 self.without_lease.fetch_add(1, Ordering::SeqCst);
             }
             Ok(ready(Ok(())).boxed())
@@ -380,7 +377,7 @@ async fn a_process_that_stood_still_sends_nothing_before_it_has_the_lease_again(
     until(async || frozen.calls.load(Ordering::SeqCst) >= 3).await;
     running.stop().await.unwrap();
     assert_eq!(frozen.without_lease.load(Ordering::SeqCst), 0);
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(3));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -389,17 +386,17 @@ async fn a_zombies_checkpoint_is_refused_and_it_leads_no_more() {
     let keeper = Keeper::of(&store);
     add(&store, 1).await;
     let zombie = Running::start(relay(&store, keeper.clone(), broker.link("zombie")));
-    until(async || store.relayed("main").await.unwrap() == Position::new(1)).await;
+    until(async || store.position("main").await.unwrap() == Position::new(1)).await;
     keeper.deceived.store(true, Ordering::SeqCst);
     sleep(LEASE * 2).await;
     let fence =
-        store.take_lease("main", Uuid::nil(), PATIENCE).await.unwrap().expect("it has ended by the store's clock");
-    store.set_relayed("main", Position::new(1), fence).await.unwrap();
+        store.acquire_lease("main", Uuid::nil(), PATIENCE).await.unwrap().expect("it has ended by the store's clock");
+    store.advance("main", Position::new(1), fence).await.unwrap();
     add(&store, 1).await;
     broker.has(2).await;
     keeper.deceived.store(false, Ordering::SeqCst);
     sleep(LEASE * 2).await;
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(1), "it could not move it");
+    assert_eq!(store.position("main").await.unwrap(), Position::new(1), "it could not move it");
     add(&store, 1).await;
     sleep(LEASE * 2).await;
     assert_eq!(broker.sent_by("zombie"), [1, 2], "it found out, and stands by");
@@ -412,7 +409,7 @@ async fn a_zombies_checkpoint_is_refused_and_it_leads_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_position_beyond_all_leases_is_an_error_and_not_a_silent_wait() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    store.set_relayed("main", Position::new(1), Fence::new(7)).await.unwrap();
+    store.advance("main", Position::new(1), Fence::new(7)).await.unwrap();
     let ended = relay(&store, store.clone(), broker.link("first")).run(CancellationToken::new()).await;
     let expected = ErrorKind::Fenced { relay: "main".into(), fence: Fence::new(1), newest: Fence::new(7) };
     assert_eq!(*ended.unwrap_err().kind(), expected);
@@ -468,8 +465,8 @@ impl EventReader for Counted {
         self.store.position_of(commit).await
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
-        self.store.grown()
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.store.watch_head()
     }
 }
 
@@ -487,12 +484,12 @@ async fn eight_pages_wait_for_the_broker_and_one_more_is_read() {
     until(async || counted.pages.load(Ordering::SeqCst) == 9).await;
     sleep(LEASE * 3).await;
     assert_eq!((counted.pages.load(Ordering::SeqCst), broker.sent().len()), (9, 800));
-    assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO, "nothing was confirmed");
+    assert_eq!(store.position("main").await.unwrap(), Position::ZERO, "nothing was confirmed");
     broker.open.send_replace(true);
     broker.has(2_000).await;
     running.stop().await.unwrap();
     assert_eq!(broker.sent_by("first"), (1..=2_000).collect::<Vec<_>>());
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(2_000));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(2_000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -527,7 +524,7 @@ async fn a_page_that_is_not_confirmed_is_sent_again_with_all_that_follow() {
     broker.has(38).await;
     running.stop().await.unwrap();
     assert_eq!(broker.sent_by("first"), (1..=8).chain(1..=30).collect::<Vec<_>>());
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(30));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(30));
 }
 
 #[tokio::test(start_paused = true)]
@@ -541,7 +538,7 @@ async fn a_relay_may_announce_single_events() {
     running.stop().await.unwrap();
     assert_eq!(*unroutable.borrow_and_update(), 3);
     assert_eq!(broker.sent_by("first"), [1, 2, 3, 4, 5]);
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(5));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -560,8 +557,8 @@ async fn an_error_that_lasts_ends_the_relay_and_frees_its_lease() {
     add(&store, 1).await;
     let relay = Relay::new(store.clone(), Refusing).with_checkpoint(store.clone(), "main");
     assert_eq!(*relay.run(CancellationToken::new()).await.unwrap_err().kind(), ErrorKind::Closed("the broker"));
-    assert_eq!(store.take_lease("main", Uuid::nil(), LEASE).await.unwrap(), Some(Fence::new(2)));
-    assert_eq!(store.relayed("main").await.unwrap(), Position::ZERO);
+    assert_eq!(store.acquire_lease("main", Uuid::nil(), LEASE).await.unwrap(), Some(Fence::new(2)));
+    assert_eq!(store.position("main").await.unwrap(), Position::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
-use retell::store::{Append, Appended, KeptOutcome, Outcome, Page, Replay, Snapshot, SnapshotStore, Visitor};
+use retell::store::{Append, Appended, KeptOutcome, Outcome, Page, Replay, Snapshot, Visitor};
 use retell::{
     ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventStore,
     EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Metadata, Position, Repository, Result,
@@ -102,28 +102,25 @@ impl EventReader for Watched {
         self.store.position_of(commit).await
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
-        self.store.grown()
-    }
-}
-
-#[async_trait]
-impl SnapshotStore for Watched {
-    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-        self.store.save_snapshot(stream, snapshot).await
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.store.watch_head()
     }
 }
 
 #[async_trait]
 impl EventStore for Watched {
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        self.store.save_snapshot(stream, snapshot).await
+    }
+
     async fn append(&self, append: Append) -> Result<Appended> {
         self.appends.fetch_add(1, Ordering::SeqCst);
         self.store.append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         self.count_read().await?;
-        self.store.outcome(key).await
+        self.store.find_by_key(key).await
     }
 
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {

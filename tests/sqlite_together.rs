@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
-use retell::store::{Append, EventReader, EventStore, Outcome, Snapshot, SnapshotStore};
+use retell::store::{Append, EventReader, EventStore, Outcome, Snapshot};
 use retell::testing::store::{events, stream, whole_log};
 use retell::{Error, ErrorKind, ExpectedVersion, IdempotencyKey, Position, Version};
 use rusqlite::Connection;
@@ -84,7 +84,7 @@ fn insert(db: &Connection, id: &str) -> Result<(), Failed> {
 #[tokio::test]
 async fn events_and_rows_are_one_commit() {
     let shop = Shop::new().await;
-    let (raw, grown) = (shop.raw(), shop.store.grown());
+    let (raw, grown) = (shop.raw(), shop.store.watch_head());
     let (appended, seen) = shop
         .store
         .append_with(append("a"), move |db| {
@@ -308,7 +308,7 @@ async fn works_and_plain_appends_of_many_tasks_share_one_order() {
             }
         });
     }
-    let grown = shop.store.grown();
+    let grown = shop.store.watch_head();
     let mut last = Position::ZERO;
     while !tasks.is_empty() {
         tokio::select! {
@@ -335,7 +335,7 @@ async fn a_dropped_call_writes_both_or_neither() {
     shop.write("last").await.unwrap();
     let (events, rows) = shop.counts().await;
     assert!(events >= 1 && events == rows, "{events} events and {rows} rows");
-    assert_eq!(shop.store.grown().borrow().get(), events as u64);
+    assert_eq!(shop.store.watch_head().borrow().get(), events as u64);
 }
 
 #[tokio::test]

@@ -251,7 +251,7 @@ fn payload(stream: &StreamId) -> Vec<u8> {
 }
 
 async fn project_for_ever(store: SqliteStore, model: SqliteReadModel) -> Result<()> {
-    let mut grown = store.grown();
+    let mut grown = store.watch_head();
     loop {
         let from = model.checkpoint(&projection()).await?;
         grown.wait_for(|head| *head > from).await.expect("the store is open");

@@ -13,8 +13,8 @@ use retell::id::{
 };
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 use retell::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, LeaseStore, MAX_PAYLOAD_BYTES, Outcome,
-    RelayCheckpoint, Replay, Snapshot, SnapshotStore, Step, UpTo, Work,
+    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, RelayStore, Replay,
+    Snapshot, Step, UpTo, Work,
 };
 use retell::testing::read_model::Counting;
 use retell::testing::store::{event, events, replayed, stream, whole_log};
@@ -171,7 +171,7 @@ async fn a_damaged_outcome_names_its_key() {
     let plant = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES ('pay', 1, 'junk')";
     let (store, _log) = Log::damaged(plant).await;
     let key = IdempotencyKey::new("pay").unwrap();
-    assert_corrupt(store.outcome(&key).await, &["pay"]);
+    assert_corrupt(store.find_by_key(&key).await, &["pay"]);
     let append = Append::new(stream("a"), ExpectedVersion::Any, events(1)).with_key(key);
     assert_corrupt(store.append(append).await, &["pay"]);
     assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
@@ -183,8 +183,8 @@ async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
                  INSERT INTO retell_relays (relay, position) VALUES ('main', -1);
                  INSERT INTO retell_leases (name, fence, ends_at) VALUES ('main', -9, 0);";
     let (store, log) = Log::damaged(plant).await;
-    assert_corrupt(store.relayed("main").await, &["-1"]);
-    assert_corrupt(store.take_lease("main", Uuid::nil(), Duration::from_secs(1)).await, &["-8"]);
+    assert_corrupt(store.position("main").await, &["-1"]);
+    assert_corrupt(store.acquire_lease("main", Uuid::nil(), Duration::from_secs(1)).await, &["-8"]);
     let model = SqliteReadModel::open(log.path()).await.unwrap();
     let totals = ProjectionName::new("totals").unwrap();
     assert_corrupt(model.checkpoint(&totals).await, &["-1"]);
@@ -271,11 +271,8 @@ async fn a_log_opened_for_reading_refuses_every_write_and_can_be_read() {
     assert_eq!(*append(&store, "a", events(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
     let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: Vec::new() };
     assert_eq!(*store.save_snapshot(&stream("a"), snapshot).await.unwrap_err().kind(), ErrorKind::ReadOnly);
-    assert_eq!(
-        *store.set_relayed("main", Position::new(1), Fence::ZERO).await.unwrap_err().kind(),
-        ErrorKind::ReadOnly
-    );
-    let lease = store.take_lease("main", Uuid::nil(), Duration::from_secs(1)).await;
+    assert_eq!(*store.advance("main", Position::new(1), Fence::ZERO).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    let lease = store.acquire_lease("main", Uuid::nil(), Duration::from_secs(1)).await;
     assert_eq!(*lease.unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
     assert_eq!(store.head().await.unwrap(), Position::new(4));
@@ -449,7 +446,7 @@ async fn everything_that_was_written_is_there_after_reopening() {
     let first = store.append(append()).await.unwrap();
     let snapshot = Snapshot { version: Version::new(2), fingerprint: 7, state: vec![1, 2] };
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
-    store.set_relayed("main", Position::new(3), Fence::ZERO).await.unwrap();
+    store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
     let before = whole_log(&store).await.unwrap();
     store.close().await.unwrap();
 
@@ -458,7 +455,7 @@ async fn everything_that_was_written_is_there_after_reopening() {
     assert_eq!(store.append(append()).await.unwrap(), Appended { outcome: Outcome::Repeated, ..first });
     let seen = replayed(&store, &stream("a"), Replay { snapshot: Some(7), ..Replay::ALL }).await.unwrap();
     assert_eq!((seen.snapshot.clone(), seen.versions()), (Some((Version::new(2), vec![1, 2])), vec![3, 4]));
-    assert_eq!(store.relayed("main").await.unwrap(), Position::new(3));
+    assert_eq!(store.position("main").await.unwrap(), Position::new(3));
 }
 
 #[tokio::test]

@@ -268,7 +268,7 @@ mod opening {
         let large = large.with_key(key.clone());
         let first = store.append(large.clone()).await.unwrap();
         assert_eq!(store.append(large).await.unwrap().versions, first.versions);
-        assert_eq!(store.outcome(&key).await.unwrap().unwrap().appended.commit, first.commit);
+        assert_eq!(store.find_by_key(&key).await.unwrap().unwrap().appended.commit, first.commit);
         assert_eq!(whole_log(&store).await.unwrap().len(), 1_499);
     }
 }

@@ -60,7 +60,7 @@ async fn followed(
     stop: CancellationToken,
 ) -> HashMap<EventId, Instant> {
     let mut seen = HashMap::new();
-    let mut grown = store.grown();
+    let mut grown = store.watch_head();
     loop {
         let all_answered = stop.is_cancelled();
         let page = store.read_all(after, 1_000, &Filter::all()).await.unwrap();

@@ -264,7 +264,7 @@ impl<P: Process> Steps<P> {
         command: P::Command,
         repeated: bool,
     ) -> Result<Vec<DeadlineChange>> {
-        let known = repeated && self.store.outcome(&sent.rejected().key::<P>()?).await?.is_some();
+        let known = repeated && self.store.find_by_key(&sent.rejected().key::<P>()?).await?.is_some();
         let reason = if known {
             // What it led to then is recorded.
             String::new()

@@ -31,7 +31,7 @@ impl Lease {
     /// Takes or prolongs it; `None` while another relay leads.
     pub(super) async fn take(&self) -> Result<Option<Fence>> {
         let asked = Instant::now();
-        let fence = self.store.take_lease(&self.name, self.holder, self.length).await?;
+        let fence = self.store.acquire_lease(&self.name, self.holder, self.length).await?;
         if fence.is_some() {
             *self.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + self.length;
         }

@@ -101,7 +101,7 @@ struct Duty<'r> {
 impl Duty<'_> {
     async fn send(&self, start: Position, sent: mpsc::Sender<Sent>) -> Result<(), Halt> {
         let (mut after, mut limit, mut ahead) = (start, self.relay.options.page_events, None);
-        let mut grown = self.relay.reader.grown();
+        let mut grown = self.relay.reader.watch_head();
         while !self.stop.is_cancelled() {
             let batch = match ahead.take() {
                 Some(batch) => batch,
@@ -210,7 +210,7 @@ impl Ledger<'_> {
         if let Some(Office { store, name, fence, .. }) = self.duty.office
             && self.kept < self.confirmed
         {
-            self.duty.retry(|| store.set_relayed(name, self.confirmed, *fence)).await.map_err(or_lost)?;
+            self.duty.retry(|| store.advance(name, self.confirmed, *fence)).await.map_err(or_lost)?;
         }
         (self.kept, self.kept_at) = (self.confirmed, Instant::now());
         Ok(())
@@ -222,7 +222,7 @@ impl Ledger<'_> {
         if self.kept == self.confirmed {
             return Halt::Stopped;
         }
-        let kept = store.set_relayed(name, self.confirmed, *fence).await;
+        let kept = store.advance(name, self.confirmed, *fence).await;
         kept.map_or_else(|error| or_lost(Halt::Failed(error)), |()| Halt::Stopped)
     }
 }

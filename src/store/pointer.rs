@@ -17,10 +17,10 @@ use crate::id::{
     StreamId, Version, ViewKey,
 };
 use crate::store::log::append::{Append, Appended, KeptOutcome};
-use crate::store::log::event_store::{EventStore, Snapshot, SnapshotStore};
+use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
-use crate::store::log::relay::{LeaseStore, RelayCheckpoint};
+use crate::store::log::relay::RelayStore;
 use crate::store::model::checkpoint::{CheckpointStore, Work};
 use crate::store::model::inbox::InboxStore;
 use crate::store::model::parking::{Parking, Step};
@@ -57,26 +57,23 @@ impl<S: EventReader + ?Sized> EventReader for Arc<S> {
         (**self).position_of(commit).await
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
-        (**self).grown()
-    }
-}
-
-#[async_trait]
-impl<S: SnapshotStore + ?Sized> SnapshotStore for Arc<S> {
-    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-        (**self).save_snapshot(stream, snapshot).await
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        (**self).watch_head()
     }
 }
 
 #[async_trait]
 impl<S: EventStore + ?Sized> EventStore for Arc<S> {
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        (**self).save_snapshot(stream, snapshot).await
+    }
+
     async fn append(&self, append: Append) -> Result<Appended> {
         (**self).append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        (**self).outcome(key).await
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        (**self).find_by_key(key).await
     }
 
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
@@ -89,20 +86,17 @@ impl<S: EventStore + ?Sized> EventStore for Arc<S> {
 }
 
 #[async_trait]
-impl<S: RelayCheckpoint + ?Sized> RelayCheckpoint for Arc<S> {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
-        (**self).relayed(relay).await
+impl<S: RelayStore + ?Sized> RelayStore for Arc<S> {
+    async fn position(&self, relay: &str) -> Result<Position> {
+        (**self).position(relay).await
     }
 
-    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
-        (**self).set_relayed(relay, position, fence).await
+    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        (**self).advance(relay, position, fence).await
     }
-}
 
-#[async_trait]
-impl<S: LeaseStore + ?Sized> LeaseStore for Arc<S> {
-    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
-        (**self).take_lease(name, holder, length).await
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        (**self).acquire_lease(name, holder, length).await
     }
 
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {

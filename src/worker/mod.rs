@@ -250,7 +250,7 @@ where
     }
 
     fn feed(&self, name: ProjectionName, consumption: Consumption, stop: CancellationToken) -> Feed {
-        Feed::new(self.broker.clone(), name, consumption, self.options.gather, self.reader.grown(), stop)
+        Feed::new(self.broker.clone(), name, consumption, self.options.gather, self.reader.watch_head(), stop)
     }
 
     /// Dead letters that are out of reach are written after the next retry.

@@ -91,7 +91,7 @@ pub(crate) async fn write(place: &Place) {
     }
     let snapshot = Snapshot { version: Version::new(2), fingerprint: FINGERPRINT, state: vec![0, 0xff, b'\''] };
     store.events.save_snapshot(&stream("1"), snapshot).await.unwrap();
-    store.relays.set_relayed("main", Position::new(3), Fence::ZERO).await.unwrap();
+    store.relays.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
     advance(place, Position::ZERO, Position::new(4)).await.unwrap();
     store.events.close().await.unwrap();
 }
@@ -154,24 +154,24 @@ async fn check_beside(store: &Store) {
     assert_eq!((seen.snapshot.clone(), seen.versions()), (Some((Version::new(2), vec![0, 0xff, b'\''])), vec![3]));
     for append in appends() {
         let Some(key) = append.key().cloned() else { continue };
-        let kept = store.events.outcome(&key).await.unwrap().unwrap();
+        let kept = store.events.find_by_key(&key).await.unwrap().unwrap();
         assert!(kept.streams.iter().eq(append.stream_ids()));
         let again = store.events.append(append).await.unwrap();
         assert_eq!((again.outcome, &again), (Outcome::Repeated, &kept.appended));
         let position = store.events.position_of(again.commit).await.unwrap();
         assert_eq!(position, Some(Position::new(if key.as_str() == "ship" { 6 } else { 4 })));
     }
-    assert_eq!(store.relays.relayed("main").await.unwrap(), Position::new(3));
+    assert_eq!(store.relays.position("main").await.unwrap(), Position::new(3));
 }
 
 /// Relays that knew no lease have written with the smallest fence there is.
 async fn a_relay_goes_on(store: &Store) {
-    store.relays.set_relayed("main", Position::new(4), Fence::ZERO).await.unwrap();
-    let taken = store.relays.take_lease("main", id(1), Duration::from_hours(1)).await.unwrap();
+    store.relays.advance("main", Position::new(4), Fence::ZERO).await.unwrap();
+    let taken = store.relays.acquire_lease("main", id(1), Duration::from_hours(1)).await.unwrap();
     assert_eq!(taken, Some(Fence::new(1)));
-    store.relays.set_relayed("main", Position::new(5), Fence::new(1)).await.unwrap();
-    assert!(store.relays.set_relayed("main", Position::new(6), Fence::ZERO).await.is_err());
-    assert_eq!(store.relays.relayed("main").await.unwrap(), Position::new(5));
+    store.relays.advance("main", Position::new(5), Fence::new(1)).await.unwrap();
+    assert!(store.relays.advance("main", Position::new(6), Fence::ZERO).await.is_err());
+    assert_eq!(store.relays.position("main").await.unwrap(), Position::new(5));
 }
 
 fn reserve() -> Claim {

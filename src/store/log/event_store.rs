@@ -1,7 +1,9 @@
-//! The port of writers: appends and snapshots.
+//! The port of writers: appends, their outcomes, unique values and snapshots.
 
 use async_trait::async_trait;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome};
@@ -10,50 +12,48 @@ use crate::store::log::reader::EventReader;
 /// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
-/// Appends to the log.
+/// Writes the log: appends, and what belongs to them. Object-safe: a program that chooses its database at start holds an
+/// `Arc<dyn EventStore>`.
 #[async_trait]
-pub trait EventStore: EventReader + SnapshotStore {
+pub trait EventStore: EventReader {
     /// Makes the events durable, all or none.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if a stream is not at the version expected, [`ErrorKind::DuplicateEvent`] for an id that is in the log,
-    /// [`ErrorKind::Taken`] for a value that another stream holds, [`ErrorKind::KeyReused`], [`ErrorKind::Full`],
-    /// [`ErrorKind::ReadOnly`] and what [`Append::check`] refuses: nothing was written. Of several of them in one append the first of
-    /// this list is reported: a conflict, a value that is taken, a duplicate id.
+    /// [`ErrorKind::Conflict`] if a stream is not at the expected version, [`ErrorKind::Taken`] for a unique value that another
+    /// stream holds, [`ErrorKind::DuplicateEvent`] for an event id that is in the log already. If several apply, the first of
+    /// these three is reported. [`ErrorKind::KeyReused`] if the idempotency key belongs to an append to other streams,
+    /// [`ErrorKind::Full`], [`ErrorKind::ReadOnly`], and the errors of [`Append::check`]. Nothing was written in any of these cases.
     /// After [`ErrorKind::Transient`] or [`ErrorKind::Backend`] the outcome is unknown: the idempotency key decides.
     ///
     /// # Cancel safety
     /// A dropped call may still write. The store stays usable.
     async fn append(&self, append: Append) -> Result<Appended>;
 
-    /// What the append under this key did; `None` if there was none.
+    /// Returns the outcome of the append that was made under `key`; `None` if there was none.
     ///
     /// # Errors
-    /// What reading met.
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>>;
+    /// A [read error](crate::Error#read-errors).
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>>;
 
-    /// The stream that holds a value; `None` if it is free. Another append may change that at once: the append that reserves the value
-    /// is what decides.
+    /// Returns the stream that holds a unique value; `None` if it is free. Another append may change that at any time: only the
+    /// append that reserves the value decides.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>>;
 
-    /// Waits for the appends under way, then lets go of the store. Later appends are refused.
+    /// Saves the state of a stream's aggregate, unless a newer one with the same fingerprint is stored. A store keeps one snapshot
+    /// per stream.
     ///
     /// # Errors
-    /// What closing met.
-    async fn close(&self) -> Result<()>;
-}
-
-/// Keeps the newest state of streams, so that loading need not replay them whole.
-#[async_trait]
-pub trait SnapshotStore: Send + Sync + 'static {
-    /// Keeps a state, unless a newer one of the same fingerprint is there. One snapshot a stream is kept.
-    ///
-    /// # Errors
-    /// What writing met. A lost snapshot costs time, never data.
+    /// A [write error](crate::Error#write-errors). A lost snapshot costs time, never data.
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()>;
+
+    /// Waits for the appends in flight, then closes the store for all of its handles. Later appends fail.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Backend`] if the database fails while closing.
+    async fn close(&self) -> Result<()>;
 }
 
 /// The state of a stream's aggregate as of a version.

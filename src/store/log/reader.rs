@@ -59,7 +59,7 @@ pub trait EventReader: Send + Sync + 'static {
     async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
 
     /// Hints that the log has grown. It may miss the appends of other processes: poll as well, more slowly.
-    fn grown(&self) -> watch::Receiver<Position>;
+    fn watch_head(&self) -> watch::Receiver<Position>;
 }
 
 /// Which events of a stream, and whether a snapshot may stand for the first of them.

@@ -1,4 +1,4 @@
-//! The ports of relays: how far each has published the log, and the lease that lets one of several publish.
+//! The port of relays: how far each has published the log, and the lease that lets one of several publish.
 
 use std::time::Duration;
 
@@ -8,65 +8,55 @@ use uuid::Uuid;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Fence, Position};
 
-/// A time that far off has room in every column.
+/// Longest lease. Its end still fits the timestamp type of every database.
 pub(crate) const LONGEST_LEASE: Duration = Duration::from_hours(365 * 24);
 
-/// Lends names out for a time, by the database's clock, to one holder at a time.
+/// Stores the state of relays: each relay's position, and the lease that makes one relay of a name the leader.
 ///
-/// A clock alone cannot keep a holder from acting late: one that was paused wakes up and goes on. So each change of holders has a larger
-/// [`Fence`], and what must not be written late is written with it.
+/// A lease lends a name to one holder at a time, on the database's clock. A clock alone cannot stop a holder that was paused
+/// and wakes up late. So each new holder gets a larger [`Fence`], and [`advance`](Self::advance) refuses a smaller one.
 #[async_trait]
-pub trait LeaseStore: Send + Sync + 'static {
-    /// Takes the lease if it is free, has ended, or is this holder's already: then it is prolonged, under the fence it has. `None` while it
-    /// is somebody else's.
-    ///
-    /// It ends `length` after the database heard of it, so not before `length` after this was called. A year is the most.
+pub trait RelayStore: Send + Sync + 'static {
+    /// Returns the position up to which the broker has confirmed everything; zero for a relay that never ran.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a name that breaks the rules of all names: 1 to 255 bytes without NUL.
-    /// Otherwise what writing met.
-    ///
-    /// # Cancel safety
-    /// A dropped call may still take the lease. Give it back, or let it end.
-    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;
+    /// [`ErrorKind::Invalid`] if `relay` is not 1 to 255 bytes without NUL, otherwise a [read error](crate::Error#read-errors).
+    async fn position(&self, relay: &str) -> Result<Position>;
 
-    /// Gives the lease back before its end, if it is this holder's.
+    /// Moves the position forward, never backward, and stores `fence`, even if the position stays the same.
     ///
     /// # Errors
-    /// As [`take_lease`](Self::take_lease). A lease that was not given back ends by itself.
+    /// [`ErrorKind::Fenced`] if an earlier call had a larger fence: another relay holds the lease now, and nothing was changed.
+    /// [`ErrorKind::Invalid`] as for [`position`](Self::position), otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
-    /// A dropped call may still give it back.
+    /// A dropped call may still move the position.
+    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()>;
+
+    /// Acquires the lease `name` if it is free or has ended, or extends it under the same fence if `holder` has it already.
+    /// Returns `None` while another holder has it.
+    ///
+    /// The lease ends `length` after the database received the request, so never earlier than `length` after the call. The
+    /// maximum is a year.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if `name` is not 1 to 255 bytes without NUL, otherwise a [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still acquire the lease. Release it, or let it end.
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;
+
+    /// Releases the lease before its end, if `holder` has it.
+    ///
+    /// # Errors
+    /// As [`acquire_lease`](Self::acquire_lease). A lease that is not released ends after its length.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still release it.
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
 }
 
-/// Where the relay has got to: the position up to which the broker has confirmed everything.
-#[async_trait]
-pub trait RelayCheckpoint: Send + Sync + 'static {
-    /// The position this relay has confirmed; zero if it never ran.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] for a name that breaks the rules of all names: 1 to 255 bytes without NUL. Otherwise what reading met.
-    async fn relayed(&self, relay: &str) -> Result<Position>;
-
-    /// Moves the position forward; never backward. Keeps the fence, also where the position stays.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Fenced`] if this was called with a larger fence before: another relay has the lease now, and nothing was changed.
-    /// Otherwise as [`relayed`](Self::relayed).
-    ///
-    /// # Cancel safety
-    /// A dropped call may still move it.
-    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()>;
-}
-
-/// What a relay keeps: its position, and the lease that lets one relay of a name lead. For a program that chooses its store when it starts:
-/// an `Arc<dyn RelayStore>`.
-pub trait RelayStore: RelayCheckpoint + LeaseStore {}
-
-impl<S: RelayCheckpoint + LeaseStore + ?Sized> RelayStore for S {}
-
-/// Judges what a store found after a write under a fence.
+/// Checks the fence that a store found after a write under `fence`.
 pub(crate) fn check_fence(relay: &str, fence: Fence, newest: Fence) -> Result<()> {
     if newest <= fence { Ok(()) } else { Err(ErrorKind::Fenced { relay: relay.to_owned(), fence, newest }.into()) }
 }

@@ -18,11 +18,11 @@ use crate::id::{
 };
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::claims::claimed;
-use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
-use crate::store::log::relay::{LONGEST_LEASE, LeaseStore, RelayCheckpoint, check_fence};
+use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence};
 
 /// Events of a stream that are copied out under one lock.
 const REPLAY_CHUNK: usize = 256;
@@ -258,7 +258,7 @@ impl EventReader for MemoryStore {
         Ok(Some(Position::new(commit.get())).filter(|position| *position <= self.log.read().head()))
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
+    fn watch_head(&self) -> watch::Receiver<Position> {
         self.log.head.subscribe()
     }
 }
@@ -279,12 +279,21 @@ impl EventStore for MemoryStore {
         self.commits.append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         Ok(self.log.read().keys.get(key).cloned())
     }
 
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         Ok(self.log.read().reservations.get(&(scope.clone(), value.clone())).cloned())
+    }
+
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        let mut state = self.log.write();
+        match state.snapshots.get(stream) {
+            Some(kept) if kept.fingerprint == snapshot.fingerprint && kept.version >= snapshot.version => {}
+            _ => drop(state.snapshots.insert(stream.clone(), snapshot)),
+        }
+        Ok(())
     }
 
     async fn close(&self) -> Result<()> {
@@ -294,25 +303,13 @@ impl EventStore for MemoryStore {
 }
 
 #[async_trait]
-impl SnapshotStore for MemoryStore {
-    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-        let mut state = self.log.write();
-        match state.snapshots.get(stream) {
-            Some(kept) if kept.fingerprint == snapshot.fingerprint && kept.version >= snapshot.version => {}
-            _ => drop(state.snapshots.insert(stream.clone(), snapshot)),
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl RelayCheckpoint for MemoryStore {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
+impl RelayStore for MemoryStore {
+    async fn position(&self, relay: &str) -> Result<Position> {
         check_relay_name(relay)?;
         Ok(self.log.read().relayed.get(relay).map_or(Position::ZERO, |(position, _)| *position))
     }
 
-    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let mut state = self.log.write();
         let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
@@ -320,11 +317,8 @@ impl RelayCheckpoint for MemoryStore {
         (*relayed, *newest) = (position.max(*relayed), fence);
         Ok(())
     }
-}
 
-#[async_trait]
-impl LeaseStore for MemoryStore {
-    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         check_lease_name(name)?;
         let now = Instant::now();
         let mut state = self.log.write();

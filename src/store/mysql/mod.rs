@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome};
-use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
@@ -285,7 +285,7 @@ impl EventReader for MySqlStore {
         self.reader.position_of(commit).await
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
+    fn watch_head(&self) -> watch::Receiver<Position> {
         self.writer.grown.subscribe()
     }
 }
@@ -297,23 +297,14 @@ impl EventStore for MySqlStore {
         self.commits.append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        self.writer.outcome(key).await
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        self.writer.find_by_key(key).await
     }
 
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         self.writer.holder(scope, value).await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.commits.close().await;
-        self.writer.connections.close().await;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl SnapshotStore for MySqlStore {
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let (version, fingerprint) = (to_sql(snapshot.version.get()), snapshot.fingerprint.cast_signed());
         let save = sqlx::query(SAVE_SNAPSHOT)
@@ -330,6 +321,12 @@ impl SnapshotStore for MySqlStore {
             .bind(version)
             .bind(fingerprint);
         self.writer.connections.execute(save).await.map_err(|error| classify(error, "save a snapshot"))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        self.writer.connections.close().await;
+        Ok(())
     }
 }
 

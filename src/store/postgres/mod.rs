@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome};
-use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
@@ -233,7 +233,7 @@ impl EventReader for PostgresStore {
         self.reader.position_of(commit).await
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
+    fn watch_head(&self) -> watch::Receiver<Position> {
         self.writer.signals.subscribe()
     }
 }
@@ -245,24 +245,14 @@ impl EventStore for PostgresStore {
         self.commits.append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        self.writer.outcome(key).await
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        self.writer.find_by_key(key).await
     }
 
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         self.writer.holder(scope, value).await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.commits.close().await;
-        self.writer.signals.close().await;
-        self.writer.connections.close().await;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl SnapshotStore for PostgresStore {
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let query = sqlx::query(self.save_snapshot.sql())
             .bind(stream.aggregate_type().as_str())
@@ -271,6 +261,13 @@ impl SnapshotStore for PostgresStore {
             .bind(snapshot.fingerprint.cast_signed())
             .bind(snapshot.state);
         self.writer.connections.execute(query).await.map_err(|error| classify(error, "save a snapshot"))
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        self.writer.signals.close().await;
+        self.writer.connections.close().await;
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome};
-use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot, SnapshotStore};
+use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::inline::Inlines;
 use crate::store::log::query::{Filter, Page};
@@ -265,7 +265,7 @@ impl EventReader for SqliteStore {
         Ok(written.then_some(position))
     }
 
-    fn grown(&self) -> watch::Receiver<Position> {
+    fn watch_head(&self) -> watch::Receiver<Position> {
         self.writer.head.subscribe()
     }
 }
@@ -277,9 +277,9 @@ impl EventStore for SqliteStore {
         self.commits.append(append).await
     }
 
-    async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         let key = key.clone();
-        self.readers.run("look up an idempotency key", move |db| log::append::outcome(db, &key)).await
+        self.readers.run("look up an idempotency key", move |db| log::append::find_by_key(db, &key)).await
     }
 
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
@@ -287,15 +287,6 @@ impl EventStore for SqliteStore {
         self.readers.run("look up a unique value", move |db| log::claims::holder(db, &scope, &value)).await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.commits.close().await;
-        self.readers.close().await?;
-        self.writer.pool.close().await
-    }
-}
-
-#[async_trait]
-impl SnapshotStore for SqliteStore {
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let stream = stream.clone();
         self.writer
@@ -312,6 +303,12 @@ impl SnapshotStore for SqliteStore {
                 Ok(())
             })
             .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        self.readers.close().await?;
+        self.writer.pool.close().await
     }
 }
 

@@ -25,7 +25,7 @@ pub async fn a_repeated_key_returns_the_first_outcome_and_writes_nothing(store: 
     for _ in 0..2 {
         assert_eq!(store.append(append()).await.expect("the first outcome"), repeated);
         let kept = KeptOutcome { streams: vec![stream("a"), stream("b")], appended: repeated.clone() };
-        assert_eq!(store.outcome(&key("pay 7")).await.expect("outcomes can be read"), Some(kept));
+        assert_eq!(store.find_by_key(&key("pay 7")).await.expect("outcomes can be read"), Some(kept));
     }
     assert_eq!(log_of(&store).await.len(), 4);
 }
@@ -61,7 +61,7 @@ pub async fn concurrent_appends_under_one_key_write_once(store: Store) {
 pub async fn a_refused_append_does_not_consume_its_key(store: Store) {
     let append = |expected| Append::new(stream("a"), expected, events(1)).with_key(key("pay"));
     assert!(matches!(refusal(&store, append(ExpectedVersion::Exists)).await, ErrorKind::Conflict { .. }));
-    assert_eq!(store.outcome(&key("pay")).await.expect("outcomes can be read"), None);
+    assert_eq!(store.find_by_key(&key("pay")).await.expect("outcomes can be read"), None);
     let appended = store.append(append(ExpectedVersion::NoStream)).await.expect("the key is free");
     assert_eq!(appended.outcome, Outcome::Written);
 }
@@ -71,6 +71,6 @@ pub async fn an_unknown_key_has_no_outcome(store: Store) {
     let append = Append::new(stream("a"), ExpectedVersion::Any, events(1)).with_key(key("Pay"));
     store.append(append).await.expect("the append succeeds");
     for unknown in ["pay", "Pay ", "P%", "other"] {
-        assert_eq!(store.outcome(&key(unknown)).await.expect("outcomes can be read"), None, "{unknown:?}");
+        assert_eq!(store.find_by_key(&key(unknown)).await.expect("outcomes can be read"), None, "{unknown:?}");
     }
 }

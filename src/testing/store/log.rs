@@ -224,7 +224,7 @@ pub async fn an_empty_log_has_nothing_to_read(store: Store) {
 
 /// A reader that waits need not poll fast.
 pub async fn growth_is_signalled(store: Store) {
-    let mut grown = store.grown();
+    let mut grown = store.watch_head();
     for number in 1..=3 {
         let appended = written(&store, &stream("a"), vec![event("1")]).await;
         let position = position_of(&*store, &appended).await;

@@ -54,7 +54,7 @@ pub async fn text_that_looks_like_a_statement_is_only_text(store: Store) {
         assert_eq!(first.versions, [Version::new(1)], "{text:?}");
         let again = store.append(append()).await.unwrap_or_else(|error| panic!("{text:?}: {error}"));
         assert_eq!((again.outcome, again.commit), (Outcome::Repeated, first.commit), "{text:?}");
-        let kept = store.outcome(&key(text)).await.expect("outcomes can be read").expect("the key was used");
+        let kept = store.find_by_key(&key(text)).await.expect("outcomes can be read").expect("the key was used");
         assert_eq!(kept.streams, std::slice::from_ref(&account));
         sent.push((account, note));
     }
@@ -102,7 +102,7 @@ pub async fn names_are_kept_up_to_their_limit_and_refused_beyond_it(store: Store
         let appended = store.append(append.with_key(key.clone())).await.expect("the append succeeds");
         position_of(&*store, &appended).await;
         assert_eq!(replay_of(&store, &account, Replay::ALL).await.versions(), [1]);
-        let kept = store.outcome(&key).await.expect("outcomes can be read").expect("the key was used");
+        let kept = store.find_by_key(&key).await.expect("outcomes can be read").expect("the key was used");
         assert_eq!(kept.streams, std::slice::from_ref(&account));
         let last = log_of(&store).await.pop().expect("a log with events");
         assert_eq!((last.stream, last.event.event_type.as_str()), (account, longest.as_str()));

@@ -22,15 +22,15 @@ const LONG: Duration = Duration::from_hours(1);
 const SHORT: Duration = Duration::from_millis(50);
 
 async fn take(store: &Relays, name: &str, holder: Uuid, length: Duration) -> Option<Fence> {
-    store.take_lease(name, holder, length).await.unwrap_or_else(|error| panic!("{name:?}: {error}"))
+    store.acquire_lease(name, holder, length).await.unwrap_or_else(|error| panic!("{name:?}: {error}"))
 }
 
 async fn set(store: &Relays, relay: &str, position: u64, fence: u64) -> Result<(), Error> {
-    store.set_relayed(relay, Position::new(position), Fence::new(fence)).await
+    store.advance(relay, Position::new(position), Fence::new(fence)).await
 }
 
 async fn relayed(store: &Relays, relay: &str) -> u64 {
-    store.relayed(relay).await.expect("a relay's position can be read").get()
+    store.position(relay).await.expect("a relay's position can be read").get()
 }
 
 fn holders() -> [Uuid; 2] {
@@ -78,9 +78,9 @@ pub async fn relays_and_leases_have_names_like_all_others(store: Relays) {
     }
     for refused in ["", "a\0", &*"x".repeat(MAX_NAME_BYTES + 1), &*"x".repeat(64 * 1024)] {
         let errors = [
-            store.relayed(refused).await.err(),
+            store.position(refused).await.err(),
             set(&store, refused, 1, 1).await.err(),
-            store.take_lease(refused, holder, LONG).await.err(),
+            store.acquire_lease(refused, holder, LONG).await.err(),
             store.release_lease(refused, holder).await.err(),
         ];
         for error in errors {

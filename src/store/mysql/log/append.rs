@@ -56,7 +56,7 @@ impl Writer {
     }
 
     /// What the append under `key` did.
-    pub(crate) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         let failed = |error| classify(error, "look up an idempotency key");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&mut *lease).await;

@@ -64,7 +64,7 @@ impl Writer {
     }
 
     /// What the append under `key` did.
-    pub(crate) async fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         self.outcome_in(self.connections.pool(), key)
             .await
             .map_err(|error| classify(error, "look up an idempotency key"))?

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::id::{Fence, Position, check_lease_name, check_relay_name};
-use crate::store::log::relay::{LeaseStore, RelayCheckpoint, check_fence};
+use crate::store::log::relay::{RelayStore, check_fence};
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::connection::{Schema, Statement, classify};
 use crate::store::server::convert::{from_sql, micros_to_sql, to_sql};
@@ -15,28 +15,28 @@ use crate::store::server::convert::{from_sql, micros_to_sql, to_sql};
 /// The statements of this file, for one schema.
 #[derive(Debug, Clone)]
 pub(crate) struct Statements {
-    relayed: Statement,
-    set_relayed: Statement,
-    take_lease: Statement,
+    position: Statement,
+    advance: Statement,
+    acquire_lease: Statement,
     release_lease: Statement,
 }
 
 impl Statements {
     pub(crate) fn new(schema: &Schema) -> Self {
         Self {
-            relayed: schema.statement(RELAYED),
-            set_relayed: schema.statement(SET_RELAYED),
-            take_lease: schema.statement(TAKE_LEASE),
+            position: schema.statement(POSITION),
+            advance: schema.statement(ADVANCE),
+            acquire_lease: schema.statement(ACQUIRE_LEASE),
             release_lease: schema.statement(RELEASE_LEASE),
         }
     }
 }
 
 #[async_trait]
-impl RelayCheckpoint for PostgresStore {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
+impl RelayStore for PostgresStore {
+    async fn position(&self, relay: &str) -> Result<Position> {
         check_relay_name(relay)?;
-        let position: Option<i64> = sqlx::query_scalar(self.relay.relayed.sql())
+        let position: Option<i64> = sqlx::query_scalar(self.relay.position.sql())
             .bind(relay)
             .fetch_optional(self.writer.connections.pool())
             .await
@@ -44,9 +44,9 @@ impl RelayCheckpoint for PostgresStore {
         from_sql(position.unwrap_or(0), "position").map(Position::new)
     }
 
-    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
-        let newest: i64 = sqlx::query_scalar(self.relay.set_relayed.sql())
+        let newest: i64 = sqlx::query_scalar(self.relay.advance.sql())
             .bind(relay)
             .bind(to_sql(position.get()))
             .bind(to_sql(fence.get()))
@@ -55,19 +55,16 @@ impl RelayCheckpoint for PostgresStore {
             .map_err(|error| classify(error, "move a relay's position"))?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
     }
-}
 
-#[async_trait]
-impl LeaseStore for PostgresStore {
-    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         check_lease_name(name)?;
-        let fence: Option<i64> = sqlx::query_scalar(self.relay.take_lease.sql())
+        let fence: Option<i64> = sqlx::query_scalar(self.relay.acquire_lease.sql())
             .bind(name)
             .bind(holder)
             .bind(micros_to_sql(length))
             .fetch_optional(self.writer.connections.pool())
             .await
-            .map_err(|error| classify(error, "take a lease"))?;
+            .map_err(|error| classify(error, "acquire a lease"))?;
         fence.map(|fence| from_sql(fence, "fence").map(Fence::new)).transpose()
     }
 
@@ -78,14 +75,14 @@ impl LeaseStore for PostgresStore {
             .bind(holder)
             .execute(self.writer.connections.pool())
             .await;
-        released.map(drop).map_err(|error| classify(error, "give a lease back"))
+        released.map(drop).map_err(|error| classify(error, "release a lease"))
     }
 }
 
-const RELAYED: &str = "SELECT position FROM {schema}.relays WHERE relay = $1";
+const POSITION: &str = "SELECT position FROM {schema}.relays WHERE relay = $1";
 
 /// Binds: relay, position, fence. Returns the newest fence: if that is larger, nothing was changed.
-const SET_RELAYED: &str = "
+const ADVANCE: &str = "
     INSERT INTO {schema}.relays AS r (relay, position, fence) VALUES ($1, $2, $3)
     ON CONFLICT (relay) DO UPDATE SET
         position = CASE WHEN r.fence <= excluded.fence THEN greatest(r.position, excluded.position) ELSE r.position END,
@@ -94,7 +91,7 @@ const SET_RELAYED: &str = "
 
 /// Binds: name, holder, length in microseconds. Returns nothing while it is somebody else's. Where sessions race for it, the second waits for
 /// the first one's row, and looks at the clock again.
-const TAKE_LEASE: &str = "
+const ACQUIRE_LEASE: &str = "
     INSERT INTO {schema}.leases AS l (name, holder, fence, ends_at)
     VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')
     ON CONFLICT (name) DO UPDATE SET

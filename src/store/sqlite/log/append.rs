@@ -362,7 +362,7 @@ impl<'tx> Commit<'tx> {
 }
 
 /// What the append under `key` did.
-pub(crate) fn outcome(db: &Connection, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+pub(crate) fn find_by_key(db: &Connection, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
     read_outcome(&mut db.prepare_cached(OUTCOME)?, key)
 }
 

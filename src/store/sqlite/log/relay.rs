@@ -9,52 +9,48 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::id::{Fence, Position, check_lease_name, check_relay_name};
-use crate::store::log::relay::{LONGEST_LEASE, LeaseStore, RelayCheckpoint, check_fence};
+use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence};
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::connection::{from_sql, position_from_sql, to_sql};
 
 #[async_trait]
-impl RelayCheckpoint for SqliteStore {
-    async fn relayed(&self, relay: &str) -> Result<Position> {
+impl RelayStore for SqliteStore {
+    async fn position(&self, relay: &str) -> Result<Position> {
         check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.readers
             .run("read a relay's position", move |db| {
-                let position = db.prepare_cached(RELAYED)?.query_row([relay], |row| row.get(0)).optional()?;
+                let position = db.prepare_cached(POSITION)?.query_row([relay], |row| row.get(0)).optional()?;
                 position_from_sql(position.unwrap_or(0))
             })
             .await
     }
 
-    async fn set_relayed(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.writer
             .pool
             .run("move a relay's position", move |db| {
-                let mut set = db.prepare_cached(SET_RELAYED)?;
+                let mut set = db.prepare_cached(ADVANCE)?;
                 let binds = (&relay, to_sql(position.get()), to_sql(fence.get()));
                 let newest = set.query_row(binds, |row| row.get(0))?;
                 Ok(check_fence(&relay, fence, Fence::new(from_sql(newest, "fence")?))?)
             })
             .await
     }
-}
 
-/// A file has no clock of its own: it is the machine's.
-#[async_trait]
-impl LeaseStore for SqliteStore {
-    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         check_lease_name(name)?;
         let name = name.to_owned();
         let length = i64::try_from(length.min(LONGEST_LEASE).as_micros()).unwrap_or(i64::MAX);
         self.writer
             .pool
-            .run("take a lease", move |db| {
-                let mut take = db.prepare_cached(TAKE_LEASE)?;
+            .run("acquire a lease", move |db| {
+                let mut acquire = db.prepare_cached(ACQUIRE_LEASE)?;
                 let now = Utc::now().timestamp_micros();
                 let binds = (name, holder.as_bytes(), now, now.saturating_add(length));
-                let fence = take.query_row(binds, |row| row.get(0)).optional()?;
+                let fence = acquire.query_row(binds, |row| row.get(0)).optional()?;
                 fence.map(|fence| from_sql(fence, "fence").map(Fence::new)).transpose()
             })
             .await
@@ -65,7 +61,7 @@ impl LeaseStore for SqliteStore {
         let name = name.to_owned();
         self.writer
             .pool
-            .run("give a lease back", move |db| {
+            .run("release a lease", move |db| {
                 db.prepare_cached(RELEASE_LEASE)?.execute((name, holder.as_bytes()))?;
                 Ok(())
             })
@@ -73,10 +69,10 @@ impl LeaseStore for SqliteStore {
     }
 }
 
-const RELAYED: &str = "SELECT position FROM retell_relays WHERE relay = ?1";
+const POSITION: &str = "SELECT position FROM retell_relays WHERE relay = ?1";
 
 /// Binds: relay, position, fence. Returns the newest fence: if that is larger, nothing was changed.
-const SET_RELAYED: &str = "
+const ADVANCE: &str = "
     INSERT INTO retell_relays (relay, position, fence) VALUES (?1, ?2, ?3)
     ON CONFLICT (relay) DO UPDATE SET
         position = CASE WHEN fence <= excluded.fence THEN max(position, excluded.position) ELSE position END,
@@ -84,7 +80,7 @@ const SET_RELAYED: &str = "
     RETURNING fence";
 
 /// Binds: name, holder, now, end. Returns nothing while it is somebody else's.
-const TAKE_LEASE: &str = "
+const ACQUIRE_LEASE: &str = "
     INSERT INTO retell_leases (name, holder, fence, ends_at) VALUES (?1, ?2, 1, ?4)
     ON CONFLICT (name) DO UPDATE SET
         fence = CASE WHEN holder = excluded.holder THEN fence ELSE fence + 1 END,
