@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dhat::{Alloc, HeapStats, Profiler};
 use libtest_mimic::{Arguments, Trial};
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::repository::RepositoryOptions;
 use retell::store::Append;
 use retell::{Event, EventStore, ExpectedVersion, MemoryStore, Repository, SqliteStore, StreamId};
@@ -107,7 +107,7 @@ fn a_longer_load_allocates_what_its_events_do(store: &(impl EventStore + Clone))
 
 async fn append(store: &impl EventStore, id: &str, events: u64) {
     let stream = StreamId::parse("order", id).unwrap();
-    let events = (0..events).map(|n| NewEvent::encode(&OrderEvent::numbered(n), Metadata::default()).unwrap());
+    let events = (0..events).map(|n| NewEvent::new(&OrderEvent::numbered(n)).unwrap());
     store.append(Append::new(stream, ExpectedVersion::NoStream, events.collect())).await.unwrap();
 }
 

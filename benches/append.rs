@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::repository::RepositoryOptions;
 use retell::store::Append;
 use retell::{AggregateId, AggregateType, Apply, EventStore, ExpectedVersion, Repository, SqliteStore, StreamId};
@@ -181,7 +181,7 @@ fn to_new_stream(numbers: std::ops::Range<u64>) -> Append {
 }
 
 fn events(numbers: std::ops::Range<u64>) -> Vec<NewEvent> {
-    numbers.map(|n| NewEvent::encode(&OrderEvent::numbered(n), Metadata::default()).unwrap()).collect()
+    numbers.map(|n| NewEvent::new(&OrderEvent::numbered(n)).unwrap()).collect()
 }
 
 async fn existing_by_hand(pool: SqlitePool, writer: u32, rounds: u64) {

@@ -39,9 +39,9 @@ use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Replay, Visitor};
 use retell::worker::WorkerOptions;
 use retell::{
-    CheckpointStore, EventReader, EventStore, EventType, ExpectedVersion, Filter, Metadata, Position,
-    PostgresReadModel, PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, Relay, Repository, Result,
-    StreamId, Version, Worker, async_trait,
+    CheckpointStore, EventReader, EventStore, EventType, ExpectedVersion, Filter, Position, PostgresReadModel,
+    PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, Relay, Repository, Result, StreamId, Version,
+    Worker, async_trait,
 };
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -608,7 +608,7 @@ async fn latency_by_hand(place: &Place) -> [f64; 3] {
         at_the_rate(|number| {
             let (pool, channel, exchange) = (place.pool.clone(), channel.clone(), exchange.clone());
             async move {
-                let event = NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap();
+                let event = NewEvent::new(&OrderEvent::numbered(number)).unwrap();
                 let insert = sqlx::query("INSERT INTO by_hand_events VALUES ($1, $2, $3, $4)");
                 let insert = insert.bind(event.id.as_uuid()).bind(order(number)).bind(number.cast_signed());
                 insert.bind(&event.payload[..]).execute(&pool).await.unwrap();
@@ -653,7 +653,7 @@ async fn memory() {
     if let OrderEvent::Placed { method, .. } = &mut event {
         *method = "x".repeat(LARGE);
     }
-    let event = NewEvent::encode(&event, Metadata::default()).unwrap();
+    let event = NewEvent::new(&event).unwrap();
     let stream = StreamId::parse("order", "large").unwrap();
     place.store.append(Append::new(stream, ExpectedVersion::NoStream, vec![event])).await.unwrap();
     for _ in 0..ROUNDS {

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::repository::RepositoryOptions;
 use retell::store::Append;
 use retell::{
@@ -135,7 +135,7 @@ async fn fill(log: &impl EventStore, size: u64) -> u64 {
         let mut numbers = number * FILL..(number + 1) * FILL;
         let mut event = || {
             let number = numbers.next()?;
-            let event = NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap();
+            let event = NewEvent::new(&OrderEvent::numbered(number)).unwrap();
             bytes += event.payload.len() as u64;
             Some(event)
         };
@@ -221,7 +221,7 @@ async fn append(log: &(impl EventStore + Clone)) -> (f64, f64) {
 async fn write(log: impl EventStore) -> Vec<f64> {
     let mut times = Vec::new();
     for _ in 0..APPENDS {
-        let event = NewEvent::encode(&OrderEvent::numbered(0), Metadata::default()).unwrap();
+        let event = NewEvent::new(&OrderEvent::numbered(0)).unwrap();
         let stream = StreamId::new(AggregateType::new("order").unwrap(), AggregateId::generate());
         let began = Instant::now();
         log.append(Append::new(stream, ExpectedVersion::NoStream, vec![event])).await.unwrap();

@@ -15,7 +15,7 @@ use std::hint::black_box;
 
 use chrono::DateTime;
 use retell::broker::frame::{Frame, ReceivedFrame};
-use retell::event::{Metadata, NewEvent, RecordedEvent};
+use retell::event::{NewEvent, RecordedEvent};
 use retell::{Aggregate, Event, Position, StreamId, Version};
 
 use support::by_hand::State;
@@ -104,17 +104,19 @@ fn replay<A: Aggregate<Event: Numbered>>(times: u64) {
 fn encode<E: Numbered>(times: u64) {
     let events: Vec<_> = (0..EVENTS).map(E::numbered).collect();
     for event in in_turn(&events, times) {
-        black_box(NewEvent::encode(black_box(event), Metadata::default()).unwrap());
+        black_box(NewEvent::new(black_box(event)).unwrap());
     }
 }
 
 fn recorded() -> Vec<RecordedEvent> {
-    let recorded = (1..=FRAMED as u64).map(|number| RecordedEvent {
-        position: Position::new(number),
-        stream: StreamId::parse("order", &number.to_string()).unwrap(),
-        version: Version::new(1),
-        recorded_at: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
-        event: NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap(),
+    let recorded = (1..=FRAMED as u64).map(|number| {
+        RecordedEvent::new(
+            Position::new(number),
+            StreamId::parse("order", &number.to_string()).unwrap(),
+            Version::new(1),
+            DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+            NewEvent::new(&OrderEvent::numbered(number)).unwrap(),
+        )
     });
     recorded.collect()
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::repository::RepositoryOptions;
 use retell::rusqlite::Connection;
 use retell::store::sqlite::{SqliteOptions, Synchronous};
@@ -243,7 +243,7 @@ fn stream(id: &str) -> StreamId {
 }
 
 fn encoded(event: &impl Event) -> NewEvent {
-    NewEvent::encode(event, Metadata::default()).unwrap()
+    NewEvent::new(event).unwrap()
 }
 
 async fn fill<E: Event>(store: &impl EventStore, id: &str, numbers: std::ops::Range<u64>, numbered: fn(u64) -> E) {

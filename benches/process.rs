@@ -21,8 +21,8 @@ use retell::process::{NotExecuted, Process, ProcessManager, Then};
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, DeadlineStore};
 use retell::{
-    Aggregate, AggregateId, Apply, Context, Envelope, Event, EventStore, ExpectedVersion, Handle, Metadata,
-    PostgresStore, Repository, SqliteReadModel, SqliteStore, StreamId, async_trait,
+    Aggregate, AggregateId, Apply, Context, Envelope, Event, EventStore, ExpectedVersion, Handle, PostgresStore,
+    Repository, SqliteReadModel, SqliteStore, StreamId, async_trait,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPoolOptions;
@@ -177,7 +177,7 @@ async fn write(log: &impl EventStore, events: u64, each: u64) {
     let orders = events / each;
     for numbers in (0..events).collect::<Vec<_>>().chunks(500) {
         let appends = numbers.iter().map(|number| {
-            let event = NewEvent::encode(&OrderEvent::numbered(*number), Metadata::default()).unwrap();
+            let event = NewEvent::new(&OrderEvent::numbered(*number)).unwrap();
             let stream = StreamId::parse("order", &format!("order-{}", number % orders)).unwrap();
             log.append(Append::new(stream, ExpectedVersion::Any, vec![event]))
         });

@@ -15,7 +15,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::store::Append;
 use retell::store::Fields;
 use retell::worker::WorkerOptions;
@@ -125,7 +125,7 @@ async fn run(server: &str, sql: String) {
 async fn write(log: &impl EventStore, events: u64) {
     let numbers: Vec<u64> = (0..events).collect();
     for numbers in numbers.chunks(1_000) {
-        let event = |number: &u64| NewEvent::encode(&OrderEvent::numbered(*number), Metadata::default()).unwrap();
+        let event = |number: &u64| NewEvent::new(&OrderEvent::numbered(*number)).unwrap();
         let stream = StreamId::parse("order", &numbers[0].to_string()).unwrap();
         let events = numbers.iter().map(event).collect();
         log.append(Append::new(stream, ExpectedVersion::NoStream, events)).await.unwrap();

@@ -1,6 +1,6 @@
 //! A read model that never lags: what is on stock, changed in the transaction of the append itself.
 
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::inline::inline;
 use retell::store::Append;
 use retell::view::ViewProjection;
@@ -50,7 +50,7 @@ async fn main() -> retell::Result<()> {
         Stock::Received { item: "milk".into(), count: 3 },
     ];
     for event in events {
-        let event = NewEvent::encode(&event, Metadata::default())?;
+        let event = NewEvent::new(&event)?;
         log.append(Append::new(StreamId::parse("shelf", "1")?, ExpectedVersion::Any, vec![event])).await?;
         println!("tea {:?}, milk {:?}", views.get("tea").await?, views.get("milk").await?);
     }

@@ -2,7 +2,7 @@
 
 use retell::process::{NotExecuted, Process, Then};
 use retell::{AggregateId, App, BoxError, Context, Envelope, Event, EventStore, ExpectedVersion, MemoryReadModel};
-use retell::{MemoryStore, Metadata, StreamId, async_trait, event::NewEvent, store::Append};
+use retell::{MemoryStore, StreamId, async_trait, event::NewEvent, store::Append};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -52,7 +52,7 @@ async fn main() -> Result<(), BoxError> {
     let (store, (commands, mut sent)) = (MemoryStore::new(), mpsc::channel(9));
     let running = App::new(store.clone(), MemoryReadModel::deadlines()).process(Payment(commands)).start();
     for (order, event) in [("early", OrderEvent::Created), ("late", OrderEvent::Created), ("early", OrderEvent::Paid)] {
-        let (stream, event) = (StreamId::parse("order", order)?, NewEvent::encode(&event, Metadata::default())?);
+        let (stream, event) = (StreamId::parse("order", order)?, NewEvent::new(&event)?);
         store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await?;
     }
     println!("{:?}, {:?}", sent.recv().await, sent.recv().await);

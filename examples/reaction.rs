@@ -1,6 +1,6 @@
 //! A reaction: a mail to each customer whose order was placed. Its row is written once, the mail is sent at least once.
 
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::store::Append;
 use retell::{
     Begin, BoxError, Envelope, Event, EventStore, ExpectedVersion, Reaction, SqliteReadModel, SqliteStore, StreamId,
@@ -38,7 +38,7 @@ impl Reaction for Confirmation {
 }
 
 async fn place(log: &SqliteStore, order: &str, email: &str) -> Result<(), BoxError> {
-    let placed = NewEvent::encode(&Placed { email: email.to_owned() }, Metadata::default())?;
+    let placed = NewEvent::new(&Placed { email: email.to_owned() })?;
     log.append(Append::new(StreamId::parse("order", order)?, ExpectedVersion::NoStream, vec![placed])).await?;
     Ok(())
 }

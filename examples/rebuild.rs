@@ -1,6 +1,6 @@
 //! A view whose fold has changed: built beside the rows that readers see, compared with them, and switched.
 
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::store::Append;
 use retell::{
     Envelope, Event, EventStore, ExpectedVersion, Generation, Rebuild, SqliteReadModel, SqliteStore, StreamId, View,
@@ -43,7 +43,7 @@ impl View for Spent {
 async fn main() -> retell::Result<()> {
     let (log, models) = (SqliteStore::in_memory().await?, SqliteReadModel::in_memory().await?);
     for (number, (customer, cents)) in [("ada", 500), ("bob", 0), ("cy", 9), ("ada", 1)].into_iter().enumerate() {
-        let sold = NewEvent::encode(&Sold { customer: customer.into(), cents }, Metadata::default())?;
+        let sold = NewEvent::new(&Sold { customer: customer.into(), cents })?;
         let shoe = StreamId::parse("shoe", &number.to_string())?;
         log.append(Append::new(shoe, ExpectedVersion::NoStream, vec![sold])).await?;
     }

@@ -1,6 +1,6 @@
 //! A read model without SQL: what each customer owes, from the events of all invoices, found by city.
 
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::store::{Append, Fields};
 use retell::view::Paging;
 use retell::{
@@ -45,8 +45,7 @@ impl View for Debts {
 async fn main() -> retell::Result<()> {
     let (log, models) = (SqliteStore::in_memory().await?, SqliteReadModel::in_memory().await?);
     for (customer, city, cents) in [("ada", "Bonn", 500), ("bob", "Kiel", 70), ("cy", "Bonn", 9), ("ada", "Kiel", 1)] {
-        let sent =
-            NewEvent::encode(&Sent { customer: customer.into(), city: city.into(), cents }, Metadata::default())?;
+        let sent = NewEvent::new(&Sent { customer: customer.into(), city: city.into(), cents })?;
         let invoice = StreamId::parse("invoice", &cents.to_string())?;
         log.append(Append::new(invoice, ExpectedVersion::NoStream, vec![sent])).await?;
     }

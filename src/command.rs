@@ -1,5 +1,6 @@
-//! What goes with a command, and what comes back.
+//! The context a command is executed in, and its outcome.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
@@ -7,7 +8,7 @@ use crate::event::{Envelope, Metadata};
 use crate::id::{ClaimScope, ClaimValue, CorrelationId, EventId, IdempotencyKey, StreamId, Version};
 use crate::store::{Appended, Outcome, Token};
 
-/// What goes with a command: where it came from, and its idempotency key.
+/// The context of a command: its origin and its idempotency key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
     pub(crate) metadata: Metadata,
@@ -15,42 +16,38 @@ pub struct Context {
 }
 
 impl Context {
-    /// A request from outside: its events get a correlation id of their own.
+    /// Creates the context of a request from outside: its events get a correlation id of their own.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A command that an event led to: its events carry on the event's correlation id and name it as their cause.
+    /// Creates the context of a command that `event` led to: its events take over the correlation id and name `event` as their cause.
     pub fn caused_by<E>(event: &Envelope<E>) -> Self {
-        let metadata = Metadata {
-            correlation_id: event.metadata.correlation_id.or(Some(event.id.into())),
-            causation_id: Some(event.id),
-            ..Metadata::default()
-        };
-        Self { metadata, key: None }
+        let correlation = event.metadata.correlation_id.unwrap_or(event.id.into());
+        Self { metadata: Metadata::new().with_correlation(correlation).with_causation(event.id), key: None }
     }
 
-    /// Part of a chain that began elsewhere.
+    /// Sets the correlation id of a chain that began elsewhere.
     pub fn with_correlation(mut self, id: CorrelationId) -> Self {
-        self.metadata.correlation_id = Some(id);
+        self.metadata = self.metadata.with_correlation(id);
         self
     }
 
-    /// The event that led to the command, where only its id is at hand.
+    /// Sets the event that led to the command, by its id.
     pub fn with_causation(mut self, id: EventId) -> Self {
-        self.metadata.causation_id = Some(id);
+        self.metadata = self.metadata.with_causation(id);
         self
     }
 
-    /// Who sends the command, such as a service's name.
+    /// Sets the sender of the command, such as a service's name.
     pub fn with_source(mut self, source: impl Into<Arc<str>>) -> Self {
-        self.metadata.source = Some(source.into());
+        self.metadata = self.metadata.with_source(source);
         self
     }
 
-    /// Something else to keep with the events.
+    /// Adds an entry to the events' metadata.
     pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.extra.insert(name.into(), value.into());
+        self.metadata = self.metadata.with_entry(name, value);
         self
     }
 
@@ -58,14 +55,14 @@ impl Context {
         self.metadata.correlation_id
     }
 
-    /// Names the command: executed again under the same key it writes nothing and returns the first outcome.
+    /// Sets the idempotency key: executed again under the same key, the command writes nothing and returns the first outcome.
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
         self.key = Some(key);
         self
     }
 }
 
-/// What a command did.
+/// The outcome of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Executed {
@@ -92,33 +89,54 @@ impl Executed {
 }
 
 /// Why a command did nothing.
-#[derive(Debug, thiserror::Error)]
+///
+/// This is a [`std::error::Error`] for every `E` that can be printed, so `?` puts it into a `Box<dyn Error>` even if the domain's own
+/// error is plain text. It shows `E` as its message. It cannot pass on a source that `E` may have: match on
+/// [`Rejected`](Self::Rejected) to get at it.
+#[derive(Debug)]
+#[non_exhaustive]
 pub enum CommandError<E> {
     /// The domain refused.
-    #[error(transparent)]
     Rejected(E),
-    /// Others changed the aggregate, again and again.
-    #[error("gave up after repeated conflicts")]
-    Conflict(#[source] Error),
+    /// Other writers changed the aggregate before each attempt. Nothing was written; the same command may succeed later.
+    Conflict(Error),
     /// Another aggregate holds a value that an event of this command reserves.
-    #[error("{scope} {value} is taken by {by}")]
     Taken {
-        /// What the value must be unique among.
+        /// The scope that the value is unique in.
         scope: ClaimScope,
         /// The value.
         value: ClaimValue,
-        /// Who holds it.
+        /// The stream that holds it.
         by: StreamId,
     },
     /// May succeed when tried again. Without an idempotency key it is not known whether the events were written.
-    #[error(transparent)]
     Transient(Error),
     /// The aggregate's events cannot be read.
-    #[error(transparent)]
     Corrupt(Error),
-    /// Anything else the store refused.
-    #[error(transparent)]
+    /// Any other error of the store.
     Failed(Error),
+}
+
+impl<E: fmt::Display> fmt::Display for CommandError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(reason) => reason.fmt(f),
+            Self::Conflict(_) => f.write_str("gave up after repeated conflicts"),
+            Self::Taken { scope, value, by } => write!(f, "{scope} {value} is taken by {by}"),
+            Self::Transient(error) | Self::Corrupt(error) | Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Display + fmt::Debug> std::error::Error for CommandError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Rejected(_) | Self::Taken { .. } => None,
+            Self::Conflict(error) => Some(error),
+            // Shown as the message already.
+            Self::Transient(error) | Self::Corrupt(error) | Self::Failed(error) => error.source(),
+        }
+    }
 }
 
 impl<E> From<Error> for CommandError<E> {
@@ -134,5 +152,26 @@ impl<E> From<Error> for CommandError<E> {
         } else {
             Self::Failed(error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_from_the_domain_goes_into_a_box() {
+        let refuse = || -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            Err(CommandError::Rejected("open the account first"))?;
+            Ok(())
+        };
+        assert_eq!(refuse().unwrap_err().to_string(), "open the account first");
+    }
+
+    #[test]
+    fn the_message_of_the_store_is_not_repeated_as_its_source() {
+        let error = Error::with_source(ErrorKind::Transient("append".into()), "connection lost");
+        let error = std::error::Error::source(&CommandError::<&str>::from(error)).map(ToString::to_string);
+        assert_eq!(error.as_deref(), Some("connection lost"));
     }
 }

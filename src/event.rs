@@ -25,13 +25,13 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// Appends the payload to `payload`, in the codec that [`schema`](Self::schema) names.
     ///
     /// # Errors
-    /// What a field's own `Serialize` reports.
+    /// Returns the error of a field's own `Serialize`.
     fn encode(&self, payload: &mut Vec<u8>) -> Result<(), BoxError>;
 
-    /// Reads an event back, whatever known schema version it was written in.
+    /// Reads an event back from any known schema version.
     ///
     /// # Errors
-    /// [`DecodeError`] says whether type, schema version or payload is the trouble.
+    /// [`DecodeError`] says whether the type, the schema version or the payload cannot be read.
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError>;
 }
 
@@ -51,7 +51,7 @@ pub struct EventSchema {
 pub enum EventTypes {
     /// Every kind there is or will be.
     All,
-    /// Just these.
+    /// Only these.
     Only(&'static [EventSchema]),
 }
 
@@ -123,20 +123,21 @@ impl DecodeError {
     }
 }
 
-/// What is known about an event beside its payload.
+/// What is known about an event besides its payload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Metadata {
     /// The request that led here, shared along the whole chain.
     pub correlation_id: Option<CorrelationId>,
     /// The event that directly caused this one.
     pub causation_id: Option<EventId>,
-    /// Who wrote it, such as a service's name.
+    /// The writer, such as a service's name.
     pub source: Option<Arc<str>>,
     /// Anything else the application wants to keep.
     pub extra: BTreeMap<String, String>,
 }
 
-/// The part of the metadata that is seldom there and stored as JSON; the two ids have columns of their own.
+/// The part of the metadata that is rarely present and stored as JSON; the two ids have columns of their own.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredMetadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,6 +147,35 @@ struct StoredMetadata {
 }
 
 impl Metadata {
+    /// Creates empty metadata; every part is optional.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the id that all events of one outside request share.
+    pub fn with_correlation(mut self, id: CorrelationId) -> Self {
+        self.correlation_id = Some(id);
+        self
+    }
+
+    /// Sets the event that directly caused this one.
+    pub fn with_causation(mut self, id: EventId) -> Self {
+        self.causation_id = Some(id);
+        self
+    }
+
+    /// Sets the writer, such as a service's name.
+    pub fn with_source(mut self, source: impl Into<Arc<str>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Adds an entry of the application's own. The name `source` is reserved.
+    pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.extra.insert(name.into(), value.into());
+        self
+    }
+
     /// Source and extra entries as one JSON object; `None` if there are none.
     ///
     /// # Errors
@@ -182,6 +212,7 @@ impl Metadata {
 
 /// An encoded event on its way into the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NewEvent {
     /// Its id; unique in the log.
     pub id: EventId,
@@ -198,29 +229,35 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// Encodes a domain event under a fresh id.
+    /// Encodes a domain event under a fresh id, without metadata.
     ///
     /// # Errors
-    /// [`ErrorKind::Unencodable`] if a field refuses, [`ErrorKind::Invalid`] if the stored name is not allowed.
-    pub fn encode<E: Event>(event: &E, metadata: Metadata) -> Result<Self, Error> {
+    /// [`ErrorKind::Unencodable`] if a field refuses to be encoded, [`ErrorKind::Invalid`] if no store accepts the stored name.
+    pub fn new<E: Event>(event: &E) -> Result<Self, Error> {
         let schema = event.schema();
         let mut payload = Vec::with_capacity(128);
         event
             .encode(&mut payload)
             .map_err(|source| Error::with_source(ErrorKind::Unencodable(format!("event {}", schema.name)), source))?;
-        Ok(Self {
-            id: EventId::generate(),
-            event_type: EventType::new(schema.name)?,
-            schema_version: schema.version,
-            codec: schema.codec,
-            payload: payload.into(),
-            metadata,
-        })
+        let event_type = EventType::new(schema.name)?;
+        Ok(Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into()))
+    }
+
+    /// Takes an event that is encoded already: for a driver that reads it back, or a copy from another log.
+    pub fn stored(id: EventId, event_type: EventType, schema_version: u32, codec: Codec, payload: Bytes) -> Self {
+        Self { id, event_type, schema_version, codec, payload, metadata: Metadata::default() }
+    }
+
+    /// Sets the metadata.
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
     }
 }
 
 /// An event as it stands in the log, still encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecordedEvent {
     /// Its place in the log.
     pub position: Position,
@@ -235,6 +272,17 @@ pub struct RecordedEvent {
 }
 
 impl RecordedEvent {
+    /// Puts an event at its place in the log: for a driver.
+    pub fn new(
+        position: Position,
+        stream: StreamId,
+        version: Version,
+        recorded_at: DateTime<Utc>,
+        event: NewEvent,
+    ) -> Self {
+        Self { position, stream, version, recorded_at, event }
+    }
+
     /// The size of the payload as it is stored.
     pub fn payload_bytes(&self) -> usize {
         self.event.payload.len()
@@ -268,7 +316,7 @@ impl RecordedEvent {
         })
     }
 
-    /// As [`decode`](Self::decode), and takes the event apart for it: cheaper where the stored form is not needed any more.
+    /// Decodes the payload and consumes the event: cheaper than [`decode`](Self::decode), which copies the rest.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
@@ -289,6 +337,7 @@ impl RecordedEvent {
 
 /// A decoded event with everything known about it, as projections and reactions see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Envelope<E> {
     /// Its place in the log.
     pub position: Position,
@@ -308,6 +357,7 @@ pub struct Envelope<E> {
 
 /// Any event of any type, undecoded: for projections that watch the whole log, such as an audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AnyEvent {
     /// Its stored name.
     pub event_type: EventType,

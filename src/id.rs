@@ -2,10 +2,14 @@
 //!
 //! Everything here is parsed once, at the edge; a value that exists is valid.
 
+use std::borrow::Borrow;
+use std::convert::Infallible;
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 /// Longest aggregate type, aggregate id or event type, in bytes of UTF-8. A routing key of AMQP 0.9.1 ends there too.
@@ -17,6 +21,12 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub struct InvalidName {
     what: &'static str,
     problem: String,
+}
+
+impl From<Infallible> for InvalidName {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 fn parse_name(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
@@ -66,6 +76,38 @@ macro_rules! name {
             }
         }
 
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        // Sound: the derived `Eq`, `Ord` and `Hash` are those of the text.
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidName;
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                Self::new(text)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+            }
+        }
+
         impl TryFrom<&str> for $type {
             type Error = InvalidName;
             fn try_from(text: &str) -> Result<Self, InvalidName> {
@@ -80,6 +122,7 @@ macro_rules! name {
             }
         }
 
+        // A function that takes `impl TryInto` does not dereference: this and the next one accept `&id` too.
         impl TryFrom<&String> for $type {
             type Error = InvalidName;
             fn try_from(text: &String) -> Result<Self, InvalidName> {
@@ -121,12 +164,12 @@ name!(
     "idempotency key"
 );
 name!(
-    /// The key of a view's row: whatever the view says, such as a customer's id.
+    /// The key of a view's row, such as a customer's id.
     ViewKey,
     "view key"
 );
 name!(
-    /// What a value must be unique among, such as `user.email`.
+    /// The scope a value is unique in, such as `user.email`.
     ClaimScope,
     "claim scope"
 );
@@ -136,12 +179,12 @@ name!(
     "claimed value"
 );
 
-/// A relay's name is text in its port, and keeps the rules of all names all the same.
+/// Checks a relay's name, which its port takes as text, by the rules of all names.
 pub(crate) fn check_relay_name(name: &str) -> Result<(), InvalidName> {
     parse_name("relay name", name).map(drop)
 }
 
-/// A lease's name likewise.
+/// Checks a lease's name in the same way.
 pub(crate) fn check_lease_name(name: &str) -> Result<(), InvalidName> {
     parse_name("lease name", name).map(drop)
 }
@@ -160,7 +203,9 @@ impl From<Uuid> for AggregateId {
 }
 
 /// One aggregate's sequence of events: aggregate type and aggregate id.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// A pair of anything that names the two parts converts into it: `("order", "17")`, `("order", uuid)`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StreamId {
     aggregate_type: AggregateType,
     aggregate_id: AggregateId,
@@ -188,6 +233,25 @@ impl StreamId {
     /// Which aggregate of its kind.
     pub fn aggregate_id(&self) -> &AggregateId {
         &self.aggregate_id
+    }
+}
+
+impl From<&StreamId> for StreamId {
+    fn from(stream: &StreamId) -> Self {
+        stream.clone()
+    }
+}
+
+impl<T, I> TryFrom<(T, I)> for StreamId
+where
+    T: TryInto<AggregateType>,
+    I: TryInto<AggregateId>,
+    InvalidName: From<T::Error> + From<I::Error>,
+{
+    type Error = InvalidName;
+
+    fn try_from((aggregate_type, aggregate_id): (T, I)) -> Result<Self, InvalidName> {
+        Ok(Self::new(aggregate_type.try_into()?, aggregate_id.try_into()?))
     }
 }
 
@@ -220,21 +284,40 @@ macro_rules! number {
                 self.0
             }
 
-            /// The one after this.
+            /// Returns the next number.
             #[must_use]
             pub const fn next(self) -> Self {
                 self.plus(1)
             }
 
-            /// The one `count` after this.
+            /// Returns the number `count` after this one.
             #[must_use]
             pub const fn plus(self, count: u64) -> Self {
                 Self(self.0.saturating_add(count))
             }
 
-            /// How many lie between `earlier` and this; zero if `earlier` is not earlier.
+            /// Returns how many numbers this is after `earlier`; zero if `earlier` is not earlier.
             pub const fn since(self, earlier: Self) -> u64 {
                 self.0.saturating_sub(earlier.0)
+            }
+        }
+
+        impl From<u64> for $type {
+            fn from(number: u64) -> Self {
+                Self(number)
+            }
+        }
+
+        impl From<$type> for u64 {
+            fn from(number: $type) -> Self {
+                number.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = ParseIntError;
+            fn from_str(text: &str) -> Result<Self, ParseIntError> {
+                text.parse().map(Self)
             }
         }
 
@@ -255,22 +338,23 @@ number!(
     Position
 );
 number!(
-    /// Names what one append made durable. Greater for a later append, with gaps; only the store it comes from can say its position.
+    /// Identifies one commit. Increases with gaps; [`position_of`](crate::EventReader::position_of) turns it into a log position.
     CommitId
 );
 number!(
-    /// Counts the times a view was built anew beside itself, from 1.
+    /// Counts the builds of a view's rows, from 1: each generation has rows of its own.
     Generation
 );
 number!(
-    /// Counts the holders of a lease. Whoever had it earlier has a smaller one, and what is written with it is refused.
+    /// Counts the holders of a lease. An earlier holder has a smaller fence, and its writes are refused.
     Fence
 );
 
-/// What an append demands of its stream's present version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The version that an append requires its stream to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ExpectedVersion {
-    /// Anything, also a stream without events.
+    /// Any version; the stream may have no events.
     Any,
     /// A stream without events.
     NoStream,
@@ -281,7 +365,7 @@ pub enum ExpectedVersion {
 }
 
 impl ExpectedVersion {
-    /// Whether a stream at `actual` meets the demand.
+    /// Returns whether a stream at `actual` satisfies the requirement.
     pub fn allows(self, actual: Version) -> bool {
         match self {
             Self::Any => true,
@@ -328,6 +412,19 @@ macro_rules! uuid_id {
             }
         }
 
+        impl From<$type> for Uuid {
+            fn from(id: $type) -> Self {
+                id.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = uuid::Error;
+            fn from_str(text: &str) -> Result<Self, uuid::Error> {
+                text.parse().map(Self)
+            }
+        }
+
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(&self.0, f)
@@ -337,7 +434,7 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// Names one event, for ever and everywhere.
+    /// Identifies one event, globally and permanently.
     EventId
 );
 uuid_id!(
@@ -353,6 +450,8 @@ impl From<EventId> for CorrelationId {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
@@ -365,6 +464,37 @@ mod tests {
         );
         assert_eq!(AggregateId::new("ü".repeat(127)).unwrap().as_str().len(), 254);
         assert_eq!(StreamId::parse("order", "").unwrap_err().to_string(), "aggregate id is empty");
+    }
+
+    #[test]
+    fn names_are_parsed_by_every_way_in() {
+        let id = AggregateId::new("ada").unwrap();
+        assert_eq!("ada".parse::<AggregateId>().unwrap(), id);
+        assert_eq!(serde_json::from_str::<AggregateId>("\"ada\"").unwrap(), id);
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"ada\"");
+        let refused = serde_json::from_str::<AggregateId>("\"\"").unwrap_err();
+        assert!(refused.to_string().starts_with("aggregate id is empty"), "{refused}");
+        assert_eq!(HashMap::from([(id, 1)]).get("ada"), Some(&1));
+    }
+
+    #[test]
+    fn a_pair_names_a_stream() {
+        let uuid = Uuid::now_v7();
+        let kind = AggregateType::new("order").unwrap();
+        let stream = StreamId::parse("order", &uuid.to_string()).unwrap();
+        assert_eq!(StreamId::try_from(("order", uuid)).unwrap(), stream);
+        assert_eq!(StreamId::try_from((kind, format!("{uuid}"))).unwrap(), stream);
+        assert_eq!(StreamId::try_from(("order", "")).unwrap_err().to_string(), "aggregate id is empty");
+        let json = serde_json::to_string(&stream).unwrap();
+        assert_eq!(serde_json::from_str::<StreamId>(&json).unwrap(), stream);
+    }
+
+    #[test]
+    fn numbers_and_expected_versions_convert_and_serialize() {
+        assert_eq!("7".parse::<Version>().unwrap(), Version::from(7));
+        assert_eq!(u64::from(Position::new(7)), 7);
+        assert_eq!(serde_json::to_string(&ExpectedVersion::NoStream).unwrap(), "\"no_stream\"");
+        assert_eq!(serde_json::to_string(&ExpectedVersion::Exact(Version::new(3))).unwrap(), r#"{"exact":3}"#);
     }
 
     #[test]

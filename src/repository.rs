@@ -373,7 +373,7 @@ fn encode<A: Aggregate>(
     let mut metadata = context.metadata.clone();
     let (mut encoded, mut claims) = (Vec::with_capacity(events.len()), Vec::new());
     for event in events {
-        let mut new = NewEvent::encode(event, metadata.clone())?;
+        let mut new = NewEvent::new(event)?.with_metadata(metadata.clone());
         // The first event of a request names the whole chain.
         let correlation = *metadata.correlation_id.get_or_insert(new.id.into());
         new.metadata.correlation_id = Some(correlation);

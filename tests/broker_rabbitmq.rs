@@ -21,7 +21,7 @@ use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use retell::broker::{Announced, Announcer, Broker, Consumption, Publisher};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::{Position, ProjectionName};
-use retell::{Codec, ErrorKind, EventId, EventType, Metadata, StreamId, Version};
+use retell::{Codec, ErrorKind, EventId, EventType, StreamId, Version};
 
 retell::broker_conformance!(new_broker());
 
@@ -223,19 +223,20 @@ async fn a_consumer_that_declares_its_channel_by_hand_finds_it_compatible() {
 async fn an_announced_event_arrives_by_its_type_as_the_envelope_says() {
     let topology = topology().with_channel(Channel::new("order.events", ["order.*"]));
     let broker = broker(&topology);
-    let event = |position: u64, event_type: &str| RecordedEvent {
-        position: Position::new(position),
-        stream: StreamId::parse("order", "ü 1").unwrap(),
-        version: Version::new(position),
-        recorded_at: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
-        event: NewEvent {
-            id: EventId::generate(),
-            event_type: EventType::new(event_type).unwrap(),
-            schema_version: 1,
-            codec: Codec::Json,
-            payload: r#"{"total":7}"#.into(),
-            metadata: Metadata::default(),
-        },
+    let event = |position: u64, event_type: &str| {
+        RecordedEvent::new(
+            Position::new(position),
+            StreamId::parse("order", "ü 1").unwrap(),
+            Version::new(position),
+            DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+            NewEvent::stored(
+                EventId::generate(),
+                EventType::new(event_type).unwrap(),
+                1,
+                Codec::Json,
+                r#"{"total":7}"#.into(),
+            ),
+        )
     };
     let created = event(1, "order.created");
     let announced = broker.announce(&[created.clone(), event(2, "user.registered")]).await.unwrap().await.unwrap();

@@ -21,9 +21,9 @@ use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
 use retell::{
     AggregateId, AnyEvent, BoxError, CheckpointStore, Codec, Envelope, Error, ErrorKind, EventId, EventReader,
-    EventStore, EventType, EventUnion, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore, Metadata,
-    Position, Projection, ProjectionName, Relay, Repository, Result, SqliteReadModel, SqliteStore, StreamId, Worker,
-    async_trait, rusqlite,
+    EventStore, EventType, EventUnion, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore, Position,
+    Projection, ProjectionName, Relay, Repository, Result, SqliteReadModel, SqliteStore, StreamId, Worker, async_trait,
+    rusqlite,
 };
 use support::{Add, Counter, CounterEvent};
 use tokio::task::JoinHandle;
@@ -151,23 +151,13 @@ impl Running {
 }
 
 async fn add(store: &impl EventStore, id: &str, amounts: impl IntoIterator<Item = i64>) {
-    let events = amounts
-        .into_iter()
-        .map(|amount| NewEvent::encode(&CounterEvent::Added { amount }, Metadata::default()).unwrap())
-        .collect();
+    let events = amounts.into_iter().map(|amount| NewEvent::new(&CounterEvent::Added { amount }).unwrap()).collect();
     let stream = StreamId::parse("counter", id).unwrap();
     store.append(Append::new(stream, ExpectedVersion::Any, events)).await.unwrap();
 }
 
 async fn add_foreign(store: &impl EventStore, aggregate_type: &str, event_type: &str) {
-    let event = NewEvent {
-        id: EventId::generate(),
-        event_type: EventType::new(event_type).unwrap(),
-        schema_version: 1,
-        codec: Codec::Json,
-        payload: "{}".into(),
-        metadata: Metadata::default(),
-    };
+    let event = NewEvent::stored(EventId::generate(), EventType::new(event_type).unwrap(), 1, Codec::Json, "{}".into());
     let stream = StreamId::parse(aggregate_type, "1").unwrap();
     store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
 }

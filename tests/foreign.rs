@@ -16,7 +16,7 @@ use retell::broker::rabbitmq::topology::{Channel, Topology};
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use retell::broker::{Announced, Announcer};
 use retell::event::{NewEvent, RecordedEvent};
-use retell::{Codec, EventId, EventType, Metadata, Position, StreamId, Version};
+use retell::{Codec, EventId, EventType, Position, StreamId, Version};
 use uuid::Uuid;
 
 fn variable(name: &str, what: &str) -> String {
@@ -43,20 +43,19 @@ fn broker_with(options: RabbitMqOptions) -> RabbitMqBroker {
 
 fn event(position: u64, event_type: &str, id: &str, payload: impl Into<Vec<u8>>) -> RecordedEvent {
     let (kind, _) = event_type.split_once('.').unwrap();
-    RecordedEvent {
-        position: Position::new(position),
-        stream: StreamId::parse(kind, id).unwrap(),
-        version: Version::new(1),
-        recorded_at: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
-        event: NewEvent {
-            id: EventId::from(Uuid::from_u128(u128::from(position))),
-            event_type: EventType::new(event_type).unwrap(),
-            schema_version: 1,
-            codec: Codec::Json,
-            payload: payload.into().into(),
-            metadata: Metadata::default(),
-        },
-    }
+    RecordedEvent::new(
+        Position::new(position),
+        StreamId::parse(kind, id).unwrap(),
+        Version::new(1),
+        DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+        NewEvent::stored(
+            EventId::from(Uuid::from_u128(u128::from(position))),
+            EventType::new(event_type).unwrap(),
+            1,
+            Codec::Json,
+            payload.into().into(),
+        ),
+    )
 }
 
 /// Three orders among others, with text and numbers that a careless reader would spoil.

@@ -32,8 +32,8 @@ use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
     BoxError, CheckpointStore, Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryBroker,
-    MemoryReadModel, MemoryStore, Metadata, MySqlReadModel, Position, PostgresReadModel, Projection, ProjectionName,
-    Relay, Result, SqliteReadModel, StreamId, Worker, async_trait,
+    MemoryReadModel, MemoryStore, MySqlReadModel, Position, PostgresReadModel, Projection, ProjectionName, Relay,
+    Result, SqliteReadModel, StreamId, Worker, async_trait,
 };
 use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
@@ -91,11 +91,11 @@ fn stream(id: &str) -> StreamId {
 }
 
 fn added() -> NewEvent {
-    NewEvent::encode(&CounterEvent::Added { amount: 1 }, Metadata::default()).unwrap()
+    NewEvent::new(&CounterEvent::Added { amount: 1 }).unwrap()
 }
 
 fn renamed() -> NewEvent {
-    NewEvent::encode(&CounterEvent::Renamed("x".into()), Metadata::default()).unwrap()
+    NewEvent::new(&CounterEvent::Renamed("x".into())).unwrap()
 }
 
 async fn append(store: &(impl EventStore + ?Sized), stream: &StreamId, event: NewEvent) {

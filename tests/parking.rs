@@ -22,8 +22,8 @@ use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
     BoxError, CheckpointStore, Codec, Envelope, EventId, EventReader, EventStore, EventType, ExpectedVersion,
-    MemoryBroker, MemoryReadModel, MemoryStore, Metadata, Position, Projection, ProjectionName, Relay, Result,
-    SqliteReadModel, SqliteStore, StreamId, Worker, async_trait, rusqlite,
+    MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Relay, Result, SqliteReadModel,
+    SqliteStore, StreamId, Worker, async_trait, rusqlite,
 };
 use support::CounterEvent;
 use tokio::sync::Notify;
@@ -142,7 +142,7 @@ fn stream(id: &str) -> StreamId {
 }
 
 async fn add(store: &impl EventStore, id: &str, count: usize) {
-    let event = || NewEvent::encode(&CounterEvent::Added { amount: 1 }, Metadata::default()).unwrap();
+    let event = || NewEvent::new(&CounterEvent::Added { amount: 1 }).unwrap();
     let events = (0..count).map(|_| event()).collect();
     store.append(Append::new(stream(id), ExpectedVersion::Any, events)).await.unwrap();
 }
@@ -258,13 +258,14 @@ async fn what_a_retry_applied_before_it_failed_again_stays_applied() {
 async fn an_event_that_cannot_be_decoded_parks_its_aggregate_alone() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
     add(&store, "a", 1).await;
-    let strange = |event_type: &str, schema_version| NewEvent {
-        id: EventId::generate(),
-        event_type: EventType::new(event_type).unwrap(),
-        schema_version,
-        codec: Codec::Json,
-        payload: "{}".into(),
-        metadata: Metadata::default(),
+    let strange = |event_type: &str, schema_version| {
+        NewEvent::stored(
+            EventId::generate(),
+            EventType::new(event_type).unwrap(),
+            schema_version,
+            Codec::Json,
+            "{}".into(),
+        )
     };
     for (id, event) in [("b", strange("counter.added", 1)), ("c", strange("counter.added", 99))] {
         store.append(Append::new(stream(id), ExpectedVersion::Any, vec![event])).await.unwrap();

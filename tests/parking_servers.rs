@@ -18,8 +18,8 @@ use retell::event::NewEvent;
 use retell::store::{Append, Parking};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, CheckpointStore, Envelope, EventStore, ExpectedVersion, Metadata, MySqlReadModel, PostgresReadModel,
-    Projection, ProjectionName, StreamId, Worker, async_trait,
+    BoxError, CheckpointStore, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel, Projection,
+    ProjectionName, StreamId, Worker, async_trait,
 };
 use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
@@ -109,7 +109,7 @@ fn name() -> ProjectionName {
 }
 
 async fn add(store: &dyn EventStore, id: &str) {
-    let event = NewEvent::encode(&CounterEvent::Added { amount: 1 }, Metadata::default()).unwrap();
+    let event = NewEvent::new(&CounterEvent::Added { amount: 1 }).unwrap();
     let stream = StreamId::parse("counter", id).unwrap();
     store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
 }

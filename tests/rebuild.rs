@@ -20,8 +20,8 @@ use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, Generation, MemoryReadModel,
-    MemoryStore, MemoryViews, Metadata, MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore,
-    ProjectionName, Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    MemoryStore, MemoryViews, MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, ProjectionName,
+    Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
@@ -85,7 +85,7 @@ fn small() -> RebuildOptions {
 }
 
 async fn append(log: &impl EventStore, id: &str, events: impl IntoIterator<Item = CounterEvent>) {
-    let events = events.into_iter().map(|event| NewEvent::encode(&event, Metadata::default()).unwrap());
+    let events = events.into_iter().map(|event| NewEvent::new(&event).unwrap());
     let stream = StreamId::parse("counter", id).unwrap();
     log.append(Append::new(stream, ExpectedVersion::Any, events.collect())).await.unwrap();
 }

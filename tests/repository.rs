@@ -17,8 +17,8 @@ use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
 use retell::store::{Append, Appended, KeptOutcome, Outcome, Page, Replay, Snapshot, Visitor};
 use retell::{
     ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventStore,
-    EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Metadata, Position, Repository, Result,
-    SqliteStore, StreamId, UpTo, Version, async_trait,
+    EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Position, Repository, Result, SqliteStore,
+    StreamId, UpTo, Version, async_trait,
 };
 use support::{Add, BelowZero, Counter, CounterEvent, Rename};
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ fn stream(id: &str) -> StreamId {
 }
 
 fn added(amount: i64) -> NewEvent {
-    NewEvent::encode(&CounterEvent::Added { amount }, Metadata::default()).unwrap()
+    NewEvent::new(&CounterEvent::Added { amount }).unwrap()
 }
 
 fn uncached(store: impl EventStore) -> Repository<Counter> {
@@ -365,14 +365,13 @@ async fn a_dropped_command_leaves_store_and_cache_right() {
 }
 
 async fn plant(store: &MemoryStore, event_type: &str, schema_version: u32, codec: Codec, payload: &'static [u8]) {
-    let event = NewEvent {
-        id: EventId::generate(),
-        event_type: EventType::new(event_type).unwrap(),
+    let event = NewEvent::stored(
+        EventId::generate(),
+        EventType::new(event_type).unwrap(),
         schema_version,
         codec,
-        payload: payload.into(),
-        metadata: Metadata::default(),
-    };
+        payload.into(),
+    );
     let append = Append::new(stream("a"), ExpectedVersion::Any, vec![added(7), event]);
     store.append(append).await.unwrap();
 }
@@ -579,7 +578,7 @@ proptest! {
     fn every_event_of_the_domain_returns_from_its_stored_form(amount: i64, name: String) {
         for event in [CounterEvent::Added { amount }, CounterEvent::Renamed(name)] {
             let schema = event.schema();
-            let new = NewEvent::encode(&event, Metadata::default()).unwrap();
+            let new = NewEvent::new(&event).unwrap();
             prop_assert_eq!(new.codec, schema.codec);
             let stored = retell::event::StoredEvent {
                 event_type: new.event_type.as_str(),

@@ -242,9 +242,10 @@ async fn take(store: &dyn EventStore, model: &mut Model, step: Step, number: usi
 
 fn append_of(parts: &[Part], key: Option<u8>, id: Option<EventId>, step: usize) -> Append {
     let mut parts = parts.iter().map(|part| {
-        let events = part.types.iter().zip(1..).map(|(event_type, number)| NewEvent {
-            event_type: EventType::new(event_type).unwrap(),
-            ..event(format!("event {number} for stream {} in step {step}", part.stream))
+        let events = part.types.iter().zip(1..).map(|(event_type, number)| {
+            let mut event = event(format!("event {number} for stream {} in step {step}", part.stream));
+            event.event_type = EventType::new(event_type).unwrap();
+            event
         });
         (stream(part.stream), part.expected, events.collect::<Vec<_>>())
     });

@@ -22,8 +22,8 @@ use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, Envelope, ErrorKind, EventStore, ExpectedVersion, Generation, MemoryBroker, MemoryReadModel,
-    MemoryStore, MemoryViews, Metadata, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection,
-    ProjectionName, Relay, Result, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    MemoryStore, MemoryViews, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection, ProjectionName,
+    Relay, Result, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
@@ -107,7 +107,7 @@ fn eager() -> WorkerOptions {
 }
 
 async fn append(store: &MemoryStore, id: &str, event: CounterEvent) {
-    let event = NewEvent::encode(&event, Metadata::default()).unwrap();
+    let event = NewEvent::new(&event).unwrap();
     let stream = StreamId::parse("counter", id).unwrap();
     store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
 }

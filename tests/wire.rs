@@ -28,26 +28,21 @@ fn full() -> RecordedEvent {
         ("quote \"\\\n", "it's \u{1} 🦀"),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ];
-    RecordedEvent {
-        position: Position::new(4711),
-        stream: StreamId::parse("order", "zoë's \"🦀\"").unwrap(),
-        version: Version::new(3),
-        recorded_at: DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap(),
-        event: NewEvent {
-            id: EventId::from(id(1)),
-            event_type: EventType::new("order.placed").unwrap(),
-            schema_version: 2,
-            codec: Codec::Json,
-            // As it was stored: with spaces, a large number, and its keys in the event's own order.
-            payload: r#"{"to": "Zoë 🦀", "total":12345678901234567890.50, "lines":[{"sku":"a/b"}] }"#.into(),
-            metadata: Metadata {
-                correlation_id: Some(CorrelationId::from(id(2))),
-                causation_id: Some(EventId::from(id(3))),
-                source: Some("web \"shop\"".into()),
-                extra: extra.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            },
-        },
-    }
+    // As it was stored: with spaces, a large number, and its keys in the event's own order.
+    let payload = r#"{"to": "Zoë 🦀", "total":12345678901234567890.50, "lines":[{"sku":"a/b"}] }"#;
+    let metadata = Metadata::new()
+        .with_correlation(CorrelationId::from(id(2)))
+        .with_causation(EventId::from(id(3)))
+        .with_source("web \"shop\"");
+    let metadata = extra.into_iter().fold(metadata, |metadata, (name, value)| metadata.with_entry(name, value));
+    RecordedEvent::new(
+        Position::new(4711),
+        StreamId::parse("order", "zoë's \"🦀\"").unwrap(),
+        Version::new(3),
+        DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap(),
+        NewEvent::stored(EventId::from(id(1)), EventType::new("order.placed").unwrap(), 2, Codec::Json, payload.into())
+            .with_metadata(metadata),
+    )
 }
 
 /// With nothing it need not have, on a whole second.

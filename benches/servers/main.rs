@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use retell::event::{Metadata, NewEvent};
+use retell::event::NewEvent;
 use retell::store::Append;
 use retell::{AggregateId, AggregateType, ExpectedVersion, StreamId};
 use tokio::task::JoinSet;
@@ -197,7 +197,7 @@ fn stream(id: AggregateId) -> StreamId {
 }
 
 fn new_event(number: u64) -> NewEvent {
-    NewEvent::encode(&OrderEvent::numbered(number), Metadata::default()).unwrap()
+    NewEvent::new(&OrderEvent::numbered(number)).unwrap()
 }
 
 fn report(what: &str, by_hand: Vec<f64>, ours: Vec<f64>) {

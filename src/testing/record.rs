@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::event::{Event, Metadata, NewEvent, RecordedEvent};
+use crate::event::{Event, NewEvent, RecordedEvent};
 use crate::id::{Position, StreamId, Version};
 
 /// Numbers the events of a scenario. Their ids follow from their positions, so that all is the same each time.
@@ -24,7 +24,7 @@ impl Record {
         let version = self.versions.entry(stream.clone()).or_default();
         *version = version.next();
         self.position = self.position.next();
-        let event = NewEvent::encode(event, Metadata::default()).unwrap_or_else(|error| panic!("{error}"));
+        let event = NewEvent::new(event).unwrap_or_else(|error| panic!("{error}"));
         RecordedEvent {
             position: self.position,
             stream,

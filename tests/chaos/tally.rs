@@ -9,7 +9,7 @@ use std::time::Duration;
 use retell::event::{Envelope, NewEvent};
 use retell::rusqlite::{self, Connection};
 use retell::sqlx::{self, AssertSqlSafe, MySqlConnection, PgConnection};
-use retell::{BoxError, Event, Metadata, Projection, async_trait};
+use retell::{BoxError, Event, Projection, async_trait};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const NAME: &str = "tally";
@@ -24,7 +24,7 @@ pub(crate) enum Spoken {
 }
 
 pub(crate) fn spoken(weight: i64) -> NewEvent {
-    NewEvent::encode(&Spoken::Word { weight }, Metadata::default()).unwrap()
+    NewEvent::new(&Spoken::Word { weight }).unwrap()
 }
 
 /// What the model says of an aggregate.

@@ -9,7 +9,7 @@ use retell::store::{Append, Step};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
     Begin, BoxError, CheckpointStore, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion,
-    MemoryReadModel, MemoryStore, Metadata, Position, ProjectionName, Reaction, StreamId, Worker, async_trait,
+    MemoryReadModel, MemoryStore, Position, ProjectionName, Reaction, StreamId, Worker, async_trait,
 };
 use tokio::time::Instant;
 
@@ -82,7 +82,7 @@ fn eager() -> WorkerOptions {
 }
 
 async fn append(log: &MemoryStore, id: &str, event: &impl Event) -> EventId {
-    let event = NewEvent::encode(event, Metadata::default()).unwrap();
+    let event = NewEvent::new(event).unwrap();
     let (id, stream) = (event.id, StreamId::parse("order", id).unwrap());
     log.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.map(|_| id).unwrap()
 }

@@ -1,6 +1,5 @@
 //! The log that is in every fixture. It never changes: older releases have written it, too.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -30,14 +29,13 @@ fn id(number: u128) -> Uuid {
 }
 
 fn event(number: u128, event_type: &str, payload: &[u8]) -> NewEvent {
-    NewEvent {
-        id: EventId::from(id(number)),
-        event_type: EventType::new(event_type).unwrap(),
-        schema_version: 1,
-        codec: Codec::Json,
-        payload: payload.to_vec().into(),
-        metadata: Metadata::default(),
-    }
+    NewEvent::stored(
+        EventId::from(id(number)),
+        EventType::new(event_type).unwrap(),
+        1,
+        Codec::Json,
+        payload.to_vec().into(),
+    )
 }
 
 fn key(name: &str) -> IdempotencyKey {
@@ -57,12 +55,11 @@ fn appends() -> Vec<Append> {
     let mut compact = event(2, "account.renamed", &[0, 1, 0x7f, 0x80, 0xff]);
     (compact.codec, compact.schema_version) = (Codec::Compact, 3);
     let mut full = event(4, "order.placed", r#"{"to": "zoë 🦀", "quote": "it's"}"#.as_bytes());
-    full.metadata = Metadata {
-        correlation_id: Some(CorrelationId::from(id(1001))),
-        causation_id: Some(EventId::from(id(3))),
-        source: Some("billing 'n \"shipping\"".into()),
-        extra: BTreeMap::from([("ip".into(), "\u{1}\\ü".into())]),
-    };
+    full.metadata = Metadata::new()
+        .with_correlation(CorrelationId::from(id(1001)))
+        .with_causation(EventId::from(id(3)))
+        .with_source("billing 'n \"shipping\"")
+        .with_entry("ip", "\u{1}\\ü");
     let one = || stream("1");
     vec![
         Append::new(

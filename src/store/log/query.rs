@@ -1,5 +1,7 @@
 //! Which part of the log a reader gets.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent};
 use crate::id::{AggregateType, EventType, Position};
@@ -9,7 +11,8 @@ use crate::id::{AggregateType, EventType, Position};
 pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which events of the log. Empty lists let everything pass; both lists together must both be met.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Filter {
     /// Only events of these kinds of aggregate.
     pub aggregate_types: Vec<AggregateType>,
