@@ -14,7 +14,7 @@ trap 'rm -rf "$folder"' EXIT
 
 # bench; prints its program
 program() {
-  cargo bench --quiet -p retell-benches --bench "$1" --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
+  cargo bench --quiet -p retell-benches --profile profiling --bench "$1" --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
 
 record() {

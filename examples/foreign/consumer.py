@@ -6,7 +6,7 @@
 
 and beside it, before or after:
 
-    cargo run --release --example shop -- --broker amqp://guest:guest@localhost:5672/%2f
+    cargo run --release --features rabbitmq --example shop -- --broker amqp://guest:guest@localhost:5672/%2f
 
 Each event is one line: its position in the log, its type, its aggregate with the version, and its payload. An event can come twice, with
 the same event_id and position. Ctrl-C ends it, or --count.

@@ -14,7 +14,8 @@ use crate::fulfilment::Fulfilment;
 use crate::read_models::ReadModels;
 use crate::stores::Stores;
 
-/// What the relays of all processes are called: of one name one leads.
+/// The name of the relay. One of the processes with a relay of this name leads.
+#[cfg(feature = "rabbitmq")]
 const RELAY: &str = "shop";
 
 /// Mails that are put down in one transaction: all that one does is in it.
@@ -24,6 +25,7 @@ pub fn app<M: ReadModels>(stores: &Stores<M>, carrier: &Carrier, fulfilment: Ful
     let app = App::on(stores.log.clone(), stores.relays.clone(), stores.models.clone());
     let app = match carrier {
         Carrier::Memory(broker) => app.with_broker(broker.clone()),
+        #[cfg(feature = "rabbitmq")]
         Carrier::RabbitMq(broker) => app.with_shared_broker(broker.clone(), RELAY),
     };
     let mails = Worker::reaction(Notification(PhantomData), Begin::AtStart, stores.log.clone(), stores.models.clone());

@@ -2,21 +2,43 @@
 
 use std::path::Path;
 
-use retell::{MemoryBroker, RabbitMqBroker, RabbitMqOptions};
+use retell::MemoryBroker;
+#[cfg(feature = "rabbitmq")]
+use retell::{RabbitMqBroker, RabbitMqOptions};
 
+use crate::addresses::Broker;
 use crate::run::Failure;
+#[cfg(feature = "rabbitmq")]
 use crate::{chain, topology};
 
 #[derive(Debug, Clone)]
 pub enum Carrier {
     Memory(MemoryBroker),
+    #[cfg(feature = "rabbitmq")]
     RabbitMq(RabbitMqBroker),
 }
 
 impl Carrier {
-    /// Declares what is to stand on the broker at `url`. What is wrong there ends the program now; a broker out of reach does not.
-    pub async fn open(url: Option<&str>, topology: Option<&Path>) -> Result<Self, Failure> {
-        let Some(url) = url else { return Ok(Self::Memory(MemoryBroker::new())) };
+    /// Opens `broker`, or one within this process.
+    #[cfg_attr(
+        not(feature = "rabbitmq"),
+        expect(
+            clippy::unused_async,
+            unused_variables,
+            reason = "a broker within this process has no topology and is not waited for"
+        )
+    )]
+    pub async fn open(broker: Option<Broker>, topology: Option<&Path>) -> Result<Self, Failure> {
+        match broker {
+            #[cfg(feature = "rabbitmq")]
+            Some(Broker::RabbitMq(url)) => Self::open_rabbitmq(&url, topology).await,
+            None => Ok(Self::Memory(MemoryBroker::new())),
+        }
+    }
+
+    /// Declares the topology on the broker at `url`. An unreachable broker only costs a warning; every other error is returned.
+    #[cfg(feature = "rabbitmq")]
+    async fn open_rabbitmq(url: &str, topology: Option<&Path>) -> Result<Self, Failure> {
         let failed = |error| Failure::of("set up RabbitMQ", error);
         let options = RabbitMqOptions::new(url).map_err(failed)?;
         let options = options.with_name("shop").with_topology(topology::read(topology)?);
@@ -33,14 +55,18 @@ impl Carrier {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Memory(_) => "memory",
+            #[cfg(feature = "rabbitmq")]
             Self::RabbitMq(_) => "rabbitmq",
         }
     }
 
+    #[cfg_attr(not(feature = "rabbitmq"), expect(clippy::unused_async, reason = "only RabbitMQ is closed"))]
     pub async fn close(&self) {
-        if let Self::RabbitMq(broker) = self {
-            // Everything is confirmed or will be sent again. A broker that does not hear the goodbye finds the connection closed.
-            drop(broker.close().await);
+        match self {
+            Self::Memory(_) => {}
+            // An error is no loss: the broker has confirmed every message, or the relay will send it again.
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(broker) => drop(broker.close().await),
         }
     }
 }

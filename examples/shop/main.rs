@@ -8,13 +8,14 @@
 //!    `consumers/{analytics,search,audit,customers,notification}` keep what they make of it;
 //! 4. `report` reads what they kept, and compares it with `truth`: the sums taken straight from the file.
 //!
-//! Beside the way: `commands` executes them, `stores` opens the log and the `read_models`, `database` is what a consumer sees of those,
+//! Beside the way: `commands` executes them, `addresses` says which servers there are, `stores` opens the log and the `read_models`, `database` is what a consumer sees of those,
 //! `carrier` is what the events travel over, `topology` what stands on RabbitMQ, `share` divides the customers among processes.
 //!
 //! ```text
 //! cargo run --release --example shop -- --db /tmp/shop.db
-//! cargo run --release --example shop -- --store postgres://localhost/shop
-//! cargo run --release --example shop -- --store postgres://localhost/shop --broker amqp://localhost
+//! cargo run --release --features postgres --example shop -- --store postgres://localhost/shop
+//! cargo run --release --features mysql --example shop -- --store mysql://root@localhost/shop
+//! cargo run --release --features postgres,rabbitmq --example shop -- --store postgres://localhost/shop --broker amqp://localhost
 //! ```
 //!
 //! Killed at any moment and started again in the same place, it goes on and ends with the same sums. Several processes can share the work:
@@ -32,6 +33,7 @@
 
 #![expect(unreachable_pub, reason = "in a program `pub` says what a module shows the others")]
 
+mod addresses;
 mod app;
 mod carrier;
 mod chart;
@@ -47,6 +49,7 @@ mod report;
 mod run;
 mod share;
 mod stores;
+#[cfg(feature = "rabbitmq")]
 mod topology;
 mod truth;
 mod warehouse;
@@ -59,9 +62,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use addresses::{Broker, Server};
 use run::Role;
 use share::Share;
-use stores::Server;
 
 /// The orders that come with the example: every purchase of 23,570 customers in 1997 and 1998.
 const ORDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shop/data/CDNOW_master.txt");
@@ -76,16 +79,17 @@ struct Arguments {
     /// Keep the log in this SQLite file and the read models beside it. With neither this nor --store, both are gone at the end.
     #[arg(long, value_name = "PATH", group = "kept")]
     db: Option<PathBuf>,
-    /// Keep the log and the read models in this database: postgres://.. or mysql://..
+    /// Keep the log and the read models in this database: postgres://.. or mysql://.. Needs the cargo feature `postgres` or `mysql`.
     #[arg(long, value_name = "URL", group = "kept")]
     store: Option<Server>,
     /// Serve the Kth of N parts of the customers. Start all N on the same orders and the same --store or --db: each ends with the whole
     /// report, when all parts are done.
     #[arg(long, value_name = "K/N", default_value = "1/1", requires = "kept")]
     share: Share,
-    /// Carry the events over this RabbitMQ: amqp://user:password@host:5672/vhost. Without it they stay within this process.
+    /// Carry the events over this RabbitMQ: amqp://user:password@host:5672/vhost. Needs the cargo feature
+    /// `rabbitmq`. Without this argument the events stay within this process.
     #[arg(long, value_name = "URL")]
-    broker: Option<String>,
+    broker: Option<Broker>,
     /// Other exchanges and queues than the shop's, from a JSON file.
     #[arg(long, value_name = "FILE", requires = "broker")]
     topology: Option<PathBuf>,

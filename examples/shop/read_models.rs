@@ -1,7 +1,7 @@
 //! The read models that lie in a database, whichever it is.
 
 use retell::store::{DeadlineStore, InboxStore};
-use retell::{BoxError, MySqlReadModel, PostgresReadModel, SqliteReadModel, ViewStore, async_trait};
+use retell::{BoxError, SqliteReadModel, ViewStore, async_trait};
 
 use crate::database::{self, Database, Row, Select};
 
@@ -19,6 +19,7 @@ impl ReadModels for SqliteReadModel {
     }
 }
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 macro_rules! of_a_server {
     ($models:ty) => {
         #[async_trait]
@@ -30,5 +31,7 @@ macro_rules! of_a_server {
     };
 }
 
-of_a_server!(PostgresReadModel);
-of_a_server!(MySqlReadModel);
+#[cfg(feature = "postgres")]
+of_a_server!(retell::PostgresReadModel);
+#[cfg(feature = "mysql")]
+of_a_server!(retell::MySqlReadModel);

@@ -11,6 +11,8 @@ use retell::{BoxError, Position, app};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use crate::addresses::Server;
 use crate::carrier::Carrier;
 use crate::checkout::Checkout;
 use crate::commands::NotSold;
@@ -19,7 +21,7 @@ use crate::fulfilment::Fulfilment;
 use crate::orders_file::{BadFile, OrdersFile};
 use crate::read_models::ReadModels;
 use crate::report::Report;
-use crate::stores::{Server, Stores};
+use crate::stores::Stores;
 use crate::truth::Truth;
 use crate::warehouse::Warehouse;
 use crate::writers::{paid_lines, sell_all};
@@ -92,9 +94,11 @@ impl From<NotSold> for Failure {
 pub async fn run(arguments: &Arguments) -> Result<Option<Report>, Failure> {
     let stop = CancellationToken::new();
     let signals = Signals::listen(stop.clone());
-    let done = match &arguments.store {
-        Some(Server::Postgres(url)) => work(arguments, Stores::postgres(url), stop).await,
-        Some(Server::MySql(url)) => work(arguments, Stores::mysql(url), stop).await,
+    let done = match arguments.store.clone() {
+        #[cfg(feature = "postgres")]
+        Some(Server::Postgres(url)) => work(arguments, Stores::postgres(&url), stop).await,
+        #[cfg(feature = "mysql")]
+        Some(Server::MySql(url)) => work(arguments, Stores::mysql(&url), stop).await,
         None => work(arguments, Stores::sqlite(arguments.db.as_deref()), stop).await,
     };
     let signal = signals.end().await?;
@@ -138,7 +142,7 @@ impl<'a, M: ReadModels> Shop<'a, M> {
         stores: impl Future<Output = Result<Stores<M>, Failure>>,
         stop: CancellationToken,
     ) -> Result<Self, Failure> {
-        let carrier = Carrier::open(arguments.broker.as_deref(), arguments.topology.as_deref()).await?;
+        let carrier = Carrier::open(arguments.broker.clone(), arguments.topology.as_deref()).await?;
         Ok(Self { arguments, stores: stores.await?, carrier, stop })
     }
 

@@ -1,38 +1,14 @@
 //! Where the log and the read models are kept: in SQLite files, or in one database of a server.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use retell::store::RelayStore;
-use retell::{EventStore, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore};
+use retell::{EventStore, SqliteReadModel, SqliteStore};
 use tempfile::TempDir;
 
 use crate::read_models::ReadModels;
 use crate::run::Failure;
-
-/// A database of a server.
-#[derive(Debug, Clone)]
-pub enum Server {
-    Postgres(String),
-    MySql(String),
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("a store is postgres://.. or mysql://..")]
-pub struct UnknownStore;
-
-impl FromStr for Server {
-    type Err = UnknownStore;
-
-    fn from_str(url: &str) -> Result<Self, UnknownStore> {
-        match url.split_once("://").ok_or(UnknownStore)?.0 {
-            "postgres" | "postgresql" => Ok(Self::Postgres(url.to_owned())),
-            "mysql" | "mariadb" => Ok(Self::MySql(url.to_owned())),
-            _ => Err(UnknownStore),
-        }
-    }
-}
 
 /// The log and the read models, open.
 pub struct Stores<M> {
@@ -60,19 +36,21 @@ impl Stores<SqliteReadModel> {
     }
 }
 
-impl Stores<PostgresReadModel> {
+#[cfg(feature = "postgres")]
+impl Stores<retell::PostgresReadModel> {
     pub async fn postgres(url: &str) -> Result<Self, Failure> {
         let failed = |error| Failure::of("open the store in PostgreSQL", error);
-        let log = PostgresStore::connect(url).await.map_err(failed)?;
-        Ok(Self::of("postgres", log, PostgresReadModel::connect(url).await.map_err(failed)?))
+        let log = retell::PostgresStore::connect(url).await.map_err(failed)?;
+        Ok(Self::of("postgres", log, retell::PostgresReadModel::connect(url).await.map_err(failed)?))
     }
 }
 
-impl Stores<MySqlReadModel> {
+#[cfg(feature = "mysql")]
+impl Stores<retell::MySqlReadModel> {
     pub async fn mysql(url: &str) -> Result<Self, Failure> {
         let failed = |error| Failure::of("open the store in MySQL", error);
-        let log = MySqlStore::connect(url).await.map_err(failed)?;
-        Ok(Self::of("mysql", log, MySqlReadModel::connect(url).await.map_err(failed)?))
+        let log = retell::MySqlStore::connect(url).await.map_err(failed)?;
+        Ok(Self::of("mysql", log, retell::MySqlReadModel::connect(url).await.map_err(failed)?))
     }
 }
 

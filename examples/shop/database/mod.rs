@@ -3,6 +3,7 @@
 //! A consumer writes through a [`Database`] and does not know which it is. Its SQL is plain enough that one text serves several databases;
 //! where they differ, [`Insert`] and [`Select`] hold both texts side by side.
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 mod server;
 pub mod sqlite;
 
@@ -29,6 +30,7 @@ pub struct Insert {
     /// What SQLite and PostgreSQL do where a row with the same key is there.
     pub on_conflict: &'static str,
     /// What MySQL does there.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "the statements are complete in every build"))]
     pub on_duplicate_key: &'static str,
 }
 
@@ -38,6 +40,7 @@ pub struct Select {
     /// For SQLite and PostgreSQL. The binds are `$1`, `$2` ..
     pub sql: &'static str,
     /// For MySQL. The binds are `?`.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "the statements are complete in every build"))]
     pub mysql: &'static str,
 }
 

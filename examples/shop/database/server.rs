@@ -1,6 +1,10 @@
 //! The tables in PostgreSQL and MySQL. Between them only the texts differ, and which of them a database takes.
 
-use retell::sqlx::{self, Column, ColumnIndex, MySql, MySqlConnection, PgConnection, Postgres, QueryBuilder};
+use retell::sqlx::{self, Column, ColumnIndex, QueryBuilder};
+#[cfg(feature = "mysql")]
+use retell::sqlx::{MySql, MySqlConnection};
+#[cfg(feature = "postgres")]
+use retell::sqlx::{PgConnection, Postgres};
 use retell::{BoxError, async_trait};
 
 use super::{Database, Insert, Row, Select, Value};
@@ -46,7 +50,9 @@ macro_rules! database {
     };
 }
 
+#[cfg(feature = "postgres")]
 database!(Postgres, PgConnection, on_conflict, sql);
+#[cfg(feature = "mysql")]
 database!(MySql, MySqlConnection, on_duplicate_key, mysql);
 
 fn values<R: sqlx::Row>(row: &R) -> Result<Row, sqlx::Error>
