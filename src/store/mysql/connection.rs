@@ -1,12 +1,11 @@
-//! How calls get their connections, how transactions begin, and the one place where MySQL's and MariaDB's error numbers get their meaning.
+//! Connections to the server, and how transactions begin.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use sqlx::mysql::MySqlDatabaseError;
-use sqlx::{Connection, MySql, MySqlConnection, Transaction};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
+use sqlx::{Connection, MySql, MySqlConnection, MySqlPool, Transaction};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::server::rounds::Refusal;
-use crate::store::server::{connections, inline};
+use crate::store::mysql::error::classify;
+use crate::store::server::connections;
 
 /// The driver's one way to its server: nothing here runs on a pool, so that what is not known to be whole is closed.
 pub(crate) type Connections = connections::Connections<MySql>;
@@ -24,79 +23,19 @@ pub(crate) async fn begin(connection: &mut MySqlConnection) -> Result<Transactio
     connection.begin_with(BEGIN).await
 }
 
-/// The servers' numbers, once and for all. `attempt` completes "cannot ..".
-pub(crate) fn classify(error: sqlx::Error, attempt: &str) -> Error {
-    Error::with_source(kind(&error, attempt), error)
+/// Opens a pool of ten connections to the database at `url`.
+pub(crate) async fn pool(url: &str) -> Result<MySqlPool> {
+    let invalid = |error| Error::with_source(ErrorKind::Invalid("not the URL of a MySQL database".into()), error);
+    let options: MySqlConnectOptions = url.parse().map_err(invalid)?;
+    // Asking before each use costs a round trip; a lost connection is an error that says so.
+    let pool = MySqlPoolOptions::new().max_connections(10).test_before_acquire(false).after_connect(|connection, _| {
+        Box::pin(async { sqlx::raw_sql(END_IDLE_TRANSACTIONS).execute(connection).await.map(drop) })
+    });
+    pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
 }
 
-/// What a projection returned: its own error, or the database's beneath it.
-pub(crate) fn classify_work(error: Error) -> Error {
-    inline::classify_work(error, kind)
-}
-
-fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
-    let attempt = attempt.to_owned();
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
-        sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
-        sqlx::Error::Database(_) => by_number(number(error), attempt),
-        _ => ErrorKind::Backend(attempt),
-    }
-}
-
-fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {
-    match number {
-        // Disk full, table or tablespace full.
-        Some(1021 | 1114) => ErrorKind::Full,
-        // `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.
-        Some(1290 | 1792 | 1836 | 1874) => ErrorKind::ReadOnly,
-        // Too many connections (of all, of the user, or for the machine), server shutting down, server gone, connection lost, query or
-        // connection killed, statement timeout (MySQL, MariaDB), row changed since read, lock wait timeout, deadlock, NOWAIT.
-        Some(1040 | 1203 | 1226 | 1053 | 2006 | 2013 | 1317 | 1927 | 3024 | 1969 | 1020 | 1205 | 1213 | 3572) => {
-            ErrorKind::Transient(attempt)
-        }
-        // Index or table file damaged.
-        Some(1034 | 1035 | 126 | 127 | 1712 | 1877) => ErrorKind::Corrupt(attempt),
-        // Among them 1153, a packet over `max_allowed_packet`: `MySqlStore::append` refuses payloads that would be too large.
-        _ => ErrorKind::Backend(attempt),
-    }
-}
-
-/// What the numbers say of a refused append. Which unique key it was is only in the message's text, and left there.
-pub(crate) fn refusal(error: &sqlx::Error) -> Refusal {
-    match number(error) {
-        Some(1022 | 1062 | 1586) => Refusal::Taken,
-        // Row changed since read, lock wait timeout, deadlock.
-        Some(1020 | 1205 | 1213) => Refusal::Blocked,
-        _ => Refusal::Other,
-    }
-}
-
-/// Whether a savepoint is not there: it ended with its transaction.
-pub(crate) fn is_no_savepoint(error: &sqlx::Error) -> bool {
-    number(error) == Some(1305)
-}
-
-/// Whether a right is missing that belongs to the server and not to a table.
-pub(crate) fn is_not_granted(error: &sqlx::Error) -> bool {
-    number(error) == Some(1227)
-}
-
-fn number(error: &sqlx::Error) -> Option<u16> {
-    error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
-}
-
-/// Text from a column of bytes.
-pub(crate) fn text(bytes: &[u8]) -> Result<&str, sqlx::Error> {
-    std::str::from_utf8(bytes).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-/// A time in UTC, as far as a `DATETIME` goes: nothing was recorded beyond its ends.
-pub(crate) fn time_to_sql(time: DateTime<Utc>) -> NaiveDateTime {
-    let first = NaiveDate::from_ymd_opt(1000, 1, 1).and_then(|date| date.and_hms_opt(0, 0, 0));
-    let last = NaiveDate::from_ymd_opt(9999, 12, 31).and_then(|date| date.and_hms_micro_opt(23, 59, 59, 999_999));
-    let time = time.naive_utc();
-    time.clamp(first.unwrap_or(time), last.unwrap_or(time))
-}
+/// A process that is paused within a transaction would hold its rows for as long, and with them every other worker of its projection, or
+/// all who give out positions. MariaDB ends the transaction after 30 seconds; MySQL has no such setting, and sees a comment.
+const END_IDLE_TRANSACTIONS: &str = "SET @retell = 1 /*M! , SESSION idle_transaction_timeout = 30 */";
 
 const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::store::mysql::connection::{Connections, classify, is_not_granted};
+use crate::store::mysql::connection::Connections;
+use crate::store::mysql::error::{classify, is_not_granted};
 use crate::store::server::health::{Health, OpenTransaction, OpenTransactions};
 
 pub(crate) async fn health(connections: &Connections) -> Result<Health> {

@@ -3,7 +3,8 @@
 use sqlx::{Connection, MySqlConnection};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::mysql::connection::{Connections, classify};
+use crate::store::mysql::connection::Connections;
+use crate::store::mysql::error::classify;
 
 /// The steps of the schema. Never changed once released. Every statement can be run again, since the server commits each by itself.
 const MIGRATIONS: [(i32, &str, &str); 9] = [

@@ -3,7 +3,8 @@
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::error::{ErrorKind, Result};
-use crate::store::postgres::connection::{Schema, classify};
+use crate::store::postgres::error::classify;
+use crate::store::postgres::schema::Schema;
 
 /// The steps of the schema. Never changed once released.
 const MIGRATIONS: [(i32, &str, &str); 13] = [
@@ -34,13 +35,11 @@ pub(crate) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
 
 async fn is_up_to_date(connection: &mut PgConnection, schema: &Schema) -> Result<bool> {
     let failed = |error| classify(error, "look at the schema");
-    let there: bool =
-        sqlx::query_scalar(schema.statement(IS_THERE).sql()).fetch_one(&mut *connection).await.map_err(failed)?;
+    let there: bool = sqlx::query_scalar(schema.script(IS_THERE)).fetch_one(&mut *connection).await.map_err(failed)?;
     if !there {
         return Ok(false);
     }
-    let applied: i32 =
-        sqlx::query_scalar(schema.statement(NEWEST).sql()).fetch_one(&mut *connection).await.map_err(failed)?;
+    let applied: i32 = sqlx::query_scalar(schema.script(NEWEST)).fetch_one(&mut *connection).await.map_err(failed)?;
     check_known(applied).map(|()| applied == KNOWN)
 }
 
@@ -59,13 +58,13 @@ async fn run(connection: &mut PgConnection, schema: &Schema) -> Result<()> {
     // The schema may not be there yet, so its name is the key.
     sqlx::query(LOCK).bind(schema.name()).execute(&mut *tx).await.map_err(failed)?;
     for sql in [CREATE_SCHEMA, CREATE_TABLE] {
-        sqlx::query(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
+        sqlx::query(schema.script(sql)).execute(&mut *tx).await.map_err(failed)?;
     }
-    let applied: i32 = sqlx::query_scalar(schema.statement(NEWEST).sql()).fetch_one(&mut *tx).await.map_err(failed)?;
+    let applied: i32 = sqlx::query_scalar(schema.script(NEWEST)).fetch_one(&mut *tx).await.map_err(failed)?;
     check_known(applied)?;
     for (number, name, sql) in MIGRATIONS.into_iter().filter(|(number, ..)| *number > applied) {
-        sqlx::raw_sql(schema.statement(sql).sql()).execute(&mut *tx).await.map_err(failed)?;
-        sqlx::query(schema.statement(RECORD).sql()).bind(number).bind(name).execute(&mut *tx).await.map_err(failed)?;
+        sqlx::raw_sql(schema.script(sql)).execute(&mut *tx).await.map_err(failed)?;
+        sqlx::query(schema.script(RECORD)).bind(number).bind(name).execute(&mut *tx).await.map_err(failed)?;
     }
     tx.commit().await.map_err(failed)
 }

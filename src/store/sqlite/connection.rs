@@ -1,6 +1,5 @@
-//! Connections, and the one place where SQLite's error codes get their meaning.
+//! Connections to a file, each used by one call at a time.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,10 +7,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{Error, ErrorKind, Result, chain};
-use crate::id::Position;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::sqlite::convert::to_sql;
+use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::migrate::{self, Migration};
-use crate::store::sqlite::{SqliteOptions, Synchronous};
+use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 
 /// Prepared statements a connection keeps: all of ours and a projection's dozens.
 const CACHED_STATEMENTS: usize = 64;
@@ -190,95 +190,6 @@ fn open_file(path: &Path, read_only: bool) -> Result<Connection, rusqlite::Error
     Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 
-/// What a call on a connection met: SQLite's error, not yet classified, or one of ours.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    Sqlite(rusqlite::Error),
-    Own(Error),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Own(error)
-    }
-}
-
-impl Failure {
-    /// The public error, for an attempt such as `read the log`.
-    pub(crate) fn to(self, attempt: &str) -> Error {
-        match self {
-            Self::Own(error) => error,
-            Self::Sqlite(error) => classify(error, attempt),
-        }
-    }
-
-    /// What could not be read from a row, with the place of that row.
-    pub(crate) fn in_row(self, place: impl Display) -> Self {
-        match self {
-            Self::Own(error) => match error.kind() {
-                ErrorKind::Corrupt(what) => corrupt(format!("{place}: {what}")),
-                _ => corrupt(format!("{place}: {error}")),
-            },
-            Self::Sqlite(error) => Self::Own(Error::with_source(ErrorKind::Corrupt(place.to_string()), error)),
-        }
-    }
-}
-
-/// SQLite's codes, once and for all. `attempt` completes "cannot ..".
-pub(crate) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
-    Error::with_source(kind(&error, attempt), error)
-}
-
-/// What a projection returned. Where the first error of SQLite's in its chain says that the database is the trouble, the projection is
-/// not to blame.
-pub(crate) fn classify_work(error: Error) -> Error {
-    let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<rusqlite::Error>());
-    match beneath.map(|beneath| kind(beneath, "apply events")) {
-        Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
-            Error::with_source(kind, error)
-        }
-        _ => error,
-    }
-}
-
-fn kind(error: &rusqlite::Error, attempt: &str) -> ErrorKind {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted) => {
-            ErrorKind::Transient(attempt.to_owned())
-        }
-        Some(ErrorCode::DiskFull) => ErrorKind::Full,
-        Some(ErrorCode::ReadOnly) => ErrorKind::ReadOnly,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt(attempt.to_owned()),
-        _ => ErrorKind::Backend(attempt.to_owned()),
-    }
-}
-
 fn closed() -> Error {
     Error::new(ErrorKind::Closed("the store"))
-}
-
-/// A damaged row, said in words.
-pub(crate) fn corrupt(what: String) -> Failure {
-    Failure::Own(Error::new(ErrorKind::Corrupt(what)))
-}
-
-/// A count as SQLite's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
-pub(crate) fn to_sql(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A stored count.
-pub(crate) fn from_sql(number: i64, what: &str) -> Result<u64, Failure> {
-    u64::try_from(number).map_err(|_| corrupt(format!("negative {what} {number}")))
-}
-
-/// A stored position.
-pub(crate) fn position_from_sql(number: i64) -> Result<Position, Failure> {
-    from_sql(number, "position").map(Position::new)
 }

@@ -6,7 +6,8 @@ use rusqlite::Connection;
 
 use crate::error::{Error, Result};
 use crate::id::{Position, ProjectionName};
-use crate::store::sqlite::connection::{Failure, position_from_sql};
+use crate::store::sqlite::convert::position_from_sql;
+use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::log::read;
 
 /// How a log is doing.
@@ -16,7 +17,7 @@ pub struct Health {
     /// The last position given out. Here an append gives out its positions itself: none ever waits for one.
     pub head: Position,
     /// The projections whose read models lie in the log's own file, and how many positions each is behind. Of a read model in a file of
-    /// its own, [`SqliteReadModel::behind`](super::SqliteReadModel::behind) knows it.
+    /// its own, [`SqliteReadModel::behind`](crate::store::sqlite::SqliteReadModel::behind) knows it.
     pub projections: Vec<(ProjectionName, u64)>,
     /// Bytes of the log's file.
     pub file_bytes: u64,

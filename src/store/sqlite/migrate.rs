@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::sqlite::connection::Failure;
+use crate::store::sqlite::error::Failure;
 
 /// One step of the schema. Never changed once released.
 #[derive(Debug)]

@@ -13,7 +13,9 @@ use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId, Vers
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
-use crate::store::mysql::connection::{Connections, begin, classify, classify_work, is_no_savepoint, refusal, text};
+use crate::store::mysql::connection::{Connections, begin};
+use crate::store::mysql::convert::text;
+use crate::store::mysql::error::{classify, classify_work, is_no_savepoint, refusal};
 use crate::store::mysql::log::claims::{self, Claims};
 use crate::store::mysql::log::insert::{insert_events, insert_keys};
 use crate::store::mysql::log::plan::Plan;

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::id::{ClaimScope, ClaimValue, StreamId};
 use crate::store::log::append::Append;
 use crate::store::log::claims::{Claimed, claimed};
-use crate::store::mysql::connection::text;
+use crate::store::mysql::convert::text;
 use crate::store::mysql::log::append::{LOOKED_UP, padded};
 use crate::store::server::convert::count;
 

@@ -8,8 +8,8 @@ use sqlx::MySqlConnection;
 use crate::error::Result;
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::inline::{Inline, InlineStore};
-use crate::store::mysql::model::MySqlReadModel;
-use crate::store::mysql::{COMMITS_AT_ONCE, MySqlStore};
+use crate::store::mysql::model::read_model::MySqlReadModel;
+use crate::store::mysql::store::{COMMITS_AT_ONCE, MySqlStore};
 use crate::store::server::inline;
 
 impl MySqlStore {

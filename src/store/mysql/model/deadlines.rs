@@ -9,8 +9,10 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::ProjectionName;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineColumns, DeadlineStore, parts};
-use crate::store::mysql::connection::{begin, classify, text, time_to_sql};
-use crate::store::mysql::model::MySqlReadModel;
+use crate::store::mysql::connection::begin;
+use crate::store::mysql::convert::{text, time_to_sql};
+use crate::store::mysql::error::classify;
+use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::limit_to_sql;
 
 /// Rows of one statement.

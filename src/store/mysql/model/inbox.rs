@@ -6,8 +6,8 @@ use sqlx::MySqlConnection;
 use crate::error::Result;
 use crate::id::{EventId, Position, ProjectionName};
 use crate::store::model::inbox::InboxStore;
-use crate::store::mysql::connection::classify;
-use crate::store::mysql::model::MySqlReadModel;
+use crate::store::mysql::error::classify;
+use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::{from_sql, to_sql};
 
 #[async_trait]

@@ -13,8 +13,12 @@ use crate::store::model::parking::Parked;
 use crate::store::model::progress::{
     Progress, ProgressStore, Row, Turn, changes, in_key_order, in_log_order, parked_of, progress_of, stored,
 };
-use crate::store::mysql::connection::{begin, classify, classify_work, text};
-use crate::store::mysql::model::{MySqlReadModel, columns, park, take};
+use crate::store::mysql::connection::begin;
+use crate::store::mysql::convert::text;
+use crate::store::mysql::error::{classify, classify_work};
+use crate::store::mysql::model::checkpoint::take;
+use crate::store::mysql::model::parking::{columns, park};
+use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::{from_sql, to_sql};
 
 /// Rows of one statement. More take several, each after the other in key order.

@@ -9,9 +9,12 @@ use crate::id::{Generation, Position, ProjectionName, ViewKey};
 use crate::store::model::views::{
     Changes, Entry, GOING, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
-use crate::store::mysql::connection::{begin, classify, text};
+use crate::store::mysql::connection::begin;
+use crate::store::mysql::convert::text;
+use crate::store::mysql::error::classify;
+use crate::store::mysql::model::checkpoint::take;
 use crate::store::mysql::model::progress::{ROWS, padded};
-use crate::store::mysql::model::{MySqlReadModel, take};
+use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
 
 /// So much of states and fields goes into one statement; a single row may be larger. Padded it is at most twice that, below the 16 MiB of

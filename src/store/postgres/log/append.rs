@@ -14,10 +14,12 @@ use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, StreamId, Vers
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
-use crate::store::postgres::connection::{Connections, Schema, Statement, classify, classify_work, code, refusal};
+use crate::store::postgres::connection::Connections;
+use crate::store::postgres::error::{classify, classify_work, code, refusal};
 use crate::store::postgres::log::binds::{Binds, One};
 use crate::store::postgres::log::claims::{self, NumberedClaim};
 use crate::store::postgres::log::signals::Signals;
+use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{commit_id, count, from_sql};
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
@@ -31,31 +33,14 @@ pub(crate) struct Writer {
     pub(crate) signals: Arc<Signals>,
     /// What runs within each transaction.
     pub(crate) inline: Inlines<PgConnection>,
-    append: Statement,
-    append_one: Statement,
-    append_claiming: Statement,
-    outcome: Statement,
-    holder: Statement,
-    known_ids: Statement,
+    schema: Schema,
 }
 
 impl Writer {
-    pub(crate) fn new(connections: Connections, schema: &Schema, durable: bool, signals: Signals) -> Self {
+    pub(crate) fn new(connections: Connections, schema: Schema, durable: bool, signals: Signals) -> Self {
         // Each process starts its search for a free lane at a place of its own.
         let lane = i32::from(Uuid::new_v4().as_bytes()[0] % 32);
-        Self {
-            connections,
-            lane,
-            durable,
-            signals: Arc::new(signals),
-            inline: Inlines::none(),
-            append: schema.statement(APPEND),
-            append_one: schema.statement(APPEND_ONE),
-            append_claiming: schema.statement(APPEND_CLAIMING),
-            outcome: schema.statement(OUTCOME),
-            holder: schema.statement(HOLDER),
-            known_ids: schema.statement(KNOWN_IDS),
-        }
+        Self { connections, lane, durable, signals: Arc::new(signals), inline: Inlines::none(), schema }
     }
 
     /// One more that runs within each transaction.
@@ -73,7 +58,7 @@ impl Writer {
 
     /// The stream that holds a value.
     pub(crate) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
-        let row = sqlx::query_as(self.holder.sql()).bind(scope.as_str()).bind(value.as_str());
+        let row = sqlx::query_as(self.schema.sql(HOLDER)).bind(scope.as_str()).bind(value.as_str());
         let row: Option<(String, String)> =
             self.connections.optional(row).await.map_err(|error| classify(error, "look up a unique value"))?;
         Ok(row.map(|(kind, id)| StreamId::parse(&kind, &id)).transpose()?)
@@ -84,7 +69,7 @@ impl Writer {
         executor: impl PgExecutor<'e>,
         key: &IdempotencyKey,
     ) -> Result<Option<Result<KeptOutcome>>, sqlx::Error> {
-        let rows = sqlx::query_as(self.outcome.sql()).bind(key.as_str()).fetch_all(executor).await?;
+        let rows = sqlx::query_as(self.schema.sql(OUTCOME)).bind(key.as_str()).fetch_all(executor).await?;
         Ok((!rows.is_empty()).then(|| kept_outcome(rows)))
     }
 
@@ -129,8 +114,8 @@ impl Writer {
         let binds = Binds::of(round);
         // Where nothing is claimed, nothing is paid for it.
         let claims = claims::of(round);
-        let statement = if claims.is_empty() { &self.append } else { &self.append_claiming };
-        let query = sqlx::query(statement.sql())
+        let statement = if claims.is_empty() { APPEND } else { APPEND_CLAIMING };
+        let query = sqlx::query(self.schema.sql(statement))
             .bind(self.lane)
             .bind(callers)
             .bind(self.durable)
@@ -172,7 +157,7 @@ impl Writer {
     }
 
     async fn call_one(&self, db: &mut PgConnection, one: One<'_>, callers: bool) -> Result<Answer, sqlx::Error> {
-        let numbers: Vec<i64> = sqlx::query_scalar(self.append_one.sql())
+        let numbers: Vec<i64> = sqlx::query_scalar(self.schema.sql(APPEND_ONE))
             .bind(self.lane)
             .bind(callers)
             .bind(self.durable)
@@ -215,7 +200,7 @@ impl Rounds for Writer {
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
-        sqlx::query_scalar(self.known_ids.sql()).bind(ids).fetch_optional(self.connections.pool()).await
+        sqlx::query_scalar(self.schema.sql(KNOWN_IDS)).bind(ids).fetch_optional(self.connections.pool()).await
     }
 
     fn refusal(&self, error: &sqlx::Error) -> Refusal {

@@ -8,14 +8,14 @@ use sqlx::PgConnection;
 use crate::error::Result;
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::inline::{Inline, InlineStore};
-use crate::store::postgres::model::PostgresReadModel;
-use crate::store::postgres::{COMMITS_AT_ONCE, PostgresStore};
+use crate::store::postgres::model::read_model::PostgresReadModel;
+use crate::store::postgres::store::{COMMITS_AT_ONCE, PostgresStore};
 use crate::store::server::inline;
 
 impl PostgresStore {
     /// The read models that lie in the log's own schema, such as those of [inline](crate::inline) projections.
     pub fn read_model(&self) -> PostgresReadModel {
-        PostgresReadModel::of(self.writer.connections.pool().clone(), &self.schema)
+        PostgresReadModel { pool: self.pool().clone(), schema: self.schema.clone() }
     }
 }
 

@@ -12,7 +12,9 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
 use crate::store::log::query::Filter;
 use crate::store::log::reader::{Replay, UpTo, Visitor};
-use crate::store::postgres::connection::{Connections, Schema, Statement, classify, refusal};
+use crate::store::postgres::connection::Connections;
+use crate::store::postgres::error::{classify, refusal};
+use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
 use crate::store::server::page;
 use crate::store::server::page::{Placed, Rows, Scans};
@@ -22,39 +24,10 @@ use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
     pub(crate) connections: Connections,
-    replay: Statement,
-    replay_from_snapshot: Statement,
-    sequence: Statement,
-    head: Statement,
-    position_of: Statement,
-    log: Statement,
-    tail: Statement,
-    events: Statement,
-    filtered: Statement,
-    stream: Statement,
-    newest: Statement,
-    recorded_after: Statement,
+    pub(crate) schema: Schema,
 }
 
 impl Reader {
-    pub(crate) fn new(connections: Connections, schema: &Schema) -> Self {
-        Self {
-            connections,
-            replay: schema.statement(REPLAY),
-            replay_from_snapshot: schema.statement(REPLAY_FROM_SNAPSHOT),
-            sequence: schema.statement(SEQUENCE),
-            head: schema.statement(HEAD),
-            position_of: schema.statement(POSITION_OF),
-            log: schema.statement(LOG),
-            tail: schema.statement(TAIL),
-            events: schema.statement(EVENTS),
-            filtered: schema.statement(FILTERED),
-            stream: schema.statement(STREAM),
-            newest: schema.statement(NEWEST),
-            recorded_after: schema.statement(RECORDED_AFTER),
-        }
-    }
-
     pub(crate) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
         let (last, until) = match replay.up_to {
             UpTo::Head => (i64::MAX, None),
@@ -62,8 +35,8 @@ impl Reader {
             UpTo::Time(time) => (i64::MAX, Some(time)),
         };
         let snapshot = replay.snapshot.filter(|_| until.is_none());
-        let statement = if snapshot.is_some() { &self.replay_from_snapshot } else { &self.replay };
-        let mut query = sqlx::query(statement.sql())
+        let statement = if snapshot.is_some() { REPLAY_FROM_SNAPSHOT } else { REPLAY };
+        let mut query = sqlx::query(self.schema.sql(statement))
             .bind(stream.aggregate_type().as_str())
             .bind(stream.aggregate_id().as_str())
             .bind(to_sql(replay.after.get()))
@@ -85,7 +58,7 @@ impl Reader {
 
     pub(crate) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
         self.sequence().await?;
-        let query = sqlx::query(self.stream.sql())
+        let query = sqlx::query(self.schema.sql(STREAM))
             .bind(stream.aggregate_type().as_str())
             .bind(stream.aggregate_id().as_str())
             .bind(to_sql(after.get()))
@@ -95,12 +68,12 @@ impl Reader {
 
     pub(crate) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
         self.sequence().await?;
-        self.joined(sqlx::query(self.newest.sql()).bind(event_type.as_str()).bind(limit_to_sql(limit))).await
+        self.joined(sqlx::query(self.schema.sql(NEWEST)).bind(event_type.as_str()).bind(limit_to_sql(limit))).await
     }
 
     pub(crate) async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
         self.sequence().await?;
-        self.joined(sqlx::query(self.recorded_after.sql()).bind(time).bind(limit_to_sql(limit))).await
+        self.joined(sqlx::query(self.schema.sql(RECORDED_AFTER)).bind(time).bind(limit_to_sql(limit))).await
     }
 
     /// Events that the server has joined with their places.
@@ -122,7 +95,7 @@ impl Reader {
         self.sequence().await?;
         let head: Option<(i64,)> = self
             .connections
-            .optional(sqlx::query_as(self.head.sql()))
+            .optional(sqlx::query_as(self.schema.sql(HEAD)))
             .await
             .map_err(|error| classify(error, "read the head"))?;
         from_sql(head.map_or(0, |(head,)| head), "position").map(Position::new)
@@ -136,7 +109,7 @@ impl Reader {
         for looked in [false, true] {
             let position: Option<(i64,)> = self
                 .connections
-                .optional(sqlx::query_as(self.position_of.sql()).bind(number).bind(ordinal))
+                .optional(sqlx::query_as(self.schema.sql(POSITION_OF)).bind(number).bind(ordinal))
                 .await
                 .map_err(|error| classify(error, "find a commit's position"))?;
             if let Some((position,)) = position {
@@ -153,14 +126,14 @@ impl Reader {
 #[async_trait]
 impl Scans for Reader {
     async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>> {
-        let rows = sqlx::query_as(self.log.sql()).bind(to_sql(after.get())).bind(to_sql(end.get()));
+        let rows = sqlx::query_as(self.schema.sql(LOG)).bind(to_sql(after.get())).bind(to_sql(end.get()));
         let rows = self.connections.all(rows).await.map_err(|error| classify(error, "read the log"))?;
         rows.into_iter().map(Placed::from_sql).collect()
     }
 
     async fn events_between(&self, first: i64, last: i64, filter: &Filter, take: Rows<'_>) -> Result<()> {
-        let statement = if filter.is_all() { &self.events } else { &self.filtered };
-        let mut query = sqlx::query(statement.sql()).bind(first).bind(last);
+        let statement = if filter.is_all() { EVENTS } else { FILTERED };
+        let mut query = sqlx::query(self.schema.sql(statement)).bind(first).bind(last);
         if !filter.is_all() {
             query = query
                 .bind(names(filter.aggregate_types.iter().map(AggregateType::as_str)))
@@ -180,7 +153,7 @@ impl Scans for Reader {
 
     async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
         let failed = |error| classify(error, "read events");
-        let query = sqlx::query(self.tail.sql()).bind(to_sql(after.get())).bind(to_sql(end.get()));
+        let query = sqlx::query(self.schema.sql(TAIL)).bind(to_sql(after.get())).bind(to_sql(end.get()));
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut rows = query.fetch(&mut *lease);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
@@ -193,7 +166,7 @@ impl Scans for Reader {
     /// If another session is at it, waits for it.
     async fn sequence(&self) -> Result<Option<Position>> {
         for wait in page::looks() {
-            match self.connections.one(sqlx::query_as::<_, (Option<i64>,)>(self.sequence.sql())).await {
+            match self.connections.one(sqlx::query_as::<_, (Option<i64>,)>(self.schema.sql(SEQUENCE))).await {
                 Ok((Some(head),)) => return Ok(u64::try_from(head).ok().map(Position::new)),
                 // Where sessions see an older snapshot than the lock, a second sequencer is refused by the first one's rows.
                 Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "give out positions")),

@@ -8,35 +8,15 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::{Fence, Position, check_lease_name, check_relay_name};
 use crate::store::log::relay::{RelayStore, check_fence};
-use crate::store::postgres::PostgresStore;
-use crate::store::postgres::connection::{Schema, Statement, classify};
+use crate::store::postgres::error::classify;
+use crate::store::postgres::store::PostgresStore;
 use crate::store::server::convert::{from_sql, micros_to_sql, to_sql};
-
-/// The statements of this file, for one schema.
-#[derive(Debug, Clone)]
-pub(crate) struct Statements {
-    position: Statement,
-    advance: Statement,
-    acquire_lease: Statement,
-    release_lease: Statement,
-}
-
-impl Statements {
-    pub(crate) fn new(schema: &Schema) -> Self {
-        Self {
-            position: schema.statement(POSITION),
-            advance: schema.statement(ADVANCE),
-            acquire_lease: schema.statement(ACQUIRE_LEASE),
-            release_lease: schema.statement(RELEASE_LEASE),
-        }
-    }
-}
 
 #[async_trait]
 impl RelayStore for PostgresStore {
     async fn position(&self, relay: &str) -> Result<Position> {
         check_relay_name(relay)?;
-        let position: Option<i64> = sqlx::query_scalar(self.relay.position.sql())
+        let position: Option<i64> = sqlx::query_scalar(self.schema.sql(POSITION))
             .bind(relay)
             .fetch_optional(self.writer.connections.pool())
             .await
@@ -46,7 +26,7 @@ impl RelayStore for PostgresStore {
 
     async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
-        let newest: i64 = sqlx::query_scalar(self.relay.advance.sql())
+        let newest: i64 = sqlx::query_scalar(self.schema.sql(ADVANCE))
             .bind(relay)
             .bind(to_sql(position.get()))
             .bind(to_sql(fence.get()))
@@ -58,7 +38,7 @@ impl RelayStore for PostgresStore {
 
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         check_lease_name(name)?;
-        let fence: Option<i64> = sqlx::query_scalar(self.relay.acquire_lease.sql())
+        let fence: Option<i64> = sqlx::query_scalar(self.schema.sql(ACQUIRE_LEASE))
             .bind(name)
             .bind(holder)
             .bind(micros_to_sql(length))
@@ -70,7 +50,7 @@ impl RelayStore for PostgresStore {
 
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
         check_lease_name(name)?;
-        let released = sqlx::query(self.relay.release_lease.sql())
+        let released = sqlx::query(self.schema.sql(RELEASE_LEASE))
             .bind(name)
             .bind(holder)
             .execute(self.writer.connections.pool())

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::id::Position;
-use crate::store::postgres::connection::Schema;
+use crate::store::postgres::schema::Schema;
 
 /// The least time between two notifications: each is a transaction, and makes the server flush its log once more.
 const BREATH: Duration = Duration::from_millis(5);

@@ -9,8 +9,9 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::ProjectionName;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineColumns, DeadlineStore, parts};
-use crate::store::postgres::connection::{Schema, Statement, classify};
-use crate::store::postgres::model::PostgresReadModel;
+use crate::store::postgres::error::classify;
+use crate::store::postgres::model::read_model::PostgresReadModel;
+use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::limit_to_sql;
 
 #[async_trait]
@@ -21,20 +22,20 @@ impl DeadlineStore for PostgresReadModel {
         process: &ProjectionName,
         changes: &[DeadlineChange],
     ) -> Result<()> {
-        self.deadlines.change(tx, process, changes).await.map_err(|error| classify(error, "change deadlines"))
+        change(&self.schema, tx, process, changes).await.map_err(|error| classify(error, "change deadlines"))
     }
 
     async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
         let failed = |error| classify(error, "change deadlines");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        self.deadlines.change(&mut tx, process, changes).await.map_err(failed)?;
+        change(&self.schema, &mut tx, process, changes).await.map_err(failed)?;
         tx.commit().await.map_err(failed)
     }
 
     async fn due_deadlines(&self, process: &ProjectionName, now: DateTime<Utc>, limit: usize) -> Result<Vec<Deadline>> {
         let failed = |error| classify(error, "read deadlines");
-        let due = sqlx::query(self.deadlines.due.sql()).bind(process.as_str()).bind(now).bind(limit_to_sql(limit));
+        let due = sqlx::query(self.schema.sql(DUE)).bind(process.as_str()).bind(now).bind(limit_to_sql(limit));
         let rows = due.fetch_all(&self.pool).await.map_err(failed)?;
         rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
     }
@@ -46,7 +47,7 @@ impl DeadlineStore for PostgresReadModel {
         until: DateTime<Utc>,
         error: &str,
     ) -> Result<()> {
-        let query = sqlx::query(self.deadlines.postpone.sql()).bind(process.as_str()).bind(id).bind(until).bind(error);
+        let query = sqlx::query(self.schema.sql(POSTPONE)).bind(process.as_str()).bind(id).bind(until).bind(error);
         query.execute(&self.pool).await.map(drop).map_err(|error| classify(error, "postpone a deadline"))
     }
 }
@@ -62,46 +63,27 @@ fn columns(row: &PgRow) -> Result<DeadlineColumns<'_>, sqlx::Error> {
     })
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct Statements {
-    set: Statement,
-    end: Statement,
-    due: Statement,
-    postpone: Statement,
-}
-
-impl Statements {
-    pub(crate) fn new(schema: &Schema) -> Self {
-        Self {
-            set: schema.statement(SET),
-            end: schema.statement(END),
-            due: schema.statement(DUE),
-            postpone: schema.statement(POSTPONE),
-        }
+async fn change(
+    schema: &Schema,
+    tx: &mut PgConnection,
+    process: &ProjectionName,
+    changes: &[DeadlineChange],
+) -> Result<(), sqlx::Error> {
+    let (set, ended) = parts(changes);
+    if !set.is_empty() {
+        let query = sqlx::query(schema.sql(SET))
+            .bind(process.as_str())
+            .bind(set.iter().map(|deadline| deadline.id).collect::<Vec<_>>())
+            .bind(set.iter().map(|deadline| deadline.key.as_str()).collect::<Vec<_>>())
+            .bind(set.iter().map(|deadline| deadline.name.as_str()).collect::<Vec<_>>())
+            .bind(set.iter().map(|deadline| deadline.at).collect::<Vec<_>>())
+            .bind(set.iter().map(|deadline| deadline.correlation_id.map(|id| *id.as_uuid())).collect::<Vec<_>>());
+        query.execute(&mut *tx).await?;
     }
-
-    async fn change(
-        &self,
-        tx: &mut PgConnection,
-        process: &ProjectionName,
-        changes: &[DeadlineChange],
-    ) -> Result<(), sqlx::Error> {
-        let (set, ended) = parts(changes);
-        if !set.is_empty() {
-            let query = sqlx::query(self.set.sql())
-                .bind(process.as_str())
-                .bind(set.iter().map(|deadline| deadline.id).collect::<Vec<_>>())
-                .bind(set.iter().map(|deadline| deadline.key.as_str()).collect::<Vec<_>>())
-                .bind(set.iter().map(|deadline| deadline.name.as_str()).collect::<Vec<_>>())
-                .bind(set.iter().map(|deadline| deadline.at).collect::<Vec<_>>())
-                .bind(set.iter().map(|deadline| deadline.correlation_id.map(|id| *id.as_uuid())).collect::<Vec<_>>());
-            query.execute(&mut *tx).await?;
-        }
-        if !ended.is_empty() {
-            sqlx::query(self.end.sql()).bind(process.as_str()).bind(ended).execute(tx).await?;
-        }
-        Ok(())
+    if !ended.is_empty() {
+        sqlx::query(schema.sql(END)).bind(process.as_str()).bind(ended).execute(tx).await?;
     }
+    Ok(())
 }
 
 /// Binds: process, ids, keys, names, times, correlation ids.

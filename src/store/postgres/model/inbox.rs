@@ -6,37 +6,24 @@ use sqlx::PgConnection;
 use crate::error::Result;
 use crate::id::{EventId, Position, ProjectionName};
 use crate::store::model::inbox::InboxStore;
-use crate::store::postgres::connection::{Schema, Statement, classify};
-use crate::store::postgres::model::PostgresReadModel;
+use crate::store::postgres::error::classify;
+use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::server::convert::{from_sql, to_sql};
-
-#[derive(Debug, Clone)]
-pub(crate) struct Statements {
-    take: Statement,
-    begin: Statement,
-    begun: Statement,
-}
-
-impl Statements {
-    pub(crate) fn new(schema: &Schema) -> Self {
-        Self { take: schema.statement(TAKE), begin: schema.statement(BEGIN), begun: schema.statement(BEGUN) }
-    }
-}
 
 #[async_trait]
 impl InboxStore for PostgresReadModel {
     async fn take(&self, tx: &mut PgConnection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
-        let take = sqlx::query(self.inbox.take.sql()).bind(reaction.as_str()).bind(*event.as_uuid());
+        let take = sqlx::query(self.schema.sql(TAKE)).bind(reaction.as_str()).bind(*event.as_uuid());
         let taken = take.execute(tx).await.map_err(|error| classify(error, "take an event into an inbox"))?;
         Ok(taken.rows_affected() == 1)
     }
 
     async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
         let failed = |error| classify(error, "keep where a reaction begins");
-        let keep = sqlx::query(self.inbox.begin.sql()).bind(reaction.as_str()).bind(to_sql(position.get()));
+        let keep = sqlx::query(self.schema.sql(BEGIN)).bind(reaction.as_str()).bind(to_sql(position.get()));
         keep.execute(&self.pool).await.map_err(failed)?;
         // A statement of its own: it sees the row of whoever was faster.
-        let kept = sqlx::query_scalar(self.inbox.begun.sql()).bind(reaction.as_str());
+        let kept = sqlx::query_scalar(self.schema.sql(BEGUN)).bind(reaction.as_str());
         from_sql(kept.fetch_one(&self.pool).await.map_err(failed)?, "position").map(Position::new)
     }
 }

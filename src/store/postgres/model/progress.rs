@@ -13,8 +13,10 @@ use crate::store::model::parking::Parked;
 use crate::store::model::progress::{
     Progress, ProgressStore, Row, Turn, changes, in_key_order, in_log_order, parked_of, progress_of, stored,
 };
-use crate::store::postgres::connection::{Schema, Statement, classify, classify_work};
-use crate::store::postgres::model::{PostgresReadModel, columns};
+use crate::store::postgres::error::{classify, classify_work};
+use crate::store::postgres::model::parking::{columns, park};
+use crate::store::postgres::model::read_model::PostgresReadModel;
+use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{from_sql, to_sql};
 
 #[async_trait]
@@ -23,7 +25,7 @@ impl ProgressStore for PostgresReadModel {
         let failed = |error| classify(error, "set up a projection");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        let per_aggregate: bool = sqlx::query_scalar(self.progress.begin.sql())
+        let per_aggregate: bool = sqlx::query_scalar(self.schema.sql(BEGIN))
             .bind(projection.as_str())
             .fetch_one(&mut *tx)
             .await
@@ -38,7 +40,7 @@ impl ProgressStore for PostgresReadModel {
     async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
         let failed = |error| classify(error, "read progress");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let found = rows(&mut connection, &self.progress.find, projection, streams).await?;
+        let found = rows(&mut connection, &self.schema, FIND, projection, streams).await?;
         Ok(found.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
     }
 
@@ -52,7 +54,7 @@ impl ProgressStore for PostgresReadModel {
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
         let streams = in_key_order(streams);
-        let locked = rows(&mut tx, &self.progress.lock, projection, &streams).await?;
+        let locked = rows(&mut tx, &self.schema, LOCK, projection, &streams).await?;
         let parked = self.parked_of(&mut tx, projection, &parked_of(&streams, &locked)).await?;
         let before = progress_of(streams, &locked, parked)?;
         let mut after = before.clone();
@@ -60,13 +62,13 @@ impl ProgressStore for PostgresReadModel {
         let (changed, parking) = changes(&before, &after);
         self.set(&mut tx, projection, &changed).await.map_err(failed)?;
         for change in &parking {
-            self.statements.park(projection, change).execute(&mut *tx).await.map_err(failed)?;
+            park(&self.schema, projection, change).execute(&mut *tx).await.map_err(failed)?;
         }
         tx.commit().await.map_err(failed)
     }
 
     async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        let swept: i64 = sqlx::query_scalar(self.progress.sweep.sql())
+        let swept: i64 = sqlx::query_scalar(self.schema.sql(SWEEP))
             .bind(projection.as_str())
             .bind(to_sql(to.get()))
             .fetch_one(&self.pool)
@@ -88,7 +90,7 @@ impl PostgresReadModel {
         }
         let failed = |error| classify(error, "read what is parked");
         let (kinds, ids) = keys(streams.iter().copied());
-        let query = sqlx::query(self.progress.parked.sql()).bind(projection.as_str()).bind(kinds).bind(ids);
+        let query = sqlx::query(self.schema.sql(PARKED)).bind(projection.as_str()).bind(kinds).bind(ids);
         let rows = query.fetch_all(tx).await.map_err(failed)?;
         rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
     }
@@ -103,7 +105,7 @@ impl PostgresReadModel {
         let numbers = |number: fn(&Progress) -> Version| -> Vec<i64> {
             changed.iter().map(|row| to_sql(number(row).get())).collect()
         };
-        let query = sqlx::query(self.progress.set.sql()).bind(projection.as_str()).bind(kinds).bind(ids);
+        let query = sqlx::query(self.schema.sql(SET)).bind(projection.as_str()).bind(kinds).bind(ids);
         let query = query.bind(numbers(|row| row.applied)).bind(numbers(|row| row.seen));
         query.execute(tx).await.map(drop)
     }
@@ -115,12 +117,13 @@ fn keys<'s>(streams: impl Iterator<Item = &'s StreamId>) -> (Vec<&'s str>, Vec<&
 
 async fn rows(
     db: &mut PgConnection,
-    statement: &Statement,
+    schema: &Schema,
+    statement: &'static str,
     projection: &ProjectionName,
     streams: &[StreamId],
 ) -> Result<HashMap<StreamId, Row>> {
     let (kinds, ids) = keys(streams.iter());
-    let query = sqlx::query(statement.sql()).bind(projection.as_str()).bind(kinds).bind(ids);
+    let query = sqlx::query(schema.sql(statement)).bind(projection.as_str()).bind(kinds).bind(ids);
     let failed = |error| classify(error, "read progress");
     let found = query.fetch_all(db).await.map_err(failed)?;
     found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect()
@@ -128,29 +131,6 @@ async fn rows(
 
 fn row_of(row: &PgRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
     Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Statements {
-    begin: Statement,
-    find: Statement,
-    lock: Statement,
-    set: Statement,
-    parked: Statement,
-    sweep: Statement,
-}
-
-impl Statements {
-    pub(crate) fn new(schema: &Schema) -> Self {
-        Self {
-            begin: schema.statement(BEGIN),
-            find: schema.statement(FIND),
-            lock: schema.statement(LOCK),
-            set: schema.statement(SET),
-            parked: schema.statement(PARKED),
-            sweep: schema.statement(SWEEP),
-        }
-    }
 }
 
 /// A projection that has begun in log order stays in it; but not if it has not got anywhere.

@@ -10,15 +10,15 @@ use crate::id::{Generation, Position, ProjectionName, ViewKey};
 use crate::store::model::views::{
     Changes, Entry, GOING, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
-use crate::store::postgres::connection::{Schema, Statement, classify};
-use crate::store::postgres::model::PostgresReadModel;
+use crate::store::postgres::error::classify;
+use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
 
 #[async_trait]
 impl ViewStore for PostgresReadModel {
     async fn load(&self, tx: &mut PgConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         let texts: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
-        let load = of(&self.views.load, view).bind(texts).bind(view.projection().as_str());
+        let load = self.of(LOAD, view).bind(texts).bind(view.projection().as_str());
         let found = load.fetch_all(tx).await.map_err(|error| classify(error, "read a view's rows"))?;
         if found.len() != keys.len() {
             return Err(ErrorKind::Transient("lock a view's rows: somebody takes them away".into()).into());
@@ -28,7 +28,7 @@ impl ViewStore for PostgresReadModel {
 
     async fn save(&self, tx: &mut PgConnection, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
         let changes = Changes::between(before, after);
-        self.write(tx, view, &changes, &self.views.write, &self.views.write_fields)
+        self.write(tx, view, &changes, WRITE, WRITE_FIELDS)
             .await
             .map_err(|error| classify(error, "write a view's rows"))
     }
@@ -36,13 +36,11 @@ impl ViewStore for PostgresReadModel {
     async fn add(&self, tx: &mut PgConnection, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
         let before: Vec<_> = rows.iter().map(|row| ViewRow::empty(row.key.clone())).collect();
         let changes = Changes::between(&before, rows);
-        self.write(tx, view, &changes, &self.views.add, &self.views.add_fields)
-            .await
-            .map_err(|error| classify(error, "write a view's rows"))
+        self.write(tx, view, &changes, ADD, ADD_FIELDS).await.map_err(|error| classify(error, "write a view's rows"))
     }
 
     async fn clear(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
-        let cleared = self.views.take_away_rows(tx, view, usize::MAX).await;
+        let cleared = self.take_away_rows(tx, view, usize::MAX).await;
         cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
     }
 
@@ -50,12 +48,12 @@ impl ViewStore for PostgresReadModel {
         let failed = |error| classify(error, "switch a view's generation");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        let checkpoint = self.views.hold_checkpoint(&mut tx, view).await.map_err(failed)?;
-        let live = ViewId::new(view.view().as_str(), self.views.hold_live(&mut tx, view.view()).await?)?;
-        let live_at = self.views.hold_checkpoint(&mut tx, &live).await.map_err(failed)?;
+        let checkpoint = self.hold_checkpoint(&mut tx, view).await.map_err(failed)?;
+        let live = ViewId::new(view.view().as_str(), self.hold_live(&mut tx, view.view()).await?)?;
+        let live_at = self.hold_checkpoint(&mut tx, &live).await.map_err(failed)?;
         let position = |at| from_sql(at, "position").map(Position::new);
         when.check(view, position(checkpoint)?, position(live_at)?)?;
-        of(&self.views.go_live, view).execute(&mut *tx).await.map_err(failed)?;
+        self.of(GO_LIVE, view).execute(&mut *tx).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(live.generation())
     }
@@ -66,15 +64,15 @@ impl ViewStore for PostgresReadModel {
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
         // In the order of a switch: the checkpoint, and then which one is live.
-        let going = sqlx::query(self.views.going_away.sql()).bind(projection).bind(to_sql(GOING.get()));
+        let going = sqlx::query(self.schema.sql(GOING_AWAY)).bind(projection).bind(to_sql(GOING.get()));
         going.execute(&mut *tx).await.map_err(failed)?;
-        if self.views.hold_live(&mut tx, view.view()).await? == view.generation() {
+        if self.hold_live(&mut tx, view.view()).await? == view.generation() {
             return Err(still_live(view));
         }
-        let is_gone = self.views.take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
+        let is_gone = self.take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
         if is_gone {
-            for forget in &self.views.forget {
-                sqlx::query(forget.sql()).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+            for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
+                sqlx::query(self.schema.sql(forget)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
             }
         }
         tx.commit().await.map_err(failed)?;
@@ -82,7 +80,7 @@ impl ViewStore for PostgresReadModel {
     }
 
     async fn live(&self, view: &ProjectionName) -> Result<Generation> {
-        let live: Option<i64> = sqlx::query_scalar(self.views.live.sql())
+        let live: Option<i64> = sqlx::query_scalar(self.schema.sql(LIVE))
             .bind(view.as_str())
             .fetch_optional(&self.pool)
             .await
@@ -97,7 +95,7 @@ impl ViewStore for PostgresReadModel {
         keys: &[ViewKey],
     ) -> Result<Vec<ViewRow>> {
         let keys: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
-        let query = sqlx::query(self.views.find.sql()).bind(view.as_str()).bind(keys);
+        let query = sqlx::query(self.schema.sql(FIND)).bind(view.as_str()).bind(keys);
         self.read(query.bind(generation.map(|number| to_sql(number.get())))).await
     }
 
@@ -107,9 +105,11 @@ impl ViewStore for PostgresReadModel {
         generation: Option<Generation>,
         page: &ViewPage,
     ) -> Result<Vec<ViewRow>> {
-        let statement = if page.of.is_some() { &self.views.page_of } else { &self.views.page };
-        let query =
-            sqlx::query(statement.sql()).bind(view.as_str()).bind(page.after_key()).bind(limit_to_sql(page.limit));
+        let statement = if page.of.is_some() { PAGE_OF } else { PAGE };
+        let query = sqlx::query(self.schema.sql(statement))
+            .bind(view.as_str())
+            .bind(page.after_key())
+            .bind(limit_to_sql(page.limit));
         let query = query.bind(generation.map(|number| to_sql(number.get())));
         match &page.of {
             Some((field, value)) => self.read(query.bind(field).bind(value)).await,
@@ -124,13 +124,13 @@ impl PostgresReadModel {
         tx: &mut PgConnection,
         view: &ViewId,
         changes: &Changes<'_>,
-        write: &Statement,
-        write_fields: &Statement,
+        write: &'static str,
+        write_fields: &'static str,
     ) -> Result<(), sqlx::Error> {
-        let statements = &self.views;
         if !changes.kept.is_empty() {
             let kept = || changes.kept.iter();
-            let query = of(write, view)
+            let query = self
+                .of(write, view)
                 .bind(kept().map(|row| row.key.as_str()).collect::<Vec<_>>())
                 .bind(kept().map(|row| row.state.as_deref()).collect::<Vec<_>>())
                 .bind(kept().map(|row| row.fields.to_json()).collect::<Vec<_>>())
@@ -139,15 +139,15 @@ impl PostgresReadModel {
         }
         if !changes.removed.is_empty() {
             let keys: Vec<_> = changes.removed.iter().map(|row| row.key.as_str()).collect();
-            let remove = of(&statements.remove, view).bind(keys.clone()).bind(view.projection().as_str());
+            let remove = self.of(REMOVE, view).bind(keys.clone()).bind(view.projection().as_str());
             if remove.execute(&mut *tx).await?.rows_affected() == 0 {
-                of(&statements.empty, view).bind(keys).execute(&mut *tx).await?;
+                self.of(EMPTY, view).bind(keys).execute(&mut *tx).await?;
             }
         }
-        for (statement, entries) in [(&statements.remove_fields, &changes.lost), (write_fields, &changes.won)] {
+        for (statement, entries) in [(REMOVE_FIELDS, &changes.lost), (write_fields, &changes.won)] {
             if !entries.is_empty() {
                 let column = |part: fn(&Entry<'_>) -> String| entries.iter().map(part).collect::<Vec<_>>();
-                let query = of(statement, view).bind(column(|entry| entry.0.to_owned()));
+                let query = self.of(statement, view).bind(column(|entry| entry.0.to_owned()));
                 let query = query.bind(column(|entry| entry.1.to_owned())).bind(column(|entry| entry.2.to_string()));
                 query.execute(&mut *tx).await?;
             }
@@ -160,10 +160,36 @@ impl PostgresReadModel {
         let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
         rows.iter().map(|row| parse(row, stored_key(row.try_get(3).map_err(failed)?)?)).collect()
     }
-}
 
-fn of<'v>(statement: &Statement, view: &'v ViewId) -> Query<'v, Postgres, PgArguments> {
-    sqlx::query(statement.sql()).bind(view.view().as_str()).bind(to_sql(view.generation().get()))
+    /// Returns a query of a statement whose first binds are the view and its generation.
+    fn of<'v>(&self, statement: &'static str, view: &'v ViewId) -> Query<'v, Postgres, PgArguments> {
+        sqlx::query(self.schema.sql(statement)).bind(view.view().as_str()).bind(to_sql(view.generation().get()))
+    }
+
+    /// Reads a generation's checkpoint, which then stays where it is until the transaction ends.
+    async fn hold_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<i64, sqlx::Error> {
+        let query = sqlx::query_scalar(self.schema.sql(HOLD_CHECKPOINT)).bind(view.projection().as_str());
+        Ok(query.fetch_optional(tx).await?.unwrap_or(0))
+    }
+
+    /// Reads which generation is live, and lets nobody change it until the transaction ends.
+    async fn hold_live(&self, tx: &mut PgConnection, view: &ProjectionName) -> Result<Generation> {
+        let live = sqlx::query_scalar(self.schema.sql(HOLD_LIVE)).bind(view.as_str()).fetch_one(tx).await;
+        let live = live.map_err(|error| classify(error, "read a view's generation"))?;
+        from_sql(live, "generation").map(Generation::new)
+    }
+
+    /// Returns whether there are none any more.
+    async fn take_away_rows(&self, tx: &mut PgConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
+        let limit = limit_to_sql(at_most);
+        for statement in [TAKE_AWAY, TAKE_AWAY_FIELDS] {
+            let taken = self.of(statement, view).bind(limit).execute(&mut *tx).await?.rows_affected();
+            if to_sql(taken) >= limit {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Columns: state, fields, position; all NULL where there is no row.
@@ -172,80 +198,6 @@ fn parse(row: &PgRow, key: ViewKey) -> Result<ViewRow> {
     let position: Option<i64> = row.try_get(2).map_err(failed)?;
     let position = Position::new(from_sql(position.unwrap_or(0), "position")?);
     ViewRow::stored(key, row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?, position)
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Statements {
-    hold_checkpoint: Statement,
-    hold_live: Statement,
-    going_away: Statement,
-    take_away: Statement,
-    take_away_fields: Statement,
-    forget: [Statement; 3],
-    load: Statement,
-    write: Statement,
-    add: Statement,
-    add_fields: Statement,
-    remove: Statement,
-    empty: Statement,
-    write_fields: Statement,
-    remove_fields: Statement,
-    live: Statement,
-    go_live: Statement,
-    find: Statement,
-    page: Statement,
-    page_of: Statement,
-}
-
-impl Statements {
-    pub(crate) fn new(schema: &Schema) -> Self {
-        Self {
-            hold_checkpoint: schema.statement(HOLD_CHECKPOINT),
-            hold_live: schema.statement(HOLD_LIVE),
-            going_away: schema.statement(GOING_AWAY),
-            take_away: schema.statement(TAKE_AWAY),
-            take_away_fields: schema.statement(TAKE_AWAY_FIELDS),
-            forget: [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT].map(|forget| schema.statement(forget)),
-            load: schema.statement(LOAD),
-            write: schema.statement(WRITE),
-            add: schema.statement(ADD),
-            add_fields: schema.statement(ADD_FIELDS),
-            remove: schema.statement(REMOVE),
-            empty: schema.statement(EMPTY),
-            write_fields: schema.statement(WRITE_FIELDS),
-            remove_fields: schema.statement(REMOVE_FIELDS),
-            live: schema.statement(LIVE),
-            go_live: schema.statement(GO_LIVE),
-            find: schema.statement(FIND),
-            page: schema.statement(PAGE),
-            page_of: schema.statement(PAGE_OF),
-        }
-    }
-
-    /// Reads a generation's checkpoint, which then stays where it is until the transaction ends.
-    async fn hold_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<i64, sqlx::Error> {
-        let query = sqlx::query_scalar(self.hold_checkpoint.sql()).bind(view.projection().as_str());
-        Ok(query.fetch_optional(tx).await?.unwrap_or(0))
-    }
-
-    /// Reads which generation is live, and lets nobody change it until the transaction ends.
-    async fn hold_live(&self, tx: &mut PgConnection, view: &ProjectionName) -> Result<Generation> {
-        let live = sqlx::query_scalar(self.hold_live.sql()).bind(view.as_str()).fetch_one(tx).await;
-        let live = live.map_err(|error| classify(error, "read a view's generation"))?;
-        from_sql(live, "generation").map(Generation::new)
-    }
-
-    /// Returns whether there are none any more.
-    async fn take_away_rows(&self, tx: &mut PgConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
-        let limit = limit_to_sql(at_most);
-        for statement in [&self.take_away, &self.take_away_fields] {
-            let taken = of(statement, view).bind(limit).execute(&mut *tx).await?.rows_affected();
-            if to_sql(taken) >= limit {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
 }
 
 /// A function of the server's: what takes several statements is one round trip. Binds: view, generation, keys, projection.

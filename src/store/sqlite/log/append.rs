@@ -15,9 +15,11 @@ use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::Inlines;
-use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, to_sql};
-use crate::store::sqlite::log::{claims, inline};
-use crate::store::sqlite::model::OpenTransaction;
+use crate::store::sqlite::connection::Pool;
+use crate::store::sqlite::convert::{from_sql, to_sql};
+use crate::store::sqlite::error::{Failure, corrupt};
+use crate::store::sqlite::log::{apply, claims};
+use crate::store::sqlite::transaction::OpenTransaction;
 
 /// The driver's side of group commit.
 #[derive(Debug)]
@@ -148,7 +150,7 @@ fn commit_all(
             }
             (before, commit.written, commit.head)
         };
-        inline::apply(open.db, runtime, inline, before, &written)?;
+        apply::apply(open.db, runtime, inline, before, &written)?;
         open.commit()?;
         return Ok((results, head));
     }
@@ -185,7 +187,7 @@ fn commit_with<T, E: From<Error>>(
     drop(guard);
     match result {
         Ok(value) => {
-            inline::apply(open.db, runtime, inline, before, &written)?;
+            apply::apply(open.db, runtime, inline, before, &written)?;
             open.commit()?;
             Ok(Ok(((appended, Some(value)), head)))
         }

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::id::{ClaimScope, ClaimValue, StreamId};
 use crate::store::log::append::Append;
 use crate::store::log::claims::claimed;
-use crate::store::sqlite::connection::Failure;
+use crate::store::sqlite::error::Failure;
 
 /// Why an append may not have what it claims.
 pub(crate) fn refusal(db: &Connection, append: &Append) -> Result<Option<Error>, Failure> {

@@ -1,6 +1,7 @@
 //! The log in SQLite.
 
 pub(crate) mod append;
+pub(crate) mod apply;
 pub(crate) mod claims;
 pub(crate) mod inline;
 pub(crate) mod read;

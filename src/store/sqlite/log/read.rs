@@ -15,7 +15,9 @@ use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::log::reader::{Replay, UpTo, Visitor};
-use crate::store::sqlite::connection::{Failure, Pool, corrupt, from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::connection::Pool;
+use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::error::{Failure, corrupt};
 
 /// A chunk of a stream is handed over when it has this many bytes: enough to hide the hand-over, little enough to stay in a cache, and
 /// below the size from which allocators ask the system for fresh pages each time (128 KiB), which costs more than reading them.

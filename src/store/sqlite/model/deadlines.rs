@@ -8,8 +8,9 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::ProjectionName;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineColumns, DeadlineStore, parts};
-use crate::store::sqlite::connection::{Failure, corrupt};
-use crate::store::sqlite::model::{OpenTransaction, SqliteReadModel};
+use crate::store::sqlite::error::{Failure, corrupt};
+use crate::store::sqlite::model::read_model::SqliteReadModel;
+use crate::store::sqlite::transaction::OpenTransaction;
 
 #[async_trait]
 impl DeadlineStore for SqliteReadModel {

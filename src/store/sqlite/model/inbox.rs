@@ -6,8 +6,10 @@ use rusqlite::Connection;
 use crate::error::Result;
 use crate::id::{EventId, Position, ProjectionName};
 use crate::store::model::inbox::InboxStore;
-use crate::store::sqlite::connection::{Failure, position_from_sql, to_sql};
-use crate::store::sqlite::model::{OpenTransaction, SqliteReadModel};
+use crate::store::sqlite::convert::{position_from_sql, to_sql};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::model::read_model::SqliteReadModel;
+use crate::store::sqlite::transaction::OpenTransaction;
 
 #[async_trait]
 impl InboxStore for SqliteReadModel {

@@ -11,8 +11,12 @@ use crate::id::{Position, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::Work;
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{ProgressStore, Row, Turn, changes, in_key_order, in_log_order, progress_of};
-use crate::store::sqlite::connection::{Failure, classify_work, from_sql, position_from_sql, to_sql};
-use crate::store::sqlite::model::{OpenTransaction, SqliteReadModel, checkpoint, is_per_aggregate, park, parse_parked};
+use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::error::{Failure, classify_work};
+use crate::store::sqlite::model::checkpoint::{checkpoint, is_per_aggregate};
+use crate::store::sqlite::model::parking::{park, parse_parked};
+use crate::store::sqlite::model::read_model::SqliteReadModel;
+use crate::store::sqlite::transaction::OpenTransaction;
 
 #[async_trait]
 impl ProgressStore for SqliteReadModel {

@@ -9,8 +9,11 @@ use crate::id::{Generation, ProjectionName, ViewKey};
 use crate::store::model::views::{
     Changes, Entry, GOING, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
-use crate::store::sqlite::connection::{Failure, from_sql, position_from_sql, to_sql};
-use crate::store::sqlite::model::{OpenTransaction, SqliteReadModel, checkpoint};
+use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::model::checkpoint::checkpoint;
+use crate::store::sqlite::model::read_model::SqliteReadModel;
+use crate::store::sqlite::transaction::OpenTransaction;
 
 #[async_trait]
 impl ViewStore for SqliteReadModel {

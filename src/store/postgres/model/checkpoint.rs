@@ -1,0 +1,37 @@
+//! The rows of checkpoints.
+
+use sqlx::PgConnection;
+
+use crate::store::model::parking::Step;
+use crate::store::postgres::schema::Schema;
+use crate::store::server::convert::to_sql;
+
+/// Locks the row and moves it as the step says, if it is there as the step begins with it. Returns whether it was.
+pub(crate) async fn move_on(schema: &Schema, step: &Step, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query(schema.sql(MOVE_ON))
+        .bind(step.projection.as_str())
+        .bind(to_sql(step.from.get()))
+        .bind(to_sql(step.changes))
+        .bind(to_sql(step.to.get()))
+        .bind(to_sql(step.changes_after()))
+        .fetch_optional(tx)
+        .await?;
+    Ok(moved.is_some())
+}
+
+pub(crate) const READ: &str = "SELECT position FROM {schema}.checkpoints WHERE projection = $1";
+
+/// Binds: projection, position, count of changes, and both as they are to be. A process that is paused with the row in its hands would stop
+/// every other worker of its projection: so the server ends the transaction when it hears nothing in it for 30 seconds.
+const MOVE_ON: &str = "
+    UPDATE {schema}.checkpoints SET position = $4, parking_changes = $5
+    WHERE projection = $1 AND position = $2 AND parking_changes = $3 AND NOT per_aggregate
+    RETURNING set_config('idle_in_transaction_session_timeout', '30s', true)";
+
+/// Makes the row if it is not there, and locks it.
+pub(crate) const TAKE: &str = "
+    INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
+    ON CONFLICT (projection) DO UPDATE SET position = c.position
+    RETURNING position, parking_changes, per_aggregate";
+
+pub(crate) const CHANGES: &str = "SELECT parking_changes FROM {schema}.checkpoints WHERE projection = $1";

@@ -1,0 +1,127 @@
+//! The read model: its connections, its checkpoints, and the batches that move them.
+
+use async_trait::async_trait;
+use chrono::Utc;
+use sqlx::{Connection, PgConnection, PgPool};
+
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId};
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::in_aggregate_order;
+use crate::store::postgres::error::{classify, classify_work};
+use crate::store::postgres::model::checkpoint::{CHANGES, READ, TAKE, move_on};
+use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
+use crate::store::postgres::options::PostgresOptions;
+use crate::store::postgres::schema::Schema;
+use crate::store::postgres::{connection, migrate};
+use crate::store::server::convert::from_sql;
+
+/// Tables of projections, and their checkpoints. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct PostgresReadModel {
+    pub(crate) pool: PgPool,
+    pub(crate) schema: Schema,
+}
+
+impl PostgresReadModel {
+    /// Read models in the database at `url`, with default settings.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`](crate::store::postgres::PostgresStore::connect).
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::open(connection::pool(url).await?, &PostgresOptions::new()).await
+    }
+
+    /// Read models over a pool of the caller's.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`](crate::store::postgres::PostgresStore::open).
+    pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
+        let schema = Schema::parse(&options.schema)?;
+        migrate::apply(&pool, &schema).await?;
+        Ok(Self { pool, schema })
+    }
+
+    /// The pool, for queries.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+#[async_trait]
+impl CheckpointStore for PostgresReadModel {
+    /// The connection, inside the batch's transaction. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library; savepoints are fine.
+    type Tx = PgConnection;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        let position: Option<i64> = sqlx::query_scalar(self.schema.sql(READ))
+            .bind(projection.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|error| classify(error, "read a checkpoint"))?;
+        from_sql(position.unwrap_or(0), "position").map(Position::new)
+    }
+
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        let failed = |error| classify(error, "read what is parked");
+        // First of all: if the rows change after it was read, so does the count.
+        let changes: Option<i64> = sqlx::query_scalar(self.schema.sql(CHANGES))
+            .bind(projection.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed)?;
+        let rows = sqlx::query(self.schema.sql(PARKED))
+            .bind(projection.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed)?;
+        let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
+        Ok(Parking { changes: from_sql(changes.unwrap_or(0), "count")?, parked: columns.collect::<Result<_>>()? })
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let retried = sqlx::query(self.schema.sql(RETRY))
+            .bind(projection.as_str())
+            .bind(stream.aggregate_type().as_str())
+            .bind(stream.aggregate_id().as_str())
+            .bind(Utc::now())
+            .execute(&self.pool)
+            .await
+            .map_err(|error| classify(error, "retry a parked aggregate"))?;
+        Ok(retried.rows_affected() == 1)
+    }
+
+    async fn advance(&self, step: Step, work: Work<PgConnection>) -> Result<()> {
+        let failed = |error| classify(error, "commit a batch");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        // First of all: whoever holds the row is the only one to change the model until its commit.
+        if !move_on(&self.schema, &step, &mut tx).await.map_err(failed)? {
+            let (actual, changes, per_aggregate): (i64, i64, bool) = sqlx::query_as(self.schema.sql(TAKE))
+                .bind(step.projection.as_str())
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(failed)?;
+            if per_aggregate {
+                return Err(in_aggregate_order(&step.projection));
+            }
+            let actual = Position::new(from_sql(actual, "position")?);
+            if (actual, from_sql(changes, "count")?) != (step.from, step.changes)
+                || !move_on(&self.schema, &step, &mut tx).await.map_err(failed)?
+            {
+                return Err(step.moved(actual));
+            }
+        }
+        work(&mut tx).await.map_err(classify_work)?;
+        for change in &step.parking {
+            park(&self.schema, &step.projection, change).execute(&mut *tx).await.map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.pool.close().await;
+        Ok(())
+    }
+}

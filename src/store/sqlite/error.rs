@@ -1,0 +1,81 @@
+//! The one place where SQLite's error codes get their meaning.
+
+use std::fmt::Display;
+
+use rusqlite::ErrorCode;
+
+use crate::error::{Error, ErrorKind, chain};
+
+/// What a call on a connection met: SQLite's error, not yet classified, or one of ours.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Sqlite(rusqlite::Error),
+    Own(Error),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Own(error)
+    }
+}
+
+impl Failure {
+    /// The public error, for an attempt such as `read the log`.
+    pub(crate) fn to(self, attempt: &str) -> Error {
+        match self {
+            Self::Own(error) => error,
+            Self::Sqlite(error) => classify(error, attempt),
+        }
+    }
+
+    /// What could not be read from a row, with the place of that row.
+    pub(crate) fn in_row(self, place: impl Display) -> Self {
+        match self {
+            Self::Own(error) => match error.kind() {
+                ErrorKind::Corrupt(what) => corrupt(format!("{place}: {what}")),
+                _ => corrupt(format!("{place}: {error}")),
+            },
+            Self::Sqlite(error) => Self::Own(Error::with_source(ErrorKind::Corrupt(place.to_string()), error)),
+        }
+    }
+}
+
+/// SQLite's codes, once and for all. `attempt` completes "cannot ..".
+pub(crate) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
+    Error::with_source(kind(&error, attempt), error)
+}
+
+/// What a projection returned. Where the first error of SQLite's in its chain says that the database is the trouble, the projection is
+/// not to blame.
+pub(crate) fn classify_work(error: Error) -> Error {
+    let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<rusqlite::Error>());
+    match beneath.map(|beneath| kind(beneath, "apply events")) {
+        Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
+            Error::with_source(kind, error)
+        }
+        _ => error,
+    }
+}
+
+fn kind(error: &rusqlite::Error, attempt: &str) -> ErrorKind {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted) => {
+            ErrorKind::Transient(attempt.to_owned())
+        }
+        Some(ErrorCode::DiskFull) => ErrorKind::Full,
+        Some(ErrorCode::ReadOnly) => ErrorKind::ReadOnly,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt(attempt.to_owned()),
+        _ => ErrorKind::Backend(attempt.to_owned()),
+    }
+}
+
+/// Returns a [`Corrupt`](ErrorKind::Corrupt) error that says what is damaged.
+pub(crate) fn corrupt(what: String) -> Failure {
+    Failure::Own(Error::new(ErrorKind::Corrupt(what)))
+}

@@ -1,0 +1,75 @@
+//! Inline projections within a commit: applies its events, and catches a model up that is behind.
+
+use rusqlite::Connection;
+use tokio::runtime::Handle;
+
+use crate::error::ErrorKind;
+use crate::event::RecordedEvent;
+use crate::id::Position;
+use crate::store::log::inline::{Inline, Inlines, wanted};
+use crate::store::model::progress::in_aggregate_order;
+use crate::store::sqlite::error::{Failure, classify_work};
+use crate::store::sqlite::log::read;
+use crate::store::sqlite::model::checkpoint::{checkpoint, is_per_aggregate, set_checkpoint};
+
+/// Events that are read and applied at a time where the model is behind.
+const BATCH: usize = 1_000;
+
+/// Applies the events of a commit that began after `before` and ends with `head`.
+pub(crate) fn apply(
+    db: &mut Connection,
+    runtime: &Handle,
+    inlines: &Inlines<Connection>,
+    before: Position,
+    events: &[RecordedEvent],
+) -> Result<(), Failure> {
+    let Some(head) = events.last().map(|event| event.position) else { return Ok(()) };
+    for inline in inlines.iter() {
+        let (at, changes) = checkpoint(db, inline.projection())?;
+        if at == before && !is_per_aggregate(db, inline.projection())? {
+            apply_wanted(db, runtime, &**inline, events)?;
+            set_checkpoint(db, inline.projection(), head, changes)?;
+        } else {
+            // Somebody has appended past the projection.
+            catch_up(db, runtime, &**inline, head)?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings a model to the log's end.
+pub(crate) fn catch_up(
+    db: &mut Connection,
+    runtime: &Handle,
+    inline: &dyn Inline<Connection>,
+    head: Position,
+) -> Result<(), Failure> {
+    let projection = inline.projection();
+    if is_per_aggregate(db, projection)? {
+        return Err(in_aggregate_order(projection).into());
+    }
+    let (mut at, changes) = checkpoint(db, projection)?;
+    if at > head {
+        let kind = ErrorKind::CheckpointAhead { projection: projection.clone(), checkpoint: at, head };
+        return Err(Failure::Own(kind.into()));
+    }
+    while at < head {
+        let page = read::page_in(db, at, BATCH, inline.filter())?;
+        apply_wanted(db, runtime, inline, &page.events)?;
+        at = page.through;
+    }
+    set_checkpoint(db, projection, head, changes)
+}
+
+fn apply_wanted(
+    db: &mut Connection,
+    runtime: &Handle,
+    inline: &dyn Inline<Connection>,
+    events: &[RecordedEvent],
+) -> Result<(), Failure> {
+    let wanted = wanted(inline.filter(), events);
+    if !wanted.is_empty() {
+        runtime.block_on(inline.apply(db, wanted)).map_err(classify_work)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! The read model: its connections, its checkpoints, and the batches that move them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use rusqlite::Connection;
+use tokio::runtime::Handle;
+
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId};
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::in_aggregate_order;
+use crate::store::sqlite::connection::{Location, Pool};
+use crate::store::sqlite::error::classify_work;
+use crate::store::sqlite::model::checkpoint::{checkpoint, is_per_aggregate, set_checkpoint};
+use crate::store::sqlite::model::parking::{RETRY, park, parked};
+use crate::store::sqlite::options::{SqliteOptions, Synchronous};
+use crate::store::sqlite::transaction::OpenTransaction;
+use crate::store::sqlite::{health, migrate};
+
+/// Tables of projections, and their checkpoints. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct SqliteReadModel {
+    pub(crate) writer: Arc<Pool>,
+    pub(crate) readers: Arc<Pool>,
+}
+
+impl SqliteReadModel {
+    /// Opens a file, and makes it if it is not there. Commits are [`Synchronous::Normal`]: after a power cut a projection may have to
+    /// apply its last batches again, but model and checkpoint always agree.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`](crate::store::sqlite::SqliteStore::open).
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, SqliteOptions::new().with_synchronous(Synchronous::Normal)).await
+    }
+
+    /// Opens a file with settings of the caller's.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`](crate::store::sqlite::SqliteStore::open).
+    pub async fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
+        Self::at(Location::File(path.as_ref().to_owned()), options).await
+    }
+
+    /// Read models in memory, gone with the last handle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.
+    pub async fn in_memory() -> Result<Self> {
+        Self::at(Location::Memory, SqliteOptions::new()).await
+    }
+
+    async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
+        let (writer, readers) = Pool::open(location, options, &migrate::READ_MODEL).await?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Runs a query on a blocking thread, beside the projections' writes.
+    ///
+    /// # Errors
+    /// What the query returns, sorted into this library's kinds.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.readers.run("query a read model", move |db| Ok(query(db)?)).await
+    }
+
+    /// The projections of this file, by name, and how many positions each is behind a log's [`head`](crate::EventReader::head).
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn behind(&self, head: Position) -> Result<Vec<(ProjectionName, u64)>> {
+        self.readers.run("read the checkpoints", move |db| health::behind(db, head)).await
+    }
+}
+
+#[async_trait]
+impl CheckpointStore for SqliteReadModel {
+    /// The connection, inside the batch's transaction. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library.
+    type Tx = Connection;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        let projection = projection.clone();
+        self.readers.run("read a checkpoint", move |db| Ok(checkpoint(db, &projection)?.0)).await
+    }
+
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        let projection = projection.clone();
+        self.readers
+            .run("read what is parked", move |db| {
+                // One snapshot for both.
+                let tx = db.transaction()?;
+                let (_, changes) = checkpoint(&tx, &projection)?;
+                Ok(Parking { changes, parked: parked(&tx, &projection)? })
+            })
+            .await
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let (projection, stream) = (projection.clone(), stream.clone());
+        self.writer
+            .run("retry a parked aggregate", move |db| {
+                let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+                let now = Utc::now().timestamp_micros();
+                Ok(db.prepare_cached(RETRY)?.execute((projection.as_str(), kind, id, now))? == 1)
+            })
+            .await
+    }
+
+    async fn advance(&self, step: Step, work: Work<Connection>) -> Result<()> {
+        let runtime = Handle::current();
+        self.writer
+            .run("commit a batch", move |db| {
+                let open = OpenTransaction::begin(db)?;
+                let (actual, changes) = checkpoint(open.db, &step.projection)?;
+                if is_per_aggregate(open.db, &step.projection)? {
+                    return Err(in_aggregate_order(&step.projection).into());
+                }
+                if (actual, changes) != (step.from, step.changes) {
+                    return Err(step.moved(actual).into());
+                }
+                runtime.block_on(work(open.db)).map_err(classify_work)?;
+                step.parking.iter().try_for_each(|change| park(open.db, &step.projection, change))?;
+                set_checkpoint(open.db, &step.projection, step.to, step.changes_after())?;
+                open.commit()
+            })
+            .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.readers.close().await?;
+        self.writer.close().await
+    }
+}

@@ -1,0 +1,228 @@
+//! The store: how a log in a SQLite file is opened, and its ports.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+use crate::event::RecordedEvent;
+use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
+use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::event_store::{EventStore, Snapshot};
+use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::inline::Inlines;
+use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::{EventReader, Replay, Visitor};
+use crate::store::sqlite::connection::{Location, Pool};
+use crate::store::sqlite::convert::to_sql;
+use crate::store::sqlite::health::{self, Health};
+use crate::store::sqlite::log::append::{self, Writer};
+use crate::store::sqlite::log::{claims, read};
+use crate::store::sqlite::migrate;
+use crate::store::sqlite::options::SqliteOptions;
+
+/// A log in one SQLite file. Cloning gives another handle.
+///
+/// Several processes may open the same file; each append then waits for the other's commit.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) readers: Arc<Pool>,
+    pub(crate) commits: Arc<GroupCommit>,
+    pub(crate) max_payload: usize,
+}
+
+impl SqliteStore {
+    /// Opens a log with default settings, and makes the file if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the file is not a sound SQLite database,
+    /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release wrote it,
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if it cannot be opened.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, SqliteOptions::new()).await
+    }
+
+    /// Opens a log.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
+        Self::at(Location::File(path.as_ref().to_owned()), options).await
+    }
+
+    /// A log in memory, gone with its last handle. Reads and appends take turns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.
+    pub async fn in_memory() -> Result<Self> {
+        Self::at(Location::Memory, SqliteOptions::new()).await
+    }
+
+    /// Appends, and writes rows of the caller's in the same transaction: both become durable together, or neither does.
+    ///
+    /// `work` runs after the events are written and before the commit, on a blocking thread; it gets the log's own connection, so its
+    /// tables lie in the log's file. It does not run where the append is refused, nor where its key was used before: its rows are there
+    /// then, and the second value is `None`. If it returns an error, nothing was written, and that error comes back as it is. If it
+    /// panics, nothing was written either, and the panic goes on in the caller.
+    ///
+    /// A file has one writer. While `work` runs, other appends and snapshots wait, also those of other processes; reads do not. It must
+    /// not wait for an append of its own.
+    ///
+    /// Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library. Savepoints are fine.
+    ///
+    /// # Errors
+    /// What `work` returns. What [`append`](EventStore::append) returns, as an `E`.
+    /// [`Invalid`](crate::ErrorKind::Invalid) if `work` ended the transaction, or a statement that failed did and `work` went on all the
+    /// same: nothing was written then, neither before that nor after it.
+    ///
+    /// # Panics
+    /// As `work` does.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still write, but never in part.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::store::sqlite::SqliteStore;
+    /// use retell::testing::store::{event, stream};
+    /// use retell::{ExpectedVersion, error::BoxError, store::Append};
+    ///
+    /// # tokio_test(async {
+    /// let store = SqliteStore::in_memory().await?;
+    /// let append = Append::new(stream("7"), ExpectedVersion::NoStream, vec![event("{}")]);
+    /// let (appended, row) = store
+    ///     .append_with(append, |db| {
+    ///         db.execute_batch("CREATE TABLE notes (text TEXT)")?;
+    ///         db.execute("INSERT INTO notes VALUES ('7 was opened')", [])?;
+    ///         Ok::<_, BoxError>(db.last_insert_rowid())
+    ///     })
+    ///     .await?;
+    /// assert_eq!((appended.versions[0].get(), row), (1, Some(1)));
+    /// # Ok::<(), BoxError>(())
+    /// # });
+    /// # fn tokio_test(work: impl Future<Output = Result<(), BoxError>>) {
+    /// #     tokio::runtime::Runtime::new().unwrap().block_on(work).unwrap();
+    /// # }
+    /// ```
+    pub async fn append_with<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        append: Append,
+        work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<(Appended, Option<T>), E> {
+        append.check(self.max_payload)?;
+        self.writer.append_with(append, work).await
+    }
+
+    /// How the log is doing: its head, how far behind the projections of its file are, and the sizes of its files.
+    ///
+    /// # Errors
+    /// What reading met.
+    pub async fn health(&self) -> Result<Health> {
+        self.readers.run("ask for the log's health", health::health).await
+    }
+
+    async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
+        let max_payload = options.max_payload;
+        let (writers, readers) = Pool::open(location, options, &migrate::LOG).await?;
+        let head = readers.run("read the head", |db| read::head(db)).await?;
+        let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head), inline: Inlines::none() });
+        Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone())), writer, readers, max_payload })
+    }
+}
+
+#[async_trait]
+impl EventReader for SqliteStore {
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        read::replay(&self.readers, stream, replay, visitor).await
+    }
+
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        let filter = filter.clone();
+        self.readers.run("read the log", move |db| read::page(db, after, limit, &filter)).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let stream = stream.clone();
+        self.readers.run("read a stream", move |db| read::stream(db, &stream, after, limit)).await
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let event_type = event_type.clone();
+        self.readers.run("read the newest events", move |db| read::newest(db, &event_type, limit)).await
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        self.readers.run("read by time", move |db| read::recorded_after(db, time, limit)).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.readers.run("read the head", |db| read::head(db)).await
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        let position = Position::new(commit.get());
+        let known = position <= *self.writer.head.borrow();
+        // Another process of this file may have written it.
+        let written = known || position <= self.head().await?;
+        Ok(written.then_some(position))
+    }
+
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.writer.head.subscribe()
+    }
+}
+
+#[async_trait]
+impl EventStore for SqliteStore {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        append.check(self.max_payload)?;
+        self.commits.append(append).await
+    }
+
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        let key = key.clone();
+        self.readers.run("look up an idempotency key", move |db| append::find_by_key(db, &key)).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        let (scope, value) = (scope.clone(), value.clone());
+        self.readers.run("look up a unique value", move |db| claims::holder(db, &scope, &value)).await
+    }
+
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        let stream = stream.clone();
+        self.writer
+            .pool
+            .run("save a snapshot", move |db| {
+                let mut save = db.prepare_cached(SAVE_SNAPSHOT)?;
+                save.execute((
+                    stream.aggregate_type().as_str(),
+                    stream.aggregate_id().as_str(),
+                    to_sql(snapshot.version.get()),
+                    snapshot.fingerprint.cast_signed(),
+                    snapshot.state,
+                ))?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        self.readers.close().await?;
+        self.writer.pool.close().await
+    }
+}
+
+/// Binds: aggregate type, aggregate id, version, fingerprint, state.
+const SAVE_SNAPSHOT: &str = "
+    INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
+    VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
+    SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
+    WHERE fingerprint <> excluded.fingerprint OR version < excluded.version";
