@@ -1,18 +1,119 @@
-//! Waits between attempts.
+//! Back-off: the waits between attempts, and the one loop that retries transient errors.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio_util::sync::CancellationToken;
 
-/// Waits without end, each about twice as long as the one before.
-pub(crate) type Delays = ExponentialBackoff;
+use crate::error::{Error, Result};
 
-/// From about `first` up to `longest`; each has a random part, so that those who failed together do not come back together.
+/// Endless waits between attempts, each about twice as long as the one before. Bound them with [`Iterator::take`].
+#[derive(Debug)]
+pub(crate) struct Delays {
+    waits: ExponentialBackoff,
+    longest: Duration,
+}
+
+/// Returns waits that double from `first` up to `longest`. A random part of up to the same length is added to each, so that callers
+/// that failed together do not return together.
 pub(crate) fn delays(first: Duration, longest: Duration) -> Delays {
-    ExponentialBuilder::new()
+    let waits = ExponentialBuilder::new()
         .with_min_delay(first.min(longest))
         .with_max_delay(longest)
         .without_max_times()
         .with_jitter()
-        .build()
+        .build();
+    Delays { waits, longest }
+}
+
+impl Delays {
+    /// Returns the next wait.
+    pub(crate) fn next_delay(&mut self) -> Duration {
+        self.waits.next().unwrap_or(self.longest)
+    }
+
+    /// Sleeps for the next wait, or until `stop` is cancelled. Returns whether to go on.
+    pub(crate) async fn pause(&mut self, stop: &CancellationToken) -> bool {
+        stop.run_until_cancelled(tokio::time::sleep(self.next_delay())).await;
+        !stop.is_cancelled()
+    }
+
+    /// Sleeps for the next wait after a transient error.
+    ///
+    /// # Errors
+    /// `failed` itself if it is not transient, or if `stop` is cancelled.
+    pub(crate) async fn pause_after(&mut self, failed: Error, stop: &CancellationToken) -> Result<()> {
+        if failed.is_transient() && self.pause(stop).await { Ok(()) } else { Err(failed) }
+    }
+}
+
+impl Iterator for Delays {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.next_delay())
+    }
+}
+
+/// Runs `attempt` until it succeeds or fails with an error that is not transient. Sleeps for the next of `delays` between attempts.
+///
+/// Returns a transient error only if `stop` was cancelled: the error of the last attempt. At least one attempt is made.
+pub(crate) async fn retry_transient<T, F: Future<Output = Result<T>>>(
+    stop: &CancellationToken,
+    mut delays: Delays,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
+    loop {
+        match attempt().await {
+            Err(failed) => delays.pause_after(failed, stop).await?,
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn transient() -> Error {
+        Error::new(ErrorKind::Transient("connect".into()))
+    }
+
+    fn short() -> Delays {
+        delays(Duration::from_millis(1), Duration::from_millis(4))
+    }
+
+    #[test]
+    fn delays_double_up_to_the_longest_with_up_to_as_much_jitter() {
+        let waits: Vec<_> = short().take(5).map(|wait| wait.as_secs_f64() * 1_000.0).collect();
+        for (wait, least) in waits.iter().zip([1.0, 2.0, 4.0, 4.0, 4.0]) {
+            assert!((least..=2.0 * least).contains(wait), "{waits:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_ends_with_success_or_a_permanent_error() {
+        let (stop, mut left) = (CancellationToken::new(), 3);
+        let done = retry_transient(&stop, short(), || {
+            left -= 1;
+            std::future::ready(if left > 0 { Err(transient()) } else { Ok(left) })
+        });
+        assert_eq!(done.await.unwrap(), 0);
+        let failed =
+            retry_transient(&stop, short(), || async { Err::<(), _>(ErrorKind::Closed("store").into()) }).await;
+        assert!(matches!(failed.unwrap_err().kind(), ErrorKind::Closed(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopped_retry_returns_the_last_error_after_one_attempt() {
+        let (stop, mut attempts) = (CancellationToken::new(), 0);
+        stop.cancel();
+        let failed = retry_transient(&stop, short(), || {
+            attempts += 1;
+            std::future::ready(Err::<(), _>(transient()))
+        });
+        assert!(failed.await.unwrap_err().is_transient());
+        assert_eq!(attempts, 1);
+    }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use moka::sync::Cache;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
+use crate::backoff::delays;
 use crate::command::{CommandError, Context, Executed};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{DecodeError, Event, NewEvent, StoredEvent};
@@ -114,14 +114,9 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The waits, one for each retry.
-    pub(crate) fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        ExponentialBuilder::new()
-            .with_min_delay(self.first_delay)
-            .with_max_delay(self.longest_delay)
-            .with_max_times(self.retries)
-            .with_jitter()
-            .build()
+    /// Returns one wait for each retry.
+    pub(crate) fn waits(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        delays(self.first_delay, self.longest_delay).take(self.retries)
     }
 }
 
@@ -202,7 +197,7 @@ impl<A: Aggregate> Repository<A> {
         if newest {
             *slot = Some(self.load_newest(&stream).await?);
         }
-        let mut delays = self.inner.retry.delays();
+        let mut waits = self.inner.retry.waits();
         loop {
             let loaded = slot.get_or_insert_default();
             let decided = loaded.state.handle(&command);
@@ -230,7 +225,7 @@ impl<A: Aggregate> Repository<A> {
                     return Ok(Executed::by(&appended, last_event));
                 }
                 Err(error) if error.is_conflict() => {
-                    let delay = delays.next().ok_or(error)?;
+                    let delay = waits.next().ok_or(error)?;
                     tokio::time::sleep(delay).await;
                     self.refresh(&stream, &mut slot).await?;
                     newest = true;

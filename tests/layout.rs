@@ -61,9 +61,9 @@ impl Source {
 
 /// Each module may import from those before it, and from itself.
 const ORDER: [&[&str]; 12] = [
-    &["id", "backoff"],
+    &["id"],
     &["error"],
-    &["codec", "claim"],
+    &["codec", "claim", "backoff"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],

@@ -1,25 +1,27 @@
-//! Which relay leads: whoever has the lease, as long as it can be sure of it.
+//! Which relay publishes: the one that has the lease, while it is certain to have it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ConstantBuilder};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::backoff::{delays, retry_transient};
 use crate::error::Result;
 use crate::id::Fence;
-use crate::relay::delays;
 use crate::store::RelayStore;
 
-/// A relay's part in the lease of its name.
+/// The first wait after a request about the lease failed.
+const FIRST_DELAY: Duration = Duration::from_millis(10);
+
+/// A relay's hold on the lease of its name.
 pub(super) struct Lease {
     store: Arc<dyn RelayStore>,
     name: String,
     holder: Uuid,
     length: Duration,
-    /// By our own clock, which nobody sets. Counted from before the request, so never after the end in the store.
+    /// When it ends, by this process's monotonic clock. Counted from before the request, so never later than the end in the store.
     until: Mutex<Instant>,
 }
 
@@ -28,8 +30,8 @@ impl Lease {
         Self { store, name, holder: Uuid::now_v7(), length, until: Mutex::new(Instant::now()) }
     }
 
-    /// Takes or prolongs it; `None` while another relay leads.
-    pub(super) async fn take(&self) -> Result<Option<Fence>> {
+    /// Acquires or renews the lease. Returns `None` while another relay has it.
+    pub(super) async fn acquire(&self) -> Result<Option<Fence>> {
         let asked = Instant::now();
         let fence = self.store.acquire_lease(&self.name, self.holder, self.length).await?;
         if fence.is_some() {
@@ -42,18 +44,18 @@ impl Lease {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody else can have it. Asked before each step that others would see: a process that was stopped for a while finds out
-    /// here, whichever of its tasks runs first.
-    pub(super) fn is_sure(&self) -> bool {
+    /// Returns whether no other relay can have the lease. Checked before each step that others could see: a process that was suspended
+    /// finds out here, whichever of its tasks runs first.
+    pub(super) fn is_certain(&self) -> bool {
         Instant::now() < self.until()
     }
 
-    /// Prolongs it, at a third of its length, and returns when it is lost: gone to another relay, or not certain any more.
+    /// Renews the lease after each third of its length. Returns when it is lost: another relay has it, or it is no longer certain.
     pub(super) async fn keep(&self, fence: Fence) -> Result<()> {
         loop {
-            // Two thirds are left for what may go wrong with the request.
+            // Two thirds are left for requests that fail.
             sleep_until(self.until() - self.length * 2 / 3).await;
-            match timeout_at(self.until(), self.persist(|| self.take())).await {
+            match timeout_at(self.until(), self.retry(|| self.acquire())).await {
                 Ok(Ok(Some(same))) if same == fence => {}
                 Ok(Ok(_)) | Err(_) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
@@ -61,30 +63,23 @@ impl Lease {
         }
     }
 
-    /// Tries until the store answers. The caller sets the limit.
-    async fn persist<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
-        // Twice that with its random part: whoever has a tenth of the length tries at least twice.
-        let longest = self.length / 50;
-        let mut delays = delays(longest);
-        loop {
-            match attempt().await {
-                Err(error) if error.is_transient() => sleep(delays.next().unwrap_or(longest)).await,
-                answer => return answer,
-            }
-        }
+    /// Retries until the store answers. The caller sets the time limit.
+    async fn retry<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        // Twice that with jitter: within a tenth of the length there is time for at least two attempts.
+        let delays = delays(FIRST_DELAY, self.length / 50);
+        retry_transient(&CancellationToken::new(), delays, attempt).await
     }
 
-    /// Waits a sixth to a third of its length: so soon after the end another relay takes over.
+    /// Waits a sixth to a third of the lease's length: the longest time after its end until another relay takes over.
     pub(super) async fn stand_by(&self, stop: &CancellationToken) {
-        let wait = ConstantBuilder::new().with_delay(self.length / 6).with_jitter().build().next();
-        stop.run_until_cancelled(sleep(wait.unwrap_or(self.length / 3))).await;
+        delays(self.length / 6, self.length / 6).pause(stop).await;
     }
 
-    /// Gives it back, so that another relay need not wait for its end. A store that is away is asked again for a tenth of the lease's length;
-    /// after that the lease ends by itself.
+    /// Releases the lease, so that another relay need not wait for its end. If the store does not answer within a tenth of the lease's
+    /// length, the lease is left to expire.
     pub(super) async fn release(&self) -> Result<()> {
         let until = self.until().min(Instant::now() + self.length / 10);
-        let released = self.persist(|| self.store.release_lease(&self.name, self.holder));
+        let released = self.retry(|| self.store.release_lease(&self.name, self.holder));
         timeout_at(until, released).await.unwrap_or(Ok(()))
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBuilder};
 
+use crate::backoff::delays;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::Position;
@@ -21,9 +21,7 @@ const TAIL: u64 = 64;
 /// The waits between looks while another session gives out positions: about half a minute in all. It takes a commit or two, but those of a disk
 /// that stands still for a while.
 pub(crate) fn looks() -> impl Iterator<Item = Duration> + Send {
-    let longer =
-        ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(Duration::from_millis(16));
-    longer.with_max_times(1_500).with_jitter().build()
+    delays(Duration::from_millis(1), Duration::from_millis(16)).take(1_500)
 }
 
 /// A commit's place in the log.

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBuilder};
 use uuid::Uuid;
 
+use crate::backoff::delays;
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::id::{EventId, ExpectedVersion, Version};
 use crate::store::log::append::{Append, Appended};
@@ -98,7 +98,7 @@ fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) 
 async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appended>> {
     let began = Instant::now();
     let mut error = None;
-    for (attempt, delay) in delays().enumerate() {
+    for (attempt, delay) in attempts().enumerate() {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
@@ -147,11 +147,11 @@ fn inlines_refusal(driver: &dyn Rounds, error: &Error) -> Refusal {
     beneath.map_or(Refusal::Other, |beneath| driver.refusal(beneath))
 }
 
-/// The wait before each attempt. None before the second: whoever was faster is in the log already. Then longer and longer ones, each
-/// with an accident in it, so that two who met part.
-fn delays() -> impl Iterator<Item = Duration> + Send {
-    let longer = ExponentialBuilder::new().with_min_delay(Duration::from_millis(1)).with_max_delay(LONGEST_DELAY);
-    [Duration::ZERO; 2].into_iter().chain(longer.with_max_times(ATTEMPTS - 2).with_jitter().build())
+/// Returns the wait before each attempt. There is none before the first retry: the winner's events are already visible. Then they
+/// double, with jitter.
+fn attempts() -> impl Iterator<Item = Duration> + Send {
+    let longer = delays(Duration::from_millis(1), LONGEST_DELAY);
+    [Duration::ZERO; 2].into_iter().chain(longer.take(ATTEMPTS - 2))
 }
 
 /// Which of the append's events is in the log already, or what the database said.
