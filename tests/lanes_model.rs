@@ -1,6 +1,6 @@
 //! Every interleaving of appends and sequencers on PostgreSQL, in the small: does any of them skip or reorder an event?
 //!
-//! The steps are those of `migrations/postgres/0001_log.sql`; why they suffice is said in the decision record on lanes. Each rule of the
+//! The steps are those of `migrations/postgres/functions`; why they suffice is said in the decision record on lanes. Each rule of the
 //! protocol is also broken on purpose, to show that the search would see it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -256,7 +256,7 @@ async fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
     raw.execute_batch("INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").unwrap();
     raw.close().unwrap();
     let bytes = fs::read(log.path()).unwrap();
-    let newer = ErrorKind::NewerStore { found: 99, known: 9 };
+    let newer = ErrorKind::NewerStore { found: 99, known: 1 };
     assert_eq!(*SqliteStore::open(log.path()).await.unwrap_err().kind(), newer);
     let read_only = SqliteOptions::new().with_read_only();
     assert_eq!(*SqliteStore::open_with(log.path(), read_only).await.unwrap_err().kind(), newer);

@@ -110,62 +110,47 @@ impl Postgres {
         run(&mut self.connect().await, &format!("DROP SCHEMA {} CASCADE", self.schema)).await;
     }
 
-    /// Breaks one rule of the protocol, and makes the moment longer in which that matters.
+    /// Breaks one rule of the protocol at the hooks in the functions' text, and makes the moment longer in which that matters.
     pub(crate) async fn plant(&self, fault: Fault) {
         let db = &mut self.connect().await;
+        let slow = "PERFORM pg_sleep(0.003 * random());";
         match fault {
             Fault::NumberBeforeCheck => {
-                let lane = format!("held_lane := {}.take_lane(lane_hint, callers);", self.schema);
-                let number = format!("nextval('{}.commit_number')", self.schema);
-                let early = format!("{lane} early := {number}; PERFORM pg_sleep(0.003 * random());");
-                let declared = ("held_lane integer;", "held_lane integer; early bigint;");
-                self.change(db, "append", &[(&number, "early"), (&lane, &early), declared]).await;
-                let declared = ("found_version bigint;", "found_version bigint; early bigint;");
-                let drawn = format!("SELECT {number}");
-                let early = format!("early := {number}; PERFORM pg_sleep(0.003 * random()); SELECT early");
-                self.change(db, "append_one", &[(&drawn, &early), declared]).await;
+                let drawn = format!("nextval('{}.commit_number')::text", self.schema);
+                let early = format!("PERFORM set_config('retell.early', {drawn}, true); {slow}");
+                let used = "commit_number := current_setting('retell.early')::bigint;";
+                for function in ["append", "append_one"] {
+                    self.fill(db, function, &[("before-number", &early), ("after-number", used)]).await;
+                }
             }
             Fault::LaneReleasedBeforeCommit => {
-                let taken = "pg_try_advisory_xact_lock(log_key, lane)";
-                let released = "pg_try_advisory_lock(log_key, lane) AND pg_advisory_unlock(log_key, lane)";
-                // Few lanes, so that two appends meet in one.
-                let few = ("(hint + step) % 32", "(hint + step) % 2");
-                self.change(db, "take_lane", &[(taken, released), few]).await;
-                for (function, written) in [
-                    ("append", "VALUES (held_lane, commit_number, total, at);"),
-                    ("append_one", "VALUES (held_lane, commit_number, 1, at);"),
-                ] {
-                    let slow = format!("{written} PERFORM pg_sleep(0.003 * random());");
-                    self.change(db, function, &[(written, &slow)]).await;
-                }
-                // By the way that has the fault.
-                self.change(db, "append_one", &[("NOT pg_try_advisory_xact_lock(log_key, held_lane)", "true")]).await;
+                // Two lanes that nobody holds, so that two appends meet in one.
+                self.fill(db, "take_lane", &[("before-lane", "RETURN first_lane + hint % 2;")]).await;
+                self.fill(db, "append", &[("before-end", slow)]).await;
+                let shared = format!("held_lane := {}.take_lane(lane_hint, callers);", self.schema);
+                self.fill(db, "append_one", &[("before-number", &shared), ("before-end", slow)]).await;
             }
             Fault::TwoSequencers => {
                 let constraints = "DROP CONSTRAINT log_pkey, DROP CONSTRAINT log_commit_id_key";
                 run(db, &format!("ALTER TABLE {}.log {constraints}", self.schema)).await;
-                let unlocked = ("NOT pg_try_advisory_xact_lock(log_key, 64)", "false");
-                let slow = ("RETURN head;", "PERFORM pg_sleep(0.003); RETURN head;");
-                self.change(db, "sequence_commits", &[unlocked, slow]).await;
+                let hooks = [("sequencer-lock", "false AND"), ("before-end", "PERFORM pg_sleep(0.003);")];
+                self.fill(db, "sequence_commits", &hooks).await;
             }
-            Fault::LateLock => {
-                let lock = "IF NOT pg_try_advisory_xact_lock(log_key, 64)";
-                self.change(db, "sequence_commits", &[(lock, &format!("PERFORM pg_sleep(0.003 * random()); {lock}"))])
-                    .await;
-            }
+            Fault::LateLock => self.fill(db, "sequence_commits", &[("before-sequencer-lock", slow)]).await,
             Fault::CachedNumbers => run(db, &format!("ALTER SEQUENCE {}.commit_number CACHE 50", self.schema)).await,
         }
     }
 
-    /// Replaces parts of a function's text. Each must be there.
-    async fn change(&self, db: &mut PgConnection, function: &str, changes: &[(&str, &str)]) {
+    /// Puts statements at hooks of a function: comments that are in its text once each.
+    async fn fill(&self, db: &mut PgConnection, function: &str, hooks: &[(&str, &str)]) {
         let definition =
             "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = $1 AND pronamespace = $2::regnamespace";
         let text: String =
             sqlx::query_scalar(definition).bind(function).bind(&self.schema).fetch_one(&mut *db).await.unwrap();
-        let broken = changes.iter().fold(text, |text, (from, to)| {
-            assert!(text.contains(from), "{from:?} is not in {text}");
-            text.replace(from, to)
+        let broken = hooks.iter().fold(text, |text, (hook, statements)| {
+            let hook = format!("/* hook: {hook} */");
+            assert_eq!(text.matches(&hook).count(), 1, "{hook} is in {text}");
+            text.replace(&hook, statements)
         });
         run(db, &broken).await;
     }

@@ -11,7 +11,7 @@ use crate::log::DAY;
 pub(crate) async fn steady(place: &Place) {
     let statements = match place {
         Place::Sqlite(_) => {
-            let trigger = trigger(include_str!("../../migrations/sqlite/0001_log.sql"), "END;");
+            let trigger = trigger(include_str!("../../migrations/sqlite/0001_tables.sql"), "END;");
             format!(
                 "DROP TRIGGER retell_events_no_update;
                 UPDATE retell_events SET recorded_at = (unixepoch('{DAY}') + position) * 1000000;
@@ -30,7 +30,7 @@ pub(crate) async fn steady(place: &Place) {
             UPDATE retell.lanes SET sequenced = CASE lane WHEN 7 THEN (SELECT max(sequenced) FROM retell.lanes) ELSE 0 END;"
         ),
         Place::MySql(_) => {
-            let trigger = trigger(include_str!("../../migrations/mysql/0001_log.sql"), "';");
+            let trigger = trigger(include_str!("../../migrations/mysql/0001_tables.sql"), "';");
             format!(
                 "DROP TRIGGER retell_events_no_update;
                 UPDATE retell_events SET recorded_at = TIMESTAMP '{DAY} 00:00:00' + INTERVAL commit_id SECOND;
@@ -52,8 +52,29 @@ fn trigger<'m>(migration: &'m str, end: &str) -> &'m str {
 pub(crate) async fn of(place: &Place) -> String {
     match place {
         Place::Sqlite(path) => lines(&sqlite(&rusqlite::Connection::open(path).unwrap())),
-        Place::Postgres(url) => postgres(url),
+        Place::Postgres(url) => postgres(url, &[]),
         Place::MySql(url) => lines(&mysql(&mut MySqlConnection::connect(url).await.unwrap()).await),
+    }
+}
+
+/// The schema alone, without the rows.
+pub(crate) async fn schema(place: &Place) -> String {
+    match place {
+        Place::Sqlite(path) => {
+            lines(&sqlite_schema(&rusqlite::Connection::open(path).unwrap(), "'table', 'index', 'trigger', 'view'"))
+        }
+        Place::Postgres(url) => {
+            postgres(url, &["--schema-only"]) + &postgres(url, &["--data-only", "-t", "retell.retell_functions"])
+        }
+        Place::MySql(url) => {
+            let mut db = MySqlConnection::connect(url).await.unwrap();
+            let mut statements = Vec::new();
+            for table in base_tables(&mut db).await {
+                statements.push(without_next_number(&shown(&mut db, &format!("SHOW CREATE TABLE {table}"), 1).await));
+            }
+            statements.extend(beside_tables(&mut db).await);
+            lines(&statements)
+        }
     }
 }
 
@@ -63,37 +84,43 @@ fn lines(statements: &[String]) -> String {
 
 // -- SQLite --
 
+fn sqlite_texts(db: &rusqlite::Connection, statement: &str) -> Vec<String> {
+    let mut statement = db.prepare(statement).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn sqlite_schema(db: &rusqlite::Connection, kinds: &str) -> Vec<String> {
+    let sql = format!("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND type IN ({kinds}) ORDER BY type, name");
+    sqlite_texts(db, &sql)
+}
+
 fn sqlite(db: &rusqlite::Connection) -> Vec<String> {
-    let texts = |statement: &str| -> Vec<String> {
-        let mut statement = db.prepare(statement).unwrap();
-        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
-    };
-    let schema = |kinds: &str| {
-        texts(&format!("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND type IN ({kinds}) ORDER BY rowid"))
-    };
-    let mut statements = schema("'table'");
+    let texts = |statement: &str| sqlite_texts(db, statement);
+    let mut statements = sqlite_schema(db, "'table'");
     for table in texts("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name") {
         let columns = texts(&format!("SELECT name FROM pragma_table_info('{table}')"));
         let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
         let row = format!("'INSERT INTO {table} VALUES (' || {} || ')'", quoted.join(" || ', ' || "));
         statements.extend(texts(&format!("SELECT {row} FROM {table} ORDER BY 1")));
     }
-    statements.extend(schema("'index', 'trigger', 'view'"));
+    statements.extend(sqlite_schema(db, "'index', 'trigger', 'view'"));
     statements
 }
 
 // -- PostgreSQL --
 
 /// By `pg_dump`, without what depends on its release and on who runs it.
-fn postgres(url: &str) -> String {
+fn postgres(url: &str, what: &[&str]) -> String {
     let mut dump = Command::new("pg_dump");
-    dump.args(["--inserts", "--no-owner", "--no-privileges", "--no-comments"]).arg(url).env("PGTZ", "UTC");
+    dump.args(what).args(["--inserts", "--no-owner", "--no-privileges", "--no-comments"]).arg(url).env("PGTZ", "UTC");
     let output = dump.stdin(Stdio::null()).output().expect("pg_dump is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let of_the_program = |line: &&str| {
-        ["--", "\\", "SET ", "SELECT pg_catalog.set_config"].iter().any(|start| line.starts_with(start))
-            || line.is_empty()
+        // The functions come before the tables that they name.
+        *line != "SET check_function_bodies = false;"
+            && (["--", "\\", "SET ", "SELECT pg_catalog.set_config"].iter().any(|start| line.starts_with(start))
+                || line.is_empty())
     };
     let mut lines: Vec<&str> = text.lines().filter(|line| !of_the_program(line)).collect();
     // The rows of a table lie as the updates above have left them.
@@ -107,26 +134,38 @@ fn postgres(url: &str) -> String {
 
 async fn mysql(db: &mut MySqlConnection) -> Vec<String> {
     let mut statements = Vec::new();
-    let tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type = ";
-    let base = texts(db, &format!("{tables} 'BASE TABLE' ORDER BY table_name")).await;
-    for table in &base {
+    for table in base_tables(db).await {
         statements.push(shown(db, &format!("SHOW CREATE TABLE {table}"), 1).await);
         let columns = format!(
             "SELECT CASE WHEN data_type IN ('binary', 'varbinary', 'longblob')
-                THEN CONCAT('IF(', column_name, ' IS NULL, ''NULL'', CONCAT(''x'''''', HEX(', column_name, '), ''''''''))')
-                ELSE CONCAT('QUOTE(', column_name, ')') END
+                THEN CONCAT('IF(`', column_name, '` IS NULL, ''NULL'', CONCAT(''x'''''', HEX(`', column_name, '`), ''''''''))')
+                ELSE CONCAT('QUOTE(`', column_name, '`)') END
             FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = '{table}' ORDER BY ordinal_position"
         );
         let columns = texts(db, &columns).await.join(", ', ', ");
         let rows = format!("SELECT CONCAT('INSERT INTO {table} VALUES (', {columns}, ')') FROM {table} ORDER BY 1");
         statements.extend(texts(db, &rows).await);
     }
+    statements.extend(beside_tables(db).await);
+    statements
+}
+
+const TABLES: &str =
+    "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type = ";
+
+async fn base_tables(db: &mut MySqlConnection) -> Vec<String> {
+    texts(db, &format!("{TABLES} 'BASE TABLE' ORDER BY table_name")).await
+}
+
+/// Triggers and views.
+async fn beside_tables(db: &mut MySqlConnection) -> Vec<String> {
+    let mut statements = Vec::new();
     let triggers =
         "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY trigger_name";
     for trigger in texts(db, triggers).await {
         statements.push(without_definer(&shown(db, &format!("SHOW CREATE TRIGGER {trigger}"), 2).await));
     }
-    for view in texts(db, &format!("{tables} 'VIEW' ORDER BY table_name")).await {
+    for view in texts(db, &format!("{TABLES} 'VIEW' ORDER BY table_name")).await {
         statements.push(without_definer(&shown(db, &format!("SHOW CREATE VIEW {view}"), 1).await));
     }
     statements
@@ -141,6 +180,12 @@ async fn texts(db: &mut MySqlConnection, sql: &str) -> Vec<String> {
 async fn shown(db: &mut MySqlConnection, sql: &str, column: usize) -> String {
     let row = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_one(db).await.unwrap();
     String::from_utf8(row.get_unchecked::<Vec<u8>, _>(column)).unwrap()
+}
+
+/// A table's next automatic number depends on its rows.
+fn without_next_number(statement: &str) -> String {
+    let Some((before, rest)) = statement.split_once(" AUTO_INCREMENT=") else { return statement.to_owned() };
+    before.to_owned() + rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
 }
 
 /// Who made it need not be there where it is loaded.

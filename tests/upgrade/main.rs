@@ -29,8 +29,14 @@ fn main() {
     for release in releases() {
         for kind in KINDS {
             let (release, name) = (release.clone(), format!("a_{kind}_log_of_{release}_is_opened_read_and_written"));
+            let schema = format!("a_{kind}_schema_of_{release}_becomes_a_fresh_one");
+            let fixture = release.clone();
             tests.push(Trial::test(name, move || {
                 opened(&release, kind);
+                Ok(())
+            }));
+            tests.push(Trial::test(schema, move || {
+                becomes_fresh(&fixture, kind);
                 Ok(())
             }));
         }
@@ -75,12 +81,36 @@ fn make(kind: &str) {
     eprintln!("{}", folder.join(kind).with_extension("sql").display());
 }
 
+/// A database as the release has left it.
+async fn left_by(release: &str, kind: &str) -> Database {
+    let database = empty(kind).await;
+    let sql = fs::read_to_string(fixtures().join(release).join(kind).with_extension("sql")).unwrap();
+    database.place.run(&sql).await;
+    database
+}
+
+/// Opening a log brings its schema to that of a new log, to the letter.
+fn becomes_fresh(release: &str, kind: &str) {
+    let runtime = Runtime::new().unwrap();
+    let (old, new) = runtime.block_on(async { (left_by(release, kind).await, empty(kind).await) });
+    let schema = |database: &Database| {
+        runtime.block_on(async {
+            database.place.open().await.unwrap().events.close().await.unwrap();
+            dump::schema(&database.place).await
+        })
+    };
+    let (old, new) = (schema(&old), schema(&new));
+    assert!(new.contains("checkpoints"), "{new}");
+    for (old, new) in old.lines().zip(new.lines()) {
+        assert_eq!(old, new);
+    }
+    assert_eq!(old, new);
+}
+
 fn opened(release: &str, kind: &str) {
     let runtime = Runtime::new().unwrap();
-    let database = runtime.block_on(empty(kind));
-    let sql = fs::read_to_string(fixtures().join(release).join(kind).with_extension("sql")).unwrap();
+    let database = runtime.block_on(left_by(release, kind));
     runtime.block_on(async {
-        database.place.run(&sql).await;
         log::check(&database.place).await;
     });
 }

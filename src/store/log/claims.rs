@@ -22,8 +22,13 @@ impl<'a> Claimed<'a> {
     /// Why it may not be reserved: another stream holds it, and does not give it up here.
     pub(crate) fn refusal(&self, holder: Option<&StreamId>) -> Option<Error> {
         let by = holder.filter(|by| self.reserve.is_some_and(|to| to != *by) && self.release != Some(by))?;
-        let (scope, value, by) = (self.scope.clone(), self.value.clone(), by.clone());
-        Some(ErrorKind::Taken { scope, value, by }.into())
+        Some(self.taken(by.clone()))
+    }
+
+    /// The error of an append that wants a value which another stream holds.
+    pub(crate) fn taken(&self, by: StreamId) -> Error {
+        let (scope, value) = (self.scope.clone(), self.value.clone());
+        ErrorKind::Taken { scope, value, by }.into()
     }
 
     /// Who holds it once the append is written.

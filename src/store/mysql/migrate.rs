@@ -6,21 +6,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::error::classify;
 
-/// The steps of the schema. Never changed once released. Every statement can be run again, since the server commits each by itself.
-const MIGRATIONS: [(i32, &str, &str); 9] = [
-    (1, "log", include_str!("../../../migrations/mysql/0001_log.sql")),
-    (2, "read_model", include_str!("../../../migrations/mysql/0002_read_model.sql")),
-    (3, "leases", include_str!("../../../migrations/mysql/0003_leases.sql")),
-    (4, "parking", include_str!("../../../migrations/mysql/0004_parking.sql")),
-    (5, "progress", include_str!("../../../migrations/mysql/0005_progress.sql")),
-    (6, "views", include_str!("../../../migrations/mysql/0006_views.sql")),
-    (7, "reservations", include_str!("../../../migrations/mysql/0007_reservations.sql")),
-    (8, "deadlines", include_str!("../../../migrations/mysql/0008_deadlines.sql")),
-    (9, "inbox", include_str!("../../../migrations/mysql/0009_inbox.sql")),
-];
+/// The steps of the schema. Never changed once released. Every statement can be run again, because the server commits each on its own.
+const STEPS: [(u32, &str, &str); 1] = [(1, "tables", include_str!("../../../migrations/mysql/0001_tables.sql"))];
 
-/// The newest step this release knows.
-const KNOWN: u32 = 9;
+/// The newest step that this release knows.
+const KNOWN: u32 = 1;
 
 /// Applies what is missing. Processes that start at once take turns.
 pub(crate) async fn apply(connections: &Connections) -> Result<()> {
@@ -44,7 +34,7 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
     if found > KNOWN {
         return Err(ErrorKind::NewerStore { found, known: KNOWN }.into());
     }
-    for (number, name, sql) in MIGRATIONS.into_iter().filter(|(number, ..)| i64::from(*number) > applied) {
+    for (number, name, sql) in STEPS.into_iter().filter(|(number, ..)| *number > found) {
         sqlx::raw_sql(sql).execute(&mut *connection).await.map_err(failed)?;
         sqlx::query(RECORD).bind(number).bind(name).execute(&mut *connection).await.map_err(failed)?;
     }

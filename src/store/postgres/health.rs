@@ -28,14 +28,14 @@ const LOG: &str = "
         coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0),
         (SELECT count(*) FROM {schema}.lanes l JOIN {schema}.commits c ON c.lane = l.lane AND c.commit_id > l.sequenced)";
 
-/// The lock's upper half is the log's key, as the function `take_lane` makes it.
+/// The lock's upper half is the log's key.
 const LANES: &str = "
     SELECT l.objid::bigint, l.pid, coalesce(a.query, ''),
         coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::double precision
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.objid < 64
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND l.classid::bigint = (('{schema}.events'::regclass::oid::bigint - 2147483648) & 4294967295)
+        AND l.classid::bigint = ({schema}.lane_key()::bigint & 4294967295)
     ORDER BY a.xact_start";
 
 const PROJECTIONS: &str = "SELECT projection, position FROM {schema}.checkpoints ORDER BY projection";

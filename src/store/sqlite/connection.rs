@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::convert::to_sql;
 use crate::store::sqlite::error::Failure;
-use crate::store::sqlite::migrate::{self, Migration};
+use crate::store::sqlite::migrate;
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 
 /// Prepared statements a connection keeps: all of ours and a projection's dozens.
@@ -36,17 +36,13 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// One writer and the readers, after the file is migrated. A database in memory has one connection for both.
-    pub(crate) async fn open(
-        location: Location,
-        options: SqliteOptions,
-        migrations: &'static [Migration],
-    ) -> Result<(Arc<Self>, Arc<Self>)> {
+    pub(crate) async fn open(location: Location, options: SqliteOptions) -> Result<(Arc<Self>, Arc<Self>)> {
         blocking(move || {
             let mut writer = connect(&location, &options)?;
             if options.read_only {
                 migrate::check(&writer)?;
             } else {
-                migrate::apply(&mut writer, migrations)?;
+                migrate::apply(&mut writer)?;
             }
             let writers = Arc::new(Self::of(vec![writer]));
             let readers = match &location {

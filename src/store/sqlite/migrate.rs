@@ -5,61 +5,18 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::error::Failure;
 
-/// One step of the schema. Never changed once released.
-#[derive(Debug)]
-pub(crate) struct Migration {
-    number: u32,
-    name: &'static str,
-    sql: &'static str,
-}
+/// The steps of the schema, of logs and of read models alike. Never changed once released.
+const STEPS: [(u32, &str, &str); 1] = [(1, "tables", include_str!("../../../migrations/sqlite/0001_tables.sql"))];
 
-const CHECKPOINTS: Migration =
-    Migration { number: 2, name: "read_model", sql: include_str!("../../../migrations/sqlite/0002_read_model.sql") };
+/// The newest step that this release knows.
+const KNOWN: u32 = 1;
 
-const PARKING: Migration =
-    Migration { number: 4, name: "parking", sql: include_str!("../../../migrations/sqlite/0004_parking.sql") };
-
-const PROGRESS: Migration =
-    Migration { number: 5, name: "progress", sql: include_str!("../../../migrations/sqlite/0005_progress.sql") };
-
-const VIEWS: Migration =
-    Migration { number: 6, name: "views", sql: include_str!("../../../migrations/sqlite/0006_views.sql") };
-
-const DEADLINES: Migration =
-    Migration { number: 8, name: "deadlines", sql: include_str!("../../../migrations/sqlite/0008_deadlines.sql") };
-
-const INBOX: Migration =
-    Migration { number: 9, name: "inbox", sql: include_str!("../../../migrations/sqlite/0009_inbox.sql") };
-
-/// What a log needs.
-pub(crate) static LOG: [Migration; 9] = [
-    Migration { number: 1, name: "log", sql: include_str!("../../../migrations/sqlite/0001_log.sql") },
-    CHECKPOINTS,
-    Migration { number: 3, name: "leases", sql: include_str!("../../../migrations/sqlite/0003_leases.sql") },
-    PARKING,
-    PROGRESS,
-    VIEWS,
-    Migration {
-        number: 7,
-        name: "reservations",
-        sql: include_str!("../../../migrations/sqlite/0007_reservations.sql"),
-    },
-    DEADLINES,
-    INBOX,
-];
-
-/// What a file of read models needs.
-pub(crate) static READ_MODEL: [Migration; 6] = [CHECKPOINTS, PARKING, PROGRESS, VIEWS, DEADLINES, INBOX];
-
-/// The newest step this release knows, of any kind of file.
-const NEWEST: u32 = 9;
-
-/// Applies what is missing, in one transaction: of several processes that start at once, one does it and the others find it done.
-pub(crate) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(), Failure> {
+/// Applies the missing steps in one transaction: if several processes start at once, one applies them and the others find them applied.
+pub(crate) fn apply(db: &mut Connection) -> Result<(), Failure> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(CREATE_TABLE)?;
     check(&tx)?;
-    for Migration { number, name, sql } in migrations {
+    for (number, name, sql) in STEPS {
         if tx.execute(RECORD, (number, name))? == 1 {
             tx.execute_batch(sql)?;
         }
@@ -71,7 +28,7 @@ pub(crate) fn apply(db: &mut Connection, migrations: &[Migration]) -> Result<(),
 pub(crate) fn check(db: &Connection) -> Result<(), Failure> {
     let found: Option<u32> = db.query_row(NEWEST_APPLIED, [], |row| row.get(0)).optional()?.flatten();
     match found {
-        Some(found) if found > NEWEST => Err(Error::new(ErrorKind::NewerStore { found, known: NEWEST }).into()),
+        Some(found) if found > KNOWN => Err(Error::new(ErrorKind::NewerStore { found, known: KNOWN }).into()),
         _ => Ok(()),
     }
 }

@@ -22,7 +22,6 @@ use crate::store::sqlite::convert::to_sql;
 use crate::store::sqlite::health::{self, Health};
 use crate::store::sqlite::log::append::{self, Writer};
 use crate::store::sqlite::log::{claims, read};
-use crate::store::sqlite::migrate;
 use crate::store::sqlite::options::SqliteOptions;
 
 /// A log in one SQLite file. Cloning gives another handle.
@@ -128,7 +127,7 @@ impl SqliteStore {
 
     async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
         let max_payload = options.max_payload;
-        let (writers, readers) = Pool::open(location, options, &migrate::LOG).await?;
+        let (writers, readers) = Pool::open(location, options).await?;
         let head = readers.run("read the head", |db| read::head(db)).await?;
         let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head), inline: Inlines::none() });
         Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone())), writer, readers, max_payload })

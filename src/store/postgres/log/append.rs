@@ -1,12 +1,9 @@
 //! Commits appends: one call of the server's `append` function for all that wait.
 
-use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
-use sqlx::{Connection, Executor, PgConnection, PgExecutor, Row};
+use sqlx::{Connection, Executor, PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -16,11 +13,12 @@ use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, classify_work, code, refusal};
-use crate::store::postgres::log::binds::{Binds, One};
-use crate::store::postgres::log::claims::{self, NumberedClaim};
+use crate::store::postgres::log::binds::{Batch, One};
+use crate::store::postgres::log::claims;
 use crate::store::postgres::log::signals::Signals;
+use crate::store::postgres::log::verdict::{self, Answer, Verdict};
 use crate::store::postgres::schema::Schema;
-use crate::store::server::convert::{commit_id, count, from_sql};
+use crate::store::server::convert::{commit_id, from_sql};
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
 
@@ -100,7 +98,7 @@ impl Writer {
         }
     }
 
-    /// `callers`: whether the transaction is a caller's.
+    /// Appends a round by one call of the server. `callers`: whether the transaction is a caller's.
     async fn call(
         &self,
         db: &mut PgConnection,
@@ -108,75 +106,28 @@ impl Writer {
         callers: bool,
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         if let Some(one) = One::of(round) {
-            let answer = self.call_one(db, one, callers).await?;
-            return Ok(vec![answer.result(1, round[0], 0..1)]);
+            let query =
+                sqlx::query_scalar(self.schema.sql(APPEND_ONE)).bind(self.lane).bind(callers).bind(self.durable);
+            let numbers: Vec<Option<i64>> = one.bind(query).fetch_one(db).await?;
+            return Ok(vec![verdict::on_one(&numbers, round[0])]);
         }
-        let binds = Binds::of(round);
-        // Where nothing is claimed, nothing is paid for it.
         let claims = claims::of(round);
-        let statement = if claims.is_empty() { APPEND } else { APPEND_CLAIMING };
-        let query = sqlx::query(self.schema.sql(statement))
-            .bind(self.lane)
-            .bind(callers)
-            .bind(self.durable)
-            .bind(binds.key_append)
-            .bind(binds.key_text)
-            .bind(binds.part_append)
-            .bind(binds.part_type)
-            .bind(binds.part_id)
-            .bind(binds.part_expected)
-            .bind(binds.part_events)
-            .bind(binds.event_part)
-            .bind(binds.event_place)
-            .bind(binds.event_id)
-            .bind(binds.event_type)
-            .bind(binds.event_schema)
-            .bind(binds.event_codec)
-            .bind(binds.event_correlation)
-            .bind(binds.event_causation)
-            .bind(binds.event_metadata)
-            .bind(binds.event_payload);
-        let row = if claims.is_empty() { query } else { claims::bind(query, &claims) }.fetch_one(&mut *db).await?;
-        let answer = Answer::from_row(&row, &claims)?;
+        let query = sqlx::query(self.schema.sql(APPEND)).bind(self.lane).bind(callers).bind(self.durable);
+        let query = claims::bind(Batch::of(round).bind(query), &claims);
+        let answer = Answer::from_row(&query.fetch_one(&mut *db).await?)?;
         let mut results = Vec::with_capacity(round.len());
-        let mut part = 0;
-        for (number, append) in (1..).zip(round) {
-            let parts = part..part + append.streams().len();
-            part = parts.end;
-            results.push(match append.key() {
-                Some(key) if answer.known_keys.iter().flatten().any(|known| *known == number) => {
-                    match self.outcome_in(&mut *db, key).await? {
-                        Some(kept) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
-                        None => Err(ErrorKind::Corrupt(format!("the events of key {key} are missing")).into()),
-                    }
-                }
-                _ => answer.result(number, append, parts),
+        for (verdict, append) in answer.verdicts(round, &claims).into_iter().zip(round) {
+            results.push(match (verdict, append.key()) {
+                (Verdict::Written(appended), _) => Ok(appended),
+                (Verdict::Refused(error), _) => Err(error),
+                (Verdict::Repeated, Some(key)) => match self.outcome_in(&mut *db, key).await? {
+                    Some(kept) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
+                    None => Err(ErrorKind::Corrupt(format!("the events of key {key} are missing")).into()),
+                },
+                (Verdict::Repeated, None) => Err(verdict::unanswered()),
             });
         }
         Ok(results)
-    }
-
-    async fn call_one(&self, db: &mut PgConnection, one: One<'_>, callers: bool) -> Result<Answer, sqlx::Error> {
-        let numbers: Vec<i64> = sqlx::query_scalar(self.schema.sql(APPEND_ONE))
-            .bind(self.lane)
-            .bind(callers)
-            .bind(self.durable)
-            .bind(one.stream.aggregate_type().as_str())
-            .bind(one.stream.aggregate_id().as_str())
-            .bind(one.expected)
-            .bind(one.event.id)
-            .bind(one.event.event_type)
-            .bind(one.event.schema)
-            .bind(one.event.codec)
-            .bind(one.event.correlation)
-            .bind(one.event.causation)
-            .bind(one.event.metadata)
-            .bind(one.event.payload)
-            .fetch_one(db)
-            .await?;
-        let commit = numbers.first().copied().unwrap_or_default();
-        let versions = numbers.into_iter().skip(1).collect();
-        Ok(Answer { commit, versions, places: vec![Some(0)], known_keys: None, taken: HashMap::new() })
     }
 }
 
@@ -221,54 +172,6 @@ impl BatchAppend for Writer {
     }
 }
 
-/// What the server's function returns.
-struct Answer {
-    commit: i64,
-    /// One for each part: the version before.
-    versions: Vec<i64>,
-    /// One for each part: how many events precede its own in the commit, if they were written.
-    places: Vec<Option<i32>>,
-    /// The appends, from 1, whose key has an outcome already.
-    known_keys: Option<Vec<i32>>,
-    /// The appends, from 1, of which a value is taken, and the first such value of each.
-    taken: HashMap<i32, Error>,
-}
-
-impl Answer {
-    fn from_row(row: &PgRow, claims: &[NumberedClaim<'_>]) -> Result<Self, sqlx::Error> {
-        let (commit, versions) = (row.try_get("commit_number")?, row.try_get("versions")?);
-        let (places, known_keys) = (row.try_get("places")?, row.try_get("known_keys")?);
-        let taken = if claims.is_empty() { HashMap::new() } else { claims::taken(row, claims)? };
-        Ok(Self { commit, versions, places, known_keys, taken })
-    }
-
-    /// The result of the append of this number, whose parts these are.
-    fn result(&self, number: i32, append: &Append, parts: Range<usize>) -> Result<Appended> {
-        let mut versions = Vec::with_capacity(parts.len());
-        let mut last = None;
-        for (part, place) in append.streams().iter().zip(parts) {
-            let found = self.versions.get(place).ok_or_else(unanswered)?;
-            let found = Version::new(from_sql(*found, "version")?);
-            if !part.expected.allows(found) {
-                let (stream, expected) = (part.stream.clone(), part.expected);
-                return Err(ErrorKind::Conflict { stream, expected, actual: found }.into());
-            }
-            versions.push(found.plus(part.events.len() as u64));
-            let written = self.places.get(place).copied().flatten();
-            last = written.map(|before| before + count(part.events.len()));
-        }
-        if let Some(taken) = self.taken.get(&number) {
-            return Err(taken.clone());
-        }
-        let commit = commit_id(self.commit, last.ok_or_else(unanswered)?);
-        Ok(Appended { commit, versions, outcome: Outcome::Written })
-    }
-}
-
-fn unanswered() -> Error {
-    ErrorKind::Corrupt("an append was neither written nor refused".into()).into()
-}
-
 /// One stream of an append under a key: commit, the append's last place there, the stream's names and its version after.
 type KeptRow = (i64, i32, String, String, i64);
 
@@ -288,14 +191,11 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
-/// Binds: lane, whether the transaction is a caller's, durable, two arrays of keys, five of parts, ten of events.
-const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+/// Binds: lane, whether the transaction is a caller's, durable, two arrays of keys, six of parts, nine of events, five of claims.
+const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)";
 
-/// Binds: lane, whether the transaction is a caller's, durable, three values of the stream, eight of the event.
-const APPEND_ONE: &str = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
-
-/// Binds: as `APPEND`, and five arrays of claims.
-const APPEND_CLAIMING: &str = "SELECT * FROM {schema}.append_claiming($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
+/// Binds: lane, whether the transaction is a caller's, durable, four values of the stream, eight of the event.
+const APPEND_ONE: &str = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 
 const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM {schema}.reservations WHERE scope = $1 AND value = $2";
 

@@ -1,5 +1,8 @@
-//! What goes with an append to the server.
+//! Parameters of the server's functions `append` and `append_one`.
 
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::{Query, QueryScalar};
 use uuid::Uuid;
 
 use crate::event::NewEvent;
@@ -7,29 +10,30 @@ use crate::id::{ExpectedVersion, StreamId};
 use crate::store::log::append::{Append, StreamAppend};
 use crate::store::server::convert::{count, to_sql};
 
-/// The arguments of the server's function `append`, in its order.
+/// The arrays of keys, parts and events that `append` takes, in its order.
 #[derive(Default)]
-pub(crate) struct Binds<'a> {
-    pub(crate) key_append: Vec<i32>,
-    pub(crate) key_text: Vec<&'a str>,
-    pub(crate) part_append: Vec<i32>,
-    pub(crate) part_type: Vec<&'a str>,
-    pub(crate) part_id: Vec<&'a str>,
-    pub(crate) part_expected: Vec<i64>,
-    pub(crate) part_events: Vec<i32>,
-    pub(crate) event_part: Vec<i32>,
-    pub(crate) event_place: Vec<i32>,
-    pub(crate) event_id: Vec<Uuid>,
-    pub(crate) event_type: Vec<&'a str>,
-    pub(crate) event_schema: Vec<i64>,
-    pub(crate) event_codec: Vec<i16>,
-    pub(crate) event_correlation: Vec<Option<Uuid>>,
-    pub(crate) event_causation: Vec<Option<Uuid>>,
-    pub(crate) event_metadata: Vec<Option<String>>,
-    pub(crate) event_payload: Vec<&'a [u8]>,
+pub(crate) struct Batch<'a> {
+    key_append: Vec<i32>,
+    key_text: Vec<&'a str>,
+    part_append: Vec<i32>,
+    part_type: Vec<&'a str>,
+    part_id: Vec<&'a str>,
+    part_kind: Vec<&'static str>,
+    part_version: Vec<Option<i64>>,
+    part_events: Vec<i32>,
+    event_part: Vec<i32>,
+    event_place: Vec<i32>,
+    event_id: Vec<Uuid>,
+    event_type: Vec<&'a str>,
+    event_schema: Vec<i64>,
+    event_codec: Vec<i16>,
+    event_correlation: Vec<Option<Uuid>>,
+    event_causation: Vec<Option<Uuid>>,
+    event_metadata: Vec<Option<String>>,
+    event_payload: Vec<&'a [u8]>,
 }
 
-impl<'a> Binds<'a> {
+impl<'a> Batch<'a> {
     pub(crate) fn of(round: &[&'a Append]) -> Self {
         let mut binds = Self::default();
         let mut parts: Vec<(i32, &StreamAppend)> = Vec::with_capacity(round.len());
@@ -57,7 +61,9 @@ impl<'a> Binds<'a> {
         self.part_append.push(append);
         self.part_type.push(part.stream.aggregate_type().as_str());
         self.part_id.push(part.stream.aggregate_id().as_str());
-        self.part_expected.push(expected_to_sql(part.expected));
+        let (kind, version) = demand(part.expected);
+        self.part_kind.push(kind);
+        self.part_version.push(version);
         self.part_events.push(count(part.events.len()));
     }
 
@@ -74,13 +80,36 @@ impl<'a> Binds<'a> {
         self.event_metadata.push(event.metadata);
         self.event_payload.push(event.payload);
     }
+
+    /// Binds the arrays, in the order of the function's parameters.
+    pub(crate) fn bind(self, query: Query<'a, Postgres, PgArguments>) -> Query<'a, Postgres, PgArguments> {
+        query
+            .bind(self.key_append)
+            .bind(self.key_text)
+            .bind(self.part_append)
+            .bind(self.part_type)
+            .bind(self.part_id)
+            .bind(self.part_kind)
+            .bind(self.part_version)
+            .bind(self.part_events)
+            .bind(self.event_part)
+            .bind(self.event_place)
+            .bind(self.event_id)
+            .bind(self.event_type)
+            .bind(self.event_schema)
+            .bind(self.event_codec)
+            .bind(self.event_correlation)
+            .bind(self.event_causation)
+            .bind(self.event_metadata)
+            .bind(self.event_payload)
+    }
 }
 
 /// The arguments of `append_one`: one event of one stream, without a key and without claims.
 pub(crate) struct One<'a> {
-    pub(crate) stream: &'a StreamId,
-    pub(crate) expected: i64,
-    pub(crate) event: Stored<'a>,
+    stream: &'a StreamId,
+    expected: ExpectedVersion,
+    event: Stored<'a>,
 }
 
 impl<'a> One<'a> {
@@ -89,20 +118,41 @@ impl<'a> One<'a> {
         let [append] = round else { return None };
         let ([part], None) = (append.streams(), append.key()) else { return None };
         let ([event], []) = (&part.events[..], &part.claims[..]) else { return None };
-        Some(Self { stream: &part.stream, expected: expected_to_sql(part.expected), event: Stored::of(event) })
+        Some(Self { stream: &part.stream, expected: part.expected, event: Stored::of(event) })
+    }
+
+    /// Binds the values, in the order of the function's parameters.
+    pub(crate) fn bind<O>(
+        self,
+        query: QueryScalar<'a, Postgres, O, PgArguments>,
+    ) -> QueryScalar<'a, Postgres, O, PgArguments> {
+        let (kind, version) = demand(self.expected);
+        query
+            .bind(self.stream.aggregate_type().as_str())
+            .bind(self.stream.aggregate_id().as_str())
+            .bind(kind)
+            .bind(version)
+            .bind(self.event.id)
+            .bind(self.event.event_type)
+            .bind(self.event.schema)
+            .bind(self.event.codec)
+            .bind(self.event.correlation)
+            .bind(self.event.causation)
+            .bind(self.event.metadata)
+            .bind(self.event.payload)
     }
 }
 
-/// What is stored of an event, beside its place.
-pub(crate) struct Stored<'a> {
-    pub(crate) id: Uuid,
-    pub(crate) event_type: &'a str,
-    pub(crate) schema: i64,
-    pub(crate) codec: i16,
-    pub(crate) correlation: Option<Uuid>,
-    pub(crate) causation: Option<Uuid>,
-    pub(crate) metadata: Option<String>,
-    pub(crate) payload: &'a [u8],
+/// The columns of an event's row, without its place.
+struct Stored<'a> {
+    id: Uuid,
+    event_type: &'a str,
+    schema: i64,
+    codec: i16,
+    correlation: Option<Uuid>,
+    causation: Option<Uuid>,
+    metadata: Option<String>,
+    payload: &'a [u8],
 }
 
 impl<'a> Stored<'a> {
@@ -121,12 +171,12 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// What stands for an expected version in both functions.
-fn expected_to_sql(expected: ExpectedVersion) -> i64 {
+/// The kind and the number of an expected version, as the server's `version_fits` takes them.
+fn demand(expected: ExpectedVersion) -> (&'static str, Option<i64>) {
     match expected {
-        ExpectedVersion::Any => -1,
-        ExpectedVersion::Exists => -2,
-        ExpectedVersion::NoStream => 0,
-        ExpectedVersion::Exact(version) => to_sql(version.get()),
+        ExpectedVersion::Any => ("any", None),
+        ExpectedVersion::Exists => ("exists", None),
+        ExpectedVersion::NoStream => ("exact", Some(0)),
+        ExpectedVersion::Exact(version) => ("exact", Some(to_sql(version.get()))),
     }
 }

@@ -7,3 +7,4 @@ pub(crate) mod inline;
 pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod signals;
+pub(crate) mod verdict;

@@ -15,11 +15,11 @@ use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::in_aggregate_order;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::error::classify_work;
+use crate::store::sqlite::health;
 use crate::store::sqlite::model::checkpoint::{checkpoint, is_per_aggregate, set_checkpoint};
 use crate::store::sqlite::model::parking::{RETRY, park, parked};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 use crate::store::sqlite::transaction::OpenTransaction;
-use crate::store::sqlite::{health, migrate};
 
 /// Tables of projections, and their checkpoints. Cloning gives another handle.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl SqliteReadModel {
     }
 
     async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
-        let (writer, readers) = Pool::open(location, options, &migrate::READ_MODEL).await?;
+        let (writer, readers) = Pool::open(location, options).await?;
         Ok(Self { writer, readers })
     }
 

@@ -1,11 +1,11 @@
--- One row for each of these keys, in their order, which is that of their bytes. In log order that is all: who moves the checkpoint is alone.
--- With order per aggregate, first of all every key gets a row, an empty one: what is not there cannot be locked. Who waits there, for another
--- that makes the same row, holds nothing but rows it has made, in key order; and who waits for a lock waits for none that is being made. So
--- nobody waits in a circle. The rows are locked in key order, and read as whoever had them has left them. None of them is missing then: with
--- order per aggregate rows are emptied, not taken away.
--- Plans are made once, and look each key up by itself, whatever the planner believed of a table that was small when it looked: hence
--- `LATERAL` with an `OFFSET 0` or a lock, which no planner takes apart.
-CREATE FUNCTION {schema}.load_rows(of_view text, of_generation bigint, keys text[], by_projection text)
+-- Returns one row for each of these keys, in their order, which is that of their bytes. In log order only one transaction holds the checkpoint,
+-- so the rows need no locks. With order per aggregate every key first gets a row, an empty one, because a row that does not exist cannot be
+-- locked; then the rows are locked in key order and read as the last transaction left them. A transaction that waits to insert a row holds
+-- only rows that it made, in key order, and one that waits for a lock waits for a row that exists: so there is no deadlock. No row is missing
+-- at the end, because with order per aggregate rows are emptied and not deleted.
+-- A session makes its plans once. `LATERAL` with an `OFFSET 0` or a lock keeps each key a lookup, whatever the planner believed of a table
+-- that was small at the time.
+CREATE OR REPLACE FUNCTION {schema}.load_rows(of_view text, of_generation bigint, keys text[], by_projection text)
 RETURNS TABLE (row_state text, row_fields text, row_position bigint)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan

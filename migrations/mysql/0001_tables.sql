@@ -1,0 +1,216 @@
+-- Tables, in the order in which events pass through them. A released file is never changed: later releases add numbered files beside it.
+-- Names are VARBINARY: MySQL and MariaDB both compare them byte by byte, trailing spaces included.
+-- MySQL commits each statement of a schema change on its own. Every statement can therefore run again: if a process is killed half-way, the
+-- next one completes the change.
+
+-- The log. An event is keyed by its commit and its place there. The sequencer assigns its position later, in commit order.
+CREATE TABLE IF NOT EXISTS retell_events (
+    commit_id BIGINT NOT NULL,
+    ordinal INT NOT NULL,
+    event_id BINARY(16) NOT NULL,
+    aggregate_type VARBINARY(255) NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    version BIGINT NOT NULL,
+    event_type VARBINARY(255) NOT NULL,
+    schema_version BIGINT NOT NULL,
+    codec SMALLINT NOT NULL,
+    recorded_at DATETIME(6) NOT NULL, -- UTC
+    correlation_id BINARY(16),
+    causation_id BINARY(16),
+    metadata LONGBLOB, -- text in UTF-8
+    payload LONGBLOB NOT NULL,
+    PRIMARY KEY (commit_id, ordinal),
+    -- The second guard behind the version check, and the index that loads a stream.
+    UNIQUE KEY events_stream (aggregate_type, aggregate_id, version),
+    UNIQUE KEY events_id (event_id),
+    KEY events_type (event_type, commit_id),
+    KEY events_recorded_at (recorded_at)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+DROP TRIGGER IF EXISTS retell_events_no_update;
+CREATE TRIGGER retell_events_no_update BEFORE UPDATE ON retell_events
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'events are immutable';
+DROP TRIGGER IF EXISTS retell_events_no_delete;
+CREATE TRIGGER retell_events_no_delete BEFORE DELETE ON retell_events
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'events are immutable';
+
+-- Numbers the commits, and holds those that have no positions yet. The transaction that assigns positions to a commit deletes its row.
+CREATE TABLE IF NOT EXISTS retell_commits (
+    commit_id BIGINT NOT NULL AUTO_INCREMENT,
+    events INT NOT NULL,
+    PRIMARY KEY (commit_id)
+) ENGINE = InnoDB;
+
+-- The one order: the first position of each commit.
+CREATE TABLE IF NOT EXISTS retell_log (
+    first_position BIGINT NOT NULL,
+    commit_id BIGINT NOT NULL,
+    events INT NOT NULL,
+    PRIMARY KEY (first_position),
+    UNIQUE KEY log_commit (commit_id)
+) ENGINE = InnoDB;
+
+-- One row each. The sequencer locks the first one. The second holds the last position that is known to be on the disk: readers stop there.
+CREATE TABLE IF NOT EXISTS retell_sequencer (
+    id TINYINT NOT NULL,
+    runs BIGINT NOT NULL,
+    PRIMARY KEY (id)
+) ENGINE = InnoDB;
+INSERT IGNORE INTO retell_sequencer (id, runs) VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS retell_head (
+    id TINYINT NOT NULL,
+    position BIGINT NOT NULL,
+    PRIMARY KEY (id)
+) ENGINE = InnoDB;
+INSERT IGNORE INTO retell_head (id, position) VALUES (1, 0);
+
+-- The log in order with readable payloads, for people at a prompt.
+CREATE OR REPLACE VIEW retell_readable_log AS
+SELECT
+    l.first_position + e.ordinal - 1 AS position, CONVERT(e.aggregate_type USING utf8mb4) AS aggregate_type,
+    CONVERT(e.aggregate_id USING utf8mb4) AS aggregate_id, e.version, CONVERT(e.event_type USING utf8mb4) AS event_type, e.schema_version,
+    CASE e.codec WHEN 0 THEN CONVERT(e.payload USING utf8mb4) ELSE CONCAT('compact: ', LOWER(HEX(e.payload))) END AS payload,
+    e.recorded_at, LOWER(HEX(e.event_id)) AS event_id, LOWER(HEX(e.correlation_id)) AS correlation_id,
+    LOWER(HEX(e.causation_id)) AS causation_id, CONVERT(e.metadata USING utf8mb4) AS metadata
+FROM retell_log l JOIN retell_events e ON e.commit_id = l.commit_id;
+
+-- The outcome of an append under an idempotency key: [[aggregate type, aggregate id, version], ..].
+CREATE TABLE IF NOT EXISTS retell_keys (
+    idempotency_key VARBINARY(255) NOT NULL,
+    commit_id BIGINT NOT NULL,
+    last_ordinal INT NOT NULL, -- the place of the append's last event in its commit
+    streams LONGBLOB NOT NULL,
+    PRIMARY KEY (idempotency_key)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The stream that holds each unique value. Written in the transaction of the events that claim it. A row without a holder exists only
+-- within its transaction.
+CREATE TABLE IF NOT EXISTS retell_reservations (
+    scope VARBINARY(255) NOT NULL,
+    value VARBINARY(255) NOT NULL,
+    aggregate_type VARBINARY(255) NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    PRIMARY KEY (scope, value)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+CREATE TABLE IF NOT EXISTS retell_snapshots (
+    aggregate_type VARBINARY(255) NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    version BIGINT NOT NULL,
+    fingerprint BIGINT NOT NULL, -- 64 bits, stored as a signed number
+    state LONGBLOB NOT NULL,
+    PRIMARY KEY (aggregate_type, aggregate_id)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
+CREATE TABLE IF NOT EXISTS retell_relays (
+    relay VARBINARY(255) NOT NULL,
+    position BIGINT NOT NULL,
+    fence BIGINT NOT NULL DEFAULT 0,
+    PRIMARY KEY (relay)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The holder of each lease, and when the lease ends.
+CREATE TABLE IF NOT EXISTS retell_leases (
+    name VARBINARY(255) NOT NULL,
+    holder BINARY(16), -- NULL after the holder released it
+    fence BIGINT NOT NULL, -- grows by one with each change of holder
+    ends_at DATETIME(6) NOT NULL, -- UTC
+    PRIMARY KEY (name)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The progress of each projection. Changed in the transactions that change its read model.
+CREATE TABLE IF NOT EXISTS retell_checkpoints (
+    projection VARBINARY(255) NOT NULL,
+    position BIGINT NOT NULL,
+    -- Counts the changes of the projection's rows in `retell_parked`. A step compares it together with the position, because releasing an
+    -- aggregate does not move the position.
+    parking_changes BIGINT NOT NULL DEFAULT 0,
+    per_aggregate BOOLEAN NOT NULL DEFAULT FALSE, -- whether the projection has order per aggregate; `position` is its swept position then
+    -- running: workers move the position. inline: appends apply the projection, which has applied the whole log. deleting: the rows of this
+    -- generation of a view are being deleted, and nothing continues from them.
+    state VARBINARY(16) NOT NULL DEFAULT 'running',
+    PRIMARY KEY (projection)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The aggregates that a projection has parked, each from the event that failed.
+CREATE TABLE IF NOT EXISTS retell_parked (
+    projection VARBINARY(255) NOT NULL,
+    aggregate_type VARBINARY(255) NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    from_version BIGINT NOT NULL,
+    from_position BIGINT NOT NULL,
+    error LONGBLOB NOT NULL, -- text in UTF-8
+    attempts BIGINT NOT NULL,
+    next_at DATETIME(6) NOT NULL, -- UTC
+    state VARBINARY(16) NOT NULL, -- waiting or dead
+    PRIMARY KEY (projection, aggregate_type, aggregate_id)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The progress of each projection with order per aggregate, for each aggregate. A worker locks the row while it applies events of the
+-- aggregate.
+CREATE TABLE IF NOT EXISTS retell_progress (
+    projection VARBINARY(255) NOT NULL,
+    aggregate_type VARBINARY(255) NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    applied BIGINT NOT NULL, -- the last version that was applied or filtered out
+    seen BIGINT NOT NULL, -- the last version that was applied, or skipped because the aggregate is parked
+    PRIMARY KEY (projection, aggregate_type, aggregate_id)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The rows of all views: a key and the state that the key's events fold to. Changed in the transactions that move the view's checkpoint.
+CREATE TABLE IF NOT EXISTS retell_views (
+    view VARBINARY(255) NOT NULL,
+    generation BIGINT NOT NULL,
+    `key` VARBINARY(255) NOT NULL,
+    state LONGBLOB, -- JSON in UTF-8; NULL if the view has no state under this key
+    fields LONGBLOB, -- the row's entries in `retell_view_fields` as JSON, [["field", "value"], ..]; NULL if there are none
+    position BIGINT NOT NULL, -- of the last event in the state
+    PRIMARY KEY (view, generation, `key`)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The values that rows are found by: one row per entry of `retell_views.fields`.
+CREATE TABLE IF NOT EXISTS retell_view_fields (
+    view VARBINARY(255) NOT NULL,
+    generation BIGINT NOT NULL,
+    field VARBINARY(255) NOT NULL,
+    value VARBINARY(255) NOT NULL,
+    `key` VARBINARY(255) NOT NULL,
+    PRIMARY KEY (view, generation, field, value, `key`)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The generation of each view that readers see; 1 if there is no row.
+CREATE TABLE IF NOT EXISTS retell_view_generations (
+    view VARBINARY(255) NOT NULL,
+    live BIGINT NOT NULL,
+    PRIMARY KEY (view)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The deadlines that process managers watch. An index of the processes' streams: an extra row does no harm.
+CREATE TABLE IF NOT EXISTS retell_deadlines (
+    process VARBINARY(255) NOT NULL,
+    deadline_id BINARY(16) NOT NULL,
+    process_key VARBINARY(255) NOT NULL,
+    name LONGBLOB NOT NULL, -- text in UTF-8
+    due_at DATETIME(6) NOT NULL, -- UTC
+    correlation_id BINARY(16),
+    attempts BIGINT NOT NULL DEFAULT 0,
+    error LONGBLOB, -- of the last attempt; text in UTF-8
+    PRIMARY KEY (process, deadline_id),
+    KEY deadlines_due (process, due_at)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The events that each reaction has handled. A row is written in the transaction of the reaction's own rows, and stays when the checkpoint
+-- is moved back.
+CREATE TABLE IF NOT EXISTS retell_inbox (
+    reaction VARBINARY(255) NOT NULL,
+    event_id BINARY(16) NOT NULL,
+    PRIMARY KEY (reaction, event_id)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- Where each reaction began. It never reacts to earlier events, even if its checkpoint is moved back.
+CREATE TABLE IF NOT EXISTS retell_reactions (
+    reaction VARBINARY(255) NOT NULL,
+    begins_after BIGINT NOT NULL,
+    PRIMARY KEY (reaction)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;

@@ -1,0 +1,206 @@
+-- Tables, in the order in which events pass through them. A released file is never changed: later releases add numbered files beside it.
+-- The functions are in `functions/`, one file each, and are always the current text.
+
+-- The log. An event is keyed by its commit and its place there. The sequencer assigns its position later, in commit order.
+CREATE TABLE {schema}.events (
+    commit_id bigint NOT NULL,
+    ordinal integer NOT NULL,
+    event_id uuid NOT NULL,
+    aggregate_type text COLLATE "C" NOT NULL,
+    aggregate_id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    event_type text COLLATE "C" NOT NULL,
+    schema_version bigint NOT NULL,
+    codec smallint NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    correlation_id uuid,
+    causation_id uuid,
+    metadata text,
+    payload bytea NOT NULL,
+    CONSTRAINT events_pkey PRIMARY KEY (commit_id, ordinal),
+    -- The second guard behind the version check, and the index that loads a stream.
+    CONSTRAINT events_stream UNIQUE (aggregate_type, aggregate_id, version),
+    CONSTRAINT events_id UNIQUE (event_id)
+);
+CREATE INDEX events_type ON {schema}.events (event_type, commit_id);
+
+CREATE FUNCTION {schema}.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'events are immutable' USING ERRCODE = 'restrict_violation';
+END
+$$;
+CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON {schema}.events
+    FOR EACH ROW EXECUTE FUNCTION {schema}.refuse_change();
+CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON {schema}.events
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.refuse_change();
+
+-- Numbers the commits. Not cached: a session must not keep numbers back for later commits.
+CREATE SEQUENCE {schema}.commit_number AS bigint CACHE 1;
+
+-- The commits of each lane, in number order. `lanes.sequenced` is the last one that has positions.
+CREATE TABLE {schema}.commits (
+    lane smallint NOT NULL,
+    commit_id bigint NOT NULL,
+    events integer NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (lane, commit_id)
+);
+CREATE TABLE {schema}.lanes (
+    lane smallint PRIMARY KEY,
+    sequenced bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+INSERT INTO {schema}.lanes (lane) SELECT generate_series(0, 63);
+
+-- The one order: the first position of each commit. All events of a commit share its time. The index by time is on this table because an
+-- index on `events` would slow every append.
+CREATE TABLE {schema}.log (
+    first_position bigint PRIMARY KEY,
+    commit_id bigint NOT NULL UNIQUE,
+    events integer NOT NULL,
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX log_recorded_at ON {schema}.log (recorded_at);
+
+-- The log in order with readable payloads, for people at a prompt.
+CREATE VIEW {schema}.readable_log AS
+SELECT
+    l.first_position + e.ordinal - 1 AS position, e.aggregate_type, e.aggregate_id, e.version, e.event_type, e.schema_version,
+    CASE e.codec WHEN 0 THEN convert_from(e.payload, 'UTF8') ELSE 'compact: ' || encode(e.payload, 'hex') END AS payload,
+    e.recorded_at, e.event_id, e.correlation_id, e.causation_id, e.metadata
+FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id;
+
+-- The outcome of an append under an idempotency key: the places of its events in a commit.
+CREATE TABLE {schema}.keys (
+    idempotency_key text COLLATE "C" PRIMARY KEY,
+    commit_id bigint NOT NULL,
+    first_ordinal integer NOT NULL,
+    last_ordinal integer NOT NULL
+);
+
+-- The stream that holds each unique value. Written in the transaction of the events that claim it. A row without a holder exists only
+-- within its transaction.
+CREATE TABLE {schema}.reservations (
+    scope text COLLATE "C" NOT NULL,
+    value text COLLATE "C" NOT NULL,
+    aggregate_type text COLLATE "C" NOT NULL,
+    aggregate_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (scope, value)
+);
+
+CREATE TABLE {schema}.snapshots (
+    aggregate_type text COLLATE "C" NOT NULL,
+    aggregate_id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    fingerprint bigint NOT NULL, -- 64 bits, stored as a signed number
+    state bytea NOT NULL,
+    PRIMARY KEY (aggregate_type, aggregate_id)
+);
+
+-- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
+CREATE TABLE {schema}.relays (
+    relay text PRIMARY KEY,
+    position bigint NOT NULL,
+    fence bigint NOT NULL DEFAULT 0
+);
+
+-- The holder of each lease, and when the lease ends.
+CREATE TABLE {schema}.leases (
+    name text COLLATE "C" PRIMARY KEY,
+    holder uuid, -- NULL after the holder released it
+    fence bigint NOT NULL, -- grows by one with each change of holder
+    ends_at timestamptz NOT NULL
+);
+
+-- The progress of each projection. Changed in the transactions that change its read model.
+CREATE TABLE {schema}.checkpoints (
+    projection text COLLATE "C" PRIMARY KEY,
+    position bigint NOT NULL,
+    -- Counts the changes of the projection's rows in `parked`. A step compares it together with the position, because releasing an
+    -- aggregate does not move the position.
+    parking_changes bigint NOT NULL DEFAULT 0,
+    per_aggregate boolean NOT NULL DEFAULT false, -- whether the projection has order per aggregate; `position` is its swept position then
+    -- running: workers move the position. inline: appends apply the projection, which has applied the whole log. deleting: the rows of this
+    -- generation of a view are being deleted, and nothing continues from them.
+    state text COLLATE "C" NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'inline', 'deleting'))
+);
+
+-- The aggregates that a projection has parked, each from the event that failed.
+CREATE TABLE {schema}.parked (
+    projection text COLLATE "C" NOT NULL,
+    aggregate_type text COLLATE "C" NOT NULL,
+    aggregate_id text COLLATE "C" NOT NULL,
+    from_version bigint NOT NULL,
+    from_position bigint NOT NULL,
+    error text NOT NULL,
+    attempts bigint NOT NULL,
+    next_at timestamptz NOT NULL,
+    state text NOT NULL CHECK (state IN ('waiting', 'dead')),
+    PRIMARY KEY (projection, aggregate_type, aggregate_id)
+);
+
+-- The progress of each projection with order per aggregate, for each aggregate. A worker locks the row while it applies events of the
+-- aggregate. The fill factor leaves room for new versions of the row, one per change.
+CREATE TABLE {schema}.progress (
+    projection text COLLATE "C" NOT NULL,
+    aggregate_type text COLLATE "C" NOT NULL,
+    aggregate_id text COLLATE "C" NOT NULL,
+    applied bigint NOT NULL, -- the last version that was applied or filtered out
+    seen bigint NOT NULL, -- the last version that was applied, or skipped because the aggregate is parked
+    PRIMARY KEY (projection, aggregate_type, aggregate_id)
+) WITH (fillfactor = 80);
+
+-- The rows of all views: a key and the state that the key's events fold to. Changed in the transactions that move the view's checkpoint.
+-- The fill factor leaves room for new versions of the row, one per change.
+CREATE TABLE {schema}.views (
+    view text COLLATE "C" NOT NULL,
+    generation bigint NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    state text, -- JSON; NULL if the view has no state under this key
+    fields text, -- the row's entries in `view_fields` as JSON, [["field", "value"], ..]; NULL if there are none
+    position bigint NOT NULL, -- of the last event in the state
+    PRIMARY KEY (view, generation, key)
+) WITH (fillfactor = 80);
+
+-- The values that rows are found by: one row per entry of `views.fields`.
+CREATE TABLE {schema}.view_fields (
+    view text COLLATE "C" NOT NULL,
+    generation bigint NOT NULL,
+    field text COLLATE "C" NOT NULL,
+    value text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    PRIMARY KEY (view, generation, field, value, key)
+);
+
+-- The generation of each view that readers see; 1 if there is no row.
+CREATE TABLE {schema}.view_generations (
+    view text COLLATE "C" PRIMARY KEY,
+    live bigint NOT NULL
+);
+
+-- The deadlines that process managers watch. An index of the processes' streams: an extra row does no harm.
+CREATE TABLE {schema}.deadlines (
+    process text COLLATE "C" NOT NULL,
+    deadline_id uuid NOT NULL,
+    process_key text COLLATE "C" NOT NULL,
+    name text NOT NULL,
+    due_at timestamptz NOT NULL,
+    correlation_id uuid,
+    attempts bigint NOT NULL DEFAULT 0,
+    error text, -- of the last attempt
+    PRIMARY KEY (process, deadline_id)
+);
+CREATE INDEX deadlines_due ON {schema}.deadlines (process, due_at);
+
+-- The events that each reaction has handled. A row is written in the transaction of the reaction's own rows, and stays when the checkpoint
+-- is moved back.
+CREATE TABLE {schema}.inbox (
+    reaction text COLLATE "C" NOT NULL,
+    event_id uuid NOT NULL,
+    PRIMARY KEY (reaction, event_id)
+);
+
+-- Where each reaction began. It never reacts to earlier events, even if its checkpoint is moved back.
+CREATE TABLE {schema}.reactions (
+    reaction text COLLATE "C" PRIMARY KEY,
+    begins_after bigint NOT NULL
+);

@@ -1,0 +1,130 @@
+-- Writes those appends of a batch that may be written, and returns a verdict on each. A stream, a key and a claimed value each occur at most
+-- once in a call.
+--   lane_hint   where to search for a free lane
+--   callers     whether the transaction is a caller's, so that nobody knows when it ends
+--   durable     whether the commit waits for the disk, whatever the server's default is
+--   key_*       one entry for each append with an idempotency key: the append (from 1) and the key
+--   part_*      one entry for each stream: its append, its names, the kind and number of its expected version (see `version_fits`; the number
+--               is NULL unless the kind is exact), and the number of its events. The parts of an append are adjacent.
+--   event_*     one entry for each event: its part (from 1), its place in the part (from 1), and the columns of its row
+--   claim_*     one entry for each claimed value: its append, the value, and the parts that reserve and release it (NULL if none does); all
+--               five are NULL if nothing is claimed
+-- Events are in the order of their streams' names, keys and values in their own order. Two calls that want the same rows therefore meet at the
+-- first of them and cannot deadlock.
+-- Returns
+--   commit_number   the commit, if an append was written
+--   verdicts        one for each append: written, repeated (its key has an outcome), conflict, or taken
+--   culprits        one for each append: the first part that conflicts, or the first claim that is taken; NULL if there are none at all
+--   versions        one for each part: its stream's version before
+--   places          one for each part: the number of events before its own in the commit; NULL if they were not written
+--   holder_types, holder_ids    one for each claim: the stream that held the value before; empty text if there was none
+CREATE OR REPLACE FUNCTION {schema}.append(
+    lane_hint integer, callers boolean, durable boolean,
+    key_append integer[], key_text text[],
+    part_append integer[], part_type text[], part_id text[], part_kind text[], part_version bigint[], part_events integer[],
+    event_part integer[], event_place integer[], event_id uuid[], event_type text[], event_schema bigint[], event_codec smallint[],
+    event_correlation uuid[], event_causation uuid[], event_metadata text[], event_payload bytea[],
+    claim_append integer[], claim_scope text[], claim_value text[], claim_reserve integer[], claim_release integer[],
+    OUT commit_number bigint, OUT verdicts text[], OUT culprits integer[], OUT versions bigint[], OUT places integer[],
+    OUT holder_types text[], OUT holder_ids text[]
+)
+LANGUAGE plpgsql
+-- PostgreSQL would plan statements with arrays again at every call.
+SET plan_cache_mode = force_generic_plan
+-- A session keeps its plans, and a table may have been empty when it made them.
+SET enable_seqscan = off
+AS $$
+DECLARE
+    durability text := {schema}.wait_for_disk(durable);
+    held_lane integer;
+    at timestamptz;
+    known_keys integer[];
+    firsts integer[];
+    lasts integer[];
+    total integer := 0;
+BEGIN
+    verdicts := array_fill('written'::text, ARRAY[part_append[cardinality(part_append)]]);
+    IF cardinality(claim_append) > 0 THEN
+        -- The commit number is drawn after this. So a reservation is always later in the log than the release that made it possible.
+        SELECT l.holder_types, l.holder_ids INTO holder_types, holder_ids FROM {schema}.lock_claims(claim_scope, claim_value) AS l;
+        FOR c IN REVERSE cardinality(claim_append)..1 LOOP
+            -- A part that is NULL gives names that are NULL, which no holder has.
+            IF claim_reserve[c] IS NOT NULL AND holder_types[c] <> ''
+                AND (holder_types[c], holder_ids[c]) IS DISTINCT FROM (part_type[claim_reserve[c]], part_id[claim_reserve[c]])
+                AND (holder_types[c], holder_ids[c]) IS DISTINCT FROM (part_type[claim_release[c]], part_id[claim_release[c]])
+            THEN
+                culprits := coalesce(culprits, array_fill(NULL::integer, ARRAY[cardinality(verdicts)]));
+                verdicts[claim_append[c]] := 'taken';
+                culprits[claim_append[c]] := c;
+            END IF;
+        END LOOP;
+    END IF;
+    held_lane := {schema}.take_lane(lane_hint, callers);
+    /* hook: before-number */
+    -- One statement: it draws the number after taking the snapshot that checks the versions. If the number were drawn earlier, version 2 of a
+    -- stream could get a smaller number than version 1. Each `unnest` is in a select list, here and below: in FROM, it would fill a buffer.
+    SELECT nextval('{schema}.commit_number'), greatest(clock_timestamp(), max(last.recorded_at)),
+        array_agg(coalesce(last.version, 0) ORDER BY part.place)
+    INTO commit_number, at, versions
+    FROM (SELECT unnest(part_type) AS kind, unnest(part_id) AS id, generate_subscripts(part_id, 1) AS place) AS part
+    LEFT JOIN LATERAL (
+        SELECT e.version, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = part.kind AND e.aggregate_id = part.id
+        ORDER BY e.version DESC LIMIT 1
+    ) AS last ON true;
+    /* hook: after-number */
+    -- A NULL in `part_version` equals no version, so this skips the loop only if every version was demanded and found.
+    IF versions <> part_version THEN
+        FOR p IN REVERSE cardinality(part_append)..1 LOOP
+            IF {schema}.version_fits(part_kind[p], part_version[p], versions[p]) IS NOT TRUE THEN
+                culprits := coalesce(culprits, array_fill(NULL::integer, ARRAY[cardinality(verdicts)]));
+                verdicts[part_append[p]] := 'conflict';
+                culprits[part_append[p]] := p;
+            END IF;
+        END LOOP;
+    END IF;
+    -- After the versions: a transaction that sees an append's events sees its key. `OFFSET 0` makes it a lookup for each key.
+    IF cardinality(key_append) > 0 THEN
+        known_keys := ARRAY(
+            SELECT k.append FROM unnest(key_append, key_text) AS k (append, key),
+                LATERAL (SELECT FROM {schema}.keys o WHERE o.idempotency_key = k.key OFFSET 0) AS known
+        );
+        FOR i IN 1..cardinality(known_keys) LOOP
+            verdicts[known_keys[i]] := 'repeated';
+        END LOOP;
+    END IF;
+    FOR p IN 1..cardinality(part_append) LOOP
+        IF verdicts[part_append[p]] = 'written' THEN
+            places[p] := total;
+            IF cardinality(key_append) > 0 THEN
+                firsts[part_append[p]] := coalesce(firsts[part_append[p]], total + 1);
+                lasts[part_append[p]] := total + part_events[p];
+            END IF;
+            total := total + part_events[p];
+        ELSE
+            places[p] := NULL;
+        END IF;
+    END LOOP;
+    IF total > 0 THEN
+        INSERT INTO {schema}.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
+            recorded_at, correlation_id, causation_id, metadata, payload)
+        SELECT commit_number, places[e.part] + e.place, e.id, part_type[e.part], part_id[e.part], versions[e.part] + e.place, e.type, e.schema,
+            e.codec, at, e.correlation, e.causation, e.metadata, e.payload
+        FROM (
+            SELECT unnest(event_part) AS part, unnest(event_place) AS place, unnest(event_id) AS id, unnest(event_type) AS type,
+                unnest(event_schema) AS schema, unnest(event_codec) AS codec, unnest(event_correlation) AS correlation,
+                unnest(event_causation) AS causation, unnest(event_metadata) AS metadata, unnest(event_payload) AS payload
+        ) AS e
+        WHERE places[e.part] IS NOT NULL;
+        IF cardinality(key_append) > 0 THEN
+            INSERT INTO {schema}.keys (idempotency_key, commit_id, first_ordinal, last_ordinal)
+            SELECT k.key, commit_number, firsts[k.append], lasts[k.append] FROM unnest(key_append, key_text) AS k (append, key)
+            WHERE firsts[k.append] IS NOT NULL;
+        END IF;
+        INSERT INTO {schema}.commits (lane, commit_id, events, recorded_at) VALUES (held_lane, commit_number, total, at);
+    END IF;
+    IF cardinality(claim_append) > 0 THEN
+        PERFORM {schema}.keep_claims(claim_scope, claim_value, claim_reserve, claim_release, part_type, part_id, places);
+    END IF;
+    /* hook: before-end */
+END
+$$;

@@ -1,0 +1,45 @@
+-- `append` for the most common call: one event of one stream, without a key and without claims. Plain values instead of arrays halve the
+-- processor time. The settings are those of `append`, for the same reasons.
+--   kind, expected    the expected version, as in `version_fits`
+-- Returns the verdict: [commit number, version before] if the event was written, [NULL, version found] if it conflicts.
+CREATE OR REPLACE FUNCTION {schema}.append_one(
+    lane_hint integer, callers boolean, durable boolean, stream_type text, stream_id text, kind text, expected bigint,
+    event_id uuid, event_type text, event_schema bigint, event_codec smallint,
+    event_correlation uuid, event_causation uuid, event_metadata text, event_payload bytea
+) RETURNS bigint[]
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    durability text := {schema}.wait_for_disk(durable);
+    held_lane integer := lane_hint;
+    commit_number bigint;
+    found_version bigint;
+    at timestamptz;
+BEGIN
+    -- The first step of `take_lane`, without the cost of the call.
+    IF callers OR NOT pg_try_advisory_xact_lock({schema}.lane_key(), held_lane) THEN
+        held_lane := {schema}.take_lane(lane_hint, callers);
+    END IF;
+    /* hook: before-number */
+    -- One statement: it draws the number after taking the snapshot that checks the version.
+    SELECT nextval('{schema}.commit_number'), coalesce(last.version, 0), greatest(clock_timestamp(), last.recorded_at)
+    INTO commit_number, found_version, at
+    FROM (SELECT) AS one LEFT JOIN LATERAL (
+        SELECT e.version, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = stream_type AND e.aggregate_id = stream_id
+        ORDER BY e.version DESC LIMIT 1
+    ) AS last ON true;
+    /* hook: after-number */
+    IF {schema}.version_fits(kind, expected, found_version) IS NOT TRUE THEN
+        RETURN ARRAY[NULL, found_version];
+    END IF;
+    INSERT INTO {schema}.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
+        recorded_at, correlation_id, causation_id, metadata, payload)
+    VALUES (commit_number, 1, append_one.event_id, stream_type, stream_id, found_version + 1, append_one.event_type, event_schema, event_codec,
+        at, event_correlation, event_causation, event_metadata, event_payload);
+    INSERT INTO {schema}.commits (lane, commit_id, events, recorded_at) VALUES (held_lane, commit_number, 1, at);
+    /* hook: before-end */
+    RETURN ARRAY[commit_number, found_version];
+END
+$$;

@@ -1,0 +1,37 @@
+-- Assigns positions to the commits that have none, and returns the head of the log. One transaction does this at a time: another caller finds
+-- the lock taken and gets NULL.
+CREATE OR REPLACE FUNCTION {schema}.sequence_commits() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    durability text;
+    head bigint;
+BEGIN
+    /* hook: before-sequencer-lock */
+    IF /* hook: sequencer-lock */ NOT pg_try_advisory_xact_lock({schema}.lane_key(), 64) THEN
+        RETURN NULL;
+    END IF;
+    -- A reader may act on a position at once. If a crash took the position back, the event could get another one.
+    durability := {schema}.wait_for_disk(true);
+    -- One statement, so one snapshot, taken after the lock: it sees the work of all earlier sequencers, and a run without gaps of each lane.
+    WITH fresh AS MATERIALIZED (
+        SELECT c.lane, c.commit_id, c.events, c.recorded_at
+        FROM {schema}.lanes l, LATERAL (
+            SELECT * FROM {schema}.commits c WHERE c.lane = l.lane AND c.commit_id > l.sequenced
+            OFFSET 0 -- keeps the planner from making a join of it, which would read the whole past of the lanes
+        ) AS c
+    ), before AS (
+        SELECT coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0) AS head
+    ), placed AS (
+        INSERT INTO {schema}.log (first_position, commit_id, events, recorded_at)
+        SELECT before.head + 1 + sum(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events,
+            fresh.recorded_at
+        FROM fresh, before
+    ), marked AS (
+        UPDATE {schema}.lanes l SET sequenced = newest.commit_id
+        FROM (SELECT fresh.lane, max(fresh.commit_id) AS commit_id FROM fresh GROUP BY fresh.lane) AS newest
+        WHERE l.lane = newest.lane
+    )
+    SELECT before.head + coalesce((SELECT sum(fresh.events) FROM fresh), 0) INTO head FROM before;
+    /* hook: before-end */
+    RETURN head;
+END
+$$;

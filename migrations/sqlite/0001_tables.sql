@@ -1,0 +1,183 @@
+-- Tables, in the order in which events pass through them. A released file is never changed: later releases add numbered files beside it.
+-- Every file has all of them. A read model in a file of its own leaves those of the log empty.
+
+-- The log: every event once, in commit order. The writer assigns the positions, without gaps.
+CREATE TABLE retell_events (
+    position INTEGER PRIMARY KEY,
+    event_id BLOB NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    event_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    codec INTEGER NOT NULL,
+    recorded_at INTEGER NOT NULL, -- microseconds since 1970, never smaller than in the row before
+    correlation_id BLOB,
+    causation_id BLOB,
+    metadata TEXT,                -- source and extra entries as a JSON object; NULL if there are none
+    payload BLOB NOT NULL
+) STRICT;
+
+-- The second guard behind the version check, and the index that loads a stream.
+CREATE UNIQUE INDEX retell_events_stream ON retell_events (aggregate_type, aggregate_id, version);
+CREATE UNIQUE INDEX retell_events_id ON retell_events (event_id);
+CREATE INDEX retell_events_type ON retell_events (event_type);
+
+CREATE TRIGGER retell_events_no_update BEFORE UPDATE ON retell_events
+BEGIN
+    SELECT RAISE(ABORT, 'events are immutable');
+END;
+
+CREATE TRIGGER retell_events_no_delete BEFORE DELETE ON retell_events
+BEGIN
+    SELECT RAISE(ABORT, 'events are immutable');
+END;
+
+-- The log with readable ids, times and payloads, for people at a prompt.
+CREATE VIEW retell_log AS
+SELECT
+    position,
+    aggregate_type,
+    aggregate_id,
+    version,
+    event_type,
+    schema_version,
+    CASE codec WHEN 0 THEN CAST(payload AS TEXT) ELSE 'compact: ' || hex(payload) END AS payload,
+    strftime('%Y-%m-%dT%H:%M:%S', recorded_at / 1000000, 'unixepoch') || printf('.%06dZ', recorded_at % 1000000) AS recorded_at,
+    lower(hex(event_id)) AS event_id,
+    lower(hex(correlation_id)) AS correlation_id,
+    lower(hex(causation_id)) AS causation_id,
+    metadata
+FROM retell_events;
+
+-- The outcome of an append under an idempotency key: [[aggregate type, aggregate id, version], ..].
+CREATE TABLE retell_keys (
+    idempotency_key TEXT PRIMARY KEY,
+    commit_id INTEGER NOT NULL,
+    streams TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The stream that holds each unique value. Written in the transaction of the events that claim it.
+CREATE TABLE retell_reservations (
+    scope TEXT NOT NULL,
+    value TEXT NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    PRIMARY KEY (scope, value)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retell_snapshots (
+    aggregate_type TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    fingerprint INTEGER NOT NULL, -- 64 bits, stored as a signed number
+    state BLOB NOT NULL,
+    PRIMARY KEY (aggregate_type, aggregate_id)
+) STRICT;
+
+-- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
+CREATE TABLE retell_relays (
+    relay TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    fence INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+-- The holder of each lease, and when the lease ends.
+CREATE TABLE retell_leases (
+    name TEXT PRIMARY KEY,
+    holder BLOB, -- NULL after the holder released it
+    fence INTEGER NOT NULL, -- grows by one with each change of holder
+    ends_at INTEGER NOT NULL -- microseconds since 1970
+) STRICT, WITHOUT ROWID;
+
+-- The progress of each projection. Changed in the transactions that change its read model.
+CREATE TABLE retell_checkpoints (
+    projection TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    -- Counts the changes of the projection's rows in `retell_parked`. A step compares it together with the position, because releasing an
+    -- aggregate does not move the position.
+    parking_changes INTEGER NOT NULL DEFAULT 0,
+    per_aggregate INTEGER NOT NULL DEFAULT 0, -- whether the projection has order per aggregate; `position` is its swept position then
+    -- deleting: the rows of this generation of a view are being deleted, and nothing continues from them. An inline projection is running,
+    -- because here every append moves its position.
+    state TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'deleting'))
+) STRICT, WITHOUT ROWID;
+
+-- The aggregates that a projection has parked, each from the event that failed.
+CREATE TABLE retell_parked (
+    projection TEXT NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    from_version INTEGER NOT NULL,
+    from_position INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    next_at INTEGER NOT NULL, -- microseconds since 1970
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'dead')),
+    PRIMARY KEY (projection, aggregate_type, aggregate_id)
+) STRICT, WITHOUT ROWID;
+
+-- The progress of each projection with order per aggregate, for each aggregate.
+CREATE TABLE retell_progress (
+    projection TEXT NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    applied INTEGER NOT NULL, -- the last version that was applied or filtered out
+    seen INTEGER NOT NULL, -- the last version that was applied, or skipped because the aggregate is parked
+    PRIMARY KEY (projection, aggregate_type, aggregate_id)
+) STRICT, WITHOUT ROWID;
+
+-- The rows of all views: a key and the state that the key's events fold to. Changed in the transactions that move the view's checkpoint.
+CREATE TABLE retell_views (
+    view TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    state TEXT, -- JSON; NULL if the view has no state under this key
+    fields TEXT, -- the row's entries in `retell_view_fields` as JSON, [["field", "value"], ..]; NULL if there are none
+    position INTEGER NOT NULL, -- of the last event in the state
+    PRIMARY KEY (view, generation, key)
+) STRICT, WITHOUT ROWID;
+
+-- The values that rows are found by: one row per entry of `retell_views.fields`.
+CREATE TABLE retell_view_fields (
+    view TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    field TEXT NOT NULL,
+    value TEXT NOT NULL,
+    key TEXT NOT NULL,
+    PRIMARY KEY (view, generation, field, value, key)
+) STRICT, WITHOUT ROWID;
+
+-- The generation of each view that readers see; 1 if there is no row.
+CREATE TABLE retell_view_generations (
+    view TEXT PRIMARY KEY,
+    live INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The deadlines that process managers watch. An index of the processes' streams: an extra row does no harm.
+CREATE TABLE retell_deadlines (
+    process TEXT NOT NULL,
+    deadline_id BLOB NOT NULL,
+    process_key TEXT NOT NULL,
+    name TEXT NOT NULL,
+    due_at INTEGER NOT NULL, -- microseconds since 1970
+    correlation_id BLOB,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    error TEXT, -- of the last attempt
+    PRIMARY KEY (process, deadline_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX retell_deadlines_due ON retell_deadlines (process, due_at);
+
+-- The events that each reaction has handled. A row is written in the transaction of the reaction's own rows, and stays when the checkpoint
+-- is moved back.
+CREATE TABLE retell_inbox (
+    reaction TEXT NOT NULL,
+    event_id BLOB NOT NULL,
+    PRIMARY KEY (reaction, event_id)
+) STRICT, WITHOUT ROWID;
+
+-- Where each reaction began. It never reacts to earlier events, even if its checkpoint is moved back.
+CREATE TABLE retell_reactions (
+    reaction TEXT PRIMARY KEY,
+    begins_after INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
