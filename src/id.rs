@@ -29,7 +29,7 @@ impl From<Infallible> for InvalidName {
     }
 }
 
-fn parse_name(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+pub(crate) fn parse_name(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
     let problem = if text.is_empty() {
         "is empty".to_owned()
     } else if text.len() > MAX_NAME_BYTES {
@@ -178,16 +178,6 @@ name!(
     ClaimValue,
     "claimed value"
 );
-
-/// Checks a relay's name, which its port takes as text, by the rules of all names.
-pub(crate) fn check_relay_name(name: &str) -> Result<(), InvalidName> {
-    parse_name("relay name", name).map(drop)
-}
-
-/// Checks a lease's name in the same way.
-pub(crate) fn check_lease_name(name: &str) -> Result<(), InvalidName> {
-    parse_name("lease name", name).map(drop)
-}
 
 impl AggregateId {
     /// A new id: UUID version 7, so that ids made one after another sort and are stored next to each other.

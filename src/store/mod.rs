@@ -1,5 +1,6 @@
 //! The ports of storage and their drivers. The store is the truth: an event that is not in it has not happened.
 
+pub mod driver;
 pub(crate) mod log;
 pub mod memory;
 pub(crate) mod model;

@@ -1,4 +1,5 @@
-//! The rules of unique values: what an append wants, who keeps it from that, and who holds what afterwards. Drivers read and write the rows.
+//! The rules of unique values: what an append claims, which holder prevents it, and which stream holds the value afterwards. Drivers read
+//! and write the rows.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +8,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ClaimScope, ClaimValue, StreamId};
 use crate::store::log::append::Append;
 
-/// What one append does with one value.
+/// What one append does with one unique value. A release comes before a reservation, so that two streams can swap a value within one append.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Claimed<'a> {
-    pub(crate) scope: &'a ClaimScope,
-    pub(crate) value: &'a ClaimValue,
-    /// Who wants to hold it.
-    pub(crate) reserve: Option<&'a StreamId>,
-    /// Who gives it up; first, so that two streams can swap within one append.
-    pub(crate) release: Option<&'a StreamId>,
+#[non_exhaustive]
+pub struct Claimed<'a> {
+    /// The scope of the value.
+    pub scope: &'a ClaimScope,
+    /// The value.
+    pub value: &'a ClaimValue,
+    /// The stream that reserves it.
+    pub reserve: Option<&'a StreamId>,
+    /// The stream that releases it.
+    pub release: Option<&'a StreamId>,
 }
 
 impl<'a> Claimed<'a> {
-    /// Why it may not be reserved: another stream holds it, and does not give it up here.
-    pub(crate) fn refusal(&self, holder: Option<&StreamId>) -> Option<Error> {
+    /// Returns [`ErrorKind::Taken`] if `holder`, the stream that holds the value now, prevents the append: it is not the stream that reserves
+    /// the value, and does not release it in the same append. A store asks this for every value before it writes anything.
+    pub fn refusal(&self, holder: Option<&StreamId>) -> Option<Error> {
         let by = holder.filter(|by| self.reserve.is_some_and(|to| to != *by) && self.release != Some(by))?;
         Some(self.taken(by.clone()))
     }
@@ -31,8 +36,8 @@ impl<'a> Claimed<'a> {
         ErrorKind::Taken { scope, value, by }.into()
     }
 
-    /// Who holds it once the append is written.
-    pub(crate) fn next_holder<'h>(&self, holder: Option<&'h StreamId>) -> Option<&'h StreamId>
+    /// Returns the stream that holds the value once the append is written; `None` if the value is free then.
+    pub fn next_holder<'h>(&self, holder: Option<&'h StreamId>) -> Option<&'h StreamId>
     where
         'a: 'h,
     {
@@ -40,9 +45,10 @@ impl<'a> Claimed<'a> {
     }
 }
 
-/// What an append does with each value it names, in the order of scope and value: two who want the same values meet at the first of them
-/// and not crosswise. Of several claims that one stream makes on one value, the last counts.
-pub(crate) fn claimed(append: &Append) -> Vec<Claimed<'_>> {
+/// Returns what an append does with each value it names, in the order of scope and value. A store that locks values locks them in this
+/// order: two appends that want the same values then wait for each other at the first of them, never crosswise. If one stream makes several
+/// claims on one value, the last one counts.
+pub fn claimed(append: &Append) -> Vec<Claimed<'_>> {
     gather(append, |_| {})
 }
 

@@ -70,8 +70,9 @@ pub struct Page {
 }
 
 impl Page {
-    /// Of events that were looked for up to `end`, unless the page was full before.
-    pub(crate) fn of(events: Vec<RecordedEvent>, limit: usize, end: Position) -> Self {
+    /// Returns the page of these events, at most `limit`, after a store has looked at every event up to `end`. If the page is full, by
+    /// `limit` or by [`PAGE_BYTES`], it reaches only through its last event, since the store stopped there.
+    pub fn of(events: Vec<RecordedEvent>, limit: usize, end: Position) -> Self {
         let full =
             events.len() >= limit || events.iter().map(RecordedEvent::payload_bytes).sum::<usize>() >= PAGE_BYTES;
         let through = events.last().filter(|_| full).map_or(end, |last| last.position);

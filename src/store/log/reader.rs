@@ -94,6 +94,27 @@ pub enum UpTo {
     Time(DateTime<Utc>),
 }
 
+impl UpTo {
+    /// Returns whether an event comes before the end.
+    pub fn includes(self, version: Version, recorded_at: DateTime<Utc>) -> bool {
+        match self {
+            Self::Head => true,
+            Self::Version(end) => version <= end,
+            Self::Time(end) => recorded_at <= end,
+        }
+    }
+
+    /// Returns whether a snapshot at `version` may stand for the events before it. It never may if the replay ends at a time, since the time
+    /// of a snapshot's last event is not stored.
+    pub fn allows_snapshot(self, version: Version) -> bool {
+        match self {
+            Self::Head => true,
+            Self::Version(end) => version <= end,
+            Self::Time(_) => false,
+        }
+    }
+}
+
 /// Receives one stream's snapshot and events.
 pub trait Visitor: Send {
     /// The state as of `version`. Comes first, at most once, and only if the replay asked for it.

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::{ErrorKind, Result};
-use crate::id::{Fence, Position};
+use crate::id::{Fence, InvalidName, Position, parse_name};
 
-/// Longest lease. Its end still fits the timestamp type of every database.
-pub(crate) const LONGEST_LEASE: Duration = Duration::from_hours(365 * 24);
+/// The maximum length of a lease. A store shortens a longer one, so that its end fits the timestamp type of every database.
+pub const LONGEST_LEASE: Duration = Duration::from_hours(365 * 24);
 
 /// Stores the state of relays: each relay's position, and the lease that makes one relay of a name the leader.
 ///
@@ -56,7 +56,26 @@ pub trait RelayStore: Send + Sync + 'static {
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
 }
 
-/// Checks the fence that a store found after a write under `fence`.
-pub(crate) fn check_fence(relay: &str, fence: Fence, newest: Fence) -> Result<()> {
+/// Checks a relay's name: 1 to 255 bytes without NUL. A relay store calls it before anything else.
+///
+/// # Errors
+/// [`InvalidName`], which becomes an [`ErrorKind::Invalid`].
+pub fn check_relay_name(name: &str) -> Result<(), InvalidName> {
+    parse_name("relay name", name).map(drop)
+}
+
+/// Checks a lease's name: 1 to 255 bytes without NUL. A relay store calls it before anything else.
+///
+/// # Errors
+/// As [`check_relay_name`].
+pub fn check_lease_name(name: &str) -> Result<(), InvalidName> {
+    parse_name("lease name", name).map(drop)
+}
+
+/// Refuses `fence` if the store has seen a larger one, `newest`. A store calls it in the transaction that moves the relay's position.
+///
+/// # Errors
+/// [`ErrorKind::Fenced`] if `newest` is larger than `fence`.
+pub fn check_fence(relay: &str, fence: Fence, newest: Fence) -> Result<()> {
     if newest <= fence { Ok(()) } else { Err(ErrorKind::Fenced { relay: relay.to_owned(), fence, newest }.into()) }
 }

@@ -14,7 +14,6 @@ use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{
     ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, IdempotencyKey, Position, StreamId, Version,
-    check_lease_name, check_relay_name,
 };
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::claims::claimed;
@@ -22,7 +21,7 @@ use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
-use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence};
+use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
 
 /// Events of a stream that are copied out under one lock.
 const REPLAY_CHUNK: usize = 256;
@@ -182,11 +181,7 @@ impl State {
         places[first..]
             .iter()
             .map(|&place| &self.events[place])
-            .take_while(|event| match up_to {
-                UpTo::Head => true,
-                UpTo::Version(version) => event.version <= version,
-                UpTo::Time(time) => event.recorded_at <= time,
-            })
+            .take_while(|event| up_to.includes(event.version, event.recorded_at))
             .take(REPLAY_CHUNK)
             .cloned()
             .collect()
@@ -200,7 +195,7 @@ impl EventReader for MemoryStore {
         if let Some(snapshot) = self.log.read().snapshots.get(stream).cloned()
             && replay.snapshot == Some(snapshot.fingerprint)
             && snapshot.version > after
-            && allows_snapshot(replay.up_to, snapshot.version)
+            && replay.up_to.allows_snapshot(snapshot.version)
         {
             visitor.snapshot(snapshot.version, &snapshot.state)?;
             after = snapshot.version;
@@ -260,15 +255,6 @@ impl EventReader for MemoryStore {
 
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.log.head.subscribe()
-    }
-}
-
-/// Whether a snapshot at `version` lies before the end. A time is not known of a snapshot, so it never does then.
-pub(crate) fn allows_snapshot(up_to: UpTo, version: Version) -> bool {
-    match up_to {
-        UpTo::Head => true,
-        UpTo::Version(end) => version <= end,
-        UpTo::Time(_) => false,
     }
 }
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::{Fence, Position, check_lease_name, check_relay_name};
-use crate::store::log::relay::{RelayStore, check_fence};
+use crate::id::{Fence, Position};
+use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::store::PostgresStore;
 use crate::store::server::convert::{from_sql, micros_to_sql, to_sql};

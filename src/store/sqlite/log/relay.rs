@@ -8,8 +8,8 @@ use rusqlite::OptionalExtension;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::{Fence, Position, check_lease_name, check_relay_name};
-use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence};
+use crate::id::{Fence, Position};
+use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::store::SqliteStore;
 
