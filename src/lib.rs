@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The derives write `::retell::..`, also in this crate's own examples and tests.
 extern crate self as retell;
