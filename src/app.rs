@@ -41,12 +41,18 @@ use crate::backoff::delays;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
-use crate::process::{Process, ProcessManager};
+use crate::process::Process;
+use crate::process::manager::ProcessManager;
 use crate::projection::Projection;
 use crate::reaction::{Begin, Reaction};
 use crate::relay::Relay;
 use crate::shutdown::{self, Signal};
-use crate::store::{CheckpointStore, DeadlineStore, EventStore, InboxStore, RelayStore, ViewStore};
+use crate::store::log::event_store::EventStore;
+use crate::store::log::relay::RelayStore;
+use crate::store::model::checkpoint::CheckpointStore;
+use crate::store::model::deadlines::DeadlineStore;
+use crate::store::model::inbox::InboxStore;
+use crate::store::model::views::ViewStore;
 use crate::view::View;
 use crate::worker::Worker;
 
@@ -383,7 +389,7 @@ async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<He
         }
         times += 1;
         on_failure(&task.name, &error);
-        set(State::Failed { times, error: crate::worker::reason(&error) });
+        set(State::Failed { times, error: crate::worker::parking::reason(&error) });
         let wait = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT));
         if stop.run_until_cancelled(wait).await.is_none() {
             break;

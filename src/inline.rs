@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::ProjectionName;
 use crate::projection::Projection;
-use crate::store::{Filter, Inline, InlineStore};
+use crate::store::log::inline::{Inline, InlineStore};
+use crate::store::log::query::Filter;
 
 /// A handle of the log whose appends apply a projection in their own transaction; for a view, a
 /// [`ViewProjection`](crate::view::ViewProjection). The read model lies beside the log: in its file

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
-use crate::store::CheckpointStore;
+use crate::store::model::checkpoint::CheckpointStore;
 use crate::store::model::parking::{Parked, ParkedState};
 
 /// What has become of an event. Nothing is written for it: log, relay, checkpoint and parking say it all.

@@ -7,7 +7,7 @@
 //! comes: one step, and each command once in effect.
 
 pub(crate) mod instance;
-mod manager;
+pub(crate) mod manager;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -18,7 +18,7 @@ use crate::command::{CommandError, Context};
 use crate::error::{Error, Result};
 use crate::event::{Envelope, Event};
 use crate::id::AggregateId;
-use crate::store::Filter;
+use crate::store::log::query::Filter;
 
 pub use manager::ProcessManager;
 

@@ -9,7 +9,10 @@ use crate::backoff::delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, Event};
 use crate::id::ProjectionName;
-use crate::store::{CheckpointStore, EventReader, Filter, Token};
+use crate::store::log::append::Token;
+use crate::store::log::query::Filter;
+use crate::store::log::reader::EventReader;
+use crate::store::model::checkpoint::CheckpointStore;
 
 /// Folds events into a read model. Every event is applied once in effect and in order, whatever fails on the way, since the change
 /// and the checkpoint are one transaction. An aggregate whose event cannot be applied is set aside, in order, until it can.

@@ -9,7 +9,7 @@
 //! ([unless you ask for more](crate::Worker::with_reactions_at_once)). A failing one is tried again with
 //! back-off, and then its aggregate is parked, as with any projection: the others go on.
 
-mod rate;
+pub(crate) mod rate;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,9 @@ use crate::error::{BoxError, Result};
 use crate::event::{Envelope, Event};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::{EventReader, Filter, InboxStore};
+use crate::store::log::query::Filter;
+use crate::store::log::reader::EventReader;
+use crate::store::model::inbox::InboxStore;
 
 pub(crate) use rate::Rate;
 

@@ -28,8 +28,11 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position};
 use crate::rebuild::build::{Build, PAGE_EVENTS};
+use crate::store::log::reader::EventReader;
+use crate::store::model::checkpoint::Work;
 use crate::store::model::parking::ParkingChange;
-use crate::store::{EventReader, Step, Switch, ViewId, ViewStore, Work};
+use crate::store::model::parking::Step;
+use crate::store::model::views::{Switch, ViewId, ViewStore};
 use crate::view::View;
 use crate::worker::WorkerOptions;
 

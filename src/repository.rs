@@ -14,7 +14,9 @@ use crate::command::{CommandError, Context, Executed};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{DecodeError, Event, NewEvent, StoredEvent};
 use crate::id::{AggregateId, AggregateType, EventId, EventType, ExpectedVersion, InvalidName, StreamId, Version};
-use crate::store::{Append, Appended, EventStore, Outcome, Replay, Snapshot, UpTo, Visitor};
+use crate::store::log::append::{Append, Appended, Outcome};
+use crate::store::log::event_store::{EventStore, Snapshot};
+use crate::store::log::reader::{Replay, UpTo, Visitor};
 
 /// Aggregates kept in memory by default.
 const CACHED_AGGREGATES: u64 = 10_000;

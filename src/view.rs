@@ -30,7 +30,7 @@
 //!
 //! A [`Worker::view`](crate::Worker::view) keeps its rows up to date, and [`Views`] reads them.
 
-mod fold;
+pub(crate) mod fold;
 mod reader;
 
 use std::sync::Arc;
@@ -41,12 +41,11 @@ use serde::de::DeserializeOwned;
 use crate::error::Result;
 use crate::event::{Envelope, Event};
 use crate::id::Generation;
-use crate::store::{Fields, Filter, ViewId};
+use crate::store::log::query::Filter;
+use crate::store::model::views::{Fields, ViewId};
 
 pub use fold::ViewProjection;
 #[cfg(feature = "testing")]
-pub(crate) use fold::rows_of;
-pub(crate) use fold::{encode, state_of};
 pub use reader::{Found, Paging, Views};
 
 /// A read model of rows: events choose a row by its key, and change its state. Pure: no clock, no input or output, the same each time.

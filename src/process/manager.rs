@@ -21,9 +21,12 @@ use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
 use crate::process::{NotExecuted, Process};
 use crate::projection::Projection;
 use crate::repository::Repository;
+use crate::store::log::append::Outcome;
+use crate::store::log::event_store::EventStore;
+use crate::store::log::query::Filter;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
-use crate::store::{EventStore, Filter, Outcome};
-use crate::worker::{Worker, WorkerOptions, reason};
+use crate::worker::parking::reason;
+use crate::worker::{Worker, WorkerOptions};
 
 /// Processes that are dealt with at the same time: their appends share commits.
 const AT_ONCE: usize = 128;

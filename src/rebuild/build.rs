@@ -14,9 +14,14 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::{Rebuild, Speed};
+use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::EventReader;
+use crate::store::model::checkpoint::Work;
+use crate::store::model::parking::Step;
 use crate::store::model::views::GOING;
-use crate::store::{EventReader, Filter, Page, Step, ViewId, ViewRow, ViewStore, Work};
-use crate::view::{View, ViewProjection};
+use crate::store::model::views::{ViewId, ViewRow, ViewStore};
+use crate::view::View;
+use crate::view::fold::ViewProjection;
 use crate::worker::Worker;
 
 /// Events of a page.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ViewKey};
-use crate::store::{Fields, ViewRow};
-use crate::view::{View, encode, state_of};
+use crate::store::model::views::{Fields, ViewRow};
+use crate::view::View;
+use crate::view::fold::{encode, state_of};
 
 /// Rows that have changed since they were written last, and others that were met.
 ///

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::id::{Generation, Position, ViewKey};
 use crate::rebuild::Rebuild;
-use crate::store::{ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::model::views::{ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
 
 /// Rows that are read at once.

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::id::Position;
 use crate::rebuild::cache::{Cache, Change};
 use crate::rebuild::{Rebuild, rate, time};
-use crate::store::{EventReader, ViewStore};
+use crate::store::log::reader::EventReader;
+use crate::store::model::views::ViewStore;
 use crate::view::View;
 
 /// Places of the log that are tried, and events of each.

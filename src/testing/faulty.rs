@@ -1,7 +1,7 @@
 //! What goes wrong, on purpose: a broker that breaks every promise a broker gives, read models whose transactions fail before or after
 //! their commit, and a projection of yours between them.
 
-mod models;
+pub(crate) mod models;
 mod survival;
 
 use std::collections::VecDeque;

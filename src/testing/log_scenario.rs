@@ -30,9 +30,10 @@ use std::time::Duration;
 use chrono::DateTime;
 
 use crate::event::{Event, RecordedEvent};
-use crate::store::ViewRow;
+use crate::store::model::views::ViewRow;
 use crate::testing::record::Record;
-use crate::view::{View, rows_of};
+use crate::view::View;
+use crate::view::fold::rows_of;
 
 /// Starts a scenario with what is in the log: each event with its aggregate, as `type/id`. Each goes through its stored form. The n-th is
 /// recorded n seconds after the beginning of 1970.

@@ -14,8 +14,10 @@ use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::Work;
 use crate::store::model::parking::ParkedState;
-use crate::store::{Parked, Progress, ProgressStore, Step, Turn, Work};
+use crate::store::model::parking::{Parked, Step};
+use crate::store::model::progress::{Progress, ProgressStore, Turn};
 use crate::testing::read_model::Counting;
 
 /// Makes a test of every case, by the case's name.

@@ -14,15 +14,16 @@ use futures::future::join_all;
 use crate::error::Error;
 use crate::error::{ErrorKind, Result};
 use crate::id::{MAX_NAME_BYTES, Position, ProjectionName, StreamId, Version};
-use crate::store::memory::MemoryReadModel;
+use crate::store::memory::model::MemoryReadModel;
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::parking::{ParkedState, ParkingChange};
 #[cfg(feature = "mysql")]
-use crate::store::mysql::MySqlReadModel;
+use crate::store::mysql::model::read_model::MySqlReadModel;
 #[cfg(feature = "postgres")]
-use crate::store::postgres::PostgresReadModel;
+use crate::store::postgres::model::read_model::PostgresReadModel;
 #[cfg(feature = "sqlite")]
-use crate::store::sqlite::SqliteReadModel;
-use crate::store::{CheckpointStore, Parked, Parking, Step, Work};
+use crate::store::sqlite::model::read_model::SqliteReadModel;
 
 /// Makes a test of every case, by the case's name.
 ///

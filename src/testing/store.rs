@@ -17,7 +17,10 @@ use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
 use crate::id::{EventId, EventType, ExpectedVersion, Position, StreamId, Version};
-use crate::store::{Append, Appended, EventReader, EventStore, Filter, Outcome, Replay, Snapshot, Visitor};
+use crate::store::log::append::{Append, Appended, Outcome};
+use crate::store::log::event_store::{EventStore, Snapshot};
+use crate::store::log::query::Filter;
+use crate::store::log::reader::{EventReader, Replay, Visitor};
 
 mod append;
 mod claims;

@@ -14,7 +14,10 @@ use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, StreamId, Version, ViewKey};
-use crate::store::{Fields, Progress, ProgressStore, Step, Switch, Turn, ViewId, ViewPage, ViewRow, ViewStore, Work};
+use crate::store::model::checkpoint::Work;
+use crate::store::model::parking::Step;
+use crate::store::model::progress::{Progress, ProgressStore, Turn};
+use crate::store::model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// Makes a test of every case, by the case's name.
 ///

@@ -10,7 +10,8 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::Envelope;
 use crate::id::{Position, ViewKey};
 use crate::projection::Projection;
-use crate::store::{Fields, Filter, ViewId, ViewRow, ViewStore};
+use crate::store::log::query::Filter;
+use crate::store::model::views::{Fields, ViewId, ViewRow, ViewStore};
 use crate::view::View;
 
 /// What a worker runs to keep a view.

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use crate::error::{Error, Result};
 use crate::id::{ProjectionName, ViewKey};
-use crate::store::{ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::model::views::{ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
 use crate::view::fold::state_of;
 

@@ -6,8 +6,9 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
+use crate::store::model::checkpoint::{CheckpointStore, Work};
 use crate::store::model::parking::ParkingChange;
-use crate::store::{CheckpointStore, Parked, Step, Work};
+use crate::store::model::parking::{Parked, Step};
 use crate::worker::sequential::Run;
 
 /// What became of a transaction.

@@ -15,7 +15,7 @@ mod apply;
 mod feed;
 mod gate;
 mod parallel;
-mod parking;
+pub(crate) mod parking;
 mod reacting;
 mod retry;
 mod sequential;
@@ -34,15 +34,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::{CheckpointStore, EventReader, Parked, ProgressStore, ViewStore, Work};
-use crate::view::{View, ViewProjection};
+use crate::store::log::reader::EventReader;
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::parking::Parked;
+use crate::store::model::progress::ProgressStore;
+use crate::store::model::views::ViewStore;
+use crate::view::View;
+use crate::view::fold::ViewProjection;
 use crate::worker::feed::Feed;
 use crate::worker::parallel::ParallelRun;
 use crate::worker::reacting::Reacting;
 use crate::worker::sequential::Run;
 
 pub use parking::ParkingOptions;
-pub(crate) use parking::reason;
 
 /// The first wait after something failed.
 const FIRST_DELAY: Duration = Duration::from_millis(5);

@@ -11,8 +11,8 @@ use crate::backoff::delays;
 use crate::error::{Error, chain};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
+use crate::store::model::parking::{Parked, Parking};
 use crate::store::model::parking::{ParkedState, ParkingChange};
-use crate::store::{Parked, Parking};
 
 /// Characters that are kept of an error.
 const REASON_CHARS: usize = 1_000;

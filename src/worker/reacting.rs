@@ -10,8 +10,10 @@ use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::reaction::{Begin, Rate, Reaction, ReactionProjection};
-use crate::store::{EventReader, InboxStore};
+use crate::reaction::rate::Rate;
+use crate::reaction::{Begin, Reaction, ReactionProjection};
+use crate::store::log::reader::EventReader;
+use crate::store::model::inbox::InboxStore;
 use crate::worker::Worker;
 
 /// What a reaction's worker keeps to.

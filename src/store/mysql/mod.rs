@@ -15,7 +15,7 @@ mod error;
 mod health;
 mod log;
 mod migrate;
-mod model;
+pub(crate) mod model;
 mod options;
 mod store;
 

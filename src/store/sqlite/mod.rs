@@ -9,7 +9,7 @@ mod error;
 mod health;
 mod log;
 mod migrate;
-mod model;
+pub(crate) mod model;
 mod options;
 mod store;
 mod transaction;

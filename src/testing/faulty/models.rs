@@ -12,10 +12,12 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey};
-use crate::store::{
-    CheckpointStore, Deadline, DeadlineChange, DeadlineStore, InboxStore, Parking, ProgressStore, Step, Switch, Turn,
-    ViewId, ViewPage, ViewRow, ViewStore, Work,
-};
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+use crate::store::model::inbox::InboxStore;
+use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::{ProgressStore, Turn};
+use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::testing::faulty::seeded;
 use crate::testing::read_model::Counting;
 

@@ -13,9 +13,13 @@ use crate::event::RecordedEvent;
 use crate::id::{ExpectedVersion, ProjectionName, StreamId, Version};
 use crate::projection::Projection;
 use crate::relay::{Relay, RelayOptions};
-use crate::store::memory::MemoryStore;
-use crate::store::{Append, CheckpointStore, EventReader, EventStore};
-use crate::testing::faulty::{CommitFault, Fault, FaultyBroker, FaultyModels};
+use crate::store::log::append::Append;
+use crate::store::log::event_store::EventStore;
+use crate::store::log::reader::EventReader;
+use crate::store::memory::log::MemoryStore;
+use crate::store::model::checkpoint::CheckpointStore;
+use crate::testing::faulty::models::{CommitFault, FaultyModels};
+use crate::testing::faulty::{Fault, FaultyBroker};
 use crate::testing::store::whole_log;
 use crate::worker::{Worker, WorkerOptions};
 

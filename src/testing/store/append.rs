@@ -9,7 +9,9 @@ use crate::codec::Codec;
 use crate::error::ErrorKind;
 use crate::event::Metadata;
 use crate::id::{CorrelationId, EventId, ExpectedVersion, Position, Version};
-use crate::store::{Append, MAX_PAYLOAD_BYTES, Outcome, Replay};
+use crate::store::log::append::{Append, Outcome};
+use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
+use crate::store::log::reader::Replay;
 use crate::testing::store::{
     Store, append_at_once, event, event_of, events, log_of, position_of, refusal, replay_of, stream, written,
 };

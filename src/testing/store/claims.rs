@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::claim::Claim;
 use crate::error::ErrorKind;
 use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamId};
-use crate::store::{Append, Outcome};
+use crate::store::log::append::{Append, Outcome};
 use crate::testing::store::{Store, append_at_once, event, events, log_of, refusal, stream, written};
 
 /// Registrations that race in one case.

@@ -2,7 +2,7 @@
 
 use crate::error::ErrorKind;
 use crate::id::{ExpectedVersion, IdempotencyKey, Version};
-use crate::store::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::testing::store::{Store, append_at_once, events, log_of, position_of, refusal, stream, written};
 
 fn key(name: &str) -> IdempotencyKey {

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, EventType, Position, Version};
-use crate::store::{Filter, PAGE_BYTES, Page};
+use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::testing::store::{
     PATIENCE, Store, event, event_of, events, log_of, position_of, stream, stream_of, written,
 };

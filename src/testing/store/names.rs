@@ -8,7 +8,9 @@ use crate::id::{
     AggregateId, AggregateType, EventType, ExpectedVersion, IdempotencyKey, MAX_NAME_BYTES, Position, ProjectionName,
     StreamId, Version,
 };
-use crate::store::{Append, Filter, Outcome, Replay};
+use crate::store::log::append::{Append, Outcome};
+use crate::store::log::query::Filter;
+use crate::store::log::reader::Replay;
 use crate::testing::store::{Store, event, event_of, log_of, position_of, replay_of, stream_of};
 
 /// Text that means something to one database or another, or that one of them might change.

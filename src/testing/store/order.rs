@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::event::RecordedEvent;
 use crate::id::{EventId, ExpectedVersion, Position, Version};
-use crate::store::{Append, Filter};
+use crate::store::log::append::Append;
+use crate::store::log::query::Filter;
 use crate::testing::store::{
     PATIENCE, Store, append_at_once, assert_contiguous, event, events, log_of, position_of, stream, written,
 };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind};
 use crate::id::{Fence, MAX_NAME_BYTES, Position};
-use crate::store::RelayStore;
+use crate::store::log::relay::RelayStore;
 use crate::testing::store::PATIENCE;
 use crate::testing::store::names::HOSTILE;
 

@@ -7,7 +7,8 @@ use futures::FutureExt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::StoredEvent;
 use crate::id::{ExpectedVersion, StreamId, Version};
-use crate::store::{Append, Replay, UpTo, Visitor};
+use crate::store::log::append::Append;
+use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::testing::store::{
     Replayed, Store, event, events, log_of, position_of, replay_of, replayed, stream, stream_of, written,
 };

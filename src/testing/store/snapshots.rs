@@ -1,7 +1,7 @@
 //! Snapshots: they save time, and never change what a load results in.
 
 use crate::id::{StreamId, Version};
-use crate::store::{Replay, UpTo};
+use crate::store::log::reader::{Replay, UpTo};
 use crate::testing::store::{Snapshot, Store, events, log_of, replay_of, stream, written};
 
 /// Above `i64::MAX`, where a careless store loses it.

@@ -8,8 +8,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName, StreamId, Version};
 use crate::projection::Projection;
+use crate::store::log::query::Filter;
+use crate::store::log::reader::EventReader;
+use crate::store::model::parking::Parked;
 use crate::store::model::parking::ParkingChange;
-use crate::store::{EventReader, Filter, Parked, Progress, ProgressStore, Turn};
+use crate::store::model::progress::{Progress, ProgressStore, Turn};
 use crate::worker::apply::{failure, is_beneath_projection, is_own, is_undecodable};
 use crate::worker::parallel::ParallelRun;
 
