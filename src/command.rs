@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Envelope, Metadata};
 use crate::id::{ClaimScope, ClaimValue, CorrelationId, EventId, IdempotencyKey, StreamId, Version};
-use crate::store::log::append::{Appended, Outcome, Token};
+use crate::store::log::append::{Appended, Outcome};
+use crate::store::log::token::Token;
 
 /// The context of a command: its origin and its idempotency key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

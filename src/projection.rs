@@ -9,9 +9,9 @@ use crate::backoff::delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, Event};
 use crate::id::ProjectionName;
-use crate::store::log::append::Token;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReader;
+use crate::store::log::token::Token;
 use crate::store::model::checkpoint::CheckpointStore;
 
 /// Folds events into a read model. Every event is applied once in effect and in order, whatever fails on the way, since the change

@@ -6,7 +6,7 @@
 
 mod halt;
 mod lease;
-mod options;
+pub(crate) mod options;
 mod publishing;
 
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use crate::id::{Fence, Position};
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::publishing::{Leadership, Outlet, Publishing, Route};
-use crate::store::{EventReader, RelayStore};
+use crate::store::log::reader::EventReader;
+use crate::store::log::relay::RelayStore;
 
 pub use options::RelayOptions;
 

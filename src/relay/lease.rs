@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::backoff::{delays, retry_transient};
 use crate::error::Result;
 use crate::id::Fence;
-use crate::store::RelayStore;
+use crate::store::log::relay::RelayStore;
 
 /// The first wait after a request about the lease failed.
 const FIRST_DELAY: Duration = Duration::from_millis(10);

@@ -15,7 +15,9 @@ use crate::id::{Fence, Position};
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
-use crate::store::{EventReader, Filter, PAGE_BYTES, RelayStore};
+use crate::store::log::query::{Filter, PAGE_BYTES};
+use crate::store::log::reader::EventReader;
+use crate::store::log::relay::RelayStore;
 
 /// Pages that may wait for the broker's confirm: at most what is published again after a failure. More would hide no more of the round trip
 /// to the broker.

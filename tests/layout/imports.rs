@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The files of a crate, by their paths below `src`, without their unit tests.
 #[derive(Default)]
-pub struct Tree {
+pub(crate) struct Tree {
     files: BTreeMap<String, File>,
     /// The file of each module, by the module's path.
     modules: BTreeMap<Vec<String>, String>,
@@ -29,7 +29,7 @@ struct Target {
 }
 
 impl Tree {
-    pub fn of<'f>(files: impl IntoIterator<Item = (&'f str, &'f str)>) -> Self {
+    pub(crate) fn of<'f>(files: impl IntoIterator<Item = (&'f str, &'f str)>) -> Self {
         let mut tree = Self::default();
         for (path, code) in files {
             let file = File::parse(path, code);
@@ -40,7 +40,7 @@ impl Tree {
     }
 
     /// The files that each file imports from.
-    pub fn imports(&self) -> BTreeMap<&str, BTreeSet<String>> {
+    pub(crate) fn imports(&self) -> BTreeMap<&str, BTreeSet<String>> {
         let targets = |path: &str, file: &File| {
             let found = file.named.iter().filter_map(|named| self.follow(&file.module, named));
             found.map(|target| target.file).filter(|target| target != path).collect()
@@ -49,7 +49,7 @@ impl Tree {
     }
 
     /// The paths that do not name the defining module, as `file: path (defined in other file)`.
-    pub fn detours(&self) -> Vec<String> {
+    pub(crate) fn detours(&self) -> Vec<String> {
         let mut detours = Vec::new();
         for (path, file) in &self.files {
             for named in &file.named {
@@ -62,7 +62,7 @@ impl Tree {
     }
 
     /// A shortest cycle of each group of files that import each other, as a path that ends where it begins.
-    pub fn cycles(&self) -> Vec<Vec<String>> {
+    pub(crate) fn cycles(&self) -> Vec<Vec<String>> {
         let imports = self.imports();
         groups(&imports).into_iter().map(|group| shortest_cycle(&imports, &group)).collect()
     }
@@ -146,7 +146,7 @@ fn module_of(path: &str) -> Vec<String> {
 }
 
 /// The code with blanks for comments, strings and characters.
-fn without_text(code: &str) -> String {
+pub(crate) fn without_text(code: &str) -> String {
     let mut kept = String::with_capacity(code.len());
     let mut rest = code;
     while let Some(first) = rest.chars().next() {

@@ -1,14 +1,10 @@
 //! What goes into the log, and what comes back.
 
-use std::collections::HashSet;
-
-use serde::{Deserialize, Serialize};
-
 use crate::claim::Claim;
 use crate::error::{ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
-use crate::store::log::claims;
+use crate::store::log::token::Token;
 
 /// Events for one or several streams that become durable together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,39 +83,6 @@ impl Append {
     pub fn payload_bytes(&self) -> usize {
         self.streams.iter().flat_map(|part| &part.events).map(|event| event.payload.len()).sum()
     }
-
-    /// Refuses what no store takes, before anything waits for a commit.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] without events, with a stream named twice or with a value that two streams reserve or two release,
-    /// [`ErrorKind::TooLarge`] for an event over `max_payload` bytes, [`ErrorKind::Unencodable`] for metadata that does not fit.
-    pub fn check(&self, max_payload: usize) -> Result<()> {
-        let mut seen = HashSet::with_capacity(self.streams.len());
-        for StreamAppend { stream, events, .. } in &self.streams {
-            if events.is_empty() {
-                return Err(ErrorKind::Invalid(format!("append to {stream} without events")).into());
-            }
-            if !seen.insert(stream) {
-                return Err(ErrorKind::Invalid(format!("append names {stream} twice")).into());
-            }
-            for event in events {
-                check_event(stream, event, max_payload)?;
-            }
-        }
-        claims::check(self)
-    }
-}
-
-fn check_event(stream: &StreamId, event: &NewEvent, max_payload: usize) -> Result<()> {
-    if event.payload.len() > max_payload {
-        let what = format!("event {} for {stream}", event.event_type);
-        return Err(ErrorKind::TooLarge { what, bytes: event.payload.len(), limit: max_payload }.into());
-    }
-    if event.metadata.extra.contains_key("source") {
-        let problem = format!("event {} for {stream}: metadata entry `source` is reserved", event.event_type);
-        return Err(ErrorKind::Invalid(problem).into());
-    }
-    Ok(())
 }
 
 /// What an append did.
@@ -136,20 +99,7 @@ pub struct Appended {
 impl Appended {
     /// To wait until a projection has applied these events.
     pub fn token(&self) -> Token {
-        Token(self.commit)
-    }
-}
-
-/// Stands for an append's events, to read one's own writes: see [`wait_for`](crate::projection::wait_for). The default stands for no
-/// events at all, which every projection has applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Token(CommitId);
-
-impl Token {
-    /// The commit it stands for.
-    pub fn commit(self) -> CommitId {
-        self.0
+        Token::of(self.commit)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::claim::Claim;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 use crate::id::{ClaimScope, ClaimValue, StreamId};
 use crate::store::log::append::Append;
 
@@ -52,18 +52,8 @@ pub fn claimed(append: &Append) -> Vec<Claimed<'_>> {
     gather(append, |_| {})
 }
 
-/// Refuses claims that contradict each other whoever holds what.
-pub(crate) fn check(append: &Append) -> Result<()> {
-    let mut twice = None;
-    gather(append, |claim| twice = Some(claim));
-    let Some(claim) = twice else { return Ok(()) };
-    let verb = if matches!(claim, Claim::Reserve { .. }) { "reserves" } else { "releases" };
-    let problem = format!("append {verb} {} {} for two streams", claim.scope(), claim.value());
-    Err(ErrorKind::Invalid(problem).into())
-}
-
 /// `twice` gets what two streams reserve, or two release.
-fn gather<'a>(append: &'a Append, mut twice: impl FnMut(&'a Claim)) -> Vec<Claimed<'a>> {
+pub(crate) fn gather<'a>(append: &'a Append, mut twice: impl FnMut(&'a Claim)) -> Vec<Claimed<'a>> {
     let mut values = BTreeMap::new();
     for part in append.streams() {
         for claim in &part.claims {

@@ -1,6 +1,7 @@
 //! The log: appended to by repositories, read by relays and workers.
 
 pub(crate) mod append;
+pub(crate) mod check;
 pub(crate) mod claims;
 pub(crate) mod event_store;
 pub(crate) mod group_commit;
@@ -8,3 +9,4 @@ pub(crate) mod inline;
 pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod relay;
+pub(crate) mod token;

@@ -42,7 +42,7 @@ impl RelayStore for MySqlStore {
         let (connections, name, holder) = (&self.writer.connections, name.as_bytes(), &holder.as_bytes()[..]);
         let failed = |error| classify(error, "acquire a lease");
         let length = micros_to_sql(length);
-        let acquire = sqlx::query(ACQUIRE_LEASE)
+        let query = sqlx::query(ACQUIRE_LEASE)
             .bind(name)
             .bind(holder)
             .bind(length)
@@ -50,7 +50,7 @@ impl RelayStore for MySqlStore {
             .bind(holder)
             .bind(holder)
             .bind(length);
-        connections.execute(acquire).await.map_err(failed)?;
+        connections.execute(query).await.map_err(failed)?;
         // Reads the current holder. If the first statement acquired the lease, no other holder can have it by now.
         let fence: Option<(i64,)> =
             connections.optional(sqlx::query_as(HELD).bind(name).bind(holder)).await.map_err(failed)?;
