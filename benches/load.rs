@@ -204,7 +204,7 @@ impl Projection for Counting {
 }
 
 async fn project_all(store: &SqliteStore) -> Arc<Order> {
-    let model = MemoryReadModel::new(Order::default());
+    let model = MemoryReadModel::with_value(Order::default());
     let worker = Worker::new(Counting, store.clone(), model.clone());
     let (stop, mut applied) = (CancellationToken::new(), worker.applied());
     let (ended, ()) = tokio::join!(worker.run(stop.clone()), async {

@@ -20,7 +20,7 @@ use retell::store::Append;
 use retell::store::Fields;
 use retell::worker::WorkerOptions;
 use retell::{
-    Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, MemoryViews, Position,
+    Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position,
     PostgresReadModel, PostgresStore, Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,7 @@ async fn main() {
     println!("a view of {events} events: events a key, events a batch   events/s [least, most]");
     let memory = MemoryStore::new();
     write(&memory, events).await;
-    measure("memory", &memory, events, async |_| MemoryReadModel::new(MemoryViews::new())).await;
+    measure("memory", &memory, events, async |_| MemoryReadModel::new()).await;
     drop(memory);
 
     let folder = support::directory();

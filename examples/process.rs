@@ -50,7 +50,7 @@ impl Process for Payment {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let (store, (commands, mut sent)) = (MemoryStore::new(), mpsc::channel(9));
-    let running = App::new(store.clone(), MemoryReadModel::deadlines()).process(Payment(commands)).start();
+    let running = App::new(store.clone(), MemoryReadModel::new()).process(Payment(commands)).start();
     for (order, event) in [("early", OrderEvent::Created), ("late", OrderEvent::Created), ("early", OrderEvent::Paid)] {
         let (stream, event) = (StreamId::parse("order", order)?, NewEvent::new(&event)?);
         store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await?;

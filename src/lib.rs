@@ -122,7 +122,7 @@ pub use retell_macros::{Aggregate, Event, EventUnion};
 pub use rusqlite;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use sqlx;
-pub use store::memory::{MemoryReadModel, MemoryStore, MemoryViews};
+pub use store::memory::{MemoryReadModel, MemoryStore};
 #[cfg(feature = "mysql")]
 pub use store::mysql::{MySqlReadModel, MySqlStore};
 #[cfg(feature = "postgres")]

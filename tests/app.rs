@@ -71,7 +71,7 @@ fn states(health: &Health) -> Vec<(String, State)> {
 
 #[tokio::test(start_paused = true)]
 async fn what_it_runs_gets_every_event_and_stops_in_order() {
-    let (store, models) = (five_events().await, MemoryReadModel::new(Vec::new()));
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let app = App::new(store.clone(), models.clone()).with_broker(MemoryBroker::new()).project(Noting::named("one"));
     let mut running = app.start();
     let health = running.health();
@@ -87,7 +87,7 @@ async fn what_it_runs_gets_every_event_and_stops_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_fails_or_panics_is_started_again_and_the_others_go_on() {
-    let (store, models) = (five_events().await, MemoryReadModel::new(Vec::new()));
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let broken = Noting::named("broken");
     broken.failures.store(2, Ordering::SeqCst);
     broken.panics.store(1, Ordering::SeqCst);
@@ -121,7 +121,7 @@ async fn a_role_runs_its_own_part() {
         (Role::Worker, vec!["one"]),
         (Role::All, vec!["one", "relay"]),
     ] {
-        let app = App::new(five_events().await, MemoryReadModel::new(Vec::new()));
+        let app = App::new(five_events().await, MemoryReadModel::with_value(Vec::new()));
         let app = app.with_broker(MemoryBroker::new()).project(Noting::named("one")).with_role(role);
         let running = app.start();
         let health = running.health().borrow().clone();
@@ -134,7 +134,7 @@ async fn a_role_runs_its_own_part() {
 async fn it_can_be_stopped_while_a_task_waits_to_be_started_again() {
     let broken = Noting::named("broken");
     broken.failures.store(u32::MAX, Ordering::SeqCst);
-    let running = App::new(five_events().await, MemoryReadModel::new(Vec::new())).project(broken).start();
+    let running = App::new(five_events().await, MemoryReadModel::with_value(Vec::new())).project(broken).start();
     let mut health = running.health();
     let often = |health: &Health| health.tasks().any(|(_, state)| matches!(state, State::Failed { times: 9.., .. }));
     timeout(PATIENCE, health.wait_for(often)).await.unwrap().unwrap();
@@ -184,7 +184,7 @@ async fn a_reaction_begins_where_it_is_told_and_its_read_model_stays_open_when_a
 
 #[tokio::test]
 async fn it_runs_until_it_is_asked_to_stop() {
-    let (store, models) = (five_events().await, MemoryReadModel::new(Vec::new()));
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let app = App::new(store.clone(), models.clone()).project(Noting::named("one"));
     let run = tokio::spawn(app.run());
     while models.value().len() < 5 {

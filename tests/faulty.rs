@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use retell::store::DeadlineStore;
-use retell::store::memory::MemoryDeadlines;
 use retell::store::{Deadline, DeadlineChange, Step, Turn, Work};
 use retell::testing::faulty::{CommitFault, Fault, FaultyModels, assert_survives};
 use retell::view::ViewProjection;
 use retell::{
-    AggregateId, BoxError, CheckpointStore, Envelope, InboxStore, MemoryReadModel, MemoryStore, MemoryViews, Position,
+    AggregateId, BoxError, CheckpointStore, Envelope, InboxStore, MemoryReadModel, MemoryStore, Position,
     ProgressStore, Projection, ProjectionName, Repository, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Worker,
     async_trait, rusqlite,
 };
@@ -28,20 +27,20 @@ use tokio_util::sync::CancellationToken;
 use workers::{reached, while_running};
 
 mod without_a_script {
-    use super::{FaultyModels, MemoryReadModel, MemoryViews};
+    use super::{FaultyModels, MemoryReadModel};
 
-    retell::checkpoint_conformance!(async { (FaultyModels::new(MemoryReadModel::new(0), []), ()) });
+    retell::checkpoint_conformance!(async { (FaultyModels::new(MemoryReadModel::with_value(0), []), ()) });
 
     mod progress {
         use super::{FaultyModels, MemoryReadModel};
 
-        retell::progress_conformance!(async { (FaultyModels::new(MemoryReadModel::new(0), []), ()) });
+        retell::progress_conformance!(async { (FaultyModels::new(MemoryReadModel::with_value(0), []), ()) });
     }
 
     mod views {
-        use super::{FaultyModels, MemoryReadModel, MemoryViews};
+        use super::{FaultyModels, MemoryReadModel};
 
-        retell::view_conformance!(async { (FaultyModels::new(MemoryReadModel::new(MemoryViews::new()), []), ()) });
+        retell::view_conformance!(async { (FaultyModels::new(MemoryReadModel::new(), []), ()) });
     }
 }
 
@@ -62,7 +61,7 @@ fn next(from: u64) -> Step {
 
 /// What is kept, and whether the caller hears that it is to try again, or nothing at all.
 async fn outcome(fault: CommitFault, call: impl AsyncFnOnce(&FaultyModels<MemoryReadModel<u64>>)) -> u64 {
-    let models = FaultyModels::new(MemoryReadModel::new(0), [fault]);
+    let models = FaultyModels::new(MemoryReadModel::with_value(0), [fault]);
     let dies = matches!(fault, CommitFault::DieBefore | CommitFault::DieAfter);
     tokio::select! {
         biased;
@@ -109,7 +108,7 @@ async fn a_fault_before_the_commit_keeps_nothing_and_one_after_it_keeps_all() {
 #[tokio::test]
 async fn changes_without_a_projection_fail_as_its_transactions_do() {
     for fault in [CommitFault::Refuse, CommitFault::LoseAnswer] {
-        let models = FaultyModels::new(MemoryReadModel::new(0_u64), [fault; 2]);
+        let models = FaultyModels::new(MemoryReadModel::with_value(0_u64), [fault; 2]);
         check(fault, models.begin_after(&name(), Position::new(7)).await);
         let kept = models.inner().begin_after(&name(), Position::new(8)).await.unwrap();
         assert_eq!(kept, Position::new(if is_kept(fault) { 7 } else { 8 }));
@@ -125,8 +124,7 @@ async fn changes_without_a_projection_fail_as_its_transactions_do() {
             correlation_id: None,
             attempts: 0,
         };
-        let models: FaultyModels<MemoryReadModel<MemoryDeadlines>> =
-            FaultyModels::new(MemoryReadModel::deadlines(), [fault]);
+        let models: FaultyModels<MemoryReadModel> = FaultyModels::new(MemoryReadModel::new(), [fault]);
         check(fault, models.settle_deadlines(&name(), &[DeadlineChange::Set(deadline)]).await);
         assert_eq!(models.due_deadlines(&name(), chrono::Utc::now(), 9).await.unwrap().len() == 1, is_kept(fault));
     }
@@ -135,7 +133,7 @@ async fn changes_without_a_projection_fail_as_its_transactions_do() {
 #[tokio::test]
 async fn an_error_of_the_read_models_own_comes_back_as_it_is() {
     let faults = [CommitFault::Refuse, CommitFault::LoseAnswer];
-    let models = FaultyModels::new(MemoryReadModel::new(0_u64), faults);
+    let models = FaultyModels::new(MemoryReadModel::with_value(0_u64), faults);
     for _ in faults {
         let error = models.advance(next(3), note(|_| {})).await.unwrap_err();
         assert!(!error.is_transient() && error.to_string().contains("seen"), "{error}");
@@ -195,7 +193,7 @@ impl Projection for Seen {
 }
 
 async fn lines() -> MemoryReadModel<Lines> {
-    MemoryReadModel::new(Lines::new())
+    MemoryReadModel::with_value(Lines::new())
 }
 
 async fn read(models: &MemoryReadModel<Lines>) -> Lines {
@@ -291,14 +289,14 @@ impl View for Totals {
 
 #[tokio::test(start_paused = true)]
 async fn a_view_survives() {
-    let read = async |models: &MemoryReadModel<MemoryViews>| {
+    let read = async |models: &MemoryReadModel| {
         let keys = ["a", "b", "c"].map(|key| ViewKey::new(key).unwrap());
         let rows = models.rows(&ProjectionName::new("totals").unwrap(), None, &keys).await.unwrap();
         let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.key.to_string(), row.state.unwrap())).collect();
         assert_eq!(rows["a"], "20", "1, 3 and 6, twice each");
         rows
     };
-    let models = async || MemoryReadModel::new(MemoryViews::new());
+    let models = async || MemoryReadModel::new();
     assert_survives(|models| ViewProjection::new(Totals, models.clone()), &log().await, models, read).await;
 }
 

@@ -178,7 +178,7 @@ where
 
 /// Runs a worker over memory until everything now in the log is applied, and returns what it applied.
 async fn project(store: &MemoryStore, projection: Seen, broker: Option<impl Broker>) -> Vec<u64> {
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     let mut worker = Worker::new(projection, store.clone(), models.clone()).with_options(eager());
     if let Some(broker) = broker {
         worker = worker.with_broker(broker);
@@ -197,7 +197,7 @@ async fn project(store: &MemoryStore, projection: Seen, broker: Option<impl Brok
 async fn a_projection_catches_up_and_then_follows() {
     let store = MemoryStore::new();
     add(&store, "a", 0..2500).await;
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     let broker = MemoryBroker::new();
     let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_broker(broker.clone());
     let mut applied = worker.applied();
@@ -247,7 +247,7 @@ async fn an_unknown_type_is_passed_over_or_parked_as_the_filter_says() {
     add_foreign(&store, "counter", "counter.invented").await;
     assert_eq!(project(&store, Seen::default(), None::<MemoryBroker>).await, [1]);
     let strict = Seen { filter: Some(Filter::aggregates(["counter"]).unwrap()), ..Seen::default() };
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     let worker = Worker::new(strict, store.clone(), models.clone());
     let stop = CancellationToken::new();
     let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
@@ -275,7 +275,7 @@ async fn an_event_that_heals_is_applied_once() {
     let store = MemoryStore::new();
     add(&store, "a", 0..5).await;
     let projection = Seen::failing_at(3);
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     let options = eager().with_retries(usize::MAX);
     let worker = Worker::new(projection.clone(), store.clone(), models.clone()).with_options(options);
     let stop = CancellationToken::new();
@@ -291,7 +291,7 @@ async fn an_event_that_heals_is_applied_once() {
 
 #[tokio::test]
 async fn a_read_model_of_another_log_is_refused() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Vec::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Vec::new()));
     add(&store, "a", 0..10).await;
     finish(&store, &models, &Seen::default()).await;
     let other = MemoryStore::new();
@@ -462,7 +462,7 @@ async fn any_event_can_be_watched_undecoded() {
     let store = MemoryStore::new();
     add(&store, "a", [1]).await;
     add_foreign(&store, "door", "door.opened").await;
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     let worker = Worker::new(Audit, store.clone(), models.clone());
     let stop = CancellationToken::new();
     let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
@@ -489,7 +489,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
 /// Appends while relay and worker run over a broker that does its worst, and returns the positions applied.
 async fn through_a_faulty_broker(script: Vec<Fault>, frame_events: usize, batch_events: usize) -> Vec<u64> {
     let store = MemoryStore::new();
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     let broker = FaultyBroker::new(MemoryBroker::with_capacity(8), script);
     let options = RelayOptions::new().with_frame_events(frame_events).with_page_events(7);
     let relay = Running::relay(Relay::new(store.clone(), broker.clone()).with_options(options));
@@ -571,7 +571,7 @@ async fn junk_is_rejected_with_the_reason_and_the_rest_acknowledged_after_the_co
     let delivery = |tag, body| Delivery { tag: DeliveryTag(tag), body };
     let script = vec![vec![delivery(1, "junk".into()), delivery(2, frame.clone()), delivery(3, frame)]];
     let broker = Scripted(Arc::new(std::sync::Mutex::new(script)), Arc::default());
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     let worker = Worker::new(Seen::default(), store, models.clone()).with_broker(broker.clone());
     let stop = CancellationToken::new();
     let (result, ()) = tokio::join!(worker.run(stop.clone()), async {
@@ -595,7 +595,7 @@ async fn each_batch_is_acknowledged_once_it_is_committed_and_a_known_frame_is_no
     let delivery = |tag, body| Delivery { tag: DeliveryTag(tag), body };
     let script = vec![vec![delivery(1, frames[0].clone()), delivery(2, frames[1].clone()), delivery(3, damaged)]];
     let broker = Scripted(Arc::new(std::sync::Mutex::new(script)), Arc::default());
-    let models = MemoryReadModel::new(Vec::new());
+    let models = MemoryReadModel::with_value(Vec::new());
     // Its store is empty, so all it applies comes from the broker.
     let worker = Worker::new(Seen::default(), MemoryStore::new(), models.clone()).with_broker(broker.clone());
     let worker = worker.with_options(eager().with_batch_events(2));

@@ -21,7 +21,7 @@ fn nothing() -> Work<()> {
     Box::new(|()| Box::pin(async { Ok(()) }))
 }
 
-async fn stages(log: &[RecordedEvent], relayed: u64, models: &MemoryReadModel<()>) -> Vec<Stage> {
+async fn stages(log: &[RecordedEvent], relayed: u64, models: &MemoryReadModel) -> Vec<Stage> {
     let mut stages = Vec::new();
     for event in log {
         stages.push(stage(event, Position::new(relayed), models, &sales()).await.unwrap());
@@ -43,7 +43,7 @@ fn parked(event: &RecordedEvent, attempts: u32, state: ParkedState) -> Parked {
 
 #[tokio::test]
 async fn an_event_is_persisted_published_and_completed_in_turn() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new());
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(3))).await.unwrap();
     let log = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap().events;
     assert_eq!(stages(&log, 0, &models).await, [Stage::Persisted, Stage::Persisted, Stage::Persisted]);
@@ -53,7 +53,7 @@ async fn an_event_is_persisted_published_and_completed_in_turn() {
 
 #[tokio::test]
 async fn an_event_that_fails_is_retried_and_dead_in_the_end_as_are_those_behind_it() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new());
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(3))).await.unwrap();
     store.append(Append::new(stream("b"), ExpectedVersion::Any, events(1))).await.unwrap();
     let log = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap().events;

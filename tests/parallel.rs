@@ -254,7 +254,7 @@ impl EventReader for Unswept {
 
 #[tokio::test]
 async fn frames_in_any_order_are_filled_from_the_store_applied_once_and_acknowledged_but_do_not_move_the_sweep() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     write(&store, 40, 3).await;
     let broker = Scripted::of(&store, &[(31, 40), (5, 8), (5, 8), (33, 36)]).await;
     let worker = workers(1, || {
@@ -270,7 +270,7 @@ async fn frames_in_any_order_are_filled_from_the_store_applied_once_and_acknowle
 #[tokio::test]
 async fn events_of_unwanted_types_move_an_aggregate_on() {
     for kinds in [Vec::new(), vec!["counter"]] {
-        let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+        let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
         let other = StreamId::parse("other", "a").unwrap();
         for event in [added(), renamed(), renamed()] {
             append(&store, &stream("a"), event).await;
@@ -290,7 +290,7 @@ async fn events_of_unwanted_types_move_an_aggregate_on() {
 
 #[tokio::test]
 async fn a_kind_of_which_something_is_wanted_for_the_first_time_is_read_from_its_beginning() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     for event in [renamed(), renamed(), added(), renamed(), added()] {
         append(&store, &stream("a"), event).await;
     }
@@ -304,7 +304,7 @@ async fn a_kind_of_which_something_is_wanted_for_the_first_time_is_read_from_its
 #[tokio::test]
 async fn a_stream_that_the_store_does_not_have_is_never_applied_from_a_frame() {
     let (store, other) = (MemoryStore::new(), MemoryStore::new());
-    let models = MemoryReadModel::new(Applied::new());
+    let models = MemoryReadModel::with_value(Applied::new());
     write(&store, 3, 1).await;
     for _ in 0..9 {
         append(&other, &stream("foreign"), added()).await;
@@ -326,7 +326,7 @@ async fn a_stream_that_the_store_does_not_have_is_never_applied_from_a_frame() {
 
 #[tokio::test]
 async fn one_poisoned_aggregate_is_parked_and_the_others_go_on_and_its_retry_applies_all() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let broker = MemoryBroker::new();
     write(&store, 200, 7).await;
     let projection = Seen::poisoned([("3", 4)]);
@@ -360,7 +360,7 @@ async fn one_poisoned_aggregate_is_parked_and_the_others_go_on_and_its_retry_app
 
 #[tokio::test]
 async fn in_an_outage_nothing_is_parked() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     write(&store, 60, 20).await;
     let everything = fold(&store).await;
     let projection = Seen::default();
@@ -381,7 +381,7 @@ async fn in_an_outage_nothing_is_parked() {
 
 #[tokio::test]
 async fn who_waits_for_an_event_does_not_wait_for_the_beat_of_the_sweep() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let broker = MemoryBroker::new();
     let hour = WorkerOptions::new().with_sweep(Duration::from_hours(1));
     for brokers in [None, Some(broker.clone())] {
@@ -412,7 +412,7 @@ async fn who_waits_for_an_event_does_not_wait_for_the_beat_of_the_sweep() {
 
 #[tokio::test]
 async fn a_projection_in_log_order_is_refused() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     write(&store, 5, 2).await;
     let worker = [Worker::new(Seen::default(), store.clone(), models.clone()).with_options(eager())];
     while_running(&worker, reached(&models, &seen(), 5)).await;
@@ -521,7 +521,7 @@ async fn through_random_frames(
     count: usize,
     batch_events: usize,
 ) -> (Applied, Applied) {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let broker = MemoryBroker::new();
     let projection = Seen::default();
     *projection.poison.lock().unwrap() = poison.into_iter().map(|(id, version)| (id.to_string(), version)).collect();

@@ -191,7 +191,7 @@ async fn reached<M: CheckpointStore>(models: &M, position: u64) -> bool {
 
 #[tokio::test]
 async fn of_two_thousand_aggregates_one_is_parked_and_the_others_go_on() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     one_each(&store, 0..2000).await;
     one_each(&store, 0..2000).await;
     let poison = Poison::at([701]);
@@ -238,7 +238,7 @@ async fn a_parked_aggregate_catches_up_in_order_and_then_follows() {
 
 #[tokio::test]
 async fn what_a_retry_applied_before_it_failed_again_stays_applied() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     add(&store, "a", 10).await;
     let poison = Poison::at([3]);
     let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(at_once()));
@@ -256,7 +256,7 @@ async fn what_a_retry_applied_before_it_failed_again_stays_applied() {
 
 #[tokio::test]
 async fn an_event_that_cannot_be_decoded_parks_its_aggregate_alone() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     add(&store, "a", 1).await;
     let strange = |event_type: &str, schema_version| {
         NewEvent::stored(
@@ -282,7 +282,7 @@ async fn an_event_that_cannot_be_decoded_parks_its_aggregate_alone() {
 
 #[tokio::test]
 async fn an_aggregate_is_dead_and_buried_after_its_retries_and_can_be_called_for() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let graves = MemoryBroker::new();
     add(&store, "a", 3).await;
     add(&store, "b", 1).await;
@@ -314,7 +314,7 @@ async fn an_aggregate_is_dead_and_buried_after_its_retries_and_can_be_called_for
 
 #[tokio::test]
 async fn in_an_outage_nothing_is_parked_and_afterwards_it_goes_on() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     one_each(&store, 0..100).await;
     let poison = Poison::default();
     *poison.outage.lock().unwrap() = true;
@@ -333,7 +333,7 @@ async fn in_an_outage_nothing_is_parked_and_afterwards_it_goes_on() {
 
 #[tokio::test]
 async fn as_many_poisoned_aggregates_in_a_row_as_an_outage_has_are_parked_in_the_end() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     one_each(&store, 0..40).await;
     let parking = never().with_longest_outage(Duration::from_millis(50));
     let worker = Worker::new(Seen(Poison::at(11..=30)), store.clone(), models.clone()).with_options(eager(parking));
@@ -452,7 +452,8 @@ impl DeadLetters for Killable<MemoryBroker> {
 #[tokio::test]
 async fn a_worker_that_is_killed_at_any_step_leaves_nothing_that_the_next_one_loses_or_doubles() {
     for door in 0.. {
-        let (store, models, graves) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()), MemoryBroker::new());
+        let (store, models, graves) =
+            (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()), MemoryBroker::new());
         for id in ["a", "b", "c", "a", "b", "c", "a"] {
             add(&store, id, 1).await;
         }
@@ -505,7 +506,7 @@ async fn through_poison_and_faults(
     poison: BTreeMap<u64, usize>,
     batch_events: usize,
 ) -> (Applied, Applied) {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(Applied::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let broker = FaultyBroker::new(MemoryBroker::with_capacity(8), script);
     let relay = Relay::new(store.clone(), broker.clone()).with_options(RelayOptions::new().with_frame_events(3));
     let options = eager(at_once().with_longest_outage(Duration::from_millis(5))).with_batch_events(batch_events);

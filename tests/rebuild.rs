@@ -20,8 +20,8 @@ use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, Generation, MemoryReadModel,
-    MemoryStore, MemoryViews, MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, ProjectionName,
-    Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    MemoryStore, MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, ProjectionName, Rebuild,
+    SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
@@ -256,7 +256,7 @@ async fn is_never_seen_half_built<M: ViewStore + Clone>(models: M) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_never_see_a_half_built_view_in_memory() {
-    is_never_seen_half_built(MemoryReadModel::new(MemoryViews::new())).await;
+    is_never_seen_half_built(MemoryReadModel::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,8 +22,8 @@ use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
     CheckpointStore, Envelope, ErrorKind, EventStore, ExpectedVersion, Generation, MemoryBroker, MemoryReadModel,
-    MemoryStore, MemoryViews, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection, ProjectionName,
-    Relay, Result, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    MemoryStore, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection, ProjectionName, Relay, Result,
+    SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
@@ -195,7 +195,7 @@ async fn in_both_orders<M: ViewStore + ProgressStore + Clone>(models: impl Async
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_the_fold_of_all_events_under_faults_in_memory() {
-    in_both_orders(async || MemoryReadModel::new(MemoryViews::new())).await;
+    in_both_orders(async || MemoryReadModel::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,11 +345,11 @@ async fn a_name_that_looks_like_a_generation_is_refused() {
         fn apply(&self, _: &mut Option<()>, _: Envelope<CounterEvent>) {}
     }
 
-    async fn run(worker: Worker<impl Projection<Tx = MemoryViews>, MemoryReadModel<MemoryViews>>) -> Result<()> {
+    async fn run(worker: Worker<impl Projection<Tx = ()>, MemoryReadModel>) -> Result<()> {
         worker.run(CancellationToken::new()).await
     }
 
-    let models = MemoryReadModel::new(MemoryViews::new());
+    let models = MemoryReadModel::new();
     let error = run(Worker::view(At, MemoryStore::new(), models.clone())).await.unwrap_err();
     assert!(error.to_string().contains("must not contain `@`"), "{error}");
     assert!(Views::new(&At, models).get("a").await.is_err());
@@ -358,7 +358,7 @@ async fn a_name_that_looks_like_a_generation_is_refused() {
 /// Rows, fields, the checkpoint, and what is parked.
 #[tokio::test]
 async fn a_view_in_memory_goes_on_from_its_snapshot() {
-    let (store, models) = (MemoryStore::new(), MemoryReadModel::new(MemoryViews::new()));
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::new());
     for text in ["Ada", "Bob", "Cy"] {
         rename(&store, text, text).await;
     }
@@ -366,7 +366,7 @@ async fn a_view_in_memory_goes_on_from_its_snapshot() {
     let worker = [Worker::view(Names, store.clone(), models.clone()).with_options(eager())];
     while_running(&worker, reached(&models, &name(&Names), 4)).await;
     let snapshot = models.snapshot().unwrap();
-    let restored = MemoryReadModel::restore(&snapshot).unwrap();
+    let restored: MemoryReadModel = MemoryReadModel::restore(&snapshot).unwrap();
     assert_eq!(restored.checkpoint(&name(&Names)).await.unwrap(), Position::new(4));
     let parking = restored.parking(&name(&Names)).await.unwrap();
     assert_eq!((parking.parked.len(), &parking), (1, &models.parking(&name(&Names)).await.unwrap()));
@@ -379,19 +379,19 @@ async fn a_view_in_memory_goes_on_from_its_snapshot() {
     assert_eq!(found.rows.len(), 3);
     assert_eq!(all(&Views::new(&Names, models)).await["Cy"], "Cy", "the model it was taken of stays as it was");
     for damaged in [&snapshot[1..], b"{}", &snapshot[..snapshot.len() - 1]] {
-        assert!(MemoryReadModel::restore(damaged).unwrap_err().is_corrupt());
+        assert!(MemoryReadModel::<()>::restore(damaged).unwrap_err().is_corrupt());
     }
     let newer = String::from_utf8(snapshot).unwrap().replace(r#""format":1"#, r#""format":2"#);
-    assert!(MemoryReadModel::restore(newer.as_bytes()).unwrap_err().is_corrupt());
+    assert!(MemoryReadModel::<()>::restore(newer.as_bytes()).unwrap_err().is_corrupt());
 }
 
 #[tokio::test]
 async fn a_change_of_what_is_live_waits_for_the_transaction_at_hand_and_loses_nothing_of_it() {
-    let models = MemoryReadModel::new(MemoryViews::new());
+    let models = MemoryReadModel::new();
     let id = |generation| ViewId::new("amounts", Generation::new(generation)).unwrap();
     let (at_work, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (kept, told, waits) = (models.clone(), at_work.clone(), go_on.clone());
-    let work: Work<MemoryViews> = Box::new(move |tx| {
+    let work: Work<()> = Box::new(move |tx| {
         async move {
             let row = ViewRow::empty(ViewKey::new("1")?);
             let after = ViewRow { state: Some("{}".into()), ..row.clone() };

@@ -28,7 +28,7 @@ use crate::testing::read_model::Counting;
 /// ```
 /// use retell::store::memory::MemoryReadModel;
 ///
-/// retell::progress_conformance!(async { (MemoryReadModel::new(0), ()) });
+/// retell::progress_conformance!(async { (MemoryReadModel::with_value(0), ()) });
 /// # fn main() {}
 /// ```
 #[macro_export]

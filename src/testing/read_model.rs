@@ -33,7 +33,7 @@ use crate::store::sqlite::model::read_model::SqliteReadModel;
 /// ```
 /// use retell::store::memory::MemoryReadModel;
 ///
-/// retell::checkpoint_conformance!(async { (MemoryReadModel::new(0), ()) });
+/// retell::checkpoint_conformance!(async { (MemoryReadModel::with_value(0), ()) });
 /// # fn main() {}
 /// ```
 #[macro_export]

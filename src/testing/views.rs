@@ -25,9 +25,9 @@ use crate::store::model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, View
 ///
 /// # Examples
 /// ```
-/// use retell::{MemoryReadModel, MemoryViews};
+/// use retell::MemoryReadModel;
 ///
-/// retell::view_conformance!(async { (MemoryReadModel::new(MemoryViews::new()), ()) });
+/// retell::view_conformance!(async { (MemoryReadModel::new(), ()) });
 /// # fn main() {}
 /// ```
 #[macro_export]

@@ -250,7 +250,7 @@ where
 
 /// The clock stands still but for the waits themselves.
 pub(crate) async fn a_rate_is_kept_over_any_second() {
-    let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::new(Vec::new()), Mails::new());
+    let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::with_value(Vec::new()), Mails::new());
     for number in 0..23 {
         place(&log, &number.to_string()).await;
     }
@@ -263,7 +263,7 @@ pub(crate) async fn a_rate_is_kept_over_any_second() {
 }
 
 pub(crate) async fn one_that_is_told_to_stop_leaves_the_rest_of_the_batch() {
-    let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::new(Vec::new()), Mails::new());
+    let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::with_value(Vec::new()), Mails::new());
     for number in 0..10 {
         place(&log, &number.to_string()).await;
     }

@@ -33,7 +33,7 @@ macro_rules! on_all {
     ($($case:ident,)*) => {
         vec![$(
             test(concat!(stringify!($case), "_in_memory"), || {
-                block_on(effects::$case(MemoryReadModel::new(Vec::new())));
+                block_on(effects::$case(MemoryReadModel::with_value(Vec::new())));
             }),
             test(concat!(stringify!($case), "_in_sqlite"), || {
                 block_on(async { effects::$case(SqliteReadModel::in_memory().await.unwrap()).await });

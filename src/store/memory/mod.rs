@@ -5,5 +5,3 @@ pub(crate) mod model;
 
 pub use log::MemoryStore;
 pub use model::MemoryReadModel;
-pub use model::deadlines::MemoryDeadlines;
-pub use model::views::MemoryViews;

@@ -34,6 +34,7 @@ impl Parked {
 }
 
 /// A row of the table, as all the databases have it.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) struct ParkedColumns<'r> {
     pub(crate) aggregate_type: &'r str,
     pub(crate) aggregate_id: &'r str,
@@ -45,6 +46,7 @@ pub(crate) struct ParkedColumns<'r> {
     pub(crate) state: &'r str,
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl ParkedColumns<'_> {
     pub(crate) fn parse(self) -> Result<Parked, Error> {
         let damaged = |what: &str| {

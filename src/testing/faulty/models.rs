@@ -77,7 +77,7 @@ impl CommitFault {
 /// # async fn main() -> retell::Result<()> {
 /// # let log = MemoryStore::new();
 /// # log.append(Append::new(stream("a"), ExpectedVersion::Any, events(5))).await?;
-/// let models = MemoryReadModel::new(0);
+/// let models = MemoryReadModel::with_value(0);
 /// // The first transaction is the set-up.
 /// let faulty = FaultyModels::new(models.clone(), [CommitFault::Commit, CommitFault::DieAfter]);
 /// let (worker, stop) = (Worker::new(Count, log.clone(), faulty.clone()), CancellationToken::new());

@@ -68,7 +68,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// # async fn main() -> retell::Result<()> {
 /// # let log = MemoryStore::new();
 /// # log.append(Append::new(stream("a"), ExpectedVersion::Any, events(9))).await?;
-/// assert_survives(|_| Count, &log, async || MemoryReadModel::new(0), async |models| *models.value()).await;
+/// assert_survives(|_| Count, &log, async || MemoryReadModel::with_value(0), async |models| *models.value()).await;
 /// # Ok(())
 /// # }
 /// ```

@@ -1,0 +1,105 @@
+//! The committed state of a model in memory.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::id::{EventId, Position, ProjectionName, StreamId};
+use crate::store::memory::model::rows::Generations;
+use crate::store::memory::model::transaction::Staged;
+use crate::store::model::deadlines::{Deadline, DeadlineChange, parts};
+use crate::store::model::parking::{Parking, ParkingChange, Step};
+use crate::store::model::progress::{Row, in_aggregate_order};
+
+/// All that one lock guards, so that readers see the value and the tables of one commit.
+#[derive(Debug, Default)]
+pub(crate) struct Committed<T> {
+    pub(crate) value: Arc<T>,
+    pub(crate) tables: Tables,
+}
+
+/// What projections, views, reactions and process managers have in a model, apart from the value.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub(crate) checkpoints: HashMap<ProjectionName, Position>,
+    pub(crate) parking: HashMap<ProjectionName, Parking>,
+    /// Of the projections with order per aggregate.
+    pub(crate) progress: HashMap<ProjectionName, HashMap<StreamId, Row>>,
+    /// The inboxes of all reactions.
+    pub(crate) handled: HashSet<(ProjectionName, EventId)>,
+    /// The position after which each reaction starts.
+    pub(crate) starts: HashMap<ProjectionName, Position>,
+    pub(crate) views: Generations,
+    /// The deadlines of each process manager.
+    pub(crate) deadlines: HashMap<ProjectionName, BTreeMap<Uuid, Deadline>>,
+}
+
+impl<T> Committed<T> {
+    pub(crate) fn commit(&mut self, value: T, staged: Staged) {
+        self.value = Arc::new(value);
+        self.tables.commit(staged);
+    }
+}
+
+impl Tables {
+    /// Refuses a step that does not start where its projection is.
+    pub(crate) fn check(&self, step: &Step) -> Result<()> {
+        if self.progress.contains_key(&step.projection) {
+            return Err(in_aggregate_order(&step.projection));
+        }
+        let actual = self.checkpoint(&step.projection);
+        let changes = self.parking.get(&step.projection).map_or(0, |parking| parking.changes);
+        if (actual, changes) == (step.from, step.changes) { Ok(()) } else { Err(step.moved(actual)) }
+    }
+
+    pub(crate) fn checkpoint(&self, projection: &ProjectionName) -> Position {
+        self.checkpoints.get(projection).copied().unwrap_or_default()
+    }
+
+    /// Deletes every trace of a projection.
+    pub(crate) fn forget(&mut self, projection: &ProjectionName) {
+        self.checkpoints.remove(projection);
+        self.parking.remove(projection);
+        self.progress.remove(projection);
+    }
+
+    pub(crate) fn take(&mut self, step: Step) {
+        let changes = step.changes_after();
+        self.park(&step.projection, step.parking).changes = changes;
+        self.checkpoints.insert(step.projection, step.to);
+    }
+
+    pub(crate) fn park(&mut self, projection: &ProjectionName, changes: Vec<ParkingChange>) -> &mut Parking {
+        let parking = self.parking.entry(projection.clone()).or_default();
+        for change in changes {
+            let stream = change.stream().clone();
+            parking.parked.retain(|parked| parked.stream != stream);
+            if let ParkingChange::Park(parked) = change {
+                parking.parked.push(parked);
+            }
+        }
+        parking.parked.sort_by_key(|parked| parked.from_position);
+        parking
+    }
+
+    fn commit(&mut self, staged: Staged) {
+        self.views.rows.extend(staged.rows);
+        self.handled.extend(staged.handled);
+        for (process, changes) in staged.deadlines {
+            self.change_deadlines(&process, &changes);
+        }
+    }
+
+    pub(crate) fn change_deadlines(&mut self, process: &ProjectionName, changes: &[DeadlineChange]) {
+        let (set, ended) = parts(changes);
+        let own = self.deadlines.entry(process.clone()).or_default();
+        for deadline in set {
+            own.entry(deadline.id).or_insert_with(|| deadline.clone());
+        }
+        for id in ended {
+            own.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The port of read models in memory.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::store::memory::model::MemoryReadModel;
+use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::{ProgressStore, Turn, changes, in_key_order, in_log_order, progress_of};
+
+#[async_trait]
+impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
+    type Tx = T;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        Ok(self.read().tables.checkpoint(projection))
+    }
+
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        Ok(self.read().tables.parking.get(projection).cloned().unwrap_or_default())
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let mut committed = self.write();
+        let mut parked =
+            committed.tables.parking.get_mut(projection).into_iter().flat_map(|parking| &mut parking.parked);
+        let Some(parked) = parked.find(|parked| parked.stream == *stream) else { return Ok(false) };
+        parked.revive();
+        Ok(true)
+    }
+
+    async fn advance(&self, step: Step, work: Work<T>) -> Result<()> {
+        let turn = self.turns.take("advance").await?;
+        let before = {
+            let committed = self.read();
+            committed.tables.check(&step)?;
+            committed.value.clone()
+        };
+        let mut value = T::clone(&before);
+        let staged = turn.run(async { work(&mut value).await }).await?;
+        let mut committed = self.write();
+        committed.tables.check(&step)?;
+        committed.commit(value, staged);
+        committed.tables.take(step);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
+    async fn begin(&self, projection: &ProjectionName, work: Work<T>) -> Result<()> {
+        let turn = self.turns.take("begin").await?;
+        let before = {
+            let committed = self.read();
+            let is_new =
+                committed.tables.checkpoints.get(projection).is_none_or(|checkpoint| *checkpoint == Position::ZERO);
+            if !is_new && !committed.tables.progress.contains_key(projection) {
+                return Err(in_log_order(projection));
+            }
+            committed.value.clone()
+        };
+        let mut value = T::clone(&before);
+        let staged = turn.run(async { work(&mut value).await }).await?;
+        let mut committed = self.write();
+        committed.commit(value, staged);
+        committed.tables.progress.entry(projection.clone()).or_default();
+        Ok(())
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        let committed = self.read();
+        let Some(rows) = committed.tables.progress.get(projection) else { return Ok(HashMap::new()) };
+        let seen = streams.iter().filter_map(|stream| Some((stream.clone(), rows.get(stream)?.1)));
+        Ok(seen.collect())
+    }
+
+    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
+        let in_turn = self.turns.take("progress").await?;
+        let (before, rows) = {
+            let committed = self.read();
+            let parked = committed.tables.parking.get(projection).map_or(&[] as &[_], |parking| &parking.parked);
+            let streams = in_key_order(streams);
+            let parked =
+                parked.iter().filter(|parked| streams.binary_search(&parked.stream).is_ok()).cloned().collect();
+            let none = HashMap::new();
+            let rows = committed.tables.progress.get(projection).unwrap_or(&none);
+            (committed.value.clone(), progress_of(streams, rows, parked)?)
+        };
+        let (mut value, mut after) = (T::clone(&before), rows.clone());
+        let staged = in_turn.run(async { turn(&mut value, &mut after).await }).await?;
+        let mut committed = self.write();
+        committed.commit(value, staged);
+        let (changed, parking) = changes(&rows, &after);
+        let rows = committed.tables.progress.entry(projection.clone()).or_default();
+        rows.extend(changed.into_iter().map(|row| (row.stream.clone(), (row.applied, row.seen))));
+        committed.tables.park(projection, parking);
+        Ok(())
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        let mut committed = self.write();
+        let swept = committed.tables.checkpoints.entry(projection.clone()).or_default();
+        *swept = to.max(*swept);
+        Ok(*swept)
+    }
+}

@@ -1,0 +1,227 @@
+//! A model as bytes, with everything that its workers continue from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::id::{
+    AggregateId, CorrelationId, EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey,
+};
+use crate::store::memory::model::MemoryReadModel;
+use crate::store::memory::model::committed::{Committed, Tables};
+use crate::store::memory::model::rows::{Generations, Rows};
+use crate::store::model::deadlines::Deadline;
+use crate::store::model::parking::{Parked, ParkedState, Parking};
+use crate::store::model::progress::Row;
+use crate::store::model::views::{Fields, ViewId, ViewRow};
+
+const FORMAT: u32 = 1;
+
+/// The stored form. Lists of pairs, since JSON has only text as keys.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept<V> {
+    format: u32,
+    value: V,
+    checkpoints: Vec<(ProjectionName, Position)>,
+    /// Count of changes, and the parked aggregates.
+    parking: Vec<(ProjectionName, u64, Vec<KeptParked>)>,
+    /// Of the projections with order per aggregate: applied, seen.
+    progress: Vec<(ProjectionName, Vec<(StreamId, Row)>)>,
+    handled: Vec<(ProjectionName, EventId)>,
+    starts: Vec<(ProjectionName, Position)>,
+    views: Vec<(ProjectionName, Generation, Vec<KeptRow>)>,
+    live: Vec<(ProjectionName, Generation)>,
+    deadlines: Vec<(ProjectionName, Vec<KeptDeadline>)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptParked {
+    stream: StreamId,
+    from_version: Version,
+    from_position: Position,
+    error: String,
+    attempts: u32,
+    next_at: DateTime<Utc>,
+    state: String,
+}
+
+/// Key, state, fields, position.
+type KeptRow = (ViewKey, String, Fields, Position);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptDeadline {
+    id: Uuid,
+    key: AggregateId,
+    name: String,
+    at: DateTime<Utc>,
+    correlation_id: Option<CorrelationId>,
+    attempts: u32,
+}
+
+impl<T> MemoryReadModel<T> {
+    /// Encodes the last commit: the value, all rows of views, inboxes and deadlines, and how far each projection is. A model that is
+    /// [restored](Self::restore) after a restart continues from there instead of from the first event. To keep the bytes in a file, write
+    /// them under another name and rename it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unencodable`] if the value cannot be encoded as JSON.
+    pub fn snapshot(&self) -> Result<Vec<u8>>
+    where
+        T: Serialize,
+    {
+        let committed = self.read();
+        let refused = |error| Error::with_source(ErrorKind::Unencodable("a snapshot of a read model".into()), error);
+        serde_json::to_vec(&Kept::of(&*committed.value, &committed.tables)).map_err(refused)
+    }
+
+    /// Creates a model in the state of a [`snapshot`](Self::snapshot).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] for bytes that are not a snapshot of such a model, or that a newer release has written. Start from an empty
+    /// model then.
+    pub fn restore(snapshot: &[u8]) -> Result<Self>
+    where
+        T: DeserializeOwned,
+    {
+        let damaged =
+            |error: BoxError| Error::with_source(ErrorKind::Corrupt("a snapshot of a read model".into()), error);
+        let kept: Kept<T> = serde_json::from_slice(snapshot).map_err(|error| damaged(error.into()))?;
+        if kept.format != FORMAT {
+            return Err(damaged(format!("it has format {}, known is {FORMAT}", kept.format).into()));
+        }
+        Ok(Self::of(kept.restored().map_err(|error| damaged(error.into()))?))
+    }
+}
+
+impl<V> Kept<V> {
+    fn of(value: V, tables: &Tables) -> Self {
+        let progress = tables.progress.iter().map(|(name, rows)| (name.clone(), pairs(rows)));
+        let parking = tables.parking.iter().map(|(name, own)| {
+            let parked = own.parked.iter().map(KeptParked::of).collect();
+            (name.clone(), own.changes, parked)
+        });
+        let views = tables.views.rows.iter().map(|(id, rows)| {
+            let rows = rows.by_key.after(String::new()).map(|(_, row)| {
+                (row.key.clone(), row.state.clone().unwrap_or_default(), row.fields.clone(), row.position)
+            });
+            (id.view().clone(), id.generation(), rows.collect())
+        });
+        let deadlines = tables.deadlines.iter().map(|(name, own)| {
+            let own = own.values().map(KeptDeadline::of).collect();
+            (name.clone(), own)
+        });
+        Self {
+            format: FORMAT,
+            value,
+            checkpoints: pairs(&tables.checkpoints),
+            parking: parking.collect(),
+            progress: progress.collect(),
+            handled: tables.handled.iter().cloned().collect(),
+            starts: pairs(&tables.starts),
+            views: views.collect(),
+            live: tables.views.live.iter().map(|(view, live)| (view.clone(), *live)).collect(),
+            deadlines: deadlines.collect(),
+        }
+    }
+
+    fn restored(self) -> Result<Committed<V>> {
+        let progress = self.progress.into_iter().map(|(name, rows)| (name, rows.into_iter().collect()));
+        let parking = self.parking.into_iter().map(|(name, changes, parked)| {
+            let parked = parked.into_iter().map(KeptParked::restored).collect::<Result<_>>()?;
+            Ok((name, Parking { changes, parked }))
+        });
+        let rows = self.views.into_iter().map(|(view, generation, rows)| {
+            let id = ViewId::new(view.as_str(), generation)?;
+            Ok((id, restored_rows(rows)))
+        });
+        let deadlines = self.deadlines.into_iter().map(|(name, own)| {
+            let own = own.into_iter().map(|deadline| (deadline.id, deadline.restored())).collect();
+            (name, own)
+        });
+        let tables = Tables {
+            checkpoints: self.checkpoints.into_iter().collect(),
+            parking: parking.collect::<Result<_>>()?,
+            progress: progress.collect(),
+            handled: self.handled.into_iter().collect(),
+            starts: self.starts.into_iter().collect(),
+            views: Generations { rows: rows.collect::<Result<_>>()?, live: self.live.into_iter().collect() },
+            deadlines: deadlines.collect(),
+        };
+        Ok(Committed { value: Arc::new(self.value), tables })
+    }
+}
+
+fn pairs<K: Clone, V: Clone>(map: &HashMap<K, V>) -> Vec<(K, V)> {
+    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn restored_rows(kept: Vec<KeptRow>) -> Rows {
+    let (mut by_key, mut entries) = (BTreeMap::new(), BTreeMap::new());
+    for (key, state, fields, position) in kept {
+        let text = key.as_str().to_owned();
+        entries
+            .extend(fields.iter().map(|(field, value)| ((field.to_owned(), value.to_owned(), text.clone()), Some(()))));
+        by_key.insert(text, Some(Arc::new(ViewRow { key, state: Some(state), fields, position })));
+    }
+    let mut rows = Rows::default();
+    rows.by_key.change(by_key);
+    rows.entries.change(entries);
+    rows
+}
+
+impl KeptParked {
+    fn of(parked: &Parked) -> Self {
+        Self {
+            stream: parked.stream.clone(),
+            from_version: parked.from_version,
+            from_position: parked.from_position,
+            error: parked.error.clone(),
+            attempts: parked.attempts,
+            next_at: parked.next_at,
+            state: parked.state.to_string(),
+        }
+    }
+
+    fn restored(self) -> Result<Parked> {
+        let unknown = || ErrorKind::Corrupt(format!("the parked aggregate {} has state {:?}", self.stream, self.state));
+        let state = ParkedState::parse(&self.state).ok_or_else(unknown)?;
+        Ok(Parked {
+            stream: self.stream,
+            from_version: self.from_version,
+            from_position: self.from_position,
+            error: self.error,
+            attempts: self.attempts,
+            next_at: self.next_at,
+            state,
+        })
+    }
+}
+
+impl KeptDeadline {
+    fn of(deadline: &Deadline) -> Self {
+        Self {
+            id: deadline.id,
+            key: deadline.key.clone(),
+            name: deadline.name.clone(),
+            at: deadline.at,
+            correlation_id: deadline.correlation_id,
+            attempts: deadline.attempts,
+        }
+    }
+
+    fn restored(self) -> Deadline {
+        Deadline {
+            id: self.id,
+            key: self.key,
+            name: self.name,
+            at: self.at,
+            correlation_id: self.correlation_id,
+            attempts: self.attempts,
+        }
+    }
+}
