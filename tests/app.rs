@@ -9,14 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use retell::app::{Health, Role, State};
+use retell::process::{NotExecuted, Process, Then};
 use retell::shutdown::Signal;
-use retell::store::Append;
+use retell::store::{Append, DeadlineStore};
 use retell::testing::store::{events, stream};
 use retell::{
-    App, Begin, BoxError, CheckpointStore, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, MemoryBroker,
-    MemoryReadModel, MemoryStore, Position, Projection, Reaction, Repository, SqliteReadModel, async_trait, rusqlite,
+    AggregateId, App, Begin, BoxError, CheckpointStore, Context, Envelope, ErrorKind, EventReader, EventStore,
+    ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction,
+    Repository, SqliteReadModel, View, Views, async_trait, rusqlite,
 };
-use support::{Add, Counter, CounterEvent};
+use serde::{Deserialize, Serialize};
+use support::{Add, Counter, CounterEvent, Rename};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -194,4 +197,127 @@ async fn it_runs_until_it_is_asked_to_stop() {
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
     assert_eq!(run.await.unwrap().unwrap(), Signal::Terminate);
     assert_eq!(store.head().await.unwrap(), Position::new(5));
+}
+
+/// What a counter holds, by its id.
+struct Held;
+
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+struct Holding {
+    total: i64,
+    name: String,
+}
+
+impl View for Held {
+    type Event = CounterEvent;
+    type State = Holding;
+
+    fn name(&self) -> &'static str {
+        "held"
+    }
+
+    fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
+        Some(event.stream.aggregate_id().to_string())
+    }
+
+    fn apply(&self, held: &mut Option<Holding>, event: Envelope<CounterEvent>) {
+        let held = held.get_or_insert_default();
+        match event.event {
+            CounterEvent::Added { amount } => held.total += amount,
+            CounterEvent::Renamed(name) => held.name = name,
+        }
+    }
+}
+
+/// Notes the positions it is given, marked by 1000, through the value that the projection writes to.
+struct Echoing;
+
+#[async_trait]
+impl Reaction for Echoing {
+    type Event = CounterEvent;
+    type Tx = Vec<u64>;
+
+    fn name(&self) -> &'static str {
+        "echoing"
+    }
+
+    async fn react(&self, noted: &mut Vec<u64>, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        noted.push(1000 + event.position.get());
+        Ok(())
+    }
+}
+
+/// Renames a counter as soon as a deadline has passed that its first event sets.
+struct Settling(Repository<Counter>);
+
+#[async_trait]
+impl Process for Settling {
+    const NAME: &'static str = "settling";
+    type Event = CounterEvent;
+    type State = bool;
+    type Change = ();
+    type Command = ();
+
+    fn key(&self, event: &Envelope<CounterEvent>) -> Option<AggregateId> {
+        matches!(event.event, CounterEvent::Added { .. }).then(|| event.stream.aggregate_id().clone())
+    }
+
+    fn apply(begun: &mut bool, (): ()) {
+        *begun = true;
+    }
+
+    fn on_event(&self, begun: &bool, event: &Envelope<CounterEvent>, then: &mut Then<Self>) {
+        if !begun {
+            then.change(()).remind("quiet", event.recorded_at);
+        }
+    }
+
+    fn on_deadline(&self, _: &bool, _: &str, then: &mut Then<Self>) {
+        then.send(());
+    }
+
+    fn on_rejected(&self, _: &bool, (): &(), _: &str, _: &mut Then<Self>) {}
+
+    async fn execute(&self, key: &AggregateId, (): (), context: Context) -> Result<(), NotExecuted> {
+        Ok(self.0.execute_with(key.clone(), Rename("settled"), context).await.map(drop)?)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_model_in_memory_serves_a_program_of_every_kind() {
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
+    let counters = Repository::new(store.clone());
+    let app = App::new(store.clone(), models.clone())
+        .with_broker(MemoryBroker::new())
+        .view(Held)
+        .project(Noting::named("one"))
+        .react(Echoing, Begin::After(Position::new(3)))
+        .process(Settling(counters));
+    let mut running = app.start();
+    let views = Views::new(&Held, models.clone());
+    let settled = async {
+        let settled = Holding { total: 5, name: "settled".into() };
+        while views.get("a").await.unwrap().is_none_or(|held| held != settled) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, settled).await.unwrap();
+    // Five events, a step for each of them and one for the deadline, and the new name.
+    let head = store.head().await.unwrap();
+    assert_eq!(head, Position::new(5 + 5 + 1 + 1));
+    timeout(PATIENCE, running.has_applied(head)).await.unwrap();
+    assert!(running.health().borrow().is_good());
+    running.stop().await.unwrap();
+    let (mut noted, mut echoed) = (models.value().to_vec(), Vec::new());
+    noted.retain(|position| {
+        if *position > 1000 {
+            echoed.push(*position);
+            false
+        } else {
+            true
+        }
+    });
+    assert_eq!((noted, echoed), (vec![1, 2, 3, 4, 5, 12], vec![1004, 1005, 1012]));
+    let due = models.due_deadlines(&ProjectionName::new("settling").unwrap(), chrono::Utc::now(), 9).await.unwrap();
+    assert!(due.is_empty(), "the deadline is settled: {due:?}");
 }
