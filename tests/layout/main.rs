@@ -109,7 +109,6 @@ const KNOWN_CYCLES: &[&str] = &[
     "broker/rabbitmq/connection.rs -> broker/rabbitmq/mod.rs -> broker/rabbitmq/connection.rs",
     "process.rs -> process/manager.rs -> process.rs",
     "rebuild.rs -> rebuild/build.rs -> rebuild.rs",
-    "store/memory/model/inbox.rs -> store/memory/model/mod.rs -> store/memory/model/inbox.rs",
     "store/mysql/log/append.rs -> store/mysql/log/claims.rs -> store/mysql/log/append.rs",
     "testing/faulty.rs -> testing/faulty/models.rs -> testing/faulty.rs",
     "testing/store.rs -> testing/store/append.rs -> testing/store.rs",
