@@ -4,4 +4,5 @@
 //! compiling within a major version. A new rule may fail a new case of a conformance suite, so run the suites at every update.
 
 pub use crate::store::log::claims::{Claimed, claimed};
+pub use crate::store::log::judge::{Verdict, Written, judge, record};
 pub use crate::store::log::relay::{LONGEST_LEASE, check_fence, check_lease_name, check_relay_name};

@@ -6,6 +6,7 @@ pub(crate) mod claims;
 pub(crate) mod event_store;
 pub(crate) mod group_commit;
 pub(crate) mod inline;
+pub(crate) mod judge;
 pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod relay;

@@ -1,6 +1,7 @@
 //! The log in memory.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{
     ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, IdempotencyKey, Position, StreamId, Version,
@@ -19,6 +20,7 @@ use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
+use crate::store::log::judge::{Verdict, Written, judge, record};
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
@@ -102,61 +104,27 @@ impl State {
         Position::new(self.events.len() as u64)
     }
 
-    fn version(&self, stream: &StreamId) -> Version {
-        Version::new(self.streams.get(stream).map_or(0, |events| events.len() as u64))
-    }
-
     fn append(&mut self, append: Append) -> Result<Appended> {
-        if let Some(key) = append.key()
-            && let Some(kept) = self.keys.get(key)
-        {
-            return kept.clone().repeat(key, append.stream_ids());
-        }
-        self.check(&append)?;
+        let Ok(verdict) = judge(self, &append);
+        let versions = match verdict {
+            Verdict::Write(versions) => versions,
+            Verdict::Repeated(first) => return Ok(first),
+            Verdict::Refused(refusal) => return Err(refusal),
+        };
         self.keep_claims(&append);
-        let recorded_at = self.next_time();
-        let mut versions = Vec::with_capacity(append.streams().len());
-        let Append { streams, key } = append;
-        let names = streams.iter().map(|part| part.stream.clone()).collect();
-        for part in streams {
-            for event in part.events {
-                let position = self.head().next();
-                let places = self.streams.entry(part.stream.clone()).or_default();
-                places.push(self.events.len());
-                let version = Version::new(places.len() as u64);
-                self.ids.insert(event.id);
-                self.events.push(RecordedEvent { position, stream: part.stream.clone(), version, recorded_at, event });
-            }
-            versions.push(self.version(&part.stream));
+        let kept = append.key().map(|key| (key.clone(), append.stream_ids().cloned().collect()));
+        let (events, versions) = record(append, versions, self.head(), self.next_time());
+        for event in events {
+            self.streams.entry(event.stream.clone()).or_default().push(self.events.len());
+            self.ids.insert(event.event.id);
+            self.events.push(event);
         }
         let appended = Appended { commit: CommitId::new(self.head().get()), versions, outcome: Outcome::Written };
-        if let Some(key) = key {
+        if let Some((key, streams)) = kept {
             let kept = Appended { outcome: Outcome::Repeated, ..appended.clone() };
-            self.keys.insert(key, KeptOutcome { streams: names, appended: kept });
+            self.keys.insert(key, KeptOutcome { streams, appended: kept });
         }
         Ok(appended)
-    }
-
-    /// Expectations first: a caller that is behind should learn that, whatever else is wrong.
-    fn check(&self, append: &Append) -> Result<()> {
-        for part in append.streams() {
-            let actual = self.version(&part.stream);
-            if !part.expected.allows(actual) {
-                let (stream, expected) = (part.stream.clone(), part.expected);
-                return Err(ErrorKind::Conflict { stream, expected, actual }.into());
-            }
-        }
-        for claim in claimed(append) {
-            let holder = self.reservations.get(&(claim.scope.clone(), claim.value.clone()));
-            claim.refusal(holder).map_or(Ok(()), Err)?;
-        }
-        let mut new_ids = HashSet::new();
-        for event in append.streams().iter().flat_map(|part| &part.events) {
-            if self.ids.contains(&event.id) || !new_ids.insert(event.id) {
-                return Err(ErrorKind::DuplicateEvent(event.id).into());
-            }
-        }
-        Ok(())
     }
 
     fn keep_claims(&mut self, append: &Append) {
@@ -185,6 +153,26 @@ impl State {
             .take(REPLAY_CHUNK)
             .cloned()
             .collect()
+    }
+}
+
+impl Written for State {
+    type Failure = Infallible;
+
+    fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Infallible> {
+        Ok(self.keys.get(key).cloned())
+    }
+
+    fn version(&self, stream: &StreamId) -> Result<Version, Infallible> {
+        Ok(Version::new(self.streams.get(stream).map_or(0, |events| events.len() as u64)))
+    }
+
+    fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, Infallible> {
+        Ok(self.reservations.get(&(scope.clone(), value.clone())).cloned())
+    }
+
+    fn contains(&self, event: EventId) -> Result<bool, Infallible> {
+        Ok(self.ids.contains(&event))
     }
 }
 
