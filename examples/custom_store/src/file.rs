@@ -1,0 +1,178 @@
+//! A redb file: calls run on blocking threads, writers take turns, and redb's errors get their meaning here.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fmt, io};
+
+use redb::{Database, ReadableDatabase, WriteTransaction};
+use retell::{Error, ErrorKind, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::rows::{ROWS, Rows, Snapshot, rows};
+
+/// A handle of an open file. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub(crate) struct File {
+    /// `None` once the file is closed.
+    database: Arc<Mutex<Option<Arc<Database>>>>,
+    /// redb has one writer. A call waits for it here, where waiting takes no thread.
+    writer: Arc<tokio::sync::Mutex<()>>,
+    calls: TaskTracker,
+}
+
+/// A call in flight. The database is dropped first: once all tokens are gone, no call holds it.
+struct Call {
+    database: Arc<Database>,
+    _token: TaskTrackerToken,
+}
+
+impl File {
+    /// Opens a file, or creates it.
+    pub(crate) async fn open(path: PathBuf) -> Result<Self> {
+        let database = spawn_blocking(|| Database::create(path)).await.map_err(stopped)?;
+        let database = Arc::new(database.map_err(|error| Failure::from(error).to("open the file"))?);
+        let file =
+            Self { database: Arc::new(Mutex::new(Some(database))), writer: Arc::default(), calls: TaskTracker::new() };
+        // redb reads only tables that exist.
+        file.write("create the table", |tx| rows(tx).map(drop)).await?;
+        Ok(file)
+    }
+
+    /// Runs `read` on one snapshot of the file.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        read: impl FnOnce(&Snapshot) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T> {
+        let call = self.enter()?;
+        let done = spawn_blocking(move || read(&Rows(call.database.begin_read()?.open_table(ROWS)?)));
+        done.await.map_err(stopped)?.map_err(|failure| failure.to(attempt))
+    }
+
+    /// Runs `write` in a transaction, which commits if `write` succeeds. A caller that is dropped does not stop it.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        write: impl FnOnce(&mut WriteTransaction) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T> {
+        let call = self.enter()?;
+        let turn = self.writer.clone().lock_owned().await;
+        let done = spawn_blocking(move || {
+            let _turn = turn;
+            let mut tx = call.database.begin_write()?;
+            match catch_unwind(AssertUnwindSafe(|| write(&mut tx))) {
+                // Durable from here on: redb commits with `Durability::Immediate` by default.
+                Ok(Ok(value)) => tx.commit().map(|()| value).map_err(Failure::from),
+                Ok(Err(failure)) => Err(failure),
+                Err(panic) => {
+                    // redb cannot roll back while a panic unwinds.
+                    drop(tx);
+                    resume_unwind(panic)
+                }
+            }
+        });
+        done.await.map_err(stopped)?.map_err(|failure| failure.to(attempt))
+    }
+
+    pub(crate) async fn get<V: DeserializeOwned + Send + 'static>(
+        &self,
+        attempt: &'static str,
+        key: String,
+    ) -> Result<Option<V>> {
+        self.read(attempt, move |rows| rows.get(&key)).await
+    }
+
+    /// Replaces one row by the first value that `change` returns, if any, in a transaction of its own. Returns the second.
+    pub(crate) async fn update<V: DeserializeOwned + Serialize, T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        key: String,
+        change: impl FnOnce(Option<V>) -> Result<(Option<V>, T)> + Send + 'static,
+    ) -> Result<T> {
+        let update = move |tx: &mut WriteTransaction| {
+            let mut rows = rows(tx)?;
+            let (row, value) = change(rows.get(&key)?)?;
+            row.map_or(Ok(()), |row| rows.put(&key, &row))?;
+            Ok(value)
+        };
+        self.write(attempt, update).await
+    }
+
+    /// Waits for the calls in flight and closes the file. Later calls fail.
+    pub(crate) async fn close(&self) {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.calls.close();
+        self.calls.wait().await;
+        drop(database);
+    }
+
+    fn enter(&self) -> Result<Call> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = database.clone().ok_or_else(|| Error::new(ErrorKind::Closed("the store")))?;
+        Ok(Call { database, _token: self.calls.token() })
+    }
+}
+
+/// A blocking task ends early only by a panic, which continues in the caller, or with the runtime.
+fn stopped(error: JoinError) -> Error {
+    error.try_into_panic().map_or_else(|_| ErrorKind::Closed("the runtime").into(), |panic| resume_unwind(panic))
+}
+
+/// Why a call failed: an error of redb's, not classified yet, or one of retell's.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Redb(Box<redb::Error>),
+    Own(Error),
+}
+
+impl Failure {
+    /// A row that cannot be read.
+    pub(crate) fn corrupt(row: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self::Own(ErrorKind::Corrupt(format!("{row}: {problem}")).into())
+    }
+
+    /// The error of an attempt, such as `append`.
+    pub(crate) fn to(self, attempt: &str) -> Error {
+        match self {
+            Self::Redb(error) => Error::with_source(kind(&error, attempt), *error),
+            Self::Own(error) => error,
+        }
+    }
+}
+
+/// What a caller can do about an error of redb's.
+fn kind(error: &redb::Error, attempt: &str) -> ErrorKind {
+    match error {
+        redb::Error::Corrupted(problem) => ErrorKind::Corrupt(problem.clone()),
+        redb::Error::DatabaseAlreadyOpen => ErrorKind::Transient(attempt.into()),
+        redb::Error::Io(error) => match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => ErrorKind::ReadOnly,
+            io::ErrorKind::InvalidData => ErrorKind::Corrupt(error.to_string()),
+            _ => ErrorKind::Backend(attempt.into()),
+        },
+        _ => ErrorKind::Backend(attempt.into()),
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Own(error)
+    }
+}
+
+macro_rules! failures {
+    ($($error:ident)*) => {
+        $(impl From<redb::$error> for Failure {
+            fn from(error: redb::$error) -> Self {
+                Self::Redb(Box::new(error.into()))
+            }
+        })*
+    };
+}
+failures!(DatabaseError TransactionError TableError StorageError CommitError);

@@ -1,0 +1,10 @@
+//! A store that lives outside of retell: the log and read models in a [redb] file, written against retell's public API alone.
+//!
+//! It is an example to copy from. Every call that may wait for the disk runs on a blocking thread, and what a call has written when it returns
+//! is durable.
+
+mod file;
+mod log;
+mod rows;
+
+pub use log::RedbStore;

@@ -1,0 +1,384 @@
+//! The log: appends, reads, unique values, idempotency keys, snapshots, and the state of relays.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use redb::{ReadableTable, Table};
+use retell::event::{NewEvent, RecordedEvent};
+use retell::id::CommitId;
+use retell::store::driver::{self, Verdict, Written, claimed, judge, record};
+use retell::store::{
+    Append, Appended, BatchAppend, GroupCommit, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, PAGE_BYTES, Page, RelayStore,
+    Replay, Snapshot, Visitor,
+};
+use retell::{
+    ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
+    IdempotencyKey, Metadata, Position, Result, StreamId, Version, async_trait,
+};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::file::{Failure, File};
+use crate::rows::{Rows, key, number, rows};
+
+/// `event`, position -> stream, version, microseconds, event id, event type, schema version, codec, payload, correlation, causation, the
+/// rest of the metadata as JSON.
+type EventRow = (
+    (StreamId, Version, i64),
+    (EventId, EventType, u32, u8, Bytes),
+    (Option<CorrelationId>, Option<EventId>, Option<String>),
+);
+/// `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position -> position. `id`, event id -> nothing.
+/// `claim`, scope, value -> the stream that holds it. `head` -> its position and time.
+///
+/// `key`, idempotency key -> the commit, and each stream of the append with its new version.
+type OutcomeRow = (CommitId, Vec<(StreamId, Version)>);
+/// `snapshot`, aggregate type, aggregate id -> version, fingerprint, state.
+type SnapshotRow = (Version, u64, Bytes);
+
+/// Events that a replay copies out of one snapshot of the file.
+const REPLAY_CHUNK: usize = 256;
+
+/// A log in a redb file. Cloning gives another handle; one process at a time opens the file.
+#[derive(Debug, Clone)]
+pub struct RedbStore {
+    pub(crate) file: File,
+    head: Arc<watch::Sender<Position>>,
+    commits: Arc<GroupCommit>,
+}
+
+impl RedbStore {
+    /// Opens a log, or creates it.
+    ///
+    /// # Errors
+    /// [`Transient`](retell::ErrorKind::Transient) while another process has the file open, [`Corrupt`](retell::ErrorKind::Corrupt) if it
+    /// is not a sound redb file, [`Backend`](retell::ErrorKind::Backend) if it cannot be opened.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let file = File::open(path.as_ref().to_owned()).await?;
+        let head = Arc::new(watch::Sender::new(file.read("read the head", |rows| Ok(head_of(rows)?.0)).await?));
+        let writer = Writer { file: file.clone(), head: head.clone() };
+        Ok(Self { file, head, commits: Arc::new(GroupCommit::new(Arc::new(writer))) })
+    }
+}
+
+/// The driver's side of group commit: it gets the appends that waited while the last commit ran.
+struct Writer {
+    file: File,
+    head: Arc<watch::Sender<Position>>,
+}
+
+#[async_trait]
+impl BatchAppend for Writer {
+    async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+        let size = batch.len();
+        let written = self.file.write("append", move |tx| {
+            let mut rows = rows(tx)?;
+            let (mut head, time) = head_of(&rows)?;
+            // Time never goes backward along the log, whatever the clock does.
+            let time = Utc::now().timestamp_micros().max(time);
+            let outcomes = batch.into_iter().map(|append| write(&mut rows, append, &mut head, time));
+            let outcomes = outcomes.collect::<Result<Vec<_>, Failure>>()?;
+            rows.put("head", &(head, time))?;
+            Ok((outcomes, head))
+        });
+        match written.await {
+            Ok((outcomes, head)) => {
+                self.head.send_replace(head);
+                outcomes
+            }
+            Err(error) => vec![Err(error); size],
+        }
+    }
+}
+
+/// Writes one append. The outer error fails the whole commit, the inner one this append alone: it has written nothing then.
+fn write(
+    rows: &mut Rows<Table<'_, &'static str, &'static [u8]>>,
+    append: Append,
+    head: &mut Position,
+    time: i64,
+) -> Result<Result<Appended>, Failure> {
+    let versions = match judge(rows, &append)? {
+        Verdict::Write(versions) => versions,
+        Verdict::Repeated(first) => return Ok(Ok(first)),
+        Verdict::Refused(refusal) => return Ok(Err(refusal)),
+    };
+    for claim in claimed(&append) {
+        let place = key!("claim", claim.scope, claim.value);
+        match claim.next_holder(rows.holder(claim.scope, claim.value)?.as_ref()) {
+            Some(stream) => rows.put(&place, stream)?,
+            None => drop(rows.remove::<StreamId>(&place)?),
+        }
+    }
+    let (idempotency_key, streams) = (append.key().cloned(), append.stream_ids().cloned().collect::<Vec<_>>());
+    let (events, versions) = record(append, versions, *head, from_micros(time)?);
+    for event in events {
+        *head = event.position;
+        insert(rows, event)?;
+    }
+    let commit = CommitId::new(head.get());
+    if let Some(name) = idempotency_key {
+        let streams = streams.into_iter().zip(versions.iter().copied()).collect();
+        rows.put::<OutcomeRow>(&key!("key", name), &(commit, streams))?;
+    }
+    Ok(Ok(Appended { commit, versions, outcome: Outcome::Written }))
+}
+
+fn insert(rows: &mut Rows<Table<'_, &'static str, &'static [u8]>>, recorded: RecordedEvent) -> Result<(), Failure> {
+    let RecordedEvent { position, stream, version, recorded_at, event, .. } = recorded;
+    let Metadata { correlation_id, causation_id, .. } = event.metadata;
+    let json = event.metadata.to_json().map_err(|problem| Failure::corrupt(&stream, problem))?;
+    let at = number(position.get());
+    rows.put(&key!(versions_of(&stream), number(version.get())), &(version, position))?;
+    rows.put(&key!("type", event.event_type, at), &position)?;
+    rows.put(&key!("id", event.id.to_string()), &())?;
+    let content = (event.id, event.event_type, event.schema_version, event.codec.number(), event.payload);
+    let place = (stream, version, recorded_at.timestamp_micros());
+    rows.put::<EventRow>(&key!("event", at), &(place, content, (correlation_id, causation_id, json)))
+}
+
+impl<T: ReadableTable<&'static str, &'static [u8]>> Written for Rows<T> {
+    type Failure = Failure;
+
+    fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+        Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, streams)| {
+            let (streams, versions) = streams.into_iter().unzip();
+            KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } }
+        }))
+    }
+
+    fn version(&self, stream: &StreamId) -> Result<Version, Failure> {
+        let last = self.below::<(Version, Position)>(&versions_of(stream), "")?.next_back().transpose()?;
+        Ok(last.map_or(Version::ZERO, |(_, (version, _))| version))
+    }
+
+    fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, Failure> {
+        self.get(&key!("claim", scope, value))
+    }
+
+    fn contains(&self, event: EventId) -> Result<bool, Failure> {
+        Ok(self.get::<()>(&key!("id", event.to_string()))?.is_some())
+    }
+}
+
+pub(crate) fn versions_of(stream: &StreamId) -> String {
+    key!("stream", stream.aggregate_type(), stream.aggregate_id())
+}
+
+pub(crate) fn from_micros(micros: i64) -> Result<DateTime<Utc>, Failure> {
+    DateTime::from_timestamp_micros(micros).ok_or_else(|| Failure::corrupt("time", micros))
+}
+
+fn head_of<T: ReadableTable<&'static str, &'static [u8]>>(rows: &Rows<T>) -> Result<(Position, i64), Failure> {
+    Ok(rows.get("head")?.unwrap_or((Position::ZERO, i64::MIN)))
+}
+
+fn parse(position: Position, (place, content, metadata): EventRow) -> Result<RecordedEvent, Failure> {
+    let ((stream, version, micros), (id, event_type, schema_version, codec, payload)) = (place, content);
+    let codec = Codec::from_number(codec).ok_or_else(|| Failure::corrupt("codec", codec))?;
+    let metadata = Metadata::from_parts(metadata.0, metadata.1, metadata.2.as_deref());
+    let metadata = metadata.map_err(|problem| Failure::corrupt("metadata", problem))?;
+    let event = NewEvent::stored(id, event_type, schema_version, codec, payload).with_metadata(metadata);
+    Ok(RecordedEvent::new(position, stream, version, from_micros(micros)?, event))
+}
+
+fn at<T: ReadableTable<&'static str, &'static [u8]>>(
+    rows: &Rows<T>,
+    position: Position,
+) -> Result<RecordedEvent, Failure> {
+    let row = rows.get(&key!("event", number(position.get())))?;
+    parse(position, row.ok_or_else(|| Failure::corrupt("no event at position", position))?)
+}
+
+/// Takes at most `limit` events, and none after the one that fills a page.
+fn take(
+    events: impl Iterator<Item = Result<RecordedEvent, Failure>>,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, Failure> {
+    let mut bytes = 0;
+    let has_room = |event: &Result<RecordedEvent, Failure>| {
+        let before = bytes;
+        bytes += event.as_ref().map_or(0, RecordedEvent::payload_bytes);
+        before < PAGE_BYTES
+    };
+    events.take_while(has_room).take(limit).collect()
+}
+
+fn page<T: ReadableTable<&'static str, &'static [u8]>>(
+    rows: &Rows<T>,
+    after: Position,
+    limit: usize,
+    filter: &Filter,
+) -> Result<Page, Failure> {
+    let end = if limit == 0 { after } else { head_of(rows)?.0.max(after) };
+    let events = (after.get()..end.get()).map(|before| at(rows, Position::new(before + 1)));
+    let wanted = events.filter(|event| event.as_ref().map_or(true, |event| filter.passes(event)));
+    Ok(Page::of(take(wanted, limit)?, limit, end))
+}
+
+#[async_trait]
+impl EventReader for RedbStore {
+    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let mut after = replay.after;
+        if let Some(shape) = replay.snapshot
+            && let Some((version, fingerprint, state)) =
+                self.file.get::<SnapshotRow>("read a snapshot", snapshot_of(stream)).await?
+            && (fingerprint == shape && version > after && replay.up_to.allows_snapshot(version))
+        {
+            visitor.snapshot(version, &state)?;
+            after = version;
+        }
+        loop {
+            let chunk = self.read_stream(stream, after, REPLAY_CHUNK).await?;
+            let Some(last) = chunk.last() else { return Ok(()) };
+            after = last.version;
+            for event in &chunk {
+                if !replay.up_to.includes(event.version, event.recorded_at) {
+                    return Ok(());
+                }
+                visitor.event(event.version, event.stored())?;
+            }
+        }
+    }
+
+    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+        let filter = filter.clone();
+        self.file.read("read the log", move |rows| page(rows, after, limit, &filter)).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let stream = versions_of(stream);
+        let read = move |rows: &crate::rows::Snapshot| {
+            let versions = rows.below::<(Version, Position)>(&stream, &number(after.get()))?;
+            take(versions.map(|row| at(rows, row?.1.1)), limit)
+        };
+        self.file.read("read a stream", read).await
+    }
+
+    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let event_type = key!("type", event_type);
+        let read = move |rows: &crate::rows::Snapshot| {
+            let positions = rows.below::<Position>(&event_type, "")?.rev();
+            take(positions.map(|row| at(rows, row?.1)), limit)
+        };
+        self.file.read("read the newest events", read).await
+    }
+
+    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let read = move |rows: &crate::rows::Snapshot| {
+            // Times never decrease along the log, so halving finds the last event that is not later.
+            let (mut before, mut end) = (0, head_of(rows)?.0.get());
+            while before < end {
+                let middle = before + (end - before).div_ceil(2);
+                let is_later = at(rows, Position::new(middle))?.recorded_at > time;
+                (before, end) = if is_later { (before, middle - 1) } else { (middle, end) };
+            }
+            Ok(page(rows, Position::new(before), limit, &Filter::all())?.events)
+        };
+        self.file.read("read by time", read).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.file.read("read the head", |rows| Ok(head_of(rows)?.0)).await
+    }
+
+    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+        // A commit has the number of its last event's position.
+        Ok(Some(Position::new(commit.get())).filter(|position| *position <= *self.head.borrow()))
+    }
+
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.head.subscribe()
+    }
+}
+
+fn snapshot_of(stream: &StreamId) -> String {
+    key!("snapshot", stream.aggregate_type(), stream.aggregate_id())
+}
+
+#[async_trait]
+impl EventStore for RedbStore {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        append.check(MAX_PAYLOAD_BYTES)?;
+        self.commits.append(append).await
+    }
+
+    async fn find_by_key(&self, name: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+        let name = name.clone();
+        self.file.read("look up an idempotency key", move |rows| rows.outcome(&name)).await
+    }
+
+    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+        self.file.get("look up a unique value", key!("claim", scope, value)).await
+    }
+
+    async fn save_snapshot(
+        &self,
+        stream: &StreamId,
+        Snapshot { version, fingerprint, state, .. }: Snapshot,
+    ) -> Result<()> {
+        let replace = move |kept: Option<SnapshotRow>| {
+            let is_older = |(kept, shape, _): SnapshotRow| shape == fingerprint && kept >= version;
+            Ok((kept.is_none_or(|kept| !is_older(kept)).then(|| (version, fingerprint, state.into())), ()))
+        };
+        self.file.update("save a snapshot", snapshot_of(stream), replace).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.commits.close().await;
+        self.file.close().await;
+        Ok(())
+    }
+}
+
+/// `relay`, name -> position, newest fence.
+type RelayRow = (Position, Fence);
+/// `lease`, name -> fence, holder, end in microseconds. A lease without a holder is free.
+type LeaseRow = (Fence, Option<Uuid>, i64);
+
+#[async_trait]
+impl RelayStore for RedbStore {
+    async fn position(&self, relay: &str) -> Result<Position> {
+        driver::check_relay_name(relay)?;
+        let row: Option<RelayRow> = self.file.get("read a relay's position", key!("relay", relay)).await?;
+        Ok(row.unwrap_or_default().0)
+    }
+
+    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+        driver::check_relay_name(relay)?;
+        let name = relay.to_owned();
+        let advance = move |row: Option<RelayRow>| {
+            let (at, newest) = row.unwrap_or_default();
+            driver::check_fence(&name, fence, newest)?;
+            Ok((Some((position.max(at), fence)), ()))
+        };
+        self.file.update("move a relay's position", key!("relay", relay), advance).await
+    }
+
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        driver::check_lease_name(name)?;
+        let acquire = move |row: Option<LeaseRow>| {
+            let now = Utc::now();
+            let fence = match row {
+                Some((fence, Some(same), _)) if same == holder => fence,
+                Some((_, Some(_), end)) if now.timestamp_micros() < end => return Ok((None, None)),
+                row => row.unwrap_or_default().0.next(),
+            };
+            let end = (now + length.min(driver::LONGEST_LEASE)).timestamp_micros();
+            Ok((Some((fence, Some(holder), end)), Some(fence)))
+        };
+        self.file.update("acquire a lease", key!("lease", name), acquire).await
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        driver::check_lease_name(name)?;
+        let release = move |row: Option<LeaseRow>| {
+            let held = row.filter(|(_, held_by, _)| *held_by == Some(holder));
+            Ok((held.map(|(fence, ..)| (fence, None, 0)), ()))
+        };
+        self.file.update("release a lease", key!("lease", name), release).await
+    }
+}
