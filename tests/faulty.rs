@@ -37,6 +37,18 @@ mod without_a_script {
         retell::progress_conformance!(async { (FaultyModels::new(MemoryReadModel::with_value(0), []), ()) });
     }
 
+    mod inbox {
+        use super::{FaultyModels, MemoryReadModel};
+
+        retell::inbox_conformance!(async { (FaultyModels::new(MemoryReadModel::new(), []), ()) });
+    }
+
+    mod deadlines {
+        use super::{FaultyModels, MemoryReadModel};
+
+        retell::deadline_conformance!(async { (FaultyModels::new(MemoryReadModel::new(), []), ()) });
+    }
+
     mod views {
         use super::{FaultyModels, MemoryReadModel};
 

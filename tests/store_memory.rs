@@ -50,6 +50,30 @@ mod progress {
     retell::progress_conformance!(async { (MemoryReadModel::with_value(0), ()) });
 }
 
+mod inbox {
+    use super::MemoryReadModel;
+
+    retell::inbox_conformance!(async { (MemoryReadModel::new(), ()) });
+}
+
+mod inbox_next_to_a_value {
+    use super::MemoryReadModel;
+
+    retell::inbox_conformance!(async { (MemoryReadModel::with_value(vec![1_u64]), ()) });
+}
+
+mod deadlines {
+    use super::MemoryReadModel;
+
+    retell::deadline_conformance!(async { (MemoryReadModel::new(), ()) });
+}
+
+mod deadlines_next_to_a_value {
+    use super::MemoryReadModel;
+
+    retell::deadline_conformance!(async { (MemoryReadModel::with_value(vec![1_u64]), ()) });
+}
+
 mod views {
     use super::MemoryReadModel;
 

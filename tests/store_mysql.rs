@@ -44,6 +44,14 @@ mod progress_claims {
     retell::progress_conformance!(super::read_model());
 }
 
+mod inbox {
+    retell::inbox_conformance!(super::read_model());
+}
+
+mod deadlines {
+    retell::deadline_conformance!(super::read_model());
+}
+
 mod view_claims {
     retell::view_conformance!(super::read_model());
 }

@@ -59,6 +59,14 @@ mod progress_claims {
     retell::progress_conformance!(async { (super::read_model().await, ()) });
 }
 
+mod inbox {
+    retell::inbox_conformance!(async { (super::read_model().await, ()) });
+}
+
+mod deadlines {
+    retell::deadline_conformance!(async { (super::read_model().await, ()) });
+}
+
 mod view_claims {
     retell::view_conformance!(async { (super::read_model().await, ()) });
 }

@@ -59,6 +59,20 @@ mod progress_in_memory {
     retell::progress_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
 }
 
+mod inbox {
+    retell::inbox_conformance!(super::read_model_in_a_file());
+}
+
+mod deadlines {
+    retell::deadline_conformance!(super::read_model_in_a_file());
+}
+
+mod deadlines_in_memory {
+    use super::SqliteReadModel;
+
+    retell::deadline_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
+}
+
 mod views {
     retell::view_conformance!(super::read_model_in_a_file());
 }

@@ -2,7 +2,9 @@
 //! store, read model and broker must pass.
 
 pub mod broker;
+pub mod deadlines;
 pub mod faulty;
+pub mod inbox;
 pub mod log_scenario;
 pub mod process_scenario;
 pub mod progress;
