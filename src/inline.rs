@@ -28,8 +28,8 @@ use crate::store::log::query::Filter;
 ///   [`Envelope::recorded_at`] is this process's clock. Events come in the order of their streams, those of different aggregates in any
 ///   order and at the same time, as with [order per aggregate](crate::Worker::with_order_per_aggregate): what that asks of a projection, this
 ///   does. The log must be empty, or a worker with order per aggregate must have brought the model to its end while nobody appends. From then
-///   on the checkpoint is beyond all positions, so that [`wait_for`](crate::projection::wait_for) never waits, and a worker of the same
-///   name is refused with [`ErrorKind::CheckpointAhead`].
+///   on the projection's state is [`ProjectionState::Inline`](crate::store::ProjectionState::Inline) and its checkpoint is the head of the log, so
+///   that [`wait_for`](crate::projection::wait_for) never waits, and a worker of the same name is refused with [`ErrorKind::Invalid`].
 ///
 /// Appends that share a commit share the projection's batch. A projection that fails is asked again with fewer of them, down to the one at fault,
 /// which is refused with [`ErrorKind::Projection`], or with what decoding met; nothing of it is written, and the others are. An append that

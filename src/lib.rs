@@ -92,6 +92,9 @@ pub mod docs {
 
         #[doc = include_str!("docs/decisions/0016-less-for-each-event.md")]
         pub mod d0016_less_for_each_event {}
+
+        #[doc = include_str!("docs/decisions/0017-one-schema.md")]
+        pub mod d0017_one_schema {}
     }
 }
 

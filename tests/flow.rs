@@ -341,6 +341,10 @@ impl CheckpointStore for Contested {
         self.models.checkpoint(projection).await
     }
 
+    async fn state(&self, projection: &ProjectionName) -> retell::Result<retell::store::ProjectionState> {
+        self.models.state(projection).await
+    }
+
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         self.models.parking(projection).await
     }

@@ -421,6 +421,10 @@ impl CheckpointStore for Killable<MemoryReadModel<Applied>> {
         self.0.checkpoint(projection).await
     }
 
+    async fn state(&self, projection: &ProjectionName) -> retell::Result<retell::store::ProjectionState> {
+        self.0.state(projection).await
+    }
+
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         self.1.pass().await;
         self.0.parking(projection).await

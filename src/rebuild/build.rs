@@ -16,9 +16,8 @@ use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::{Rebuild, Speed};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::EventReader;
-use crate::store::model::checkpoint::Work;
+use crate::store::model::checkpoint::{ProjectionState, Work};
 use crate::store::model::parking::Step;
-use crate::store::model::views::GOING;
 use crate::store::model::views::{ViewId, ViewRow, ViewStore};
 use crate::view::View;
 use crate::view::fold::ViewProjection;
@@ -63,6 +62,10 @@ enum Pass {
 impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     /// Until the generation has got as far as the one that readers see.
     pub(super) async fn to_end(rebuild: &'r Rebuild<V, M>, stop: CancellationToken) -> Result<()> {
+        if rebuild.models.state(rebuild.id()?.projection()).await? == ProjectionState::Inline {
+            // Appends keep it complete.
+            return Ok(());
+        }
         let mut build = Self::begin(rebuild, stop).await?;
         while !build.pass_once().await? && !build.stop.is_cancelled() {}
         Ok(())
@@ -76,8 +79,8 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
 
     async fn begin(rebuild: &'r Rebuild<V, M>, stop: CancellationToken) -> Result<Self> {
         let id = rebuild.id()?;
-        if rebuild.models.checkpoint(id.projection()).await? == GOING {
-            // Somebody was taking it away, and did not come to the end.
+        if rebuild.models.state(id.projection()).await? == ProjectionState::Deleting {
+            // A deletion was stopped half-way.
             rebuild.take_away(&id).await?;
         }
         let mut build = Self {

@@ -22,7 +22,7 @@ pub use log::query::{Filter, PAGE_BYTES, Page};
 pub use log::reader::{EventReader, Replay, UpTo, Visitor};
 pub use log::relay::RelayStore;
 pub use log::token::Token;
-pub use model::checkpoint::{CheckpointStore, Work};
+pub use model::checkpoint::{CheckpointStore, ProjectionState, Work};
 pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 pub use model::inbox::InboxStore;
 pub use model::parking::{Parked, ParkedState, Parking, ParkingChange, Step};

@@ -21,7 +21,7 @@ use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::relay::RelayStore;
-use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
 use crate::store::model::inbox::InboxStore;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::{ProgressStore, Turn};
@@ -110,6 +110,10 @@ impl<M: CheckpointStore + ?Sized> CheckpointStore for Arc<M> {
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
         (**self).checkpoint(projection).await
+    }
+
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        (**self).state(projection).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {

@@ -14,7 +14,7 @@ use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, StreamId, Version, ViewKey};
-use crate::store::model::checkpoint::Work;
+use crate::store::model::checkpoint::{ProjectionState, Work};
 use crate::store::model::parking::Step;
 use crate::store::model::progress::{Progress, ProgressStore, Turn};
 use crate::store::model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
@@ -337,11 +337,15 @@ pub async fn a_generation_is_taken_away_bit_by_bit_and_never_the_live_one<M: Vie
     let mut calls = 1;
     while !models.take_away(&second, 2).await.expect("it commits") {
         calls += 1;
-        let at = models.checkpoint(second.projection()).await.expect("it can be read");
-        assert!(at > Position::new(1_000_000), "nobody goes on from {at}");
+        let state = models.state(second.projection()).await.expect("it can be read");
+        assert_eq!(state, ProjectionState::Deleting, "nothing continues from it");
+        let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
+        let refused = models.advance(Step::new(second.projection(), Position::ZERO, Position::new(1)), nothing).await;
+        assert!(matches!(refused.expect_err("it is being deleted").kind(), ErrorKind::Invalid(_)));
         assert!(calls < 9, "it comes to an end");
     }
     assert_eq!(models.checkpoint(second.projection()).await.expect("it can be read"), Position::ZERO);
+    assert_eq!(models.state(second.projection()).await.expect("it can be read"), ProjectionState::Running, "as if new");
     for of in [None, Some(("city".to_owned(), "Bonn".to_owned()))] {
         for (generation, rows) in [(1, 5), (2, 0)] {
             let page = ViewPage { of: of.clone(), after: None, limit: 9 };

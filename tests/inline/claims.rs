@@ -5,12 +5,13 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use retell::inline::inline;
-use retell::store::{Append, InlineStore, Outcome};
+use retell::store::{Append, InlineStore, Outcome, ViewId};
 use retell::testing::store::{event, stream, whole_log};
 use retell::view::{Paging, ViewProjection};
 use retell::{
-    AnyEvent, BoxError, Envelope, Error, ErrorKind, EventStore, ExpectedVersion, IdempotencyKey, MySqlStore, Position,
-    PostgresStore, Projection, ProjectionName, SqliteStore, View, ViewStore, Views, Worker, async_trait, rusqlite,
+    AnyEvent, BoxError, Envelope, Error, ErrorKind, EventStore, ExpectedVersion, Generation, IdempotencyKey,
+    MySqlStore, Position, PostgresStore, Projection, ProjectionName, Rebuild, SqliteStore, View, ViewKey, ViewStore,
+    Views, Worker, async_trait, rusqlite,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,14 @@ impl<T: Notes> Projection for Noted<T> {
 
 /// How many events there are of each payload.
 #[derive(Debug, Clone, Copy)]
-struct Payloads;
+struct Payloads {
+    generation: Generation,
+}
+
+const LIVE: Payloads = Payloads { generation: ViewId::FIRST };
+
+/// A generation that readers do not see yet.
+const NEXT: Payloads = Payloads { generation: Generation::new(2) };
 
 impl View for Payloads {
     type Event = AnyEvent;
@@ -49,6 +57,10 @@ impl View for Payloads {
 
     fn name(&self) -> &'static str {
         "payloads"
+    }
+
+    fn generation(&self) -> Generation {
+        self.generation
     }
 
     fn key(&self, event: &Envelope<AnyEvent>) -> Option<String> {
@@ -142,8 +154,8 @@ pub(crate) async fn a_repeated_append_is_applied_once<S: Noting>(log: S) {
 
 pub(crate) async fn a_view_never_lags_also_where_all_want_one_row<S: Noting>(log: S) {
     let models = log.models();
-    let log = inline(log, ViewProjection::new(Payloads, models.clone())).await.unwrap();
-    let views = Views::new(&Payloads, models);
+    let log = inline(log, ViewProjection::new(LIVE, models.clone())).await.unwrap();
+    let views = Views::new(&LIVE, models);
     let mut writers = JoinSet::new();
     for writer in 0..16_u64 {
         let log = log.clone();
@@ -161,6 +173,31 @@ pub(crate) async fn a_view_never_lags_also_where_all_want_one_row<S: Noting>(log
     let all = views.all(Paging::first(10)).await.unwrap().rows;
     let all: Vec<_> = all.iter().map(|(key, count)| (key.as_str(), *count)).collect();
     assert_eq!(all, [("hot", 160), ("last", 1), ("x", 60), ("y", 50), ("z", 50)]);
+}
+
+/// A generation that appends keep up to date is complete: a build finds nothing to do, and readers may be given it.
+pub(crate) async fn rebuild_keeps_an_inline_generation_and_promotes_it<S: Noting>(log: S)
+where
+    S::Models: Clone,
+{
+    let models = log.models();
+    let log = inline(log, ViewProjection::new(LIVE, models.clone())).await.unwrap();
+    let log = inline(log, ViewProjection::new(NEXT, models.clone())).await.unwrap();
+    for number in 0..10 {
+        log.append(one(&number.to_string(), "x")).await.unwrap();
+    }
+    let rebuild = Rebuild::new(NEXT, log.clone(), models.clone());
+    rebuild.run(CancellationToken::new()).await.unwrap();
+    let next = ViewKey::new("x").unwrap();
+    let view = ViewId::new(LIVE.name(), NEXT.generation).unwrap();
+    let kept = models.rows(view.view(), Some(NEXT.generation), std::slice::from_ref(&next)).await.unwrap();
+    assert_eq!(kept.iter().map(|row| row.state.as_deref()).collect::<Vec<_>>(), [Some("10")], "the rows are there");
+    log.append(one("more", "x")).await.unwrap();
+    assert_eq!(rebuild.switch().await.unwrap(), LIVE.generation);
+    log.append(one("more", "x")).await.unwrap();
+    assert_eq!(Views::new(&LIVE, models.clone()).get("x").await.unwrap(), Some(12), "readers see it, and it goes on");
+    assert_eq!(rebuild.switch_back(LIVE.generation).await.unwrap(), NEXT.generation);
+    assert_eq!(Views::new(&LIVE, models).get("x").await.unwrap(), Some(12));
 }
 
 /// A worker of the same name finds nothing to do, or is refused; nothing is applied twice.

@@ -95,6 +95,7 @@ fn tests() -> Vec<Trial> {
         what_the_projection_fails_on_is_not_appended_and_others_are,
         a_repeated_append_is_applied_once,
         a_view_never_lags_also_where_all_want_one_row,
+        rebuild_keeps_an_inline_generation_and_promotes_it,
         a_worker_of_the_same_name_applies_nothing_twice,
         sqlite_applies_what_was_appended_past_it_with_the_next_append,
     };
@@ -103,6 +104,7 @@ fn tests() -> Vec<Trial> {
         what_the_projection_fails_on_is_not_appended_and_others_are,
         a_repeated_append_is_applied_once,
         a_view_never_lags_also_where_all_want_one_row,
+        rebuild_keeps_an_inline_generation_and_promotes_it,
         a_worker_of_the_same_name_applies_nothing_twice,
         a_server_refuses_to_begin_behind_the_log,
     });

@@ -3,12 +3,95 @@
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::model::parking::{Parking, Step};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use crate::store::model::progress::{in_aggregate_order, in_log_order};
 
 /// What runs inside a projection's transaction.
 pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
+
+/// How the events of a projection get into its read model. Stored next to the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ProjectionState {
+    /// Workers apply the events and move the checkpoint. Every projection begins so.
+    #[default]
+    Running,
+    /// Appends apply their own events on a database server, see [`inline`](crate::inline). The checkpoint is the head of the log, and
+    /// workers are refused.
+    Inline,
+    /// The rows of this generation of a view are being deleted. The checkpoint is zero, and workers are refused until all rows are gone.
+    Deleting,
+}
+
+impl ProjectionState {
+    /// Refuses a worker.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn check_running(self, projection: &ProjectionName) -> Result<()> {
+        let problem = match self {
+            Self::Running => return Ok(()),
+            Self::Inline => "is applied inline by the appends: a worker would apply its events twice",
+            Self::Deleting => "is being deleted: delete the rest of it first",
+        };
+        Err(ErrorKind::Invalid(format!("projection {projection} {problem}")).into())
+    }
+
+    /// The state as drivers store it.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Inline => "inline",
+            Self::Deleting => "deleting",
+        }
+    }
+
+    /// Reads a state as drivers store it.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn parse(stored: &str) -> Result<Self> {
+        match stored {
+            "running" => Ok(Self::Running),
+            "inline" => Ok(Self::Inline),
+            "deleting" => Ok(Self::Deleting),
+            _ => Err(ErrorKind::Corrupt(format!("state {stored:?} of a projection")).into()),
+        }
+    }
+}
+
+/// A projection's row of checkpoints, as every driver stores it.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Checkpoint {
+    pub(crate) position: Position,
+    /// See [`Parking::changes`].
+    pub(crate) parking_changes: u64,
+    pub(crate) per_aggregate: bool,
+    pub(crate) state: ProjectionState,
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+impl Checkpoint {
+    /// Refuses a step that does not begin here, and any step of a projection that is not a worker's in log order.
+    pub(crate) fn check(&self, step: &Step) -> Result<()> {
+        self.check_log_order(&step.projection)?;
+        let begins_here = (self.position, self.parking_changes) == (step.from, step.changes);
+        if begins_here { Ok(()) } else { Err(step.moved(self.position)) }
+    }
+
+    /// Refuses a worker in log order.
+    pub(crate) fn check_log_order(&self, projection: &ProjectionName) -> Result<()> {
+        self.state.check_running(projection)?;
+        if self.per_aggregate { Err(in_aggregate_order(projection)) } else { Ok(()) }
+    }
+
+    /// Refuses order per aggregate for a projection that has begun in log order.
+    pub(crate) fn check_aggregate_order(&self, projection: &ProjectionName) -> Result<()> {
+        let begins = self.per_aggregate || self.position == Position::ZERO;
+        if begins { Ok(()) } else { Err(in_log_order(projection)) }
+    }
+}
 
 /// Where projections keep their read models, each together with its checkpoint.
 #[async_trait]
@@ -16,11 +99,18 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// What a projection writes through. May be a trait object: then one projection runs on several databases.
     type Tx: Send + ?Sized + 'static;
 
-    /// The position up to which a projection has applied everything, apart from what is parked; zero if it never ran.
+    /// Returns the position up to which a projection has applied everything, apart from what is parked: the head of the log if appends apply
+    /// it inline, zero if it never ran or is being deleted.
     ///
     /// # Errors
     /// What reading met.
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position>;
+
+    /// Returns who applies a projection's events; [`ProjectionState::Running`] if it never ran.
+    ///
+    /// # Errors
+    /// What reading met.
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState>;
 
     /// The aggregates that a projection has parked. Their count of changes is at most as new as the rows: a [`Step`] that goes on from it
     /// and succeeds has known the rows as they were.
@@ -44,7 +134,8 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// # Errors
     /// What `work` returns, unless the database beneath it is the trouble: then [`ErrorKind::Transient`], [`ErrorKind::Full`] or
     /// [`ErrorKind::ReadOnly`] with that error as its cause. [`ErrorKind::CheckpointMoved`] if checkpoint or parking are not what the step
-    /// begins with. Nothing was changed then.
+    /// begins with. [`ErrorKind::Invalid`] if the projection's [state](Self::state) is not [`ProjectionState::Running`]. Nothing was
+    /// changed then.
     ///
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
-use crate::store::model::checkpoint::CheckpointStore;
+use crate::store::model::checkpoint::{CheckpointStore, ProjectionState};
 
 /// One generation of a view: the rows that are read and written together, under one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -176,10 +176,6 @@ impl ViewPage {
     }
 }
 
-/// The checkpoint of a generation that is being taken away: beyond every log, so that nobody goes on from it. The largest that is a signed
-/// number.
-pub(crate) const GOING: Position = Position::new(i64::MAX.cast_unsigned());
-
 /// When readers may be given another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
@@ -191,13 +187,33 @@ pub enum Switch {
 
 impl Switch {
     /// Judges two checkpoints that stay as they are until the transaction's end.
-    pub(crate) fn check(self, to: &ViewId, checkpoint: Position, live: Position) -> Result<()> {
-        let checkpoint = if checkpoint == GOING { Position::ZERO } else { checkpoint };
-        // Without a single event it was never built, or it is gone.
-        let allowed = checkpoint >= live || self == Self::Anyway && checkpoint > Position::ZERO;
-        let behind = || ErrorKind::BehindLive { projection: to.projection().clone(), checkpoint, live };
-        if allowed { Ok(()) } else { Err(behind().into()) }
+    pub(crate) fn check(self, to: &ViewId, built: Standing, live: Standing) -> Result<()> {
+        let (checkpoint, live_at) = (built.position, live.position);
+        // Without a single event a generation was never built, or it is gone.
+        let forced = self == Self::Anyway && checkpoint > Position::ZERO;
+        match (built.state, live.state) {
+            // Its rows are complete with every commit, whatever else commits meanwhile.
+            (ProjectionState::Inline, _) => Ok(()),
+            (ProjectionState::Running, ProjectionState::Running | ProjectionState::Deleting)
+                if checkpoint >= live_at || forced =>
+            {
+                Ok(())
+            }
+            (ProjectionState::Running, ProjectionState::Inline) if forced => Ok(()),
+            (ProjectionState::Running, ProjectionState::Inline) => {
+                let problem = "is applied inline, so a worker's generation is always behind it";
+                Err(ErrorKind::Invalid(format!("the live generation of view {} {problem}", to.view())).into())
+            }
+            _ => Err(ErrorKind::BehindLive { projection: to.projection().clone(), checkpoint, live: live_at }.into()),
+        }
     }
+}
+
+/// How far a generation is, and how it gets on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Standing {
+    pub(crate) position: Position,
+    pub(crate) state: ProjectionState,
 }
 
 /// Refuses to take away what readers see.
@@ -243,14 +259,16 @@ pub trait ViewStore: CheckpointStore {
     /// they are compared.
     ///
     /// # Errors
-    /// [`ErrorKind::BehindLive`] if `when` says no. Otherwise what writing met.
+    /// [`ErrorKind::BehindLive`] if `when` says no. [`ErrorKind::Invalid`] for [`Switch::Level`] if the live generation is applied inline and
+    /// this one by workers, which are always behind it. Otherwise what writing met.
     ///
     /// # Cancel safety
     /// A dropped call may still switch.
     async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation>;
 
     /// Takes away a generation that readers do not see, at most so many rows and as many entries of fields at a time. Returns whether it is
-    /// gone, with its checkpoint and what it has parked: call it until it is. From the first call on nothing goes on from its checkpoint.
+    /// gone, with its checkpoint and what it has parked: call it until it is. From the first call on its
+    /// [state](CheckpointStore::state) is [`ProjectionState::Deleting`], and nothing continues from its checkpoint.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if it is live. Otherwise what writing met.

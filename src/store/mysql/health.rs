@@ -25,8 +25,7 @@ fn transaction((session, query, seconds): (u64, String, i64)) -> OpenTransaction
 
 const LOG: &str = "SELECT position, (SELECT COUNT(*) FROM retell_commits) FROM retell_head WHERE id = 1";
 
-const PROJECTIONS: &str =
-    "SELECT CONVERT(projection USING utf8mb4), position FROM retell_checkpoints ORDER BY projection";
+const PROJECTIONS: &str = "SELECT CONVERT(projection USING utf8mb4), position, CONVERT(state USING utf8mb4) FROM retell_checkpoints ORDER BY projection";
 
 /// The server notes the beginning in its own time zone.
 const TRANSACTIONS: &str = "

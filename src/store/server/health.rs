@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::server::convert::from_sql;
 
 /// How a log is doing.
@@ -16,7 +17,8 @@ pub struct Health {
     pub unsequenced: u64,
     /// The transactions that hold something now.
     pub open: OpenTransactions,
-    /// The projections whose read models lie beside the log, and how many positions each is behind.
+    /// The projections whose read models are in the log's database, and how many positions each is behind. An inline projection is never
+    /// behind. A generation of a view that is being deleted is not listed.
     pub projections: Vec<(ProjectionName, u64)>,
 }
 
@@ -55,18 +57,24 @@ pub struct OpenTransaction {
 }
 
 impl Health {
-    /// `checkpoints` are names and positions.
+    /// `checkpoints` are names, positions and states.
     pub(crate) fn new(
         (head, unsequenced): (i64, i64),
         open: OpenTransactions,
-        checkpoints: Vec<(String, i64)>,
+        checkpoints: Vec<(String, i64, String)>,
     ) -> Result<Self> {
         let head = Position::new(from_sql(head, "position")?);
-        let projection = |(name, position): (String, i64)| {
+        let projection = |(name, position, state): (String, i64, String)| {
             let position = Position::new(from_sql(position, "position")?);
-            Ok((ProjectionName::new(name)?, head.since(position)))
+            let behind = match ProjectionState::parse(&state)? {
+                ProjectionState::Running => head.since(position),
+                ProjectionState::Inline => 0,
+                ProjectionState::Deleting => return Ok(None),
+            };
+            Ok(Some((ProjectionName::new(name)?, behind)))
         };
-        let projections = checkpoints.into_iter().map(projection).collect::<Result<_>>()?;
+        let projections =
+            checkpoints.into_iter().filter_map(|row| projection(row).transpose()).collect::<Result<_>>()?;
         Ok(Self { head, unsequenced: from_sql(unsequenced, "count")?, open, projections })
     }
 }

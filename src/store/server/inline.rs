@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use chrono::{SubsecRound, Utc};
 use futures::FutureExt;
 
 use crate::error::{Error, ErrorKind, Result, chain};
 use crate::event::RecordedEvent;
-use crate::id::{Position, Version};
+use crate::id::{Position, ProjectionName, Version};
 use crate::store::log::append::{Append, Appended, Outcome};
 use crate::store::log::inline::{Inline, Inlines, wanted};
 use crate::store::log::reader::EventReader;
-use crate::store::model::checkpoint::Work;
+use crate::store::model::checkpoint::{ProjectionState, Work};
 use crate::store::model::progress::ProgressStore;
 
 /// The events that a round has written. They have no positions yet, and their time is about that of the commit.
@@ -54,20 +55,27 @@ pub(crate) async fn apply_inline<Tx: Send + 'static>(
     Ok(())
 }
 
-/// Where the checkpoint of an inline projection is: beyond all positions, since whatever is in the log is applied.
-const INLINE: Position = Position::new(i64::MAX.unsigned_abs());
+/// A read model next to the log of a server, whose projections can be applied inline.
+#[async_trait]
+pub(crate) trait InlineModels: ProgressStore {
+    /// Runs `work` and puts the projection into [`ProjectionState::Inline`], in one transaction. Views lock their rows from then on, as with
+    /// order per aggregate.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the projection has begun in log order or is being deleted.
+    async fn begin_inline(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
+}
 
 /// Sets an inline projection up. From then on no worker runs it.
-pub(crate) async fn begin_inline<M: ProgressStore>(
+pub(crate) async fn begin_inline<M: InlineModels>(
     models: &M,
     log: &impl EventReader,
     inline: Arc<dyn Inline<M::Tx>>,
 ) -> Result<()> {
     let projection = inline.projection().clone();
     let refused = |problem: String| ErrorKind::Invalid(format!("projection {projection} {problem}")).into();
-    let checkpoint = models.checkpoint(&projection).await?;
-    if checkpoint != INLINE {
-        let head = log.head().await?;
+    if models.state(&projection).await? == ProjectionState::Running {
+        let (checkpoint, head) = (models.checkpoint(&projection).await?, log.head().await?);
         if checkpoint != head {
             return Err(refused(format!(
                 "is at position {checkpoint}, and the log ends at {head}: it cannot go on inline"
@@ -77,10 +85,8 @@ pub(crate) async fn begin_inline<M: ProgressStore>(
             return Err(refused("has parked aggregates: it cannot go on inline".into()));
         }
     }
-    // Order per aggregate: views lock their rows then.
     let work: Work<M::Tx> = Box::new(move |tx| async move { inline.set_up(tx).await }.boxed());
-    models.begin(&projection, work).await?;
-    models.sweep(&projection, INLINE).await.map(drop)
+    models.begin_inline(&projection, work).await
 }
 
 /// What a projection's work returned. Where the first error of the database's in its chain says that the database is the trouble, the

@@ -16,7 +16,8 @@ use crate::store::sqlite::log::read;
 pub struct Health {
     /// The last position given out. Here an append gives out its positions itself: none ever waits for one.
     pub head: Position,
-    /// The projections whose read models lie in the log's own file, and how many positions each is behind. Of a read model in a file of
+    /// The projections whose read models lie in the log's own file, and how many positions each is behind. A generation of a view
+    /// that is being deleted is not listed. Of a read model in a file of
     /// its own, [`SqliteReadModel::behind`](crate::store::sqlite::SqliteReadModel::behind) knows it.
     pub projections: Vec<(ProjectionName, u64)>,
     /// Bytes of the log's file.
@@ -52,4 +53,5 @@ fn bytes(path: Option<String>) -> u64 {
     file.map_or(0, |file| file.len())
 }
 
-const CHECKPOINTS: &str = "SELECT projection, position FROM retell_checkpoints ORDER BY projection";
+const CHECKPOINTS: &str = "
+    SELECT projection, position FROM retell_checkpoints WHERE state <> 'deleting' ORDER BY projection";

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey};
-use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::inbox::InboxStore;
 use crate::store::model::parking::{Parking, Step};
@@ -172,6 +172,10 @@ impl<M: CheckpointStore> CheckpointStore for FaultyModels<M> {
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
         self.inner.checkpoint(projection).await
+    }
+
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        self.inner.state(projection).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
 use crate::store::memory::model::MemoryReadModel;
-use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::{ProgressStore, Turn, changes, in_key_order, in_log_order, progress_of};
 
@@ -17,6 +17,11 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
         Ok(self.read().tables.checkpoint(projection))
+    }
+
+    /// Nothing runs inline here, and a generation is deleted by one call.
+    async fn state(&self, _: &ProjectionName) -> Result<ProjectionState> {
+        Ok(ProjectionState::Running)
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::rows::Rows;
-use crate::store::model::views::{Changes, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live};
+use crate::store::model::views::{Changes, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live};
 
 impl<T> MemoryReadModel<T> {
     /// The committed rows of a generation, or of the live one.
@@ -41,7 +41,11 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
         let _turn = self.turns.take("go_live").await?;
         let tables = &mut self.write().tables;
         let live = ViewId::new(view.view().as_str(), tables.views.live(view.view()))?;
-        when.check(view, tables.checkpoint(view.projection()), tables.checkpoint(live.projection()))?;
+        let standing = |view: &ViewId| {
+            let position = tables.checkpoint(view.projection());
+            Standing { position, ..Standing::default() }
+        };
+        when.check(view, standing(view), standing(&live))?;
         tables.views.live.insert(view.view().clone(), view.generation());
         Ok(live.generation())
     }

@@ -4,16 +4,26 @@ use sqlx::mysql::MySqlArguments;
 use sqlx::query::Query;
 use sqlx::{MySql, MySqlConnection};
 
-use crate::id::ProjectionName;
+use crate::error::Result;
+use crate::id::{Position, ProjectionName};
+use crate::store::model::checkpoint::{Checkpoint, ProjectionState};
 use crate::store::model::parking::Step;
-use crate::store::server::convert::to_sql;
+use crate::store::mysql::error::classify;
+use crate::store::server::convert::{from_sql, to_sql};
 
-/// Locks the projection's row, and makes it if it is not there. Returns the position, the count of the parking's changes, and whether
-/// the projection has order per aggregate.
-pub(crate) async fn take(
-    tx: &mut MySqlConnection,
-    projection: &ProjectionName,
-) -> Result<(i64, i64, bool), sqlx::Error> {
+/// Locks the projection's row, and makes it if it does not exist.
+pub(crate) async fn take(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<Checkpoint> {
+    let (position, changes, per_aggregate, state) =
+        row(tx, projection).await.map_err(|error| classify(error, "lock a checkpoint"))?;
+    Ok(Checkpoint {
+        position: Position::new(from_sql(position, "position")?),
+        parking_changes: from_sql(changes, "count")?,
+        per_aggregate,
+        state: ProjectionState::parse(&state)?,
+    })
+}
+
+async fn row(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<(i64, i64, bool, String), sqlx::Error> {
     let name = projection.as_str().as_bytes();
     if let Some(row) = sqlx::query_as(LOCK).bind(name).fetch_optional(&mut *tx).await? {
         return Ok(row);
@@ -32,12 +42,17 @@ pub(crate) fn set(step: &Step) -> Query<'_, MySql, MySqlArguments> {
         .bind(to_sql(step.changes))
 }
 
-pub(crate) const READ: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?";
+pub(crate) const READ: &str = "
+    SELECT CASE WHEN state = 'inline' THEN (SELECT position FROM retell_head WHERE id = 1) ELSE position END
+    FROM retell_checkpoints WHERE projection = ?";
+
+pub(crate) const STATE: &str = "SELECT CONVERT(state USING utf8mb4) FROM retell_checkpoints WHERE projection = ?";
 
 pub(crate) const CHANGES: &str = "SELECT parking_changes FROM retell_checkpoints WHERE projection = ?";
 
-const LOCK: &str =
-    "SELECT position, parking_changes, per_aggregate FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
+const LOCK: &str = "
+    SELECT position, parking_changes, per_aggregate, CONVERT(state USING utf8mb4)
+    FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
 
 /// Locks the row for writing also where somebody else was faster: two who held it for reading would wait for each other.
 const MAKE: &str = "

@@ -8,10 +8,10 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::Work;
+use crate::store::model::checkpoint::{ProjectionState, Work};
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{
-    Progress, ProgressStore, Row, Turn, changes, in_key_order, in_log_order, parked_of, progress_of, stored,
+    Progress, ProgressStore, Row, Turn, changes, in_key_order, parked_of, progress_of, stored,
 };
 use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
@@ -20,6 +20,7 @@ use crate::store::mysql::model::checkpoint::take;
 use crate::store::mysql::model::parking::{columns, park};
 use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::{from_sql, to_sql};
+use crate::store::server::inline::InlineModels;
 
 /// Rows of one statement. More take several, each after the other in key order.
 pub(crate) const ROWS: usize = 1024;
@@ -30,19 +31,14 @@ impl ProgressStore for MySqlReadModel {
         let failed = |error| classify(error, "set up a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
-        let (swept, _, per_aggregate) = take(&mut tx, projection).await.map_err(failed)?;
-        if swept > 0 && !per_aggregate {
+        let found = take(&mut tx, projection).await?;
+        let allowed = found.state.check_running(projection).and_then(|()| found.check_aggregate_order(projection));
+        if let Err(refused) = allowed {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
-            return Err(in_log_order(projection));
+            return Err(refused);
         }
-        // Before the work: that may make a table, which commits on its way.
-        sqlx::query(BEGIN_PER_AGGREGATE)
-            .bind(projection.as_str().as_bytes())
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
-        work(&mut tx).await.map_err(classify_work)?;
+        set_up(&mut tx, projection, ProjectionState::Running, work).await?;
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)
     }
@@ -91,6 +87,40 @@ impl ProgressStore for MySqlReadModel {
             self.connections.one(sqlx::query_as(SWEPT).bind(projection.as_str().as_bytes())).await.map_err(failed)?;
         from_sql(swept.0, "position").map(Position::new)
     }
+}
+
+#[async_trait]
+impl InlineModels for MySqlReadModel {
+    async fn begin_inline(&self, projection: &ProjectionName, work: Work<MySqlConnection>) -> Result<()> {
+        let failed = |error| classify(error, "set up an inline projection");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        let found = take(&mut tx, projection).await?;
+        let allowed = match found.state {
+            ProjectionState::Inline => Ok(()),
+            other => other.check_running(projection).and_then(|()| found.check_aggregate_order(projection)),
+        };
+        if let Err(refused) = allowed {
+            let rolled_back = tx.rollback().await;
+            lease.end(rolled_back).map_err(failed)?;
+            return Err(refused);
+        }
+        set_up(&mut tx, projection, ProjectionState::Inline, work).await?;
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
+    }
+}
+
+/// Marks the projection's row before the work, which may make a table and so commit on its way.
+async fn set_up(
+    tx: &mut MySqlConnection,
+    projection: &ProjectionName,
+    state: ProjectionState,
+    work: Work<MySqlConnection>,
+) -> Result<()> {
+    let mark = sqlx::query(BEGIN_PER_AGGREGATE).bind(state.as_str().as_bytes()).bind(projection.as_str().as_bytes());
+    mark.execute(&mut *tx).await.map_err(|error| classify(error, "set up a projection"))?;
+    work(tx).await.map_err(classify_work)
 }
 
 /// Makes the rows that are not there, and locks all of them, in key order.
@@ -184,7 +214,8 @@ fn push_keys<'s>(query: &mut QueryBuilder<MySql>, streams: impl ExactSizeIterato
     });
 }
 
-const BEGIN_PER_AGGREGATE: &str = "UPDATE retell_checkpoints SET per_aggregate = TRUE WHERE projection = ?";
+/// Binds: state, projection.
+const BEGIN_PER_AGGREGATE: &str = "UPDATE retell_checkpoints SET per_aggregate = TRUE, state = ? WHERE projection = ?";
 
 const WRITE: &str = "INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen) ";
 
@@ -205,6 +236,6 @@ const AMONG: &str = " AND (aggregate_type, aggregate_id) IN ";
 /// Binds: projection, position.
 const SWEEP: &str = "
     INSERT INTO retell_checkpoints (projection, position, per_aggregate) VALUES (?, ?, TRUE)
-    ON DUPLICATE KEY UPDATE position = GREATEST(position, VALUES(position))";
+    ON DUPLICATE KEY UPDATE position = IF(state = 'running', GREATEST(position, VALUES(position)), position)";
 
 const SWEPT: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?";

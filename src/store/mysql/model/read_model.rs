@@ -6,13 +6,12 @@ use sqlx::{MySqlConnection, MySqlPool};
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::in_aggregate_order;
 use crate::store::mysql::connection::{Connections, begin};
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
-use crate::store::mysql::model::checkpoint::{CHANGES, READ, set, take};
+use crate::store::mysql::model::checkpoint::{CHANGES, READ, STATE, set, take};
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::{connection, migrate};
 use crate::store::server::convert::from_sql;
@@ -65,6 +64,15 @@ impl CheckpointStore for MySqlReadModel {
         from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
     }
 
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        let state: Option<(String,)> = self
+            .connections
+            .optional(sqlx::query_as(STATE).bind(projection.as_str().as_bytes()))
+            .await
+            .map_err(|error| classify(error, "read a projection's state"))?;
+        state.map_or(Ok(ProjectionState::Running), |(state,)| ProjectionState::parse(&state))
+    }
+
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         let failed = |error| classify(error, "read what is parked");
         // First of all: if the rows change after it was read, so does the count.
@@ -99,25 +107,17 @@ impl CheckpointStore for MySqlReadModel {
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
-        let (actual, changes, per_aggregate) = take(&mut tx, &step.projection).await.map_err(failed)?;
-        let actual = Position::new(from_sql(actual, "position")?);
-        if per_aggregate {
+        if let Err(refused) = take(&mut tx, &step.projection).await?.check(&step) {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
-            return Err(in_aggregate_order(&step.projection));
-        }
-        if (actual, from_sql(changes, "count")?) != (step.from, step.changes) {
-            let rolled_back = tx.rollback().await;
-            lease.end(rolled_back).map_err(failed)?;
-            return Err(step.moved(actual));
+            return Err(refused);
         }
         // Work that fails may have left a query half-way: the connection is closed then, and with it ends the transaction.
         work(&mut tx).await.map_err(classify_work)?;
         let found = set(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
         if found == 0 {
             // The work made a table, which let go of the row.
-            let (actual, ..) = take(&mut tx, &step.projection).await.map_err(failed)?;
-            return Err(step.moved(Position::new(from_sql(actual, "position")?)));
+            return Err(step.moved(take(&mut tx, &step.projection).await?.position));
         }
         // After the checkpoint, so that they are not written where it has moved.
         for change in &step.parking {

@@ -6,8 +6,9 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 
 use crate::error::Result;
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
+use crate::store::model::checkpoint::Checkpoint;
 use crate::store::model::views::{
-    Changes, Entry, GOING, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
+    Changes, Entry, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
 use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
@@ -76,14 +77,13 @@ impl ViewStore for MySqlReadModel {
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
         // In the order of a switch: the checkpoint, and then which one is live.
-        take(&mut tx, view.projection()).await.map_err(failed)?;
+        take(&mut tx, view.projection()).await?;
         if hold_live(&mut tx, view.view()).await? == view.generation() {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
             return Err(still_live(view));
         }
-        let going = sqlx::query(GOING_AWAY).bind(to_sql(GOING.get())).bind(projection);
-        going.execute(&mut *tx).await.map_err(failed)?;
+        sqlx::query(DELETE).bind(projection).execute(&mut *tx).await.map_err(failed)?;
         let is_gone = take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
         if is_gone {
             for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
@@ -157,12 +157,11 @@ impl ViewStore for MySqlReadModel {
 
 /// Whether readers may be given this generation, and which one they see. Neither that nor a checkpoint changes until the transaction ends.
 async fn judge(tx: &mut MySqlConnection, view: &ViewId, when: Switch) -> Result<Result<Generation>> {
-    let failed = |error| classify(error, "switch a view's generation");
-    let position = |at| from_sql(at, "position").map(Position::new);
-    let (checkpoint, ..) = take(tx, view.projection()).await.map_err(failed)?;
+    let standing = |found: Checkpoint| Standing { position: found.position, state: found.state };
+    let built = standing(take(tx, view.projection()).await?);
     let live = ViewId::new(view.view().as_str(), hold_live(tx, view.view()).await?)?;
-    let (live_at, ..) = take(tx, live.projection()).await.map_err(failed)?;
-    Ok(when.check(view, position(checkpoint)?, position(live_at)?).map(|()| live.generation()))
+    let live_at = standing(take(tx, live.projection()).await?);
+    Ok(when.check(view, built, live_at).map(|()| live.generation()))
 }
 
 /// Reads which generation is live, and lets nobody change it until the transaction ends.
@@ -341,7 +340,7 @@ const HOLD_LIVE: &str = "INSERT INTO retell_view_generations (view, live) VALUES
 
 const GO_LIVE: &str = "UPDATE retell_view_generations SET live = ? WHERE view = ?";
 
-const GOING_AWAY: &str = "UPDATE retell_checkpoints SET position = ? WHERE projection = ?";
+const DELETE: &str = "UPDATE retell_checkpoints SET position = 0, state = 'deleting' WHERE projection = ?";
 
 const TAKE_AWAY: &str = "DELETE FROM retell_views WHERE view = ? AND generation = ? LIMIT ?";
 

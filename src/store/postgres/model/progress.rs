@@ -8,16 +8,18 @@ use sqlx::{Connection, PgConnection, Row as _};
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::Work;
+use crate::store::model::checkpoint::{ProjectionState, Work};
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{
-    Progress, ProgressStore, Row, Turn, changes, in_key_order, in_log_order, parked_of, progress_of, stored,
+    Progress, ProgressStore, Row, Turn, changes, in_key_order, parked_of, progress_of, stored,
 };
 use crate::store::postgres::error::{classify, classify_work};
+use crate::store::postgres::model::checkpoint;
 use crate::store::postgres::model::parking::{columns, park};
 use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{from_sql, to_sql};
+use crate::store::server::inline::InlineModels;
 
 #[async_trait]
 impl ProgressStore for PostgresReadModel {
@@ -25,14 +27,9 @@ impl ProgressStore for PostgresReadModel {
         let failed = |error| classify(error, "set up a projection");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        let per_aggregate: bool = sqlx::query_scalar(self.schema.sql(BEGIN))
-            .bind(projection.as_str())
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(failed)?;
-        if !per_aggregate {
-            return Err(in_log_order(projection));
-        }
+        let begun = checkpoint::lock(&self.schema, BEGIN, projection, &mut tx).await?;
+        begun.state.check_running(projection)?;
+        begun.check_aggregate_order(projection)?;
         work(&mut tx).await.map_err(classify_work)?;
         tx.commit().await.map_err(failed)
     }
@@ -75,6 +72,22 @@ impl ProgressStore for PostgresReadModel {
             .await
             .map_err(|error| classify(error, "move a swept position"))?;
         from_sql(swept, "position").map(Position::new)
+    }
+}
+
+#[async_trait]
+impl InlineModels for PostgresReadModel {
+    async fn begin_inline(&self, projection: &ProjectionName, work: Work<PgConnection>) -> Result<()> {
+        let failed = |error| classify(error, "set up an inline projection");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        let begun = checkpoint::lock(&self.schema, BEGIN_INLINE, projection, &mut tx).await?;
+        if begun.state != ProjectionState::Inline {
+            begun.state.check_running(projection)?;
+        }
+        begun.check_aggregate_order(projection)?;
+        work(&mut tx).await.map_err(classify_work)?;
+        tx.commit().await.map_err(failed)
     }
 }
 
@@ -133,11 +146,18 @@ fn row_of(row: &PgRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
     Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
 }
 
-/// A projection that has begun in log order stays in it; but not if it has not got anywhere.
+/// A projection that has begun in log order stays in it, unless it is still at position zero.
 const BEGIN: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, 0, true)
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
-    RETURNING per_aggregate";
+    RETURNING position, parking_changes, per_aggregate, state";
+
+/// `BEGIN` for a projection that appends apply from now on.
+const BEGIN_INLINE: &str = "
+    INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate, state) VALUES ($1, 0, true, 'inline')
+    ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0,
+        state = CASE c.state WHEN 'running' THEN 'inline' ELSE c.state END
+    RETURNING position, parking_changes, per_aggregate, state";
 
 /// Row by row, whatever the planner believed of a table that was small when it looked.
 /// Binds: projection, aggregate types, aggregate ids.
@@ -177,5 +197,6 @@ const PARKED: &str = "
 
 const SWEEP: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, $2, true)
-    ON CONFLICT (projection) DO UPDATE SET position = greatest(c.position, excluded.position)
+    ON CONFLICT (projection) DO UPDATE
+    SET position = CASE c.state WHEN 'running' THEN greatest(c.position, excluded.position) ELSE c.position END
     RETURNING position";

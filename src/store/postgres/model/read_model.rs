@@ -6,11 +6,10 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::in_aggregate_order;
 use crate::store::postgres::error::{classify, classify_work};
-use crate::store::postgres::model::checkpoint::{CHANGES, READ, TAKE, move_on};
+use crate::store::postgres::model::checkpoint::{CHANGES, READ, STATE, TAKE, lock, move_on};
 use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
@@ -63,6 +62,15 @@ impl CheckpointStore for PostgresReadModel {
         from_sql(position.unwrap_or(0), "position").map(Position::new)
     }
 
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        let state: Option<String> = sqlx::query_scalar(self.schema.sql(STATE))
+            .bind(projection.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|error| classify(error, "read a projection's state"))?;
+        state.map_or(Ok(ProjectionState::Running), |state| ProjectionState::parse(&state))
+    }
+
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         let failed = |error| classify(error, "read what is parked");
         // First of all: if the rows change after it was read, so does the count.
@@ -98,19 +106,10 @@ impl CheckpointStore for PostgresReadModel {
         let mut tx = connection.begin().await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
         if !move_on(&self.schema, &step, &mut tx).await.map_err(failed)? {
-            let (actual, changes, per_aggregate): (i64, i64, bool) = sqlx::query_as(self.schema.sql(TAKE))
-                .bind(step.projection.as_str())
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(failed)?;
-            if per_aggregate {
-                return Err(in_aggregate_order(&step.projection));
-            }
-            let actual = Position::new(from_sql(actual, "position")?);
-            if (actual, from_sql(changes, "count")?) != (step.from, step.changes)
-                || !move_on(&self.schema, &step, &mut tx).await.map_err(failed)?
-            {
-                return Err(step.moved(actual));
+            let found = lock(&self.schema, TAKE, &step.projection, &mut tx).await?;
+            found.check(&step)?;
+            if !move_on(&self.schema, &step, &mut tx).await.map_err(failed)? {
+                return Err(step.moved(found.position));
             }
         }
         work(&mut tx).await.map_err(classify_work)?;

@@ -7,8 +7,9 @@ use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::views::{
-    Changes, Entry, GOING, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
+    Changes, Entry, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::read_model::PostgresReadModel;
@@ -48,11 +49,10 @@ impl ViewStore for PostgresReadModel {
         let failed = |error| classify(error, "switch a view's generation");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        let checkpoint = self.hold_checkpoint(&mut tx, view).await.map_err(failed)?;
+        let checkpoint = self.hold_checkpoint(&mut tx, view).await?;
         let live = ViewId::new(view.view().as_str(), self.hold_live(&mut tx, view.view()).await?)?;
-        let live_at = self.hold_checkpoint(&mut tx, &live).await.map_err(failed)?;
-        let position = |at| from_sql(at, "position").map(Position::new);
-        when.check(view, position(checkpoint)?, position(live_at)?)?;
+        let live_at = self.hold_checkpoint(&mut tx, &live).await?;
+        when.check(view, checkpoint, live_at)?;
         self.of(GO_LIVE, view).execute(&mut *tx).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(live.generation())
@@ -64,8 +64,7 @@ impl ViewStore for PostgresReadModel {
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
         // In the order of a switch: the checkpoint, and then which one is live.
-        let going = sqlx::query(self.schema.sql(GOING_AWAY)).bind(projection).bind(to_sql(GOING.get()));
-        going.execute(&mut *tx).await.map_err(failed)?;
+        sqlx::query(self.schema.sql(DELETE)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
         if self.hold_live(&mut tx, view.view()).await? == view.generation() {
             return Err(still_live(view));
         }
@@ -167,9 +166,13 @@ impl PostgresReadModel {
     }
 
     /// Reads a generation's checkpoint, which then stays where it is until the transaction ends.
-    async fn hold_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<i64, sqlx::Error> {
-        let query = sqlx::query_scalar(self.schema.sql(HOLD_CHECKPOINT)).bind(view.projection().as_str());
-        Ok(query.fetch_optional(tx).await?.unwrap_or(0))
+    async fn hold_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<Standing> {
+        let query = sqlx::query_as(self.schema.sql(HOLD_CHECKPOINT)).bind(view.projection().as_str());
+        let found: Option<(i64, String)> =
+            query.fetch_optional(tx).await.map_err(|error| classify(error, "read a checkpoint"))?;
+        let Some((position, state)) = found else { return Ok(Standing::default()) };
+        let position = Position::new(from_sql(position, "position")?);
+        Ok(Standing { position, state: ProjectionState::parse(&state)? })
     }
 
     /// Reads which generation is live, and lets nobody change it until the transaction ends.
@@ -251,17 +254,16 @@ const GO_LIVE: &str = "
     INSERT INTO {schema}.view_generations (view, live) VALUES ($1, $2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
-const HOLD_CHECKPOINT: &str = "SELECT position FROM {schema}.checkpoints WHERE projection = $1 FOR UPDATE";
+const HOLD_CHECKPOINT: &str = "SELECT position, state FROM {schema}.checkpoints WHERE projection = $1 FOR UPDATE";
 
 const HOLD_LIVE: &str = "
     INSERT INTO {schema}.view_generations AS g (view, live) VALUES ($1, 1)
     ON CONFLICT (view) DO UPDATE SET live = g.live
     RETURNING live";
 
-/// Binds: projection, position.
-const GOING_AWAY: &str = "
-    INSERT INTO {schema}.checkpoints (projection, position) VALUES ($1, $2)
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position";
+const DELETE: &str = "
+    INSERT INTO {schema}.checkpoints (projection, position, state) VALUES ($1, 0, 'deleting')
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
 
 /// Binds: view, generation, limit.
 const TAKE_AWAY: &str = "

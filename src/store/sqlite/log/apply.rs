@@ -7,10 +7,9 @@ use crate::error::ErrorKind;
 use crate::event::RecordedEvent;
 use crate::id::Position;
 use crate::store::log::inline::{Inline, Inlines, wanted};
-use crate::store::model::progress::in_aggregate_order;
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::log::read;
-use crate::store::sqlite::model::checkpoint::{checkpoint, is_per_aggregate, set_checkpoint};
+use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
 
 /// Events that are read and applied at a time where the model is behind.
 const BATCH: usize = 1_000;
@@ -25,10 +24,11 @@ pub(crate) fn apply(
 ) -> Result<(), Failure> {
     let Some(head) = events.last().map(|event| event.position) else { return Ok(()) };
     for inline in inlines.iter() {
-        let (at, changes) = checkpoint(db, inline.projection())?;
-        if at == before && !is_per_aggregate(db, inline.projection())? {
+        let found = checkpoint(db, inline.projection())?;
+        found.check_log_order(inline.projection())?;
+        if found.position == before {
             apply_wanted(db, runtime, &**inline, events)?;
-            set_checkpoint(db, inline.projection(), head, changes)?;
+            set_checkpoint(db, inline.projection(), head, found.parking_changes)?;
         } else {
             // Somebody has appended past the projection.
             catch_up(db, runtime, &**inline, head)?;
@@ -45,10 +45,9 @@ pub(crate) fn catch_up(
     head: Position,
 ) -> Result<(), Failure> {
     let projection = inline.projection();
-    if is_per_aggregate(db, projection)? {
-        return Err(in_aggregate_order(projection).into());
-    }
-    let (mut at, changes) = checkpoint(db, projection)?;
+    let found = checkpoint(db, projection)?;
+    found.check_log_order(projection)?;
+    let mut at = found.position;
     if at > head {
         let kind = ErrorKind::CheckpointAhead { projection: projection.clone(), checkpoint: at, head };
         return Err(Failure::Own(kind.into()));
@@ -58,7 +57,7 @@ pub(crate) fn catch_up(
         apply_wanted(db, runtime, inline, &page.events)?;
         at = page.through;
     }
-    set_checkpoint(db, projection, head, changes)
+    set_checkpoint(db, projection, head, found.parking_changes)
 }
 
 fn apply_wanted(

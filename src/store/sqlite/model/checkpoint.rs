@@ -1,23 +1,23 @@
 //! The rows of checkpoints.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use crate::id::{Position, ProjectionName};
+use crate::store::model::checkpoint::{Checkpoint, ProjectionState};
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 
-/// The position, and the count of the parking's changes.
-pub(crate) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result<(Position, u64), Failure> {
+/// Reads a projection's row; the one of a projection that never ran if there is none.
+pub(crate) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result<Checkpoint, Failure> {
     let mut statement = db.prepare_cached(CHECKPOINT)?;
-    let found = statement.query_row([projection.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let (position, changes) = found.unwrap_or_default();
-    Ok((position_from_sql(position)?, from_sql(changes, "count")?))
-}
-
-/// Whether the position is the swept position of a projection with order per aggregate.
-pub(crate) fn is_per_aggregate(db: &Connection, projection: &ProjectionName) -> Result<bool, Failure> {
-    let mut statement = db.prepare_cached(IS_PER_AGGREGATE)?;
-    Ok(statement.query_row([projection.as_str()], |row| row.get(0)).optional()?.unwrap_or(false))
+    let mut rows = statement.query([projection.as_str()])?;
+    let Some(row) = rows.next()? else { return Ok(Checkpoint::default()) };
+    Ok(Checkpoint {
+        position: position_from_sql(row.get(0)?)?,
+        parking_changes: from_sql(row.get(1)?, "count")?,
+        per_aggregate: row.get(2)?,
+        state: ProjectionState::parse(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?,
+    })
 }
 
 pub(crate) fn set_checkpoint(
@@ -31,9 +31,8 @@ pub(crate) fn set_checkpoint(
     Ok(())
 }
 
-const CHECKPOINT: &str = "SELECT position, parking_changes FROM retell_checkpoints WHERE projection = ?1";
-
-const IS_PER_AGGREGATE: &str = "SELECT per_aggregate FROM retell_checkpoints WHERE projection = ?1";
+const CHECKPOINT: &str =
+    "SELECT position, parking_changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";
 
 /// Binds: projection, position, count of changes.
 const SET_CHECKPOINT: &str = "

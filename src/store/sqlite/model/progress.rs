@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::Work;
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::{ProgressStore, Row, Turn, changes, in_key_order, in_log_order, progress_of};
+use crate::store::model::progress::{ProgressStore, Row, Turn, changes, in_key_order, progress_of};
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, classify_work};
-use crate::store::sqlite::model::checkpoint::{checkpoint, is_per_aggregate};
+use crate::store::sqlite::model::checkpoint::checkpoint;
 use crate::store::sqlite::model::parking::{park, parse_parked};
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
@@ -25,10 +25,9 @@ impl ProgressStore for SqliteReadModel {
         self.writer
             .run("set up a projection", move |db| {
                 let open = OpenTransaction::begin(db)?;
-                let (swept, _) = checkpoint(open.db, &projection)?;
-                if swept > Position::ZERO && !is_per_aggregate(open.db, &projection)? {
-                    return Err(in_log_order(&projection).into());
-                }
+                let found = checkpoint(open.db, &projection)?;
+                found.state.check_running(&projection)?;
+                found.check_aggregate_order(&projection)?;
                 open.db.prepare_cached(BEGIN_PER_AGGREGATE)?.execute([projection.as_str()])?;
                 runtime.block_on(work(open.db)).map_err(classify_work)?;
                 open.commit()
@@ -137,5 +136,6 @@ const PARKED: &str = "
 
 const SWEEP: &str = "
     INSERT INTO retell_checkpoints (projection, position, per_aggregate) VALUES (?1, ?2, 1)
-    ON CONFLICT (projection) DO UPDATE SET position = max(position, excluded.position)
+    ON CONFLICT (projection) DO UPDATE
+    SET position = CASE state WHEN 'running' THEN max(position, excluded.position) ELSE position END
     RETURNING position";

@@ -10,13 +10,12 @@ use tokio::runtime::Handle;
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::in_aggregate_order;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::error::classify_work;
 use crate::store::sqlite::health;
-use crate::store::sqlite::model::checkpoint::{checkpoint, is_per_aggregate, set_checkpoint};
+use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
 use crate::store::sqlite::model::parking::{RETRY, park, parked};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 use crate::store::sqlite::transaction::OpenTransaction;
@@ -86,7 +85,12 @@ impl CheckpointStore for SqliteReadModel {
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
         let projection = projection.clone();
-        self.readers.run("read a checkpoint", move |db| Ok(checkpoint(db, &projection)?.0)).await
+        self.readers.run("read a checkpoint", move |db| Ok(checkpoint(db, &projection)?.position)).await
+    }
+
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        let projection = projection.clone();
+        self.readers.run("read a projection's state", move |db| Ok(checkpoint(db, &projection)?.state)).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
@@ -95,7 +99,7 @@ impl CheckpointStore for SqliteReadModel {
             .run("read what is parked", move |db| {
                 // One snapshot for both.
                 let tx = db.transaction()?;
-                let (_, changes) = checkpoint(&tx, &projection)?;
+                let changes = checkpoint(&tx, &projection)?.parking_changes;
                 Ok(Parking { changes, parked: parked(&tx, &projection)? })
             })
             .await
@@ -117,13 +121,7 @@ impl CheckpointStore for SqliteReadModel {
         self.writer
             .run("commit a batch", move |db| {
                 let open = OpenTransaction::begin(db)?;
-                let (actual, changes) = checkpoint(open.db, &step.projection)?;
-                if is_per_aggregate(open.db, &step.projection)? {
-                    return Err(in_aggregate_order(&step.projection).into());
-                }
-                if (actual, changes) != (step.from, step.changes) {
-                    return Err(step.moved(actual).into());
-                }
+                checkpoint(open.db, &step.projection)?.check(&step)?;
                 runtime.block_on(work(open.db)).map_err(classify_work)?;
                 step.parking.iter().try_for_each(|change| park(open.db, &step.projection, change))?;
                 set_checkpoint(open.db, &step.projection, step.to, step.changes_after())?;

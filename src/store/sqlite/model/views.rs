@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
 use crate::store::model::views::{
-    Changes, Entry, GOING, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
+    Changes, Entry, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
@@ -36,8 +36,11 @@ impl ViewStore for SqliteReadModel {
             .run("switch a view's generation", move |db| {
                 let open = OpenTransaction::begin(db)?;
                 let live = ViewId::new(view.view().as_str(), live(open.db, view.view())?)?;
-                let at = |view: &ViewId| Ok::<_, Failure>(checkpoint(open.db, view.projection())?.0);
-                when.check(&view, at(&view)?, at(&live)?)?;
+                let standing = |view: &ViewId| {
+                    let found = checkpoint(open.db, view.projection())?;
+                    Ok::<_, Failure>(Standing { position: found.position, state: found.state })
+                };
+                when.check(&view, standing(&view)?, standing(&live)?)?;
                 open.db.prepare_cached(GO_LIVE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
                 open.commit()?;
                 Ok(live.generation())
@@ -54,7 +57,7 @@ impl ViewStore for SqliteReadModel {
                     return Err(still_live(&view).into());
                 }
                 let projection = view.projection().as_str();
-                open.db.prepare_cached(GOING_AWAY)?.execute((projection, to_sql(GOING.get())))?;
+                open.db.prepare_cached(DELETE)?.execute([projection])?;
                 let is_gone = take_away_rows(open.db, &view, rows)?;
                 if is_gone {
                     for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
@@ -209,9 +212,9 @@ const GO_LIVE: &str = "
     INSERT INTO retell_view_generations (view, live) VALUES (?1, ?2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
-const GOING_AWAY: &str = "
-    INSERT INTO retell_checkpoints (projection, position) VALUES (?1, ?2)
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position";
+const DELETE: &str = "
+    INSERT INTO retell_checkpoints (projection, position, state) VALUES (?1, 0, 'deleting')
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
 
 /// Binds: view, generation, limit.
 const TAKE_AWAY: &str = "
