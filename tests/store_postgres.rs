@@ -70,3 +70,37 @@ mod deadlines {
 mod view_claims {
     retell::view_conformance!(async { (super::read_model().await, ()) });
 }
+
+/// A function whose recorded hash differs gets its current text, and only that one.
+#[tokio::test]
+async fn opening_installs_the_functions_that_differ() {
+    let (pool, options) = postgres::fresh().await;
+    drop(retell::PostgresStore::open(pool.clone(), &options).await.unwrap());
+    let text = async || -> Vec<(String, String)> {
+        let all = "SELECT proname::text, pg_get_functiondef(oid) FROM pg_proc
+            WHERE pronamespace = current_schema()::regnamespace ORDER BY proname, oid";
+        sqlx::query_as(all).fetch_all(&pool).await.unwrap()
+    };
+    let current = text().await;
+    for (stale, record) in [
+        // Another text of the same signature.
+        (
+            "CREATE OR REPLACE FUNCTION version_fits(kind text, expected bigint, actual bigint) RETURNS boolean
+                LANGUAGE sql IMMUTABLE AS 'SELECT true'",
+            "UPDATE retell_functions SET text_hash = 0 WHERE name = 'version_fits'",
+        ),
+        // Other parameters: nothing of it is left next to the current one.
+        (
+            "DROP FUNCTION take_lane; CREATE FUNCTION take_lane(hint integer) RETURNS integer LANGUAGE sql AS 'SELECT hint'",
+            "UPDATE retell_functions SET text_hash = 0, signature_hash = 0 WHERE name = 'take_lane'",
+        ),
+    ] {
+        sqlx::raw_sql(stale).execute(&pool).await.unwrap();
+        assert_ne!(text().await, current);
+        drop(retell::PostgresStore::open(pool.clone(), &options).await.unwrap());
+        assert_ne!(text().await, current, "what is recorded as current is not touched");
+        sqlx::raw_sql(record).execute(&pool).await.unwrap();
+        drop(retell::PostgresStore::open(pool.clone(), &options).await.unwrap());
+        assert_eq!(text().await, current);
+    }
+}
