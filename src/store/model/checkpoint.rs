@@ -6,8 +6,6 @@ use futures::future::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::store::model::parking::{Parking, Step};
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-use crate::store::model::progress::{in_aggregate_order, in_log_order};
 
 /// What runs inside a projection's transaction.
 pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
@@ -57,39 +55,6 @@ impl ProjectionState {
             "deleting" => Ok(Self::Deleting),
             _ => Err(ErrorKind::Corrupt(format!("state {stored:?} of a projection")).into()),
         }
-    }
-}
-
-/// A projection's row of checkpoints, as every driver stores it.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Checkpoint {
-    pub(crate) position: Position,
-    /// See [`Parking::changes`].
-    pub(crate) parking_changes: u64,
-    pub(crate) per_aggregate: bool,
-    pub(crate) state: ProjectionState,
-}
-
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-impl Checkpoint {
-    /// Refuses a step that does not begin here, and any step of a projection that is not a worker's in log order.
-    pub(crate) fn check(&self, step: &Step) -> Result<()> {
-        self.check_log_order(&step.projection)?;
-        let begins_here = (self.position, self.parking_changes) == (step.from, step.changes);
-        if begins_here { Ok(()) } else { Err(step.moved(self.position)) }
-    }
-
-    /// Refuses a worker in log order.
-    pub(crate) fn check_log_order(&self, projection: &ProjectionName) -> Result<()> {
-        self.state.check_running(projection)?;
-        if self.per_aggregate { Err(in_aggregate_order(projection)) } else { Ok(()) }
-    }
-
-    /// Refuses order per aggregate for a projection that has begun in log order.
-    pub(crate) fn check_aggregate_order(&self, projection: &ProjectionName) -> Result<()> {
-        let begins = self.per_aggregate || self.position == Position::ZERO;
-        if begins { Ok(()) } else { Err(in_log_order(projection)) }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Read models: what projections write, and how far they are.
 
 pub(crate) mod checkpoint;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) mod checkpoint_row;
 pub(crate) mod deadlines;
 pub(crate) mod inbox;
 pub(crate) mod parking;

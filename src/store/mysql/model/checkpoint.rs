@@ -6,7 +6,8 @@ use sqlx::{MySql, MySqlConnection};
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName};
-use crate::store::model::checkpoint::{Checkpoint, ProjectionState};
+use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::parking::Step;
 use crate::store::mysql::error::classify;
 use crate::store::server::convert::{from_sql, to_sql};

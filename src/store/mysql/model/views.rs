@@ -6,7 +6,7 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 
 use crate::error::Result;
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
-use crate::store::model::checkpoint::Checkpoint;
+use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::views::{
     Changes, Entry, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };

@@ -4,7 +4,8 @@ use sqlx::PgConnection;
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName};
-use crate::store::model::checkpoint::{Checkpoint, ProjectionState};
+use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::parking::Step;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::schema::Schema;

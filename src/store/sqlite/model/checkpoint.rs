@@ -3,7 +3,8 @@
 use rusqlite::Connection;
 
 use crate::id::{Position, ProjectionName};
-use crate::store::model::checkpoint::{Checkpoint, ProjectionState};
+use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 
