@@ -39,9 +39,9 @@ use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Replay, Visitor};
 use retell::worker::WorkerOptions;
 use retell::{
-    CheckpointStore, EventReader, EventStore, EventType, ExpectedVersion, Filter, Position, PostgresReadModel,
-    PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, Relay, Repository, Result, StreamId, Version,
-    Worker, async_trait,
+    EventReader, EventStore, EventType, ExpectedVersion, Filter, Position, PostgresReadModel, PostgresStore,
+    ProjectionName, RabbitMqBroker, RabbitMqOptions, ReadModel, Relay, Repository, Result, StreamId, Version, Worker,
+    async_trait,
 };
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};

@@ -49,9 +49,8 @@ use crate::relay::Relay;
 use crate::shutdown::{self, Signal};
 use crate::store::log::event_store::EventStore;
 use crate::store::log::relay::RelayStore;
-use crate::store::model::checkpoint::CheckpointStore;
 use crate::store::model::deadlines::DeadlineStore;
-use crate::store::model::inbox::InboxStore;
+use crate::store::model::read_model::ReadModel;
 use crate::store::model::views::ViewStore;
 use crate::view::View;
 use crate::worker::Worker;
@@ -112,7 +111,7 @@ impl<M> std::fmt::Debug for App<M> {
     }
 }
 
-impl<M: CheckpointStore + Clone> App<M> {
+impl<M: ReadModel + Clone> App<M> {
     /// A program that does everything, on a log and read models.
     pub fn new(store: impl EventStore + RelayStore, models: M) -> Self {
         let store = Arc::new(store);
@@ -198,7 +197,7 @@ impl<M: CheckpointStore + Clone> App<M> {
     /// A reaction, in log order. For [a rate](Worker::with_rate), make its worker and hand it to [`work`](Self::work).
     pub fn react<R: Reaction<Tx = M::Tx>>(self, reaction: R, begin: Begin) -> Self
     where
-        M: InboxStore,
+        M: ReadModel,
     {
         let worker = Worker::reaction(reaction, begin, self.store.clone(), self.models.clone());
         self.work(worker)
@@ -329,7 +328,7 @@ impl Running {
     /// Stops in order: who applies events finishes what it is at, then the relays send what that has led to, then the log is closed.
     ///
     /// The read models stay open: nothing is under way in them any more, and others may still ask them. Whoever asks last
-    /// [closes](CheckpointStore::close) them, or drops the last handle.
+    /// [closes](ReadModel::close) them, or drops the last handle.
     ///
     /// # Errors
     /// What closing met.

@@ -132,6 +132,6 @@ pub use store::mysql::{MySqlReadModel, MySqlStore};
 pub use store::postgres::{PostgresReadModel, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use store::sqlite::{SqliteReadModel, SqliteStore};
-pub use store::{CheckpointStore, EventReader, EventStore, Fields, Filter, InboxStore, ProgressStore, UpTo, ViewStore};
+pub use store::{EventReader, EventStore, Fields, Filter, ReadModel, UpTo, ViewStore};
 pub use view::{View, Views};
 pub use worker::Worker;

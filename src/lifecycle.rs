@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
-use crate::store::model::checkpoint::CheckpointStore;
 use crate::store::model::parking::{Parked, ParkedState};
+use crate::store::model::read_model::ReadModel;
 
 /// What has become of an event. Nothing is written for it: log, relay, checkpoint and parking say it all.
 ///
@@ -31,7 +31,7 @@ pub enum Stage {
         error: String,
     },
     /// It has failed too often, or waits behind such an event. A copy is in the dead letters;
-    /// [`retry_parked`](CheckpointStore::retry_parked) calls for it.
+    /// [`retry_parked`](ReadModel::retry_parked) calls for it.
     DeadLettered {
         /// How often it was tried in vain.
         attempts: u32,
@@ -58,7 +58,7 @@ impl From<Parked> for Stage {
 pub async fn stage(
     event: &RecordedEvent,
     relayed: Position,
-    models: &impl CheckpointStore,
+    models: &impl ReadModel,
     projection: &ProjectionName,
 ) -> Result<Stage> {
     // First the checkpoint: it moves past an event in the transaction that parks it, so what is parked is seen after it.

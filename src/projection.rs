@@ -12,7 +12,7 @@ use crate::id::ProjectionName;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReader;
 use crate::store::log::token::Token;
-use crate::store::model::checkpoint::CheckpointStore;
+use crate::store::model::read_model::ReadModel;
 
 /// Folds events into a read model. Every event is applied once in effect and in order, whatever fails on the way, since the change
 /// and the checkpoint are one transaction. An aggregate whose event cannot be applied is set aside, in order, until it can.
@@ -21,7 +21,7 @@ pub trait Projection: Send + Sync + 'static {
     /// What it understands: the events of one aggregate, a union of several, or [`AnyEvent`](crate::event::AnyEvent).
     type Event: Event;
 
-    /// What it writes through, given by the [`CheckpointStore`] it runs on.
+    /// What it writes through, given by the [`ReadModel`] it runs on.
     type Tx: Send + ?Sized + 'static;
 
     /// The name its checkpoint is kept under. Another name starts from the beginning.
@@ -70,7 +70,7 @@ pub trait Projection: Send + Sync + 'static {
 /// # Errors
 /// [`ErrorKind::TimedOut`] when `timeout` is over, or what reading met.
 pub async fn wait_for(
-    models: &impl CheckpointStore,
+    models: &impl ReadModel,
     log: &impl EventReader,
     projection: &ProjectionName,
     token: Token,

@@ -22,7 +22,7 @@ use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReader;
-use crate::store::model::inbox::InboxStore;
+use crate::store::model::read_model::ReadModel;
 
 pub(crate) use rate::Rate;
 
@@ -33,7 +33,7 @@ pub trait Reaction: Send + Sync + 'static {
     /// What it understands: the events of one aggregate, or a union of several.
     type Event: Event;
 
-    /// What it writes through, given by the [`InboxStore`] it runs on.
+    /// What it writes through, given by the [`ReadModel`] it runs on.
     type Tx: Send + ?Sized + 'static;
 
     /// The name of its inbox and its checkpoint. Another name has done nothing yet.
@@ -85,7 +85,7 @@ impl Begin {
         self,
         reaction: &ProjectionName,
         log: &dyn EventReader,
-        models: &impl InboxStore,
+        models: &impl ReadModel,
     ) -> Result<Position> {
         let after = match self {
             Self::AtStart => Position::ZERO,
@@ -95,7 +95,7 @@ impl Begin {
                 reached => reached,
             },
         };
-        models.begin_after(reaction, after).await
+        models.start_after(reaction, after).await
     }
 }
 
@@ -122,7 +122,7 @@ impl<R: Reaction, M> fmt::Debug for ReactionProjection<R, M> {
 impl<R, M> Projection for ReactionProjection<R, M>
 where
     R: Reaction,
-    M: InboxStore<Tx = R::Tx>,
+    M: ReadModel<Tx = R::Tx>,
 {
     type Event = R::Event;
     type Tx = R::Tx;
@@ -141,7 +141,7 @@ where
 
     async fn apply(&self, tx: &mut R::Tx, event: Envelope<R::Event>) -> Result<(), BoxError> {
         let name = ProjectionName::new(self.reaction.name())?;
-        if self.models.take(tx, &name, event.id).await? {
+        if self.models.mark_handled(tx, &name, event.id).await? {
             self.rate.spend();
             self.reaction.react(tx, event).await?;
         }

@@ -29,9 +29,9 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position};
 use crate::rebuild::build::{Build, PAGE_EVENTS};
 use crate::store::log::reader::EventReader;
-use crate::store::model::checkpoint::Work;
 use crate::store::model::parking::ParkingChange;
 use crate::store::model::parking::Step;
+use crate::store::model::read_model::Work;
 use crate::store::model::views::{Switch, ViewId, ViewStore};
 use crate::view::View;
 use crate::worker::WorkerOptions;
@@ -214,12 +214,12 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     pub async fn switch(&self) -> Result<Generation> {
         let id = self.id()?;
         for _ in 1..SWITCHES {
-            match self.models.go_live(&id, Switch::Level).await {
+            match self.models.promote(&id, Switch::IfCaughtUp).await {
                 Err(error) if is_close(error.kind()) => Build::to_head(self).await?,
                 switched => return switched,
             }
         }
-        self.models.go_live(&id, Switch::Level).await
+        self.models.promote(&id, Switch::IfCaughtUp).await
     }
 
     /// Shows readers another generation again: the one that [`switch`](Self::switch) has returned. If its workers were stopped meanwhile, rows are
@@ -231,7 +231,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// A dropped call may still switch.
     pub async fn switch_back(&self, to: Generation) -> Result<Generation> {
-        self.models.go_live(&ViewId::new(self.view.name(), to)?, Switch::Anyway).await
+        self.models.promote(&ViewId::new(self.view.name(), to)?, Switch::Force).await
     }
 
     /// Takes away a generation that readers do not see, in bounded transactions: rows, checkpoint, and what it has parked. Stop its workers
@@ -243,7 +243,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// May be dropped at any time. Until it was called to its end, nothing goes on from what is left.
     pub async fn drop_old(&self, old: Generation) -> Result<()> {
-        self.take_away(&ViewId::new(self.view.name(), old)?).await
+        self.delete_generation(&ViewId::new(self.view.name(), old)?).await
     }
 
     /// Gives the build up: [`drop_old`](Self::drop_old) of this generation.
@@ -254,7 +254,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// As [`drop_old`](Self::drop_old).
     pub async fn cancel(&self) -> Result<()> {
-        self.take_away(&self.id()?).await
+        self.delete_generation(&self.id()?).await
     }
 
     /// Empties this generation, also where it is live, so that it begins anew, in one transaction. Readers see it grow again. Workers that run go on
@@ -273,8 +273,8 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
             let released = parking.parked.into_iter().map(|parked| ParkingChange::Release(parked.stream)).collect();
             let step = Step::new(id.projection(), at, Position::ZERO).with_parking(parking.changes, released);
             let (models, id) = (self.models.clone(), id.clone());
-            let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear(tx, &id).await }.boxed());
-            match self.models.advance(step, clear).await {
+            let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear_rows(tx, &id).await }.boxed());
+            match self.models.commit(step, clear).await {
                 // A worker was faster. It commits once in a while, and this is tried at once.
                 Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
                 done => return done,
@@ -282,8 +282,8 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         }
     }
 
-    async fn take_away(&self, id: &ViewId) -> Result<()> {
-        while !self.models.take_away(id, TAKEN_ROWS).await? {}
+    async fn delete_generation(&self, id: &ViewId) -> Result<()> {
+        while !self.models.delete_generation(id, TAKEN_ROWS).await? {}
         Ok(())
     }
 
@@ -293,7 +293,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
 
     /// The generation that readers see.
     async fn live(&self) -> Result<ViewId> {
-        let live = self.models.live(self.id()?.view()).await?;
+        let live = self.models.live_generation(self.id()?.view()).await?;
         ViewId::new(self.view.name(), live)
     }
 

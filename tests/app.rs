@@ -14,9 +14,9 @@ use retell::shutdown::Signal;
 use retell::store::{Append, DeadlineStore};
 use retell::testing::store::{events, stream};
 use retell::{
-    AggregateId, App, Begin, BoxError, CheckpointStore, Context, Envelope, ErrorKind, EventReader, EventStore,
-    ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction,
-    Repository, SqliteReadModel, View, Views, async_trait, rusqlite,
+    AggregateId, App, Begin, BoxError, Context, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion,
+    MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction, ReadModel, Repository,
+    SqliteReadModel, View, Views, async_trait, rusqlite,
 };
 use serde::{Deserialize, Serialize};
 use support::{Add, Counter, CounterEvent, Rename};

@@ -12,7 +12,7 @@ use retell::codec::Codec;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 use retell::store::sqlite::{SqliteReadModel, SqliteStore};
-use retell::store::{Append, CheckpointStore, EventStore, Step, Work};
+use retell::store::{Append, EventStore, ReadModel, Step, Work};
 use retell::testing::store::{event, events, stream, whole_log};
 use retell::{ExpectedVersion, Position, ProjectionName};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -38,14 +38,14 @@ fn migrator(newest: i64) -> Migrator {
 const ROUNDS: [(u64, i64); 4] = [(0, 1), (1, 1), (2, 2), (3, 2)];
 
 /// One event more, and a projection one further.
-async fn used<M: CheckpointStore>(store: impl EventStore, model: M, before: u64) {
+async fn used<M: ReadModel>(store: impl EventStore, model: M, before: u64) {
     let nothing: Work<M::Tx> = Box::new(|_| Box::pin(async { Ok(()) }));
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(1))).await.unwrap();
     let log = whole_log(&store).await.unwrap();
     assert_eq!(log.len() as u64, before + 1);
     let projection = ProjectionName::new("orders").unwrap();
     let from = Position::new(before);
-    model.advance(Step::new(&projection, from, from.next()), nothing).await.unwrap();
+    model.commit(Step::new(&projection, from, from.next()), nothing).await.unwrap();
 }
 
 #[tokio::test]

@@ -18,9 +18,8 @@ use retell::store::{Deadline, DeadlineChange, Step, Turn, Work};
 use retell::testing::faulty::{CommitFault, Fault, FaultyModels, assert_survives};
 use retell::view::ViewProjection;
 use retell::{
-    AggregateId, BoxError, CheckpointStore, Envelope, InboxStore, MemoryReadModel, MemoryStore, Position,
-    ProgressStore, Projection, ProjectionName, Repository, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Worker,
-    async_trait, rusqlite,
+    AggregateId, BoxError, Envelope, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, ReadModel,
+    Repository, SqliteReadModel, StreamId, View, ViewKey, ViewStore, Worker, async_trait, rusqlite,
 };
 use support::{Add, Counter, CounterEvent, Rename};
 use tokio_util::sync::CancellationToken;
@@ -99,7 +98,7 @@ async fn a_fault_before_the_commit_keeps_nothing_and_one_after_it_keeps_all() {
     for fault in CommitFault::ALL {
         let kept = u64::from(is_kept(fault));
         let advanced = outcome(fault, async |models| {
-            check(fault, models.advance(next(0), note(|count| *count += 1)).await);
+            check(fault, models.commit(next(0), note(|count| *count += 1)).await);
         });
         assert_eq!(advanced.await, kept, "{fault:?}");
         let begun = outcome(fault, async |models| check(fault, models.begin(&name(), note(|count| *count += 1)).await));
@@ -111,7 +110,7 @@ async fn a_fault_before_the_commit_keeps_nothing_and_one_after_it_keeps_all() {
             });
             let stream = StreamId::parse("counter", "a").unwrap();
             models.inner().begin(&name(), note(|_| {})).await.unwrap();
-            check(fault, models.progress(&name(), vec![stream], turn).await);
+            check(fault, models.turn(&name(), vec![stream], turn).await);
         });
         assert_eq!(turned.await, kept, "{fault:?}");
     }
@@ -121,8 +120,8 @@ async fn a_fault_before_the_commit_keeps_nothing_and_one_after_it_keeps_all() {
 async fn changes_without_a_projection_fail_as_its_transactions_do() {
     for fault in [CommitFault::Refuse, CommitFault::LoseAnswer] {
         let models = FaultyModels::new(MemoryReadModel::with_value(0_u64), [fault; 2]);
-        check(fault, models.begin_after(&name(), Position::new(7)).await);
-        let kept = models.inner().begin_after(&name(), Position::new(8)).await.unwrap();
+        check(fault, models.start_after(&name(), Position::new(7)).await);
+        let kept = models.inner().start_after(&name(), Position::new(8)).await.unwrap();
         assert_eq!(kept, Position::new(if is_kept(fault) { 7 } else { 8 }));
         check(fault, models.sweep(&name(), Position::new(5)).await);
         let swept = models.checkpoint(&name()).await.unwrap();
@@ -147,10 +146,10 @@ async fn an_error_of_the_read_models_own_comes_back_as_it_is() {
     let faults = [CommitFault::Refuse, CommitFault::LoseAnswer];
     let models = FaultyModels::new(MemoryReadModel::with_value(0_u64), faults);
     for _ in faults {
-        let error = models.advance(next(3), note(|_| {})).await.unwrap_err();
+        let error = models.commit(next(3), note(|_| {})).await.unwrap_err();
         assert!(!error.is_transient() && error.to_string().contains("seen"), "{error}");
     }
-    models.advance(next(0), note(|count| *count = 5)).await.unwrap();
+    models.commit(next(0), note(|count| *count = 5)).await.unwrap();
     assert_eq!(*models.inner().value(), 5, "the script is at its end");
 }
 
@@ -239,7 +238,7 @@ async fn a_count_beside_the_transaction_that_outlives_the_program_is_found_out()
 /// In log order, and in order per aggregate.
 fn in_both_orders<M>(models: &M, log: &MemoryStore) -> [Worker<Seen, M>; 2]
 where
-    M: ProgressStore<Tx = Lines> + Clone,
+    M: ReadModel<Tx = Lines> + Clone,
 {
     let worker = || Worker::new(Seen::default(), log.clone(), models.clone());
     [worker(), worker().with_order_per_aggregate()]

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,13 +17,13 @@ use retell::broker::{Broker, Confirm, Consumer, Consumption, Delivery, DeliveryT
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
-use retell::store::{Append, Parking, RelayStore, Step, Work};
+use retell::store::{Append, Parking, RelayStore, Step, Turn, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
 use retell::{
-    AggregateId, AnyEvent, BoxError, CheckpointStore, Codec, Envelope, Error, ErrorKind, EventId, EventReader,
-    EventStore, EventType, EventUnion, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore, Position,
-    Projection, ProjectionName, Relay, Repository, Result, SqliteReadModel, SqliteStore, StreamId, Worker, async_trait,
+    AggregateId, AnyEvent, BoxError, Codec, Envelope, Error, ErrorKind, EventId, EventReader, EventStore, EventType,
+    EventUnion, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection,
+    ProjectionName, ReadModel, Relay, Repository, Result, SqliteReadModel, SqliteStore, StreamId, Worker, async_trait,
     rusqlite,
 };
 use support::{Add, Counter, CounterEvent};
@@ -132,7 +133,7 @@ impl Running {
     fn worker<P, M>(worker: Worker<P, M>) -> Self
     where
         P: Projection,
-        M: CheckpointStore<Tx = P::Tx>,
+        M: ReadModel<Tx = P::Tx>,
     {
         let stop = CancellationToken::new();
         Self {
@@ -169,7 +170,7 @@ fn eager() -> WorkerOptions {
 
 async fn reaches<P: Projection, M>(worker: &Worker<P, M>, position: u64)
 where
-    M: CheckpointStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     let mut applied = worker.applied();
     let reached = applied.wait_for(|applied| applied.get() >= position);
@@ -334,7 +335,7 @@ struct Contested {
 }
 
 #[async_trait]
-impl CheckpointStore for Contested {
+impl ReadModel for Contested {
     type Tx = Vec<u64>;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -353,14 +354,42 @@ impl CheckpointStore for Contested {
         self.models.retry_parked(projection, stream).await
     }
 
-    async fn advance(&self, step: Step, work: Work<Vec<u64>>) -> Result<()> {
+    async fn commit(&self, step: Step, work: Work<Vec<u64>>) -> Result<()> {
         let _row = self.row.lock().await;
         if self.checkpoint(&step.projection).await? == step.from {
             tokio::time::sleep(Duration::from_millis(10)).await;
         } else {
             self.lost.fetch_add(1, Ordering::SeqCst);
         }
-        self.models.advance(step, work).await
+        self.models.commit(step, work).await
+    }
+
+    async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()> {
+        self.models.begin(projection, work).await
+    }
+
+    async fn seen(
+        &self,
+        projection: &ProjectionName,
+        streams: &[StreamId],
+    ) -> Result<HashMap<StreamId, retell::Version>> {
+        self.models.seen(projection, streams).await
+    }
+
+    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
+        self.models.turn(projection, streams, turn).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        self.models.sweep(projection, to).await
+    }
+
+    async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.models.mark_handled(tx, reaction, event).await
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        self.models.start_after(reaction, position).await
     }
 }
 

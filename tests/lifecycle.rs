@@ -9,8 +9,7 @@ use retell::store::{Append, Parked, Step, Work};
 use retell::store::{ParkedState, ParkingChange};
 use retell::testing::store::{events, stream};
 use retell::{
-    CheckpointStore, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position,
-    ProjectionName,
+    EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position, ProjectionName, ReadModel,
 };
 
 fn sales() -> ProjectionName {
@@ -47,7 +46,7 @@ async fn an_event_is_persisted_published_and_completed_in_turn() {
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(3))).await.unwrap();
     let log = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap().events;
     assert_eq!(stages(&log, 0, &models).await, [Stage::Persisted, Stage::Persisted, Stage::Persisted]);
-    models.advance(Step::new(&sales(), Position::ZERO, Position::new(1)), nothing()).await.unwrap();
+    models.commit(Step::new(&sales(), Position::ZERO, Position::new(1)), nothing()).await.unwrap();
     assert_eq!(stages(&log, 2, &models).await, [Stage::Completed, Stage::Published, Stage::Persisted]);
 }
 
@@ -60,14 +59,14 @@ async fn an_event_that_fails_is_retried_and_dead_in_the_end_as_are_those_behind_
     let (all, error) = (Position::new(4), "out of paper".to_owned());
     let change = |attempts, state| vec![ParkingChange::Park(parked(&log[1], attempts, state))];
     let step = Step::new(&sales(), Position::ZERO, all).with_parking(0, change(1, ParkedState::Waiting));
-    models.advance(step, nothing()).await.unwrap();
+    models.commit(step, nothing()).await.unwrap();
     let retrying = Stage::Retrying { attempts: 1, next_at: DateTime::<Utc>::MIN_UTC, error: error.clone() };
     assert_eq!(stages(&log, 4, &models).await, [Stage::Completed, retrying.clone(), retrying, Stage::Completed]);
     let step = Step::new(&sales(), all, all).with_parking(1, change(17, ParkedState::Dead));
-    models.advance(step, nothing()).await.unwrap();
+    models.commit(step, nothing()).await.unwrap();
     let dead = Stage::DeadLettered { attempts: 17, error };
     assert_eq!(stages(&log, 4, &models).await, [Stage::Completed, dead.clone(), dead, Stage::Completed]);
     let step = Step::new(&sales(), all, all).with_parking(2, vec![ParkingChange::Release(stream("a"))]);
-    models.advance(step, nothing()).await.unwrap();
+    models.commit(step, nothing()).await.unwrap();
     assert!(stages(&log, 4, &models).await.iter().all(|stage| *stage == Stage::Completed));
 }

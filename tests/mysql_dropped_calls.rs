@@ -18,9 +18,7 @@ use futures::future::BoxFuture;
 use retell::event::StoredEvent;
 use retell::id::ProjectionName;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
-use retell::store::{
-    Append, CheckpointStore, EventReader, EventStore, Filter, RelayStore, Replay, Snapshot, Step, Visitor,
-};
+use retell::store::{Append, EventReader, EventStore, Filter, ReadModel, RelayStore, Replay, Snapshot, Step, Visitor};
 use retell::testing::store::{events, stream, whole_log};
 use retell::{ErrorKind, EventType, ExpectedVersion, Fence, IdempotencyKey, Position, Version};
 use sqlx::mysql::MySqlPoolOptions;
@@ -184,7 +182,7 @@ impl Subject {
 
     async fn advance(&self, projection: &str, from: u64, to: u64) -> retell::Result<()> {
         let (from, to) = (Position::new(from), Position::new(to));
-        self.model.advance(Step::new(&name(projection), from, to), Box::new(work)).await
+        self.model.commit(Step::new(&name(projection), from, to), Box::new(work)).await
     }
 
     /// Every kind of call. What they write is no other's business.

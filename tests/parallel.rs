@@ -27,13 +27,13 @@ use retell::projection::wait_for;
 use retell::relay::RelayOptions;
 use retell::rusqlite::Connection;
 use retell::store::ParkedState;
-use retell::store::{Append, Parked, ProgressStore};
+use retell::store::{Append, Parked};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, CheckpointStore, Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryBroker,
-    MemoryReadModel, MemoryStore, MySqlReadModel, Position, PostgresReadModel, Projection, ProjectionName, Relay,
-    Result, SqliteReadModel, StreamId, Worker, async_trait,
+    BoxError, Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore,
+    MySqlReadModel, Position, PostgresReadModel, Projection, ProjectionName, ReadModel, Relay, Result, SqliteReadModel,
+    StreamId, Worker, async_trait,
 };
 use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
@@ -448,7 +448,7 @@ fn expected(log: &[RecordedEvent]) -> Lines {
 /// Three workers behind a faulty broker, of which one is dropped and another comes, while events are appended.
 async fn race<Tx: Tallies, M>(place: &Place, models: &M, seed: usize)
 where
-    M: ProgressStore<Tx = Tx> + Clone,
+    M: ReadModel<Tx = Tx> + Clone,
 {
     let store = place.open().await.unwrap().events;
     let broker = FaultyBroker::new(MemoryBroker::new(), faults(seed));

@@ -6,7 +6,7 @@ mod support;
 #[path = "support/workers.rs"]
 mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::slice::from_ref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,12 +17,12 @@ use retell::broker::{DeadLetter, DeadLetters};
 use retell::event::NewEvent;
 use retell::relay::RelayOptions;
 use retell::store::ParkedState;
-use retell::store::{Append, Parked, Parking, Step, Work};
+use retell::store::{Append, Parked, Parking, Step, Turn, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, CheckpointStore, Codec, Envelope, EventId, EventReader, EventStore, EventType, ExpectedVersion,
-    MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Relay, Result, SqliteReadModel,
+    BoxError, Codec, Envelope, EventId, EventReader, EventStore, EventType, ExpectedVersion, MemoryBroker,
+    MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, ReadModel, Relay, Result, SqliteReadModel,
     SqliteStore, StreamId, Worker, async_trait, rusqlite,
 };
 use support::CounterEvent;
@@ -181,11 +181,11 @@ fn eager(parking: ParkingOptions) -> WorkerOptions {
     WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_parking(parking)
 }
 
-async fn parked<M: CheckpointStore>(models: &M) -> Vec<Parked> {
+async fn parked<M: ReadModel>(models: &M) -> Vec<Parked> {
     models.parking(&seen()).await.unwrap().parked
 }
 
-async fn reached<M: CheckpointStore>(models: &M, position: u64) -> bool {
+async fn reached<M: ReadModel>(models: &M, position: u64) -> bool {
     models.checkpoint(&seen()).await.unwrap().get() >= position
 }
 
@@ -414,7 +414,7 @@ impl Doors {
 struct Killable<S>(S, Doors);
 
 #[async_trait]
-impl CheckpointStore for Killable<MemoryReadModel<Applied>> {
+impl ReadModel for Killable<MemoryReadModel<Applied>> {
     type Tx = Applied;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -434,11 +434,39 @@ impl CheckpointStore for Killable<MemoryReadModel<Applied>> {
         self.0.retry_parked(projection, stream).await
     }
 
-    async fn advance(&self, step: Step, work: Work<Applied>) -> Result<()> {
+    async fn commit(&self, step: Step, work: Work<Applied>) -> Result<()> {
         self.1.pass().await;
-        let advanced = self.0.advance(step, work).await;
+        let advanced = self.0.commit(step, work).await;
         self.1.pass().await;
         advanced
+    }
+
+    async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()> {
+        self.0.begin(projection, work).await
+    }
+
+    async fn seen(
+        &self,
+        projection: &ProjectionName,
+        streams: &[StreamId],
+    ) -> Result<HashMap<StreamId, retell::Version>> {
+        self.0.seen(projection, streams).await
+    }
+
+    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
+        self.0.turn(projection, streams, turn).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        self.0.sweep(projection, to).await
+    }
+
+    async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.0.mark_handled(tx, reaction, event).await
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        self.0.start_after(reaction, position).await
     }
 }
 

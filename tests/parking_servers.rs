@@ -18,8 +18,8 @@ use retell::event::NewEvent;
 use retell::store::{Append, Parking};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, CheckpointStore, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel, Projection,
-    ProjectionName, StreamId, Worker, async_trait,
+    BoxError, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel, Projection, ProjectionName,
+    ReadModel, StreamId, Worker, async_trait,
 };
 use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
@@ -118,7 +118,7 @@ async fn add(store: &dyn EventStore, id: &str) {
 async fn run<P, M>(place: &Place, projection: P, models: &M, parking: ParkingOptions, done: impl AsyncFnOnce())
 where
     P: Projection,
-    M: CheckpointStore<Tx = P::Tx> + Clone,
+    M: ReadModel<Tx = P::Tx> + Clone,
 {
     let store = place.open().await.unwrap().events;
     for id in ["a", "b", "a", "b", "a"] {
@@ -138,7 +138,7 @@ where
 async fn parks_and_revives<P, M>(place: &Place, projection: P, poisoned: Arc<AtomicBool>, models: &M)
 where
     P: Projection,
-    M: CheckpointStore<Tx = P::Tx> + Clone,
+    M: ReadModel<Tx = P::Tx> + Clone,
 {
     let brief = Duration::from_millis(1);
     let parking = ParkingOptions::new().with_delays(brief, brief).with_retries(2);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use retell::event::{NewEvent, RecordedEvent};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
-use retell::store::{Append, CheckpointStore, Filter, KeptOutcome, Outcome, RelayStore, Replay, Snapshot, Step, Work};
+use retell::store::{Append, Filter, KeptOutcome, Outcome, ReadModel, RelayStore, Replay, Snapshot, Step, Work};
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use retell::{
     Error, ErrorKind, EventReader, EventStore, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName,
@@ -93,7 +93,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
         .await
         .unwrap();
     store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
-    model.advance(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
+    model.commit(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
     let before = log(&store).await;
     // It has no position yet, and the number before its own belongs to a transaction that the dump does not see.
     let mut open_tx = PgConnection::connect(&server.url()).await.unwrap();
@@ -210,7 +210,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     refused(there.acquire_lease("main", Uuid::nil(), PATIENCE).await.map(drop));
     let model = PostgresReadModel::connect(&replica.url()).await.unwrap();
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);
-    refused(model.advance(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await);
+    refused(model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await);
     let pool = PgPool::connect(&replica.url()).await.unwrap();
     let nowhere = PostgresStore::open(pool, &PostgresOptions::new().with_schema("nowhere")).await.map(drop);
     refused(nowhere);
@@ -518,7 +518,7 @@ async fn a_user_who_may_not_make_schemas_uses_a_log_that_is_there() {
         .await
         .unwrap();
     let model = PostgresReadModel::open(app.clone(), &options).await.unwrap();
-    model.advance(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await.unwrap();
+    model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await.unwrap();
     assert_eq!(log(&theirs).await, log(&store).await);
     theirs.close().await.unwrap();
     drop_role("app").await;

@@ -19,8 +19,8 @@ use retell::store::{Append, Fields, Step, ViewId, ViewRow, Work};
 use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
-    CheckpointStore, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, Generation, MemoryReadModel,
-    MemoryStore, MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, ProjectionName, Rebuild,
+    Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, Generation, MemoryReadModel, MemoryStore,
+    MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, ProjectionName, ReadModel, Rebuild,
     SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ fn projection(view: Amounts) -> ProjectionName {
     ViewId::new(view.name(), view.generation()).unwrap().projection().clone()
 }
 
-async fn reached(models: &impl CheckpointStore, view: Amounts, position: Position) {
+async fn reached(models: &impl ReadModel, view: Amounts, position: Position) {
     let reached = async {
         while models.checkpoint(&projection(view)).await.unwrap() < position {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -365,7 +365,7 @@ async fn a_switch_is_refused_before_the_build_has_caught_up_and_waits_for_the_la
     let error = new.switch().await.unwrap_err();
     let (checkpoint, live) = (Position::ZERO, Position::new(10_010));
     assert_eq!(error.kind(), &ErrorKind::BehindLive { projection: projection(NEW), checkpoint, live });
-    assert_eq!(models.live(&projection(OLD)).await.unwrap(), OLD.generation());
+    assert_eq!(models.live_generation(&projection(OLD)).await.unwrap(), OLD.generation());
     run(&new).await;
     add(&log, "a", [1, 2]).await;
     run(&rebuild(OLD, &log, &models)).await;
@@ -516,7 +516,7 @@ async fn what_was_not_taken_away_to_the_end_is_before_a_build_begins() {
     add(&log, "a", 0..100).await;
     let second = built(Counts { generation: 2, doubles: &["3"], ..RIGHT }, &log, &models).await;
     let id = ViewId::new("counts", Generation::new(2)).unwrap();
-    assert!(!models.take_away(&id, 10).await.unwrap());
+    assert!(!models.delete_generation(&id, 10).await.unwrap());
     let right = built(Counts { generation: 2, ..RIGHT }, &log, &models).await;
     right.switch().await.unwrap();
     let found = Views::new(&RIGHT, models.clone()).all(Paging::first(1_000)).await.unwrap().rows;
@@ -553,7 +553,7 @@ async fn a_reset_begins_anew_and_workers_that_run_go_on_from_there() {
     let before = rows(&models).await;
     assert_eq!((before.len(), models.parking(&projection(OLD)).await.unwrap().parked.len()), (30, 1));
     // Rows that no event has led to, as if the fold had been another.
-    models.advance(Step::new(&projection(OLD), head, head).with_parking(1, Vec::new()), wrong(&models)).await.unwrap();
+    models.commit(Step::new(&projection(OLD), head, head).with_parking(1, Vec::new()), wrong(&models)).await.unwrap();
     assert_ne!(rows(&models).await, before);
     rebuild(OLD, &log, &models).reset().await.unwrap();
     let again = async {
@@ -572,7 +572,7 @@ fn wrong(models: &SqliteReadModel) -> Work<retell::rusqlite::Connection> {
             let id = ViewId::new("amounts", OLD.generation())?;
             let before = [ViewRow::empty(ViewKey::new("wrong")?)];
             let state = Some(r#"{"times":1,"generation":1}"#.into());
-            models.save(tx, &id, &before, &[ViewRow { state, ..before[0].clone() }]).await
+            models.save_rows(tx, &id, &before, &[ViewRow { state, ..before[0].clone() }]).await
         }
         .boxed()
     })

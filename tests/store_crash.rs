@@ -19,7 +19,7 @@ use retell::error::{Error, ErrorKind, Result};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::{ExpectedVersion, Position, ProjectionName, StreamId, Version};
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
-use retell::store::{Append, CheckpointStore, EventReader, EventStore, Filter, Replay, Step, Work};
+use retell::store::{Append, EventReader, EventStore, Filter, ReadModel, Replay, Step, Work};
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -261,7 +261,7 @@ async fn project_for_ever(store: SqliteStore, model: SqliteReadModel) -> Result<
             let written = keep_positions(db, &positions);
             Box::pin(async { written.map_err(|error| Error::with_source(ErrorKind::Backend("count".into()), error)) })
         });
-        model.advance(Step::new(&projection(), from, page.through), work).await?;
+        model.commit(Step::new(&projection(), from, page.through), work).await?;
     }
 }
 

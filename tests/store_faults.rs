@@ -13,7 +13,7 @@ use retell::id::{
 };
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 use retell::store::{
-    Append, Appended, CheckpointStore, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, RelayStore, Replay,
+    Append, Appended, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, ReadModel, RelayStore, Replay,
     Snapshot, Step, UpTo, Work,
 };
 use retell::testing::read_model::Counting;
@@ -189,7 +189,7 @@ async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
     let totals = ProjectionName::new("totals").unwrap();
     assert_corrupt(model.checkpoint(&totals).await, &["-1"]);
     let work: Work<Connection> = Box::new(|_| panic!("the work runs over a damaged checkpoint"));
-    assert_corrupt(model.advance(Step::new(&totals, Position::ZERO, Position::new(1)), work).await, &["-1"]);
+    assert_corrupt(model.commit(Step::new(&totals, Position::ZERO, Position::new(1)), work).await, &["-1"]);
 }
 
 #[tokio::test]
@@ -506,7 +506,7 @@ async fn of_two_handles_that_move_one_checkpoint_the_second_is_told() {
     for from in (0..50).map(Position::new) {
         let [one, two] = models
             .each_ref()
-            .map(|model| model.advance(Step::new(&totals, from, from.next()), SqliteReadModel::count()));
+            .map(|model| model.commit(Step::new(&totals, from, from.next()), SqliteReadModel::count()));
         let (one, two) = tokio::join!(one, two);
         let moved = one.and(two).unwrap_err();
         let (projection, actual) = (totals.clone(), from.next());
@@ -536,8 +536,8 @@ async fn health_tells_the_head_how_far_behind_projections_are_and_the_files_size
     let beside = SqliteReadModel::open(log.path()).await.unwrap();
     let apart = SqliteReadModel::open(log.directory.path().join("views.db")).await.unwrap();
     let (here, there) = (ProjectionName::new("here").unwrap(), ProjectionName::new("there").unwrap());
-    beside.advance(Step::new(&here, Position::ZERO, Position::new(3)), SqliteReadModel::count()).await.unwrap();
-    apart.advance(Step::new(&there, Position::ZERO, Position::new(1)), SqliteReadModel::count()).await.unwrap();
+    beside.commit(Step::new(&here, Position::ZERO, Position::new(3)), SqliteReadModel::count()).await.unwrap();
+    apart.commit(Step::new(&there, Position::ZERO, Position::new(1)), SqliteReadModel::count()).await.unwrap();
 
     let health = store.health().await.unwrap();
     assert_eq!((health.head, health.projections), (Position::new(4), vec![(here, 1)]));

@@ -13,8 +13,7 @@ use futures::{FutureExt, poll};
 use retell::store::memory::{MemoryReadModel, MemoryStore};
 use retell::store::{Deadline, DeadlineChange, DeadlineStore, Step, Switch, ViewId, ViewRow, Work};
 use retell::{
-    AggregateId, CheckpointStore, ErrorKind, EventId, Generation, InboxStore, Position, ProgressStore, ProjectionName,
-    Result, ViewKey, ViewStore,
+    AggregateId, ErrorKind, EventId, Generation, Position, ProjectionName, ReadModel, Result, ViewKey, ViewStore,
 };
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -114,7 +113,7 @@ async fn written(models: &MemoryReadModel<u32>, event: EventId) -> (usize, bool,
     // Fails, so that asking marks nothing.
     let ask: Work<u32> = Box::new(move |tx| {
         async move {
-            told.store(!kept.take(tx, &name("mails"), event).await?, Ordering::SeqCst);
+            told.store(!kept.mark_handled(tx, &name("mails"), event).await?, Ordering::SeqCst);
             Err(ErrorKind::Invalid("only asked".into()).into())
         }
         .boxed()
@@ -130,9 +129,9 @@ fn changing(models: &MemoryReadModel<u32>, event: EventId, end: BoxFuture<'stati
         async move {
             let row = ViewRow::empty(ViewKey::new("a")?);
             let after = ViewRow { state: Some("1".into()), ..row.clone() };
-            models.save(tx, &totals(1), &[row], &[after]).await?;
-            assert!(models.take(tx, &name("mails"), event).await?);
-            assert!(!models.take(tx, &name("mails"), event).await?, "a transaction sees what it has written");
+            models.save_rows(tx, &totals(1), &[row], &[after]).await?;
+            assert!(models.mark_handled(tx, &name("mails"), event).await?);
+            assert!(!models.mark_handled(tx, &name("mails"), event).await?, "a transaction sees what it has written");
             models.change_deadlines(tx, &name("orders"), &[DeadlineChange::Set(deadline())]).await?;
             *tx += 1;
             end.await
@@ -149,7 +148,7 @@ fn step(from: u64, to: u64) -> Step {
 async fn one_commit_makes_everything_visible_at_once() {
     let (models, event) = (MemoryReadModel::with_value(0), EventId::generate());
     let (go_on, told) = oneshot::channel::<()>();
-    let commit = models.advance(step(0, 1), changing(&models, event, async { Ok(told.await.unwrap()) }.boxed()));
+    let commit = models.commit(step(0, 1), changing(&models, event, async { Ok(told.await.unwrap()) }.boxed()));
     let mut commit = pin!(commit);
     assert!(poll!(&mut commit).is_pending());
     let key = [ViewKey::new("a").unwrap()];
@@ -164,15 +163,15 @@ async fn one_commit_makes_everything_visible_at_once() {
 async fn failed_or_dropped_transaction_leaves_nothing() {
     let (models, event) = (MemoryReadModel::with_value(0), EventId::generate());
     let failing = async { Err(ErrorKind::Invalid("on purpose".into()).into()) }.boxed();
-    models.advance(step(0, 1), changing(&models, event, failing)).await.unwrap_err();
+    models.commit(step(0, 1), changing(&models, event, failing)).await.unwrap_err();
     assert_eq!(written(&models, event).await, (0, false, 0, 0));
     {
-        let mut dropped = models.advance(step(0, 1), changing(&models, event, pending().boxed()));
+        let mut dropped = models.commit(step(0, 1), changing(&models, event, pending().boxed()));
         assert!(poll!(&mut dropped).is_pending());
     }
     assert_eq!(written(&models, event).await, (0, false, 0, 0));
     // The next transaction commits its own changes alone.
-    models.advance(step(0, 1), Box::new(|_| async { Ok(()) }.boxed())).await.unwrap();
+    models.commit(step(0, 1), Box::new(|_| async { Ok(()) }.boxed())).await.unwrap();
     assert_eq!(written(&models, event).await, (0, false, 0, 0));
 }
 
@@ -185,13 +184,13 @@ async fn call_that_waits_for_its_own_transaction_is_refused() {
         }
         let other = name("other");
         let results = [
-            models.go_live(&totals(2), Switch::Anyway).await.map(drop),
-            models.take_away(&totals(2), 9).await.map(drop),
+            models.promote(&totals(2), Switch::Force).await.map(drop),
+            models.delete_generation(&totals(2), 9).await.map(drop),
             models.settle_deadlines(&other, &[DeadlineChange::Set(deadline())]).await,
             models.postpone_deadline(&other, deadline().id, Utc::now(), "late").await,
-            models.advance(Step::new(&other, Position::ZERO, Position::new(1)), nothing()).await,
+            models.commit(Step::new(&other, Position::ZERO, Position::new(1)), nothing()).await,
             models.begin(&other, nothing()).await,
-            models.progress(&other, Vec::new(), Box::new(|(), _| async { Ok(()) }.boxed())).await,
+            models.turn(&other, Vec::new(), Box::new(|(), _| async { Ok(()) }.boxed())).await,
         ];
         for error in results.map(Result::unwrap_err) {
             assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
@@ -202,37 +201,38 @@ async fn call_that_waits_for_its_own_transaction_is_refused() {
     let models = MemoryReadModel::new();
     let (own, nested) = (models.clone(), models.clone());
     let work: Work<()> = Box::new(move |()| refused(own).map(Ok).boxed());
-    models.advance(step(0, 1), work).await.unwrap();
+    models.commit(step(0, 1), work).await.unwrap();
     let work: Work<()> = Box::new(move |()| {
         let inside: Work<()> = Box::new(move |()| refused(nested).map(Ok).boxed());
-        async move { MemoryReadModel::new().advance(step(0, 1), inside).await }.boxed()
+        async move { MemoryReadModel::new().commit(step(0, 1), inside).await }.boxed()
     });
-    models.advance(step(1, 2), work).await.unwrap();
-    models.go_live(&totals(1), Switch::Level).await.unwrap();
+    models.commit(step(1, 2), work).await.unwrap();
+    models.promote(&totals(1), Switch::IfCaughtUp).await.unwrap();
 }
 
 #[tokio::test]
 async fn write_outside_a_transaction_is_refused() {
     let (models, row) = (MemoryReadModel::new(), ViewRow::empty(ViewKey::new("a").unwrap()));
-    let error = models.save(&mut (), &totals(1), &[row.clone()], &[row]).await.unwrap_err();
+    let error = models.save_rows(&mut (), &totals(1), &[row.clone()], &[row]).await.unwrap_err();
     assert!(error.to_string().contains("inside a transaction"), "{error}");
     // A transaction of another model is not one of this one's.
     let other = models.clone();
-    let work: Work<()> =
-        Box::new(move |tx| async move { other.take(tx, &name("mails"), EventId::generate()).await.map(drop) }.boxed());
-    let error = MemoryReadModel::new().advance(step(0, 1), work).await.unwrap_err();
+    let work: Work<()> = Box::new(move |tx| {
+        async move { other.mark_handled(tx, &name("mails"), EventId::generate()).await.map(drop) }.boxed()
+    });
+    let error = MemoryReadModel::new().commit(step(0, 1), work).await.unwrap_err();
     assert!(error.to_string().contains("inside a transaction"), "{error}");
 }
 
 #[tokio::test]
 async fn snapshot_restores_value_inboxes_and_deadlines() {
     let (models, event) = (MemoryReadModel::with_value(0), EventId::generate());
-    models.advance(step(0, 1), changing(&models, event, async { Ok(()) }.boxed())).await.unwrap();
-    models.begin_after(&name("mails"), Position::new(7)).await.unwrap();
+    models.commit(step(0, 1), changing(&models, event, async { Ok(()) }.boxed())).await.unwrap();
+    models.start_after(&name("mails"), Position::new(7)).await.unwrap();
     let restored = MemoryReadModel::restore(&models.snapshot().unwrap()).unwrap();
     assert_eq!(written(&restored, event).await, (1, true, 1, 1));
     assert_eq!(restored.due_deadlines(&name("orders"), Utc::now(), 9).await.unwrap(), [deadline()]);
-    assert_eq!(restored.begin_after(&name("mails"), Position::new(9)).await.unwrap(), Position::new(7));
+    assert_eq!(restored.start_after(&name("mails"), Position::new(9)).await.unwrap(), Position::new(7));
     // A value of another type is not this model's.
     assert!(MemoryReadModel::<String>::restore(&models.snapshot().unwrap()).unwrap_err().is_corrupt());
 }

@@ -9,7 +9,7 @@ mod mysql;
 use mysql::{Database, fresh, store};
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{Step, Work};
-use retell::{CheckpointStore, ErrorKind, Position, ProjectionName};
+use retell::{ErrorKind, Position, ProjectionName, ReadModel};
 use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
 
 async fn read_model() -> (MySqlReadModel, Database) {
@@ -66,11 +66,11 @@ async fn setting_up_never_takes_a_checkpoint_back() {
         Box::pin(async move {
             sqlx::raw_sql("CREATE TABLE IF NOT EXISTS made (id INT PRIMARY KEY)").execute(db).await.unwrap();
             faster
-                .advance(Step::new(&name, Position::ZERO, Position::new(7)), Box::new(|_| Box::pin(async { Ok(()) })))
+                .commit(Step::new(&name, Position::ZERO, Position::new(7)), Box::new(|_| Box::pin(async { Ok(()) })))
                 .await
         })
     });
-    let error = models.advance(Step::new(&totals, Position::ZERO, Position::ZERO), setup).await.unwrap_err();
+    let error = models.commit(Step::new(&totals, Position::ZERO, Position::ZERO), setup).await.unwrap_err();
     assert_eq!(error.to_string(), "projection totals: the checkpoint is at 7, not at 0");
     assert_eq!(models.checkpoint(&totals).await.unwrap(), Position::new(7));
 }

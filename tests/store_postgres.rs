@@ -8,7 +8,7 @@ mod postgres;
 
 use retell::store::postgres::PostgresReadModel;
 use retell::store::{Step, Work};
-use retell::{CheckpointStore, ErrorKind, Position, ProjectionName};
+use retell::{ErrorKind, Position, ProjectionName, ReadModel};
 use sqlx::PgConnection;
 
 async fn read_model() -> PostgresReadModel {
@@ -40,7 +40,7 @@ async fn a_batch_in_which_nothing_happens_is_ended_by_the_server() {
         })
     });
     let totals = ProjectionName::new("totals").unwrap();
-    models.advance(Step::new(&totals, Position::ZERO, Position::new(1)), asked).await.unwrap();
+    models.commit(Step::new(&totals, Position::ZERO, Position::new(1)), asked).await.unwrap();
     let after: String =
         sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(models.pool()).await.unwrap();
     assert_eq!(after, "0", "the session is as it was");

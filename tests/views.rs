@@ -21,9 +21,9 @@ use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
-    CheckpointStore, Envelope, ErrorKind, EventStore, ExpectedVersion, Generation, MemoryBroker, MemoryReadModel,
-    MemoryStore, MySqlReadModel, Position, PostgresReadModel, ProgressStore, Projection, ProjectionName, Relay, Result,
-    SqliteReadModel, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    Envelope, ErrorKind, EventStore, ExpectedVersion, Generation, MemoryBroker, MemoryReadModel, MemoryStore,
+    MySqlReadModel, Position, PostgresReadModel, Projection, ProjectionName, ReadModel, Relay, Result, SqliteReadModel,
+    StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;
@@ -184,7 +184,7 @@ where
     }
 }
 
-async fn in_both_orders<M: ViewStore + ProgressStore + Clone>(models: impl AsyncFn() -> M) {
+async fn in_both_orders<M: ViewStore + Clone>(models: impl AsyncFn() -> M) {
     let worker = |store: &MemoryStore, models: &M| Worker::view(Amounts, store.clone(), models.clone());
     let (store, in_log_order) = (MemoryStore::new(), models().await);
     equals_the_fold(in_log_order.clone(), [(); 3].map(|()| worker(&store, &in_log_order)), &store).await;
@@ -395,7 +395,7 @@ async fn a_change_of_what_is_live_waits_for_the_transaction_at_hand_and_loses_no
         async move {
             let row = ViewRow::empty(ViewKey::new("1")?);
             let after = ViewRow { state: Some("{}".into()), ..row.clone() };
-            kept.save(tx, &id(2), &[row], &[after]).await?;
+            kept.save_rows(tx, &id(2), &[row], &[after]).await?;
             told.notify_one();
             waits.notified().await;
             Ok(())
@@ -403,11 +403,11 @@ async fn a_change_of_what_is_live_waits_for_the_transaction_at_hand_and_loses_no
         .boxed()
     });
     let step = Step::new(id(2).projection(), Position::ZERO, Position::new(1));
-    let advance = models.advance(step, work);
+    let advance = models.commit(step, work);
     let switch = async {
         at_work.notified().await;
         let new = id(2);
-        let mut switch = models.go_live(&new, Switch::Anyway);
+        let mut switch = models.promote(&new, Switch::Force);
         assert!(poll!(&mut switch).is_pending());
         go_on.notify_one();
         switch.await

@@ -1,13 +1,13 @@
 //! The read models that lie in a database, whichever it is.
 
-use retell::store::{DeadlineStore, InboxStore};
+use retell::store::{DeadlineStore, ReadModel};
 use retell::{BoxError, SqliteReadModel, ViewStore, async_trait};
 
 use crate::database::{self, Database, Row, Select};
 
 /// Where everything is kept that follows from the log. Consumers write through a [`Database`], so that each is written once.
 #[async_trait]
-pub trait ReadModels: InboxStore<Tx: Database + Sized> + DeadlineStore + ViewStore + Clone {
+pub trait ReadModels: ReadModel<Tx: Database + Sized> + DeadlineStore + ViewStore + Clone {
     /// Reads rows, beside the consumers' writes.
     async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError>;
 }

@@ -16,8 +16,9 @@ use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::{Rebuild, Speed};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::EventReader;
-use crate::store::model::checkpoint::{ProjectionState, Work};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Step;
+use crate::store::model::read_model::Work;
 use crate::store::model::views::{ViewId, ViewRow, ViewStore};
 use crate::view::View;
 use crate::view::fold::ViewProjection;
@@ -81,7 +82,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         let id = rebuild.id()?;
         if rebuild.models.state(id.projection()).await? == ProjectionState::Deleting {
             // A deletion was stopped half-way.
-            rebuild.take_away(&id).await?;
+            rebuild.delete_generation(&id).await?;
         }
         let mut build = Self {
             cache: Cache::new(rebuild.view.clone(), Position::ZERO),
@@ -220,7 +221,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         let mut delays = delays();
         loop {
             let step = Step::new(self.id.projection(), self.kept, self.folded).with_parking(self.changes, Vec::new());
-            match self.rebuild.models.advance(step, self.save(&rows)).await {
+            match self.rebuild.models.commit(step, self.save(&rows)).await {
                 Ok(()) => break,
                 Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => return Ok(Pass::Moved),
                 Err(error) if error.is_transient() && !self.stop.is_cancelled() => self.pause(delays.next()).await,
@@ -242,11 +243,11 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         Box::new(move |tx| {
             async move {
                 for new in rows.new.chunks(SAVED_ROWS) {
-                    models.add(tx, &id, new).await?;
+                    models.insert_rows(tx, &id, new).await?;
                 }
                 let parts = rows.before.chunks(SAVED_ROWS).zip(rows.after.chunks(SAVED_ROWS));
                 for (before, after) in parts {
-                    models.save(tx, &id, before, after).await?;
+                    models.save_rows(tx, &id, before, after).await?;
                 }
                 Ok(())
             }

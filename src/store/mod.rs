@@ -22,11 +22,11 @@ pub use log::query::{Filter, PAGE_BYTES, Page};
 pub use log::reader::{EventReader, Replay, UpTo, Visitor};
 pub use log::relay::RelayStore;
 pub use log::token::Token;
-pub use model::checkpoint::{CheckpointStore, ProjectionState, Work};
+pub use model::checkpoint::ProjectionState;
 pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
-pub use model::inbox::InboxStore;
 pub use model::parking::{Parked, ParkedState, Parking, ParkingChange, Step};
-pub use model::progress::{Progress, ProgressStore, Turn};
+pub use model::progress::{Progress, Turn};
+pub use model::read_model::{ReadModel, Work};
 pub use model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use server::health::{Health, OpenTransaction, OpenTransactions};

@@ -21,10 +21,10 @@ use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::relay::RelayStore;
-use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
-use crate::store::model::inbox::InboxStore;
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::{ProgressStore, Turn};
+use crate::store::model::progress::Turn;
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 #[async_trait]
@@ -105,7 +105,7 @@ impl<S: RelayStore + ?Sized> RelayStore for Arc<S> {
 }
 
 #[async_trait]
-impl<M: CheckpointStore + ?Sized> CheckpointStore for Arc<M> {
+impl<M: ReadModel + ?Sized> ReadModel for Arc<M> {
     type Tx = M::Tx;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -124,17 +124,10 @@ impl<M: CheckpointStore + ?Sized> CheckpointStore for Arc<M> {
         (**self).retry_parked(projection, stream).await
     }
 
-    async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
-        (**self).advance(step, work).await
+    async fn commit(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
+        (**self).commit(step, work).await
     }
 
-    async fn close(&self) -> Result<()> {
-        (**self).close().await
-    }
-}
-
-#[async_trait]
-impl<M: ProgressStore + ?Sized> ProgressStore for Arc<M> {
     async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()> {
         (**self).begin(projection, work).await
     }
@@ -143,43 +136,55 @@ impl<M: ProgressStore + ?Sized> ProgressStore for Arc<M> {
         (**self).seen(projection, streams).await
     }
 
-    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
-        (**self).progress(projection, streams, turn).await
+    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
+        (**self).turn(projection, streams, turn).await
     }
 
     async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
         (**self).sweep(projection, to).await
     }
+
+    async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        (**self).mark_handled(tx, reaction, event).await
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        (**self).start_after(reaction, position).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
+    }
 }
 
 #[async_trait]
 impl<M: ViewStore + ?Sized> ViewStore for Arc<M> {
-    async fn load(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
-        (**self).load(tx, view, keys).await
+    async fn load_rows(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        (**self).load_rows(tx, view, keys).await
     }
 
-    async fn save(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
-        (**self).save(tx, view, before, after).await
+    async fn save_rows(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+        (**self).save_rows(tx, view, before, after).await
     }
 
-    async fn add(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
-        (**self).add(tx, view, rows).await
+    async fn insert_rows(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+        (**self).insert_rows(tx, view, rows).await
     }
 
-    async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
-        (**self).clear(tx, view).await
+    async fn clear_rows(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
+        (**self).clear_rows(tx, view).await
     }
 
-    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
-        (**self).go_live(view, when).await
+    async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        (**self).promote(view, when).await
     }
 
-    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
-        (**self).take_away(view, rows).await
+    async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        (**self).delete_generation(view, rows).await
     }
 
-    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
-        (**self).live(view).await
+    async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
+        (**self).live_generation(view).await
     }
 
     async fn rows(
@@ -198,16 +203,5 @@ impl<M: ViewStore + ?Sized> ViewStore for Arc<M> {
         page: &ViewPage,
     ) -> Result<Vec<ViewRow>> {
         (**self).page(view, generation, page).await
-    }
-}
-
-#[async_trait]
-impl<M: InboxStore + ?Sized> InboxStore for Arc<M> {
-    async fn take(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
-        (**self).take(tx, reaction, event).await
-    }
-
-    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        (**self).begin_after(reaction, position).await
     }
 }

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{AggregateId, CorrelationId, MAX_NAME_BYTES, Position, ProjectionName};
-use crate::store::model::checkpoint::Work;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::Step;
+use crate::store::model::read_model::Work;
 
 /// Makes a test of every case, by the case's name.
 ///
@@ -114,7 +114,7 @@ async fn step<M: DeadlineStore + Clone>(model: &M, changes: &[DeadlineChange], e
         }
         .boxed()
     });
-    model.advance(Step::new(&orders(), at, at.next()), work).await
+    model.commit(Step::new(&orders(), at, at.next()), work).await
 }
 
 /// To the microsecond.

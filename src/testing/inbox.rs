@@ -1,4 +1,4 @@
-//! The conformance suite of the inbox of an [`InboxStore`]: one function per case, each on a fresh and empty read model.
+//! The conformance suite of the inbox of an [`ReadModel`]: one function per case, each on a fresh and empty read model.
 //!
 //! [`inbox_conformance!`](crate::inbox_conformance) makes a test of each of them.
 //!
@@ -13,10 +13,9 @@ use futures::future::try_join_all;
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::Work;
-use crate::store::model::inbox::InboxStore;
 use crate::store::model::parking::Step;
-use crate::store::model::progress::{ProgressStore, Turn};
+use crate::store::model::progress::Turn;
+use crate::store::model::read_model::{ReadModel, Work};
 
 /// Makes a test of every case, by the case's name.
 ///
@@ -66,19 +65,14 @@ fn answered(answers: &Answers) -> Vec<bool> {
 }
 
 /// Work that marks events, notes the answers, and returns `end`.
-fn marking<M: InboxStore + Clone>(
-    model: &M,
-    name: &str,
-    events: &[EventId],
-    end: Result<()>,
-) -> (Work<M::Tx>, Answers) {
+fn marking<M: ReadModel + Clone>(model: &M, name: &str, events: &[EventId], end: Result<()>) -> (Work<M::Tx>, Answers) {
     let (model, name, events) = (model.clone(), reaction(name), events.to_vec());
     let answers = Answers::default();
     let noted = answers.clone();
     let work: Work<M::Tx> = Box::new(move |tx| {
         async move {
             for event in events {
-                let first = model.take(tx, &name, event).await?;
+                let first = model.mark_handled(tx, &name, event).await?;
                 noted.lock().unwrap_or_else(PoisonError::into_inner).push(first);
             }
             end
@@ -89,15 +83,15 @@ fn marking<M: InboxStore + Clone>(
 }
 
 /// Marks events in a step of the reaction that moves its checkpoint to `to`.
-async fn mark<M: InboxStore + Clone>(model: &M, name: &str, to: u64, events: &[EventId]) -> Vec<bool> {
+async fn mark<M: ReadModel + Clone>(model: &M, name: &str, to: u64, events: &[EventId]) -> Vec<bool> {
     let at = model.checkpoint(&reaction(name)).await.expect("a checkpoint can be read");
     let (work, answers) = marking(model, name, events, Ok(()));
-    model.advance(Step::new(&reaction(name), at, Position::new(to)), work).await.expect("it commits");
+    model.commit(Step::new(&reaction(name), at, Position::new(to)), work).await.expect("it commits");
     answered(&answers)
 }
 
 /// The second mark returns `false`, in the same transaction and in a later one.
-pub async fn event_is_handled_once<M: InboxStore + Clone>(model: &M) {
+pub async fn event_is_handled_once<M: ReadModel + Clone>(model: &M) {
     let (first, second) = (EventId::generate(), EventId::generate());
     assert_eq!(mark(model, "mails", 1, &[first, first]).await, [true, false]);
     assert_eq!(mark(model, "mails", 2, &[first, second]).await, [false, true]);
@@ -105,18 +99,18 @@ pub async fn event_is_handled_once<M: InboxStore + Clone>(model: &M) {
 }
 
 /// The event counts as new afterward.
-pub async fn failed_transaction_marks_nothing<M: InboxStore + Clone>(model: &M) {
+pub async fn failed_transaction_marks_nothing<M: ReadModel + Clone>(model: &M) {
     let event = EventId::generate();
     let end = Err(ErrorKind::Invalid("on purpose".into()).into());
     let (work, answers) = marking(model, "mails", &[event], end);
     let step = Step::new(&reaction("mails"), Position::ZERO, Position::new(1));
-    model.advance(step, work).await.expect_err("the work fails");
+    model.commit(step, work).await.expect_err("the work fails");
     assert_eq!(answered(&answers), [true]);
     assert_eq!(mark(model, "mails", 1, &[event]).await, [true]);
 }
 
 /// Names compare by their bytes.
-pub async fn inboxes_belong_to_one_reaction_each<M: InboxStore + Clone>(model: &M) {
+pub async fn inboxes_belong_to_one_reaction_each<M: ReadModel + Clone>(model: &M) {
     let event = EventId::generate();
     for name in ["mails", "Mails", "mails ", "mail", "máils"] {
         assert_eq!(mark(model, name, 1, &[event]).await, [true], "{name:?}");
@@ -125,7 +119,7 @@ pub async fn inboxes_belong_to_one_reaction_each<M: InboxStore + Clone>(model: &
 }
 
 /// A step that moves the checkpoint back leaves the inbox as it is.
-pub async fn handled_events_survive_a_reset<M: InboxStore + Clone>(model: &M) {
+pub async fn handled_events_survive_a_reset<M: ReadModel + Clone>(model: &M) {
     let event = EventId::generate();
     mark(model, "mails", 5, &[event]).await;
     mark(model, "mails", 0, &[]).await;
@@ -134,7 +128,7 @@ pub async fn handled_events_survive_a_reset<M: InboxStore + Clone>(model: &M) {
 }
 
 /// With per-aggregate order, workers of different aggregates may see the same event.
-pub async fn one_of_concurrent_transactions_handles_an_event<M: InboxStore + ProgressStore + Clone>(model: &M) {
+pub async fn one_of_concurrent_transactions_handles_an_event<M: ReadModel + Clone>(model: &M) {
     let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
     model.begin(&reaction("mails"), nothing).await.expect("a reaction begins");
     for round in 1..=10 {
@@ -146,7 +140,7 @@ pub async fn one_of_concurrent_transactions_handles_an_event<M: InboxStore + Pro
                 work(tx)
             });
             let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
-            model.progress(&reaction("mails"), vec![own], turn).await.map(|()| answered(&answers))
+            model.turn(&reaction("mails"), vec![own], turn).await.map(|()| answered(&answers))
         };
         let marked = try_join_all((0..4).map(racer)).await.expect("every turn commits").concat();
         assert_eq!(marked.iter().filter(|first| **first).count(), 1, "{marked:?}");
@@ -154,9 +148,9 @@ pub async fn one_of_concurrent_transactions_handles_an_event<M: InboxStore + Pro
 }
 
 /// A later call returns the stored position, and each reaction has its own.
-pub async fn start_is_stored_once<M: InboxStore + Clone>(model: &M) {
+pub async fn start_is_stored_once<M: ReadModel + Clone>(model: &M) {
     let start = async |name: &str, position| {
-        let stored = model.begin_after(&reaction(name), Position::new(position)).await;
+        let stored = model.start_after(&reaction(name), Position::new(position)).await;
         stored.expect("it is stored").get()
     };
     assert_eq!(start("mails", 7).await, 7);
@@ -168,10 +162,10 @@ pub async fn start_is_stored_once<M: InboxStore + Clone>(model: &M) {
 }
 
 /// Every caller is told the same position.
-pub async fn one_of_concurrent_starts_is_stored<M: InboxStore + Clone>(model: &M) {
+pub async fn one_of_concurrent_starts_is_stored<M: ReadModel + Clone>(model: &M) {
     let mails = reaction("mails");
-    let starts = (1..=8).map(|position| model.begin_after(&mails, Position::new(position)));
+    let starts = (1..=8).map(|position| model.start_after(&mails, Position::new(position)));
     let stored = try_join_all(starts).await.expect("each is told");
     assert!(stored.windows(2).all(|pair| pair[0] == pair[1]), "{stored:?}");
-    assert_eq!(model.begin_after(&mails, Position::new(99)).await.expect("it can be read"), stored[0]);
+    assert_eq!(model.start_after(&mails, Position::new(99)).await.expect("it can be read"), stored[0]);
 }

@@ -1,4 +1,4 @@
-//! What every [`ProgressStore`] must do: one function a claim, each on a read model that is fresh and empty.
+//! What every [`ReadModel`] must do: one function a claim, each on a read model that is fresh and empty.
 //!
 //! [`progress_conformance!`](crate::progress_conformance) makes a test of each of them.
 //!
@@ -14,10 +14,10 @@ use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::Work;
 use crate::store::model::parking::ParkedState;
 use crate::store::model::parking::{Parked, Step};
-use crate::store::model::progress::{Progress, ProgressStore, Turn};
+use crate::store::model::progress::{Progress, Turn};
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::testing::read_model::Counting;
 
 /// Makes a test of every case, by the case's name.
@@ -70,7 +70,7 @@ fn nothing<Tx: Send + ?Sized + 'static>() -> Work<Tx> {
     Box::new(|_| async { Ok(()) }.boxed())
 }
 
-async fn begin<M: ProgressStore>(model: &M) {
+async fn begin<M: ReadModel>(model: &M) {
     model.begin(&totals(), nothing()).await.expect("a projection begins");
 }
 
@@ -86,18 +86,18 @@ fn advance_by_one(row: &mut Progress) {
     (row.applied, row.seen) = (row.applied.next(), row.applied.next());
 }
 
-async fn turn<M: ProgressStore>(model: &M, ids: &[&str], turn: Turn<M::Tx>) -> Result<()> {
-    model.progress(&totals(), ids.iter().map(|id| stream(id)).collect(), turn).await
+async fn turn<M: ReadModel>(model: &M, ids: &[&str], turn: Turn<M::Tx>) -> Result<()> {
+    model.turn(&totals(), ids.iter().map(|id| stream(id)).collect(), turn).await
 }
 
-async fn seen<M: ProgressStore>(model: &M, ids: &[&str]) -> Vec<u64> {
+async fn seen<M: ReadModel>(model: &M, ids: &[&str]) -> Vec<u64> {
     let streams: Vec<_> = ids.iter().map(|id| stream(id)).collect();
     let seen: HashMap<_, _> = model.seen(&totals(), &streams).await.expect("progress can be read");
     streams.iter().map(|stream| seen.get(stream).copied().unwrap_or_default().get()).collect()
 }
 
 /// What was written through the transaction is there if and only if the rows are.
-pub async fn a_turn_commits_the_work_and_the_rows_together<M: Counting + ProgressStore>(model: &M) {
+pub async fn a_turn_commits_the_work_and_the_rows_together<M: Counting>(model: &M) {
     begin(model).await;
     let counting: Turn<M::Tx> = Box::new(|tx, rows| {
         rows.iter_mut().for_each(advance_by_one);
@@ -111,7 +111,7 @@ pub async fn a_turn_commits_the_work_and_the_rows_together<M: Counting + Progres
 }
 
 /// Not the work, not the rows, and none that the turn made.
-pub async fn a_failing_turn_changes_nothing<M: Counting + ProgressStore>(model: &M) {
+pub async fn a_failing_turn_changes_nothing<M: Counting>(model: &M) {
     begin(model).await;
     turn(model, &["a"], change(advance_by_one)).await.expect("it commits");
     let failing: Turn<M::Tx> = Box::new(|tx, rows| {
@@ -125,7 +125,7 @@ pub async fn a_failing_turn_changes_nothing<M: Counting + ProgressStore>(model: 
 }
 
 /// However the caller has them; the names of the streams are compared by their bytes.
-pub async fn rows_come_in_key_order_each_once<M: Counting + ProgressStore>(model: &M) {
+pub async fn rows_come_in_key_order_each_once<M: Counting>(model: &M) {
     begin(model).await;
     let check: Turn<M::Tx> = Box::new(|_, rows| {
         let ids: Vec<_> = rows.iter().map(|row| row.stream.aggregate_id().as_str()).collect();
@@ -137,7 +137,7 @@ pub async fn rows_come_in_key_order_each_once<M: Counting + ProgressStore>(model
 }
 
 /// Whatever they overlap in, and in whatever order it is asked for: they neither wait for each other in a circle nor lose a change.
-pub async fn turns_over_the_same_aggregates_exclude_each_other<M: Counting + ProgressStore>(model: &M) {
+pub async fn turns_over_the_same_aggregates_exclude_each_other<M: Counting>(model: &M) {
     begin(model).await;
     let ids: Vec<String> = (0..20).map(|number| format!("{number}")).collect();
     let racer = async |racer: usize| {
@@ -158,7 +158,7 @@ pub async fn turns_over_the_same_aggregates_exclude_each_other<M: Counting + Pro
 }
 
 /// Also where the row is new to both.
-pub async fn a_turn_sees_what_the_one_it_waited_for_has_left<M: Counting + ProgressStore>(model: &M) {
+pub async fn a_turn_sees_what_the_one_it_waited_for_has_left<M: Counting>(model: &M) {
     begin(model).await;
     for round in 0..20 {
         let id = format!("new {round}");
@@ -170,7 +170,7 @@ pub async fn a_turn_sees_what_the_one_it_waited_for_has_left<M: Counting + Progr
 }
 
 /// By the same means as for a projection in log order; and it can be called for.
-pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting + ProgressStore>(model: &M) {
+pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting>(model: &M) {
     begin(model).await;
     let parked = Parked {
         stream: stream("a"),
@@ -205,7 +205,7 @@ pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting + ProgressS
 }
 
 /// Two that have names in common share nothing.
-pub async fn rows_are_the_projections_own<M: Counting + ProgressStore>(model: &M) {
+pub async fn rows_are_the_projections_own<M: Counting>(model: &M) {
     begin(model).await;
     turn(model, &["a"], change(advance_by_one)).await.expect("it commits");
     let other = ProjectionName::new("total").expect("a valid name");
@@ -217,7 +217,7 @@ pub async fn rows_are_the_projections_own<M: Counting + ProgressStore>(model: &M
 }
 
 /// Whoever comes late is told how far it is.
-pub async fn the_swept_position_never_goes_backward<M: Counting + ProgressStore>(model: &M) {
+pub async fn the_swept_position_never_goes_backward<M: Counting>(model: &M) {
     begin(model).await;
     for (to, then) in [(5, 5), (3, 5), (5, 5), (8, 8)] {
         let swept = model.sweep(&totals(), Position::new(to)).await.expect("it moves or stays");
@@ -228,19 +228,19 @@ pub async fn the_swept_position_never_goes_backward<M: Counting + ProgressStore>
 }
 
 /// Its rows, or its position, would say too little in the other one.
-pub async fn a_projection_keeps_to_its_order<M: Counting + ProgressStore>(model: &M) {
+pub async fn a_projection_keeps_to_its_order<M: Counting>(model: &M) {
     let log = ProjectionName::new("log").expect("a valid name");
     let step = |projection: &ProjectionName, from, to| Step::new(projection, Position::new(from), Position::new(to));
-    model.advance(step(&log, 0, 0), nothing()).await.expect("it is set up in log order");
-    model.advance(step(&log, 0, 4), nothing()).await.expect("it goes on");
+    model.commit(step(&log, 0, 0), nothing()).await.expect("it is set up in log order");
+    model.commit(step(&log, 0, 4), nothing()).await.expect("it goes on");
     let error = model.begin(&log, M::count()).await.expect_err("it has begun in log order");
     assert!(error.to_string().contains("has begun in log order"), "{error}");
     begin(model).await;
-    let error = model.advance(step(&totals(), 0, 1), M::count()).await.expect_err("it has order per aggregate");
+    let error = model.commit(step(&totals(), 0, 1), M::count()).await.expect_err("it has order per aggregate");
     assert!(error.to_string().contains("has order per aggregate"), "{error}");
     assert_eq!(model.counted().await.expect("it can be read"), 0);
-    model.advance(step(&log, 4, 5), nothing()).await.expect("the other is where it was");
+    model.commit(step(&log, 4, 5), nothing()).await.expect("the other is where it was");
     let young = ProjectionName::new("young").expect("a valid name");
-    model.advance(step(&young, 0, 0), nothing()).await.expect("it is set up");
+    model.commit(step(&young, 0, 0), nothing()).await.expect("it is set up");
     model.begin(&young, nothing()).await.expect("it has not got anywhere, so it may change");
 }

@@ -1,4 +1,4 @@
-//! What every [`CheckpointStore`] must do: one function a claim, each on a read model that is fresh and empty.
+//! What every [`ReadModel`] must do: one function a claim, each on a read model that is fresh and empty.
 //!
 //! [`checkpoint_conformance!`](crate::checkpoint_conformance) makes a test of each of them.
 //!
@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::error::{ErrorKind, Result};
 use crate::id::{MAX_NAME_BYTES, Position, ProjectionName, StreamId, Version};
 use crate::store::memory::model::MemoryReadModel;
-use crate::store::model::checkpoint::{CheckpointStore, Work};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::parking::{ParkedState, ParkingChange};
+use crate::store::model::read_model::{ReadModel, Work};
 #[cfg(feature = "mysql")]
 use crate::store::mysql::model::read_model::MySqlReadModel;
 #[cfg(feature = "postgres")]
@@ -65,7 +65,7 @@ macro_rules! checkpoint_conformance {
 
 /// A read model that counts: the least the suite must be able to write and read back.
 #[async_trait]
-pub trait Counting: CheckpointStore {
+pub trait Counting: ReadModel {
     /// Work that adds one.
     fn count() -> Work<Self::Tx>;
 
@@ -167,7 +167,7 @@ fn projection(name: &str) -> ProjectionName {
 }
 
 async fn advance<M: Counting>(model: &M, name: &str, from: u64, to: u64) -> Result<()> {
-    model.advance(Step::new(&projection(name), Position::new(from), Position::new(to)), M::count()).await
+    model.commit(Step::new(&projection(name), Position::new(from), Position::new(to)), M::count()).await
 }
 
 /// The checkpoint of the projection `totals`, and the counter.
@@ -207,7 +207,7 @@ pub async fn failing_work_changes_nothing<M: Counting>(model: &M) {
                 Err(ErrorKind::Invalid("no such account".into()).into())
             })
         });
-        let moved = model.advance(Step::new(&projection("totals"), Position::new(5), Position::new(6)), work).await;
+        let moved = model.commit(Step::new(&projection("totals"), Position::new(5), Position::new(6)), work).await;
         assert_eq!(*moved.expect_err("the work failed").kind(), ErrorKind::Invalid("no such account".into()));
         assert_eq!(state(model).await, (5, 1));
     }
@@ -239,7 +239,7 @@ pub async fn of_concurrent_advances_from_one_position_exactly_one_wins<M: Counti
                 M::count()(tx).await
             })
         });
-        model.advance(Step::new(&totals, from, from.next()), work)
+        model.commit(Step::new(&totals, from, from.next()), work)
     };
     for number in 1..=5 {
         let from = Position::new(u64::from(number) - 1);
@@ -270,7 +270,7 @@ async fn step<M: Counting>(model: &M, to: u64, changes: u64, parking: Vec<Parkin
     let totals = projection("totals");
     let from = model.checkpoint(&totals).await.expect("a checkpoint can be read");
     let step = Step::new(&totals, from, Position::new(to)).with_parking(changes, parking);
-    model.advance(step, M::count()).await
+    model.commit(step, M::count()).await
 }
 
 async fn parking<M: Counting>(model: &M) -> Parking {
@@ -320,7 +320,7 @@ pub async fn a_step_that_does_not_know_what_is_parked_changes_nothing<M: Countin
     let failing: Work<M::Tx> = Box::new(|_| Box::pin(async { Err(ErrorKind::Invalid("no".into()).into()) }));
     let release = vec![ParkingChange::Release(account.stream)];
     let failed = Step::new(&projection("totals"), Position::new(5), Position::new(6)).with_parking(1, release);
-    model.advance(failed, failing).await.expect_err("the work failed");
+    model.commit(failed, failing).await.expect_err("the work failed");
     assert_eq!((state(model).await, parking(model).await), ((5, 1), there));
 }
 
@@ -330,13 +330,13 @@ pub async fn a_parked_aggregate_is_the_projections_own_whatever_its_name<M: Coun
     for (name, position) in names.iter().zip(1..) {
         let step = Step::new(&projection(name), Position::ZERO, Position::new(position));
         let accounts = names.iter().zip(1..).map(|(id, position)| ParkingChange::Park(parked(id, position))).collect();
-        model.advance(step.with_parking(0, accounts), M::count()).await.expect("each begins at zero");
+        model.commit(step.with_parking(0, accounts), M::count()).await.expect("each begins at zero");
     }
     for (place, name) in names.iter().enumerate() {
         let release = vec![ParkingChange::Release(parked(name, 1).stream)];
         let at = Position::new(place as u64 + 1);
         let step = Step::new(&projection(name), at, at).with_parking(1, release);
-        model.advance(step, M::count()).await.expect("the projection is where it was left");
+        model.commit(step, M::count()).await.expect("the projection is where it was left");
     }
     for name in names {
         let parking = model.parking(&projection(name)).await.expect("what is parked can be read");

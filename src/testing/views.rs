@@ -14,9 +14,10 @@ use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, StreamId, Version, ViewKey};
-use crate::store::model::checkpoint::{ProjectionState, Work};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Step;
-use crate::store::model::progress::{Progress, ProgressStore, Turn};
+use crate::store::model::progress::{Progress, Turn};
+use crate::store::model::read_model::Work;
 use crate::store::model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// Makes a test of every case, by the case's name.
@@ -102,11 +103,11 @@ async fn batch<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[Wanted
     let (store, id) = (models.clone(), view.clone());
     let work: Work<M::Tx> = Box::new(move |tx| {
         async move {
-            let before = store.load(tx, &id, &keys(&after)).await?;
+            let before = store.load_rows(tx, &id, &keys(&after)).await?;
             assert_eq!(keys(&before), keys(&after), "a row for each key, in their order");
-            store.save(tx, &id, &before, &after).await?;
+            store.save_rows(tx, &id, &before, &after).await?;
             assert_eq!(
-                store.load(tx, &id, &keys(&after)).await?,
+                store.load_rows(tx, &id, &keys(&after)).await?,
                 loaded(after),
                 "a transaction sees what it has written"
             );
@@ -114,7 +115,7 @@ async fn batch<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[Wanted
         }
         .boxed()
     });
-    models.advance(Step::new(view.projection(), at, at.next()), work).await
+    models.commit(Step::new(view.projection(), at, at.next()), work).await
 }
 
 /// A row without a state has nothing else either.
@@ -179,9 +180,9 @@ pub async fn rows_are_added_where_none_are<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("b", Some("1"), Some("Bonn"))]).await;
     let new = rows(&[("a", Some("1"), Some("Bonn")), ("c", Some("1"), None), ("d", None, None)], Position::new(2));
     let store = models.clone();
-    let work: Work<M::Tx> = Box::new(move |tx| async move { store.add(tx, &totals(), &new).await }.boxed());
+    let work: Work<M::Tx> = Box::new(move |tx| async move { store.insert_rows(tx, &totals(), &new).await }.boxed());
     models
-        .advance(Step::new(totals().projection(), Position::new(1), Position::new(2)), work)
+        .commit(Step::new(totals().projection(), Position::new(1), Position::new(2)), work)
         .await
         .expect("it commits");
     assert_eq!(
@@ -229,14 +230,14 @@ pub async fn rows_are_found_by_their_fields_as_these_change<M: ViewStore + Clone
         let (store, fields) = (models.clone(), tagged(tags).with("city", "Bonn"));
         let work: Work<M::Tx> = Box::new(move |tx| {
             async move {
-                let before = store.load(tx, &totals(), &[key("a")]).await?;
+                let before = store.load_rows(tx, &totals(), &[key("a")]).await?;
                 let row = ViewRow { state: Some("0".into()), fields, ..ViewRow::empty(key("a")) };
-                store.save(tx, &totals(), &before, &[row]).await
+                store.save_rows(tx, &totals(), &before, &[row]).await
             }
             .boxed()
         });
         let step = Step::new(totals().projection(), Position::new(moment), Position::new(moment + 1));
-        models.advance(step, work).await.expect("it commits");
+        models.commit(step, work).await.expect("it commits");
         for tag in ["x", "y", "z", "", "Bonn"] {
             let of = Some(("tag".to_owned(), tag.to_owned()));
             let found = models.page(totals().view(), None, &ViewPage { of, after: None, limit: 9 }).await;
@@ -290,12 +291,12 @@ pub async fn generations_are_apart_and_readers_see_the_live_one<M: ViewStore + C
     assert_eq!(second.projection().as_str(), "totals@2");
     write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), None)]).await;
     write(models, &second, &[("a", Some("2"), Some("Kiel")), ("c", Some("2"), None)]).await;
-    assert_eq!(models.live(totals().view()).await.expect("it can be read"), Generation::new(1));
+    assert_eq!(models.live_generation(totals().view()).await.expect("it can be read"), Generation::new(1));
     assert_eq!((names(models, None).await, names(models, Some("Kiel")).await), (vec!["a".into(), "b".into()], vec![]));
     for (live, before) in [(2, 1), (1, 2), (2, 1), (2, 2)] {
-        let switched = models.go_live(&view("totals", live), Switch::Level).await.expect("it commits");
+        let switched = models.promote(&view("totals", live), Switch::IfCaughtUp).await.expect("it commits");
         assert_eq!(switched, Generation::new(before));
-        assert_eq!(models.live(totals().view()).await.expect("it can be read"), Generation::new(live));
+        assert_eq!(models.live_generation(totals().view()).await.expect("it can be read"), Generation::new(live));
     }
     assert_eq!(page(models, None, None, 9).await, [("a", "2"), ("c", "2")].map(|(k, s)| (k.into(), s.into())));
     assert_eq!((names(models, Some("Bonn")).await, names(models, Some("Kiel")).await), (vec![], vec!["a".into()]));
@@ -308,22 +309,22 @@ pub async fn readers_are_not_given_a_generation_that_is_behind<M: ViewStore + Cl
     let second = view("totals", 2);
     write(models, &totals(), &[("a", Some("1"), None)]).await;
     let refused = async |when, checkpoint, live| {
-        let error = models.go_live(&second, when).await.expect_err("it is behind");
+        let error = models.promote(&second, when).await.expect_err("it is behind");
         let (checkpoint, live) = (Position::new(checkpoint), Position::new(live));
         let behind = ErrorKind::BehindLive { projection: second.projection().clone(), checkpoint, live };
         assert_eq!(error.kind(), &behind);
-        assert_eq!(models.live(totals().view()).await.expect("it can be read"), ViewId::FIRST);
+        assert_eq!(models.live_generation(totals().view()).await.expect("it can be read"), ViewId::FIRST);
     };
-    refused(Switch::Level, 0, 1).await;
-    refused(Switch::Anyway, 0, 1).await;
+    refused(Switch::IfCaughtUp, 0, 1).await;
+    refused(Switch::Force, 0, 1).await;
     write(models, &second, &[("a", Some("2"), None)]).await;
     write(models, &totals(), &[("b", Some("1"), None)]).await;
-    refused(Switch::Level, 1, 2).await;
-    assert_eq!(models.go_live(&second, Switch::Anyway).await.expect("it commits"), ViewId::FIRST);
+    refused(Switch::IfCaughtUp, 1, 2).await;
+    assert_eq!(models.promote(&second, Switch::Force).await.expect("it commits"), ViewId::FIRST);
     assert_eq!(page(models, None, None, 9).await, [("a".to_owned(), "2".to_owned())]);
-    models.go_live(&totals(), Switch::Level).await.expect("the other one is ahead");
-    while !models.take_away(&second, 1).await.expect("it commits") {}
-    refused(Switch::Anyway, 0, 2).await;
+    models.promote(&totals(), Switch::IfCaughtUp).await.expect("the other one is ahead");
+    while !models.delete_generation(&second, 1).await.expect("it commits") {}
+    refused(Switch::Force, 0, 2).await;
 }
 
 /// Bit by bit; and nothing goes on from what is left of it. The other generations stay whole.
@@ -332,15 +333,15 @@ pub async fn a_generation_is_taken_away_bit_by_bit_and_never_the_live_one<M: Vie
     for generation in [totals(), second.clone()] {
         write(models, &generation, &names.map(|name| (name, Some("1"), Some("Bonn")))).await;
     }
-    let error = models.take_away(&totals(), 2).await.expect_err("it is live");
+    let error = models.delete_generation(&totals(), 2).await.expect_err("it is live");
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
     let mut calls = 1;
-    while !models.take_away(&second, 2).await.expect("it commits") {
+    while !models.delete_generation(&second, 2).await.expect("it commits") {
         calls += 1;
         let state = models.state(second.projection()).await.expect("it can be read");
         assert_eq!(state, ProjectionState::Deleting, "nothing continues from it");
         let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
-        let refused = models.advance(Step::new(second.projection(), Position::ZERO, Position::new(1)), nothing).await;
+        let refused = models.commit(Step::new(second.projection(), Position::ZERO, Position::new(1)), nothing).await;
         assert!(matches!(refused.expect_err("it is being deleted").kind(), ErrorKind::Invalid(_)));
         assert!(calls < 9, "it comes to an end");
     }
@@ -363,9 +364,9 @@ pub async fn a_generation_is_cleared_in_one_step<M: ViewStore + Clone>(models: &
     write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), Some("Bonn"))]).await;
     write(models, &view("total", 1), &[("a", Some("1"), Some("Bonn"))]).await;
     let store = models.clone();
-    let work: Work<M::Tx> = Box::new(move |tx| async move { store.clear(tx, &totals()).await }.boxed());
+    let work: Work<M::Tx> = Box::new(move |tx| async move { store.clear_rows(tx, &totals()).await }.boxed());
     let step = Step::new(totals().projection(), Position::new(1), Position::ZERO);
-    models.advance(step, work).await.expect("it commits");
+    models.commit(step, work).await.expect("it commits");
     assert!(names(models, None).await.is_empty() && names(models, Some("Bonn")).await.is_empty());
     write(models, &totals(), &[("b", Some("2"), None)]).await;
     assert_eq!(page(models, None, None, 9).await, [("b".to_owned(), "2".to_owned())]);
@@ -387,7 +388,7 @@ pub async fn views_are_apart<M: ViewStore + Clone>(models: &M) {
 
 /// With order per aggregate several work at once, on different aggregates and the same rows. Rows that nobody has seen come and go under
 /// their hands: no change is lost, and nobody waits for ever.
-pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + ProgressStore + Clone>(models: &M) {
+pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + Clone>(models: &M) {
     const ROUNDS: usize = 15;
     models.begin(totals().projection(), Box::new(|_| async { Ok(()) }.boxed())).await.expect("a projection begins");
     let names: Arc<[String]> = (0..20).map(|number| format!("{number:02}")).collect();
@@ -401,14 +402,14 @@ pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + ProgressStore
             let turn: Turn<M::Tx> = Box::new(move |tx, progress| {
                 progress.iter_mut().for_each(advance_by_one);
                 async move {
-                    let before = store.load(tx, &totals(), &taken).await?;
+                    let before = store.load_rows(tx, &totals(), &taken).await?;
                     let after: Vec<_> = before.iter().map(counted).collect();
-                    store.save(tx, &totals(), &before, &after).await
+                    store.save_rows(tx, &totals(), &before, &after).await
                 }
                 .boxed()
             });
             let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
-            models.progress(totals().projection(), vec![own], turn).await?;
+            models.turn(totals().projection(), vec![own], turn).await?;
         }
         Ok::<_, crate::error::Error>(())
     };

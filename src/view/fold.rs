@@ -42,10 +42,10 @@ impl<V: View, M: ViewStore> ViewProjection<V, M> {
         if keys.is_empty() {
             return Ok(());
         }
-        let before = self.models.load(tx, &id, &keys).await?;
+        let before = self.models.load_rows(tx, &id, &keys).await?;
         let after = before.iter().zip(changes).map(|(row, (_, events))| folded(&self.view, row, events));
         let after = after.collect::<Result<Vec<_>>>()?;
-        self.models.save(tx, &id, &before, &after).await
+        self.models.save_rows(tx, &id, &before, &after).await
     }
 }
 

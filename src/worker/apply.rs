@@ -6,9 +6,9 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
-use crate::store::model::checkpoint::{CheckpointStore, Work};
 use crate::store::model::parking::ParkingChange;
 use crate::store::model::parking::{Parked, Step};
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::worker::sequential::Run;
 
 /// What became of a transaction.
@@ -34,7 +34,7 @@ enum Pass {
 impl<P, M> Run<'_, P, M>
 where
     P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     /// Applies the wanted events between `seen` and `through`. Where another worker has moved the checkpoint, or the worker is told to stop,
     /// `seen` is not at `through` afterwards: go on from `seen`.
@@ -130,7 +130,7 @@ where
             };
             let step = Step::new(&self.name, self.kept, to).with_parking(self.lot.changes, parking.to_vec());
             let changes = step.changes_after();
-            match self.worker.models.advance(step, work).await {
+            match self.worker.models.commit(step, work).await {
                 Ok(()) => {
                     self.kept = to;
                     self.lot.take(changes, parking);

@@ -35,9 +35,8 @@ use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::log::reader::EventReader;
-use crate::store::model::checkpoint::{CheckpointStore, Work};
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::ProgressStore;
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::ViewStore;
 use crate::view::View;
 use crate::view::fold::ViewProjection;
@@ -157,7 +156,7 @@ impl<P: Projection, M> std::fmt::Debug for Worker<P, M> {
 impl<P, M> Worker<P, M>
 where
     P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     /// A worker that reads the store only, woken by its signal.
     pub fn new(projection: P, reader: impl EventReader, models: M) -> Self {
@@ -284,7 +283,7 @@ where
 impl<P, M> Worker<P, M>
 where
     P: Projection,
-    M: ProgressStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     /// Has order per aggregate instead of log order: any number of workers, in one process or many, share the work.
     ///
@@ -292,7 +291,7 @@ where
     /// projection that folds several aggregates into one row must lock that row itself, before it reads it, or change it in one statement
     /// (`SET total = total + ..`), and always in the same order of rows: otherwise changes are lost, or transactions wait for each other.
     ///
-    /// The [checkpoint](CheckpointStore::checkpoint) is the swept position then: everything up to there is applied, or parked. What is
+    /// The [checkpoint](ReadModel::checkpoint) is the swept position then: everything up to there is applied, or parked. What is
     /// beyond may be applied, too. A projection keeps to the order in which it has begun.
     ///
     /// What it costs: a row for each aggregate of a kind that the projection wants events of; one statement a batch to lock them, and one

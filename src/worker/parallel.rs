@@ -26,7 +26,7 @@ use crate::id::{AggregateType, Position, ProjectionName, StreamId};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
 use crate::store::model::parking::{Parked, Parking};
-use crate::store::model::progress::ProgressStore;
+use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::parallel::turn::Outcome;
@@ -82,7 +82,7 @@ enum Pass {
 impl<P, M> ParallelRun<'_, P, M>
 where
     P: Projection,
-    M: ProgressStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     pub(super) async fn to_end(worker: &Worker<P, M>, stop: CancellationToken) -> Result<()> {
         let (name, filter) = (ProjectionName::new(worker.projection.name())?, worker.projection.filter()?);

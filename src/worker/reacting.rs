@@ -13,7 +13,7 @@ use crate::projection::Projection;
 use crate::reaction::rate::Rate;
 use crate::reaction::{Begin, Reaction, ReactionProjection};
 use crate::store::log::reader::EventReader;
-use crate::store::model::inbox::InboxStore;
+use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;
 
 /// What a reaction's worker keeps to.
@@ -34,7 +34,7 @@ impl Reacting {
 impl<R, M> Worker<ReactionProjection<R, M>, M>
 where
     R: Reaction,
-    M: InboxStore<Tx = R::Tx> + Clone,
+    M: ReadModel<Tx = R::Tx> + Clone,
 {
     /// A worker that runs a reaction. Reads the store only, as [`new`](Self::new).
     ///

@@ -6,9 +6,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, Version};
 use crate::projection::Projection;
-use crate::store::model::checkpoint::CheckpointStore;
 use crate::store::model::parking::Parked;
 use crate::store::model::parking::{ParkedState, ParkingChange};
+use crate::store::model::read_model::ReadModel;
 use crate::worker::apply::Outcome;
 use crate::worker::parking::Lot;
 use crate::worker::sequential::Run;
@@ -27,7 +27,7 @@ struct Stretch {
 impl<P, M> Run<'_, P, M>
 where
     P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     /// Looks at the table when it is time to, and tries what is due.
     pub(super) async fn tend_parked(&mut self) -> Result<()> {

@@ -13,8 +13,8 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
-use crate::store::model::checkpoint::{CheckpointStore, Work};
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::worker::Worker;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::gate::{Admission, admit};
@@ -46,7 +46,7 @@ pub(super) struct Run<'w, P: Projection, M> {
 impl<P, M> Run<'_, P, M>
 where
     P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     pub(super) async fn to_end(worker: &Worker<P, M>, stop: CancellationToken) -> Result<()> {
         let name = ProjectionName::new(worker.projection.name())?;
@@ -90,7 +90,7 @@ where
             let (projection, checkpoint) = (self.name.clone(), self.seen);
             return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
         }
-        match self.worker.models.advance(self.step_to(self.kept), self.worker.set_up()).await {
+        match self.worker.models.commit(self.step_to(self.kept), self.worker.set_up()).await {
             // Another worker of this projection has moved on, and so has set it up.
             Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => Ok(()),
             done => done,
@@ -214,7 +214,7 @@ where
             return Ok(());
         }
         let work: Work<P::Tx> = Box::new(|_| async { Ok(()) }.boxed());
-        match self.worker.models.advance(self.step_to(self.seen), work).await {
+        match self.worker.models.commit(self.step_to(self.seen), work).await {
             Ok(()) => self.kept = self.seen,
             Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => self.reload().await?,
             // The next time will do.

@@ -14,7 +14,7 @@ use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
-use retell::store::{CheckpointStore, ProgressStore, Step, ViewStore, Work};
+use retell::store::{ReadModel, Step, ViewStore, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
@@ -118,7 +118,7 @@ impl Job {
     async fn work_on<Tx, M>(&self, store: Store, models: M, broker: RabbitMqBroker, stop: CancellationToken)
     where
         Tx: Tallies,
-        M: ProgressStore<Tx = Tx> + ViewStore + Clone,
+        M: ReadModel<Tx = Tx> + ViewStore + Clone,
     {
         if self.role == Role::WithoutGate {
             return without_gate(&models, &broker, &self.cure, &stop).await;
@@ -134,7 +134,7 @@ impl Job {
     async fn run_worker<P, M>(&self, worker: Worker<P, M>, broker: RabbitMqBroker, stop: CancellationToken)
     where
         P: Projection,
-        M: ProgressStore<Tx = P::Tx>,
+        M: ReadModel<Tx = P::Tx>,
     {
         // Three tries within a second, instead of sixteen within an hour.
         let moment = Duration::from_millis(100);
@@ -179,14 +179,14 @@ fn faults(seed: u64) -> Vec<Fault> {
 
 /// What a consumer does that trusts its broker.
 async fn without_gate<Tx: Tallies>(
-    models: &impl CheckpointStore<Tx = Tx>,
+    models: &impl ReadModel<Tx = Tx>,
     broker: &RabbitMqBroker,
     cure: &Path,
     stop: &CancellationToken,
 ) {
     let name = ProjectionName::new(NAME).unwrap();
     let mut kept = models.checkpoint(&name).await.unwrap();
-    models.advance(Step::new(&name, kept, kept), applied(cure, Vec::new())).await.unwrap();
+    models.commit(Step::new(&name, kept, kept), applied(cure, Vec::new())).await.unwrap();
     let mut consumer = broker.subscribe(&name, Consumption::Sole).await.unwrap();
     while !stop.is_cancelled() {
         let received = tokio::select! {
@@ -196,7 +196,7 @@ async fn without_gate<Tx: Tallies>(
         for delivery in received {
             let Ok(frame) = ReceivedFrame::parse(delivery.body) else { continue };
             let through = kept.max(frame.last());
-            models.advance(Step::new(&name, kept, through), applied(cure, frame.events().unwrap())).await.unwrap();
+            models.commit(Step::new(&name, kept, through), applied(cure, frame.events().unwrap())).await.unwrap();
             kept = through;
             consumer.ack_through(delivery.tag).await.unwrap();
         }

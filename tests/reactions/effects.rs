@@ -8,8 +8,8 @@ use retell::event::NewEvent;
 use retell::store::{Append, Step};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    Begin, BoxError, CheckpointStore, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion,
-    MemoryReadModel, MemoryStore, Position, ProjectionName, Reaction, StreamId, Worker, async_trait,
+    Begin, BoxError, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore,
+    Position, ProjectionName, Reaction, ReadModel, StreamId, Worker, async_trait,
 };
 use tokio::time::Instant;
 
@@ -91,11 +91,11 @@ async fn place(log: &MemoryStore, id: &str) -> EventId {
     append(log, id, &Placed { fails: false }).await
 }
 
-async fn settled<M: CheckpointStore>(models: &M, log: &MemoryStore) {
+async fn settled<M: ReadModel>(models: &M, log: &MemoryStore) {
     reached(models, &name(), log.head().await.unwrap().get()).await;
 }
 
-async fn released<M: CheckpointStore>(models: &M) {
+async fn released<M: ReadModel>(models: &M) {
     until(async || models.parking(&name()).await.unwrap().parked.is_empty()).await;
 }
 
@@ -179,7 +179,7 @@ where
     };
     run().await;
     let set_back = Step::new(&name(), Position::new(30), Position::ZERO);
-    models.advance(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+    models.commit(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
     events.push(place(&log, "new").await);
     run().await;
     assert_eq!(models.checkpoint(&name()).await.unwrap(), Position::new(31));
@@ -206,7 +206,7 @@ where
     run().await;
     assert_eq!(mails.sent(), [event]);
     let set_back = Step::new(&name(), Position::new(21), Position::ZERO);
-    models.advance(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+    models.commit(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
     run().await;
     assert_eq!(models.notes().await, of_in_order(&[event]));
     assert_eq!(mails.sent(), [event]);

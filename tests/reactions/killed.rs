@@ -11,8 +11,8 @@ use std::time::Duration;
 use retell::store::Append;
 use retell::testing::store::{event, stream, whole_log};
 use retell::{
-    AnyEvent, Begin, BoxError, CheckpointStore, Envelope, EventStore, ExpectedVersion, MySqlReadModel,
-    PostgresReadModel, ProjectionName, Reaction, SqliteReadModel, Worker, async_trait,
+    AnyEvent, Begin, BoxError, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel,
+    ProjectionName, Reaction, ReadModel, SqliteReadModel, Worker, async_trait,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -141,7 +141,7 @@ pub(crate) async fn react(job: &Job) {
 
 async fn run<M>(store: std::sync::Arc<dyn EventStore>, models: M, job: &Job)
 where
-    M: Notebook + CheckpointStore<Tx: Notes + Sized>,
+    M: Notebook + ReadModel<Tx: Notes + Sized>,
 {
     let end = whole_log(&store).await.unwrap().len() as u64;
     let worker = Worker::reaction(Telling(PhantomData), Begin::AtStart, store, models.clone());

@@ -4,8 +4,8 @@
 
 use retell::sqlx::{MySqlConnection, PgConnection, query, query_scalar, raw_sql};
 use retell::{
-    BoxError, EventId, InboxStore, MemoryReadModel, MySqlReadModel, PostgresReadModel, ProgressStore, SqliteReadModel,
-    async_trait, rusqlite,
+    BoxError, EventId, MemoryReadModel, MySqlReadModel, PostgresReadModel, ReadModel, SqliteReadModel, async_trait,
+    rusqlite,
 };
 
 /// Writes within a transaction.
@@ -18,7 +18,7 @@ pub(crate) trait Notes: Send + 'static {
 
 /// A read model whose notes can be read.
 #[async_trait]
-pub(crate) trait Notebook: InboxStore<Tx: Notes> + ProgressStore + Clone {
+pub(crate) trait Notebook: ReadModel<Tx: Notes> + Clone {
     async fn notes(&self) -> Vec<String>;
 }
 

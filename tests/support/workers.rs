@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use retell::{CheckpointStore, Projection, ProjectionName, Worker};
+use retell::{Projection, ProjectionName, ReadModel, Worker};
 use tokio_util::sync::CancellationToken;
 
 /// Waits for a condition that the workers bring about.
@@ -19,7 +19,7 @@ pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// Waits until a projection has got to a position.
-pub(crate) async fn reached(models: &impl CheckpointStore, projection: &ProjectionName, position: u64) {
+pub(crate) async fn reached(models: &impl ReadModel, projection: &ProjectionName, position: u64) {
     until(async || models.checkpoint(projection).await.unwrap().get() >= position).await;
 }
 
@@ -27,7 +27,7 @@ pub(crate) async fn reached(models: &impl CheckpointStore, projection: &Projecti
 pub(crate) async fn while_running<P, M, T>(workers: &[Worker<P, M>], done: impl Future<Output = T>) -> T
 where
     P: Projection,
-    M: CheckpointStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     let stop = CancellationToken::new();
     let (results, done) = tokio::join!(join_all(workers.iter().map(|worker| worker.run(stop.clone()))), async {

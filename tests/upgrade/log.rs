@@ -9,7 +9,7 @@ use retell::id::{CorrelationId, EventId, EventType};
 use retell::store::mysql::MySqlReadModel;
 use retell::store::postgres::PostgresReadModel;
 use retell::store::sqlite::SqliteReadModel;
-use retell::store::{Append, CheckpointStore, Outcome, Replay, Snapshot, Step, Work};
+use retell::store::{Append, Outcome, ReadModel, Replay, Snapshot, Step, Work};
 use retell::testing::store::{events, replayed, stream, whole_log};
 use retell::{
     Claim, ClaimScope, ClaimValue, ErrorKind, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName,
@@ -100,13 +100,13 @@ async fn advance(place: &Place, from: Position, to: Position) -> retell::Result<
     }
     match place {
         Place::Sqlite(path) => {
-            SqliteReadModel::open(path).await?.advance(Step::new(&projection(), from, to), nothing()).await
+            SqliteReadModel::open(path).await?.commit(Step::new(&projection(), from, to), nothing()).await
         }
         Place::Postgres(url) => {
-            PostgresReadModel::connect(url).await?.advance(Step::new(&projection(), from, to), nothing()).await
+            PostgresReadModel::connect(url).await?.commit(Step::new(&projection(), from, to), nothing()).await
         }
         Place::MySql(url) => {
-            MySqlReadModel::connect(url).await?.advance(Step::new(&projection(), from, to), nothing()).await
+            MySqlReadModel::connect(url).await?.commit(Step::new(&projection(), from, to), nothing()).await
         }
     }
 }

@@ -1,14 +1,9 @@
-//! The port of read models: a checkpoint and what a projection writes, in one transaction.
+//! The state of a projection: it says who moves the checkpoint.
 
-use async_trait::async_trait;
-use futures::future::BoxFuture;
-
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::error::{ErrorKind, Result};
-use crate::id::{Position, ProjectionName, StreamId};
-use crate::store::model::parking::{Parking, Step};
-
-/// What runs inside a projection's transaction.
-pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use crate::id::ProjectionName;
 
 /// How the events of a projection get into its read model. Stored next to the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,64 +50,5 @@ impl ProjectionState {
             "deleting" => Ok(Self::Deleting),
             _ => Err(ErrorKind::Corrupt(format!("state {stored:?} of a projection")).into()),
         }
-    }
-}
-
-/// Where projections keep their read models, each together with its checkpoint.
-#[async_trait]
-pub trait CheckpointStore: Send + Sync + 'static {
-    /// What a projection writes through. May be a trait object: then one projection runs on several databases.
-    type Tx: Send + ?Sized + 'static;
-
-    /// Returns the position up to which a projection has applied everything, apart from what is parked: the head of the log if appends apply
-    /// it inline, zero if it never ran or is being deleted.
-    ///
-    /// # Errors
-    /// What reading met.
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position>;
-
-    /// Returns who applies a projection's events; [`ProjectionState::Running`] if it never ran.
-    ///
-    /// # Errors
-    /// What reading met.
-    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState>;
-
-    /// The aggregates that a projection has parked. Their count of changes is at most as new as the rows: a [`Step`] that goes on from it
-    /// and succeeds has known the rows as they were.
-    ///
-    /// # Errors
-    /// What reading met.
-    async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
-
-    /// Has a parked aggregate tried again at once and with a fresh budget, also a dead one; by whichever process runs the projection, at
-    /// its next sweep. Returns whether the aggregate was parked.
-    ///
-    /// # Errors
-    /// What writing met.
-    ///
-    /// # Cancel safety
-    /// A dropped call may still write.
-    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool>;
-
-    /// Runs `work`, moves the checkpoint and changes the parking as the step says, in one transaction.
-    ///
-    /// # Errors
-    /// What `work` returns, unless the database beneath it is the trouble: then [`ErrorKind::Transient`], [`ErrorKind::Full`] or
-    /// [`ErrorKind::ReadOnly`] with that error as its cause. [`ErrorKind::CheckpointMoved`] if checkpoint or parking are not what the step
-    /// begins with. [`ErrorKind::Invalid`] if the projection's [state](Self::state) is not [`ProjectionState::Running`]. Nothing was
-    /// changed then.
-    ///
-    /// # Cancel safety
-    /// A dropped call may still commit, but never in part.
-    async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()>;
-
-    /// Waits for the calls under way, then lets go of the database, for every handle of this read model. Later calls are refused. One that
-    /// lies beside a log, such as [`SqliteStore::read_model`](crate::SqliteStore::read_model), shares the log's connections, and closes
-    /// them. By default, as in memory, there is nothing to let go of.
-    ///
-    /// # Errors
-    /// What closing met.
-    async fn close(&self) -> Result<()> {
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::{AggregateId, CorrelationId, ProjectionName};
-use crate::store::model::checkpoint::CheckpointStore;
+use crate::store::model::read_model::ReadModel;
 
 /// A deadline that a process has set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum DeadlineChange {
 
 /// Keeps the deadlines of process managers, beside their checkpoints.
 #[async_trait]
-pub trait DeadlineStore: CheckpointStore {
+pub trait DeadlineStore: ReadModel {
     /// Changes rows within the transaction that moves the checkpoint.
     ///
     /// # Errors

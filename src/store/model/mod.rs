@@ -4,7 +4,7 @@ pub(crate) mod checkpoint;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod checkpoint_row;
 pub(crate) mod deadlines;
-pub(crate) mod inbox;
 pub(crate) mod parking;
 pub(crate) mod progress;
+pub(crate) mod read_model;
 pub(crate) mod views;

@@ -72,7 +72,7 @@ pub enum ParkedState {
     /// It is tried again when its time has come.
     Waiting,
     /// It has failed too often: it stays until somebody calls for it
-    /// ([`retry_parked`](crate::CheckpointStore::retry_parked)).
+    /// ([`retry_parked`](crate::ReadModel::retry_parked)).
     Dead,
 }
 

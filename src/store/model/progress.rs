@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
-use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::{CheckpointStore, Work};
+use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::model::parking::{Parked, ParkingChange};
 
 /// How far a projection has got with one aggregate.
@@ -27,58 +25,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of an aggregate that the projection has not met.
+    /// Creates the progress of an aggregate that the projection has not seen.
     pub fn new(stream: StreamId) -> Self {
         Self { stream, applied: Version::ZERO, seen: Version::ZERO, parked: None }
     }
 }
 
-/// What runs inside a projection's transaction while the rows of some aggregates are locked: it may change the rows, apart from whose they
-/// are.
+/// The work of a projection inside its transaction, while the progress rows of some aggregates are locked. It may change the rows,
+/// except for [`Progress::stream`].
 pub type Turn<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx, &'t mut [Progress]) -> BoxFuture<'t, Result<()>> + Send>;
-
-/// Where projections with order per aggregate keep their read models, each together with its rows of progress.
-///
-/// The [checkpoint](CheckpointStore::checkpoint) of such a projection is its swept position: nothing up to there is missing. Parked
-/// aggregates are listed and called for as those of other projections; their count of changes stays zero.
-#[async_trait]
-pub trait ProgressStore: CheckpointStore {
-    /// Runs `work` in a transaction, at every start and before anything else. From then on the projection has order per aggregate.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] if the projection has begun in log order: nobody knows then what is applied of which aggregate. Otherwise as
-    /// [`CheckpointStore::advance`].
-    ///
-    /// # Cancel safety
-    /// A dropped call may still commit.
-    async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
-
-    /// What [`Progress::seen`] is of these aggregates, without locks; of those that are left out it is zero. It may be too little by the
-    /// time it is known, and never too much.
-    ///
-    /// # Errors
-    /// What reading met.
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>>;
-
-    /// Locks the rows of these aggregates in key order, makes those that are not there, hands them to `turn` in that order, and keeps what
-    /// it has changed, all in one transaction. Two calls with aggregates in common take turns.
-    ///
-    /// # Errors
-    /// As [`CheckpointStore::advance`], apart from the checkpoint. Nothing was changed then.
-    ///
-    /// # Cancel safety
-    /// A dropped call may still commit, but never in part.
-    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()>;
-
-    /// Moves the swept position forward; never backward. Returns where it is then.
-    ///
-    /// # Errors
-    /// What writing met.
-    ///
-    /// # Cancel safety
-    /// A dropped call may still move it.
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position>;
-}
 
 /// Each of them once, in the order in which every driver locks them.
 pub(crate) fn in_key_order(mut streams: Vec<StreamId>) -> Vec<StreamId> {

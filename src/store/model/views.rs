@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
-use crate::store::model::checkpoint::{CheckpointStore, ProjectionState};
+use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::read_model::ReadModel;
 
 /// One generation of a view: the rows that are read and written together, under one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -176,13 +177,13 @@ impl ViewPage {
     }
 }
 
-/// When readers may be given another generation.
+/// The condition for switching readers to another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
-    /// When it has got as far as the one they see.
-    Level,
-    /// Also when it is behind: they see older rows then.
-    Anyway,
+    /// Switches if the new generation is at least as far as the live one.
+    IfCaughtUp,
+    /// Switches even if the new generation is behind: readers see older rows then.
+    Force,
 }
 
 impl Switch {
@@ -190,7 +191,7 @@ impl Switch {
     pub(crate) fn check(self, to: &ViewId, built: Standing, live: Standing) -> Result<()> {
         let (checkpoint, live_at) = (built.position, live.position);
         // Without a single event a generation was never built, or it is gone.
-        let forced = self == Self::Anyway && checkpoint > Position::ZERO;
+        let forced = self == Self::Force && checkpoint > Position::ZERO;
         match (built.state, live.state) {
             // Its rows are complete with every commit, whatever else commits meanwhile.
             (ProjectionState::Inline, _) => Ok(()),
@@ -222,71 +223,72 @@ pub(crate) fn still_live(view: &ViewId) -> Error {
     ErrorKind::Invalid(format!("generation {} of view {} {problem}", view.generation(), view.view())).into()
 }
 
-/// Where views keep their rows, each generation beside its checkpoint. Keys, fields and values are compared by their bytes.
+/// Stores the rows of views, each generation with a checkpoint of its own. Keys, fields and values compare by their bytes.
 #[async_trait]
-pub trait ViewStore: CheckpointStore {
-    /// One row for each of these keys, in their order, which must be that of their bytes, with each key once.
+pub trait ViewStore: ReadModel {
+    /// Returns one row for each of `keys`, which are in byte order and distinct, in the same order.
     ///
-    /// In a transaction of the generation's projection nobody else changes these rows until it ends, also those that are not there: two
-    /// that load a key in common take turns, and none waits for the other in a circle.
+    /// The rows, including those that do not exist yet, are locked until the transaction of the generation's projection ends:
+    /// transactions that load a common key take turns, without deadlocks.
     ///
     /// # Errors
-    /// What reading met, with the database's error as its source.
-    async fn load(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>>;
+    /// A [read error](crate::Error#read-errors), with the database's error as its source.
+    async fn load_rows(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>>;
 
-    /// Writes rows that were loaded in this transaction: `before` as they were, `after`, in the same order, as they shall be.
+    /// Writes rows that were loaded in this transaction. `before` is the loaded state, `after` the new state, in the same order.
     ///
     /// # Errors
-    /// What writing met, with the database's error as its source.
-    async fn save(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()>;
+    /// A [write error](crate::Error#write-errors), with the database's error as its source.
+    async fn save_rows(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()>;
 
-    /// Writes rows under keys that have none, in log order: what [`save`](Self::save) does as well, and a store may do faster.
+    /// Writes rows under keys that have no row yet, in log order. The default calls [`save_rows`](Self::save_rows); a store may do it
+    /// faster.
     ///
     /// # Errors
-    /// What writing met, with the database's error as its source.
-    async fn add(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+    /// As [`save_rows`](Self::save_rows).
+    async fn insert_rows(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
         let before: Vec<_> = rows.iter().map(|row| ViewRow::empty(row.key.clone())).collect();
-        self.save(tx, view, &before, rows).await
+        self.save_rows(tx, view, &before, rows).await
     }
 
-    /// Takes away all rows of a generation. Belongs into a step of its projection that moves the checkpoint back to the beginning.
+    /// Deletes all rows of a generation. Call it in a step that moves the checkpoint of its projection back to zero.
     ///
     /// # Errors
-    /// What writing met, with the database's error as its source.
-    async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()>;
+    /// As [`save_rows`](Self::save_rows).
+    async fn clear_rows(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()>;
 
-    /// Gives readers another generation, all of them at once. Returns which one they saw before. The two checkpoints do not move while
-    /// they are compared.
+    /// Switches readers to another generation, all at once, and returns the one they saw before. The two checkpoints do not move
+    /// while they are compared.
     ///
     /// # Errors
-    /// [`ErrorKind::BehindLive`] if `when` says no. [`ErrorKind::Invalid`] for [`Switch::Level`] if the live generation is applied inline and
-    /// this one by workers, which are always behind it. Otherwise what writing met.
+    /// [`ErrorKind::BehindLive`] if `when` does not allow it. [`ErrorKind::Invalid`] for [`Switch::IfCaughtUp`] if the live generation
+    /// is applied inline and this one by workers, which are always behind it. Otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still switch.
-    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation>;
+    async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation>;
 
-    /// Takes away a generation that readers do not see, at most so many rows and as many entries of fields at a time. Returns whether it is
-    /// gone, with its checkpoint and what it has parked: call it until it is. From the first call on its
-    /// [state](CheckpointStore::state) is [`ProjectionState::Deleting`], and nothing continues from its checkpoint.
+    /// Deletes a generation that is not live, at most `rows` rows and as many field entries per call. Returns whether the generation
+    /// is gone, with its checkpoint and its parked aggregates: call it until it is. From the first call on, its
+    /// [state](ReadModel::state) is [`ProjectionState::Deleting`], and no worker continues from its checkpoint.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if it is live. Otherwise what writing met.
+    /// [`ErrorKind::Invalid`] if the generation is live, otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
-    /// A dropped call may still take away rows.
-    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool>;
+    /// A dropped call may still delete rows.
+    async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool>;
 
-    /// Which generation readers see.
+    /// Returns the generation that readers see.
     ///
     /// # Errors
-    /// What reading met.
-    async fn live(&self, view: &ProjectionName) -> Result<Generation>;
+    /// A [read error](crate::Error#read-errors).
+    async fn live_generation(&self, view: &ProjectionName) -> Result<Generation>;
 
-    /// Those of these rows that have a state, in any order. Without a generation: of the one that is live.
+    /// Returns the rows under `keys` that have a state, in any order. Without a generation, reads the live one.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     async fn rows(
         &self,
         view: &ProjectionName,
@@ -294,10 +296,10 @@ pub trait ViewStore: CheckpointStore {
         keys: &[ViewKey],
     ) -> Result<Vec<ViewRow>>;
 
-    /// Rows that have a state, in the order of their keys. Without a generation: of the one that is live.
+    /// Returns a page of the rows that have a state, in key order. Without a generation, reads the live one.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     async fn page(
         &self,
         view: &ProjectionName,

@@ -12,8 +12,8 @@ use crate::id::{Position, ProjectionName, Version};
 use crate::store::log::append::{Append, Appended, Outcome};
 use crate::store::log::inline::{Inline, Inlines, wanted};
 use crate::store::log::reader::EventReader;
-use crate::store::model::checkpoint::{ProjectionState, Work};
-use crate::store::model::progress::ProgressStore;
+use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::read_model::{ReadModel, Work};
 
 /// The events that a round has written. They have no positions yet, and their time is about that of the commit.
 pub(crate) fn written(round: &[&Append], results: &[Result<Appended>]) -> Vec<RecordedEvent> {
@@ -57,7 +57,7 @@ pub(crate) async fn apply_inline<Tx: Send + 'static>(
 
 /// A read model next to the log of a server, whose projections can be applied inline.
 #[async_trait]
-pub(crate) trait InlineModels: ProgressStore {
+pub(crate) trait InlineModels: ReadModel {
     /// Runs `work` and puts the projection into [`ProjectionState::Inline`], in one transaction. Views lock their rows from then on, as with
     /// order per aggregate.
     ///

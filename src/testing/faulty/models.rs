@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey};
-use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
-use crate::store::model::inbox::InboxStore;
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::{ProgressStore, Turn};
+use crate::store::model::progress::Turn;
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::testing::faulty::seeded;
 use crate::testing::read_model::Counting;
@@ -61,7 +61,7 @@ impl CommitFault {
 /// ```
 /// # use retell::store::Append;
 /// # use retell::testing::store::{events, stream};
-/// # use retell::{AnyEvent, BoxError, CheckpointStore, Envelope, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore, Projection, Worker, async_trait};
+/// # use retell::{AnyEvent, BoxError, ReadModel, Envelope, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore, Projection, Worker, async_trait};
 /// # struct Count;
 /// # #[async_trait]
 /// # impl Projection for Count {
@@ -167,7 +167,7 @@ fn spoiled_turn<Tx: Send + ?Sized + 'static>(turn: Turn<Tx>, fault: CommitFault)
 }
 
 #[async_trait]
-impl<M: CheckpointStore> CheckpointStore for FaultyModels<M> {
+impl<M: ReadModel> ReadModel for FaultyModels<M> {
     type Tx = M::Tx;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -186,19 +186,12 @@ impl<M: CheckpointStore> CheckpointStore for FaultyModels<M> {
         self.change(self.inner.retry_parked(projection, stream)).await
     }
 
-    async fn advance(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
+    async fn commit(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
         let fault = self.next();
-        let advanced = self.inner.advance(step, spoiled(work, fault)).await;
+        let advanced = self.inner.commit(step, spoiled(work, fault)).await;
         self.answer(fault, advanced).await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl<M: ProgressStore> ProgressStore for FaultyModels<M> {
     async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()> {
         let fault = self.next();
         let begun = self.inner.begin(projection, spoiled(work, fault)).await;
@@ -209,45 +202,57 @@ impl<M: ProgressStore> ProgressStore for FaultyModels<M> {
         self.inner.seen(projection, streams).await
     }
 
-    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
+    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
         let fault = self.next();
-        let ended = self.inner.progress(projection, streams, spoiled_turn(turn, fault)).await;
+        let ended = self.inner.turn(projection, streams, spoiled_turn(turn, fault)).await;
         self.answer(fault, ended).await
     }
 
     async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
         self.change(self.inner.sweep(projection, to)).await
     }
+
+    async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.inner.mark_handled(tx, reaction, event).await
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        self.change(self.inner.start_after(reaction, position)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
 }
 
 #[async_trait]
 impl<M: ViewStore> ViewStore for FaultyModels<M> {
-    async fn load(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
-        self.inner.load(tx, view, keys).await
+    async fn load_rows(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        self.inner.load_rows(tx, view, keys).await
     }
 
-    async fn save(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
-        self.inner.save(tx, view, before, after).await
+    async fn save_rows(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+        self.inner.save_rows(tx, view, before, after).await
     }
 
-    async fn add(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
-        self.inner.add(tx, view, rows).await
+    async fn insert_rows(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+        self.inner.insert_rows(tx, view, rows).await
     }
 
-    async fn clear(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
-        self.inner.clear(tx, view).await
+    async fn clear_rows(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()> {
+        self.inner.clear_rows(tx, view).await
     }
 
-    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
-        self.change(self.inner.go_live(view, when)).await
+    async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        self.change(self.inner.promote(view, when)).await
     }
 
-    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
-        self.change(self.inner.take_away(view, rows)).await
+    async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        self.change(self.inner.delete_generation(view, rows)).await
     }
 
-    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
-        self.inner.live(view).await
+    async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
+        self.inner.live_generation(view).await
     }
 
     async fn rows(
@@ -266,17 +271,6 @@ impl<M: ViewStore> ViewStore for FaultyModels<M> {
         page: &ViewPage,
     ) -> Result<Vec<ViewRow>> {
         self.inner.page(view, generation, page).await
-    }
-}
-
-#[async_trait]
-impl<M: InboxStore> InboxStore for FaultyModels<M> {
-    async fn take(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
-        self.inner.take(tx, reaction, event).await
-    }
-
-    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        self.change(self.inner.begin_after(reaction, position)).await
     }
 }
 

@@ -18,7 +18,7 @@ use crate::store::log::append::Append;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::reader::EventReader;
 use crate::store::memory::log::MemoryStore;
-use crate::store::model::checkpoint::CheckpointStore;
+use crate::store::model::read_model::ReadModel;
 use crate::testing::faulty::models::{CommitFault, FaultyModels};
 use crate::testing::faulty::{Fault, FaultyBroker};
 use crate::testing::store::whole_log;
@@ -79,7 +79,7 @@ pub async fn assert_survives<P, M, T>(
     read: impl AsyncFn(&M) -> T,
 ) where
     P: Projection<Tx = M::Tx>,
-    M: CheckpointStore + Clone,
+    M: ReadModel + Clone,
     T: Debug + PartialEq,
 {
     let log = whole_log(log).await.unwrap_or_else(|error| panic!("cannot read the log: {error}"));
@@ -134,7 +134,7 @@ impl Round {
     ) -> ParkedAggregates
     where
         P: Projection<Tx = M::Tx>,
-        M: CheckpointStore + Clone,
+        M: ReadModel + Clone,
     {
         let broker = FaultyBroker::new(MemoryBroker::with_capacity(8), self.frames.clone());
         let run = async {
@@ -164,7 +164,7 @@ async fn live<P, M>(
 ) -> Infallible
 where
     P: Projection<Tx = M::Tx>,
-    M: CheckpointStore + Clone,
+    M: ReadModel + Clone,
 {
     let brief = Duration::from_millis(2);
     let options = WorkerOptions::new().with_batch_events(3).with_sweep(brief).with_longest_delay(brief);
@@ -187,7 +187,7 @@ async fn fed<P, M>(
 ) -> Result<ParkedAggregates>
 where
     P: Projection<Tx = M::Tx>,
-    M: CheckpointStore,
+    M: ReadModel,
 {
     for event in log {
         let append = Append::new(event.stream.clone(), ExpectedVersion::Any, vec![event.event.clone()]);

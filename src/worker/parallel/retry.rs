@@ -13,7 +13,8 @@ use crate::projection::Projection;
 use crate::store::log::reader::EventReader;
 use crate::store::model::parking::Parked;
 use crate::store::model::parking::{ParkedState, ParkingChange};
-use crate::store::model::progress::{Progress, ProgressStore, Turn};
+use crate::store::model::progress::{Progress, Turn};
+use crate::store::model::read_model::ReadModel;
 use crate::worker::parallel::ParallelRun;
 use crate::worker::parallel::turn::{Needs, Outcome, Reported, follow, report, set_aside};
 use crate::worker::parking::Lot;
@@ -24,7 +25,7 @@ const RETRIES_A_TURN: usize = 16;
 impl<P, M> ParallelRun<'_, P, M>
 where
     P: Projection,
-    M: ProgressStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     /// Looks at the table when it is time to, since any worker may have parked an aggregate, and tries what is due.
     pub(super) async fn tend_parked(&mut self) -> Result<()> {

@@ -12,7 +12,8 @@ use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReader;
 use crate::store::model::parking::Parked;
 use crate::store::model::parking::ParkingChange;
-use crate::store::model::progress::{Progress, ProgressStore, Turn};
+use crate::store::model::progress::{Progress, Turn};
+use crate::store::model::read_model::ReadModel;
 use crate::worker::apply::{failure, is_beneath_projection, is_own, is_undecodable};
 use crate::worker::parallel::ParallelRun;
 
@@ -77,7 +78,7 @@ impl<P: Projection> Needs<P> {
 impl<P, M> ParallelRun<'_, P, M>
 where
     P: Projection,
-    M: ProgressStore<Tx = P::Tx>,
+    M: ReadModel<Tx = P::Tx>,
 {
     pub(super) fn needs(&self) -> Arc<Needs<P>> {
         let (projection, reader) = (self.worker.projection.clone(), self.worker.reader.clone());
@@ -127,7 +128,7 @@ where
         let mut blamed = 0;
         loop {
             let reported = Reported::default();
-            let done = self.worker.models.progress(&self.name, streams.to_vec(), work(reported.clone())).await;
+            let done = self.worker.models.turn(&self.name, streams.to_vec(), work(reported.clone())).await;
             let report = std::mem::take(&mut *reported.lock().unwrap_or_else(PoisonError::into_inner));
             match done {
                 Ok(()) => return Ok(Outcome::Committed(report)),

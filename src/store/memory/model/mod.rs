@@ -24,7 +24,7 @@ use crate::store::memory::model::transaction::Turns;
 /// commit, never half a batch. Each commit clones the value: for a large model use a type whose clone is cheap, a view, or a database.
 ///
 /// Transactions take turns: one that waits for another transaction of the same model would wait for itself. Calls that need a turn of their
-/// own, such as [`promote`](crate::store::ViewStore::go_live), fail with [`ErrorKind::Invalid`] inside a transaction of the same model.
+/// own, such as [`promote`](crate::store::ViewStore::promote), fail with [`ErrorKind::Invalid`] inside a transaction of the same model.
 ///
 /// A model is gone when its last handle is dropped, unless a [`snapshot`](Self::snapshot) was stored elsewhere.
 #[derive(Debug, Default)]

@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::memory::model::MemoryReadModel;
-use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::{ProgressStore, Turn, changes, in_key_order, in_log_order, progress_of};
+use crate::store::model::progress::{Turn, changes, in_key_order, in_log_order, progress_of};
+use crate::store::model::read_model::{ReadModel, Work};
 
 #[async_trait]
-impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
+impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     type Tx = T;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -37,8 +38,8 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
         Ok(true)
     }
 
-    async fn advance(&self, step: Step, work: Work<T>) -> Result<()> {
-        let turn = self.turns.take("advance").await?;
+    async fn commit(&self, step: Step, work: Work<T>) -> Result<()> {
+        let turn = self.turns.take("commit").await?;
         let before = {
             let committed = self.read();
             committed.tables.check(&step)?;
@@ -52,10 +53,7 @@ impl<T: Clone + Send + Sync + 'static> CheckpointStore for MemoryReadModel<T> {
         committed.tables.take(step);
         Ok(())
     }
-}
 
-#[async_trait]
-impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
     async fn begin(&self, projection: &ProjectionName, work: Work<T>) -> Result<()> {
         let turn = self.turns.take("begin").await?;
         let before = {
@@ -82,8 +80,8 @@ impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
         Ok(seen.collect())
     }
 
-    async fn progress(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
-        let in_turn = self.turns.take("progress").await?;
+    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
+        let in_turn = self.turns.take("turn").await?;
         let (before, rows) = {
             let committed = self.read();
             let parked = committed.tables.parking.get(projection).map_or(&[] as &[_], |parking| &parking.parked);
@@ -110,5 +108,13 @@ impl<T: Clone + Send + Sync + 'static> ProgressStore for MemoryReadModel<T> {
         let swept = committed.tables.checkpoints.entry(projection.clone()).or_default();
         *swept = to.max(*swept);
         Ok(*swept)
+    }
+
+    async fn mark_handled(&self, _: &mut T, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.record_handled(reaction, event)
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        Ok(self.record_start(reaction, position))
     }
 }

@@ -19,26 +19,26 @@ impl<T> MemoryReadModel<T> {
 
 #[async_trait]
 impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
-    async fn load(&self, _: &mut T, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
-        let staged = self.turns.staged("load", |staged| staged.rows.get(view).cloned())?;
+    async fn load_rows(&self, _: &mut T, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+        let staged = self.turns.staged("load_rows", |staged| staged.rows.get(view).cloned())?;
         let rows = staged.unwrap_or_else(|| self.read().tables.views.of(view));
         let row = |key: &ViewKey| rows.by_key.get(key.as_str()).map(|row| ViewRow::clone(row));
         Ok(keys.iter().map(|key| row(key).unwrap_or_else(|| ViewRow::empty(key.clone()))).collect())
     }
 
-    async fn save(&self, _: &mut T, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
-        self.turns.staged("save", |staged| {
+    async fn save_rows(&self, _: &mut T, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+        self.turns.staged("save_rows", |staged| {
             let rows = staged.rows.entry(view.clone()).or_insert_with(|| self.read().tables.views.of(view));
             rows.save(&Changes::between(before, after));
         })
     }
 
-    async fn clear(&self, _: &mut T, view: &ViewId) -> Result<()> {
-        self.turns.staged("clear", |staged| drop(staged.rows.insert(view.clone(), Rows::default())))
+    async fn clear_rows(&self, _: &mut T, view: &ViewId) -> Result<()> {
+        self.turns.staged("clear_rows", |staged| drop(staged.rows.insert(view.clone(), Rows::default())))
     }
 
-    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
-        let _turn = self.turns.take("go_live").await?;
+    async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        let _turn = self.turns.take("promote").await?;
         let tables = &mut self.write().tables;
         let live = ViewId::new(view.view().as_str(), tables.views.live(view.view()))?;
         let standing = |view: &ViewId| {
@@ -51,8 +51,8 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
     }
 
     /// Deletes all of it at once: that costs no more than one row.
-    async fn take_away(&self, view: &ViewId, _: usize) -> Result<bool> {
-        let _turn = self.turns.take("take_away").await?;
+    async fn delete_generation(&self, view: &ViewId, _: usize) -> Result<bool> {
+        let _turn = self.turns.take("delete_generation").await?;
         let tables = &mut self.write().tables;
         if tables.views.live(view.view()) == view.generation() {
             return Err(still_live(view));
@@ -62,7 +62,7 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
         Ok(true)
     }
 
-    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+    async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
         Ok(self.read().tables.views.live(view))
     }
 

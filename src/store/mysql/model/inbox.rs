@@ -1,24 +1,26 @@
 //! Inboxes in MySQL and MariaDB.
 
-use async_trait::async_trait;
 use sqlx::MySqlConnection;
 
 use crate::error::Result;
 use crate::id::{EventId, Position, ProjectionName};
-use crate::store::model::inbox::InboxStore;
 use crate::store::mysql::error::classify;
 use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::{from_sql, to_sql};
 
-#[async_trait]
-impl InboxStore for MySqlReadModel {
-    async fn take(&self, tx: &mut MySqlConnection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+impl MySqlReadModel {
+    pub(crate) async fn record_handled(
+        &self,
+        tx: &mut MySqlConnection,
+        reaction: &ProjectionName,
+        event: EventId,
+    ) -> Result<bool> {
         let take = sqlx::query(TAKE).bind(reaction.as_str().as_bytes()).bind(*event.as_uuid());
         let taken = take.execute(tx).await.map_err(|error| classify(error, "take an event into an inbox"))?;
         Ok(taken.rows_affected() == 1)
     }
 
-    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+    pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
         let failed = |error| classify(error, "keep where a reaction begins");
         let keep = sqlx::query(BEGIN).bind(reaction.as_str().as_bytes()).bind(to_sql(position.get()));
         self.connections.execute(keep).await.map_err(failed)?;

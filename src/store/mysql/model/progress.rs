@@ -8,11 +8,10 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::{ProjectionState, Work};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::{
-    Progress, ProgressStore, Row, Turn, changes, in_key_order, parked_of, progress_of, stored,
-};
+use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
+use crate::store::model::read_model::Work;
 use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::{classify, classify_work};
@@ -25,9 +24,12 @@ use crate::store::server::inline::InlineModels;
 /// Rows of one statement. More take several, each after the other in key order.
 pub(crate) const ROWS: usize = 1024;
 
-#[async_trait]
-impl ProgressStore for MySqlReadModel {
-    async fn begin(&self, projection: &ProjectionName, work: Work<MySqlConnection>) -> Result<()> {
+impl MySqlReadModel {
+    pub(crate) async fn begin_per_aggregate(
+        &self,
+        projection: &ProjectionName,
+        work: Work<MySqlConnection>,
+    ) -> Result<()> {
         let failed = |error| classify(error, "set up a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
@@ -43,7 +45,11 @@ impl ProgressStore for MySqlReadModel {
         lease.end(committed).map_err(failed)
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    pub(crate) async fn seen_versions(
+        &self,
+        projection: &ProjectionName,
+        streams: &[StreamId],
+    ) -> Result<HashMap<StreamId, Version>> {
         let failed = |error| classify(error, "read progress");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut seen = HashMap::new();
@@ -54,7 +60,7 @@ impl ProgressStore for MySqlReadModel {
         lease.end(Ok(seen)).map_err(failed)
     }
 
-    async fn progress(
+    pub(crate) async fn run_turn(
         &self,
         projection: &ProjectionName,
         streams: Vec<StreamId>,
@@ -79,7 +85,7 @@ impl ProgressStore for MySqlReadModel {
         lease.end(committed).map_err(failed)
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
         let failed = |error| classify(error, "move a swept position");
         let query = sqlx::query(SWEEP).bind(projection.as_str().as_bytes()).bind(to_sql(to.get()));
         self.connections.execute(query).await.map_err(failed)?;

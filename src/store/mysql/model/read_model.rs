@@ -1,13 +1,17 @@
 //! The read model: its connections, its checkpoints, and the batches that move them.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use chrono::Utc;
 use sqlx::{MySqlConnection, MySqlPool};
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
+use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::Turn;
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::mysql::connection::{Connections, begin};
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
@@ -48,7 +52,7 @@ impl MySqlReadModel {
 }
 
 #[async_trait]
-impl CheckpointStore for MySqlReadModel {
+impl ReadModel for MySqlReadModel {
     /// The connection, inside the batch's transaction, which is read committed. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library.
     /// Make tables in [`setup`](crate::Projection::setup) alone, and if they are not there: `CREATE`, `ALTER`, `DROP` and `TRUNCATE` commit
     /// by themselves. Savepoints are fine. A query that is dropped half-way, as by a timeout, must make the work fail: the connection is
@@ -102,7 +106,7 @@ impl CheckpointStore for MySqlReadModel {
         Ok(lease.end(retried).map_err(failed)?.rows_affected() == 1)
     }
 
-    async fn advance(&self, step: Step, work: Work<MySqlConnection>) -> Result<()> {
+    async fn commit(&self, step: Step, work: Work<MySqlConnection>) -> Result<()> {
         let failed = |error| classify(error, "commit a batch");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
@@ -125,6 +129,35 @@ impl CheckpointStore for MySqlReadModel {
         }
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)
+    }
+
+    async fn begin(&self, projection: &ProjectionName, work: Work<MySqlConnection>) -> Result<()> {
+        self.begin_per_aggregate(projection, work).await
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        self.seen_versions(projection, streams).await
+    }
+
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        streams: Vec<StreamId>,
+        turn: Turn<MySqlConnection>,
+    ) -> Result<()> {
+        self.run_turn(projection, streams, turn).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        self.sweep_to(projection, to).await
+    }
+
+    async fn mark_handled(&self, tx: &mut MySqlConnection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.record_handled(tx, reaction, event).await
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        self.record_start(reaction, position).await
     }
 
     async fn close(&self) -> Result<()> {

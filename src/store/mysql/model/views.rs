@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 #[async_trait]
 impl ViewStore for MySqlReadModel {
-    async fn load(&self, tx: &mut MySqlConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+    async fn load_rows(&self, tx: &mut MySqlConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         let failed = |error| classify(error, "read a view's rows");
         if is_shared(tx, view).await.map_err(failed)? {
             // All of them before the first is read: so they are locked in key order.
@@ -44,17 +44,23 @@ impl ViewStore for MySqlReadModel {
         Ok(loaded)
     }
 
-    async fn save(&self, tx: &mut MySqlConnection, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+    async fn save_rows(
+        &self,
+        tx: &mut MySqlConnection,
+        view: &ViewId,
+        before: &[ViewRow],
+        after: &[ViewRow],
+    ) -> Result<()> {
         let changes = Changes::between(before, after);
         save(tx, view, &changes).await.map_err(|error| classify(error, "write a view's rows"))
     }
 
-    async fn clear(&self, tx: &mut MySqlConnection, view: &ViewId) -> Result<()> {
+    async fn clear_rows(&self, tx: &mut MySqlConnection, view: &ViewId) -> Result<()> {
         let cleared = take_away_rows(tx, view, usize::MAX).await;
         cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
     }
 
-    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+    async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
         let failed = |error| classify(error, "switch a view's generation");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
@@ -64,14 +70,14 @@ impl ViewStore for MySqlReadModel {
             lease.end(rolled_back).map_err(failed)?;
             return judged;
         };
-        let query = sqlx::query(GO_LIVE).bind(to_sql(view.generation().get())).bind(view.view().as_str().as_bytes());
+        let query = sqlx::query(PROMOTE).bind(to_sql(view.generation().get())).bind(view.view().as_str().as_bytes());
         query.execute(&mut *tx).await.map_err(failed)?;
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)?;
         Ok(live)
     }
 
-    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+    async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
         let failed = |error| classify(error, "take away a view's generation");
         let projection = view.projection().as_str().as_bytes();
         let mut lease = self.connections.lease().await.map_err(failed)?;
@@ -95,7 +101,7 @@ impl ViewStore for MySqlReadModel {
         Ok(is_gone)
     }
 
-    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+    async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
         let query = sqlx::query_as(LIVE).bind(view.as_str().as_bytes());
         let live: Option<(i64,)> =
             self.connections.optional(query).await.map_err(|error| classify(error, "read a view's generation"))?;
@@ -176,7 +182,7 @@ async fn hold_live(tx: &mut MySqlConnection, view: &ProjectionName) -> Result<Ge
 async fn take_away_rows(tx: &mut MySqlConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
     let (name, generation) = (view.view().as_str().as_bytes(), to_sql(view.generation().get()));
     let limit = limit_to_sql(at_most);
-    for statement in [TAKE_AWAY, TAKE_AWAY_FIELDS] {
+    for statement in [DELETE_GENERATION, DELETE_GENERATION_FIELDS] {
         let query = sqlx::query(statement).bind(name).bind(generation).bind(limit);
         if to_sql(query.execute(&mut *tx).await?.rows_affected()) >= limit {
             return Ok(false);
@@ -338,13 +344,13 @@ const LIVE: &str = "SELECT live FROM retell_view_generations WHERE view = ?";
 /// Locks the row for writing also where it was there.
 const HOLD_LIVE: &str = "INSERT INTO retell_view_generations (view, live) VALUES (?, 1) ON DUPLICATE KEY UPDATE live = retell_view_generations.live";
 
-const GO_LIVE: &str = "UPDATE retell_view_generations SET live = ? WHERE view = ?";
+const PROMOTE: &str = "UPDATE retell_view_generations SET live = ? WHERE view = ?";
 
 const DELETE: &str = "UPDATE retell_checkpoints SET position = 0, state = 'deleting' WHERE projection = ?";
 
-const TAKE_AWAY: &str = "DELETE FROM retell_views WHERE view = ? AND generation = ? LIMIT ?";
+const DELETE_GENERATION: &str = "DELETE FROM retell_views WHERE view = ? AND generation = ? LIMIT ?";
 
-const TAKE_AWAY_FIELDS: &str = "DELETE FROM retell_view_fields WHERE view = ? AND generation = ? LIMIT ?";
+const DELETE_GENERATION_FIELDS: &str = "DELETE FROM retell_view_fields WHERE view = ? AND generation = ? LIMIT ?";
 
 const FORGET_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?";
 

@@ -1,24 +1,26 @@
 //! Inboxes in PostgreSQL.
 
-use async_trait::async_trait;
 use sqlx::PgConnection;
 
 use crate::error::Result;
 use crate::id::{EventId, Position, ProjectionName};
-use crate::store::model::inbox::InboxStore;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::server::convert::{from_sql, to_sql};
 
-#[async_trait]
-impl InboxStore for PostgresReadModel {
-    async fn take(&self, tx: &mut PgConnection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+impl PostgresReadModel {
+    pub(crate) async fn record_handled(
+        &self,
+        tx: &mut PgConnection,
+        reaction: &ProjectionName,
+        event: EventId,
+    ) -> Result<bool> {
         let take = sqlx::query(self.schema.sql(TAKE)).bind(reaction.as_str()).bind(*event.as_uuid());
         let taken = take.execute(tx).await.map_err(|error| classify(error, "take an event into an inbox"))?;
         Ok(taken.rows_affected() == 1)
     }
 
-    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+    pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
         let failed = |error| classify(error, "keep where a reaction begins");
         let keep = sqlx::query(self.schema.sql(BEGIN)).bind(reaction.as_str()).bind(to_sql(position.get()));
         keep.execute(&self.pool).await.map_err(failed)?;

@@ -8,11 +8,10 @@ use sqlx::{Connection, PgConnection, Row as _};
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::{ProjectionState, Work};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::{
-    Progress, ProgressStore, Row, Turn, changes, in_key_order, parked_of, progress_of, stored,
-};
+use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
+use crate::store::model::read_model::Work;
 use crate::store::postgres::error::{classify, classify_work};
 use crate::store::postgres::model::checkpoint;
 use crate::store::postgres::model::parking::{columns, park};
@@ -21,9 +20,12 @@ use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 
-#[async_trait]
-impl ProgressStore for PostgresReadModel {
-    async fn begin(&self, projection: &ProjectionName, work: Work<PgConnection>) -> Result<()> {
+impl PostgresReadModel {
+    pub(crate) async fn begin_per_aggregate(
+        &self,
+        projection: &ProjectionName,
+        work: Work<PgConnection>,
+    ) -> Result<()> {
         let failed = |error| classify(error, "set up a projection");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
@@ -34,14 +36,18 @@ impl ProgressStore for PostgresReadModel {
         tx.commit().await.map_err(failed)
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    pub(crate) async fn seen_versions(
+        &self,
+        projection: &ProjectionName,
+        streams: &[StreamId],
+    ) -> Result<HashMap<StreamId, Version>> {
         let failed = |error| classify(error, "read progress");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let found = rows(&mut connection, &self.schema, FIND, projection, streams).await?;
         Ok(found.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
     }
 
-    async fn progress(
+    pub(crate) async fn run_turn(
         &self,
         projection: &ProjectionName,
         streams: Vec<StreamId>,
@@ -64,7 +70,7 @@ impl ProgressStore for PostgresReadModel {
         tx.commit().await.map_err(failed)
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
         let swept: i64 = sqlx::query_scalar(self.schema.sql(SWEEP))
             .bind(projection.as_str())
             .bind(to_sql(to.get()))

@@ -1,13 +1,17 @@
 //! The read model: its connections, its checkpoints, and the batches that move them.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use chrono::Utc;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
+use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::Turn;
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::postgres::error::{classify, classify_work};
 use crate::store::postgres::model::checkpoint::{CHANGES, READ, STATE, TAKE, lock, move_on};
 use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
@@ -49,7 +53,7 @@ impl PostgresReadModel {
 }
 
 #[async_trait]
-impl CheckpointStore for PostgresReadModel {
+impl ReadModel for PostgresReadModel {
     /// The connection, inside the batch's transaction. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library; savepoints are fine.
     type Tx = PgConnection;
 
@@ -100,7 +104,7 @@ impl CheckpointStore for PostgresReadModel {
         Ok(retried.rows_affected() == 1)
     }
 
-    async fn advance(&self, step: Step, work: Work<PgConnection>) -> Result<()> {
+    async fn commit(&self, step: Step, work: Work<PgConnection>) -> Result<()> {
         let failed = |error| classify(error, "commit a batch");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
@@ -117,6 +121,30 @@ impl CheckpointStore for PostgresReadModel {
             park(&self.schema, &step.projection, change).execute(&mut *tx).await.map_err(failed)?;
         }
         tx.commit().await.map_err(failed)
+    }
+
+    async fn begin(&self, projection: &ProjectionName, work: Work<PgConnection>) -> Result<()> {
+        self.begin_per_aggregate(projection, work).await
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        self.seen_versions(projection, streams).await
+    }
+
+    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<PgConnection>) -> Result<()> {
+        self.run_turn(projection, streams, turn).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        self.sweep_to(projection, to).await
+    }
+
+    async fn mark_handled(&self, tx: &mut PgConnection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.record_handled(tx, reaction, event).await
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        self.record_start(reaction, position).await
     }
 
     async fn close(&self) -> Result<()> {

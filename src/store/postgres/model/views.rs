@@ -17,7 +17,7 @@ use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
 
 #[async_trait]
 impl ViewStore for PostgresReadModel {
-    async fn load(&self, tx: &mut PgConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+    async fn load_rows(&self, tx: &mut PgConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         let texts: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
         let load = self.of(LOAD, view).bind(texts).bind(view.projection().as_str());
         let found = load.fetch_all(tx).await.map_err(|error| classify(error, "read a view's rows"))?;
@@ -27,25 +27,31 @@ impl ViewStore for PostgresReadModel {
         keys.iter().zip(&found).map(|(key, row)| parse(row, key.clone())).collect()
     }
 
-    async fn save(&self, tx: &mut PgConnection, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+    async fn save_rows(
+        &self,
+        tx: &mut PgConnection,
+        view: &ViewId,
+        before: &[ViewRow],
+        after: &[ViewRow],
+    ) -> Result<()> {
         let changes = Changes::between(before, after);
         self.write(tx, view, &changes, WRITE, WRITE_FIELDS)
             .await
             .map_err(|error| classify(error, "write a view's rows"))
     }
 
-    async fn add(&self, tx: &mut PgConnection, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
+    async fn insert_rows(&self, tx: &mut PgConnection, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
         let before: Vec<_> = rows.iter().map(|row| ViewRow::empty(row.key.clone())).collect();
         let changes = Changes::between(&before, rows);
         self.write(tx, view, &changes, ADD, ADD_FIELDS).await.map_err(|error| classify(error, "write a view's rows"))
     }
 
-    async fn clear(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
+    async fn clear_rows(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
         let cleared = self.take_away_rows(tx, view, usize::MAX).await;
         cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
     }
 
-    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+    async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
         let failed = |error| classify(error, "switch a view's generation");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
@@ -53,12 +59,12 @@ impl ViewStore for PostgresReadModel {
         let live = ViewId::new(view.view().as_str(), self.hold_live(&mut tx, view.view()).await?)?;
         let live_at = self.hold_checkpoint(&mut tx, &live).await?;
         when.check(view, checkpoint, live_at)?;
-        self.of(GO_LIVE, view).execute(&mut *tx).await.map_err(failed)?;
+        self.of(PROMOTE, view).execute(&mut *tx).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(live.generation())
     }
 
-    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+    async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
         let failed = |error| classify(error, "take away a view's generation");
         let projection = view.projection().as_str();
         let mut connection = self.pool.acquire().await.map_err(failed)?;
@@ -78,7 +84,7 @@ impl ViewStore for PostgresReadModel {
         Ok(is_gone)
     }
 
-    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+    async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
         let live: Option<i64> = sqlx::query_scalar(self.schema.sql(LIVE))
             .bind(view.as_str())
             .fetch_optional(&self.pool)
@@ -185,7 +191,7 @@ impl PostgresReadModel {
     /// Returns whether there are none any more.
     async fn take_away_rows(&self, tx: &mut PgConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
         let limit = limit_to_sql(at_most);
-        for statement in [TAKE_AWAY, TAKE_AWAY_FIELDS] {
+        for statement in [DELETE_GENERATION, DELETE_GENERATION_FIELDS] {
             let taken = self.of(statement, view).bind(limit).execute(&mut *tx).await?.rows_affected();
             if to_sql(taken) >= limit {
                 return Ok(false);
@@ -250,7 +256,7 @@ const REMOVE_FIELDS: &str = "
 
 const LIVE: &str = "SELECT live FROM {schema}.view_generations WHERE view = $1";
 
-const GO_LIVE: &str = "
+const PROMOTE: &str = "
     INSERT INTO {schema}.view_generations (view, live) VALUES ($1, $2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
@@ -266,12 +272,12 @@ const DELETE: &str = "
     ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
 
 /// Binds: view, generation, limit.
-const TAKE_AWAY: &str = "
+const DELETE_GENERATION: &str = "
     DELETE FROM {schema}.views
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM {schema}.views WHERE view = $1 AND generation = $2 LIMIT $3))";
 
 /// Binds: view, generation, limit.
-const TAKE_AWAY_FIELDS: &str = "
+const DELETE_GENERATION_FIELDS: &str = "
     DELETE FROM {schema}.view_fields
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM {schema}.view_fields WHERE view = $1 AND generation = $2 LIMIT $3))";
 

@@ -1,23 +1,25 @@
 //! Inboxes in a SQLite file.
 
-use async_trait::async_trait;
 use rusqlite::Connection;
 
 use crate::error::Result;
 use crate::id::{EventId, Position, ProjectionName};
-use crate::store::model::inbox::InboxStore;
 use crate::store::sqlite::convert::{position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
 
-#[async_trait]
-impl InboxStore for SqliteReadModel {
-    async fn take(&self, tx: &mut Connection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+impl SqliteReadModel {
+    pub(crate) async fn record_handled(
+        &self,
+        tx: &mut Connection,
+        reaction: &ProjectionName,
+        event: EventId,
+    ) -> Result<bool> {
         take(tx, reaction, event).map_err(|failure| failure.to("take an event into an inbox"))
     }
 
-    async fn begin_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+    pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
         let reaction = reaction.clone();
         self.writer
             .run("keep where a reaction begins", move |db| {

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 
-use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::runtime::Handle;
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
-use crate::store::model::checkpoint::Work;
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::{ProgressStore, Row, Turn, changes, in_key_order, progress_of};
+use crate::store::model::progress::{Row, Turn, changes, in_key_order, progress_of};
+use crate::store::model::read_model::Work;
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::model::checkpoint::checkpoint;
@@ -18,9 +17,8 @@ use crate::store::sqlite::model::parking::{park, parse_parked};
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
 
-#[async_trait]
-impl ProgressStore for SqliteReadModel {
-    async fn begin(&self, projection: &ProjectionName, work: Work<Connection>) -> Result<()> {
+impl SqliteReadModel {
+    pub(crate) async fn begin_per_aggregate(&self, projection: &ProjectionName, work: Work<Connection>) -> Result<()> {
         let (runtime, projection) = (Handle::current(), projection.clone());
         self.writer
             .run("set up a projection", move |db| {
@@ -35,7 +33,11 @@ impl ProgressStore for SqliteReadModel {
             .await
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    pub(crate) async fn seen_versions(
+        &self,
+        projection: &ProjectionName,
+        streams: &[StreamId],
+    ) -> Result<HashMap<StreamId, Version>> {
         let (projection, streams) = (projection.clone(), streams.to_vec());
         self.readers
             .run("read progress", move |db| {
@@ -47,7 +49,7 @@ impl ProgressStore for SqliteReadModel {
             .await
     }
 
-    async fn progress(
+    pub(crate) async fn run_turn(
         &self,
         projection: &ProjectionName,
         streams: Vec<StreamId>,
@@ -76,7 +78,7 @@ impl ProgressStore for SqliteReadModel {
             .await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
         let projection = projection.clone();
         self.writer
             .run("move a swept position", move |db| {

@@ -1,5 +1,7 @@
 //! The read model: its connections, its checkpoints, and the batches that move them.
 
+use std::collections::HashMap;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,9 +11,11 @@ use rusqlite::Connection;
 use tokio::runtime::Handle;
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::{CheckpointStore, ProjectionState, Work};
+use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::progress::Turn;
+use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::error::classify_work;
 use crate::store::sqlite::health;
@@ -79,7 +83,7 @@ impl SqliteReadModel {
 }
 
 #[async_trait]
-impl CheckpointStore for SqliteReadModel {
+impl ReadModel for SqliteReadModel {
     /// The connection, inside the batch's transaction. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library.
     type Tx = Connection;
 
@@ -116,7 +120,7 @@ impl CheckpointStore for SqliteReadModel {
             .await
     }
 
-    async fn advance(&self, step: Step, work: Work<Connection>) -> Result<()> {
+    async fn commit(&self, step: Step, work: Work<Connection>) -> Result<()> {
         let runtime = Handle::current();
         self.writer
             .run("commit a batch", move |db| {
@@ -128,6 +132,30 @@ impl CheckpointStore for SqliteReadModel {
                 open.commit()
             })
             .await
+    }
+
+    async fn begin(&self, projection: &ProjectionName, work: Work<Connection>) -> Result<()> {
+        self.begin_per_aggregate(projection, work).await
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        self.seen_versions(projection, streams).await
+    }
+
+    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Connection>) -> Result<()> {
+        self.run_turn(projection, streams, turn).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        self.sweep_to(projection, to).await
+    }
+
+    async fn mark_handled(&self, tx: &mut Connection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        self.record_handled(tx, reaction, event).await
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        self.record_start(reaction, position).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -17,20 +17,20 @@ use crate::store::sqlite::transaction::OpenTransaction;
 
 #[async_trait]
 impl ViewStore for SqliteReadModel {
-    async fn load(&self, tx: &mut Connection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
+    async fn load_rows(&self, tx: &mut Connection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         load(tx, view, keys).map_err(|failure| failure.to("read a view's rows"))
     }
 
-    async fn save(&self, tx: &mut Connection, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
+    async fn save_rows(&self, tx: &mut Connection, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
         save(tx, view, &Changes::between(before, after)).map_err(|failure| failure.to("write a view's rows"))
     }
 
-    async fn clear(&self, tx: &mut Connection, view: &ViewId) -> Result<()> {
+    async fn clear_rows(&self, tx: &mut Connection, view: &ViewId) -> Result<()> {
         let cleared = take_away_rows(tx, view, usize::MAX);
         cleared.map(drop).map_err(|failure| failure.to("take away a view's rows"))
     }
 
-    async fn go_live(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+    async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
         let view = view.clone();
         self.writer
             .run("switch a view's generation", move |db| {
@@ -41,14 +41,14 @@ impl ViewStore for SqliteReadModel {
                     Ok::<_, Failure>(Standing { position: found.position, state: found.state })
                 };
                 when.check(&view, standing(&view)?, standing(&live)?)?;
-                open.db.prepare_cached(GO_LIVE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
+                open.db.prepare_cached(PROMOTE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
                 open.commit()?;
                 Ok(live.generation())
             })
             .await
     }
 
-    async fn take_away(&self, view: &ViewId, rows: usize) -> Result<bool> {
+    async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
         let view = view.clone();
         self.writer
             .run("take away a view's generation", move |db| {
@@ -70,7 +70,7 @@ impl ViewStore for SqliteReadModel {
             .await
     }
 
-    async fn live(&self, view: &ProjectionName) -> Result<Generation> {
+    async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
         let view = view.clone();
         self.readers.run("read a view's generation", move |db| live(db, &view)).await
     }
@@ -183,7 +183,7 @@ fn take_away_rows(db: &Connection, view: &ViewId, at_most: usize) -> Result<bool
     let take = |statement| {
         Ok::<_, Failure>(db.prepare_cached(statement)?.execute((name, generation, count_to_sql(at_most)))?)
     };
-    Ok(take(TAKE_AWAY)? < at_most && take(TAKE_AWAY_FIELDS)? < at_most)
+    Ok(take(DELETE_GENERATION)? < at_most && take(DELETE_GENERATION_FIELDS)? < at_most)
 }
 
 const LOAD: &str = "
@@ -208,7 +208,7 @@ const REMOVE_FIELD: &str = "
 
 const LIVE: &str = "SELECT live FROM retell_view_generations WHERE view = ?1";
 
-const GO_LIVE: &str = "
+const PROMOTE: &str = "
     INSERT INTO retell_view_generations (view, live) VALUES (?1, ?2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
@@ -217,13 +217,13 @@ const DELETE: &str = "
     ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
 
 /// Binds: view, generation, limit.
-const TAKE_AWAY: &str = "
+const DELETE_GENERATION: &str = "
     DELETE FROM retell_views
     WHERE view = ?1 AND generation = ?2
         AND key IN (SELECT key FROM retell_views WHERE view = ?1 AND generation = ?2 LIMIT ?3)";
 
 /// Binds: view, generation, limit.
-const TAKE_AWAY_FIELDS: &str = "
+const DELETE_GENERATION_FIELDS: &str = "
     DELETE FROM retell_view_fields
     WHERE view = ?1 AND generation = ?2
         AND (field, value, key) IN (
