@@ -256,6 +256,7 @@ struct Counts {
 }
 
 impl View for Counts {
+    const NAME: &'static str = "counts";
     type Event = OrderEvent;
     type State = u64;
 
@@ -268,8 +269,8 @@ impl View for Counts {
         Some(format!("order-{}-{}", place / (self.together * EACH), place % self.together))
     }
 
-    fn apply(&self, count: &mut Option<u64>, _: Envelope<OrderEvent>) {
-        *count.get_or_insert_default() += 1;
+    fn apply(&self, count: &mut u64, _: Envelope<OrderEvent>) {
+        *count += 1;
     }
 }
 

@@ -32,19 +32,16 @@ const ROUNDS: usize = 3;
 struct Counts;
 
 impl View for Counts {
+    const NAME: &'static str = "counts";
     type Event = AnyEvent;
     type State = u64;
-
-    fn name(&self) -> &'static str {
-        "counts"
-    }
 
     fn key(&self, event: &Envelope<AnyEvent>) -> Option<String> {
         Some(event.stream.aggregate_id().to_string())
     }
 
-    fn apply(&self, count: &mut Option<u64>, _: Envelope<AnyEvent>) {
-        *count.get_or_insert_default() += 1;
+    fn apply(&self, count: &mut u64, _: Envelope<AnyEvent>) {
+        *count += 1;
     }
 }
 
@@ -91,12 +88,9 @@ impl Counter for PgConnection {
 
 #[async_trait]
 impl<T: Counter> Projection for Sql<T> {
+    const NAME: &'static str = "sql";
     type Event = AnyEvent;
     type Tx = T;
-
-    fn name(&self) -> &'static str {
-        "sql"
-    }
 
     async fn setup(&self, tx: &mut T) -> Result<(), BoxError> {
         tx.make().await

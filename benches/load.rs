@@ -183,12 +183,9 @@ struct Counting;
 
 #[retell::async_trait]
 impl Projection for Counting {
+    const NAME: &'static str = "counting";
     type Event = OrderEvent;
     type Tx = Order;
-
-    fn name(&self) -> &'static str {
-        "counting"
-    }
 
     async fn apply(&self, counter: &mut Order, event: Envelope<OrderEvent>) -> Result<(), BoxError> {
         Apply::apply(counter, event.event);

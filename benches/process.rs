@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 use retell::event::NewEvent;
-use retell::process::{NotExecuted, Process, ProcessManager, Then};
+use retell::process::{Effects, NotExecuted, Process, ProcessManager};
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, DeadlineStore};
 use retell::{
@@ -79,25 +79,17 @@ impl Process for Paying {
     type Event = OrderEvent;
     /// What is charged.
     type State = u64;
-    type Change = u64;
     type Command = Charge;
 
     fn key(&self, event: &Envelope<OrderEvent>) -> Option<AggregateId> {
         Some(event.stream.aggregate_id().clone())
     }
 
-    fn apply(charged: &mut u64, cents: u64) {
+    fn on_event(&self, charged: &mut u64, event: &Envelope<OrderEvent>, effects: &mut Effects<Charge>) {
+        let cents = event.version.get() * 100 + *charged % 100;
         *charged += cents;
+        effects.send(Charge { cents });
     }
-
-    fn on_event(&self, charged: &u64, event: &Envelope<OrderEvent>, then: &mut Then<Self>) {
-        let cents = event.version.get() * 100 + charged % 100;
-        then.change(cents).send(Charge { cents });
-    }
-
-    fn on_deadline(&self, _: &u64, _: &str, _: &mut Then<Self>) {}
-
-    fn on_rejected(&self, _: &u64, _: &Charge, _: &str, _: &mut Then<Self>) {}
 
     async fn execute(&self, order: &AggregateId, charge: Charge, context: Context) -> Result<(), NotExecuted> {
         self.payments.execute_with(order.clone(), charge, context).await?;

@@ -54,6 +54,7 @@ struct Order {
 }
 
 impl View for Orders {
+    const NAME: &'static str = "orders";
     type Event = OrderEvent;
     type State = Order;
 
@@ -65,8 +66,7 @@ impl View for Orders {
         Some(format!("order-{}", event.position.get() % self.keys))
     }
 
-    fn apply(&self, order: &mut Option<Order>, event: Envelope<OrderEvent>) {
-        let order = order.get_or_insert_default();
+    fn apply(&self, order: &mut Order, event: Envelope<OrderEvent>) {
         order.events += 1;
         match event.event {
             OrderEvent::Placed { items, total_cents, method, .. } => {

@@ -1,62 +1,61 @@
 //! A bank account: three commands, three events, and one way to be refused.
 
-use retell::{Aggregate, Apply, CommandError, Event, Handle, Repository, SqliteStore};
+use retell::prelude::*;
 
 #[derive(Event, Debug)]
-enum AccountEvent {
+enum Entry {
     #[event("account.opened")]
     Opened,
     #[event("account.deposited")]
-    Deposited(u64),
+    Deposited { cents: u64 },
     #[event("account.withdrawn")]
-    Withdrawn(u64),
+    Withdrawn { cents: u64 },
 }
 
-/// The balance in cents, once the account is open.
+/// Without a balance until it is opened.
 #[derive(Aggregate, Clone, Default)]
-#[aggregate("account", event = AccountEvent)]
-struct Account(Option<u64>);
+#[aggregate("account", event = Entry)]
+struct Account {
+    balance: Option<u64>,
+}
 
-impl Apply<AccountEvent> for Account {
-    fn apply(&mut self, event: AccountEvent) {
-        self.0 = match event {
-            AccountEvent::Opened => Some(0),
-            AccountEvent::Deposited(cents) => self.0.map(|balance| balance + cents),
-            AccountEvent::Withdrawn(cents) => self.0.map(|balance| balance - cents),
+impl Apply<Entry> for Account {
+    fn apply(&mut self, entry: Entry) {
+        self.balance = match entry {
+            Entry::Opened => Some(0),
+            Entry::Deposited { cents } => self.balance.map(|balance| balance + cents),
+            Entry::Withdrawn { cents } => self.balance.map(|balance| balance - cents),
         }
     }
 }
 
 enum Command {
     Open,
-    Deposit(u64),
-    Withdraw(u64),
+    Deposit { cents: u64 },
+    Withdraw { cents: u64 },
 }
 
-#[derive(Debug)]
-struct Refused(&'static str);
-
 impl Handle<Command> for Account {
-    type Error = Refused;
+    type Error = &'static str;
 
-    fn handle(&self, command: &Command) -> Result<Vec<AccountEvent>, Refused> {
-        match (command, self.0) {
-            (Command::Open, None) => Ok(vec![AccountEvent::Opened]),
-            (Command::Deposit(cents), Some(_)) => Ok(vec![AccountEvent::Deposited(*cents)]),
-            (Command::Withdraw(cents), Some(balance)) if *cents <= balance => Ok(vec![AccountEvent::Withdrawn(*cents)]),
-            _ => Err(Refused("open it once, then pay in before you draw")),
+    fn handle(&self, command: &Command) -> Result<Vec<Entry>, &'static str> {
+        match (command, self.balance) {
+            (Command::Open, None) => Ok(vec![Entry::Opened]),
+            (&Command::Deposit { cents }, Some(_)) => Ok(vec![Entry::Deposited { cents }]),
+            (&Command::Withdraw { cents }, Some(balance)) if cents <= balance => Ok(vec![Entry::Withdrawn { cents }]),
+            _ => Err("open the account once, and deposit before you withdraw"),
         }
     }
 }
 
 #[tokio::main]
-async fn main() -> Result<(), CommandError<Refused>> {
+async fn main() -> Result<(), BoxError> {
     let accounts = Repository::<Account>::new(SqliteStore::in_memory().await?);
     accounts.execute("alice", Command::Open).await?;
-    accounts.execute("alice", Command::Deposit(100)).await?;
-    if let Err(CommandError::Rejected(Refused(why))) = accounts.execute("alice", Command::Withdraw(101)).await {
-        println!("refused: {why}");
+    accounts.execute("alice", Command::Deposit { cents: 100 }).await?;
+    if let Err(CommandError::Rejected(reason)) = accounts.execute("alice", Command::Withdraw { cents: 101 }).await {
+        println!("refused: {reason}");
     }
-    println!("alice has {:?} cents", accounts.load("alice").await?.state.0);
+    println!("alice has {:?} cents", accounts.load("alice").await?.state.balance);
     Ok(())
 }

@@ -1,10 +1,6 @@
 //! A read model that never lags: what is on stock, changed in the transaction of the append itself.
 
-use retell::event::NewEvent;
-use retell::inline::inline;
-use retell::store::Append;
-use retell::view::ViewProjection;
-use retell::{Envelope, Event, EventStore, ExpectedVersion, SqliteStore, StreamId, View, Views};
+use retell::prelude::*;
 
 #[derive(Event)]
 enum Stock {
@@ -17,24 +13,20 @@ enum Stock {
 struct OnStock;
 
 impl View for OnStock {
+    const NAME: &'static str = "on_stock";
     type Event = Stock;
     type State = u64;
-
-    fn name(&self) -> &'static str {
-        "on_stock"
-    }
 
     fn key(&self, event: &Envelope<Stock>) -> Option<String> {
         let (Stock::Received { item, .. } | Stock::Sold { item, .. }) = &event.event;
         Some(item.clone())
     }
 
-    fn apply(&self, on_stock: &mut Option<u64>, event: Envelope<Stock>) {
-        let before = on_stock.unwrap_or_default();
-        *on_stock = Some(match event.event {
-            Stock::Received { count, .. } => before + count,
-            Stock::Sold { count, .. } => before.saturating_sub(count),
-        });
+    fn apply(&self, on_stock: &mut u64, event: Envelope<Stock>) {
+        match event.event {
+            Stock::Received { count, .. } => *on_stock += count,
+            Stock::Sold { count, .. } => *on_stock = on_stock.saturating_sub(count),
+        }
     }
 }
 

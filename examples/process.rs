@@ -1,9 +1,8 @@
-//! An order waits for its payment. Paid, it is to be confirmed; if its time is up before, it is to be cancelled.
+//! An order waits for its payment. Once paid, it is to be confirmed; if its time is up before that, it is to be canceled.
 
-use retell::process::{NotExecuted, Process, Then};
-use retell::{AggregateId, App, BoxError, Context, Envelope, Event, EventStore, ExpectedVersion, MemoryReadModel};
-use retell::{MemoryStore, StreamId, async_trait, event::NewEvent, store::Append};
 use std::time::Duration;
+
+use retell::prelude::*;
 use tokio::sync::mpsc;
 
 #[derive(Event)]
@@ -13,35 +12,32 @@ enum OrderEvent {
     #[event("order.paid")]
     Paid,
 }
+
 struct Payment(mpsc::Sender<String>);
+
 #[async_trait]
 impl Process for Payment {
     const NAME: &'static str = "payment";
     type Event = OrderEvent;
     type State = ();
-    type Change = ();
     type Command = String;
 
     fn key(&self, event: &Envelope<OrderEvent>) -> Option<AggregateId> {
         Some(event.stream.aggregate_id().clone())
     }
 
-    fn apply((): &mut (), (): ()) {}
-
-    fn on_event(&self, (): &(), event: &Envelope<OrderEvent>, then: &mut Then<Self>) {
+    fn on_event(&self, (): &mut (), event: &Envelope<OrderEvent>, effects: &mut Effects<String>) {
         match event.event {
-            OrderEvent::Created => then.remind("unpaid", event.recorded_at + Duration::from_millis(300)),
-            OrderEvent::Paid => then.cancel("unpaid").send("confirm".into()),
+            OrderEvent::Created => effects.set_deadline("unpaid", event.recorded_at + Duration::from_millis(300)),
+            OrderEvent::Paid => effects.cancel_deadline("unpaid").send("confirm".into()),
         };
     }
 
-    fn on_deadline(&self, (): &(), _: &str, then: &mut Then<Self>) {
-        then.send("cancel".into());
+    fn on_deadline(&self, (): &mut (), _: &str, effects: &mut Effects<String>) {
+        effects.send("cancel".into());
     }
 
-    fn on_rejected(&self, (): &(), _: &String, _: &str, _: &mut Then<Self>) {}
-
-    // Mostly `self.orders.execute_with(order.clone(), command, context).await?`.
+    // Mostly `self.orders.execute_with(order, command, context).await?`.
     async fn execute(&self, order: &AggregateId, command: String, _: Context) -> Result<(), NotExecuted> {
         self.0.send(format!("{command} {order}")).await.map_err(|_| NotExecuted::Rejected("it is over".into()))
     }

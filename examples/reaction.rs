@@ -1,12 +1,6 @@
 //! A reaction: a mail to each customer whose order was placed. Its row is written once, the mail is sent at least once.
 
-use retell::event::NewEvent;
-use retell::store::Append;
-use retell::{
-    Begin, BoxError, Envelope, Event, EventStore, ExpectedVersion, Reaction, SqliteReadModel, SqliteStore, StreamId,
-    Worker, async_trait, rusqlite,
-};
-use tokio_util::sync::CancellationToken;
+use retell::prelude::*;
 
 #[derive(Event)]
 #[event("order.placed")]
@@ -18,12 +12,9 @@ struct Confirmation;
 
 #[async_trait]
 impl Reaction for Confirmation {
+    const NAME: &'static str = "confirmation";
     type Event = Placed;
     type Tx = rusqlite::Connection;
-
-    fn name(&self) -> &'static str {
-        "confirmation"
-    }
 
     async fn setup(&self, db: &mut rusqlite::Connection) -> Result<(), BoxError> {
         Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS mails (order_id TEXT, email TEXT)")?)
@@ -48,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
     let (log, models) = (SqliteStore::in_memory().await?, SqliteReadModel::in_memory().await?);
     place(&log, "1", "ada@x.org").await?;
     place(&log, "2", "bob@y.org").await?;
-    let worker = Worker::reaction(Confirmation, Begin::AtStart, log, models.clone()).with_rate(10);
+    let worker = Worker::reaction(Confirmation, StartFrom::Beginning, log, models.clone()).with_rate(10);
     let (mut applied, stop) = (worker.applied(), CancellationToken::new());
     let reached = async { applied.wait_for(|position| position.get() == 2).await.map(|_| stop.cancel()) };
     tokio::join!(worker.run(stop.clone()), reached).0?;

@@ -1,12 +1,7 @@
 //! A view whose fold has changed: built beside the rows that readers see, compared with them, and switched.
 
-use retell::event::NewEvent;
-use retell::store::Append;
-use retell::{
-    Envelope, Event, EventStore, ExpectedVersion, Generation, Rebuild, SqliteReadModel, SqliteStore, StreamId, View,
-    Views,
-};
-use tokio_util::sync::CancellationToken;
+use retell::Generation;
+use retell::prelude::*;
 
 #[derive(Event)]
 #[event("shoe.sold")]
@@ -19,12 +14,9 @@ struct Sold {
 struct Spent(u64);
 
 impl View for Spent {
+    const NAME: &'static str = "spent";
     type Event = Sold;
     type State = u64;
-
-    fn name(&self) -> &'static str {
-        "spent"
-    }
 
     fn generation(&self) -> Generation {
         Generation::new(self.0)
@@ -34,8 +26,8 @@ impl View for Spent {
         (self.0 == 1 || event.event.cents > 0).then(|| event.event.customer.clone())
     }
 
-    fn apply(&self, spent: &mut Option<u64>, event: Envelope<Sold>) {
-        *spent.get_or_insert_default() += event.event.cents;
+    fn apply(&self, spent: &mut u64, event: Envelope<Sold>) {
+        *spent += event.event.cents;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use retell::{Aggregate, Apply, Claim, CommandError, Event, Handle, InvalidName, Repository, SqliteStore};
+use retell::prelude::*;
 
 #[derive(Event, Debug)]
 enum UserEvent {

@@ -1,12 +1,6 @@
 //! A read model without SQL: what each customer owes, from the events of all invoices, found by city.
 
-use retell::event::NewEvent;
-use retell::store::{Append, Fields};
-use retell::view::Paging;
-use retell::{
-    Envelope, Event, EventStore, ExpectedVersion, SqliteReadModel, SqliteStore, StreamId, View, Views, Worker,
-};
-use tokio_util::sync::CancellationToken;
+use retell::prelude::*;
 
 #[derive(Event)]
 #[event("invoice.sent")]
@@ -19,21 +13,18 @@ struct Sent {
 struct Debts;
 
 impl View for Debts {
+    const NAME: &'static str = "debts";
     type Event = Sent;
     /// The last city, and cents.
     type State = (String, u64);
-
-    fn name(&self) -> &'static str {
-        "debts"
-    }
 
     fn key(&self, event: &Envelope<Sent>) -> Option<String> {
         Some(event.event.customer.clone())
     }
 
-    fn apply(&self, debt: &mut Option<(String, u64)>, event: Envelope<Sent>) {
-        let (_, sum) = debt.take().unwrap_or_default();
-        *debt = Some((event.event.city, sum + event.event.cents));
+    fn apply(&self, (city, sum): &mut (String, u64), event: Envelope<Sent>) {
+        *city = event.event.city;
+        *sum += event.event.cents;
     }
 
     fn fields(&self, (city, _): &(String, u64)) -> Fields {

@@ -6,11 +6,11 @@
 //! # enum Sold { #[event("shoe.sold")] Shoe { customer: String, cents: u64 } }
 //! # struct Spent;
 //! # impl View for Spent {
+//! #     const NAME: &'static str = "spent";
 //! #     type Event = Sold;
 //! #     type State = u64;
-//! #     fn name(&self) -> &str { "spent" }
 //! #     fn key(&self, event: &Envelope<Sold>) -> Option<String> { let Sold::Shoe { customer, .. } = &event.event; Some(customer.clone()) }
-//! #     fn apply(&self, spent: &mut Option<u64>, event: Envelope<Sold>) { let Sold::Shoe { cents, .. } = event.event; *spent.get_or_insert_default() += cents; }
+//! #     fn apply(&self, spent: &mut u64, event: Envelope<Sold>) { let Sold::Shoe { cents, .. } = event.event; *spent += cents; }
 //! # }
 //! use retell::{App, MemoryBroker, SqliteReadModel, SqliteStore};
 //!
@@ -44,7 +44,7 @@ use crate::id::Position;
 use crate::process::Process;
 use crate::process::manager::ProcessManager;
 use crate::projection::Projection;
-use crate::reaction::{Begin, Reaction};
+use crate::reaction::{Reaction, StartFrom};
 use crate::relay::Relay;
 use crate::shutdown::{self, Signal};
 use crate::store::log::event_store::EventStore;
@@ -195,7 +195,7 @@ impl<M: ReadModel + Clone> App<M> {
     }
 
     /// A reaction, in log order. For [a rate](Worker::with_rate), make its worker and hand it to [`work`](Self::work).
-    pub fn react<R: Reaction<Tx = M::Tx>>(self, reaction: R, begin: Begin) -> Self
+    pub fn react<R: Reaction<Tx = M::Tx>>(self, reaction: R, begin: StartFrom) -> Self
     where
         M: ReadModel,
     {

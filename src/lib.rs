@@ -1,4 +1,11 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Dependencies in the public API
+//!
+//! sqlx, rusqlite, chrono, uuid, bytes, futures, tokio and tokio-util appear in signatures. What a program needs of them is re-exported at
+//! the root ([`DateTime`], [`Uuid`], [`Bytes`], [`BoxFuture`], [`watch`], [`CancellationToken`], and the database libraries as a whole), so
+//! that it can name a type without a dependency whose version must match. An incompatible release of one of them leads to an incompatible
+//! release of this crate.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The derives write `::retell::..`, also in this crate's own examples and tests.
@@ -99,39 +106,87 @@ pub mod docs {
 }
 
 pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
-pub use app::App;
-pub use async_trait::async_trait;
-pub use broker::memory::MemoryBroker;
-#[cfg(feature = "rabbitmq")]
-pub use broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+pub use app::{App, Role, Running};
 pub use claim::Claim;
 pub use codec::Codec;
-pub use command::{CommandError, Context};
+pub use command::{CommandError, Context, Executed};
 pub use error::{BoxError, Error, ErrorKind, Result};
-pub use event::{AnyEvent, Envelope, Event, Metadata};
+pub use event::{AnyEvent, Envelope, Event, Metadata, NewEvent, RecordedEvent};
 pub use id::{
-    AggregateId, AggregateType, ClaimScope, ClaimValue, CorrelationId, EventId, EventType, ExpectedVersion, Fence,
-    Generation, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
+    AggregateId, AggregateType, ClaimScope, ClaimValue, CommitId, CorrelationId, EventId, EventType, ExpectedVersion,
+    Fence, Generation, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
 };
-pub use process::{Process, ProcessManager};
+pub use inline::inline;
+pub use process::{Effects, NotExecuted, Process, ProcessManager};
 pub use projection::Projection;
-pub use reaction::{Begin, Reaction};
-pub use rebuild::Rebuild;
-pub use relay::Relay;
-pub use repository::Repository;
+pub use reaction::{Reaction, StartFrom};
+pub use rebuild::{Rebuild, RebuildOptions};
+pub use relay::{Relay, RelayOptions};
+pub use repository::{Loaded, Repository, RepositoryOptions, RetryPolicy};
 #[cfg(feature = "macros")]
+#[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use retell_macros::{Aggregate, Event, EventUnion};
-#[cfg(feature = "sqlite")]
-pub use rusqlite;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-pub use sqlx;
+pub use view::{Found, Paging, View, ViewProjection, Views};
+pub use worker::{ParkingOptions, Worker, WorkerOptions};
+
+pub use broker::memory::MemoryBroker;
+#[cfg(feature = "rabbitmq")]
+#[cfg_attr(docsrs, doc(cfg(feature = "rabbitmq")))]
+pub use broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+pub use broker::{Announcer, Broker, DeadLetters};
 pub use store::memory::{MemoryReadModel, MemoryStore};
 #[cfg(feature = "mysql")]
-pub use store::mysql::{MySqlReadModel, MySqlStore};
+#[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
+pub use store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 #[cfg(feature = "postgres")]
-pub use store::postgres::{PostgresReadModel, PostgresStore};
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 #[cfg(feature = "sqlite")]
-pub use store::sqlite::{SqliteReadModel, SqliteStore};
-pub use store::{EventReader, EventStore, Fields, Filter, ReadModel, UpTo, ViewStore};
-pub use view::{View, Views};
-pub use worker::Worker;
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+pub use store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
+pub use store::{
+    Append, Appended, ReadModel, DeadlineStore, EventReader, EventStore, Fields, Filter, InlineStore,
+    Outcome, Page, Parked, ParkedState, Parking, RelayStore, Replay, Switch, Token, UpTo, ViewStore,
+};
+
+// Types of other crates that stand in this crate's signatures. Each is re-exported, so that an application needs no dependency of its own
+// to name it; a new incompatible version of such a crate is a new incompatible version of this one.
+pub use async_trait::async_trait;
+pub use bytes::Bytes;
+pub use chrono::{DateTime, Utc};
+pub use futures::future::BoxFuture;
+#[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+pub use rusqlite;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "postgres", feature = "mysql"))))]
+pub use sqlx;
+pub use tokio::sync::watch;
+pub use tokio_util::sync::CancellationToken;
+pub use uuid::Uuid;
+
+/// The names that most programs need: `use retell::prelude::*;`.
+///
+/// It holds the traits to implement, the derives, the stores and what runs them. `Result` and `Error` are left out, so that they keep
+/// their meaning in your module.
+pub mod prelude {
+    pub use crate::store::{Append, EventReader, EventStore, Fields, Filter};
+    pub use crate::{
+        Aggregate, AggregateId, AnyEvent, App, Apply, BoxError, BoxFuture, CancellationToken, Claim, CommandError,
+        Context, Effects, Envelope, Event, ExpectedVersion, Handle, InvalidName, MemoryBroker, MemoryReadModel,
+        MemoryStore, Metadata, NewEvent, NotExecuted, Paging, Position, Process, ProcessManager, Projection, Reaction,
+        Rebuild, Relay, Repository, StartFrom, StreamId, Version, View, ViewProjection, Views, Worker, async_trait,
+        inline,
+    };
+
+    #[cfg(feature = "macros")]
+    pub use crate::EventUnion;
+    #[cfg(feature = "rabbitmq")]
+    pub use crate::RabbitMqBroker;
+    #[cfg(feature = "mysql")]
+    pub use crate::{MySqlReadModel, MySqlStore};
+    #[cfg(feature = "postgres")]
+    pub use crate::{PostgresReadModel, PostgresStore};
+    #[cfg(feature = "sqlite")]
+    pub use crate::{SqliteReadModel, SqliteStore};
+}

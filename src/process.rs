@@ -1,13 +1,15 @@
 //! Process managers: events in, commands out, and deadlines in between.
 //!
-//! A process follows one thing through several aggregates, such as an order from its payment to its parcel. Each has a stream of its own,
-//! named by the process and a key of yours. What an event leads to is decided by a pure function of the process's state, and recorded in
-//! that stream as one event, a *step*: how the state changes, which commands are to be sent, which deadlines to be kept. Only then are the
-//! commands sent, each under an idempotency key that follows from the event. So whatever dies in between, and however often the event
-//! comes: one step, and each command once in effect.
+//! A process follows one thing through several aggregates, such as an order from its payment to its parcel. Each process has a stream of
+//! its own, named by the kind of process and a key that you choose. A pure function of the process's state decides what an event leads to.
+//! The decision is recorded in that stream as one event, a *step*: the new state, the commands to send, the deadlines to keep. Only then
+//! are the commands sent, each under an idempotency key that follows from the event. So a crash in between, or an event that is delivered
+//! again, still leads to one step and to one effect of each command.
 
 pub(crate) mod instance;
 pub(crate) mod manager;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -22,96 +24,130 @@ use crate::store::log::query::Filter;
 
 pub use manager::ProcessManager;
 
-/// What a kind of process does.
+/// A kind of process: which events it follows, and the commands and deadlines that they lead to.
+///
+/// [`on_event`](Self::on_event), [`on_deadline`](Self::on_deadline) and [`on_rejected`](Self::on_rejected) decide. They are pure: they use
+/// no clock but the event's own and no I/O. They change the state in place and collect what is to happen in [`Effects`]; all of it is
+/// recorded as one step before any command is sent.
 #[async_trait]
 pub trait Process: Send + Sync + 'static {
-    /// Names its streams, as an aggregate's type does, and its checkpoint. Never changes.
+    /// The name of its checkpoint, and of its streams as an aggregate's type is. Never changes.
     const NAME: &'static str;
 
-    /// What it follows: a union of events.
+    /// The events it follows: those of one aggregate, or a union of several.
     type Event: Event;
 
-    /// What one process knows. `Default` is before its first event.
-    type State: Default + Clone + Send + Sync + 'static;
+    /// What one process remembers; `()` if the events say enough. `Default` is the state before its first event.
+    ///
+    /// A step that changes it records it as JSON. So a field that is added later needs a default.
+    type State: Default + Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
 
-    /// How that changes. Kept in the process's stream as JSON for ever: add variants and defaults, change none.
-    type Change: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
-
-    /// What it has others do. Kept as a [`Change`](Self::Change) is.
+    /// What it has other aggregates do. Recorded as JSON permanently: add variants and defaults, change none.
     type Command: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
-    /// The process that an event belongs to; `None` if it matters to none. Each event with a key leaves a step in that process's stream.
+    /// Returns the process that an event belongs to; `None` if it concerns none. Each event with a key leaves a step in that process's
+    /// stream.
     fn key(&self, event: &Envelope<Self::Event>) -> Option<AggregateId>;
 
-    /// Moves a state past a change. Cannot fail: it has happened.
-    fn apply(state: &mut Self::State, change: Self::Change);
+    /// Decides what an event leads to.
+    fn on_event(&self, state: &mut Self::State, event: &Envelope<Self::Event>, effects: &mut Effects<Self::Command>);
 
-    /// Decides what an event leads to. Pure: no clock but the event's own, no input or output.
-    fn on_event(&self, state: &Self::State, event: &Envelope<Self::Event>, then: &mut Then<Self>);
+    /// Decides what follows after a deadline has passed. A deadline that was canceled or set again never gets here. By default nothing
+    /// follows.
+    fn on_deadline(&self, _state: &mut Self::State, _deadline: &str, _effects: &mut Effects<Self::Command>) {}
 
-    /// Decides what it leads to that a deadline has passed. One that was cancelled, or set anew, never comes here.
-    fn on_deadline(&self, state: &Self::State, deadline: &str, then: &mut Then<Self>);
+    /// Decides what follows after the domain has refused a command. By default nothing follows; the refusal is recorded in any case.
+    fn on_rejected(
+        &self,
+        _state: &mut Self::State,
+        _command: &Self::Command,
+        _reason: &str,
+        _effects: &mut Effects<Self::Command>,
+    ) {
+    }
 
-    /// Decides what it leads to that a command was refused by the domain.
-    fn on_rejected(&self, state: &Self::State, command: &Self::Command, reason: &str, then: &mut Then<Self>);
-
-    /// Sends a command of one process to its aggregate, with the context given: it holds the idempotency key. With a
+    /// Sends a command of one process to its aggregate, under `context`, which holds the idempotency key. With a
     /// [`Repository`](crate::Repository) that is `self.orders.execute_with(id, command, context).await?`.
     ///
     /// # Errors
     /// [`NotExecuted::Rejected`] is recorded, and [`on_rejected`](Self::on_rejected) decides what follows. After [`NotExecuted::Failed`] the
-    /// event, or the deadline, is tried again later, and then parked; commands that were sent before are known by their keys.
+    /// event or the deadline is tried again later, and then parked; the keys prevent a second effect of commands that were sent before.
     async fn execute(&self, key: &AggregateId, command: Self::Command, context: Context) -> Result<(), NotExecuted>;
 
-    /// The events it gets, as a projection's [`filter`](crate::Projection::filter).
+    /// Returns the events it gets, as a projection's [`filter`](crate::Projection::filter).
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that cannot be.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that no event can pass.
     fn filter(&self) -> Result<Filter> {
         Filter::of::<Self::Event>()
     }
 }
 
+#[async_trait]
+impl<P: Process> Process for Arc<P> {
+    const NAME: &'static str = P::NAME;
+    type Event = P::Event;
+    type State = P::State;
+    type Command = P::Command;
+
+    fn key(&self, event: &Envelope<P::Event>) -> Option<AggregateId> {
+        (**self).key(event)
+    }
+
+    fn on_event(&self, state: &mut P::State, event: &Envelope<P::Event>, effects: &mut Effects<P::Command>) {
+        (**self).on_event(state, event, effects);
+    }
+
+    fn on_deadline(&self, state: &mut P::State, deadline: &str, effects: &mut Effects<P::Command>) {
+        (**self).on_deadline(state, deadline, effects);
+    }
+
+    fn on_rejected(&self, state: &mut P::State, command: &P::Command, reason: &str, effects: &mut Effects<P::Command>) {
+        (**self).on_rejected(state, command, reason, effects);
+    }
+
+    async fn execute(&self, key: &AggregateId, command: P::Command, context: Context) -> Result<(), NotExecuted> {
+        (**self).execute(key, command, context).await
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        (**self).filter()
+    }
+}
+
 /// What an event, a passed deadline or a refused command leads to.
 #[derive(Debug)]
-pub struct Then<P: Process + ?Sized> {
+pub struct Effects<C> {
     key: AggregateId,
-    pub(crate) changes: Vec<P::Change>,
-    pub(crate) commands: Vec<P::Command>,
+    pub(crate) commands: Vec<C>,
     pub(crate) deadlines: Vec<(String, Option<DateTime<Utc>>)>,
 }
 
-impl<P: Process + ?Sized> Then<P> {
-    pub(crate) fn nothing(key: AggregateId) -> Self {
-        Self { key, changes: Vec::new(), commands: Vec::new(), deadlines: Vec::new() }
+impl<C> Effects<C> {
+    pub(crate) fn none(key: AggregateId) -> Self {
+        Self { key, commands: Vec::new(), deadlines: Vec::new() }
     }
 
-    /// Which process this is about.
+    /// Returns the key of the process that decides.
     pub fn key(&self) -> &AggregateId {
         &self.key
     }
 
-    /// Changes what the process knows.
-    pub fn change(&mut self, change: P::Change) -> &mut Self {
-        self.changes.push(change);
-        self
-    }
-
-    /// Sends a command, after those before it.
-    pub fn send(&mut self, command: P::Command) -> &mut Self {
+    /// Sends a command, after those sent before it.
+    pub fn send(&mut self, command: C) -> &mut Self {
         self.commands.push(command);
         self
     }
 
-    /// Sets a deadline, instead of the one of that name if there is one. It comes when the time has passed, once: some seconds late at most,
-    /// unless nobody runs the process then. Counted from the event's [`recorded_at`](Envelope::recorded_at), a decision stays pure.
-    pub fn remind(&mut self, deadline: impl Into<String>, at: DateTime<Utc>) -> &mut Self {
+    /// Sets a deadline; it replaces a pending one of the same name. It passes once, at `at` or up to a few seconds later, while a manager
+    /// runs. Counted from the event's [`recorded_at`](Envelope::recorded_at), a decision stays pure.
+    pub fn set_deadline(&mut self, deadline: impl Into<String>, at: DateTime<Utc>) -> &mut Self {
         self.deadlines.push((deadline.into(), Some(at)));
         self
     }
 
-    /// Forgets a deadline, if there is one of that name.
-    pub fn cancel(&mut self, deadline: impl Into<String>) -> &mut Self {
+    /// Cancels the deadline of this name, if one is pending.
+    pub fn cancel_deadline(&mut self, deadline: impl Into<String>) -> &mut Self {
         self.deadlines.push((deadline.into(), None));
         self
     }
@@ -119,6 +155,7 @@ impl<P: Process + ?Sized> Then<P> {
 
 /// Why a command of a process has had no effect.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotExecuted {
     /// The domain refused, for this reason.
     #[error("refused: {0}")]

@@ -1,5 +1,6 @@
 //! What a projection is: events in, a read model out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,14 +19,19 @@ use crate::store::model::read_model::ReadModel;
 /// and the checkpoint are one transaction. An aggregate whose event cannot be applied is set aside, in order, until it can.
 #[async_trait]
 pub trait Projection: Send + Sync + 'static {
-    /// What it understands: the events of one aggregate, a union of several, or [`AnyEvent`](crate::event::AnyEvent).
+    /// The name of its checkpoint and its queue. Another name starts from the beginning.
+    const NAME: &'static str;
+
+    /// The events it understands: those of one aggregate, a union of several, or [`AnyEvent`](crate::event::AnyEvent).
     type Event: Event;
 
-    /// What it writes through, given by the [`ReadModel`] it runs on.
+    /// The transaction it writes through, given by the [`ReadModel`] it runs on.
     type Tx: Send + ?Sized + 'static;
 
-    /// The name its checkpoint is kept under. Another name starts from the beginning.
-    fn name(&self) -> &str;
+    /// Returns the name it runs under: [`NAME`](Self::NAME), unless the name is chosen at run time, as for one projection per tenant.
+    fn name(&self) -> &str {
+        Self::NAME
+    }
 
     /// The events it gets; by default exactly those that [`Event`](Self::Event) can hold.
     ///
@@ -62,6 +68,33 @@ pub trait Projection: Send + Sync + 'static {
             self.apply(tx, event).await?;
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl<P: Projection> Projection for Arc<P> {
+    const NAME: &'static str = P::NAME;
+    type Event = P::Event;
+    type Tx = P::Tx;
+
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        (**self).filter()
+    }
+
+    async fn setup(&self, tx: &mut P::Tx) -> Result<(), BoxError> {
+        (**self).setup(tx).await
+    }
+
+    async fn apply(&self, tx: &mut P::Tx, event: Envelope<P::Event>) -> Result<(), BoxError> {
+        (**self).apply(tx, event).await
+    }
+
+    async fn apply_batch(&self, tx: &mut P::Tx, events: Vec<Envelope<P::Event>>) -> Result<(), BoxError> {
+        (**self).apply_batch(tx, events).await
     }
 }
 

@@ -30,14 +30,19 @@ pub(crate) use rate::Rate;
 /// [`Worker::reaction`](crate::Worker::reaction).
 #[async_trait]
 pub trait Reaction: Send + Sync + 'static {
-    /// What it understands: the events of one aggregate, or a union of several.
+    /// The name of its inbox and its checkpoint. Another name has reacted to nothing yet.
+    const NAME: &'static str;
+
+    /// The events it understands: those of one aggregate, or a union of several.
     type Event: Event;
 
-    /// What it writes through, given by the [`ReadModel`] it runs on.
+    /// The transaction it writes through, given by the [`ReadModel`] it runs on.
     type Tx: Send + ?Sized + 'static;
 
-    /// The name of its inbox and its checkpoint. Another name has done nothing yet.
-    fn name(&self) -> &str;
+    /// Returns the name it runs under: [`NAME`](Self::NAME), unless the name is chosen at run time, as for one reaction per tenant.
+    fn name(&self) -> &str {
+        Self::NAME
+    }
 
     /// The events it gets, as a projection's [`filter`](Projection::filter).
     ///
@@ -55,32 +60,56 @@ pub trait Reaction: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Does it. What is written through `tx` is committed with the inbox. What is done elsewhere may be done again: under the event's id as a
-    /// key, the same each time. The transaction is open meanwhile, so what may take long needs a timeout; on SQLite other writers of the file
-    /// wait.
+    /// Performs the side effect for one event. Rows written through `tx` are committed with the inbox. An effect elsewhere may be repeated:
+    /// pass the event's id on as its key, which is the same each time. The transaction stays open meanwhile, so a slow effect needs a
+    /// timeout; on SQLite other writers of the file wait.
     ///
     /// # Errors
     /// Nothing is committed. The event is tried again; if that does not help, its aggregate is parked, and tried again from this event on.
     async fn react(&self, tx: &mut Self::Tx, event: Envelope<Self::Event>) -> Result<(), BoxError>;
 }
 
-/// Where a reaction begins that has never run. There is no default: a mail for each event of the past cannot be called back, and neither can
-/// one that was never sent.
+#[async_trait]
+impl<R: Reaction> Reaction for Arc<R> {
+    const NAME: &'static str = R::NAME;
+    type Event = R::Event;
+    type Tx = R::Tx;
+
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        (**self).filter()
+    }
+
+    async fn setup(&self, tx: &mut R::Tx) -> Result<(), BoxError> {
+        (**self).setup(tx).await
+    }
+
+    async fn react(&self, tx: &mut R::Tx, event: Envelope<R::Event>) -> Result<(), BoxError> {
+        (**self).react(tx, event).await
+    }
+}
+
+/// Where a reaction starts that has never run. There is no default: a mail for each past event cannot be recalled, and a mail that was not
+/// sent is missing.
 ///
-/// It is kept when the reaction first runs, and later settings change nothing: what is before it is not reacted to, also after the
-/// checkpoint was set back.
+/// The place is stored when the reaction first runs, and later settings do not change it: earlier events are not reacted to, even if the
+/// checkpoint is set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
+#[non_exhaustive]
+pub enum StartFrom {
     /// With the first event of the log.
-    AtStart,
-    /// With the next event that is appended. One that is running already, as a projection of the same name, goes on where it is.
+    Beginning,
+    /// With the next event that is appended. If a projection of the same name has run before, the reaction continues at its checkpoint.
     Now,
-    /// With the event after a position, such as the last one that another program has handled.
+    /// With the event after a position, such as that of the last event another program has handled.
     After(Position),
 }
 
-impl Begin {
-    /// Keeps where a reaction begins, and says where that is.
+impl StartFrom {
+    /// Stores where a reaction starts, and returns the stored place.
     pub(crate) async fn keep(
         self,
         reaction: &ProjectionName,
@@ -88,7 +117,7 @@ impl Begin {
         models: &impl ReadModel,
     ) -> Result<Position> {
         let after = match self {
-            Self::AtStart => Position::ZERO,
+            Self::Beginning => Position::ZERO,
             Self::After(position) => position,
             Self::Now => match models.checkpoint(reaction).await? {
                 Position::ZERO => log.head().await?,
@@ -124,6 +153,7 @@ where
     R: Reaction,
     M: ReadModel<Tx = R::Tx>,
 {
+    const NAME: &'static str = R::NAME;
     type Event = R::Event;
     type Tx = R::Tx;
 

@@ -9,21 +9,18 @@
 //! struct Spent;
 //!
 //! impl View for Spent {
+//!     const NAME: &'static str = "spent";
 //!     type Event = Sold;
 //!     type State = u64;
-//!
-//!     fn name(&self) -> &str {
-//!         "spent"
-//!     }
 //!
 //!     fn key(&self, event: &Envelope<Sold>) -> Option<String> {
 //!         let Sold::Shoe { customer, .. } = &event.event;
 //!         Some(customer.clone())
 //!     }
 //!
-//!     fn apply(&self, spent: &mut Option<u64>, event: Envelope<Sold>) {
+//!     fn apply(&self, spent: &mut u64, event: Envelope<Sold>) {
 //!         let Sold::Shoe { cents, .. } = event.event;
-//!         *spent.get_or_insert_default() += cents;
+//!         *spent += cents;
 //!     }
 //! }
 //! ```
@@ -45,38 +42,51 @@ use crate::store::log::query::Filter;
 use crate::store::model::views::{Fields, ViewId};
 
 pub use fold::ViewProjection;
-#[cfg(feature = "testing")]
 pub use reader::{Found, Paging, Views};
 
-/// A read model of rows: events choose a row by its key, and change its state. Pure: no clock, no input or output, the same each time.
+/// A read model of rows: each event selects a row by its key and changes its state. A view is pure: no clock, no I/O, the same result each time.
 pub trait View: Send + Sync + 'static {
-    /// What it understands: the events of one aggregate, or a union of several.
+    /// The name of its rows, and of the projection that keeps them. Without `@`. Another name has no rows yet.
+    const NAME: &'static str;
+
+    /// The events it understands: those of one aggregate, or a union of several.
     type Event: Event;
 
-    /// What a row holds. It is kept as JSON. A field that is added later needs a default for the rows that are there; a view whose fold has
-    /// changed gets another [`generation`](Self::generation).
-    type State: Serialize + DeserializeOwned + Send + 'static;
+    /// What a row holds, stored as JSON. `Default` is a row before its first event.
+    ///
+    /// A field that is added later needs a default for the rows that exist; a view whose fold has changed gets another
+    /// [`generation`](Self::generation).
+    type State: Default + Serialize + DeserializeOwned + Send + 'static;
 
-    /// The name of its rows, and of the projection that keeps them. Without `@`.
-    fn name(&self) -> &str;
+    /// Returns the name of this view's rows: [`NAME`](Self::NAME), unless the name is chosen at run time, as for one view per tenant.
+    fn name(&self) -> &str {
+        Self::NAME
+    }
 
-    /// Which generation of its rows this fold keeps. Raise it when the fold has changed: its rows are built beside those that readers see, and
-    /// shown to them when they are complete; see [`Rebuild`](crate::Rebuild).
+    /// Returns the generation of the rows that this fold keeps. Raise it when the fold has changed: new rows are built next to those that
+    /// readers see, and replace them when they are complete; see [`Rebuild`](crate::Rebuild).
     fn generation(&self) -> Generation {
         ViewId::FIRST
     }
 
-    /// The row that an event changes; `None` for an event that changes nothing. 1 to 255 bytes without NUL: where it is anything else, the
-    /// event fails, and its aggregate is parked.
+    /// Returns the key of the row that an event changes; `None` for an event that changes nothing. A key has 1 to 255 bytes and no NUL;
+    /// with any other the event fails, and its aggregate is parked.
     fn key(&self, event: &Envelope<Self::Event>) -> Option<String>;
 
-    /// Changes a row by an event. There is no row at first: `None`; and none any more where `None` is left.
+    /// Changes the state of a row by an event. A row that does not exist yet begins as the default state.
     ///
     /// Events come in log order, unless the worker has order per aggregate: then those of different aggregates come in any order, and the
     /// fold must not depend on it.
-    fn apply(&self, state: &mut Option<Self::State>, event: Envelope<Self::Event>);
+    fn apply(&self, state: &mut Self::State, event: Envelope<Self::Event>);
 
-    /// What a row can be found by beside its key. Where this has changed, rows that are there are found by the new fields from their next
+    /// Returns whether a row stays after an event has changed it; `false` deletes it. The next event of its key begins a new one.
+    ///
+    /// By default every row stays, even one in its default state.
+    fn keep(&self, _state: &Self::State) -> bool {
+        true
+    }
+
+    /// Returns the fields that a row can be found by, besides its key. Where this has changed, rows that are there are found by the new fields from their next
     /// event on.
     fn fields(&self, _state: &Self::State) -> Fields {
         Fields::new()
@@ -92,6 +102,7 @@ pub trait View: Send + Sync + 'static {
 }
 
 impl<V: View> View for Arc<V> {
+    const NAME: &'static str = V::NAME;
     type Event = V::Event;
     type State = V::State;
 
@@ -107,8 +118,12 @@ impl<V: View> View for Arc<V> {
         (**self).key(event)
     }
 
-    fn apply(&self, state: &mut Option<V::State>, event: Envelope<V::Event>) {
+    fn apply(&self, state: &mut V::State, event: Envelope<V::Event>) {
         (**self).apply(state, event);
+    }
+
+    fn keep(&self, state: &V::State) -> bool {
+        (**self).keep(state)
     }
 
     fn fields(&self, state: &V::State) -> Fields {

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use retell::app::{Health, Role, State};
-use retell::process::{NotExecuted, Process, Then};
+use retell::process::{Effects, NotExecuted, Process};
 use retell::shutdown::Signal;
 use retell::store::{Append, DeadlineStore};
 use retell::testing::store::{events, stream};
 use retell::{
-    AggregateId, App, Begin, BoxError, Context, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion,
-    MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction, ReadModel, Repository,
-    SqliteReadModel, View, Views, async_trait, rusqlite,
+    AggregateId, App, BoxError, ReadModel, Context, Envelope, ErrorKind, EventReader, EventStore,
+    ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction,
+    Repository, SqliteReadModel, StartFrom, View, Views, async_trait, rusqlite,
 };
 use serde::{Deserialize, Serialize};
 use support::{Add, Counter, CounterEvent, Rename};
@@ -44,6 +44,7 @@ fn one_less(left: &AtomicU32) -> bool {
 
 #[async_trait]
 impl Projection for Noting {
+    const NAME: &'static str = "noting";
     type Event = CounterEvent;
     type Tx = Vec<u64>;
 
@@ -149,12 +150,9 @@ struct Telling;
 
 #[async_trait]
 impl Reaction for Telling {
+    const NAME: &'static str = "telling";
     type Event = CounterEvent;
     type Tx = rusqlite::Connection;
-
-    fn name(&self) -> &'static str {
-        "telling"
-    }
 
     async fn setup(&self, db: &mut rusqlite::Connection) -> Result<(), BoxError> {
         Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS told (position INTEGER)")?)
@@ -169,7 +167,7 @@ impl Reaction for Telling {
 #[tokio::test]
 async fn a_reaction_begins_where_it_is_told_and_its_read_model_stays_open_when_all_is_stopped() {
     let (store, models) = (five_events().await, SqliteReadModel::in_memory().await.unwrap());
-    let mut running = App::new(store, models.clone()).react(Telling, Begin::After(Position::new(3))).start();
+    let mut running = App::new(store, models.clone()).react(Telling, StartFrom::After(Position::new(3))).start();
     timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
     assert_eq!(states(&running.health().borrow()), [("telling".to_owned(), State::Running)]);
     running.stop().await.unwrap();
@@ -209,19 +207,15 @@ struct Holding {
 }
 
 impl View for Held {
+    const NAME: &'static str = "held";
     type Event = CounterEvent;
     type State = Holding;
-
-    fn name(&self) -> &'static str {
-        "held"
-    }
 
     fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
         Some(event.stream.aggregate_id().to_string())
     }
 
-    fn apply(&self, held: &mut Option<Holding>, event: Envelope<CounterEvent>) {
-        let held = held.get_or_insert_default();
+    fn apply(&self, held: &mut Holding, event: Envelope<CounterEvent>) {
         match event.event {
             CounterEvent::Added { amount } => held.total += amount,
             CounterEvent::Renamed(name) => held.name = name,
@@ -234,12 +228,9 @@ struct Echoing;
 
 #[async_trait]
 impl Reaction for Echoing {
+    const NAME: &'static str = "echoing";
     type Event = CounterEvent;
     type Tx = Vec<u64>;
-
-    fn name(&self) -> &'static str {
-        "echoing"
-    }
 
     async fn react(&self, noted: &mut Vec<u64>, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
         noted.push(1000 + event.position.get());
@@ -255,28 +246,22 @@ impl Process for Settling {
     const NAME: &'static str = "settling";
     type Event = CounterEvent;
     type State = bool;
-    type Change = ();
     type Command = ();
 
     fn key(&self, event: &Envelope<CounterEvent>) -> Option<AggregateId> {
         matches!(event.event, CounterEvent::Added { .. }).then(|| event.stream.aggregate_id().clone())
     }
 
-    fn apply(begun: &mut bool, (): ()) {
-        *begun = true;
-    }
-
-    fn on_event(&self, begun: &bool, event: &Envelope<CounterEvent>, then: &mut Then<Self>) {
-        if !begun {
-            then.change(()).remind("quiet", event.recorded_at);
+    fn on_event(&self, begun: &mut bool, event: &Envelope<CounterEvent>, effects: &mut Effects<()>) {
+        if !*begun {
+            *begun = true;
+            effects.set_deadline("quiet", event.recorded_at);
         }
     }
 
-    fn on_deadline(&self, _: &bool, _: &str, then: &mut Then<Self>) {
-        then.send(());
+    fn on_deadline(&self, _: &mut bool, _: &str, effects: &mut Effects<()>) {
+        effects.send(());
     }
-
-    fn on_rejected(&self, _: &bool, (): &(), _: &str, _: &mut Then<Self>) {}
 
     async fn execute(&self, key: &AggregateId, (): (), context: Context) -> Result<(), NotExecuted> {
         Ok(self.0.execute_with(key.clone(), Rename("settled"), context).await.map(drop)?)
@@ -291,7 +276,7 @@ async fn one_model_in_memory_serves_a_program_of_every_kind() {
         .with_broker(MemoryBroker::new())
         .view(Held)
         .project(Noting::named("one"))
-        .react(Echoing, Begin::After(Position::new(3)))
+        .react(Echoing, StartFrom::After(Position::new(3)))
         .process(Settling(counters));
     let mut running = app.start();
     let views = Views::new(&Held, models.clone());

@@ -183,12 +183,9 @@ struct Seen {
 
 #[async_trait]
 impl Projection for Seen {
+    const NAME: &'static str = "seen";
     type Event = CounterEvent;
     type Tx = Lines;
-
-    fn name(&self) -> &'static str {
-        "seen"
-    }
 
     async fn apply(&self, lines: &mut Lines, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
         if self.poison == Some(event.position.get()) {
@@ -280,20 +277,17 @@ async fn an_event_that_fails_parks_its_aggregate_under_all_faults() {
 struct Totals;
 
 impl View for Totals {
+    const NAME: &'static str = "totals";
     type Event = CounterEvent;
     type State = i64;
-
-    fn name(&self) -> &'static str {
-        "totals"
-    }
 
     fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
         Some(event.stream.aggregate_id().to_string())
     }
 
-    fn apply(&self, total: &mut Option<i64>, event: Envelope<CounterEvent>) {
+    fn apply(&self, total: &mut i64, event: Envelope<CounterEvent>) {
         if let CounterEvent::Added { amount } = event.event {
-            *total.get_or_insert_default() += amount;
+            *total += amount;
         }
     }
 }
@@ -316,12 +310,9 @@ struct Rows;
 
 #[async_trait]
 impl Projection for Rows {
+    const NAME: &'static str = "rows";
     type Event = CounterEvent;
     type Tx = rusqlite::Connection;
-
-    fn name(&self) -> &'static str {
-        "rows"
-    }
 
     async fn setup(&self, db: &mut rusqlite::Connection) -> Result<(), BoxError> {
         Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS seen (position INTEGER)")?)

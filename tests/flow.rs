@@ -46,12 +46,9 @@ impl Seen {
 
 #[async_trait]
 impl Projection for Seen {
+    const NAME: &'static str = "seen";
     type Event = CounterEvent;
     type Tx = Vec<u64>;
-
-    fn name(&self) -> &'static str {
-        "seen"
-    }
 
     fn filter(&self) -> Result<Filter> {
         self.filter.clone().map_or_else(Filter::of::<CounterEvent>, Ok)
@@ -77,12 +74,9 @@ enum Any {
 
 #[async_trait]
 impl Projection for Totals {
+    const NAME: &'static str = "totals";
     type Event = Any;
     type Tx = rusqlite::Connection;
-
-    fn name(&self) -> &'static str {
-        "totals"
-    }
 
     async fn setup(&self, tx: &mut rusqlite::Connection) -> Result<(), BoxError> {
         Ok(tx.execute_batch(
@@ -479,12 +473,9 @@ async fn any_event_can_be_watched_undecoded() {
 
     #[async_trait]
     impl Projection for Audit {
+        const NAME: &'static str = "audit";
         type Event = AnyEvent;
         type Tx = Vec<String>;
-
-        fn name(&self) -> &'static str {
-            "audit"
-        }
 
         async fn apply(&self, tx: &mut Vec<String>, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
             tx.push(format!("{} {}", event.position, event.event.event_type));

@@ -21,12 +21,9 @@ struct Noted<T>(PhantomData<fn(&mut T)>);
 
 #[async_trait]
 impl<T: Notes> Projection for Noted<T> {
+    const NAME: &'static str = "noted";
     type Event = AnyEvent;
     type Tx = T;
-
-    fn name(&self) -> &'static str {
-        "noted"
-    }
 
     async fn setup(&self, tx: &mut T) -> Result<(), BoxError> {
         tx.make().await

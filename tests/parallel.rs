@@ -61,12 +61,9 @@ impl Seen {
 
 #[async_trait]
 impl Projection for Seen {
+    const NAME: &'static str = "seen";
     type Event = CounterEvent;
     type Tx = Applied;
-
-    fn name(&self) -> &'static str {
-        "seen"
-    }
 
     fn filter(&self) -> Result<Filter> {
         let mut filter = Filter::aggregates(self.kinds.iter().copied())?;

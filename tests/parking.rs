@@ -79,12 +79,9 @@ struct Seen(Poison);
 
 #[async_trait]
 impl Projection for Seen {
+    const NAME: &'static str = "seen";
     type Event = CounterEvent;
     type Tx = Applied;
-
-    fn name(&self) -> &'static str {
-        "seen"
-    }
 
     async fn apply(&self, tx: &mut Applied, event: Envelope<CounterEvent>) -> Result<(), BoxError> {
         tx.entry(event.stream.aggregate_id().to_string()).or_default().push(event.version.get());
@@ -98,12 +95,9 @@ struct Counted(Poison);
 
 #[async_trait]
 impl Projection for Counted {
+    const NAME: &'static str = "seen";
     type Event = CounterEvent;
     type Tx = rusqlite::Connection;
-
-    fn name(&self) -> &'static str {
-        "seen"
-    }
 
     async fn setup(&self, tx: &mut rusqlite::Connection) -> Result<(), BoxError> {
         let table = "CREATE TABLE IF NOT EXISTS applied (place INTEGER PRIMARY KEY, id TEXT NOT NULL, version INTEGER NOT NULL)";

@@ -58,12 +58,9 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS applied (position BIGINT NOT NUL
 
 #[async_trait]
 impl Projection for Applied<PgConnection> {
+    const NAME: &'static str = "applied";
     type Event = CounterEvent;
     type Tx = PgConnection;
-
-    fn name(&self) -> &'static str {
-        "applied"
-    }
 
     async fn setup(&self, tx: &mut PgConnection) -> Result<(), BoxError> {
         Ok(sqlx::query(TABLE).execute(tx).await.map(drop)?)
@@ -82,12 +79,9 @@ impl Projection for Applied<PgConnection> {
 
 #[async_trait]
 impl Projection for Applied<MySqlConnection> {
+    const NAME: &'static str = "applied";
     type Event = CounterEvent;
     type Tx = MySqlConnection;
-
-    fn name(&self) -> &'static str {
-        "applied"
-    }
 
     async fn setup(&self, tx: &mut MySqlConnection) -> Result<(), BoxError> {
         Ok(sqlx::query(TABLE).execute(tx).await.map(drop)?)

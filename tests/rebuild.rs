@@ -45,12 +45,9 @@ struct Times {
 }
 
 impl View for Amounts {
+    const NAME: &'static str = "amounts";
     type Event = CounterEvent;
     type State = Times;
-
-    fn name(&self) -> &'static str {
-        "amounts"
-    }
 
     fn generation(&self) -> Generation {
         Generation::new(self.generation)
@@ -63,10 +60,9 @@ impl View for Amounts {
         })
     }
 
-    fn apply(&self, state: &mut Option<Times>, _: Envelope<CounterEvent>) {
-        let times = state.get_or_insert_default();
-        times.times += 1;
-        times.generation = self.generation;
+    fn apply(&self, state: &mut Times, _: Envelope<CounterEvent>) {
+        state.times += 1;
+        state.generation = self.generation;
     }
 
     fn fields(&self, state: &Times) -> Fields {
@@ -123,12 +119,12 @@ async fn rows<M: ViewStore + Clone>(models: &M) -> BTreeMap<String, Times> {
 
 /// What the rows of a generation must be.
 async fn fold(log: &impl EventReader, view: Amounts) -> BTreeMap<String, Times> {
-    let mut rows: BTreeMap<String, Option<Times>> = BTreeMap::new();
+    let mut rows: BTreeMap<String, Times> = BTreeMap::new();
     let mut after = Position::ZERO;
     loop {
         let page = log.read_all(after, 1_000, &view.filter().unwrap()).await.unwrap();
         if page.through == after {
-            return rows.into_iter().filter_map(|(key, times)| Some((key, times?))).collect();
+            return rows;
         }
         after = page.through;
         for event in page.events {
@@ -384,12 +380,9 @@ struct Counts {
 const RIGHT: Counts = Counts { generation: 1, forgets: &[], doubles: &[] };
 
 impl View for Counts {
+    const NAME: &'static str = "counts";
     type Event = CounterEvent;
     type State = (String, u64);
-
-    fn name(&self) -> &'static str {
-        "counts"
-    }
 
     fn generation(&self) -> Generation {
         Generation::new(self.generation)
@@ -403,9 +396,9 @@ impl View for Counts {
         (!self.forgets.contains(&key.as_str())).then_some(key)
     }
 
-    fn apply(&self, state: &mut Option<(String, u64)>, event: Envelope<CounterEvent>) {
+    fn apply(&self, state: &mut (String, u64), event: Envelope<CounterEvent>) {
         let key = self.key(&event).unwrap();
-        let (name, times) = state.get_or_insert_default();
+        let (name, times) = state;
         *times += 1 + u64::from(self.doubles.contains(&key.as_str()));
         if let CounterEvent::Renamed(text) = event.event {
             *name = text;

@@ -18,6 +18,7 @@ use retell::event::NewEvent;
 use retell::relay::RelayOptions;
 use retell::store::{Append, Fields, Step, Switch, ViewId, ViewRow, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
+use retell::testing::given_log;
 use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
@@ -41,12 +42,9 @@ struct Times {
 }
 
 impl View for Amounts {
+    const NAME: &'static str = "amounts";
     type Event = CounterEvent;
     type State = Times;
-
-    fn name(&self) -> &'static str {
-        "amounts"
-    }
 
     fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
         match &event.event {
@@ -55,9 +53,12 @@ impl View for Amounts {
         }
     }
 
-    fn apply(&self, state: &mut Option<Times>, _: Envelope<CounterEvent>) {
-        let times = state.take().unwrap_or_default().times + 1;
-        *state = (times < 5).then_some(Times { times });
+    fn apply(&self, state: &mut Times, _: Envelope<CounterEvent>) {
+        state.times += 1;
+    }
+
+    fn keep(&self, state: &Times) -> bool {
+        state.times < 5
     }
 
     fn fields(&self, state: &Times) -> Fields {
@@ -70,12 +71,9 @@ impl View for Amounts {
 struct Names;
 
 impl View for Names {
+    const NAME: &'static str = "names";
     type Event = CounterEvent;
     type State = String;
-
-    fn name(&self) -> &'static str {
-        "names"
-    }
 
     fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
         match &event.event {
@@ -84,11 +82,11 @@ impl View for Names {
         }
     }
 
-    fn apply(&self, state: &mut Option<String>, event: Envelope<CounterEvent>) {
-        *state = Some(match event.event {
+    fn apply(&self, state: &mut String, event: Envelope<CounterEvent>) {
+        *state = match event.event {
             CounterEvent::Renamed(name) => name,
             CounterEvent::Added { amount } => amount.to_string(),
-        });
+        };
     }
 
     fn fields(&self, name: &String) -> Fields {
@@ -269,19 +267,16 @@ async fn a_row_that_is_not_of_the_views_state_is_an_error_and_stays_as_it_is() {
     struct Changed;
 
     impl View for Changed {
+        const NAME: &'static str = "names";
         type Event = CounterEvent;
         type State = u64;
-
-        fn name(&self) -> &'static str {
-            "names"
-        }
 
         fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
             Names.key(event)
         }
 
-        fn apply(&self, state: &mut Option<u64>, _: Envelope<CounterEvent>) {
-            *state.get_or_insert_default() += 1;
+        fn apply(&self, state: &mut u64, _: Envelope<CounterEvent>) {
+            *state += 1;
         }
     }
 
@@ -325,24 +320,44 @@ async fn rows_are_read_by_key_by_field_and_in_pages() {
     assert!(views.find("name", "Cy", Paging::first(9)).await.unwrap().rows.is_empty(), "its name was changed");
 }
 
+/// Only whether there is a row: its state never leaves its default.
+struct Named;
+
+impl View for Named {
+    const NAME: &'static str = "named";
+    type Event = CounterEvent;
+    type State = ();
+
+    fn key(&self, event: &Envelope<CounterEvent>) -> Option<String> {
+        Some(event.stream.aggregate_id().to_string())
+    }
+
+    fn apply(&self, (): &mut (), _: Envelope<CounterEvent>) {}
+}
+
+#[test]
+fn a_row_in_its_default_state_is_still_a_row() {
+    let named = || CounterEvent::Renamed("a".into());
+    given_log([("counter/1", named())]).then_row(&Named, "1", ()).then_no_row(&Named, "2");
+    // A view by reference count is the same view.
+    given_log([("counter/1", named())]).then_row(&Arc::new(Named), "1", ());
+}
+
 #[tokio::test]
 async fn a_name_that_looks_like_a_generation_is_refused() {
     #[derive(Debug)]
     struct At;
 
     impl View for At {
+        const NAME: &'static str = "names@2";
         type Event = CounterEvent;
         type State = ();
-
-        fn name(&self) -> &'static str {
-            "names@2"
-        }
 
         fn key(&self, _: &Envelope<CounterEvent>) -> Option<String> {
             None
         }
 
-        fn apply(&self, _: &mut Option<()>, _: Envelope<CounterEvent>) {}
+        fn apply(&self, _: &mut (), _: Envelope<CounterEvent>) {}
     }
 
     async fn run(worker: Worker<impl Projection<Tx = ()>, MemoryReadModel>) -> Result<()> {

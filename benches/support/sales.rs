@@ -18,12 +18,9 @@ pub(crate) struct Sales(pub(crate) Statements);
 
 #[async_trait]
 impl Projection for Sales {
+    const NAME: &'static str = "sales";
     type Event = OrderEvent;
     type Tx = PgConnection;
-
-    fn name(&self) -> &'static str {
-        "sales"
-    }
 
     async fn apply(&self, tx: &mut PgConnection, event: Envelope<OrderEvent>) -> Result<(), BoxError> {
         Ok(add(tx, event.stream.aggregate_id().as_str(), &event.event).await?)
@@ -57,19 +54,15 @@ pub(crate) struct Sale {
 }
 
 impl View for ViewOfSales {
+    const NAME: &'static str = "sales";
     type Event = OrderEvent;
     type State = Sale;
-
-    fn name(&self) -> &'static str {
-        "sales"
-    }
 
     fn key(&self, event: &Envelope<OrderEvent>) -> Option<String> {
         Some(event.stream.aggregate_id().to_string())
     }
 
-    fn apply(&self, sale: &mut Option<Sale>, event: Envelope<OrderEvent>) {
-        let sale = sale.get_or_insert_default();
+    fn apply(&self, sale: &mut Sale, event: Envelope<OrderEvent>) {
         let (items, cents, grams) = sums(&event.event);
         sale.events += 1;
         sale.items += items;

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use retell::{App, Begin, Worker};
+use retell::{App, StartFrom, Worker};
 
 use crate::carrier::Carrier;
 use crate::consumers::analytics::Analytics;
@@ -28,7 +28,8 @@ pub fn app<M: ReadModels>(stores: &Stores<M>, carrier: &Carrier, fulfilment: Ful
         #[cfg(feature = "rabbitmq")]
         Carrier::RabbitMq(broker) => app.with_shared_broker(broker.clone(), RELAY),
     };
-    let mails = Worker::reaction(Notification(PhantomData), Begin::AtStart, stores.log.clone(), stores.models.clone());
+    let mails =
+        Worker::reaction(Notification(PhantomData), StartFrom::Beginning, stores.log.clone(), stores.models.clone());
     app.project(Analytics(PhantomData))
         .project(Search(PhantomData))
         .project(Audit(PhantomData))

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use retell::process::{NotExecuted, Process, Then};
+use retell::process::{Effects, NotExecuted, Process};
 use retell::{AggregateId, Context, Envelope, EventStore, EventUnion, Repository, async_trait};
 use serde::{Deserialize, Serialize};
 
@@ -30,12 +30,6 @@ pub enum Followed {
     Payment(PaymentEvent),
 }
 
-/// What is taken from the stock for it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Change {
-    Ordered(Vec<Item>),
-}
-
 /// What others are to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
@@ -55,8 +49,8 @@ impl Fulfilment {
 impl Process for Fulfilment {
     const NAME: &'static str = "fulfilment";
     type Event = Followed;
+    /// The items taken from the stock for the order.
     type State = Vec<Item>;
-    type Change = Change;
     type Command = Command;
 
     fn key(&self, event: &Envelope<Followed>) -> Option<AggregateId> {
@@ -67,36 +61,31 @@ impl Process for Fulfilment {
         }
     }
 
-    fn apply(items: &mut Vec<Item>, Change::Ordered(ordered): Change) {
-        *items = ordered;
-    }
-
-    fn on_event(&self, items: &Vec<Item>, event: &Envelope<Followed>, then: &mut Then<Self>) {
+    fn on_event(&self, taken: &mut Vec<Item>, event: &Envelope<Followed>, effects: &mut Effects<Command>) {
         match &event.event {
             Followed::Order(OrderEvent::Created { items, .. }) => {
-                then.change(Change::Ordered(items.clone())).remind(UNPAID, event.recorded_at + self.patience);
+                taken.clone_from(items);
+                effects.set_deadline(UNPAID, event.recorded_at + self.patience);
                 for item in items {
-                    then.send(Command::Deduct(item.clone()));
+                    effects.send(Command::Deduct(item.clone()));
                 }
             }
             Followed::Payment(_) => {
-                then.cancel(UNPAID).send(Command::Confirm);
+                effects.cancel_deadline(UNPAID).send(Command::Confirm);
             }
             Followed::Order(OrderEvent::Cancelled { .. }) => {
-                for item in items {
-                    then.send(Command::Release(item.clone()));
+                for item in taken {
+                    effects.send(Command::Release(item.clone()));
                 }
             }
             Followed::Order(OrderEvent::Confirmed { .. }) => {}
         }
     }
 
-    fn on_deadline(&self, _: &Vec<Item>, _: &str, then: &mut Then<Self>) {
-        then.send(Command::Cancel);
+    // A command is refused only if the order was paid too late, and that money is returned by hand: `on_rejected` has nothing to add.
+    fn on_deadline(&self, _: &mut Vec<Item>, _: &str, effects: &mut Effects<Command>) {
+        effects.send(Command::Cancel);
     }
-
-    /// Only an order that was paid too late is refused, and that money goes back by hand.
-    fn on_rejected(&self, _: &Vec<Item>, _: &Command, _: &str, _: &mut Then<Self>) {}
 
     async fn execute(&self, order: &AggregateId, command: Command, context: Context) -> Result<(), NotExecuted> {
         let (order, context) = (order.as_str(), context.with_source(SOURCE));
@@ -150,7 +139,7 @@ mod tests {
         given_process(Fulfilment::new(&log, PATIENCE))
             .when("order/order-2", created())
             .then_sends(items().into_iter().map(Command::Deduct))
-            .then_reminds(UNPAID, PATIENCE)
+            .then_deadline(UNPAID, PATIENCE)
     }
 
     #[test]
@@ -158,7 +147,7 @@ mod tests {
         an_order()
             .when("payment/payment-2", paid())
             .then_sends([Command::Confirm])
-            .then_does_not_remind(UNPAID)
+            .then_no_deadline(UNPAID)
             .after(2 * PATIENCE)
             .then_sends([]);
     }

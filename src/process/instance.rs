@@ -13,7 +13,7 @@ use crate::codec::Codec;
 use crate::error::{BoxError, Result};
 use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, StoredEvent};
 use crate::id::{AggregateId, IdempotencyKey};
-use crate::process::{Process, Then};
+use crate::process::{Effects, Process};
 
 /// Names what led to a step. That of an event is the event's id, and the others follow from the step that they belong to: so they are the
 /// same each time.
@@ -47,11 +47,13 @@ impl Trigger {
 }
 
 /// What a process has decided at once.
+// A step whose fields are not all known is refused: passed over, a state would be lost.
 #[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
+#[serde(bound = "", deny_unknown_fields)]
 pub(crate) struct Step<P: Process> {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) changes: Vec<P::Change>,
+    /// The state from now on, if it has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "present")]
+    pub(super) state: Option<P::State>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) commands: Vec<P::Command>,
     /// Deadlines from now on.
@@ -64,8 +66,25 @@ pub(crate) struct Step<P: Process> {
 
 impl<P: Process> Clone for Step<P> {
     fn clone(&self) -> Self {
-        let Self { changes, commands, set, ended } = self;
-        Self { changes: changes.clone(), commands: commands.clone(), set: set.clone(), ended: ended.clone() }
+        let Self { state, commands, set, ended } = self;
+        Self { state: state.clone(), commands: commands.clone(), set: set.clone(), ended: ended.clone() }
+    }
+}
+
+/// A field that is there holds a state, also if that state is written as `null`.
+mod present {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(state: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        state.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        T::deserialize(deserializer).map(Some)
     }
 }
 
@@ -134,8 +153,8 @@ impl<P: Process> Aggregate for Instance<P> {
         for set in step.set {
             self.deadlines.insert(set.name.clone(), set);
         }
-        for change in step.changes {
-            P::apply(&mut self.state, change);
+        if let Some(state) = step.state {
+            self.state = state;
         }
     }
 
@@ -201,14 +220,14 @@ impl<'d, P: Process> Decision<'d, P> {
         self.step.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn decide(&self, state: &P::State) -> Then<P> {
-        let mut then = Then::nothing(self.key.clone());
+    fn decide(&self, state: &mut P::State) -> Effects<P::Command> {
+        let mut effects = Effects::none(self.key.clone());
         match self.cause {
-            Cause::Event(event) => self.process.on_event(state, event, &mut then),
-            Cause::Passed(passed) => self.process.on_deadline(state, &passed.name, &mut then),
-            Cause::Rejected(command, reason) => self.process.on_rejected(state, command, reason, &mut then),
+            Cause::Event(event) => self.process.on_event(state, event, &mut effects),
+            Cause::Passed(passed) => self.process.on_deadline(state, &passed.name, &mut effects),
+            Cause::Rejected(command, reason) => self.process.on_rejected(state, command, reason, &mut effects),
         }
-        then
+        effects
     }
 }
 
@@ -229,9 +248,10 @@ impl<P: Process> Instance<P> {
         if let Cause::Passed(passed) = decision.cause {
             ended.push(pending.remove(&passed.name).filter(|pending| pending.id == passed.id)?);
         }
-        let then = decision.decide(&self.state);
+        let mut state = self.state.clone();
+        let effects = decision.decide(&mut state);
         let mut set: Vec<Pending> = Vec::new();
-        for (name, at) in then.deadlines {
+        for (name, at) in effects.deadlines {
             // The last word on a name counts.
             set.retain(|before| before.name != name);
             ended.extend(pending.remove(&name));
@@ -239,7 +259,7 @@ impl<P: Process> Instance<P> {
                 set.push(Pending { id: decision.trigger.deadline(&name).0, name, at });
             }
         }
-        Some(Step { changes: then.changes, commands: then.commands, set, ended })
+        Some(Step { state: (state != self.state).then_some(state), commands: effects.commands, set, ended })
     }
 }
 

@@ -169,12 +169,9 @@ struct Following<P: Process, M> {
 
 #[async_trait]
 impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
+    const NAME: &'static str = P::NAME;
     type Event = P::Event;
     type Tx = M::Tx;
-
-    fn name(&self) -> &str {
-        P::NAME
-    }
 
     fn filter(&self) -> Result<Filter> {
         self.steps.process.filter()

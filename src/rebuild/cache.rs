@@ -9,7 +9,7 @@ use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ViewKey};
 use crate::store::model::views::{Fields, ViewRow};
 use crate::view::View;
-use crate::view::fold::{encode, state_of};
+use crate::view::fold::{advance, encode, state_of};
 
 /// Rows that have changed since they were written last, and others that were met.
 ///
@@ -117,7 +117,7 @@ impl<V: View> Cache<V> {
             self.changed += usize::from(!row.has_changed);
             row.has_changed = true;
             row.position = row.position.max(event.position);
-            self.view.apply(&mut row.state, event);
+            advance(&*self.view, &mut row.state, event);
         }
     }
 

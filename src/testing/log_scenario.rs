@@ -6,13 +6,14 @@
 //! # enum DoorEvent { #[event("door.opened")] Opened, #[event("door.closed")] Closed }
 //! # struct Doors;
 //! # impl View for Doors {
+//! #     const NAME: &'static str = "doors";
 //! #     type Event = DoorEvent;
 //! #     type State = u32;
-//! #     fn name(&self) -> &str { "doors" }
 //! #     fn key(&self, event: &Envelope<DoorEvent>) -> Option<String> { Some(event.stream.aggregate_id().to_string()) }
-//! #     fn apply(&self, open: &mut Option<u32>, event: Envelope<DoorEvent>) {
-//! #         *open = matches!(event.event, DoorEvent::Opened).then(|| open.unwrap_or(0) + 1);
+//! #     fn apply(&self, open: &mut u32, event: Envelope<DoorEvent>) {
+//! #         *open = if matches!(event.event, DoorEvent::Opened) { *open + 1 } else { 0 };
 //! #     }
+//! #     fn keep(&self, open: &u32) -> bool { *open > 0 }
 //! #     fn fields(&self, open: &u32) -> Fields { Fields::new().with("open", open) }
 //! # }
 //! use retell::testing::given_log;

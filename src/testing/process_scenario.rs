@@ -1,7 +1,7 @@
 //! Given these events, when that one comes or so much time has passed, a process sends those commands.
 //!
 //! ```
-//! # use retell::process::{NotExecuted, Process, Then};
+//! # use retell::process::{Effects, NotExecuted, Process};
 //! # use retell::{AggregateId, Context, Envelope, Event, async_trait};
 //! # #[derive(Event)]
 //! # enum OrderEvent { #[event("order.created")] Created, #[event("order.paid")] Paid }
@@ -13,18 +13,17 @@
 //! #     const NAME: &'static str = "payment";
 //! #     type Event = OrderEvent;
 //! #     type State = bool;
-//! #     type Change = bool;
 //! #     type Command = Do;
 //! #     fn key(&self, event: &Envelope<OrderEvent>) -> Option<AggregateId> { Some(event.stream.aggregate_id().clone()) }
-//! #     fn apply(paid: &mut bool, change: bool) { *paid = change; }
-//! #     fn on_event(&self, _: &bool, event: &Envelope<OrderEvent>, then: &mut Then<Self>) {
+//! #     fn on_event(&self, paid: &mut bool, event: &Envelope<OrderEvent>, effects: &mut Effects<Do>) {
+//! #         *paid = matches!(event.event, OrderEvent::Paid);
 //! #         match event.event {
-//! #             OrderEvent::Created => then.remind("unpaid", event.recorded_at + Duration::from_mins(30)),
-//! #             OrderEvent::Paid => then.change(true).cancel("unpaid").send(Do::Confirm),
+//! #             OrderEvent::Created => effects.set_deadline("unpaid", event.recorded_at + Duration::from_mins(30)),
+//! #             OrderEvent::Paid => effects.cancel_deadline("unpaid").send(Do::Confirm),
 //! #         };
 //! #     }
-//! #     fn on_deadline(&self, _: &bool, _: &str, then: &mut Then<Self>) { then.send(Do::Cancel); }
-//! #     fn on_rejected(&self, _: &bool, _: &Do, reason: &str, then: &mut Then<Self>) { then.send(Do::Apologise(reason.into())); }
+//! #     fn on_deadline(&self, _: &mut bool, _: &str, effects: &mut Effects<Do>) { effects.send(Do::Cancel); }
+//! #     fn on_rejected(&self, _: &mut bool, _: &Do, reason: &str, effects: &mut Effects<Do>) { effects.send(Do::Apologise(reason.into())); }
 //! #     async fn execute(&self, _: &AggregateId, _: Do, _: Context) -> Result<(), NotExecuted> { Ok(()) }
 //! # }
 //! use retell::testing::given_process;
@@ -33,7 +32,7 @@
 //! given_process(Payment)
 //!     .when("order/1", OrderEvent::Created)
 //!     .then_sends([])
-//!     .then_reminds("unpaid", Duration::from_mins(30))
+//!     .then_deadline("unpaid", Duration::from_mins(30))
 //!     .after(Duration::from_mins(30))
 //!     .then_sends([Do::Cancel]);
 //!
@@ -41,7 +40,7 @@
 //!     .given([("order/1", OrderEvent::Created)])
 //!     .when("order/1", OrderEvent::Paid)
 //!     .then_sends([Do::Confirm])
-//!     .then_does_not_remind("unpaid")
+//!     .then_no_deadline("unpaid")
 //!     .then_state(true)
 //!     .when_rejected(Do::Confirm, "it is closed")
 //!     .then_sends([Do::Apologise("it is closed".into())]);
@@ -200,7 +199,7 @@ impl<P: Process> GivenProcess<P> {
     /// # Panics
     /// There is none of this name, or it passes at another time.
     #[track_caller]
-    pub fn then_reminds(self, deadline: &str, after: Duration) -> Self {
+    pub fn then_deadline(self, deadline: &str, after: Duration) -> Self {
         let (pending, expected) = (self.pending(), self.now + after);
         let others = "the deadline is not pending, or not for that time";
         assert_eq!(pending.get(deadline), Some(&expected), "{deadline}: {others}; pending are {pending:?}");
@@ -212,7 +211,7 @@ impl<P: Process> GivenProcess<P> {
     /// # Panics
     /// There is one.
     #[track_caller]
-    pub fn then_does_not_remind(self, deadline: &str) -> Self {
+    pub fn then_no_deadline(self, deadline: &str) -> Self {
         assert_eq!(self.pending().get(deadline), None, "the deadline {deadline} is pending");
         self
     }

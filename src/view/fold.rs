@@ -51,6 +51,7 @@ impl<V: View, M: ViewStore> ViewProjection<V, M> {
 
 #[async_trait]
 impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
+    const NAME: &'static str = V::NAME;
     type Event = V::Event;
     type Tx = M::Tx;
 
@@ -96,13 +97,20 @@ fn by_key<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<BTreeMap
     Ok(changes)
 }
 
+/// Moves a row past one event: a missing row begins as the default state, and a row that the view does not keep is missing.
+pub(crate) fn advance<V: View>(view: &V, row: &mut Option<V::State>, event: Envelope<V::Event>) {
+    let mut state = row.take().unwrap_or_default();
+    view.apply(&mut state, event);
+    *row = view.keep(&state).then_some(state);
+}
+
 /// A row after some events.
 fn folded<V: View>(view: &V, row: &ViewRow, events: Vec<Envelope<V::Event>>) -> Result<ViewRow> {
     let mut state = state_of::<V>(view.name(), row)?;
     let mut position = row.position;
     for event in events {
         position = Position::max(position, event.position);
-        view.apply(&mut state, event);
+        advance(view, &mut state, event);
     }
     let (state, fields) = match &state {
         None => (None, Fields::new()),

@@ -11,7 +11,7 @@ use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
-use crate::reaction::{Begin, Reaction, ReactionProjection};
+use crate::reaction::{Reaction, ReactionProjection, StartFrom};
 use crate::store::log::reader::EventReader;
 use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;
@@ -40,7 +40,7 @@ where
     ///
     /// Each event has a transaction of its own, unless told [otherwise](Self::with_reactions_at_once). When told to stop it finishes the one at
     /// hand.
-    pub fn reaction(reaction: R, begin: Begin, reader: impl EventReader, models: M) -> Self {
+    pub fn reaction(reaction: R, begin: StartFrom, reader: impl EventReader, models: M) -> Self {
         let (name, reader) = (reaction.name().to_owned(), Arc::new(reader) as Arc<dyn EventReader>);
         let (rate, log, kept) = (Arc::<Rate>::default(), reader.clone(), models.clone());
         let begin = Box::new(move || {

@@ -79,12 +79,9 @@ pub(crate) trait Tallies: Send + 'static {
 
 #[async_trait]
 impl<Tx: Tallies> Projection for Tally<Tx> {
+    const NAME: &'static str = NAME;
     type Event = Spoken;
     type Tx = Tx;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
 
     async fn setup(&self, tx: &mut Tx) -> Result<(), BoxError> {
         tx.create().await

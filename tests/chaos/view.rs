@@ -17,12 +17,9 @@ pub(crate) struct TallyView {
 }
 
 impl View for TallyView {
+    const NAME: &'static str = NAME;
     type Event = Spoken;
     type State = Line;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
 
     fn key(&self, event: &Envelope<Spoken>) -> Option<String> {
         let Spoken::Word { weight } = event.event;
@@ -30,12 +27,12 @@ impl View for TallyView {
         Some(if is_poison { "x".repeat(1 << 16) } else { event.stream.aggregate_id().to_string() })
     }
 
-    fn apply(&self, line: &mut Option<Line>, event: Envelope<Spoken>) {
+    fn apply(&self, line: &mut Line, event: Envelope<Spoken>) {
         let Spoken::Word { weight } = event.event;
         if weight == SLOW {
             std::thread::sleep(SLOW_TIME);
         }
-        line.get_or_insert_default().fold(i64::try_from(event.version.get()).unwrap(), weight);
+        line.fold(i64::try_from(event.version.get()).unwrap(), weight);
     }
 }
 

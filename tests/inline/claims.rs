@@ -23,12 +23,9 @@ pub(crate) struct Noted<T>(pub(crate) PhantomData<fn(&mut T)>);
 
 #[async_trait]
 impl<T: Notes> Projection for Noted<T> {
+    const NAME: &'static str = "noted";
     type Event = AnyEvent;
     type Tx = T;
-
-    fn name(&self) -> &'static str {
-        "noted"
-    }
 
     async fn setup(&self, tx: &mut T) -> Result<(), BoxError> {
         tx.make().await
@@ -52,12 +49,9 @@ const LIVE: Payloads = Payloads { generation: ViewId::FIRST };
 const NEXT: Payloads = Payloads { generation: Generation::new(2) };
 
 impl View for Payloads {
+    const NAME: &'static str = "payloads";
     type Event = AnyEvent;
     type State = u64;
-
-    fn name(&self) -> &'static str {
-        "payloads"
-    }
 
     fn generation(&self) -> Generation {
         self.generation
@@ -67,8 +61,8 @@ impl View for Payloads {
         Some(String::from_utf8_lossy(&event.event.payload).into_owned())
     }
 
-    fn apply(&self, count: &mut Option<u64>, _: Envelope<AnyEvent>) {
-        *count.get_or_insert_default() += 1;
+    fn apply(&self, count: &mut u64, _: Envelope<AnyEvent>) {
+        *count += 1;
     }
 }
 

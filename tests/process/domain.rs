@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use retell::process::{NotExecuted, Process, Then};
+use retell::process::{Effects, NotExecuted, Process};
 use retell::{
     Aggregate, AggregateId, Apply, Context, Envelope, Event, EventStore, EventUnion, Handle, Repository, async_trait,
 };
@@ -130,7 +130,7 @@ impl Fulfilment {
     }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
     quantity: u32,
     over: bool,
@@ -140,12 +140,6 @@ impl Known {
     pub(crate) fn new(quantity: u32, over: bool) -> Self {
         Self { quantity, over }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Learned {
-    Ordered { quantity: u32 },
-    Over,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +155,6 @@ impl Process for Fulfilment {
     const NAME: &'static str = "fulfilment";
     type Event = Happened;
     type State = Known;
-    type Change = Learned;
     type Command = Do;
 
     fn key(&self, event: &Envelope<Happened>) -> Option<AggregateId> {
@@ -173,38 +166,34 @@ impl Process for Fulfilment {
         }
     }
 
-    fn apply(known: &mut Known, learned: Learned) {
-        match learned {
-            Learned::Ordered { quantity } => known.quantity = quantity,
-            Learned::Over => known.over = true,
-        }
-    }
-
-    fn on_event(&self, known: &Known, event: &Envelope<Happened>, then: &mut Then<Self>) {
-        let order = then.key().to_string();
+    fn on_event(&self, known: &mut Known, event: &Envelope<Happened>, effects: &mut Effects<Do>) {
+        let order = effects.key().to_string();
         match &event.event {
             Happened::Order(OrderEvent::Created { quantity }) => {
-                then.change(Learned::Ordered { quantity: *quantity });
-                then.remind("unpaid", event.recorded_at + self.patience);
-                then.send(Do::Reserve { order, quantity: *quantity });
+                known.quantity = *quantity;
+                effects.set_deadline("unpaid", event.recorded_at + self.patience);
+                effects.send(Do::Reserve { order, quantity: *quantity });
             }
             Happened::Payment(PaymentEvent::Completed) if !known.over => {
-                then.change(Learned::Over).cancel("unpaid").send(Do::Confirm { order });
+                known.over = true;
+                effects.cancel_deadline("unpaid").send(Do::Confirm { order });
             }
             _ => {}
         }
     }
 
-    fn on_deadline(&self, known: &Known, _: &str, then: &mut Then<Self>) {
-        let order = then.key().to_string();
-        then.change(Learned::Over).send(Do::Release { order: order.clone(), quantity: known.quantity });
-        then.send(Do::Cancel { order, why: "unpaid".into() });
+    fn on_deadline(&self, known: &mut Known, _: &str, effects: &mut Effects<Do>) {
+        let order = effects.key().to_string();
+        known.over = true;
+        effects.send(Do::Release { order: order.clone(), quantity: known.quantity });
+        effects.send(Do::Cancel { order, why: "unpaid".into() });
     }
 
-    fn on_rejected(&self, _: &Known, command: &Do, reason: &str, then: &mut Then<Self>) {
+    fn on_rejected(&self, known: &mut Known, command: &Do, reason: &str, effects: &mut Effects<Do>) {
         if let Do::Reserve { order, .. } = command {
-            then.change(Learned::Over).cancel("unpaid");
-            then.send(Do::Cancel { order: order.clone(), why: reason.to_owned() });
+            known.over = true;
+            effects.cancel_deadline("unpaid");
+            effects.send(Do::Cancel { order: order.clone(), why: reason.to_owned() });
         }
     }
 

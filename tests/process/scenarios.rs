@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use retell::process::{NotExecuted, Process, Then};
+use retell::process::{Effects, NotExecuted, Process};
 use retell::testing::given_process;
 use retell::testing::process_scenario::GivenProcess;
 use retell::{AggregateId, Context, Envelope, EventStore, MemoryStore, async_trait};
@@ -50,11 +50,11 @@ fn paid() {
     fulfilment()
         .when("order/1", created())
         .then_sends([reserve()])
-        .then_reminds("unpaid", PATIENCE)
+        .then_deadline("unpaid", PATIENCE)
         .then_state(Known::new(2, false))
         .when("payment/1", completed())
         .then_sends([Do::Confirm { order: "1".into() }])
-        .then_does_not_remind("unpaid")
+        .then_no_deadline("unpaid")
         .then_state(Known::new(2, true))
         .after(2 * PATIENCE)
         .then_sends([]);
@@ -66,10 +66,10 @@ fn unpaid() {
         .given([("order/1", created())])
         .after(Duration::from_mins(29))
         .then_sends([])
-        .then_reminds("unpaid", Duration::from_mins(1))
+        .then_deadline("unpaid", Duration::from_mins(1))
         .after(Duration::from_mins(1))
         .then_sends([release, cancel("unpaid")])
-        .then_does_not_remind("unpaid")
+        .then_no_deadline("unpaid")
         .after(PATIENCE)
         .then_sends([])
         .when("payment/1", completed())
@@ -81,12 +81,12 @@ fn set_anew() {
         .given([("order/1", created())])
         .after(SECOND)
         .when("order/1", created())
-        .then_reminds("unpaid", PATIENCE)
+        .then_deadline("unpaid", PATIENCE)
         .after(Duration::from_mins(29))
         .then_sends([])
-        .then_reminds("unpaid", Duration::from_mins(1))
+        .then_deadline("unpaid", Duration::from_mins(1))
         .after(Duration::from_mins(1))
-        .then_does_not_remind("unpaid");
+        .then_no_deadline("unpaid");
 }
 
 fn refused() {
@@ -94,7 +94,7 @@ fn refused() {
         .when("order/1", created())
         .when_rejected(reserve(), "sold out")
         .then_sends([cancel("sold out")])
-        .then_does_not_remind("unpaid")
+        .then_no_deadline("unpaid")
         .then_state(Known::new(2, true));
     fails(|| refused.when_rejected(reserve(), "again"), "cannot be refused: accepted so far are [Cancel");
 }
@@ -114,10 +114,10 @@ fn wrong() {
     fails(|| given().then_sends([]), sent);
     fails(|| given().then_sends([reserve(), reserve()]), "the process sends other commands");
     fails(|| given().after(SECOND).then_sends([reserve()]), "the process sends other commands");
-    fails(|| given().then_reminds("unpaid", SECOND), "unpaid: the deadline is not pending, or not for that time");
-    fails(|| given().then_reminds("unpaid", SECOND), "1970-01-01T00:30:00Z");
-    fails(|| given().then_reminds("late", PATIENCE), "pending are {\"unpaid\"");
-    fails(|| given().then_does_not_remind("unpaid"), "the deadline unpaid is pending");
+    fails(|| given().then_deadline("unpaid", SECOND), "unpaid: the deadline is not pending, or not for that time");
+    fails(|| given().then_deadline("unpaid", SECOND), "1970-01-01T00:30:00Z");
+    fails(|| given().then_deadline("late", PATIENCE), "pending are {\"unpaid\"");
+    fails(|| given().then_no_deadline("unpaid"), "the deadline unpaid is pending");
     fails(|| given().then_state(Known::default()), "the state is not the expected one");
     fails(|| given().when_rejected(cancel("?"), "no"), &format!("accepted so far are [{sent}]"));
 }
@@ -139,33 +139,28 @@ impl Process for Alarm {
     const NAME: &'static str = "alarm";
     type Event = OrderEvent;
     type State = DateTime<Utc>;
-    type Change = DateTime<Utc>;
     type Command = String;
 
     fn key(&self, event: &Envelope<OrderEvent>) -> Option<AggregateId> {
         Some(event.stream.aggregate_id().clone())
     }
 
-    fn apply(last: &mut DateTime<Utc>, now: DateTime<Utc>) {
-        *last = now;
+    fn on_event(&self, last: &mut DateTime<Utc>, event: &Envelope<OrderEvent>, effects: &mut Effects<String>) {
+        *last = event.recorded_at + SECOND;
+        effects.set_deadline("first", *last).set_deadline("later", *last + 10 * SECOND);
     }
 
-    fn on_event(&self, _: &DateTime<Utc>, event: &Envelope<OrderEvent>, then: &mut Then<Self>) {
-        let first = event.recorded_at + SECOND;
-        then.change(first).remind("first", first).remind("later", first + 10 * SECOND);
-    }
-
-    fn on_deadline(&self, last: &DateTime<Utc>, deadline: &str, then: &mut Then<Self>) {
-        let next = if self.is_broken { *last } else { *last + SECOND };
-        then.send(deadline.to_owned()).change(next);
+    fn on_deadline(&self, last: &mut DateTime<Utc>, deadline: &str, effects: &mut Effects<String>) {
+        if !self.is_broken {
+            *last += SECOND;
+        }
+        effects.send(deadline.to_owned());
         match deadline {
-            "first" => then.remind("second", next),
-            "second" => then.remind(if self.is_broken { "first" } else { "third" }, next),
-            _ => then,
+            "first" => effects.set_deadline("second", *last),
+            "second" => effects.set_deadline(if self.is_broken { "first" } else { "third" }, *last),
+            _ => effects,
         };
     }
-
-    fn on_rejected(&self, _: &DateTime<Utc>, _: &String, _: &str, _: &mut Then<Self>) {}
 
     async fn execute(&self, _: &AggregateId, _: String, _: Context) -> Result<(), NotExecuted> {
         unreachable!("a scenario executes nothing")
@@ -175,7 +170,7 @@ impl Process for Alarm {
 fn one_after_the_other() {
     let ringing = |is_broken| given_process(Alarm { is_broken }).given([("order/1", OrderEvent::Confirmed)]);
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    ringing(false).after(2 * SECOND).then_sends(names(&["first", "second"])).then_reminds("third", SECOND);
+    ringing(false).after(2 * SECOND).then_sends(names(&["first", "second"])).then_deadline("third", SECOND);
     ringing(false).after(PATIENCE).then_sends(names(&["first", "second", "third", "later"]));
     fails(|| ringing(true).after(PATIENCE), "deadlines have passed, and there are more");
 }

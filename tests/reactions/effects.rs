@@ -8,8 +8,8 @@ use retell::event::NewEvent;
 use retell::store::{Append, Step};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    Begin, BoxError, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore,
-    Position, ProjectionName, Reaction, ReadModel, StreamId, Worker, async_trait,
+    BoxError, ReadModel, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion, MemoryReadModel,
+    MemoryStore, Position, ProjectionName, Reaction, StartFrom, StreamId, Worker, async_trait,
 };
 use tokio::time::Instant;
 
@@ -53,12 +53,9 @@ impl<T> Mails<T> {
 
 #[async_trait]
 impl<T: Notes> Reaction for Mails<T> {
+    const NAME: &'static str = "mails";
     type Event = Placed;
     type Tx = T;
-
-    fn name(&self) -> &'static str {
-        "mails"
-    }
 
     async fn setup(&self, tx: &mut T) -> Result<(), BoxError> {
         tx.make().await
@@ -119,7 +116,8 @@ where
     append(&log, "a", &Viewed).await;
     let behind = place(&log, "b").await;
     let after = place(&log, "c").await;
-    let worker = [Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_options(eager())];
+    let worker =
+        [Worker::reaction(mails.clone(), StartFrom::Beginning, log.clone(), models.clone()).with_options(eager())];
     while_running(&worker, async {
         settled(&models, &log).await;
         let parked = models.parking(&name()).await.unwrap().parked;
@@ -150,7 +148,8 @@ where
             good.push(place(&log, &number.to_string()).await);
         }
     }
-    let worker = Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_options(eager());
+    let worker =
+        Worker::reaction(mails.clone(), StartFrom::Beginning, log.clone(), models.clone()).with_options(eager());
     while_running(&[worker.with_reactions_at_once(4)], settled(&models, &log)).await;
     assert_eq!(ids(&models.notes().await), of(&good));
     let sent = mails.sent();
@@ -174,7 +173,7 @@ where
     }
     let run = async || {
         let worker =
-            [Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_options(eager())];
+            [Worker::reaction(mails.clone(), StartFrom::Beginning, log.clone(), models.clone()).with_options(eager())];
         while_running(&worker, settled(&models, &log)).await;
     };
     run().await;
@@ -196,7 +195,8 @@ where
         place(&log, "past").await;
     }
     let run = async || {
-        let worker = [Worker::reaction(mails.clone(), Begin::Now, log.clone(), models.clone()).with_options(eager())];
+        let worker =
+            [Worker::reaction(mails.clone(), StartFrom::Now, log.clone(), models.clone()).with_options(eager())];
         while_running(&worker, settled(&models, &log)).await;
     };
     run().await;
@@ -221,7 +221,7 @@ where
         place(&log, &format!("{}", number % 3)).await;
     }
     let worker = || {
-        Worker::reaction(mails.clone(), Begin::Now, log.clone(), models.clone())
+        Worker::reaction(mails.clone(), StartFrom::Now, log.clone(), models.clone())
             .with_options(eager())
             .with_order_per_aggregate()
     };
@@ -254,7 +254,7 @@ pub(crate) async fn a_rate_is_kept_over_any_second() {
     for number in 0..23 {
         place(&log, &number.to_string()).await;
     }
-    let worker = Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone());
+    let worker = Worker::reaction(mails.clone(), StartFrom::Beginning, log.clone(), models.clone());
     while_running(&[worker.with_rate(5).with_reactions_at_once(10)], settled(&models, &log)).await;
     let times: Vec<_> = mails.sent.lock().unwrap().iter().map(|(_, at)| *at).collect();
     assert_eq!(times.len(), 23);
@@ -267,7 +267,7 @@ pub(crate) async fn one_that_is_told_to_stop_leaves_the_rest_of_the_batch() {
     for number in 0..10 {
         place(&log, &number.to_string()).await;
     }
-    let worker = [Worker::reaction(mails.clone(), Begin::AtStart, log.clone(), models.clone()).with_rate(1)];
+    let worker = [Worker::reaction(mails.clone(), StartFrom::Beginning, log.clone(), models.clone()).with_rate(1)];
     while_running(&worker, until(async || mails.sent().len() >= 3)).await;
     assert_eq!((mails.sent().len(), models.notes().await.len()), (3, 3));
     while_running(&worker, settled(&models, &log)).await;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use retell::store::Append;
 use retell::testing::store::{event, stream, whole_log};
 use retell::{
-    AnyEvent, Begin, BoxError, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel,
-    ProjectionName, Reaction, ReadModel, SqliteReadModel, Worker, async_trait,
+    AnyEvent, BoxError, ReadModel, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel,
+    ProjectionName, Reaction, SqliteReadModel, StartFrom, Worker, async_trait,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -43,12 +43,9 @@ struct Telling<T>(PhantomData<fn(&mut T)>);
 
 #[async_trait]
 impl<T: Notes> Reaction for Telling<T> {
+    const NAME: &'static str = "telling";
     type Event = AnyEvent;
     type Tx = T;
-
-    fn name(&self) -> &'static str {
-        "telling"
-    }
 
     async fn setup(&self, tx: &mut T) -> Result<(), BoxError> {
         tx.make().await
@@ -144,7 +141,7 @@ where
     M: Notebook + ReadModel<Tx: Notes + Sized>,
 {
     let end = whole_log(&store).await.unwrap().len() as u64;
-    let worker = Worker::reaction(Telling(PhantomData), Begin::AtStart, store, models.clone());
+    let worker = Worker::reaction(Telling(PhantomData), StartFrom::Beginning, store, models.clone());
     let worker = match job.order {
         Order::OfTheLog => worker,
         Order::PerAggregate => worker.with_order_per_aggregate(),

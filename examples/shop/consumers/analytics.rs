@@ -27,12 +27,9 @@ pub enum Traded {
 
 #[async_trait]
 impl<D: Database> Projection for Analytics<D> {
+    const NAME: &'static str = NAME;
     type Event = Traded;
     type Tx = D;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
 
     async fn setup(&self, db: &mut D) -> Result<(), BoxError> {
         db.create(TABLES).await

@@ -22,12 +22,9 @@ struct OutOfOrder {
 
 #[async_trait]
 impl<D: Database> Projection for Audit<D> {
+    const NAME: &'static str = NAME;
     type Event = AnyEvent;
     type Tx = D;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
 
     async fn setup(&self, db: &mut D) -> Result<(), BoxError> {
         db.create(TABLES).await

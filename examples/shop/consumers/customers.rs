@@ -17,12 +17,9 @@ pub const NAME: &str = "customers";
 pub struct Customers;
 
 impl View for Customers {
+    const NAME: &'static str = NAME;
     type Event = OrderEvent;
     type State = Customer;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
 
     fn key(&self, event: &Envelope<OrderEvent>) -> Option<String> {
         match &event.event {
@@ -31,8 +28,8 @@ impl View for Customers {
         }
     }
 
-    fn apply(&self, customer: &mut Option<Customer>, event: Envelope<OrderEvent>) {
-        let Customer { orders, revenue: Cents(cents) } = customer.get_or_insert_default();
+    fn apply(&self, customer: &mut Customer, event: Envelope<OrderEvent>) {
+        let Customer { orders, revenue: Cents(cents) } = customer;
         match event.event {
             OrderEvent::Created { total_amount, .. } => {
                 *orders += 1;

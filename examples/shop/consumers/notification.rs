@@ -33,12 +33,9 @@ pub enum Occasion {
 
 #[async_trait]
 impl<D: Database> Reaction for Notification<D> {
+    const NAME: &'static str = NAME;
     type Event = Occasion;
     type Tx = D;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
 
     async fn setup(&self, db: &mut D) -> Result<(), BoxError> {
         db.create(TABLES).await

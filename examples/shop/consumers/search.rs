@@ -17,12 +17,9 @@ pub struct Search<D>(pub PhantomData<fn() -> D>);
 
 #[async_trait]
 impl<D: Database> Projection for Search<D> {
+    const NAME: &'static str = NAME;
     type Event = OrderEvent;
     type Tx = D;
-
-    fn name(&self) -> &'static str {
-        NAME
-    }
 
     async fn setup(&self, db: &mut D) -> Result<(), BoxError> {
         db.create(TABLES).await

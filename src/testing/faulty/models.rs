@@ -65,9 +65,9 @@ impl CommitFault {
 /// # struct Count;
 /// # #[async_trait]
 /// # impl Projection for Count {
+/// #     const NAME: &'static str = "count";
 /// #     type Event = AnyEvent;
 /// #     type Tx = u64;
-/// #     fn name(&self) -> &str { "count" }
 /// #     async fn apply(&self, count: &mut u64, _: Envelope<AnyEvent>) -> Result<(), BoxError> { *count += 1; Ok(()) }
 /// # }
 /// use retell::testing::faulty::{CommitFault, FaultyModels};
