@@ -73,8 +73,20 @@ pub struct Executed {
     pub outcome: Outcome,
     /// The last event this call wrote, as the cause of what follows from it.
     pub last_event: Option<EventId>,
-    /// Waits for read models: see [`wait_for`](crate::projection::wait_for).
+    /// Identifies the events to [`wait_for`](crate::app::Running::wait_for) in a read model.
     pub token: Token,
+}
+
+impl From<&Executed> for Token {
+    fn from(executed: &Executed) -> Self {
+        executed.token
+    }
+}
+
+impl From<Executed> for Token {
+    fn from(executed: Executed) -> Self {
+        executed.token
+    }
 }
 
 impl Executed {

@@ -137,6 +137,16 @@ pub enum ErrorKind {
     /// The time allowed is over.
     #[error("timed out: {0}")]
     TimedOut(String),
+    /// A projection had not applied the awaited events when the time allowed was over. It may still do so.
+    #[error("timed out: projection {projection} has applied the log up to position {applied}, not yet up to {wanted}")]
+    Behind {
+        /// Which projection.
+        projection: ProjectionName,
+        /// The position it has reached.
+        applied: Position,
+        /// The position of the awaited events.
+        wanted: Position,
+    },
     /// What stands on the broker, or should, breaks a promise, or is there with other arguments.
     #[error("unsafe set-up of the broker: {0}")]
     Topology(String),
@@ -227,7 +237,7 @@ impl Error {
 
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
-        matches!(*self.kind, ErrorKind::Transient(_) | ErrorKind::TimedOut(_))
+        matches!(*self.kind, ErrorKind::Transient(_) | ErrorKind::TimedOut(_) | ErrorKind::Behind { .. })
     }
 
     /// Whether stored data cannot be read: nothing but a repair or a newer release helps.

@@ -145,8 +145,8 @@ pub use store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 pub use store::{
-    Append, Appended, ReadModel, DeadlineStore, EventReader, EventStore, Fields, Filter, InlineStore,
-    Outcome, Page, Parked, ParkedState, Parking, RelayStore, Replay, Switch, Token, UpTo, ViewStore,
+    Append, Appended, DeadlineStore, EventReader, EventStore, Fields, Filter, InlineStore, Outcome, Page, Parked,
+    ParkedState, Parking, ReadModel, RelayStore, Replay, Switch, Token, UpTo, ViewStore,
 };
 
 // Types of other crates that stand in this crate's signatures. Each is re-exported, so that an application needs no dependency of its own

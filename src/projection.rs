@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::backoff::delays;
-use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::error::{BoxError, ErrorKind, Result};
 use crate::event::{Envelope, Event};
 use crate::id::ProjectionName;
 use crate::store::log::query::Filter;
@@ -98,10 +98,11 @@ impl<P: Projection> Projection for Arc<P> {
     }
 }
 
-/// Waits until a projection, in whatever process, has applied a command's events, or has passed them since their aggregate is parked.
+/// Waits until a projection has applied a command's events, whichever process runs it. A projection that has parked the events' aggregate
+/// counts as past them. An [`App`](crate::App) does the same [by itself](crate::app::Running::wait_for).
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`] when `timeout` is over, or what reading met.
+/// [`ErrorKind::Behind`] after `timeout`, [`ErrorKind::TimedOut`] if the events have no position by then; otherwise a read error.
 pub async fn wait_for(
     models: &impl ReadModel,
     log: &impl EventReader,
@@ -112,14 +113,17 @@ pub async fn wait_for(
     let end = Instant::now() + timeout;
     let mut delays = delays(Duration::from_millis(1), Duration::from_millis(50));
     loop {
-        if let Some(position) = log.position_of(token.commit()).await?
-            && models.checkpoint(projection).await? >= position
-        {
-            return Ok(());
+        let mut behind = ErrorKind::TimedOut(format!("waiting for the position of commit {}", token.commit()));
+        if let Some(wanted) = log.position_of(token.commit()).await? {
+            let applied = models.checkpoint(projection).await?;
+            if applied >= wanted {
+                return Ok(());
+            }
+            behind = ErrorKind::Behind { projection: projection.clone(), applied, wanted };
         }
         if Instant::now() >= end {
-            return Err(Error::new(ErrorKind::TimedOut(format!("waiting for projection {projection}"))));
+            return Err(behind.into());
         }
-        tokio::time::sleep_until(end.min(Instant::now() + delays.next().unwrap_or_default())).await;
+        tokio::time::sleep_until(end.min(Instant::now() + delays.next_delay())).await;
     }
 }

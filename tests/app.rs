@@ -14,9 +14,9 @@ use retell::shutdown::Signal;
 use retell::store::{Append, DeadlineStore};
 use retell::testing::store::{events, stream};
 use retell::{
-    AggregateId, App, BoxError, ReadModel, Context, Envelope, ErrorKind, EventReader, EventStore,
-    ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction,
-    Repository, SqliteReadModel, StartFrom, View, Views, async_trait, rusqlite,
+    AggregateId, App, BoxError, Context, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, MemoryBroker,
+    MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction, ReadModel, Repository,
+    SqliteReadModel, StartFrom, View, Views, async_trait, rusqlite,
 };
 use serde::{Deserialize, Serialize};
 use support::{Add, Counter, CounterEvent, Rename};
@@ -76,8 +76,8 @@ fn states(health: &Health) -> Vec<(String, State)> {
 #[tokio::test(start_paused = true)]
 async fn what_it_runs_gets_every_event_and_stops_in_order() {
     let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
-    let app = App::new(store.clone(), models.clone()).with_broker(MemoryBroker::new()).project(Noting::named("one"));
-    let mut running = app.start();
+    let app = App::new(store.clone(), models.clone()).with_broker(MemoryBroker::new()).projection(Noting::named("one"));
+    let running = app.start();
     let health = running.health();
     timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
     assert!(health.borrow().is_good());
@@ -99,9 +99,9 @@ async fn a_task_that_fails_or_panics_is_started_again_and_the_others_go_on() {
     let hear = heard.clone();
     let app = App::new(store, models.clone())
         .with_on_failure(move |task, error| hear.lock().unwrap().push((task.to_owned(), error.to_string())))
-        .project(broken)
-        .project(Noting::named("well"));
-    let mut running = app.start();
+        .projection(broken)
+        .projection(Noting::named("well"));
+    let running = app.start();
     let mut health = running.health();
     let failed = |health: &Health| health.tasks().any(|(name, state)| name == "broken" && *state != State::Running);
     timeout(PATIENCE, health.wait_for(failed)).await.unwrap().unwrap();
@@ -126,7 +126,7 @@ async fn a_role_runs_its_own_part() {
         (Role::All, vec!["one", "relay"]),
     ] {
         let app = App::new(five_events().await, MemoryReadModel::with_value(Vec::new()));
-        let app = app.with_broker(MemoryBroker::new()).project(Noting::named("one")).with_role(role);
+        let app = app.with_broker(MemoryBroker::new()).projection(Noting::named("one")).with_role(role);
         let running = app.start();
         let health = running.health().borrow().clone();
         assert_eq!(health.tasks().map(|(name, _)| name).collect::<Vec<_>>(), expected, "{role:?}");
@@ -138,7 +138,7 @@ async fn a_role_runs_its_own_part() {
 async fn it_can_be_stopped_while_a_task_waits_to_be_started_again() {
     let broken = Noting::named("broken");
     broken.failures.store(u32::MAX, Ordering::SeqCst);
-    let running = App::new(five_events().await, MemoryReadModel::with_value(Vec::new())).project(broken).start();
+    let running = App::new(five_events().await, MemoryReadModel::with_value(Vec::new())).projection(broken).start();
     let mut health = running.health();
     let often = |health: &Health| health.tasks().any(|(_, state)| matches!(state, State::Failed { times: 9.., .. }));
     timeout(PATIENCE, health.wait_for(often)).await.unwrap().unwrap();
@@ -167,7 +167,7 @@ impl Reaction for Telling {
 #[tokio::test]
 async fn a_reaction_begins_where_it_is_told_and_its_read_model_stays_open_when_all_is_stopped() {
     let (store, models) = (five_events().await, SqliteReadModel::in_memory().await.unwrap());
-    let mut running = App::new(store, models.clone()).react(Telling, StartFrom::After(Position::new(3))).start();
+    let running = App::new(store, models.clone()).reaction(Telling, StartFrom::After(Position::new(3))).start();
     timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
     assert_eq!(states(&running.health().borrow()), [("telling".to_owned(), State::Running)]);
     running.stop().await.unwrap();
@@ -186,7 +186,7 @@ async fn a_reaction_begins_where_it_is_told_and_its_read_model_stays_open_when_a
 #[tokio::test]
 async fn it_runs_until_it_is_asked_to_stop() {
     let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
-    let app = App::new(store.clone(), models.clone()).project(Noting::named("one"));
+    let app = App::new(store.clone(), models.clone()).projection(Noting::named("one"));
     let run = tokio::spawn(app.run());
     while models.value().len() < 5 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -275,10 +275,10 @@ async fn one_model_in_memory_serves_a_program_of_every_kind() {
     let app = App::new(store.clone(), models.clone())
         .with_broker(MemoryBroker::new())
         .view(Held)
-        .project(Noting::named("one"))
-        .react(Echoing, StartFrom::After(Position::new(3)))
+        .projection(Noting::named("one"))
+        .reaction(Echoing, StartFrom::After(Position::new(3)))
         .process(Settling(counters));
-    let mut running = app.start();
+    let running = app.start();
     let views = Views::new(&Held, models.clone());
     let settled = async {
         let settled = Holding { total: 5, name: "settled".into() };
@@ -305,4 +305,51 @@ async fn one_model_in_memory_serves_a_program_of_every_kind() {
     assert_eq!((noted, echoed), (vec![1, 2, 3, 4, 5, 12], vec![1004, 1005, 1012]));
     let due = models.due_deadlines(&ProjectionName::new("settling").unwrap(), chrono::Utc::now(), 9).await.unwrap();
     assert!(due.is_empty(), "the deadline is settled: {due:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_and_a_role_given_last_count_for_what_came_before() {
+    let app = App::new(five_events().await, MemoryReadModel::with_value(Vec::new()));
+    let running = app.projection(Noting::named("one")).with_role(Role::All).with_broker(MemoryBroker::new()).start();
+    let health = running.health().borrow().clone();
+    assert_eq!(health.tasks().map(|(name, _)| name).collect::<Vec<_>>(), ["one", "relay"]);
+    timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_returns_when_a_command_is_applied() {
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
+    let running = App::new(store.clone(), models.clone()).projection(Noting::named("one")).start();
+    let executed = Repository::<Counter>::new(store).execute("b", Add(vec![1])).await.unwrap();
+    running.wait_for(&executed, PATIENCE).await.unwrap();
+    assert_eq!(models.value().len(), 6);
+    running.wait_for_one("one", &executed, PATIENCE).await.unwrap();
+    running.wait_for_all(PATIENCE).await.unwrap();
+    let unknown = running.wait_for_one("two", &executed, PATIENCE).await.unwrap_err();
+    assert!(matches!(unknown.kind(), ErrorKind::Invalid(_)), "{unknown}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_in_another_role_asks_the_checkpoint_and_says_who_is_behind() {
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
+    let app = || App::new(store.clone(), models.clone()).projection(Noting::named("one"));
+    let api = app().with_role(Role::Api).start();
+    let behind = api.wait_for_all(Duration::from_millis(10)).await.unwrap_err();
+    let ErrorKind::Behind { projection, applied, wanted } = behind.kind() else { panic!("{behind}") };
+    assert_eq!((projection.as_str(), applied.get(), wanted.get()), ("one", 0, 5));
+    app().catch_up().await.unwrap();
+    assert_eq!(*models.value(), [1, 2, 3, 4, 5]);
+    api.wait_for_all(PATIENCE).await.unwrap();
+    api.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn catch_up_returns_the_error_of_a_worker() {
+    let broken = Noting::named("broken");
+    broken.failures.store(1, Ordering::SeqCst);
+    let app = App::new(five_events().await, MemoryReadModel::with_value(Vec::new())).projection(broken);
+    assert!(app.catch_up().await.unwrap_err().to_string().contains("set up projection broken"));
+    app.catch_up().await.unwrap();
 }

@@ -22,7 +22,7 @@ const RELAY: &str = "shop";
 const MAILS_AT_ONCE: usize = 500;
 
 pub fn app<M: ReadModels>(stores: &Stores<M>, carrier: &Carrier, fulfilment: Fulfilment) -> App<M> {
-    let app = App::on(stores.log.clone(), stores.relays.clone(), stores.models.clone());
+    let app = App::over(stores.log.clone(), stores.relays.clone(), stores.models.clone());
     let app = match carrier {
         Carrier::Memory(broker) => app.with_broker(broker.clone()),
         #[cfg(feature = "rabbitmq")]
@@ -30,10 +30,10 @@ pub fn app<M: ReadModels>(stores: &Stores<M>, carrier: &Carrier, fulfilment: Ful
     };
     let mails =
         Worker::reaction(Notification(PhantomData), StartFrom::Beginning, stores.log.clone(), stores.models.clone());
-    app.project(Analytics(PhantomData))
-        .project(Search(PhantomData))
-        .project(Audit(PhantomData))
+    app.projection(Analytics(PhantomData))
+        .projection(Search(PhantomData))
+        .projection(Audit(PhantomData))
         .view(Customers)
-        .work(mails.with_reactions_at_once(MAILS_AT_ONCE))
+        .worker(mails.with_reactions_at_once(MAILS_AT_ONCE))
         .process(fulfilment)
 }

@@ -8,8 +8,8 @@ use retell::event::NewEvent;
 use retell::store::{Append, Step};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, ReadModel, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion, MemoryReadModel,
-    MemoryStore, Position, ProjectionName, Reaction, StartFrom, StreamId, Worker, async_trait,
+    BoxError, Envelope, Event, EventId, EventReader, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore,
+    Position, ProjectionName, Reaction, ReadModel, StartFrom, StreamId, Worker, async_trait,
 };
 use tokio::time::Instant;
 

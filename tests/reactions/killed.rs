@@ -11,8 +11,8 @@ use std::time::Duration;
 use retell::store::Append;
 use retell::testing::store::{event, stream, whole_log};
 use retell::{
-    AnyEvent, BoxError, ReadModel, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel,
-    ProjectionName, Reaction, SqliteReadModel, StartFrom, Worker, async_trait,
+    AnyEvent, BoxError, Envelope, EventStore, ExpectedVersion, MySqlReadModel, PostgresReadModel, ProjectionName,
+    Reaction, ReadModel, SqliteReadModel, StartFrom, Worker, async_trait,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;

@@ -103,6 +103,12 @@ impl Appended {
     }
 }
 
+impl From<&Appended> for Token {
+    fn from(appended: &Appended) -> Self {
+        appended.token()
+    }
+}
+
 /// What an idempotency key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptOutcome {
