@@ -1,8 +1,16 @@
 //! For authors of stores: the rules that every driver keeps, stated once.
 //!
-//! A program that uses a store needs none of this. This module follows semantic versioning like the rest of the crate: a new rule is a new item, and a driver that compiled goes on
-//! compiling within a major version. A new rule may fail a new case of a conformance suite, so run the suites at every update.
+//! A program that uses a store needs none of this. The module follows semantic versioning like the rest of the crate: a new rule is a new item,
+//! and a store that compiles keeps compiling within a major version. A release may add cases to the conformance suites, so run them at every
+//! update.
 
 pub use crate::store::log::claims::{Claimed, claimed};
 pub use crate::store::log::judge::{Verdict, Written, judge, record};
 pub use crate::store::log::relay::{LONGEST_LEASE, check_fence, check_lease_name, check_relay_name};
+pub use crate::store::model::checkpoint_row::Checkpoint;
+pub use crate::store::model::deadlines::parts as deadline_parts;
+pub use crate::store::model::progress::{
+    Row as ProgressRow, changes, in_aggregate_order, in_key_order, in_log_order, progress_of,
+};
+pub use crate::store::model::views::{Changes, Entry, Standing, still_live};
+pub use crate::store::model::work::of_work;

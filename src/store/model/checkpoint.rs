@@ -1,8 +1,6 @@
 //! The state of a projection: it says who moves the checkpoint.
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::error::{ErrorKind, Result};
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::id::ProjectionName;
 
 /// How the events of a projection get into its read model. Stored next to the checkpoint.
@@ -20,9 +18,11 @@ pub enum ProjectionState {
 }
 
 impl ProjectionState {
-    /// Refuses a worker.
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-    pub(crate) fn check_running(self, projection: &ProjectionName) -> Result<()> {
+    /// Refuses a worker unless the projection is running.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if its events are applied inline or its rows are being deleted.
+    pub fn check_running(self, projection: &ProjectionName) -> Result<()> {
         let problem = match self {
             Self::Running => return Ok(()),
             Self::Inline => "is applied inline by the appends: a worker would apply its events twice",
@@ -31,9 +31,8 @@ impl ProjectionState {
         Err(ErrorKind::Invalid(format!("projection {projection} {problem}")).into())
     }
 
-    /// The state as drivers store it.
-    #[cfg(feature = "mysql")]
-    pub(crate) fn as_str(self) -> &'static str {
+    /// Returns the state as a store keeps it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Inline => "inline",
@@ -41,9 +40,11 @@ impl ProjectionState {
         }
     }
 
-    /// Reads a state as drivers store it.
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-    pub(crate) fn parse(stored: &str) -> Result<Self> {
+    /// Reads a state as a store keeps it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] for any other text.
+    pub fn parse(stored: &str) -> Result<Self> {
         match stored {
             "running" => Ok(Self::Running),
             "inline" => Ok(Self::Inline),

@@ -84,8 +84,8 @@ pub trait DeadlineStore: ReadModel {
     ) -> Result<()>;
 }
 
-/// The changes by kind: what is set, and the ids of what has ended.
-pub(crate) fn parts(changes: &[DeadlineChange]) -> (Vec<&Deadline>, Vec<Uuid>) {
+/// Returns the deadlines that changes set, and the ids of those that have ended. A deadline that is set and ended by the same changes has ended.
+pub fn parts(changes: &[DeadlineChange]) -> (Vec<&Deadline>, Vec<Uuid>) {
     let (mut set, mut ended) = (Vec::new(), Vec::new());
     for change in changes {
         match change {
@@ -93,7 +93,6 @@ pub(crate) fn parts(changes: &[DeadlineChange]) -> (Vec<&Deadline>, Vec<Uuid>) {
             DeadlineChange::End(id) => ended.push(*id),
         }
     }
-    // Within one call a deadline may be set and ended: then it has ended.
     set.retain(|deadline| !ended.contains(&deadline.id));
     (set, ended)
 }

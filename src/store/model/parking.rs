@@ -27,8 +27,8 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// As somebody who calls for it wants it.
-    pub(crate) fn revive(&mut self) {
+    /// Makes it due now, with a fresh retry budget: the change that a store makes when a caller asks for a retry.
+    pub fn revive(&mut self) {
         (self.attempts, self.next_at, self.state) = (0, Utc::now().trunc_subsecs(6), ParkedState::Waiting);
     }
 }
@@ -155,8 +155,9 @@ impl Step {
         self
     }
 
-    /// Somebody else was faster.
-    pub(crate) fn moved(&self, actual: Position) -> Error {
+    /// Returns the error of a step that does not start where the checkpoint is, `actual`, or that does not know the last change of the parking.
+    /// A store compares both in the step's transaction.
+    pub fn moved(&self, actual: Position) -> Error {
         let (projection, expected) = (self.projection.clone(), self.from);
         ErrorKind::CheckpointMoved { projection, expected, actual }.into()
     }

@@ -1,6 +1,7 @@
 //! How far a projection has got with each aggregate: what order per aggregate rests on.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use futures::future::BoxFuture;
 
@@ -35,20 +36,25 @@ impl Progress {
 /// except for [`Progress::stream`].
 pub type Turn<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx, &'t mut [Progress]) -> BoxFuture<'t, Result<()>> + Send>;
 
-/// Each of them once, in the order in which every driver locks them.
-pub(crate) fn in_key_order(mut streams: Vec<StreamId>) -> Vec<StreamId> {
+/// Returns each aggregate once, in the order in which every store locks their rows: two turns that share aggregates then wait for each other at
+/// the first of them, never crosswise.
+pub fn in_key_order(mut streams: Vec<StreamId>) -> Vec<StreamId> {
     streams.sort_unstable();
     streams.dedup();
     streams
 }
 
-/// What is kept of an aggregate: applied and seen.
-pub(crate) type Row = (Version, Version);
+/// What a store keeps of an aggregate: the versions that are [applied](Progress::applied) and [seen](Progress::seen).
+pub type Row = (Version, Version);
 
-/// The rows of these aggregates as a turn gets them.
-pub(crate) fn progress_of(
+/// Returns the progress of these aggregates as a turn gets it, in their order. An aggregate without a row is at zero. `parked` has exactly those
+/// whose row has seen more than it has applied.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] if an aggregate is parked and its row says otherwise, or the other way round.
+pub fn progress_of<S: BuildHasher>(
     streams: Vec<StreamId>,
-    rows: &HashMap<StreamId, Row>,
+    rows: &HashMap<StreamId, Row, S>,
     parked: Vec<Parked>,
 ) -> Result<Vec<Progress>> {
     let mut parked: HashMap<_, _> = parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
@@ -79,8 +85,8 @@ pub(crate) fn parked_of<'s>(streams: &'s [StreamId], rows: &HashMap<StreamId, Ro
     streams.iter().filter(is_parked).collect()
 }
 
-/// What a turn has changed.
-pub(crate) fn changes<'p>(before: &[Progress], after: &'p [Progress]) -> (Vec<&'p Progress>, Vec<ParkingChange>) {
+/// Returns what a turn has changed: the progress rows to write, and the changes of the parking. A store writes both in the turn's transaction.
+pub fn changes<'p>(before: &[Progress], after: &'p [Progress]) -> (Vec<&'p Progress>, Vec<ParkingChange>) {
     let pairs = || before.iter().zip(after);
     let moved = |(before, after): &(&Progress, &Progress)| (before.applied, before.seen) != (after.applied, after.seen);
     let rows = pairs().filter(moved).map(|(_, after)| after).collect();
@@ -92,14 +98,15 @@ pub(crate) fn changes<'p>(before: &[Progress], after: &'p [Progress]) -> (Vec<&'
     (rows, parking.collect())
 }
 
-/// A worker in the order of aggregates has come upon a projection in log order.
-pub(crate) fn in_log_order(projection: &ProjectionName) -> Error {
+/// Returns the error of a worker in per-aggregate order that finds a projection in log order: its checkpoint is beyond zero, and it has never
+/// begun in per-aggregate order.
+pub fn in_log_order(projection: &ProjectionName) -> Error {
     let problem = "has begun in log order: give it another name for order per aggregate";
     ErrorKind::Invalid(format!("projection {projection} {problem}")).into()
 }
 
-/// A worker in log order has come upon a projection in the order of aggregates.
-pub(crate) fn in_aggregate_order(projection: &ProjectionName) -> Error {
+/// Returns the error of a worker in log order that finds a projection in per-aggregate order.
+pub fn in_aggregate_order(projection: &ProjectionName) -> Error {
     let problem = "has order per aggregate: in log order its events would be applied again";
     ErrorKind::Invalid(format!("projection {projection} {problem}")).into()
 }

@@ -187,8 +187,12 @@ pub enum Switch {
 }
 
 impl Switch {
-    /// Judges two checkpoints that stay as they are until the transaction's end.
-    pub(crate) fn check(self, to: &ViewId, built: Standing, live: Standing) -> Result<()> {
+    /// Judges whether readers may be given the generation `to`, which is at `built`, instead of the live one, which is at `live`. A store calls
+    /// it in a transaction in which neither moves.
+    ///
+    /// # Errors
+    /// As [`ViewStore`]'s method that switches.
+    pub fn check(self, to: &ViewId, built: Standing, live: Standing) -> Result<()> {
         let (checkpoint, live_at) = (built.position, live.position);
         // Without a single event a generation was never built, or it is gone.
         let forced = self == Self::Force && checkpoint > Position::ZERO;
@@ -210,15 +214,17 @@ impl Switch {
     }
 }
 
-/// How far a generation is, and how it gets on.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Standing {
-    pub(crate) position: Position,
-    pub(crate) state: ProjectionState,
+/// Where a generation is: its checkpoint, and how its events get into it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The checkpoint of its projection.
+    pub position: Position,
+    /// The state of its projection.
+    pub state: ProjectionState,
 }
 
-/// Refuses to take away what readers see.
-pub(crate) fn still_live(view: &ViewId) -> Error {
+/// Returns the error of a call that would delete the generation that readers see.
+pub fn still_live(view: &ViewId) -> Error {
     let problem = "is what readers see: switch to another first";
     ErrorKind::Invalid(format!("generation {} of view {} {problem}", view.generation(), view.view())).into()
 }
@@ -314,8 +320,8 @@ pub(crate) fn stored_key(text: &str) -> Result<ViewKey> {
     ViewKey::new(text).map_err(|error| ErrorKind::Corrupt(format!("a view's row: {error}")).into())
 }
 
-/// An entry of a field, of the row under a key.
-pub(crate) type Entry<'r> = (&'r str, &'r str, &'r ViewKey);
+/// An entry of a field: the field, its value, and the key of the row that it leads to.
+pub type Entry<'r> = (&'r str, &'r str, &'r ViewKey);
 
 /// The entries that are in the fields of `these` and not in those of `others`.
 fn entries_only_in<'r>(these: &'r [ViewRow], others: &'r [ViewRow]) -> Vec<Entry<'r>> {
@@ -327,20 +333,23 @@ fn entries_only_in<'r>(these: &'r [ViewRow], others: &'r [ViewRow]) -> Vec<Entry
     entries.collect()
 }
 
-/// What must be written: every driver does it in this order.
-pub(crate) struct Changes<'r> {
+/// What a store writes to turn rows as they were loaded into rows as they are saved. It writes the lists in their order.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Changes<'r> {
     /// Rows to write.
-    pub(crate) kept: Vec<&'r ViewRow>,
-    /// Rows that had a state and have none any more.
-    pub(crate) removed: Vec<&'r ViewRow>,
-    /// Entries of fields to take away.
-    pub(crate) lost: Vec<Entry<'r>>,
+    pub kept: Vec<&'r ViewRow>,
+    /// Rows to remove: they had a state and have none now.
+    pub removed: Vec<&'r ViewRow>,
+    /// Entries of fields to remove.
+    pub lost: Vec<Entry<'r>>,
     /// Entries of fields to write.
-    pub(crate) won: Vec<Entry<'r>>,
+    pub won: Vec<Entry<'r>>,
 }
 
 impl<'r> Changes<'r> {
-    pub(crate) fn between(before: &'r [ViewRow], after: &'r [ViewRow]) -> Self {
+    /// Compares rows as they were loaded with the same rows, in the same order, as they are saved.
+    pub fn between(before: &'r [ViewRow], after: &'r [ViewRow]) -> Self {
         let removed =
             before.iter().zip(after).filter(|(before, after)| before.state.is_some() && after.state.is_none());
         Self {

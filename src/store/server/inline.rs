@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{SubsecRound, Utc};
 use futures::FutureExt;
 
-use crate::error::{Error, ErrorKind, Result, chain};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName, Version};
 use crate::store::log::append::{Append, Appended, Outcome};
@@ -14,6 +14,7 @@ use crate::store::log::inline::{Inline, Inlines, wanted};
 use crate::store::log::reader::EventReader;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::model::work::of_work;
 
 /// The events that a round has written. They have no positions yet, and their time is about that of the commit.
 pub(crate) fn written(round: &[&Append], results: &[Result<Appended>]) -> Vec<RecordedEvent> {
@@ -92,11 +93,5 @@ pub(crate) async fn begin_inline<M: InlineModels>(
 /// What a projection's work returned. Where the first error of the database's in its chain says that the database is the trouble, the
 /// projection is not to blame.
 pub(crate) fn classify_work(error: Error, kind: fn(&sqlx::Error, &str) -> ErrorKind) -> Error {
-    let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<sqlx::Error>());
-    match beneath.map(|beneath| kind(beneath, "apply events")) {
-        Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
-            Error::with_source(kind, error)
-        }
-        _ => error,
-    }
+    of_work(error, |cause| Some(kind(cause.downcast_ref()?, "apply events")))
 }

@@ -4,7 +4,8 @@ use std::fmt::Display;
 
 use rusqlite::ErrorCode;
 
-use crate::error::{Error, ErrorKind, chain};
+use crate::error::{Error, ErrorKind};
+use crate::store::model::work::of_work;
 
 /// What a call on a connection met: SQLite's error, not yet classified, or one of ours.
 #[derive(Debug)]
@@ -54,13 +55,7 @@ pub(crate) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
 /// What a projection returned. Where the first error of SQLite's in its chain says that the database is the trouble, the projection is
 /// not to blame.
 pub(crate) fn classify_work(error: Error) -> Error {
-    let beneath = chain(&error).find_map(|cause| cause.downcast_ref::<rusqlite::Error>());
-    match beneath.map(|beneath| kind(beneath, "apply events")) {
-        Some(kind @ (ErrorKind::Transient(_) | ErrorKind::Full | ErrorKind::ReadOnly)) => {
-            Error::with_source(kind, error)
-        }
-        _ => error,
-    }
+    of_work(error, |cause| Some(kind(cause.downcast_ref()?, "apply events")))
 }
 
 fn kind(error: &rusqlite::Error, attempt: &str) -> ErrorKind {
