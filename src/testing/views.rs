@@ -343,6 +343,11 @@ pub async fn a_generation_is_taken_away_bit_by_bit_and_never_the_live_one<M: Vie
         let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
         let refused = models.commit(Step::new(second.projection(), Position::ZERO, Position::new(1)), nothing).await;
         assert!(matches!(refused.expect_err("it is being deleted").kind(), ErrorKind::Invalid(_)));
+        let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
+        let refused = models.begin(second.projection(), nothing).await;
+        assert!(matches!(refused.expect_err("it is being deleted").kind(), ErrorKind::Invalid(_)));
+        let swept = models.sweep(second.projection(), Position::new(9)).await;
+        assert_eq!(swept.expect("it commits"), Position::ZERO, "a late sweep does not move it");
         assert!(calls < 9, "it comes to an end");
     }
     assert_eq!(models.checkpoint(second.projection()).await.expect("it can be read"), Position::ZERO);

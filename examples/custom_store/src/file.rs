@@ -1,19 +1,20 @@
 //! A redb file: calls run on blocking threads, writers take turns, and redb's errors get their meaning here.
 
+use std::fmt::Display;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{fmt, io};
 
 use redb::{Database, ReadableDatabase, WriteTransaction};
-use retell::{Error, ErrorKind, Result};
+use retell::{BoxError, Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::rows::{ROWS, Rows, Snapshot, rows};
+use crate::rows::{ROWS, Rows, Saved, rows};
 
 /// A handle of an open file. Cloning gives another handle.
 #[derive(Debug, Clone)]
@@ -35,7 +36,7 @@ impl File {
     /// Opens a file, or creates it.
     pub(crate) async fn open(path: PathBuf) -> Result<Self> {
         let database = spawn_blocking(|| Database::create(path)).await.map_err(stopped)?;
-        let database = Arc::new(database.map_err(|error| Failure::from(error).to("open the file"))?);
+        let database = Arc::new(database.map_err(|error| classify("open the file", redb::Error::from(error).into()))?);
         let file =
             Self { database: Arc::new(Mutex::new(Some(database))), writer: Arc::default(), calls: TaskTracker::new() };
         // redb reads only tables that exist.
@@ -47,18 +48,18 @@ impl File {
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         attempt: &'static str,
-        read: impl FnOnce(&Snapshot) -> Result<T, Failure> + Send + 'static,
+        read: impl FnOnce(&Saved) -> Result<T, BoxError> + Send + 'static,
     ) -> Result<T> {
         let call = self.enter()?;
         let done = spawn_blocking(move || read(&Rows(call.database.begin_read()?.open_table(ROWS)?)));
-        done.await.map_err(stopped)?.map_err(|failure| failure.to(attempt))
+        done.await.map_err(stopped)?.map_err(|error| classify(attempt, error))
     }
 
     /// Runs `write` in a transaction, which commits if `write` succeeds. A caller that is dropped does not stop it.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         attempt: &'static str,
-        write: impl FnOnce(&mut WriteTransaction) -> Result<T, Failure> + Send + 'static,
+        write: impl FnOnce(&mut WriteTransaction) -> Result<T, BoxError> + Send + 'static,
     ) -> Result<T> {
         let call = self.enter()?;
         let turn = self.writer.clone().lock_owned().await;
@@ -67,8 +68,8 @@ impl File {
             let mut tx = call.database.begin_write()?;
             match catch_unwind(AssertUnwindSafe(|| write(&mut tx))) {
                 // Durable from here on: redb commits with `Durability::Immediate` by default.
-                Ok(Ok(value)) => tx.commit().map(|()| value).map_err(Failure::from),
-                Ok(Err(failure)) => Err(failure),
+                Ok(Ok(value)) => tx.commit().map(|()| value).map_err(BoxError::from),
+                Ok(Err(error)) => Err(error),
                 Err(panic) => {
                     // redb cannot roll back while a panic unwinds.
                     drop(tx);
@@ -76,7 +77,7 @@ impl File {
                 }
             }
         });
-        done.await.map_err(stopped)?.map_err(|failure| failure.to(attempt))
+        done.await.map_err(stopped)?.map_err(|error| classify(attempt, error))
     }
 
     pub(crate) async fn get<V: DeserializeOwned + Send + 'static>(
@@ -123,56 +124,31 @@ fn stopped(error: JoinError) -> Error {
     error.try_into_panic().map_or_else(|_| ErrorKind::Closed("the runtime").into(), |panic| resume_unwind(panic))
 }
 
-/// Why a call failed: an error of redb's, not classified yet, or one of retell's.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    Redb(Box<redb::Error>),
-    Own(Error),
-}
-
-impl Failure {
-    /// A row that cannot be read.
-    pub(crate) fn corrupt(row: impl fmt::Display, problem: impl fmt::Display) -> Self {
-        Self::Own(ErrorKind::Corrupt(format!("{row}: {problem}")).into())
-    }
-
-    /// The error of an attempt, such as `append`.
-    pub(crate) fn to(self, attempt: &str) -> Error {
-        match self {
-            Self::Redb(error) => Error::with_source(kind(&error, attempt), *error),
-            Self::Own(error) => error,
-        }
+/// Returns the error of an attempt, such as `append`: an error of retell's as it is, any other by what a caller can do about it.
+pub(crate) fn classify(attempt: &str, error: BoxError) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => *error,
+        Err(error) => Error::with_source(kind(&*error).unwrap_or_else(|| ErrorKind::Backend(attempt.into())), error),
     }
 }
 
-/// What a caller can do about an error of redb's.
-fn kind(error: &redb::Error, attempt: &str) -> ErrorKind {
-    match error {
-        redb::Error::Corrupted(problem) => ErrorKind::Corrupt(problem.clone()),
-        redb::Error::DatabaseAlreadyOpen => ErrorKind::Transient(attempt.into()),
-        redb::Error::Io(error) => match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => ErrorKind::ReadOnly,
-            io::ErrorKind::InvalidData => ErrorKind::Corrupt(error.to_string()),
-            _ => ErrorKind::Backend(attempt.into()),
-        },
-        _ => ErrorKind::Backend(attempt.into()),
+/// What the error of a projection's work says about the file, if the file is its cause.
+pub(crate) fn kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    if let Some(error) = error.downcast_ref::<postcard::Error>() {
+        return Some(ErrorKind::Corrupt(error.to_string()));
     }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Own(error)
-    }
-}
-
-macro_rules! failures {
-    ($($error:ident)*) => {
-        $(impl From<redb::$error> for Failure {
-            fn from(error: redb::$error) -> Self {
-                Self::Redb(Box::new(error.into()))
-            }
-        })*
+    let io = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(redb::Error::Io(io)), _) | (_, Some(redb::StorageError::Io(io))) => io,
+        _ => error.downcast_ref::<io::Error>()?,
     };
+    match io.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(ErrorKind::Full),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Some(ErrorKind::ReadOnly),
+        io::ErrorKind::InvalidData => Some(ErrorKind::Corrupt(io.to_string())),
+        _ => None,
+    }
 }
-failures!(DatabaseError TransactionError TableError StorageError CommitError);
+
+pub(crate) fn corrupt(row: impl Display, problem: impl Display) -> Error {
+    ErrorKind::Corrupt(format!("{row}: {problem}")).into()
+}

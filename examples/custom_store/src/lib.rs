@@ -3,8 +3,15 @@
 //! It is an example to copy from. Every call that may wait for the disk runs on a blocking thread, and what a call has written when it returns
 //! is durable.
 
+mod deadlines;
 mod file;
 mod log;
+mod model;
 mod rows;
+mod views;
 
 pub use log::RedbStore;
+pub use model::RedbReadModel;
+
+#[cfg(test)]
+mod conformance;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use redb::{ReadableTable, Table};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::store::driver::{self, Verdict, Written, claimed, judge, record};
@@ -15,14 +14,14 @@ use retell::store::{
     Replay, Snapshot, Visitor,
 };
 use retell::{
-    ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
+    BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
     IdempotencyKey, Metadata, Position, Result, StreamId, Version, async_trait,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::file::{Failure, File};
-use crate::rows::{Rows, key, number, rows};
+use crate::file::{File, corrupt};
+use crate::rows::{Readable, Rows, RowsMut, Saved, key, number, rows};
 
 /// `event`, position -> stream, version, microseconds, event id, event type, schema version, codec, payload, correlation, causation, the
 /// rest of the metadata as JSON.
@@ -80,7 +79,7 @@ impl BatchAppend for Writer {
             // Time never goes backward along the log, whatever the clock does.
             let time = Utc::now().timestamp_micros().max(time);
             let outcomes = batch.into_iter().map(|append| write(&mut rows, append, &mut head, time));
-            let outcomes = outcomes.collect::<Result<Vec<_>, Failure>>()?;
+            let outcomes = outcomes.collect::<Result<Vec<_>, BoxError>>()?;
             rows.put("head", &(head, time))?;
             Ok((outcomes, head))
         });
@@ -95,12 +94,7 @@ impl BatchAppend for Writer {
 }
 
 /// Writes one append. The outer error fails the whole commit, the inner one this append alone: it has written nothing then.
-fn write(
-    rows: &mut Rows<Table<'_, &'static str, &'static [u8]>>,
-    append: Append,
-    head: &mut Position,
-    time: i64,
-) -> Result<Result<Appended>, Failure> {
+fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64) -> Result<Result<Appended>, BoxError> {
     let versions = match judge(rows, &append)? {
         Verdict::Write(versions) => versions,
         Verdict::Repeated(first) => return Ok(Ok(first)),
@@ -127,10 +121,10 @@ fn write(
     Ok(Ok(Appended { commit, versions, outcome: Outcome::Written }))
 }
 
-fn insert(rows: &mut Rows<Table<'_, &'static str, &'static [u8]>>, recorded: RecordedEvent) -> Result<(), Failure> {
+fn insert(rows: &mut RowsMut<'_>, recorded: RecordedEvent) -> Result<(), BoxError> {
     let RecordedEvent { position, stream, version, recorded_at, event, .. } = recorded;
     let Metadata { correlation_id, causation_id, .. } = event.metadata;
-    let json = event.metadata.to_json().map_err(|problem| Failure::corrupt(&stream, problem))?;
+    let json = event.metadata.to_json().map_err(|problem| corrupt(&stream, problem))?;
     let at = number(position.get());
     rows.put(&key!(versions_of(&stream), number(version.get())), &(version, position))?;
     rows.put(&key!("type", event.event_type, at), &position)?;
@@ -140,26 +134,26 @@ fn insert(rows: &mut Rows<Table<'_, &'static str, &'static [u8]>>, recorded: Rec
     rows.put::<EventRow>(&key!("event", at), &(place, content, (correlation_id, causation_id, json)))
 }
 
-impl<T: ReadableTable<&'static str, &'static [u8]>> Written for Rows<T> {
-    type Failure = Failure;
+impl<T: Readable> Written for Rows<T> {
+    type Failure = BoxError;
 
-    fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+    fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeptOutcome>, BoxError> {
         Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, streams)| {
             let (streams, versions) = streams.into_iter().unzip();
             KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } }
         }))
     }
 
-    fn version(&self, stream: &StreamId) -> Result<Version, Failure> {
+    fn version(&self, stream: &StreamId) -> Result<Version, BoxError> {
         let last = self.below::<(Version, Position)>(&versions_of(stream), "")?.next_back().transpose()?;
         Ok(last.map_or(Version::ZERO, |(_, (version, _))| version))
     }
 
-    fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, Failure> {
+    fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, BoxError> {
         self.get(&key!("claim", scope, value))
     }
 
-    fn contains(&self, event: EventId) -> Result<bool, Failure> {
+    fn contains(&self, event: EventId) -> Result<bool, BoxError> {
         Ok(self.get::<()>(&key!("id", event.to_string()))?.is_some())
     }
 }
@@ -168,38 +162,35 @@ pub(crate) fn versions_of(stream: &StreamId) -> String {
     key!("stream", stream.aggregate_type(), stream.aggregate_id())
 }
 
-pub(crate) fn from_micros(micros: i64) -> Result<DateTime<Utc>, Failure> {
-    DateTime::from_timestamp_micros(micros).ok_or_else(|| Failure::corrupt("time", micros))
+pub(crate) fn from_micros(micros: i64) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt("time", micros))
 }
 
-fn head_of<T: ReadableTable<&'static str, &'static [u8]>>(rows: &Rows<T>) -> Result<(Position, i64), Failure> {
+fn head_of(rows: &Rows<impl Readable>) -> Result<(Position, i64), BoxError> {
     Ok(rows.get("head")?.unwrap_or((Position::ZERO, i64::MIN)))
 }
 
-fn parse(position: Position, (place, content, metadata): EventRow) -> Result<RecordedEvent, Failure> {
+fn parse(position: Position, (place, content, metadata): EventRow) -> Result<RecordedEvent, BoxError> {
     let ((stream, version, micros), (id, event_type, schema_version, codec, payload)) = (place, content);
-    let codec = Codec::from_number(codec).ok_or_else(|| Failure::corrupt("codec", codec))?;
+    let codec = Codec::from_number(codec).ok_or_else(|| corrupt("codec", codec))?;
     let metadata = Metadata::from_parts(metadata.0, metadata.1, metadata.2.as_deref());
-    let metadata = metadata.map_err(|problem| Failure::corrupt("metadata", problem))?;
+    let metadata = metadata.map_err(|problem| corrupt("metadata", problem))?;
     let event = NewEvent::stored(id, event_type, schema_version, codec, payload).with_metadata(metadata);
     Ok(RecordedEvent::new(position, stream, version, from_micros(micros)?, event))
 }
 
-fn at<T: ReadableTable<&'static str, &'static [u8]>>(
-    rows: &Rows<T>,
-    position: Position,
-) -> Result<RecordedEvent, Failure> {
+fn at(rows: &Rows<impl Readable>, position: Position) -> Result<RecordedEvent, BoxError> {
     let row = rows.get(&key!("event", number(position.get())))?;
-    parse(position, row.ok_or_else(|| Failure::corrupt("no event at position", position))?)
+    parse(position, row.ok_or_else(|| corrupt("no event at position", position))?)
 }
 
 /// Takes at most `limit` events, and none after the one that fills a page.
 fn take(
-    events: impl Iterator<Item = Result<RecordedEvent, Failure>>,
+    events: impl Iterator<Item = Result<RecordedEvent, BoxError>>,
     limit: usize,
-) -> Result<Vec<RecordedEvent>, Failure> {
+) -> Result<Vec<RecordedEvent>, BoxError> {
     let mut bytes = 0;
-    let has_room = |event: &Result<RecordedEvent, Failure>| {
+    let has_room = |event: &Result<RecordedEvent, BoxError>| {
         let before = bytes;
         bytes += event.as_ref().map_or(0, RecordedEvent::payload_bytes);
         before < PAGE_BYTES
@@ -207,12 +198,7 @@ fn take(
     events.take_while(has_room).take(limit).collect()
 }
 
-fn page<T: ReadableTable<&'static str, &'static [u8]>>(
-    rows: &Rows<T>,
-    after: Position,
-    limit: usize,
-    filter: &Filter,
-) -> Result<Page, Failure> {
+fn page(rows: &Rows<impl Readable>, after: Position, limit: usize, filter: &Filter) -> Result<Page, BoxError> {
     let end = if limit == 0 { after } else { head_of(rows)?.0.max(after) };
     let events = (after.get()..end.get()).map(|before| at(rows, Position::new(before + 1)));
     let wanted = events.filter(|event| event.as_ref().map_or(true, |event| filter.passes(event)));
@@ -251,7 +237,7 @@ impl EventReader for RedbStore {
 
     async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
         let stream = versions_of(stream);
-        let read = move |rows: &crate::rows::Snapshot| {
+        let read = move |rows: &Saved| {
             let versions = rows.below::<(Version, Position)>(&stream, &number(after.get()))?;
             take(versions.map(|row| at(rows, row?.1.1)), limit)
         };
@@ -260,7 +246,7 @@ impl EventReader for RedbStore {
 
     async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
         let event_type = key!("type", event_type);
-        let read = move |rows: &crate::rows::Snapshot| {
+        let read = move |rows: &Saved| {
             let positions = rows.below::<Position>(&event_type, "")?.rev();
             take(positions.map(|row| at(rows, row?.1)), limit)
         };
@@ -268,7 +254,7 @@ impl EventReader for RedbStore {
     }
 
     async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let read = move |rows: &crate::rows::Snapshot| {
+        let read = move |rows: &Saved| {
             // Times never decrease along the log, so halving finds the last event that is not later.
             let (mut before, mut end) = (0, head_of(rows)?.0.get());
             while before < end {

@@ -6,10 +6,11 @@
 use std::ops::Bound;
 
 use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransaction};
+use retell::BoxError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::file::Failure;
+use crate::file::corrupt;
 
 pub(crate) const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 
@@ -24,16 +25,26 @@ pub(crate) fn number(number: u64) -> String {
     format!("{number:016x}")
 }
 
+/// The table in a transaction.
 pub(crate) struct Rows<T>(pub(crate) T);
 
-pub(crate) type Snapshot = Rows<ReadOnlyTable<&'static str, &'static [u8]>>;
+/// A table that is read, in a transaction of either kind.
+pub(crate) trait Readable: ReadableTable<&'static str, &'static [u8]> {}
 
-pub(crate) fn rows(tx: &WriteTransaction) -> Result<Rows<Table<'_, &'static str, &'static [u8]>>, Failure> {
+impl<T: ReadableTable<&'static str, &'static [u8]>> Readable for T {}
+
+/// The rows as of the last commit.
+pub(crate) type Saved = Rows<ReadOnlyTable<&'static str, &'static [u8]>>;
+
+/// The rows in a transaction that changes them.
+pub(crate) type RowsMut<'tx> = Rows<Table<'tx, &'static str, &'static [u8]>>;
+
+pub(crate) fn rows(tx: &WriteTransaction) -> Result<RowsMut<'_>, BoxError> {
     Ok(Rows(tx.open_table(ROWS)?))
 }
 
-impl<T: ReadableTable<&'static str, &'static [u8]>> Rows<T> {
-    pub(crate) fn get<V: DeserializeOwned>(&self, key: &str) -> Result<Option<V>, Failure> {
+impl<T: Readable> Rows<T> {
+    pub(crate) fn get<V: DeserializeOwned>(&self, key: &str) -> Result<Option<V>, BoxError> {
         self.0.get(key)?.map(|row| decode(key, row.value())).transpose()
     }
 
@@ -42,7 +53,7 @@ impl<T: ReadableTable<&'static str, &'static [u8]>> Rows<T> {
         &'r self,
         prefix: &str,
         after: &str,
-    ) -> Result<impl DoubleEndedIterator<Item = Result<(String, V), Failure>> + use<'r, T, V>, Failure> {
+    ) -> Result<impl DoubleEndedIterator<Item = Result<(String, V), BoxError>> + use<'r, T, V>, BoxError> {
         let (first, end) = (key!(prefix, after), format!("{prefix}\x01"));
         let rows = self.0.range::<&str>((Bound::Excluded(&*first), Bound::Excluded(&*end)))?;
         Ok(rows.map(|row| {
@@ -53,19 +64,25 @@ impl<T: ReadableTable<&'static str, &'static [u8]>> Rows<T> {
     }
 }
 
-impl Rows<Table<'_, &'static str, &'static [u8]>> {
-    pub(crate) fn put<V: Serialize>(&mut self, key: &str, row: &V) -> Result<(), Failure> {
-        let row = postcard::to_stdvec(row).map_err(|problem| Failure::corrupt(key, problem))?;
-        self.0.insert(key, &row[..])?;
+impl RowsMut<'_> {
+    pub(crate) fn put<V: Serialize>(&mut self, key: &str, row: &V) -> Result<(), BoxError> {
+        self.0.insert(key, &postcard::to_stdvec(row)?[..])?;
         Ok(())
     }
 
     /// Returns the row that was there.
-    pub(crate) fn remove<V: DeserializeOwned>(&mut self, key: &str) -> Result<Option<V>, Failure> {
+    pub(crate) fn remove<V: DeserializeOwned>(&mut self, key: &str) -> Result<Option<V>, BoxError> {
         self.0.remove(key)?.map(|row| decode(key, row.value())).transpose()
+    }
+
+    /// Removes at most `limit` of the rows whose keys continue `prefix`. Returns whether none is left.
+    pub(crate) fn clear(&mut self, prefix: &str, limit: usize) -> Result<bool, BoxError> {
+        let (first, end) = (format!("{prefix}\0"), format!("{prefix}\x01"));
+        let removed = self.0.extract_from_if::<&str, _>(&*first..&*end, |_, _| true)?.take(limit);
+        Ok(removed.collect::<Result<Vec<_>, _>>()?.len() < limit)
     }
 }
 
-fn decode<V: DeserializeOwned>(key: &str, row: &[u8]) -> Result<V, Failure> {
-    postcard::from_bytes(row).map_err(|problem| Failure::corrupt(key.replace('\0', "/"), problem))
+fn decode<V: DeserializeOwned>(key: &str, row: &[u8]) -> Result<V, BoxError> {
+    postcard::from_bytes(row).map_err(|problem| corrupt(key.replace('\0', "/"), problem).into())
 }

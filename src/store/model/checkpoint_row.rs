@@ -44,12 +44,20 @@ impl Checkpoint {
         if self.per_aggregate { Err(in_aggregate_order(projection)) } else { Ok(()) }
     }
 
-    /// Refuses per-aggregate order for a projection that has applied events in log order.
+    /// Refuses per-aggregate order for a projection that has applied events in log order. A store also asks
+    /// [`check_running`](ProjectionState::check_running) before a worker begins.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`].
     pub fn check_aggregate_order(&self, projection: &ProjectionName) -> Result<()> {
         let begins = self.per_aggregate || self.position == Position::ZERO;
         if begins { Ok(()) } else { Err(in_log_order(projection)) }
+    }
+
+    /// Returns the row after a sweep to `to`: the position never moves backward, and not at all unless the projection is running.
+    #[must_use]
+    pub fn swept(self, to: Position) -> Self {
+        let position = if self.state == ProjectionState::Running { to.max(self.position) } else { self.position };
+        Self { position, per_aggregate: true, ..self }
     }
 }

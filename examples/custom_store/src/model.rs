@@ -1,0 +1,240 @@
+//! Read models: checkpoints, parked aggregates, per-aggregate order and inboxes, in one transaction with what a projection writes.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use redb::WriteTransaction;
+use retell::id::EventId;
+use retell::store::driver::{self, Checkpoint};
+use retell::store::{Parked, ParkedState, Parking, ParkingChange, ProjectionState, ReadModel, Step, Turn, Work};
+use retell::{BoxError, Error, Position, ProjectionName, Result, StreamId, Version, async_trait};
+use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+
+use crate::file::{File, classify, corrupt, kind};
+use crate::log::{RedbStore, from_micros};
+use crate::rows::{Readable, Rows, Saved, key, rows};
+
+/// `checkpoint`, projection -> position, changes of the parking, whether it has per-aggregate order, state.
+type CheckpointRow = (Position, u64, bool, String);
+/// `parked`, projection, aggregate -> the aggregate, version and position of the event that failed, error, attempts, next time, state.
+type ParkedRow = (StreamId, (Version, Position), String, u32, i64, String);
+/// `progress`, projection, aggregate -> versions applied and seen.
+type ProgressRow = (Version, Version);
+
+/// Read models in a redb file. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct RedbReadModel {
+    pub(crate) file: File,
+}
+
+impl RedbReadModel {
+    /// Opens read models in a file of their own, or creates it: their commits then do not wait for those of the log.
+    ///
+    /// # Errors
+    /// As [`RedbStore::open`].
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self { file: File::open(path.as_ref().to_owned()).await? })
+    }
+}
+
+impl RedbStore {
+    /// Returns the read models in the log's own file. Their commits and the appends take turns, and [`close`](ReadModel::close) closes both.
+    pub fn read_model(&self) -> RedbReadModel {
+        RedbReadModel { file: self.file.clone() }
+    }
+}
+
+#[async_trait]
+impl ReadModel for RedbReadModel {
+    /// A projection opens tables of its own in this transaction, which commits them with the checkpoint.
+    type Tx = WriteTransaction;
+
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        let name = projection.clone();
+        self.file.read("read a checkpoint", move |rows| Ok(checkpoint(rows, &name)?.position)).await
+    }
+
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        let name = projection.clone();
+        self.file.read("read a checkpoint", move |rows| Ok(checkpoint(rows, &name)?.state)).await
+    }
+
+    async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        let name = projection.clone();
+        // One snapshot for both: the count is as old as the rows.
+        let read = move |rows: &Saved| {
+            let changes = checkpoint(rows, &name)?.parking_changes;
+            let parked = rows.below(&key!("parked", name), "")?.map(|row| Ok(parse(row?.1)?));
+            let mut parked = parked.collect::<Result<Vec<_>, BoxError>>()?;
+            parked.sort_by_key(|parked| parked.from_position);
+            Ok(Parking { changes, parked })
+        };
+        self.file.read("read what is parked", read).await
+    }
+
+    async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        let revive = |row: Option<ParkedRow>| {
+            let parked = row.map(parse).transpose()?.map(|mut parked| {
+                parked.revive();
+                to_row(parked)
+            });
+            let was_parked = parked.is_some();
+            Ok((parked, was_parked))
+        };
+        self.file.update("retry a parked aggregate", of_aggregate("parked", projection, stream), revive).await
+    }
+
+    async fn commit(&self, step: Step, work: Work<WriteTransaction>) -> Result<()> {
+        let runtime = Handle::current();
+        let commit = move |tx: &mut WriteTransaction| {
+            checkpoint(&rows(tx)?, &step.projection)?.check(&step)?;
+            runtime.block_on(work(tx)).map_err(of_work)?;
+            let to = Checkpoint { position: step.to, parking_changes: step.changes_after(), ..Checkpoint::default() };
+            park(tx, &step.projection, step.parking)?;
+            set_checkpoint(tx, &step.projection, to)
+        };
+        self.file.write("commit a batch", commit).await
+    }
+
+    async fn begin(&self, projection: &ProjectionName, work: Work<WriteTransaction>) -> Result<()> {
+        let (name, runtime) = (projection.clone(), Handle::current());
+        let begin = move |tx: &mut WriteTransaction| {
+            let checkpoint = checkpoint(&rows(tx)?, &name)?;
+            checkpoint.state.check_running(&name)?;
+            checkpoint.check_aggregate_order(&name)?;
+            runtime.block_on(work(tx)).map_err(of_work)?;
+            set_checkpoint(tx, &name, Checkpoint { per_aggregate: true, ..checkpoint })
+        };
+        self.file.write("begin a projection", begin).await
+    }
+
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+        let (name, streams) = (projection.clone(), streams.to_vec());
+        let read = move |rows: &Saved| {
+            let progress = find::<ProgressRow>("progress", rows, &name, &streams)?;
+            Ok(progress.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+        };
+        self.file.read("read the progress of aggregates", read).await
+    }
+
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        streams: Vec<StreamId>,
+        turn: Turn<WriteTransaction>,
+    ) -> Result<()> {
+        let (name, runtime) = (projection.clone(), Handle::current());
+        let turn = move |tx: &mut WriteTransaction| {
+            let streams = driver::in_key_order(streams);
+            let progress = find("progress", &rows(tx)?, &name, &streams)?;
+            let parked = find("parked", &rows(tx)?, &name, &streams)?;
+            let parked = parked.into_values().map(parse).collect::<Result<_>>()?;
+            let before = driver::progress_of(streams, &progress, parked)?;
+            let mut after = before.clone();
+            runtime.block_on(turn(tx, &mut after)).map_err(of_work)?;
+            let (changed, parking) = driver::changes(&before, &after);
+            for row in changed {
+                rows(tx)?.put(&of_aggregate("progress", &name, &row.stream), &(row.applied, row.seen))?;
+            }
+            park(tx, &name, parking)
+        };
+        self.file.write("commit a batch", turn).await
+    }
+
+    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+        let name = projection.clone();
+        let sweep = move |tx: &mut WriteTransaction| {
+            let swept = checkpoint(&rows(tx)?, &name)?.swept(to);
+            set_checkpoint(tx, &name, swept)?;
+            Ok(swept.position)
+        };
+        self.file.write("move a swept position", sweep).await
+    }
+
+    async fn mark_handled(&self, tx: &mut WriteTransaction, reaction: &ProjectionName, event: EventId) -> Result<bool> {
+        let key = key!("handled", reaction, event.to_string());
+        let mark = || {
+            let mut rows = rows(tx)?;
+            let is_new = rows.get::<()>(&key)?.is_none();
+            rows.put(&key, &()).map(|()| is_new)
+        };
+        mark().map_err(|error| classify("mark an event as handled", error))
+    }
+
+    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+        let start = move |kept: Option<Position>| Ok((kept.or(Some(position)), kept.unwrap_or(position)));
+        self.file.update("store where a reaction starts", key!("start", reaction), start).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.file.close().await;
+        Ok(())
+    }
+}
+
+/// The work's own error, unless the file is its cause.
+fn of_work(error: Error) -> Error {
+    driver::of_work(error, kind)
+}
+
+pub(crate) fn checkpoint(rows: &Rows<impl Readable>, projection: &ProjectionName) -> Result<Checkpoint, BoxError> {
+    let row: Option<CheckpointRow> = rows.get(&key!("checkpoint", projection))?;
+    let Some((position, parking_changes, per_aggregate, state)) = row else { return Ok(Checkpoint::default()) };
+    Ok(Checkpoint { position, parking_changes, per_aggregate, state: ProjectionState::parse(&state)? })
+}
+
+pub(crate) fn set_checkpoint(
+    tx: &WriteTransaction,
+    projection: &ProjectionName,
+    to: Checkpoint,
+) -> Result<(), BoxError> {
+    let row = (to.position, to.parking_changes, to.per_aggregate, to.state.as_str());
+    rows(tx)?.put(&key!("checkpoint", projection), &row)
+}
+
+/// Removes what is stored about a projection, except for what it has handled.
+pub(crate) fn forget(tx: &WriteTransaction, projection: &ProjectionName) -> Result<(), BoxError> {
+    let mut rows = rows(tx)?;
+    rows.remove::<CheckpointRow>(&key!("checkpoint", projection))?;
+    rows.clear(&key!("parked", projection), usize::MAX)?;
+    rows.clear(&key!("progress", projection), usize::MAX).map(drop)
+}
+
+fn of_aggregate(row: &str, projection: &ProjectionName, stream: &StreamId) -> String {
+    key!(row, projection, stream.aggregate_type(), stream.aggregate_id())
+}
+
+/// The rows of this kind that these aggregates have.
+fn find<V: DeserializeOwned>(
+    row: &str,
+    rows: &Rows<impl Readable>,
+    projection: &ProjectionName,
+    streams: &[StreamId],
+) -> Result<HashMap<StreamId, V>, BoxError> {
+    let found = streams.iter().map(|stream| Ok((stream.clone(), rows.get(&of_aggregate(row, projection, stream))?)));
+    found.filter_map(|row| row.map(|(stream, row)| Some((stream, row?))).transpose()).collect()
+}
+
+fn park(tx: &WriteTransaction, projection: &ProjectionName, changes: Vec<ParkingChange>) -> Result<(), BoxError> {
+    let mut rows = rows(tx)?;
+    for change in changes {
+        let key = of_aggregate("parked", projection, change.stream());
+        match change {
+            ParkingChange::Park(parked) => rows.put(&key, &to_row(parked))?,
+            ParkingChange::Release(_) => drop(rows.remove::<ParkedRow>(&key)?),
+        }
+    }
+    Ok(())
+}
+
+fn to_row(parked: Parked) -> ParkedRow {
+    let Parked { stream, from_version, from_position, error, attempts, next_at, state, .. } = parked;
+    (stream, (from_version, from_position), error, attempts, next_at.timestamp_micros(), state.as_str().to_owned())
+}
+
+fn parse((stream, from, error, attempts, next_at, state): ParkedRow) -> Result<Parked> {
+    let state = ParkedState::parse(&state).ok_or_else(|| corrupt("state of a parked aggregate", state))?;
+    let (from_version, from_position) = from;
+    Ok(Parked { stream, from_version, from_position, error, attempts, next_at: from_micros(next_at)?, state })
+}
