@@ -2,6 +2,7 @@
 //! their commit, and a projection of yours between them.
 
 pub(crate) mod models;
+mod script;
 mod survival;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use crate::broker::frame::Frame;
 use crate::broker::{Broker, Confirm, Consumer, Consumption, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
+use crate::testing::faulty::script::seeded;
 
 pub use models::{CommitFault, FaultyModels};
 pub use survival::assert_survives;
@@ -48,20 +50,6 @@ impl Fault {
     pub fn seeded(seed: u64, count: usize) -> Vec<Self> {
         seeded(&Self::ALL, seed, count)
     }
-}
-
-/// A script drawn from these (SplitMix64).
-fn seeded<T: Copy>(all: &[T], seed: u64, count: usize) -> Vec<T> {
-    let mut state = seed;
-    let draw = |_| {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = state;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        // The remainder is less than the length.
-        all[usize::try_from((bits ^ (bits >> 31)) % all.len() as u64).unwrap_or(0)]
-    };
-    (0..count).map(draw).collect()
 }
 
 /// Does to each frame in turn what a script says; what comes after the script arrives. Cloning gives another handle.

@@ -16,7 +16,7 @@ struct File {
     children: BTreeSet<String>,
     /// What `pub use` offers under another path, by the name it gets here. `*` stands for everything.
     offered: Vec<(String, Vec<String>)>,
-    /// The paths it names: in private `use` lines, and in the rest of its code.
+    /// The paths it names: in `use` lines, unless it only hands the name on, and in the rest of its code.
     named: Vec<Vec<String>>,
 }
 
@@ -118,15 +118,15 @@ impl File {
     fn parse(path: &str, code: &str) -> Self {
         let code = without_text(code);
         let (uses, code) = split_uses(&code);
-        let facade = path.rsplit('/').next().is_some_and(|name| FACADES.contains(&name));
         let (mut offered, mut named) = (Vec::new(), Vec::new());
         for (public, tree) in uses {
             for (name, path) in expand(&tree) {
-                if public {
-                    offered.push((name, path.clone()));
+                // What a file only hands on, it does not need.
+                if !public || find_name(&code, &name) {
+                    named.push(path.clone());
                 }
-                if !(public && facade) {
-                    named.push(path);
+                if public {
+                    offered.push((name, path));
                 }
             }
         }
@@ -135,9 +135,6 @@ impl File {
         Self { module: module_of(path), children, offered, named }
     }
 }
-
-/// Files whose `pub use` lines offer what others define, and are no imports of their own.
-const FACADES: [&str; 4] = ["lib.rs", "mod.rs", "prelude.rs", "__private.rs"];
 
 fn module_of(path: &str) -> Vec<String> {
     let path = path.trim_end_matches(".rs");
@@ -205,6 +202,10 @@ fn find_word(code: &str, word: &str) -> Option<usize> {
         let (before, after) = (&code[..*at], &code[at + word.len()..]);
         !before.ends_with(is_part) && after.starts_with(char::is_whitespace)
     })
+}
+
+fn find_name(code: &str, name: &str) -> bool {
+    code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name)
 }
 
 /// Each path of a use tree, with the name it gets.

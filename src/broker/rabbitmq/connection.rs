@@ -12,7 +12,7 @@ use lapin::{Channel, Connect, Connection, ConnectionProperties, ExchangeKind};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::broker::rabbitmq::RabbitMqOptions;
+use crate::broker::rabbitmq::options::RabbitMqOptions;
 use crate::broker::rabbitmq::topology::{Exchange, Topology};
 use crate::error::{Error, ErrorKind, Result};
 

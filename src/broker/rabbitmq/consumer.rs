@@ -11,7 +11,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 
 use crate::broker::rabbitmq::connection::Link;
-use crate::broker::rabbitmq::{Message, PERSISTENT, RabbitMqOptions};
+use crate::broker::rabbitmq::options::{PERSISTENT, RabbitMqOptions};
+use crate::broker::rabbitmq::publish::Message;
 use crate::broker::{Consumer, Delivery, DeliveryTag};
 use crate::error::{Error, ErrorKind, Result};
 

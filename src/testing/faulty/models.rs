@@ -18,7 +18,7 @@ use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
-use crate::testing::faulty::seeded;
+use crate::testing::faulty::script::seeded;
 use crate::testing::read_model::Counting;
 
 /// What happens to one transaction of a read model.

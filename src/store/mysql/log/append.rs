@@ -18,22 +18,17 @@ use crate::store::mysql::convert::text;
 use crate::store::mysql::error::{classify, classify_work, is_no_savepoint, refusal};
 use crate::store::mysql::log::claims::{self, Claims};
 use crate::store::mysql::log::insert::{insert_events, insert_keys};
-use crate::store::mysql::log::plan::Plan;
+use crate::store::mysql::log::plan::{Newest, Plan};
+use crate::store::mysql::log::statement::{LOOKED_UP, ROWS, padded, push_list};
 use crate::store::server::convert::{commit_id, count, from_sql};
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
-
-/// Rows one statement inserts at most: 14 binds each stay far below the limit of 65,535.
-pub(crate) const ROWS: usize = 512;
 
 /// Bytes one statement brings, unless a single row has more: or half of the largest packet the server takes, if that is less.
 const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// How often an append in a caller's transaction looks again because what it saw was taken back.
 const SETTLING_LOOKS: usize = 20;
-
-/// Streams or keys one statement looks up.
-pub(crate) const LOOKED_UP: usize = 64;
 
 /// The driver's side of group commit.
 #[derive(Debug, Clone)]
@@ -254,14 +249,6 @@ async fn known_id(connection: &mut MySqlConnection, ids: &[Uuid]) -> Result<Opti
     Ok(None)
 }
 
-/// A stream's newest event: its version, and the key of its row.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Newest {
-    pub(crate) version: Version,
-    commit: i64,
-    ordinal: i32,
-}
-
 /// Whether the events found are still there, once those who wrote them have ended.
 async fn are_settled(tx: &mut MySqlConnection, found: &[Newest]) -> Result<bool, sqlx::Error> {
     let known: Vec<&Newest> = found.iter().filter(|newest| newest.version > Version::ZERO).collect();
@@ -326,25 +313,6 @@ async fn kept(
         }
     }
     Ok(kept)
-}
-
-/// A bracketed list of binds, filled up with NULL, which equals nothing.
-fn push_list<'a, T>(query: &mut QueryBuilder<sqlx::MySql>, values: impl ExactSizeIterator<Item = T>, most: usize)
-where
-    Option<T>: sqlx::Encode<'a, sqlx::MySql> + sqlx::Type<sqlx::MySql>,
-{
-    let places = padded(values.len(), most);
-    query.push("(");
-    let mut list = query.separated(", ");
-    for value in values.map(Some).chain(std::iter::repeat_with(|| None)).take(places) {
-        list.push_bind(value);
-    }
-    query.push(")");
-}
-
-/// The next power of two: few different statements serve any number.
-pub(crate) fn padded(number: usize, most: usize) -> usize {
-    number.next_power_of_two().min(most)
 }
 
 fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {

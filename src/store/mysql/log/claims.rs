@@ -8,7 +8,7 @@ use crate::id::{ClaimScope, ClaimValue, StreamId};
 use crate::store::log::append::Append;
 use crate::store::log::claims::{Claimed, claimed};
 use crate::store::mysql::convert::text;
-use crate::store::mysql::log::append::{LOOKED_UP, padded};
+use crate::store::mysql::log::statement::{LOOKED_UP, padded};
 use crate::store::server::convert::count;
 
 /// What the appends of a round claim, and who held it when its rows were locked.

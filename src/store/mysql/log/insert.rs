@@ -5,8 +5,8 @@ use sqlx::{MySqlConnection, QueryBuilder};
 
 use crate::id::Version;
 use crate::store::log::append::Append;
-use crate::store::mysql::log::append::{LOOKED_UP, ROWS};
 use crate::store::mysql::log::plan::{NewRow, Plan};
+use crate::store::mysql::log::statement::{LOOKED_UP, ROWS};
 use crate::store::server::convert::{count, to_sql};
 
 /// Inserts of a few rows have a statement for each number of them, larger ones are put together from these: so a connection's cache of

@@ -7,3 +7,4 @@ pub(crate) mod insert;
 pub(crate) mod plan;
 pub(crate) mod read;
 pub(crate) mod relay;
+pub(crate) mod statement;

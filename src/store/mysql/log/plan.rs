@@ -4,8 +4,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
-use crate::store::mysql::log::append::Newest;
 use crate::store::server::convert::{commit_id, count};
+
+/// A stream's newest event: its version, and the key of its row.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Newest {
+    pub(crate) version: Version,
+    pub(crate) commit: i64,
+    pub(crate) ordinal: i32,
+}
 
 /// What becomes of each append of a round.
 pub(crate) struct Plan<'a> {
