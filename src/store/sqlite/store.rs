@@ -21,7 +21,7 @@ use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::convert::to_sql;
 use crate::store::sqlite::health::{self, Health};
 use crate::store::sqlite::log::append::{self, Writer};
-use crate::store::sqlite::log::{claims, read};
+use crate::store::sqlite::log::{claims, read, replay};
 use crate::store::sqlite::options::SqliteOptions;
 
 /// A log in one SQLite file. Cloning gives another handle.
@@ -137,7 +137,7 @@ impl SqliteStore {
 #[async_trait]
 impl EventReader for SqliteStore {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        read::replay(&self.readers, stream, replay, visitor).await
+        replay::replay(&self.readers, stream, replay, visitor).await
     }
 
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {

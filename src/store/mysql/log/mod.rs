@@ -7,4 +7,5 @@ pub(crate) mod insert;
 pub(crate) mod plan;
 pub(crate) mod read;
 pub(crate) mod relay;
+pub(crate) mod sequence;
 pub(crate) mod statement;

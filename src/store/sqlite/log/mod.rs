@@ -6,3 +6,5 @@ pub(crate) mod claims;
 pub(crate) mod inline;
 pub(crate) mod read;
 pub(crate) mod relay;
+pub(crate) mod replay;
+pub(crate) mod row;

@@ -1,0 +1,162 @@
+//! Replays a stream in chunks: one is decoded while the next is read.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use tokio::sync::mpsc;
+
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::StoredEvent;
+use crate::id::{StreamId, Version};
+use crate::store::log::reader::{Replay, UpTo, Visitor};
+use crate::store::sqlite::connection::Pool;
+use crate::store::sqlite::convert::{from_sql, to_sql};
+use crate::store::sqlite::error::{Failure, corrupt};
+use crate::store::sqlite::log::row::{CHUNK_BYTES, RESERVED_ROWS, codec};
+
+/// Chunks that may wait to be decoded.
+const CHUNKS_AHEAD: usize = 2;
+
+/// Part of a stream, copied out of SQLite's pages.
+#[derive(Default)]
+struct Chunk {
+    /// In the first chunk, if there is one. Handed over by itself it would wake the visitor once more, for nothing.
+    snapshot: Option<(Version, Vec<u8>)>,
+    bytes: Vec<u8>,
+    rows: Vec<ChunkRow>,
+}
+
+impl Chunk {
+    /// An empty chunk with room for what one holds.
+    fn roomy() -> Self {
+        Self {
+            snapshot: None,
+            bytes: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4),
+            rows: Vec::with_capacity(RESERVED_ROWS),
+        }
+    }
+}
+
+struct ChunkRow {
+    version: Version,
+    schema_version: u32,
+    codec: Codec,
+    event_type: Range<usize>,
+    payload: Range<usize>,
+}
+
+pub(crate) async fn replay(
+    readers: &Arc<Pool>,
+    stream: &StreamId,
+    replay: Replay,
+    visitor: &mut dyn Visitor,
+) -> Result<()> {
+    let (chunks, mut arriving) = mpsc::channel(CHUNKS_AHEAD);
+    let names = stream.clone();
+    let reading = readers.run("replay a stream", move |db| read_stream(db, &names, replay, &chunks));
+    let visiting = async {
+        while let Some(chunk) = arriving.recv().await {
+            visit(&chunk, stream, visitor)?;
+        }
+        Ok::<(), Error>(())
+    };
+    // Both at once: one chunk is decoded while the next one is read. After an error of the visitor's, the reading thread finds that
+    // nobody listens and ends.
+    let (last, ()) = futures::future::try_join(reading, visiting).await?;
+    visit(&last, stream, visitor)
+}
+
+fn visit(chunk: &Chunk, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<()> {
+    if let Some((version, state)) = &chunk.snapshot {
+        visitor.snapshot(*version, state)?;
+    }
+    chunk.rows.iter().try_for_each(|row| {
+        let event_type = std::str::from_utf8(&chunk.bytes[row.event_type.clone()]).map_err(|error| {
+            let what = format!("{stream} version {}: the event type is not text", row.version);
+            Error::with_source(ErrorKind::Corrupt(what), error)
+        })?;
+        let payload = &chunk.bytes[row.payload.clone()];
+        let (schema_version, codec) = (row.schema_version, row.codec);
+        visitor.event(row.version, StoredEvent { event_type, schema_version, codec, payload })
+    })
+}
+
+/// Sends full chunks on and returns the last one, so that a short stream costs no channel.
+fn read_stream(
+    db: &mut Connection,
+    stream: &StreamId,
+    replay: Replay,
+    chunks: &mpsc::Sender<Chunk>,
+) -> Result<Chunk, Failure> {
+    let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+    let (last, until) = match replay.up_to {
+        UpTo::Head => (i64::MAX, i64::MAX),
+        UpTo::Version(version) => (to_sql(version.get()), i64::MAX),
+        UpTo::Time(time) => (i64::MAX, time.timestamp_micros()),
+    };
+    let mut after = to_sql(replay.after.get());
+    let mut chunk = Chunk::default();
+    if let Some(fingerprint) = replay.snapshot
+        && until == i64::MAX
+    {
+        let mut snapshot = db.prepare_cached(SNAPSHOT)?;
+        let binds = (kind, id, fingerprint.cast_signed(), after, last);
+        if let Some((version, state)) = snapshot.query_row(binds, |row| Ok((row.get(0)?, row.get(1)?))).optional()? {
+            after = version;
+            chunk.snapshot = Some((Version::new(from_sql(version, "snapshot version")?), state));
+        }
+    }
+    let mut version = Version::new(from_sql(after, "version")?);
+    if version == Version::ZERO {
+        // From the very beginning, so that a damaged version below 1 is met and not passed over.
+        after = i64::MIN;
+    }
+    let mut statement = db.prepare_cached(REPLAY)?;
+    let mut rows = statement.query((kind, id, after, last, until))?;
+    while let Some(row) = rows.next()? {
+        version = version.next();
+        chunk.push(row, version).map_err(|failure| failure.in_row(format_args!("{stream} version {version}")))?;
+        if chunk.bytes.len() >= CHUNK_BYTES
+            && chunks.blocking_send(std::mem::replace(&mut chunk, Chunk::roomy())).is_err()
+        {
+            // The visitor has seen enough, or the caller is gone.
+            return Ok(Chunk::default());
+        }
+    }
+    Ok(chunk)
+}
+
+impl Chunk {
+    /// Invariant: versions are contiguous; a hole would be a state that never was.
+    fn push(&mut self, row: &Row<'_>, version: Version) -> Result<(), Failure> {
+        let found = from_sql(row.get(0)?, "version")?;
+        if found != version.get() {
+            return Err(corrupt(format!("found version {found} in its place")));
+        }
+        let number: i64 = row.get(3)?;
+        let codec = codec(number).ok_or_else(|| corrupt(format!("unknown codec {number}")))?;
+        let event_type = self.keep(row.get_ref(1)?.as_bytes().map_err(rusqlite::Error::from)?);
+        let payload = self.keep(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?);
+        self.rows.push(ChunkRow { version, schema_version: row.get(2)?, codec, event_type, payload });
+        Ok(())
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+}
+
+/// Binds: aggregate type, aggregate id, after, up to version, up to time.
+const REPLAY: &str = "
+    SELECT version, event_type, schema_version, codec, payload FROM retell_events
+    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version > ?3 AND version <= ?4 AND recorded_at <= ?5
+    ORDER BY version";
+
+/// Binds: aggregate type, aggregate id, fingerprint, after, up to version.
+const SNAPSHOT: &str = "
+    SELECT version, state FROM retell_snapshots
+    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND fingerprint = ?3 AND version > ?4 AND version <= ?5";
