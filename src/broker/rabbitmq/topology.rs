@@ -7,8 +7,8 @@ use crate::broker::Consumption;
 use crate::error::{ErrorKind, Result};
 use crate::id::ProjectionName;
 
-/// The longest name the protocol can carry, in bytes.
-const NAME_BYTES: usize = 255;
+/// Byte limit of a name in AMQP (a "short string").
+const SHORT_STRING_BYTES: usize = 255;
 
 /// The exchanges and queues of one log. Can be read from a configuration file; every field has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,11 +208,11 @@ impl Topology {
         let names = exchanges.map(|exchange| &exchange.name).chain([&self.dead_letter_queue.queue]);
         let names =
             names.chain(self.channels.iter().flat_map(|channel| channel.bindings.iter().chain([&channel.queue])));
-        names.filter(|name| name.is_empty() || name.len() > NAME_BYTES).map(|name| {
+        names.filter(|name| name.is_empty() || name.len() > SHORT_STRING_BYTES).map(|name| {
             if name.is_empty() {
                 "an exchange, a queue or a binding has no name".to_owned()
             } else {
-                format!("a name has {} bytes, the limit is {NAME_BYTES}: {name}", name.len())
+                format!("a name has {} bytes, the limit is {SHORT_STRING_BYTES}: {name}", name.len())
             }
         })
     }
@@ -227,8 +227,9 @@ impl Topology {
             Consumption::Shared => ".shared",
         };
         let name = format!("{}{projection}{suffix}", self.projections.prefix);
-        if name.len() > NAME_BYTES {
-            let problem = format!("the queue's name has {} bytes, the limit is {NAME_BYTES}: {name}", name.len());
+        if name.len() > SHORT_STRING_BYTES {
+            let problem =
+                format!("the queue's name has {} bytes, the limit is {SHORT_STRING_BYTES}: {name}", name.len());
             return Err(ErrorKind::Topology(problem).into());
         }
         Ok(name)

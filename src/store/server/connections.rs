@@ -15,11 +15,11 @@ use sqlx::{Database, Executor, FromRow, IntoArguments, Pool};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// How long an unused connection stays at hand.
-const MOMENT: Duration = Duration::from_millis(20);
+/// An unused connection goes back to the pool after this time.
+const MAX_IDLE: Duration = Duration::from_millis(20);
 
-/// A connection goes back to the pool after this time, used or not: the pool looks after its age.
-const AWAY: Duration = Duration::from_secs(1);
+/// A connection goes back to the pool after this time even if it is in use all the time, because the pool closes connections that are too old.
+const MAX_KEPT: Duration = Duration::from_secs(1);
 
 /// A driver's way to its server.
 pub(crate) struct Connections<DB: Database> {
@@ -44,7 +44,7 @@ impl<DB: Database> Connections<DB> {
             Some(unused) => (unused.connection, unused.taken),
             None => (self.pool.acquire().await?, Instant::now()),
         };
-        Ok(Lease { connection: Some(connection), taken, state: State::Unknown, connections: self.clone() })
+        Ok(Lease { connection: Some(connection), taken, reuse: Reuse::Suspect, connections: self.clone() })
     }
 
     /// Closes the pool. Calls under way end first.
@@ -63,7 +63,7 @@ impl<DB: Database> Connections<DB> {
         let spare = pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections();
         // What is not kept goes back to the pool by being dropped.
         let Ok(runtime) = Handle::try_current() else { return };
-        if !spare || pool.is_closed() || taken.elapsed() >= AWAY {
+        if !spare || pool.is_closed() || taken.elapsed() >= MAX_KEPT {
             return;
         }
         let unwatched = self.at_hand.lock().put(Unused { connection, taken, since: Instant::now() });
@@ -134,18 +134,18 @@ pub(crate) struct Lease<DB: Database> {
     /// There until it is dropped.
     connection: Option<PoolConnection<DB>>,
     taken: Instant,
-    state: State,
+    reuse: Reuse,
     connections: Connections<DB>,
 }
 
 /// What is known of a leased connection.
 #[derive(Debug, PartialEq)]
-enum State {
+enum Reuse {
     /// Its last call has had its answer.
-    Fit,
+    Keep,
     /// No answer is under way, but the session may have ended.
-    Whole,
-    Unknown,
+    ReturnToPool,
+    Suspect,
 }
 
 impl<DB: Database> Lease<DB> {
@@ -153,10 +153,10 @@ impl<DB: Database> Lease<DB> {
     /// the session's last word: that the pool finds out. What else goes wrong, such as a row that cannot be decoded, may lie in the middle
     /// of an answer.
     pub(crate) fn end<T>(mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        self.state = match &result {
-            Ok(_) | Err(sqlx::Error::RowNotFound) => State::Fit,
-            Err(sqlx::Error::Database(_)) => State::Whole,
-            Err(_) => State::Unknown,
+        self.reuse = match &result {
+            Ok(_) | Err(sqlx::Error::RowNotFound) => Reuse::Keep,
+            Err(sqlx::Error::Database(_)) => Reuse::ReturnToPool,
+            Err(_) => Reuse::Suspect,
         };
         result
     }
@@ -179,10 +179,10 @@ impl<DB: Database> DerefMut for Lease<DB> {
 impl<DB: Database> Drop for Lease<DB> {
     fn drop(&mut self) {
         match self.connection.take() {
-            Some(connection) if self.state == State::Fit => self.connections.keep(connection, self.taken),
+            Some(connection) if self.reuse == Reuse::Keep => self.connections.keep(connection, self.taken),
             // sqlx's driver for MySQL does not find its place in the protocol again, and whoever got the connection next would wait for
             // ever, or read another's answer.
-            Some(mut connection) if self.state == State::Unknown && DB::NAME == "MySQL" => connection.close_on_drop(),
+            Some(mut connection) if self.reuse == Reuse::Suspect && DB::NAME == "MySQL" => connection.close_on_drop(),
             _ => {}
         }
     }
@@ -190,7 +190,7 @@ impl<DB: Database> Drop for Lease<DB> {
 
 impl<DB: Database> fmt::Debug for Lease<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Lease").field("reuse", &self.reuse).finish_non_exhaustive()
     }
 }
 
@@ -240,9 +240,9 @@ struct Watch<DB: Database>(Arc<AtHand<DB>>);
 impl<DB: Database> Watch<DB> {
     async fn run(self) {
         loop {
-            tokio::time::sleep(MOMENT).await;
+            tokio::time::sleep(MAX_IDLE).await;
             let mut at_hand = self.0.lock();
-            at_hand.unused.retain(|unused| unused.since.elapsed() < MOMENT);
+            at_hand.unused.retain(|unused| unused.since.elapsed() < MAX_IDLE);
             if at_hand.unused.is_empty() {
                 return;
             }

@@ -12,11 +12,11 @@ use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::server::convert::{from_sql, position};
 use crate::store::server::row::{Columns, EventBuilder};
 
-/// Events one page of a filtered read looks at, at least: with a narrow filter few of them come back.
-const SCANNED: usize = 5_000;
+/// A page of a filtered read scans at least this many events, because a narrow filter lets few of them pass.
+const MIN_SCANNED_EVENTS: usize = 5_000;
 
-/// So many events are a few.
-const TAIL: u64 = 64;
+/// The end of the log is read by one query if it has at most this many events.
+const MAX_TAIL_EVENTS: u64 = 64;
 
 /// The waits between looks while another session gives out positions: about half a minute in all. It takes a commit or two, but those of a disk
 /// that stands still for a while.
@@ -66,13 +66,13 @@ pub(crate) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     if limit == 0 {
         return Ok(Page { events: Vec::new(), through: after });
     }
-    let reach = after.plus(if filter.is_all() { limit } else { limit.max(SCANNED) } as u64);
+    let reach = after.plus(if filter.is_all() { limit } else { limit.max(MIN_SCANNED_EVENTS) } as u64);
     let mut placed = driver.placed(after, reach).await?;
     if placed.last().map_or(after, Placed::end) < reach {
         // This is the log's end: there may be commits without positions.
         match driver.sequence().await? {
             Some(end) if end == after => return Ok(Page { events: Vec::new(), through: after }),
-            Some(end) if end > after && end.since(after) <= TAIL.min(limit as u64) => {
+            Some(end) if end > after && end.since(after) <= MAX_TAIL_EVENTS.min(limit as u64) => {
                 return tail(driver, after, end, limit, filter).await;
             }
             _ => placed = driver.placed(after, reach).await?,

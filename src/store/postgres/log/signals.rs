@@ -18,14 +18,14 @@ use uuid::Uuid;
 use crate::id::Position;
 use crate::store::postgres::schema::Schema;
 
-/// The least time between two notifications: each is a transaction, and makes the server flush its log once more.
-const BREATH: Duration = Duration::from_millis(5);
+/// The shortest interval between two notifications. Each is a transaction, and makes the server flush its log once more.
+const MIN_NOTIFY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The same while the log is busy, which is at an append each millisecond. Whoever reads a busy log finds events without being told.
-const LONGEST_BREATH: Duration = Duration::from_millis(40);
+/// The interval while the log is busy, that is, at an append each millisecond. Readers of a busy log find events without a notification.
+const MAX_NOTIFY_INTERVAL: Duration = Duration::from_millis(40);
 
-/// How long to wait before listening again after the connection was lost.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The delay before a new connection listens after one was lost.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// Appends that no notification has told of yet, and when another process has last notified.
 struct Committed {
@@ -132,26 +132,26 @@ async fn receive(pool: &PgPool, voice: &Voice, grown: &watch::Sender<Position>, 
                 }
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
 /// However many commits there were since the last time, one notification tells of them all, also of those of other processes: while one
 /// of them speaks, the others are silent.
 async fn send(pool: &PgPool, voice: &Voice, committed: &Committed) {
-    let mut breath = BREATH;
+    let mut interval = MIN_NOTIFY_INTERVAL;
     loop {
         committed.some.notified().await;
-        while committed.heard_within(breath) {
-            breath = LONGEST_BREATH.min(breath * 2);
+        while committed.heard_within(interval) {
+            interval = MAX_NOTIFY_INTERVAL.min(interval * 2);
             // Not all at the same time.
-            tokio::time::sleep(breath.mul_f32(voice.patience)).await;
+            tokio::time::sleep(interval.mul_f32(voice.patience)).await;
         }
-        let busy = committed.appends.swap(0, Ordering::Relaxed) as u128 >= breath.as_millis();
-        breath = if busy { LONGEST_BREATH.min(breath * 2) } else { BREATH };
+        let busy = committed.appends.swap(0, Ordering::Relaxed) as u128 >= interval.as_millis();
+        interval = if busy { MAX_NOTIFY_INTERVAL.min(interval * 2) } else { MIN_NOTIFY_INTERVAL };
         // A notification that fails is a lost one.
         drop(sqlx::query(NOTIFY).bind(&voice.channel).bind(&voice.name).execute(pool).await);
-        tokio::time::sleep(breath).await;
+        tokio::time::sleep(interval).await;
     }
 }
 
