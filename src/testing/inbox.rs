@@ -136,7 +136,9 @@ pub async fn one_of_concurrent_transactions_handles_an_event<M: ReadModel + Clon
         let racer = async |racer: usize| {
             let (work, answers) = marking(model, "mails", &[event], Ok(()));
             let turn: Turn<M::Tx> = Box::new(move |tx, rows| {
-                rows.iter_mut().for_each(|row| (row.applied, row.seen) = (Version::new(round), Version::new(round)));
+                for row in rows {
+                    (row.applied, row.seen) = (Version::new(round), Version::new(round));
+                }
                 work(tx)
             });
             let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
