@@ -148,7 +148,11 @@ fn step(from: u64, to: u64) -> Step {
 async fn one_commit_makes_everything_visible_at_once() {
     let (models, event) = (MemoryReadModel::with_value(0), EventId::generate());
     let (go_on, told) = oneshot::channel::<()>();
-    let commit = models.commit(step(0, 1), changing(&models, event, async { Ok(told.await.unwrap()) }.boxed()));
+    let end = told.map(|told| {
+        told.unwrap();
+        Ok(())
+    });
+    let commit = models.commit(step(0, 1), changing(&models, event, end.boxed()));
     let mut commit = pin!(commit);
     assert!(poll!(&mut commit).is_pending());
     let key = [ViewKey::new("a").unwrap()];
@@ -212,8 +216,8 @@ async fn call_that_waits_for_its_own_transaction_is_refused() {
 
 #[tokio::test]
 async fn write_outside_a_transaction_is_refused() {
-    let (models, row) = (MemoryReadModel::new(), ViewRow::empty(ViewKey::new("a").unwrap()));
-    let error = models.save_rows(&mut (), &totals(1), &[row.clone()], &[row]).await.unwrap_err();
+    let (models, rows) = (MemoryReadModel::new(), [ViewRow::empty(ViewKey::new("a").unwrap())]);
+    let error = models.save_rows(&mut (), &totals(1), &rows, &rows).await.unwrap_err();
     assert!(error.to_string().contains("inside a transaction"), "{error}");
     // A transaction of another model is not one of this one's.
     let other = models.clone();
