@@ -17,13 +17,15 @@ use crate::store::log::query::Filter;
 
 /// A handle of the log whose appends apply a projection in their own transaction; for a view, a
 /// [`ViewProjection`](crate::view::ViewProjection). The read model lies beside the log: in its file
-/// ([`SqliteStore::read_model`](crate::SqliteStore::read_model)), or in its database.
+/// ([`SqliteStore::read_model`](crate::SqliteStore::read_model)), in its database, or in memory
+/// ([`MemoryStore::read_model`](crate::MemoryStore::read_model)).
 ///
 /// Every process that appends must do so through such a handle.
 ///
 /// - **SQLite**: events come in log order and with their positions. The checkpoint moves with each append, so a worker of the same projection may
 ///   run beside, before or after; what others have appended past this handle is applied by the next append. Opening brings the model to the
 ///   log's end, in one transaction: where that is far, let a worker do it first.
+/// - **In memory**: as on SQLite. An append inside a transaction of the same read model is refused, since it would wait for itself.
 /// - **PostgreSQL, MySQL and MariaDB**: an event has no position yet: [`Envelope::position`] is zero, and
 ///   [`Envelope::recorded_at`] is this process's clock. Events come in the order of their streams, those of different aggregates in any
 ///   order and at the same time, as with [order per aggregate](crate::Worker::with_order_per_aggregate): what that asks of a projection, this

@@ -13,7 +13,8 @@ use databases::{Database, Place};
 use notebook::Notes;
 use retell::inline::inline;
 use retell::{
-    AnyEvent, BoxError, Envelope, MySqlStore, PostgresStore, Projection, SqliteStore, async_trait, store_conformance,
+    AnyEvent, BoxError, Envelope, MemoryReadModel, MemoryStore, MySqlStore, PostgresStore, Projection, SqliteStore,
+    async_trait, store_conformance,
 };
 
 /// A note for each event.
@@ -32,6 +33,15 @@ impl<T: Notes> Projection for Noted<T> {
     async fn apply(&self, tx: &mut T, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
         tx.note(event.id).await
     }
+}
+
+mod memory {
+    use super::*;
+
+    store_conformance!(async {
+        let log = MemoryStore::with_read_model(MemoryReadModel::with_value(Vec::<String>::new()));
+        (inline(log, Noted(PhantomData)).await.unwrap(), ())
+    });
 }
 
 mod sqlite {

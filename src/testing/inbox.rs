@@ -1,4 +1,4 @@
-//! The conformance suite of the inbox of an [`ReadModel`]: one function per case, each on a fresh and empty read model.
+//! The conformance suite of the inbox of a [`ReadModel`]: one function per case, each on a fresh and empty read model.
 //!
 //! [`inbox_conformance!`](crate::inbox_conformance) makes a test of each of them.
 //!

@@ -4,14 +4,15 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use futures::FutureExt;
 use retell::inline::inline;
-use retell::store::{Append, InlineStore, Outcome, ViewId};
+use retell::store::{Append, InlineStore, Outcome, Step, ViewId, Work};
 use retell::testing::store::{event, stream, whole_log};
 use retell::view::{Paging, ViewProjection};
 use retell::{
     AnyEvent, BoxError, Envelope, Error, ErrorKind, EventStore, ExpectedVersion, Generation, IdempotencyKey,
-    MySqlStore, Position, PostgresStore, Projection, ProjectionName, Rebuild, SqliteStore, View, ViewKey, ViewStore,
-    Views, Worker, async_trait, rusqlite,
+    MemoryStore, MySqlStore, Position, PostgresStore, Projection, ProjectionName, ReadModel, Rebuild, SqliteStore,
+    View, ViewKey, ViewStore, Views, Worker, async_trait, rusqlite,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -236,6 +237,37 @@ pub(crate) async fn sqlite_applies_what_was_appended_past_it_with_the_next_appen
     let poisoned = inlined.append_with(one("with", "poison"), |_| Ok::<_, Error>(())).await.unwrap_err();
     assert!(matches!(poisoned.kind(), ErrorKind::Projection { position, .. } if *position == Position::new(5)));
     assert_eq!(agree(&log).await, 4);
+}
+
+pub(crate) async fn memory_applies_what_was_appended_past_it_with_the_next_append(log: MemoryStore<Vec<String>>) {
+    log.append(one("before", "x")).await.unwrap();
+    let inlined = log.noting().await.unwrap();
+    assert_eq!(agree(&log).await, 1);
+    log.append(one("past", "x")).await.unwrap();
+    assert_eq!(log.models().notes().await.len(), 1);
+    inlined.append(one("next", "x")).await.unwrap();
+    assert_eq!(agree(&log).await, 3);
+    // Both kinds of handle at once: an append that another handle overtakes is judged and applied again.
+    let mut writers = JoinSet::new();
+    for number in 0..200 {
+        let log = if number % 2 == 0 { log.clone() } else { inlined.clone() };
+        writers.spawn(async move { log.append(one(&(number % 7).to_string(), "x")).await.unwrap() });
+    }
+    writers.join_all().await;
+    inlined.append(one("last", "x")).await.unwrap();
+    assert_eq!(agree(&log).await, 204);
+}
+
+pub(crate) async fn memory_refuses_an_append_that_waits_for_its_own_transaction(log: MemoryStore<Vec<String>>) {
+    let inlined = log.noting().await.unwrap();
+    let (within, models) = (inlined.clone(), log.models());
+    let work: Work<Vec<String>> =
+        Box::new(move |_| async move { within.append(one("a", "x")).await.map(drop) }.boxed());
+    let other = ProjectionName::new("other").unwrap();
+    let error = models.commit(Step::new(&other, Position::ZERO, Position::new(1)), work).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Invalid(why) if why.contains("would wait for itself")), "{error}");
+    inlined.append(one("a", "x")).await.unwrap();
+    assert_eq!(agree(&log).await, 1);
 }
 
 fn retell_error(error: rusqlite::Error) -> Error {

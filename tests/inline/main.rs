@@ -14,7 +14,10 @@ mod notebook;
 mod trials;
 
 use libtest_mimic::Trial;
-use retell::{MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore};
+use retell::{
+    MemoryReadModel, MemoryStore, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, SqliteReadModel,
+    SqliteStore,
+};
 
 use claims::Noting;
 use databases::{Database, Place};
@@ -22,6 +25,14 @@ use trials::{KINDS, block_on, empty, test};
 
 fn main() {
     trials::run(tests, async |place: Place| killed::write(&place).await);
+}
+
+impl Noting for MemoryStore<Vec<String>> {
+    type Models = MemoryReadModel<Vec<String>>;
+
+    fn models(&self) -> MemoryReadModel<Vec<String>> {
+        self.read_model()
+    }
 }
 
 impl Noting for SqliteStore {
@@ -77,6 +88,14 @@ macro_rules! on_servers {
     };
 }
 
+macro_rules! in_memory {
+    ($($case:ident,)*) => {
+        vec![$(test(concat!(stringify!($case), "_in_memory"), || {
+            block_on(claims::$case(MemoryStore::with_read_model(MemoryReadModel::with_value(Vec::new()))));
+        }),)*]
+    };
+}
+
 macro_rules! on_sqlite {
     ($($case:ident,)*) => {
         vec![$(test(concat!(stringify!($case), "_on_sqlite"), || {
@@ -99,6 +118,16 @@ fn tests() -> Vec<Trial> {
         a_worker_of_the_same_name_applies_nothing_twice,
         sqlite_applies_what_was_appended_past_it_with_the_next_append,
     };
+    tests.extend(in_memory! {
+        sixteen_writers_leave_log_and_model_in_agreement,
+        what_the_projection_fails_on_is_not_appended_and_others_are,
+        a_repeated_append_is_applied_once,
+        a_view_never_lags_also_where_all_want_one_row,
+        rebuild_keeps_an_inline_generation_and_promotes_it,
+        a_worker_of_the_same_name_applies_nothing_twice,
+        memory_applies_what_was_appended_past_it_with_the_next_append,
+        memory_refuses_an_append_that_waits_for_its_own_transaction,
+    });
     tests.extend(on_servers! {
         sixteen_writers_leave_log_and_model_in_agreement,
         what_the_projection_fails_on_is_not_appended_and_others_are,

@@ -1,6 +1,5 @@
 //! Projections that run within the appends' own transactions.
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use std::fmt;
 use std::sync::Arc;
 
@@ -48,10 +47,8 @@ pub trait InlineStore: EventStore + Sized {
 }
 
 /// All that a handle's appends run.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) struct Inlines<Tx: ?Sized>(Vec<Arc<dyn Inline<Tx>>>);
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl<Tx: ?Sized + 'static> Inlines<Tx> {
     pub(crate) fn none() -> Self {
         Self(Vec::new())
@@ -70,14 +67,12 @@ impl<Tx: ?Sized + 'static> Inlines<Tx> {
     }
 }
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl<Tx: ?Sized + 'static> Clone for Inlines<Tx> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl<Tx: ?Sized + 'static> fmt::Debug for Inlines<Tx> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(|inline| inline.projection())).finish()
@@ -85,7 +80,6 @@ impl<Tx: ?Sized + 'static> fmt::Debug for Inlines<Tx> {
 }
 
 /// Those that pass a filter.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) fn wanted(filter: &Filter, events: &[RecordedEvent]) -> Vec<RecordedEvent> {
     events.iter().filter(|event| filter.passes(event)).cloned().collect()
 }

@@ -20,26 +20,29 @@ use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
+use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::memory::model::MemoryReadModel;
 
 /// Events of a stream that are copied out under one lock.
 const REPLAY_CHUNK: usize = 256;
 
-/// A log that lives as long as its last handle. Cloning gives another handle.
-#[derive(Debug, Clone)]
-pub struct MemoryStore {
-    log: Arc<MemoryLog>,
-    commits: Arc<GroupCommit>,
+/// A log that lives as long as its last handle, next to a read model for [inline](crate::inline) projections. Cloning gives another handle.
+#[derive(Debug)]
+pub struct MemoryStore<T: 'static = ()> {
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) commits: Arc<GroupCommit>,
+    pub(crate) models: MemoryReadModel<T>,
+    pub(crate) inlines: Inlines<T>,
 }
 
 impl MemoryStore {
-    /// An empty log.
+    /// Creates an empty log.
     pub fn new() -> Self {
-        let log = Arc::new(MemoryLog { state: RwLock::default(), head: watch::Sender::new(Position::ZERO) });
-        Self { commits: Arc::new(GroupCommit::new(log.clone())), log }
+        Self::with_read_model(MemoryReadModel::new())
     }
 }
 
@@ -49,16 +52,37 @@ impl Default for MemoryStore {
     }
 }
 
+impl<T: Send + Sync + 'static> MemoryStore<T> {
+    /// Creates an empty log whose inline projections write to `models`.
+    pub fn with_read_model(models: MemoryReadModel<T>) -> Self {
+        let log = Arc::new(MemoryLog { state: RwLock::default(), head: watch::Sender::new(Position::ZERO) });
+        Self { commits: Arc::new(GroupCommit::new(log.clone())), log, models, inlines: Inlines::none() }
+    }
+
+    /// Returns the read model that [inline](crate::inline) projections of this log write to. Other projections may use it too; an append
+    /// through a handle with inline projections waits for their transactions, and is refused inside of one.
+    pub fn read_model(&self) -> MemoryReadModel<T> {
+        self.models.clone()
+    }
+}
+
+impl<T: 'static> Clone for MemoryStore<T> {
+    fn clone(&self) -> Self {
+        let (log, commits) = (self.log.clone(), self.commits.clone());
+        Self { log, commits, models: self.models.clone(), inlines: self.inlines.clone() }
+    }
+}
+
 #[derive(Debug)]
-struct MemoryLog {
+pub(crate) struct MemoryLog {
     state: RwLock<State>,
-    head: watch::Sender<Position>,
+    pub(crate) head: watch::Sender<Position>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct State {
     /// The event at position p stands at index p - 1.
-    events: Vec<RecordedEvent>,
+    pub(crate) events: Vec<RecordedEvent>,
     /// For each stream the indexes of its events: the event of version v stands at v - 1.
     streams: HashMap<StreamId, Vec<usize>>,
     ids: HashSet<EventId>,
@@ -77,11 +101,11 @@ struct Lease {
 
 impl MemoryLog {
     /// A panic cannot leave the state half-changed: nothing that can panic stands between its changes.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,11 +124,16 @@ impl BatchAppend for MemoryLog {
 }
 
 impl State {
-    fn head(&self) -> Position {
+    pub(crate) fn head(&self) -> Position {
         Position::new(self.events.len() as u64)
     }
 
     fn append(&mut self, append: Append) -> Result<Appended> {
+        self.append_at(append, Self::next_time)
+    }
+
+    /// Writes an append if it passes judgment. `time` returns a [`next_time`](Self::next_time) of this head.
+    pub(crate) fn append_at(&mut self, append: Append, time: impl FnOnce(&Self) -> DateTime<Utc>) -> Result<Appended> {
         let Ok(verdict) = judge(self, &append);
         let versions = match verdict {
             Verdict::Write(versions) => versions,
@@ -113,7 +142,7 @@ impl State {
         };
         self.keep_claims(&append);
         let kept = append.key().map(|key| (key.clone(), append.stream_ids().cloned().collect()));
-        let (events, versions) = record(append, versions, self.head(), self.next_time());
+        let (events, versions) = record(append, versions, self.head(), time(self));
         for event in events {
             self.streams.entry(event.stream.clone()).or_default().push(self.events.len());
             self.ids.insert(event.event.id);
@@ -138,7 +167,7 @@ impl State {
     }
 
     /// Now, but never before the newest event: time does not go backward along the log.
-    fn next_time(&self) -> DateTime<Utc> {
+    pub(crate) fn next_time(&self) -> DateTime<Utc> {
         let now = Utc::now().trunc_subsecs(6);
         self.events.last().map_or(now, |last| last.recorded_at.max(now))
     }
@@ -177,7 +206,7 @@ impl Written for State {
 }
 
 #[async_trait]
-impl EventReader for MemoryStore {
+impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
         let mut after = replay.after;
         if let Some(snapshot) = self.log.read().snapshots.get(stream).cloned()
@@ -247,9 +276,13 @@ impl EventReader for MemoryStore {
 }
 
 #[async_trait]
-impl EventStore for MemoryStore {
+impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
     async fn append(&self, append: Append) -> Result<Appended> {
         append.check(MAX_PAYLOAD_BYTES)?;
+        if !self.inlines.is_empty() {
+            // The commit is another task's, which could not tell that it waits for this one.
+            self.models.turns.refuse_inside("append")?;
+        }
         self.commits.append(append).await
     }
 
@@ -277,7 +310,7 @@ impl EventStore for MemoryStore {
 }
 
 #[async_trait]
-impl RelayStore for MemoryStore {
+impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
     async fn position(&self, relay: &str) -> Result<Position> {
         check_relay_name(relay)?;
         Ok(self.log.read().relayed.get(relay).map_or(Position::ZERO, |(position, _)| *position))

@@ -1,5 +1,6 @@
 //! The log and read models in memory: for tests, and for data that may be lost.
 
+mod inline;
 pub(crate) mod log;
 pub(crate) mod model;
 

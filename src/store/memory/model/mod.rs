@@ -1,6 +1,6 @@
 //! Read models in memory.
 
-mod committed;
+pub(crate) mod committed;
 mod deadlines;
 mod inbox;
 mod layered;
@@ -30,7 +30,7 @@ use crate::store::memory::model::transaction::Turns;
 #[derive(Debug, Default)]
 pub struct MemoryReadModel<T = ()> {
     committed: Arc<RwLock<Committed<T>>>,
-    turns: Turns,
+    pub(crate) turns: Turns,
 }
 
 impl<T> Clone for MemoryReadModel<T> {
@@ -61,11 +61,11 @@ impl<T> MemoryReadModel<T> {
         self.read().value.clone()
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Committed<T>> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Committed<T>> {
         self.committed.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Committed<T>> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Committed<T>> {
         self.committed.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

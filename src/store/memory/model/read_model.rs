@@ -20,7 +20,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         Ok(self.read().tables.checkpoint(projection))
     }
 
-    /// Nothing runs inline here, and a generation is deleted by one call.
+    /// Always running: appends move the checkpoint of an inline projection as a worker does, and one call deletes a generation.
     async fn state(&self, _: &ProjectionName) -> Result<ProjectionState> {
         Ok(ProjectionState::Running)
     }

@@ -56,11 +56,20 @@ impl Turns {
     /// # Errors
     /// [`ErrorKind::Invalid`] within a transaction of the same model, where `call` would wait for itself.
     pub(crate) async fn take(&self, call: &str) -> Result<InTurn<'_>> {
-        if self.open().is_some() {
-            let problem = "would wait for itself inside a transaction of the same read model: call it after the commit";
-            return Err(ErrorKind::Invalid(format!("{call} {problem}")).into());
-        }
+        self.refuse_inside(call)?;
         Ok(InTurn { turns: self, _held: self.0.lock().await })
+    }
+
+    /// Refuses a call that would wait for the transaction that the caller runs in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] within a transaction of this model.
+    pub(crate) fn refuse_inside(&self, call: &str) -> Result<()> {
+        if self.open().is_none() {
+            return Ok(());
+        }
+        let problem = "would wait for itself inside a transaction of the same read model: call it after the commit";
+        Err(ErrorKind::Invalid(format!("{call} {problem}")).into())
     }
 
     /// Passes `access` what the transaction has staged that the caller runs in.
