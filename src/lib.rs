@@ -50,6 +50,12 @@ pub mod docs {
     #[doc = include_str!("docs/guarantees.md")]
     pub mod guarantees {}
 
+    /// How to do things, step by step.
+    pub mod guide {
+        #[doc = include_str!("docs/guide/writing-a-store.md")]
+        pub mod writing_a_store {}
+    }
+
     /// Why things are as they are.
     pub mod decisions {
         #[doc = include_str!("docs/decisions/0001-ids-in-a-module-of-their-own.md")]

@@ -1,6 +1,7 @@
 //! For authors of stores: the rules that every driver keeps, stated once.
 //!
-//! A program that uses a store needs none of this. The module follows semantic versioning like the rest of the crate: a new rule is a new item,
+//! A program that uses a store needs none of this. The guide [`writing_a_store`](crate::docs::guide::writing_a_store) shows where each rule
+//! belongs. The module follows semantic versioning like the rest of the crate: a new rule is a new item,
 //! and a store that compiles keeps compiling within a major version. A release may add cases to the conformance suites, so run them at every
 //! update.
 

@@ -1,9 +1,13 @@
 //! The store passes every conformance suite of retell.
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
-use retell::store::Work;
+use retell::store::{Append, Step, Work};
 use retell::testing::read_model::Counting;
-use retell::{Error, ErrorKind, Result, async_trait};
+use retell::testing::store::{events, stream, whole_log};
+use retell::{
+    Error, ErrorKind, EventReader, EventStore, ExpectedVersion, IdempotencyKey, Position, ProjectionName, ReadModel,
+    Result, Version, async_trait,
+};
 use tempfile::TempDir;
 
 use crate::{RedbReadModel, RedbStore};
@@ -69,4 +73,54 @@ mod views {
 
 mod deadlines {
     retell::deadline_conformance!(super::read_model());
+}
+
+#[tokio::test]
+async fn closed_file_opens_again_with_everything_in_it() {
+    let (store, folder) = store().await;
+    let append = Append::new(stream("7"), ExpectedVersion::NoStream, events(3));
+    store.append(append.with_key(IdempotencyKey::new("once").expect("a name"))).await.expect("a new stream");
+    store.close().await.expect("it closes");
+    let refused = store.head().await.expect_err("it is closed");
+    assert!(matches!(refused.kind(), ErrorKind::Closed(_)), "{refused}");
+
+    let store = RedbStore::open(folder.path().join("log.redb")).await.expect("no handle holds the file");
+    assert_eq!(whole_log(&store).await.expect("a log").len(), 3);
+    let kept = store.find_by_key(&IdempotencyKey::new("once").expect("a name")).await.expect("it can be read");
+    assert_eq!(kept.expect("the key was used").appended.versions, [Version::new(3)]);
+}
+
+#[tokio::test]
+async fn panic_in_a_projection_changes_nothing_and_reaches_the_caller() {
+    let (models, _folder) = read_model().await;
+    let totals = ProjectionName::new("totals").expect("a name");
+    let step = || Step::new(&totals, Position::ZERO, Position::new(1));
+    let (own, failing) = (models.clone(), step());
+    let work: Work<WriteTransaction> = Box::new(|tx| {
+        Box::pin(async move {
+            RedbReadModel::count()(tx).await?;
+            panic!("on purpose")
+        })
+    });
+    let ended = tokio::spawn(async move { own.commit(failing, work).await }).await;
+    assert!(ended.expect_err("the work panicked").is_panic());
+    assert_eq!(models.counted().await.expect("it can be read"), 0);
+    models.commit(step(), RedbReadModel::count()).await.expect("the file is usable");
+    assert_eq!(models.counted().await.expect("it can be read"), 1);
+}
+
+/// Lines of code, without blank lines and comments.
+fn lines(sources: &[&str]) -> usize {
+    let lines = sources.iter().flat_map(|source| source.lines()).map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+}
+
+/// The ports stay small enough to be implemented in an afternoon.
+#[test]
+fn log_takes_fewer_than_600_lines_and_all_ports_fewer_than_950() {
+    let log =
+        lines(&[include_str!("lib.rs"), include_str!("file.rs"), include_str!("rows.rs"), include_str!("log.rs")]);
+    assert!(log < 600, "the log has {log} lines of code");
+    let models = lines(&[include_str!("model.rs"), include_str!("views.rs"), include_str!("deadlines.rs")]);
+    assert!(log + models < 950, "log and read models have {} lines of code", log + models);
 }

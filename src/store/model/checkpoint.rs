@@ -10,7 +10,7 @@ pub enum ProjectionState {
     /// Workers apply the events and move the checkpoint. Every projection begins so.
     #[default]
     Running,
-    /// Appends apply their own events on a database server, see [`inline`](crate::inline). The checkpoint is the head of the log, and
+    /// Appends apply their own events on a database server, see [`inline`](mod@crate::inline). The checkpoint is the head of the log, and
     /// workers are refused.
     Inline,
     /// The rows of this generation of a view are being deleted. The checkpoint is zero, and workers are refused until all rows are gone.

@@ -19,7 +19,7 @@ use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::transaction::OpenTransaction;
 
 impl SqliteStore {
-    /// The read models that lie in the log's own file, such as those of [inline](crate::inline) projections. A worker that writes there
+    /// The read models that lie in the log's own file, such as those of [inline](mod@crate::inline) projections. A worker that writes there
     /// takes turns with the appends; other read models have a file of their own.
     pub fn read_model(&self) -> SqliteReadModel {
         SqliteReadModel { writer: self.writer.pool.clone(), readers: self.readers.clone() }
