@@ -31,7 +31,7 @@ const FRAME_TYPE: &str = "application/vnd.retell.frame";
 
 /// RabbitMQ 3.10 and later. Cloning gives another handle.
 ///
-/// Connects when it is first used and again after each loss, and then declares what its [`Topology`] names. Nothing is lost while it
+/// Connects when it is first used and again after each loss, and then declares what its [`Topology`](topology::Topology) names. Nothing is lost while it
 /// cannot: relays try again, workers read the store.
 #[derive(Debug, Clone)]
 pub struct RabbitMqBroker {
@@ -50,7 +50,7 @@ impl RabbitMqBroker {
     /// A broker that is not connected yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] for a set-up that is not safe.
+    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) for a set-up that is not safe.
     pub fn new(options: RabbitMqOptions) -> Result<Self> {
         options.topology.check()?;
         let options = Arc::new(options);
@@ -63,8 +63,8 @@ impl RabbitMqBroker {
     /// Connects and declares now: a program that does so when it starts hears of a wrong set-up at once.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] if something is there with other arguments, [`ErrorKind::Backend`] for a wrong user, password or virtual
-    /// host, [`ErrorKind::Transient`] if the broker is out of reach: the program may go on without it.
+    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) if something is there with other arguments, [`ErrorKind::Backend`](crate::ErrorKind::Backend) for a wrong user, password or virtual
+    /// host, [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach: the program may go on without it.
     pub async fn declare(&self) -> Result<()> {
         self.inner.publishing.channel().await.map(drop)
     }
@@ -72,7 +72,7 @@ impl RabbitMqBroker {
     /// Closes the connections. A later use opens new ones.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`] if the broker does not answer; the connections are given up all the same.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker does not answer; the connections are given up all the same.
     pub async fn close(&self) -> Result<()> {
         let inner = &self.inner;
         let (published, announced) = (inner.publishing.close().await, inner.announcing.close().await);

@@ -21,17 +21,17 @@ pub trait EventReader: Send + Sync + 'static {
     /// What the visitor returns, as it is; otherwise what reading met.
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
 
-    /// At most `limit` events after a position that pass the filter, in log order. Fewer where they are large: see [`PAGE_BYTES`].
+    /// At most `limit` events after a position that pass the filter, in log order. Fewer where they are large: see [`PAGE_BYTES`](crate::store::PAGE_BYTES).
     ///
     /// # Errors
-    /// What reading met; [`ErrorKind::Corrupt`] names the position of a damaged row.
+    /// What reading met; [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) names the position of a damaged row.
     async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page>;
 
     /// At most `limit` events of one stream after a version, in version order, whole. On a server, an event comes as soon as it has a
     /// position.
     ///
     /// # Errors
-    /// What reading met; [`ErrorKind::Corrupt`] names a damaged row.
+    /// What reading met; [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) names a damaged row.
     async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>>;
 
     /// The newest events of one type, newest first, at most `limit`.

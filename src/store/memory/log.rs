@@ -30,7 +30,7 @@ use crate::store::memory::model::MemoryReadModel;
 /// Events of a stream that are copied out under one lock.
 const REPLAY_CHUNK: usize = 256;
 
-/// A log that lives as long as its last handle, next to a read model for [inline](crate::inline) projections. Cloning gives another handle.
+/// A log that lives as long as its last handle, next to a read model for [inline](mod@crate::inline) projections. Cloning gives another handle.
 #[derive(Debug)]
 pub struct MemoryStore<T: 'static = ()> {
     pub(crate) log: Arc<MemoryLog>,
@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static> MemoryStore<T> {
         Self { commits: Arc::new(GroupCommit::new(log.clone())), log, models, inlines: Inlines::none() }
     }
 
-    /// Returns the read model that [inline](crate::inline) projections of this log write to. Other projections may use it too; an append
+    /// Returns the read model that [inline](mod@crate::inline) projections of this log write to. Other projections may use it too; an append
     /// through a handle with inline projections waits for their transactions, and is refused inside of one.
     pub fn read_model(&self) -> MemoryReadModel<T> {
         self.models.clone()
