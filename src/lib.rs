@@ -122,7 +122,6 @@ pub use id::{
     AggregateId, AggregateType, ClaimScope, ClaimValue, CommitId, CorrelationId, EventId, EventType, ExpectedVersion,
     Fence, Generation, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
 };
-pub use inline::inline;
 pub use process::{Effects, NotExecuted, Process, ProcessManager};
 pub use projection::Projection;
 pub use reaction::{Reaction, StartFrom};
@@ -176,13 +175,13 @@ pub use uuid::Uuid;
 /// It holds the traits to implement, the derives, the stores and what runs them. `Result` and `Error` are left out, so that they keep
 /// their meaning in your module.
 pub mod prelude {
+    pub use crate::inline::inline;
     pub use crate::store::{Append, EventReader, EventStore, Fields, Filter};
     pub use crate::{
         Aggregate, AggregateId, AnyEvent, App, Apply, BoxError, BoxFuture, CancellationToken, Claim, CommandError,
         Context, Effects, Envelope, Event, ExpectedVersion, Handle, InvalidName, MemoryBroker, MemoryReadModel,
         MemoryStore, Metadata, NewEvent, NotExecuted, Paging, Position, Process, ProcessManager, Projection, Reaction,
         Rebuild, Relay, Repository, StartFrom, StreamId, Version, View, ViewProjection, Views, Worker, async_trait,
-        inline,
     };
 
     #[cfg(feature = "macros")]

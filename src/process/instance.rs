@@ -75,6 +75,7 @@ impl<P: Process> Clone for Step<P> {
 mod present {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    #[expect(clippy::ref_option, reason = "the signature that serde calls")]
     pub(super) fn serialize<T: Serialize, S: Serializer>(state: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
         state.serialize(serializer)
     }
