@@ -31,8 +31,8 @@ impl Counting for RedbReadModel {
     fn count() -> Work<WriteTransaction> {
         fn add_one(tx: &WriteTransaction) -> Result<(), redb::Error> {
             let mut counter = tx.open_table(COUNTER)?;
-            let counted = counter.get(())?.map_or(0, |counted| counted.value());
-            counter.insert((), counted + 1)?;
+            let before = counter.get(())?.map_or(0, |row| row.value());
+            counter.insert((), before + 1)?;
             Ok(())
         }
         Box::new(|tx| {
