@@ -10,12 +10,7 @@ use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
 
 impl SqliteReadModel {
-    pub(crate) async fn record_handled(
-        &self,
-        tx: &mut Connection,
-        reaction: &ProjectionName,
-        event: EventId,
-    ) -> Result<bool> {
+    pub(crate) fn record_handled(tx: &mut Connection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         take(tx, reaction, event).map_err(|failure| failure.to("take an event into an inbox"))
     }
 

@@ -151,7 +151,7 @@ impl ReadModel for SqliteReadModel {
     }
 
     async fn mark_handled(&self, tx: &mut Connection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
-        self.record_handled(tx, reaction, event).await
+        Self::record_handled(tx, reaction, event)
     }
 
     async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
