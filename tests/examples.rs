@@ -26,7 +26,7 @@ fn each_example_prints_what_stands_beside_it() {
 fn built(name: &str) -> PathBuf {
     let test = env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap();
-    let example = folder.join("../examples").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    let example = folder.join("examples").join(format!("{name}{}", env::consts::EXE_SUFFIX));
     assert!(example.exists(), "{} is missing: run `cargo build --all-features --examples`", example.display());
     example
 }

@@ -357,7 +357,7 @@ async fn a_name_that_looks_like_a_generation_is_refused() {
             None
         }
 
-        fn apply(&self, _: &mut (), _: Envelope<CounterEvent>) {}
+        fn apply(&self, (): &mut (), _: Envelope<CounterEvent>) {}
     }
 
     async fn run(worker: Worker<impl Projection<Tx = ()>, MemoryReadModel>) -> Result<()> {
