@@ -47,19 +47,23 @@
 //! }
 //! ```
 
-use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
+mod carrier;
+mod health;
+mod part;
+mod running;
+mod tasks;
+mod waiting;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, join_all, try_join_all};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::delays;
+use crate::app::carrier::Carrier;
+use crate::app::part::Part;
+use crate::app::tasks::OnFailure;
+use crate::app::waiting::Checkpoint;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
@@ -67,27 +71,17 @@ use crate::process::Process;
 use crate::process::manager::ProcessManager;
 use crate::projection::Projection;
 use crate::reaction::{Reaction, StartFrom};
-use crate::relay::Relay;
 use crate::shutdown::{self, Signal};
 use crate::store::log::event_store::EventStore;
 use crate::store::log::relay::RelayStore;
-use crate::store::log::token::Token;
 use crate::store::model::deadlines::DeadlineStore;
 use crate::store::model::read_model::ReadModel;
 use crate::store::model::views::ViewStore;
 use crate::view::View;
 use crate::worker::Worker;
 
-/// The waits before a failed task is started again.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// The waits between looks at a checkpoint that another process moves.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_LOOK: Duration = Duration::from_millis(50);
-
-/// A task that ran this long restarts with a fresh back-off.
-const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+pub use health::{Health, State};
+pub use running::Running;
 
 /// The part of an app that a process runs. Other processes, on the same store and broker, run the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -121,107 +115,6 @@ pub struct App<M> {
     role: Role,
     on_failure: OnFailure,
     parts: Vec<Box<dyn Part>>,
-}
-
-type OnFailure = Arc<dyn Fn(&str, &Error) + Send + Sync>;
-
-/// The way of events from the log to the parts.
-enum Carrier {
-    /// The parts read the store.
-    Store,
-    /// A broker within this process.
-    Local(Arc<dyn Broker>),
-    /// A broker that outlives this process, and the name of the relays that serve it.
-    Shared { broker: Arc<dyn Broker>, announcer: Arc<dyn Announcer>, dead_letters: Arc<dyn DeadLetters>, name: String },
-}
-
-impl Carrier {
-    fn broker(&self) -> Option<Arc<dyn Broker>> {
-        match self {
-            Self::Store => None,
-            Self::Local(broker) | Self::Shared { broker, .. } => Some(broker.clone()),
-        }
-    }
-
-    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
-        match self {
-            Self::Shared { dead_letters, .. } => Some(dead_letters.clone()),
-            Self::Store | Self::Local(_) => None,
-        }
-    }
-}
-
-/// A projection, view, reaction or process, with what runs it.
-trait Part: Send + Sync {
-    fn name(&self) -> &str;
-
-    fn applied(&self) -> watch::Receiver<Position>;
-
-    fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>>;
-
-    fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part>;
-}
-
-/// Both runners have the same methods, but no trait in common.
-macro_rules! part {
-    ($runner:ty, $name:expr, where $($bounds:tt)*) => {
-        impl<P, M> Part for $runner
-        where
-            $($bounds)*
-        {
-            fn name(&self) -> &str {
-                $name(self)
-            }
-
-            fn applied(&self) -> watch::Receiver<Position> {
-                self.applied()
-            }
-
-            fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>> {
-                self.run(stop).boxed()
-            }
-
-            fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part> {
-                let mut runner = *self;
-                if let Some(broker) = carrier.broker() {
-                    runner = runner.with_broker(broker);
-                }
-                if let Some(dead_letters) = carrier.dead_letters() {
-                    runner = runner.with_dead_letters(dead_letters);
-                }
-                Arc::new(runner)
-            }
-        }
-    };
-}
-
-part!(Worker<P, M>, Self::name, where P: Projection, M: ReadModel<Tx = P::Tx>);
-part!(ProcessManager<P, M>, |_| P::NAME, where P: Process, M: DeadlineStore + Clone);
-
-/// Something that runs until it is told to stop, and can be started again.
-struct Task {
-    name: String,
-    run: Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<()>> + Send + Sync>,
-}
-
-impl Task {
-    fn part(part: Arc<dyn Part>) -> Self {
-        let name = part.name().to_owned();
-        let run = move |stop| {
-            let part = part.clone();
-            async move { part.run(stop).await }.boxed()
-        };
-        Self { name, run: Arc::new(run) }
-    }
-
-    fn relay(name: &str, relay: Relay) -> Self {
-        let relay = Arc::new(relay);
-        let run = move |stop| {
-            let relay = relay.clone();
-            async move { relay.run(stop).await }.boxed()
-        };
-        Self { name: name.to_owned(), run: Arc::new(run) }
-    }
 }
 
 impl<M> std::fmt::Debug for App<M> {
@@ -330,29 +223,18 @@ impl<M: ReadModel + Clone> App<M> {
     /// Starts the tasks of this role.
     pub fn start(self) -> Running {
         let Self { store, relays, models, carrier, role, on_failure, parts } = self;
-        let mut running = Running {
-            store,
-            checkpoint: Arc::new(move |projection| {
-                let models = models.clone();
-                async move { models.checkpoint(&ProjectionName::new(projection)?).await }.boxed()
-            }),
-            health: watch::Sender::new(Health::default()),
-            on_failure,
-            workers: Group::new(),
-            relays: Group::new(),
-            progress: Vec::new(),
-        };
+        let checkpoint: Checkpoint = Arc::new(move |projection| {
+            let models = models.clone();
+            async move { models.checkpoint(&ProjectionName::new(projection)?).await }.boxed()
+        });
+        let mut running = Running::new(store.clone(), checkpoint, on_failure);
         for part in parts {
             let part = part.carried_by(&carrier);
-            let applied = role.has(Role::Worker).then(|| part.applied());
-            running.progress.push(Progress { name: part.name().to_owned(), applied });
-            if role.has(Role::Worker) {
-                running.spawn(Role::Worker, Task::part(part));
-            }
+            if role.has(Role::Worker) { running.run(part) } else { running.await_elsewhere(&*part) }
         }
         if role.has(Role::Relay) {
-            for (name, relay) in carrier.relays(&running.store, &relays) {
-                running.spawn(Role::Relay, Task::relay(name, relay));
+            for (name, relay) in carrier.relays(&store, &relays) {
+                running.relay(name, relay);
             }
         }
         running
@@ -375,21 +257,6 @@ impl<M: ReadModel + Clone> App<M> {
     }
 }
 
-impl Carrier {
-    fn relays(&self, log: &Arc<dyn EventStore>, positions: &Arc<dyn RelayStore>) -> Vec<(&'static str, Relay)> {
-        match self {
-            Self::Store => Vec::new(),
-            Self::Local(broker) => vec![("relay", Relay::new(log.clone(), broker.clone()))],
-            Self::Shared { broker, announcer, name, .. } => {
-                let frames = Relay::new(log.clone(), broker.clone()).with_checkpoint(positions.clone(), name.clone());
-                let single = Relay::announcing(log.clone(), announcer.clone());
-                let single = single.with_checkpoint(positions.clone(), format!("{name} announcements"));
-                vec![("relay", frames), ("announcing relay", single)]
-            }
-        }
-    }
-}
-
 /// Runs a part until it has applied the log up to `head`.
 async fn run_up_to(part: &dyn Part, head: Position) -> Result<()> {
     let (stop, mut applied) = (CancellationToken::new(), part.applied());
@@ -405,255 +272,4 @@ async fn run_up_to(part: &dyn Part, head: Position) -> Result<()> {
         () = reached => {}
     }
     run.await
-}
-
-/// Tasks that stop together.
-struct Group {
-    tasks: JoinSet<()>,
-    stop: CancellationToken,
-}
-
-impl Group {
-    fn new() -> Self {
-        Self { tasks: JoinSet::new(), stop: CancellationToken::new() }
-    }
-
-    async fn stop(&mut self) {
-        self.stop.cancel();
-        // None of them panics: each is supervised.
-        while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-/// An [`App`] that has been started. Dropped, it ends its tasks where they are.
-pub struct Running {
-    store: Arc<dyn EventStore>,
-    checkpoint: Checkpoint,
-    health: watch::Sender<Health>,
-    on_failure: OnFailure,
-    workers: Group,
-    relays: Group,
-    progress: Vec<Progress>,
-}
-
-/// Reads how far a projection of that name is, whichever process runs it.
-type Checkpoint = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Position>> + Send + Sync>;
-
-/// How far a part of the app is.
-struct Progress {
-    name: String,
-    /// As it moves; `None` if another process runs the part.
-    applied: Option<watch::Receiver<Position>>,
-}
-
-impl Progress {
-    /// Whether this is the part of that name, in whatever generation.
-    fn is_of(&self, name: &str) -> bool {
-        self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
-    }
-
-    async fn applied(&self, checkpoint: &Checkpoint) -> Result<Position> {
-        match &self.applied {
-            Some(applied) => Ok(*applied.borrow()),
-            None => checkpoint(self.name.clone()).await,
-        }
-    }
-
-    async fn reach(&self, position: Position, checkpoint: &Checkpoint) -> Result<()> {
-        if let Some(applied) = &self.applied {
-            // Its sender is in a task that is started again until the app stops.
-            drop(applied.clone().wait_for(|applied| *applied >= position).await);
-            return Ok(());
-        }
-        let mut delays = delays(FIRST_LOOK, LONGEST_LOOK);
-        while checkpoint(self.name.clone()).await? < position {
-            tokio::time::sleep(delays.next_delay()).await;
-        }
-        Ok(())
-    }
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("health", &*self.health.borrow()).finish_non_exhaustive()
-    }
-}
-
-impl Running {
-    fn spawn(&mut self, part: Role, task: Task) {
-        let group = if part == Role::Relay { &mut self.relays } else { &mut self.workers };
-        self.health.send_modify(|health| drop(health.0.insert(task.name.clone(), State::Running)));
-        let (health, on_failure, stop) = (self.health.clone(), self.on_failure.clone(), group.stop.clone());
-        group.tasks.spawn(supervise(task, stop, health, on_failure));
-    }
-
-    /// Returns how the tasks are, as it changes.
-    pub fn health(&self) -> watch::Receiver<Health> {
-        self.health.subscribe()
-    }
-
-    /// Waits until everything that the app describes has applied a command's events: read your own writes. A part that another process
-    /// runs is asked through its checkpoint, so this works in every role.
-    ///
-    /// A part that has parked the events' aggregate counts as past them.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Behind`] after `timeout`, with the part that is behind and how far it is; otherwise a read error.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time: it changes nothing.
-    pub async fn wait_for(&self, events: impl Into<Token>, timeout: Duration) -> Result<()> {
-        self.wait(self.progress.iter().collect(), Goal::Events(events.into()), timeout).await
-    }
-
-    /// Waits until one projection, view, reaction or process has applied a command's events. Takes its name, such as `Spent::NAME`.
-    ///
-    /// # Errors
-    /// As [`wait_for`](Self::wait_for), and [`ErrorKind::Invalid`] if the app describes nothing of that name.
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time: it changes nothing.
-    pub async fn wait_for_one(&self, name: &str, events: impl Into<Token>, timeout: Duration) -> Result<()> {
-        let parts: Vec<_> = self.progress.iter().filter(|part| part.is_of(name)).collect();
-        if parts.is_empty() {
-            return Err(ErrorKind::Invalid(format!("the app has no projection {name}")).into());
-        }
-        self.wait(parts, Goal::Events(events.into()), timeout).await
-    }
-
-    /// Waits until everything that the app describes has applied all events that are in the log now.
-    ///
-    /// # Errors
-    /// As [`wait_for`](Self::wait_for).
-    ///
-    /// # Cancel safety
-    /// May be dropped at any time: it changes nothing.
-    pub async fn wait_for_all(&self, timeout: Duration) -> Result<()> {
-        let head = self.store.head().await?;
-        self.wait(self.progress.iter().collect(), Goal::Position(head), timeout).await
-    }
-
-    async fn wait(&self, parts: Vec<&Progress>, goal: Goal, timeout: Duration) -> Result<()> {
-        let end = Instant::now() + timeout;
-        let position = match goal {
-            Goal::Position(position) => position,
-            Goal::Events(token) => self.position_of(token, end).await?,
-        };
-        let reached = try_join_all(parts.iter().map(|part| part.reach(position, &self.checkpoint)));
-        if let Ok(reached) = tokio::time::timeout_at(end, reached).await {
-            return reached.map(drop);
-        }
-        for part in parts {
-            let applied = part.applied(&self.checkpoint).await?;
-            if applied < position {
-                let projection = ProjectionName::new(&part.name)?;
-                return Err(ErrorKind::Behind { projection, applied, wanted: position }.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// The position of a commit: a store that gives out positions after the commit may not know it at once.
-    async fn position_of(&self, token: Token, end: Instant) -> Result<Position> {
-        let mut delays = delays(FIRST_LOOK, LONGEST_LOOK);
-        loop {
-            if let Some(position) = self.store.position_of(token.commit()).await? {
-                return Ok(position);
-            }
-            if Instant::now() >= end {
-                return Err(
-                    ErrorKind::TimedOut(format!("waiting for the position of commit {}", token.commit())).into()
-                );
-            }
-            tokio::time::sleep_until(end.min(Instant::now() + delays.next_delay())).await;
-        }
-    }
-
-    /// Waits until everything that this process runs has applied the log up to a position.
-    pub async fn has_applied(&self, position: Position) {
-        let here = self.progress.iter().filter(|part| part.applied.is_some());
-        join_all(here.map(|part| part.reach(position, &self.checkpoint))).await;
-    }
-
-    /// Stops workers first, then relays, then closes the log. Each finishes the batch it is working on.
-    ///
-    /// The read models stay open for readers. Their last user [closes](ReadModel::close) them, or drops the last handle.
-    ///
-    /// # Errors
-    /// Returns the error of closing the log.
-    pub async fn stop(mut self) -> Result<()> {
-        self.workers.stop().await;
-        self.relays.stop().await;
-        self.store.close().await
-    }
-}
-
-/// What to wait for.
-enum Goal {
-    Events(Token),
-    Position(Position),
-}
-
-/// How tasks are, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Health(BTreeMap<String, State>);
-
-impl Health {
-    /// Whether all of them run.
-    pub fn is_good(&self) -> bool {
-        self.0.values().all(|state| *state == State::Running)
-    }
-
-    /// Each of them.
-    pub fn tasks(&self) -> impl Iterator<Item = (&str, &State)> {
-        self.0.iter().map(|(name, state)| (name.as_str(), state))
-    }
-}
-
-/// The state of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// It runs.
-    Running,
-    /// It has failed, and is started again after a wait.
-    Failed {
-        /// Failures in a row.
-        times: u32,
-        /// The last failure.
-        error: String,
-    },
-    /// It was told to stop, and has.
-    Stopped,
-}
-
-/// Runs a task, and starts it again after each failure, until it is told to stop.
-async fn supervise(task: Task, stop: CancellationToken, health: watch::Sender<Health>, on_failure: OnFailure) {
-    let set = |state| health.send_modify(|health| drop(health.0.insert(task.name.clone(), state)));
-    let (mut times, mut waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
-    loop {
-        let began = Instant::now();
-        let ended = AssertUnwindSafe((task.run)(stop.clone())).catch_unwind().await;
-        let error = match ended {
-            Ok(Ok(())) => break set(State::Stopped),
-            Ok(Err(error)) => error,
-            Err(panic) => Error::new(ErrorKind::Backend(format!("{} panicked: {}", task.name, message(&*panic)))),
-        };
-        if began.elapsed() >= HEALTHY_AFTER {
-            (times, waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
-        }
-        times += 1;
-        on_failure(&task.name, &error);
-        set(State::Failed { times, error: crate::worker::parking::reason(&error) });
-        let wait = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT));
-        if stop.run_until_cancelled(wait).await.is_none() {
-            break;
-        }
-        set(State::Running);
-    }
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for a reason that is no text")
 }

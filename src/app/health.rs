@@ -1,0 +1,40 @@
+//! How the tasks of an app are.
+
+use std::collections::BTreeMap;
+
+/// The state of each task, by the task's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health(BTreeMap<String, State>);
+
+impl Health {
+    /// Returns whether every task runs.
+    pub fn is_good(&self) -> bool {
+        self.0.values().all(|state| *state == State::Running)
+    }
+
+    /// Returns the name and state of each task.
+    pub fn tasks(&self) -> impl Iterator<Item = (&str, &State)> {
+        self.0.iter().map(|(name, state)| (name.as_str(), state))
+    }
+
+    pub(super) fn set(&mut self, task: &str, state: State) {
+        self.0.insert(task.to_owned(), state);
+    }
+}
+
+/// The state of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// The task runs.
+    Running,
+    /// The task has failed, and starts again after a wait.
+    Failed {
+        /// Failures in a row.
+        times: u32,
+        /// The last failure.
+        error: String,
+    },
+    /// The task was told to stop, and has ended.
+    Stopped,
+}

@@ -1,0 +1,65 @@
+//! The parts of an app that apply events.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::carrier::Carrier;
+use crate::error::Result;
+use crate::id::Position;
+use crate::process::Process;
+use crate::process::manager::ProcessManager;
+use crate::projection::Projection;
+use crate::store::model::deadlines::DeadlineStore;
+use crate::store::model::read_model::ReadModel;
+use crate::worker::Worker;
+
+/// A projection, view, reaction or process, with what runs it.
+pub(super) trait Part: Send + Sync {
+    fn name(&self) -> &str;
+
+    fn applied(&self) -> watch::Receiver<Position>;
+
+    fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>>;
+
+    fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part>;
+}
+
+/// Both runners have the same methods, but no trait in common.
+macro_rules! part {
+    ($runner:ty, $name:expr, where $($bounds:tt)*) => {
+        impl<P, M> Part for $runner
+        where
+            $($bounds)*
+        {
+            fn name(&self) -> &str {
+                $name(self)
+            }
+
+            fn applied(&self) -> watch::Receiver<Position> {
+                self.applied()
+            }
+
+            fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>> {
+                self.run(stop).boxed()
+            }
+
+            fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part> {
+                let mut runner = *self;
+                if let Some(broker) = carrier.broker() {
+                    runner = runner.with_broker(broker);
+                }
+                if let Some(dead_letters) = carrier.dead_letters() {
+                    runner = runner.with_dead_letters(dead_letters);
+                }
+                Arc::new(runner)
+            }
+        }
+    };
+}
+
+part!(Worker<P, M>, Self::name, where P: Projection, M: ReadModel<Tx = P::Tx>);
+part!(ProcessManager<P, M>, |_| P::NAME, where P: Process, M: DeadlineStore + Clone);

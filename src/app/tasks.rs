@@ -1,0 +1,122 @@
+//! Tasks that are started again after a failure, until they are told to stop.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::health::{Health, State};
+use crate::backoff::delays;
+use crate::error::{Error, ErrorKind, Result};
+use crate::worker::parking::reason;
+
+/// The waits before a failed task is started again.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A task that ran this long restarts with a fresh back-off.
+const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+
+/// Hears of the failures of tasks, by name.
+pub(super) type OnFailure = Arc<dyn Fn(&str, &Error) + Send + Sync>;
+
+/// Something that runs until it is told to stop, and can be started again.
+pub(super) struct Task {
+    name: String,
+    run: Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<()>> + Send + Sync>,
+}
+
+impl Task {
+    pub(super) fn new(
+        name: &str,
+        run: impl Fn(CancellationToken) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.to_owned(), run: Arc::new(run) }
+    }
+
+    /// Runs the task, and starts it again after each failure, until it is told to stop.
+    async fn supervise(self, stop: CancellationToken, watcher: Watcher) {
+        let (mut times, mut waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.run_once(stop.clone()).await else {
+                break watcher.set(&self.name, State::Stopped);
+            };
+            if began.elapsed() >= HEALTHY_AFTER {
+                (times, waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
+            }
+            times += 1;
+            (watcher.on_failure)(&self.name, &error);
+            watcher.set(&self.name, State::Failed { times, error: reason(&error) });
+            let wait = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT));
+            if stop.run_until_cancelled(wait).await.is_none() {
+                break;
+            }
+            watcher.set(&self.name, State::Running);
+        }
+    }
+
+    /// Runs the task until it ends; a panic is an error like any other.
+    async fn run_once(&self, stop: CancellationToken) -> Result<()> {
+        let ended = AssertUnwindSafe((self.run)(stop)).catch_unwind().await;
+        ended.unwrap_or_else(|panic| {
+            Err(ErrorKind::Backend(format!("{} panicked: {}", self.name, message(&*panic))).into())
+        })
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for a reason that is no text")
+}
+
+/// Keeps account of how tasks are.
+#[derive(Clone)]
+pub(super) struct Watcher {
+    health: watch::Sender<Health>,
+    on_failure: OnFailure,
+}
+
+impl Watcher {
+    pub(super) fn new(on_failure: OnFailure) -> Self {
+        Self { health: watch::Sender::new(Health::default()), on_failure }
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn set(&self, task: &str, state: State) {
+        self.health.send_modify(|health| health.set(task, state));
+    }
+}
+
+/// Tasks that stop together.
+pub(super) struct Group {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Group {
+    pub(super) fn new() -> Self {
+        Self { tasks: JoinSet::new(), stop: CancellationToken::new() }
+    }
+
+    pub(super) fn spawn(&mut self, task: Task, watcher: &Watcher) {
+        watcher.set(&task.name, State::Running);
+        self.tasks.spawn(task.supervise(self.stop.clone(), watcher.clone()));
+    }
+
+    /// Tells the tasks to stop, and waits until each has.
+    pub(super) async fn stop(&mut self) {
+        self.stop.cancel();
+        // None of them panics: each is supervised.
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
