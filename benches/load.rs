@@ -24,7 +24,7 @@ use retell::rusqlite::Connection;
 use retell::store::sqlite::{SqliteOptions, Synchronous};
 use retell::store::{Append, Snapshot};
 use retell::{
-    Aggregate, Apply, BoxError, Envelope, Event, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel,
+    Aggregate, Apply, BoxError, Envelope, Event, EventReaderExt, EventStore, ExpectedVersion, Filter, MemoryReadModel,
     MemoryStore, Position, Projection, Repository, SqliteStore, StreamId, Version, Worker,
 };
 use sqlx::SqlitePool;

@@ -20,7 +20,7 @@ use retell::store::Append;
 use retell::store::Fields;
 use retell::worker::WorkerOptions;
 use retell::{
-    Envelope, EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position,
+    Envelope, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position,
     PostgresReadModel, PostgresStore, Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};

@@ -150,8 +150,9 @@ pub use store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 pub use store::{
-    Append, Appended, DeadlineStore, EventReader, EventStore, Fields, Filter, InlineStore, Outcome, Page, Parked,
-    ParkedState, Parking, ReadModel, RelayStore, Replay, Switch, Token, UpTo, ViewStore,
+    Append, Appended, DeadlineStore, EventReader, EventReaderExt, EventStore, EventStoreExt, Fields, Filter,
+    InlineStore, Outcome, Page, Parked, ParkedState, Parking, Query, ReadModel, RelayStore, Replay, Switch, Token,
+    UpTo, ViewStore,
 };
 
 // Types of other crates that stand in this crate's signatures. Each is re-exported, so that an application needs no dependency of its own
@@ -176,7 +177,7 @@ pub use uuid::Uuid;
 /// their meaning in your module.
 pub mod prelude {
     pub use crate::inline::inline;
-    pub use crate::store::{Append, EventReader, EventStore, Fields, Filter};
+    pub use crate::store::{Append, EventReader, EventReaderExt, EventStore, EventStoreExt, Fields, Filter};
     pub use crate::{
         Aggregate, AggregateId, AnyEvent, App, Apply, BoxError, BoxFuture, CancellationToken, Claim, CommandError,
         Context, Effects, Envelope, Event, ExpectedVersion, Handle, InvalidName, MemoryBroker, MemoryReadModel,

@@ -21,10 +21,10 @@ use retell::store::{Append, Parking, RelayStore, Step, Turn, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
 use retell::{
-    AggregateId, AnyEvent, BoxError, Codec, Envelope, Error, ErrorKind, EventId, EventReader, EventStore, EventType,
-    EventUnion, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection,
-    ProjectionName, ReadModel, Relay, Repository, Result, SqliteReadModel, SqliteStore, StreamId, Worker, async_trait,
-    rusqlite,
+    AggregateId, AnyEvent, BoxError, Codec, Envelope, Error, ErrorKind, EventId, EventReader, EventReaderExt,
+    EventStore, EventType, EventUnion, ExpectedVersion, Filter, MemoryBroker, MemoryReadModel, MemoryStore, Position,
+    Projection, ProjectionName, ReadModel, Relay, Repository, Result, SqliteReadModel, SqliteStore, StreamId, Worker,
+    async_trait, rusqlite,
 };
 use support::{Add, Counter, CounterEvent};
 use tokio::task::JoinHandle;

@@ -9,7 +9,8 @@ use retell::store::{Append, Parked, Step, Work};
 use retell::store::{ParkedState, ParkingChange};
 use retell::testing::store::{events, stream};
 use retell::{
-    EventReader, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position, ProjectionName, ReadModel,
+    EventReaderExt, EventStore, ExpectedVersion, Filter, MemoryReadModel, MemoryStore, Position, ProjectionName,
+    ReadModel,
 };
 
 fn sales() -> ProjectionName {

@@ -18,7 +18,9 @@ use futures::future::BoxFuture;
 use retell::event::StoredEvent;
 use retell::id::ProjectionName;
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
-use retell::store::{Append, EventReader, EventStore, Filter, ReadModel, RelayStore, Replay, Snapshot, Step, Visitor};
+use retell::store::{
+    Append, EventReader, EventReaderExt, EventStore, Filter, ReadModel, RelayStore, Replay, Snapshot, Step, Visitor,
+};
 use retell::testing::store::{events, stream, whole_log};
 use retell::{ErrorKind, EventType, ExpectedVersion, Fence, IdempotencyKey, Position, Version};
 use sqlx::mysql::MySqlPoolOptions;

@@ -14,7 +14,9 @@ use retell::event::NewEvent;
 use retell::store::mysql::{MySqlOptions, MySqlStore};
 use retell::store::{Append, Appended, Health, OpenTransactions, Outcome};
 use retell::testing::store::{events, stream};
-use retell::{ErrorKind, EventReader, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version};
+use retell::{
+    ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version,
+};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, raw_sql};
 

@@ -21,9 +21,9 @@ use retell::store::{Append, Parked, Parking, Step, Turn, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, Codec, Envelope, EventId, EventReader, EventStore, EventType, ExpectedVersion, MemoryBroker,
-    MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, ReadModel, Relay, Result, SqliteReadModel,
-    SqliteStore, StreamId, Worker, async_trait, rusqlite,
+    BoxError, Codec, Envelope, EventId, EventReader, EventReaderExt, EventStore, EventType, ExpectedVersion,
+    MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, ReadModel, Relay, Result,
+    SqliteReadModel, SqliteStore, StreamId, Worker, async_trait, rusqlite,
 };
 use support::CounterEvent;
 use tokio::sync::Notify;

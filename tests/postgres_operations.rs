@@ -17,8 +17,8 @@ use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore}
 use retell::store::{Append, Filter, KeptOutcome, Outcome, ReadModel, RelayStore, Replay, Snapshot, Step, Work};
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use retell::{
-    Error, ErrorKind, EventReader, EventStore, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName,
-    Version,
+    Error, ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Fence, IdempotencyKey, Position,
+    ProjectionName, Version,
 };
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};

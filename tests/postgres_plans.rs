@@ -12,7 +12,7 @@ use std::time::Duration;
 use retell::store::postgres::PostgresStore;
 use retell::store::{Append, Replay};
 use retell::testing::store::{events, replayed, stream};
-use retell::{Claim, EventReader, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position};
+use retell::{Claim, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position};
 use sqlx::{AssertSqlSafe, PgPool};
 
 const ROUNDS: u64 = 300;

@@ -13,7 +13,9 @@ use retell::event::NewEvent;
 use retell::store::postgres::{PostgresOptions, PostgresStore};
 use retell::store::{Append, Appended};
 use retell::testing::store::{events, stream};
-use retell::{ErrorKind, EventReader, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version};
+use retell::{
+    ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version,
+};
 use sqlx::{Connection, Executor, PgConnection};
 
 const ISOLATION: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];

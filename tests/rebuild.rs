@@ -19,9 +19,9 @@ use retell::store::{Append, Fields, Step, ViewId, ViewRow, Work};
 use retell::view::{Paging, ViewProjection};
 use retell::worker::WorkerOptions;
 use retell::{
-    Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, Generation, MemoryReadModel, MemoryStore,
-    MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, ProjectionName, ReadModel, Rebuild,
-    SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
+    Envelope, ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Generation, MemoryReadModel,
+    MemoryStore, MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, ProjectionName, ReadModel,
+    Rebuild, SqliteReadModel, SqliteStore, StreamId, View, ViewKey, ViewStore, Views, Worker,
 };
 use serde::{Deserialize, Serialize};
 use support::CounterEvent;

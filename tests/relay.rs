@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use futures::future::ready;
 use futures::{FutureExt, TryFutureExt};
 use retell::broker::frame::{Frame, ReceivedFrame};
@@ -16,11 +15,10 @@ use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::id::{CommitId, Fence};
 use retell::relay::RelayOptions;
-use retell::store::{Append, PAGE_BYTES, Page, RelayStore, Replay, Visitor};
+use retell::store::{Append, PAGE_BYTES, Page, Query, RelayStore, Replay, Visitor};
 use retell::testing::store::{event, events, stream};
 use retell::{
-    ErrorKind, EventReader, EventStore, EventType, ExpectedVersion, Filter, MemoryStore, Position, Relay, StreamId,
-    Version, async_trait,
+    ErrorKind, EventReader, EventStore, ExpectedVersion, MemoryStore, Position, Relay, StreamId, async_trait,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -432,9 +430,9 @@ impl Counted {
 
 #[async_trait]
 impl EventReader for Counted {
-    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        let page = self.store.read_all(after, limit, filter).await?;
-        self.limit.store(limit, Ordering::SeqCst);
+    async fn read(&self, query: Query<'_>) -> Result<Page> {
+        let page = self.store.read(query).await?;
+        self.limit.store(query.limit, Ordering::SeqCst);
         self.pages.fetch_add(usize::from(!page.events.is_empty()), Ordering::SeqCst);
         let bytes = page.events.iter().map(RecordedEvent::payload_bytes).sum::<usize>() as u64;
         self.bytes.fetch_max(bytes, Ordering::SeqCst);
@@ -443,18 +441,6 @@ impl EventReader for Counted {
 
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
         self.store.replay(stream, replay, visitor).await
-    }
-
-    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.store.read_stream(stream, after, limit).await
-    }
-
-    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.store.newest(event_type, limit).await
-    }
-
-    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.store.recorded_after(time, limit).await
     }
 
     async fn head(&self) -> Result<Position> {

@@ -8,17 +8,16 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use proptest::prelude::*;
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
-use retell::store::{Append, Appended, KeptOutcome, Outcome, Page, Replay, Snapshot, Visitor};
+use retell::store::{Append, Appended, KeptOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::{
-    ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventStore,
-    EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Position, Repository, Result, SqliteStore,
-    StreamId, UpTo, Version, async_trait,
+    ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventReaderExt,
+    EventStore, EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Position, Repository, Result,
+    SqliteStore, StreamId, UpTo, Version, async_trait,
 };
 use support::{Add, BelowZero, Counter, CounterEvent, Rename};
 use tokio::sync::watch;
@@ -76,22 +75,9 @@ impl EventReader for Watched {
         self.store.replay(stream, replay, visitor).await
     }
 
-    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+    async fn read(&self, query: Query<'_>) -> Result<Page> {
         self.count_read().await?;
-        self.store.read_all(after, limit, filter).await
-    }
-
-    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.count_read().await?;
-        self.store.read_stream(stream, after, limit).await
-    }
-
-    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.store.newest(event_type, limit).await
-    }
-
-    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.store.recorded_after(time, limit).await
+        self.store.read(query).await
     }
 
     async fn head(&self) -> Result<Position> {

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use retell::store::Append;
 use retell::store::sqlite::SqliteOptions;
 use retell::testing::store::{event, stream};
-use retell::{EventReader, EventStore, ExpectedVersion, Filter, Position, SqliteStore};
+use retell::{EventReaderExt, EventStore, ExpectedVersion, Filter, Position, SqliteStore};
 
 const READERS: usize = 4;
 

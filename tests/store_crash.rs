@@ -19,7 +19,7 @@ use retell::error::{Error, ErrorKind, Result};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::{ExpectedVersion, Position, ProjectionName, StreamId, Version};
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
-use retell::store::{Append, EventReader, EventStore, Filter, ReadModel, Replay, Step, Work};
+use retell::store::{Append, EventReader, EventReaderExt, EventStore, Filter, ReadModel, Replay, Step, Work};
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use rusqlite::Connection;
 use tempfile::TempDir;

@@ -13,8 +13,8 @@ use retell::id::{
 };
 use retell::store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 use retell::store::{
-    Append, Appended, EventReader, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, ReadModel, RelayStore, Replay,
-    Snapshot, Step, UpTo, Work,
+    Append, Appended, EventReader, EventReaderExt, EventStore, Filter, MAX_PAYLOAD_BYTES, Outcome, ReadModel,
+    RelayStore, Replay, Snapshot, Step, UpTo, Work,
 };
 use retell::testing::read_model::Counting;
 use retell::testing::store::{event, events, replayed, stream, whole_log};

@@ -13,7 +13,7 @@ use retell::event::NewEvent;
 use retell::id::{AggregateType, EventId, EventType, ExpectedVersion, IdempotencyKey, Position, StreamId, Version};
 use retell::store::memory::MemoryStore;
 use retell::store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
-use retell::store::{Append, EventStore, Filter, Outcome, Replay, Snapshot, UpTo};
+use retell::store::{Append, EventReaderExt, EventStore, Filter, Outcome, Replay, Snapshot, UpTo};
 use retell::testing::store::{Replayed, event, position_of, replayed, whole_log};
 use tempfile::TempDir;
 use tokio::runtime;

@@ -87,7 +87,7 @@ async fn a_transaction_in_which_nothing_happens_is_ended_by_the_server() {
 
 mod opening {
     use futures::future::try_join_all;
-    use retell::store::{Append, EventReader, EventStore, Filter};
+    use retell::store::{Append, EventReader, EventReaderExt, EventStore, Filter};
     use retell::testing::store::{event, events, stream, whole_log};
     use retell::{ErrorKind, ExpectedVersion};
     use sqlx::migrate::{Migration, MigrationType, Migrator};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use retell::{EventId, EventStore, Filter, Position};
+use retell::{EventId, EventReaderExt, EventStore, Filter, Position};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;

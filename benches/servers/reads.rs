@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use retell::repository::RepositoryOptions;
 use retell::store::{Append, Snapshot};
-use retell::{Aggregate, AggregateId, Apply, EventStore, ExpectedVersion, Filter, Repository, Version};
+use retell::{Aggregate, AggregateId, Apply, EventReaderExt, EventStore, ExpectedVersion, Filter, Repository, Version};
 
 use crate::database::Database;
 use crate::support::by_hand::State;

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use indicatif::ProgressBar;
-use retell::{EventReader, Filter, Position};
+use retell::{EventReader, EventReaderExt, Filter, Position};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -24,6 +24,7 @@ use crate::repository::Repository;
 use crate::store::log::append::Outcome;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
+use crate::store::log::reader::EventReaderExt;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::worker::parking::reason;
 use crate::worker::{Worker, WorkerOptions};

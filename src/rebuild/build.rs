@@ -15,7 +15,7 @@ use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::{Rebuild, Speed};
 use crate::store::log::query::{Filter, Page};
-use crate::store::log::reader::EventReader;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Step;
 use crate::store::model::read_model::Work;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::id::Position;
 use crate::rebuild::cache::{Cache, Change};
 use crate::rebuild::{Rebuild, rate, time};
-use crate::store::log::reader::EventReader;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::views::ViewStore;
 use crate::view::View;
 

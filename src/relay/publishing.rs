@@ -16,7 +16,7 @@ use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
 use crate::store::log::query::{Filter, PAGE_BYTES};
-use crate::store::log::reader::EventReader;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
 
 /// Pages that may wait for the broker's confirm: at most what is published again after a failure. More would hide no more of the round trip

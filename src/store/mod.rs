@@ -15,11 +15,11 @@ pub(crate) mod server;
 pub mod sqlite;
 
 pub use log::append::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
-pub use log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
+pub use log::event_store::{EventStore, EventStoreExt, MAX_PAYLOAD_BYTES, Snapshot};
 pub use log::group_commit::{BatchAppend, GroupCommit};
 pub use log::inline::{Inline, InlineStore};
-pub use log::query::{Filter, PAGE_BYTES, Page};
-pub use log::reader::{EventReader, Replay, UpTo, Visitor};
+pub use log::query::{Filter, PAGE_BYTES, Page, Query, Select};
+pub use log::reader::{EventReader, EventReaderExt, Replay, UpTo, Visitor};
 pub use log::relay::RelayStore;
 pub use log::token::Token;
 pub use model::checkpoint::ProjectionState;

@@ -20,7 +20,7 @@ use crate::id::{EventId, EventType, ExpectedVersion, Position, StreamId, Version
 use crate::store::log::append::{Append, Appended, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::query::Filter;
-use crate::store::log::reader::{EventReader, Replay, Visitor};
+use crate::store::log::reader::{EventReader, EventReaderExt, Replay, Visitor};
 
 mod append;
 mod claims;
@@ -104,6 +104,8 @@ macro_rules! store_conformance {
             filtered_pages_are_full_to_the_last,
             a_page_says_how_far_it_has_looked,
             a_page_of_large_events_ends_when_it_is_full,
+            large_events_of_a_stream_are_read_up_to_the_limit,
+            a_page_of_any_query_names_its_greatest_position,
             a_stream_is_read_whole_and_in_order,
             at_most_so_many_events_of_a_stream_after_a_version_are_read,
             the_newest_events_of_a_type_come_newest_first,

@@ -25,6 +25,7 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, Position, ProjectionName, StreamId};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
+use crate::store::log::reader::EventReaderExt;
 use crate::store::model::parking::{Parked, Parking};
 use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, Version};
 use crate::projection::Projection;
+use crate::store::log::reader::EventReaderExt;
 use crate::store::model::parking::Parked;
 use crate::store::model::parking::{ParkedState, ParkingChange};
 use crate::store::model::read_model::ReadModel;

@@ -13,6 +13,7 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
+use crate::store::log::reader::EventReaderExt;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::worker::Worker;

@@ -14,7 +14,7 @@ use retell::broker::rabbitmq::topology::Topology;
 use retell::event::NewEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{Connection as _, MySqlConnection, PgConnection};
-use retell::store::{Append, EventStore, Filter, Parked, Parking, ReadModel};
+use retell::store::{Append, EventReaderExt, EventStore, Filter, Parked, Parking, ReadModel};
 use retell::{ExpectedVersion, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel, StreamId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use retell::error::{Error, ErrorKind};
 use retell::id::{ExpectedVersion, IdempotencyKey, Position, Version};
-use retell::store::{Append, Appended, EventStore, Filter, Outcome};
+use retell::store::{Append, Appended, EventReaderExt, EventStore, Filter, Outcome};
 use retell::testing::store::{event, stream};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};

@@ -12,8 +12,8 @@ use retell::store::sqlite::SqliteReadModel;
 use retell::store::{Append, Outcome, ReadModel, Replay, Snapshot, Step, Work};
 use retell::testing::store::{events, replayed, stream, whole_log};
 use retell::{
-    Claim, ClaimScope, ClaimValue, ErrorKind, ExpectedVersion, Fence, IdempotencyKey, Position, ProjectionName,
-    StreamId, Version,
+    Claim, ClaimScope, ClaimValue, ErrorKind, EventReaderExt, ExpectedVersion, Fence, IdempotencyKey, Position,
+    ProjectionName, StreamId, Version,
 };
 use uuid::Uuid;
 

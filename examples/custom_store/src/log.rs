@@ -10,12 +10,12 @@ use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::store::driver::{self, Verdict, Written, claimed, judge, record};
 use retell::store::{
-    Append, Appended, BatchAppend, GroupCommit, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, PAGE_BYTES, Page, RelayStore,
-    Replay, Snapshot, Visitor,
+    Append, Appended, BatchAppend, GroupCommit, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, PAGE_BYTES, Page, Query,
+    RelayStore, Replay, Select, Snapshot, Visitor,
 };
 use retell::{
-    BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
-    IdempotencyKey, Metadata, Position, Result, StreamId, Version, async_trait,
+    BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventReaderExt, EventStore,
+    EventType, Fence, Filter, IdempotencyKey, Metadata, Position, Result, StreamId, Version, async_trait,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -184,25 +184,20 @@ fn at(rows: &Rows<impl Readable>, position: Position) -> Result<RecordedEvent, B
     parse(position, row.ok_or_else(|| corrupt("no event at position", position))?)
 }
 
-/// Takes at most `limit` events, and none after the one that fills a page.
-fn take(
-    events: impl Iterator<Item = Result<RecordedEvent, BoxError>>,
-    limit: usize,
-) -> Result<Vec<RecordedEvent>, BoxError> {
-    let mut bytes = 0;
-    let has_room = |event: &Result<RecordedEvent, BoxError>| {
-        let before = bytes;
-        bytes += event.as_ref().map_or(0, RecordedEvent::payload_bytes);
-        before < PAGE_BYTES
-    };
-    events.take_while(has_room).take(limit).collect()
-}
-
 fn page(rows: &Rows<impl Readable>, after: Position, limit: usize, filter: &Filter) -> Result<Page, BoxError> {
     let end = if limit == 0 { after } else { head_of(rows)?.0.max(after) };
-    let events = (after.get()..end.get()).map(|before| at(rows, Position::new(before + 1)));
-    let wanted = events.filter(|event| event.as_ref().map_or(true, |event| filter.passes(event)));
-    Ok(Page::of(take(wanted, limit)?, limit, end))
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    for before in after.get()..end.get() {
+        let event = at(rows, Position::new(before + 1))?;
+        if filter.passes(&event) {
+            bytes += event.payload_bytes();
+            events.push(event);
+        }
+        if events.len() == limit || bytes >= PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(Page::of(events, limit, end))
 }
 
 #[async_trait]
@@ -230,41 +225,45 @@ impl EventReader for RedbStore {
         }
     }
 
-    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        let filter = filter.clone();
-        self.file.read("read the log", move |rows| page(rows, after, limit, &filter)).await
-    }
-
-    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let stream = versions_of(stream);
-        let read = move |rows: &Saved| {
-            let versions = rows.below::<(Version, Position)>(&stream, &number(after.get()))?;
-            take(versions.map(|row| at(rows, row?.1.1)), limit)
-        };
-        self.file.read("read a stream", read).await
-    }
-
-    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let event_type = key!("type", event_type);
-        let read = move |rows: &Saved| {
-            let positions = rows.below::<Position>(&event_type, "")?.rev();
-            take(positions.map(|row| at(rows, row?.1)), limit)
-        };
-        self.file.read("read the newest events", read).await
-    }
-
-    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let read = move |rows: &Saved| {
-            // Times never decrease along the log, so halving finds the last event that is not later.
-            let (mut before, mut end) = (0, head_of(rows)?.0.get());
-            while before < end {
-                let middle = before + (end - before).div_ceil(2);
-                let is_later = at(rows, Position::new(middle))?.recorded_at > time;
-                (before, end) = if is_later { (before, middle - 1) } else { (middle, end) };
+    async fn read(&self, query: Query<'_>) -> Result<Page> {
+        let limit = query.limit;
+        match query.select {
+            Select::Log { after, filter } => {
+                let filter = filter.clone();
+                self.file.read("read the log", move |rows| page(rows, after, limit, &filter)).await
             }
-            Ok(page(rows, Position::new(before), limit, &Filter::all())?.events)
-        };
-        self.file.read("read by time", read).await
+            Select::Stream { stream, after } => {
+                let (stream, after) = (versions_of(stream), number(after.get()));
+                let read = move |rows: &Saved| {
+                    let versions = rows.below::<(Version, Position)>(&stream, &after)?.take(limit);
+                    versions.map(|row| at(rows, row?.1.1)).collect::<Result<_, BoxError>>().map(Page::found)
+                };
+                self.file.read("read a stream", read).await
+            }
+            Select::Newest(event_type) => {
+                let event_type = key!("type", event_type);
+                let read = move |rows: &Saved| {
+                    let positions = rows.below::<Position>(&event_type, "")?.rev().take(limit);
+                    positions.map(|row| at(rows, row?.1)).collect::<Result<_, BoxError>>().map(Page::found)
+                };
+                self.file.read("read the newest events", read).await
+            }
+            Select::RecordedAfter(time) => {
+                let read = move |rows: &Saved| {
+                    // Times never decrease along the log, so halving finds the last event that is not later.
+                    let (mut before, mut end) = (0, head_of(rows)?.0.get());
+                    let head = end;
+                    while before < end {
+                        let middle = before + (end - before).div_ceil(2);
+                        let is_later = at(rows, Position::new(middle))?.recorded_at > time;
+                        (before, end) = if is_later { (before, middle - 1) } else { (middle, end) };
+                    }
+                    let later = (before..head).take(limit).map(|before| at(rows, Position::new(before + 1)));
+                    later.collect::<Result<_, BoxError>>().map(Page::found)
+                };
+                self.file.read("read by time", read).await
+            }
+        }
     }
 
     async fn head(&self) -> Result<Position> {

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 
 #[cfg(doc)]
 use crate::error::ErrorKind;
-use crate::error::Result;
-use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, StreamId, Version};
+use crate::error::{Error, Result};
+use crate::event::{Event, NewEvent};
+use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome};
 use crate::store::log::reader::EventReader;
 
@@ -13,7 +14,7 @@ use crate::store::log::reader::EventReader;
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
 /// Writes the log: appends, and what belongs to them. Object-safe: a program that chooses its database at start holds an
-/// `Arc<dyn EventStore>`.
+/// `Arc<dyn EventStore>`. [`EventStoreExt`] adds an append of domain events.
 #[async_trait]
 pub trait EventStore: EventReader {
     /// Makes the events durable, all or none.
@@ -54,6 +55,58 @@ pub trait EventStore: EventReader {
     /// # Errors
     /// [`ErrorKind::Backend`] if the database fails while closing.
     async fn close(&self) -> Result<()>;
+}
+
+/// Appends domain events without an aggregate. Every store has these methods; no store writes them.
+pub trait EventStoreExt: EventStore {
+    /// Encodes `events` and appends them to `stream`, all or none, if it is at the expected version.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for the name of a stream that no store accepts, [`ErrorKind::Unencodable`] for an event that cannot be
+    /// encoded, otherwise as [`append`](EventStore::append).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still write. The store stays usable.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::{MemoryStore, prelude::*};
+    ///
+    /// #[derive(Debug, Event, serde::Serialize, serde::Deserialize)]
+    /// enum ShelfEvent {
+    ///     #[event("shelf.filled")]
+    ///     Filled { books: u32 },
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let log = MemoryStore::new();
+    /// let filled = ShelfEvent::Filled { books: 12 };
+    /// let appended = log.append_events(("shelf", "1"), ExpectedVersion::NoStream, [filled]).await?;
+    /// assert_eq!(appended.versions, [Version::new(1)]);
+    /// # Ok::<(), BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    fn append_events<E: Event>(
+        &self,
+        stream: impl TryInto<StreamId, Error: Into<Error>>,
+        expected: ExpectedVersion,
+        events: impl IntoIterator<Item = E>,
+    ) -> impl Future<Output = Result<Appended>> + Send {
+        let append = encoded(stream, expected, events);
+        async { self.append(append?).await }
+    }
+}
+
+impl<S: EventStore + ?Sized> EventStoreExt for S {}
+
+fn encoded<E: Event>(
+    stream: impl TryInto<StreamId, Error: Into<Error>>,
+    expected: ExpectedVersion,
+    events: impl IntoIterator<Item = E>,
+) -> Result<Append> {
+    let stream = stream.try_into().map_err(Into::into)?;
+    let events = events.into_iter().map(|event| NewEvent::new(&event)).collect::<Result<_>>()?;
+    Ok(Append::new(stream, expected, events))
 }
 
 /// The state of a stream's aggregate as of a version.

@@ -1,14 +1,97 @@
-//! Which part of the log a reader gets.
+//! Queries: which events a reader gets, in which order and at most how many.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent};
-use crate::id::{AggregateType, EventType, Position};
+use crate::id::{AggregateType, EventType, Position, StreamId, Version};
 
-/// A page of the log ends with the event whose payload brings it to so many bytes, whatever was asked for: who reads page by page holds a
-/// bounded part of the log, however large its events are.
+/// The byte limit of a page of the log ([`Select::Log`]). A page ends with the event whose payload reaches it, even below the limit of the
+/// query, so a reader that reads page by page holds a bounded part of the log.
 pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Asks for events of the log: [`EventReader::read`](crate::store::EventReader::read) answers it.
+///
+/// A query borrows the names in it, so that asking costs no allocation.
+///
+/// # Examples
+/// ```
+/// use retell::{Filter, MemoryStore, Position, prelude::*, store::Query};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = MemoryStore::new();
+/// let page = log.read(Query::log(Position::ZERO, &Filter::all()).with_limit(100)).await?;
+/// assert!(page.events.is_empty());
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Query<'q> {
+    /// Which events, and in which order.
+    pub select: Select<'q>,
+    /// The maximum number of events.
+    pub limit: usize,
+}
+
+/// Which events a [`Query`] asks for, and in which order. A store answers each kind, so a new kind comes with a new major version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Select<'q> {
+    /// Events of the whole log, in log order.
+    Log {
+        /// Only events after this position.
+        after: Position,
+        /// Only events that pass this filter.
+        filter: &'q Filter,
+    },
+    /// Events of one stream, in version order.
+    Stream {
+        /// The stream.
+        stream: &'q StreamId,
+        /// Only events after this version.
+        after: Version,
+    },
+    /// Events of this type, newest first.
+    Newest(&'q EventType),
+    /// Events recorded later than this time, in log order.
+    RecordedAfter(DateTime<Utc>),
+}
+
+impl<'q> Query<'q> {
+    /// The default of [`limit`](Self::limit): enough that the round trip of a page costs little for each of its events.
+    pub const DEFAULT_LIMIT: usize = 1_000;
+
+    /// Asks for the events after a position that pass `filter`, in log order.
+    pub const fn log(after: Position, filter: &'q Filter) -> Self {
+        Self::of(Select::Log { after, filter })
+    }
+
+    /// Asks for the events of one stream after a version, in version order.
+    pub const fn stream(stream: &'q StreamId, after: Version) -> Self {
+        Self::of(Select::Stream { stream, after })
+    }
+
+    /// Asks for the newest events of one type, newest first.
+    pub const fn newest(event_type: &'q EventType) -> Self {
+        Self::of(Select::Newest(event_type))
+    }
+
+    /// Asks for the first events recorded later than `time`, in log order.
+    pub const fn recorded_after(time: DateTime<Utc>) -> Self {
+        Self::of(Select::RecordedAfter(time))
+    }
+
+    /// Sets the maximum number of events; [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT) otherwise.
+    pub const fn with_limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    const fn of(select: Select<'q>) -> Self {
+        Self { select, limit: Self::DEFAULT_LIMIT }
+    }
+}
 
 /// Which events of the log. Empty lists let everything pass; both lists together must both be met.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,17 +143,24 @@ impl Filter {
     }
 }
 
-/// A part of the log.
+/// The answer to a [`Query`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// The events that passed the filter.
+    /// The events, in the order of the query.
     pub events: Vec<RecordedEvent>,
-    /// Every event up to here has been looked at: the place to read on from.
+    /// For [`Select::Log`], the position up to which the store has looked at every event: the next page starts after it. Otherwise the
+    /// greatest position among the events, zero if there are none.
     pub through: Position,
 }
 
 impl Page {
-    /// Returns the page of these events, at most `limit`, after a store has looked at every event up to `end`. If the page is full, by
+    /// Returns the page of events that a store has found otherwise than by [`Select::Log`].
+    pub fn found(events: Vec<RecordedEvent>) -> Self {
+        let through = events.iter().map(|event| event.position).max().unwrap_or(Position::ZERO);
+        Self { events, through }
+    }
+
+    /// Returns the page of these events of the log, at most `limit`, after a store has looked at every event up to `end`. If the page is full, by
     /// `limit` or by [`PAGE_BYTES`], it reaches only through its last event, since the store stopped there.
     pub fn of(events: Vec<RecordedEvent>, limit: usize, end: Position) -> Self {
         let full =

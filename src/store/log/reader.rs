@@ -2,14 +2,21 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use futures::TryFutureExt;
 use tokio::sync::watch;
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::event::{RecordedEvent, StoredEvent};
 use crate::id::{CommitId, EventType, Position, StreamId, Version};
-use crate::store::log::query::{Filter, Page};
+#[cfg(doc)]
+use crate::store::log::query::Select;
+use crate::store::log::query::{Filter, Page, Query};
 
-/// Reads the log. What a relay, a worker or a report gets: it cannot write.
+/// Reads the log. A relay, a worker or a report gets a reader: it cannot write.
+///
+/// [`EventReaderExt`] adds a method for each kind of query.
 #[async_trait]
 pub trait EventReader: Send + Sync + 'static {
     /// Hands the events of one stream to `visitor`, in version order, each borrowed from the store's buffer.
@@ -18,49 +25,93 @@ pub trait EventReader: Send + Sync + 'static {
     /// snapshot no later than the end asked for, the visitor gets it first and then only the events after it.
     ///
     /// # Errors
-    /// What the visitor returns, as it is; otherwise what reading met.
+    /// The visitor's error as it is, otherwise a [read error](crate::Error#read-errors).
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
 
-    /// At most `limit` events after a position that pass the filter, in log order. Fewer where they are large: see [`PAGE_BYTES`](crate::store::PAGE_BYTES).
+    /// Returns the events that `query` asks for, whole and with their positions.
+    ///
+    /// On a server, an event gets its position after its commit. `read` first gives positions to the commits it can see, so it returns
+    /// every event whose append returned before the call. A session that may only read, as on a replica, cannot do so: it returns only
+    /// the events that have positions. A page of a stream then ends before the stream does, and [`replay`](Self::replay) sees more.
+    ///
+    /// [`PAGE_BYTES`](crate::store::PAGE_BYTES) limits a page of [`Select::Log`] alone. Any other page is complete: fewer events than the
+    /// limit means that there are no more.
     ///
     /// # Errors
-    /// What reading met; [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) names the position of a damaged row.
-    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page>;
+    /// A [read error](crate::Error#read-errors). [`ErrorKind::Corrupt`] names the position of a damaged row.
+    async fn read(&self, query: Query<'_>) -> Result<Page>;
 
-    /// At most `limit` events of one stream after a version, in version order, whole. On a server, an event comes as soon as it has a
-    /// position.
+    /// Returns the position of the last event in the log; zero if it is empty.
     ///
     /// # Errors
-    /// What reading met; [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) names a damaged row.
-    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>>;
-
-    /// The newest events of one type, newest first, at most `limit`.
-    ///
-    /// # Errors
-    /// As [`read_all`](Self::read_all).
-    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>>;
-
-    /// The first events recorded later than `time`, in log order, at most `limit`.
-    ///
-    /// # Errors
-    /// As [`read_all`](Self::read_all).
-    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>>;
-
-    /// The position of the last event in the log; zero if it is empty.
-    ///
-    /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     async fn head(&self) -> Result<Position>;
 
-    /// The position of the last event of a commit; `None` while its events have no positions yet.
+    /// Returns the position of the last event of a commit; `None` while its events have no positions yet.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
 
-    /// Hints that the log has grown. It may miss the appends of other processes: poll as well, more slowly.
+    /// Returns a signal that the log has grown. It may miss the appends of other processes: poll as well, more slowly.
     fn watch_head(&self) -> watch::Receiver<Position>;
 }
+
+/// Asks an [`EventReader`] each kind of [`Query`]. Every reader has these methods; no store writes them.
+pub trait EventReaderExt: EventReader {
+    /// Returns at most `limit` events after a position that pass `filter`, in log order. A page of large events is
+    /// [shorter](crate::store::PAGE_BYTES).
+    ///
+    /// # Errors
+    /// As [`read`](EventReader::read).
+    fn read_all<'r>(
+        &'r self,
+        after: Position,
+        limit: usize,
+        filter: &'r Filter,
+    ) -> impl Future<Output = Result<Page>> + Send {
+        self.read(Query::log(after, filter).with_limit(limit))
+    }
+
+    /// Returns at most `limit` events of one stream after a version, in version order.
+    ///
+    /// # Errors
+    /// As [`read`](EventReader::read).
+    fn read_stream<'r>(
+        &'r self,
+        stream: &'r StreamId,
+        after: Version,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<RecordedEvent>>> + Send {
+        self.read(Query::stream(stream, after).with_limit(limit)).map_ok(|page| page.events)
+    }
+
+    /// Returns the newest events of one type, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`read`](EventReader::read).
+    fn newest<'r>(
+        &'r self,
+        event_type: &'r EventType,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<RecordedEvent>>> + Send {
+        self.read(Query::newest(event_type).with_limit(limit)).map_ok(|page| page.events)
+    }
+
+    /// Returns the first events recorded later than `time`, in log order, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`read`](EventReader::read).
+    fn recorded_after(
+        &self,
+        time: DateTime<Utc>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<RecordedEvent>>> + Send {
+        self.read(Query::recorded_after(time).with_limit(limit)).map_ok(|page| page.events)
+    }
+}
+
+impl<R: EventReader + ?Sized> EventReaderExt for R {}
 
 /// Which events of a stream, and whether a snapshot may stand for the first of them.
 #[derive(Debug, Clone, Copy)]

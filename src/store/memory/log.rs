@@ -13,16 +13,14 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
-use crate::id::{
-    ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, IdempotencyKey, Position, StreamId, Version,
-};
+use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
-use crate::store::log::query::{Filter, PAGE_BYTES, Page};
+use crate::store::log::query::{Filter, PAGE_BYTES, Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::memory::model::MemoryReadModel;
@@ -172,16 +170,29 @@ impl State {
         self.events.last().map_or(now, |last| last.recorded_at.max(now))
     }
 
-    fn replay_chunk(&self, stream: &StreamId, after: Version, up_to: UpTo) -> Vec<RecordedEvent> {
+    fn page(&self, after: Position, limit: usize, filter: &Filter) -> Page {
+        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(self.events.len());
+        let mut bytes = 0;
+        let fits = |event: &&RecordedEvent| {
+            let room = bytes < PAGE_BYTES;
+            bytes += event.payload_bytes();
+            room
+        };
+        let events = self.events[first..].iter().filter(|event| filter.passes(event)).take_while(fits).take(limit);
+        let end = if limit == 0 { after } else { self.head().max(after) };
+        Page::of(events.cloned().collect(), limit, end)
+    }
+
+    /// The events of a stream after a version, in order.
+    fn after(&self, stream: &StreamId, after: Version) -> impl Iterator<Item = &RecordedEvent> {
         let places = self.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
         let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(places.len());
-        places[first..]
-            .iter()
-            .map(|&place| &self.events[place])
-            .take_while(|event| up_to.includes(event.version, event.recorded_at))
-            .take(REPLAY_CHUNK)
-            .cloned()
-            .collect()
+        places[first..].iter().map(|&place| &self.events[place])
+    }
+
+    fn replay_chunk(&self, stream: &StreamId, after: Version, up_to: UpTo) -> Vec<RecordedEvent> {
+        let wanted = self.after(stream, after).take_while(|event| up_to.includes(event.version, event.recorded_at));
+        wanted.take(REPLAY_CHUNK).cloned().collect()
     }
 }
 
@@ -229,37 +240,21 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
         }
     }
 
-    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        let state = self.log.read();
-        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(state.events.len());
-        let mut bytes = 0;
-        let fits = |event: &&RecordedEvent| {
-            let room = bytes < PAGE_BYTES;
-            bytes += event.payload_bytes();
-            room
+    async fn read(&self, query: Query<'_>) -> Result<Page> {
+        let (state, limit) = (self.log.read(), query.limit);
+        let events: Vec<_> = match query.select {
+            Select::Log { after, filter } => return Ok(state.page(after, limit, filter)),
+            Select::Stream { stream, after } => state.after(stream, after).take(limit).cloned().collect(),
+            Select::Newest(event_type) => {
+                let newest = state.events.iter().rev().filter(|event| event.event.event_type == *event_type);
+                newest.take(limit).cloned().collect()
+            }
+            Select::RecordedAfter(time) => {
+                let first = state.events.partition_point(|event| event.recorded_at <= time);
+                state.events[first..].iter().take(limit).cloned().collect()
+            }
         };
-        let events = state.events[first..].iter().filter(|event| filter.passes(event)).take_while(fits).take(limit);
-        let end = if limit == 0 { after } else { state.head().max(after) };
-        Ok(Page::of(events.cloned().collect(), limit, end))
-    }
-
-    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let state = self.log.read();
-        let places = state.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
-        let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(places.len());
-        Ok(places[first..].iter().take(limit).map(|&place| state.events[place].clone()).collect())
-    }
-
-    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let state = self.log.read();
-        let matching = state.events.iter().rev().filter(|event| event.event.event_type == *event_type);
-        Ok(matching.take(limit).cloned().collect())
-    }
-
-    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let state = self.log.read();
-        let first = state.events.partition_point(|event| event.recorded_at <= time);
-        Ok(state.events[first..].iter().take(limit).cloned().collect())
+        Ok(Page::found(events))
     }
 
     async fn head(&self) -> Result<Position> {

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 
 use crate::error::{ErrorKind, Result};
-use crate::event::RecordedEvent;
-use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
 use crate::store::log::append::{Append, Appended, KeptOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
-use crate::store::log::query::{Filter, Page};
+use crate::store::log::query::{Page, Query};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::postgres::connection::{Connections, pool};
 use crate::store::postgres::error::classify;
@@ -25,7 +23,6 @@ use crate::store::postgres::schema::Schema;
 use crate::store::postgres::{health, migrate};
 use crate::store::server::convert::to_sql;
 use crate::store::server::health::Health;
-use crate::store::server::page;
 
 /// While the disk syncs one commit, the next is written. More of them share out the same work in smaller commits.
 pub(crate) const COMMITS_AT_ONCE: usize = 2;
@@ -136,20 +133,8 @@ impl EventReader for PostgresStore {
         self.reader.replay(stream, replay, visitor).await
     }
 
-    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        page::page(&self.reader, after, limit, filter).await
-    }
-
-    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.reader.stream(stream, after, limit).await
-    }
-
-    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.reader.newest(event_type, limit).await
-    }
-
-    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.reader.recorded_after(time, limit).await
+    async fn read(&self, query: Query<'_>) -> Result<Page> {
+        self.reader.read(query).await
     }
 
     async fn head(&self) -> Result<Position> {

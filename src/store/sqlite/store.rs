@@ -4,18 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use crate::event::RecordedEvent;
-use crate::id::{ClaimScope, ClaimValue, CommitId, EventType, IdempotencyKey, Position, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
 use crate::store::log::append::{Append, Appended, KeptOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::inline::Inlines;
-use crate::store::log::query::{Filter, Page};
+use crate::store::log::query::{Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::convert::to_sql;
@@ -140,23 +138,26 @@ impl EventReader for SqliteStore {
         replay::replay(&self.readers, stream, replay, visitor).await
     }
 
-    async fn read_all(&self, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
-        let filter = filter.clone();
-        self.readers.run("read the log", move |db| read::page(db, after, limit, &filter)).await
-    }
-
-    async fn read_stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let stream = stream.clone();
-        self.readers.run("read a stream", move |db| read::stream(db, &stream, after, limit)).await
-    }
-
-    async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        let event_type = event_type.clone();
-        self.readers.run("read the newest events", move |db| read::newest(db, &event_type, limit)).await
-    }
-
-    async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.readers.run("read by time", move |db| read::recorded_after(db, time, limit)).await
+    async fn read(&self, query: Query<'_>) -> Result<Page> {
+        let (readers, limit) = (&self.readers, query.limit);
+        let found = match query.select {
+            Select::Log { after, filter } => {
+                let filter = filter.clone();
+                return readers.run("read the log", move |db| read::page(db, after, limit, &filter)).await;
+            }
+            Select::Stream { stream, after } => {
+                let stream = stream.clone();
+                readers.run("read a stream", move |db| read::stream(db, &stream, after, limit)).await
+            }
+            Select::Newest(event_type) => {
+                let event_type = event_type.clone();
+                readers.run("read the newest events", move |db| read::newest(db, &event_type, limit)).await
+            }
+            Select::RecordedAfter(time) => {
+                readers.run("read by time", move |db| read::recorded_after(db, time, limit)).await
+            }
+        };
+        found.map(Page::found)
     }
 
     async fn head(&self) -> Result<Position> {

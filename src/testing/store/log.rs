@@ -7,7 +7,8 @@ use tokio::time::timeout;
 
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, EventType, Position, Version};
-use crate::store::log::query::{Filter, PAGE_BYTES, Page};
+use crate::store::log::query::{Filter, PAGE_BYTES, Page, Query};
+use crate::store::log::reader::EventReaderExt;
 use crate::testing::store::{
     PATIENCE, Store, event, event_of, events, log_of, position_of, stream, stream_of, written,
 };
@@ -137,6 +138,31 @@ pub async fn a_page_of_large_events_ends_when_it_is_full(store: Store) {
             assert_eq!(positions, (after + 1..=expected).collect::<Vec<_>>(), "{filter:?} after {after}");
             assert_eq!(page.through.get(), expected);
             after = expected;
+        }
+    }
+}
+
+/// The byte limit is one of pages of the log: a short page of a stream would look like the stream's end.
+pub async fn large_events_of_a_stream_are_read_up_to_the_limit(store: Store) {
+    let account = stream("1");
+    for _ in 0..3 {
+        written(&store, &account, vec![event(vec![b'1'; PAGE_BYTES / 2])]).await;
+    }
+    let read = store.read_stream(&account, Version::ZERO, 4).await.expect("a stream can be read");
+    assert_eq!(read.len(), 3);
+}
+
+/// Whatever the query, the page names the greatest position in it.
+pub async fn a_page_of_any_query_names_its_greatest_position(store: Store) {
+    let log = mixed_log(&store).await;
+    let (order, placed) = (stream_of("order", "3"), EventType::new("placed").expect("a valid name"));
+    let early = log[0].recorded_at - TimeDelta::days(1);
+    for limit in [0, 1, 3] {
+        for query in [Query::stream(&order, Version::ZERO), Query::newest(&placed), Query::recorded_after(early)] {
+            let page = store.read(query.with_limit(limit)).await.expect("the log can be read");
+            assert_eq!(page.events.len(), limit, "{query:?}");
+            let greatest = page.events.iter().map(|event| event.position).max();
+            assert_eq!(page.through, greatest.unwrap_or(Position::ZERO), "{query:?}");
         }
     }
 }

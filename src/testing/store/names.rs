@@ -10,7 +10,7 @@ use crate::id::{
 };
 use crate::store::log::append::{Append, Outcome};
 use crate::store::log::query::Filter;
-use crate::store::log::reader::Replay;
+use crate::store::log::reader::{EventReaderExt, Replay};
 use crate::testing::store::{Store, event, event_of, log_of, position_of, replay_of, stream_of};
 
 /// Text that means something to one database or another, or that one of them might change.

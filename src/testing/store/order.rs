@@ -10,6 +10,7 @@ use crate::event::RecordedEvent;
 use crate::id::{EventId, ExpectedVersion, Position, Version};
 use crate::store::log::append::Append;
 use crate::store::log::query::Filter;
+use crate::store::log::reader::EventReaderExt;
 use crate::testing::store::{
     PATIENCE, Store, append_at_once, assert_contiguous, event, events, log_of, position_of, stream, written,
 };

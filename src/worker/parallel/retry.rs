@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
 use crate::projection::Projection;
-use crate::store::log::reader::EventReader;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::Parked;
 use crate::store::model::parking::{ParkedState, ParkingChange};
 use crate::store::model::progress::{Progress, Turn};

@@ -9,7 +9,7 @@ use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ProjectionName, StreamId, Version};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
-use crate::store::log::reader::EventReader;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::Parked;
 use crate::store::model::parking::ParkingChange;
 use crate::store::model::progress::{Progress, Turn};

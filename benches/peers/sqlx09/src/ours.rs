@@ -12,7 +12,7 @@ use retell::repository::RepositoryOptions;
 use retell::store::postgres::PostgresOptions;
 use retell::store::sqlite::{SqliteOptions, Synchronous};
 use retell::{
-    Aggregate, Apply, Envelope, Event, EventStore, Filter, Handle, Position, PostgresReadModel, PostgresStore, Rebuild,
+    Aggregate, Apply, Envelope, Event, EventReaderExt, EventStore, Filter, Handle, Position, PostgresReadModel, PostgresStore, Rebuild,
     Repository, SqliteReadModel, SqliteStore, View, Views,
 };
 use serde::{Deserialize, Serialize};

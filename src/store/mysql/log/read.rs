@@ -4,20 +4,19 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::mysql::{MySqlArguments, MySqlRow};
-use sqlx::query::Query;
 use sqlx::{MySql, QueryBuilder, Row};
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
-use crate::store::log::query::Filter;
+use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::log::sequence::sequence;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
-use crate::store::server::page::{Placed, Rows, Scans};
+use crate::store::server::page::{self, Placed, Rows, Scans};
 use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
 
 #[derive(Debug, Clone)]
@@ -62,28 +61,24 @@ impl Reader {
         lease.end(Ok(())).map_err(failed)
     }
 
-    pub(crate) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+    pub(crate) async fn read(&self, query: Query<'_>) -> Result<Page> {
+        let limit = limit_to_sql(query.limit);
+        let query = match query.select {
+            Select::Log { after, filter } => return page::page(self, after, query.limit, filter).await,
+            Select::Stream { stream, after } => sqlx::query(STREAM)
+                .bind(stream.aggregate_type().as_str().as_bytes())
+                .bind(stream.aggregate_id().as_str().as_bytes())
+                .bind(to_sql(after.get()))
+                .bind(limit),
+            Select::Newest(event_type) => sqlx::query(NEWEST).bind(event_type.as_str().as_bytes()).bind(limit),
+            Select::RecordedAfter(time) => sqlx::query(RECORDED_AFTER).bind(time_to_sql(time)).bind(limit),
+        };
         self.sequence().await?;
-        let query = sqlx::query(STREAM)
-            .bind(stream.aggregate_type().as_str().as_bytes())
-            .bind(stream.aggregate_id().as_str().as_bytes())
-            .bind(to_sql(after.get()))
-            .bind(limit_to_sql(limit));
-        self.joined(query).await
-    }
-
-    pub(crate) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.sequence().await?;
-        self.joined(sqlx::query(NEWEST).bind(event_type.as_str().as_bytes()).bind(limit_to_sql(limit))).await
-    }
-
-    pub(crate) async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.sequence().await?;
-        self.joined(sqlx::query(RECORDED_AFTER).bind(time_to_sql(time)).bind(limit_to_sql(limit))).await
+        self.joined(query).await.map(Page::found)
     }
 
     /// Events that the server has joined with their places.
-    async fn joined(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
+    async fn joined(&self, query: sqlx::query::Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let rows = query.fetch_all(&mut *lease).await;

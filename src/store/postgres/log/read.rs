@@ -1,23 +1,20 @@
 //! Reads the log: streams as the rows arrive, pages by two range scans.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventType, Position, StreamId, Version};
-use crate::store::log::query::Filter;
+use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, refusal};
 use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
-use crate::store::server::page;
-use crate::store::server::page::{Placed, Rows, Scans};
+use crate::store::server::page::{self, Placed, Rows, Scans};
 use crate::store::server::rounds::Refusal;
 use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
 
@@ -56,28 +53,25 @@ impl Reader {
         lease.end(Ok(())).map_err(failed)
     }
 
-    pub(crate) async fn stream(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<RecordedEvent>> {
+    pub(crate) async fn read(&self, query: Query<'_>) -> Result<Page> {
+        let limit = limit_to_sql(query.limit);
+        let sql = |statement| sqlx::query(self.schema.sql(statement));
+        let query = match query.select {
+            Select::Log { after, filter } => return page::page(self, after, query.limit, filter).await,
+            Select::Stream { stream, after } => sql(STREAM)
+                .bind(stream.aggregate_type().as_str())
+                .bind(stream.aggregate_id().as_str())
+                .bind(to_sql(after.get()))
+                .bind(limit),
+            Select::Newest(event_type) => sql(NEWEST).bind(event_type.as_str()).bind(limit),
+            Select::RecordedAfter(time) => sql(RECORDED_AFTER).bind(time).bind(limit),
+        };
         self.sequence().await?;
-        let query = sqlx::query(self.schema.sql(STREAM))
-            .bind(stream.aggregate_type().as_str())
-            .bind(stream.aggregate_id().as_str())
-            .bind(to_sql(after.get()))
-            .bind(limit_to_sql(limit));
-        self.joined(query).await
-    }
-
-    pub(crate) async fn newest(&self, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.sequence().await?;
-        self.joined(sqlx::query(self.schema.sql(NEWEST)).bind(event_type.as_str()).bind(limit_to_sql(limit))).await
-    }
-
-    pub(crate) async fn recorded_after(&self, time: DateTime<Utc>, limit: usize) -> Result<Vec<RecordedEvent>> {
-        self.sequence().await?;
-        self.joined(sqlx::query(self.schema.sql(RECORDED_AFTER)).bind(time).bind(limit_to_sql(limit))).await
+        self.joined(query).await.map(Page::found)
     }
 
     /// Events that the server has joined with their places.
-    async fn joined(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<RecordedEvent>> {
+    async fn joined(&self, query: sqlx::query::Query<'_, Postgres, PgArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let rows = query.fetch_all(&mut *lease).await;
