@@ -225,7 +225,7 @@ impl Counted {
 #[async_trait]
 impl Publisher for Counted {
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
-        let (confirm, last) = (self.broker.publish(frames).await?, frames.last().unwrap().last);
+        let (confirm, last) = (self.broker.publish(frames).await?, frames.last().unwrap().last());
         let confirmed = self.confirmed.clone();
         Ok(confirm.inspect_ok(move |()| confirmed.send_modify(|confirmed| *confirmed = last)).boxed())
     }

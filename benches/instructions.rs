@@ -135,14 +135,14 @@ fn frame(times: u64) {
 fn unframe(times: u64) {
     let frame = framed();
     for _ in 0..times / FRAMED as u64 {
-        black_box(ReceivedFrame::parse(black_box(frame.body.clone())).unwrap().events().unwrap());
+        black_box(ReceivedFrame::parse(black_box(frame.body().clone())).unwrap().events().unwrap());
     }
 }
 
 fn gate(times: u64) {
     let frame = framed();
     for _ in 0..times {
-        let received = ReceivedFrame::parse(black_box(frame.body.clone())).unwrap();
+        let received = ReceivedFrame::parse(black_box(frame.body().clone())).unwrap();
         assert!(black_box(received.last()) <= Position::new(FRAMED as u64), "it is known");
     }
 }

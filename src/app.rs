@@ -230,7 +230,7 @@ impl<M: ReadModel + Clone> App<M> {
         let mut running = Running::new(store.clone(), checkpoint, on_failure);
         for part in parts {
             let part = part.carried_by(&carrier);
-            if role.has(Role::Worker) { running.run(part) } else { running.await_elsewhere(&*part) }
+            if role.has(Role::Worker) { running.run(&part) } else { running.await_elsewhere(&*part) }
         }
         if role.has(Role::Relay) {
             for (name, relay) in carrier.relays(&store, &relays) {

@@ -2,15 +2,16 @@
 //!
 //! Everything here is parsed once, at the edge; a value that exists is valid.
 
-use std::borrow::Borrow;
+mod define;
+
 use std::convert::Infallible;
 use std::fmt;
-use std::num::ParseIntError;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::id::define::{name, number, uuid_id};
 
 /// Longest aggregate type, aggregate id or event type, in bytes of UTF-8. A routing key of AMQP 0.9.1 ends there too.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -43,108 +44,13 @@ pub(crate) fn parse_name(what: &'static str, text: &str) -> Result<Arc<str>, Inv
     Err(InvalidName { what, problem })
 }
 
-macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $type(Arc<str>);
-
-        impl $type {
-            /// Parses a name of 1 to [`MAX_NAME_BYTES`] bytes without NUL characters.
-            ///
-            /// # Errors
-            /// [`InvalidName`] says which of the three rules is broken.
-            pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
-                parse_name($what, text.as_ref()).map(Self)
-            }
-
-            /// The name as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(&self.0, f)
-            }
-        }
-
-        impl AsRef<str> for $type {
-            fn as_ref(&self) -> &str {
-                &self.0
-            }
-        }
-
-        // Sound: the derived `Eq`, `Ord` and `Hash` are those of the text.
-        impl Borrow<str> for $type {
-            fn borrow(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = InvalidName;
-            fn from_str(text: &str) -> Result<Self, InvalidName> {
-                Self::new(text)
-            }
-        }
-
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-            }
-        }
-
-        impl TryFrom<&str> for $type {
-            type Error = InvalidName;
-            fn try_from(text: &str) -> Result<Self, InvalidName> {
-                Self::new(text)
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = InvalidName;
-            fn try_from(text: String) -> Result<Self, InvalidName> {
-                Self::new(text)
-            }
-        }
-
-        // A function that takes `impl TryInto` does not dereference: this and the next one accept `&id` too.
-        impl TryFrom<&String> for $type {
-            type Error = InvalidName;
-            fn try_from(text: &String) -> Result<Self, InvalidName> {
-                Self::new(text)
-            }
-        }
-
-        impl From<&$type> for $type {
-            fn from(name: &$type) -> Self {
-                name.clone()
-            }
-        }
-    };
-}
-
 name!(
     /// The stored name of a kind of aggregate, such as `order`.
     AggregateType,
     "aggregate type"
 );
 name!(
-    /// Which aggregate of its type: any text, or a generated UUID v7.
+    /// The id of an aggregate within its type: any text, or a generated UUID v7.
     AggregateId,
     "aggregate id"
 );
@@ -159,7 +65,7 @@ name!(
     "projection name"
 );
 name!(
-    /// Names one append, chosen by the caller: a retry under the same key returns the first outcome.
+    /// The caller's name for one append: a retry under the same key returns the first outcome.
     IdempotencyKey,
     "idempotency key"
 );
@@ -180,7 +86,7 @@ name!(
 );
 
 impl AggregateId {
-    /// A new id: UUID version 7, so that ids made one after another sort and are stored next to each other.
+    /// Creates an id: UUID version 7, so that ids created one after another sort and are stored next to each other.
     pub fn generate() -> Self {
         Self::from(Uuid::now_v7())
     }
@@ -202,7 +108,7 @@ pub struct StreamId {
 }
 
 impl StreamId {
-    /// The stream of one aggregate.
+    /// Creates the id of one aggregate's stream.
     pub fn new(aggregate_type: AggregateType, aggregate_id: AggregateId) -> Self {
         Self { aggregate_type, aggregate_id }
     }
@@ -215,12 +121,12 @@ impl StreamId {
         Ok(Self::new(AggregateType::new(aggregate_type)?, AggregateId::new(aggregate_id)?))
     }
 
-    /// The kind of aggregate.
+    /// Returns the kind of aggregate.
     pub fn aggregate_type(&self) -> &AggregateType {
         &self.aggregate_type
     }
 
-    /// Which aggregate of its kind.
+    /// Returns the aggregate's id within its kind.
     pub fn aggregate_id(&self) -> &AggregateId {
         &self.aggregate_id
     }
@@ -249,74 +155,6 @@ impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.aggregate_type, self.aggregate_id)
     }
-}
-
-macro_rules! number {
-    ($(#[$doc:meta])* $type:ident) => {
-        $(#[$doc])*
-        #[derive(
-            Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-        )]
-        #[serde(transparent)]
-        pub struct $type(u64);
-
-        impl $type {
-            /// Before the first.
-            pub const ZERO: Self = Self(0);
-
-            /// Wraps a number.
-            pub const fn new(number: u64) -> Self {
-                Self(number)
-            }
-
-            /// The number.
-            pub const fn get(self) -> u64 {
-                self.0
-            }
-
-            /// Returns the next number.
-            #[must_use]
-            pub const fn next(self) -> Self {
-                self.plus(1)
-            }
-
-            /// Returns the number `count` after this one.
-            #[must_use]
-            pub const fn plus(self, count: u64) -> Self {
-                Self(self.0.saturating_add(count))
-            }
-
-            /// Returns how many numbers this is after `earlier`; zero if `earlier` is not earlier.
-            pub const fn since(self, earlier: Self) -> u64 {
-                self.0.saturating_sub(earlier.0)
-            }
-        }
-
-        impl From<u64> for $type {
-            fn from(number: u64) -> Self {
-                Self(number)
-            }
-        }
-
-        impl From<$type> for u64 {
-            fn from(number: $type) -> Self {
-                number.0
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = ParseIntError;
-            fn from_str(text: &str) -> Result<Self, ParseIntError> {
-                text.parse().map(Self)
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&self.0, f)
-            }
-        }
-    };
 }
 
 number!(
@@ -375,52 +213,6 @@ impl fmt::Display for ExpectedVersion {
             Self::Exact(version) => write!(f, "version {version}"),
         }
     }
-}
-
-macro_rules! uuid_id {
-    ($(#[$doc:meta])* $type:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(transparent)]
-        pub struct $type(Uuid);
-
-        impl $type {
-            /// A new id: UUID version 7, ordered by the time it was made.
-            pub fn generate() -> Self {
-                Self(Uuid::now_v7())
-            }
-
-            /// The id as a UUID.
-            pub const fn as_uuid(&self) -> &Uuid {
-                &self.0
-            }
-        }
-
-        impl From<Uuid> for $type {
-            fn from(id: Uuid) -> Self {
-                Self(id)
-            }
-        }
-
-        impl From<$type> for Uuid {
-            fn from(id: $type) -> Self {
-                id.0
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = uuid::Error;
-            fn from_str(text: &str) -> Result<Self, uuid::Error> {
-                text.parse().map(Self)
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&self.0, f)
-            }
-        }
-    };
 }
 
 uuid_id!(

@@ -1,33 +1,37 @@
-//! Runs commands: load, decide, append, and again after a conflict.
+//! Runs commands: loads, decides, appends, and retries after a conflict.
+
+mod fold;
+pub(crate) mod options;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
-use crate::backoff::delays;
 use crate::command::{CommandError, Context, Executed};
-use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::event::{DecodeError, Event, NewEvent, StoredEvent};
-use crate::id::{AggregateId, AggregateType, EventId, EventType, ExpectedVersion, InvalidName, StreamId, Version};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::{BoxError, Error, Result};
+use crate::event::NewEvent;
+use crate::id::{AggregateId, AggregateType, EventId, ExpectedVersion, InvalidName, StreamId, Version};
+use crate::repository::fold::Fold;
 use crate::store::log::append::{Append, Appended, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
-use crate::store::log::reader::{Replay, UpTo, Visitor};
+use crate::store::log::reader::{Replay, UpTo};
 
-/// Aggregates kept in memory by default.
-const CACHED_AGGREGATES: u64 = 10_000;
+pub use fold::Loaded;
+pub use options::{RepositoryOptions, RetryPolicy};
 
-/// Snapshots that may be under way at once. Beyond it a commit leaves its snapshot to a later one.
+/// The most snapshots that are written at once. A commit beyond it leaves its snapshot to a later one.
 const SNAPSHOTS_AT_ONCE: usize = 8;
 
 /// Runs commands on aggregates of one type. Cloning gives another handle with the same cache.
 ///
-/// Commands on one aggregate take turns within a repository, so that they do not fight each other; between processes the expected
-/// version decides. Aggregates that were used lately stay in memory at their version: a command on one of them reads nothing.
+/// Commands on one aggregate take turns within a repository, so that they do not conflict; between processes the expected version decides.
+/// Recently used aggregates stay in memory at their version: a command on one of them reads nothing.
 #[derive(Debug)]
 pub struct Repository<A: Aggregate> {
     inner: Arc<Inner<A>>,
@@ -60,86 +64,16 @@ struct Snapshots {
     failures: Arc<AtomicU64>,
 }
 
-/// An aggregate's place in the cache; the lock makes the commands on it take turns.
+/// An aggregate's place in the cache. Its lock makes the commands on the aggregate take turns.
 type Slot<A> = Mutex<Option<Loaded<A>>>;
 
-/// Settings of a [`Repository`].
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct RepositoryOptions {
-    cached_aggregates: u64,
-    retry: RetryPolicy,
-}
-
-impl RepositoryOptions {
-    /// 10,000 aggregates in memory, and the default [`RetryPolicy`].
-    pub fn new() -> Self {
-        Self { cached_aggregates: CACHED_AGGREGATES, retry: RetryPolicy::default() }
-    }
-
-    /// How many aggregates stay in memory; 0 loads each command's aggregate from the store.
-    pub fn with_cached_aggregates(mut self, aggregates: u64) -> Self {
-        self.cached_aggregates = aggregates;
-        self
-    }
-
-    /// What to do after a conflict.
-    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
-        self.retry = retry;
-        self
-    }
-}
-
-impl Default for RepositoryOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// How often a command is decided again after a conflict, and how long it waits before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Attempts after the first; 0 returns the first conflict.
-    pub retries: usize,
-    /// The wait before the first retry; it doubles with each, and a random part is added.
-    pub first_delay: Duration,
-    /// The longest wait.
-    pub longest_delay: Duration,
-}
-
-impl Default for RetryPolicy {
-    /// 8 retries, from 1 ms to 100 ms: some hundred milliseconds of patience in all. Commands of one process do not conflict, so this
-    /// is for the rare meeting of two processes.
-    fn default() -> Self {
-        Self { retries: 8, first_delay: Duration::from_millis(1), longest_delay: Duration::from_millis(100) }
-    }
-}
-
-impl RetryPolicy {
-    /// Returns one wait for each retry.
-    pub(crate) fn waits(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        delays(self.first_delay, self.longest_delay).take(self.retries)
-    }
-}
-
-/// An aggregate's state as of a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loaded<A> {
-    /// The state.
-    pub state: A,
-    /// The version of its last event; zero if it has none.
-    pub version: Version,
-    /// The version of the newest snapshot that is known of.
-    snapshot: Version,
-}
-
 impl<A: Aggregate> Repository<A> {
-    /// A repository with default settings.
+    /// Creates a repository with default settings.
     pub fn new(store: impl EventStore) -> Self {
         Self::with_options(Arc::new(store), RepositoryOptions::new())
     }
 
-    /// A repository over a shared store.
+    /// Creates a repository over a shared store.
     pub fn with_options(store: Arc<dyn EventStore>, options: RepositoryOptions) -> Self {
         let inner = Inner {
             store,
@@ -155,7 +89,7 @@ impl<A: Aggregate> Repository<A> {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Runs a command that comes from outside.
+    /// Runs a command without a context: a request from outside.
     ///
     /// # Errors
     /// As [`execute_with`](Self::execute_with).
@@ -173,15 +107,16 @@ impl<A: Aggregate> Repository<A> {
         self.execute_with(id, command, Context::new()).await
     }
 
-    /// Runs a command: loads the aggregate, lets it decide, appends what it decided, and starts over if others were faster.
+    /// Runs a command: loads the aggregate, lets it decide, appends its events, and starts over if another writer was faster.
     ///
     /// # Errors
     /// [`CommandError::Rejected`] with the domain's error, [`CommandError::Taken`] for a value that another aggregate holds,
-    /// [`CommandError::Conflict`] when the retries are used up, [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was written then. After [`CommandError::Transient`] the
-    /// events may have been written: execute again under the same key to find out.
+    /// [`CommandError::Conflict`] when the retries are used up, [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was
+    /// written in these cases. After [`CommandError::Transient`] the events may have been written: execute again under the same key to
+    /// find out.
     ///
     /// # Cancel safety
-    /// A dropped call may still write its events. The repository stays right: the next command finds out.
+    /// A dropped call may still write its events. The repository stays correct: the next command reads them.
     pub async fn execute_with<C>(
         &self,
         id: impl TryInto<AggregateId, Error: Into<Error>>,
@@ -237,17 +172,18 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// What an earlier call under the same key did.
+    /// Returns the outcome of an earlier call under the same key.
     async fn executed_before(&self, stream: &StreamId, context: &Context) -> Result<Option<Executed>> {
         let Some(key) = &context.key else { return Ok(None) };
         let Some(kept) = self.inner.store.find_by_key(key).await? else { return Ok(None) };
         Ok(Some(Executed::by(&kept.repeat(key, [stream])?, None)))
     }
 
-    /// The aggregate's present state; the default state at version zero if it has no events.
+    /// Returns the aggregate's present state; the default state at version zero if it has no events.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for an id no store accepts, and what [`Error::is_corrupt`] calls corrupt. Never an empty state instead.
+    /// [`ErrorKind::Invalid`] for an id no store accepts, otherwise a [read error](Error#read-errors). An event that cannot be read is an
+    /// error that [`is_corrupt`](Error::is_corrupt), never an empty state.
     pub async fn load(&self, id: impl TryInto<AggregateId, Error: Into<Error>>) -> Result<Loaded<A>> {
         let stream = self.stream(id)?;
         let slot = self.slot(&stream);
@@ -256,7 +192,7 @@ impl<A: Aggregate> Repository<A> {
         Ok(slot.get_or_insert_default().clone())
     }
 
-    /// The aggregate's state as it was at a version or at a time.
+    /// Returns the aggregate's state as it was at a version or at a time.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -266,12 +202,12 @@ impl<A: Aggregate> Repository<A> {
         self.replay(&stream, Loaded::default(), replay).await
     }
 
-    /// Snapshots that could not be written or read since the start. Each cost time, none cost data.
+    /// Returns the count of snapshots that could not be written or read so far. Each cost time, none cost data.
     pub fn snapshot_failures(&self) -> u64 {
         self.inner.snapshots.failures.load(Ordering::Relaxed)
     }
 
-    /// Waits until the snapshots under way are written.
+    /// Waits until all pending snapshots are written.
     pub async fn flush(&self) {
         self.inner.snapshots.tasks.close();
         self.inner.snapshots.tasks.wait().await;
@@ -286,7 +222,7 @@ impl<A: Aggregate> Repository<A> {
         self.inner.cache.get_with_by_ref(stream.aggregate_id(), Arc::default)
     }
 
-    /// Brings a state to the stream's end. The slot is empty while that runs: a state that was dropped half-way is not kept.
+    /// Brings a state to the stream's end. The slot is empty meanwhile, so a state that was dropped half-way is not kept.
     async fn refresh(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>) -> Result<()> {
         let newest = match slot.take() {
             Some(known) => {
@@ -303,7 +239,7 @@ impl<A: Aggregate> Repository<A> {
         self.replay(stream, Loaded::default(), Replay { snapshot: Some(A::FINGERPRINT), ..Replay::ALL }).await
     }
 
-    /// A snapshot that cannot be read is passed over: the events are the truth.
+    /// Replays the stream, without the snapshot if that cannot be read: the events are the truth.
     async fn replay(&self, stream: &StreamId, from: Loaded<A>, replay: Replay) -> Result<Loaded<A>> {
         let mut fold = Fold { stream, loaded: from, bad_snapshot: false };
         match self.inner.store.replay(stream, replay, &mut fold).await {
@@ -347,20 +283,14 @@ impl<A: Aggregate> Repository<A> {
                 Ok(store.save_snapshot(&stream, snapshot).await?)
             }
             .await;
-            // A later snapshot makes up for it; the count tells whoever wants to know.
+            // A later snapshot makes up for it. The count is there for operators.
             failures.fetch_add(u64::from(saved.is_err()), Ordering::Relaxed);
             drop(permit);
         });
     }
 }
 
-impl<A: Default> Default for Loaded<A> {
-    fn default() -> Self {
-        Self { state: A::default(), version: Version::ZERO, snapshot: Version::ZERO }
-    }
-}
-
-/// The append, and the id of its last event.
+/// Returns the append, and the id of its last event.
 fn encode<A: Aggregate>(
     stream: &StreamId,
     version: Version,
@@ -384,43 +314,4 @@ fn encode<A: Aggregate>(
         None => append,
     };
     Ok((append, last))
-}
-
-/// Folds a stream into a state.
-struct Fold<'s, A> {
-    stream: &'s StreamId,
-    loaded: Loaded<A>,
-    bad_snapshot: bool,
-}
-
-impl<A: Aggregate> Visitor for Fold<'_, A> {
-    fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()> {
-        let state = A::from_snapshot(state).map_err(|source| {
-            self.bad_snapshot = true;
-            Error::with_source(ErrorKind::Corrupt(format!("snapshot of {} at version {version}", self.stream)), source)
-        })?;
-        self.loaded = Loaded { state, version, snapshot: version };
-        Ok(())
-    }
-
-    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()> {
-        if version != self.loaded.version.next() {
-            let what = format!("{}: version {version} follows version {}", self.stream, self.loaded.version);
-            return Err(ErrorKind::Corrupt(what).into());
-        }
-        let event = A::Event::decode(event).map_err(|error| self.undecodable(error, version, event.event_type))?;
-        self.loaded.state.apply(event);
-        self.loaded.version = version;
-        Ok(())
-    }
-}
-
-impl<A> Fold<'_, A> {
-    #[cold]
-    fn undecodable(&self, error: DecodeError, version: Version, event_type: &str) -> Error {
-        match EventType::new(event_type) {
-            Ok(event_type) => error.at(self.stream, version, &event_type),
-            Err(name) => Error::with_source(ErrorKind::Corrupt(format!("{} version {version}", self.stream)), name),
-        }
-    }
 }

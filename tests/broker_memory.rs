@@ -13,7 +13,7 @@ retell::broker_conformance!(MemoryBroker::new());
 async fn a_full_queue_drops_the_newest() {
     let broker = MemoryBroker::with_capacity(2);
     let mut consumer = broker.subscribe(&ProjectionName::new("full").unwrap(), Consumption::Sole).await.unwrap();
-    let frame = |n: u8| Frame { first: Position::new(1), last: Position::new(1), body: vec![n].into() };
+    let frame = |n: u8| Frame::unchecked(Position::new(1), vec![n]);
     broker.publish(&[frame(1), frame(2), frame(3)]).await.unwrap().await.unwrap();
     let bodies: Vec<_> = consumer.next(10).await.unwrap().into_iter().map(|delivery| delivery.body[0]).collect();
     assert_eq!(bodies, [1, 2]);

@@ -51,7 +51,7 @@ async fn a_broker_is_trusted_by_the_authority_that_signed_it_and_by_no_other() {
         assert!(error.is_transient(), "{error}");
     }
     let position = Position::new(1);
-    trusting.publish(&[Frame { first: position, last: position, body: vec![1].into() }]).await.unwrap().await.unwrap();
+    trusting.publish(&[Frame::unchecked(position, vec![1])]).await.unwrap().await.unwrap();
     trusting.close().await.unwrap();
     let (_folder, stranger) = certificates();
     for options in [options(), options().with_ca(stranger)] {

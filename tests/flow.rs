@@ -452,7 +452,7 @@ async fn a_relay_goes_on_from_its_confirmed_position() {
     for round in [25, 40] {
         let running = relay();
         while positions.last() != Some(&round) {
-            for Delivery { tag, body } in consumer.next(100).await.unwrap() {
+            for Delivery { tag, body, .. } in consumer.next(100).await.unwrap() {
                 let events = ReceivedFrame::parse(body).unwrap().events().unwrap();
                 assert!(events.len() <= 10);
                 positions.extend(events.iter().map(|event| event.position.get()));
@@ -576,12 +576,12 @@ impl Consumer for Scripted {
     }
 
     async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()> {
-        self.1.lock().unwrap().push(format!("ack {}", tag.0));
+        self.1.lock().unwrap().push(format!("ack {}", tag.get()));
         Ok(())
     }
 
     async fn reject(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
-        self.1.lock().unwrap().push(format!("reject {}: {reason}", delivery.tag.0));
+        self.1.lock().unwrap().push(format!("reject {}: {reason}", delivery.tag.get()));
         Ok(())
     }
 }
@@ -591,8 +591,8 @@ async fn junk_is_rejected_with_the_reason_and_the_rest_acknowledged_after_the_co
     let store = MemoryStore::new();
     add(&store, "a", 0..4).await;
     let page = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
-    let frame = Frame::split(&page.events, 10, 1 << 20).unwrap().remove(0).body;
-    let delivery = |tag, body| Delivery { tag: DeliveryTag(tag), body };
+    let frame = Frame::split(&page.events, 10, 1 << 20).unwrap().remove(0).body().clone();
+    let delivery = |tag, body| Delivery::new(DeliveryTag::new(tag), body);
     let script = vec![vec![delivery(1, "junk".into()), delivery(2, frame.clone()), delivery(3, frame)]];
     let broker = Scripted(Arc::new(std::sync::Mutex::new(script)), Arc::default());
     let models = MemoryReadModel::with_value(Vec::new());
@@ -614,9 +614,10 @@ async fn each_batch_is_acknowledged_once_it_is_committed_and_a_known_frame_is_no
     let log = MemoryStore::new();
     add(&log, "a", 0..4).await;
     let page = log.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
-    let frames: Vec<_> = Frame::split(&page.events, 2, 1 << 20).unwrap().into_iter().map(|frame| frame.body).collect();
+    let frames: Vec<_> =
+        Frame::split(&page.events, 2, 1 << 20).unwrap().into_iter().map(|frame| frame.body().clone()).collect();
     let damaged = frames[0].slice(..frames[0].len() - 1);
-    let delivery = |tag, body| Delivery { tag: DeliveryTag(tag), body };
+    let delivery = |tag, body| Delivery::new(DeliveryTag::new(tag), body);
     let script = vec![vec![delivery(1, frames[0].clone()), delivery(2, frames[1].clone()), delivery(3, damaged)]];
     let broker = Scripted(Arc::new(std::sync::Mutex::new(script)), Arc::default());
     let models = MemoryReadModel::with_value(Vec::new());

@@ -101,7 +101,7 @@ async fn held(queue: &str) -> u32 {
 async fn a_consumer_in_python_reads_the_orders_of_a_channel_that_was_declared_for_it() {
     let topology = topology();
     let broker = broker(&topology);
-    assert_eq!(broker.announce(&events()).await.unwrap().await.unwrap(), Announced { unroutable: 2 });
+    assert_eq!(broker.announce(&events()).await.unwrap().await.unwrap(), Announced::new(2));
     assert_eq!(printed(&consume(&topology, 3)), golden());
     assert_eq!(held(&topology.channels[0].queue).await, 0, "it has acknowledged each");
 }

@@ -159,7 +159,7 @@ impl Scripted {
             |&(first, last): &(usize, usize)| Frame::split(&log[first - 1..last], 1_000, 1 << 20).unwrap().remove(0);
         let deliveries = ranges.iter().map(frame).zip(1..);
         let mut left: Vec<_> =
-            deliveries.map(|(frame, tag)| Delivery { tag: DeliveryTag(tag), body: frame.body }).collect();
+            deliveries.map(|(frame, tag)| Delivery::new(DeliveryTag::new(tag), frame.body().clone())).collect();
         left.reverse();
         Self { left: Arc::new(Mutex::new(left)), done: Arc::default() }
     }
@@ -195,12 +195,12 @@ impl Consumer for Scripted {
     }
 
     async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()> {
-        self.done.lock().unwrap().push(format!("ack {}", tag.0));
+        self.done.lock().unwrap().push(format!("ack {}", tag.get()));
         Ok(())
     }
 
     async fn reject(&mut self, delivery: Delivery, _: &str) -> Result<()> {
-        self.done.lock().unwrap().push(format!("reject {}", delivery.tag.0));
+        self.done.lock().unwrap().push(format!("reject {}", delivery.tag.get()));
         Ok(())
     }
 }

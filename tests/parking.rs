@@ -302,7 +302,7 @@ async fn an_aggregate_is_dead_and_buried_after_its_retries_and_can_be_called_for
     assert_eq!(*models.value(), fold(&store).await);
     let event = store.read_stream(&stream("a"), retell::Version::new(1), 1).await.unwrap().remove(0);
     let reason = "projection seen failed at position 2 on counter.added: position 2 is poison".to_owned();
-    let letter = |attempts| DeadLetter { projection: seen(), event: event.clone(), reason: reason.clone(), attempts };
+    let letter = |attempts| DeadLetter::new(seen(), event.clone(), reason.clone(), attempts);
     assert_eq!(graves.dead_letters(), [letter(4), letter(4)]);
 }
 
@@ -466,11 +466,11 @@ impl ReadModel for Killable<MemoryReadModel<Applied>> {
 
 #[async_trait]
 impl DeadLetters for Killable<MemoryBroker> {
-    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
+    async fn add(&self, letter: &DeadLetter) -> Result<()> {
         self.1.pass().await;
-        let buried = self.0.bury(letter).await;
+        let added = self.0.add(letter).await;
         self.1.pass().await;
-        buried
+        added
     }
 }
 

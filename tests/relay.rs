@@ -118,7 +118,7 @@ fn one_less(failures: &AtomicUsize) -> Result<()> {
 #[async_trait]
 impl Publisher for Link {
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
-        let received = frames.iter().map(|frame| ReceivedFrame::parse(frame.body.clone()).unwrap().events().unwrap());
+        let received = frames.iter().map(|frame| ReceivedFrame::parse(frame.body().clone()).unwrap().events().unwrap());
         self.take(received.flatten().map(|event| event.position.get()).collect::<Vec<_>>()).await
     }
 }
@@ -128,7 +128,7 @@ impl Announcer for Link {
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
         let confirm = self.take(events.iter().map(|event| event.position.get())).await?;
         let unroutable = events.iter().filter(|event| event.position.get() % 2 == 1).count() as u64;
-        Ok(confirm.map_ok(move |()| Announced { unroutable }).boxed())
+        Ok(confirm.map_ok(move |()| Announced::new(unroutable)).boxed())
     }
 }
 
@@ -569,7 +569,7 @@ async fn large_frames_travel_compressed_where_that_is_asked_for() {
     until(async || bodies.0.lock().unwrap().len() == 2).await;
     running.stop().await.unwrap();
     let bodies = bodies.0.lock().unwrap();
-    assert_eq!(bodies.iter().map(|frame| frame.body[0]).collect::<Vec<_>>(), [2, 1], "the second is small");
-    let events = bodies.iter().flat_map(|frame| ReceivedFrame::parse(frame.body.clone()).unwrap().events().unwrap());
+    assert_eq!(bodies.iter().map(|frame| frame.body()[0]).collect::<Vec<_>>(), [2, 1], "the second is small");
+    let events = bodies.iter().flat_map(|frame| ReceivedFrame::parse(frame.body().clone()).unwrap().events().unwrap());
     assert_eq!(events.map(|event| event.position.get()).collect::<Vec<_>>(), (1..=101).collect::<Vec<_>>());
 }

@@ -155,7 +155,7 @@ async fn a_conflict_with_another_process_reloads_and_decides_again() {
 #[tokio::test]
 async fn when_the_retries_are_used_up_the_conflict_says_what_was_expected() {
     let store = MemoryStore::new();
-    let retry = RetryPolicy { retries: 0, ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().with_retries(0);
     let options = RepositoryOptions::new().with_retry(retry);
     let counters = Repository::<Counter>::with_options(Arc::new(store.clone()), options);
     counters.execute("a", Add(vec![1])).await.unwrap();

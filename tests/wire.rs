@@ -173,9 +173,10 @@ fn a_large_body_is_compressed_and_says_so() {
     event.event.payload = format!(r#"{{"text": "{}"}}"#, "many words ".repeat(1_000)).into();
     let plain = Announcement::of(&event).unwrap();
     assert_eq!(plain.clone().compressed(plain.body.len()).unwrap(), plain, "it is not over the threshold");
-    let compressed = plain.clone().compressed(4 * 1024).unwrap();
+    let mut compressed = plain.clone().compressed(4 * 1024).unwrap();
     assert_eq!(compressed.content_encoding, Some("zstd"));
     assert_eq!(zstd::stream::decode_all(&compressed.body[..]).unwrap(), plain.body);
     assert_eq!(compressed.clone().compressed(0).unwrap(), compressed, "once is enough");
-    assert_eq!(Announcement { body: plain.body.clone(), content_encoding: None, ..compressed }, plain);
+    (compressed.body, compressed.content_encoding) = (plain.body.clone(), None);
+    assert_eq!(compressed, plain, "nothing else differs");
 }

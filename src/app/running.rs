@@ -39,7 +39,7 @@ impl Running {
     }
 
     /// Runs a part of the app in this process.
-    pub(super) fn run(&mut self, part: Arc<dyn Part>) {
+    pub(super) fn run(&mut self, part: &Arc<dyn Part>) {
         self.waiting.add(part.name(), Some(part.applied()));
         let runner = part.clone();
         let task = Task::new(part.name(), move |stop| {

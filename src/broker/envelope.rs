@@ -30,8 +30,9 @@ pub const CONTENT_TYPE: &str = "application/json";
 /// The names of the metadata's own fields.
 const FIELDS: [&str; 3] = ["source", "correlation_id", "causation_id"];
 
-/// One event as a message: what a client of a broker needs to send it. Persistence is the client's.
+/// One event as a message: everything a broker's client needs to send it. Making it persistent is up to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Announcement {
     /// Where it is sent: the event's type.
     pub routing_key: EventType,
@@ -62,7 +63,7 @@ pub enum HeaderValue {
 }
 
 impl Announcement {
-    /// The message for an event.
+    /// Creates the message for an event.
     ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if some text of the event's cannot be written.
@@ -79,8 +80,8 @@ impl Announcement {
         })
     }
 
-    /// The same message, its body compressed by zstd if it has more than so many bytes, and is smaller then. A body over 64 MiB stays as
-    /// it is: who expands what others sent should know an end.
+    /// Compresses the body with zstd if it has more than `over` bytes and becomes smaller. A body over 64 MiB stays as it is, so that a
+    /// consumer can limit what it expands.
     ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if zstd is out of memory.

@@ -6,57 +6,30 @@
 //! read: a worker that knows a frame's events already expands nothing.
 //! Since positions are contiguous, a worker sees from the first position alone whether anything is missing before a frame.
 
-use bytes::Bytes;
-use chrono::DateTime;
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+mod format;
+pub(crate) mod received;
 
+use bytes::Bytes;
+use serde::Serialize;
+
+#[cfg(feature = "zstd")]
+use crate::broker::frame::format::COMPRESSED;
+use crate::broker::frame::format::{Head, PLAIN, WireEvent};
 #[cfg(feature = "zstd")]
 use crate::broker::zip;
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::event::{Metadata, NewEvent, RecordedEvent};
-use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
+use crate::event::RecordedEvent;
+use crate::id::Position;
 
-/// The first byte of a frame: its events stand as they are.
-const PLAIN: u8 = 1;
-
-/// The first byte of a frame whose events are compressed.
-const COMPRESSED: u8 = 2;
+pub use received::ReceivedFrame;
 
 /// An encoded run of the log, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// The position of its first event.
-    pub first: Position,
-    /// The position of its last event.
-    pub last: Position,
-    /// What is sent.
-    pub body: Bytes,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Head {
-    format: u8,
-    first: u64,
-    count: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireEvent<'a> {
-    id: Uuid,
-    aggregate_type: &'a str,
-    aggregate_id: &'a str,
-    version: u64,
-    event_type: &'a str,
-    schema_version: u32,
-    codec: u8,
-    recorded_at_micros: i64,
-    correlation_id: Option<Uuid>,
-    causation_id: Option<Uuid>,
-    metadata: Option<String>,
-    #[serde(with = "serde_bytes", borrow)]
-    payload: &'a [u8],
+    first: Position,
+    last: Position,
+    body: Bytes,
 }
 
 impl Frame {
@@ -83,6 +56,28 @@ impl Frame {
         Ok(frames)
     }
 
+    /// Creates a frame with a body that nothing checks, at one position: to test a broker, which carries any bytes.
+    #[cfg(feature = "testing")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+    pub fn unchecked(position: Position, body: impl Into<Bytes>) -> Self {
+        Self { first: position, last: position, body: body.into() }
+    }
+
+    /// Returns the position of the first event.
+    pub fn first(&self) -> Position {
+        self.first
+    }
+
+    /// Returns the position of the last event.
+    pub fn last(&self) -> Position {
+        self.last
+    }
+
+    /// Returns the bytes to send.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     fn encode(run: &[RecordedEvent], payload_bytes: usize) -> Result<Self> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Err(ErrorKind::Invalid("a frame without events".into()).into());
@@ -102,7 +97,7 @@ impl Frame {
         Ok(Self { first: first.position, last: last.position, body: body.into() })
     }
 
-    /// The same frame, compressed if it has more than so many bytes, and is smaller then. Compressing a frame twice changes nothing.
+    /// Compresses the frame if it has more than `over` bytes and becomes smaller. Compressing a frame twice changes nothing.
     ///
     /// A worker needs the feature `zstd` to read it. One without it rejects it, and reads the store instead.
     ///
@@ -151,103 +146,14 @@ fn unencodable(source: BoxError) -> Error {
     Error::with_source(ErrorKind::Unencodable("a frame".into()), source)
 }
 
-/// A frame whose head has been read: enough to decide whether its events are wanted.
-#[derive(Debug, Clone)]
-pub struct ReceivedFrame {
-    first: Position,
-    count: u64,
-    format: u8,
-    events: Bytes,
-}
-
-impl ReceivedFrame {
-    /// Reads the head of a message.
-    ///
-    /// # Errors
-    /// [`ErrorKind::BadFrame`] if it is not a frame of a format this release knows.
-    pub fn parse(mut body: Bytes) -> Result<Self> {
-        let (head, rest): (Head, _) = postcard::take_from_bytes(&body).map_err(|e| bad(e.to_string()))?;
-        if ![PLAIN, COMPRESSED].contains(&head.format) {
-            return Err(bad(format!("format {}, known are {PLAIN} and {COMPRESSED}", head.format)));
-        }
-        if head.count == 0 || head.first == 0 {
-            return Err(bad(format!("{} events from position {}", head.count, head.first)));
-        }
-        let events = body.split_off(body.len() - rest.len());
-        Ok(Self { first: Position::new(head.first), count: head.count, format: head.format, events })
-    }
-
-    /// The position of its first event.
-    pub fn first(&self) -> Position {
-        self.first
-    }
-
-    /// The position of its last event.
-    pub fn last(&self) -> Position {
-        self.first.plus(self.count - 1)
-    }
-
-    /// Reads the events. Their payloads stay in the message's buffer, or in the one it was expanded into.
-    ///
-    /// # Errors
-    /// [`ErrorKind::BadFrame`] if they are not what the head says, or expand to more than 64 MiB, or are compressed and the feature `zstd` is
-    /// not there.
-    pub fn events(&self) -> Result<Vec<RecordedEvent>> {
-        let body = self.expanded()?;
-        let mut rest = &body[..];
-        let mut events = Vec::new();
-        for place in 0..self.count {
-            let (wire, later): (WireEvent<'_>, _) =
-                postcard::take_from_bytes(rest).map_err(|error| bad(error.to_string()))?;
-            let event = event(&body, self.first.plus(place), &wire).map_err(|error| bad(error.to_string()))?;
-            events.push(event);
-            rest = later;
-        }
-        if rest.is_empty() { Ok(events) } else { Err(bad(format!("{} bytes left over", rest.len()))) }
-    }
-
-    fn expanded(&self) -> Result<Bytes> {
-        if self.format == PLAIN {
-            return Ok(self.events.clone());
-        }
-        #[cfg(feature = "zstd")]
-        let expanded = zip::expand(&self.events).map(Bytes::from).map_err(|error| bad(error.to_string()));
-        #[cfg(not(feature = "zstd"))]
-        let expanded = Err(bad("it is compressed, and this program is built without the feature `zstd`".into()));
-        expanded
-    }
-}
-
-/// An event whose payload lies in `body`.
-fn event(body: &Bytes, position: Position, wire: &WireEvent<'_>) -> Result<RecordedEvent, BoxError> {
-    Ok(RecordedEvent {
-        position,
-        stream: StreamId::new(AggregateType::new(wire.aggregate_type)?, AggregateId::new(wire.aggregate_id)?),
-        version: Version::new(wire.version),
-        recorded_at: DateTime::from_timestamp_micros(wire.recorded_at_micros).ok_or("time out of range")?,
-        event: NewEvent {
-            id: wire.id.into(),
-            event_type: EventType::new(wire.event_type)?,
-            schema_version: wire.schema_version,
-            codec: Codec::from_number(wire.codec).ok_or("unknown codec")?,
-            payload: body.slice_ref(wire.payload),
-            metadata: Metadata::from_parts(
-                wire.correlation_id.map(Into::into),
-                wire.causation_id.map(Into::into),
-                wire.metadata.as_deref(),
-            )?,
-        },
-    })
-}
-
-fn bad(problem: String) -> Error {
-    Error::new(ErrorKind::BadFrame(problem))
-}
-
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
-    use crate::id::EventId;
+    use crate::broker::frame::format::COMPRESSED;
+    use crate::event::{Metadata, NewEvent};
+    use crate::id::{EventId, EventType, StreamId, Version};
 
     fn event(position: u64, payload: usize) -> RecordedEvent {
         let metadata = Metadata {
@@ -281,7 +187,7 @@ mod tests {
             assert_eq!(split.len(), frames, "at most {max_events} events and {max_bytes} bytes");
             let mut received = Vec::new();
             for frame in split {
-                let back = ReceivedFrame::parse(frame.body).unwrap();
+                let back = ReceivedFrame::parse(frame.body.clone()).unwrap();
                 assert_eq!((back.first(), back.last()), (frame.first, frame.last));
                 received.extend(back.events().unwrap());
             }

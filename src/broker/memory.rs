@@ -40,7 +40,7 @@ impl MemoryBroker {
         Self { queues: Arc::default(), capacity: messages, dead_letters: Arc::default() }
     }
 
-    /// What was buried, in order.
+    /// Returns the dead letters, in the order they came.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         self.letters().clone()
     }
@@ -87,7 +87,7 @@ impl Publisher for MemoryBroker {
             {
                 let mut messages = queue.messages();
                 let free = self.capacity.saturating_sub(messages.len());
-                messages.extend(frames.iter().take(free).map(|frame| frame.body.clone()));
+                messages.extend(frames.iter().take(free).map(|frame| frame.body().clone()));
             }
             queue.arrived.notify_one();
         }
@@ -105,7 +105,7 @@ impl Broker for MemoryBroker {
 
 #[async_trait]
 impl DeadLetters for MemoryBroker {
-    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
+    async fn add(&self, letter: &DeadLetter) -> Result<()> {
         self.letters().push(letter.clone());
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Consumer for MemoryConsumer {
 impl MemoryConsumer {
     fn deliver(&mut self, body: Bytes) -> Delivery {
         self.delivered += 1;
-        let delivery = Delivery { tag: DeliveryTag(self.delivered), body };
+        let delivery = Delivery::new(DeliveryTag::new(self.delivered), body);
         self.unacknowledged.push_back(delivery.clone());
         delivery
     }

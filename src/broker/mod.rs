@@ -11,6 +11,7 @@ mod zip;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::broker::frame::Frame;
@@ -37,7 +38,7 @@ pub trait Publisher: Send + Sync + 'static {
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm>;
 }
 
-/// Sends events one by one, for everybody else: who is no projection of this library.
+/// Sends events one by one, for external consumers: those that are no projection of this library.
 #[async_trait]
 pub trait Announcer: Send + Sync + 'static {
     /// Returns when they are on their way, behind those of earlier calls. More can be sent before the broker confirms them.
@@ -50,11 +51,19 @@ pub trait Announcer: Send + Sync + 'static {
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>>;
 }
 
-/// What became of announced events.
+/// The outcome of announced events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Announced {
-    /// How many of them no queue wanted. The broker has confirmed them, and thrown them away.
+    /// The count of those that no queue wanted. The broker has confirmed and discarded them.
     pub unroutable: u64,
+}
+
+impl Announced {
+    /// Creates the outcome of a call whose events are all confirmed, `unroutable` of which no queue wanted.
+    pub fn new(unroutable: u64) -> Self {
+        Self { unroutable }
+    }
 }
 
 /// Gives each projection a queue of its own.
@@ -102,34 +111,42 @@ impl<B: Broker + ?Sized> Broker for Arc<B> {
 /// database, and is taken up again from there.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Returns when the letter is safe. It may come again.
+    /// Adds a letter and returns once it is safe. The same letter may be added again.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if they are out of reach: it is sent again later.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the letters are out of reach: the worker adds it again later.
     ///
     /// # Cancel safety
-    /// A dropped call may have sent it.
-    async fn bury(&self, letter: &DeadLetter) -> Result<()>;
+    /// A dropped call may have added the letter.
+    async fn add(&self, letter: &DeadLetter) -> Result<()>;
 }
 
 #[async_trait]
 impl<D: DeadLetters + ?Sized> DeadLetters for Arc<D> {
-    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
-        (**self).bury(letter).await
+    async fn add(&self, letter: &DeadLetter) -> Result<()> {
+        (**self).add(letter).await
     }
 }
 
 /// An event that a projection has failed on too often.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeadLetter {
-    /// Which projection.
+    /// The projection that failed.
     pub projection: ProjectionName,
-    /// The event, as it stands in the log.
+    /// The event, as the log has it.
     pub event: RecordedEvent,
     /// The error of the last attempt, with its causes.
     pub reason: String,
-    /// How often the aggregate was tried in vain.
+    /// The count of failed attempts.
     pub attempts: u32,
+}
+
+impl DeadLetter {
+    /// Creates the letter for an event that `projection` has failed on in `attempts` attempts.
+    pub fn new(projection: ProjectionName, event: RecordedEvent, reason: String, attempts: u32) -> Self {
+        Self { projection, event, reason, attempts }
+    }
 }
 
 /// Receives from one queue. What was not acknowledged when it is dropped is delivered again.
@@ -157,15 +174,35 @@ pub trait Consumer: Send + 'static {
     async fn reject(&mut self, delivery: Delivery, reason: &str) -> Result<()>;
 }
 
-/// Numbers the deliveries of one consumer, growing.
+/// Numbers the deliveries of one consumer, in increasing order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DeliveryTag(pub u64);
+pub struct DeliveryTag(u64);
 
-/// A message as it came.
+impl DeliveryTag {
+    /// Wraps a number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// A message as it was delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Delivery {
-    /// For the acknowledgement.
+    /// Identifies the delivery when it is acknowledged.
     pub tag: DeliveryTag,
-    /// The body: a frame, if it is one of ours.
-    pub body: bytes::Bytes,
+    /// The body: a frame, if the message comes from a relay.
+    pub body: Bytes,
+}
+
+impl Delivery {
+    /// Creates a delivery of `body`.
+    pub fn new(tag: DeliveryTag, body: Bytes) -> Self {
+        Self { tag, body }
+    }
 }

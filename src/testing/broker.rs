@@ -14,11 +14,7 @@ use crate::broker::{Broker, Consumer, Consumption, Delivery, DeliveryTag};
 use crate::id::{Position, ProjectionName};
 
 fn frames(numbers: impl IntoIterator<Item = u8>) -> Vec<Frame> {
-    let frame = |number| Frame {
-        first: Position::new(u64::from(number)),
-        last: Position::new(u64::from(number)),
-        body: Bytes::copy_from_slice(&[number]),
-    };
+    let frame = |number| Frame::unchecked(Position::new(u64::from(number)), Bytes::copy_from_slice(&[number]));
     numbers.into_iter().map(frame).collect()
 }
 
@@ -85,7 +81,7 @@ pub async fn rejected_messages_do_not_come_again(broker: impl Broker) {
     let mut consumer = broker.subscribe(&projection("rejecting"), Consumption::Sole).await.unwrap();
     broker.publish(&frames(1..=3)).await.unwrap().await.unwrap();
     let (_, tags) = take(&mut *consumer, 3).await;
-    let second = Delivery { tag: tags[1], body: Bytes::from_static(&[2]) };
+    let second = Delivery::new(tags[1], Bytes::from_static(&[2]));
     consumer.reject(second, "not one of ours").await.unwrap();
     drop(consumer);
     let mut consumer = broker.subscribe(&projection("rejecting"), Consumption::Sole).await.unwrap();
@@ -97,7 +93,7 @@ pub async fn a_rejected_message_can_be_acknowledged_through(broker: impl Broker)
     let mut consumer = broker.subscribe(&projection("through"), Consumption::Sole).await.unwrap();
     broker.publish(&frames(1..=2)).await.unwrap().await.unwrap();
     let (_, tags) = take(&mut *consumer, 2).await;
-    consumer.reject(Delivery { tag: tags[1], body: Bytes::from_static(&[2]) }, "not one of ours").await.unwrap();
+    consumer.reject(Delivery::new(tags[1], Bytes::from_static(&[2])), "not one of ours").await.unwrap();
     consumer.ack_through(tags[1]).await.unwrap();
     consumer.ack_through(tags[1]).await.unwrap();
     broker.publish(&frames([3])).await.unwrap().await.unwrap();

@@ -94,7 +94,7 @@ impl<B: Broker> FaultyBroker<B> {
 }
 
 fn junk() -> Frame {
-    Frame { first: Position::ZERO, last: Position::ZERO, body: Bytes::from_static(b"{\"hello\":\"world\"}") }
+    Frame::unchecked(Position::ZERO, Bytes::from_static(b"{\"hello\":\"world\"}"))
 }
 
 #[async_trait]

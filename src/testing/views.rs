@@ -6,19 +6,19 @@
 //! Every case panics, in words, when the read model breaks the claim in its name.
 #![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use futures::FutureExt;
-use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
-use crate::id::{Generation, MAX_NAME_BYTES, Position, StreamId, Version, ViewKey};
-use crate::store::model::checkpoint::ProjectionState;
+use crate::id::{Generation, MAX_NAME_BYTES, Position, ViewKey};
 use crate::store::model::parking::Step;
-use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::read_model::Work;
-use crate::store::model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::model::views::{Fields, ViewId, ViewPage, ViewRow, ViewStore};
+
+mod generations;
+mod sharing;
+
+pub use generations::*;
+pub use sharing::*;
 
 /// Makes a test of every case, by the case's name.
 ///
@@ -75,7 +75,7 @@ fn key(key: &str) -> ViewKey {
     ViewKey::new(key).expect("a test's key is valid")
 }
 
-/// What a row shall be: its key, its state, and the city it is found by.
+/// A row to write: its key, its state, and the city it is found by.
 type Wanted<'w> = (&'w str, Option<&'w str>, Option<&'w str>);
 
 fn rows(wanted: &[Wanted<'_>], position: Position) -> Vec<ViewRow> {
@@ -285,101 +285,6 @@ pub async fn a_large_batch_is_saved_and_loaded_whole<M: ViewStore + Clone>(model
     assert_eq!(self::names(models, None).await, ["0000"]);
 }
 
-/// A view that is built anew beside itself is not seen before it is live.
-pub async fn generations_are_apart_and_readers_see_the_live_one<M: ViewStore + Clone>(models: &M) {
-    let second = view("totals", 2);
-    assert_eq!(second.projection().as_str(), "totals@2");
-    write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), None)]).await;
-    write(models, &second, &[("a", Some("2"), Some("Kiel")), ("c", Some("2"), None)]).await;
-    assert_eq!(models.live_generation(totals().view()).await.expect("it can be read"), Generation::new(1));
-    assert_eq!((names(models, None).await, names(models, Some("Kiel")).await), (vec!["a".into(), "b".into()], vec![]));
-    for (live, before) in [(2, 1), (1, 2), (2, 1), (2, 2)] {
-        let switched = models.promote(&view("totals", live), Switch::IfCaughtUp).await.expect("it commits");
-        assert_eq!(switched, Generation::new(before));
-        assert_eq!(models.live_generation(totals().view()).await.expect("it can be read"), Generation::new(live));
-    }
-    assert_eq!(page(models, None, None, 9).await, [("a", "2"), ("c", "2")].map(|(k, s)| (k.into(), s.into())));
-    assert_eq!((names(models, Some("Bonn")).await, names(models, Some("Kiel")).await), (vec![], vec!["a".into()]));
-    let found = models.rows(totals().view(), None, &[key("b"), key("c")]).await.expect("they can be read");
-    assert_eq!(keys(&found), [key("c")]);
-}
-
-/// Nor does anybody get what was never built, or is gone.
-pub async fn readers_are_not_given_a_generation_that_is_behind<M: ViewStore + Clone>(models: &M) {
-    let second = view("totals", 2);
-    write(models, &totals(), &[("a", Some("1"), None)]).await;
-    let refused = async |when, checkpoint, live| {
-        let error = models.promote(&second, when).await.expect_err("it is behind");
-        let (checkpoint, live) = (Position::new(checkpoint), Position::new(live));
-        let behind = ErrorKind::BehindLive { projection: second.projection().clone(), checkpoint, live };
-        assert_eq!(error.kind(), &behind);
-        assert_eq!(models.live_generation(totals().view()).await.expect("it can be read"), ViewId::FIRST);
-    };
-    refused(Switch::IfCaughtUp, 0, 1).await;
-    refused(Switch::Force, 0, 1).await;
-    write(models, &second, &[("a", Some("2"), None)]).await;
-    write(models, &totals(), &[("b", Some("1"), None)]).await;
-    refused(Switch::IfCaughtUp, 1, 2).await;
-    assert_eq!(models.promote(&second, Switch::Force).await.expect("it commits"), ViewId::FIRST);
-    assert_eq!(page(models, None, None, 9).await, [("a".to_owned(), "2".to_owned())]);
-    models.promote(&totals(), Switch::IfCaughtUp).await.expect("the other one is ahead");
-    while !models.delete_generation(&second, 1).await.expect("it commits") {}
-    refused(Switch::Force, 0, 2).await;
-}
-
-/// Bit by bit; and nothing goes on from what is left of it. The other generations stay whole.
-pub async fn a_generation_is_taken_away_bit_by_bit_and_never_the_live_one<M: ViewStore + Clone>(models: &M) {
-    let (second, names) = (view("totals", 2), ["a", "b", "c", "d", "e"]);
-    for generation in [totals(), second.clone()] {
-        write(models, &generation, &names.map(|name| (name, Some("1"), Some("Bonn")))).await;
-    }
-    let error = models.delete_generation(&totals(), 2).await.expect_err("it is live");
-    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
-    let mut calls = 1;
-    while !models.delete_generation(&second, 2).await.expect("it commits") {
-        calls += 1;
-        let state = models.state(second.projection()).await.expect("it can be read");
-        assert_eq!(state, ProjectionState::Deleting, "nothing continues from it");
-        let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
-        let refused = models.commit(Step::new(second.projection(), Position::ZERO, Position::new(1)), nothing).await;
-        assert!(matches!(refused.expect_err("it is being deleted").kind(), ErrorKind::Invalid(_)));
-        let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
-        let refused = models.begin(second.projection(), nothing).await;
-        assert!(matches!(refused.expect_err("it is being deleted").kind(), ErrorKind::Invalid(_)));
-        let swept = models.sweep(second.projection(), Position::new(9)).await;
-        assert_eq!(swept.expect("it commits"), Position::ZERO, "a late sweep does not move it");
-        assert!(calls < 9, "it comes to an end");
-    }
-    assert_eq!(models.checkpoint(second.projection()).await.expect("it can be read"), Position::ZERO);
-    assert_eq!(models.state(second.projection()).await.expect("it can be read"), ProjectionState::Running, "as if new");
-    for of in [None, Some(("city".to_owned(), "Bonn".to_owned()))] {
-        for (generation, rows) in [(1, 5), (2, 0)] {
-            let page = ViewPage { of: of.clone(), after: None, limit: 9 };
-            let found = models.page(totals().view(), Some(Generation::new(generation)), &page).await;
-            assert_eq!(found.expect("it can be read").len(), rows, "{of:?} of {generation}");
-        }
-    }
-    write(models, &second, &[("a", Some("2"), Some("Kiel"))]).await;
-    let found = models.rows(totals().view(), Some(second.generation()), &[key("a"), key("b")]).await;
-    assert_eq!(keys(&found.expect("they can be read")), [key("a")], "it begins anew, without what was there");
-}
-
-/// With its fields, in the transaction that moves the checkpoint back.
-pub async fn a_generation_is_cleared_in_one_step<M: ViewStore + Clone>(models: &M) {
-    write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), Some("Bonn"))]).await;
-    write(models, &view("total", 1), &[("a", Some("1"), Some("Bonn"))]).await;
-    let store = models.clone();
-    let work: Work<M::Tx> = Box::new(move |tx| async move { store.clear_rows(tx, &totals()).await }.boxed());
-    let step = Step::new(totals().projection(), Position::new(1), Position::ZERO);
-    models.commit(step, work).await.expect("it commits");
-    assert!(names(models, None).await.is_empty() && names(models, Some("Bonn")).await.is_empty());
-    write(models, &totals(), &[("b", Some("2"), None)]).await;
-    assert_eq!(page(models, None, None, 9).await, [("b".to_owned(), "2".to_owned())]);
-    let others = ViewPage { of: None, after: None, limit: 9 };
-    let others = models.page(view("total", 1).view(), None, &others).await.expect("they can be read");
-    assert_eq!(keys(&others), [key("a")]);
-}
-
 /// Two that have keys in common share nothing.
 pub async fn views_are_apart<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("a", Some("1"), Some("Bonn"))]).await;
@@ -391,62 +296,17 @@ pub async fn views_are_apart<M: ViewStore + Clone>(models: &M) {
     assert_eq!(keys(&others), [key("a"), key("b")]);
 }
 
-/// With order per aggregate several work at once, on different aggregates and the same rows. Rows that nobody has seen come and go under
-/// their hands: no change is lost, and nobody waits for ever.
-pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + Clone>(models: &M) {
-    const ROUNDS: usize = 15;
-    models.begin(totals().projection(), Box::new(|_| async { Ok(()) }.boxed())).await.expect("a projection begins");
-    let names: Arc<[String]> = (0..20).map(|number| format!("{number:02}")).collect();
-    let racer = async |racer: usize| {
-        for round in 0..ROUNDS {
-            let mut taken: Vec<_> = names.iter().map(|name| key(name)).collect();
-            taken.rotate_left((racer * 7 + round) % 20);
-            taken.truncate(12);
-            taken.sort();
-            let store = models.clone();
-            let turn: Turn<M::Tx> = Box::new(move |tx, progress| {
-                progress.iter_mut().for_each(advance_by_one);
-                async move {
-                    let before = store.load_rows(tx, &totals(), &taken).await?;
-                    let after: Vec<_> = before.iter().map(counted).collect();
-                    store.save_rows(tx, &totals(), &before, &after).await
-                }
-                .boxed()
-            });
-            let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
-            models.turn(totals().projection(), vec![own], turn).await?;
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_macro_names_every_case() {
+        let here = include_str!("views.rs");
+        let sources = [here, include_str!("views/generations.rs"), include_str!("views/sharing.rs")];
+        let names = sources.iter().flat_map(|source| source.split("\npub async fn ").skip(1));
+        let names: Vec<_> = names.filter_map(|rest| rest.split(['(', '<']).next()).collect();
+        assert_eq!(names.len(), 14, "{names:?}");
+        for name in names {
+            assert!(here.contains(&format!("            {name},\n")), "{name} is in no test");
         }
-        Ok::<_, crate::error::Error>(())
-    };
-    // At once, and again where the rows have come and gone before.
-    for times in 1..=2 {
-        try_join_all((0..4).map(&racer)).await.expect("nobody is in anybody's way");
-        let mut expected: BTreeMap<String, usize> = BTreeMap::new();
-        for (racer, round) in (0..4).flat_map(|racer| (0..ROUNDS).map(move |round| (racer, round))) {
-            let taken = (0..12).map(|place| (place + racer * 7 + round) % 20);
-            taken.for_each(|name| *expected.entry(names[name].clone()).or_default() += 1);
-        }
-        let expected = expected.into_iter().map(|(name, count)| (name, (count * times) % 3));
-        let expected: Vec<_> = expected.filter(|(_, count)| *count > 0).collect();
-        let found = page(models, None, None, 100).await;
-        let found: Vec<_> = found.into_iter().map(|(key, state)| (key, state.parse().unwrap_or(usize::MAX))).collect();
-        assert_eq!(found, expected);
-        let by_city = join_all(["1", "2"].map(|count| page(models, Some(count), None, 100))).await.concat();
-        assert_eq!(by_city.len(), found.len(), "fields come and go with their rows");
     }
-}
-
-fn advance_by_one(row: &mut Progress) {
-    row.applied = Version::new(row.applied.get() + 1);
-    row.seen = row.applied;
-}
-
-/// Counts to two, and is gone at three.
-fn counted(row: &ViewRow) -> ViewRow {
-    let count = row.state.as_deref().map_or(0, |state| state.parse::<u32>().unwrap_or(u32::MAX)) + 1;
-    if count == 3 {
-        return ViewRow::empty(row.key.clone());
-    }
-    let (state, fields) = (Some(count.to_string()), Fields::new().with("city", count));
-    ViewRow { key: row.key.clone(), state, fields, position: row.position.next() }
 }

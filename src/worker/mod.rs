@@ -259,13 +259,8 @@ where
     /// Dead letters that are out of reach are written after the next retry.
     async fn bury(&self, projection: &ProjectionName, parked: &Parked, event: &RecordedEvent) -> bool {
         let Some(dead_letters) = &self.dead_letters else { return true };
-        let letter = DeadLetter {
-            projection: projection.clone(),
-            event: event.clone(),
-            reason: parked.error.clone(),
-            attempts: parked.attempts,
-        };
-        dead_letters.bury(&letter).await.is_ok()
+        let letter = DeadLetter::new(projection.clone(), event.clone(), parked.error.clone(), parked.attempts);
+        dead_letters.add(&letter).await.is_ok()
     }
 }
 

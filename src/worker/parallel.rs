@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::frame::ReceivedFrame;
+use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Consumption, Delivery};
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Delays;
-use crate::broker::frame::ReceivedFrame;
+use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Consumption, Delivery};
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};

@@ -146,7 +146,7 @@ fn old_frames_and_junk_come_between(run: Run) {
     run.break_by(|run| {
         let frames: Vec<Frame> = run.frames();
         let junk = [b"{\"hello\":\"world\"}".to_vec(), Vec::new(), vec![1; 100]];
-        run.publish(frames.into_iter().rev().map(|frame| frame.body.to_vec()).chain(junk));
+        run.publish(frames.into_iter().rev().map(|frame| frame.body().to_vec()).chain(junk));
     });
 }
 
@@ -293,7 +293,7 @@ fn many_things_break_at_random(mut run: Run) {
                 let through_proxy = std::mem::replace(&mut run.broker, direct.clone());
                 run.purge();
                 let frames = run.frames();
-                run.publish(frames.into_iter().rev().map(|frame| frame.body.to_vec()));
+                run.publish(frames.into_iter().rev().map(|frame| frame.body().to_vec()));
                 run.broker = through_proxy;
             }
             _ => run.await_applied(run.appended()),

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -46,11 +45,11 @@ impl RabbitMqConsumer {
         // Whatever it is, subscribing again tells whether it stays.
         let transient = |error| Error::with_source(ErrorKind::Transient(attempt()), error);
         let message = message.map_err(transient)?;
-        Ok(Delivery { tag: DeliveryTag(message.delivery_tag), body: Bytes::from(message.data) })
+        Ok(Delivery::new(DeliveryTag::new(message.delivery_tag), message.data.into()))
     }
 
     async fn acknowledge(&self, tag: DeliveryTag, options: BasicAckOptions) -> Result<()> {
-        let acknowledged = self.channel.basic_ack(tag.0, options).await;
+        let acknowledged = self.channel.basic_ack(tag.get(), options).await;
         acknowledged.map_err(|error| Error::with_source(ErrorKind::Transient("acknowledge".into()), error))
     }
 }

@@ -86,7 +86,7 @@ impl Publisher for RabbitMqBroker {
         let exchange = &self.inner.options.topology.log_exchange.name;
         let options = BasicPublishOptions::default();
         let messages =
-            frames.iter().map(|frame| Message { key: "", body: &frame.body, properties: properties(frame), options });
+            frames.iter().map(|frame| Message { key: "", body: frame.body(), properties: properties(frame), options });
         let sent = self.inner.publishing.send(exchange, messages).await?;
         Ok(async { sent.confirmed().await.map(drop) }.boxed())
     }
@@ -127,14 +127,14 @@ impl Announcer for RabbitMqBroker {
             options: BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
         });
         let sent = self.inner.announcing.send(&options.topology.event_exchange.name, messages).await?;
-        Ok(async { Ok(Announced { unroutable: sent.confirmed().await? }) }.boxed())
+        Ok(async { Ok(Announced::new(sent.confirmed().await?)) }.boxed())
     }
 }
 
 #[async_trait]
 impl DeadLetters for RabbitMqBroker {
-    /// The envelope of the event, to the dead-letter exchange, with the headers `projection`, `reason` and `attempts` besides its own.
-    async fn bury(&self, letter: &DeadLetter) -> Result<()> {
+    /// Sends the event's envelope to the dead-letter exchange, with the headers `projection`, `reason` and `attempts` besides its own.
+    async fn add(&self, letter: &DeadLetter) -> Result<()> {
         let Some(exchange) = &self.inner.options.topology.dead_letter_exchange else { return Ok(()) };
         let announcement = Announcement::of(&letter.event)?;
         let mut headers = headers(&announcement);
@@ -179,7 +179,7 @@ fn properties(frame: &Frame) -> BasicProperties {
     let position =
         |position: crate::id::Position| AMQPValue::LongLongInt(i64::try_from(position.get()).unwrap_or(i64::MAX));
     let mut headers = FieldTable::default();
-    headers.insert("first_position".into(), position(frame.first));
-    headers.insert("last_position".into(), position(frame.last));
+    headers.insert("first_position".into(), position(frame.first()));
+    headers.insert("last_position".into(), position(frame.last()));
     BasicProperties::default().with_delivery_mode(PERSISTENT).with_content_type(FRAME_TYPE.into()).with_headers(headers)
 }

@@ -32,6 +32,7 @@ pub struct Topology {
 /// An exchange. All are durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Exchange {
     /// Its name.
     pub name: String,
@@ -40,7 +41,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// An exchange of a type.
+    /// Creates an exchange of the type `kind`.
     pub fn new(name: impl Into<String>, kind: impl Into<String>) -> Self {
         Self { name: name.into(), kind: kind.into() }
     }
@@ -80,6 +81,7 @@ impl Default for ProjectionQueues {
 /// finds it the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Channel {
     /// Its name.
     pub queue: String,
@@ -95,10 +97,22 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// A queue that gets the events whose types match one of the patterns.
+    /// Creates a queue that gets the events whose types match one of the patterns.
     pub fn new<P: Into<String>>(queue: impl Into<String>, bindings: impl IntoIterator<Item = P>) -> Self {
         let bindings = bindings.into_iter().map(Into::into).collect();
         Self { queue: queue.into(), bindings, message_ttl_ms: Self::ttl(), max_length: Self::length() }
+    }
+
+    /// Sets how long a message waits, in milliseconds.
+    pub fn with_message_ttl_ms(mut self, ttl: u64) -> Self {
+        self.message_ttl_ms = ttl;
+        self
+    }
+
+    /// Sets the most messages the queue holds.
+    pub fn with_max_length(mut self, messages: u32) -> Self {
+        self.max_length = messages;
+        self
     }
 
     const fn ttl() -> u64 {

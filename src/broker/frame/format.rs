@@ -1,0 +1,34 @@
+//! The parts of a frame's body, as they are written and read.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The first byte of a frame: its events stand as they are.
+pub(super) const PLAIN: u8 = 1;
+
+/// The first byte of a frame whose events are compressed.
+pub(super) const COMPRESSED: u8 = 2;
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) format: u8,
+    pub(super) first: u64,
+    pub(super) count: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireEvent<'a> {
+    pub(super) id: Uuid,
+    pub(super) aggregate_type: &'a str,
+    pub(super) aggregate_id: &'a str,
+    pub(super) version: u64,
+    pub(super) event_type: &'a str,
+    pub(super) schema_version: u32,
+    pub(super) codec: u8,
+    pub(super) recorded_at_micros: i64,
+    pub(super) correlation_id: Option<Uuid>,
+    pub(super) causation_id: Option<Uuid>,
+    pub(super) metadata: Option<String>,
+    #[serde(with = "serde_bytes", borrow)]
+    pub(super) payload: &'a [u8],
+}

@@ -1,0 +1,105 @@
+//! Reads a frame.
+
+use bytes::Bytes;
+use chrono::DateTime;
+
+use crate::broker::frame::format::{COMPRESSED, Head, PLAIN, WireEvent};
+#[cfg(feature = "zstd")]
+use crate::broker::zip;
+use crate::codec::Codec;
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::event::{Metadata, NewEvent, RecordedEvent};
+use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
+
+/// A frame whose head has been read: enough to decide whether its events are wanted.
+#[derive(Debug, Clone)]
+pub struct ReceivedFrame {
+    first: Position,
+    count: u64,
+    format: u8,
+    events: Bytes,
+}
+
+impl ReceivedFrame {
+    /// Reads the head of a message.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadFrame`] if it is not a frame of a format this release knows.
+    pub fn parse(mut body: Bytes) -> Result<Self> {
+        let (head, rest): (Head, _) = postcard::take_from_bytes(&body).map_err(|e| bad(e.to_string()))?;
+        if ![PLAIN, COMPRESSED].contains(&head.format) {
+            return Err(bad(format!("format {}, known are {PLAIN} and {COMPRESSED}", head.format)));
+        }
+        if head.count == 0 || head.first == 0 {
+            return Err(bad(format!("{} events from position {}", head.count, head.first)));
+        }
+        let events = body.split_off(body.len() - rest.len());
+        Ok(Self { first: Position::new(head.first), count: head.count, format: head.format, events })
+    }
+
+    /// The position of its first event.
+    pub fn first(&self) -> Position {
+        self.first
+    }
+
+    /// The position of its last event.
+    pub fn last(&self) -> Position {
+        self.first.plus(self.count - 1)
+    }
+
+    /// Reads the events. Their payloads stay in the message's buffer, or in the one it was expanded into.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadFrame`] if they are not what the head says, or expand to more than 64 MiB, or are compressed and the feature `zstd` is
+    /// not there.
+    pub fn events(&self) -> Result<Vec<RecordedEvent>> {
+        let body = self.expanded()?;
+        let mut rest = &body[..];
+        let mut events = Vec::new();
+        for place in 0..self.count {
+            let (wire, later): (WireEvent<'_>, _) =
+                postcard::take_from_bytes(rest).map_err(|error| bad(error.to_string()))?;
+            let event = event(&body, self.first.plus(place), &wire).map_err(|error| bad(error.to_string()))?;
+            events.push(event);
+            rest = later;
+        }
+        if rest.is_empty() { Ok(events) } else { Err(bad(format!("{} bytes left over", rest.len()))) }
+    }
+
+    fn expanded(&self) -> Result<Bytes> {
+        if self.format == PLAIN {
+            return Ok(self.events.clone());
+        }
+        #[cfg(feature = "zstd")]
+        let expanded = zip::expand(&self.events).map(Bytes::from).map_err(|error| bad(error.to_string()));
+        #[cfg(not(feature = "zstd"))]
+        let expanded = Err(bad("it is compressed, and this program is built without the feature `zstd`".into()));
+        expanded
+    }
+}
+
+/// An event whose payload lies in `body`.
+fn event(body: &Bytes, position: Position, wire: &WireEvent<'_>) -> Result<RecordedEvent, BoxError> {
+    Ok(RecordedEvent {
+        position,
+        stream: StreamId::new(AggregateType::new(wire.aggregate_type)?, AggregateId::new(wire.aggregate_id)?),
+        version: Version::new(wire.version),
+        recorded_at: DateTime::from_timestamp_micros(wire.recorded_at_micros).ok_or("time out of range")?,
+        event: NewEvent {
+            id: wire.id.into(),
+            event_type: EventType::new(wire.event_type)?,
+            schema_version: wire.schema_version,
+            codec: Codec::from_number(wire.codec).ok_or("unknown codec")?,
+            payload: body.slice_ref(wire.payload),
+            metadata: Metadata::from_parts(
+                wire.correlation_id.map(Into::into),
+                wire.causation_id.map(Into::into),
+                wire.metadata.as_deref(),
+            )?,
+        },
+    })
+}
+
+fn bad(problem: String) -> Error {
+    Error::new(ErrorKind::BadFrame(problem))
+}

@@ -1,0 +1,63 @@
+//! An aggregate's state, folded from a snapshot and events.
+
+use crate::aggregate::Aggregate;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{DecodeError, Event, StoredEvent};
+use crate::id::{EventType, StreamId, Version};
+use crate::store::log::reader::Visitor;
+
+/// An aggregate's state as of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded<A> {
+    /// The state.
+    pub state: A,
+    /// The version of its last event; zero if it has none.
+    pub version: Version,
+    /// The version of the newest snapshot that this repository knows of.
+    pub(super) snapshot: Version,
+}
+
+impl<A: Default> Default for Loaded<A> {
+    fn default() -> Self {
+        Self { state: A::default(), version: Version::ZERO, snapshot: Version::ZERO }
+    }
+}
+
+/// Folds a stream into a state.
+pub(super) struct Fold<'s, A> {
+    pub(super) stream: &'s StreamId,
+    pub(super) loaded: Loaded<A>,
+    pub(super) bad_snapshot: bool,
+}
+
+impl<A: Aggregate> Visitor for Fold<'_, A> {
+    fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()> {
+        let state = A::from_snapshot(state).map_err(|source| {
+            self.bad_snapshot = true;
+            Error::with_source(ErrorKind::Corrupt(format!("snapshot of {} at version {version}", self.stream)), source)
+        })?;
+        self.loaded = Loaded { state, version, snapshot: version };
+        Ok(())
+    }
+
+    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()> {
+        if version != self.loaded.version.next() {
+            let what = format!("{}: version {version} follows version {}", self.stream, self.loaded.version);
+            return Err(ErrorKind::Corrupt(what).into());
+        }
+        let event = A::Event::decode(event).map_err(|error| self.undecodable(error, version, event.event_type))?;
+        self.loaded.state.apply(event);
+        self.loaded.version = version;
+        Ok(())
+    }
+}
+
+impl<A> Fold<'_, A> {
+    #[cold]
+    fn undecodable(&self, error: DecodeError, version: Version, event_type: &str) -> Error {
+        match EventType::new(event_type) {
+            Ok(event_type) => error.at(self.stream, version, &event_type),
+            Err(name) => Error::with_source(ErrorKind::Corrupt(format!("{} version {version}", self.stream)), name),
+        }
+    }
+}
