@@ -32,7 +32,7 @@ pub const fn count(members: &[EventTypes]) -> usize {
 
 /// All kinds of event of the members of a union. Fails to compile where two members share a stored name.
 pub const fn join<const N: usize>(members: &[EventTypes]) -> [EventSchema; N] {
-    let mut all = [EventSchema { name: "", version: 0, codec: crate::codec::Codec::Json }; N];
+    let mut all = [EventSchema::new("", 0, crate::codec::Codec::Json); N];
     let (mut filled, mut m) = (0, 0);
     while m < members.len() {
         if let EventTypes::Only(schemas) = members[m] {

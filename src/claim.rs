@@ -2,21 +2,21 @@
 
 use crate::id::{ClaimScope, ClaimValue, InvalidName};
 
-/// What an append does with a value that only one stream may hold. It becomes durable with the append's events, or not at all.
+/// Reserves or releases a value that only one stream may hold. The claim becomes durable with the append's events, or not at all.
 ///
-/// Values are compared byte by byte: whoever wants `Ada@example.org` and `ada@example.org` to be one lowers the case first.
+/// Values are compared byte by byte: to treat `Ada@example.org` and `ada@example.org` as one, convert them to lower case first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Claim {
-    /// From now on the stream holds the value. Refused if another stream does; nothing happens if this one does already.
+    /// Makes the stream the holder of the value. The append is refused if another stream holds it; nothing changes if this one does.
     Reserve {
-        /// What the value must be unique among, such as `user.email`.
+        /// The scope that the value is unique in, such as `user.email`.
         scope: ClaimScope,
         /// The value.
         value: ClaimValue,
     },
-    /// From now on the stream does not hold the value. Nothing happens if it did not.
+    /// Frees the value. Nothing changes if the stream does not hold it.
     Release {
-        /// What the value must be unique among.
+        /// The scope that the value is unique in.
         scope: ClaimScope,
         /// The value.
         value: ClaimValue,
@@ -40,14 +40,14 @@ impl Claim {
         Ok(Self::Release { scope: ClaimScope::new(scope)?, value: ClaimValue::new(value)? })
     }
 
-    /// What the value must be unique among.
+    /// Returns the scope that the value is unique in.
     pub fn scope(&self) -> &ClaimScope {
         match self {
             Self::Reserve { scope, .. } | Self::Release { scope, .. } => scope,
         }
     }
 
-    /// The value.
+    /// Returns the value.
     pub fn value(&self) -> &ClaimValue {
         match self {
             Self::Reserve { value, .. } | Self::Release { value, .. } => value,

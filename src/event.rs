@@ -37,26 +37,34 @@ pub trait Event: Sized + Send + Sync + 'static {
 
 /// The stored form of one kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EventSchema {
     /// The stored name, such as `order.created`.
     pub name: &'static str,
     /// The newest schema version, from 1.
     pub version: u32,
-    /// How new events are encoded.
+    /// The codec of new events.
     pub codec: Codec,
+}
+
+impl EventSchema {
+    /// Describes the kind of event with the stored name `name`, whose newest schema version is `version`.
+    pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
+        Self { name, version, codec }
+    }
 }
 
 /// The kinds of event a type can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventTypes {
-    /// Every kind there is or will be.
+    /// Every kind, including those that do not exist yet.
     All,
     /// Only these.
     Only(&'static [EventSchema]),
 }
 
 impl EventTypes {
-    /// Whether an event of this stored name can be held.
+    /// Returns whether the type can hold an event of this stored name.
     pub fn contains(self, event_type: &str) -> bool {
         match self {
             Self::All => true,
@@ -66,19 +74,26 @@ impl EventTypes {
 }
 
 /// An event's stored form, borrowed from the store's own buffer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoredEvent<'a> {
     /// The stored name.
     pub event_type: &'a str,
     /// The schema version it was written in.
     pub schema_version: u32,
-    /// How the payload is written.
+    /// The codec of the payload.
     pub codec: Codec,
     /// The encoded payload.
     pub payload: &'a [u8],
 }
 
-impl StoredEvent<'_> {
+impl<'a> StoredEvent<'a> {
+    /// Puts the parts together, as a driver reads them.
+    #[inline]
+    pub const fn new(event_type: &'a str, schema_version: u32, codec: Codec, payload: &'a [u8]) -> Self {
+        Self { event_type, schema_version, codec, payload }
+    }
+
     /// Decodes the payload.
     ///
     /// # Errors
@@ -110,7 +125,7 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The full error, with the event's place in its stream.
+    /// Returns the full error, with the event's place in its stream.
     pub fn at(self, stream: &StreamId, version: Version, event_type: &EventType) -> Error {
         let (stream, event_type) = (stream.clone(), event_type.clone());
         match self {
@@ -176,10 +191,10 @@ impl Metadata {
         self
     }
 
-    /// Source and extra entries as one JSON object; `None` if there are none.
+    /// Returns source and extra entries as one JSON object; `None` if there are none.
     ///
     /// # Errors
-    /// An extra entry has the reserved name `source`.
+    /// Refuses an extra entry with the reserved name `source`.
     pub fn to_json(&self) -> Result<Option<String>, BoxError> {
         if self.source.is_none() && self.extra.is_empty() {
             return Ok(None);
@@ -191,10 +206,10 @@ impl Metadata {
         Ok(Some(serde_json::to_string(&stored)?))
     }
 
-    /// The metadata from its three stored parts.
+    /// Reads the metadata back from its three stored parts.
     ///
     /// # Errors
-    /// `json` is not an object of strings.
+    /// Refuses `json` unless it is an object of strings.
     pub fn from_parts(
         correlation_id: Option<CorrelationId>,
         causation_id: Option<EventId>,
@@ -283,12 +298,12 @@ impl RecordedEvent {
         Self { position, stream, version, recorded_at, event }
     }
 
-    /// The size of the payload as it is stored.
+    /// Returns the size of the payload as it is stored.
     pub fn payload_bytes(&self) -> usize {
         self.event.payload.len()
     }
 
-    /// The part that decoding needs.
+    /// Returns the part that decoding needs.
     pub fn stored(&self) -> StoredEvent<'_> {
         StoredEvent {
             event_type: self.event.event_type.as_str(),

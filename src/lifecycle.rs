@@ -1,4 +1,4 @@
-//! Where an event is on its way to a projection.
+//! How far an event is on its way to a projection.
 
 use chrono::{DateTime, Utc};
 
@@ -8,34 +8,34 @@ use crate::id::{Position, ProjectionName};
 use crate::store::model::parking::{Parked, ParkedState};
 use crate::store::model::read_model::ReadModel;
 
-/// What has become of an event. Nothing is written for it: log, relay, checkpoint and parking say it all.
+/// The stage of an event. It is derived from log, relay, checkpoint and parking; nothing is written for it.
 ///
-/// What is on its way at this moment (delivered, being applied) leaves no trace before it is done, so an event is
-/// [`Published`](Self::Published) until it is [`Completed`](Self::Completed) or its aggregate is parked. With order per aggregate that is said
-/// when the sweep has passed it.
+/// A delivery that is being applied leaves no trace before its commit, so an event is [`Published`](Self::Published) until it is
+/// [`Completed`](Self::Completed) or its aggregate is parked. With order per aggregate it is completed once the sweep has passed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stage {
-    /// It is in the log, and no broker has confirmed it yet. The projection may find it there all the same.
+    /// The event is in the log, and no broker has confirmed it yet. The projection may read it from there.
     Persisted,
-    /// The broker has confirmed it, and so has brought it to every queue that wants it.
+    /// The broker has confirmed the event: it is in every queue that wants it.
     Published,
-    /// The projection has applied it, or does not want it.
+    /// The projection has applied the event, or does not want it.
     Completed,
-    /// It has failed, or waits behind an event of its aggregate that has failed, and will be tried again.
+    /// The event, or an earlier one of its aggregate, has failed and will be retried.
     Retrying {
-        /// How often it was tried in vain.
+        /// The count of failed attempts.
         attempts: u32,
-        /// When it is tried again.
+        /// The time of the next attempt.
         next_at: DateTime<Utc>,
-        /// Why it failed the last time.
+        /// The error of the last attempt.
         error: String,
     },
-    /// It has failed too often, or waits behind such an event. A copy is in the dead letters;
-    /// [`retry_parked`](ReadModel::retry_parked) calls for it.
+    /// The event, or an earlier one of its aggregate, has failed too often. A copy is in the dead letters;
+    /// [`retry_parked`](ReadModel::retry_parked) starts over.
     DeadLettered {
-        /// How often it was tried in vain.
+        /// The count of failed attempts.
         attempts: u32,
-        /// Why it failed the last time.
+        /// The error of the last attempt.
         error: String,
     },
 }
@@ -50,18 +50,18 @@ impl From<Parked> for Stage {
     }
 }
 
-/// Where an event is on its way to a projection. `relayed` is the position that the relay has confirmed
+/// Returns how far an event is on its way to a projection. `relayed` is the position that the relay has confirmed
 /// ([`RelayStore::position`](crate::store::RelayStore::position)).
 ///
 /// # Errors
-/// What reading met.
+/// A [read error](crate::Error#read-errors).
 pub async fn stage(
     event: &RecordedEvent,
     relayed: Position,
     models: &impl ReadModel,
     projection: &ProjectionName,
 ) -> Result<Stage> {
-    // First the checkpoint: it moves past an event in the transaction that parks it, so what is parked is seen after it.
+    // The checkpoint first: it moves past an event in the transaction that parks it, so a parked event is seen after it.
     let checkpoint = models.checkpoint(projection).await?;
     let parked = models.parking(projection).await?.parked;
     let waits_for = |parked: &Parked| parked.stream == event.stream && parked.from_version <= event.version;

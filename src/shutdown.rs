@@ -2,8 +2,9 @@
 
 use std::io;
 
-/// What asked the process to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The signal that asked the process to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Signal {
     /// SIGTERM: a supervisor.
     Terminate,
@@ -12,7 +13,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// What a process that ended for this reason exits with, by the custom of shells: 128 and the signal's number.
+    /// Returns the exit code of a process that ends for this reason, by the convention of shells: 128 plus the signal's number.
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Terminate => 143,
@@ -24,7 +25,7 @@ impl Signal {
 /// Waits for the process to be asked to stop.
 ///
 /// # Errors
-/// The system refused to install a handler.
+/// Returns the system's error if it refuses to install a handler.
 ///
 /// # Cancel safety
 /// May be dropped and called again.

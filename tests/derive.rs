@@ -162,15 +162,14 @@ fn json<E: Event>(event: &E) -> String {
 }
 
 fn stored<'a>(event_type: &'a str, schema_version: u32, payload: &'a str) -> StoredEvent<'a> {
-    StoredEvent { event_type, schema_version, codec: Codec::Json, payload: payload.as_bytes() }
+    StoredEvent::new(event_type, schema_version, Codec::Json, payload.as_bytes())
 }
 
 fn round_trip<E: Event>(event: &E) -> E {
     let mut payload = Vec::new();
     event.encode(&mut payload).unwrap();
-    let EventSchema { name, version, codec } = event.schema();
-    let stored = StoredEvent { event_type: name, schema_version: version, codec, payload: &payload };
-    E::decode(stored).unwrap()
+    let EventSchema { name, version, codec, .. } = event.schema();
+    E::decode(StoredEvent::new(name, version, codec, &payload)).unwrap()
 }
 
 fn every_order_event() -> Vec<OrderEvent> {
@@ -191,9 +190,9 @@ fn every_order_event() -> Vec<OrderEvent> {
 fn names_versions_and_codecs_are_the_declared_ones() {
     let EventTypes::Only(schemas) = OrderEvent::TYPES else { panic!("not every event") };
     assert_eq!(schemas.len(), 8);
-    let expected = EventSchema { name: "order.created", version: 3, codec: Codec::Json };
+    let expected = EventSchema::new("order.created", 3, Codec::Json);
     assert_eq!((schemas[0], created(1).schema()), (expected, expected));
-    let expected = EventSchema { name: "order.packed", version: 1, codec: Codec::Compact };
+    let expected = EventSchema::new("order.packed", 1, Codec::Compact);
     assert_eq!(schemas[6], expected);
     assert_eq!(Stopped.schema().name, "clock.stopped");
     assert_eq!(UserRegistered::default().schema().version, 2);

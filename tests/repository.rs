@@ -566,12 +566,8 @@ proptest! {
             let schema = event.schema();
             let new = NewEvent::new(&event).unwrap();
             prop_assert_eq!(new.codec, schema.codec);
-            let stored = retell::event::StoredEvent {
-                event_type: new.event_type.as_str(),
-                schema_version: new.schema_version,
-                codec: new.codec,
-                payload: &new.payload,
-            };
+            let stored =
+                retell::event::StoredEvent::new(new.event_type.as_str(), new.schema_version, new.codec, &new.payload);
             prop_assert_eq!(CounterEvent::decode(stored).unwrap(), event);
         }
     }

@@ -99,7 +99,7 @@ pub(crate) fn received<E: Event>(message: &lapin::message::Delivery) -> (u64, E)
     let properties = &message.properties;
     let number = properties.message_id().as_ref().unwrap().as_str().parse().unwrap();
     let event_type = properties.kind().as_ref().unwrap().as_str();
-    let stored = StoredEvent { event_type, schema_version: 1, codec: Codec::Json, payload: &message.data };
+    let stored = StoredEvent::new(event_type, 1, Codec::Json, &message.data);
     (number, E::decode(stored).unwrap_or_else(|_| panic!("{event_type}")))
 }
 

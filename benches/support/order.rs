@@ -157,6 +157,6 @@ impl Stored {
     }
 
     pub(crate) fn borrow(&self) -> StoredEvent<'_> {
-        StoredEvent { event_type: &self.event_type, schema_version: 1, codec: self.codec, payload: &self.payload }
+        StoredEvent::new(&self.event_type, 1, self.codec, &self.payload)
     }
 }

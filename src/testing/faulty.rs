@@ -24,6 +24,7 @@ pub use survival::assert_survives;
 
 /// What happens to one frame on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// Nothing: it arrives.
     Deliver,

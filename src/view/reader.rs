@@ -23,7 +23,7 @@ impl<V: View, M> fmt::Debug for Views<V, M> {
     }
 }
 
-/// Which part of an answer: rows come in the order of their keys.
+/// Selects a part of an answer, whose rows are in the order of their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paging {
     after: Option<ViewKey>,
@@ -31,37 +31,39 @@ pub struct Paging {
 }
 
 impl Paging {
-    /// The first `limit` rows; at least one.
+    /// Selects the first `limit` rows (minimum 1).
     pub fn first(limit: usize) -> Self {
         Self { after: None, limit: limit.max(1) }
     }
 
-    /// As many rows after a key: that of [`Found::next`].
+    /// Selects the rows after `key`: that of [`Found::next`].
     pub fn after(mut self, key: ViewKey) -> Self {
         self.after = Some(key);
         self
     }
 }
 
-/// A part of an answer.
+/// One part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Found<S> {
     /// Keys and states, in the order of the keys.
     pub rows: Vec<(ViewKey, S)>,
-    /// Where the next part begins, if there is more: [`Paging::after`].
+    /// The key to pass to [`Paging::after`] for the next part; `None` if this is the last.
     pub next: Option<ViewKey>,
 }
 
 impl<V: View, M: ViewStore> Views<V, M> {
-    /// The rows of a view, in what its worker writes to.
+    /// Creates a reader of a view's rows, on the read model that its worker writes to.
     pub fn new(view: &V, models: M) -> Self {
         Self { name: view.name().to_owned(), models, view: PhantomData }
     }
 
-    /// The state under a key; `None` if there is none.
+    /// Returns the state under `key`; `None` if there is none.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a key that no row can have, [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a row that is not of this state, or what reading met.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a key that no row can have, [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt)
+    /// for a row that is not of this state, otherwise a [read error](Error#read-errors).
     pub async fn get<K>(&self, key: K) -> Result<Option<V::State>>
     where
         K: TryInto<ViewKey, Error: Into<Error>>,
@@ -71,7 +73,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         rows.first().map_or(Ok(None), |row| state_of::<V>(&self.name, row))
     }
 
-    /// The states under some keys, all as of one moment. Keys that have none are left out.
+    /// Returns the states under `keys`, all as of one moment. A key without a state is left out.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -87,7 +89,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         Ok(self.states(rows)?.into_iter().collect())
     }
 
-    /// The rows with this value of a field, as [`View::fields`] said when the row was written.
+    /// Returns the rows whose `field` has this value, as [`View::fields`] returned it when the row was written.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -95,7 +97,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         self.page(Some((field.to_owned(), value.to_string())), paging).await
     }
 
-    /// All rows.
+    /// Returns all rows.
     ///
     /// # Errors
     /// As [`get`](Self::get).

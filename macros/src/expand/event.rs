@@ -213,7 +213,7 @@ fn schema(attr: &Attr, default: Option<Codec>, krate: &TokenStream) -> TokenStre
         Some(Codec::Json) | None => quote!(Json),
     };
     quote! {
-        #krate::event::EventSchema { name: #name, version: #version, codec: #krate::codec::Codec::#codec }
+        #krate::event::EventSchema::new(#name, #version, #krate::codec::Codec::#codec)
     }
 }
 

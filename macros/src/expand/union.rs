@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
+use syn::{Ident, Type};
 
 use super::hidden;
 use crate::ast::Union;
@@ -11,6 +12,8 @@ pub(crate) fn expand(union: &Union<'_>) -> TokenStream {
     let ident = &union.input.ident;
     let variants: Vec<_> = union.members.iter().map(|member| &member.variant.ident).collect();
     let events: Vec<_> = union.members.iter().filter_map(|member| member.event).collect();
+    let decode = decode(&variants, &events, &krate);
+    let conversions = conversions(ident, &variants, &events);
     hidden(
         union.input,
         &quote! {
@@ -38,29 +41,43 @@ pub(crate) fn expand(union: &Union<'_>) -> TokenStream {
                     }
                 }
 
-                fn decode(
-                    __stored: #krate::event::StoredEvent<'_>,
-                ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
-                    #(
-                        if <#events as #krate::event::Event>::TYPES.contains(__stored.event_type) {
-                            return ::core::result::Result::map(
-                                <#events as #krate::event::Event>::decode(__stored),
-                                Self::#variants,
-                            );
-                        }
-                    )*
-                    ::core::result::Result::Err(#krate::event::DecodeError::UnknownType)
-                }
+                #decode
             }
 
-            #(
-                #[automatically_derived]
-                impl ::core::convert::From<#events> for #ident {
-                    fn from(__event: #events) -> Self {
-                        Self::#variants(__event)
-                    }
-                }
-            )*
+            #conversions
         },
     )
+}
+
+/// Decodes an event by the member that holds its stored name.
+fn decode(variants: &[&Ident], events: &[&Type], krate: &TokenStream) -> TokenStream {
+    quote! {
+        fn decode(
+            __stored: #krate::event::StoredEvent<'_>,
+        ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
+            #(
+                if <#events as #krate::event::Event>::TYPES.contains(__stored.event_type) {
+                    return ::core::result::Result::map(
+                        <#events as #krate::event::Event>::decode(__stored),
+                        Self::#variants,
+                    );
+                }
+            )*
+            ::core::result::Result::Err(#krate::event::DecodeError::UnknownType)
+        }
+    }
+}
+
+/// Converts each member into the union.
+fn conversions(ident: &Ident, variants: &[&Ident], events: &[&Type]) -> TokenStream {
+    quote! {
+        #(
+            #[automatically_derived]
+            impl ::core::convert::From<#events> for #ident {
+                fn from(__event: #events) -> Self {
+                    Self::#variants(__event)
+                }
+            }
+        )*
+    }
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
 
-/// What a commit waits for.
+/// Selects how durable a commit is before it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Synchronous {
-    /// For the disk: what was acknowledged survives a power cut.
+    /// A commit waits for the disk: an acknowledged append survives a power cut.
     Full,
-    /// For the operating system: several times faster where the disk is slow. A killed process loses nothing, but a power cut or a
-    /// crash of the system may take back the last acknowledged commits. The file stays intact.
+    /// A commit waits for the operating system only: several times faster if the disk is slow. A killed process loses nothing, but a
+    /// power cut or a crash of the system may take back the last acknowledged commits. The file stays intact.
     Normal,
 }
 

@@ -23,6 +23,7 @@ use crate::testing::read_model::Counting;
 
 /// What happens to one transaction of a read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CommitFault {
     /// Nothing: it is committed.
     Commit,
