@@ -448,7 +448,7 @@ impl EventReader for Blind {
 
     async fn read(&self, query: Query<'_>) -> Result<Page> {
         let through = if let Select::Log { after, .. } = query.select { after } else { Position::ZERO };
-        Ok(Page { events: Vec::new(), through })
+        Ok(Page::new(Vec::new(), through))
     }
 
     async fn head(&self) -> Result<Position> {

@@ -6,6 +6,13 @@
 //! the root ([`DateTime`], [`Uuid`], [`Bytes`], [`BoxFuture`], [`watch`], [`CancellationToken`], and the database libraries as a whole), so
 //! that it can name a type without a dependency whose version must match. An incompatible release of one of them leads to an incompatible
 //! release of this crate.
+//!
+//! # Types that can grow
+//!
+//! A minor release may add fields to structs and variants to enums, so they are `non_exhaustive`: a constructor makes a value, and a
+//! pattern ends with `..`. The exceptions are enums whose every variant a store, a broker or a codec must handle, such as
+//! [`ExpectedVersion`], [`UpTo`], [`Claim`] or [`ParkingChange`](store::ParkingChange). A new variant of these comes with a major release,
+//! and the compiler shows each place that has to handle it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The derives write `::retell::..`, also in this crate's own examples and tests.

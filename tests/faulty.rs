@@ -127,14 +127,8 @@ async fn changes_without_a_projection_fail_as_its_transactions_do() {
         let swept = models.checkpoint(&name()).await.unwrap();
         assert_eq!(swept == Position::new(5), is_kept(fault));
 
-        let deadline = Deadline {
-            id: uuid::Uuid::from_u128(1),
-            key: AggregateId::new("1").unwrap(),
-            name: "late".into(),
-            at: chrono::DateTime::UNIX_EPOCH,
-            correlation_id: None,
-            attempts: 0,
-        };
+        let (id, key) = (uuid::Uuid::from_u128(1), AggregateId::new("1").unwrap());
+        let deadline = Deadline::new(id, key, "late", chrono::DateTime::UNIX_EPOCH);
         let models: FaultyModels<MemoryReadModel> = FaultyModels::new(MemoryReadModel::new(), [fault]);
         check(fault, models.settle_deadlines(&name(), &[DeadlineChange::Set(deadline)]).await);
         assert_eq!(models.due_deadlines(&name(), chrono::Utc::now(), 9).await.unwrap().len() == 1, is_kept(fault));

@@ -30,15 +30,9 @@ async fn stages(log: &[RecordedEvent], relayed: u64, models: &MemoryReadModel) -
 }
 
 fn parked(event: &RecordedEvent, attempts: u32, state: ParkedState) -> Parked {
-    Parked {
-        stream: event.stream.clone(),
-        from_version: event.version,
-        from_position: event.position,
-        error: "out of paper".into(),
-        attempts,
-        next_at: DateTime::<Utc>::MIN_UTC,
-        state,
-    }
+    let next_at = DateTime::<Utc>::MIN_UTC;
+    Parked::new(event.stream.clone(), event.version, event.position, "out of paper", attempts, next_at)
+        .with_state(state)
 }
 
 #[tokio::test]

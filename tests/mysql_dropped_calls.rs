@@ -137,7 +137,7 @@ struct Subject {
     model: MySqlReadModel,
 }
 
-const SNAPSHOT: Replay = Replay { snapshot: Some(7), ..Replay::ALL };
+const SNAPSHOT: Replay = Replay::ALL.with_snapshot(7);
 
 fn name(text: &str) -> ProjectionName {
     ProjectionName::new(text).unwrap()
@@ -152,7 +152,7 @@ fn noted() -> EventType {
 }
 
 fn state(version: u64, state: &[u8]) -> Snapshot {
-    Snapshot { version: Version::new(version), fingerprint: 7, state: state.to_vec() }
+    Snapshot::new(Version::new(version), 7, state.to_vec())
 }
 
 fn work(tx: &mut MySqlConnection) -> BoxFuture<'_, retell::Result<()>> {

@@ -222,7 +222,7 @@ impl EventReader for Unswept {
 
     async fn read(&self, query: Query<'_>) -> Result<Page> {
         match query.select {
-            Select::Log { after, .. } => Ok(Page { events: Vec::new(), through: after }),
+            Select::Log { after, .. } => Ok(Page::new(Vec::new(), after)),
             _ => self.0.read(query).await,
         }
     }

@@ -88,10 +88,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
     for id in ["b", "c", "a"] {
         store.append(append(id)).await.unwrap();
     }
-    store
-        .save_snapshot(&stream("a"), Snapshot { version: Version::new(2), fingerprint: 7, state: vec![1] })
-        .await
-        .unwrap();
+    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(2), 7, vec![1])).await.unwrap();
     store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
     let before = log(&store).await;
@@ -111,7 +108,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
     assert_eq!(after.len(), 6);
     let again = store.append(keyed("pay", "a", events(2))).await.unwrap();
     assert_eq!((again.outcome, again.commit, again.versions), (Outcome::Repeated, first.commit, first.versions));
-    let from_snapshot = replayed(&store, &stream("a"), Replay { snapshot: Some(7), ..Replay::ALL }).await.unwrap();
+    let from_snapshot = replayed(&store, &stream("a"), Replay::ALL.with_snapshot(7)).await.unwrap();
     assert_eq!((from_snapshot.snapshot, from_snapshot.events.len()), (Some((Version::new(2), vec![1])), 1));
     assert_eq!(store.position("main").await.unwrap(), Position::new(3));
     let model = PostgresReadModel::connect(&server.url()).await.unwrap();
@@ -184,7 +181,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     assert_eq!(log(&there).await, log(&store).await);
     assert_eq!(there.position_of(kept.commit).await.unwrap(), Some(Position::new(2)));
     let outcome = there.find_by_key(&IdempotencyKey::new("pay").unwrap()).await.unwrap().unwrap();
-    let KeptOutcome { streams, appended } = outcome;
+    let KeptOutcome { streams, appended, .. } = outcome;
     assert_eq!((streams, appended.versions), (vec![stream("a")], kept.versions));
 
     // Nobody has given it a position: the replica cannot, and does not show it.
@@ -204,7 +201,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     let mut tx = there.pool().begin().await.unwrap();
     refused(there.append_in(&mut tx, &append("c")).await.map(drop));
     tx.rollback().await.unwrap();
-    let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: Vec::new() };
+    let snapshot = Snapshot::new(Version::new(1), 1, Vec::new());
     refused(there.save_snapshot(&stream("a"), snapshot).await);
     refused(there.advance("main", Position::new(1), Fence::ZERO).await);
     refused(there.acquire_lease("main", Uuid::nil(), PATIENCE).await.map(drop));
@@ -513,10 +510,7 @@ async fn a_user_who_may_not_make_schemas_uses_a_log_that_is_there() {
     sqlx::raw_sql(AssertSqlSafe(grants)).execute(&pool).await.unwrap();
     let theirs = PostgresStore::open(app.clone(), &options).await.unwrap();
     theirs.append(append("a")).await.unwrap();
-    theirs
-        .save_snapshot(&stream("a"), Snapshot { version: Version::new(1), fingerprint: 1, state: vec![1] })
-        .await
-        .unwrap();
+    theirs.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), 1, vec![1])).await.unwrap();
     let model = PostgresReadModel::open(app.clone(), &options).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await.unwrap();
     assert_eq!(log(&theirs).await, log(&store).await);

@@ -564,8 +564,8 @@ fn wrong(models: &SqliteReadModel) -> Work<retell::rusqlite::Connection> {
         async move {
             let id = ViewId::new("amounts", OLD.generation())?;
             let before = [ViewRow::empty(ViewKey::new("wrong")?)];
-            let state = Some(r#"{"times":1,"generation":1}"#.into());
-            models.save_rows(tx, &id, &before, &[ViewRow { state, ..before[0].clone() }]).await
+            let after = before[0].clone().with_state(r#"{"times":1,"generation":1}"#);
+            models.save_rows(tx, &id, &before, &[after]).await
         }
         .boxed()
     })

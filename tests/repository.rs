@@ -406,7 +406,7 @@ async fn a_snapshot_that_cannot_be_read_is_passed_over_and_counted() {
         store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(amount)])).await.unwrap();
     }
     let fingerprint = <Counter as retell::Aggregate>::FINGERPRINT;
-    let snapshot = Snapshot { version: Version::new(4), fingerprint, state: b"{\"total\":".to_vec() };
+    let snapshot = Snapshot::new(Version::new(4), fingerprint, b"{\"total\":".to_vec());
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
     let counters = Repository::<Counter>::new(store);
     assert_eq!(counters.load("a").await.unwrap().state.total, 21);
@@ -419,7 +419,7 @@ async fn a_snapshot_of_another_shape_is_never_read() {
     store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(1)])).await.unwrap();
     let fingerprint = <Counter as retell::Aggregate>::FINGERPRINT ^ 1;
     let state = br#"{"total":99,"events":99,"name":""}"#.to_vec();
-    store.save_snapshot(&stream("a"), Snapshot { version: Version::new(1), fingerprint, state }).await.unwrap();
+    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), fingerprint, state)).await.unwrap();
     assert_eq!(Repository::<Counter>::new(store).load("a").await.unwrap().state.total, 1);
 }
 
@@ -447,7 +447,7 @@ async fn snapshots_are_written_by_policy_and_shorten_the_load() {
         counters.flush().await;
     }
     let mut replayed = Replayed(Vec::new(), None);
-    let replay = Replay { snapshot: Some(<Counter as retell::Aggregate>::FINGERPRINT), ..Replay::ALL };
+    let replay = Replay::ALL.with_snapshot(<Counter as retell::Aggregate>::FINGERPRINT);
     store.replay(&stream("a"), replay, &mut replayed).await.unwrap();
     assert_eq!((replayed.1, replayed.0), (Some(Version::new(10)), vec![Version::new(11), Version::new(12)]));
     assert_eq!(counters.snapshot_failures(), 0);

@@ -270,7 +270,7 @@ async fn a_slow_work_delays_other_writers_and_no_readers() {
     });
     running.await.unwrap();
     let mut other = Box::pin(shop.store.append(append("other")));
-    let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: vec![1] };
+    let snapshot = Snapshot::new(Version::new(1), 1, vec![1]);
     let waiting = stream("a");
     let mut save = Box::pin(shop.store.save_snapshot(&waiting, snapshot));
     assert!((&mut other).now_or_never().is_none() && (&mut save).now_or_never().is_none());

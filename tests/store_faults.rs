@@ -102,7 +102,7 @@ async fn a_damaged_row_is_named_by_stream_and_version_in_a_replay() {
         assert_corrupt(after, &["account/a version 2"]);
         // What is not damaged can be read.
         assert_eq!(replayed(&store, &stream("b"), Replay::ALL).await.unwrap().versions(), [1]);
-        let up_to = Replay { up_to: UpTo::Version(Version::new(1)), ..Replay::ALL };
+        let up_to = Replay::ALL.with_up_to(UpTo::Version(Version::new(1)));
         assert_eq!(replayed(&store, &stream("a"), up_to).await.unwrap().versions(), [1]);
     }
 }
@@ -127,7 +127,7 @@ async fn a_damaged_row_is_named_by_its_position_in_a_read_of_the_log() {
     for damage in damages {
         let (store, _log) = Log::damaged(&format!("UPDATE retell_events SET {damage} WHERE position = 2")).await;
         assert_corrupt(whole_log(&store).await, &["position 2"]);
-        let noted = Filter { event_types: vec![EventType::new("account.noted").unwrap()], ..Filter::all() };
+        let noted = Filter::all().with_event_types([EventType::new("account.noted").unwrap()]);
         assert_corrupt(store.read_all(Position::ZERO, 10, &noted).await, &["position 2"]);
         assert_corrupt(store.newest(&noted.event_types[0], 10).await, &["position 2"]);
         let beside = store.read_all(Position::new(2), 10, &Filter::all()).await.unwrap();
@@ -199,7 +199,7 @@ async fn a_damaged_snapshot_is_never_an_empty_state() {
          VALUES ('account', 'a', -5, 7, x'00')",
     )
     .await;
-    let seen = replayed(&store, &stream("a"), Replay { snapshot: Some(7), ..Replay::ALL }).await.unwrap();
+    let seen = replayed(&store, &stream("a"), Replay::ALL.with_snapshot(7)).await.unwrap();
     assert_eq!((seen.snapshot.is_none(), seen.versions()), (true, vec![1, 2, 3]));
 }
 
@@ -269,7 +269,7 @@ async fn a_log_opened_for_reading_refuses_every_write_and_can_be_read() {
     let log = Log::new().await;
     let store = log.open_with(SqliteOptions::new().with_read_only()).await;
     assert_eq!(*append(&store, "a", events(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
-    let snapshot = Snapshot { version: Version::new(1), fingerprint: 1, state: Vec::new() };
+    let snapshot = Snapshot::new(Version::new(1), 1, Vec::new());
     assert_eq!(*store.save_snapshot(&stream("a"), snapshot).await.unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(*store.advance("main", Position::new(1), Fence::ZERO).await.unwrap_err().kind(), ErrorKind::ReadOnly);
     let lease = store.acquire_lease("main", Uuid::nil(), Duration::from_secs(1)).await;
@@ -444,7 +444,7 @@ async fn everything_that_was_written_is_there_after_reopening() {
     let key = IdempotencyKey::new("pay").unwrap();
     let append = || Append::new(stream("a"), ExpectedVersion::Exact(Version::new(3)), events(1)).with_key(key.clone());
     let first = store.append(append()).await.unwrap();
-    let snapshot = Snapshot { version: Version::new(2), fingerprint: 7, state: vec![1, 2] };
+    let snapshot = Snapshot::new(Version::new(2), 7, vec![1, 2]);
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
     store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
     let before = whole_log(&store).await.unwrap();
@@ -452,8 +452,9 @@ async fn everything_that_was_written_is_there_after_reopening() {
 
     let store = log.open().await;
     assert_eq!(whole_log(&store).await.unwrap(), before);
-    assert_eq!(store.append(append()).await.unwrap(), Appended { outcome: Outcome::Repeated, ..first });
-    let seen = replayed(&store, &stream("a"), Replay { snapshot: Some(7), ..Replay::ALL }).await.unwrap();
+    let repeated = Appended::new(first.commit, first.versions, Outcome::Repeated);
+    assert_eq!(store.append(append()).await.unwrap(), repeated);
+    let seen = replayed(&store, &stream("a"), Replay::ALL.with_snapshot(7)).await.unwrap();
     assert_eq!((seen.snapshot.clone(), seen.versions()), (Some((Version::new(2), vec![1, 2])), vec![3, 4]));
     assert_eq!(store.position("main").await.unwrap(), Position::new(3));
 }

@@ -94,14 +94,7 @@ fn totals(generation: u64) -> ViewId {
 }
 
 fn deadline() -> Deadline {
-    Deadline {
-        id: Uuid::from_u128(1),
-        key: AggregateId::new("order-1").unwrap(),
-        name: "unpaid".into(),
-        at: DateTime::UNIX_EPOCH,
-        correlation_id: None,
-        attempts: 0,
-    }
+    Deadline::new(Uuid::from_u128(1), AggregateId::new("order-1").unwrap(), "unpaid", DateTime::UNIX_EPOCH)
 }
 
 /// What `changing` writes, in a model of any value: rows, handled events, deadlines.
@@ -128,7 +121,7 @@ fn changing(models: &MemoryReadModel<u32>, event: EventId, end: BoxFuture<'stati
     Box::new(move |tx| {
         async move {
             let row = ViewRow::empty(ViewKey::new("a")?);
-            let after = ViewRow { state: Some("1".into()), ..row.clone() };
+            let after = row.clone().with_state("1");
             models.save_rows(tx, &totals(1), &[row], &[after]).await?;
             assert!(models.mark_handled(tx, &name("mails"), event).await?);
             assert!(!models.mark_handled(tx, &name("mails"), event).await?, "a transaction sees what it has written");

@@ -152,10 +152,10 @@ impl Model {
             .filter(|s| Some(s.fingerprint) == replay.snapshot && s.version > replay.after && s.version <= end);
         let after = snapshot.map_or(replay.after, |snapshot| snapshot.version);
         let events = self.log.iter().filter(|(of, version, _)| *of == stream && *version > after && *version <= end);
-        Replayed {
-            snapshot: snapshot.map(|snapshot| (snapshot.version, snapshot.state.clone())),
-            events: events.map(|(_, version, event)| (*version, event.payload.to_vec())).collect(),
-        }
+        Replayed::new(
+            snapshot.map(|snapshot| (snapshot.version, snapshot.state.clone())),
+            events.map(|(_, version, event)| (*version, event.payload.to_vec())).collect(),
+        )
     }
 
     /// Positions of the events that pass, and how far the page has looked.
@@ -207,22 +207,22 @@ async fn take(store: &dyn EventStore, model: &mut Model, step: Step, number: usi
             // Nobody keeps a state that is not yet.
             let version = model.version(of).min(Version::new(version));
             if version > Version::ZERO {
-                let snapshot = Snapshot { version, fingerprint, state: format!("state in step {number}").into_bytes() };
+                let snapshot = Snapshot::new(version, fingerprint, format!("state in step {number}").into_bytes());
                 store.save_snapshot(&stream(of), snapshot.clone()).await.unwrap();
                 model.save(of, snapshot);
             }
         }
         Step::Replay { stream: of, after, up_to, fingerprint } => {
             let up_to = up_to.map_or(UpTo::Head, |version| UpTo::Version(Version::new(version)));
-            let replay = Replay { after: Version::new(after), up_to, snapshot: fingerprint };
+            let replay = Replay::after(Version::new(after)).with_up_to(up_to);
+            let replay = fingerprint.map_or(replay, |fingerprint| replay.with_snapshot(fingerprint));
             let found = replayed(store, &stream(of), replay).await.unwrap();
             assert_eq!(found, model.replay(of, replay), "step {number}: {replay:?} of stream {of}");
         }
         Step::Read { after, limit, kinds, types } => {
-            let filter = Filter {
-                aggregate_types: kinds.iter().map(|kind| AggregateType::new(kind).unwrap()).collect(),
-                event_types: types.iter().map(|event_type| EventType::new(event_type).unwrap()).collect(),
-            };
+            let filter = Filter::all()
+                .with_aggregate_types(kinds.iter().map(|kind| AggregateType::new(kind).unwrap()))
+                .with_event_types(types.iter().map(|event_type| EventType::new(event_type).unwrap()));
             let page = store.read_all(Position::new(after), limit, &filter).await.unwrap();
             let found = (page.events.iter().map(|event| event.position.get()).collect(), page.through.get());
             let expected = model.read(after, limit, |of, event| {

@@ -409,7 +409,7 @@ async fn a_change_of_what_is_live_waits_for_the_transaction_at_hand_and_loses_no
     let work: Work<()> = Box::new(move |tx| {
         async move {
             let row = ViewRow::empty(ViewKey::new("1")?);
-            let after = ViewRow { state: Some("{}".into()), ..row.clone() };
+            let after = row.clone().with_state("{}");
             kept.save_rows(tx, &id(2), &[row], &[after]).await?;
             told.notify_one();
             waits.notified().await;

@@ -43,7 +43,7 @@ impl Database {
         let kept = Repository::<KeptOrder>::with_options(store.clone(), uncached);
         let state = kept.load(&*id).await.unwrap().state.to_snapshot().unwrap();
         self.keep_by_hand(&id, length, &state).await;
-        let snapshot = Snapshot { version: Version::new(length), fingerprint: KeptOrder::FINGERPRINT, state };
+        let snapshot = Snapshot::new(Version::new(length), KeptOrder::FINGERPRINT, state);
         store.save_snapshot(&stream(AggregateId::new(&*id).unwrap()), snapshot).await.unwrap();
         fill(&*store, &id, length..length + TAIL).await;
         self.copy_to_plain(&id, length).await;

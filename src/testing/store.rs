@@ -238,11 +238,19 @@ pub async fn whole_log(store: &dyn EventReader) -> Result<Vec<RecordedEvent>> {
 
 /// What a replay handed over.
 #[derive(Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Replayed {
     /// The snapshot, if one came.
     pub snapshot: Option<(Version, Vec<u8>)>,
     /// Versions and payloads.
     pub events: Vec<(Version, Vec<u8>)>,
+}
+
+impl Replayed {
+    /// Creates what a replay should hand over.
+    pub fn new(snapshot: Option<(Version, Vec<u8>)>, events: Vec<(Version, Vec<u8>)>) -> Self {
+        Self { snapshot, events }
+    }
 }
 
 impl Replayed {

@@ -187,7 +187,7 @@ impl Writer {
         let appended = self.store.append(append).await;
         let at = now();
         let answer = match &appended {
-            Ok(Appended { commit, versions, outcome }) => {
+            Ok(Appended { commit, versions, outcome, .. }) => {
                 let (commit, versions) = (commit.get(), versions.iter().map(|version| version.get()).collect());
                 match outcome {
                     Outcome::Written => Answer::Written { commit, versions },

@@ -86,7 +86,7 @@ pub(crate) async fn write(place: &Place) {
         }
         store.events.append(append).await.unwrap();
     }
-    let snapshot = Snapshot { version: Version::new(2), fingerprint: FINGERPRINT, state: vec![0, 0xff, b'\''] };
+    let snapshot = Snapshot::new(Version::new(2), FINGERPRINT, vec![0, 0xff, b'\'']);
     store.events.save_snapshot(&stream("1"), snapshot).await.unwrap();
     store.relays.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
     advance(place, Position::ZERO, Position::new(4)).await.unwrap();
@@ -146,7 +146,7 @@ async fn check_events(store: &Store) {
 
 /// Snapshots, keys, checkpoints, relays.
 async fn check_beside(store: &Store) {
-    let from_snapshot = Replay { snapshot: Some(FINGERPRINT), ..Replay::ALL };
+    let from_snapshot = Replay::ALL.with_snapshot(FINGERPRINT);
     let seen = replayed(&*store.events, &stream("1"), from_snapshot).await.unwrap();
     assert_eq!((seen.snapshot.clone(), seen.versions()), (Some((Version::new(2), vec![0, 0xff, b'\''])), vec![3]));
     for append in appends() {

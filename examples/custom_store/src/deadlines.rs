@@ -87,5 +87,7 @@ fn due(process: &ProjectionName, at: i64, id: Uuid) -> String {
 }
 
 fn parse(id: Uuid, (key, name, at, correlation_id, attempts, _): Row) -> Result<Deadline> {
-    Ok(Deadline { id, key, name, at: from_micros(at)?, correlation_id, attempts })
+    let mut deadline = Deadline::new(id, key, name, from_micros(at)?);
+    (deadline.correlation_id, deadline.attempts) = (correlation_id, attempts);
+    Ok(deadline)
 }

@@ -118,7 +118,7 @@ fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64)
         let streams = streams.into_iter().zip(versions.iter().copied()).collect();
         rows.put::<OutcomeRow>(&key!("key", name), &(commit, streams))?;
     }
-    Ok(Ok(Appended { commit, versions, outcome: Outcome::Written }))
+    Ok(Ok(Appended::new(commit, versions, Outcome::Written)))
 }
 
 fn insert(rows: &mut RowsMut<'_>, recorded: RecordedEvent) -> Result<(), BoxError> {
@@ -140,7 +140,7 @@ impl<T: Readable> Written for Rows<T> {
     fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeptOutcome>, BoxError> {
         Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, streams)| {
             let (streams, versions) = streams.into_iter().unzip();
-            KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } }
+            KeptOutcome::new(streams, Appended::new(commit, versions, Outcome::Repeated))
         }))
     }
 

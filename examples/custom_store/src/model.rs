@@ -68,7 +68,7 @@ impl ReadModel for RedbReadModel {
             let parked = rows.below(&key!("parked", name), "")?.map(|row| Ok(parse(row?.1)?));
             let mut parked = parked.collect::<Result<Vec<_>, BoxError>>()?;
             parked.sort_by_key(|parked| parked.from_position);
-            Ok(Parking { changes, parked })
+            Ok(Parking::new(changes, parked))
         };
         self.file.read("read what is parked", read).await
     }
@@ -90,7 +90,7 @@ impl ReadModel for RedbReadModel {
         let commit = move |tx: &mut WriteTransaction| {
             checkpoint(&rows(tx)?, &step.projection)?.check(&step)?;
             runtime.block_on(work(tx)).map_err(of_work)?;
-            let to = Checkpoint { position: step.to, parking_changes: step.changes_after(), ..Checkpoint::default() };
+            let to = Checkpoint::new(step.to).with_parking_changes(step.changes_after());
             park(tx, &step.projection, step.parking)?;
             set_checkpoint(tx, &step.projection, to)
         };
@@ -100,11 +100,12 @@ impl ReadModel for RedbReadModel {
     async fn begin(&self, projection: &ProjectionName, work: Work<WriteTransaction>) -> Result<()> {
         let (name, runtime) = (projection.clone(), Handle::current());
         let begin = move |tx: &mut WriteTransaction| {
-            let checkpoint = checkpoint(&rows(tx)?, &name)?;
+            let mut checkpoint = checkpoint(&rows(tx)?, &name)?;
             checkpoint.state.check_running(&name)?;
             checkpoint.check_aggregate_order(&name)?;
             runtime.block_on(work(tx)).map_err(of_work)?;
-            set_checkpoint(tx, &name, Checkpoint { per_aggregate: true, ..checkpoint })
+            checkpoint.per_aggregate = true;
+            set_checkpoint(tx, &name, checkpoint)
         };
         self.file.write("begin a projection", begin).await
     }
@@ -181,7 +182,10 @@ fn of_work(error: Error) -> Error {
 pub(crate) fn checkpoint(rows: &Rows<impl Readable>, projection: &ProjectionName) -> Result<Checkpoint, BoxError> {
     let row: Option<CheckpointRow> = rows.get(&key!("checkpoint", projection))?;
     let Some((position, parking_changes, per_aggregate, state)) = row else { return Ok(Checkpoint::default()) };
-    Ok(Checkpoint { position, parking_changes, per_aggregate, state: ProjectionState::parse(&state)? })
+    let state = ProjectionState::parse(&state)?;
+    let mut checkpoint = Checkpoint::new(position).with_parking_changes(parking_changes).with_state(state);
+    checkpoint.per_aggregate = per_aggregate;
+    Ok(checkpoint)
 }
 
 pub(crate) fn set_checkpoint(
@@ -235,6 +239,5 @@ fn to_row(parked: Parked) -> ParkedRow {
 
 fn parse((stream, from, error, attempts, next_at, state): ParkedRow) -> Result<Parked> {
     let state = ParkedState::parse(&state).ok_or_else(|| corrupt("state of a parked aggregate", state))?;
-    let (from_version, from_position) = from;
-    Ok(Parked { stream, from_version, from_position, error, attempts, next_at: from_micros(next_at)?, state })
+    Ok(Parked::new(stream, from.0, from.1, error, attempts, from_micros(next_at)?).with_state(state))
 }

@@ -45,8 +45,8 @@ impl ViewStore for RedbReadModel {
             let mut rows = rows(tx)?;
             let live = ViewId::new(view.view().as_str(), live(&rows, view.view())?)?;
             let standing = |view: &ViewId| {
-                let Checkpoint { position, state, .. } = checkpoint(&rows, view.projection())?;
-                Ok::<_, BoxError>(Standing { position, state })
+                let checkpoint = checkpoint(&rows, view.projection())?;
+                Ok::<_, BoxError>(Standing::new(checkpoint.position, checkpoint.state))
             };
             when.check(&view, standing(&view)?, standing(&live)?)?;
             rows.put(&key!("live", view.view()), &view.generation())?;
@@ -62,7 +62,7 @@ impl ViewStore for RedbReadModel {
                 return Err(driver::still_live(&view).into());
             }
             // From here on no worker continues from its checkpoint.
-            let deleting = Checkpoint { state: ProjectionState::Deleting, ..Checkpoint::default() };
+            let deleting = Checkpoint::default().with_state(ProjectionState::Deleting);
             set_checkpoint(tx, view.projection(), deleting)?;
             let is_gone = clear(tx, &view, limit)?;
             if is_gone { forget(tx, view.projection()).map(|()| true) } else { Ok(false) }
@@ -126,7 +126,7 @@ fn find(rows: &Rows<impl Readable>, prefix: &str, key: &ViewKey) -> Result<Optio
 }
 
 fn parse(key: ViewKey, (state, fields, position): Row) -> ViewRow {
-    ViewRow { key, state, fields, position }
+    ViewRow::new(key, state, fields, position)
 }
 
 fn parse_key(text: &str) -> Result<ViewKey> {

@@ -15,14 +15,15 @@ pub struct Append {
 
 /// One stream's part of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamAppend {
     /// The stream.
     pub stream: StreamId,
-    /// What its version must be.
+    /// The version that the stream must have.
     pub expected: ExpectedVersion,
-    /// What to add, in order.
+    /// The events to add, in order.
     pub events: Vec<NewEvent>,
-    /// The values it reserves and releases with them.
+    /// The values that the stream reserves and releases with these events.
     pub claims: Vec<Claim>,
 }
 
@@ -85,8 +86,9 @@ impl Append {
     }
 }
 
-/// What an append did.
+/// The outcome of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Appended {
     /// The commit that made it durable.
     pub commit: CommitId,
@@ -97,7 +99,12 @@ pub struct Appended {
 }
 
 impl Appended {
-    /// To wait until a projection has applied these events.
+    /// Creates the outcome of an append, with the new version of each of its streams.
+    pub fn new(commit: CommitId, versions: Vec<Version>, outcome: Outcome) -> Self {
+        Self { commit, versions, outcome }
+    }
+
+    /// Returns the token to wait for until a projection has applied these events.
     pub fn token(&self) -> Token {
         Token::of(self.commit)
     }
@@ -109,17 +116,23 @@ impl From<&Appended> for Token {
     }
 }
 
-/// What an idempotency key stands for.
+/// The outcome that a store keeps under an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeptOutcome {
     /// The streams of the append, in its order.
     pub streams: Vec<StreamId>,
-    /// What it did, with [`Outcome::Repeated`].
+    /// The outcome of the append, with [`Outcome::Repeated`].
     pub appended: Appended,
 }
 
 impl KeptOutcome {
-    /// What a second append under the same key gets.
+    /// Creates the outcome of an append to `streams`.
+    pub fn new(streams: Vec<StreamId>, appended: Appended) -> Self {
+        Self { streams, appended }
+    }
+
+    /// Returns the outcome of a second append under the same key.
     ///
     /// # Errors
     /// [`ErrorKind::KeyReused`] if that append is for other streams.

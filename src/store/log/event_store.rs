@@ -111,11 +111,19 @@ fn encoded<E: Event>(
 
 /// The state of a stream's aggregate as of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
-    /// The last event in it.
+    /// The version of the last event in the state.
     pub version: Version,
     /// The shape of the state.
     pub fingerprint: u64,
     /// The encoded state.
     pub state: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Creates the snapshot of a state whose last event has the version `version`.
+    pub fn new(version: Version, fingerprint: u64, state: Vec<u8>) -> Self {
+        Self { version, fingerprint, state }
+    }
 }

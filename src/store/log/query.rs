@@ -93,9 +93,10 @@ impl<'q> Query<'q> {
     }
 }
 
-/// Which events of the log. Empty lists let everything pass; both lists together must both be met.
+/// Selects events of the log. An empty list lets every event pass; an event must pass both lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Filter {
     /// Only events of these kinds of aggregate.
     pub aggregate_types: Vec<AggregateType>,
@@ -104,12 +105,12 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Everything.
+    /// Lets every event pass.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// The events that `E` can hold.
+    /// Lets the events pass that `E` can hold.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a hand-written `Event` with no kind of event, or with a name no store accepts.
@@ -122,7 +123,7 @@ impl Filter {
         Ok(Self { event_types, ..Self::default() })
     }
 
-    /// All events of these kinds of aggregate, also of types that no one knows yet.
+    /// Lets all events of these kinds of aggregate pass, including types of event that do not exist yet.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a name no store accepts.
@@ -131,12 +132,24 @@ impl Filter {
         Ok(Self { aggregate_types, ..Self::default() })
     }
 
-    /// Whether everything passes.
+    /// Lets only events of these kinds of aggregate pass.
+    pub fn with_aggregate_types(mut self, types: impl IntoIterator<Item = AggregateType>) -> Self {
+        self.aggregate_types = types.into_iter().collect();
+        self
+    }
+
+    /// Lets only events of these types pass.
+    pub fn with_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
+        self.event_types = types.into_iter().collect();
+        self
+    }
+
+    /// Returns whether every event passes.
     pub fn is_all(&self) -> bool {
         self.aggregate_types.is_empty() && self.event_types.is_empty()
     }
 
-    /// Whether an event passes.
+    /// Returns whether an event passes.
     pub fn passes(&self, event: &RecordedEvent) -> bool {
         (self.aggregate_types.is_empty() || self.aggregate_types.contains(event.stream.aggregate_type()))
             && (self.event_types.is_empty() || self.event_types.contains(&event.event.event_type))
@@ -145,6 +158,7 @@ impl Filter {
 
 /// The answer to a [`Query`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Page {
     /// The events, in the order of the query.
     pub events: Vec<RecordedEvent>,
@@ -154,6 +168,11 @@ pub struct Page {
 }
 
 impl Page {
+    /// Creates a page of events, after which the next one starts at `through`.
+    pub fn new(events: Vec<RecordedEvent>, through: Position) -> Self {
+        Self { events, through }
+    }
+
     /// Returns the page of events that a store has found otherwise than by [`Select::Log`].
     pub fn found(events: Vec<RecordedEvent>) -> Self {
         let through = events.iter().map(|event| event.position).max().unwrap_or(Position::ZERO);

@@ -114,7 +114,8 @@ pub trait EventReaderExt: EventReader {
 impl<R: EventReader + ?Sized> EventReaderExt for R {}
 
 /// Which events of a stream, and whether a snapshot may stand for the first of them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Replay {
     /// Only events after this version.
     pub after: Version,
@@ -131,6 +132,18 @@ impl Replay {
     /// Every event after a version.
     pub const fn after(version: Version) -> Self {
         Self { after: version, ..Self::ALL }
+    }
+
+    /// Sets where the replay ends.
+    pub const fn with_up_to(mut self, end: UpTo) -> Self {
+        self.up_to = end;
+        self
+    }
+
+    /// Lets a snapshot with this fingerprint stand for the first events.
+    pub const fn with_snapshot(mut self, fingerprint: u64) -> Self {
+        self.snapshot = Some(fingerprint);
+        self
     }
 }
 

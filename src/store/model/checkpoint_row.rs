@@ -12,6 +12,7 @@ use crate::store::model::progress::{in_aggregate_order, in_log_order};
 
 /// What a store keeps of a projection besides its rows. The default is that of a projection that never ran.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Checkpoint {
     /// The position up to which everything is applied, except for parked aggregates.
     pub position: Position,
@@ -24,6 +25,23 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Creates the row of a projection that runs in log order and has applied everything up to `position`.
+    pub fn new(position: Position) -> Self {
+        Self { position, ..Self::default() }
+    }
+
+    /// Sets the count of changes of the parking.
+    #[must_use]
+    pub fn with_parking_changes(self, parking_changes: u64) -> Self {
+        Self { parking_changes, ..self }
+    }
+
+    /// Sets the state.
+    #[must_use]
+    pub fn with_state(self, state: ProjectionState) -> Self {
+        Self { state, ..self }
+    }
+
     /// Refuses a step that does not start here, and any step of a projection that no worker runs in log order. A store calls it in the step's
     /// transaction, before the work.
     ///

@@ -15,6 +15,7 @@ use crate::store::model::read_model::ReadModel;
 
 /// A deadline that a process has set.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Deadline {
     /// Its own id: a deadline of the same name that is set later is another one.
     pub id: Uuid,
@@ -28,6 +29,13 @@ pub struct Deadline {
     pub correlation_id: Option<CorrelationId>,
     /// How often it was tried in vain after that.
     pub attempts: u32,
+}
+
+impl Deadline {
+    /// Creates a deadline before its first attempt, without a correlation id.
+    pub fn new(id: Uuid, key: AggregateId, name: impl Into<String>, at: DateTime<Utc>) -> Self {
+        Self { id, key, name: name.into(), at, correlation_id: None, attempts: 0 }
+    }
 }
 
 /// A change of the rows.

@@ -9,6 +9,7 @@ use crate::id::{Position, ProjectionName, StreamId, Version};
 
 /// An aggregate that a projection has set aside, since one of its events failed. None of its later events is applied before that one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Parked {
     /// Which aggregate.
     pub stream: StreamId,
@@ -27,6 +28,25 @@ pub struct Parked {
 }
 
 impl Parked {
+    /// Creates the row of an aggregate whose event at `from_version` has failed `attempts` times and is due again at `next_at`.
+    pub fn new(
+        stream: StreamId,
+        from_version: Version,
+        from_position: Position,
+        error: impl Into<String>,
+        attempts: u32,
+        next_at: DateTime<Utc>,
+    ) -> Self {
+        let error = error.into();
+        Self { stream, from_version, from_position, error, attempts, next_at, state: ParkedState::Waiting }
+    }
+
+    /// Sets whether the aggregate is tried again.
+    pub fn with_state(mut self, state: ParkedState) -> Self {
+        self.state = state;
+        self
+    }
+
     /// Makes it due now, with a fresh retry budget: the change that a store makes when a caller asks for a retry.
     pub fn revive(&mut self) {
         (self.attempts, self.next_at, self.state) = (0, Utc::now().trunc_subsecs(6), ParkedState::Waiting);
@@ -68,6 +88,7 @@ impl ParkedColumns<'_> {
 
 /// What becomes of a parked aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ParkedState {
     /// It is tried again when its time has come.
     Waiting,
@@ -99,11 +120,19 @@ impl fmt::Display for ParkedState {
 
 /// A projection's parked aggregates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Parking {
     /// How often aggregates were parked, failed again or were released: what a [`Step`] that goes on from here must know.
     pub changes: u64,
     /// Those that are parked, by position.
     pub parked: Vec<Parked>,
+}
+
+impl Parking {
+    /// Creates the parking after `changes` changes. `parked` is sorted by position.
+    pub fn new(changes: u64, parked: Vec<Parked>) -> Self {
+        Self { changes, parked }
+    }
 }
 
 /// A change of a projection's parking.

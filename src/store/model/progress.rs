@@ -13,6 +13,7 @@ use crate::store::model::parking::{Parked, ParkingChange};
 ///
 /// Invariant: `seen` is beyond `applied` if and only if the aggregate is parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// Which aggregate.
     pub stream: StreamId,

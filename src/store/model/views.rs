@@ -130,6 +130,7 @@ pub(crate) fn check_field(field: &str, value: &str) -> Result<()> {
 
 /// A row of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ViewRow {
     /// Its key.
     pub key: ViewKey,
@@ -142,7 +143,18 @@ pub struct ViewRow {
 }
 
 impl ViewRow {
-    /// Nothing under this key.
+    /// Creates a row whose last event is at `position`.
+    pub fn new(key: ViewKey, state: Option<String>, fields: Fields, position: Position) -> Self {
+        Self { key, state, fields, position }
+    }
+
+    /// Sets the state.
+    pub fn with_state(mut self, state: impl Into<String>) -> Self {
+        self.state = Some(state.into());
+        self
+    }
+
+    /// Creates the row of a key that has no state.
     pub fn empty(key: ViewKey) -> Self {
         Self { key, state: None, fields: Fields::new(), position: Position::ZERO }
     }
@@ -161,16 +173,34 @@ impl ViewRow {
 
 /// Which rows of a view, in the order of their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ViewPage {
     /// Only rows with this value of a field.
     pub of: Option<(String, String)>,
     /// Only keys after this one.
     pub after: Option<ViewKey>,
-    /// At most so many rows.
+    /// The maximum number of rows.
     pub limit: usize,
 }
 
 impl ViewPage {
+    /// Asks for the first `limit` rows.
+    pub fn new(limit: usize) -> Self {
+        Self { of: None, after: None, limit }
+    }
+
+    /// Asks only for rows whose `field` has this value.
+    pub fn with_field(mut self, field: impl Into<String>, value: impl Into<String>) -> Self {
+        self.of = Some((field.into(), value.into()));
+        self
+    }
+
+    /// Asks only for keys after `key`.
+    pub fn with_after(mut self, key: ViewKey) -> Self {
+        self.after = Some(key);
+        self
+    }
+
     /// The key to begin after, as text: before every key where there is none.
     pub(crate) fn after_key(&self) -> &str {
         self.after.as_ref().map_or("", ViewKey::as_str)
@@ -179,6 +209,7 @@ impl ViewPage {
 
 /// The condition for switching readers to another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Switch {
     /// Switches if the new generation is at least as far as the live one.
     IfCaughtUp,
@@ -216,11 +247,19 @@ impl Switch {
 
 /// Where a generation is: its checkpoint, and how its events get into it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Standing {
     /// The checkpoint of its projection.
     pub position: Position,
     /// The state of its projection.
     pub state: ProjectionState,
+}
+
+impl Standing {
+    /// Creates the standing of a generation whose projection has this checkpoint and state.
+    pub fn new(position: Position, state: ProjectionState) -> Self {
+        Self { position, state }
+    }
 }
 
 /// Returns the error of a call that would delete the generation that readers see.
