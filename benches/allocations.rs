@@ -7,7 +7,6 @@
 mod support;
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use dhat::{Alloc, HeapStats, Profiler};
 use libtest_mimic::{Arguments, Trial};
@@ -86,7 +85,7 @@ fn a_load_from_sqlite_allocates_what_its_events_do() {
 fn a_longer_load_allocates_what_its_events_do(store: &(impl EventStore + Clone)) {
     let runtime = Runtime::new().unwrap();
     let orders =
-        Repository::<Order>::with_options(Arc::new(store.clone()), RepositoryOptions::new().with_cached_aggregates(0));
+        Repository::<Order>::new(store.clone()).with_options(RepositoryOptions::new().with_cached_aggregates(0));
     for (id, events) in [("first", 3 * EVENTS), ("short", EVENTS), ("long", 2 * EVENTS)] {
         runtime.block_on(append(store, id, events));
     }

@@ -112,8 +112,7 @@ fn existing(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
         group.bench_function(BenchmarkId::new("by_hand", writers), |b| {
             b.iter_custom(|rounds| at_once(runtime, writers, || existing_by_hand(pool.clone(), next(), rounds)));
         });
-        let orders =
-            Repository::<Order>::with_options(Arc::new(store), RepositoryOptions::new().with_cached_aggregates(0));
+        let orders = Repository::<Order>::new(store).with_options(RepositoryOptions::new().with_cached_aggregates(0));
         group.bench_function(BenchmarkId::new("repository", writers), |b| {
             b.iter_custom(|rounds| at_once(runtime, writers, || existing_commands(orders.clone(), next(), rounds)));
         });

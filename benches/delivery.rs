@@ -163,7 +163,7 @@ impl Place {
         let url = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} names no server"));
         let options = url("POSTGRES_URL").parse::<PgConnectOptions>().unwrap().options([("search_path", schema)]);
         let pool = PgPoolOptions::new().test_before_acquire(false).connect_with(options).await.unwrap();
-        let store = PostgresStore::open(pool.clone(), &PostgresOptions::new().with_schema(schema)).await.unwrap();
+        let store = PostgresStore::open_with(pool.clone(), PostgresOptions::new().with_schema(schema)).await.unwrap();
         Self { pool, schema: schema.to_owned(), store, amqp: url("AMQP_URL") }
     }
 
@@ -178,7 +178,7 @@ impl Place {
 
     async fn models(&self) -> PostgresReadModel {
         let options = PostgresOptions::new().with_schema(self.schema.clone());
-        PostgresReadModel::open(self.pool.clone(), &options).await.unwrap()
+        PostgresReadModel::open_with(self.pool.clone(), options).await.unwrap()
     }
 
     /// A broker with names of its own, which are there when this returns, and the queue of `sales` among them.

@@ -20,7 +20,6 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retell::event::NewEvent;
@@ -233,7 +232,7 @@ async fn write(log: impl EventStore) -> Vec<f64> {
 /// In milliseconds, the median.
 async fn load(log: &(impl EventStore + Clone)) -> f64 {
     let options = RepositoryOptions::new().with_cached_aggregates(0);
-    let orders = Repository::<Order>::with_options(Arc::new(log.clone()), options);
+    let orders = Repository::<Order>::new(log.clone()).with_options(options);
     let mut times = Vec::new();
     for number in 0..LOADS {
         let (id, began) = (format!("scattered-{}", number % SCATTERED), Instant::now());

@@ -167,7 +167,7 @@ async fn main() {
     let pool = PgPool::connect(&url).await.unwrap();
     compare("PostgreSQL", async || {
         let options = PostgresOptions::new().with_schema(format!("inline_{}_{}", std::process::id(), number()));
-        let log = PostgresStore::open(pool.clone(), &options).await.unwrap();
+        let log = PostgresStore::open_with(pool.clone(), options).await.unwrap();
         let models = log.read_model();
         (log, models)
     })

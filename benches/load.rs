@@ -232,7 +232,7 @@ async fn open(path: &Path) -> SqliteStore {
 }
 
 fn uncached<A: Aggregate>(store: &(impl EventStore + Clone)) -> Repository<A> {
-    Repository::with_options(Arc::new(store.clone()), RepositoryOptions::new().with_cached_aggregates(0))
+    Repository::new(store.clone()).with_options(RepositoryOptions::new().with_cached_aggregates(0))
 }
 
 fn stream(id: &str) -> StreamId {

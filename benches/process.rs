@@ -118,7 +118,7 @@ async fn main() {
         let round = async |round: usize| {
             let schema = format!("process_{}_{each}_{round}", std::process::id());
             let pool = PgPoolOptions::new().test_before_acquire(false).connect(&url).await.unwrap();
-            let log = PostgresStore::open(pool, &PostgresOptions::new().with_schema(&schema)).await.unwrap();
+            let log = PostgresStore::open_with(pool, PostgresOptions::new().with_schema(&schema)).await.unwrap();
             let models = log.read_model();
             let took = steps(log.clone(), models, events, each).await;
             log.close().await.unwrap();

@@ -1,7 +1,7 @@
 //! Runs commands: loads, decides, appends, and retries after a conflict.
 
 mod fold;
-pub(crate) mod options;
+mod options;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,11 +70,20 @@ type Slot<A> = Mutex<Option<Loaded<A>>>;
 impl<A: Aggregate> Repository<A> {
     /// Creates a repository with default settings.
     pub fn new(store: impl EventStore) -> Self {
-        Self::with_options(Arc::new(store), RepositoryOptions::new())
+        Self::over(Arc::new(store))
     }
 
-    /// Creates a repository over a shared store.
-    pub fn with_options(store: Arc<dyn EventStore>, options: RepositoryOptions) -> Self {
+    /// Creates a repository over a store that is chosen at run time, with default settings.
+    pub fn over(store: Arc<dyn EventStore>) -> Self {
+        Self::build(store, RepositoryOptions::new())
+    }
+
+    /// Replaces the settings. The repository starts over with an empty cache; other handles keep theirs.
+    pub fn with_options(self, options: RepositoryOptions) -> Self {
+        Self::build(self.inner.store.clone(), options)
+    }
+
+    fn build(store: Arc<dyn EventStore>, options: RepositoryOptions) -> Self {
         let inner = Inner {
             store,
             aggregate_type: AggregateType::new(A::TYPE),

@@ -9,7 +9,7 @@ mod databases;
 use std::path::Path;
 
 use retell::codec::Codec;
-use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
+use retell::store::mysql::{MySqlReadModel, MySqlStore};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 use retell::store::sqlite::{SqliteReadModel, SqliteStore};
 use retell::store::{Append, EventStore, ReadModel, Step, Work};
@@ -75,8 +75,8 @@ async fn an_applications_own_migrations_live_beside_ours_in_postgres() {
         for (before, newest) in ROUNDS {
             migrator(newest).run(&mut db).await.unwrap();
             let pool = PgPool::connect(url).await.unwrap();
-            let model = PostgresReadModel::open(pool.clone(), &options).await.unwrap();
-            let store = PostgresStore::open(pool, &options).await.unwrap();
+            let model = PostgresReadModel::open_with(pool.clone(), options.clone()).await.unwrap();
+            let store = PostgresStore::open_with(pool, options.clone()).await.unwrap();
             used(store, model, before).await;
         }
         sqlx::raw_sql("INSERT INTO orders (id) SELECT number FROM migrations").execute(&mut db).await.unwrap();
@@ -92,7 +92,7 @@ async fn an_applications_own_migrations_live_beside_ours_in_mysql() {
         migrator(newest).run(&mut db).await.unwrap();
         let pool = MySqlPool::connect(url).await.unwrap();
         let model = MySqlReadModel::open(pool.clone()).await.unwrap();
-        let store = MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap();
+        let store = MySqlStore::open(pool).await.unwrap();
         used(store, model, before).await;
     }
     sqlx::raw_sql("INSERT INTO orders (id) SELECT number FROM migrations").execute(&mut db).await.unwrap();

@@ -171,7 +171,7 @@ impl Subject {
         let port = in_pieces(server, Arc::clone(&pieces)).await;
         let pool = MySqlPoolOptions::new().max_connections(2).test_before_acquire(false);
         let pool = pool.connect_with(options.host("127.0.0.1").port(port)).await.unwrap();
-        let store = MySqlStore::open(pool.clone(), &MySqlOptions::new()).await.unwrap();
+        let store = MySqlStore::open(pool.clone()).await.unwrap();
         let model = MySqlReadModel::open(pool.clone()).await.unwrap();
         let subject = Self { in_pieces: pieces, pool, store, model };
         let first = Append::new(stream("known"), ExpectedVersion::NoStream, events(3)).with_key(key());
@@ -208,7 +208,7 @@ impl Subject {
             async move { drop(store.head().await) }.boxed(),
             async move { drop(store.health().await) }.boxed(),
             async move { drop(self.append(round).await) }.boxed(),
-            async move { drop(MySqlStore::open(self.pool.clone(), &MySqlOptions::new()).await) }.boxed(),
+            async move { drop(MySqlStore::open(self.pool.clone()).await) }.boxed(),
             async move { drop(MySqlStore::repair(&self.pool, &MySqlOptions::new()).await) }.boxed(),
             async move { drop(MySqlReadModel::open(self.pool.clone()).await) }.boxed(),
         ]

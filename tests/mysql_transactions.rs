@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mysql::Database;
 use retell::event::NewEvent;
-use retell::store::mysql::{MySqlOptions, MySqlStore};
+use retell::store::mysql::MySqlStore;
 use retell::store::{Append, Appended, Health, OpenTransactions, Outcome};
 use retell::testing::store::{events, stream};
 use retell::{
@@ -355,7 +355,7 @@ async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
         Box::pin(async move { connection.execute("SET SESSION innodb_lock_wait_timeout = 1").await.map(drop) })
     });
     let pool = pool.connect_with(database.options()).await.unwrap();
-    let store = MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap();
+    let store = MySqlStore::open(pool).await.unwrap();
     let mut other = begin(&database, "READ COMMITTED").await;
     written(&store, &mut other, "a").await;
     let appending = tokio::spawn({
@@ -416,7 +416,7 @@ async fn the_order_holds_whatever_the_sessions_default_isolation_is() {
             Box::pin(async move { raw_sql(set).execute(connection).await.map(drop) })
         });
         let pool = pool.connect_with(database.options()).await.unwrap();
-        let store = MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap();
+        let store = MySqlStore::open(pool).await.unwrap();
         let writers = (0..16).map(|writer| {
             let store = store.clone();
             async move {
@@ -503,7 +503,7 @@ async fn health_says_that_a_right_is_missing() {
     run(&mut operator, &user).await;
     let options = database.options().username(name).password("retell");
     let pool = MySqlPoolOptions::new().connect_with(options).await.unwrap();
-    let store = MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap();
+    let store = MySqlStore::open(pool).await.unwrap();
     store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
     let health = store.health().await.unwrap();
     assert_eq!((health.open, health.unsequenced), (OpenTransactions::NotGranted, 1));
@@ -516,7 +516,7 @@ async fn a_pool_without_a_free_connection_is_transient() {
     let database = Database::create().await;
     let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_millis(300));
     let pool = pool.connect_with(database.options()).await.unwrap();
-    let store = MySqlStore::open(pool.clone(), &MySqlOptions::new()).await.unwrap();
+    let store = MySqlStore::open(pool.clone()).await.unwrap();
     let mut taken = pool.begin().await.unwrap();
     assert!(store.append(append("a", ExpectedVersion::Any)).await.unwrap_err().is_transient());
     assert!(store.head().await.unwrap_err().is_transient());

@@ -209,7 +209,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);
     refused(model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await);
     let pool = PgPool::connect(&replica.url()).await.unwrap();
-    let nowhere = PostgresStore::open(pool, &PostgresOptions::new().with_schema("nowhere")).await.map(drop);
+    let nowhere = PostgresStore::open_with(pool, PostgresOptions::new().with_schema("nowhere")).await.map(drop);
     refused(nowhere);
 }
 
@@ -289,9 +289,9 @@ async fn pool_at(server: PgConnectOptions, settings: &[(&str, &str)]) -> PgPool 
 async fn a_statement_and_a_lock_timeout_are_transient_and_nothing_is_written() {
     for (setting, code) in [("statement_timeout", "57014"), ("lock_timeout", "55P03")] {
         let (pool, options) = postgres::fresh().await;
-        PostgresStore::open(pool.clone(), &options).await.unwrap();
+        PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
         let hurried = postgres::pool_with(&[(setting, "50ms")], 3).await;
-        let store = PostgresStore::open(hurried, &options.clone().without_listening()).await.unwrap();
+        let store = PostgresStore::open_with(hurried, options.clone().without_listening()).await.unwrap();
         let mut other = pool.begin().await.unwrap();
         other.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let error = store.append(append("a")).await.unwrap_err();
@@ -332,7 +332,7 @@ async fn until_waited_for(pid: i32) {
 async fn store_with(deadlock_timeout: &'static str) -> PostgresStore {
     let (_, options) = postgres::fresh().await;
     let pool = postgres::pool_with(&[("deadlock_timeout", deadlock_timeout)], 5).await;
-    PostgresStore::open(pool, &options).await.unwrap()
+    PostgresStore::open_with(pool, options).await.unwrap()
 }
 
 /// Streams are written in the order of their names.
@@ -392,7 +392,7 @@ async fn a_callers_transaction_that_a_deadlock_ended_is_told_so_and_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_an_administrator_ends_is_transient() {
     let (pool, options) = postgres::fresh().await;
-    let store = PostgresStore::open(pool.clone(), &options.clone().without_listening()).await.unwrap();
+    let store = PostgresStore::open_with(pool.clone(), options.clone().without_listening()).await.unwrap();
     let mut other = pool.begin().await.unwrap();
     other.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let waiting = tokio::spawn({
@@ -470,7 +470,7 @@ async fn too_many_connections_are_transient() {
     let one = PgConnection::connect_with(&one_only).await.unwrap();
     let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(300)).connect_lazy_with(one_only.clone());
     let (_, options) = postgres::fresh().await;
-    let error = PostgresStore::open(pool, &options).await.unwrap_err();
+    let error = PostgresStore::open_with(pool, options).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Transient(_)), "{error:?}");
     one.close().await.unwrap();
     drop_role("one_only").await;
@@ -479,12 +479,12 @@ async fn too_many_connections_are_transient() {
 #[tokio::test]
 async fn sessions_that_may_only_read_read_and_every_write_is_refused() {
     let (pool, options) = postgres::fresh().await;
-    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let store = PostgresStore::open_with(pool, options.clone()).await.unwrap();
     store.append(append("a")).await.unwrap();
     log(&store).await;
     store.append(append("b")).await.unwrap();
     let reading = pool_at(postgres::server(), &[("default_transaction_read_only", "on")]).await;
-    let reader = PostgresStore::open(reading, &options).await.unwrap();
+    let reader = PostgresStore::open_with(reading, options).await.unwrap();
     assert_eq!(log(&reader).await.len(), 1, "the second has no position yet");
     assert_eq!(log(&store).await.len(), 2);
     assert_eq!(log(&reader).await, log(&store).await);
@@ -498,8 +498,11 @@ async fn a_user_who_may_not_make_schemas_uses_a_log_that_is_there() {
     let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(&pool).await.unwrap();
     let user = role("app", "").await;
     let app = pool_at(user, &[]).await;
-    assert!(matches!(PostgresStore::open(app.clone(), &options).await.unwrap_err().kind(), ErrorKind::Backend(_)));
-    let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
+    assert!(matches!(
+        PostgresStore::open_with(app.clone(), options.clone()).await.unwrap_err().kind(),
+        ErrorKind::Backend(_)
+    ));
+    let store = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
     let name = format!("app_{}", std::process::id());
     let grants = format!(
         "GRANT USAGE ON SCHEMA {schema} TO {name};
@@ -508,10 +511,10 @@ async fn a_user_who_may_not_make_schemas_uses_a_log_that_is_there() {
          GRANT SELECT, USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {name}"
     );
     sqlx::raw_sql(AssertSqlSafe(grants)).execute(&pool).await.unwrap();
-    let theirs = PostgresStore::open(app.clone(), &options).await.unwrap();
+    let theirs = PostgresStore::open_with(app.clone(), options.clone()).await.unwrap();
     theirs.append(append("a")).await.unwrap();
     theirs.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), 1, vec![1])).await.unwrap();
-    let model = PostgresReadModel::open(app.clone(), &options).await.unwrap();
+    let model = PostgresReadModel::open_with(app.clone(), options).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await.unwrap();
     assert_eq!(log(&theirs).await, log(&store).await);
     theirs.close().await.unwrap();
@@ -549,7 +552,7 @@ async fn a_full_tablespace_refuses_appends_whole_until_there_is_space() {
     db.execute(AssertSqlSafe(create)).await.unwrap();
     let small = server.url().parse::<PgConnectOptions>().unwrap();
     let pool = pool_at(small, &[("default_tablespace", "small")]).await;
-    let store = PostgresStore::open(pool, &PostgresOptions::new()).await.unwrap();
+    let store = PostgresStore::open(pool).await.unwrap();
 
     let both = |number: usize| keyed(&number.to_string(), "a", bulky()).and(stream("b"), ExpectedVersion::Any, bulky());
     let mut written = 0;

@@ -20,7 +20,7 @@ const ROUNDS: u64 = 300;
 #[tokio::test]
 async fn sessions_that_began_with_an_empty_log_never_read_all_of_it() {
     let (pool, options) = postgres::fresh().await;
-    let first = PostgresStore::open(pool.clone(), &options).await.unwrap();
+    let first = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
     // Nobody else is to look at the tables, or to tell the planner of them.
     for table in ["events", "keys", "commits", "log", "reservations"] {
         let unattended = format!("ALTER TABLE {table} SET (autovacuum_enabled = off)");
@@ -29,7 +29,7 @@ async fn sessions_that_began_with_an_empty_log_never_read_all_of_it() {
     let schema: String = sqlx::query_scalar("SELECT current_schema()::text").fetch_one(&pool).await.unwrap();
     first.close().await.unwrap();
 
-    let store = PostgresStore::open(postgres::pool_with(&[], 2).await, &options).await.unwrap();
+    let store = PostgresStore::open_with(postgres::pool_with(&[], 2).await, options).await.unwrap();
     let (mut after, mut appended) = (Position::ZERO, 0);
     for number in 0..ROUNDS {
         let id = number.to_string();

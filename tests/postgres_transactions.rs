@@ -176,7 +176,7 @@ async fn a_deadlock_is_tried_again() {
     let (pool, options) = postgres::fresh().await;
     // The store's sessions are those that look for a deadlock and give way.
     let pool = postgres::pool_with(&[("search_path", &search_path(&pool).await), ("deadlock_timeout", "2s")], 5).await;
-    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let store = PostgresStore::open_with(pool, options).await.unwrap();
     let mut other = begin("READ COMMITTED").await;
     other.execute("SET deadlock_timeout = '10min'").await.unwrap();
     written(&store, &mut other, "b").await;
@@ -199,7 +199,7 @@ async fn a_deadlock_is_tried_again() {
 async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
     let (pool, options) = postgres::fresh().await;
     let pool = postgres::pool_with(&[("search_path", &search_path(&pool).await), ("lock_timeout", "200ms")], 5).await;
-    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let store = PostgresStore::open_with(pool, options).await.unwrap();
     let mut other = begin("READ COMMITTED").await;
     written(&store, &mut other, "a").await;
     let appending = tokio::spawn({
@@ -287,7 +287,7 @@ async fn the_order_holds_where_sessions_are_serializable_or_repeatable_by_defaul
     for isolation in ["serializable", "repeatable read"] {
         let (_, options) = postgres::fresh().await;
         let pool = postgres::pool_with(&[("default_transaction_isolation", isolation)], 8).await;
-        let store = PostgresStore::open(pool, &options).await.unwrap();
+        let store = PostgresStore::open_with(pool, options).await.unwrap();
         let writers = (0..16).map(|writer| {
             let store = store.clone();
             async move {
@@ -310,7 +310,7 @@ async fn a_commit_waits_for_the_disk_whatever_the_servers_default_is() {
     let (_, options) = postgres::fresh().await;
     let pool = postgres::pool_with(&[("synchronous_commit", "off")], 4).await;
     for (options, expected) in [(options.clone(), "on"), (options.with_durability_of_the_server(), "off")] {
-        let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
+        let store = PostgresStore::open_with(pool.clone(), options).await.unwrap();
         // The server has a function for one event, and one for all else.
         for count in [1, 2] {
             let mut tx = pool.begin().await.unwrap();
@@ -325,17 +325,17 @@ async fn a_commit_waits_for_the_disk_whatever_the_servers_default_is() {
 #[tokio::test]
 async fn numbers_behind_the_data_are_found_on_opening_and_repaired_by_a_call() {
     let (pool, options) = postgres::fresh().await;
-    let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
+    let store = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
     for id in ["a", "b", "c"] {
         store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
     }
     assert_eq!(log(&store).await.len(), 3);
     // As after logical replication, which does not carry sequences.
     pool.execute("SELECT setval('commit_number', 1)").await.unwrap();
-    let error = PostgresStore::open(pool.clone(), &options).await.unwrap_err();
+    let error = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap_err();
     assert_eq!(error.to_string(), "the store is corrupt: the next commit number is after 1, the data has 3: repair it");
     PostgresStore::repair(&pool, &options).await.unwrap();
-    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let store = PostgresStore::open_with(pool, options).await.unwrap();
     store.append(append("d", ExpectedVersion::NoStream)).await.unwrap();
     assert_eq!(log(&store).await, ["a", "b", "c", "d"]);
 }
@@ -362,8 +362,8 @@ async fn health_names_who_holds_a_lane_and_what_waits() {
 #[tokio::test]
 async fn another_process_is_woken_by_a_notification() {
     let (pool, options) = postgres::fresh().await;
-    let here = PostgresStore::open(pool, &options).await.unwrap();
-    let there = PostgresStore::open(postgres::pool_with(&[], 4).await, &options).await.unwrap();
+    let here = PostgresStore::open_with(pool, options.clone()).await.unwrap();
+    let there = PostgresStore::open_with(postgres::pool_with(&[], 4).await, options).await.unwrap();
     let mut grown = there.watch_head();
     let woken = async {
         // It listens once the first signal has come; a commit before that is found by polling.
@@ -380,13 +380,13 @@ async fn another_process_is_woken_by_a_notification() {
 #[tokio::test]
 async fn of_many_writers_the_last_one_is_heard() {
     let (pool, options) = postgres::fresh().await;
-    let reader = PostgresStore::open(pool, &options).await.unwrap();
+    let reader = PostgresStore::open_with(pool, options.clone()).await.unwrap();
     let mut grown = reader.watch_head();
     // It listens once the first signal has come.
     grown.changed().await.unwrap();
     let mut writers = Vec::new();
     for _ in 0..4 {
-        writers.push(PostgresStore::open(postgres::pool_with(&[], 3).await, &options).await.unwrap());
+        writers.push(PostgresStore::open_with(postgres::pool_with(&[], 3).await, options.clone()).await.unwrap());
     }
     for round in 1..=20 {
         let appends = writers.iter().map(|writer| writer.append(append(&format!("a-{round}"), ExpectedVersion::Any)));
@@ -429,7 +429,7 @@ async fn eight_processes_open_and_append_at_once_on_an_empty_database() {
     let starts = (0..8).map(|process| {
         let options = options.clone();
         async move {
-            let store = PostgresStore::open(postgres::pool_with(&[], 3).await, &options).await.unwrap();
+            let store = PostgresStore::open_with(postgres::pool_with(&[], 3).await, options).await.unwrap();
             store.append(append(&process.to_string(), ExpectedVersion::NoStream)).await.unwrap();
             store
         }
@@ -451,7 +451,7 @@ async fn two_schemas_are_two_logs() {
 async fn a_schema_name_that_is_no_plain_identifier_is_refused() {
     let (pool, _) = postgres::fresh().await;
     for name in ["", "Retell", "1a", "a b", "a;drop table x", "a\"b", "ä", &"a".repeat(64)] {
-        let error = PostgresStore::open(pool.clone(), &PostgresOptions::new().with_schema(name)).await.unwrap_err();
+        let error = PostgresStore::open_with(pool.clone(), PostgresOptions::new().with_schema(name)).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{name:?}: {error}");
     }
 }
@@ -459,16 +459,16 @@ async fn a_schema_name_that_is_no_plain_identifier_is_refused() {
 #[tokio::test]
 async fn a_newer_schema_is_refused() {
     let (pool, options) = postgres::fresh().await;
-    PostgresStore::open(pool.clone(), &options).await.unwrap();
+    PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
     pool.execute("INSERT INTO retell_migrations (number, name) VALUES (99, 'later')").await.unwrap();
-    let error = PostgresStore::open(pool, &options).await.unwrap_err();
+    let error = PostgresStore::open_with(pool, options).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::NewerStore { found: 99, known: 1 });
 }
 
 #[tokio::test]
 async fn events_are_immutable() {
     let (pool, options) = postgres::fresh().await;
-    let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
+    let store = PostgresStore::open_with(pool.clone(), options).await.unwrap();
     store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
     for change in ["UPDATE events SET version = 2", "DELETE FROM events", "TRUNCATE events"] {
         let error = pool.execute(change).await.unwrap_err();
@@ -485,7 +485,7 @@ async fn without_statement_cache_and_listener_it_works_as_behind_a_transaction_p
         .connect_with(postgres::server().statement_cache_capacity(0))
         .await
         .unwrap();
-    let store = PostgresStore::open(pool, &options.without_listening()).await.unwrap();
+    let store = PostgresStore::open_with(pool, options.without_listening()).await.unwrap();
     for id in ["a", "b"] {
         store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
     }
@@ -501,7 +501,7 @@ async fn a_pool_without_a_free_connection_is_transient() {
         .connect_with(postgres::server())
         .await
         .unwrap();
-    let store = PostgresStore::open(pool.clone(), &options.without_listening()).await.unwrap();
+    let store = PostgresStore::open_with(pool.clone(), options.without_listening()).await.unwrap();
     let taken = pool.acquire().await.unwrap();
     assert!(store.append(append("a", ExpectedVersion::Any)).await.unwrap_err().is_transient());
     assert!(store.head().await.unwrap_err().is_transient());
@@ -514,7 +514,7 @@ async fn a_pool_without_a_free_connection_is_transient() {
 async fn a_small_pool_serves_the_store_and_its_owner() {
     let (_, options) = postgres::fresh().await;
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(2).connect_with(postgres::server()).await.unwrap();
-    let store = PostgresStore::open(pool.clone(), &options.without_listening()).await.unwrap();
+    let store = PostgresStore::open_with(pool.clone(), options.without_listening()).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for writer in 0..4 {
         let store = store.clone();
@@ -558,7 +558,7 @@ fn a_store_outlives_its_runtime() {
 async fn after_a_cut_connection_the_key_decides() {
     let (pool, options) = postgres::fresh().await;
     let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(&pool).await.unwrap();
-    let store = PostgresStore::open(pool, &options).await.unwrap();
+    let store = PostgresStore::open_with(pool, options).await.unwrap();
     let mut operator = PgConnection::connect_with(&postgres::server()).await.unwrap();
     for round in 0..20 {
         let key = IdempotencyKey::new(format!("round {round}")).unwrap();

@@ -31,7 +31,7 @@ fn added(amount: i64) -> NewEvent {
 }
 
 fn uncached(store: impl EventStore) -> Repository<Counter> {
-    Repository::with_options(Arc::new(store), RepositoryOptions::new().with_cached_aggregates(0))
+    Repository::new(store).with_options(RepositoryOptions::new().with_cached_aggregates(0))
 }
 
 async fn log(store: &impl EventReader) -> Vec<RecordedEvent> {
@@ -157,7 +157,7 @@ async fn when_the_retries_are_used_up_the_conflict_says_what_was_expected() {
     let store = MemoryStore::new();
     let retry = RetryPolicy::new().with_retries(0);
     let options = RepositoryOptions::new().with_retry(retry);
-    let counters = Repository::<Counter>::with_options(Arc::new(store.clone()), options);
+    let counters = Repository::<Counter>::new(store.clone()).with_options(options);
     counters.execute("a", Add(vec![1])).await.unwrap();
     store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(5)])).await.unwrap();
     let error = counters.execute("a", Add(vec![1])).await.unwrap_err();

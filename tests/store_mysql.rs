@@ -95,7 +95,7 @@ mod opening {
     use super::{AssertSqlSafe, MySqlOptions, MySqlPool, MySqlReadModel, MySqlStore, fresh, store};
 
     async fn open(pool: &MySqlPool) -> retell::Result<MySqlStore> {
-        MySqlStore::open(pool.clone(), &MySqlOptions::new()).await
+        MySqlStore::open(pool.clone()).await
     }
 
     async fn write(store: &MySqlStore, id: &str) {

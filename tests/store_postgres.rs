@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 async fn read_model() -> PostgresReadModel {
     let (pool, options) = postgres::fresh().await;
-    PostgresReadModel::open(pool, &options).await.unwrap()
+    PostgresReadModel::open_with(pool, options).await.unwrap()
 }
 
 mod claims {
@@ -75,7 +75,7 @@ mod view_claims {
 #[tokio::test]
 async fn opening_installs_the_functions_that_differ() {
     let (pool, options) = postgres::fresh().await;
-    drop(retell::PostgresStore::open(pool.clone(), &options).await.unwrap());
+    drop(retell::PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap());
     let text = async || -> Vec<(String, String)> {
         let all = "SELECT proname::text, pg_get_functiondef(oid) FROM pg_proc
             WHERE pronamespace = current_schema()::regnamespace ORDER BY proname, oid";
@@ -97,10 +97,10 @@ async fn opening_installs_the_functions_that_differ() {
     ] {
         sqlx::raw_sql(stale).execute(&pool).await.unwrap();
         assert_ne!(text().await, current);
-        drop(retell::PostgresStore::open(pool.clone(), &options).await.unwrap());
+        drop(retell::PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap());
         assert_ne!(text().await, current, "what is recorded as current is not touched");
         sqlx::raw_sql(record).execute(&pool).await.unwrap();
-        drop(retell::PostgresStore::open(pool.clone(), &options).await.unwrap());
+        drop(retell::PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap());
         assert_eq!(text().await, current);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use retell::store::mysql::{MySqlOptions, MySqlStore};
+use retell::store::mysql::MySqlStore;
 use retell::store::postgres::{PostgresOptions, PostgresStore};
 use retell::{EventStore, Position};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions};
@@ -94,9 +94,9 @@ impl Database {
         match self {
             Self::Postgres { pool, name, .. } => {
                 let options = PostgresOptions::new().with_schema(name.clone());
-                Arc::new(PostgresStore::open(pool.clone(), &options).await.unwrap())
+                Arc::new(PostgresStore::open_with(pool.clone(), options).await.unwrap())
             }
-            Self::MySql { pool, .. } => Arc::new(MySqlStore::open(pool.clone(), &MySqlOptions::new()).await.unwrap()),
+            Self::MySql { pool, .. } => Arc::new(MySqlStore::open(pool.clone()).await.unwrap()),
         }
     }
 

@@ -25,7 +25,7 @@ impl Database {
     pub(crate) async fn loads(&self) {
         let store = self.store().await;
         let uncached = RepositoryOptions::new().with_cached_aggregates(0);
-        let orders = Repository::<Order>::with_options(store.clone(), uncached);
+        let orders = Repository::<Order>::over(store.clone()).with_options(uncached);
         for length in LENGTHS {
             let id = format!("of-{length}");
             fill(&*store, &id, 0..length).await;
@@ -36,11 +36,11 @@ impl Database {
         }
 
         let (length, id) = (LENGTHS[3], format!("of-{}", LENGTHS[3]));
-        let cached = Repository::<Order>::with_options(store.clone(), RepositoryOptions::new());
+        let cached = Repository::<Order>::over(store.clone());
         let by_hand = async || drop(self.load_by_hand(&id, length).await);
         turns("load, cached", rounds(1), by_hand, async || drop(cached.load(&*id).await.unwrap())).await;
 
-        let kept = Repository::<KeptOrder>::with_options(store.clone(), uncached);
+        let kept = Repository::<KeptOrder>::over(store.clone()).with_options(uncached);
         let state = kept.load(&*id).await.unwrap().state.to_snapshot().unwrap();
         self.keep_by_hand(&id, length, &state).await;
         let snapshot = Snapshot::new(Version::new(length), KeptOrder::FINGERPRINT, state);

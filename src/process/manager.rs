@@ -65,7 +65,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
     /// In transactions of up to 250 events, since their commands are sent meanwhile; deadlines are looked for every second.
     pub fn new(process: P, store: impl EventStore, models: M) -> Self {
         let store: Arc<dyn EventStore> = Arc::new(store);
-        let instances = Repository::with_options(store.clone(), crate::repository::options::RepositoryOptions::new());
+        let instances = Repository::over(store.clone());
         let steps = Arc::new(Steps { process, instances, store: store.clone() });
         let following = Following { steps: steps.clone(), models: models.clone() };
         let worker = Worker::new(following, store, models.clone()).with_options(options());

@@ -93,7 +93,7 @@ impl Postgres {
     pub(crate) async fn open(&self) -> Result<PostgresStore> {
         let pool = PgPoolOptions::new().max_connections(3).test_before_acquire(false);
         let options = PostgresOptions::new().with_schema(self.schema.clone());
-        PostgresStore::open(pool.connect_lazy_with(self.connect_options()), &options).await
+        PostgresStore::open_with(pool.connect_lazy_with(self.connect_options()), options).await
     }
 
     pub(crate) async fn connect(&self) -> PgConnection {

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 
 use retell::error::Result;
 use retell::id::ExpectedVersion;
-use retell::store::mysql::{MySqlOptions, MySqlStore};
+use retell::store::mysql::MySqlStore;
 use retell::store::{Append, Appended};
 use retell::testing::store::{event, stream};
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ impl MySql {
 
     pub(crate) async fn open(&self) -> Result<MySqlStore> {
         let pool = MySqlPoolOptions::new().max_connections(3).test_before_acquire(false);
-        MySqlStore::open(pool.connect_lazy_with(self.options()), &MySqlOptions::new()).await
+        MySqlStore::open(pool.connect_lazy_with(self.options())).await
     }
 
     async fn connect(&self) -> sqlx::Result<MySqlConnection> {

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use retell::store::mysql::{MySqlOptions, MySqlStore};
+use retell::store::mysql::MySqlStore;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
 
@@ -64,5 +64,5 @@ pub(crate) async fn fresh() -> (MySqlPool, Database) {
 
 pub(crate) async fn store() -> (MySqlStore, Database) {
     let (pool, database) = fresh().await;
-    (MySqlStore::open(pool, &MySqlOptions::new()).await.unwrap(), database)
+    (MySqlStore::open(pool).await.unwrap(), database)
 }

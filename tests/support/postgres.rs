@@ -28,5 +28,5 @@ pub(crate) fn server() -> PgConnectOptions {
 
 pub(crate) async fn store() -> PostgresStore {
     let (pool, options) = fresh().await;
-    PostgresStore::open(pool, &options).await.unwrap()
+    PostgresStore::open_with(pool, options).await.unwrap()
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const PERSISTENT: u8 = 2;
 
 /// Settings of a [`RabbitMqBroker`](super::RabbitMqBroker).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RabbitMqOptions {
     pub(super) uri: AMQPUri,
@@ -25,13 +25,14 @@ pub struct RabbitMqOptions {
 }
 
 impl RabbitMqOptions {
-    /// `url`: `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS; the virtual host `/` is written `%2f`.
+    /// Creates the settings for the broker at `url`: `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. The virtual host `/`
+    /// is written `%2f`.
     ///
-    /// Connections named `retell`, the default [`Topology`], 100 messages under way to a worker, and 30 seconds for an answer of the
-    /// broker's.
+    /// The defaults are: connections named `retell`, the default [`Topology`], 100 unacknowledged messages per worker, and 30 seconds for
+    /// an answer of the broker.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if it is no such address.
+    /// [`ErrorKind::Invalid`] if `url` is no such address.
     pub fn new(url: &str) -> Result<Self> {
         let uri = url.parse().map_err(|problem: String| {
             // The address itself has a password in it.
@@ -48,7 +49,7 @@ impl RabbitMqOptions {
         })
     }
 
-    /// What the broker's own pages call the connections.
+    /// Sets the name of the connections in the broker's management pages.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -60,26 +61,26 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Other exchanges and queues.
+    /// Sets the exchanges and queues.
     pub fn with_topology(mut self, topology: Topology) -> Self {
         self.topology = topology;
         self
     }
 
-    /// The most messages a worker has in memory that it has not acknowledged.
+    /// Sets the most unacknowledged messages that a worker holds in memory (minimum 1).
     pub fn with_prefetch(mut self, messages: u16) -> Self {
         self.prefetch = messages.max(1);
         self
     }
 
-    /// Compresses the envelopes of single events that have more bytes, by zstd (`content_encoding: zstd`): for consumers that all know it.
-    /// None, by default.
+    /// Compresses the envelopes of single events that have more than `over` bytes, with zstd (`content_encoding: zstd`). Every consumer must
+    /// be able to read it. By default none are compressed.
     pub fn with_compressed_envelopes(mut self, over: usize) -> Self {
         self.compress_over = over;
         self
     }
 
-    /// How long an answer of the broker's may take. Later the connection counts as lost, and what was sent is sent again.
+    /// Sets how long the broker may take to answer. After that the connection counts as lost, and unconfirmed messages are sent again.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -3,7 +3,7 @@
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
 
 /// Settings of a log in MySQL or MariaDB. Those of the connections are sqlx's own.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MySqlOptions {
     pub(crate) durable: bool,
@@ -23,7 +23,7 @@ impl MySqlOptions {
         self
     }
 
-    /// The largest payload of one event, in bytes. The server's `max_allowed_packet` less 64 KiB is a limit, too: MariaDB's default of
+    /// Sets the largest payload of one event, in bytes. The server's `max_allowed_packet` less 64 KiB is a limit, too: MariaDB's default of
     /// 16 MiB is a little under our own.
     pub fn with_max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;

@@ -42,9 +42,17 @@ impl MySqlStore {
     /// Opens the log in the database at `url`, with default settings and ten connections, and brings its schema up to date.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::open(pool(url).await?, &MySqlOptions::new()).await
+        Self::open(pool(url).await?).await
+    }
+
+    /// Opens the log over a pool of the caller's, with default settings, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub async fn open(pool: MySqlPool) -> Result<Self> {
+        Self::open_with(pool, MySqlOptions::new()).await
     }
 
     /// Opens the log over a pool of the caller's, and brings its schema up to date.
@@ -73,9 +81,9 @@ impl MySqlStore {
     /// [`ErrorKind::NewerStore`] if a newer release has changed the schema, [`ErrorKind::Invalid`] if the server does not wait for the
     /// disk and the options do not allow that, [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after a copy of
     /// the tables by hand: call [`repair`](Self::repair) then. Otherwise what connecting met.
-    pub async fn open(pool: MySqlPool, options: &MySqlOptions) -> Result<Self> {
+    pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
         let connections = Connections::of(pool);
-        let packet = check_server(&connections, options).await?;
+        let packet = check_server(&connections, &options).await?;
         migrate::apply(&connections).await?;
         check_numbers(&connections).await?;
         let writer = Arc::new(Writer::new(connections.clone(), packet));

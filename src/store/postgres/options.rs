@@ -3,7 +3,7 @@
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
 
 /// Settings of a log in PostgreSQL. Those of the connections are sqlx's own.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PostgresOptions {
     pub(crate) schema: String,
@@ -26,7 +26,7 @@ impl PostgresOptions {
         self
     }
 
-    /// Another schema: one database can hold several logs. A lower-case identifier.
+    /// Sets the schema, a lower-case identifier. One database can hold several logs.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
         self
@@ -35,13 +35,13 @@ impl PostgresOptions {
     /// Leaves it to the server's `synchronous_commit` whether a commit waits for the disk. Where that is `off`, a crash of the server
     /// takes back appends that were acknowledged.
     ///
-    /// Positions wait for the disk all the same: a reader may have acted on one.
+    /// Positions wait for the disk in any case, since a reader may have acted on one.
     pub fn with_durability_of_the_server(mut self) -> Self {
         self.durable = false;
         self
     }
 
-    /// The largest payload of one event, in bytes.
+    /// Sets the largest payload of one event, in bytes.
     pub fn with_max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
         self

@@ -41,9 +41,17 @@ impl PostgresStore {
     /// Opens the log in the database at `url`, with default settings and ten connections, and brings its schema up to date.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::open(pool(url).await?, &PostgresOptions::new()).await
+        Self::open(pool(url).await?).await
+    }
+
+    /// Opens the log over a pool of the caller's, with default settings, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub async fn open(pool: PgPool) -> Result<Self> {
+        Self::open_with(pool, PostgresOptions::new()).await
     }
 
     /// Opens the log over a pool of the caller's, and brings its schema up to date.
@@ -56,7 +64,7 @@ impl PostgresStore {
     /// [`ErrorKind::ReadOnly`] for a schema that is not up to date and may not be changed. [`ErrorKind::Invalid`] for a schema name that is not a plain identifier,
     /// [`ErrorKind::NewerStore`] if a newer release has changed the schema, [`ErrorKind::Corrupt`] if the commit numbers are behind the
     /// data, as after logical replication: call [`repair`](Self::repair) then. Otherwise what connecting met.
-    pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
+    pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
         check_numbers(&pool, &schema).await?;

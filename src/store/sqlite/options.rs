@@ -16,7 +16,7 @@ pub enum Synchronous {
 }
 
 /// Settings of a SQLite file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SqliteOptions {
     pub(crate) synchronous: Synchronous,
@@ -44,7 +44,7 @@ impl SqliteOptions {
         }
     }
 
-    /// What a commit waits for. A log is `Full` by default; a read model can be made again and is best off with `Normal`.
+    /// Sets what a commit waits for. A log is `Full` by default; a read model can be built again, so `Normal` serves it best.
     pub fn with_synchronous(mut self, synchronous: Synchronous) -> Self {
         self.synchronous = synchronous;
         self
@@ -52,32 +52,32 @@ impl SqliteOptions {
 
     /// Opens an existing file for reading: every write is refused.
     ///
-    /// SQLite reads a log through two files beside it. Where no process has it open for writing, it must be allowed to make them:
-    /// in a directory without write permission, opening is refused as [`ReadOnly`](crate::ErrorKind::ReadOnly).
+    /// SQLite reads a log through two files next to it. If no process has the log open for writing, SQLite has to create them: in a
+    /// directory without write permission, opening fails with [`ReadOnly`](crate::ErrorKind::ReadOnly).
     pub fn with_read_only(mut self) -> Self {
         self.read_only = true;
         self
     }
 
-    /// How many reads may run at once, at least one. Each has a connection of its own.
+    /// Sets how many reads may run at once (minimum 1). Each has a connection of its own.
     pub fn with_readers(mut self, readers: usize) -> Self {
         self.readers = readers.max(1);
         self
     }
 
-    /// How long to wait while another process writes, before the call fails as transient.
+    /// Sets how long a write waits for another process before it fails as transient.
     pub fn with_busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
         self
     }
 
-    /// The largest payload of one event, in bytes.
+    /// Sets the largest payload of one event, in bytes.
     pub fn with_max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
         self
     }
 
-    /// A quota: appends that would let the file grow beyond it are refused as if the disk were full.
+    /// Sets a quota: an append that would grow the file beyond it is refused as if the disk were full.
     pub fn with_max_file_bytes(mut self, bytes: u64) -> Self {
         self.max_file_bytes = Some(bytes);
         self

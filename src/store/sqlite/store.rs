@@ -37,22 +37,22 @@ impl SqliteStore {
     /// Opens a log with default settings, and makes the file if it is not there.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the file is not a sound SQLite database,
-    /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release wrote it,
-    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if it cannot be opened.
+    /// As [`open_with`](Self::open_with).
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, SqliteOptions::new()).await
     }
 
-    /// Opens a log.
+    /// Opens a log, and makes the file if it is not there.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the file is not a sound SQLite database,
+    /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release wrote it,
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if it cannot be opened.
     pub async fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
         Self::at(Location::File(path.as_ref().to_owned()), options).await
     }
 
-    /// A log in memory, gone with its last handle. Reads and appends take turns.
+    /// Opens a log in memory, which is gone with its last handle. Reads and appends take turns.
     ///
     /// # Errors
     /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.

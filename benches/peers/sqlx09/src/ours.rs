@@ -125,8 +125,8 @@ pub(crate) struct Ours {
 impl Ours {
     pub(crate) async fn postgres(place: &Place, cached: bool) -> Self {
         let (pool, options) = (database::postgres(place).await, PostgresOptions::new());
-        let store = PostgresStore::open(pool.clone(), &options).await.unwrap();
-        let models = PostgresReadModel::open(pool, &options).await.unwrap();
+        let store = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
+        let models = PostgresReadModel::open_with(pool, options).await.unwrap();
         Self::over(Database::Postgres(store, models), cached)
     }
 
@@ -147,9 +147,9 @@ impl Ours {
         let uncached = options.with_cached_aggregates(0);
         Self {
             database,
-            commands: Repository::with_options(store.clone(), if cached { options } else { uncached }),
-            uncached: Repository::with_options(store.clone(), uncached),
-            kept: Repository::with_options(store, uncached),
+            commands: Repository::over(store.clone()).with_options(if cached { options } else { uncached }),
+            uncached: Repository::over(store.clone()).with_options(uncached),
+            kept: Repository::over(store).with_options(uncached),
         }
     }
 

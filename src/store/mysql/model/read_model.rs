@@ -27,7 +27,7 @@ pub struct MySqlReadModel {
 }
 
 impl MySqlReadModel {
-    /// Read models in the database at `url`, with default settings.
+    /// Opens read models in the database at `url`, with default settings.
     ///
     /// # Errors
     /// As [`MySqlStore::connect`](crate::store::mysql::MySqlStore::connect).
@@ -35,10 +35,11 @@ impl MySqlReadModel {
         Self::open(connection::pool(url).await?).await
     }
 
-    /// Read models over a pool of the caller's.
+    /// Opens read models over a pool of the caller's.
     ///
     /// # Errors
-    /// As [`MySqlStore::open`](crate::store::mysql::MySqlStore::open), whatever the server's durability: a lost batch is applied again.
+    /// As [`MySqlStore::open_with`](crate::store::mysql::MySqlStore::open_with), except that any durability of the server is fine: a lost
+    /// batch is applied again.
     pub async fn open(pool: MySqlPool) -> Result<Self> {
         let connections = Connections::of(pool);
         migrate::apply(&connections).await?;

@@ -28,19 +28,28 @@ pub struct PostgresReadModel {
 }
 
 impl PostgresReadModel {
-    /// Read models in the database at `url`, with default settings.
+    /// Opens read models in the database at `url`, with default settings.
     ///
     /// # Errors
     /// As [`PostgresStore::connect`](crate::store::postgres::PostgresStore::connect).
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::open(connection::pool(url).await?, &PostgresOptions::new()).await
+        Self::open(connection::pool(url).await?).await
     }
 
-    /// Read models over a pool of the caller's.
+    /// Opens read models over a pool of the caller's, with default settings.
     ///
     /// # Errors
-    /// As [`PostgresStore::open`](crate::store::postgres::PostgresStore::open).
-    pub async fn open(pool: PgPool, options: &PostgresOptions) -> Result<Self> {
+    /// As [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
+    pub async fn open(pool: PgPool) -> Result<Self> {
+        Self::open_with(pool, PostgresOptions::new()).await
+    }
+
+    /// Opens read models over a pool of the caller's, in the schema that `options` name.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
+    #[expect(clippy::needless_pass_by_value, reason = "every `open_with` takes its options by value")]
+    pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
         Ok(Self { pool, schema })

@@ -32,24 +32,24 @@ pub struct SqliteReadModel {
 }
 
 impl SqliteReadModel {
-    /// Opens a file, and makes it if it is not there. Commits are [`Synchronous::Normal`]: after a power cut a projection may have to
+    /// Opens a file with default settings, and makes it if it is not there. Commits are [`Synchronous::Normal`]: after a power cut a projection may have to
     /// apply its last batches again, but model and checkpoint always agree.
     ///
     /// # Errors
-    /// As [`SqliteStore::open`](crate::store::sqlite::SqliteStore::open).
+    /// As [`SqliteStore::open_with`](crate::store::sqlite::SqliteStore::open_with).
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, SqliteOptions::new().with_synchronous(Synchronous::Normal)).await
     }
 
-    /// Opens a file with settings of the caller's.
+    /// Opens a file, and makes it if it is not there.
     ///
     /// # Errors
-    /// As [`SqliteStore::open`](crate::store::sqlite::SqliteStore::open).
+    /// As [`SqliteStore::open_with`](crate::store::sqlite::SqliteStore::open_with).
     pub async fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
         Self::at(Location::File(path.as_ref().to_owned()), options).await
     }
 
-    /// Read models in memory, gone with the last handle.
+    /// Opens read models in memory, which are gone with the last handle.
     ///
     /// # Errors
     /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.
