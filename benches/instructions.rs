@@ -1,4 +1,5 @@
-//! One part of the way of an event, so many times: `instructions.sh` counts the instructions. Run by `cargo bench -p retell-benches` it tries each.
+//! Runs one part of the way of an event a given number of times, so that `instructions.sh` can count its instructions. `cargo bench -p retell-benches`
+//! tries each part once.
 //!
 //! - `decode`, `decode_compact`: from stored bytes to an event.
 //! - `replay`, `replay_compact`: the same, and the change of the state; by hand `replay_by_hand`.

@@ -14,73 +14,73 @@ pub trait Aggregate: Default + Clone + Send + Sync + 'static {
     /// The stored name of this kind of aggregate, such as `order`. Never changes.
     const TYPE: &'static str;
 
-    /// When the state is kept as a snapshot.
+    /// Decides when the state is saved as a snapshot.
     const SNAPSHOTS: SnapshotPolicy;
 
     /// Names the shape of the state: a snapshot with another fingerprint is never read.
     const FINGERPRINT: u64;
 
-    /// What happens to it.
+    /// The events that change it.
     type Event: Event;
 
     /// Moves the state past one event. Cannot fail: the event has happened.
     fn apply(&mut self, event: Self::Event);
 
-    /// The values that only one aggregate may hold, as an event reserves and releases them; none by default. They become durable with
-    /// the event. Of several claims of a command's events on one value the last counts.
+    /// Returns the unique values that an event reserves and releases; none by default. The claims become durable with the event. If
+    /// several events of a command claim one value, the last claim counts.
     ///
     /// # Errors
-    /// The event has a value that no store takes: the command fails and writes nothing.
+    /// [`InvalidName`] for a value that no store accepts. The command fails and writes nothing.
     fn claims(event: &Self::Event) -> Result<Vec<Claim>, InvalidName> {
         let _ = event;
         Ok(Vec::new())
     }
 
-    /// The state as bytes for a snapshot.
+    /// Encodes the state for a snapshot.
     ///
     /// # Errors
-    /// What a field's own `Serialize` reports.
+    /// Returns the error of a field's own `Serialize`.
     fn to_snapshot(&self) -> Result<Vec<u8>, BoxError>;
 
-    /// The state back from a snapshot's bytes.
+    /// Decodes the state from a snapshot.
     ///
     /// # Errors
-    /// The bytes do not hold such a state; the caller replays the stream instead.
+    /// Returns the decoder's error if the bytes hold no such state. The caller replays the stream instead.
     fn from_snapshot(bytes: &[u8]) -> Result<Self, BoxError>;
 }
 
-/// How a state changes with an event. [`Aggregate::apply`], as derived, calls this.
+/// Changes a state by an event. The derived [`Aggregate::apply`] calls this.
 pub trait Apply<E> {
     /// Moves the state past one event. Cannot fail: the event has happened.
     fn apply(&mut self, event: E);
 }
 
-/// Decides what a command leads to. The command is borrowed: after a conflict it is decided again on newer state.
+/// Decides on a command. The command is borrowed: after a conflict it is decided again on newer state.
 pub trait Handle<C>: Aggregate {
-    /// Why the command may be refused.
+    /// The reason of a refusal.
     type Error;
 
-    /// The events the command leads to, in order; none if there is nothing to do.
+    /// Returns the events that the command leads to, in order; none if there is nothing to do.
     ///
     /// # Errors
-    /// The domain's own reason to refuse. Nothing is written then.
+    /// Returns the reason if the domain refuses the command. Nothing is written then.
     fn handle(&self, command: &C) -> Result<Vec<Self::Event>, Self::Error>;
 }
 
-/// When the repository keeps an aggregate's state, so that a later load need not replay everything.
+/// Decides when the repository saves an aggregate's state, so that a later load replays fewer events.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum SnapshotPolicy {
-    /// Whenever this many events came since the last one.
+    /// Saves after this many events since the last snapshot.
     Every(u32),
-    /// Never: for streams that stay short.
+    /// Never saves: for streams that stay short.
     Never,
-    /// When the function says so, given the version of the newest snapshot this process knows of (0 if none) and the present version.
+    /// Saves when the function says so, given the version of the newest snapshot this process knows of (0 if none) and the present version.
     When(fn(snapshot: u64, version: u64) -> bool),
 }
 
 impl SnapshotPolicy {
-    /// Whether a state at `version` should be kept when the newest snapshot is at `snapshot`.
+    /// Returns whether a state at `version` is due for saving when the newest snapshot is at `snapshot`.
     pub fn is_due(self, snapshot: u64, version: u64) -> bool {
         match self {
             Self::Every(events) => version.saturating_sub(snapshot) >= u64::from(events.max(1)),

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::BoxError;
 
-/// How an event's payload is written. Stored with each event, so that a type may change its codec at any time.
+/// The encoding of an event's payload. It is stored with each event, so a type can change its codec at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
@@ -18,7 +18,7 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// The number that stands in the store.
+    /// Returns the number that is stored.
     pub const fn number(self) -> u8 {
         match self {
             Self::Json => 0,
@@ -26,7 +26,7 @@ impl Codec {
         }
     }
 
-    /// The codec a stored number stands for; `None` if this release does not know it.
+    /// Returns the codec of a stored number; `None` if this release does not know it.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
             0 => Some(Self::Json),
@@ -38,7 +38,7 @@ impl Codec {
     /// Appends `value` to `bytes`.
     ///
     /// # Errors
-    /// What the value's own `Serialize` reports.
+    /// Returns the error of the value's own `Serialize`.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T, bytes: &mut Vec<u8>) -> Result<(), BoxError> {
         match self {
             Self::Json => serde_json::to_writer(bytes, value)?,
@@ -52,7 +52,7 @@ impl Codec {
     /// Reads one value that fills `bytes`.
     ///
     /// # Errors
-    /// The bytes do not hold exactly one such value.
+    /// Returns the decoder's error unless the bytes hold exactly one such value.
     #[inline]
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, BoxError> {
         match self {

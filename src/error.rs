@@ -1,4 +1,4 @@
-//! What can go wrong, sorted by what a caller does about it.
+//! Errors, classified by how a caller can react.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Any error, as handlers return it and as causes are kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What went wrong ([`kind`](Error::kind)) and why ([`source`](std::error::Error::source)).
+/// The error of every call of this library: its [`kind`](Error::kind), and its cause as [`source`](std::error::Error::source).
 ///
 /// # Read errors
 /// Every call that reads a store can fail with [`Transient`](ErrorKind::Transient) if the database is busy or the connection is lost,
@@ -31,7 +31,7 @@ pub struct Error {
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What a caller branches on.
+/// The kind of an [`Error`], for callers to branch on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -40,9 +40,9 @@ pub enum ErrorKind {
     Conflict {
         /// The stream of the first expectation that failed.
         stream: StreamId,
-        /// What the append demanded.
+        /// The version that the append required.
         expected: ExpectedVersion,
-        /// The version the stream is at.
+        /// The version of the stream.
         actual: Version,
     },
     /// An event with this id is already in the log. Nothing was written.
@@ -54,11 +54,11 @@ pub enum ErrorKind {
     /// Another stream holds a value that the append wants to reserve. Nothing was written.
     #[error("{scope} {value} is taken by {by}")]
     Taken {
-        /// What the value must be unique among.
+        /// The scope that the value is unique in.
         scope: ClaimScope,
         /// The first such value, in the order of scope and value.
         value: ClaimValue,
-        /// Who holds it.
+        /// The stream that holds the value.
         by: StreamId,
     },
     /// Input that no retry makes acceptable. Nothing was written.
@@ -67,19 +67,19 @@ pub enum ErrorKind {
     /// An event or a snapshot is larger than the store takes. Nothing was written.
     #[error("{what} has {bytes} bytes, the limit is {limit}")]
     TooLarge {
-        /// What was too large.
+        /// The name of the thing that is too large.
         what: String,
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
-        /// The most that is accepted.
+        /// The largest size that the store accepts.
         limit: usize,
     },
     /// A stored event is of a type the reader does not know.
     #[error("{stream} version {version}: unknown event type {event_type}")]
     UnknownEventType {
-        /// Where it stands.
+        /// The stream of the event.
         stream: StreamId,
-        /// Its version there.
+        /// The version of the event.
         version: Version,
         /// The unknown type.
         event_type: EventType,
@@ -87,11 +87,11 @@ pub enum ErrorKind {
     /// A stored event has a schema version the reader does not know, most likely written by a newer release.
     #[error("{stream} version {version}: {event_type} has schema version {found}, known are 1 to {known}")]
     UnknownSchema {
-        /// Where it stands.
+        /// The stream of the event.
         stream: StreamId,
-        /// Its version there.
+        /// The version of the event.
         version: Version,
-        /// Its type.
+        /// The type of the event.
         event_type: EventType,
         /// The schema version in the store.
         found: u32,
@@ -101,11 +101,11 @@ pub enum ErrorKind {
     /// A stored event's payload is not what its type and schema version say.
     #[error("{stream} version {version}: cannot decode the payload of {event_type}")]
     Undecodable {
-        /// Where it stands.
+        /// The stream of the event.
         stream: StreamId,
-        /// Its version there.
+        /// The version of the event.
         version: Version,
-        /// Its type.
+        /// The type of the event.
         event_type: EventType,
     },
     /// An event or a state refused to be encoded. Nothing was written.
@@ -128,26 +128,26 @@ pub enum ErrorKind {
     /// The store's disk or quota is full. Nothing was written.
     #[error("the store is full")]
     Full,
-    /// May succeed when tried again: busy, locked, connection lost. The outcome of an append is unknown.
+    /// A call that may succeed when retried: busy, locked, connection lost. The outcome of an append is unknown.
     #[error("temporarily unable to {0}")]
     Transient(String),
     /// The store or the broker was closed.
     #[error("{0} is closed")]
     Closed(&'static str),
-    /// The time allowed is over.
+    /// A wait took longer than its timeout.
     #[error("timed out: {0}")]
     TimedOut(String),
-    /// A projection had not applied the awaited events when the time allowed was over. It may still do so.
+    /// A projection had not applied the awaited events at the end of the timeout. It may still do so.
     #[error("timed out: projection {projection} has applied the log up to position {applied}, not yet up to {wanted}")]
     Behind {
-        /// Which projection.
+        /// The projection.
         projection: ProjectionName,
-        /// The position it has reached.
+        /// The position up to which it has applied the log.
         applied: Position,
         /// The position of the awaited events.
         wanted: Position,
     },
-    /// What stands on the broker, or should, breaks a promise, or is there with other arguments.
+    /// The set-up of the broker would break a promise, or an exchange or queue exists with other arguments.
     #[error("unsafe set-up of the broker: {0}")]
     Topology(String),
     /// A message that is not a frame of this library.
@@ -156,91 +156,91 @@ pub enum ErrorKind {
     /// A projection failed on an event, with its own error as the cause.
     #[error("projection {projection} failed at position {position} on {event_type}")]
     Projection {
-        /// Which projection.
+        /// The projection.
         projection: ProjectionName,
         /// The position of the event, or of the first one of a batch.
         position: Position,
         /// The type of that event.
         event_type: EventType,
     },
-    /// Another worker moved the projection's checkpoint, or changed what is parked at it: then the two positions are the same. This
-    /// worker's batch was rolled back.
+    /// Another worker moved the projection's checkpoint, or changed its parking: then both positions are the same. This worker's batch was
+    /// rolled back.
     #[error("projection {projection}: the checkpoint is at {actual}, not at {expected}")]
     CheckpointMoved {
-        /// Which projection.
+        /// The projection.
         projection: ProjectionName,
-        /// Where this worker left it.
+        /// The checkpoint that this worker knows.
         expected: Position,
-        /// Where it is.
+        /// The checkpoint now.
         actual: Position,
     },
     /// A projection has applied more than the log holds: its read model belongs to another log, or the log was restored from before.
     #[error("projection {projection}: the checkpoint {checkpoint} lies beyond the log's head {head}")]
     CheckpointAhead {
-        /// Which projection.
+        /// The projection.
         projection: ProjectionName,
-        /// How far it says it is.
+        /// The checkpoint of the projection.
         checkpoint: Position,
-        /// How far the log goes.
+        /// The last position of the log.
         head: Position,
     },
-    /// A generation of a view has not got as far as the one that readers see. Nothing was changed.
+    /// A generation of a view is behind the one that readers see. Nothing was changed.
     #[error("projection {projection}: the checkpoint {checkpoint} is behind {live}, that of what readers see")]
     BehindLive {
         /// The projection that writes the generation.
         projection: ProjectionName,
-        /// How far it is; zero if it is not there.
+        /// The checkpoint of that generation; zero if it does not exist.
         checkpoint: Position,
-        /// How far the live generation is.
+        /// The checkpoint of the live generation.
         live: Position,
     },
     /// Another relay has taken over since this one had its lease. Nothing was written.
     #[error("relay {relay}: fence {fence} is out of date, the position was moved under {newest}")]
     Fenced {
-        /// Which relay.
+        /// The name of the relays.
         relay: String,
-        /// What this one's lease had.
+        /// The fence of this relay's lease.
         fence: Fence,
-        /// What the newer one's has.
+        /// The fence of the newer lease.
         newest: Fence,
     },
-    /// The backend refused for a reason none of the others names; the cause says which.
+    /// Any other failure of the backend; the source says which.
     #[error("cannot {0}")]
     Backend(String),
 }
 
 impl Error {
-    /// An error without a deeper cause.
+    /// Creates an error without a cause.
     pub fn new(kind: ErrorKind) -> Self {
         Self { kind: Box::new(kind), source: None }
     }
 
-    /// An error with its cause.
+    /// Creates an error with its cause.
     pub fn with_source(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
         Self { kind: Box::new(kind), source: Some(source.into().into()) }
     }
 
-    /// What to branch on.
+    /// Returns the kind.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind
     }
 
-    /// Whether the stream had moved: load again, decide again, append again.
+    /// Returns whether another writer was faster: load again, decide again, append again.
     pub fn is_conflict(&self) -> bool {
         matches!(*self.kind, ErrorKind::Conflict { .. })
     }
 
-    /// Whether another stream holds a value that was to be reserved.
+    /// Returns whether another stream holds a value that the append reserves.
     pub fn is_taken(&self) -> bool {
         matches!(*self.kind, ErrorKind::Taken { .. })
     }
 
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(*self.kind, ErrorKind::Transient(_) | ErrorKind::TimedOut(_) | ErrorKind::Behind { .. })
     }
 
-    /// Whether stored data cannot be read: nothing but a repair or a newer release helps.
+    /// Returns whether stored data cannot be read: only a repair or a newer release helps.
     pub fn is_corrupt(&self) -> bool {
         matches!(
             *self.kind,
@@ -253,7 +253,7 @@ impl Error {
     }
 }
 
-/// An error and its causes.
+/// Returns an error and its causes, outermost first.
 pub(crate) fn chain<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {

@@ -39,6 +39,7 @@ pub mod repository;
 pub mod shutdown;
 pub mod store;
 #[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 pub mod view;
 pub mod worker;

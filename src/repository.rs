@@ -138,7 +138,7 @@ impl<A: Aggregate> Repository<A> {
         let stream = self.stream(id)?;
         let slot = self.slot(&stream);
         let mut slot = slot.lock().await;
-        // Whether the state was read within this call: only then may it say no.
+        // Only a state that was read within this call may refuse.
         let mut newest = slot.is_none();
         if newest {
             *slot = Some(self.load_newest(&stream).await?);
@@ -147,18 +147,17 @@ impl<A: Aggregate> Repository<A> {
         loop {
             let loaded = slot.get_or_insert_default();
             let decided = loaded.state.handle(&command);
-            if !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
-                // No append will tell whether the state in memory is still the newest, so look before saying no.
-                if !newest {
-                    drop(decided);
-                    self.refresh(&stream, &mut slot).await?;
-                    newest = true;
-                    continue;
-                }
-                // After the state, never before: what is executed in between would be refused by its own outcome.
-                if let Some(executed) = self.executed_before(&stream, &context).await? {
-                    return Ok(executed);
-                }
+            let appends = decided.as_ref().is_ok_and(|events| !events.is_empty());
+            // No append will show whether the cached state is still the newest, so read it before refusing.
+            if !appends && !newest {
+                drop(decided);
+                self.refresh(&stream, &mut slot).await?;
+                newest = true;
+                continue;
+            }
+            // After the state, never before: a command executed in between would be refused because of its own outcome.
+            if !appends && let Some(executed) = self.executed_before(&stream, &context).await? {
+                return Ok(executed);
             }
             let events = decided.map_err(CommandError::Rejected)?;
             if events.is_empty() {

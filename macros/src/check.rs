@@ -9,7 +9,7 @@ use crate::ast::{self, Aggregate, Event, Member, Union};
 use crate::attr::{self, Attr, Codec, Snapshots, usage};
 use crate::errors::Errors;
 
-/// What every store accepts; also `retell::id::MAX_NAME_BYTES`.
+/// The longest name that a store accepts: `retell::id::MAX_NAME_BYTES`. This crate cannot depend on that one; `tests/layout` compares the two.
 const MAX_NAME_BYTES: usize = 255;
 
 /// Attributes of fields that only a self-describing codec reads back.

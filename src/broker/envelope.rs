@@ -1,4 +1,4 @@
-//! The wire format for everybody else: one event a message, as a JSON envelope.
+//! The wire format for external consumers: one event per message, as a JSON envelope.
 //!
 //! The body is one object, its keys always in this order: `event_id`, `event_type`, `aggregate_type`, `aggregate_id`, `version`,
 //! `timestamp` (unix seconds), `metadata`, `payload`, `position`, `schema_version`, `recorded_at` (RFC 3339 in UTC, with microseconds).
@@ -21,7 +21,7 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Metadata, RecordedEvent};
 use crate::id::{EventId, EventType};
 
-/// Bytes of an envelope beside its payload, about.
+/// The approximate size of an envelope without its payload, in bytes.
 const ROOM: usize = 640;
 
 /// The content type of every envelope.
@@ -34,13 +34,13 @@ const FIELDS: [&str; 3] = ["source", "correlation_id", "causation_id"];
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Announcement {
-    /// Where it is sent: the event's type.
+    /// The routing key: the event's type.
     pub routing_key: EventType,
     /// The envelope.
     pub body: Bytes,
-    /// Of the body before compression.
+    /// The content type of the body before compression.
     pub content_type: &'static str,
-    /// How the body is compressed; `None` for not at all.
+    /// The compression of the body; `None` if it is not compressed.
     pub content_encoding: Option<&'static str>,
     /// The event's id.
     pub message_id: EventId,
@@ -48,7 +48,7 @@ pub struct Announcement {
     pub timestamp: u64,
     /// The event's type.
     pub event_type: EventType,
-    /// In the order of the format: `aggregate_type`, `aggregate_id`, `version`, `correlation_id` (if there is one), `position`,
+    /// The headers, in the order of the format: `aggregate_type`, `aggregate_id`, `version`, `correlation_id` (if there is one), `position`,
     /// `schema_version`, `traceparent` (if the metadata has one).
     pub headers: Vec<(&'static str, HeaderValue)>,
 }
@@ -86,6 +86,7 @@ impl Announcement {
     /// # Errors
     /// [`ErrorKind::Unencodable`] if zstd is out of memory.
     #[cfg(feature = "zstd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "zstd")))]
     pub fn compressed(self, over: usize) -> Result<Self> {
         if self.content_encoding.is_some() || self.body.len() <= over || self.body.len() > zip::MAX_EXPANDED {
             return Ok(self);

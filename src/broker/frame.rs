@@ -1,9 +1,9 @@
 //! The wire format for projection workers: one message carries a contiguous run of the log.
 //!
 //! A body is the format's number (one byte), the first position and the count (unsigned LEB128), and then the events, each in
-//! [postcard](https://postcard.jamesmunns.com/wire-format). Payloads travel as they stand in the store; nothing here parses one.
-//! In format 1 the events stand as they are, in format 2 they are compressed by zstd, and expand to 64 MiB at most. The head can always be
-//! read: a worker that knows a frame's events already expands nothing.
+//! [postcard](https://postcard.jamesmunns.com/wire-format). Payloads are sent as they are stored; nothing here parses one.
+//! In format 1 the events follow uncompressed, in format 2 compressed with zstd; they expand to 64 MiB at most. The head is never
+//! compressed, so a worker that already knows a frame's events expands nothing.
 //! Since positions are contiguous, a worker sees from the first position alone whether anything is missing before a frame.
 
 mod format;
@@ -104,6 +104,7 @@ impl Frame {
     /// # Errors
     /// [`ErrorKind::Unencodable`] if zstd is out of memory.
     #[cfg(feature = "zstd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "zstd")))]
     pub fn compressed(self, over: usize) -> Result<Self> {
         let (head, events) =
             postcard::take_from_bytes::<Head>(&self.body).map_err(|error| unencodable(error.into()))?;

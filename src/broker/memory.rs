@@ -29,12 +29,12 @@ pub struct MemoryBroker {
 }
 
 impl MemoryBroker {
-    /// A broker whose queues hold 256 messages.
+    /// Creates a broker whose queues hold 256 messages.
     pub fn new() -> Self {
         Self::with_capacity(QUEUE)
     }
 
-    /// A broker whose queues hold that many messages. A message for a full queue is dropped: the worker finds the gap and reads the
+    /// Creates a broker whose queues hold up to `messages`. A message for a full queue is dropped: the worker finds the gap and reads the
     /// store instead, so a slow worker never fills the memory.
     pub fn with_capacity(messages: usize) -> Self {
         Self { queues: Arc::default(), capacity: messages, dead_letters: Arc::default() }

@@ -4,6 +4,7 @@ pub mod envelope;
 pub mod frame;
 pub mod memory;
 #[cfg(feature = "rabbitmq")]
+#[cfg_attr(docsrs, doc(cfg(feature = "rabbitmq")))]
 pub mod rabbitmq;
 #[cfg(feature = "zstd")]
 mod zip;
@@ -27,7 +28,7 @@ pub type Confirm<T = ()> = BoxFuture<'static, Result<T>>;
 /// Sends frames to every queue.
 #[async_trait]
 pub trait Publisher: Send + Sync + 'static {
-    /// Returns when they are on their way, behind those of earlier calls. More can be sent before the broker confirms them.
+    /// Sends frames, after those of earlier calls, and returns before the broker confirms them: more can be sent meanwhile.
     ///
     /// # Errors
     /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) or [`ErrorKind::Closed`](crate::ErrorKind::Closed): some may have been
@@ -41,7 +42,7 @@ pub trait Publisher: Send + Sync + 'static {
 /// Sends events one by one, for external consumers: those that are no projection of this library.
 #[async_trait]
 pub trait Announcer: Send + Sync + 'static {
-    /// Returns when they are on their way, behind those of earlier calls. More can be sent before the broker confirms them.
+    /// Sends events, after those of earlier calls, and returns before the broker confirms them: more can be sent meanwhile.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
@@ -69,20 +70,20 @@ impl Announced {
 /// Gives each projection a queue of its own.
 #[async_trait]
 pub trait Broker: Publisher {
-    /// Receives from the projection's queue, which is made if it is not there and gets everything published from then on. A queue is for
-    /// one kind of consumption: for the other, a projection has another queue.
+    /// Subscribes to the projection's queue. The queue is created if it does not exist, and gets every frame published from then on. A
+    /// projection has one queue for each kind of consumption.
     ///
     /// # Errors
     /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach.
     async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>>;
 }
 
-/// What the consumers of one queue are to each other.
+/// How the consumers of one queue share its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Consumption {
-    /// One of them should get everything, in order. A broker may let the others wait until it goes.
+    /// One consumer gets every message, in order. A broker may let the others wait until it leaves.
     Sole,
-    /// They compete: each message goes to any of them.
+    /// The consumers compete: each message goes to one of them.
     Shared,
 }
 
@@ -107,8 +108,8 @@ impl<B: Broker + ?Sized> Broker for Arc<B> {
     }
 }
 
-/// Keeps copies of events that a projection has given up, for people to look at. The aggregate itself stays parked in the read model's
-/// database, and is taken up again from there.
+/// Stores copies of dead-lettered events for people to look at. The aggregate stays parked in the read model's database and is retried from
+/// there.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
     /// Adds a letter and returns once it is safe. The same letter may be added again.
@@ -167,7 +168,7 @@ pub trait Consumer: Send + 'static {
     /// As [`next`](Self::next); the messages come again then.
     async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()>;
 
-    /// Hands a message that is none of ours to the dead letters, never back to the queue.
+    /// Moves a message that is not a frame to the dead letters, never back to the queue.
     ///
     /// # Errors
     /// As [`next`](Self::next); the message comes again then.

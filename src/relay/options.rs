@@ -54,6 +54,7 @@ impl RelayOptions {
     /// Compresses frames larger than `over` bytes. This pays if a network lies between, from about 4 KiB on. Every worker needs the
     /// feature `zstd` then; a worker without it reads the store instead.
     #[cfg(feature = "zstd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "zstd")))]
     pub fn with_compression(mut self, over: usize) -> Self {
         self.compress_over = Some(over);
         self

@@ -5,13 +5,16 @@ pub(crate) mod log;
 pub mod memory;
 pub(crate) mod model;
 #[cfg(feature = "mysql")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
 pub mod mysql;
 mod pointer;
 #[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) mod server;
 #[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub mod sqlite;
 
 pub use log::append::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
@@ -29,4 +32,5 @@ pub use model::progress::{Progress, Turn};
 pub use model::read_model::{ReadModel, Work};
 pub use model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "postgres", feature = "mysql"))))]
 pub use server::health::{Health, OpenTransaction, OpenTransactions};

@@ -40,14 +40,14 @@ impl<T: Notes> Projection for Noted<T> {
 
 /// How many events there are of each payload.
 #[derive(Debug, Clone, Copy)]
-struct Payloads {
+pub(crate) struct Payloads {
     generation: Generation,
 }
 
 const LIVE: Payloads = Payloads { generation: ViewId::FIRST };
 
 /// A generation that readers do not see yet.
-const NEXT: Payloads = Payloads { generation: Generation::new(2) };
+pub(crate) const NEXT: Payloads = Payloads { generation: Generation::new(2) };
 
 impl View for Payloads {
     const NAME: &'static str = "payloads";

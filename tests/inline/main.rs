@@ -10,6 +10,7 @@ mod databases;
 mod killed;
 #[path = "../support/notebook.rs"]
 mod notebook;
+mod state;
 #[path = "../support/trials.rs"]
 mod trials;
 
@@ -149,10 +150,62 @@ fn tests() -> Vec<Trial> {
             claims::a_callers_transaction_has_both_or_neither_on_mysql(mysql(&database).await).await;
         });
     }));
+    tests.extend(states());
     for kind in KINDS {
         tests.push(test(format!("killed_at_any_point_it_leaves_log_and_model_in_agreement_on_{kind}"), move || {
             killed::log_and_model_agree_whenever_it_is(&block_on(empty(kind)).place);
         }));
     }
     tests
+}
+
+fn states() -> Vec<Trial> {
+    let sqlite = |database: &Database| {
+        let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
+        path.clone()
+    };
+    vec![
+        test("health_shows_the_lag_of_an_inline_projection_on_sqlite", move || {
+            block_on(async {
+                let database = Database::sqlite();
+                let log = SqliteStore::open(sqlite(&database)).await.unwrap();
+                state::health_shows_the_lag_of_an_inline_projection_on_sqlite(log).await;
+            });
+        }),
+        test("an_inline_projection_is_never_behind_in_health_on_postgres", || {
+            block_on(async {
+                let database = Database::postgres().await;
+                state::an_inline_projection_is_never_behind_in_health_on_postgres(postgres(&database).await).await;
+            });
+        }),
+        test("an_inline_projection_is_never_behind_in_health_on_mysql", || {
+            block_on(async {
+                let database = Database::mysql().await;
+                state::an_inline_projection_is_never_behind_in_health_on_mysql(mysql(&database).await).await;
+            });
+        }),
+        test("a_generation_that_is_being_deleted_is_not_applied_inline_in_memory", || {
+            let log = MemoryStore::with_read_model(MemoryReadModel::with_value(Vec::new()));
+            block_on(state::a_generation_that_is_being_deleted_is_not_applied_inline(log));
+        }),
+        test("a_generation_that_is_being_deleted_is_not_applied_inline_on_sqlite", move || {
+            block_on(async {
+                let database = Database::sqlite();
+                let log = SqliteStore::open(sqlite(&database)).await.unwrap();
+                state::a_generation_that_is_being_deleted_is_not_applied_inline(log).await;
+            });
+        }),
+        test("a_generation_that_is_being_deleted_is_not_applied_inline_on_postgres", || {
+            block_on(async {
+                let database = Database::postgres().await;
+                state::a_generation_that_is_being_deleted_is_not_applied_inline(postgres(&database).await).await;
+            });
+        }),
+        test("a_generation_that_is_being_deleted_is_not_applied_inline_on_mysql", || {
+            block_on(async {
+                let database = Database::mysql().await;
+                state::a_generation_that_is_being_deleted_is_not_applied_inline(mysql(&database).await).await;
+            });
+        }),
+    ]
 }

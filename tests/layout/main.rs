@@ -210,6 +210,13 @@ fn a_domain_takes_at_most_forty_lines() {
     assert_eq!(domain.matches("#[event(").count(), 3);
 }
 
+/// The macros refuse the names that no store accepts, but their crate cannot depend on the library.
+#[test]
+fn macros_and_library_agree_on_the_longest_name() {
+    let stated = format!("const MAX_NAME_BYTES: usize = {};", retell::id::MAX_NAME_BYTES);
+    assert!(read("macros/src/check.rs").contains(&stated), "macros/src/check.rs does not say `{stated}`");
+}
+
 #[test]
 fn the_two_commands_stay_in_the_readme_and_ci_runs_the_tests_first() {
     let readme = read("README.md");

@@ -37,12 +37,12 @@ impl ReceivedFrame {
         Ok(Self { first: Position::new(head.first), count: head.count, format: head.format, events })
     }
 
-    /// The position of its first event.
+    /// Returns the position of the first event.
     pub fn first(&self) -> Position {
         self.first
     }
 
-    /// The position of its last event.
+    /// Returns the position of the last event.
     pub fn last(&self) -> Position {
         self.first.plus(self.count - 1)
     }
@@ -50,8 +50,7 @@ impl ReceivedFrame {
     /// Reads the events. Their payloads stay in the message's buffer, or in the one it was expanded into.
     ///
     /// # Errors
-    /// [`ErrorKind::BadFrame`] if they are not what the head says, or expand to more than 64 MiB, or are compressed and the feature `zstd` is
-    /// not there.
+    /// [`ErrorKind::BadFrame`] if they contradict the head, expand to more than 64 MiB, or are compressed and the feature `zstd` is off.
     pub fn events(&self) -> Result<Vec<RecordedEvent>> {
         let body = self.expanded()?;
         let mut rest = &body[..];
@@ -78,7 +77,7 @@ impl ReceivedFrame {
     }
 }
 
-/// An event whose payload lies in `body`.
+/// Reads an event. Its payload shares the bytes of `body`.
 fn event(body: &Bytes, position: Position, wire: &WireEvent<'_>) -> Result<RecordedEvent, BoxError> {
     Ok(RecordedEvent {
         position,

@@ -121,7 +121,7 @@ impl Link {
     }
 }
 
-/// What no waiting mends is told apart: a wrong password, a virtual host that is not there, a set-up that differs.
+/// Classifies an error. A wrong password, a missing virtual host and a differing set-up are not transient: waiting does not repair them.
 pub(super) fn failed(error: lapin::Error, attempt: &str) -> Error {
     let code = match error.kind() {
         lapin::ErrorKind::ProtocolError(problem) => Some(problem.kind().clone()),

@@ -60,11 +60,12 @@ impl RabbitMqBroker {
         Ok(Self { inner: Arc::new(Inner { options, publishing, announcing, consuming }) })
     }
 
-    /// Connects and declares now: a program that does so when it starts hears of a wrong set-up at once.
+    /// Connects and declares exchanges and queues now, so that a program learns of a wrong set-up when it starts.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) if something is there with other arguments, [`ErrorKind::Backend`](crate::ErrorKind::Backend) for a wrong user, password or virtual
-    /// host, [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach: the program may go on without it.
+    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) if an exchange or a queue exists with other arguments,
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) for a wrong user, password or virtual host,
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach: the program may continue without it.
     pub async fn declare(&self) -> Result<()> {
         self.inner.publishing.channel().await.map(drop)
     }
@@ -72,7 +73,7 @@ impl RabbitMqBroker {
     /// Closes the connections. A later use opens new ones.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker does not answer; the connections are given up all the same.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker does not answer. The connections are closed on this side even so.
     pub async fn close(&self) -> Result<()> {
         let inner = &self.inner;
         let (published, announced) = (inner.publishing.close().await, inner.announcing.close().await);
@@ -123,7 +124,7 @@ impl Announcer for RabbitMqBroker {
             key: announcement.routing_key.as_str(),
             body: &announcement.body,
             properties: announced(announcement),
-            // The broker gives back what no queue wants, for us to count. It is confirmed all the same.
+            // The broker returns what no queue wants, so that we can count it, and confirms it as well.
             options: BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
         });
         let sent = self.inner.announcing.send(&options.topology.event_exchange.name, messages).await?;
@@ -148,7 +149,7 @@ impl DeadLetters for RabbitMqBroker {
     }
 }
 
-/// The properties of the reference: what its consumers look for.
+/// Returns the properties that external consumers look for.
 fn announced(announcement: &Announcement) -> BasicProperties {
     let properties = BasicProperties::default()
         .with_content_type(announcement.content_type.into())

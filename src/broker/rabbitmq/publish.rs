@@ -92,7 +92,7 @@ async fn send<'m>(
     Ok(confirms)
 }
 
-/// What the broker said of a row of messages.
+/// The broker's confirms of one call's messages.
 #[derive(Debug, Default)]
 struct Confirmed {
     refused: u64,

@@ -1,4 +1,4 @@
-//! What stands on the broker: exchanges, a queue for each projection, channels for everybody else. And what of it is not safe.
+//! The exchanges and queues on the broker: a queue for each projection, channels for external consumers. Refuses unsafe ones.
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub struct Topology {
     pub log_exchange: Exchange,
     /// Single events go here, by their type: `event.exchange`, a topic exchange.
     pub event_exchange: Exchange,
-    /// What was given up goes here, and from here into `dead_letter_queue`: `event.dead`, a fanout.
+    /// Dead letters go here, and from here into `dead_letter_queue`: `event.dead`, a fanout.
     pub dead_letter_exchange: Option<Exchange>,
     /// Keeps dead letters for people to look at: `dead.events`, 7 days, 1,000,000 messages.
     pub dead_letter_queue: Channel,
@@ -47,21 +47,21 @@ impl Exchange {
     }
 }
 
-/// How the queues of projections are made.
+/// The arguments of the projections' queues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProjectionQueues {
-    /// Stands before the projection's name: `projection.`.
+    /// Precedes the projection's name: `projection.`.
     pub prefix: String,
     /// The queue's type: `quorum`, whose messages outlive the loss of a node.
     pub kind: String,
-    /// How often a message is delivered before it goes to the dead letters: 20. A worker that is killed again and again on one message
-    /// would meet it for ever otherwise. Its events are not lost, the worker reads them from the store.
+    /// The most deliveries of a message before it goes to the dead letters: 20. Otherwise a message that kills its worker would come back
+    /// for ever. Its events are not lost: the worker reads them from the store.
     pub delivery_limit: Option<u32>,
     /// The most messages a queue holds; then it drops the oldest, and the worker reads the store: 100,000.
     pub max_length: Option<u32>,
-    /// How long a message waits before it is dropped, in milliseconds: for ever.
+    /// The longest time that a message waits before it is dropped, in milliseconds: no limit.
     pub message_ttl_ms: Option<u64>,
 }
 
@@ -77,21 +77,20 @@ impl Default for ProjectionQueues {
     }
 }
 
-/// A queue of single events, for consumers that are not ours. Its arguments are just these, so that a consumer that declares it by hand
-/// finds it the same.
+/// A queue of single events, for external consumers. It has no other arguments than these, so that a consumer can declare the same queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Channel {
     /// Its name.
     pub queue: String,
-    /// Which events it gets: patterns of event types, such as `order.*` or `#`.
+    /// The events it gets, as patterns of event types, such as `order.*` or `#`.
     #[serde(default)]
     pub bindings: Vec<String>,
-    /// How long a message waits, in milliseconds: 7 days.
+    /// The longest time that a message waits, in milliseconds: 7 days.
     #[serde(default = "Channel::ttl")]
     pub message_ttl_ms: u64,
-    /// The most messages it holds; the oldest go: 1,000,000.
+    /// The most messages it holds before it drops the oldest: 1,000,000.
     #[serde(default = "Channel::length")]
     pub max_length: u32,
 }
@@ -145,18 +144,18 @@ impl Default for Topology {
 }
 
 impl Topology {
-    /// The exchanges and the queues of projections; no channels.
+    /// Creates the default exchanges and queues, without channels.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A queue for other consumers as well.
+    /// Adds a queue for external consumers.
     pub fn with_channel(mut self, channel: Channel) -> Self {
         self.channels.push(channel);
         self
     }
 
-    /// Every name with this in front: so several logs share a virtual host.
+    /// Puts `prefix` in front of every name, so that several logs can share a virtual host.
     pub fn with_prefix(mut self, prefix: &str) -> Self {
         let names = [&mut self.log_exchange.name, &mut self.event_exchange.name, &mut self.dead_letter_queue.queue];
         let names = names.into_iter().chain([&mut self.projections.prefix]);
@@ -167,10 +166,10 @@ impl Topology {
         self
     }
 
-    /// Refuses a set-up in which an order would be broken or a message would go in circles.
+    /// Checks that no order can break and no message can go in circles.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] with everything that is wrong.
+    /// [`ErrorKind::Topology`] with all faults found.
     pub fn check(&self) -> Result<()> {
         let faults: Vec<String> = self.exchange_faults().chain(self.queue_faults()).chain(self.name_faults()).collect();
         if faults.is_empty() { Ok(()) } else { Err(ErrorKind::Topology(faults.join("; ")).into()) }

@@ -147,9 +147,9 @@ fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, F
     Ok(db)
 }
 
-/// What SQLite may keep in memory in this process, all connections together. As built by rusqlite they share one cache, and whoever has used up
-/// a share of its own takes the oldest pages of others. Where the shares are used up, SQLite drops each page of those others as soon as it was
-/// read: a reader that scans the log would leave the writer without a cache for good. So the limit is one for all, and no share is less.
+/// Returns the bytes that SQLite may cache in this process, for all connections together. As built by rusqlite they share one cache. A connection
+/// that has used up its share takes the oldest pages of others, and once all shares are used up, SQLite drops the pages of the others as soon
+/// as they are read: a reader that scans the log would leave the writer without a cache permanently. So each share is the whole limit.
 fn cache_bytes(db: &Connection) -> Result<i64, rusqlite::Error> {
     let limit = db.pragma_query_value(None, "soft_heap_limit", |row| row.get(0))?;
     if limit > 0 {

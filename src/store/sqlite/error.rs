@@ -7,7 +7,7 @@ use rusqlite::ErrorCode;
 use crate::error::{Error, ErrorKind};
 use crate::store::model::work::of_work;
 
-/// What a call on a connection met: SQLite's error, not yet classified, or one of ours.
+/// The error of a call on a connection: SQLite's, not yet classified, or one of ours.
 #[derive(Debug)]
 pub(crate) enum Failure {
     Sqlite(rusqlite::Error),
@@ -27,7 +27,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// The public error, for an attempt such as `read the log`.
+    /// Converts to the public error, for an attempt such as `read the log`.
     pub(crate) fn to(self, attempt: &str) -> Error {
         match self {
             Self::Own(error) => error,
@@ -35,7 +35,7 @@ impl Failure {
         }
     }
 
-    /// What could not be read from a row, with the place of that row.
+    /// Converts to the error of a row that cannot be read, with the place of the row.
     pub(crate) fn in_row(self, place: impl Display) -> Self {
         match self {
             Self::Own(error) => match error.kind() {
@@ -47,13 +47,13 @@ impl Failure {
     }
 }
 
-/// SQLite's codes, once and for all. `attempt` completes "cannot ..".
+/// Classifies an error by SQLite's code. `attempt` completes "cannot ..".
 pub(crate) fn classify(error: rusqlite::Error, attempt: &str) -> Error {
     Error::with_source(kind(&error, attempt), error)
 }
 
-/// What a projection returned. Where the first error of SQLite's in its chain says that the database is the trouble, the projection is
-/// not to blame.
+/// Classifies the error of a projection. If the first error of SQLite in its chain says that the database is the cause, the projection is not at
+/// fault.
 pub(crate) fn classify_work(error: Error) -> Error {
     of_work(error, |cause| Some(kind(cause.downcast_ref()?, "apply events")))
 }

@@ -48,7 +48,6 @@ impl PostgresReadModel {
     ///
     /// # Errors
     /// As [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
-    #[expect(clippy::needless_pass_by_value, reason = "every `open_with` takes its options by value")]
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;

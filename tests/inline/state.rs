@@ -1,0 +1,66 @@
+//! What the stored state of an inline projection says: its lag, and that its rows are being deleted.
+
+use std::marker::PhantomData;
+
+use retell::inline::inline;
+use retell::store::{Append, ViewId};
+use retell::testing::store::{event, stream};
+use retell::view::ViewProjection;
+use retell::{
+    ErrorKind, EventStore, ExpectedVersion, MySqlStore, PostgresStore, ProjectionName, SqliteStore, View, ViewStore,
+};
+
+use crate::claims::{NEXT, Noted, Noting};
+
+fn one(id: &str, payload: &str) -> Append {
+    Append::new(stream(id), ExpectedVersion::Any, vec![event(payload.to_owned())])
+}
+
+fn noted() -> ProjectionName {
+    ProjectionName::new("noted").unwrap()
+}
+
+pub(crate) async fn health_shows_the_lag_of_an_inline_projection_on_sqlite(log: SqliteStore) {
+    let inlined = inline(log.clone(), Noted(PhantomData)).await.unwrap();
+    inlined.append(one("a", "x")).await.unwrap();
+    assert_eq!(log.health().await.unwrap().projections, [(noted(), 0)]);
+    for _ in 0..2 {
+        log.append(one("past", "x")).await.unwrap();
+    }
+    assert_eq!(log.health().await.unwrap().projections, [(noted(), 2)]);
+    inlined.append(one("a", "x")).await.unwrap();
+    assert_eq!(log.health().await.unwrap().projections, [(noted(), 0)]);
+}
+
+/// On a server the checkpoint of an inline projection does not move, and it is never behind.
+macro_rules! never_behind {
+    ($name:ident, $store:ty) => {
+        pub(crate) async fn $name(log: $store) {
+            let inlined = inline(log.clone(), Noted(PhantomData)).await.unwrap();
+            for number in 1..=3 {
+                inlined.append(one("a", "x")).await.unwrap();
+                // Positions are assigned by the first reader.
+                assert_eq!(retell::testing::store::whole_log(&log).await.unwrap().len(), number);
+                let health = log.health().await.unwrap();
+                assert_eq!((health.head.get(), health.projections), (number as u64, vec![(noted(), 0)]));
+            }
+        }
+    };
+}
+
+never_behind!(an_inline_projection_is_never_behind_in_health_on_postgres, PostgresStore);
+never_behind!(an_inline_projection_is_never_behind_in_health_on_mysql, MySqlStore);
+
+/// Nothing may be applied to a generation whose rows are being deleted: a part of them is gone.
+pub(crate) async fn a_generation_that_is_being_deleted_is_not_applied_inline<S: Noting>(log: S) {
+    let models = log.models();
+    let next = || ViewProjection::new(NEXT, models.clone());
+    let inlined = inline(log.clone(), next()).await.unwrap();
+    for payload in ["x", "y", "z"] {
+        inlined.append(one(payload, payload)).await.unwrap();
+    }
+    let generation = ViewId::new(NEXT.name(), NEXT.generation()).unwrap();
+    assert!(!models.delete_generation(&generation, 1).await.unwrap(), "a part of its rows is left");
+    let refused = inline(log, next()).await.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Invalid(why) if why.contains("deleted")), "{refused}");
+}
