@@ -28,7 +28,7 @@
 //! A [`Worker::view`](crate::Worker::view) keeps its rows up to date, and [`Views`] reads them.
 
 pub(crate) mod fold;
-mod reader;
+pub(crate) mod reader;
 
 use std::sync::Arc;
 

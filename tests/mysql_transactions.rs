@@ -12,10 +12,11 @@ use std::time::Duration;
 use mysql::Database;
 use retell::event::NewEvent;
 use retell::store::mysql::MySqlStore;
-use retell::store::{Append, Appended, Health, OpenTransactions, Outcome};
+use retell::store::{Append, Appended, Health, OpenTransactions, Outcome, Snapshot, Step};
 use retell::testing::store::{events, stream};
 use retell::{
-    ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version,
+    ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, MySqlReadModel,
+    Position, ProjectionName, ReadModel, Version,
 };
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, raw_sql};
@@ -509,6 +510,34 @@ async fn health_says_that_a_right_is_missing() {
     assert_eq!((health.open, health.unsequenced), (OpenTransactions::NotGranted, 1));
     store.close().await.unwrap();
     run(&mut operator, &format!("DROP USER {name}")).await;
+}
+
+#[tokio::test]
+async fn user_without_rights_on_the_schema_uses_a_log_that_is_there() {
+    let database = Database::create().await;
+    let (mut operator, name) = (database.connect().await, database.name());
+    let user = format!("{name}_app");
+    run(&mut operator, &format!("CREATE USER {user} IDENTIFIED BY 'retell'")).await;
+    run(&mut operator, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO {user}")).await;
+    let pool =
+        MySqlPoolOptions::new().connect_with(database.options().username(&user).password("retell")).await.unwrap();
+    let refused = MySqlStore::open(pool.clone()).await.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Backend(_)), "{refused:?}");
+
+    let owner = MySqlPoolOptions::new().connect_with(database.options()).await.unwrap();
+    let owners = MySqlStore::open(owner).await.unwrap();
+    let store = MySqlStore::open(pool.clone()).await.unwrap();
+    store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
+    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), 1, vec![1])).await.unwrap();
+    let models = MySqlReadModel::open(pool).await.unwrap();
+    let name = ProjectionName::new("totals").unwrap();
+    let step = Step::new(&name, Position::ZERO, Position::new(1));
+    models.commit(step, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+    assert_eq!(models.checkpoint(&name).await.unwrap(), Position::new(1));
+    assert_eq!(log(&store).await, ["a"]);
+    assert_eq!(log(&owners).await, ["a"]);
+    store.close().await.unwrap();
+    run(&mut operator, &format!("DROP USER {user}")).await;
 }
 
 #[tokio::test]

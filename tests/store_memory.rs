@@ -1,4 +1,4 @@
-//! The store and the read model in memory keep every claim of the suites.
+//! The store and the read model in memory pass every case of the suites.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

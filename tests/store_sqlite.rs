@@ -1,4 +1,4 @@
-//! The SQLite store and read model keep every claim of the suites, in a file and in memory.
+//! The SQLite store and read model pass every case of the suites, in a file and in memory.
 
 use retell::store::sqlite::{SqliteReadModel, SqliteStore};
 use tempfile::TempDir;

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod deadlines;
 pub mod faulty;
 pub mod inbox;
+pub mod inline;
 pub mod log_scenario;
 pub mod process_scenario;
 pub mod progress;

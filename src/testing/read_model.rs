@@ -1,9 +1,9 @@
-//! What every [`ReadModel`] must do: one function a claim, each on a read model that is fresh and empty.
+//! What every [`ReadModel`] must do: one function per case, each on a fresh and empty read model.
 //!
 //! [`checkpoint_conformance!`](crate::checkpoint_conformance) makes a test of each of them.
 //!
 //! # Panics
-//! Every case panics, in words, when the read model breaks the claim in its name.
+//! Every case panics if the read model breaks the rule in the case's name.
 #![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
 
 use async_trait::async_trait;

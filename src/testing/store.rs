@@ -1,10 +1,10 @@
-//! What every [`EventStore`] must do: one function a claim, each on a store that is fresh and empty.
+//! What every [`EventStore`] must do: one function per case, each on a fresh and empty store.
 //!
 //! [`store_conformance!`](crate::store_conformance) makes a test of each of them. They rely on nothing but the ports' own words: a
 //! store may give out positions some time after an append has returned.
 //!
 //! # Panics
-//! Every case panics, in words, when the store breaks the claim in its name.
+//! Every case panics if the store breaks the rule in the case's name.
 #![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
 
 use std::sync::Arc;

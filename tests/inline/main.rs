@@ -111,31 +111,13 @@ macro_rules! on_sqlite {
 
 fn tests() -> Vec<Trial> {
     let mut tests = on_sqlite! {
-        sixteen_writers_leave_log_and_model_in_agreement,
-        what_the_projection_fails_on_is_not_appended_and_others_are,
-        a_repeated_append_is_applied_once,
-        a_view_never_lags_also_where_all_want_one_row,
-        rebuild_keeps_an_inline_generation_and_promotes_it,
-        a_worker_of_the_same_name_applies_nothing_twice,
         sqlite_applies_what_was_appended_past_it_with_the_next_append,
     };
     tests.extend(in_memory! {
-        sixteen_writers_leave_log_and_model_in_agreement,
-        what_the_projection_fails_on_is_not_appended_and_others_are,
-        a_repeated_append_is_applied_once,
-        a_view_never_lags_also_where_all_want_one_row,
-        rebuild_keeps_an_inline_generation_and_promotes_it,
-        a_worker_of_the_same_name_applies_nothing_twice,
         memory_applies_what_was_appended_past_it_with_the_next_append,
         memory_refuses_an_append_that_waits_for_its_own_transaction,
     });
     tests.extend(on_servers! {
-        sixteen_writers_leave_log_and_model_in_agreement,
-        what_the_projection_fails_on_is_not_appended_and_others_are,
-        a_repeated_append_is_applied_once,
-        a_view_never_lags_also_where_all_want_one_row,
-        rebuild_keeps_an_inline_generation_and_promotes_it,
-        a_worker_of_the_same_name_applies_nothing_twice,
         a_server_refuses_to_begin_behind_the_log,
     });
     tests.push(test("a_callers_transaction_has_both_or_neither_on_postgres", || {
@@ -182,29 +164,6 @@ fn states() -> Vec<Trial> {
             block_on(async {
                 let database = Database::mysql().await;
                 state::an_inline_projection_is_never_behind_in_health_on_mysql(mysql(&database).await).await;
-            });
-        }),
-        test("a_generation_that_is_being_deleted_is_not_applied_inline_in_memory", || {
-            let log = MemoryStore::with_read_model(MemoryReadModel::with_value(Vec::new()));
-            block_on(state::a_generation_that_is_being_deleted_is_not_applied_inline(log));
-        }),
-        test("a_generation_that_is_being_deleted_is_not_applied_inline_on_sqlite", move || {
-            block_on(async {
-                let database = Database::sqlite();
-                let log = SqliteStore::open(sqlite(&database)).await.unwrap();
-                state::a_generation_that_is_being_deleted_is_not_applied_inline(log).await;
-            });
-        }),
-        test("a_generation_that_is_being_deleted_is_not_applied_inline_on_postgres", || {
-            block_on(async {
-                let database = Database::postgres().await;
-                state::a_generation_that_is_being_deleted_is_not_applied_inline(postgres(&database).await).await;
-            });
-        }),
-        test("a_generation_that_is_being_deleted_is_not_applied_inline_on_mysql", || {
-            block_on(async {
-                let database = Database::mysql().await;
-                state::a_generation_that_is_being_deleted_is_not_applied_inline(mysql(&database).await).await;
             });
         }),
     ]

@@ -1,16 +1,13 @@
-//! What the stored state of an inline projection says: its lag, and that its rows are being deleted.
+//! The lag of an inline projection, as health shows it.
 
 use std::marker::PhantomData;
 
 use retell::inline::inline;
-use retell::store::{Append, ViewId};
+use retell::store::Append;
 use retell::testing::store::{event, stream};
-use retell::view::ViewProjection;
-use retell::{
-    ErrorKind, EventStore, ExpectedVersion, MySqlStore, PostgresStore, ProjectionName, SqliteStore, View, ViewStore,
-};
+use retell::{EventStore, ExpectedVersion, MySqlStore, PostgresStore, ProjectionName, SqliteStore};
 
-use crate::claims::{NEXT, Noted, Noting};
+use crate::claims::Noted;
 
 fn one(id: &str, payload: &str) -> Append {
     Append::new(stream(id), ExpectedVersion::Any, vec![event(payload.to_owned())])
@@ -50,17 +47,3 @@ macro_rules! never_behind {
 
 never_behind!(an_inline_projection_is_never_behind_in_health_on_postgres, PostgresStore);
 never_behind!(an_inline_projection_is_never_behind_in_health_on_mysql, MySqlStore);
-
-/// Nothing may be applied to a generation whose rows are being deleted: a part of them is gone.
-pub(crate) async fn a_generation_that_is_being_deleted_is_not_applied_inline<S: Noting>(log: S) {
-    let models = log.models();
-    let next = || ViewProjection::new(NEXT, models.clone());
-    let inlined = inline(log.clone(), next()).await.unwrap();
-    for payload in ["x", "y", "z"] {
-        inlined.append(one(payload, payload)).await.unwrap();
-    }
-    let generation = ViewId::new(NEXT.name(), NEXT.generation()).unwrap();
-    assert!(!models.delete_generation(&generation, 1).await.unwrap(), "a part of its rows is left");
-    let refused = inline(log, next()).await.unwrap_err();
-    assert!(matches!(refused.kind(), ErrorKind::Invalid(why) if why.contains("deleted")), "{refused}");
-}

@@ -3,6 +3,8 @@
 pub(crate) mod append;
 pub(crate) mod check;
 pub(crate) mod claims;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) mod columns;
 pub(crate) mod event_store;
 pub(crate) mod group_commit;
 pub(crate) mod inline;

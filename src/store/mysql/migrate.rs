@@ -14,12 +14,32 @@ const KNOWN: u32 = 1;
 
 /// Applies what is missing. Processes that start at once take turns.
 pub(crate) async fn apply(connections: &Connections) -> Result<()> {
+    // A user without the right to change the schema can use one that is up to date.
+    if is_up_to_date(connections).await? {
+        return Ok(());
+    }
     // The lock belongs to the session, so the session ends with it: also when this future is dropped.
     let mut connection = connections.detached().await.map_err(|error| classify(error, "connect"))?;
     let applied = run(&mut connection).await;
     let closed = connection.close().await;
     applied?;
     closed.map_err(|error| classify(error, "migrate"))
+}
+
+async fn is_up_to_date(connections: &Connections) -> Result<bool> {
+    let failed = |error| classify(error, "look at the schema");
+    let (tables,): (i64,) = connections.one(sqlx::query_as(IS_THERE)).await.map_err(failed)?;
+    if tables == 0 {
+        return Ok(false);
+    }
+    let (applied,): (i64,) = connections.one(sqlx::query_as(NEWEST)).await.map_err(failed)?;
+    Ok(known(applied)? == KNOWN)
+}
+
+/// Returns the schema's newest step. Refuses a schema that a newer release has changed.
+fn known(applied: i64) -> Result<u32> {
+    let found = u32::try_from(applied).unwrap_or(0);
+    if found > KNOWN { Err(ErrorKind::NewerStore { found, known: KNOWN }.into()) } else { Ok(found) }
 }
 
 async fn run(connection: &mut MySqlConnection) -> Result<()> {
@@ -30,10 +50,7 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
     }
     sqlx::raw_sql(CREATE_TABLE).execute(&mut *connection).await.map_err(failed)?;
     let applied: i64 = sqlx::query_scalar(NEWEST).fetch_one(&mut *connection).await.map_err(failed)?;
-    let found = u32::try_from(applied).unwrap_or(0);
-    if found > KNOWN {
-        return Err(ErrorKind::NewerStore { found, known: KNOWN }.into());
-    }
+    let found = known(applied)?;
     for (number, name, sql) in STEPS.into_iter().filter(|(number, ..)| *number > found) {
         sqlx::raw_sql(sql).execute(&mut *connection).await.map_err(failed)?;
         sqlx::query(RECORD).bind(number).bind(name).execute(&mut *connection).await.map_err(failed)?;
@@ -43,6 +60,10 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
 
 /// Waits up to a minute. The name is the database's, hashed since a lock's name has 64 characters at most.
 const LOCK: &str = "SELECT CAST(GET_LOCK(CONCAT('retell ', SHA1(DATABASE())), 60) AS SIGNED)";
+
+const IS_THERE: &str = "
+    SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.tables
+    WHERE table_schema = DATABASE() AND table_name = 'retell_migrations'";
 
 const CREATE_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS retell_migrations (

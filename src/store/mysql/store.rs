@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use sqlx::{MySqlConnection, MySqlPool};
-use tokio::sync::watch;
 
 use crate::error::{ErrorKind, Result};
-use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
-use crate::store::log::append::{Append, Appended, KeptOutcome};
-use crate::store::log::event_store::{EventStore, Snapshot};
+use crate::store::log::append::{Append, Appended};
+#[cfg(doc)]
+use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
-use crate::store::log::query::{Page, Query};
-use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::mysql::connection::{Connections, begin, pool};
 use crate::store::mysql::error::{classify, refusal};
 use crate::store::mysql::log::append::Writer;
@@ -22,6 +18,7 @@ use crate::store::mysql::{health, migrate};
 use crate::store::server::convert::to_sql;
 use crate::store::server::health::Health;
 use crate::store::server::rounds::Refusal;
+use crate::store::server::store::log_ports;
 
 /// While the disk syncs one commit, the next is written.
 pub(crate) const COMMITS_AT_ONCE: usize = 2;
@@ -74,7 +71,8 @@ impl MySqlStore {
     /// TLS is in the URL (`?ssl-mode=VERIFY_IDENTITY&ssl-ca=..`) or in `MySqlConnectOptions`, with one of sqlx's `tls-*` features in your own
     /// manifest.
     ///
-    /// Opening needs the rights to create tables, triggers and views. A server that writes a binary log lets ordinary users create triggers
+    /// Opening needs the rights to create tables, triggers and views, unless the schema is up to date: then `SELECT`, `INSERT`, `UPDATE` and
+    /// `DELETE` on its tables are enough. A server that writes a binary log lets ordinary users create triggers
     /// only with `log_bin_trust_function_creators`.
     ///
     /// # Errors
@@ -197,68 +195,7 @@ async fn check_numbers(connections: &Connections) -> Result<()> {
     Err(ErrorKind::Corrupt(format!("the next commit number is {next}, the data has {newest}: repair it")).into())
 }
 
-#[async_trait]
-impl EventReader for MySqlStore {
-    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        self.reader.replay(stream, replay, visitor).await
-    }
-
-    async fn read(&self, query: Query<'_>) -> Result<Page> {
-        self.reader.read(query).await
-    }
-
-    async fn head(&self) -> Result<Position> {
-        self.reader.head().await
-    }
-
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        self.reader.position_of(commit).await
-    }
-
-    fn watch_head(&self) -> watch::Receiver<Position> {
-        self.writer.grown.subscribe()
-    }
-}
-
-#[async_trait]
-impl EventStore for MySqlStore {
-    async fn append(&self, append: Append) -> Result<Appended> {
-        append.check(self.max_payload)?;
-        self.commits.append(append).await
-    }
-
-    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        self.writer.find_by_key(key).await
-    }
-
-    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
-        self.writer.holder(scope, value).await
-    }
-
-    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-        let (version, fingerprint) = (to_sql(snapshot.version.get()), snapshot.fingerprint.cast_signed());
-        let save = sqlx::query(SAVE_SNAPSHOT)
-            .bind(stream.aggregate_type().as_str().as_bytes())
-            .bind(stream.aggregate_id().as_str().as_bytes())
-            .bind(version)
-            .bind(fingerprint)
-            .bind(&snapshot.state)
-            .bind(fingerprint)
-            .bind(version)
-            .bind(&snapshot.state)
-            .bind(fingerprint)
-            .bind(version)
-            .bind(version)
-            .bind(fingerprint);
-        self.writer.connections.execute(save).await.map_err(|error| classify(error, "save a snapshot"))
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.commits.close().await;
-        self.writer.connections.close().await;
-        Ok(())
-    }
-}
+log_ports!(MySqlStore);
 
 const SERVER: &str = "
     SELECT CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED), CAST(@@GLOBAL.log_bin AS SIGNED), CAST(@@GLOBAL.sync_binlog AS SIGNED),
@@ -274,13 +211,3 @@ const PASS_NUMBERS: &str = "
     SELECT MAX(commit_id), 0 FROM retell_events HAVING MAX(commit_id) IS NOT NULL";
 
 const DROP_PASSED: &str = "DELETE FROM retell_commits WHERE events = 0";
-
-/// Binds: aggregate type, aggregate id, version, fingerprint, state; then fingerprint, version, state; fingerprint, version, version;
-/// fingerprint. The server assigns from left to right, and each assignment sees those before it.
-const SAVE_SNAPSHOT: &str = "
-    INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
-    VALUES (?, ?, ?, ?, ?)
-    ON DUPLICATE KEY UPDATE
-        state = IF(fingerprint <> ? OR version < ?, ?, state),
-        version = IF(fingerprint <> ?, ?, GREATEST(version, ?)),
-        fingerprint = ?";

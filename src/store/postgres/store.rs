@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::watch;
 
 use crate::error::{ErrorKind, Result};
-use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
-use crate::store::log::append::{Append, Appended, KeptOutcome};
-use crate::store::log::event_store::{EventStore, Snapshot};
+use crate::store::log::append::{Append, Appended};
+#[cfg(doc)]
+use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
-use crate::store::log::query::{Page, Query};
-use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::postgres::connection::{Connections, pool};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::log::append::Writer;
@@ -21,8 +17,8 @@ use crate::store::postgres::log::signals::Signals;
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
 use crate::store::postgres::{health, migrate};
-use crate::store::server::convert::to_sql;
 use crate::store::server::health::Health;
+use crate::store::server::store::log_ports;
 
 /// While the disk syncs one commit, the next is written. More of them share out the same work in smaller commits.
 pub(crate) const COMMITS_AT_ONCE: usize = 2;
@@ -135,61 +131,7 @@ async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
     Err(ErrorKind::Corrupt(format!("the next commit number is after {last}, the data has {newest}: repair it")).into())
 }
 
-#[async_trait]
-impl EventReader for PostgresStore {
-    async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        self.reader.replay(stream, replay, visitor).await
-    }
-
-    async fn read(&self, query: Query<'_>) -> Result<Page> {
-        self.reader.read(query).await
-    }
-
-    async fn head(&self) -> Result<Position> {
-        self.reader.head().await
-    }
-
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        self.reader.position_of(commit).await
-    }
-
-    fn watch_head(&self) -> watch::Receiver<Position> {
-        self.writer.signals.subscribe()
-    }
-}
-
-#[async_trait]
-impl EventStore for PostgresStore {
-    async fn append(&self, append: Append) -> Result<Appended> {
-        append.check(self.max_payload)?;
-        self.commits.append(append).await
-    }
-
-    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
-        self.writer.find_by_key(key).await
-    }
-
-    async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
-        self.writer.holder(scope, value).await
-    }
-
-    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-        let query = sqlx::query(self.schema.sql(SAVE_SNAPSHOT))
-            .bind(stream.aggregate_type().as_str())
-            .bind(stream.aggregate_id().as_str())
-            .bind(to_sql(snapshot.version.get()))
-            .bind(snapshot.fingerprint.cast_signed())
-            .bind(snapshot.state);
-        self.writer.connections.execute(query).await.map_err(|error| classify(error, "save a snapshot"))
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.commits.close().await;
-        self.writer.signals.close().await;
-        self.writer.connections.close().await;
-        Ok(())
-    }
-}
+log_ports!(PostgresStore);
 
 const IS_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::boolean";
 
@@ -201,11 +143,3 @@ const REPAIR_NUMBERS: &str = "
     SELECT setval('{schema}.commit_number', greatest(
         (SELECT last_value FROM {schema}.commit_number),
         (SELECT coalesce(max(commit_id), 1) FROM {schema}.events)))";
-
-/// Binds: aggregate type, aggregate id, version, fingerprint, state.
-const SAVE_SNAPSHOT: &str = "
-    INSERT INTO {schema}.snapshots AS s (aggregate_type, aggregate_id, version, fingerprint, state)
-    VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
-    SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
-    WHERE s.fingerprint <> excluded.fingerprint OR s.version < excluded.version";

@@ -7,3 +7,4 @@ pub(crate) mod inline;
 pub(crate) mod page;
 pub(crate) mod rounds;
 pub(crate) mod row;
+pub(crate) mod store;

@@ -26,7 +26,7 @@ pub(crate) fn apply(db: &mut Connection) -> Result<(), Failure> {
 
 /// Refuses a file that a newer release has changed.
 pub(crate) fn check(db: &Connection) -> Result<(), Failure> {
-    let found: Option<u32> = db.query_row(NEWEST_APPLIED, [], |row| row.get(0)).optional()?.flatten();
+    let found: Option<u32> = db.query_row(NEWEST, [], |row| row.get(0)).optional()?.flatten();
     match found {
         Some(found) if found > KNOWN => Err(Error::new(ErrorKind::NewerStore { found, known: KNOWN }).into()),
         _ => Ok(()),
@@ -42,4 +42,4 @@ const CREATE_TABLE: &str = "
 
 const RECORD: &str = "INSERT INTO retell_migrations (number, name) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
 
-const NEWEST_APPLIED: &str = "SELECT max(number) FROM retell_migrations";
+const NEWEST: &str = "SELECT max(number) FROM retell_migrations";

@@ -16,7 +16,6 @@ use crate::store::log::inline::Inlines;
 use crate::store::log::query::{Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::sqlite::connection::{Location, Pool};
-use crate::store::sqlite::convert::to_sql;
 use crate::store::sqlite::health::{self, Health};
 use crate::store::sqlite::log::append::{self, Writer};
 use crate::store::sqlite::log::{claims, read, replay};
@@ -195,21 +194,7 @@ impl EventStore for SqliteStore {
     }
 
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-        let stream = stream.clone();
-        self.writer
-            .pool
-            .run("save a snapshot", move |db| {
-                let mut save = db.prepare_cached(SAVE_SNAPSHOT)?;
-                save.execute((
-                    stream.aggregate_type().as_str(),
-                    stream.aggregate_id().as_str(),
-                    to_sql(snapshot.version.get()),
-                    snapshot.fingerprint.cast_signed(),
-                    snapshot.state,
-                ))?;
-                Ok(())
-            })
-            .await
+        self.writer.save_snapshot(stream, snapshot).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -218,11 +203,3 @@ impl EventStore for SqliteStore {
         self.writer.pool.close().await
     }
 }
-
-/// Binds: aggregate type, aggregate id, version, fingerprint, state.
-const SAVE_SNAPSHOT: &str = "
-    INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
-    VALUES (?1, ?2, ?3, ?4, ?5)
-    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE
-    SET version = excluded.version, fingerprint = excluded.fingerprint, state = excluded.state
-    WHERE fingerprint <> excluded.fingerprint OR version < excluded.version";

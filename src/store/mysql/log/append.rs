@@ -60,6 +60,15 @@ impl Writer {
         lease.end(row).map_err(failed)?.map(|row| kept_outcome(&row)).transpose()
     }
 
+    pub(crate) fn watch_head(&self) -> watch::Receiver<Position> {
+        self.grown.subscribe()
+    }
+
+    /// Closes the connections, once no append needs them any more.
+    pub(crate) async fn close(&self) {
+        self.connections.close().await;
+    }
+
     /// The stream that holds a value.
     pub(crate) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         let failed = |error| classify(error, "look up a unique value");

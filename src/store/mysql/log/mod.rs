@@ -8,4 +8,5 @@ pub(crate) mod plan;
 pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod sequence;
+pub(crate) mod snapshot;
 pub(crate) mod statement;

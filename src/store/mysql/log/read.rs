@@ -9,6 +9,7 @@ use sqlx::{MySql, QueryBuilder, Row};
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::store::log::columns::event_columns;
 use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::store::mysql::connection::Connections;
@@ -241,53 +242,59 @@ const LOG: &str = "
     ORDER BY first_position LIMIT ?";
 
 /// Binds: end, after, the position after that. Begins as `LOG` does.
-const TAIL: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        l.first_position
+const TAIL: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
     FROM retell_log AS l STRAIGHT_JOIN retell_events AS e FORCE INDEX (PRIMARY) ON e.commit_id = l.commit_id
     WHERE l.first_position <= ? AND l.first_position + l.events - 1 > ?
-        AND l.first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)";
+        AND l.first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)"
+);
 
 /// First commit, last commit, and the names that a filter lets pass.
-const EVENTS_FROM: &str = "
-    SELECT commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-        correlation_id, causation_id, metadata, payload
-    FROM retell_events FORCE INDEX (PRIMARY) WHERE commit_id >= ";
+const EVENTS_FROM: &str = concat!(
+    "SELECT commit_id, ordinal, ",
+    event_columns!(""),
+    "
+    FROM retell_events FORCE INDEX (PRIMARY) WHERE commit_id >= "
+);
 const EVENTS_TO: &str = " AND commit_id <= ";
 const OF_AGGREGATE_TYPES: &str = " AND aggregate_type IN (";
 const OF_EVENT_TYPES: &str = " AND event_type IN (";
 
 /// Binds: aggregate type, aggregate id, after, limit. The index is named as above.
-const STREAM: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        l.first_position
+const STREAM: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
     FROM retell_events AS e FORCE INDEX (events_stream) STRAIGHT_JOIN retell_log AS l ON l.commit_id = e.commit_id
     WHERE e.aggregate_type = ? AND e.aggregate_id = ? AND e.version > ?
         AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
-    ORDER BY e.version LIMIT ?";
+    ORDER BY e.version LIMIT ?"
+);
 
 /// Binds: event type, limit. Sorts keys out of indexes, and only then gets the payloads of those few.
-const NEWEST: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        found.first_position
+const NEWEST: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", found.first_position
     FROM (
         SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
         WHERE k.event_type = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
         ORDER BY l.first_position DESC, k.ordinal DESC LIMIT ?
     ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
-    ORDER BY found.first_position DESC, e.ordinal DESC";
+    ORDER BY found.first_position DESC, e.ordinal DESC"
+);
 
 /// Binds: time, limit. As above.
-const RECORDED_AFTER: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        found.first_position
+const RECORDED_AFTER: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", found.first_position
     FROM (
         SELECT l.first_position, k.commit_id, k.ordinal FROM retell_log AS l JOIN retell_events AS k ON k.commit_id = l.commit_id
         WHERE k.recorded_at > ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
         ORDER BY l.first_position, k.ordinal LIMIT ?
     ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
-    ORDER BY found.first_position, e.ordinal";
+    ORDER BY found.first_position, e.ordinal"
+);

@@ -34,8 +34,8 @@ async fn row(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<(i
 }
 
 /// Returns the query that moves a checkpoint as a step says, if it is there as the step begins with it.
-pub(crate) fn set(step: &Step) -> Query<'_, MySql, MySqlArguments> {
-    sqlx::query(SET)
+pub(crate) fn move_on(step: &Step) -> Query<'_, MySql, MySqlArguments> {
+    sqlx::query(MOVE_ON)
         .bind(to_sql(step.to.get()))
         .bind(to_sql(step.changes_after()))
         .bind(step.projection.as_str().as_bytes())
@@ -61,5 +61,5 @@ const MAKE: &str = "
 
 /// Binds: position and count of changes, projection, position and count before. Compares once more: work that makes a table commits on
 /// its way, and others may come in between.
-const SET: &str = "
+const MOVE_ON: &str = "
     UPDATE retell_checkpoints SET position = ?, parking_changes = ? WHERE projection = ? AND position = ? AND parking_changes = ?";

@@ -15,7 +15,7 @@ use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::mysql::connection::{Connections, begin};
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
-use crate::store::mysql::model::checkpoint::{CHANGES, READ, STATE, set, take};
+use crate::store::mysql::model::checkpoint::{CHANGES, READ, STATE, move_on, take};
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::{connection, migrate};
 use crate::store::server::convert::from_sql;
@@ -119,7 +119,7 @@ impl ReadModel for MySqlReadModel {
         }
         // Work that fails may have left a query half-way: the connection is closed then, and with it ends the transaction.
         work(&mut tx).await.map_err(classify_work)?;
-        let found = set(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
+        let found = move_on(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
         if found == 0 {
             // The work made a table, which let go of the row.
             return Err(step.moved(take(&mut tx, &step.projection).await?.position));

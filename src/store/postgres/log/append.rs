@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::{Connection, Executor, PgConnection, PgExecutor};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
@@ -31,7 +32,7 @@ pub(crate) struct Writer {
     pub(crate) signals: Arc<Signals>,
     /// What runs within each transaction.
     pub(crate) inline: Inlines<PgConnection>,
-    schema: Schema,
+    pub(crate) schema: Schema,
 }
 
 impl Writer {
@@ -60,6 +61,16 @@ impl Writer {
         let row: Option<(String, String)> =
             self.connections.optional(row).await.map_err(|error| classify(error, "look up a unique value"))?;
         Ok(row.map(|(kind, id)| StreamId::parse(&kind, &id)).transpose()?)
+    }
+
+    pub(crate) fn watch_head(&self) -> watch::Receiver<Position> {
+        self.signals.subscribe()
+    }
+
+    /// Closes the connections, once no append needs them any more.
+    pub(crate) async fn close(&self) {
+        self.signals.close().await;
+        self.connections.close().await;
     }
 
     async fn outcome_in<'e>(

@@ -7,4 +7,5 @@ pub(crate) mod inline;
 pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod signals;
+pub(crate) mod snapshot;
 pub(crate) mod verdict;

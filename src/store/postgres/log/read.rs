@@ -8,6 +8,7 @@ use sqlx::{Postgres, Row};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::store::log::columns::event_columns;
 use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::store::postgres::connection::Connections;
@@ -245,50 +246,58 @@ const LOG: &str = "
 /// Here and below: `LATERAL` with `OFFSET 0` is looked up row by row. Planned as a join while the table was empty, it would read all of it until
 /// the table is analyzed.
 /// Binds: after, end. Begins as `LOG` does.
-const TAIL: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        l.first_position
+const TAIL: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
     FROM {schema}.log l, LATERAL (SELECT * FROM {schema}.events e WHERE e.commit_id = l.commit_id OFFSET 0) AS e
     WHERE l.first_position <= $2 AND l.first_position + l.events - 1 > $1
-        AND l.first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)";
+        AND l.first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)"
+);
 
 /// Binds: first commit, last commit.
-const EVENTS: &str = "
-    SELECT commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-        correlation_id, causation_id, metadata, payload
-    FROM {schema}.events WHERE commit_id BETWEEN $1 AND $2";
+const EVENTS: &str = concat!(
+    "SELECT commit_id, ordinal, ",
+    event_columns!(""),
+    "
+    FROM {schema}.events WHERE commit_id BETWEEN $1 AND $2"
+);
 
 /// Binds: first commit, last commit, aggregate types and event types as arrays or NULL.
-const FILTERED: &str = "
-    SELECT commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-        correlation_id, causation_id, metadata, payload
+const FILTERED: &str = concat!(
+    "SELECT commit_id, ordinal, ",
+    event_columns!(""),
+    "
     FROM {schema}.events WHERE commit_id BETWEEN $1 AND $2
-        AND ($3::text[] IS NULL OR aggregate_type = ANY ($3)) AND ($4::text[] IS NULL OR event_type = ANY ($4))";
+        AND ($3::text[] IS NULL OR aggregate_type = ANY ($3)) AND ($4::text[] IS NULL OR event_type = ANY ($4))"
+);
 
 /// Binds: aggregate type, aggregate id, after, limit.
-const STREAM: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        l.first_position
+const STREAM: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
     FROM {schema}.events e, LATERAL (SELECT first_position FROM {schema}.log l WHERE l.commit_id = e.commit_id OFFSET 0) AS l
     WHERE e.aggregate_type = $1 AND e.aggregate_id = $2 AND e.version > $3
-    ORDER BY e.version LIMIT $4";
+    ORDER BY e.version LIMIT $4"
+);
 
 /// Binds: event type, limit.
-const NEWEST: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        l.first_position
+const NEWEST: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
     FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
     WHERE e.event_type = $1
-    ORDER BY l.first_position DESC, e.ordinal DESC LIMIT $2";
+    ORDER BY l.first_position DESC, e.ordinal DESC LIMIT $2"
+);
 
 /// Binds: time, limit.
-const RECORDED_AFTER: &str = "
-    SELECT e.commit_id, e.ordinal, e.event_id, e.aggregate_type, e.aggregate_id, e.version, e.event_type,
-        e.schema_version, e.codec, e.recorded_at, e.correlation_id, e.causation_id, e.metadata, e.payload,
-        l.first_position
+const RECORDED_AFTER: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
     FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
     WHERE l.recorded_at > $1
-    ORDER BY l.first_position, e.ordinal LIMIT $2";
+    ORDER BY l.first_position, e.ordinal LIMIT $2"
+);

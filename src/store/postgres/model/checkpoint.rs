@@ -58,7 +58,7 @@ const MOVE_ON: &str = "
     RETURNING set_config('idle_in_transaction_session_timeout', '30s', true)";
 
 /// Makes the row if it is not there, and locks it.
-pub(crate) const TAKE: &str = "
+pub(crate) const LOCK: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position
     RETURNING position, parking_changes, per_aggregate, state";

@@ -29,7 +29,7 @@ impl PostgresReadModel {
         let failed = |error| classify(error, "set up a projection");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        let begun = checkpoint::lock(&self.schema, BEGIN, projection, &mut tx).await?;
+        let begun = checkpoint::lock(&self.schema, BEGIN_PER_AGGREGATE, projection, &mut tx).await?;
         begun.state.check_running(projection)?;
         begun.check_aggregate_order(projection)?;
         work(&mut tx).await.map_err(classify_work)?;
@@ -153,12 +153,12 @@ fn row_of(row: &PgRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
 }
 
 /// A projection that has begun in log order stays in it, unless it is still at position zero.
-const BEGIN: &str = "
+const BEGIN_PER_AGGREGATE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, 0, true)
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
     RETURNING position, parking_changes, per_aggregate, state";
 
-/// `BEGIN` for a projection that appends apply from now on.
+/// `BEGIN_PER_AGGREGATE` for a projection that appends apply from now on.
 const BEGIN_INLINE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate, state) VALUES ($1, 0, true, 'inline')
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0,

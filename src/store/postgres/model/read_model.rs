@@ -13,7 +13,7 @@ use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::postgres::error::{classify, classify_work};
-use crate::store::postgres::model::checkpoint::{CHANGES, READ, STATE, TAKE, lock, move_on};
+use crate::store::postgres::model::checkpoint::{CHANGES, LOCK, READ, STATE, lock, move_on};
 use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
@@ -118,7 +118,7 @@ impl ReadModel for PostgresReadModel {
         let mut tx = connection.begin().await.map_err(failed)?;
         // First of all: whoever holds the row is the only one to change the model until its commit.
         if !move_on(&self.schema, &step, &mut tx).await.map_err(failed)? {
-            let found = lock(&self.schema, TAKE, &step.projection, &mut tx).await?;
+            let found = lock(&self.schema, LOCK, &step.projection, &mut tx).await?;
             found.check(&step)?;
             if !move_on(&self.schema, &step, &mut tx).await.map_err(failed)? {
                 return Err(step.moved(found.position));

@@ -254,9 +254,9 @@ impl<'tx> Commit<'tx> {
         Ok(Self {
             tx,
             version: tx.prepare_cached(VERSION)?,
-            insert: tx.prepare_cached(INSERT)?,
+            insert: tx.prepare_cached(INSERT_EVENT)?,
             outcome: tx.prepare_cached(OUTCOME)?,
-            keep_outcome: tx.prepare_cached(KEEP_OUTCOME)?,
+            keep_outcome: tx.prepare_cached(INSERT_KEY)?,
             head: Position::new(from_sql(head, "position")?),
             // Time never goes backward along the log, whatever the clock does.
             recorded_at: Utc::now().timestamp_micros().max(last_time),
@@ -387,7 +387,7 @@ const VERSION: &str = "
     SELECT version FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2
     ORDER BY version DESC LIMIT 1";
 
-const INSERT: &str = "
+const INSERT_EVENT: &str = "
     INSERT INTO retell_events
         (position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
          correlation_id, causation_id, metadata, payload)
@@ -396,4 +396,4 @@ const INSERT: &str = "
 const OUTCOME: &str = "SELECT commit_id, streams FROM retell_keys WHERE idempotency_key = ?1";
 
 /// Binds: key, commit, streams as JSON.
-const KEEP_OUTCOME: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES (?1, ?2, ?3)";
+const INSERT_KEY: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES (?1, ?2, ?3)";

@@ -8,3 +8,4 @@ pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod row;
+pub(crate) mod snapshot;

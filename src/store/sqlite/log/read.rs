@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::error::{Error, ErrorKind};
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, EventType, Position, StreamId, Version};
+use crate::store::log::columns::event_columns;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::sqlite::convert::{position_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
@@ -123,32 +124,40 @@ fn last_recorded_by(db: &Connection, time: i64) -> Result<u64, Failure> {
 const HEAD: &str = "SELECT max(position) FROM retell_events";
 
 /// Binds: after, limit.
-const ALL: &str = "
-    SELECT position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-        correlation_id, causation_id, metadata, payload
+const ALL: &str = concat!(
+    "SELECT position, ",
+    event_columns!(""),
+    "
     FROM retell_events WHERE position > ?1
-    ORDER BY position LIMIT ?2";
+    ORDER BY position LIMIT ?2"
+);
 
 /// Binds: after, up to, limit, aggregate types and event types as JSON arrays or NULL. The plus keeps the scan in log order.
-const FILTERED: &str = "
-    SELECT position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-        correlation_id, causation_id, metadata, payload
+const FILTERED: &str = concat!(
+    "SELECT position, ",
+    event_columns!(""),
+    "
     FROM retell_events WHERE position > ?1 AND position <= ?2
         AND (?4 IS NULL OR +aggregate_type IN (SELECT value FROM json_each(?4)))
         AND (?5 IS NULL OR +event_type IN (SELECT value FROM json_each(?5)))
-    ORDER BY position LIMIT ?3";
+    ORDER BY position LIMIT ?3"
+);
 
 /// Binds: aggregate type, aggregate id, after, limit.
-const STREAM: &str = "
-    SELECT position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-        correlation_id, causation_id, metadata, payload
+const STREAM: &str = concat!(
+    "SELECT position, ",
+    event_columns!(""),
+    "
     FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version > ?3
-    ORDER BY version LIMIT ?4";
+    ORDER BY version LIMIT ?4"
+);
 
-const NEWEST: &str = "
-    SELECT position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-        correlation_id, causation_id, metadata, payload
+const NEWEST: &str = concat!(
+    "SELECT position, ",
+    event_columns!(""),
+    "
     FROM retell_events WHERE event_type = ?1
-    ORDER BY position DESC LIMIT ?2";
+    ORDER BY position DESC LIMIT ?2"
+);
 
 const RECORDED_AT: &str = "SELECT recorded_at FROM retell_events WHERE position = ?1";

@@ -1,0 +1,70 @@
+//! The ports of a log, which the stores on database servers implement alike.
+
+/// Implements [`EventReader`](crate::store::EventReader) and [`EventStore`](crate::store::EventStore) for a store with the fields `reader`,
+/// `writer`, `commits` and `max_payload`. Its reader and its writer have a method for each call that differs between servers.
+macro_rules! log_ports {
+    ($store:ty) => {
+        const _: () = {
+            use ::async_trait::async_trait;
+            use ::tokio::sync::watch;
+
+            use crate::error::Result;
+            use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
+            use crate::store::log::append::{Append, Appended, KeptOutcome};
+            use crate::store::log::event_store::{EventStore, Snapshot};
+            use crate::store::log::query::{Page, Query};
+            use crate::store::log::reader::{EventReader, Replay, Visitor};
+
+            #[async_trait]
+            impl EventReader for $store {
+                async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+                    self.reader.replay(stream, replay, visitor).await
+                }
+
+                async fn read(&self, query: Query<'_>) -> Result<Page> {
+                    self.reader.read(query).await
+                }
+
+                async fn head(&self) -> Result<Position> {
+                    self.reader.head().await
+                }
+
+                async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+                    self.reader.position_of(commit).await
+                }
+
+                fn watch_head(&self) -> watch::Receiver<Position> {
+                    self.writer.watch_head()
+                }
+            }
+
+            #[async_trait]
+            impl EventStore for $store {
+                async fn append(&self, append: Append) -> Result<Appended> {
+                    append.check(self.max_payload)?;
+                    self.commits.append(append).await
+                }
+
+                async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+                    self.writer.find_by_key(key).await
+                }
+
+                async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
+                    self.writer.holder(scope, value).await
+                }
+
+                async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+                    self.writer.save_snapshot(stream, snapshot).await
+                }
+
+                async fn close(&self) -> Result<()> {
+                    self.commits.close().await;
+                    self.writer.close().await;
+                    Ok(())
+                }
+            }
+        };
+    };
+}
+
+pub(crate) use log_ports;
