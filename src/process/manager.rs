@@ -26,8 +26,9 @@ use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReaderExt;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+use crate::worker::Worker;
+use crate::worker::options::WorkerOptions;
 use crate::worker::parking::reason;
-use crate::worker::{Worker, WorkerOptions};
 
 /// Processes that are dealt with at the same time: their appends share commits.
 const AT_ONCE: usize = 128;

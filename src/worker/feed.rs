@@ -1,4 +1,4 @@
-//! What a worker waits for: messages of the broker's, the log's signal, and time.
+//! What a worker waits for: messages of the broker, the log's signal, and time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,20 +9,22 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Broker, Consumer, Consumption, Delivery, DeliveryTag};
 use crate::error::{Error, Result};
 use crate::id::{Position, ProjectionName};
+use crate::worker::options::WorkerOptions;
 
-/// A worker's way to the broker, which may be away at any time.
+/// A worker's way to the broker, which may be unreachable at any time.
 pub(super) struct Feed {
     broker: Option<Arc<dyn Broker>>,
     projection: ProjectionName,
     consumption: Consumption,
-    gather: Duration,
-    /// On the way to a consumer. It runs beside everything else: a broker that does not answer must not hold up the store.
+    options: WorkerOptions,
+    /// The attempt to subscribe. It runs concurrently with everything else: a broker that does not answer must not hold up the store.
     subscribing: Option<Subscribing>,
     consumer: Option<Box<dyn Consumer>>,
-    /// Whether there ever was one.
+    /// Whether there ever was a consumer.
     has_consumed: bool,
     grown: watch::Receiver<Position>,
     stop: CancellationToken,
@@ -33,9 +35,8 @@ type Subscribing = BoxFuture<'static, Result<Box<dyn Consumer>>>;
 /// What a worker has to do next.
 pub(super) enum Next {
     Messages(Vec<Delivery>),
-    /// The broker has come or gone: the store knows what was missed.
-    CatchUp,
-    Sweep,
+    /// The log has grown, or has what was missed while there was no broker, or it is time to look.
+    ReadLog,
     Nothing,
 }
 
@@ -44,15 +45,15 @@ impl Feed {
         broker: Option<Arc<dyn Broker>>,
         projection: ProjectionName,
         consumption: Consumption,
-        gather: Duration,
+        options: WorkerOptions,
         grown: watch::Receiver<Position>,
         stop: CancellationToken,
     ) -> Self {
         let (subscribing, consumer, has_consumed) = (None, None, false);
-        Self { broker, projection, consumption, gather, subscribing, consumer, has_consumed, grown, stop }
+        Self { broker, projection, consumption, options, subscribing, consumer, has_consumed, grown, stop }
     }
 
-    /// Sets out for the broker, unless it is there or on its way.
+    /// Begins to subscribe, unless there is a consumer or one is on its way.
     pub(super) fn subscribe(&mut self) {
         if let Some(broker) = self.broker.clone()
             && self.consumer.is_none()
@@ -63,9 +64,9 @@ impl Feed {
         }
     }
 
-    /// Waits for whatever comes first; at most so many messages, and no longer than `rest`.
-    pub(super) async fn next(&mut self, limit: usize, rest: Duration) -> Result<Next> {
-        let has_broker = self.consumer.is_some();
+    /// Waits for a batch of messages, the log's signal or `rest` to pass, whichever comes first.
+    pub(super) async fn next(&mut self, rest: Duration) -> Result<Next> {
+        let (has_broker, limit) = (self.consumer.is_some(), self.room(0));
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(Next::Nothing),
@@ -73,9 +74,9 @@ impl Feed {
                 let Ok(deliveries) = received else {
                     // The broker is gone; the store is not. Until it is back, every sweep tries again.
                     self.consumer = None;
-                    return Ok(Next::CatchUp);
+                    return Ok(Next::ReadLog);
                 };
-                Ok(Next::Messages(deliveries))
+                Ok(Next::Messages(self.gather(deliveries).await))
             }
             subscribed = subscribed(self.subscribing.as_mut()) => {
                 self.subscribing = None;
@@ -83,7 +84,7 @@ impl Feed {
                     Ok(consumer) => {
                         (self.consumer, self.has_consumed) = (Some(consumer), true);
                         // What was published before there was a queue.
-                        Ok(Next::CatchUp)
+                        Ok(Next::ReadLog)
                     }
                     // A set-up that is refused from the start is a mistake. Later, whatever is wrong with the broker must not stop the
                     // projection.
@@ -93,39 +94,48 @@ impl Feed {
             }
             Ok(()) = self.grown.changed(), if !has_broker => {
                 self.subscribe();
-                Ok(Next::Sweep)
+                Ok(Next::ReadLog)
             }
             () = tokio::time::sleep(rest) => {
                 self.subscribe();
-                Ok(Next::Sweep)
+                Ok(Next::ReadLog)
             }
         }
     }
 
-    /// Adds what else comes within a moment: one transaction for many small messages. `room` says of what has come how many more may.
-    pub(super) async fn gather(
-        &mut self,
-        mut deliveries: Vec<Delivery>,
-        mut room: impl FnMut(&[Delivery]) -> usize,
-    ) -> Vec<Delivery> {
-        let end = Instant::now() + self.gather;
-        let mut left = room(&deliveries);
-        while left > 0 {
+    /// Adds the messages that arrive within the time to gather: one transaction for many small messages.
+    async fn gather(&mut self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let end = Instant::now() + self.options.gather;
+        let (mut counted, mut events) = (0, 0);
+        loop {
+            if self.consumption == Consumption::Shared {
+                events += deliveries[counted..].iter().map(events_in).sum::<u64>();
+                counted = deliveries.len();
+            }
+            let room = self.room(deliveries.len());
+            // A batch is full at this number of events: the rest is for the other workers.
+            if room == 0 || events >= self.options.batch_events as u64 {
+                return deliveries;
+            }
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => break,
-                more = next(self.consumer.as_mut(), left) => {
-                    let Ok(more) = more else {
+                () = self.stop.cancelled() => return deliveries,
+                more = next(self.consumer.as_mut(), room) => match more {
+                    Ok(more) => deliveries.extend(more),
+                    Err(_) => {
                         self.consumer = None;
-                        break;
-                    };
-                    left = room(&more);
-                    deliveries.extend(more);
-                }
-                () = tokio::time::sleep_until(end) => break,
+                        return deliveries;
+                    }
+                },
+                () = tokio::time::sleep_until(end) => return deliveries,
             }
         }
-        deliveries
+    }
+
+    /// Returns how many messages to take next into a batch of `taken` messages: one at a time from a queue that several workers share.
+    fn room(&self, taken: usize) -> usize {
+        let left = self.options.messages.saturating_sub(taken);
+        if self.consumption == Consumption::Shared { left.min(1) } else { left }
     }
 
     pub(super) async fn reject(&mut self, delivery: Delivery, junk: &Error) {
@@ -136,7 +146,7 @@ impl Feed {
         }
     }
 
-    /// A lost acknowledgement brings the messages again, and they are dropped.
+    /// Acknowledges everything up to a message. If the acknowledgement is lost, the messages arrive again and are dropped.
     pub(super) async fn acknowledge(&mut self, tag: DeliveryTag) {
         if let Some(consumer) = &mut self.consumer
             && consumer.ack_through(tag).await.is_err()
@@ -145,7 +155,7 @@ impl Feed {
         }
     }
 
-    /// Gives back what is not acknowledged. The next sweep subscribes again.
+    /// Returns messages that are not acknowledged to the queue. The next sweep subscribes again.
     pub(super) fn leave(&mut self) {
         self.consumer = None;
     }
@@ -163,4 +173,8 @@ async fn next(consumer: Option<&mut Box<dyn Consumer>>, limit: usize) -> Result<
         Some(consumer) => consumer.next(limit).await,
         None => pending().await,
     }
+}
+
+fn events_in(delivery: &Delivery) -> u64 {
+    ReceivedFrame::parse(delivery.body.clone()).map_or(0, |frame| frame.last().since(frame.first()) + 1)
 }

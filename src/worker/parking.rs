@@ -11,13 +11,12 @@ use crate::backoff::delays;
 use crate::error::{Error, chain};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
-use crate::store::model::parking::{Parked, Parking};
-use crate::store::model::parking::{ParkedState, ParkingChange};
+use crate::store::model::parking::{Parked, ParkedState, Parking, ParkingChange};
 
-/// Characters that are kept of an error.
+/// Characters that are stored of an error.
 const REASON_CHARS: usize = 1_000;
 
-/// How a worker parks aggregates and tries them again; part of [`WorkerOptions`](crate::worker::WorkerOptions).
+/// How a worker parks aggregates and retries them; part of [`WorkerOptions`](crate::WorkerOptions).
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ParkingOptions {
@@ -29,8 +28,8 @@ pub struct ParkingOptions {
 }
 
 impl ParkingOptions {
-    /// A parked aggregate is tried again after 1 second, then after about twice as long each time, up to 10 minutes; after 16 retries, more
-    /// than an hour, it is dead. Failures of 5 aggregates in a row are an outage, for at most 10 minutes.
+    /// Returns the defaults: a parked aggregate is retried after 1 second, then after about twice as long each time, up to 10 minutes; after 16
+    /// retries, more than an hour, it is dead. Failures of 5 aggregates in a row are an outage, for at most 10 minutes.
     pub fn new() -> Self {
         Self {
             retries: 16,
@@ -41,33 +40,32 @@ impl ParkingOptions {
         }
     }
 
-    /// How often a parked aggregate is tried again before it is dead, at least once.
+    /// Retries a parked aggregate `retries` times (minimum 1) before it is dead.
     pub fn with_retries(mut self, retries: u32) -> Self {
         self.retries = retries.max(1);
         self
     }
 
-    /// The wait before the first retry, and the longest wait before any.
+    /// Waits `first` before the first retry, and at most `longest` before any.
     pub fn with_delays(mut self, first: Duration, longest: Duration) -> Self {
         (self.first_delay, self.longest_delay) = (first.min(longest), longest);
         self
     }
 
-    /// How many aggregates fail in a row, with no event applied in between, when something is down that all of them need. Nothing is parked
-    /// then: the first of them is tried again and again.
+    /// Takes it for an outage if `aggregates` (minimum 1) fail in a row with no event applied in between: something is down that all of them
+    /// need. Nothing is parked then, and the first of them is retried until it succeeds.
     pub fn with_outage_after(mut self, aggregates: usize) -> Self {
         self.outage_failures = aggregates.max(1);
         self
     }
 
-    /// How long such an outage may last. After that they are parked all the same, since as many may really be poisoned: the worker must not
-    /// stand still for ever.
+    /// Parks the aggregates after an outage of `time`: as many may really be poisoned, and the worker must not stand still forever.
     pub fn with_longest_outage(mut self, time: Duration) -> Self {
         self.longest_outage = time;
         self
     }
 
-    /// Whether an aggregate that has failed so often is dead.
+    /// Whether an aggregate is dead after `attempts`.
     pub(super) fn is_spent(&self, attempts: u32) -> bool {
         attempts > self.retries
     }
@@ -80,7 +78,7 @@ impl ParkingOptions {
         Utc::now().checked_add_signed(delay).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
     }
 
-    /// An aggregate that fails for the first time.
+    /// Returns the row of an aggregate that fails for the first time, on `event`.
     pub(super) fn parked(&self, event: &RecordedEvent, error: &Error) -> Parked {
         Parked {
             stream: event.stream.clone(),
@@ -93,13 +91,13 @@ impl ParkingOptions {
         }
     }
 
-    /// A parked aggregate after one more failure.
+    /// Counts one more failure of a parked aggregate.
     pub(super) fn failed(&self, parked: &mut Parked, error: &Error) {
         parked.attempts = parked.attempts.saturating_add(1);
         self.postpone(parked, error);
     }
 
-    /// A parked aggregate that could not be tried.
+    /// Puts off the retry of an aggregate whose events could not be read.
     pub(super) fn postpone(&self, parked: &mut Parked, error: &Error) {
         parked.error = reason(error);
         parked.next_at = self.next_at(parked.attempts);
@@ -112,29 +110,34 @@ impl Default for ParkingOptions {
     }
 }
 
-/// An error and its causes as one text that every database takes.
+/// Returns an error and its causes as one text that every database takes.
 pub(crate) fn reason(error: &Error) -> String {
     let causes: Vec<_> = chain(error).map(ToString::to_string).collect();
     causes.join(": ").replace('\0', "\u{fffd}").chars().take(REASON_CHARS).collect()
 }
 
-/// The parked aggregates as of the checkpoint that the worker holds.
+/// Returns a parked aggregate with `event` as the first of its events that is not applied.
+pub(super) fn from_event(parked: Parked, event: &RecordedEvent) -> Parked {
+    Parked { from_version: event.version, from_position: event.position, ..parked }
+}
+
+/// The parked aggregates that a worker knows of.
 ///
-/// Invariant: they are those of the table. They are read after the checkpoint, and each step of the worker names the count of changes that
-/// was read with them: if the table is another by then, the step fails, and both are read again.
+/// Invariant: in log order they are those of the table, as of the checkpoint that the worker holds. They are read after the checkpoint, and each
+/// step of the worker names the count of changes that was read with them: if the table has changed since, the step fails, and both are read again.
 #[derive(Debug)]
-pub(super) struct Lot {
+pub(super) struct ParkedAggregates {
     pub(super) changes: u64,
     parked: HashMap<StreamId, Parked>,
     next_due: Option<DateTime<Utc>>,
 }
 
-impl Lot {
+impl ParkedAggregates {
     pub(super) fn of(parking: Parking) -> Self {
         let parked = parking.parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
-        let mut lot = Self { changes: parking.changes, parked, next_due: None };
-        lot.find_next_due();
-        lot
+        let mut known = Self { changes: parking.changes, parked, next_due: None };
+        known.find_next_due();
+        known
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -145,7 +148,7 @@ impl Lot {
         self.parked.contains_key(stream)
     }
 
-    /// What a step has written.
+    /// Takes over what a step has written.
     pub(super) fn take(&mut self, step_changes: u64, parking: &[ParkingChange]) {
         self.changes = step_changes;
         for change in parking {
@@ -167,37 +170,37 @@ impl Lot {
         self.next_due = self.waiting().map(|parked| parked.next_at).min();
     }
 
-    /// How long until the next one is due.
+    /// Returns how long it is until the next one is due.
     pub(super) fn rest(&self) -> Option<Duration> {
         Some((self.next_due? - Utc::now()).to_std().unwrap_or_default())
     }
 
-    /// At most so many of those that are due, the longest overdue first.
-    pub(super) fn due(&self, at_most: usize) -> Vec<StreamId> {
+    /// Returns at most `limit` aggregates that are due, the longest overdue first.
+    pub(super) fn due(&self, limit: usize) -> Vec<StreamId> {
         let now = Utc::now();
         if self.next_due.is_none_or(|next_due| next_due > now) {
             return Vec::new();
         }
         let mut due: Vec<_> = self.waiting().filter(|parked| parked.next_at <= now).collect();
         due.sort_by_key(|parked| (parked.next_at, parked.from_position));
-        due.into_iter().take(at_most).map(|parked| parked.stream.clone()).collect()
+        due.into_iter().take(limit).map(|parked| parked.stream.clone()).collect()
     }
 
-    /// A parked aggregate, if it is due.
+    /// Returns a parked aggregate if it is due.
     pub(super) fn due_one(&self, stream: &StreamId) -> Option<Parked> {
         let parked = self.parked.get(stream)?;
         (parked.state == ParkedState::Waiting && parked.next_at <= Utc::now()).then(|| parked.clone())
     }
 }
 
-/// Tells an outage from poison: in an outage everybody fails.
+/// Tells an outage from poison: in an outage every aggregate fails.
 ///
-/// An aggregate that fails is not parked at once but together with the next events that can be applied; if none of the next few can, there is
-/// nothing that speaks for poison, and nothing is parked. Where a batch ends before that is clear, it is parked on suspicion, and counted:
-/// should the trouble last, its retry puts it right.
+/// An aggregate that fails is not parked at once but together with the next events that can be applied. If none of the next few can, nothing
+/// suggests poison, and nothing is parked. If a batch ends before that is clear, the aggregate is parked on suspicion, and counted: if it was an
+/// outage, its retry succeeds later.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// Parked on suspicion since the last event that was applied.
+    /// Aggregates parked on suspicion since the last event that was applied.
     suspects: usize,
     /// When the outage began.
     since: Option<Instant>,
@@ -210,12 +213,12 @@ impl Breaker {
         Self { suspects: 0, since: None, spent: false }
     }
 
-    /// An event was applied.
+    /// Closes the breaker: an event was applied.
     pub(super) fn reset(&mut self) {
         *self = Self::new();
     }
 
-    /// So many are parked without a sign that it is only they who fail.
+    /// Counts aggregates that are parked before it is clear whether this is an outage.
     pub(super) fn suspect(&mut self, aggregates: usize) {
         self.suspects += aggregates;
         self.since = None;
@@ -225,7 +228,7 @@ impl Breaker {
         self.since.is_some()
     }
 
-    /// Whether it is an outage that so many more have failed.
+    /// Whether it is an outage after `failed` more aggregates have failed.
     pub(super) fn trips(&mut self, failed: usize, options: &ParkingOptions) -> bool {
         if self.spent || self.suspects + failed < options.outage_failures {
             return false;

@@ -22,7 +22,8 @@ use crate::store::model::read_model::ReadModel;
 use crate::testing::faulty::models::{CommitFault, FaultyModels};
 use crate::testing::faulty::{Fault, FaultyBroker};
 use crate::testing::store::whole_log;
-use crate::worker::{Worker, WorkerOptions};
+use crate::worker::Worker;
+use crate::worker::options::WorkerOptions;
 
 /// Transactions of which each has its turn to fail alone.
 const PLACES: usize = 6;

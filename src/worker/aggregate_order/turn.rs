@@ -1,0 +1,174 @@
+//! What a transaction of order per aggregate does while it holds the rows: find out what is to be applied, and apply it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::Utc;
+use futures::FutureExt;
+
+use crate::error::{ErrorKind, Result};
+use crate::event::{Envelope, RecordedEvent};
+use crate::id::{Position, ProjectionName, StreamId};
+use crate::projection::Projection;
+use crate::store::log::query::Filter;
+use crate::store::log::reader::{EventReader, EventReaderExt};
+use crate::store::model::parking::ParkedState;
+use crate::store::model::progress::{Progress, Turn};
+use crate::worker::parking::from_event;
+use crate::worker::runner::{Group, Runner};
+use crate::worker::transaction::{Report, failure, follow, read_parked};
+
+/// One attempt at a transaction, and its report: it may end on another thread.
+pub(super) struct Attempt<P> {
+    projection: Arc<P>,
+    name: ProjectionName,
+    reader: Arc<dyn EventReader>,
+    filter: Filter,
+    /// No event up to here is wanted.
+    begins_after: Position,
+    report: Mutex<Report>,
+}
+
+impl<P: Projection> Attempt<P> {
+    pub(super) fn of<M, O>(runner: &Runner<'_, P, M, O>) -> Arc<Self> {
+        Arc::new(Self {
+            projection: runner.job.projection.clone(),
+            name: runner.name.clone(),
+            reader: runner.job.reader.clone(),
+            filter: runner.filter.clone(),
+            begins_after: runner.begins_after,
+            report: Mutex::default(),
+        })
+    }
+
+    pub(super) fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies the events of a group that are not applied yet, at most `most`, except for the aggregates `passed_over`.
+    pub(super) fn apply_group(self: Arc<Self>, group: Group, passed_over: Vec<StreamId>, most: usize) -> Turn<P::Tx> {
+        Box::new(move |tx, rows| {
+            async move {
+                let mut plan = Plan { attempt: &self, most, events: Vec::new() };
+                for event in group.iter().filter(|event| !passed_over.contains(&event.stream)) {
+                    // The aggregate of every event has its row.
+                    let Ok(place) = rows.binary_search_by(|row| row.stream.cmp(&event.stream)) else { continue };
+                    if !self.unread_if_failed(plan.take(&mut rows[place], event).await)? {
+                        self.report().has_rest = true;
+                        break;
+                    }
+                }
+                self.apply(tx, &plan.events).await
+            }
+            .boxed()
+        })
+    }
+
+    /// Applies the next events of a parked aggregate, at most `most`.
+    pub(super) fn retry(self: Arc<Self>, most: usize) -> Turn<P::Tx> {
+        Box::new(move |tx, rows| {
+            async move {
+                let Some(row) = rows.first_mut() else { return Ok(()) };
+                let Some(parked) = row.parked.clone() else { return Ok(()) };
+                self.report().parked = Some(parked.clone());
+                if parked.state == ParkedState::Dead || parked.next_at > Utc::now() {
+                    // The retry of another worker was faster.
+                    return Ok(());
+                }
+                // The log is read under the lock: an event that arrives later must find the row as this leaves it.
+                let (mut events, rest) = self.unread_if_failed(self.read_parked(row, most).await)?;
+                row.applied = events.last().map_or(row.applied, |last| last.version);
+                row.seen = rest.as_ref().map_or(row.applied, |next| row.seen.max(next.version));
+                row.parked = rest.map(|next| from_event(parked, &next));
+                events.retain(|event| self.wants(event));
+                self.apply(tx, &events).await?;
+                let mut report = self.report();
+                (report.has_rest, report.parked) = (row.parked.is_some(), row.parked.clone());
+                Ok(())
+            }
+            .boxed()
+        })
+    }
+
+    /// Applies events that are wanted.
+    async fn apply(&self, tx: &mut P::Tx, events: &[RecordedEvent]) -> Result<()> {
+        let Some(first) = events.first() else { return Ok(()) };
+        {
+            let mut report = self.report();
+            (report.planned, report.first) = (events.len(), Some(first.clone()));
+        }
+        let decoded: Vec<Envelope<P::Event>> = events.iter().map(RecordedEvent::decode).collect::<Result<_>>()?;
+        self.projection.apply_batch(tx, decoded).await.map_err(failure(&self.name, first))
+    }
+
+    fn wants(&self, event: &RecordedEvent) -> bool {
+        event.position > self.begins_after && self.filter.passes(event)
+    }
+
+    fn unread_if_failed<T>(&self, read: Result<T>) -> Result<T> {
+        self.report().unread |= read.is_err();
+        read
+    }
+
+    /// Reads the next `limit` events of an aggregate.
+    async fn read_missing(&self, row: &Progress, limit: usize) -> Result<Vec<RecordedEvent>> {
+        let (stream, applied) = (&row.stream, row.applied);
+        let found = self.reader.read_stream(stream, applied, limit).await?;
+        if found.len() < limit || !follow(applied, &found) {
+            return Err(ErrorKind::Transient(format!("read {stream}: versions are missing after {applied}")).into());
+        }
+        Ok(found)
+    }
+
+    /// Reads the next events of a parked aggregate.
+    async fn read_parked(&self, row: &Progress, most: usize) -> Result<(Vec<RecordedEvent>, Option<RecordedEvent>)> {
+        let (stream, seen) = (&row.stream, row.seen);
+        let (events, rest) = read_parked(&*self.reader, stream, row.applied, most).await?;
+        // A replica may lag behind what was passed over.
+        if rest.is_none() && events.last().is_none_or(|last| last.version < seen) {
+            return Err(ErrorKind::Transient(format!("read {stream}: version {seen} is not there")).into());
+        }
+        Ok((events, rest))
+    }
+}
+
+/// What a transaction applies.
+struct Plan<'a, P> {
+    attempt: &'a Attempt<P>,
+    most: usize,
+    events: Vec<RecordedEvent>,
+}
+
+impl<P: Projection> Plan<'_, P> {
+    /// Adds an event, after the events that are missing before it. Returns whether there was room for all of them.
+    async fn take(&mut self, row: &mut Progress, event: &RecordedEvent) -> Result<bool> {
+        if event.version <= row.seen {
+            return Ok(true);
+        }
+        if row.parked.is_some() {
+            row.seen = event.version;
+            return Ok(true);
+        }
+        while row.applied.next() < event.version {
+            let missing = event.version.get() - row.applied.get() - 1;
+            let limit = usize::try_from(missing).unwrap_or(usize::MAX).min(self.most - self.events.len());
+            if limit == 0 {
+                return Ok(false);
+            }
+            for found in self.attempt.read_missing(row, limit).await? {
+                self.push(row, &found);
+            }
+        }
+        if self.events.len() >= self.most {
+            return Ok(false);
+        }
+        self.push(row, event);
+        Ok(true)
+    }
+
+    fn push(&mut self, row: &mut Progress, event: &RecordedEvent) {
+        (row.applied, row.seen) = (event.version, event.version);
+        if self.attempt.wants(event) {
+            self.events.push(event.clone());
+        }
+    }
+}

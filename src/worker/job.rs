@@ -1,0 +1,80 @@
+//! What a worker works on: the projection, what it reads from and what it writes to.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, DeadLetters};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::Position;
+use crate::projection::Projection;
+use crate::reaction::rate::Rate;
+use crate::store::log::reader::EventReader;
+use crate::store::model::read_model::Work;
+use crate::worker::options::WorkerOptions;
+
+/// What a worker works on.
+pub(super) struct Job<P: Projection, M> {
+    pub(super) projection: Arc<P>,
+    pub(super) reader: Arc<dyn EventReader>,
+    pub(super) models: M,
+    pub(super) broker: Option<Arc<dyn Broker>>,
+    pub(super) dead_letters: Option<Arc<dyn DeadLetters>>,
+    pub(super) options: WorkerOptions,
+    pub(super) applied: watch::Sender<Position>,
+    pub(super) reacting: Option<Reacting>,
+}
+
+/// The rules of a reaction's worker: where it begins, how fast it may be, and how many events share a transaction.
+pub(super) struct Reacting {
+    /// Returns the position after which the reaction begins.
+    pub(super) begin: Box<dyn Fn() -> BoxFuture<'static, Result<Position>> + Send + Sync>,
+    pub(super) rate: Arc<Rate>,
+    /// Events of one transaction, if there is no rate.
+    pub(super) at_once: usize,
+}
+
+impl<P: Projection, M> Job<P, M> {
+    /// Returns the work of a transaction that prepares the read model.
+    pub(super) fn set_up(&self) -> Work<P::Tx> {
+        let projection = self.projection.clone();
+        Box::new(move |tx| {
+            async move {
+                projection.setup(tx).await.map_err(|source| {
+                    Error::with_source(ErrorKind::Backend(format!("set up projection {}", projection.name())), source)
+                })
+            }
+            .boxed()
+        })
+    }
+
+    /// Returns the most events of one transaction.
+    pub(super) fn most(&self) -> usize {
+        match &self.reacting {
+            None => self.options.batch_events,
+            Some(reacting) if reacting.rate.is_limited() => 1,
+            Some(reacting) => reacting.at_once,
+        }
+    }
+
+    /// Returns the position up to which no event is wanted.
+    pub(super) async fn begins_after(&self) -> Result<Position> {
+        match &self.reacting {
+            Some(reacting) => (reacting.begin)().await,
+            None => Ok(Position::ZERO),
+        }
+    }
+
+    /// Waits until the rate allows the next event. Returns whether to go on: a reaction's worker that is stopped need not finish a batch.
+    pub(super) async fn may_go_on(&self, stop: &CancellationToken) -> bool {
+        let Some(reacting) = &self.reacting else { return true };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = reacting.rate.ready() => true,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Log order: the gate before the broker's messages, and one checkpoint.
+//!
+//! Invariant: the checkpoint moves only over positions whose events are applied, parked or not wanted, in the transaction that applied or
+//! parked them. Whatever the broker repeats or reorders is dropped at the gate, and whatever it lost is read from the store.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Delays;
+use crate::broker::frame::received::ReceivedFrame;
+use crate::broker::{Consumption, Delivery};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Envelope, RecordedEvent};
+use crate::id::{Position, Version};
+use crate::projection::Projection;
+use crate::store::log::query::{Filter, Page};
+use crate::store::model::parking::{Parked, Parking, ParkingChange, Step};
+use crate::store::model::read_model::{ReadModel, Work};
+use crate::worker::gate::{Admission, admit};
+use crate::worker::job::Job;
+use crate::worker::parking::{ParkedAggregates, from_event};
+use crate::worker::runner::{Group, Order, Runner};
+use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, failure, read_parked};
+
+/// One checkpoint, moved by compare-and-set.
+pub(super) struct LogOrder {
+    /// The checkpoint as stored. `applied` is ahead of it only by events that are not wanted, or whose aggregates are parked.
+    stored: Position,
+    /// The waits of a worker that loses one race after another.
+    standby: Delays,
+}
+
+impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrder> {
+    // Every transaction compares a count of the table's changes.
+    const SEES_ALL_PARKED: bool = true;
+
+    async fn begin(&mut self, checkpoint: Position) -> Result<()> {
+        self.order.stored = checkpoint;
+        self.reach(checkpoint);
+        match self.job.models.commit(self.step_to(checkpoint, &[]), self.job.set_up()).await {
+            // Another worker of this projection has moved on, and so has set it up.
+            Err(error) if has_moved(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        self.job.options.sweep
+    }
+
+    /// Applies what continues the log, drops what is known, and reads what is missing from the store.
+    async fn receive(&mut self, deliveries: Vec<Delivery>) -> Result<()> {
+        let Some(last_tag) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
+        let (mut batch, mut through, mut brought) = (Vec::new(), self.applied, self.applied);
+        for delivery in deliveries {
+            let tag = delivery.tag;
+            let (admission, last, events) = match open(&delivery, through) {
+                Ok(opened) => opened,
+                Err(junk) => {
+                    self.feed.reject(delivery, &junk).await;
+                    continue;
+                }
+            };
+            match admission {
+                Admission::Known => continue,
+                Admission::Next => {
+                    let is_new = |event: &RecordedEvent| event.position > through && self.filter.passes(event);
+                    batch.extend(events.into_iter().filter(is_new));
+                    (through, brought) = (last, brought.max(last));
+                }
+                Admission::Gap => {
+                    // What is missing never came, or comes later: the store has it all, this frame's events included.
+                    self.apply(std::mem::take(&mut batch), through).await?;
+                    self.read_log().await?;
+                    (through, brought) = (self.applied, brought.max(last));
+                }
+            }
+            if batch.len() >= self.job.options.batch_events {
+                self.apply(std::mem::take(&mut batch), through).await?;
+                through = self.applied;
+                // The broker sends more while the rest is applied.
+                if self.applied >= brought {
+                    self.feed.acknowledge(tag).await;
+                }
+            }
+        }
+        self.apply(batch, through).await?;
+        if self.applied < brought {
+            // Another worker was faster, and has not got as far as these frames: they will not come again.
+            self.read_log().await?;
+        }
+        // A worker that is stopped half-way leaves them to the next one.
+        if self.applied >= brought {
+            self.feed.acknowledge(last_tag).await;
+        }
+        Ok(())
+    }
+
+    async fn before_reading(&mut self) -> Filter {
+        self.filter.clone()
+    }
+
+    /// After a lost race the log is read on from the winner's checkpoint.
+    async fn settle(&mut self, page: Page) -> Result<bool> {
+        self.apply(page.events, page.through).await.map(|_| true)
+    }
+
+    fn groups(&self, events: Vec<RecordedEvent>) -> Vec<Group> {
+        vec![Group::new(events)]
+    }
+
+    async fn apply_part(&mut self, group: &Group, through: Position, most: usize) -> Attempted {
+        let most = if self.job.reacting.is_some() { most.min(self.job.most()) } else { most };
+        let is_failed = |event: &RecordedEvent| self.failed.iter().any(|parked| parked.stream == event.stream);
+        let mut due = group
+            .iter()
+            .filter(|event| event.position > self.applied && !self.parked.holds(&event.stream) && !is_failed(event));
+        let part: Vec<_> = due.by_ref().take(most).collect();
+        let report = Report { has_rest: due.next().is_some(), ..Report::of(&part) };
+        let Some(last) = part.last() else { return Ok((Outcome::Committed, report)) };
+        let to = if report.has_rest { last.position } else { through };
+        Ok((self.commit_parking_failed(&part, to).await?, report))
+    }
+
+    async fn end_batch(&mut self, through: Position) -> Result<bool> {
+        if self.failed.is_empty() {
+            self.reach(through);
+            return Ok(true);
+        }
+        Ok(matches!(self.commit_parking_failed(&[], through).await?, Outcome::Committed))
+    }
+
+    async fn store_applied(&mut self) -> Result<bool> {
+        if self.applied <= self.order.stored {
+            return Ok(true);
+        }
+        let work: Work<P::Tx> = Box::new(|_| async { Ok(()) }.boxed());
+        match self.job.models.commit(self.step_to(self.applied, &[]), work).await {
+            Ok(()) => {
+                self.order.stored = self.applied;
+                Ok(true)
+            }
+            Err(error) if has_moved(&error) => self.reload().await.map(|()| false),
+            // The next time will do.
+            Err(error) if error.is_transient() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn take_parked(&mut self, parking: Parking) -> Result<()> {
+        if parking.changes != self.parked.changes {
+            return self.reload().await;
+        }
+        self.parked = ParkedAggregates::of(parking);
+        Ok(())
+    }
+
+    async fn retry_part(&mut self, parked: &Parked, most: usize) -> Attempted {
+        let (mut events, rest) = match self.read_parked(parked, most).await {
+            Ok(read) => read,
+            Err(error) => return Ok((Outcome::Unread(error), Report::default())),
+        };
+        events.retain(|event| self.filter.passes(event));
+        let part: Vec<_> = events.iter().collect();
+        let report = Report { has_rest: rest.is_some(), parked: Some(parked.clone()), ..Report::of(&part) };
+        let change = match rest {
+            Some(next) => ParkingChange::Park(from_event(parked.clone(), &next)),
+            None => ParkingChange::Release(parked.stream.clone()),
+        };
+        Ok((self.commit(&part, self.applied, &[change]).await?, report))
+    }
+
+    async fn keep_parked(&mut self, parked: Parked) -> Result<()> {
+        self.commit(&[], self.applied, &[ParkingChange::Park(parked)]).await.map(drop)
+    }
+}
+
+impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
+    pub(super) fn in_log_order(job: &'w Job<P, M>, stop: CancellationToken) -> Result<Self> {
+        let order = LogOrder { stored: Position::ZERO, standby: job.options.standby() };
+        Self::new(job, order, Consumption::Sole, stop)
+    }
+
+    fn step_to(&self, to: Position, parking: &[ParkingChange]) -> Step {
+        Step::new(&self.name, self.order.stored, to).with_parking(self.parked.changes, parking.to_vec())
+    }
+
+    async fn reload(&mut self) -> Result<()> {
+        self.order.stored = self.load().await?;
+        self.reach(self.order.stored);
+        Ok(())
+    }
+
+    /// Commits events, and parks the aggregates that failed before them.
+    async fn commit_parking_failed(&mut self, events: &[&RecordedEvent], to: Position) -> Result<Outcome> {
+        let parking: Vec<_> = self.failed.iter().cloned().map(ParkingChange::Park).collect();
+        let outcome = self.commit(events, to, &parking).await?;
+        if let Outcome::Committed = outcome {
+            self.failed.clear();
+        }
+        Ok(outcome)
+    }
+
+    /// Commits one transaction, retried until the store takes it.
+    async fn commit(&mut self, events: &[&RecordedEvent], to: Position, parking: &[ParkingChange]) -> Result<Outcome> {
+        let mut attempts = Attempts::new(&self.job.options);
+        loop {
+            if !events.is_empty() && !self.job.may_go_on(&self.stop).await {
+                return Ok(Outcome::Interrupted);
+            }
+            let work = match self.work(events) {
+                Ok(work) => work,
+                Err(undecodable) => return Ok(Outcome::Failed(undecodable)),
+            };
+            let step = self.step_to(to, parking);
+            let changes = step.changes_after();
+            match self.job.models.commit(step, work).await {
+                Ok(()) => {
+                    self.order.stored = to;
+                    self.order.standby = self.job.options.standby();
+                    self.parked.take(changes, parking);
+                    self.reach(to);
+                    return Ok(Outcome::Committed);
+                }
+                Err(error) if has_moved(&error) => {
+                    // Another worker of this projection was faster, and nothing of this batch was kept. Back off before going on from its
+                    // checkpoint: every lost race is a batch read and decoded for nothing.
+                    self.order.standby.pause(&self.stop).await;
+                    self.reload().await?;
+                    return Ok(Outcome::Interrupted);
+                }
+                Err(error) => {
+                    if let Some(outcome) = attempts.after(error, &self.stop).await? {
+                        return Ok(outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    fn work(&self, events: &[&RecordedEvent]) -> Result<Work<P::Tx>> {
+        let Some(first) = events.first() else { return Ok(Box::new(|_| async { Ok(()) }.boxed())) };
+        let failed = failure(&self.name, first);
+        let decoded: Vec<Envelope<P::Event>> = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
+        let projection = self.job.projection.clone();
+        Ok(Box::new(move |tx| async move { projection.apply_batch(tx, decoded).await.map_err(failed) }.boxed()))
+    }
+
+    /// Reads the next events of a parked aggregate. None is beyond `applied`: later events arrive, or have arrived, with the live ones.
+    async fn read_parked(
+        &mut self,
+        parked: &Parked,
+        most: usize,
+    ) -> Result<(Vec<RecordedEvent>, Option<RecordedEvent>)> {
+        let (reader, stream, from) = (&*self.job.reader, &parked.stream, parked.from_version);
+        // A replica may lag behind what the broker has brought: it does not show all that was passed over.
+        let head = reader.head().await?;
+        if head < self.applied {
+            return Err(ErrorKind::Transient(format!("read {stream}: the log ends at {head} here")).into());
+        }
+        let after = Version::new(from.get().saturating_sub(1));
+        let (mut events, rest) = read_parked(reader, stream, after, most).await?;
+        events.retain(|event| event.position <= self.applied);
+        if events.is_empty() {
+            return Err(ErrorKind::Corrupt(format!("{stream}: version {from} is missing")).into());
+        }
+        Ok((events, rest.filter(|next| next.position <= self.applied)))
+    }
+}
+
+/// Whether another worker has moved the checkpoint, or changed the parked rows.
+fn has_moved(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::CheckpointMoved { .. })
+}
+
+/// Judges a message by its positions. Events that are applied already are not decompressed and parsed.
+fn open(delivery: &Delivery, through: Position) -> Result<(Admission, Position, Vec<RecordedEvent>)> {
+    let frame = ReceivedFrame::parse(delivery.body.clone())?;
+    let admission = admit(through, frame.first(), frame.last());
+    let events = if admission == Admission::Known { Vec::new() } else { frame.events()? };
+    Ok((admission, frame.last(), events))
+}

@@ -1,0 +1,399 @@
+//! Runs a projection: start, broker and log, batches around what fails, parked aggregates, back-off, stop.
+//!
+//! What differs between log order and order per aggregate is an [`Order`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::{Delays, retry_transient};
+use crate::broker::{Consumption, DeadLetter, Delivery};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{Position, ProjectionName, StreamId};
+use crate::projection::Projection;
+use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::{EventReader, EventReaderExt};
+use crate::store::model::parking::{Parked, ParkedState, Parking};
+use crate::store::model::read_model::ReadModel;
+use crate::worker::feed::{Feed, Next};
+use crate::worker::job::Job;
+use crate::worker::parking::{Breaker, ParkedAggregates, from_event};
+use crate::worker::transaction::{Attempted, Outcome, is_undecodable};
+
+/// Parked aggregates that are retried in a row before live events have their turn.
+const RETRIES_IN_A_ROW: usize = 16;
+
+/// One run of a worker.
+pub(super) struct Runner<'w, P: Projection, M, O> {
+    pub(super) job: &'w Job<P, M>,
+    pub(super) order: O,
+    pub(super) name: ProjectionName,
+    /// What the projection wants.
+    pub(super) filter: Filter,
+    /// No event up to here is wanted.
+    pub(super) begins_after: Position,
+    /// Everything up to here is applied, parked or not wanted.
+    pub(super) applied: Position,
+    pub(super) parked: ParkedAggregates,
+    /// When to read the parked rows again: another process may have asked for a retry.
+    next_look: Instant,
+    /// Aggregates that failed in this pass over a batch, and are not parked yet.
+    pub(super) failed: Vec<Parked>,
+    breaker: Breaker,
+    pub(super) feed: Feed,
+    pub(super) stop: CancellationToken,
+}
+
+/// Events that are applied together, if possible.
+pub(super) type Group = Arc<Vec<RecordedEvent>>;
+
+/// The order in which a [`Runner`] applies events, and where it stores how far it is.
+pub(super) trait Order {
+    /// Whether no other worker can park an aggregate without this one noticing. Then a worker that knows of none need not look.
+    const SEES_ALL_PARKED: bool;
+
+    /// Prepares the read model of a projection that is at `checkpoint`.
+    fn begin(&mut self, checkpoint: Position) -> impl Future<Output = Result<()>> + Send;
+
+    /// Returns how long to wait for a message before the log is read.
+    fn idle(&self) -> Duration;
+
+    /// Applies messages and acknowledges them.
+    fn receive(&mut self, deliveries: Vec<Delivery>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Returns which events to read from the log, after looking how far other workers are.
+    fn before_reading(&mut self) -> impl Future<Output = Filter> + Send;
+
+    /// Applies a page of the log and moves `applied` over it. Returns whether to read on.
+    fn settle(&mut self, page: Page) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Cuts a batch into groups.
+    fn groups(&self, events: Vec<RecordedEvent>) -> Vec<Group>;
+
+    /// Applies the next events of a batch that ends at `through`: at most `most`, and no more than fit one transaction. If there are any, parks
+    /// the aggregates that failed before.
+    fn apply_part(&mut self, group: &Group, through: Position, most: usize) -> impl Future<Output = Attempted> + Send;
+
+    /// Ends a pass over a batch at `through`: parks the aggregates that failed. Returns whether that is done; if not, the worker is interrupted.
+    fn end_batch(&mut self, through: Position) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Stores `applied` if only events that are not wanted or parked have moved it. Returns whether it is stored.
+    fn store_applied(&mut self) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Takes over the parked rows as they are in the table.
+    fn take_parked(&mut self, parking: Parking) -> impl Future<Output = Result<()>> + Send;
+
+    /// Applies the next events of a parked aggregate, at most `most`, from the one that failed.
+    fn retry_part(&mut self, parked: &Parked, most: usize) -> impl Future<Output = Attempted> + Send;
+
+    /// Stores a parked aggregate whose retry has failed.
+    fn keep_parked(&mut self, parked: Parked) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// How a pass over a batch ended.
+enum Pass {
+    /// Every event is applied, parked, or was before.
+    Through,
+    /// As [`Outcome::Interrupted`], or the store does not show an event that the broker brought.
+    Interrupted,
+    /// Too many aggregates failed in a row. None of them is parked.
+    Outage,
+}
+
+impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
+    pub(super) fn new(job: &'w Job<P, M>, order: O, consumption: Consumption, stop: CancellationToken) -> Result<Self> {
+        let name = ProjectionName::new(job.projection.name())?;
+        let (broker, grown) = (job.broker.clone(), job.reader.watch_head());
+        Ok(Self {
+            job,
+            order,
+            filter: job.projection.filter()?,
+            begins_after: Position::ZERO,
+            applied: Position::ZERO,
+            parked: ParkedAggregates::of(Parking::default()),
+            next_look: Instant::now(),
+            failed: Vec::new(),
+            breaker: Breaker::new(),
+            feed: Feed::new(broker, name.clone(), consumption, job.options, grown, stop.clone()),
+            name,
+            stop,
+        })
+    }
+
+    /// Reads the checkpoint, and takes over the parked rows. The checkpoint comes first: a worker that changes the parked rows later changes the
+    /// count that comes with them.
+    pub(super) async fn load(&mut self) -> Result<Position> {
+        let (models, name) = (&self.job.models, &self.name);
+        let read = || async move { Ok((models.checkpoint(name).await?, models.parking(name).await?)) };
+        let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
+        self.parked = ParkedAggregates::of(parking);
+        Ok(checkpoint)
+    }
+
+    /// Sets the position up to which everything is applied, and announces it.
+    pub(super) fn reach(&mut self, position: Position) {
+        self.applied = position.max(self.begins_after);
+        self.job.applied.send_replace(self.applied);
+    }
+
+    /// Returns the waits between attempts.
+    pub(super) fn delays(&self) -> Delays {
+        self.job.options.delays()
+    }
+}
+
+impl<P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'_, P, M, O>
+where
+    Self: Order,
+{
+    /// Runs until stopped.
+    pub(super) async fn run(mut self) -> Result<()> {
+        self.start().await?;
+        self.feed.subscribe();
+        self.read_log().await?;
+        while !self.stop.is_cancelled() {
+            self.step().await?;
+        }
+        self.store_applied().await.map(drop)
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        let mut delays = self.delays();
+        while let Err(failed) = self.try_start().await {
+            if !failed.is_transient() {
+                return Err(failed);
+            }
+            if !delays.pause(&self.stop).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_start(&mut self) -> Result<()> {
+        self.begins_after = self.job.begins_after().await?;
+        // The checkpoint comes first: a worker that moves it later is not ahead of a head that was read earlier.
+        let checkpoint = self.load().await?;
+        let head = self.job.reader.head().await?;
+        if checkpoint.max(self.begins_after) > head {
+            let projection = self.name.clone();
+            return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
+        }
+        self.begin(checkpoint).await
+    }
+
+    /// Waits for messages, the log's signal or time, whichever comes first, and handles it.
+    async fn step(&mut self) -> Result<()> {
+        self.retry_parked().await?;
+        let rest = self.parked.rest().unwrap_or(Duration::MAX).min(self.idle());
+        match self.feed.next(rest).await? {
+            Next::Messages(deliveries) => self.receive(deliveries).await,
+            Next::ReadLog => {
+                self.read_log().await?;
+                self.store_applied().await.map(drop)
+            }
+            Next::Nothing => Ok(()),
+        }
+    }
+
+    /// Reads the log from where everything is applied to its head, and applies it.
+    pub(super) async fn read_log(&mut self) -> Result<()> {
+        let (reader, limit) = (self.job.reader.clone(), self.job.options.batch_events);
+        let filter = self.before_reading().await;
+        let mut ahead = None;
+        while !self.stop.is_cancelled() {
+            self.retry_parked().await?;
+            let after = self.applied;
+            let page = match ahead.take() {
+                Some((position, Ok(page))) if position == after => page,
+                // A page that could not be read ahead is read again.
+                _ => {
+                    match retry_transient(&self.stop, self.delays(), || reader.read_all(after, limit, &filter)).await {
+                        Ok(page) => page,
+                        // The worker is stopped.
+                        Err(error) if error.is_transient() => return Ok(()),
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            let through = page.through;
+            if through == after {
+                return Ok(());
+            }
+            // The next page is read while this one is applied. It comes first, so that its reading starts first.
+            let (next, settled) = futures::join!(reader.read_all(through, limit, &filter), self.settle(page));
+            if !settled? {
+                return Ok(());
+            }
+            ahead = Some((through, next));
+        }
+        Ok(())
+    }
+
+    /// Applies a batch that ends at `through`. During an outage it tries again until that is over. Returns whether every event is applied or
+    /// parked; if not, another worker was faster or the worker is stopped.
+    pub(super) async fn apply(&mut self, events: Vec<RecordedEvent>, through: Position) -> Result<bool> {
+        let (groups, mut delays) = (self.groups(events), self.delays());
+        loop {
+            match self.pass(&groups, through).await? {
+                Pass::Through => return Ok(true),
+                Pass::Interrupted => return Ok(false),
+                Pass::Outage => {
+                    if !delays.pause(&self.stop).await {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pass(&mut self, groups: &[Group], through: Position) -> Result<Pass> {
+        self.failed.clear();
+        for group in groups {
+            match self.pass_group(group, through).await? {
+                Pass::Through => {}
+                other => return Ok(other),
+            }
+        }
+        let suspects = self.failed.len();
+        if !self.end_batch(through).await? {
+            return Ok(Pass::Interrupted);
+        }
+        if suspects > 0 {
+            self.breaker.suspect(suspects);
+        }
+        Ok(Pass::Through)
+    }
+
+    /// Halves a part that fails until one event is left: each failing event costs about twenty more transactions in a batch of 1,000, and the
+    /// others stay together. Its aggregate is parked with the next part that succeeds, or at the end.
+    async fn pass_group(&mut self, group: &Group, through: Position) -> Result<Pass> {
+        let (mut most, mut grows) = (usize::MAX, false);
+        loop {
+            let (outcome, report) = self.try_part(group, through, most).await?;
+            match outcome {
+                Outcome::Committed => {
+                    if report.planned > 0 {
+                        self.breaker.reset();
+                    }
+                    if !report.has_rest {
+                        return Ok(Pass::Through);
+                    }
+                    // The half of a part that failed succeeds if the other half has the event that fails.
+                    most = if grows { most.saturating_mul(2) } else { most };
+                    grows = true;
+                }
+                Outcome::Interrupted => return Ok(Pass::Interrupted),
+                // A log that lags behind is no damaged log.
+                Outcome::Unread(error) if error.is_transient() => return Ok(Pass::Interrupted),
+                Outcome::Unread(error) => return Err(error),
+                Outcome::Failed(_) if report.planned > 1 => (most, grows) = (report.planned / 2, false),
+                Outcome::Failed(error) => {
+                    let Some(event) = report.first else { return Err(error) };
+                    (most, grows) = (1, true);
+                    let options = &self.job.options.parking;
+                    self.failed.push(options.parked(&event, &error));
+                    if self.breaker.trips(self.failed.len(), options) {
+                        return Ok(Pass::Outage);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Retries a single event in place: most failures are over at once. Not during an outage, whose every probe would take as long, nor if
+    /// decoding fails, since that depends on nothing but the event. What the log does not show yet it may show in a moment.
+    async fn try_part(&mut self, group: &Group, through: Position, most: usize) -> Attempted {
+        let (mut delays, mut retries) = (self.delays(), self.job.options.retries);
+        loop {
+            let (outcome, report) = self.apply_part(group, through, most).await?;
+            let may_pass = match &outcome {
+                Outcome::Failed(error) => report.planned == 1 && !self.breaker.is_open() && !is_undecodable(error),
+                Outcome::Unread(error) => error.is_transient(),
+                Outcome::Committed | Outcome::Interrupted => false,
+            };
+            if !may_pass || retries == 0 {
+                return Ok((outcome, report));
+            }
+            retries -= 1;
+            if !delays.pause(&self.stop).await {
+                return Ok((Outcome::Interrupted, report));
+            }
+        }
+    }
+
+    /// Reads the parked rows when it is time to, and retries what is due.
+    async fn retry_parked(&mut self) -> Result<()> {
+        if Self::SEES_ALL_PARKED && self.parked.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        if began >= self.next_look {
+            match self.job.models.parking(&self.name).await {
+                Ok(parking) => self.take_parked(parking).await?,
+                // The next look will do.
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(error),
+            }
+            // With many parked aggregates a look takes long: it never takes more than a small part of the time.
+            self.next_look = Instant::now() + self.job.options.sweep.max(began.elapsed() * 20);
+        }
+        for stream in self.parked.due(RETRIES_IN_A_ROW) {
+            if self.stop.is_cancelled() {
+                break;
+            }
+            self.retry(&stream).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies the events of a parked aggregate from the one that failed, in order, as far as they succeed.
+    async fn retry(&mut self, stream: &StreamId) -> Result<()> {
+        let mut most = self.job.most();
+        // The retry of another aggregate may have found that another worker has retried this one.
+        while let Some(mut parked) = self.parked.due_one(stream) {
+            let (outcome, report) = self.retry_part(&parked, most).await?;
+            match outcome {
+                Outcome::Committed => {
+                    if report.planned > 0 {
+                        self.breaker.reset();
+                    }
+                    if !report.has_rest {
+                        break;
+                    }
+                }
+                Outcome::Interrupted => break,
+                Outcome::Unread(error) => {
+                    self.job.options.parking.postpone(&mut parked, &error);
+                    return self.keep_parked(parked).await;
+                }
+                Outcome::Failed(_) if report.planned > 1 => most = report.planned / 2,
+                Outcome::Failed(error) => {
+                    let (Some(event), Some(parked)) = (report.first, report.parked) else { return Err(error) };
+                    let parked = self.failed_again(parked, &event, &error).await;
+                    return self.keep_parked(parked).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts one more failure. The dead letter is sent before the aggregate is dead: it may be sent twice, and never not at all. If it cannot be
+    /// sent, the next retry sends it.
+    async fn failed_again(&mut self, parked: Parked, event: &RecordedEvent, error: &Error) -> Parked {
+        let (options, mut parked) = (&self.job.options.parking, from_event(parked, event));
+        options.failed(&mut parked, error);
+        if options.is_spent(parked.attempts) {
+            let letter = DeadLetter::new(self.name.clone(), event.clone(), parked.error.clone(), parked.attempts);
+            let is_sent = match &self.job.dead_letters {
+                Some(dead_letters) => dead_letters.add(&letter).await.is_ok(),
+                None => true,
+            };
+            parked.state = if is_sent { ParkedState::Dead } else { parked.state };
+        }
+        parked
+    }
+}

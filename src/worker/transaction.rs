@@ -1,0 +1,124 @@
+//! How a transaction of a worker ends, and what a failed one means: the projection's failure, or trouble of the store beneath it.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Delays;
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::event::RecordedEvent;
+use crate::id::{ProjectionName, StreamId, Version};
+use crate::store::log::reader::{EventReader, EventReaderExt};
+use crate::store::model::parking::Parked;
+use crate::worker::options::WorkerOptions;
+
+/// How a transaction ended.
+pub(super) enum Outcome {
+    Committed,
+    /// Another worker has moved the checkpoint, or this worker is stopped.
+    Interrupted,
+    /// The projection cannot apply the events, or they cannot be decoded.
+    Failed(Error),
+    /// The log does not have, or does not show, an event that is needed from it.
+    Unread(Error),
+}
+
+/// How a transaction ended and what it reports, unless the worker has to end.
+pub(super) type Attempted = Result<(Outcome, Report)>;
+
+/// What a transaction reports about itself, however it ends.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// How many events it applies.
+    pub(super) planned: usize,
+    /// The first of them.
+    pub(super) first: Option<RecordedEvent>,
+    /// Whether there are more events than it was allowed to apply.
+    pub(super) has_rest: bool,
+    /// What is parked of the aggregate that it retries.
+    pub(super) parked: Option<Parked>,
+    /// Whether the log could not be read.
+    pub(super) unread: bool,
+}
+
+impl Report {
+    pub(super) fn of(part: &[&RecordedEvent]) -> Self {
+        let first = part.first().map(|first| RecordedEvent::clone(first));
+        Self { planned: part.len(), first, ..Self::default() }
+    }
+}
+
+/// Reads the next events of a parked aggregate after a version, at most `most`, and the one after them if there are more.
+pub(super) async fn read_parked(
+    reader: &dyn EventReader,
+    stream: &StreamId,
+    after: Version,
+    most: usize,
+) -> Result<(Vec<RecordedEvent>, Option<RecordedEvent>)> {
+    let mut events = reader.read_stream(stream, after, most.saturating_add(1)).await?;
+    if !follow(after, &events) {
+        return Err(ErrorKind::Corrupt(format!("{stream}: a version is missing after {after}")).into());
+    }
+    let rest = if events.len() > most { events.pop() } else { None };
+    Ok((events, rest))
+}
+
+/// Whether these are the events after a version, with none left out.
+pub(super) fn follow(version: Version, events: &[RecordedEvent]) -> bool {
+    events.iter().zip(version.get() + 1..).all(|(event, due)| event.version.get() == due)
+}
+
+/// Counts the attempts at one transaction.
+pub(super) struct Attempts {
+    delays: Delays,
+    blamed: usize,
+    retries: usize,
+}
+
+impl Attempts {
+    pub(super) fn new(options: &WorkerOptions) -> Self {
+        Self { delays: options.delays(), blamed: 0, retries: options.retries }
+    }
+
+    /// Waits after an attempt that failed. Returns `None` if the transaction is to be retried.
+    ///
+    /// # Errors
+    /// `failed` itself if another attempt cannot help.
+    pub(super) async fn after(&mut self, failed: Error, stop: &CancellationToken) -> Result<Option<Outcome>> {
+        if is_own(&failed) || is_undecodable(&failed) {
+            return Ok(Some(Outcome::Failed(failed)));
+        }
+        if !failed.is_transient() {
+            return Err(failed);
+        }
+        // A lost connection is retried without counting it as a failure of the projection. If only this projection's statements keep failing,
+        // as one does that always takes too long, it counts.
+        self.blamed += usize::from(is_beneath_projection(&failed));
+        if self.blamed > self.retries {
+            return Ok(Some(Outcome::Failed(failed)));
+        }
+        Ok(if self.delays.pause(stop).await { None } else { Some(Outcome::Interrupted) })
+    }
+}
+
+/// Makes the error of a projection that fails on a batch whose first event is `first`.
+pub(super) fn failure(name: &ProjectionName, first: &RecordedEvent) -> impl FnOnce(BoxError) -> Error + Send + use<> {
+    let (projection, position, event_type) = (name.clone(), first.position, first.event.event_type.clone());
+    move |source| Error::with_source(ErrorKind::Projection { projection, position, event_type }, source)
+}
+
+/// Whether the projection itself failed, and not the store beneath it.
+fn is_own(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Projection { .. })
+}
+
+/// Whether the store failed while the projection worked on it.
+fn is_beneath_projection(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.and_then(|source| source.downcast_ref::<Error>()).is_some_and(is_own)
+}
+
+pub(super) fn is_undecodable(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Undecodable { .. } | ErrorKind::UnknownSchema { .. } | ErrorKind::UnknownEventType { .. }
+    )
+}
