@@ -15,11 +15,13 @@
 mod build;
 mod cache;
 mod diff;
+mod job;
+mod options;
 mod plan;
+mod progress;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::sync::watch;
@@ -28,142 +30,48 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position};
 use crate::rebuild::build::{Build, PAGE_EVENTS};
+use crate::rebuild::job::Job;
 use crate::store::log::reader::EventReader;
-use crate::store::model::parking::ParkingChange;
-use crate::store::model::parking::Step;
+use crate::store::model::parking::{ParkingChange, Step};
 use crate::store::model::read_model::Work;
 use crate::store::model::views::{Switch, ViewId, ViewStore};
 use crate::view::View;
-use crate::worker::WorkerOptions;
 
 pub use diff::{Diff, Difference};
+pub use options::RebuildOptions;
 pub use plan::Plan;
-
-/// Rows that are taken away in one transaction.
-const TAKEN_ROWS: usize = 10_000;
+pub use progress::Progress;
 
 /// Attempts to switch while the live generation moves on. Each of them catches up, so that few are ever needed.
 const SWITCHES: usize = 100;
 
-/// Settings of a [`Rebuild`].
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct RebuildOptions {
-    rows: usize,
-    payload_bytes: usize,
-    worker: WorkerOptions,
-}
-
-impl RebuildOptions {
-    /// A transaction for 200,000 rows that have changed, or 256 MiB of events, whichever comes first. That is about what is held in memory, and
-    /// what is folded again after a crash.
-    pub fn new() -> Self {
-        Self { rows: 200_000, payload_bytes: 256 * 1024 * 1024, worker: WorkerOptions::new() }
-    }
-
-    /// How many rows may change before they are written. A row whose events are far apart is written and read again the less often, the
-    /// larger this is. In SQLite other writers of the file wait for the transaction.
-    pub fn with_rows(mut self, rows: usize) -> Self {
-        self.rows = rows.max(1);
-        self
-    }
-
-    /// How large the events may be, together, before what they have changed is written.
-    pub fn with_payload_bytes(mut self, bytes: usize) -> Self {
-        self.payload_bytes = bytes.max(1);
-        self
-    }
-
-    /// How an event that fails is tried again and parked.
-    pub fn with_worker(mut self, options: WorkerOptions) -> Self {
-        self.worker = options;
-        self
-    }
-}
-
-impl Default for RebuildOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Builds the rows of a view's [`generation`](View::generation), compares them and makes them live.
 pub struct Rebuild<V, M> {
-    view: Arc<V>,
-    reader: Arc<dyn EventReader>,
-    models: M,
-    options: RebuildOptions,
-    progress: watch::Sender<Progress>,
+    job: Job<V, M>,
 }
 
 impl<V: View, M> fmt::Debug for Rebuild<V, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rebuild").field("view", &self.view.name()).finish_non_exhaustive()
+        f.debug_struct("Rebuild").field("view", &self.job.view.name()).finish_non_exhaustive()
     }
-}
-
-/// How far a build is.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Everything up to here is folded. It is written now and then; see [`RebuildOptions`].
-    pub position: Position,
-    /// Where the log ended when it was last looked at.
-    pub head: Position,
-    /// Positions a second, since the build began.
-    pub events_per_second: f64,
-    /// How long the rest takes at that speed; `None` at the very beginning.
-    pub time_left: Option<Duration>,
-}
-
-/// Measures a build.
-struct Speed {
-    since: Instant,
-    from: Position,
-}
-
-impl Speed {
-    fn new() -> Self {
-        Self { since: Instant::now(), from: Position::ZERO }
-    }
-
-    fn begin(&mut self, from: Position) {
-        *self = Self { from, ..Self::new() };
-    }
-
-    fn progress(&self, position: Position, head: Position) -> Progress {
-        let events_per_second = rate(position.since(self.from), self.since.elapsed());
-        Progress { position, head, events_per_second, time_left: time(head.since(position), events_per_second) }
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure to be read")]
-fn rate(events: u64, time: Duration) -> f64 {
-    events as f64 / time.as_secs_f64().max(f64::EPSILON)
-}
-
-/// How long so many events take.
-#[expect(clippy::cast_precision_loss, reason = "a figure to be read")]
-fn time(events: u64, events_per_second: f64) -> Option<Duration> {
-    (events_per_second > 0.0).then(|| Duration::try_from_secs_f64(events as f64 / events_per_second).ok())?
 }
 
 impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
-    /// Of a view, from the log that `reader` reads, into what its workers write to.
+    /// Creates a rebuild of `view`, reading from `reader` into `models`.
     pub fn new(view: V, reader: impl EventReader, models: M) -> Self {
-        let progress = watch::Sender::new(Progress::default());
-        Self { view: Arc::new(view), reader: Arc::new(reader), models, options: RebuildOptions::new(), progress }
+        let (options, progress) = (RebuildOptions::new(), watch::Sender::new(Progress::default()));
+        Self { job: Job { view: Arc::new(view), reader: Arc::new(reader), models, options, progress } }
     }
 
     /// Other settings.
     pub fn with_options(mut self, options: RebuildOptions) -> Self {
-        self.options = options;
+        self.job.options = options;
         self
     }
 
     /// How far [`run`](Self::run) is, as it goes on.
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
+        self.job.progress.subscribe()
     }
 
     /// How many events there are to fold, and how long that takes. Writes nothing.
@@ -171,7 +79,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Errors
     /// What reading met.
     pub async fn plan(&self) -> Result<Plan> {
-        Plan::of(self).await
+        Plan::of(&self.job).await
     }
 
     /// Builds the generation in log order, from where it is until it has got as far as the one that readers see. Readers do not see it before
@@ -190,7 +98,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// May be dropped at any time: an open transaction is committed whole or not at all.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
-        Build::to_end(self, stop).await
+        Build::to_end(&self.job, stop).await
     }
 
     /// Compares the generation with the one that readers see, page by page: the first `limit` rows that differ, and how many there are.
@@ -198,7 +106,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Errors
     /// What reading met.
     pub async fn diff(&self, limit: usize) -> Result<Diff> {
-        Diff::of(self, limit).await
+        Diff::of(&self.job, limit).await
     }
 
     /// Shows this generation to readers, to all of them at once. Returns the one they saw before.
@@ -212,14 +120,14 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// A dropped call may still switch.
     pub async fn switch(&self) -> Result<Generation> {
-        let id = self.id()?;
+        let id = self.job.id()?;
         for _ in 1..SWITCHES {
-            match self.models.promote(&id, Switch::IfCaughtUp).await {
-                Err(error) if is_close(error.kind()) => Build::to_head(self).await?,
+            match self.job.models.promote(&id, Switch::IfCaughtUp).await {
+                Err(error) if is_close(error.kind()) => Build::to_head(&self.job).await?,
                 switched => return switched,
             }
         }
-        self.models.promote(&id, Switch::IfCaughtUp).await
+        self.job.models.promote(&id, Switch::IfCaughtUp).await
     }
 
     /// Shows readers another generation again: the one that [`switch`](Self::switch) has returned. If its workers were stopped meanwhile, rows are
@@ -231,7 +139,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// A dropped call may still switch.
     pub async fn switch_back(&self, to: Generation) -> Result<Generation> {
-        self.models.promote(&ViewId::new(self.view.name(), to)?, Switch::Force).await
+        self.job.models.promote(&ViewId::new(self.job.view.name(), to)?, Switch::Force).await
     }
 
     /// Takes away a generation that readers do not see, in bounded transactions: rows, checkpoint, and what it has parked. Stop its workers
@@ -243,7 +151,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// May be dropped at any time. Until it was called to its end, nothing goes on from what is left.
     pub async fn drop_old(&self, old: Generation) -> Result<()> {
-        self.delete_generation(&ViewId::new(self.view.name(), old)?).await
+        self.job.delete_generation(&ViewId::new(self.job.view.name(), old)?).await
     }
 
     /// Gives the build up: [`drop_old`](Self::drop_old) of this generation.
@@ -254,7 +162,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// As [`drop_old`](Self::drop_old).
     pub async fn cancel(&self) -> Result<()> {
-        self.delete_generation(&self.id()?).await
+        self.job.delete_generation(&self.job.id()?).await
     }
 
     /// Empties this generation, also where it is live, so that it begins anew, in one transaction. Readers see it grow again. Workers that run go on
@@ -266,39 +174,20 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// A dropped call may still empty it.
     pub async fn reset(&self) -> Result<()> {
-        let id = self.id()?;
+        let id = self.job.id()?;
         loop {
-            let at = self.models.checkpoint(id.projection()).await?;
-            let parking = self.models.parking(id.projection()).await?;
+            let at = self.job.models.checkpoint(id.projection()).await?;
+            let parking = self.job.models.parking(id.projection()).await?;
             let released = parking.parked.into_iter().map(|parked| ParkingChange::Release(parked.stream)).collect();
             let step = Step::new(id.projection(), at, Position::ZERO).with_parking(parking.changes, released);
-            let (models, id) = (self.models.clone(), id.clone());
+            let (models, id) = (self.job.models.clone(), id.clone());
             let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear_rows(tx, &id).await }.boxed());
-            match self.models.commit(step, clear).await {
+            match self.job.models.commit(step, clear).await {
                 // A worker was faster. It commits once in a while, and this is tried at once.
                 Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
                 done => return done,
             }
         }
-    }
-
-    async fn delete_generation(&self, id: &ViewId) -> Result<()> {
-        while !self.models.delete_generation(id, TAKEN_ROWS).await? {}
-        Ok(())
-    }
-
-    fn id(&self) -> Result<ViewId> {
-        ViewId::new(self.view.name(), self.view.generation())
-    }
-
-    /// The generation that readers see.
-    async fn live(&self) -> Result<ViewId> {
-        let live = self.models.live_generation(self.id()?.view()).await?;
-        ViewId::new(self.view.name(), live)
-    }
-
-    async fn live_checkpoint(&self) -> Result<Position> {
-        self.models.checkpoint(self.live().await?.projection()).await
     }
 }
 

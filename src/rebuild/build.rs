@@ -9,11 +9,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::{self, Delays};
+use crate::backoff::{self, Delays, retry_transient};
 use crate::error::{ErrorKind, Result};
 use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
-use crate::rebuild::{Rebuild, Speed};
+use crate::rebuild::job::Job;
+use crate::rebuild::progress::Speed;
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
@@ -34,7 +35,7 @@ const PAGES_AHEAD: usize = 2;
 const SAVED_ROWS: usize = 5_000;
 
 pub(super) struct Build<'r, V: View, M> {
-    rebuild: &'r Rebuild<V, M>,
+    job: &'r Job<V, M>,
     id: ViewId,
     filter: Filter,
     /// The checkpoint as stored.
@@ -51,7 +52,7 @@ pub(super) struct Build<'r, V: View, M> {
 }
 
 /// How a part of the build has ended.
-enum Pass {
+enum Ended {
     /// All of it is written, or the build is told to stop.
     Through,
     /// An event up to here fails.
@@ -62,32 +63,32 @@ enum Pass {
 
 impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     /// Until the generation has got as far as the one that readers see.
-    pub(super) async fn to_end(rebuild: &'r Rebuild<V, M>, stop: CancellationToken) -> Result<()> {
-        if rebuild.models.state(rebuild.id()?.projection()).await? == ProjectionState::Inline {
+    pub(super) async fn to_end(job: &'r Job<V, M>, stop: CancellationToken) -> Result<()> {
+        if job.models.state(job.id()?.projection()).await? == ProjectionState::Inline {
             // Appends keep it complete.
             return Ok(());
         }
-        let mut build = Self::begin(rebuild, stop).await?;
+        let mut build = Self::begin(job, stop).await?;
         while !build.pass_once().await? && !build.stop.is_cancelled() {}
         Ok(())
     }
 
     /// Once from the checkpoint to the log's head.
-    pub(super) async fn to_head(rebuild: &'r Rebuild<V, M>) -> Result<()> {
-        let mut build = Self::begin(rebuild, CancellationToken::new()).await?;
+    pub(super) async fn to_head(job: &'r Job<V, M>) -> Result<()> {
+        let mut build = Self::begin(job, CancellationToken::new()).await?;
         build.pass_once().await.map(drop)
     }
 
-    async fn begin(rebuild: &'r Rebuild<V, M>, stop: CancellationToken) -> Result<Self> {
-        let id = rebuild.id()?;
-        if rebuild.models.state(id.projection()).await? == ProjectionState::Deleting {
+    async fn begin(job: &'r Job<V, M>, stop: CancellationToken) -> Result<Self> {
+        let id = job.id()?;
+        if job.models.state(id.projection()).await? == ProjectionState::Deleting {
             // A deletion was stopped half-way.
-            rebuild.delete_generation(&id).await?;
+            job.delete_generation(&id).await?;
         }
         let mut build = Self {
-            cache: Cache::new(rebuild.view.clone(), Position::ZERO),
-            filter: rebuild.view.filter()?,
-            rebuild,
+            cache: Cache::new(job.view.clone(), Position::ZERO),
+            filter: job.view.filter()?,
+            job,
             id,
             kept: Position::ZERO,
             folded: Position::ZERO,
@@ -100,7 +101,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         build.reload().await?;
         build.speed.begin(build.kept);
         // After the checkpoint: a worker may have moved that meanwhile.
-        let head = rebuild.reader.head().await?;
+        let head = job.reader.head().await?;
         if build.kept > head {
             let (projection, checkpoint) = (build.id.projection().clone(), build.kept);
             return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
@@ -110,27 +111,26 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
 
     /// Reads where the generation is. The checkpoint comes first: whoever changes the parking later changes the count that comes with it.
     async fn reload(&mut self) -> Result<()> {
-        let models = &self.rebuild.models;
+        let models = &self.job.models;
         self.kept = models.checkpoint(self.id.projection()).await?;
         let parking = models.parking(self.id.projection()).await?;
         self.folded = self.kept;
         self.changes = parking.changes;
         self.parked = parking.parked.into_iter().map(|parked| parked.stream).collect();
-        self.cache = Cache::new(self.rebuild.view.clone(), self.kept);
+        self.cache = Cache::new(self.job.view.clone(), self.kept);
         Ok(())
     }
 
     /// Returns whether the generation has got as far as the live one.
     async fn pass_once(&mut self) -> Result<bool> {
         match self.pass().await? {
-            Pass::Through => {
-                let live = self.rebuild.live_checkpoint().await?;
+            Ended::Through => {
+                let live = self.job.live_checkpoint().await?;
                 return Ok(self.kept >= live);
             }
-            Pass::Failing(position) => self.hand_over(position).await?,
-            Pass::Moved => {
-                let delay = self.standby.next();
-                self.pause(delay).await;
+            Ended::Failing(position) => self.hand_over(position).await?,
+            Ended::Moved => {
+                self.standby.pause(&self.stop).await;
             }
         }
         self.reload().await?;
@@ -138,23 +138,23 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     }
 
     /// From the checkpoint to the head as it is now.
-    async fn pass(&mut self) -> Result<Pass> {
-        let head = self.rebuild.reader.head().await?;
+    async fn pass(&mut self) -> Result<Ended> {
+        let head = self.job.reader.head().await?;
         self.tell(head);
-        let mut pages = Pages::read(self.rebuild.reader.clone(), self.folded, head, self.filter.clone());
+        let mut pages = Pages::read(self.job.reader.clone(), self.folded, head, self.filter.clone());
         while !self.stop.is_cancelled()
             && let Some(page) = pages.next().await?
         {
             if let Some(failing) = self.fold(page).await? {
                 return match self.flush().await? {
-                    Pass::Through => Ok(Pass::Failing(failing)),
+                    Ended::Through => Ok(Ended::Failing(failing)),
                     other => Ok(other),
                 };
             }
             self.tell(head);
             if self.is_full() {
                 match self.flush().await? {
-                    Pass::Through => {}
+                    Ended::Through => {}
                     other => return Ok(other),
                 }
             }
@@ -163,12 +163,12 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     }
 
     fn is_full(&self) -> bool {
-        let options = &self.rebuild.options;
+        let options = &self.job.options;
         self.cache.changed() >= options.rows || self.cache.payload_bytes() >= options.payload_bytes
     }
 
     fn tell(&self, head: Position) {
-        self.rebuild.progress.send_replace(self.speed.progress(self.folded, head));
+        self.job.progress.send_replace(self.speed.progress(self.folded, head));
     }
 
     /// Returns the position of the first event that fails, if one does. Everything before it is folded then.
@@ -180,7 +180,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
                 continue;
             }
             let position = event.position;
-            let Ok(change) = Change::of(&*self.rebuild.view, event) else {
+            let Ok(change) = Change::of(&*self.job.view, event) else {
                 failing = Some(position);
                 break;
             };
@@ -201,45 +201,35 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
 
     /// Rows as they are committed. If that is later than the checkpoint this build holds, it cannot write, and begins anew.
     async fn load(&self, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
-        let (models, id) = (&self.rebuild.models, &self.id);
-        let mut delays = delays();
-        loop {
-            match models.rows(id.view(), Some(id.generation()), keys).await {
-                Err(error) if error.is_transient() && !self.stop.is_cancelled() => self.pause(delays.next()).await,
-                rows => return rows,
-            }
-        }
+        let (models, id) = (&self.job.models, &self.id);
+        retry_transient(&self.stop, delays(), || models.rows(id.view(), Some(id.generation()), keys)).await
     }
 
     /// Writes what has changed, and moves the checkpoint.
-    async fn flush(&mut self) -> Result<Pass> {
+    async fn flush(&mut self) -> Result<Ended> {
         if self.folded == self.kept {
-            return Ok(Pass::Through);
+            return Ok(Ended::Through);
         }
-        let Ok(rows) = self.cache.changes() else { return Ok(Pass::Failing(self.folded)) };
+        let Ok(rows) = self.cache.changes() else { return Ok(Ended::Failing(self.folded)) };
         let rows = Arc::new(rows);
-        let mut delays = delays();
-        loop {
-            let step = Step::new(self.id.projection(), self.kept, self.folded).with_parking(self.changes, Vec::new());
-            match self.rebuild.models.commit(step, self.save(&rows)).await {
-                Ok(()) => break,
-                Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => return Ok(Pass::Moved),
-                Err(error) if error.is_transient() && !self.stop.is_cancelled() => self.pause(delays.next()).await,
-                Err(error) => return Err(error),
-            }
+        let step = Step::new(self.id.projection(), self.kept, self.folded).with_parking(self.changes, Vec::new());
+        let commit = || self.job.models.commit(step.clone(), self.save(&rows));
+        match retry_transient(&self.stop, delays(), commit).await {
+            Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => return Ok(Ended::Moved),
+            committed => committed?,
         }
         self.kept = self.folded;
         self.standby = self::delays();
         match Arc::into_inner(rows) {
-            Some(rows) => self.cache.written(rows, self.rebuild.options.rows),
+            Some(rows) => self.cache.written(rows, self.job.options.rows),
             // A transaction that was tried before still holds them.
-            None => self.cache = Cache::new(self.rebuild.view.clone(), self.kept),
+            None => self.cache = Cache::new(self.job.view.clone(), self.kept),
         }
-        Ok(Pass::Through)
+        Ok(Ended::Through)
     }
 
     fn save(&self, rows: &Arc<Rows>) -> Work<M::Tx> {
-        let (models, id, rows) = (self.rebuild.models.clone(), self.id.clone(), rows.clone());
+        let (models, id, rows) = (self.job.models.clone(), self.id.clone(), rows.clone());
         Box::new(move |tx| {
             async move {
                 for new in rows.new.chunks(SAVED_ROWS) {
@@ -257,9 +247,9 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
 
     /// Has a worker go on to a position: it parks the aggregates that fail.
     async fn hand_over(&self, to: Position) -> Result<()> {
-        let projection = ViewProjection::new(self.rebuild.view.clone(), self.rebuild.models.clone());
-        let worker = Worker::new(projection, self.rebuild.reader.clone(), self.rebuild.models.clone());
-        let worker = worker.with_options(self.rebuild.options.worker);
+        let projection = ViewProjection::new(self.job.view.clone(), self.job.models.clone());
+        let worker = Worker::new(projection, self.job.reader.clone(), self.job.models.clone());
+        let worker = worker.with_options(self.job.options.worker);
         let (mut applied, stop) = (worker.applied(), self.stop.child_token());
         let reached = async {
             // It ends with the worker, which lives as long as this.
@@ -272,18 +262,11 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             () = reached => Ok(()),
         }
     }
-
-    async fn pause(&self, delay: Option<Duration>) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(delay.unwrap_or(LONGEST_DELAY)) => {}
-        }
-    }
 }
 
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// The waits between attempts.
+/// Returns the waits between attempts.
 fn delays() -> Delays {
     backoff::delays(Duration::from_millis(5), LONGEST_DELAY)
 }
@@ -300,15 +283,11 @@ impl Pages {
         let (pages, arriving) = mpsc::channel(PAGES_AHEAD);
         let mut reading = JoinSet::new();
         reading.spawn(async move {
-            let mut delays = delays();
+            // Dropping the task stops it.
+            let never = CancellationToken::new();
             while after < to {
-                let page = match reader.read_all(after, PAGE_EVENTS, &filter).await {
-                    Err(error) if error.is_transient() => {
-                        tokio::time::sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
-                        continue;
-                    }
-                    page => page,
-                };
+                let read = || reader.read_all(after, PAGE_EVENTS, &filter);
+                let page = retry_transient(&never, delays(), read).await;
                 let Ok(through) = page.as_ref().map(|page| page.through) else {
                     drop(pages.send(page).await);
                     return;

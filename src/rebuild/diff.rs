@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::id::{Generation, Position, ViewKey};
-use crate::rebuild::Rebuild;
+use crate::rebuild::job::Job;
 use crate::store::model::views::{ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
 
@@ -47,15 +47,15 @@ pub struct Difference {
 }
 
 impl Diff {
-    pub(super) async fn of<V: View, M: ViewStore + Clone>(rebuild: &Rebuild<V, M>, limit: usize) -> Result<Self> {
-        let (live, built) = (rebuild.live().await?, rebuild.id()?);
+    pub(super) async fn of<V: View, M: ViewStore + Clone>(job: &Job<V, M>, limit: usize) -> Result<Self> {
+        let (live, built) = (job.live().await?, job.id()?);
         let settled = {
-            let live = rebuild.models.checkpoint(live.projection()).await?;
-            live.min(rebuild.models.checkpoint(built.projection()).await?)
+            let live = job.models.checkpoint(live.projection()).await?;
+            live.min(job.models.checkpoint(built.projection()).await?)
         };
         let mut diff = Self { live: live.generation(), same: 0, different: 0, unsettled: 0, differences: Vec::new() };
         let (mut live, mut built) = (Rows::of(live), Rows::of(built));
-        while let Some(difference) = next(&rebuild.models, &mut live, &mut built).await? {
+        while let Some(difference) = next(&job.models, &mut live, &mut built).await? {
             diff.count(difference, settled, limit);
         }
         Ok(diff)

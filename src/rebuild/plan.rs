@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::id::Position;
 use crate::rebuild::cache::{Cache, Change};
-use crate::rebuild::{Rebuild, rate, time};
+use crate::rebuild::job::Job;
+use crate::rebuild::progress::{rate, time};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::views::ViewStore;
 use crate::view::View;
@@ -33,14 +34,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub(super) async fn of<V: View, M: ViewStore + Clone>(rebuild: &Rebuild<V, M>) -> Result<Self> {
-        let from = rebuild.models.checkpoint(rebuild.id()?.projection()).await?;
-        let head = rebuild.reader.head().await?;
+    pub(super) async fn of<V: View, M: ViewStore + Clone>(job: &Job<V, M>) -> Result<Self> {
+        let from = job.models.checkpoint(job.id()?.projection()).await?;
+        let head = job.reader.head().await?;
         let positions = head.since(from.min(head));
         let (mut passed, mut wanted, began) = (0, 0, Instant::now());
         for sample in 0..SAMPLES {
             let after = from.plus(positions / SAMPLES * sample);
-            let (through, events) = fold_sample(rebuild, after.min(head)).await?;
+            let (through, events) = fold_sample(job, after.min(head)).await?;
             passed += through.since(after.min(through));
             wanted += events;
         }
@@ -53,15 +54,12 @@ impl Plan {
 }
 
 /// Returns how far it went, and how many events it found.
-async fn fold_sample<V: View, M: ViewStore + Clone>(
-    rebuild: &Rebuild<V, M>,
-    after: Position,
-) -> Result<(Position, u64)> {
-    let page = rebuild.reader.read_all(after, SAMPLE_EVENTS, &rebuild.view.filter()?).await?;
+async fn fold_sample<V: View, M: ViewStore + Clone>(job: &Job<V, M>, after: Position) -> Result<(Position, u64)> {
+    let page = job.reader.read_all(after, SAMPLE_EVENTS, &job.view.filter()?).await?;
     let events = page.events.len() as u64;
     // Those that fail are the build's to park.
-    let changes = page.events.into_iter().filter_map(|event| Change::of(&*rebuild.view, event).ok().flatten());
-    let mut cache = Cache::new(Arc::clone(&rebuild.view), Position::ZERO);
+    let changes = page.events.into_iter().filter_map(|event| Change::of(&*job.view, event).ok().flatten());
+    let mut cache = Cache::new(Arc::clone(&job.view), Position::ZERO);
     cache.fold(changes.collect());
     drop(cache.changes());
     Ok((page.through, events))

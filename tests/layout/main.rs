@@ -104,16 +104,11 @@ fn tree() -> Tree {
     Tree::of(sources.iter().map(|source| (source.path.as_str(), source.code.as_str())))
 }
 
-/// Cycles that are still to be broken. The list may only get shorter.
-const KNOWN_CYCLES: &[&str] =
-    &["rebuild.rs -> rebuild/build.rs -> rebuild.rs", "worker/mod.rs -> worker/parallel.rs -> worker/mod.rs"];
-
 /// A file that imports another, directly or through others, is not imported by it.
 #[test]
 fn no_files_import_each_other() {
-    let mut cycles: Vec<String> = tree().cycles().into_iter().map(|cycle| cycle.join(" -> ")).collect();
-    cycles.sort();
-    assert_eq!(cycles, KNOWN_CYCLES, "files import each other");
+    let cycles: Vec<String> = tree().cycles().into_iter().map(|cycle| cycle.join(" -> ")).collect();
+    assert!(cycles.is_empty(), "files import each other:\n{}", cycles.join("\n"));
 }
 
 #[test]
