@@ -202,13 +202,7 @@ impl Projection for Counting {
 
 async fn project_all(store: &SqliteStore) -> Arc<Order> {
     let model = MemoryReadModel::with_value(Order::default());
-    let worker = Worker::new(Counting, store.clone(), model.clone());
-    let (stop, mut applied) = (CancellationToken::new(), worker.applied());
-    let (ended, ()) = tokio::join!(worker.run(stop.clone()), async {
-        applied.wait_for(|applied| applied.get() == 200_000).await.unwrap();
-        stop.cancel();
-    });
-    ended.unwrap();
+    Worker::new(Counting, store.clone(), model.clone()).catch_up().await.unwrap();
     model.value()
 }
 

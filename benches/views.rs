@@ -213,15 +213,8 @@ async fn catch_up<S: EventReader + Clone, M: ViewStore + Clone>(
     events: u64,
 ) -> Duration {
     let worker = Worker::view(view, log.clone(), models).with_options(WorkerOptions::new().with_batch_events(batch));
-    let (mut applied, stop) = (worker.applied(), CancellationToken::new());
     let began = Instant::now();
-    let task = tokio::spawn({
-        let stop = stop.clone();
-        async move { worker.run(stop).await }
-    });
-    applied.wait_for(|applied| applied.get() >= events).await.unwrap();
-    let took = began.elapsed();
-    stop.cancel();
-    task.await.unwrap().unwrap();
-    took
+    let caught_up = tokio::spawn(async move { worker.catch_up().await }).await.unwrap().unwrap();
+    assert_eq!(caught_up.position.get(), events);
+    began.elapsed()
 }

@@ -40,9 +40,7 @@ async fn main() -> Result<(), BoxError> {
     place(&log, "1", "ada@x.org").await?;
     place(&log, "2", "bob@y.org").await?;
     let worker = Worker::reaction(Confirmation, StartFrom::Beginning, log, models.clone()).with_rate(10);
-    let (mut applied, stop) = (worker.applied(), CancellationToken::new());
-    let reached = async { applied.wait_for(|position| position.get() == 2).await.map(|_| stop.cancel()) };
-    tokio::join!(worker.run(stop.clone()), reached).0?;
+    worker.catch_up().await?;
     let mails: u32 = models.query(|db| db.query_row("SELECT count(*) FROM mails", [], |row| row.get(0))).await?;
     println!("{mails} rows");
     Ok(())

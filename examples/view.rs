@@ -40,10 +40,7 @@ async fn main() -> retell::Result<()> {
         let invoice = StreamId::parse("invoice", &cents.to_string())?;
         log.append(Append::new(invoice, ExpectedVersion::NoStream, vec![sent])).await?;
     }
-    let (worker, stop) = (Worker::view(Debts, log, models.clone()), CancellationToken::new());
-    let mut applied = worker.applied();
-    let reached = async { applied.wait_for(|position| position.get() == 4).await.map(|_| stop.cancel()) };
-    tokio::join!(worker.run(stop.clone()), reached).0?;
+    Worker::view(Debts, log, models.clone()).catch_up().await?;
     println!("{:?}", Views::new(&Debts, models).find("city", "Kiel", Paging::first(10)).await?.rows);
     Ok(())
 }

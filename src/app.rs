@@ -54,11 +54,11 @@ mod running;
 mod tasks;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::try_join_all;
-use tokio_util::sync::CancellationToken;
 
 use crate::app::carrier::Carrier;
 use crate::app::part::Part;
@@ -66,7 +66,7 @@ use crate::app::tasks::OnFailure;
 use crate::app::waiting::Checkpoint;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Position, ProjectionName};
+use crate::id::ProjectionName;
 use crate::process::Process;
 use crate::process::manager::ProcessManager;
 use crate::projection::Projection;
@@ -79,6 +79,7 @@ use crate::store::model::read_model::ReadModel;
 use crate::store::model::views::ViewStore;
 use crate::view::View;
 use crate::worker::Worker;
+use crate::worker::caught_up::CaughtUp;
 
 pub use health::{Health, State};
 pub use running::Running;
@@ -210,14 +211,20 @@ impl<M: ReadModel + Clone> App<M> {
     /// Applies the events that are in the log now to everything this app describes, and returns: for a program that does not keep running,
     /// and for tests. Reads the store only and ignores the role. The log stays open.
     ///
+    /// Returns how far each part is and what it has parked, under its name; see [`Worker::catch_up`].
+    ///
     /// # Errors
     /// The first error that ends a worker; see [`Worker::run`].
     ///
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.
-    pub async fn catch_up(&self) -> Result<()> {
+    pub async fn catch_up(&self) -> Result<BTreeMap<String, CaughtUp>> {
         let head = self.store.head().await?;
-        try_join_all(self.parts.iter().map(|part| run_up_to(&**part, head))).await.map(drop)
+        let parts = self.parts.iter().map(async |part| -> Result<_> {
+            let caught_up = part.catch_up_to(head).await?;
+            Ok((part.name().to_owned(), caught_up))
+        });
+        Ok(try_join_all(parts).await?.into_iter().collect())
     }
 
     /// Starts the tasks of this role.
@@ -255,21 +262,4 @@ impl<M: ReadModel + Clone> App<M> {
             signal.map_err(|error| Error::with_source(ErrorKind::Backend("listen for signals".into()), error))?;
         stopped.map(|()| signal)
     }
-}
-
-/// Runs a part until it has applied the log up to `head`.
-async fn run_up_to(part: &dyn Part, head: Position) -> Result<()> {
-    let (stop, mut applied) = (CancellationToken::new(), part.applied());
-    let reached = async {
-        // Its sender is in the part, which is borrowed meanwhile.
-        drop(applied.wait_for(|applied| *applied >= head).await);
-        stop.cancel();
-    };
-    let run = part.run(stop.clone());
-    tokio::pin!(run);
-    tokio::select! {
-        ended = &mut run => return ended,
-        () = reached => {}
-    }
-    run.await
 }

@@ -140,7 +140,7 @@ pub use repository::{Loaded, Repository, RepositoryOptions, RetryPolicy};
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use retell_macros::{Aggregate, Event, EventUnion};
 pub use view::{Found, Paging, View, ViewProjection, Views};
-pub use worker::{ParkingOptions, Worker, WorkerOptions};
+pub use worker::{CaughtUp, ParkingOptions, Worker, WorkerOptions};
 
 pub use broker::memory::MemoryBroker;
 #[cfg(feature = "rabbitmq")]

@@ -339,7 +339,8 @@ async fn waiting_in_another_role_asks_the_checkpoint_and_says_who_is_behind() {
     let behind = api.wait_for_all(Duration::from_millis(10)).await.unwrap_err();
     let ErrorKind::Behind { projection, applied, wanted } = behind.kind() else { panic!("{behind}") };
     assert_eq!((projection.as_str(), applied.get(), wanted.get()), ("one", 0, 5));
-    app().catch_up().await.unwrap();
+    let caught_up = app().catch_up().await.unwrap();
+    assert!(caught_up.values().all(|part| part.position.get() == 5 && part.is_complete()), "{caught_up:?}");
     assert_eq!(*models.value(), [1, 2, 3, 4, 5]);
     api.wait_for_all(PATIENCE).await.unwrap();
     api.stop().await.unwrap();

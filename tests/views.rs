@@ -180,6 +180,12 @@ where
             expected.iter().filter(|(_, state)| state.times == times).map(|(key, _)| key.clone()).collect();
         assert_eq!(found.rows.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>(), with);
     }
+    let before = expected.get("1").map_or(0, |times| times.times);
+    add(store, "0", 1).await;
+    let caught_up = workers[0].catch_up().await.unwrap();
+    assert_eq!(caught_up.position.get(), EVENTS.cast_unsigned() + 1, "without a broker");
+    assert!(caught_up.is_complete(), "{caught_up:?}");
+    assert_eq!(all(&views).await.get("1").map_or(0, |times| times.times), (before + 1) % 5);
 }
 
 async fn in_both_orders<M: ViewStore + Clone>(models: impl AsyncFn() -> M) {

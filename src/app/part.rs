@@ -16,6 +16,7 @@ use crate::projection::Projection;
 use crate::store::model::deadlines::DeadlineStore;
 use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;
+use crate::worker::caught_up::CaughtUp;
 
 /// A projection, view, reaction or process, with what runs it.
 pub(super) trait Part: Send + Sync {
@@ -24,6 +25,8 @@ pub(super) trait Part: Send + Sync {
     fn applied(&self) -> watch::Receiver<Position>;
 
     fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>>;
+
+    fn catch_up_to(&self, head: Position) -> BoxFuture<'_, Result<CaughtUp>>;
 
     fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part>;
 }
@@ -45,6 +48,10 @@ macro_rules! part {
 
             fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>> {
                 self.run(stop).boxed()
+            }
+
+            fn catch_up_to(&self, head: Position) -> BoxFuture<'_, Result<CaughtUp>> {
+                self.catch_up_to(head, CancellationToken::new()).boxed()
             }
 
             fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part> {

@@ -12,6 +12,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::{delays, retry_transient};
 use crate::broker::{Broker, DeadLetters};
 use crate::command::{CommandError, Context};
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -27,6 +28,7 @@ use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReaderExt;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::worker::Worker;
+use crate::worker::caught_up::CaughtUp;
 use crate::worker::options::WorkerOptions;
 use crate::worker::parking::reason;
 
@@ -38,6 +40,9 @@ const BATCH_EVENTS: usize = 250;
 
 /// Deadlines that are looked up at once.
 const DUE_AT_ONCE: usize = 256;
+
+/// The first wait before deadlines that could not be read are read again.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
 
 /// The longest wait of a deadline that cannot be dealt with, in seconds.
 const LONGEST_WAIT: u32 = 300;
@@ -125,6 +130,41 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         };
         let (followed, watched) = futures::join!(follow, watch);
         followed.and(watched)
+    }
+
+    /// Takes the step of every event that is in the log now, sends the commands of these steps, and then handles the deadlines that have passed.
+    /// Returns how far it is and what is parked, as [`Worker::catch_up`].
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
+    ///
+    /// # Cancel safety
+    /// As [`run`](Self::run).
+    pub async fn catch_up(&self) -> Result<CaughtUp> {
+        let caught_up = self.worker.catch_up().await?;
+        self.handle_deadlines().await?;
+        Ok(caught_up)
+    }
+
+    /// Catches up to a position of the log, as [`catch_up`](Self::catch_up).
+    pub(crate) async fn catch_up_to(&self, to: Position, stop: CancellationToken) -> Result<CaughtUp> {
+        let caught_up = self.worker.catch_up_to(to, stop).await?;
+        self.handle_deadlines().await?;
+        Ok(caught_up)
+    }
+
+    /// Handles the deadlines that have passed as of this call. One that cannot be dealt with is postponed, and so not read again.
+    async fn handle_deadlines(&self) -> Result<()> {
+        let (name, now, never) = (ProjectionName::new(P::NAME)?, Utc::now(), CancellationToken::new());
+        loop {
+            let look = || self.models.due_deadlines(&name, now, DUE_AT_ONCE);
+            let due = retry_transient(&never, delays(FIRST_WAIT, self.look), look).await?;
+            let is_last = due.len() < DUE_AT_ONCE;
+            stream::iter(due).for_each_concurrent(AT_ONCE, |deadline| self.pass(&name, deadline)).await;
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     async fn watch(&self, name: &ProjectionName, stop: &CancellationToken) -> Result<()> {

@@ -245,22 +245,12 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         })
     }
 
-    /// Has a worker go on to a position: it parks the aggregates that fail.
+    /// Lets a worker apply the events up to `to`: it parks the aggregates that fail.
     async fn hand_over(&self, to: Position) -> Result<()> {
         let projection = ViewProjection::new(self.job.view.clone(), self.job.models.clone());
         let worker = Worker::new(projection, self.job.reader.clone(), self.job.models.clone());
         let worker = worker.with_options(self.job.options.worker);
-        let (mut applied, stop) = (worker.applied(), self.stop.child_token());
-        let reached = async {
-            // It ends with the worker, which lives as long as this.
-            let _ = applied.wait_for(|applied| *applied >= to).await;
-            stop.cancel();
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            ended = worker.run(stop.clone()) => ended,
-            () = reached => Ok(()),
-        }
+        worker.catch_up_to(to, self.stop.clone()).await.map(drop)
     }
 }
 

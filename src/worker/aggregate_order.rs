@@ -96,7 +96,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
             self.feed.leave();
         }
         let since = *self.order.unswept_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > self.job.options.sweep / 10 { self.read_log().await } else { Ok(()) }
+        if since.elapsed() > self.job.options.sweep / 10 { self.read_log(None).await } else { Ok(()) }
     }
 
     async fn before_reading(&mut self) -> Filter {

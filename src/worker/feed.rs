@@ -120,13 +120,13 @@ impl Feed {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return deliveries,
-                more = next(self.consumer.as_mut(), room) => match more {
-                    Ok(more) => deliveries.extend(more),
-                    Err(_) => {
+                more = next(self.consumer.as_mut(), room) => {
+                    let Ok(more) = more else {
                         self.consumer = None;
                         return deliveries;
-                    }
-                },
+                    };
+                    deliveries.extend(more);
+                }
                 () = tokio::time::sleep_until(end) => return deliveries,
             }
         }

@@ -73,7 +73,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
                 Admission::Gap => {
                     // What is missing never came, or comes later: the store has it all, this frame's events included.
                     self.apply(std::mem::take(&mut batch), through).await?;
-                    self.read_log().await?;
+                    self.read_log(None).await?;
                     (through, brought) = (self.applied, brought.max(last));
                 }
             }
@@ -89,7 +89,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
         self.apply(batch, through).await?;
         if self.applied < brought {
             // Another worker was faster, and has not got as far as these frames: they will not come again.
-            self.read_log().await?;
+            self.read_log(None).await?;
         }
         // A worker that is stopped half-way leaves them to the next one.
         if self.applied >= brought {

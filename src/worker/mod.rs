@@ -12,6 +12,7 @@
 //! table by each of its transactions.
 
 mod aggregate_order;
+pub(crate) mod caught_up;
 mod feed;
 mod gate;
 mod job;
@@ -27,6 +28,7 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::retry_transient;
 use crate::broker::{Broker, DeadLetters};
 use crate::error::Result;
 use crate::id::{Position, ProjectionName};
@@ -41,6 +43,7 @@ use crate::view::fold::ViewProjection;
 use crate::worker::job::{Job, Reacting};
 use crate::worker::runner::Runner;
 
+pub use caught_up::CaughtUp;
 pub use options::WorkerOptions;
 pub use parking::ParkingOptions;
 
@@ -132,6 +135,73 @@ where
         match self.order {
             EventOrder::Log => Runner::in_log_order(&self.job, stop)?.run().boxed().await,
             EventOrder::Aggregate => Runner::in_aggregate_order(&self.job, stop)?.run().boxed().await,
+        }
+    }
+
+    /// Applies every event that is in the log now, stores the checkpoint, and returns how far the projection is. For a program that does not keep
+    /// running, and for tests: it reads the store only, so it needs neither a broker nor a task to stop.
+    ///
+    /// An event that fails has its aggregate parked as in [`run`](Self::run), and the result lists what is parked. Parked aggregates whose retry
+    /// is due are retried. An outage ends after [`ParkingOptions::with_longest_outage`]. A store that is unreachable is retried without a limit:
+    /// put the call into `tokio::time::timeout` to set one.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: an open batch is committed whole or not at all, and a later call goes on from there.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::prelude::*;
+    ///
+    /// #[derive(Event)]
+    /// #[event("shoe.sold")]
+    /// struct Sold {
+    ///     customer: String,
+    ///     cents: u64,
+    /// }
+    ///
+    /// struct Spent;
+    ///
+    /// impl View for Spent {
+    ///     const NAME: &'static str = "spent";
+    ///     type Event = Sold;
+    ///     type State = u64;
+    ///
+    ///     fn key(&self, sold: &Envelope<Sold>) -> Option<String> {
+    ///         Some(sold.event.customer.clone())
+    ///     }
+    ///
+    ///     fn apply(&self, spent: &mut u64, sold: Envelope<Sold>) {
+    ///         *spent += sold.event.cents;
+    ///     }
+    /// }
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> retell::Result<()> {
+    ///     let (log, models) = (SqliteStore::in_memory().await?, SqliteReadModel::in_memory().await?);
+    ///     let sold = NewEvent::new(&Sold { customer: "ada".into(), cents: 500 })?;
+    ///     log.append(Append::new(StreamId::parse("shoe", "1")?, ExpectedVersion::Any, vec![sold])).await?;
+    ///
+    ///     let caught_up = Worker::view(Spent, log, models.clone()).catch_up().await?;
+    ///     assert_eq!(caught_up.position.get(), 1);
+    ///     assert!(caught_up.is_complete(), "parked: {:?}", caught_up.parked);
+    ///     assert_eq!(Views::new(&Spent, models).get("ada").await?, Some(500));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn catch_up(&self) -> Result<CaughtUp> {
+        let never = CancellationToken::new();
+        let head = retry_transient(&never, self.job.options.delays(), || self.job.reader.head()).await?;
+        self.catch_up_to(head, never).await
+    }
+
+    /// Applies every event up to `to`, as [`catch_up`](Self::catch_up), unless stopped before.
+    pub(crate) async fn catch_up_to(&self, to: Position, stop: CancellationToken) -> Result<CaughtUp> {
+        match self.order {
+            EventOrder::Log => Runner::in_log_order(&self.job, stop)?.catch_up(to).boxed().await,
+            EventOrder::Aggregate => Runner::in_aggregate_order(&self.job, stop)?.catch_up(to).boxed().await,
         }
     }
 }

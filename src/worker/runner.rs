@@ -18,6 +18,7 @@ use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
+use crate::worker::caught_up::CaughtUp;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event};
@@ -153,11 +154,28 @@ where
     pub(super) async fn run(mut self) -> Result<()> {
         self.start().await?;
         self.feed.subscribe();
-        self.read_log().await?;
+        self.read_log(None).await?;
         while !self.stop.is_cancelled() {
             self.step().await?;
         }
         self.store_applied().await.map(drop)
+    }
+
+    /// Runs until everything up to `to` is applied and stored, or the worker is stopped.
+    pub(super) async fn catch_up(mut self, to: Position) -> Result<CaughtUp> {
+        self.start().await?;
+        let mut delays = self.delays();
+        loop {
+            self.read_log(Some(to)).await?;
+            let is_stored = !self.stop.is_cancelled() && self.store_applied().await?;
+            // If not, another worker was faster, or a replica does not show everything yet.
+            if is_stored && self.applied >= to || !delays.pause(&self.stop).await {
+                break;
+            }
+        }
+        let (models, name) = (&self.job.models, &self.name);
+        let parking = retry_transient(&self.stop, self.delays(), || models.parking(name)).await?;
+        Ok(CaughtUp { position: self.applied, parked: parking.parked })
     }
 
     async fn start(&mut self) -> Result<()> {
@@ -192,21 +210,24 @@ where
         match self.feed.next(rest).await? {
             Next::Messages(deliveries) => self.receive(deliveries).await,
             Next::ReadLog => {
-                self.read_log().await?;
+                self.read_log(None).await?;
                 self.store_applied().await.map(drop)
             }
             Next::Nothing => Ok(()),
         }
     }
 
-    /// Reads the log from where everything is applied to its head, and applies it.
-    pub(super) async fn read_log(&mut self) -> Result<()> {
+    /// Reads the log from where everything is applied to its head, or as far as `to`, and applies it.
+    pub(super) async fn read_log(&mut self, to: Option<Position>) -> Result<()> {
         let (reader, limit) = (self.job.reader.clone(), self.job.options.batch_events);
         let filter = self.before_reading().await;
         let mut ahead = None;
         while !self.stop.is_cancelled() {
             self.retry_parked().await?;
             let after = self.applied;
+            if to.is_some_and(|to| after >= to) {
+                break;
+            }
             let page = match ahead.take() {
                 Some((position, Ok(page))) if position == after => page,
                 // A page that could not be read ahead is read again.
@@ -224,11 +245,15 @@ where
                 return Ok(());
             }
             // The next page is read while this one is applied. It comes first, so that its reading starts first.
-            let (next, settled) = futures::join!(reader.read_all(through, limit, &filter), self.settle(page));
+            let next = async {
+                let is_last = to.is_some_and(|to| through >= to);
+                if is_last { None } else { Some((through, reader.read_all(through, limit, &filter).await)) }
+            };
+            let (next, settled) = futures::join!(next, self.settle(page));
             if !settled? {
                 return Ok(());
             }
-            ahead = Some((through, next));
+            ahead = next;
         }
         Ok(())
     }

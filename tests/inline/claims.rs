@@ -115,9 +115,7 @@ pub(crate) async fn a_server_refuses_to_begin_behind_the_log<S: Noting>(log: S) 
     let refused = log.noting().await.unwrap_err();
     assert!(matches!(refused.kind(), ErrorKind::Invalid(why) if why.contains("the log ends at 1")), "{refused}");
     let worker = Worker::new(Noted(PhantomData), log.clone(), log.models()).with_order_per_aggregate();
-    let (stop, mut applied) = (CancellationToken::new(), worker.applied());
-    let reached = async { applied.wait_for(|position| position.get() == 1).await.map(|_| stop.cancel()).unwrap() };
-    tokio::join!(worker.run(stop.clone()), reached).0.unwrap();
+    worker.catch_up().await.unwrap();
     let log = log.noting().await.unwrap();
     log.append(one("after", "x")).await.unwrap();
     assert_eq!(agree(&log).await, 2);

@@ -38,10 +38,11 @@ pub(crate) use with_models;
 
 pub(crate) type Test = fn(Place) -> LocalBoxFuture<'static, ()>;
 
-pub(crate) const TESTS: [(&str, Test); 4] = [
+pub(crate) const TESTS: [(&str, Test); 5] = [
     ("paid_orders_are_confirmed_and_the_others_cancelled", |place| paid_and_unpaid(place).boxed_local()),
     ("a_refused_command_leads_to_another", |place| refused(place).boxed_local()),
     ("two_managers_do_each_thing_once", |place| two_managers(place).boxed_local()),
+    ("catch_up_takes_steps_and_handles_deadlines", |place| catching_up(place).boxed_local()),
     ("from_the_beginning_again_nothing_happens_twice", |place| again(place).boxed_local()),
 ];
 
@@ -94,6 +95,23 @@ async fn create(store: &Arc<dyn EventStore>, order: &str, quantity: u32) {
 
 async fn pay(store: &Arc<dyn EventStore>, order: &str) {
     Repository::<Payment>::new(store.clone()).execute(order, PaymentEvent::Completed).await.unwrap();
+}
+
+async fn catching_up(place: Place) {
+    let store = place.open().await.unwrap().events;
+    for order in ["paid", "unpaid"] {
+        create(&store, order, 2).await;
+    }
+    pay(&store, "paid").await;
+    let head = store.head().await.unwrap();
+    let process = Fulfilment::new(&store, Duration::ZERO);
+    with_models!(&place, |models| {
+        let caught_up = ProcessManager::new(process, store.clone(), models).catch_up().await.unwrap();
+        assert!(caught_up.position >= head && caught_up.is_complete(), "{caught_up:?}");
+    });
+    let log = log(&store).await;
+    assert_eq!(log["order/paid"], ["order.created", "order.confirmed"]);
+    assert_eq!(log["order/unpaid"], ["order.created", "order.cancelled"]);
 }
 
 async fn paid_and_unpaid(place: Place) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use retell::event::NewEvent;
+use retell::reaction::ReactionProjection;
 use retell::store::{Append, Step};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
@@ -210,6 +211,54 @@ where
     run().await;
     assert_eq!(models.notes().await, of_in_order(&[event]));
     assert_eq!(mails.sent(), [event]);
+}
+
+pub(crate) async fn catch_up_reports_what_is_parked<M: Notebook>(models: M)
+where
+    M::Tx: Sized,
+{
+    let (log, mails) = (MemoryStore::new(), Mails::new());
+    let worker = Worker::reaction(mails.clone(), StartFrom::Beginning, log.clone(), models.clone());
+    catches_up(&worker.with_options(eager()), &log, &mails, &models).await;
+}
+
+pub(crate) async fn catch_up_reports_what_is_parked_with_order_per_aggregate<M: Notebook>(models: M)
+where
+    M::Tx: Sized,
+{
+    let (log, mails) = (MemoryStore::new(), Mails::new());
+    let worker = Worker::reaction(mails.clone(), StartFrom::Beginning, log.clone(), models.clone());
+    catches_up(&worker.with_options(eager()).with_order_per_aggregate(), &log, &mails, &models).await;
+}
+
+/// Neither a broker nor another task runs.
+async fn catches_up<M: Notebook>(
+    worker: &Worker<ReactionProjection<Mails<M::Tx>, M>, M>,
+    log: &MemoryStore,
+    mails: &Mails<M::Tx>,
+    models: &M,
+) where
+    M::Tx: Sized,
+{
+    assert_eq!(worker.catch_up().await.unwrap().position, Position::ZERO, "an empty log");
+    let mut events = vec![place(log, "good").await];
+    let failing = append(log, "bad", &Placed { fails: true }).await;
+    let after = place(log, "bad").await;
+    events.push(place(log, "good").await);
+    append(log, "good", &Viewed).await;
+    let caught_up = worker.catch_up().await.unwrap();
+    assert_eq!(caught_up.position, Position::new(5), "with an event at the end that is not wanted");
+    let [parked] = &*caught_up.parked else { panic!("{caught_up:?}") };
+    assert_eq!((parked.stream.to_string().as_str(), parked.from_position), ("order/bad", Position::new(2)));
+    assert!(parked.error.contains("no such address") && !caught_up.is_complete(), "{parked:?}");
+    assert_eq!(models.checkpoint(&name()).await.unwrap(), Position::new(5));
+    assert_eq!(*worker.applied().borrow(), Position::new(5));
+    assert_eq!(ids(&models.notes().await), of(&events));
+    assert_eq!(worker.catch_up().await.unwrap().position, Position::new(5), "with nothing to do");
+    *mails.is_broken.lock().unwrap() = false;
+    until(async || worker.catch_up().await.unwrap().is_complete()).await;
+    events.extend([failing, after]);
+    assert_eq!(ids(&models.notes().await), of(&events), "a call retries what is due");
 }
 
 pub(crate) async fn several_workers_share_it_in_the_order_of_aggregates<M: Notebook>(models: M)

@@ -63,6 +63,8 @@ fn tests() -> Vec<Trial> {
         a_checkpoint_that_is_set_back_repeats_nothing,
         one_that_begins_now_never_reacts_to_the_past,
         several_workers_share_it_in_the_order_of_aggregates,
+        catch_up_reports_what_is_parked,
+        catch_up_reports_what_is_parked_with_order_per_aggregate,
     };
     for kind in KINDS {
         for (order, text) in [(Order::OfTheLog, "in_log_order"), (Order::PerAggregate, "with_order_per_aggregate")] {

@@ -86,12 +86,7 @@ impl CommitFault {
 ///     ended = worker.run(stop.clone()) => unreachable!("it is dropped before: {ended:?}"),
 ///     () = faulty.died() => assert_eq!(*models.value(), 5),
 /// }
-/// let (worker, mut applied) = { let next = Worker::new(Count, log, faulty); let applied = next.applied(); (next, applied) };
-/// let (ran, _) = tokio::join!(worker.run(stop.clone()), async {
-///     applied.wait_for(|position| position.get() == 5).await.map(drop).ok();
-///     stop.cancel();
-/// });
-/// ran?;
+/// Worker::new(Count, log, faulty).catch_up().await?;
 /// assert_eq!(*models.value(), 5);
 /// # Ok(())
 /// # }
