@@ -10,11 +10,15 @@ use crate::app::health::Health;
 use crate::app::part::Part;
 use crate::app::tasks::{Group, OnFailure, Task, Watcher};
 use crate::app::waiting::{Checkpoint, Goal, Waiting};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::Position;
 use crate::relay::Relay;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::token::Token;
+#[cfg(doc)]
+use crate::store::model::read_model::ReadModel;
 
 /// An [`App`](crate::App) that has been started. Dropped, it ends its tasks where they are.
 pub struct Running {

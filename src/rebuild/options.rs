@@ -3,7 +3,7 @@
 use crate::worker::options::WorkerOptions;
 
 /// Settings of a [`Rebuild`](crate::Rebuild).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RebuildOptions {
     pub(super) rows: usize,

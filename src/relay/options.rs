@@ -8,7 +8,7 @@ use crate::backoff::{Delays, delays};
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 
 /// Settings of a [`Relay`](crate::Relay).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelayOptions {
     pub(super) frame_events: usize,

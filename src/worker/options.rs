@@ -9,7 +9,7 @@ use crate::worker::parking::ParkingOptions;
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 
 /// Settings of a [`Worker`](crate::Worker).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerOptions {
     pub(super) batch_events: usize,

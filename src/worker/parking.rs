@@ -17,7 +17,7 @@ use crate::store::model::parking::{Parked, ParkedState, Parking, ParkingChange};
 const REASON_CHARS: usize = 1_000;
 
 /// How a worker parks aggregates and retries them; part of [`WorkerOptions`](crate::WorkerOptions).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParkingOptions {
     retries: u32,
