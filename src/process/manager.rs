@@ -116,7 +116,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
     /// May be dropped at any time: what was under way is taken up where it was.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
         let name = ProjectionName::new(P::NAME)?;
-        // Who fails takes the other along.
+        // A part that fails stops the other one.
         let ended = stop.child_token();
         let follow = async {
             let done = self.worker.run(ended.clone()).await;

@@ -57,7 +57,7 @@ enum Ended {
     Through,
     /// An event up to here fails.
     Failing(Position),
-    /// Somebody else has moved the checkpoint.
+    /// Another worker or build has moved the checkpoint.
     Moved,
 }
 
@@ -109,7 +109,8 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         Ok(build)
     }
 
-    /// Reads where the generation is. The checkpoint comes first: whoever changes the parking later changes the count that comes with it.
+    /// Reads how far the generation is. The checkpoint comes first: a worker that changes the parked rows later changes the count that comes with
+    /// them.
     async fn reload(&mut self) -> Result<()> {
         let models = &self.job.models;
         self.kept = models.checkpoint(self.id.projection()).await?;

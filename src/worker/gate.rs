@@ -1,18 +1,19 @@
-//! What the worker does with a frame, decided by its positions alone.
+//! Decides what a worker does with a frame, by its positions alone.
 
 use crate::id::Position;
 
-/// What the gate says of a frame.
+/// What to do with a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// All of it is applied: drop it.
+    /// All of its events are applied: drop it.
     Known,
-    /// It continues where the last one ended, or overlaps: apply what is new.
+    /// It continues the log, or overlaps: apply what is new.
     Next,
-    /// Something before it is missing.
+    /// Events before it are missing: read them from the store.
     Gap,
 }
 
+/// Judges a frame of a worker that has applied everything up to `seen`.
 pub(super) fn admit(seen: Position, first: Position, last: Position) -> Admission {
     if last <= seen {
         Admission::Known

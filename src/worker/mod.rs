@@ -2,14 +2,15 @@
 //!
 //! Invariant: the checkpoint moves only over positions whose events are applied, parked or not wanted, in the transaction that applied or
 //! parked them.
-//! So it does not matter what the broker brings, or how often, or in which order: what is behind the checkpoint is dropped, what
-//! follows it is applied, and what lies in between is read from the store.
+//! So it does not matter what the broker brings, or how often, or in which order: events behind the checkpoint are dropped, events that
+//! follow it are applied, and missing events are read from the store.
 //!
 //! An event that fails is retried in place, and then its aggregate is parked: its later events are passed over, and those of other
-//! aggregates go on. When its retry is due, it is read from the store from the event that failed, and applied in order up to the checkpoint.
+//! aggregates are applied. When its retry is due, the worker reads it from the store from the event that failed, and applies it in order up to
+//! the checkpoint.
 //!
-//! Invariant: of a parked aggregate no event is applied before the one that failed. What a worker knows to be parked is compared with the
-//! table by each of its transactions.
+//! Invariant: no event of a parked aggregate is applied before the one that failed. Each transaction of a worker compares what the worker knows
+//! to be parked with the table.
 
 mod aggregate_order;
 pub(crate) mod caught_up;
@@ -222,21 +223,21 @@ where
     P: Projection,
     M: ReadModel<Tx = P::Tx>,
 {
-    /// Has order per aggregate instead of log order: any number of workers, in one process or many, share the work.
+    /// Uses order per aggregate instead of log order: any number of workers, in one process or many, share the work.
     ///
-    /// The events of one aggregate are applied in order, whoever applies them; those of two may be applied at the same time. So a
+    /// The events of one aggregate are applied in order, by any of the workers; those of two may be applied at the same time. So a
     /// projection that folds several aggregates into one row must lock that row itself, before it reads it, or change it in one statement
     /// (`SET total = total + ..`), and always in the same order of rows: otherwise changes are lost, or transactions wait for each other.
     ///
-    /// The [checkpoint](ReadModel::checkpoint) is the swept position then: everything up to there is applied, or parked. What is
-    /// beyond may be applied, too. A projection keeps to the order in which it has begun.
+    /// The [checkpoint](ReadModel::checkpoint) is then the swept position: every event up to there is applied or parked. Later events may be
+    /// applied, too. A projection cannot change its order once it has begun.
     ///
-    /// What it costs: a row for each aggregate of a kind that the projection wants events of; one statement a batch to lock them, and one
-    /// to change them; and each event is read once more by the sweep, which follows as soon as the workers are idle for a moment, and
-    /// after a tenth of [`with_sweep`](WorkerOptions::with_sweep) when they are not. Events of other types of such an aggregate are read,
-    /// too: [`Filter::aggregates`](crate::Filter::aggregates) keeps other aggregates out.
+    /// This order costs a row for each aggregate of a type that the projection wants events of; one statement a batch to lock these rows, and one
+    /// to change them; and the sweep reads each event once more. A sweep follows as soon as the worker is idle, and after a tenth of
+    /// [`with_sweep`](WorkerOptions::with_sweep) if it is not. Unwanted events of such an aggregate are read, too:
+    /// [`Filter::aggregates`](crate::Filter::aggregates) keeps other aggregates out.
     ///
-    /// It pays where the projection waits, as for its database. SQLite, and a model in memory, have one writer: there the workers take
+    /// It pays if the projection waits, for example for its database. SQLite and a model in memory have one writer: there the workers take
     /// turns.
     pub fn with_order_per_aggregate(mut self) -> Self {
         self.order = EventOrder::Aggregate;
@@ -251,7 +252,7 @@ where
 {
     /// Creates a worker that runs a reaction. Reads the store only, as [`new`](Self::new).
     ///
-    /// Each event has a transaction of its own, unless told [otherwise](Self::with_reactions_at_once). When stopped, the worker finishes the
+    /// Each event has a transaction of its own, unless [several share one](Self::with_reactions_at_once). When stopped, the worker finishes the
     /// event in progress.
     pub fn reaction(reaction: R, start: StartFrom, reader: impl EventReader, models: M) -> Self {
         let (name, reader) = (reaction.name().to_owned(), Arc::new(reader) as Arc<dyn EventReader>);

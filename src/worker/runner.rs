@@ -307,7 +307,7 @@ where
                     if !report.has_rest {
                         return Ok(Pass::Through);
                     }
-                    // The half of a part that failed succeeds if the other half has the event that fails.
+                    // After one half of a failed part has succeeded, the other half fails: the parts grow again after that.
                     most = if grows { most.saturating_mul(2) } else { most };
                     grows = true;
                 }
