@@ -29,7 +29,6 @@ use retell::{
 };
 use sqlx::SqlitePool;
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
 use support::by_hand::{self, State};
 use support::limit;

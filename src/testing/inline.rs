@@ -249,7 +249,7 @@ impl<M: Noting> Projection for Notes<M> {
 /// Returns a handle of `log` whose appends note their events in `models`. A projection's error refuses an append with the payload `poison`.
 ///
 /// # Errors
-/// As [`inline`](crate::inline::inline).
+/// As [`inline()`].
 pub async fn noting<S: InlineStore<Tx = M::Tx>, M: Noting>(log: S, _models: &M) -> Result<S> {
     inline(log, Notes::<M>::named(Notes::<M>::NAME)).await
 }
