@@ -7,7 +7,9 @@
 
 pub use crate::store::log::claims::{Claimed, claimed};
 pub use crate::store::log::judge::{Verdict, Written, judge, record};
+pub use crate::store::log::lease::Lease;
 pub use crate::store::log::relay::{LONGEST_LEASE, check_fence, check_lease_name, check_relay_name};
+pub use crate::store::log::replay::{replay_in_pages, snapshot_fits};
 pub use crate::store::model::checkpoint_row::Checkpoint;
 pub use crate::store::model::deadlines::parts as deadline_parts;
 pub use crate::store::model::progress::{

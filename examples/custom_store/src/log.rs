@@ -8,14 +8,14 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
-use retell::store::driver::{self, Verdict, Written, claimed, judge, record};
+use retell::store::driver::{self, Lease, Verdict, Written, claimed, judge, record};
 use retell::store::{
-    Append, Appended, BatchAppend, GroupCommit, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, PAGE_BYTES, Page, Query,
-    RelayStore, Replay, Select, Snapshot, Visitor,
+    Append, Appended, BatchAppend, GroupCommit, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query, RelayStore,
+    Replay, Select, Snapshot, Visitor,
 };
 use retell::{
-    BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventReaderExt, EventStore,
-    EventType, Fence, Filter, IdempotencyKey, Metadata, Position, Result, StreamId, Version, async_trait,
+    BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
+    IdempotencyKey, Metadata, Position, Result, StreamId, Version, async_trait,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -37,9 +37,6 @@ type EventRow = (
 type OutcomeRow = (CommitId, Vec<(StreamId, Version)>);
 /// `snapshot`, aggregate type, aggregate id -> version, fingerprint, state.
 type SnapshotRow = (Version, u64, Bytes);
-
-/// Events that a replay copies out of one snapshot of the file.
-const REPLAY_CHUNK: usize = 256;
 
 /// A log in a redb file. Cloning gives another handle; one process at a time opens the file.
 #[derive(Debug, Clone)]
@@ -186,43 +183,19 @@ fn at(rows: &Rows<impl Readable>, position: Position) -> Result<RecordedEvent, B
 
 fn page(rows: &Rows<impl Readable>, after: Position, limit: usize, filter: &Filter) -> Result<Page, BoxError> {
     let end = if limit == 0 { after } else { head_of(rows)?.0.max(after) };
-    let (mut events, mut bytes) = (Vec::new(), 0);
-    for before in after.get()..end.get() {
-        let event = at(rows, Position::new(before + 1))?;
-        if filter.passes(&event) {
-            bytes += event.payload_bytes();
-            events.push(event);
-        }
-        if events.len() == limit || bytes >= PAGE_BYTES {
-            break;
-        }
-    }
-    Ok(Page::of(events, limit, end))
+    let events = (after.get()..end.get()).map(|before| at(rows, Position::new(before + 1)));
+    Page::fill(events.filter(|event| event.as_ref().map_or(true, |event| filter.passes(event))), limit, end)
 }
 
 #[async_trait]
 impl EventReader for RedbStore {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        let mut after = replay.after;
-        if let Some(shape) = replay.snapshot
-            && let Some((version, fingerprint, state)) =
-                self.file.get::<SnapshotRow>("read a snapshot", snapshot_of(stream)).await?
-            && (fingerprint == shape && version > after && replay.up_to.allows_snapshot(version))
-        {
-            visitor.snapshot(version, &state)?;
-            after = version;
-        }
-        loop {
-            let chunk = self.read_stream(stream, after, REPLAY_CHUNK).await?;
-            let Some(last) = chunk.last() else { return Ok(()) };
-            after = last.version;
-            for event in &chunk {
-                if !replay.up_to.includes(event.version, event.recorded_at) {
-                    return Ok(());
-                }
-                visitor.event(event.version, event.stored())?;
-            }
-        }
+        let row: Option<SnapshotRow> = match replay.snapshot {
+            Some(_) => self.file.get("read a snapshot", snapshot_of(stream)).await?,
+            None => None,
+        };
+        let snapshot = row.map(|(version, fingerprint, state)| Snapshot::new(version, fingerprint, state.into()));
+        driver::replay_in_pages(self, stream, replay, snapshot, visitor).await
     }
 
     async fn read(&self, query: Query<'_>) -> Result<Page> {
@@ -321,8 +294,13 @@ impl EventStore for RedbStore {
 
 /// `relay`, name -> position, newest fence.
 type RelayRow = (Position, Fence);
-/// `lease`, name -> fence, holder, end in microseconds. A lease without a holder is free.
-type LeaseRow = (Fence, Option<Uuid>, i64);
+/// `lease`, name -> fence, the holder and the end in microseconds. A lease without a holder is free.
+type LeaseRow = (Fence, Option<(Uuid, i64)>);
+
+fn lease_of(row: Option<LeaseRow>) -> Lease<i64> {
+    let (fence, held) = row.unwrap_or_default();
+    Lease::new(fence, held)
+}
 
 #[async_trait]
 impl RelayStore for RedbStore {
@@ -346,14 +324,10 @@ impl RelayStore for RedbStore {
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         driver::check_lease_name(name)?;
         let acquire = move |row: Option<LeaseRow>| {
-            let now = Utc::now();
-            let fence = match row {
-                Some((fence, Some(same), _)) if same == holder => fence,
-                Some((_, Some(_), end)) if now.timestamp_micros() < end => return Ok((None, None)),
-                row => row.unwrap_or_default().0.next(),
-            };
-            let end = (now + length.min(driver::LONGEST_LEASE)).timestamp_micros();
-            Ok((Some((fence, Some(holder), end)), Some(fence)))
+            let (mut lease, now) = (lease_of(row), Utc::now());
+            let end = now + length.min(driver::LONGEST_LEASE);
+            let fence = lease.acquire(holder, now.timestamp_micros(), end.timestamp_micros());
+            Ok((fence.map(|_| (lease.fence, lease.held)), fence))
         };
         self.file.update("acquire a lease", key!("lease", name), acquire).await
     }
@@ -361,8 +335,9 @@ impl RelayStore for RedbStore {
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
         driver::check_lease_name(name)?;
         let release = move |row: Option<LeaseRow>| {
-            let held = row.filter(|(_, held_by, _)| *held_by == Some(holder));
-            Ok((held.map(|(fence, ..)| (fence, None, 0)), ()))
+            let mut lease = lease_of(row);
+            lease.release(holder);
+            Ok((row.map(|_| (lease.fence, lease.held)), ()))
         };
         self.file.update("release a lease", key!("lease", name), release).await
     }

@@ -173,6 +173,25 @@ impl Page {
         Self { events, through }
     }
 
+    /// Takes `events` of the log, in log order and past the filter, until the page is full, after a store has looked at every event up to
+    /// `end`. Asks for no event after the one that fills the page.
+    ///
+    /// # Errors
+    /// The first error among the events.
+    pub fn fill<E>(
+        events: impl IntoIterator<Item = Result<RecordedEvent, E>>,
+        limit: usize,
+        end: Position,
+    ) -> Result<Self, E> {
+        let (mut page, mut bytes, mut events) = (Vec::new(), 0, events.into_iter());
+        while page.len() < limit && bytes < PAGE_BYTES {
+            let Some(event) = events.next().transpose()? else { break };
+            bytes += event.payload_bytes();
+            page.push(event);
+        }
+        Ok(Self::of(page, limit, end))
+    }
+
     /// Returns the page of events that a store has found otherwise than by [`Select::Log`].
     pub fn found(events: Vec<RecordedEvent>) -> Self {
         let through = events.iter().map(|event| event.position).max().unwrap_or(Position::ZERO);

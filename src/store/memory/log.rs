@@ -20,9 +20,11 @@ use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
-use crate::store::log::query::{Filter, PAGE_BYTES, Page, Query, Select};
+use crate::store::log::lease::Lease;
+use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::log::replay::snapshot_fits;
 use crate::store::memory::model::MemoryReadModel;
 
 /// Events of a stream that are copied out under one lock.
@@ -88,13 +90,7 @@ pub(crate) struct State {
     reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     snapshots: HashMap<StreamId, Snapshot>,
     relayed: HashMap<String, (Position, Fence)>,
-    leases: HashMap<String, Lease>,
-}
-
-#[derive(Debug, Default)]
-struct Lease {
-    fence: Fence,
-    held: Option<(Uuid, Instant)>,
+    leases: HashMap<String, Lease<Instant>>,
 }
 
 impl MemoryLog {
@@ -172,15 +168,10 @@ impl State {
 
     fn page(&self, after: Position, limit: usize, filter: &Filter) -> Page {
         let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(self.events.len());
-        let mut bytes = 0;
-        let fits = |event: &&RecordedEvent| {
-            let room = bytes < PAGE_BYTES;
-            bytes += event.payload_bytes();
-            room
-        };
-        let events = self.events[first..].iter().filter(|event| filter.passes(event)).take_while(fits).take(limit);
+        let events = self.events[first..].iter().filter(|event| filter.passes(event));
         let end = if limit == 0 { after } else { self.head().max(after) };
-        Page::of(events.cloned().collect(), limit, end)
+        let Ok(page) = Page::fill(events.cloned().map(Ok::<_, Infallible>), limit, end);
+        page
     }
 
     /// The events of a stream after a version, in order.
@@ -221,9 +212,7 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
         let mut after = replay.after;
         if let Some(snapshot) = self.log.read().snapshots.get(stream).cloned()
-            && replay.snapshot == Some(snapshot.fingerprint)
-            && snapshot.version > after
-            && replay.up_to.allows_snapshot(snapshot.version)
+            && snapshot_fits(replay, &snapshot)
         {
             visitor.snapshot(snapshot.version, &snapshot.state)?;
             after = snapshot.version;
@@ -325,19 +314,13 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
         let now = Instant::now();
         let mut state = self.log.write();
         let lease = state.leases.entry(name.to_owned()).or_default();
-        match lease.held {
-            Some((other, ends_at)) if other != holder && now < ends_at => return Ok(None),
-            Some((same, _)) if same == holder => {}
-            _ => lease.fence = lease.fence.next(),
-        }
-        lease.held = Some((holder, now + length.min(LONGEST_LEASE)));
-        Ok(Some(lease.fence))
+        Ok(lease.acquire(holder, now, now + length.min(LONGEST_LEASE)))
     }
 
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
         check_lease_name(name)?;
         if let Some(lease) = self.log.write().leases.get_mut(name) {
-            lease.held = lease.held.filter(|(held_by, _)| *held_by != holder);
+            lease.release(holder);
         }
         Ok(())
     }
