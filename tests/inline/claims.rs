@@ -12,7 +12,6 @@ use retell::{
     PostgresStore, Projection, ProjectionName, ReadModel, SqliteStore, Worker, async_trait, rusqlite,
 };
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::notebook::{Notebook, Notes};
 
