@@ -2,9 +2,9 @@
 //!
 //! # Dependencies in the public API
 //!
-//! sqlx, rusqlite, chrono, uuid, bytes, futures, tokio and tokio-util appear in signatures. What a program needs of them is re-exported at
-//! the root ([`DateTime`], [`Uuid`], [`Bytes`], [`BoxFuture`], [`watch`], [`CancellationToken`], and the database libraries as a whole), so
-//! that it can name a type without a dependency whose version must match. An incompatible release of one of them leads to an incompatible
+//! sqlx, rusqlite, chrono, uuid, bytes, futures, tokio and tokio-util appear in signatures. The root re-exports the parts that a program
+//! needs ([`DateTime`], [`Uuid`], [`Bytes`], [`BoxFuture`], [`watch`], [`CancellationToken`], and the database libraries as a whole), so that
+//! it can name a type without a dependency whose version must match. An incompatible release of one of them leads to an incompatible
 //! release of this crate.
 //!
 //! # Types that can grow
@@ -47,75 +47,62 @@ pub mod worker;
 #[doc(hidden)]
 pub mod __private;
 
-/// Longer texts: the map of the code, the fine print of the promises, and why things are as they are.
+/// Documents one page of `src/docs`. A link in a page names a target such as `[0006]`. The page defines it as a relative path, for readers on
+/// GitHub. `links.md` comes first and defines it as an item, for rustdoc: in Markdown the first definition counts.
+macro_rules! page {
+    ($name:ident, $file:literal) => {
+        #[doc = include_str!("docs/links.md")]
+        #[doc = include_str!($file)]
+        pub mod $name {}
+    };
+}
+
+/// Guides, guarantees, benchmarks, architecture, protocols and decision records.
 pub mod docs {
-    #[doc = include_str!("docs/architecture.md")]
-    pub mod architecture {}
+    page!(architecture, "docs/architecture.md");
+    page!(benchmarks, "docs/benchmarks.md");
+    page!(guarantees, "docs/guarantees.md");
 
-    #[doc = include_str!("docs/benchmarks.md")]
-    pub mod benchmarks {}
-
-    #[doc = include_str!("docs/guarantees.md")]
-    pub mod guarantees {}
-
-    /// How to do things, step by step.
+    /// Step-by-step guides, one for each task.
     pub mod guide {
-        #[doc = include_str!("docs/guide/writing-a-store.md")]
-        pub mod writing_a_store {}
+        page!(getting_started, "docs/guide/getting-started.md");
+        page!(events, "docs/guide/events.md");
+        page!(commands, "docs/guide/commands.md");
+        page!(projections_and_views, "docs/guide/projections-and-views.md");
+        page!(reactions_and_processes, "docs/guide/reactions-and-processes.md");
+        page!(unique_values, "docs/guide/unique-values.md");
+        page!(testing, "docs/guide/testing.md");
+        page!(operations, "docs/guide/operations.md");
+        page!(writing_a_store, "docs/guide/writing-a-store.md");
     }
 
-    /// Why things are as they are.
+    /// How each database and RabbitMQ is used: locks, isolation levels, and what a reader may rely on.
+    pub mod protocol {
+        page!(mysql, "docs/protocol/mysql.md");
+        page!(postgres, "docs/protocol/postgres.md");
+        page!(rabbitmq, "docs/protocol/rabbitmq.md");
+        page!(sqlite, "docs/protocol/sqlite.md");
+    }
+
+    /// Decision records: why things are as they are.
     pub mod decisions {
-        #[doc = include_str!("docs/decisions/0001-ids-in-a-module-of-their-own.md")]
-        pub mod d0001_ids {}
-
-        #[doc = include_str!("docs/decisions/0002-sqlite-through-rusqlite.md")]
-        pub mod d0002_sqlite {}
-
-        #[doc = include_str!("docs/decisions/0003-upcasters-are-functions.md")]
-        pub mod d0003_upcasters {}
-
-        #[doc = include_str!("docs/decisions/0004-frames.md")]
-        pub mod d0004_frames {}
-
-        #[doc = include_str!("docs/decisions/0005-commands-take-turns.md")]
-        pub mod d0005_turns {}
-
-        #[doc = include_str!("docs/decisions/0006-lanes-and-a-sequencer.md")]
-        pub mod d0006_lanes {}
-
-        #[doc = include_str!("docs/decisions/0007-rabbitmq.md")]
-        pub mod d0007_rabbitmq {}
-
-        #[doc = include_str!("docs/decisions/0008-parked-aggregates.md")]
-        pub mod d0008_parking {}
-
-        #[doc = include_str!("docs/decisions/0009-order-per-aggregate.md")]
-        pub mod d0009_order {}
-
-        #[doc = include_str!("docs/decisions/0010-views.md")]
-        pub mod d0010_views {}
-
-        #[doc = include_str!("docs/decisions/0011-unique-values.md")]
-        pub mod d0011_unique {}
-
-        #[doc = include_str!("docs/decisions/0012-rebuild.md")]
-        pub mod d0012_rebuild {}
-
-        #[doc = include_str!("docs/decisions/0013-reactions-and-inline.md")]
-        pub mod d0013_reactions {}
-
-        #[doc = include_str!("docs/decisions/0014-processes.md")]
-        pub mod d0014_processes {}
-
-        #[doc = include_str!("docs/decisions/0015-connections-at-hand.md")]
-        pub mod d0015_connections {}
-
-        #[doc = include_str!("docs/decisions/0016-less-for-each-event.md")]
-        pub mod d0016_less_for_each_event {}
-
-        #[doc = include_str!("docs/decisions/0017-one-schema.md")]
-        pub mod d0017_one_schema {}
+        page!(d0001_ids, "docs/decisions/0001-id-module.md");
+        page!(d0002_sqlite, "docs/decisions/0002-sqlite-through-rusqlite.md");
+        page!(d0003_upcasters, "docs/decisions/0003-upcasters-are-functions.md");
+        page!(d0004_frames, "docs/decisions/0004-frames.md");
+        page!(d0005_turns, "docs/decisions/0005-commands-take-turns.md");
+        page!(d0006_lanes, "docs/decisions/0006-lanes-and-a-sequencer.md");
+        page!(d0007_rabbitmq, "docs/decisions/0007-rabbitmq.md");
+        page!(d0008_parking, "docs/decisions/0008-parked-aggregates.md");
+        page!(d0009_order, "docs/decisions/0009-order-per-aggregate.md");
+        page!(d0010_views, "docs/decisions/0010-views.md");
+        page!(d0011_unique, "docs/decisions/0011-unique-values.md");
+        page!(d0012_rebuild, "docs/decisions/0012-rebuild.md");
+        page!(d0013_reactions, "docs/decisions/0013-reactions-and-inline.md");
+        page!(d0014_processes, "docs/decisions/0014-processes.md");
+        page!(d0015_connections, "docs/decisions/0015-connection-reuse.md");
+        page!(d0016_less_work_per_event, "docs/decisions/0016-less-work-per-event.md");
+        page!(d0017_one_schema, "docs/decisions/0017-one-schema.md");
     }
 }
 
@@ -163,8 +150,8 @@ pub use store::{
     UpTo, ViewStore,
 };
 
-// Types of other crates that stand in this crate's signatures. Each is re-exported, so that an application needs no dependency of its own
-// to name it; a new incompatible version of such a crate is a new incompatible version of this one.
+// Types of other crates that this crate's signatures name. Each is re-exported, so that an application can name it without a dependency of
+// its own. An incompatible release of such a crate leads to an incompatible release of this one.
 pub use async_trait::async_trait;
 pub use bytes::Bytes;
 pub use chrono::{DateTime, Utc};
