@@ -1,8 +1,8 @@
-//! What a replayed event allocates: what the event itself is made of, and nothing for its way out of the store.
+//! Counts the allocations of a replayed event: those of the event itself, and none for passing it out of the store.
 //!
-//! Allocations are counted for the whole process, so the tests run one after the other in a `main` of their own.
+//! Allocations are counted for the whole process, so a custom `main` runs the tests one after the other.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -28,10 +28,10 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let tests = [
-        test("decoding_json_allocates_as_by_hand", decoding_json_allocates_as_by_hand),
-        test("decoding_compact_allocates_as_by_hand", decoding_compact_allocates_as_by_hand),
-        test("a_load_from_memory_allocates_what_its_events_do", a_load_from_memory_allocates_what_its_events_do),
-        test("a_load_from_sqlite_allocates_what_its_events_do", a_load_from_sqlite_allocates_what_its_events_do),
+        test("json_decoding_allocates_like_hand_written", json_decoding_allocates_like_hand_written),
+        test("compact_decoding_allocates_like_hand_written", compact_decoding_allocates_like_hand_written),
+        test("memory_load_allocates_only_for_its_events", memory_load_allocates_only_for_its_events),
+        test("sqlite_load_allocates_only_for_its_events", sqlite_load_allocates_only_for_its_events),
     ];
     libtest_mimic::run(&arguments, tests.into()).exit()
 }
@@ -43,7 +43,7 @@ fn test(name: &str, body: fn()) -> Trial {
     })
 }
 
-fn decoding_json_allocates_as_by_hand() {
+fn json_decoding_allocates_like_hand_written() {
     let events = stored(OrderEvent::numbered);
     let by_hand = allocations(|| {
         for event in &events {
@@ -57,7 +57,7 @@ fn decoding_json_allocates_as_by_hand() {
     assert_eq!(decoding::<OrderEvent>(&events), by_hand);
 }
 
-fn decoding_compact_allocates_as_by_hand() {
+fn compact_decoding_allocates_like_hand_written() {
     let events = stored(CompactEvent::numbered);
     let by_hand = allocations(|| {
         for event in &events {
@@ -71,18 +71,19 @@ fn decoding_compact_allocates_as_by_hand() {
     assert_eq!(decoding::<CompactEvent>(&events), by_hand);
 }
 
-fn a_load_from_memory_allocates_what_its_events_do() {
-    a_longer_load_allocates_what_its_events_do(&MemoryStore::new());
+fn memory_load_allocates_only_for_its_events() {
+    longer_load_allocates_only_for_its_events(&MemoryStore::new());
 }
 
-fn a_load_from_sqlite_allocates_what_its_events_do() {
+fn sqlite_load_allocates_only_for_its_events() {
     let directory = support::directory();
     let store = Runtime::new().unwrap().block_on(SqliteStore::open(directory.path().join("log.db"))).unwrap();
-    a_longer_load_allocates_what_its_events_do(&store);
+    longer_load_allocates_only_for_its_events(&store);
 }
 
-/// Twice as long, so that what a load allocates once is left out of account. The hundredth is what stores allocate for chunks of events.
-fn a_longer_load_allocates_what_its_events_do(store: &(impl EventStore + Clone)) {
+/// Compares a load of twice as many events, so that the fixed allocations of a load cancel out. Stores allocate buffers for chunks of
+/// events; 1 % is allowed for those.
+fn longer_load_allocates_only_for_its_events(store: &(impl EventStore + Clone)) {
     let runtime = Runtime::new().unwrap();
     let orders =
         Repository::<Order>::new(store.clone()).with_options(RepositoryOptions::new().with_cached_aggregates(0));
@@ -90,7 +91,7 @@ fn a_longer_load_allocates_what_its_events_do(store: &(impl EventStore + Clone))
         runtime.block_on(append(store, id, events));
     }
     let load = |id: &str| runtime.block_on(orders.load(id)).unwrap();
-    // What is made at the first use of a store, such as threads and statements, is made here.
+    // The first use of a store creates threads and statements, which must not be counted.
     load("first");
     let short = allocations(|| assert_eq!(load("short").version.get(), EVENTS));
     let long = allocations(|| assert_eq!(load("long").version.get(), 2 * EVENTS));
@@ -122,7 +123,7 @@ fn decoding<E: Event>(events: &[Stored]) -> u64 {
     })
 }
 
-/// Growing one counts as another.
+/// Counts the allocations of `work`; each reallocation counts as one.
 fn allocations(work: impl FnOnce()) -> u64 {
     let _profiler = Profiler::builder().testing().build();
     work();

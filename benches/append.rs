@@ -1,17 +1,18 @@
-//! Appending to SQLite with `synchronous=FULL`, beside hand-written sqlx on a file with the same table, indexes and settings:
-//! `BEGIN IMMEDIATE`, `SELECT max(version)`, `INSERT`, `COMMIT`.
+//! Appends to SQLite with `synchronous=FULL`, compared with hand-written sqlx on a file with the same table, indexes and settings: `BEGIN
+//! IMMEDIATE`, `SELECT max(version)`, `INSERT`, `COMMIT`.
 //!
-//! By hand, the writers share a pool of one connection. With a connection each they wait for the lock by sleeping: measured, 100 times
-//! slower with 16 writers.
+//! The hand-written writers share a pool of one connection. With one connection per writer, each waits for the lock by sleeping, which
+//! measured 100 times slower with 16 writers.
 //!
-//! - `append`: one event each to new streams with UUID v7 ids, by so many writers at once. Targets, in times `by_hand`: 0.9 with 1
-//!   writer, 3 with 16, 15 with 512. `limit`: one transaction of as many events, by rusqlite on the thread that calls.
-//! - `existing`: a command of one event on one of a hundred aggregates in turn, with ten events at first, not cached: it is loaded. By hand
-//!   likewise.
-//! - `command`: a command of one event on a hot aggregate, one aggregate a writer. The library also keeps a snapshot every 100.
+//! - `append`: one event per append to new streams with UUID v7 ids, by 1 to 512 concurrent writers. Targets, as a multiple of `by_hand`:
+//!   0.9 with 1 writer, 3 with 16, 15 with 512. `limit` is one transaction with the same number of events, by rusqlite on the calling
+//!   thread.
+//! - `existing`: a command of one event on each of a hundred aggregates in turn. Each starts with ten events and is loaded, since it is not
+//!   cached. The hand-written side does the same.
+//! - `command`: a command of one event on a hot aggregate, one aggregate per writer. The library also stores a snapshot every 100 events.
 //! - `bulk`: one append of 10 or 1,000 events; `limit` as above.
 //!
-//! The unit is events appended; the files lie below cargo's target directory, which must be on a disk.
+//! The unit is events appended. The files are in cargo's target directory, which must be on a disk.
 //!
 //! ```sh
 //! cargo bench -p retell-benches --bench append
@@ -41,10 +42,10 @@ use support::order::{Add, KeptOrder, Order, OrderEvent};
 
 const BULKS: [u64; 2] = [10, 1_000];
 
-/// Aggregates of each writer that are there before its commands.
+/// Aggregates of each writer that exist before its commands.
 const EXISTING: u64 = 100;
 
-/// Their events.
+/// Events of each of these aggregates.
 const EACH: u64 = 10;
 
 fn main() {
@@ -140,7 +141,7 @@ fn bulk(criterion: &mut Criterion, runtime: &Runtime, directory: &Path) {
     group.finish();
 }
 
-/// A file for each side.
+/// Creates one file for each side.
 fn open(runtime: &Runtime, directory: &Path, name: &str) -> (SqliteStore, SqlitePool) {
     runtime.block_on(async {
         let store = SqliteStore::open(directory.join(format!("{name}-store.db"))).await.unwrap();
@@ -148,7 +149,7 @@ fn open(runtime: &Runtime, directory: &Path, name: &str) -> (SqliteStore, Sqlite
     })
 }
 
-/// The time that so many writers take together.
+/// Returns the time that `writers` concurrent writers take together.
 fn at_once<F: Future<Output = ()> + Send + 'static>(
     runtime: &Runtime,
     writers: u32,

@@ -1,16 +1,18 @@
-//! The way from the log to the read model, over RabbitMQ, beside the same by hand with lapin and sqlx: relay, worker, latency, memory.
-//! PostgreSQL keeps log and read model, the queues are quorum queues, messages are persistent, confirmed, and acknowledged after the commit.
+//! Delivery from the log to the read model over RabbitMQ, compared with hand-written lapin and sqlx: relay, worker, latency, memory.
+//! PostgreSQL holds the log and the read model. The queues are quorum queues; messages are persistent, confirmed, and acknowledged after
+//! the commit.
 //!
-//! Both sides run in turns, three rounds; a figure is the median, a ratio stands with [least, most].
+//! Both sides run in turn for three rounds. A figure is the median; a ratio is followed by [min, max].
 //!
-//! - `relay`: 100,000 events of some 186 bytes of JSON, from the log to confirmed. By hand: one message an event, 1,000 confirms outstanding.
-//! - `worker`: frames of 100, from a full queue to committed. By hand: the same frames and statements, in transactions of as many events.
-//!   The worker's store shows it nothing, so that all it applies comes from the broker.
-//! - `view`: 200,000 events, ten an order and these spread over all of them, from a full queue to the committed rows of a view, in batches of so
-//!   many events. By hand: as `worker`, one statement a batch.
-//! - `latency`: 500 commands/s, each from its return to the read model being committed. By hand: `INSERT` and commit, a confirmed message,
-//!   a consumer that commits and acknowledges what is there.
-//! - `memory`: relay and worker in processes of their own, over 1,000,000 events and one of 10 MiB; the peak of their resident memory.
+//! - `relay`: 100,000 events of about 186 bytes of JSON, from the log to the confirm. Hand-written: one message per event, 1,000
+//!   outstanding confirms.
+//! - `worker`: frames of 100 events, from a full queue to the commit. Hand-written: the same frames and statements, in transactions of the
+//!   same number of events. The worker's store is empty, so every event it applies comes from the broker.
+//! - `view`: 200,000 events, ten per order and spread over all of them, from a full queue to the committed rows of a view, for several
+//!   batch sizes. Hand-written: as in `worker`, one statement per batch.
+//! - `latency`: 500 commands/s, from the return of each command to the commit in the read model. Hand-written: `INSERT` and commit, a
+//!   confirmed message, and a consumer that commits and acknowledges the messages it has.
+//! - `memory`: relay and worker in separate processes, over 1,000,000 events and one of 10 MiB; the peak of their resident memory.
 //!
 //! ```sh
 //! POSTGRES_URL=postgres://.. AMQP_URL=amqp://.. cargo bench -p retell-benches --bench delivery [-- PART ..]
@@ -58,7 +60,7 @@ const ROUNDS: usize = 3;
 
 const RELAYED: u64 = 100_000;
 
-/// The most events in a transaction, on both sides.
+/// Maximum number of events in a transaction, on both sides.
 const BATCH: usize = 1_000;
 
 #[tokio::main]
@@ -71,7 +73,7 @@ async fn main() {
     }
     for variable in ["POSTGRES_URL", "AMQP_URL"] {
         if std::env::var_os(variable).is_none() {
-            return println!("{variable} names no server: nothing is measured");
+            return println!("{variable} is not set: nothing is measured");
         }
     }
     let wanted = |part: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == part);
@@ -99,14 +101,14 @@ fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// What a round of so many events took: events a second, and microseconds of our own processor time an event.
+/// The cost of a round: events per second, and microseconds of this process's CPU time per event.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     rate: f64,
     micros: f64,
 }
 
-/// Started with a round.
+/// Measures one round.
 struct Clock {
     began: Instant,
     cpu: f64,
@@ -123,11 +125,11 @@ impl Clock {
     }
 }
 
-/// Processor time of this process so far, in seconds: other work on the machine does not count.
+/// Returns the CPU time of this process so far, in seconds. Unlike wall time it excludes other work on the machine.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    // In hundredths: user and system.
+    // User and system time, in hundredths of a second.
     [11, 12].map(|place: usize| fields[place].parse::<f64>().unwrap()).iter().sum::<f64>() / 100.0
 }
 
@@ -143,7 +145,7 @@ fn report(what: &str, by_hand: &[Cost], ours: &[Cost]) {
     );
 }
 
-/// A schema of PostgreSQL, and names on the broker that nobody else has.
+/// A PostgreSQL schema, and the broker that exchanges and queues are created on.
 struct Place {
     pool: PgPool,
     schema: String,
@@ -160,14 +162,14 @@ impl Place {
     }
 
     async fn open(schema: &str) -> Self {
-        let url = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} names no server"));
+        let url = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
         let options = url("POSTGRES_URL").parse::<PgConnectOptions>().unwrap().options([("search_path", schema)]);
         let pool = PgPoolOptions::new().test_before_acquire(false).connect_with(options).await.unwrap();
         let store = PostgresStore::open_with(pool.clone(), PostgresOptions::new().with_schema(schema)).await.unwrap();
         Self { pool, schema: schema.to_owned(), store, amqp: url("AMQP_URL") }
     }
 
-    /// So many events, ten an order, in a commit each.
+    /// Writes `events` events, ten per order, each in a commit of its own.
     async fn fill(&self, events: u64) {
         sqlx::query(FILL).bind(events.cast_signed()).execute(&self.pool).await.unwrap();
         sqlx::query("SELECT setval('commit_number', $1)").bind(events.cast_signed()).execute(&self.pool).await.unwrap();
@@ -181,7 +183,7 @@ impl Place {
         PostgresReadModel::open_with(self.pool.clone(), options).await.unwrap()
     }
 
-    /// A broker with names of its own, which are there when this returns, and the queue of `sales` among them.
+    /// Opens a broker whose names start with `prefix`. Its exchanges and the queue of `sales` exist when this returns.
     async fn broker(&self, prefix: &str) -> (RabbitMqBroker, Topology) {
         let topology = Topology::new().with_prefix(prefix);
         let options = RabbitMqOptions::new(&self.amqp).unwrap().with_topology(topology.clone());
@@ -205,14 +207,14 @@ fn prefix() -> String {
     format!("bench-{}.", Uuid::now_v7().simple())
 }
 
-/// A broker that tells how far it has confirmed.
+/// A broker that reports the last confirmed position.
 #[derive(Clone)]
-struct Counted {
+struct ConfirmTracker {
     broker: RabbitMqBroker,
     confirmed: watch::Sender<Position>,
 }
 
-impl Counted {
+impl ConfirmTracker {
     fn new(broker: &RabbitMqBroker) -> Self {
         Self { broker: broker.clone(), confirmed: watch::Sender::new(Position::ZERO) }
     }
@@ -223,7 +225,7 @@ impl Counted {
 }
 
 #[async_trait]
-impl Publisher for Counted {
+impl Publisher for ConfirmTracker {
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         let (confirm, last) = (self.broker.publish(frames).await?, frames.last().unwrap().last());
         let confirmed = self.confirmed.clone();
@@ -232,7 +234,7 @@ impl Publisher for Counted {
 }
 
 #[async_trait]
-impl Announcer for Counted {
+impl Announcer for ConfirmTracker {
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
         let (confirm, last) = (self.broker.announce(events).await?, events.last().unwrap().position);
         let confirmed = self.confirmed.clone();
@@ -240,7 +242,7 @@ impl Announcer for Counted {
     }
 }
 
-/// Events a second, from the log to confirmed.
+/// Measures events per second from the log to the confirm.
 async fn relay() {
     println!(
         "relay, {RELAYED} events: by hand, relay (events/s)   ratio [least, most]   processor time: by hand, relay (us an event)"
@@ -267,7 +269,7 @@ async fn relay_round(place: &Place, side: &str) -> Cost {
     let (frames, events) =
         (topology.queue(&sales_name(), Consumption::Sole).unwrap(), format!("{}.all", topology.event_exchange.name));
     messages::queue(&channel, &events, &topology.event_exchange.name).await;
-    let (relayed, stop) = (Counted::new(&broker), CancellationToken::new());
+    let (relayed, stop) = (ConfirmTracker::new(&broker), CancellationToken::new());
     let clock = Clock::start();
     let cost = if side == "by hand" {
         messages::publish_all(&place.pool, &channel, &topology.event_exchange.name).await;
@@ -296,7 +298,7 @@ async fn relay_round(place: &Place, side: &str) -> Cost {
     cost
 }
 
-/// Events a second, from a full queue to committed.
+/// Measures events per second from a full queue to the commit.
 async fn worker(statements: Statements, events: u64) {
     println!(
         "worker, {events} events, {statements:?}: by hand, worker (events/s)   ratio [least, most]   processor time: by hand, worker (us an event)"
@@ -316,7 +318,7 @@ async fn worker(statements: Statements, events: u64) {
 
 const VIEWED: u64 = 200_000;
 
-/// Events a second, from a full queue to the rows of a view.
+/// Measures events per second from a full queue to the rows of a view.
 async fn view() {
     println!(
         "view, {VIEWED} events: by hand, worker (events/s)   ratio [least, most]   processor time: by hand, worker (us an event)"
@@ -341,7 +343,7 @@ async fn view() {
 }
 
 async fn our_view(place: &Place, batch: usize, broker: &RabbitMqBroker) {
-    let worker = Worker::view(ViewOfSales, Blind, place.models().await).with_broker(broker.clone());
+    let worker = Worker::view(ViewOfSales, EmptyLog, place.models().await).with_broker(broker.clone());
     let worker = worker.with_options(WorkerOptions::new().with_batch_events(batch));
     let mut applied = worker.applied();
     let stop = CancellationToken::new();
@@ -353,7 +355,7 @@ async fn our_view(place: &Place, batch: usize, broker: &RabbitMqBroker) {
     ended.unwrap();
 }
 
-/// Fills a queue, and measures how `side` empties it. `applied` counts the events that have got into the read model.
+/// Fills a queue and measures how `side` drains it. `applied` is the query for the number of events in the read model.
 async fn drained(
     place: &Place,
     events: u64,
@@ -384,7 +386,7 @@ async fn drained(
 }
 
 async fn our_worker(place: &Place, statements: Statements, events: u64, broker: &RabbitMqBroker) {
-    let worker = Worker::new(Sales(statements), Blind, place.models().await).with_broker(broker.clone());
+    let worker = Worker::new(Sales(statements), EmptyLog, place.models().await).with_broker(broker.clone());
     let mut applied = worker.applied();
     let stop = CancellationToken::new();
     let done = async {
@@ -396,7 +398,7 @@ async fn our_worker(place: &Place, statements: Statements, events: u64, broker: 
 }
 
 async fn by_hand_worker(place: &Place, statements: Statements, events: u64, queue: &str) {
-    let mut messages = Messages::of(messages::channel(&place.amqp).await, queue, 100).await;
+    let mut messages = Messages::consume(messages::channel(&place.amqp).await, queue, 100).await;
     let (mut at, mut batch, mut last) = (0, Vec::new(), 0);
     while at < events {
         for message in messages.next((BATCH - batch.len()).div_ceil(100)).await {
@@ -436,12 +438,12 @@ async fn apply_by_hand<'e>(
     update.execute(tx).await.unwrap();
 }
 
-/// A store that shows nothing.
+/// An event reader over an empty log.
 #[derive(Debug)]
-struct Blind;
+struct EmptyLog;
 
 #[async_trait]
-impl EventReader for Blind {
+impl EventReader for EmptyLog {
     async fn replay(&self, _: &StreamId, _: Replay, _: &mut dyn Visitor) -> Result<()> {
         Ok(())
     }
@@ -466,7 +468,7 @@ impl EventReader for Blind {
 
 const COMMANDS: u64 = 5_000;
 
-/// Of 500 commands a second.
+/// Interval of 500 commands per second.
 const TICK: Duration = Duration::from_millis(2);
 
 async fn latency() {
@@ -515,7 +517,7 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
     });
     let commands = async {
         let orders = Repository::<KeptOrder>::new(place.store.clone());
-        // Connections are made before the clock runs.
+        // Open connections before the clock starts.
         command(orders.clone(), 0).await;
         let executed = at_the_rate(|number| command(orders.clone(), number)).await;
         let head = place.store.head().await.unwrap();
@@ -544,13 +546,13 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
     quantiles(delays)
 }
 
-/// The median, the 99th of a hundred, the last.
+/// Returns the median, the 99th percentile and the maximum.
 fn quantiles(delays: Vec<f64>) -> [f64; 3] {
     let delays = sorted(delays);
     [delays[delays.len() / 2], delays[delays.len() * 99 / 100], delays[delays.len() - 1]]
 }
 
-/// Starts a command at each tick, whether those before have returned or not.
+/// Starts a command at each tick, without waiting for earlier ones to return.
 async fn at_the_rate<T: Send + 'static, F>(command: impl Fn(u64) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
@@ -566,14 +568,15 @@ where
     running.join_all().await
 }
 
-/// Who crashes between commit and publishing loses a message here; what it costs not to is the difference.
+/// Measures the hand-written side, which loses a message if it crashes between commit and publish. The difference in latency is the price
+/// of not losing it.
 async fn latency_by_hand(place: &Place) -> [f64; 3] {
     let (broker, topology) = place.broker(&prefix()).await;
     let exchange = topology.event_exchange.name.clone();
     let queue = format!("{exchange}.all");
     let channel = messages::channel(&place.amqp).await;
     messages::queue(&channel, &queue, &exchange).await;
-    let mut messages = Messages::of(messages::channel(&place.amqp).await, &queue, 100).await;
+    let mut messages = Messages::consume(messages::channel(&place.amqp).await, &queue, 100).await;
     let consuming = async {
         let mut seen = vec![None; usize::try_from(COMMANDS).unwrap()];
         while seen.iter().any(Option::is_none) {
@@ -629,7 +632,7 @@ const BACKLOG: u64 = 1_000_000;
 
 const LARGE: usize = 10 * 1024 * 1024;
 
-/// Peaks of resident memory, in MiB.
+/// Measures peaks of resident memory, in MiB.
 async fn memory() {
     println!(
         "memory, {BACKLOG} events and one of {} MiB: peak (MiB) after the backlog, after the large event",
@@ -670,7 +673,7 @@ async fn child_of_memory(part: &str, schema: &str, prefix: &str) {
     let broker = RabbitMqBroker::new(options).unwrap();
     let stop = CancellationToken::new();
     if part == "relay" {
-        let relayed = Counted::new(&broker);
+        let relayed = ConfirmTracker::new(&broker);
         let relay = Relay::new(place.store.clone(), relayed.clone()).with_checkpoint(place.store.clone(), prefix);
         let stopped = stop.clone();
         let running = tokio::spawn(async move { relay.run(stopped).await });
@@ -689,7 +692,7 @@ async fn child_of_memory(part: &str, schema: &str, prefix: &str) {
         applied.wait_for(|applied| applied.get() >= BACKLOG).await.unwrap();
         let backlog = peak();
         applied.wait_for(|applied| applied.get() > BACKLOG).await.unwrap();
-        // The frames, which it knows by now.
+        // Wait for the frames of these events too, which the worker has already read from the store.
         tokio::time::sleep(Duration::from_secs(2)).await;
         println!("{backlog:.0} {:.0}", peak());
         stop.cancel();
@@ -697,7 +700,7 @@ async fn child_of_memory(part: &str, schema: &str, prefix: &str) {
     }
 }
 
-/// The most resident memory this process ever had, in MiB.
+/// Returns the peak resident memory of this process, in MiB.
 fn peak() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -708,7 +711,7 @@ const SOLD: &str = "SELECT sum(events)::bigint FROM sales";
 
 const VIEWED_SALES: &str = "SELECT sum((state::json ->> 'events')::bigint)::bigint FROM views";
 
-/// Binds: how many. Placed, paid and shipped by turns, as `OrderEvent::numbered` has them.
+/// Binds: number of events. Placed, paid and shipped events alternate, as in `OrderEvent::numbered`.
 const FILL: &str = r#"
     INSERT INTO events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
         recorded_at, payload)

@@ -1,14 +1,16 @@
-//! What a growing log costs: appending, loading and rebuilding at 100,000 and 1,000,000 events, with `--full` at 10,000,000 as well. In
-//! SQLite, and in the PostgreSQL that `POSTGRES_URL` names. Target: append and load stay within 20 % of those of the smallest log.
+//! The cost of a growing log: appends, loads and rebuilds at 100,000 and 1,000,000 events, and with `--full` also at 10,000,000. Runs on
+//! SQLite, and on PostgreSQL if `POSTGRES_URL` is set. Target: append and load stay within 20 % of the figures for the smallest log.
 //!
-//! - `append`: 16 writers, one event each to new streams: events/s, and the median of one append; of five rounds the median.
-//! - `load`: an aggregate of 100 events that lie scattered over the whole log, not cached, without snapshots: likewise.
-//! - `rebuild`: a view of 100 events a key, built anew in the same kind of database as the log. Those of a thousand keys come by turns, then
-//!   those of the next thousand: most things are over at some time. In brackets: where each key's events lie scattered over the whole log.
-//! - `memory`: of this process after all that, and its peak so far. The figures of a later row have those of an earlier one in them.
-//! - `bytes`: of an event on disk, with the indexes, beside its payload's own.
+//! - `append`: 16 writers, each appending one event at a time to new streams. Events/s, and the median time of one append; median of five
+//!   rounds.
+//! - `load`: an aggregate of 100 events that are scattered over the whole log, not cached, without snapshots. Median of five rounds.
+//! - `rebuild`: a view with 100 events per key, rebuilt in the same kind of database as the log. The events of a thousand keys alternate,
+//!   followed by those of the next thousand, since most real aggregates are active for a limited time. In brackets: every key's events are
+//!   scattered over the whole log.
+//! - `memory`: resident memory of this process at the end, and its peak so far. Later rows include the memory of earlier ones.
+//! - `bytes`: size of an event on disk including indexes, and the size of its payload.
 //!
-//! In parentheses: times what it is in the smallest log. Each log is written by appends of 1,000 events.
+//! In parentheses: the ratio to the smallest log. Each log is written by appends of 1,000 events.
 //!
 //! ```sh
 //! POSTGRES_URL=postgres://.. cargo bench -p retell-benches --bench growth -- --full
@@ -37,10 +39,10 @@ use support::order::{Order, OrderEvent};
 
 const SIZES: [u64; 3] = [100_000, 1_000_000, 10_000_000];
 
-/// Events of one append while a log is written.
+/// Events per append while a log is filled.
 const FILL: u64 = 1_000;
 
-/// Aggregates that lie scattered, with `EACH` events.
+/// Number of aggregates whose events are scattered over the log, `EACH` events each.
 const SCATTERED: u64 = 10;
 
 /// Events of a scattered aggregate, and of a key of the view.
@@ -48,15 +50,15 @@ const EACH: u64 = 100;
 
 const WRITERS: usize = 16;
 
-/// Appends of each writer.
+/// Appends per writer.
 const APPENDS: usize = 1_000;
 
-/// Keys of the view whose events come by turns.
+/// Keys of the view whose events alternate.
 const TOGETHER: u64 = 1_000;
 
 const LOADS: u64 = 500;
 
-/// In turns, appends and loads; a figure is the median.
+/// Rounds of appends and loads; a figure is the median.
 const ROUNDS: usize = 5;
 
 #[tokio::main]
@@ -70,7 +72,7 @@ async fn main() {
     sqlite(sizes).await;
     match std::env::var("POSTGRES_URL") {
         Ok(server) => postgres(sizes, &server).await,
-        Err(_) => println!("POSTGRES_URL names no server: nothing is measured there"),
+        Err(_) => println!("POSTGRES_URL is not set: PostgreSQL is not measured"),
     }
 }
 
@@ -89,14 +91,14 @@ async fn sqlite(sizes: &[u64]) {
     }
 }
 
-/// With all of the write-ahead log moved into the file.
+/// Returns the size of the file after moving the write-ahead log into it.
 fn sqlite_bytes(path: &Path) -> u64 {
     let db = rusqlite::Connection::open(path).unwrap();
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     fs::metadata(path).unwrap().len()
 }
 
-/// Log and view have a database each, so that the size of the one is not that of both.
+/// Log and view have separate databases, so that the size of the log can be measured alone.
 async fn postgres(sizes: &[u64], server: &str) {
     let mut smallest = None;
     for &size in sizes {
@@ -108,7 +110,7 @@ async fn postgres(sizes: &[u64], server: &str) {
         let log = PostgresStore::connect(&url("log")).await.unwrap();
         let models = PostgresReadModel::connect(&url("views")).await.unwrap();
         let payload = fill(&log, size).await;
-        // What the server does by itself sooner or later, and then beside what is measured.
+        // A server does this in the background sooner or later, which would disturb the measurement.
         for upkeep in ["VACUUM ANALYZE", "CHECKPOINT"] {
             run(&url("log"), upkeep.into()).await;
         }
@@ -127,7 +129,7 @@ async fn run(server: &str, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
 }
 
-/// Returns the bytes of all payloads.
+/// Fills the log and returns the total size of the payloads in bytes.
 async fn fill(log: &impl EventStore, size: u64) -> u64 {
     let (appends, mut bytes) = (size / FILL, 0);
     for number in 0..appends {
@@ -189,10 +191,10 @@ impl Figures {
 }
 
 async fn measure<S: EventStore + Clone, M: ViewStore + Clone>(log: &S, models: M, size: u64) -> Figures {
-    // First, while the log holds what was written and nothing else.
+    // Rebuild first, while the log holds only the events of `fill`.
     let rebuilt = rebuild(log, models.clone(), size, "together", TOGETHER).await;
     let rebuilt_scattered = rebuild(log, models, size, "scattered", size / EACH).await;
-    // Once for nothing: threads, connections and lanes are made, and a server has its pages.
+    // Warm up: create threads, connections and lanes, and fill the server's page cache.
     append(log).await;
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
@@ -208,7 +210,7 @@ async fn measure<S: EventStore + Clone, M: ViewStore + Clone>(log: &S, models: M
     }
 }
 
-/// Events a second, and the median of one append in milliseconds.
+/// Returns appends per second, and the median time of one append in milliseconds.
 async fn append(log: &(impl EventStore + Clone)) -> (f64, f64) {
     let began = Instant::now();
     let writers: JoinSet<_> = (0..WRITERS).map(|_| write(log.clone())).collect();
@@ -216,7 +218,7 @@ async fn append(log: &(impl EventStore + Clone)) -> (f64, f64) {
     (times.len() as f64 / began.elapsed().as_secs_f64(), median(times))
 }
 
-/// In milliseconds.
+/// Returns the time of each append in milliseconds.
 async fn write(log: impl EventStore) -> Vec<f64> {
     let mut times = Vec::new();
     for _ in 0..APPENDS {
@@ -229,7 +231,7 @@ async fn write(log: impl EventStore) -> Vec<f64> {
     times
 }
 
-/// In milliseconds, the median.
+/// Returns the median time of a load in milliseconds.
 async fn load(log: &(impl EventStore + Clone)) -> f64 {
     let options = RepositoryOptions::new().with_cached_aggregates(0);
     let orders = Repository::<Order>::new(log.clone()).with_options(options);
@@ -247,10 +249,10 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Counts the events of each key.
+/// A view that counts the events of each key.
 struct Counts {
     name: &'static str,
-    /// Keys whose events come by turns.
+    /// Keys whose events alternate.
     together: u64,
 }
 
@@ -289,7 +291,7 @@ async fn rebuild<S: EventStore + Clone, M: ViewStore + Clone>(
     took
 }
 
-/// Of this process, as Linux says it.
+/// Returns a line of this process's memory statistics from Linux, in MiB.
 fn resident(what: &str) -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = status.lines().find_map(|line| line.strip_prefix(what)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs what floors.txt names of the criterion benchmarks, with its twin written by hand beside it, and fails where the median is slower than
-# the floor says, in times by hand. By hand and before a release, on a machine that does nothing else; it takes some minutes. What
-# fails once may be noise: instructions.sh counts without any.
+# Runs the criterion benchmarks listed in floors.txt together with their hand-written twins, and fails if a median is slower than its floor,
+# a multiple of the hand-written speed. Run it manually before a release, on an otherwise idle machine; it takes some minutes. A single
+# failure may be noise: instructions.sh counts without any.
 #
 #   benches/guard.sh            all
 #   benches/guard.sh replay     the rows of one benchmark
 set -euo pipefail
 cd "$(dirname "$0")/.."
 floors=$(grep "^${1:-[a-z]}" benches/floors.txt)
-# A folder of its own: figures of an earlier run must not stand in for those that are missing.
+# A separate folder, so that figures of an earlier run cannot replace missing ones.
 CRITERION_HOME="$(mktemp -d)"
 export CRITERION_HOME
 trap 'rm -rf "$CRITERION_HOME"' EXIT
 
-# group/function/size; prints nanoseconds
+# Argument: group/function/size. Prints nanoseconds.
 median() {
   local found
   found=$(sed -n 's/.*"median":{"confidence_interval":{[^}]*},"point_estimate":\([0-9.e+]*\).*/\1/p' "$CRITERION_HOME/$1/new/estimates.json")

@@ -1,8 +1,8 @@
-//! What an inline projection costs an append: on SQLite, and on the PostgreSQL that `POSTGRES_URL` names.
+//! The cost of an inline projection for an append: on SQLite, and on PostgreSQL if `POSTGRES_URL` is set.
 //!
-//! Each writer appends one event after the other to a stream of its own, for a second. `view`: a view counts the events of each stream;
-//! `sql`: a projection does so in one statement an event. The rounds take turns, and a figure is the median of three, in appends/s; a ratio is
-//! the time of an append against that of a plain one.
+//! Each writer appends one event after the other to its own stream for a second. `view`: a view counts the events of each stream. `sql`: a
+//! projection does the same with one statement per event. The rounds take turns. A figure is the median of three, in appends/s. A ratio is
+//! the time of an append relative to a plain one.
 //!
 //! ```sh
 //! POSTGRES_URL=postgres://.. cargo bench -p retell-benches --bench inline
@@ -47,7 +47,7 @@ impl View for Counts {
 
 struct Sql<T>(PhantomData<fn(&mut T)>);
 
-/// The statements of [`Sql`].
+/// The statements of [`Sql`], which differ between databases.
 #[async_trait]
 trait Counter: Send + 'static {
     async fn make(&mut self) -> Result<(), BoxError>;
@@ -101,7 +101,7 @@ impl<T: Counter> Projection for Sql<T> {
     }
 }
 
-/// Appends a second.
+/// Returns appends per second.
 async fn measure<S: EventStore + Clone>(log: &S, writers: usize) -> f64 {
     let began = Instant::now();
     let mut tasks = JoinSet::new();
@@ -162,7 +162,7 @@ async fn main() {
     })
     .await;
     let Ok(url) = env::var("POSTGRES_URL") else {
-        return println!("POSTGRES_URL names no server: nothing is measured there");
+        return println!("POSTGRES_URL is not set: PostgreSQL is not measured");
     };
     let pool = PgPool::connect(&url).await.unwrap();
     compare("PostgreSQL", async || {

@@ -1,12 +1,12 @@
-//! Runs one part of the way of an event a given number of times, so that `instructions.sh` can count its instructions. `cargo bench -p retell-benches`
-//! tries each part once.
+//! Runs one step of an event's path a given number of times, so that `instructions.sh` can count its instructions. `cargo bench -p
+//! retell-benches` runs each step once as a check.
 //!
 //! - `decode`, `decode_compact`: from stored bytes to an event.
-//! - `replay`, `replay_compact`: the same, and the change of the state; by hand `replay_by_hand`.
-//! - `encode`, `encode_compact`: from an event to what an append writes.
+//! - `replay`, `replay_compact`: decode and apply to the state; hand-written: `replay_by_hand`.
+//! - `encode`, `encode_compact`: from an event to the bytes that an append writes.
 //! - `frame`: 100 events into a frame, as a relay does; counted per event.
-//! - `unframe`: a frame into its events, as a worker does with what is new to it; counted per event.
-//! - `gate`: the head of a frame, which is all a worker reads of one that it knows.
+//! - `unframe`: a frame into its events, as a worker does with new events; counted per event.
+//! - `gate`: parses the head of a frame, all that a worker reads of a frame it already knows.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 mod support;
@@ -22,10 +22,10 @@ use retell::{Aggregate, Event, Position, StreamId, Version};
 use support::by_hand::State;
 use support::order::{CompactEvent, CompactOrder, Order, OrderEvent, Stored};
 
-/// Events that are used in turn.
+/// Number of distinct events, which are used in turn.
 const EVENTS: u64 = 300;
 
-/// Events of a frame.
+/// Events per frame.
 const FRAMED: usize = 100;
 
 type Part = fn(u64);
@@ -55,7 +55,7 @@ fn main() {
     }
 }
 
-/// Both kinds of events.
+/// Events of both codecs.
 trait Numbered: Event {
     fn numbered(number: u64) -> Self;
 }

@@ -1,11 +1,11 @@
-//! Loading from SQLite, beside a hand-written loop over sqlx (prepared statements, streamed rows) and serde_json, on the same file.
+//! Loads from SQLite, compared with a hand-written loop over sqlx (prepared statements, streamed rows) and serde_json on the same file.
 //!
-//! - `load`: an aggregate of so many events, not cached, without snapshots. Target: 2 times `by_hand` at 10,000. `limit` is rusqlite on the
-//!   thread that calls; `compact` has the compact codec, `memory` the store in memory.
+//! - `load`: an aggregate of 10 to 100,000 events, not cached, without snapshots. Target: twice the speed of `by_hand` at 10,000. `limit`
+//!   is rusqlite on the calling thread; `compact` uses the compact codec, `memory` the in-memory store.
 //! - `snapshot`: an aggregate with a snapshot 50 events back, at version 150 and at 100,050. Target: within a factor of 2 of each other.
-//! - `hot`: a cached aggregate that is up to date; by hand, a state that is kept and asks for newer events.
-//! - `all`: 200,000 events of 2,000 aggregates, decoded and folded into a counter, by a worker as any projection is, and page by page.
-//!   Target: 2 times `by_hand`, which streams.
+//! - `hot`: a cached aggregate that is up to date. The hand-written side keeps a state and queries newer events.
+//! - `all`: 200,000 events of 2,000 aggregates, decoded and folded into a counter, by a worker with a projection and page by page. Target:
+//!   twice the speed of `by_hand`, which streams.
 //!
 //! ```sh
 //! cargo bench -p retell-benches --bench load
@@ -34,7 +34,7 @@ use support::by_hand::{self, State};
 use support::limit;
 use support::order::{CompactEvent, CompactOrder, KeptOrder, Order, OrderEvent};
 
-/// Events of one append while a file is filled.
+/// Events per append while a file is filled.
 const FILL: u64 = 1_000;
 
 const LENGTHS: [u64; 5] = [10, 100, 1_000, 10_000, 100_000];
@@ -143,7 +143,7 @@ fn hot(criterion: &mut Criterion, runtime: &Runtime, store: &SqliteStore, pool: 
 fn all_events(criterion: &mut Criterion, runtime: &Runtime, path: &Path) {
     let (store, pool) = runtime.block_on(async {
         let store = open(path).await;
-        // One event each by turns: the streams lie interleaved, as they grow in life.
+        // Append one event per stream in turn, so that the streams are interleaved as in a real log.
         for round in 0..100 {
             let streams = (0..2_000).map(|order| {
                 (stream(&format!("order-{order}")), vec![encoded(&OrderEvent::numbered(round * 2_000 + order))])
@@ -177,7 +177,7 @@ fn all_events(criterion: &mut Criterion, runtime: &Runtime, path: &Path) {
     runtime.block_on(pool.close());
 }
 
-/// Counts in batches, as a projection that keeps its model in memory does.
+/// A projection that counts in batches, like one that keeps its model in memory.
 struct Counting;
 
 #[retell::async_trait]
@@ -246,7 +246,7 @@ async fn fill<E: Event>(store: &impl EventStore, id: &str, numbers: std::ops::Ra
     }
 }
 
-/// A snapshot at this version, and 50 events after it: half of what a policy of 100 lets come.
+/// Writes a snapshot at `version` and 50 events after it: half the distance between snapshots with a policy of 100.
 async fn fill_around_snapshot(store: &SqliteStore, version: u64) {
     let id = format!("snapshot-{version}");
     fill(store, &id, 0..version, OrderEvent::numbered).await;

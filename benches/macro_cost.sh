@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the derive costs when a program is compiled: 100 events in one enum, by `#[derive(Event)]`, and by hand: a struct with serde's derives
-# for each event, and match arms for name, encoding and decoding. Each is a crate of its own in a temporary folder; a figure is the median of
-# three builds (debug, not incremental) of that crate alone, offline, with its dependencies built before. `empty` has no event at all.
+# Compile-time cost of the derive: 100 events in one enum with `#[derive(Event)]`, and hand-written: a struct with serde's derives for each
+# event, and match arms for name, encoding and decoding. Each is a separate crate in a temporary folder. A figure is the median of three
+# builds (debug, not incremental) of that crate alone, offline, after its dependencies are built. `empty` has no events.
 #
 #   benches/macro_cost.sh [events]
 set -euo pipefail
@@ -13,7 +13,7 @@ export CARGO_TARGET_DIR="$folder/target" CARGO_INCREMENTAL=0
 
 fields="order_id: String, user_id: u64, items: Vec<String>, cents: u64, note: Option<String>"
 
-# The same line for each event, with its number in place of @.
+# Prints the line once per event, with the event's number in place of @.
 each() {
   local number
   for ((number = 1; number <= events; number++)); do echo "${1//@/$number}"; done
@@ -55,7 +55,7 @@ by_hand() {
   echo "}"
 }
 
-# crate
+# Argument: crate.
 generate() {
   mkdir -p "$folder/$1/src"
   "$1" >"$folder/$1/src/lib.rs"
@@ -70,7 +70,7 @@ serde_json = "1"
 TOML
 }
 
-# crate; prints milliseconds
+# Argument: crate. Prints milliseconds.
 build() {
   local began ended
   touch "$folder/$1/src/lib.rs"
@@ -80,13 +80,13 @@ build() {
   echo $(((ended - began) / 1000000))
 }
 
-# crate; prints milliseconds
+# Argument: crate. Prints milliseconds.
 median() {
   for _ in $(seq "$rounds"); do build "$1"; done | sort -n | sed -n "$(((rounds + 1) / 2))p"
 }
 
 printf '[workspace]\nresolver = "3"\nmembers = ["empty", "derived", "by_hand"]\n' >"$folder/Cargo.toml"
-# The versions that are there already.
+# Use the versions that are already downloaded.
 cp Cargo.lock "$folder/Cargo.lock"
 for crate in empty derived by_hand; do generate "$crate"; done
 cargo build --quiet --offline --manifest-path "$folder/Cargo.toml"
@@ -94,5 +94,5 @@ cargo build --quiet --offline --manifest-path "$folder/Cargo.toml"
 empty=$(median empty) derived=$(median derived) by_hand=$(median by_hand)
 echo "$events events: derived $derived ms, by hand $by_hand ms, empty $empty ms"
 awk -v derived="$derived" -v by_hand="$by_hand" -v empty="$empty" 'BEGIN {
-  printf "derived / by hand: %.2f, without what an empty crate takes: %.2f\n", derived / by_hand, (derived - empty) / (by_hand - empty)
+  printf "derived / by hand: %.2f, without the time of an empty crate: %.2f\n", derived / by_hand, (derived - empty) / (by_hand - empty)
 }'

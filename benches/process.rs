@@ -1,4 +1,4 @@
-//! What a process manager gets done: on SQLite, and on the PostgreSQL that `POSTGRES_URL` names.
+//! Measures the steps that a process manager takes: on SQLite, and on the PostgreSQL that `POSTGRES_URL` names.
 //!
 //! The log holds `EVENTS` orders' events (or as many as the first argument says). Each one leads to a step of its order's process, and that to a
 //! command to the order's payment, through a `Repository`, which writes an event: so there are as many steps as commands. With one event an
@@ -76,7 +76,7 @@ struct Paying {
 impl Process for Paying {
     const NAME: &'static str = "paying";
     type Event = OrderEvent;
-    /// What is charged.
+    /// The amount to charge.
     type State = u64;
     type Command = Charge;
 
@@ -153,7 +153,7 @@ where
     let caught_up = manager.catch_up().await.unwrap();
     let took = began.elapsed();
     assert_eq!((caught_up.position, caught_up.parked), (orders, Vec::new()));
-    // An event, its step, and the payment's.
+    // The order's event, its step, and the payment's event.
     assert_eq!(log.head().await.unwrap().get(), 3 * events);
     took
 }

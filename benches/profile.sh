@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Where our own process spends its time on the way of an event: the share of each crate, the kernel and the allocator, by Linux's `perf`, which
-# must be there. Not what a server does, nor the time in which a process waits. Code that the compiler has put into its caller counts for
-# that one.
+# Profiles this process along an event's path: the share of each crate, the kernel and the allocator, with Linux's `perf`, which must be
+# installed. It excludes the work of servers and the time in which the process waits. Inlined code counts for the function it is inlined
+# into.
 #
-#   POSTGRES_URL=.. AMQP_URL=.. benches/profile.sh [PART ..]     append, load, rebuild, relay, worker; without names all of them
+#   POSTGRES_URL=.. AMQP_URL=.. benches/profile.sh [PART ..]     append, load, rebuild, relay, worker; all without an argument
 #
-# With FLAMES=folder a file for `flamegraph.pl` or `inferno-flamegraph` is left there for each part, by `perf script`.
+# With FLAMES=folder, `perf script` also writes a file for `flamegraph.pl` or `inferno-flamegraph` there for each part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v perf >/dev/null || { echo "perf is missing: on Debian apt-get install linux-perf" >&2; exit 1; }
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 
-# bench; prints its program
+# Argument: bench. Prints the path of its program.
 program() {
   cargo bench --quiet -p retell-benches --profile profiling --bench "$1" --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
@@ -21,12 +21,12 @@ record() {
   perf record --quiet -F 1999 -g -o "$folder/data" -- "$@" >/dev/null
 }
 
-# The processes, in the order of their start.
+# Prints the process ids in the order in which the processes started.
 pids() {
   perf report --quiet --no-children -g none --sort pid -i "$folder/data" 2>/dev/null | sed -n 's/.* \([0-9]*\):.*/\1/p' | sort -n
 }
 
-# The part's name, and which processes where they are not all of them.
+# Arguments: the part's name, and optionally which processes to include.
 shares() {
   local name="$1" only=("${@:2}")
   echo "$name"
@@ -59,7 +59,7 @@ for part in "${@:-append load rebuild relay worker}"; do for part in $part; do
   *) echo "no part $part" >&2; exit 1 ;;
   esac
   case "$part" in
-  # That process starts the others, a relay and a worker by turns.
+  # The first process starts the others, alternating between a relay and a worker.
   relay) shares relay --pid "$(pids | awk 'NR % 2 == 0' | paste -sd,)" ;;
   worker) shares worker --pid "$(pids | awk 'NR % 2 == 1 && NR > 1' | paste -sd,)" ;;
   *) shares "$part" ;;

@@ -1,8 +1,8 @@
-//! Decode and fold in memory: what stands between stored bytes and a state.
+//! Decodes and folds events in memory: the CPU cost between stored bytes and a state.
 //!
 //! - `by_hand`: match the type, `serde_json::from_slice` into a struct of that type, change the state.
-//! - `json`: the derived `Event::decode` and `apply` of the same bytes. Target: at least 0.95 times `by_hand`.
-//! - `compact`: the same with `codec = "compact"`. Target: at least 2.2 times `by_hand`.
+//! - `json`: the derived `Event::decode` and `apply` on the same bytes. Target: at least 0.95 times the speed of `by_hand`.
+//! - `compact`: the same with `codec = "compact"`. Target: at least 2.2 times the speed of `by_hand`.
 //!
 //! ```sh
 //! cargo bench -p retell-benches --bench replay

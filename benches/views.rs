@@ -1,10 +1,10 @@
-//! Building a view from a log that is there: into memory, into SQLite, and into the PostgreSQL that `POSTGRES_URL` names. By a worker, in
-//! batches, and by a `Rebuild`.
+//! Builds a view from an existing log: in memory, in SQLite, and in PostgreSQL if `POSTGRES_URL` is set. A worker builds it in batches, or
+//! a `Rebuild` builds it.
 //!
-//! The log holds `EVENTS` orders' events, of 190 bytes each (or as many as the first argument says). The view's key is an order, found by its
-//! method of payment; the events of as many orders come in turn as there are keys, so that every batch is spread over all of them: the worst
-//! that a log can do. Log and view are in the same kind of database. `read`: the log is read and decoded, and nothing is kept.
-//! With `rebuild` behind the number, workers are left out. A figure is the median of three rounds, in events/s; each round has a view of its own.
+//! The log holds `EVENTS` events of orders (or the number given as the first argument), 190 bytes each. The view's key is an order, indexed
+//! by its method of payment. The events of all keys alternate, so every batch is spread over all of them, which is the worst case. Log and
+//! view are in the same kind of database. `read`: the log is read and decoded, and nothing is stored. With the second argument `rebuild`,
+//! workers are left out. A figure is the median of three rounds, in events/s; each round builds a new view.
 //!
 //! ```sh
 //! POSTGRES_URL=postgres://.. cargo bench -p retell-benches --bench views -- 1000000
@@ -33,7 +33,7 @@ const EVENTS: u64 = 300_000;
 
 const ROUNDS: usize = 3;
 
-/// Events for each key, and events a batch where a worker builds it.
+/// Events per key, and events per batch if a worker builds the view.
 const SHAPES: [(u64, Option<usize>); 6] =
     [(100, None), (10, None), (100, Some(1_000)), (100, Some(10_000)), (10, Some(1_000)), (10, Some(10_000))];
 
@@ -105,7 +105,7 @@ async fn main() {
     .await;
 
     let Ok(server) = std::env::var("POSTGRES_URL") else {
-        return println!("POSTGRES_URL names no server: nothing is measured there");
+        return println!("POSTGRES_URL is not set: PostgreSQL is not measured");
     };
     let name = format!("views_{}", std::process::id());
     let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);

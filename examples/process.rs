@@ -1,4 +1,4 @@
-//! An order waits for its payment. Once paid, it is to be confirmed; if its time is up before that, it is to be canceled.
+//! An order waits for its payment. The process confirms it once it is paid, and cancels it if the time is up before that.
 
 use std::time::Duration;
 

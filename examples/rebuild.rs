@@ -1,4 +1,4 @@
-//! A view whose fold has changed: built beside the rows that readers see, compared with them, and switched.
+//! Rebuilds a view whose fold has changed, next to the rows that readers see, compares the two, and switches readers.
 
 use retell::Generation;
 use retell::prelude::*;
@@ -10,7 +10,7 @@ struct Sold {
     cents: u64,
 }
 
-/// What each customer has spent. Its first generation counted gifts, too.
+/// The amount that each customer has spent. Its first generation counted gifts, too.
 struct Spent(u64);
 
 impl View for Spent {

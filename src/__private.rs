@@ -1,21 +1,21 @@
-//! What generated code needs. Not part of the public interface: it may change in any release.
+//! Support for generated code. It is not part of the public API and may change in any release.
 
 pub use serde;
 
 use crate::error::BoxError;
 use crate::event::{EventSchema, EventTypes};
 
-/// The encoding of snapshots: self-describing, so that a nested type that changed does not decode into nonsense.
+/// Encodes `state` for a snapshot. The encoding is self-describing, so that a nested type that changed does not decode into nonsense.
 pub fn to_snapshot<T: serde::Serialize>(state: &T) -> Result<Vec<u8>, BoxError> {
     Ok(serde_json::to_vec(state)?)
 }
 
-/// See [`to_snapshot`].
+/// Decodes a state that [`to_snapshot`] encoded.
 pub fn from_snapshot<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
-/// How many kinds of event the members of a union hold together.
+/// Returns how many kinds of event the members of a union hold in total.
 pub const fn count(members: &[EventTypes]) -> usize {
     let (mut total, mut m) = (0, 0);
     while m < members.len() {
@@ -30,7 +30,7 @@ pub const fn count(members: &[EventTypes]) -> usize {
     total
 }
 
-/// All kinds of event of the members of a union. Fails to compile where two members share a stored name.
+/// Returns all kinds of event that the members of a union hold. Fails to compile if two members share a stored name.
 pub const fn join<const N: usize>(members: &[EventTypes]) -> [EventSchema; N] {
     let mut all = [EventSchema::new("", 0, crate::codec::Codec::Json); N];
     let (mut filled, mut m) = (0, 0);

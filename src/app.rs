@@ -1,7 +1,7 @@
-//! One program, or its part of one: store, broker, relays, workers and process managers as tasks with one owner.
+//! Runs the relays, workers and process managers of a program as tasks with one owner.
 //!
-//! An [`App`] is a description. Nothing runs before [`start`](App::start), [`run`](App::run) or [`catch_up`](App::catch_up), and the order
-//! in which an app is described has no meaning.
+//! An [`App`] describes the tasks. Nothing runs before [`start`](App::start), [`run`](App::run) or [`catch_up`](App::catch_up), and the
+//! order of the builder calls does not matter.
 //!
 //! ```
 //! use std::time::Duration;
@@ -42,7 +42,7 @@
 //!     running.wait_for(&appended, Duration::from_secs(10)).await?;
 //!     assert_eq!(views.get("ada").await?, Some(500));
 //!
-//!     // A program that only serves calls `app.run()`, which returns after SIGTERM or Ctrl-C.
+//!     // A long-running program calls `app.run()` instead, which returns after SIGTERM or Ctrl-C.
 //!     running.stop().await
 //! }
 //! ```
@@ -63,7 +63,7 @@ use futures::future::try_join_all;
 use crate::app::carrier::Carrier;
 use crate::app::part::Part;
 use crate::app::tasks::OnFailure;
-use crate::app::waiting::Checkpoint;
+use crate::app::waiting::ReadCheckpoint;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ProjectionName;
@@ -84,16 +84,16 @@ use crate::worker::caught_up::CaughtUp;
 pub use health::{Health, State};
 pub use running::Running;
 
-/// The part of an app that a process runs. Other processes, on the same store and broker, run the rest.
+/// Selects the tasks of an app that this process runs. Other processes with the same store and broker run the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// Everything.
+    /// Runs everything.
     #[default]
     All,
-    /// Runs commands, and none of the tasks.
+    /// Executes commands and runs none of the tasks.
     Api,
-    /// Carries the log to the broker.
+    /// Runs the relays, which publish the log to the broker.
     Relay,
     /// Runs projections, views, reactions and process managers.
     Worker,
@@ -105,9 +105,9 @@ impl Role {
     }
 }
 
-/// The description of a program: its log, its read models, and everything it runs besides commands.
+/// Describes a program: its log, its read models, and the tasks that it runs besides commands. See the [module](self) for an example.
 ///
-/// The order of the calls has no meaning: a broker or a role given last counts for every projection given before.
+/// The order of the builder calls does not matter: a broker or a role that is set last also applies to projections that were added before.
 pub struct App<M> {
     store: Arc<dyn EventStore>,
     relays: Arc<dyn RelayStore>,
@@ -126,38 +126,39 @@ impl<M> std::fmt::Debug for App<M> {
 }
 
 impl<M: ReadModel + Clone> App<M> {
-    /// Describes a program that runs everything, on a log and read models.
+    /// Creates an app on `store` and `models` that runs everything.
     pub fn new(store: impl EventStore + RelayStore, models: M) -> Self {
         let store = Arc::new(store);
         Self::over(store.clone(), store, models)
     }
 
-    /// Describes a program whose store is chosen at run time: two handles of the same store.
+    /// Creates an app whose store is chosen at run time. `store` and `relays` are handles of the same store.
     pub fn over(store: Arc<dyn EventStore>, relays: Arc<dyn RelayStore>, models: M) -> Self {
         let on_failure: OnFailure = Arc::new(|_, _| {});
         Self { store, relays, models, carrier: Carrier::Store, role: Role::All, on_failure, parts: Vec::new() }
     }
 
-    /// Runs only the part of `role` in this process.
+    /// Runs only the tasks of `role` in this process.
     pub fn with_role(mut self, role: Role) -> Self {
         self.role = role;
         self
     }
 
-    /// Calls `hear` with the name and error of each task that fails, before the task is started again: for logging.
-    pub fn with_on_failure(mut self, hear: impl Fn(&str, &Error) + Send + Sync + 'static) -> Self {
-        self.on_failure = Arc::new(hear);
+    /// Calls `on_failure` with the name and error of each task that fails, before the task restarts. Use it for logging.
+    pub fn with_on_failure(mut self, on_failure: impl Fn(&str, &Error) + Send + Sync + 'static) -> Self {
+        self.on_failure = Arc::new(on_failure);
         self
     }
 
-    /// Sends events over a broker within this process.
+    /// Delivers events through `broker`, which runs within this process.
     pub fn with_broker(mut self, broker: impl Broker) -> Self {
         self.carrier = Carrier::Local(Arc::new(broker));
         self
     }
 
-    /// Sends events over a broker that outlives this process, such as RabbitMQ. One relay serves the projections and another one external
-    /// consumers; each continues where the last relay under `name` stopped. Aggregates that are given up go to the dead letters.
+    /// Delivers events through `broker`, which outlives this process, such as RabbitMQ. One relay serves the projections and another the
+    /// external consumers; each continues where the last relay under `name` stopped. The broker's dead letters receive a copy of the failing
+    /// event of each aggregate that is given up.
     pub fn with_shared_broker<B: Broker + Announcer + DeadLetters + Clone>(
         mut self,
         broker: B,
@@ -168,19 +169,19 @@ impl<M: ReadModel + Clone> App<M> {
         self
     }
 
-    /// Adds a projection, in log order.
+    /// Adds a projection that applies events in log order.
     pub fn projection<P: Projection<Tx = M::Tx>>(self, projection: P) -> Self {
         let worker = Worker::new(projection, self.store.clone(), self.models.clone());
         self.worker(worker)
     }
 
-    /// Adds a worker with options of its own. It gets the app's broker, if there is one.
+    /// Adds a worker with its own options. It uses the app's broker, if there is one.
     pub fn worker<P: Projection<Tx = M::Tx>>(mut self, worker: Worker<P, M>) -> Self {
         self.parts.push(Box::new(worker));
         self
     }
 
-    /// Adds a view, in log order.
+    /// Adds a view that applies events in log order.
     pub fn view<V: View>(self, view: V) -> Self
     where
         M: ViewStore,
@@ -189,7 +190,8 @@ impl<M: ReadModel + Clone> App<M> {
         self.worker(worker)
     }
 
-    /// Adds a reaction, in log order. To set [a rate](Worker::with_rate), make its worker and pass it to [`worker`](Self::worker).
+    /// Adds a reaction that handles events in log order. `start` says where it starts when it runs for the first time. To set
+    /// [a rate](Worker::with_rate), create its worker and pass it to [`worker`](Self::worker).
     pub fn reaction<R: Reaction<Tx = M::Tx>>(self, reaction: R, start: StartFrom) -> Self
     where
         M: ReadModel,
@@ -198,7 +200,7 @@ impl<M: ReadModel + Clone> App<M> {
         self.worker(worker)
     }
 
-    /// Adds a kind of process.
+    /// Adds a process manager for `process`.
     pub fn process<P: Process>(mut self, process: P) -> Self
     where
         M: DeadlineStore,
@@ -208,13 +210,13 @@ impl<M: ReadModel + Clone> App<M> {
         self
     }
 
-    /// Applies the events that are in the log now to everything this app describes, and returns: for a program that does not keep running,
-    /// and for tests. Reads the store only and ignores the role. The log stays open.
+    /// Applies the events that are now in the log to every part of this app, then returns. For programs that do not keep running, and for
+    /// tests. It reads the store without the broker and ignores the role. The log stays open.
     ///
     /// Returns how far each part is and what it has parked, under its name; see [`Worker::catch_up`].
     ///
     /// # Errors
-    /// The first error that ends a worker; see [`Worker::run`].
+    /// Returns the first error that ends a worker; see [`Worker::run`].
     ///
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.
@@ -227,17 +229,17 @@ impl<M: ReadModel + Clone> App<M> {
         Ok(try_join_all(parts).await?.into_iter().collect())
     }
 
-    /// Starts the tasks of this role.
+    /// Starts the tasks of the app's role.
     pub fn start(self) -> Running {
         let Self { store, relays, models, carrier, role, on_failure, parts } = self;
-        let checkpoint: Checkpoint = Arc::new(move |projection| {
+        let checkpoint: ReadCheckpoint = Arc::new(move |projection| {
             let models = models.clone();
             async move { models.checkpoint(&ProjectionName::new(projection)?).await }.boxed()
         });
         let mut running = Running::new(store.clone(), checkpoint, on_failure);
         for part in parts {
-            let part = part.carried_by(&carrier);
-            if role.has(Role::Worker) { running.run(&part) } else { running.await_elsewhere(&*part) }
+            let part = part.with_carrier(&carrier);
+            if role.has(Role::Worker) { running.run(&part) } else { running.track_remote(&*part) }
         }
         if role.has(Role::Relay) {
             for (name, relay) in carrier.relays(&store, &relays) {
@@ -247,13 +249,13 @@ impl<M: ReadModel + Clone> App<M> {
         running
     }
 
-    /// Runs until SIGTERM or Ctrl-C, and then stops as [`Running::stop`] does.
+    /// Runs the app until SIGTERM or Ctrl-C, then stops it as [`Running::stop`] does.
     ///
     /// # Errors
-    /// Returns the error of closing the log, or [`ErrorKind::Backend`] if the system does not deliver signals.
+    /// Returns the error of closing the log, or [`ErrorKind::Backend`] if the system refuses to deliver signals.
     ///
     /// # Cancel safety
-    /// May be dropped at any time: the tasks end where they are, and nothing is lost.
+    /// May be dropped at any time: the tasks are aborted, and no event is lost.
     pub async fn run(self) -> Result<Signal> {
         let running = self.start();
         let signal = shutdown::requested().await;

@@ -1,4 +1,4 @@
-//! Back-off: the waits between attempts, and the one loop that retries transient errors.
+//! Backoff between attempts, and the loop that retries transient errors.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 
-/// Endless waits between attempts, each about twice as long as the one before. Bound them with [`Iterator::take`].
+/// An endless sequence of waits, each about twice as long as the one before. [`Iterator::take`] bounds it.
 #[derive(Debug)]
 pub(crate) struct Delays {
     waits: ExponentialBackoff,
     longest: Duration,
 }
 
-/// Returns waits that double from `first` up to `longest`. A random part of up to the same length is added to each, so that callers
-/// that failed together do not return together.
+/// Returns waits that double from `first` up to `longest`. A random part of up to its own length is added to each wait, so that callers
+/// that failed together do not retry together.
 pub(crate) fn delays(first: Duration, longest: Duration) -> Delays {
     let waits = ExponentialBuilder::new()
         .with_min_delay(first.min(longest))
@@ -32,7 +32,7 @@ impl Delays {
         self.waits.next().unwrap_or(self.longest)
     }
 
-    /// Sleeps for the next wait, or until `stop` is cancelled. Returns whether to go on.
+    /// Sleeps for the next wait, or until `stop` is canceled. Returns `false` if `stop` is canceled.
     pub(crate) async fn pause(&mut self, stop: &CancellationToken) -> bool {
         stop.run_until_cancelled(tokio::time::sleep(self.next_delay())).await;
         !stop.is_cancelled()
@@ -41,7 +41,7 @@ impl Delays {
     /// Sleeps for the next wait after a transient error.
     ///
     /// # Errors
-    /// `failed` itself if it is not transient, or if `stop` is cancelled.
+    /// Returns `failed` if it is not transient, or if `stop` is canceled.
     pub(crate) async fn pause_after(&mut self, failed: Error, stop: &CancellationToken) -> Result<()> {
         if failed.is_transient() && self.pause(stop).await { Ok(()) } else { Err(failed) }
     }
@@ -55,9 +55,11 @@ impl Iterator for Delays {
     }
 }
 
-/// Runs `attempt` until it succeeds or fails with an error that is not transient. Sleeps for the next of `delays` between attempts.
+/// Runs `attempt` at least once, until it succeeds or fails with an error that is not transient. Sleeps for the next of `delays` between
+/// attempts.
 ///
-/// Returns a transient error only if `stop` was cancelled: the error of the last attempt. At least one attempt is made.
+/// # Errors
+/// Returns the error of the last attempt. It is transient only if `stop` was canceled.
 pub(crate) async fn retry_transient<T, F: Future<Output = Result<T>>>(
     stop: &CancellationToken,
     mut delays: Delays,
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_double_up_to_the_longest_with_up_to_as_much_jitter() {
+    fn delays_double_up_to_the_longest_plus_jitter() {
         let waits: Vec<_> = short().take(5).map(|wait| wait.as_secs_f64() * 1_000.0).collect();
         for (wait, least) in waits.iter().zip([1.0, 2.0, 4.0, 4.0, 4.0]) {
             assert!((least..=2.0 * least).contains(wait), "{waits:?}");

@@ -2,12 +2,21 @@
 
 use crate::id::{ClaimScope, ClaimValue, InvalidName};
 
-/// Reserves or releases a value that only one stream may hold. The claim becomes durable with the append's events, or not at all.
+/// A reservation or a release of a value that only one stream may hold. The store commits a claim together with the append's events.
 ///
 /// Values are compared byte by byte: to treat `Ada@example.org` and `ada@example.org` as one, convert them to lower case first.
+///
+/// # Examples
+/// ```
+/// use retell::Claim;
+///
+/// let claim = Claim::reserve("user.email", "Ada@example.org".to_lowercase())?;
+/// assert_eq!(claim.value().as_str(), "ada@example.org");
+/// # Ok::<(), retell::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Claim {
-    /// Makes the stream the holder of the value. The append is refused if another stream holds it; nothing changes if this one does.
+    /// Makes the stream the holder of the value. The append is refused if another stream holds it; nothing changes if this stream does.
     Reserve {
         /// The scope that the value is unique in, such as `user.email`.
         scope: ClaimScope,
@@ -24,15 +33,15 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// Reserves a value.
+    /// Creates a claim that reserves `value` in `scope`.
     ///
     /// # Errors
-    /// [`InvalidName`] for a scope or a value that is empty, longer than 255 bytes, or has a NUL character in it.
+    /// Returns [`InvalidName`] if `scope` or `value` is empty, is longer than 255 bytes, or contains a NUL character.
     pub fn reserve(scope: impl AsRef<str>, value: impl AsRef<str>) -> Result<Self, InvalidName> {
         Ok(Self::Reserve { scope: ClaimScope::new(scope)?, value: ClaimValue::new(value)? })
     }
 
-    /// Releases a value.
+    /// Creates a claim that releases `value` in `scope`.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).

@@ -1,24 +1,35 @@
-//! Events to stored bytes and back.
+//! The encodings of event payloads.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::BoxError;
 
-/// The encoding of an event's payload. It is stored with each event, so a type can change its codec at any time.
+/// The encoding of an event's payload. The store records it with each event, so a type can change its codec at any time.
+///
+/// # Examples
+/// ```
+/// use retell::Codec;
+///
+/// let mut payload = Vec::new();
+/// Codec::Json.encode(&("tea", 12), &mut payload)?;
+/// assert_eq!(payload, br#"["tea",12]"#);
+/// assert_eq!(Codec::Json.decode::<(String, u32)>(&payload)?, ("tea".to_owned(), 12));
+/// # Ok::<(), retell::BoxError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
-    /// JSON: readable in SQL and by consumers in other languages; added fields with a default need no new schema version.
+    /// JSON: readable in SQL and by consumers in other languages. A new field with a default needs no new schema version.
     #[default]
     Json,
-    /// [postcard](https://docs.rs/postcard): a third of the size and of the time to decode. Not self-describing: *every* change of
-    /// a field needs a new schema version.
+    /// [postcard](https://docs.rs/postcard): a third of JSON's size and decoding time. It is not self-describing, so *every* change of a
+    /// field needs a new schema version.
     Compact,
 }
 
 impl Codec {
-    /// Returns the number that is stored.
+    /// Returns the number that stores record for this codec.
     pub const fn number(self) -> u8 {
         match self {
             Self::Json => 0,
@@ -26,7 +37,7 @@ impl Codec {
         }
     }
 
-    /// Returns the codec of a stored number; `None` if this release does not know it.
+    /// Returns the codec that stores record as `number`, or `None` if this release does not know it.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
             0 => Some(Self::Json),
@@ -35,7 +46,7 @@ impl Codec {
         }
     }
 
-    /// Appends `value` to `bytes`.
+    /// Appends the encoded `value` to `bytes`.
     ///
     /// # Errors
     /// Returns the error of the value's own `Serialize`.
@@ -49,10 +60,10 @@ impl Codec {
         Ok(())
     }
 
-    /// Reads one value that fills `bytes`.
+    /// Decodes one value that fills `bytes`.
     ///
     /// # Errors
-    /// Returns the decoder's error unless the bytes hold exactly one such value.
+    /// Returns the decoder's error unless `bytes` hold exactly one such value.
     #[inline]
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, BoxError> {
         match self {
@@ -70,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_codecs_return_what_they_were_given() {
+    fn each_codec_round_trips_a_value() {
         for codec in [Codec::Json, Codec::Compact] {
             let mut bytes = Vec::new();
             codec.encode(&("ü", 7u64, Some(true)), &mut bytes).unwrap();
@@ -82,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_left_over_are_an_error() {
+    fn trailing_bytes_are_an_error() {
         assert!(Codec::Json.decode::<u8>(b"1 2").is_err());
         assert!(Codec::Compact.decode::<u8>(&[1, 2]).is_err());
     }

@@ -1,4 +1,4 @@
-//! The context a command is executed in, and its outcome.
+//! The context, the outcome and the errors of a command.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +10,14 @@ use crate::store::log::append::{Appended, Outcome};
 use crate::store::log::token::Token;
 
 /// The context of a command: its origin and its idempotency key.
+///
+/// # Examples
+/// ```
+/// use retell::{Context, IdempotencyKey};
+///
+/// let context = Context::new().with_source("web shop").with_key(IdempotencyKey::new("request-4711")?);
+/// # Ok::<(), retell::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
     pub(crate) metadata: Metadata,
@@ -17,12 +25,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// Creates the context of a request from outside: its events get a correlation id of their own.
+    /// Creates the context of a request from outside. The command's events share a new correlation id.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Creates the context of a command that `event` led to: its events take over the correlation id and name `event` as their cause.
+    /// Creates the context of a command that `event` led to. The command's events inherit the correlation id and name `event` as their cause.
     pub fn caused_by<E>(event: &Envelope<E>) -> Self {
         let correlation = event.metadata.correlation_id.unwrap_or(event.id.into());
         Self { metadata: Metadata::new().with_correlation(correlation).with_causation(event.id), key: None }
@@ -34,7 +42,7 @@ impl Context {
         self
     }
 
-    /// Sets the event that led to the command, by its id.
+    /// Sets the id of the event that led to the command.
     pub fn with_causation(mut self, id: EventId) -> Self {
         self.metadata = self.metadata.with_causation(id);
         self
@@ -46,7 +54,7 @@ impl Context {
         self
     }
 
-    /// Adds an entry to the events' metadata.
+    /// Adds an entry to the metadata of the command's events.
     pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata = self.metadata.with_entry(name, value);
         self
@@ -56,7 +64,7 @@ impl Context {
         self.metadata.correlation_id
     }
 
-    /// Sets the idempotency key: executed again under the same key, the command writes nothing and returns the first outcome.
+    /// Sets the idempotency key. A command that is executed again under the same key writes nothing and returns the first outcome.
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
         self.key = Some(key);
         self
@@ -67,13 +75,13 @@ impl Context {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Executed {
-    /// The aggregate's version after it.
+    /// The aggregate's version after the command.
     pub version: Version,
-    /// Whether this call wrote the events, or an earlier one under the same key.
+    /// Whether this call or an earlier call under the same key wrote the events.
     pub outcome: Outcome,
-    /// The last event this call wrote, as the cause of what follows from it.
+    /// The id of the last event that this call wrote, if any: the cause of the commands that follow from it.
     pub last_event: Option<EventId>,
-    /// Identifies the events to [`wait_for`](crate::app::Running::wait_for) in a read model.
+    /// Identifies the events, for [`wait_for`](crate::app::Running::wait_for).
     pub token: Token,
 }
 
@@ -90,28 +98,46 @@ impl From<Executed> for Token {
 }
 
 impl Executed {
-    pub(crate) fn by(appended: &Appended, last_event: Option<EventId>) -> Self {
+    pub(crate) fn from_appended(appended: &Appended, last_event: Option<EventId>) -> Self {
         let version = appended.versions.first().copied().unwrap_or_default();
         let last_event = last_event.filter(|_| appended.outcome == Outcome::Written);
         Self { version, outcome: appended.outcome, last_event, token: appended.token() }
     }
 
-    pub(crate) fn nothing(version: Version) -> Self {
+    pub(crate) fn unchanged(version: Version) -> Self {
         Self { version, outcome: Outcome::Written, last_event: None, token: Token::default() }
     }
 }
 
-/// Why a command did nothing.
+/// The error of a command, by how a caller can react.
 ///
-/// This is a [`std::error::Error`] for every `E` that can be printed, so `?` puts it into a `Box<dyn Error>` even if the domain's own
-/// error is plain text. It shows `E` as its message. It cannot pass on a source that `E` may have: match on
-/// [`Rejected`](Self::Rejected) to get at it.
+/// It implements [`std::error::Error`] for every `E` that implements `Display` and `Debug`, so `?` converts it into a `Box<dyn Error>` even
+/// if the domain's own error is plain text. A rejection displays `E` as its message but does not expose the source of `E`: match on
+/// [`Rejected`](Self::Rejected) to reach it.
+///
+/// # Examples
+/// ```
+/// use std::fmt::Display;
+///
+/// use retell::CommandError;
+///
+/// fn answer<E: Display>(error: &CommandError<E>) -> String {
+///     match error {
+///         CommandError::Rejected(reason) => format!("refused: {reason}"),
+///         CommandError::Taken { value, .. } => format!("{value} is taken"),
+///         CommandError::Conflict(_) | CommandError::Transient(_) => "try again later".to_owned(),
+///         error => format!("internal error: {error}"),
+///     }
+/// }
+///
+/// assert_eq!(answer(&CommandError::Rejected("the account is closed")), "refused: the account is closed");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CommandError<E> {
-    /// The domain refused.
+    /// The domain refused the command.
     Rejected(E),
-    /// Other writers changed the aggregate before each attempt. Nothing was written; the same command may succeed later.
+    /// Other writers changed the aggregate during every attempt. Nothing was written; the same command may succeed later.
     Conflict(Error),
     /// Another aggregate holds a value that an event of this command reserves.
     Taken {
@@ -122,7 +148,8 @@ pub enum CommandError<E> {
         /// The stream that holds it.
         by: StreamId,
     },
-    /// May succeed when tried again. Without an idempotency key it is not known whether the events were written.
+    /// The store failed for a reason that may pass. Retry under the same idempotency key: without a key, a caller cannot know whether the
+    /// events were written.
     Transient(Error),
     /// The aggregate's events cannot be read.
     Corrupt(Error),
@@ -134,7 +161,7 @@ impl<E: fmt::Display> fmt::Display for CommandError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rejected(reason) => reason.fmt(f),
-            Self::Conflict(_) => f.write_str("gave up after repeated conflicts"),
+            Self::Conflict(_) => f.write_str("the command conflicted with other writers on every attempt; retry later"),
             Self::Taken { scope, value, by } => write!(f, "{scope} {value} is taken by {by}"),
             Self::Transient(error) | Self::Corrupt(error) | Self::Failed(error) => error.fmt(f),
         }
@@ -146,7 +173,7 @@ impl<E: fmt::Display + fmt::Debug> std::error::Error for CommandError<E> {
         match self {
             Self::Rejected(_) | Self::Taken { .. } => None,
             Self::Conflict(error) => Some(error),
-            // Shown as the message already.
+            // The message is the error itself, so its cause comes next.
             Self::Transient(error) | Self::Corrupt(error) | Self::Failed(error) => error.source(),
         }
     }
@@ -173,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_from_the_domain_goes_into_a_box() {
+    fn plain_text_rejection_converts_into_a_boxed_error() {
         let refuse = || -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
             Err(CommandError::Rejected("open the account first"))?;
             Ok(())
@@ -182,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_of_the_store_is_not_repeated_as_its_source() {
+    fn store_error_is_not_repeated_as_its_own_source() {
         let error = Error::with_source(ErrorKind::Transient("append".into()), "connection lost");
         let error = std::error::Error::source(&CommandError::<&str>::from(error)).map(ToString::to_string);
         assert_eq!(error.as_deref(), Some("connection lost"));

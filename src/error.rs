@@ -12,10 +12,25 @@ use crate::id::{
 /// A result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error, as handlers return it and as causes are kept.
+/// The boxed error that handlers return, and that an [`Error`] keeps as its cause.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The error of every call of this library: its [`kind`](Error::kind), and its cause as [`source`](std::error::Error::source).
+/// The error type of this library. Its [`kind`](Error::kind) tells callers how to react; its [`source`](std::error::Error::source) is the cause.
+///
+/// # Examples
+/// ```
+/// use retell::{Error, ErrorKind};
+///
+/// fn advice(error: &Error) -> &'static str {
+///     match error.kind() {
+///         ErrorKind::Conflict { .. } => "load the aggregate and decide again",
+///         _ if error.is_transient() => "retry later",
+///         _ => "report the error",
+///     }
+/// }
+///
+/// assert_eq!(advice(&Error::new(ErrorKind::Transient("append".into()))), "retry later");
+/// ```
 ///
 /// # Read errors
 /// Every call that reads a store can fail with [`Transient`](ErrorKind::Transient) if the database is busy or the connection is lost,
@@ -36,9 +51,9 @@ pub struct Error {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The stream is not at the version the append expected. Nothing was written.
-    #[error("conflict on {stream}: expected {expected}, found version {actual}")]
+    #[error("append to {stream} conflicted: expected {expected}, found version {actual}; reload and retry")]
     Conflict {
-        /// The stream of the first expectation that failed.
+        /// The first stream of the append that is not at its expected version.
         stream: StreamId,
         /// The version that the append required.
         expected: ExpectedVersion,
@@ -48,33 +63,33 @@ pub enum ErrorKind {
     /// An event with this id is already in the log. Nothing was written.
     #[error("event {0} is already in the log")]
     DuplicateEvent(EventId),
-    /// The key was used before, for an append to other streams. Nothing was written.
-    #[error("idempotency key {0} was used for an append to other streams")]
+    /// The idempotency key was already used for an append to other streams. Nothing was written.
+    #[error("idempotency key {0} was already used for an append to other streams")]
     KeyReused(IdempotencyKey),
-    /// Another stream holds a value that the append wants to reserve. Nothing was written.
+    /// Another stream holds a value that the append reserves. Nothing was written.
     #[error("{scope} {value} is taken by {by}")]
     Taken {
         /// The scope that the value is unique in.
         scope: ClaimScope,
-        /// The first such value, in the order of scope and value.
+        /// The first such value, ordered by scope and value.
         value: ClaimValue,
         /// The stream that holds the value.
         by: StreamId,
     },
-    /// Input that no retry makes acceptable. Nothing was written.
+    /// The input is invalid, and a retry cannot succeed. Nothing was written.
     #[error("invalid input: {0}")]
     Invalid(String),
-    /// An event or a snapshot is larger than the store takes. Nothing was written.
+    /// An event or a snapshot exceeds the store's size limit. Nothing was written.
     #[error("{what} has {bytes} bytes, the limit is {limit}")]
     TooLarge {
-        /// The name of the thing that is too large.
+        /// A description of the item that is too large.
         what: String,
         /// Its size in bytes.
         bytes: usize,
         /// The largest size that the store accepts.
         limit: usize,
     },
-    /// A stored event is of a type the reader does not know.
+    /// A stored event has a type that the reader does not know.
     #[error("{stream} version {version}: unknown event type {event_type}")]
     UnknownEventType {
         /// The stream of the event.
@@ -84,8 +99,8 @@ pub enum ErrorKind {
         /// The unknown type.
         event_type: EventType,
     },
-    /// A stored event has a schema version the reader does not know, most likely written by a newer release.
-    #[error("{stream} version {version}: {event_type} has schema version {found}, known are 1 to {known}")]
+    /// A stored event has a schema version that the reader does not know. Most likely, a newer release wrote it.
+    #[error("{stream} version {version}: {event_type} has schema version {found}, but this release knows 1 to {known}")]
     UnknownSchema {
         /// The stream of the event.
         stream: StreamId,
@@ -98,7 +113,7 @@ pub enum ErrorKind {
         /// The newest schema version the reader knows.
         known: u32,
     },
-    /// A stored event's payload is not what its type and schema version say.
+    /// A stored event's payload does not match its type and schema version.
     #[error("{stream} version {version}: cannot decode the payload of {event_type}")]
     Undecodable {
         /// The stream of the event.
@@ -108,36 +123,37 @@ pub enum ErrorKind {
         /// The type of the event.
         event_type: EventType,
     },
-    /// An event or a state refused to be encoded. Nothing was written.
+    /// An event or a state cannot be encoded. Nothing was written.
     #[error("cannot encode {0}")]
     Unencodable(String),
     /// The store's own data is damaged.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),
     /// The store was written by a newer release of this library.
-    #[error("the store has schema {found}, this release knows up to {known}")]
+    #[error("the store has schema {found}, but this release supports up to {known}: upgrade retell")]
     NewerStore {
         /// The newest migration in the store.
         found: u32,
         /// The newest migration in this release.
         known: u32,
     },
-    /// The store may only be read.
+    /// The store is read-only.
     #[error("the store is read-only")]
     ReadOnly,
     /// The store's disk or quota is full. Nothing was written.
-    #[error("the store is full")]
+    #[error("the store's disk or quota is full")]
     Full,
-    /// A call that may succeed when retried: busy, locked, connection lost. The outcome of an append is unknown.
+    /// The call failed for a reason that may pass: the database is busy or locked, or the connection is lost. The outcome of an append is
+    /// unknown.
     #[error("temporarily unable to {0}")]
     Transient(String),
     /// The store or the broker was closed.
     #[error("{0} is closed")]
     Closed(&'static str),
-    /// A wait took longer than its timeout.
+    /// A wait exceeded its timeout.
     #[error("timed out: {0}")]
     TimedOut(String),
-    /// A projection had not applied the awaited events at the end of the timeout. It may still do so.
+    /// A projection did not apply the awaited events within the timeout. It may still apply them.
     #[error("timed out: projection {projection} has applied the log up to position {applied}, not yet up to {wanted}")]
     Behind {
         /// The projection.
@@ -147,24 +163,24 @@ pub enum ErrorKind {
         /// The position of the awaited events.
         wanted: Position,
     },
-    /// The set-up of the broker would break a promise, or an exchange or queue exists with other arguments.
+    /// The broker's setup would break a guarantee, or an exchange or a queue exists with other arguments.
     #[error("unsafe set-up of the broker: {0}")]
     Topology(String),
-    /// A message that is not a frame of this library.
+    /// The message is not a frame of this library.
     #[error("not a frame: {0}")]
     BadFrame(String),
-    /// A projection failed on an event, with its own error as the cause.
+    /// A projection failed on an event. The projection's own error is the cause.
     #[error("projection {projection} failed at position {position} on {event_type}")]
     Projection {
         /// The projection.
         projection: ProjectionName,
-        /// The position of the event, or of the first one of a batch.
+        /// The position of the event, or of the first event of a batch.
         position: Position,
         /// The type of that event.
         event_type: EventType,
     },
-    /// Another worker moved the projection's checkpoint, or changed its parking: then both positions are the same. This worker's batch was
-    /// rolled back.
+    /// Another worker moved the projection's checkpoint, or changed its parked aggregates (`expected` and `actual` are equal then). This
+    /// worker's batch was rolled back.
     #[error("projection {projection}: the checkpoint is at {actual}, not at {expected}")]
     CheckpointMoved {
         /// The projection.
@@ -174,8 +190,8 @@ pub enum ErrorKind {
         /// The checkpoint now.
         actual: Position,
     },
-    /// A projection has applied more than the log holds: its read model belongs to another log, or the log was restored from before.
-    #[error("projection {projection}: the checkpoint {checkpoint} lies beyond the log's head {head}")]
+    /// A projection has applied more than the log holds: its read model belongs to another log, or the log was restored from an older backup.
+    #[error("projection {projection}: the checkpoint {checkpoint} is beyond the log's head {head}")]
     CheckpointAhead {
         /// The projection.
         projection: ProjectionName,
@@ -184,8 +200,10 @@ pub enum ErrorKind {
         /// The last position of the log.
         head: Position,
     },
-    /// A generation of a view is behind the one that readers see. Nothing was changed.
-    #[error("projection {projection}: the checkpoint {checkpoint} is behind {live}, that of what readers see")]
+    /// A generation of a view is behind the live generation, which readers see. Nothing was changed.
+    #[error(
+        "projection {projection}: the checkpoint {checkpoint} is behind {live}, the checkpoint of the live generation"
+    )]
     BehindLive {
         /// The projection that writes the generation.
         projection: ProjectionName,
@@ -194,17 +212,17 @@ pub enum ErrorKind {
         /// The checkpoint of the live generation.
         live: Position,
     },
-    /// Another relay has taken over since this one had its lease. Nothing was written.
-    #[error("relay {relay}: fence {fence} is out of date, the position was moved under {newest}")]
+    /// Another relay has taken over since this relay acquired its lease. Nothing was written.
+    #[error("relay {relay}: fence {fence} is stale, the position was moved under fence {newest}")]
     Fenced {
-        /// The name of the relays.
+        /// The name that the relays share.
         relay: String,
         /// The fence of this relay's lease.
         fence: Fence,
         /// The fence of the newer lease.
         newest: Fence,
     },
-    /// Any other failure of the backend; the source says which.
+    /// Any other failure of the backend. The source has the details.
     #[error("cannot {0}")]
     Backend(String),
 }
@@ -215,17 +233,17 @@ impl Error {
         Self { kind: Box::new(kind), source: None }
     }
 
-    /// Creates an error with its cause.
+    /// Creates an error with `source` as its cause.
     pub fn with_source(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
         Self { kind: Box::new(kind), source: Some(source.into().into()) }
     }
 
-    /// Returns the kind.
+    /// Returns the kind, for callers to branch on.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind
     }
 
-    /// Returns whether another writer was faster: load again, decide again, append again.
+    /// Returns whether another writer changed the stream first. Load the aggregate, decide and append again.
     pub fn is_conflict(&self) -> bool {
         matches!(*self.kind, ErrorKind::Conflict { .. })
     }
@@ -240,7 +258,7 @@ impl Error {
         matches!(*self.kind, ErrorKind::Transient(_) | ErrorKind::TimedOut(_) | ErrorKind::Behind { .. })
     }
 
-    /// Returns whether stored data cannot be read: only a repair or a newer release helps.
+    /// Returns whether stored data cannot be read. Only a repair or a newer release helps.
     pub fn is_corrupt(&self) -> bool {
         matches!(
             *self.kind,
@@ -253,7 +271,7 @@ impl Error {
     }
 }
 
-/// Returns an error and its causes, outermost first.
+/// Returns `error` and its causes, outermost first.
 pub(crate) fn chain<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {

@@ -1,4 +1,4 @@
-//! What an event is: to the domain, on its way into the log, in the log, and to a projection.
+//! The forms of an event: the domain's own type, encoded for an append, recorded in the log, and decoded for a projection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,26 +12,43 @@ use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 
-/// A type of domain events that can be stored and read back; `#[derive(Event)]` writes it.
+/// A type of domain event that can be stored and read back. `#[derive(Event)]` implements it.
 ///
-/// Each kind of event has a stored name that never changes, whatever its Rust name becomes.
+/// Each kind of event has a stored name that never changes, even if its Rust name does.
+///
+/// # Examples
+/// ```
+/// use retell::{Event, NewEvent};
+///
+/// #[derive(Event)]
+/// enum OrderEvent {
+///     #[event("order.placed")]
+///     Placed { cents: u64 },
+///     #[event("order.canceled")]
+///     Canceled,
+/// }
+///
+/// let placed = NewEvent::new(&OrderEvent::Placed { cents: 500 })?;
+/// assert_eq!(placed.event_type.as_str(), "order.placed");
+/// # Ok::<(), retell::Error>(())
+/// ```
 pub trait Event: Sized + Send + Sync + 'static {
-    /// The kinds of event this type holds.
+    /// The kinds of event that this type can hold.
     const TYPES: EventTypes;
 
-    /// The stored name, schema version and codec of this event.
+    /// Returns the stored name, schema version and codec of this event.
     fn schema(&self) -> EventSchema;
 
-    /// Appends the payload to `payload`, in the codec that [`schema`](Self::schema) names.
+    /// Encodes the event with the codec of its [`schema`](Self::schema), and appends the bytes to `payload`.
     ///
     /// # Errors
     /// Returns the error of a field's own `Serialize`.
     fn encode(&self, payload: &mut Vec<u8>) -> Result<(), BoxError>;
 
-    /// Reads an event back from any known schema version.
+    /// Decodes a stored event of any known schema version.
     ///
     /// # Errors
-    /// [`DecodeError`] says whether the type, the schema version or the payload cannot be read.
+    /// Returns a [`DecodeError`] that says whether the type, the schema version or the payload cannot be read.
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError>;
 }
 
@@ -41,14 +58,14 @@ pub trait Event: Sized + Send + Sync + 'static {
 pub struct EventSchema {
     /// The stored name, such as `order.created`.
     pub name: &'static str,
-    /// The newest schema version, from 1.
+    /// The newest schema version. The first version is 1.
     pub version: u32,
-    /// The codec of new events.
+    /// The codec that encodes new events.
     pub codec: Codec,
 }
 
 impl EventSchema {
-    /// Describes the kind of event with the stored name `name`, whose newest schema version is `version`.
+    /// Creates the schema of the kind of event with the stored name `name`. `version` is its newest schema version.
     pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
         Self { name, version, codec }
     }
@@ -57,14 +74,14 @@ impl EventSchema {
 /// The kinds of event a type can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventTypes {
-    /// Every kind, including those that do not exist yet.
+    /// Every kind of event, including kinds that do not exist yet.
     All,
-    /// Only these.
+    /// Only these kinds of event.
     Only(&'static [EventSchema]),
 }
 
 impl EventTypes {
-    /// Returns whether the type can hold an event of this stored name.
+    /// Returns whether the type can hold an event with the stored name `event_type`.
     pub fn contains(self, event_type: &str) -> bool {
         match self {
             Self::All => true,
@@ -73,13 +90,13 @@ impl EventTypes {
     }
 }
 
-/// An event's stored form, borrowed from the store's own buffer.
+/// The stored form of an event, borrowed from the store's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredEvent<'a> {
     /// The stored name.
     pub event_type: &'a str,
-    /// The schema version it was written in.
+    /// The schema version of the payload.
     pub schema_version: u32,
     /// The codec of the payload.
     pub codec: Codec,
@@ -88,7 +105,7 @@ pub struct StoredEvent<'a> {
 }
 
 impl<'a> StoredEvent<'a> {
-    /// Puts the parts together, as a driver reads them.
+    /// Creates a stored event from its parts. For drivers.
     #[inline]
     pub const fn new(event_type: &'a str, schema_version: u32, codec: Codec, payload: &'a [u8]) -> Self {
         Self { event_type, schema_version, codec, payload }
@@ -97,35 +114,35 @@ impl<'a> StoredEvent<'a> {
     /// Decodes the payload.
     ///
     /// # Errors
-    /// [`DecodeError::Payload`] with the codec's error.
+    /// Returns [`DecodeError::Payload`] with the codec's error.
     #[inline]
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         self.codec.decode(self.payload).map_err(DecodeError::Payload)
     }
 }
 
-/// Why a stored event could not be read.
+/// The reason why a stored event cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The type holds no event of that name.
+    /// The Rust type holds no event of this stored name.
     #[error("unknown event type")]
     UnknownType,
-    /// The schema version is not among the known ones.
-    #[error("schema version {found} is not among the known 1 to {known}")]
+    /// The schema version is unknown.
+    #[error("schema version {found} is unknown, this release knows 1 to {known}")]
     UnknownSchema {
-        /// What the store says.
+        /// The schema version in the store.
         found: u32,
-        /// The newest known.
+        /// The newest known schema version.
         known: u32,
     },
-    /// The payload does not have the shape its type and schema version say.
+    /// The payload does not match its type and schema version.
     #[error("cannot decode the payload")]
     Payload(#[source] BoxError),
 }
 
 impl DecodeError {
-    /// Returns the full error, with the event's place in its stream.
+    /// Converts this into an [`Error`] that names the event's stream, version and type.
     pub fn at(self, stream: &StreamId, version: Version, event_type: &EventType) -> Error {
         let (stream, event_type) = (stream.clone(), event_type.clone());
         match self {
@@ -138,21 +155,29 @@ impl DecodeError {
     }
 }
 
-/// What is known about an event besides its payload.
+/// Data about an event besides its payload.
+///
+/// # Examples
+/// ```
+/// use retell::Metadata;
+///
+/// let metadata = Metadata::new().with_source("checkout").with_entry("tenant", "acme");
+/// assert_eq!(metadata.extra["tenant"], "acme");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Metadata {
-    /// The request that led here, shared along the whole chain.
+    /// The id that all events of one outside request share.
     pub correlation_id: Option<CorrelationId>,
     /// The event that directly caused this one.
     pub causation_id: Option<EventId>,
     /// The writer, such as a service's name.
     pub source: Option<Arc<str>>,
-    /// Anything else the application wants to keep.
+    /// Other entries of the application.
     pub extra: BTreeMap<String, String>,
 }
 
-/// The part of the metadata that is rarely present and stored as JSON; the two ids have columns of their own.
+/// The part of the metadata that is stored as JSON because it is rarely present. The two ids have their own columns.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredMetadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,31 +210,31 @@ impl Metadata {
         self
     }
 
-    /// Adds an entry of the application's own. The name `source` is reserved.
+    /// Adds an entry of the application. The name `source` is reserved.
     pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.extra.insert(name.into(), value.into());
         self
     }
 
-    /// Returns source and extra entries as one JSON object; `None` if there are none.
+    /// Returns the source and the extra entries as one JSON object, or `None` if there are none.
     ///
     /// # Errors
-    /// Refuses an extra entry with the reserved name `source`.
+    /// Returns an error if an extra entry has the reserved name `source`.
     pub fn to_json(&self) -> Result<Option<String>, BoxError> {
         if self.source.is_none() && self.extra.is_empty() {
             return Ok(None);
         }
         if self.extra.contains_key("source") {
-            return Err("`source` is a field of its own, not an extra entry".into());
+            return Err("the name `source` is reserved: set it by `with_source`, not as an extra entry".into());
         }
         let stored = StoredMetadata { source: self.source.clone(), extra: self.extra.clone() };
         Ok(Some(serde_json::to_string(&stored)?))
     }
 
-    /// Reads the metadata back from its three stored parts.
+    /// Restores the metadata from its three stored parts.
     ///
     /// # Errors
-    /// Refuses `json` unless it is an object of strings.
+    /// Returns an error unless `json` is an object of strings.
     pub fn from_parts(
         correlation_id: Option<CorrelationId>,
         causation_id: Option<EventId>,
@@ -225,29 +250,29 @@ impl Metadata {
     }
 }
 
-/// An encoded event on its way into the log.
+/// An encoded event, ready to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NewEvent {
-    /// Its id; unique in the log.
+    /// Its id, unique in the log.
     pub id: EventId,
     /// Its stored name.
     pub event_type: EventType,
     /// The schema version of the payload.
     pub schema_version: u32,
-    /// How the payload is written.
+    /// The codec of the payload.
     pub codec: Codec,
     /// The encoded payload.
     pub payload: Bytes,
-    /// What else is known about it.
+    /// Data about the event besides its payload.
     pub metadata: Metadata,
 }
 
 impl NewEvent {
-    /// Encodes a domain event under a fresh id, without metadata.
+    /// Encodes `event` under a new id, without metadata.
     ///
     /// # Errors
-    /// [`ErrorKind::Unencodable`] if a field refuses to be encoded, [`ErrorKind::Invalid`] if no store accepts the stored name.
+    /// [`ErrorKind::Unencodable`] if a field cannot be encoded, [`ErrorKind::Invalid`] if no store accepts the stored name.
     pub fn new<E: Event>(event: &E) -> Result<Self, Error> {
         let schema = event.schema();
         let mut payload = Vec::with_capacity(128);
@@ -258,7 +283,7 @@ impl NewEvent {
         Ok(Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into()))
     }
 
-    /// Takes an event that is encoded already: for a driver that reads it back, or a copy from another log.
+    /// Creates an event whose payload is already encoded. For drivers that read an event back, and for copies from another log.
     pub fn stored(id: EventId, event_type: EventType, schema_version: u32, codec: Codec, payload: Bytes) -> Self {
         Self { id, event_type, schema_version, codec, payload, metadata: Metadata::default() }
     }
@@ -270,24 +295,24 @@ impl NewEvent {
     }
 }
 
-/// An event as it stands in the log, still encoded.
+/// An event as the log records it, still encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordedEvent {
-    /// Its place in the log.
+    /// Its position in the log.
     pub position: Position,
     /// The stream it belongs to.
     pub stream: StreamId,
-    /// Its place in that stream.
+    /// Its version in that stream.
     pub version: Version,
-    /// When the store recorded it, to the microsecond.
+    /// The time at which the store recorded it, to the microsecond.
     pub recorded_at: DateTime<Utc>,
-    /// What was appended.
+    /// The event as it was appended.
     pub event: NewEvent,
 }
 
 impl RecordedEvent {
-    /// Puts an event at its place in the log: for a driver.
+    /// Creates a recorded event from its parts. For drivers.
     pub fn new(
         position: Position,
         stream: StreamId,
@@ -298,12 +323,12 @@ impl RecordedEvent {
         Self { position, stream, version, recorded_at, event }
     }
 
-    /// Returns the size of the payload as it is stored.
+    /// Returns the size of the encoded payload in bytes.
     pub fn payload_bytes(&self) -> usize {
         self.event.payload.len()
     }
 
-    /// Returns the part that decoding needs.
+    /// Returns the parts of the event that [`Event::decode`] needs.
     pub fn stored(&self) -> StoredEvent<'_> {
         StoredEvent {
             event_type: self.event.event_type.as_str(),
@@ -313,7 +338,7 @@ impl RecordedEvent {
         }
     }
 
-    /// Decodes the payload.
+    /// Decodes the payload and copies the other fields.
     ///
     /// # Errors
     /// [`ErrorKind::UnknownEventType`], [`ErrorKind::UnknownSchema`] or [`ErrorKind::Undecodable`], each with stream and version.
@@ -331,7 +356,7 @@ impl RecordedEvent {
         })
     }
 
-    /// Decodes the payload and consumes the event: cheaper than [`decode`](Self::decode), which copies the rest.
+    /// Decodes the payload and consumes the event. Cheaper than [`decode`](Self::decode), which copies the other fields.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
@@ -350,27 +375,27 @@ impl RecordedEvent {
     }
 }
 
-/// A decoded event with everything known about it, as projections and reactions see it.
+/// A decoded event with its place in the log and its metadata, as projections and reactions receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Envelope<E> {
-    /// Its place in the log.
+    /// Its position in the log.
     pub position: Position,
     /// The stream it belongs to.
     pub stream: StreamId,
-    /// Its place in that stream.
+    /// Its version in that stream.
     pub version: Version,
-    /// When the store recorded it.
+    /// The time at which the store recorded it.
     pub recorded_at: DateTime<Utc>,
     /// Its id.
     pub id: EventId,
-    /// What else is known about it.
+    /// Data about the event besides its payload.
     pub metadata: Metadata,
     /// The domain event.
     pub event: E,
 }
 
-/// Any event of any type, undecoded: for projections that watch the whole log, such as an audit trail.
+/// An undecoded event of any type, for projections that read the whole log, such as an audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnyEvent {
@@ -378,7 +403,7 @@ pub struct AnyEvent {
     pub event_type: EventType,
     /// The schema version of the payload.
     pub schema_version: u32,
-    /// How the payload is written.
+    /// The codec of the payload.
     pub codec: Codec,
     /// The encoded payload.
     pub payload: Bytes,
@@ -387,13 +412,13 @@ pub struct AnyEvent {
 impl Event for AnyEvent {
     const TYPES: EventTypes = EventTypes::All;
 
-    /// Not called for events that were read: their name is in [`event_type`](Self::event_type).
+    /// Returns a placeholder. The stored name of an event that was read is in [`event_type`](Self::event_type).
     fn schema(&self) -> EventSchema {
         EventSchema { name: "retell.any", version: self.schema_version, codec: self.codec }
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), BoxError> {
-        Err("events of any type are only read".into())
+        Err("`AnyEvent` can be read, but not appended".into())
     }
 
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError> {

@@ -1,6 +1,6 @@
-//! Names and numbers that cross a border: streams, versions, positions, ids.
+//! The names, numbers and ids of the library: streams, versions, positions, events.
 //!
-//! Everything here is parsed once, at the edge; a value that exists is valid.
+//! Each type checks its value when it is created, so every value that exists is valid.
 
 mod define;
 
@@ -13,14 +13,14 @@ use uuid::Uuid;
 
 use crate::id::define::{name, number, uuid_id};
 
-/// Longest aggregate type, aggregate id or event type, in bytes of UTF-8. A routing key of AMQP 0.9.1 ends there too.
+/// The maximum length of a name, in bytes of UTF-8. A routing key of AMQP 0.9.1 has the same limit.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// A name that no store accepts: empty, longer than [`MAX_NAME_BYTES`], or with a NUL character in it.
+/// The error for a name that no store accepts: it is empty, longer than [`MAX_NAME_BYTES`], or contains a NUL character.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {problem}")]
+#[error("{kind} {problem}")]
 pub struct InvalidName {
-    what: &'static str,
+    kind: &'static str,
     problem: String,
 }
 
@@ -30,7 +30,7 @@ impl From<Infallible> for InvalidName {
     }
 }
 
-pub(crate) fn parse_name(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+pub(crate) fn parse_name(kind: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
     let problem = if text.is_empty() {
         "is empty".to_owned()
     } else if text.len() > MAX_NAME_BYTES {
@@ -41,7 +41,7 @@ pub(crate) fn parse_name(what: &'static str, text: &str) -> Result<Arc<str>, Inv
     } else {
         return Ok(Arc::from(text));
     };
-    Err(InvalidName { what, problem })
+    Err(InvalidName { kind, problem })
 }
 
 name!(
@@ -60,12 +60,12 @@ name!(
     "event type"
 );
 name!(
-    /// The stored name of a projection: its checkpoint's key and its queue's name.
+    /// The stored name of a projection: the key of its checkpoint and the name of its queue.
     ProjectionName,
     "projection name"
 );
 name!(
-    /// The caller's name for one append: a retry under the same key returns the first outcome.
+    /// The caller's name for one append. A retry under the same key returns the first outcome.
     IdempotencyKey,
     "idempotency key"
 );
@@ -75,18 +75,18 @@ name!(
     "view key"
 );
 name!(
-    /// The scope a value is unique in, such as `user.email`.
+    /// The scope that a value is unique in, such as `user.email`.
     ClaimScope,
     "claim scope"
 );
 name!(
-    /// A value that one stream at a time may hold within its scope. Compared byte by byte.
+    /// A value that only one stream at a time may hold within its scope. Values are compared byte by byte.
     ClaimValue,
     "claimed value"
 );
 
 impl AggregateId {
-    /// Creates an id: UUID version 7, so that ids created one after another sort and are stored next to each other.
+    /// Creates an id from a new UUID version 7. Ids sort by the time of their creation, so stores keep new ids next to each other.
     pub fn generate() -> Self {
         Self::from(Uuid::now_v7())
     }
@@ -98,9 +98,19 @@ impl From<Uuid> for AggregateId {
     }
 }
 
-/// One aggregate's sequence of events: aggregate type and aggregate id.
+/// Identifies the event stream of one aggregate by aggregate type and aggregate id.
 ///
-/// A pair of anything that names the two parts converts into it: `("order", "17")`, `("order", uuid)`.
+/// A pair converts into a stream id if its two values convert into the two parts, such as `("order", "17")` or `("order", uuid)`.
+///
+/// # Examples
+/// ```
+/// use retell::StreamId;
+///
+/// let stream = StreamId::parse("order", "17")?;
+/// assert_eq!(stream, StreamId::try_from(("order", "17"))?);
+/// assert_eq!(stream.to_string(), "order/17");
+/// # Ok::<(), retell::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StreamId {
     aggregate_type: AggregateType,
@@ -108,25 +118,25 @@ pub struct StreamId {
 }
 
 impl StreamId {
-    /// Creates the id of one aggregate's stream.
+    /// Creates the id of an aggregate's stream.
     pub fn new(aggregate_type: AggregateType, aggregate_id: AggregateId) -> Self {
         Self { aggregate_type, aggregate_id }
     }
 
-    /// Parses both parts.
+    /// Creates a stream id from two strings.
     ///
     /// # Errors
-    /// [`InvalidName`] for the first part that is empty, too long or contains NUL.
+    /// Returns [`InvalidName`] for the first part that is empty, too long, or contains a NUL character.
     pub fn parse(aggregate_type: &str, aggregate_id: &str) -> Result<Self, InvalidName> {
         Ok(Self::new(AggregateType::new(aggregate_type)?, AggregateId::new(aggregate_id)?))
     }
 
-    /// Returns the kind of aggregate.
+    /// Returns the aggregate type.
     pub fn aggregate_type(&self) -> &AggregateType {
         &self.aggregate_type
     }
 
-    /// Returns the aggregate's id within its kind.
+    /// Returns the id of the aggregate within its type.
     pub fn aggregate_id(&self) -> &AggregateId {
         &self.aggregate_id
     }
@@ -158,7 +168,7 @@ impl fmt::Display for StreamId {
 }
 
 number!(
-    /// The 1-based place of an event in its stream; as a stream's version, how many events it has.
+    /// The 1-based place of an event in its stream. The version of a stream is the number of its events.
     Version
 );
 number!(
@@ -170,19 +180,19 @@ number!(
     CommitId
 );
 number!(
-    /// Counts the builds of a view's rows, from 1: each generation has rows of its own.
+    /// Numbers the builds of a view's rows, from 1. Each generation has its own rows.
     Generation
 );
 number!(
-    /// Counts the holders of a lease. An earlier holder has a smaller fence, and its writes are refused.
+    /// Numbers the holders of a lease. An earlier holder has a smaller fence, and the store refuses its writes.
     Fence
 );
 
-/// The version that an append requires its stream to have.
+/// The version that an append requires a stream to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpectedVersion {
-    /// Any version; the stream may have no events.
+    /// Any version, even a stream without events.
     Any,
     /// A stream without events.
     NoStream,
@@ -193,7 +203,7 @@ pub enum ExpectedVersion {
 }
 
 impl ExpectedVersion {
-    /// Returns whether a stream at `actual` satisfies the requirement.
+    /// Returns whether a stream at version `actual` satisfies the requirement.
     pub fn allows(self, actual: Version) -> bool {
         match self {
             Self::Any => true,
@@ -216,11 +226,11 @@ impl fmt::Display for ExpectedVersion {
 }
 
 uuid_id!(
-    /// Identifies one event, globally and permanently.
+    /// The id of one event, globally unique and permanent.
     EventId
 );
 uuid_id!(
-    /// Shared by all events that one outside request led to.
+    /// The id that all events of one outside request share.
     CorrelationId
 );
 
@@ -237,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_refused_by_rule() {
+    fn each_naming_rule_has_its_own_message() {
         assert_eq!(AggregateId::new("").unwrap_err().to_string(), "aggregate id is empty");
         assert_eq!(EventType::new("a\0b").unwrap_err().to_string(), "event type contains a NUL character");
         assert_eq!(
@@ -249,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_parsed_by_every_way_in() {
+    fn every_conversion_into_a_name_is_checked() {
         let id = AggregateId::new("ada").unwrap();
         assert_eq!("ada".parse::<AggregateId>().unwrap(), id);
         assert_eq!(serde_json::from_str::<AggregateId>("\"ada\"").unwrap(), id);
@@ -260,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_names_a_stream() {
+    fn pair_of_names_converts_into_a_stream_id() {
         let uuid = Uuid::now_v7();
         let kind = AggregateType::new("order").unwrap();
         let stream = StreamId::parse("order", &uuid.to_string()).unwrap();
@@ -280,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn expected_versions_allow_what_they_say() {
+    fn each_expected_version_allows_only_matching_versions() {
         let cases = [
             (ExpectedVersion::Any, [true, true, true]),
             (ExpectedVersion::NoStream, [true, false, false]),

@@ -1,8 +1,8 @@
-//! Read models that never lag: the same projections, applied in the append's own transaction.
+//! Inline projections: applied in the transaction of the append itself, so that their read model never lags.
 //!
-//! An append through the handle that [`inline`] returns is durable together with what the projection made of its events, or not at all. The
-//! price: the projection's statements are part of every append, an append waits for rows that another is changing, and one that the
-//! projection fails on is refused.
+//! An append through the handle that [`inline`] returns commits its events together with the projection's changes, or commits nothing. The
+//! price: the projection's statements are part of every append, an append waits for rows that another append is changing, and an append that
+//! the projection fails on is refused.
 
 use std::sync::Arc;
 
@@ -15,34 +15,74 @@ use crate::projection::Projection;
 use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::query::Filter;
 
-/// A handle of the log whose appends apply a projection in their own transaction; for a view, a
-/// [`ViewProjection`](crate::view::ViewProjection). The read model lies beside the log: in its file
+/// Returns a handle of the log whose appends apply `projection` in their own transaction. For a view, pass a
+/// [`ViewProjection`](crate::view::ViewProjection). The read model is in the same place as the log: in its file
 /// ([`SqliteStore::read_model`](crate::SqliteStore::read_model)), in its database, or in memory
 /// ([`MemoryStore::read_model`](crate::MemoryStore::read_model)).
 ///
-/// Every process that appends must do so through such a handle.
+/// Every process that appends must use such a handle.
 ///
-/// - **SQLite**: events come in log order and with their positions. The checkpoint moves with each append, so a worker of the same projection may
-///   run beside, before or after; what others have appended past this handle is applied by the next append. Opening brings the model to the
-///   log's end, in one transaction: where that is far, let a worker do it first.
-/// - **In memory**: as on SQLite. An append inside a transaction of the same read model is refused, since it would wait for itself.
-/// - **PostgreSQL, MySQL and MariaDB**: an event has no position yet: [`Envelope::position`] is zero, and
-///   [`Envelope::recorded_at`] is this process's clock. Events come in the order of their streams, those of different aggregates in any
-///   order and at the same time, as with [order per aggregate](crate::Worker::with_order_per_aggregate): what that asks of a projection, this
-///   does. The log must be empty, or a worker with order per aggregate must have brought the model to its end while nobody appends. From then
-///   on the projection's state is [`ProjectionState::Inline`](crate::store::ProjectionState::Inline) and its checkpoint is the head of the log, so
-///   that [`wait_for`](crate::projection::wait_for) never waits, and a worker of the same name is refused with [`ErrorKind::Invalid`].
+/// - **SQLite**: events arrive in log order, with their positions. The checkpoint moves with each append, so a worker of the same projection
+///   may run at the same time, before or after. The next append also applies events that were appended without such a handle. Opening the
+///   handle applies the rest of the log in one transaction: if that is a large part, let a worker apply it first.
+/// - **In memory**: as on SQLite. An append inside a transaction of the same read model is refused, because it would wait for itself.
+/// - **PostgreSQL, MySQL and MariaDB**: an event has no position yet, so [`Envelope::position`] is zero, and
+///   [`Envelope::recorded_at`] is the time of this process's clock. The events of one stream arrive in order. Events of different aggregates
+///   arrive in any order and concurrently, so the projection must satisfy the requirements of
+///   [order per aggregate](crate::Worker::with_order_per_aggregate). The log must be empty, or a worker with order per aggregate must have
+///   applied all of it while no process appends. From then on the projection's state is
+///   [`ProjectionState::Inline`](crate::store::ProjectionState::Inline) and its checkpoint is the head of the log, so
+///   [`wait_for`](crate::projection::wait_for) never waits. A worker of the same name is refused with [`ErrorKind::Invalid`].
 ///
-/// Appends that share a commit share the projection's batch. A projection that fails is asked again with fewer of them, down to the one at fault,
-/// which is refused with [`ErrorKind::Projection`], or with what decoding met; nothing of it is written, and the others are. An append that
-/// is repeated under its key applies nothing.
+/// Appends that share a commit share the projection's batch. If the projection fails, it is called again with fewer of these appends, until
+/// the failing append is found. That append is refused with [`ErrorKind::Projection`] or with its decoding error, and writes nothing; the
+/// other appends are written. An append that is repeated under its idempotency key applies nothing.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] if aggregates of the projection are parked, or on a server if it is behind the log. What its set-up, or
-/// what it has to catch up with, met.
+/// [`ErrorKind::Invalid`] if aggregates of the projection are parked or, on a server, if the projection is behind the log;
+/// [`ErrorKind::Backend`] if the projection's [`setup`](Projection::setup) fails; [`ErrorKind::Projection`] or a decoding error if it cannot
+/// apply the rest of the log; otherwise a [write error](Error#write-errors).
 ///
 /// # Cancel safety
-/// A dropped call may still set the projection up.
+/// A dropped call may still set up the projection.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// #[derive(Event)]
+/// #[event("stock.received")]
+/// struct Received {
+///     item: String,
+///     count: u64,
+/// }
+///
+/// struct OnStock;
+///
+/// impl View for OnStock {
+///     const NAME: &'static str = "on_stock";
+///     type Event = Received;
+///     type State = u64;
+///
+///     fn key(&self, received: &Envelope<Received>) -> Option<String> {
+///         Some(received.event.item.clone())
+///     }
+///
+///     fn apply(&self, on_stock: &mut u64, received: Envelope<Received>) {
+///         *on_stock += received.event.count;
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = SqliteStore::in_memory().await?;
+/// let models = log.read_model();
+/// let log = inline(log, ViewProjection::new(OnStock, models.clone())).await?;
+/// let received = Received { item: "tea".into(), count: 12 };
+/// log.append_events(("shelf", "1"), ExpectedVersion::Any, [received]).await?;
+/// assert_eq!(Views::new(&OnStock, models).get("tea").await?, Some(12));
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub async fn inline<S, P>(log: S, projection: P) -> Result<S>
 where
     S: InlineStore,

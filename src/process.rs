@@ -1,10 +1,10 @@
-//! Process managers: events in, commands out, and deadlines in between.
+//! Process managers: they follow events, send commands and keep deadlines.
 //!
-//! A process follows one thing through several aggregates, such as an order from its payment to its parcel. Each process has a stream of
-//! its own, named by the kind of process and a key that you choose. A pure function of the process's state decides what an event leads to.
-//! The decision is recorded in that stream as one event, a *step*: the new state, the commands to send, the deadlines to keep. Only then
-//! are the commands sent, each under an idempotency key that follows from the event. So a crash in between, or an event that is delivered
-//! again, still leads to one step and to one effect of each command.
+//! A process follows one thing through several aggregates, such as an order from its payment to its parcel. Each process has its own
+//! stream, named by the kind of process and a key that you choose. A pure function decides, from the process's state, which commands and
+//! deadlines an event leads to. The decision is recorded in that stream as one event, a *step*: the new state, the commands to send, the
+//! deadlines to keep. Only then does the process manager send the commands, each under an idempotency key derived from the event. So after
+//! a crash in between, or a repeated delivery of the event, there is still one step, and each command still takes effect once.
 
 pub(crate) mod instance;
 pub(crate) mod manager;
@@ -24,39 +24,95 @@ use crate::store::log::query::Filter;
 
 pub use manager::ProcessManager;
 
-/// A kind of process: which events it follows, and the commands and deadlines that they lead to.
+/// A kind of process: the events it follows, and the commands and deadlines that they lead to.
 ///
-/// [`on_event`](Self::on_event), [`on_deadline`](Self::on_deadline) and [`on_rejected`](Self::on_rejected) decide. They are pure: they use
-/// no clock but the event's own and no I/O. They change the state in place and collect what is to happen in [`Effects`]; all of it is
-/// recorded as one step before any command is sent.
+/// [`on_event`](Self::on_event), [`on_deadline`](Self::on_deadline) and [`on_rejected`](Self::on_rejected) decide. They are pure: they do no
+/// I/O and know no time except the event's own. They change the state in place and collect commands and deadlines in [`Effects`]. All of it
+/// is recorded as one step before any command is sent.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::prelude::*;
+///
+/// #[derive(Event)]
+/// enum OrderEvent {
+///     #[event("order.created")]
+///     Created,
+///     #[event("order.paid")]
+///     Paid,
+/// }
+///
+/// /// Confirms an order when it is paid, and cancels it if it is not paid within an hour.
+/// struct Payment;
+///
+/// #[async_trait]
+/// impl Process for Payment {
+///     const NAME: &'static str = "payment";
+///     type Event = OrderEvent;
+///     type State = ();
+///     type Command = String;
+///
+///     fn key(&self, event: &Envelope<OrderEvent>) -> Option<AggregateId> {
+///         Some(event.stream.aggregate_id().clone())
+///     }
+///
+///     fn on_event(&self, (): &mut (), event: &Envelope<OrderEvent>, effects: &mut Effects<String>) {
+///         match event.event {
+///             OrderEvent::Created => effects.set_deadline("unpaid", event.recorded_at + Duration::from_secs(3_600)),
+///             OrderEvent::Paid => effects.cancel_deadline("unpaid").send("confirm".into()),
+///         };
+///     }
+///
+///     fn on_deadline(&self, (): &mut (), _: &str, effects: &mut Effects<String>) {
+///         effects.send("cancel".into());
+///     }
+///
+///     // Usually `self.orders.execute_with(order, command, context).await?`, with a repository of orders.
+///     async fn execute(&self, order: &AggregateId, command: String, _: Context) -> Result<(), NotExecuted> {
+///         println!("{command} {order}");
+///         Ok(())
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let store = MemoryStore::new();
+/// let events = [OrderEvent::Created, OrderEvent::Paid];
+/// store.append_events(("order", "17"), ExpectedVersion::NoStream, events).await?;
+/// App::new(store, MemoryReadModel::new()).process(Payment).catch_up().await?; // prints "confirm 17"
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait Process: Send + Sync + 'static {
-    /// The name of its checkpoint, and of its streams as an aggregate's type is. Never changes.
+    /// The name of the checkpoint, and the aggregate type of the processes' streams. It never changes.
     const NAME: &'static str;
 
-    /// The events it follows: those of one aggregate, or a union of several.
+    /// The events that the process follows: those of one aggregate, or a union of several.
     type Event: Event;
 
-    /// What one process remembers; `()` if the events say enough. `Default` is the state before its first event.
+    /// The state of one process; `()` if the events say enough. `Default` is the state before the first event.
     ///
-    /// A step that changes it records it as JSON. So a field that is added later needs a default.
+    /// A step that changes the state records it as JSON, so a field that is added later needs a default.
     type State: Default + Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
 
-    /// What it has other aggregates do. Recorded as JSON permanently: add variants and defaults, change none.
+    /// The commands that a process sends to other aggregates. They are recorded as JSON permanently: add variants, and fields with defaults,
+    /// but never change existing ones.
     type Command: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
-    /// Returns the process that an event belongs to; `None` if it concerns none. Each event with a key leaves a step in that process's
-    /// stream.
+    /// Returns the key of the process that `event` belongs to, or `None` if it concerns no process. Each event with a key adds a step to the
+    /// stream of its process.
     fn key(&self, event: &Envelope<Self::Event>) -> Option<AggregateId>;
 
-    /// Decides what an event leads to.
+    /// Decides what `event` leads to: changes `state`, and adds commands and deadlines to `effects`.
     fn on_event(&self, state: &mut Self::State, event: &Envelope<Self::Event>, effects: &mut Effects<Self::Command>);
 
-    /// Decides what follows after a deadline has passed. A deadline that was canceled or set again never gets here. By default nothing
-    /// follows.
+    /// Decides what follows after a deadline has passed. It is never called for a deadline that was canceled or set again. The default does
+    /// nothing.
     fn on_deadline(&self, _state: &mut Self::State, _deadline: &str, _effects: &mut Effects<Self::Command>) {}
 
-    /// Decides what follows after the domain has refused a command. By default nothing follows; the refusal is recorded in any case.
+    /// Decides what follows after the domain has refused a command. The default does nothing; the refusal is recorded in any case.
     fn on_rejected(
         &self,
         _state: &mut Self::State,
@@ -66,15 +122,16 @@ pub trait Process: Send + Sync + 'static {
     ) {
     }
 
-    /// Sends a command of one process to its aggregate, under `context`, which holds the idempotency key. With a
-    /// [`Repository`](crate::Repository) that is `self.orders.execute_with(id, command, context).await?`.
+    /// Sends `command` of the process `key` to its aggregate, under `context`, which holds the idempotency key. With a
+    /// [`Repository`](crate::Repository), this is `self.orders.execute_with(id, command, context).await?`.
     ///
     /// # Errors
-    /// [`NotExecuted::Rejected`] is recorded, and [`on_rejected`](Self::on_rejected) decides what follows. After [`NotExecuted::Failed`] the
-    /// event or the deadline is tried again later, and then parked; the keys prevent a second effect of commands that were sent before.
+    /// [`NotExecuted::Rejected`] is recorded, and [`on_rejected`](Self::on_rejected) decides what follows. After [`NotExecuted::Failed`], the
+    /// event or the deadline is retried later, and parked if the retries fail. The idempotency keys keep commands that were sent before from
+    /// taking effect twice.
     async fn execute(&self, key: &AggregateId, command: Self::Command, context: Context) -> Result<(), NotExecuted>;
 
-    /// Returns the events it gets, as a projection's [`filter`](crate::Projection::filter).
+    /// Returns the filter for the events that the process receives, as a projection's [`filter`](crate::Projection::filter) does.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that no event can pass.
@@ -115,7 +172,7 @@ impl<P: Process> Process for Arc<P> {
     }
 }
 
-/// What an event, a passed deadline or a refused command leads to.
+/// Collects the commands and deadlines that an event, a passed deadline or a refused command leads to. See [`Process`] for an example.
 #[derive(Debug)]
 pub struct Effects<C> {
     key: AggregateId,
@@ -124,43 +181,43 @@ pub struct Effects<C> {
 }
 
 impl<C> Effects<C> {
-    pub(crate) fn none(key: AggregateId) -> Self {
+    pub(crate) fn new(key: AggregateId) -> Self {
         Self { key, commands: Vec::new(), deadlines: Vec::new() }
     }
 
-    /// Returns the key of the process that decides.
+    /// Returns the key of the deciding process.
     pub fn key(&self) -> &AggregateId {
         &self.key
     }
 
-    /// Sends a command, after those sent before it.
+    /// Adds a command. Commands are sent in the order in which they were added.
     pub fn send(&mut self, command: C) -> &mut Self {
         self.commands.push(command);
         self
     }
 
-    /// Sets a deadline; it replaces a pending one of the same name. It passes once, at `at` or up to a few seconds later, while a manager
-    /// runs. Counted from the event's [`recorded_at`](Envelope::recorded_at), a decision stays pure.
+    /// Sets a deadline, and replaces a pending deadline of the same name. It passes once, at `at` or up to a few seconds later, while a
+    /// process manager runs. Compute `at` from the event's [`recorded_at`](Envelope::recorded_at) to keep the decision pure.
     pub fn set_deadline(&mut self, deadline: impl Into<String>, at: DateTime<Utc>) -> &mut Self {
         self.deadlines.push((deadline.into(), Some(at)));
         self
     }
 
-    /// Cancels the deadline of this name, if one is pending.
+    /// Cancels the deadline called `deadline`, if it is pending.
     pub fn cancel_deadline(&mut self, deadline: impl Into<String>) -> &mut Self {
         self.deadlines.push((deadline.into(), None));
         self
     }
 }
 
-/// Why a command of a process has had no effect.
+/// The reason why a command of a process had no effect.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotExecuted {
-    /// The domain refused, for this reason.
+    /// The domain refused the command, for this reason.
     #[error("refused: {0}")]
     Rejected(String),
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Failed(#[from] Error),
 }

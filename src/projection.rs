@@ -1,4 +1,4 @@
-//! What a projection is: events in, a read model out.
+//! Projections: they fold events into read models.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,39 +15,82 @@ use crate::store::log::reader::EventReader;
 use crate::store::log::token::Token;
 use crate::store::model::read_model::ReadModel;
 
-/// Folds events into a read model. Every event is applied once in effect and in order, whatever fails on the way, since the change
-/// and the checkpoint are one transaction. An aggregate whose event cannot be applied is set aside, in order, until it can.
+/// Folds events into a read model.
+///
+/// Every event takes effect once and in order, even after failures, because one transaction commits the change and the checkpoint. If an
+/// event cannot be applied, its aggregate is parked: the aggregate's events wait, in order, until they can be applied.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+/// use retell::rusqlite::Connection;
+///
+/// #[derive(Event)]
+/// #[event("shoe.sold")]
+/// struct Sold {
+///     cents: u32,
+/// }
+///
+/// struct Sales;
+///
+/// #[async_trait]
+/// impl Projection for Sales {
+///     const NAME: &'static str = "sales";
+///     type Event = Sold;
+///     type Tx = Connection;
+///
+///     async fn setup(&self, db: &mut Connection) -> Result<(), BoxError> {
+///         Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS sales (cents INTEGER NOT NULL)")?)
+///     }
+///
+///     async fn apply(&self, db: &mut Connection, sold: Envelope<Sold>) -> Result<(), BoxError> {
+///         db.execute("INSERT INTO sales VALUES (?1)", [sold.event.cents])?;
+///         Ok(())
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, models) = (SqliteStore::in_memory().await?, SqliteReadModel::in_memory().await?);
+/// log.append_events(("shoe", "1"), ExpectedVersion::NoStream, [Sold { cents: 500 }, Sold { cents: 70 }]).await?;
+/// App::new(log, models.clone()).projection(Sales).catch_up().await?;
+/// let cents: u32 = models.query(|db| db.query_row("SELECT sum(cents) FROM sales", [], |row| row.get(0))).await?;
+/// assert_eq!(cents, 570);
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait Projection: Send + Sync + 'static {
-    /// The name of its checkpoint and its queue. Another name starts from the beginning.
+    /// The name of the checkpoint and the queue. A new name starts from the beginning of the log.
     const NAME: &'static str;
 
-    /// The events it understands: those of one aggregate, a union of several, or [`AnyEvent`](crate::event::AnyEvent).
+    /// The events that the projection understands: those of one aggregate, a union of several, or [`AnyEvent`](crate::event::AnyEvent).
     type Event: Event;
 
-    /// The transaction it writes through, given by the [`ReadModel`] it runs on.
+    /// The transaction that the projection writes through. The [`ReadModel`] that it runs on provides it.
     type Tx: Send + ?Sized + 'static;
 
-    /// Returns the name it runs under: [`NAME`](Self::NAME), unless the name is chosen at run time, as for one projection per tenant.
+    /// Returns the name that the projection runs under: [`NAME`](Self::NAME), unless the name is chosen at run time, for example for one
+    /// projection per tenant.
     fn name(&self) -> &str {
         Self::NAME
     }
 
-    /// The events it gets; by default exactly those that [`Event`](Self::Event) can hold.
+    /// Returns the filter for the events that the projection receives; by default exactly those that [`Event`](Self::Event) can hold.
     ///
-    /// A wider filter, such as [`Filter::aggregates`], makes an event of an unknown type an error that parks its aggregate
-    /// instead of something it passes over.
+    /// The default skips events of an unknown type. With a wider filter, such as [`Filter::aggregates`], such an event is an error that
+    /// parks its aggregate.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a filter that cannot be.
+    /// [`ErrorKind::Invalid`] for a filter that no event can pass.
     fn filter(&self) -> Result<Filter> {
         Filter::of::<Self::Event>()
     }
 
-    /// Runs in a transaction at every start, before the first event: the place to create tables if they are not there.
+    /// Prepares the read model, for example creates missing tables. The worker calls it in a transaction at every start, before the first
+    /// event.
     ///
     /// # Errors
-    /// Ends the worker.
+    /// An error ends the worker.
     async fn setup(&self, _tx: &mut Self::Tx) -> Result<(), BoxError> {
         Ok(())
     }
@@ -55,14 +98,14 @@ pub trait Projection: Send + Sync + 'static {
     /// Applies one event.
     ///
     /// # Errors
-    /// Rolls the batch back. The event is tried again; if that does not help, its aggregate is parked, and tried again from this event on.
-    /// Keep the database's error in the chain of causes: a lost connection is no failure of the event's.
+    /// An error rolls the batch back. The event is retried; if the retries fail, its aggregate is parked and later retried from this event
+    /// on. Keep the database's error in the chain of causes, so that a lost connection does not count as a failure of the event.
     async fn apply(&self, tx: &mut Self::Tx, event: Envelope<Self::Event>) -> Result<(), BoxError>;
 
-    /// Applies the events of a batch, in order; by default one by one. Worth writing where one statement can do many events' work.
+    /// Applies the events of a batch, in order. The default applies them one by one. Override it if one statement can apply many events.
     ///
     /// # Errors
-    /// As [`apply`](Self::apply). After a failure the events come again in smaller and smaller batches, down to one.
+    /// As [`apply`](Self::apply). After a failure, the events are delivered again in smaller and smaller batches, down to a single event.
     async fn apply_batch(&self, tx: &mut Self::Tx, events: Vec<Envelope<Self::Event>>) -> Result<(), BoxError> {
         for event in events {
             self.apply(tx, event).await?;
@@ -98,11 +141,15 @@ impl<P: Projection> Projection for Arc<P> {
     }
 }
 
-/// Waits until a projection has applied a command's events, whichever process runs it. A projection that has parked the events' aggregate
-/// counts as past them. An [`App`](crate::App) does the same [by itself](crate::app::Running::wait_for).
+/// Waits until `projection`, in whichever process it runs, has applied a command's events. A projection that has parked the events'
+/// aggregate counts as having applied them. In an [`App`](crate::App), use [`Running::wait_for`](crate::app::Running::wait_for) instead.
 ///
 /// # Errors
-/// [`ErrorKind::Behind`] after `timeout`, [`ErrorKind::TimedOut`] if the events have no position by then; otherwise a read error.
+/// [`ErrorKind::Behind`] if the projection has not applied the events within `timeout`, [`ErrorKind::TimedOut`] if the store has not assigned
+/// a position to them by then, otherwise a [read error](crate::Error#read-errors).
+///
+/// # Cancel safety
+/// May be dropped at any time: it changes nothing.
 pub async fn wait_for(
     models: &impl ReadModel,
     log: &impl EventReader,

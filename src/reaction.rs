@@ -1,13 +1,13 @@
-//! Side effects: what an event makes happen beside its read models, such as a mail, a request, or a row in somebody else's table.
+//! Reactions: the side effects of events, such as a mail, a request, or a row in another system's table.
 //!
-//! - What a reaction writes through its transaction happens **once**: it is one transaction with the reaction's inbox, in which each event
-//!   is taken once, also after the checkpoint was set back or restored.
-//! - What it does outside happens **at least once**: a process may die between the effect and the commit. Hand on the event's id
-//!   ([`Envelope::id`]) as the key by which the receiver knows a repetition; it is the same each time.
+//! - A write through the reaction's transaction happens **once**: the same transaction marks the event in the reaction's inbox, which takes
+//!   each event once, even after the checkpoint was set back or restored.
+//! - An effect outside the transaction happens **at least once**: a process may die between the effect and the commit. Pass the event's id
+//!   ([`Envelope::id`]) to the receiver as an idempotency key; it is the same for each attempt.
 //!
-//! Each event has a transaction of its own, so that the failure of one never repeats the effect of another
-//! ([unless you ask for more](crate::Worker::with_reactions_at_once)). A failing one is tried again with
-//! back-off, and then its aggregate is parked, as with any projection: the others go on.
+//! Each event has its own transaction, so that the failure of one event never repeats the effect of another
+//! ([unless you allow more](crate::Worker::with_reactions_at_once)). A failing event is retried with backoff, and then its aggregate is
+//! parked, as with any projection. The other aggregates continue.
 
 pub(crate) mod rate;
 
@@ -26,46 +26,82 @@ use crate::store::model::read_model::ReadModel;
 
 pub(crate) use rate::Rate;
 
-/// Does something about events, each once as far as its own transaction goes, and at least once beyond. Run by a
-/// [`Worker::reaction`](crate::Worker::reaction).
+/// Performs a side effect for each event: once within its own transaction, at least once outside. A
+/// [`Worker::reaction`](crate::Worker::reaction) or an [`App`](crate::App::reaction) runs it.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+/// use retell::rusqlite::Connection;
+///
+/// #[derive(Event)]
+/// #[event("order.placed")]
+/// struct Placed {
+///     email: String,
+/// }
+///
+/// struct Confirmation;
+///
+/// #[async_trait]
+/// impl Reaction for Confirmation {
+///     const NAME: &'static str = "confirmation";
+///     type Event = Placed;
+///     type Tx = Connection;
+///
+///     async fn react(&self, _: &mut Connection, placed: Envelope<Placed>) -> Result<(), BoxError> {
+///         // A mail server would get `placed.id` as its idempotency key.
+///         println!("mail to {}", placed.event.email);
+///         Ok(())
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, models) = (SqliteStore::in_memory().await?, SqliteReadModel::in_memory().await?);
+/// log.append_events(("order", "1"), ExpectedVersion::NoStream, [Placed { email: "ada@x.org".into() }]).await?;
+/// App::new(log, models).reaction(Confirmation, StartFrom::Beginning).catch_up().await?;
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait Reaction: Send + Sync + 'static {
-    /// The name of its inbox and its checkpoint. Another name has reacted to nothing yet.
+    /// The name of the inbox and the checkpoint. A new name has not reacted to any event.
     const NAME: &'static str;
 
-    /// The events it understands: those of one aggregate, or a union of several.
+    /// The events that the reaction understands: those of one aggregate, or a union of several.
     type Event: Event;
 
-    /// The transaction it writes through, given by the [`ReadModel`] it runs on.
+    /// The transaction that the reaction writes through. The [`ReadModel`] that it runs on provides it.
     type Tx: Send + ?Sized + 'static;
 
-    /// Returns the name it runs under: [`NAME`](Self::NAME), unless the name is chosen at run time, as for one reaction per tenant.
+    /// Returns the name that the reaction runs under: [`NAME`](Self::NAME), unless the name is chosen at run time, for example for one
+    /// reaction per tenant.
     fn name(&self) -> &str {
         Self::NAME
     }
 
-    /// The events it gets, as a projection's [`filter`](Projection::filter).
+    /// Returns the filter for the events that the reaction receives, as a projection's [`filter`](Projection::filter) does.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that cannot be.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that no event can pass.
     fn filter(&self) -> Result<Filter> {
         Filter::of::<Self::Event>()
     }
 
-    /// As a projection's [`setup`](Projection::setup).
+    /// Prepares the read model at every start, as a projection's [`setup`](Projection::setup) does.
     ///
     /// # Errors
-    /// Ends the worker.
+    /// An error ends the worker.
     async fn setup(&self, _tx: &mut Self::Tx) -> Result<(), BoxError> {
         Ok(())
     }
 
-    /// Performs the side effect for one event. Rows written through `tx` are committed with the inbox. An effect elsewhere may be repeated:
-    /// pass the event's id on as its key, which is the same each time. The transaction stays open meanwhile, so a slow effect needs a
-    /// timeout; on SQLite other writers of the file wait.
+    /// Performs the side effect for one event. Writes through `tx` are committed together with the inbox. An effect outside may be repeated:
+    /// pass the event's id to the receiver as an idempotency key. The transaction stays open meanwhile, so a slow effect needs a timeout; on
+    /// SQLite, other writers of the file wait.
     ///
     /// # Errors
-    /// Nothing is committed. The event is tried again; if that does not help, its aggregate is parked, and tried again from this event on.
+    /// After an error nothing is committed. The event is retried; if the retries fail, its aggregate is parked and later retried from this
+    /// event on.
     async fn react(&self, tx: &mut Self::Tx, event: Envelope<Self::Event>) -> Result<(), BoxError>;
 }
 
@@ -92,24 +128,25 @@ impl<R: Reaction> Reaction for Arc<R> {
     }
 }
 
-/// Where a reaction starts that has never run. There is no default: a mail for each past event cannot be recalled, and a mail that was not
-/// sent is missing.
+/// Selects where a reaction starts when it runs for the first time. There is no default, because neither mistake can be undone: a mail for
+/// each past event cannot be recalled, and a mail that was not sent is missing.
 ///
-/// The place is stored when the reaction first runs, and later settings do not change it: earlier events are not reacted to, even if the
+/// The place is stored at the first run, and later settings do not change it. The reaction never handles earlier events, even if its
 /// checkpoint is set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartFrom {
-    /// With the first event of the log.
+    /// Starts with the first event of the log.
     Beginning,
-    /// With the next event that is appended. If a projection of the same name has run before, the reaction continues at its checkpoint.
+    /// Starts with the next event that is appended. If a projection of the same name has run before, the reaction continues from the
+    /// projection's checkpoint.
     Now,
-    /// With the event after a position, such as that of the last event another program has handled.
+    /// Starts with the event after this position, such as the position of the last event that another program has handled.
     After(Position),
 }
 
 impl StartFrom {
-    /// Stores where a reaction starts, and returns the stored place.
+    /// Stores where `reaction` starts, unless a place is stored already. Returns the stored place.
     pub(crate) async fn keep(
         self,
         reaction: &ProjectionName,
@@ -128,7 +165,7 @@ impl StartFrom {
     }
 }
 
-/// A reaction as a projection: what a worker runs.
+/// Adapts a [`Reaction`] to a [`Projection`], so that a worker can run it.
 pub struct ReactionProjection<R, M> {
     reaction: R,
     models: M,

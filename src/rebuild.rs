@@ -1,16 +1,16 @@
-//! Builds a view anew, beside the rows that readers see, and switches them over when it is complete.
+//! Builds a new generation of a view next to the rows that readers see, and makes it live when it is complete.
 //!
-//! A view says which [`generation`](View::generation) of its rows its fold keeps. The program whose fold has changed has a larger one, and can
-//! run beside the program before it: each one's workers keep rows of their own, under a checkpoint of their own, and [`Views`](crate::Views)
-//! of both read the generation that is live. Deploying it takes these steps:
+//! A view declares the [`generation`](View::generation) of the rows its fold keeps. A program whose fold has changed has a larger
+//! generation and can run next to the previous program: the workers of each keep their own rows under their own checkpoint, and
+//! [`Views`](crate::Views) of both read the live generation. Deploy it in these steps:
 //!
-//! 1. [`Rebuild::run`] brings the new generation up to where the live one is, as fast as the log can be read.
+//! 1. [`Rebuild::run`] brings the new generation up to the live one, as fast as the log can be read.
 //! 2. Workers of the new program ([`Worker::view`](crate::Worker::view)) keep it there.
-//! 3. [`Rebuild::diff`] compares the two, and [`Rebuild::switch`] shows the new one to all readers at once.
-//!    [`Rebuild::switch_back`] takes that back; as long as the old program's workers run, without a loss.
-//! 4. When these are stopped, [`Rebuild::drop_old`] takes the old rows away.
+//! 3. [`Rebuild::diff`] compares the two, and [`Rebuild::switch`] shows the new one to all readers at once. [`Rebuild::switch_back`]
+//!    reverts that, without loss as long as the workers of the old program run.
+//! 4. After the workers of the old program have stopped, [`Rebuild::drop_old`] deletes the old rows.
 //!
-//! A view has no side effects, so there is nothing to hold back while it is built.
+//! A view has no side effects, so a build suppresses nothing.
 
 mod build;
 mod cache;
@@ -42,8 +42,8 @@ pub use options::RebuildOptions;
 pub use plan::Plan;
 pub use progress::Progress;
 
-/// Attempts to switch while the live generation moves on. Each of them catches up, so that few are ever needed.
-const SWITCHES: usize = 100;
+/// Maximum number of attempts to switch while the live generation advances. Each attempt catches up, so few are needed.
+const MAX_SWITCH_ATTEMPTS: usize = 100;
 
 /// Builds the rows of a view's [`generation`](View::generation), compares them and makes them live.
 pub struct Rebuild<V, M> {
@@ -63,65 +63,68 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         Self { job: Job { view: Arc::new(view), reader: Arc::new(reader), models, options, progress } }
     }
 
-    /// Other settings.
+    /// Replaces the settings.
     pub fn with_options(mut self, options: RebuildOptions) -> Self {
         self.job.options = options;
         self
     }
 
-    /// How far [`run`](Self::run) is, as it goes on.
+    /// Watches the progress of [`run`](Self::run).
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.job.progress.subscribe()
     }
 
-    /// How many events there are to fold, and how long that takes. Writes nothing.
+    /// Estimates how many events the build folds and how long that takes. Writes nothing.
     ///
     /// # Errors
-    /// What reading met.
+    /// Returns a [read error](crate::Error#read-errors).
     pub async fn plan(&self) -> Result<Plan> {
         Plan::of(&self.job).await
     }
 
-    /// Builds the generation in log order, from where it is until it has got as far as the one that readers see. Readers do not see it before
-    /// [`switch`](Self::switch); where it is the live one itself, as the first is, they see it grow.
+    /// Builds the generation in log order from its checkpoint until it has caught up with the live generation. Readers do not see it before
+    /// [`switch`](Self::switch), unless it is the live generation, as the first one is: then they see it grow.
     ///
-    /// An event that fails has its aggregate parked, as a worker does it. Workers of the generation may run meanwhile, and another build of it
-    /// as well: the checkpoint lets one of them commit, and the others begin again from there.
+    /// Parks the aggregate of an event that fails, as a worker does. Workers of the generation and other builds of it may run at the same
+    /// time: the checkpoint lets one of them commit, and the others continue from there.
     ///
-    /// Ends sooner when told to stop, with everything written that was folded. Called again, also after a crash, it goes on from the last
-    /// transaction.
+    /// Ends early when `stop` is cancelled, after it has written everything it folded. A later call, even after a crash, continues from the
+    /// last transaction.
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointAhead`] for a read model of another log, [`ErrorKind::Invalid`] for a view whose workers have order per aggregate:
-    /// such a generation is built by them. Otherwise what log or read model met if trying again cannot help.
+    /// [`ErrorKind::CheckpointAhead`] for a read model of another log, [`ErrorKind::Invalid`] for a view whose workers have order per
+    /// aggregate: the workers build such a generation. Otherwise a [read](crate::Error#read-errors) or [write
+    /// error](crate::Error#write-errors) that is not transient.
     ///
     /// # Cancel safety
-    /// May be dropped at any time: an open transaction is committed whole or not at all.
+    /// May be dropped at any time: an open transaction commits completely or not at all.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
         Build::to_end(&self.job, stop).await
     }
 
-    /// Compares the generation with the one that readers see, page by page: the first `limit` rows that differ, and how many there are.
+    /// Compares the generation with the live one, page by page. Returns the first `limit` rows that differ and the number of rows that
+    /// differ.
     ///
     /// # Errors
-    /// What reading met.
+    /// Returns a [read error](crate::Error#read-errors).
     pub async fn diff(&self, limit: usize) -> Result<Diff> {
         Diff::of(&self.job, limit).await
     }
 
-    /// Shows this generation to readers, to all of them at once. Returns the one they saw before.
+    /// Makes this generation live for all readers at once. Returns the generation that was live before.
     ///
-    /// What they see never goes backward: the live generation stands still while the two checkpoints are compared. Where it is ahead by no
-    /// more than a moment, the rest is built first; so it may go on, and writers, too.
+    /// Readers never go backward: the live generation is locked while the two checkpoints are compared. If the live generation is slightly
+    /// ahead, the rest is built first, so its workers and the writers may keep running.
     ///
     /// # Errors
-    /// [`ErrorKind::BehindLive`] if there is more to build than that: [`run`](Self::run) does it. Otherwise as that.
+    /// [`ErrorKind::BehindLive`] if more is missing than is built in a moment: call [`run`](Self::run) first. Otherwise as
+    /// [`run`](Self::run).
     ///
     /// # Cancel safety
     /// A dropped call may still switch.
     pub async fn switch(&self) -> Result<Generation> {
         let id = self.job.id()?;
-        for _ in 1..SWITCHES {
+        for _ in 1..MAX_SWITCH_ATTEMPTS {
             match self.job.models.promote(&id, Switch::IfCaughtUp).await {
                 Err(error) if is_close(error.kind()) => Build::to_head(&self.job).await?,
                 switched => return switched,
@@ -130,11 +133,11 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         self.job.models.promote(&id, Switch::IfCaughtUp).await
     }
 
-    /// Shows readers another generation again: the one that [`switch`](Self::switch) has returned. If its workers were stopped meanwhile, rows are
-    /// as old as that until they run again. Returns the generation that readers saw before.
+    /// Makes generation `to` live again: the one that [`switch`](Self::switch) returned. If its workers have stopped since, its rows are
+    /// that old until they run again. Returns the generation that was live before.
     ///
     /// # Errors
-    /// [`ErrorKind::BehindLive`] if that generation is not there any more. Otherwise what writing met.
+    /// [`ErrorKind::BehindLive`] if that generation no longer exists, otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still switch.
@@ -142,19 +145,19 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         self.job.models.promote(&ViewId::new(self.job.view.name(), to)?, Switch::Force).await
     }
 
-    /// Takes away a generation that readers do not see, in bounded transactions: rows, checkpoint, and what it has parked. Stop its workers
-    /// first: one that is started later begins it anew.
+    /// Deletes generation `old` in bounded transactions: its rows, its checkpoint and its parked aggregates. Stop its workers first: a
+    /// worker that starts later builds it from the beginning.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if it is live. Otherwise what writing met.
+    /// [`ErrorKind::Invalid`] if `old` is live, otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
-    /// May be dropped at any time. Until it was called to its end, nothing goes on from what is left.
+    /// May be dropped at any time. No worker or build uses a generation whose deletion is unfinished; call this again to finish it.
     pub async fn drop_old(&self, old: Generation) -> Result<()> {
         self.job.delete_generation(&ViewId::new(self.job.view.name(), old)?).await
     }
 
-    /// Gives the build up: [`drop_old`](Self::drop_old) of this generation.
+    /// Abandons the build: deletes this generation as [`drop_old`](Self::drop_old).
     ///
     /// # Errors
     /// As [`drop_old`](Self::drop_old).
@@ -165,14 +168,15 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         self.job.delete_generation(&self.job.id()?).await
     }
 
-    /// Empties this generation, also where it is live, so that it begins anew, in one transaction. Readers see it grow again. Workers that run go on
-    /// from the beginning.
+    /// Deletes all rows of this generation, even if it is live, and moves its checkpoint back to the beginning, in one transaction. Readers
+    /// see it grow again, and running workers continue from the beginning.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a view whose workers have order per aggregate: they would not notice. Otherwise what writing met.
+    /// [`ErrorKind::Invalid`] for a view whose workers have order per aggregate, since they would not notice. Otherwise a
+    /// [read](crate::Error#read-errors) or [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
-    /// A dropped call may still empty it.
+    /// A dropped call may still delete the rows.
     pub async fn reset(&self) -> Result<()> {
         let id = self.job.id()?;
         loop {
@@ -183,7 +187,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
             let (models, id) = (self.job.models.clone(), id.clone());
             let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear_rows(tx, &id).await }.boxed());
             match self.job.models.commit(step, clear).await {
-                // A worker was faster. It commits once in a while, and this is tried at once.
+                // A worker committed first. Try again at once: workers commit seldom enough.
                 Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
                 done => return done,
             }
@@ -191,7 +195,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     }
 }
 
-/// Whether a generation is behind by no more than is built in a moment.
+/// Returns whether a generation is behind by no more than one page of events.
 fn is_close(kind: &ErrorKind) -> bool {
     matches!(kind, ErrorKind::BehindLive { checkpoint, live, .. } if live.since(*checkpoint) <= PAGE_EVENTS as u64)
 }

@@ -1,8 +1,8 @@
-//! Carries the log to the broker: in order, confirmed, without decoding a payload.
+//! Relays: they publish the log to a broker, in order and confirmed, without decoding a payload.
 //!
-//! Of the relays of one name, one publishes and the others are on standby. A lease decides which. Its fence keeps a relay that was
-//! suspended, and resumes late, from moving the position. Such a relay may publish what the next one publishes again: every event is
-//! published at least once.
+//! One of the relays that share a name publishes, and the others are on standby. A lease decides which relay publishes. The lease's fence
+//! prevents a relay that was suspended, and resumes late, from moving the stored position. Such a relay may publish events that the next
+//! relay publishes again: every event is published at least once.
 
 mod halt;
 mod lease;
@@ -26,6 +26,21 @@ use crate::store::log::relay::RelayStore;
 pub use options::RelayOptions;
 
 /// Publishes every event of a log, at least once and in order.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, broker) = (MemoryStore::new(), MemoryBroker::new());
+/// let relay = Relay::new(log.clone(), broker).with_checkpoint(log, "frames");
+///
+/// let stop = CancellationToken::new();
+/// stop.cancel(); // A program cancels the token when it shuts down.
+/// relay.run(stop).await?;
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct Relay {
     route: Route,
     checkpoint: Option<(Arc<dyn RelayStore>, String)>,
@@ -38,25 +53,25 @@ impl std::fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// Creates a relay that publishes frames, for workers. Without a [checkpoint](Self::with_checkpoint), as for a broker that forgets with
-    /// the process, it starts at the log's present end, and workers read earlier events from the store.
+    /// Creates a relay that publishes frames, for workers. Without a [checkpoint](Self::with_checkpoint), it starts at the current end of the
+    /// log, and workers read earlier events from the store. That suits a broker that lives and ends with the process.
     pub fn new(reader: impl EventReader, publisher: impl Publisher) -> Self {
-        Self::to(Outlet::Frames(Arc::new(publisher)), reader)
+        Self::build(Outlet::Frames(Arc::new(publisher)), reader)
     }
 
-    /// Creates a relay that announces single events, for consumers other than workers. Give it a name of its own next to the relay for
-    /// workers: then a queue that holds up one does not hold up the other, and either can be set back alone.
+    /// Creates a relay that announces single events, for consumers other than workers. Give it another name than the relay for workers. Then a
+    /// full queue that delays one relay does not delay the other, and the position of each can be set back separately.
     pub fn announcing(reader: impl EventReader, announcer: impl Announcer) -> Self {
-        Self::to(Outlet::Single(Arc::new(announcer)), reader)
+        Self::build(Outlet::Single(Arc::new(announcer)), reader)
     }
 
-    fn to(outlet: Outlet, reader: impl EventReader) -> Self {
+    fn build(outlet: Outlet, reader: impl EventReader) -> Self {
         let (unroutable, options) = (watch::Sender::new(0), RelayOptions::new());
         Self { route: Route { reader: Arc::new(reader), outlet, unroutable, options }, checkpoint: None }
     }
 
-    /// Stores the confirmed position under `name` and starts from there. Of all relays of that name, in any process, one publishes: the
-    /// one that has the lease of the same name.
+    /// Stores the confirmed position in `store` under `name`, and starts from there. Only one of the relays that share `name`, in any process,
+    /// publishes: the relay that holds the lease of the same name.
     pub fn with_checkpoint(mut self, store: impl RelayStore, name: impl Into<String>) -> Self {
         self.checkpoint = Some((Arc::new(store), name.into()));
         self
@@ -68,20 +83,20 @@ impl Relay {
         self
     }
 
-    /// Returns the count of announced events that no queue wanted, as it grows. An event that is announced again counts again.
+    /// Returns a receiver of the number of announced events that no queue received. An event that is announced again counts again.
     pub fn unroutable(&self) -> watch::Receiver<u64> {
         self.route.unroutable.subscribe()
     }
 
-    /// Publishes until stopped, or is on standby while another relay of its name publishes. It retries transient errors of store and
-    /// broker without end. When stopped, it waits for the confirms under way, stores its position and releases its lease.
+    /// Publishes until `stop` is canceled, or is on standby while another relay of the same name publishes. It retries transient errors of the
+    /// store and the broker without limit. When stopped, it waits for the outstanding confirms, stores its position and releases its lease.
     ///
     /// # Errors
-    /// What store or broker return if it is not transient. [`ErrorKind::Fenced`](crate::ErrorKind::Fenced) if the position was moved under
-    /// a fence that this store's leases have not reached: leases and positions come from different databases or backups.
+    /// Returns an error of the store or the broker that is not transient. [`Fenced`](crate::ErrorKind::Fenced) means that the position was moved
+    /// under a fence that this store's leases have not reached: leases and positions come from different databases or backups.
     ///
     /// # Cancel safety
-    /// May be dropped at any time. What was published without storing the position is published again, and the lease expires.
+    /// May be dropped at any time. The lease expires, and the next relay publishes the events after the stored position again.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
         let Some((store, name)) = &self.checkpoint else {
             return match self.publish_alone(&stop).await {
@@ -101,10 +116,10 @@ impl Relay {
                 Err(halt) => halt,
             };
             match halt {
-                Halt::LeaseLost => lease.stand_by(&stop).await,
+                Halt::LeaseLost => lease.wait_on_standby(&stop).await,
                 Halt::Stopped => return lease.release().await,
                 Halt::Failed(error) => {
-                    // This error says more than one about a lease that now has to expire.
+                    // Ignore the result: this error says more than a failed release, after which the lease expires.
                     drop(lease.release().await);
                     return Err(error);
                 }
@@ -120,7 +135,7 @@ impl Relay {
         }
     }
 
-    /// Publishes while the lease is certain. When it is not, everything under way is dropped.
+    /// Publishes while the relay certainly holds the lease. Drops all work in progress as soon as another relay may hold it.
     async fn lead(&self, leadership: &Leadership<'_>, stop: &CancellationToken) -> Halt {
         let Leadership { lease, store, name, fence } = *leadership;
         let publishing = async {
@@ -131,13 +146,13 @@ impl Relay {
         };
         tokio::select! {
             biased;
-            lost = lease.keep(fence) => lost.map_or_else(Halt::Failed, |()| Halt::LeaseLost),
+            lost = lease.renew_until_lost(fence) => lost.map_or_else(Halt::Failed, |()| Halt::LeaseLost),
             halt = publishing => halt,
         }
     }
 }
 
-/// Raises the fence before it reads the position, so that the previous leader can no longer move it.
+/// Raises the fence, then returns the stored position. In this order the previous leader can no longer move the position.
 async fn take_over(store: &dyn RelayStore, name: &str, fence: Fence) -> Result<Position> {
     store.advance(name, Position::ZERO, fence).await?;
     store.position(name).await

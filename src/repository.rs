@@ -1,4 +1,4 @@
-//! Runs commands: loads, decides, appends, and retries after a conflict.
+//! Executes commands: loads an aggregate, lets it decide, appends its events, and retries after a conflict.
 
 mod fold;
 mod options;
@@ -25,13 +25,57 @@ use crate::store::log::reader::{Replay, UpTo};
 pub use fold::Loaded;
 pub use options::{RepositoryOptions, RetryPolicy};
 
-/// The most snapshots that are written at once. A commit beyond it leaves its snapshot to a later one.
+/// The maximum number of snapshots that are written at once. A commit that exceeds it skips its snapshot; a later commit writes one.
 const SNAPSHOTS_AT_ONCE: usize = 8;
 
-/// Runs commands on aggregates of one type. Cloning gives another handle with the same cache.
+/// Executes commands on aggregates of one type. Cloning creates another handle with the same cache.
 ///
-/// Commands on one aggregate take turns within a repository, so that they do not conflict; between processes the expected version decides.
-/// Recently used aggregates stay in memory at their version: a command on one of them reads nothing.
+/// Within a repository, commands on one aggregate take turns, so that they do not conflict. Between processes, the expected version decides.
+/// Recently used aggregates stay in memory with their version: a command on a cached aggregate reads nothing from the store.
+///
+/// # Examples
+/// ```
+/// use std::convert::Infallible;
+///
+/// use retell::prelude::*;
+///
+/// #[derive(Event)]
+/// enum CounterEvent {
+///     #[event("counter.added")]
+///     Added { amount: u64 },
+/// }
+///
+/// #[derive(Aggregate, Clone, Default)]
+/// #[aggregate("counter", event = CounterEvent)]
+/// struct Counter {
+///     total: u64,
+/// }
+///
+/// impl Apply<CounterEvent> for Counter {
+///     fn apply(&mut self, event: CounterEvent) {
+///         let CounterEvent::Added { amount } = event;
+///         self.total += amount;
+///     }
+/// }
+///
+/// struct Add(u64);
+///
+/// impl Handle<Add> for Counter {
+///     type Error = Infallible;
+///
+///     fn handle(&self, command: &Add) -> Result<Vec<CounterEvent>, Infallible> {
+///         Ok(vec![CounterEvent::Added { amount: command.0 }])
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let counters = Repository::<Counter>::new(MemoryStore::new());
+/// counters.execute("visits", Add(2)).await?;
+/// counters.execute("visits", Add(3)).await?;
+/// assert_eq!(counters.load("visits").await?.state.total, 5);
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Repository<A: Aggregate> {
     inner: Arc<Inner<A>>,
@@ -57,28 +101,28 @@ impl<A: Aggregate> std::fmt::Debug for Inner<A> {
     }
 }
 
-/// Background writing of snapshots.
+/// The tasks that write snapshots in the background.
 struct Snapshots {
     tasks: TaskTracker,
     permits: Arc<Semaphore>,
     failures: Arc<AtomicU64>,
 }
 
-/// An aggregate's place in the cache. Its lock makes the commands on the aggregate take turns.
+/// An aggregate's slot in the cache. The lock makes the commands on the aggregate take turns.
 type Slot<A> = Mutex<Option<Loaded<A>>>;
 
 impl<A: Aggregate> Repository<A> {
-    /// Creates a repository with default settings.
+    /// Creates a repository on `store` with default settings.
     pub fn new(store: impl EventStore) -> Self {
         Self::over(Arc::new(store))
     }
 
-    /// Creates a repository over a store that is chosen at run time, with default settings.
+    /// Creates a repository on a store that is chosen at run time, with default settings.
     pub fn over(store: Arc<dyn EventStore>) -> Self {
         Self::build(store, RepositoryOptions::new())
     }
 
-    /// Replaces the settings. The repository starts over with an empty cache; other handles keep theirs.
+    /// Replaces the settings. The returned repository starts with an empty cache; other handles keep their settings and their cache.
     pub fn with_options(self, options: RepositoryOptions) -> Self {
         Self::build(self.inner.store.clone(), options)
     }
@@ -98,7 +142,7 @@ impl<A: Aggregate> Repository<A> {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Runs a command without a context: a request from outside.
+    /// Executes `command` on the aggregate `id`, without a context: for a request from outside.
     ///
     /// # Errors
     /// As [`execute_with`](Self::execute_with).
@@ -116,16 +160,17 @@ impl<A: Aggregate> Repository<A> {
         self.execute_with(id, command, Context::new()).await
     }
 
-    /// Runs a command: loads the aggregate, lets it decide, appends its events, and starts over if another writer was faster.
+    /// Executes `command` on the aggregate `id`: loads the aggregate, lets it decide, and appends its events. After a conflict with another
+    /// writer, it starts over.
     ///
     /// # Errors
     /// [`CommandError::Rejected`] with the domain's error, [`CommandError::Taken`] for a value that another aggregate holds,
-    /// [`CommandError::Conflict`] when the retries are used up, [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was
-    /// written in these cases. After [`CommandError::Transient`] the events may have been written: execute again under the same key to
-    /// find out.
+    /// [`CommandError::Conflict`] if all retries conflicted, [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was written in
+    /// these cases. After [`CommandError::Transient`], the events may have been written: execute the command again under the same idempotency
+    /// key to find out.
     ///
     /// # Cancel safety
-    /// A dropped call may still write its events. The repository stays correct: the next command reads them.
+    /// A dropped call may still write its events. The repository stays correct, because the next command reads them.
     pub async fn execute_with<C>(
         &self,
         id: impl TryInto<AggregateId, Error: Into<Error>>,
@@ -138,7 +183,7 @@ impl<A: Aggregate> Repository<A> {
         let stream = self.stream(id)?;
         let slot = self.slot(&stream);
         let mut slot = slot.lock().await;
-        // Only a state that was read within this call may refuse.
+        // A command may be refused only on a state that this call has read.
         let mut newest = slot.is_none();
         if newest {
             *slot = Some(self.load_newest(&stream).await?);
@@ -148,26 +193,27 @@ impl<A: Aggregate> Repository<A> {
             let loaded = slot.get_or_insert_default();
             let decided = loaded.state.handle(&command);
             let appends = decided.as_ref().is_ok_and(|events| !events.is_empty());
-            // No append will show whether the cached state is still the newest, so read it before refusing.
+            // Without an append, no version check shows whether the cached state is current. So read the stream before the refusal.
             if !appends && !newest {
                 drop(decided);
                 self.refresh(&stream, &mut slot).await?;
                 newest = true;
                 continue;
             }
-            // After the state, never before: a command executed in between would be refused because of its own outcome.
+            // Look up the key after reading the state, never before: a call under the same key that commits in between would change the state,
+            // and this call would be refused because of its own outcome.
             if !appends && let Some(executed) = self.executed_before(&stream, &context).await? {
                 return Ok(executed);
             }
             let events = decided.map_err(CommandError::Rejected)?;
             if events.is_empty() {
-                return Ok(Executed::nothing(loaded.version));
+                return Ok(Executed::unchanged(loaded.version));
             }
             let (append, last_event) = encode::<A>(&stream, loaded.version, &events, &context)?;
             match self.inner.store.append(append).await {
                 Ok(appended) => {
-                    self.remember(&stream, &mut slot, events, &appended);
-                    return Ok(Executed::by(&appended, last_event));
+                    self.update_cache(&stream, &mut slot, events, &appended);
+                    return Ok(Executed::from_appended(&appended, last_event));
                 }
                 Err(error) if error.is_conflict() => {
                     let delay = waits.next().ok_or(error)?;
@@ -184,14 +230,14 @@ impl<A: Aggregate> Repository<A> {
     async fn executed_before(&self, stream: &StreamId, context: &Context) -> Result<Option<Executed>> {
         let Some(key) = &context.key else { return Ok(None) };
         let Some(kept) = self.inner.store.find_by_key(key).await? else { return Ok(None) };
-        Ok(Some(Executed::by(&kept.repeat(key, [stream])?, None)))
+        Ok(Some(Executed::from_appended(&kept.repeat(key, [stream])?, None)))
     }
 
-    /// Returns the aggregate's present state; the default state at version zero if it has no events.
+    /// Returns the aggregate's current state; the default state at version zero if it has no events.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for an id no store accepts, otherwise a [read error](Error#read-errors). An event that cannot be read is an
-    /// error that [`is_corrupt`](Error::is_corrupt), never an empty state.
+    /// [`ErrorKind::Invalid`] for an id that no store accepts, otherwise a [read error](Error#read-errors). An event that cannot be decoded is an
+    /// error for which [`is_corrupt`](Error::is_corrupt) returns `true`; it never leads to an empty state.
     pub async fn load(&self, id: impl TryInto<AggregateId, Error: Into<Error>>) -> Result<Loaded<A>> {
         let stream = self.stream(id)?;
         let slot = self.slot(&stream);
@@ -200,7 +246,7 @@ impl<A: Aggregate> Repository<A> {
         Ok(slot.get_or_insert_default().clone())
     }
 
-    /// Returns the aggregate's state as it was at a version or at a time.
+    /// Returns the aggregate's state as it was at the version or the time `at`.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -210,7 +256,7 @@ impl<A: Aggregate> Repository<A> {
         self.replay(&stream, Loaded::default(), replay).await
     }
 
-    /// Returns the count of snapshots that could not be written or read so far. Each cost time, none cost data.
+    /// Returns the number of snapshots that could not be written or read so far. Such a failure costs time, never data.
     pub fn snapshot_failures(&self) -> u64 {
         self.inner.snapshots.failures.load(Ordering::Relaxed)
     }
@@ -230,7 +276,7 @@ impl<A: Aggregate> Repository<A> {
         self.inner.cache.get_with_by_ref(stream.aggregate_id(), Arc::default)
     }
 
-    /// Brings a state to the stream's end. The slot is empty meanwhile, so a state that was dropped half-way is not kept.
+    /// Brings the state in `slot` up to date with the stream. The slot is empty meanwhile, so a canceled call leaves no partial state.
     async fn refresh(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>) -> Result<()> {
         let newest = match slot.take() {
             Some(known) => {
@@ -247,7 +293,7 @@ impl<A: Aggregate> Repository<A> {
         self.replay(stream, Loaded::default(), Replay { snapshot: Some(A::FINGERPRINT), ..Replay::ALL }).await
     }
 
-    /// Replays the stream, without the snapshot if that cannot be read: the events are the truth.
+    /// Replays the stream into `from`. If the snapshot cannot be decoded, replays all events instead, since the events are the truth.
     async fn replay(&self, stream: &StreamId, from: Loaded<A>, replay: Replay) -> Result<Loaded<A>> {
         let mut fold = Fold { stream, loaded: from, bad_snapshot: false };
         match self.inner.store.replay(stream, replay, &mut fold).await {
@@ -262,9 +308,15 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Moves the cached state past the events just appended. Where an earlier append under the same key had written, the state stays at
-    /// its version, and the next append finds out if that is too old.
-    fn remember(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>, events: Vec<A::Event>, appended: &Appended) {
+    /// Applies the events just appended to the cached state. If an earlier append under the same key wrote the events, the state stays at its
+    /// version, and the next append conflicts if that version is too old.
+    fn update_cache(
+        &self,
+        stream: &StreamId,
+        slot: &mut Option<Loaded<A>>,
+        events: Vec<A::Event>,
+        appended: &Appended,
+    ) {
         if appended.outcome == Outcome::Repeated {
             return;
         }
@@ -277,12 +329,12 @@ impl<A: Aggregate> Repository<A> {
             && let Ok(permit) = self.inner.snapshots.permits.clone().try_acquire_owned()
         {
             loaded.snapshot = loaded.version;
-            self.keep_snapshot(stream.clone(), loaded.clone(), permit);
+            self.spawn_snapshot(stream.clone(), loaded.clone(), permit);
         }
         *slot = Some(loaded);
     }
 
-    fn keep_snapshot(&self, stream: StreamId, loaded: Loaded<A>, permit: OwnedSemaphorePermit) {
+    fn spawn_snapshot(&self, stream: StreamId, loaded: Loaded<A>, permit: OwnedSemaphorePermit) {
         let (store, failures) = (self.inner.store.clone(), self.inner.snapshots.failures.clone());
         self.inner.snapshots.tasks.spawn(async move {
             let saved: Result<(), BoxError> = async {
@@ -291,14 +343,14 @@ impl<A: Aggregate> Repository<A> {
                 Ok(store.save_snapshot(&stream, snapshot).await?)
             }
             .await;
-            // A later snapshot makes up for it. The count is there for operators.
+            // A failure needs no handling, since a later commit writes another snapshot. Operators can watch the count.
             failures.fetch_add(u64::from(saved.is_err()), Ordering::Relaxed);
             drop(permit);
         });
     }
 }
 
-/// Returns the append, and the id of its last event.
+/// Encodes `events` as an append to `stream`. Returns the append and the id of its last event.
 fn encode<A: Aggregate>(
     stream: &StreamId,
     version: Version,
@@ -309,7 +361,7 @@ fn encode<A: Aggregate>(
     let (mut encoded, mut claims) = (Vec::with_capacity(events.len()), Vec::new());
     for event in events {
         let mut new = NewEvent::new(event)?.with_metadata(metadata.clone());
-        // The first event of a request names the whole chain.
+        // The id of a request's first event is the correlation id of the whole chain.
         let correlation = *metadata.correlation_id.get_or_insert(new.id.into());
         new.metadata.correlation_id = Some(correlation);
         encoded.push(new);

@@ -1,4 +1,4 @@
-//! Stopping on request.
+//! Waits for the signal that asks a process to stop.
 
 use std::io;
 
@@ -6,14 +6,14 @@ use std::io;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Signal {
-    /// SIGTERM: a supervisor.
+    /// SIGTERM, as a supervisor sends it.
     Terminate,
-    /// SIGINT: Ctrl-C at a terminal.
+    /// SIGINT, as Ctrl-C at a terminal sends it.
     Interrupt,
 }
 
 impl Signal {
-    /// Returns the exit code of a process that ends for this reason, by the convention of shells: 128 plus the signal's number.
+    /// Returns the exit code of a process that this signal stopped. By the convention of shells, it is 128 plus the signal's number.
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Terminate => 143,
@@ -22,13 +22,13 @@ impl Signal {
     }
 }
 
-/// Waits for the process to be asked to stop.
+/// Waits until SIGTERM or Ctrl-C asks the process to stop, and returns the signal.
 ///
 /// # Errors
-/// Returns the system's error if it refuses to install a handler.
+/// Returns the system's error if it refuses to install a signal handler.
 ///
 /// # Cancel safety
-/// May be dropped and called again.
+/// May be dropped at any time and called again.
 pub async fn requested() -> io::Result<Signal> {
     #[cfg(unix)]
     {

@@ -1,11 +1,11 @@
-//! Read models without SQL: a key for each event, and a fold of each key's events into a state that the library keeps.
+//! Views: read models without SQL. A view selects a key for each event and folds each key's events into a state, which the library stores.
 //!
 //! ```
 //! use retell::{Envelope, Event, View};
 //! # #[derive(Event)]
 //! # enum Sold { #[event("shoe.sold")] Shoe { customer: String, cents: u64 } }
 //!
-//! /// What each customer has spent, whatever on.
+//! /// The sum that each customer has spent.
 //! struct Spent;
 //!
 //! impl View for Spent {
@@ -25,7 +25,7 @@
 //! }
 //! ```
 //!
-//! A [`Worker::view`](crate::Worker::view) keeps its rows up to date, and [`Views`] reads them.
+//! A [`Worker::view`](crate::Worker::view) keeps the rows up to date, and [`Views`] reads them.
 
 pub(crate) mod fold;
 pub(crate) mod reader;
@@ -44,58 +44,59 @@ use crate::store::model::views::{Fields, ViewId};
 pub use fold::ViewProjection;
 pub use reader::{Found, Paging, Views};
 
-/// A read model of rows: each event selects a row by its key and changes its state. A view is pure: no clock, no I/O, the same result each time.
+/// A read model of rows: each event selects a row by its key and changes the row's state. See the [module](self) for an example.
+///
+/// A view is pure: it uses no clock and no I/O, and returns the same result each time.
 pub trait View: Send + Sync + 'static {
-    /// The name of its rows, and of the projection that keeps them. Without `@`. Another name has no rows yet.
+    /// The name of the rows, and of the projection that writes them. It must not contain `@`. A new name starts without rows.
     const NAME: &'static str;
 
-    /// The events it understands: those of one aggregate, or a union of several.
+    /// The events that the view understands: those of one aggregate, or a union of several.
     type Event: Event;
 
-    /// What a row holds, stored as JSON. `Default` is a row before its first event.
+    /// The state of a row, stored as JSON. `Default` is the state before the row's first event.
     ///
-    /// A field that is added later needs a default for the rows that exist; a view whose fold has changed gets another
-    /// [`generation`](Self::generation).
+    /// A field that is added later needs a default for existing rows. If the fold changes, raise the [`generation`](Self::generation).
     type State: Default + Serialize + DeserializeOwned + Send + 'static;
 
-    /// Returns the name of this view's rows: [`NAME`](Self::NAME), unless the name is chosen at run time, as for one view per tenant.
+    /// Returns the name of this view's rows: [`NAME`](Self::NAME), unless the name is chosen at run time, for example for one view per tenant.
     fn name(&self) -> &str {
         Self::NAME
     }
 
-    /// Returns the generation of the rows that this fold keeps. Raise it when the fold has changed: new rows are built next to those that
-    /// readers see, and replace them when they are complete; see [`Rebuild`](crate::Rebuild).
+    /// Returns the generation of the rows that this fold writes. Raise it when the fold changes: then new rows are built next to the rows that
+    /// readers see, and replace them when they are complete. See [`Rebuild`](crate::Rebuild).
     fn generation(&self) -> Generation {
         ViewId::FIRST
     }
 
-    /// Returns the key of the row that an event changes; `None` for an event that changes nothing. A key has 1 to 255 bytes and no NUL;
-    /// with any other the event fails, and its aggregate is parked.
+    /// Returns the key of the row that `event` changes, or `None` if it changes nothing. A key has 1 to 255 bytes and no NUL character. With
+    /// any other key the event fails, and its aggregate is parked.
     fn key(&self, event: &Envelope<Self::Event>) -> Option<String>;
 
-    /// Changes the state of a row by an event. A row that does not exist yet begins as the default state.
+    /// Applies `event` to the state of its row. A row that does not exist yet starts with the default state.
     ///
-    /// Events come in log order, unless the worker has order per aggregate: then those of different aggregates come in any order, and the
-    /// fold must not depend on it.
+    /// Events arrive in log order, unless the worker has order per aggregate. Then the events of different aggregates arrive in any order, and
+    /// the fold must not depend on it.
     fn apply(&self, state: &mut Self::State, event: Envelope<Self::Event>);
 
-    /// Returns whether a row stays after an event has changed it; `false` deletes it. The next event of its key begins a new one.
+    /// Returns whether a row stays after an event has changed it; `false` deletes the row. The next event of its key starts a new row.
     ///
-    /// By default every row stays, even one in its default state.
+    /// By default every row stays, even with the default state.
     fn keep(&self, _state: &Self::State) -> bool {
         true
     }
 
-    /// Returns the fields that a row can be found by, besides its key. Where this has changed, rows that are there are found by the new fields from their next
-    /// event on.
+    /// Returns the fields that [`Views::find`] can find a row by. If this function changes, an existing row gets the new fields with its next
+    /// event.
     fn fields(&self, _state: &Self::State) -> Fields {
         Fields::new()
     }
 
-    /// The events it gets, as a projection's [`filter`](crate::Projection::filter).
+    /// Returns the filter for the events that the view receives, as a projection's [`filter`](crate::Projection::filter) does.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that cannot be.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a filter that no event can pass.
     fn filter(&self) -> Result<Filter> {
         Filter::of::<Self::Event>()
     }

@@ -1,4 +1,4 @@
-//! A program's tasks under one roof: started by role, started again after a failure, stopped in order.
+//! `App`: tasks are started by role, restarted after a failure, and stopped in order.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// Notes the positions it is given, after it has failed so many times to start.
+/// Records the positions it applies. `setup` panics `panics` times and fails `failures` times first.
 #[derive(Debug, Clone, Default)]
 struct Noting {
     name: &'static str,
@@ -53,7 +53,7 @@ impl Projection for Noting {
     }
 
     async fn setup(&self, _: &mut Vec<u64>) -> Result<(), BoxError> {
-        assert!(!one_less(&self.panics), "it panics");
+        assert!(!one_less(&self.panics), "setup panics");
         if one_less(&self.failures) { Err("not ready".into()) } else { Ok(()) }
     }
 
@@ -74,7 +74,7 @@ fn states(health: &Health) -> Vec<(String, State)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_it_runs_gets_every_event_and_stops_in_order() {
+async fn tasks_get_every_event_and_stop_in_order() {
     let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let app = App::new(store.clone(), models.clone()).with_broker(MemoryBroker::new()).projection(Noting::named("one"));
     let running = app.start();
@@ -90,7 +90,7 @@ async fn what_it_runs_gets_every_event_and_stops_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_fails_or_panics_is_started_again_and_the_others_go_on() {
+async fn a_failed_or_panicked_task_restarts_alone() {
     let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let broken = Noting::named("broken");
     broken.failures.store(2, Ordering::SeqCst);
@@ -108,17 +108,17 @@ async fn a_task_that_fails_or_panics_is_started_again_and_the_others_go_on() {
     assert!(!health.borrow().is_good());
     assert!(states(&health.borrow()).contains(&("well".to_owned(), State::Running)));
     timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
-    assert_eq!(models.value().len(), 10, "each has every event once");
+    assert_eq!(models.value().len(), 10, "each projection has every event once");
     assert!(health.borrow().is_good());
     running.stop().await.unwrap();
     let heard = heard.lock().unwrap();
     assert_eq!(heard.len(), 3, "{heard:?}");
     assert!(heard.iter().all(|(task, _)| task == "broken"), "{heard:?}");
-    assert!(heard[0].1.contains("it panics") && heard[1].1.contains("set up projection broken"), "{heard:?}");
+    assert!(heard[0].1.contains("setup panics") && heard[1].1.contains("set up projection broken"), "{heard:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_role_runs_its_own_part() {
+async fn a_role_runs_only_its_tasks() {
     for (role, expected) in [
         (Role::Api, vec![]),
         (Role::Relay, vec!["relay"]),
@@ -135,7 +135,7 @@ async fn a_role_runs_its_own_part() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_can_be_stopped_while_a_task_waits_to_be_started_again() {
+async fn stop_interrupts_the_wait_before_a_restart() {
     let broken = Noting::named("broken");
     broken.failures.store(u32::MAX, Ordering::SeqCst);
     let running = App::new(five_events().await, MemoryReadModel::with_value(Vec::new())).projection(broken).start();
@@ -145,7 +145,7 @@ async fn it_can_be_stopped_while_a_task_waits_to_be_started_again() {
     timeout(PATIENCE, running.stop()).await.unwrap().unwrap();
 }
 
-/// Notes the positions it is given in a table.
+/// Records the positions it is given in a table.
 struct Telling;
 
 #[async_trait]
@@ -165,7 +165,7 @@ impl Reaction for Telling {
 }
 
 #[tokio::test]
-async fn a_reaction_begins_where_it_is_told_and_its_read_model_stays_open_when_all_is_stopped() {
+async fn a_reaction_starts_as_told_and_stop_leaves_its_model_open() {
     let (store, models) = (five_events().await, SqliteReadModel::in_memory().await.unwrap());
     let running = App::new(store, models.clone()).reaction(Telling, StartFrom::After(Position::new(3))).start();
     timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
@@ -184,20 +184,20 @@ async fn a_reaction_begins_where_it_is_told_and_its_read_model_stays_open_when_a
 }
 
 #[tokio::test]
-async fn it_runs_until_it_is_asked_to_stop() {
+async fn run_returns_after_a_termination_signal() {
     let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let app = App::new(store.clone(), models.clone()).projection(Noting::named("one"));
     let run = tokio::spawn(app.run());
     while models.value().len() < 5 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // Its handler is there when its tasks are: they are started in the same poll.
+    // The signal handler is installed when the tasks start: both happen in the same poll.
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
     assert_eq!(run.await.unwrap().unwrap(), Signal::Terminate);
     assert_eq!(store.head().await.unwrap(), Position::new(5));
 }
 
-/// What a counter holds, by its id.
+/// A view of the contents of each counter, by its id.
 struct Held;
 
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
@@ -223,7 +223,7 @@ impl View for Held {
     }
 }
 
-/// Notes the positions it is given, marked by 1000, through the value that the projection writes to.
+/// Records the positions it is given plus 1000, in the value the projection writes to.
 struct Echoing;
 
 #[async_trait]
@@ -238,7 +238,7 @@ impl Reaction for Echoing {
     }
 }
 
-/// Renames a counter as soon as a deadline has passed that its first event sets.
+/// Renames a counter when the deadline that its first event set has passed.
 struct Settling(Repository<Counter>);
 
 #[async_trait]
@@ -269,7 +269,7 @@ impl Process for Settling {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_model_in_memory_serves_a_program_of_every_kind() {
+async fn one_memory_model_serves_every_kind_of_task() {
     let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let counters = Repository::new(store.clone());
     let app = App::new(store.clone(), models.clone())
@@ -287,7 +287,7 @@ async fn one_model_in_memory_serves_a_program_of_every_kind() {
         }
     };
     timeout(PATIENCE, settled).await.unwrap();
-    // Five events, a step for each of them and one for the deadline, and the new name.
+    // Five events, one step for each of them, one step for the deadline, and the rename.
     let head = store.head().await.unwrap();
     assert_eq!(head, Position::new(5 + 5 + 1 + 1));
     timeout(PATIENCE, running.has_applied(head)).await.unwrap();
@@ -308,7 +308,7 @@ async fn one_model_in_memory_serves_a_program_of_every_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broker_and_a_role_given_last_count_for_what_came_before() {
+async fn broker_and_role_apply_to_tasks_added_before_them() {
     let app = App::new(five_events().await, MemoryReadModel::with_value(Vec::new()));
     let running = app.projection(Noting::named("one")).with_role(Role::All).with_broker(MemoryBroker::new()).start();
     let health = running.health().borrow().clone();
@@ -332,7 +332,7 @@ async fn wait_for_returns_when_a_command_is_applied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_in_another_role_asks_the_checkpoint_and_says_who_is_behind() {
+async fn wait_in_another_role_reads_checkpoints_and_names_the_laggard() {
     let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
     let app = || App::new(store.clone(), models.clone()).projection(Noting::named("one"));
     let api = app().with_role(Role::Api).start();

@@ -1,4 +1,4 @@
-//! The in-memory broker keeps the promises of every broker, and drops what does not fit.
+//! The in-memory broker passes the conformance suite for brokers, and drops messages beyond its capacity.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! The promises of a broker, kept by a real RabbitMQ, and what it says when something is wrong. Needs `AMQP_URL`.
+//! A real RabbitMQ passes the conformance suite for brokers, and a wrong setup gives a clear error. Needs `AMQP_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,10 +26,10 @@ use retell::{Codec, ErrorKind, EventId, EventType, StreamId, Version};
 retell::broker_conformance!(new_broker());
 
 fn url() -> String {
-    env::var("AMQP_URL").expect("AMQP_URL names a RabbitMQ: tests/run.sh starts one")
+    env::var("AMQP_URL").expect("AMQP_URL is not set: tests/run.sh starts a RabbitMQ")
 }
 
-/// Names that no other test has.
+/// Returns a topology with names that no other test uses.
 fn topology() -> Topology {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -54,13 +54,13 @@ fn frame(position: u64) -> Frame {
     Frame::unchecked(position, position.get().to_le_bytes().to_vec())
 }
 
-/// A client that knows nothing of the library.
-async fn stranger() -> lapin::Channel {
+/// Opens a channel of a client that does not use the library.
+async fn plain_client() -> lapin::Channel {
     let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
     connection.create_channel().await.unwrap()
 }
 
-/// Waits for a message.
+/// Waits for a message in `queue`, and takes it.
 async fn get(channel: &lapin::Channel, queue: &str) -> lapin::message::BasicGetMessage {
     loop {
         if let Some(message) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap() {
@@ -83,15 +83,15 @@ async fn publish(broker: &RabbitMqBroker, frames: &[Frame]) -> retell::Result<()
 }
 
 #[tokio::test]
-async fn a_frame_is_persistent_and_says_what_it_holds() {
+async fn a_frame_is_persistent_and_names_its_positions() {
     let topology = topology();
     let broker = broker(&topology);
     drop(broker.subscribe(&sales(), Consumption::Sole).await.unwrap());
     broker.publish(&[frame(7)]).await.unwrap().await.unwrap();
-    let (stranger, queue) = (stranger().await, topology.queue(&sales(), Consumption::Sole).unwrap());
-    let tag = "stranger".into();
+    let (plain_client, queue) = (plain_client().await, topology.queue(&sales(), Consumption::Sole).unwrap());
+    let tag = "plain_client".into();
     let options = BasicConsumeOptions::default();
-    let mut messages = stranger.basic_consume(queue.into(), tag, options, FieldTable::default()).await.unwrap();
+    let mut messages = plain_client.basic_consume(queue.into(), tag, options, FieldTable::default()).await.unwrap();
     let message = messages.next().await.unwrap().unwrap();
     assert_eq!(*message.properties.delivery_mode(), Some(2));
     assert_eq!(message.properties.content_type().as_ref().unwrap().as_str(), "application/vnd.retell.frame");
@@ -100,21 +100,21 @@ async fn a_frame_is_persistent_and_says_what_it_holds() {
 }
 
 #[tokio::test]
-async fn a_rejected_message_is_a_dead_letter_with_the_reason() {
+async fn a_rejected_message_is_dead_lettered_with_the_reason() {
     let topology = topology();
     let broker = broker(&topology);
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     broker.publish(&[frame(7)]).await.unwrap().await.unwrap();
     let delivery = consumer.next(1).await.unwrap().remove(0);
     consumer.reject(delivery, "not a frame: it is a joke").await.unwrap();
-    let letter = get(&stranger().await, &topology.dead_letter_queue.queue).await;
+    let letter = get(&plain_client().await, &topology.dead_letter_queue.queue).await;
     assert_eq!(letter.data, *frame(7).body());
     assert_eq!(*header(&letter, "reason"), text("not a frame: it is a joke"));
     assert_eq!(*header(&letter, "queue"), text(&topology.queue(&sales(), Consumption::Sole).unwrap()));
 }
 
 #[tokio::test]
-async fn of_two_consumers_one_gets_everything_and_the_other_takes_over() {
+async fn one_of_two_consumers_gets_everything_until_it_ends() {
     let broker = new_broker();
     let mut first = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     let mut second = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
@@ -132,13 +132,13 @@ async fn of_two_consumers_one_gets_everything_and_the_other_takes_over() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_taken_away_is_an_error_and_made_again() {
+async fn a_deleted_queue_is_an_error_and_is_declared_again() {
     let topology = topology();
     let broker = broker(&topology);
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
-    let stranger = stranger().await;
+    let plain_client = plain_client().await;
     let queue = topology.queue(&sales(), Consumption::Sole).unwrap();
-    stranger.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    plain_client.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let error = consumer.next(1).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
@@ -147,12 +147,12 @@ async fn a_queue_that_is_taken_away_is_an_error_and_made_again() {
 }
 
 #[tokio::test]
-async fn an_exchange_that_is_taken_away_is_made_again() {
+async fn a_deleted_exchange_is_declared_again() {
     let topology = topology();
     let broker = broker(&topology);
     broker.publish(&[frame(1)]).await.unwrap().await.unwrap();
-    let stranger = stranger().await;
-    stranger
+    let plain_client = plain_client().await;
+    plain_client
         .exchange_delete(topology.log_exchange.name.as_str().into(), lapin::options::ExchangeDeleteOptions::default())
         .await
         .unwrap();
@@ -165,8 +165,9 @@ async fn an_exchange_that_is_taken_away_is_made_again() {
 async fn a_queue_with_other_arguments_is_refused() {
     let topology = topology();
     let queue = topology.queue(&sales(), Consumption::Sole).unwrap();
-    let stranger = stranger().await;
-    let classic = stranger.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default());
+    let plain_client = plain_client().await;
+    let classic =
+        plain_client.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default());
     classic.await.unwrap();
     let error = broker(&topology).subscribe(&sales(), Consumption::Sole).await.map(drop).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Topology(_)), "{error}");
@@ -186,7 +187,7 @@ async fn an_exchange_of_another_type_is_refused_at_the_start() {
 }
 
 #[test]
-fn an_unsafe_set_up_is_refused_before_anything_is_sent() {
+fn an_unsafe_topology_is_refused_before_anything_is_sent() {
     let mut topology = topology();
     topology.projections.delivery_limit = None;
     let error = RabbitMqBroker::new(RabbitMqOptions::new(&url()).unwrap().with_topology(topology)).unwrap_err();
@@ -194,18 +195,18 @@ fn an_unsafe_set_up_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_declares_its_channel_by_hand_finds_it_compatible() {
+async fn a_channel_declared_by_hand_is_compatible() {
     let topology = topology().with_channel(Channel::new("orders.by.hand", ["order.*"]));
     let queue = topology.channels[0].queue.clone();
     broker(&topology).declare().await.unwrap();
     let mut arguments = FieldTable::default();
     arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(604_800_000));
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(1_000_000));
-    let stranger = stranger().await;
-    stranger.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+    let plain_client = plain_client().await;
+    plain_client.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
     let to = topology.event_exchange.name.as_str();
     let publish = |key: &'static str| {
-        stranger.basic_publish(
+        plain_client.basic_publish(
             to.into(),
             key.into(),
             BasicPublishOptions::default(),
@@ -215,12 +216,12 @@ async fn a_consumer_that_declares_its_channel_by_hand_finds_it_compatible() {
     };
     publish("user.registered").await.unwrap();
     publish("order.created").await.unwrap();
-    assert_eq!(get(&stranger, &queue).await.data, b"order.created");
-    stranger.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    assert_eq!(get(&plain_client, &queue).await.data, b"order.created");
+    plain_client.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_announced_event_arrives_by_its_type_as_the_envelope_says() {
+async fn an_announced_event_is_routed_by_its_type() {
     let topology = topology().with_channel(Channel::new("order.events", ["order.*"]));
     let broker = broker(&topology);
     let event = |position: u64, event_type: &str| {
@@ -240,12 +241,12 @@ async fn an_announced_event_arrives_by_its_type_as_the_envelope_says() {
     };
     let created = event(1, "order.created");
     let announced = broker.announce(&[created.clone(), event(2, "user.registered")]).await.unwrap().await.unwrap();
-    assert_eq!(announced, Announced::new(1), "no channel wants users");
+    assert_eq!(announced, Announced::new(1), "no channel is bound to user events");
     let expected = Announcement::of(&created).unwrap();
-    let stranger = stranger().await;
+    let plain_client = plain_client().await;
     let queue = topology.channels[0].queue.clone();
-    let message = get(&stranger, &queue).await;
-    stranger.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    let message = get(&plain_client, &queue).await;
+    plain_client.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     assert_eq!(message.routing_key.as_str(), "order.created");
     assert_eq!(message.data, expected.body);
     let properties = &message.properties;
@@ -259,25 +260,25 @@ async fn an_announced_event_arrives_by_its_type_as_the_envelope_says() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_at_once_and_for_good() {
+async fn a_wrong_password_is_a_permanent_error() {
     let wrong = url().replace("guest:guest", "guest:wrong");
     let broker = RabbitMqBroker::new(RabbitMqOptions::new(&wrong).unwrap()).unwrap();
     let error = broker.declare().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{error}");
-    assert!(!error.to_string().contains("wrong"), "a password in a message: {error}");
+    assert!(!error.to_string().contains("wrong"), "the error shows the password: {error}");
 }
 
 #[tokio::test]
-async fn a_virtual_host_that_is_not_there_is_told_for_good() {
-    let elsewhere = url().replace("%2f", "nowhere");
-    let broker = RabbitMqBroker::new(RabbitMqOptions::new(&elsewhere).unwrap()).unwrap();
+async fn a_missing_virtual_host_is_a_permanent_error() {
+    let wrong_vhost = url().replace("%2f", "nowhere");
+    let broker = RabbitMqBroker::new(RabbitMqOptions::new(&wrong_vhost).unwrap()).unwrap();
     let error = broker.declare().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{error}: {:?}", error.source());
 }
 
 #[tokio::test]
-async fn a_broker_out_of_reach_is_transient_for_every_call() {
-    // A port that was just given back.
+async fn an_unreachable_broker_is_transient_for_every_call() {
+    // A port that was just released.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let options = RabbitMqOptions::new(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f")).unwrap();
     let broker = RabbitMqBroker::new(options).unwrap();
@@ -291,7 +292,7 @@ async fn a_broker_out_of_reach_is_transient_for_every_call() {
 }
 
 #[tokio::test]
-async fn a_broker_that_never_answers_is_given_up() {
+async fn a_broker_that_never_answers_times_out() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("amqp://guest:guest@{}/%2f", silent.local_addr().unwrap());
     let options = RabbitMqOptions::new(&url).unwrap().with_timeout(Duration::from_millis(50));
@@ -300,13 +301,13 @@ async fn a_broker_that_never_answers_is_given_up() {
 }
 
 #[test]
-fn what_is_no_address_is_refused_without_its_password() {
+fn an_invalid_url_is_refused_without_showing_its_password() {
     let error = RabbitMqOptions::new("http://guest:secret@host").unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)) && !error.to_string().contains("secret"), "{error}");
 }
 
 #[tokio::test]
-async fn after_closing_the_next_call_connects_again() {
+async fn a_call_after_close_connects_again() {
     let broker = new_broker();
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     broker.close().await.unwrap();
@@ -317,7 +318,7 @@ async fn after_closing_the_next_call_connects_again() {
 }
 
 #[tokio::test]
-async fn a_long_row_of_small_and_large_messages_arrives_whole_and_in_order() {
+async fn many_small_and_large_messages_arrive_intact_and_in_order() {
     let broker = new_broker();
     let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
     let body = |number: u64| {

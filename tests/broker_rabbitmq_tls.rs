@@ -1,4 +1,4 @@
-//! RabbitMQ over TLS, with a certificate authority of one's own.
+//! RabbitMQ over TLS, with a private certificate authority.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,8 @@ use retell::broker::frame::Frame;
 use retell::{ErrorKind, Position, RabbitMqBroker, RabbitMqOptions};
 use tempfile::TempDir;
 
-/// What the server needs, in files that it may read, and the authority that has signed it.
+/// Creates the certificate files of a server in a folder that it can read. Returns the folder and the authority that
+/// signed them.
 fn certificates() -> (TempDir, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -32,7 +33,7 @@ fn certificates() -> (TempDir, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_is_trusted_by_the_authority_that_signed_it_and_by_no_other() {
+async fn a_broker_is_trusted_only_through_its_own_authority() {
     let (folder, authority) = certificates();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let file = |name| folder.path().join(name).display().to_string();
@@ -46,15 +47,15 @@ async fn a_broker_is_trusted_by_the_authority_that_signed_it_and_by_no_other() {
     let _server = RabbitMq::start_with(&settings);
     let options = || RabbitMqOptions::new(&format!("amqps://guest:guest@localhost:{port}/%2f")).unwrap();
     let trusting = RabbitMqBroker::new(options().with_ca(authority)).unwrap();
-    // The plain port answers first.
+    // The plain port may answer before the TLS port does.
     while let Err(error) = trusting.declare().await {
         assert!(error.is_transient(), "{error}");
     }
     let position = Position::new(1);
     trusting.publish(&[Frame::unchecked(position, vec![1])]).await.unwrap().await.unwrap();
     trusting.close().await.unwrap();
-    let (_folder, stranger) = certificates();
-    for options in [options(), options().with_ca(stranger)] {
+    let (_folder, other_authority) = certificates();
+    for options in [options(), options().with_ca(other_authority)] {
         let error = RabbitMqBroker::new(options).unwrap().declare().await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Transient(_)), "{error}");
         let reason = std::error::Error::source(&error).unwrap().to_string();

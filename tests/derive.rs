@@ -1,4 +1,4 @@
-//! What the derive macros generate, seen from outside: stored names, exact bytes, old versions, snapshots.
+//! The code that the derive macros generate, from a user's view: stored names, exact bytes, old versions and snapshots.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::needless_pass_by_value, reason = "an upcaster takes the older event")]
 
@@ -40,7 +40,7 @@ struct PaidBody {
     cents: u32,
 }
 
-/// A number that is stored as text.
+/// Stores a number as text.
 mod as_text {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
@@ -75,7 +75,7 @@ impl OrderEvent {
     }
 }
 
-// The user's own serde form must neither be used nor clash.
+// The generated code must neither use the user's own serde form nor clash with it.
 #[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all_fields = "camelCase", deny_unknown_fields)]
 enum UserEvent {
@@ -187,8 +187,8 @@ fn every_order_event() -> Vec<OrderEvent> {
 }
 
 #[test]
-fn names_versions_and_codecs_are_the_declared_ones() {
-    let EventTypes::Only(schemas) = OrderEvent::TYPES else { panic!("not every event") };
+fn names_versions_and_codecs_are_as_declared() {
+    let EventTypes::Only(schemas) = OrderEvent::TYPES else { panic!("expected a list of event types") };
     assert_eq!(schemas.len(), 8);
     let expected = EventSchema::new("order.created", 3, Codec::Json);
     assert_eq!((schemas[0], created(1).schema()), (expected, expected));
@@ -200,13 +200,13 @@ fn names_versions_and_codecs_are_the_declared_ones() {
 }
 
 #[test]
-fn a_codec_of_the_enum_is_the_default_of_its_variants() {
+fn the_enums_codec_is_the_default_of_its_variants() {
     assert_eq!(CompactByDefault::A(1).schema().codec, Codec::Compact);
     assert_eq!(CompactByDefault::B(1).schema().codec, Codec::Json);
 }
 
 #[test]
-fn each_shape_has_these_json_bytes() {
+fn each_shape_has_stable_json_bytes() {
     assert_eq!(json(&created(9)), r#"{"order_id":7,"t":9}"#);
     let typed = OrderEvent::Created { order_id: 7, total: 9, r#type: Some("x".to_owned()) };
     assert_eq!(json(&typed), r#"{"order_id":7,"t":9,"type":"x"}"#);
@@ -235,14 +235,14 @@ fn compact_payloads_hold_only_the_fields() {
 }
 
 #[test]
-fn encode_appends_to_what_is_there() {
+fn encode_appends_to_the_buffer() {
     let mut payload = b"before ".to_vec();
     OrderEvent::Closed.encode(&mut payload).unwrap();
     assert_eq!(payload, b"before {}");
 }
 
 #[test]
-fn every_shape_is_read_back_as_it_was() {
+fn every_shape_round_trips() {
     for event in every_order_event() {
         assert_eq!(round_trip(&event), event);
     }
@@ -257,13 +257,13 @@ fn every_shape_is_read_back_as_it_was() {
 }
 
 #[test]
-fn a_skipped_field_comes_back_as_its_default() {
+fn a_skipped_field_decodes_as_its_default() {
     assert_eq!(round_trip(&Partial::One { one: 1 }), Partial::One { one: 0 });
     assert_eq!(round_trip(&Partial::Two(1, 2)), Partial::Two(1, 0));
 }
 
 #[test]
-fn the_stored_codec_decides_not_the_declared_one() {
+fn the_stored_codec_overrides_the_declared_one() {
     let packed = r#"{"boxes":[1],"fragile":false}"#;
     let event = OrderEvent::decode(stored("order.packed", 1, packed)).unwrap();
     assert_eq!(event, OrderEvent::Packed { boxes: vec![1], fragile: false });
@@ -278,7 +278,7 @@ fn a_missing_field_takes_its_default() {
 }
 
 #[test]
-fn a_kind_without_fields_reads_an_object_with_later_fields() {
+fn an_event_without_fields_ignores_later_fields() {
     for name in ["order.closed", "order.reopened"] {
         assert!(OrderEvent::decode(stored(name, 1, "{}")).is_ok());
         assert!(OrderEvent::decode(stored(name, 1, r#"{"reason":"later"}"#)).is_ok());
@@ -305,14 +305,14 @@ fn an_event_may_hold_its_own_type() {
 }
 
 #[test]
-fn the_users_own_serde_form_stays_as_it_is() {
+fn the_users_own_serde_form_is_unchanged() {
     let renamed = UserEvent::Renamed { new_name: "a".to_owned() };
     let own = serde_json::to_string(&renamed).unwrap();
     assert_eq!(own, r#"{"kind":"moved","newName":"a"}"#);
 }
 
 #[test]
-fn unknown_fields_are_refused_only_where_the_user_says_so() {
+fn unknown_fields_are_refused_only_on_request() {
     let extra = r#"{"newName":"a","x":1}"#;
     let refused = UserEvent::decode(stored("user.renamed", 1, extra));
     assert!(matches!(refused, Err(DecodeError::Payload(_))));
@@ -333,7 +333,7 @@ fn every_older_version_is_upcast() {
 }
 
 #[test]
-fn versions_beside_the_known_ones_are_refused() {
+fn unknown_versions_are_refused() {
     for version in [0, 4] {
         let refused = OrderEvent::decode(stored("order.created", version, "{}"));
         assert!(matches!(refused, Err(DecodeError::UnknownSchema { found, known: 3 }) if found == version));
@@ -343,7 +343,7 @@ fn versions_beside_the_known_ones_are_refused() {
 }
 
 #[test]
-fn other_names_are_refused() {
+fn unknown_names_are_refused() {
     let names = ["order.creates", "Order.created", "order.created ", ""];
     for name in names {
         let refused = OrderEvent::decode(stored(name, 1, "{}"));
@@ -354,9 +354,9 @@ fn other_names_are_refused() {
 }
 
 #[test]
-fn a_bad_payload_says_what_was_expected() {
+fn a_payload_error_names_the_expected_event() {
     let Err(DecodeError::Payload(error)) = OrderEvent::decode(stored("order.created", 3, r#""text""#)) else {
-        panic!("a text is no object");
+        panic!("a string was decoded as an object");
     };
     let message = error.to_string();
     assert!(message.contains("expected the payload of `order.created`"), "{message}");
@@ -367,15 +367,15 @@ fn a_bad_payload_says_what_was_expected() {
 }
 
 #[test]
-fn a_union_holds_the_kinds_of_all_members_in_order() {
-    let EventTypes::Only(schemas) = ShopEvent::TYPES else { panic!("not every event") };
+fn a_union_lists_the_event_types_of_its_members_in_order() {
+    let EventTypes::Only(schemas) = ShopEvent::TYPES else { panic!("expected a list of event types") };
     let names: Vec<_> = schemas.iter().map(|schema| schema.name).collect();
     assert_eq!(names.len(), 12);
     assert_eq!((names[0], names[8], names[11]), ("order.created", "user.renamed", "user.registered"));
 }
 
 #[test]
-fn a_union_leads_each_event_to_its_member() {
+fn a_union_routes_each_event_to_its_member() {
     let left = UserEvent::Left { last_words: "b".to_owned() };
     for event in [ShopEvent::from(created(9)), ShopEvent::from(left), ShopEvent::from(UserRegistered::default())] {
         assert_eq!(round_trip(&event), event);
@@ -395,7 +395,7 @@ enum AccountEvent {
     Deposited { cents: u64 },
 }
 
-/// Declares an aggregate in a module of its own, so that declarations can be compared.
+/// Declares an aggregate in its own module, so that tests can compare declarations.
 macro_rules! account {
     ($module:ident, $options:tt, $($state:tt)*) => {
         mod $module {
@@ -421,7 +421,7 @@ macro_rules! account {
 account!(plain, { "account", event = AccountEvent },
     pub(crate) struct Account { pub(crate) open: bool, pub(crate) owners: BTreeMap<u8, String> });
 account!(formatted, { "account", event = AccountEvent, snapshots = 7, snapshot_version = 1 },
-/// Another way to write the same.
+/// The same declaration in another format.
 pub(crate) struct Account {
     open: bool,
     owners: BTreeMap<
@@ -449,8 +449,8 @@ fn the_fingerprint_is_the_same_for_the_same_shape() {
 }
 
 #[test]
-fn the_fingerprint_is_another_for_another_shape() {
-    for (what, other) in [
+fn the_fingerprint_differs_for_another_shape() {
+    for (difference, other) in [
         ("name", other_name::Account::FINGERPRINT),
         ("field", other_field::Account::FINGERPRINT),
         ("type", other_type::Account::FINGERPRINT),
@@ -458,17 +458,17 @@ fn the_fingerprint_is_another_for_another_shape() {
         ("container attribute", other_container::Account::FINGERPRINT),
         ("field attribute", other_attribute::Account::FINGERPRINT),
     ] {
-        assert_ne!(plain::Account::FINGERPRINT, other, "{what}");
+        assert_ne!(plain::Account::FINGERPRINT, other, "{difference}");
     }
 }
 
-/// Golden: another number makes every snapshot of every user unread once.
+/// A golden value: a different number would invalidate every user's snapshots once.
 #[test]
-fn the_fingerprint_never_changes_by_itself() {
+fn the_fingerprint_of_a_shape_is_stable() {
     assert_eq!(plain::Account::FINGERPRINT, 11_411_255_566_475_195_932);
 }
 
-// Derives a serde form of its own, which must neither be used nor clash.
+// Has its own serde form, which the generated code must neither use nor clash with.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Aggregate)]
 #[aggregate("account", event = AccountEvent, snapshots = 250)]
 #[serde(rename_all = "camelCase", default)]
@@ -500,7 +500,7 @@ impl<'de> Deserialize<'de> for Account {
 struct AccountParts(u64);
 
 #[test]
-fn a_derived_aggregate_says_what_was_declared() {
+fn a_derived_aggregate_has_the_declared_options() {
     assert_eq!(Account::TYPE, "account");
     assert!(matches!(Account::SNAPSHOTS, SnapshotPolicy::Every(250)));
     assert!(matches!(plain::Account::SNAPSHOTS, SnapshotPolicy::Every(100)));
@@ -508,7 +508,7 @@ fn a_derived_aggregate_says_what_was_declared() {
 }
 
 #[test]
-fn a_derived_aggregate_applies_through_the_users_apply() {
+fn a_derived_aggregate_uses_the_users_apply() {
     let mut account = Account::default();
     Aggregate::apply(&mut account, AccountEvent::Opened);
     Aggregate::apply(&mut account, AccountEvent::Deposited { cents: 5 });
@@ -516,7 +516,7 @@ fn a_derived_aggregate_applies_through_the_users_apply() {
 }
 
 #[test]
-fn a_snapshot_is_read_back_as_it_was_but_for_skipped_fields() {
+fn a_snapshot_round_trips_except_for_skipped_fields() {
     let account = Account { is_open: true, cents: 5, cache: vec![1], children: vec![] };
     let bytes = account.to_snapshot().unwrap();
     assert_eq!(str::from_utf8(&bytes).unwrap(), r#"{"isOpen":true,"cents":"5","children":[]}"#);
@@ -592,22 +592,22 @@ fn tuple_and_unit_structs_survive_a_snapshot() {
 }
 
 #[derive(Debug, Clone, Default)]
-struct NotSerialisable;
+struct NotSerializable;
 
 #[derive(Debug, Clone, Default, Aggregate)]
 #[aggregate("unsnapshotted", event = ShopEvent, snapshots = never)]
 struct Unsnapshotted {
-    state: NotSerialisable,
+    state: NotSerializable,
 }
 
 impl Apply<ShopEvent> for Unsnapshotted {
     fn apply(&mut self, _: ShopEvent) {
-        self.state = NotSerialisable;
+        self.state = NotSerializable;
     }
 }
 
 #[test]
-fn an_aggregate_without_snapshots_refuses_both_ways() {
+fn an_aggregate_without_snapshots_refuses_save_and_load() {
     let expected = "aggregate `unsnapshotted` keeps no snapshots";
     assert_eq!(Unsnapshotted::default().to_snapshot().unwrap_err().to_string(), expected);
     assert_eq!(Unsnapshotted::from_snapshot(b"{}").unwrap_err().to_string(), expected);

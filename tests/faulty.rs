@@ -1,4 +1,5 @@
-//! The kit for faults itself: what the wrapped read models keep and say, and whom `assert_survives` finds out.
+//! The fault-injection kit itself: the outcome and the error of each fault of the wrapped read models, and the projections that
+//! `assert_survives` rejects.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -70,14 +71,15 @@ fn next(from: u64) -> Step {
     Step::new(&name(), Position::new(from), Position::new(from + 1))
 }
 
-/// What is kept, and whether the caller hears that it is to try again, or nothing at all.
+/// Runs `call` against a model with one fault and returns the committed value. Asserts that the call never returns if the fault kills the
+/// process.
 async fn outcome(fault: CommitFault, call: impl AsyncFnOnce(&FaultyModels<MemoryReadModel<u64>>)) -> u64 {
     let models = FaultyModels::new(MemoryReadModel::with_value(0), [fault]);
     let dies = matches!(fault, CommitFault::DieBefore | CommitFault::DieAfter);
     tokio::select! {
         biased;
         () = call(&models) => assert!(!dies, "the call returns"),
-        () = models.died() => assert!(dies, "it dies"),
+        () = models.died() => assert!(dies, "the process dies"),
     }
     *models.inner().value()
 }
@@ -94,7 +96,7 @@ fn check<T>(fault: CommitFault, answer: retell::Result<T>) {
 }
 
 #[tokio::test]
-async fn a_fault_before_the_commit_keeps_nothing_and_one_after_it_keeps_all() {
+async fn faults_before_the_commit_keep_nothing_and_later_ones_all() {
     for fault in CommitFault::ALL {
         let kept = u64::from(is_kept(fault));
         let advanced = outcome(fault, async |models| {
@@ -117,7 +119,7 @@ async fn a_fault_before_the_commit_keeps_nothing_and_one_after_it_keeps_all() {
 }
 
 #[tokio::test]
-async fn changes_without_a_projection_fail_as_its_transactions_do() {
+async fn changes_outside_a_projection_fail_like_its_transactions() {
     for fault in [CommitFault::Refuse, CommitFault::LoseAnswer] {
         let models = FaultyModels::new(MemoryReadModel::with_value(0_u64), [fault; 2]);
         check(fault, models.start_after(&name(), Position::new(7)).await);
@@ -136,7 +138,7 @@ async fn changes_without_a_projection_fail_as_its_transactions_do() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_read_models_own_comes_back_as_it_is() {
+async fn an_error_of_the_wrapped_model_is_returned_unchanged() {
     let faults = [CommitFault::Refuse, CommitFault::LoseAnswer];
     let models = FaultyModels::new(MemoryReadModel::with_value(0_u64), faults);
     for _ in faults {
@@ -148,7 +150,7 @@ async fn an_error_of_the_read_models_own_comes_back_as_it_is() {
 }
 
 #[test]
-fn a_seed_is_the_same_script_each_time_and_has_every_fault() {
+fn a_seed_gives_a_repeatable_script_with_every_fault() {
     assert_eq!(CommitFault::seeded(7, 100), CommitFault::seeded(7, 100));
     assert_ne!(CommitFault::seeded(7, 100), CommitFault::seeded(8, 100));
     assert_eq!(Fault::seeded(7, 100), Fault::seeded(7, 100));
@@ -168,7 +170,7 @@ async fn log() -> MemoryStore {
 
 type Lines = Vec<(u64, String)>;
 
-/// Numbers what it is given: by what is there already, or by a count of its own.
+/// Numbers the events it applies, by the lines that exist or by a counter of its own.
 #[derive(Default)]
 struct Seen {
     own_count: Option<Arc<AtomicU64>>,
@@ -203,20 +205,20 @@ async fn read(models: &MemoryReadModel<Lines>) -> Lines {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_projection_that_keeps_to_its_transaction_survives() {
+async fn a_projection_that_uses_only_its_transaction_survives() {
     assert_survives(|_| Seen::default(), &log().await, lines, read).await;
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "the projection makes something else of the log")]
-async fn a_count_beside_the_transaction_that_dies_with_the_program_is_found_out() {
+#[should_panic(expected = "the projection writes another result")]
+async fn a_counter_lost_in_a_crash_is_found() {
     assert_survives(|_| Seen { own_count: Some(Arc::default()), ..Seen::default() }, &log().await, lines, read).await;
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "the projection makes something else of the log")]
-async fn a_count_beside_the_transaction_that_outlives_the_program_is_found_out() {
-    // As a file would; each round has its own.
+#[should_panic(expected = "the projection writes another result")]
+async fn a_counter_that_survives_a_crash_is_found() {
+    // Survives a crash like a file would. Each round has its own.
     let count = Mutex::new(Arc::<AtomicU64>::default());
     let fresh = async || {
         *count.lock().unwrap() = Arc::default();
@@ -226,7 +228,7 @@ async fn a_count_beside_the_transaction_that_outlives_the_program_is_found_out()
     assert_survives(projection, &log().await, fresh, read).await;
 }
 
-/// In log order, and in order per aggregate.
+/// Returns a worker in log order and one with order per aggregate.
 fn in_both_orders<M>(models: &M, log: &MemoryStore) -> [Worker<Seen, M>; 2]
 where
     M: ReadModel<Tx = Lines> + Clone,
@@ -236,7 +238,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_read_model_is_away_at_the_start_waits_for_it() {
+async fn a_worker_waits_for_an_unavailable_read_model() {
     let log = log().await;
     for fault in [CommitFault::Refuse, CommitFault::LoseAnswer] {
         for place in 0..2 {
@@ -249,7 +251,7 @@ async fn a_worker_whose_read_model_is_away_at_the_start_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_told_to_stop_before_its_read_model_is_there() {
+async fn a_worker_stops_before_its_read_model_is_available() {
     let log = log().await;
     let models = FaultyModels::new(lines().await, repeat_n(CommitFault::Refuse, 100_000));
     for worker in in_both_orders(&models, &log) {
@@ -264,7 +266,7 @@ async fn a_worker_is_told_to_stop_before_its_read_model_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_fails_parks_its_aggregate_under_all_faults() {
+async fn a_failing_event_parks_its_aggregate_under_all_faults() {
     assert_survives(|_| Seen { poison: Some(3), ..Seen::default() }, &log().await, lines, read).await;
 }
 
@@ -299,7 +301,7 @@ async fn a_view_survives() {
     assert_survives(|models| ViewProjection::new(Totals, models.clone()), &log().await, models, read).await;
 }
 
-/// Counts in a table.
+/// Records the applied positions in a table.
 struct Rows;
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! From the log to the read model: every event once and in order, whatever the broker does and the projection meets.
+//! From the log to the read model: every event is applied once and in order, under all faults of the broker and the projection.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,7 +30,7 @@ use support::{Add, Counter, CounterEvent};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Notes the position of every event it applies, in memory.
+/// Records the position of every event it applies, in memory.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     filter: Option<Filter>,
@@ -38,7 +38,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Fails on the event at this position until told otherwise.
+    /// Fails on the event at `position` until healed.
     fn failing_at(position: usize) -> Self {
         Self { filter: None, fail: Arc::new(AtomicUsize::new(position)) }
     }
@@ -63,7 +63,7 @@ impl Projection for Seen {
     }
 }
 
-/// Sums up in SQLite and counts how often it was applied.
+/// Sums amounts in SQLite and counts the applied events.
 #[derive(Debug)]
 struct Totals;
 
@@ -106,7 +106,7 @@ async fn totals(models: &SqliteReadModel) -> Vec<(String, i64, i64)> {
         .unwrap()
 }
 
-/// A task with the means to stop it.
+/// A task and the token that stops it.
 struct Running {
     stop: CancellationToken,
     task: JoinHandle<Result<()>>,
@@ -157,7 +157,7 @@ async fn add_foreign(store: &impl EventStore, aggregate_type: &str, event_type: 
     store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
 }
 
-/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+/// Short sweeps and delays keep the tests fast; no assertion depends on them.
 fn eager() -> WorkerOptions {
     WorkerOptions::new().with_sweep(Duration::from_millis(5)).with_longest_delay(Duration::from_millis(5))
 }
@@ -168,10 +168,10 @@ where
 {
     let mut applied = worker.applied();
     let reached = applied.wait_for(|applied| applied.get() >= position);
-    tokio::time::timeout(Duration::from_secs(30), reached).await.expect("the projection gets there").unwrap();
+    tokio::time::timeout(Duration::from_secs(30), reached).await.expect("the projection catches up in time").unwrap();
 }
 
-/// Runs a worker over memory until everything now in the log is applied, and returns what it applied.
+/// Runs a worker in memory until every event now in the log is applied, and returns the applied positions.
 async fn project(store: &MemoryStore, projection: Seen, broker: Option<impl Broker>) -> Vec<u64> {
     let models = MemoryReadModel::with_value(Vec::new());
     let mut worker = Worker::new(projection, store.clone(), models.clone()).with_options(eager());
@@ -189,7 +189,7 @@ async fn project(store: &MemoryStore, projection: Seen, broker: Option<impl Brok
 }
 
 #[tokio::test]
-async fn a_projection_catches_up_and_then_follows() {
+async fn a_projection_catches_up_and_then_follows_the_log() {
     let store = MemoryStore::new();
     add(&store, "a", 0..2500).await;
     let models = MemoryReadModel::with_value(Vec::new());
@@ -208,7 +208,7 @@ async fn a_projection_catches_up_and_then_follows() {
 }
 
 #[tokio::test]
-async fn a_command_can_be_read_back_by_its_token() {
+async fn wait_for_makes_a_command_readable() {
     let store = SqliteStore::in_memory().await.unwrap();
     let models = SqliteReadModel::in_memory().await.unwrap();
     let worker = Worker::new(Totals, store.clone(), models.clone()).with_options(eager());
@@ -217,7 +217,7 @@ async fn a_command_can_be_read_back_by_its_token() {
     let executed = counters.execute("a", Add(vec![3, 4])).await.unwrap();
     let timeout = Duration::from_millis(20);
     let error = wait_for(&models, &store, &name, executed.token, timeout).await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Behind { .. }), "nothing runs yet: {error}");
+    assert!(matches!(error.kind(), ErrorKind::Behind { .. }), "no worker runs yet: {error}");
     let worker = Running::worker(worker);
     wait_for(&models, &store, &name, executed.token, Duration::from_secs(30)).await.unwrap();
     assert_eq!(totals(&models).await, [("a".to_owned(), 7, 2)]);
@@ -226,7 +226,7 @@ async fn a_command_can_be_read_back_by_its_token() {
 }
 
 #[tokio::test]
-async fn a_projection_gets_only_its_own_events_and_still_moves_on() {
+async fn a_projection_gets_only_wanted_events_and_still_advances() {
     let store = MemoryStore::new();
     for _ in 0..3 {
         add(&store, "a", [1]).await;
@@ -236,7 +236,7 @@ async fn a_projection_gets_only_its_own_events_and_still_moves_on() {
 }
 
 #[tokio::test]
-async fn an_unknown_type_is_passed_over_or_parked_as_the_filter_says() {
+async fn an_unknown_type_is_skipped_or_parked_as_the_filter_says() {
     let store = MemoryStore::new();
     add(&store, "a", [1]).await;
     add_foreign(&store, "counter", "counter.invented").await;
@@ -292,7 +292,7 @@ async fn a_read_model_of_another_log_is_refused() {
     let other = MemoryStore::new();
     add(&other, "a", 0..3).await;
     let error = Worker::new(Seen::default(), other, models).run(CancellationToken::new()).await.unwrap_err();
-    assert_eq!(error.to_string(), "projection seen: the checkpoint 10 lies beyond the log's head 3");
+    assert_eq!(error.to_string(), "projection seen: the checkpoint 10 is beyond the log's head 3");
 }
 
 #[tokio::test]
@@ -320,7 +320,7 @@ async fn two_workers_of_one_projection_apply_each_event_once() {
     assert_eq!(totals(&models).await, [("a".to_owned(), 200, 200)]);
 }
 
-/// A read model as slow as a server, where a worker waits for the one that has the projection's row. Counts the races lost.
+/// A read model as slow as a server, in which a worker waits for the worker that holds the projection's row. Counts the lost races.
 #[derive(Debug, Clone, Default)]
 struct Contested {
     models: MemoryReadModel<Vec<u64>>,
@@ -388,7 +388,7 @@ impl ReadModel for Contested {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_four_workers_one_works_and_three_stand_by() {
+async fn one_of_four_workers_is_active_and_three_are_on_standby() {
     let store = MemoryStore::new();
     add(&store, "a", 0..500).await;
     let models = Contested::default();
@@ -403,14 +403,14 @@ async fn of_four_workers_one_works_and_three_stand_by() {
         worker.stop().await.unwrap();
     }
     assert_eq!(*models.models.value(), (1..=500).collect::<Vec<_>>());
-    // Five seconds: ten of the longest waits, and those before them.
+    // Five seconds have room for ten waits of the longest length and the shorter ones before them.
     let lost = models.lost.load(Ordering::SeqCst);
     assert!(lost < 150, "{lost} races lost over 500 events");
 }
 
 #[tokio::test]
-async fn without_a_broker_the_sweep_carries_the_load() {
-    /// Never reachable.
+async fn the_sweep_delivers_everything_without_a_broker() {
+    /// A broker that is never reachable.
     #[derive(Debug, Clone)]
     struct Dead;
 
@@ -437,7 +437,7 @@ async fn without_a_broker_the_sweep_carries_the_load() {
 }
 
 #[tokio::test]
-async fn a_relay_goes_on_from_its_confirmed_position() {
+async fn a_relay_resumes_from_its_confirmed_position() {
     let store = MemoryStore::new();
     add(&store, "a", 0..25).await;
     let broker = MemoryBroker::new();
@@ -467,7 +467,7 @@ async fn a_relay_goes_on_from_its_confirmed_position() {
 }
 
 #[tokio::test]
-async fn any_event_can_be_watched_undecoded() {
+async fn a_projection_can_receive_every_event_undecoded() {
     #[derive(Debug)]
     struct Audit;
 
@@ -510,7 +510,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
     prop::collection::vec(fault, 0..60)
 }
 
-/// Appends while relay and worker run over a broker that does its worst, and returns the positions applied.
+/// Appends while a relay and a worker run over a faulty broker, and returns the applied positions.
 async fn through_a_faulty_broker(script: Vec<Fault>, frame_events: usize, batch_events: usize) -> Vec<u64> {
     let store = MemoryStore::new();
     let models = MemoryReadModel::with_value(Vec::new());
@@ -547,7 +547,7 @@ proptest! {
     }
 }
 
-/// Hands the gate frames of its own making, one call each.
+/// A broker that delivers scripted messages, one batch per call, and records the acknowledgements.
 #[derive(Debug, Clone)]
 struct Scripted(Arc<std::sync::Mutex<Vec<Vec<Delivery>>>>, Arc<std::sync::Mutex<Vec<String>>>);
 
@@ -587,7 +587,7 @@ impl Consumer for Scripted {
 }
 
 #[tokio::test]
-async fn junk_is_rejected_with_the_reason_and_the_rest_acknowledged_after_the_commit() {
+async fn junk_is_rejected_and_the_rest_acknowledged_after_the_commit() {
     let store = MemoryStore::new();
     add(&store, "a", 0..4).await;
     let page = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
@@ -605,12 +605,15 @@ async fn junk_is_rejected_with_the_reason_and_the_rest_acknowledged_after_the_co
         stop.cancel();
     });
     result.unwrap();
-    assert_eq!(*broker.1.lock().unwrap(), ["reject 1: not a frame: format 106, known are 1 and 2", "ack 3"]);
+    assert_eq!(
+        *broker.1.lock().unwrap(),
+        ["reject 1: not a frame: unknown format 106, supported are 1 and 2", "ack 3"]
+    );
     assert_eq!(*models.value(), [1, 2, 3, 4]);
 }
 
 #[tokio::test]
-async fn each_batch_is_acknowledged_once_it_is_committed_and_a_known_frame_is_not_read() {
+async fn a_committed_batch_is_acknowledged_and_known_frames_skipped() {
     let log = MemoryStore::new();
     add(&log, "a", 0..4).await;
     let page = log.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
@@ -621,7 +624,7 @@ async fn each_batch_is_acknowledged_once_it_is_committed_and_a_known_frame_is_no
     let script = vec![vec![delivery(1, frames[0].clone()), delivery(2, frames[1].clone()), delivery(3, damaged)]];
     let broker = Scripted(Arc::new(std::sync::Mutex::new(script)), Arc::default());
     let models = MemoryReadModel::with_value(Vec::new());
-    // Its store is empty, so all it applies comes from the broker.
+    // The worker's store is empty, so every event it applies comes from the broker.
     let worker = Worker::new(Seen::default(), MemoryStore::new(), models.clone()).with_broker(broker.clone());
     let worker = worker.with_options(eager().with_batch_events(2));
     let stop = CancellationToken::new();

@@ -1,6 +1,8 @@
-//! A consumer in another language reads what is announced: `examples/foreign/consumer.py`, as a process, from a real RabbitMQ.
+//! A consumer in another language, `examples/foreign/consumer.py`, reads announced events in its own process from a
+//! real RabbitMQ.
 //!
-//! Needs `AMQP_URL`, and `PIKA_PYTHON`: a Python that has pika. What it prints is compared with `tests/fixtures/foreign/orders.txt`.
+//! Needs `AMQP_URL`, and `PIKA_PYTHON`, a Python that has pika. The test compares the output with
+//! `tests/fixtures/foreign/orders.txt`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,14 +22,14 @@ use retell::{Codec, EventId, EventType, Position, StreamId, Version};
 use uuid::Uuid;
 
 fn variable(name: &str, what: &str) -> String {
-    env::var(name).unwrap_or_else(|_| panic!("{name} names {what}: tests/run.sh makes one"))
+    env::var(name).unwrap_or_else(|_| panic!("{name} is not set: tests/run.sh sets it to {what}"))
 }
 
 fn url() -> String {
     variable("AMQP_URL", "a RabbitMQ")
 }
 
-/// The shop's channel for orders, under names that no other test has.
+/// Returns the shop's channel for orders, with names that no other test uses.
 fn topology() -> Topology {
     let orders = Channel::new("order.events", ["order.*"]);
     Topology::new().with_channel(orders).with_prefix(&format!("foreign-{}.", Uuid::new_v4()))
@@ -58,7 +60,7 @@ fn event(position: u64, event_type: &str, id: &str, payload: impl Into<Vec<u8>>)
     )
 }
 
-/// Three orders among others, with text and numbers that a careless reader would spoil.
+/// Returns three orders among other events, with text and numbers that a careless parser would corrupt.
 fn events() -> [RecordedEvent; 5] {
     [
         event(1, "user.registered", "1", "{}"),
@@ -69,7 +71,7 @@ fn events() -> [RecordedEvent; 5] {
     ]
 }
 
-/// The consumer on a channel, until it ends.
+/// Runs the consumer on a channel until it ends.
 fn consume(topology: &Topology, count: usize) -> Output {
     let python = variable("PIKA_PYTHON", "a Python that has pika");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/foreign/consumer.py");
@@ -89,8 +91,8 @@ fn golden() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/foreign/orders.txt")).unwrap()
 }
 
-/// How many messages a channel holds.
-async fn held(queue: &str) -> u32 {
+/// Returns the number of messages in a queue.
+async fn message_count(queue: &str) -> u32 {
     let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -98,16 +100,16 @@ async fn held(queue: &str) -> u32 {
 }
 
 #[tokio::test]
-async fn a_consumer_in_python_reads_the_orders_of_a_channel_that_was_declared_for_it() {
+async fn a_python_consumer_reads_the_orders_of_a_declared_channel() {
     let topology = topology();
     let broker = broker(&topology);
     assert_eq!(broker.announce(&events()).await.unwrap().await.unwrap(), Announced::new(2));
     assert_eq!(printed(&consume(&topology, 3)), golden());
-    assert_eq!(held(&topology.channels[0].queue).await, 0, "it has acknowledged each");
+    assert_eq!(message_count(&topology.channels[0].queue).await, 0, "the consumer acknowledged every message");
 }
 
 #[tokio::test]
-async fn a_channel_that_it_has_declared_by_hand_is_the_same() {
+async fn a_channel_declared_by_the_consumer_is_compatible() {
     let topology = topology();
     assert_eq!(printed(&consume(&topology, 0)), "");
     let broker = broker(&topology);
@@ -117,7 +119,7 @@ async fn a_channel_that_it_has_declared_by_hand_is_the_same() {
 }
 
 #[tokio::test]
-async fn what_it_cannot_read_it_refuses_and_leaves_there() {
+async fn a_compressed_message_is_refused_and_stays_in_the_queue() {
     let topology = topology();
     let options = RabbitMqOptions::new(&url()).unwrap().with_topology(topology.clone());
     let broker = broker_with(options.with_compressed_envelopes(100));
@@ -127,11 +129,11 @@ async fn what_it_cannot_read_it_refuses_and_leaves_there() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{message}");
     assert!(message.contains("is compressed (content_encoding: zstd)"), "{message}");
-    assert_eq!(held(&topology.channels[0].queue).await, 1);
+    assert_eq!(message_count(&topology.channels[0].queue).await, 1);
 }
 
 #[tokio::test]
-async fn what_is_no_envelope_it_refuses_by_name() {
+async fn a_message_that_is_not_an_envelope_is_refused_by_id() {
     let topology = topology();
     broker(&topology).declare().await.unwrap();
     let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
@@ -142,10 +144,7 @@ async fn what_is_no_envelope_it_refuses_by_name() {
     channel.basic_publish("".into(), queue.as_str().into(), options, b"\xff", properties).await.unwrap();
     let output = consume(&topology, 1);
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        output.status.code() == Some(1) && message.contains("message joke is no envelope of an event"),
-        "{message}"
-    );
+    assert!(output.status.code() == Some(1) && message.contains("message joke is not an event envelope"), "{message}");
     let message = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap();
     assert_eq!(message.unwrap().data, b"\xff");
 }

@@ -1,9 +1,12 @@
-//! Inline projections on every store, and their logs: a log whose appends apply a projection is still a log. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Runs the suite of inline projections on every store, and the suite of stores on logs that apply one. Needs `POSTGRES_URL` and
+//! `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/databases.rs"]
 mod databases;
+
+use std::future::{Ready, ready};
 
 use std::sync::Arc;
 
@@ -29,21 +32,21 @@ fn memory() -> (MemoryStore<Vec<EventId>>, Notes) {
 
 async fn sqlite() -> (SqliteStore, SqliteReadModel, Database) {
     let database = Database::sqlite();
-    let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
+    let Place::Sqlite(path) = &database.place else { unreachable!("a SQLite file") };
     let log = SqliteStore::open(path).await.unwrap();
     (log.clone(), log.read_model(), database)
 }
 
 async fn postgres() -> (PostgresStore, PostgresReadModel, Database) {
     let database = Database::postgres().await;
-    let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
+    let Place::Postgres(url) = &database.place else { unreachable!("a PostgreSQL database") };
     let log = PostgresStore::connect(url).await.unwrap();
     (log.clone(), log.read_model(), database)
 }
 
 async fn mysql() -> (MySqlStore, MySqlReadModel, Database) {
     let database = Database::mysql().await;
-    let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
+    let Place::MySql(url) = &database.place else { unreachable!("a MySQL database") };
     let log = MySqlStore::connect(url).await.unwrap();
     (log.clone(), log.read_model(), database)
 }
@@ -51,9 +54,9 @@ async fn mysql() -> (MySqlStore, MySqlReadModel, Database) {
 mod in_memory {
     use super::*;
 
-    async fn fresh() -> (MemoryStore<Vec<EventId>>, Notes, ()) {
+    fn fresh() -> Ready<(MemoryStore<Vec<EventId>>, Notes, ())> {
         let (log, models) = memory();
-        (log, models, ())
+        ready((log, models, ()))
     }
 
     inline_conformance!(fresh());
@@ -64,7 +67,7 @@ mod in_memory {
     });
 }
 
-/// A store behind a pointer is a store.
+/// A store behind an `Arc` passes the suite.
 mod behind_an_arc {
     use super::*;
 
@@ -107,18 +110,18 @@ mod on_mysql {
     });
 }
 
-/// What a store may do wrong.
+/// The fault of a planted store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// Appends without the projection.
+    /// Appends without applying the projection.
     Forgets,
-    /// Appends first and applies the projection in a transaction of its own, so that a refused append is in the log.
+    /// Appends first and applies the projection in a second transaction, so that a rejected append stays in the log.
     AppliesLater,
-    /// Applies the projection in a transaction before the one of the append.
+    /// Applies the projection in a transaction before the append.
     AppliesSooner,
 }
 
-/// A log in memory whose inline handles have a fault.
+/// A log in memory whose inline handles have a planted fault.
 #[derive(Clone)]
 struct Faulty {
     log: MemoryStore<Vec<EventId>>,
@@ -133,7 +136,7 @@ impl Faulty {
         (Self { log, models: models.clone(), fault, inlines: Vec::new() }, models)
     }
 
-    /// Applies the events in a transaction of a projection of its own.
+    /// Applies the events in a separate transaction of the projection.
     async fn apply(&self, append: &Append) -> Result<()> {
         for inline in &self.inlines {
             let events = append.streams().iter().flat_map(|part| {
@@ -219,7 +222,7 @@ impl InlineStore for Faulty {
     }
 }
 
-/// Whether a case finds the fault.
+/// Evaluates to whether a case finds the fault.
 macro_rules! finds {
     ($fault:expr, $case:ident) => {{
         let (log, models) = Faulty::fresh($fault);
@@ -232,7 +235,7 @@ async fn suite_finds_each_planted_fault() {
     assert!(finds!(Fault::Forgets, concurrent_appends_leave_log_and_model_in_agreement));
     assert!(finds!(Fault::Forgets, two_projections_of_one_handle_are_both_applied));
     assert!(finds!(Fault::Forgets, projection_with_a_parked_aggregate_is_refused));
-    assert!(finds!(Fault::AppliesLater, append_that_the_projection_fails_on_writes_nothing));
+    assert!(finds!(Fault::AppliesLater, append_whose_projection_fails_writes_nothing));
     assert!(finds!(Fault::AppliesLater, failed_part_of_an_append_keeps_its_key_free));
     assert!(finds!(Fault::AppliesLater, repeated_and_refused_appends_apply_nothing));
     assert!(finds!(Fault::AppliesSooner, repeated_and_refused_appends_apply_nothing));

@@ -1,7 +1,8 @@
-//! Every interleaving of appends and sequencers on PostgreSQL, in the small: does any of them skip or reorder an event?
+//! Model check of the PostgreSQL log: explores every interleaving of a few appends and sequencers and checks that no event is skipped or
+//! reordered.
 //!
-//! The steps are those of `migrations/postgres/functions`; why they suffice is said in the decision record on lanes. Each rule of the
-//! protocol is also broken on purpose, to show that the search would see it.
+//! The steps mirror `migrations/postgres/functions`; the decision record on lanes explains why they suffice. Negative tests break each rule
+//! of the protocol and check that the search finds the violation.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,33 +12,33 @@ const LANES: usize = 2;
 const SEQUENCERS: usize = 2;
 const MOST_APPENDS: usize = 4;
 
-/// What an append or a sequencer does in one go. Everybody else's steps come between any two of them.
+/// One atomic step of an append or a sequencer. Steps of other processes can run between any two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     TakeLane,
-    /// Of an append: look at the stream's version. Of a sequencer: look at marks, commits and the log's end.
+    /// An append reads the stream's version; a sequencer reads marks, commits and the end of the log.
     Snapshot,
     DrawNumber,
     Insert,
-    /// Commit, or roll back.
+    /// Commits or rolls back.
     End,
-    /// Also the answer to the caller, where it is the last step.
+    /// Also acknowledges the append to the caller if it is the last step.
     ReleaseLane,
     TryLock,
-    /// Give positions and move the marks.
+    /// Assigns positions and advances the marks.
     Commit,
     Unlock,
 }
 use Step::{Commit, DrawNumber, End, Insert, ReleaseLane, Snapshot, TakeLane, TryLock, Unlock};
 
-/// Who appends what, and in which steps.
+/// The appends to run, and the order of the steps.
 #[derive(Debug, Clone, Copy)]
 struct Protocol {
-    /// The appends: which process makes it, and to which stream. Those of one process follow each other.
+    /// The process and the stream of each append. Appends of one process run one after the other.
     appends: &'static [(usize, u8)],
     append: &'static [Step],
     sequence: &'static [Step],
-    /// How many numbers a process takes from the sequence at once.
+    /// Number of values a process takes from the sequence at a time (`CACHE`).
     cache: u8,
     log: Log,
 }
@@ -52,8 +53,8 @@ enum Log {
 const THREE_PROCESSES: &[(usize, u8)] = &[(0, 0), (1, 0), (2, 1)];
 const TWO_PROCESSES_TWICE: &[(usize, u8)] = &[(0, 0), (0, 1), (1, 0), (1, 0)];
 
-/// As the library does it. The unique constraint is left out: the rules must do without.
-const FAITHFUL: Protocol = Protocol {
+/// The protocol of the library, without the unique constraint: the other rules must suffice.
+const CORRECT: Protocol = Protocol {
     appends: TWO_PROCESSES_TWICE,
     append: &[TakeLane, Snapshot, DrawNumber, Insert, End, ReleaseLane],
     sequence: &[TryLock, Snapshot, Commit, Unlock],
@@ -62,14 +63,14 @@ const FAITHFUL: Protocol = Protocol {
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-enum Fate {
+enum Outcome {
     #[default]
     Open,
     Committed,
     RolledBack,
 }
 
-/// Zero stands for "none yet" in every number.
+/// In every number, zero means "none yet".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Append {
     at: usize,
@@ -77,16 +78,16 @@ struct Append {
     seen: u8,
     number: u8,
     version: u8,
-    fate: Fate,
+    outcome: Outcome,
     position: u8,
-    /// The appends that were acknowledged before this one was called, as a set of bits.
+    /// Bit set of the appends that were acknowledged before this one was called.
     after: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 struct Sequencer {
     at: usize,
-    /// The commits past the marks, as a set of bits, and the log's end: what its snapshot shows.
+    /// Its snapshot: the commits past the marks, as a bit set, and the end of the log.
     fresh: u8,
     head: u8,
 }
@@ -98,7 +99,7 @@ struct State {
     lane_held: [bool; LANES],
     sequencing: bool,
     drawn: u8,
-    /// Of each process: the next number and the last one of those it has taken from the sequence.
+    /// For each process, the next and the last of the numbers it has taken from the sequence.
     cached: [(u8, u8); MOST_APPENDS],
     marks: [u8; LANES],
 }
@@ -127,7 +128,7 @@ impl State {
         let mut next = *self;
         let append = &mut next.appends[index];
         if append.at == 0 {
-            append.after = bits(|other| done(other) && self.appends[other].fate == Fate::Committed);
+            append.after = bits(|other| done(other) && self.appends[other].outcome == Outcome::Committed);
         }
         append.at += 1;
         match step {
@@ -155,22 +156,22 @@ impl State {
                 append.version = append.seen + 1;
                 let version = append.version;
                 let mut rivals = (0..protocol.appends.len()).filter(|&other| other != index);
-                let fate = rivals.find_map(|other| {
+                let outcome = rivals.find_map(|other| {
                     let rival = &self.appends[other];
                     let same = protocol.appends[other].1 == stream && rival.version == version;
-                    (same && rival.fate != Fate::RolledBack).then_some(rival.fate)
+                    (same && rival.outcome != Outcome::RolledBack).then_some(rival.outcome)
                 });
-                match fate {
-                    // The server lets it wait for the end of the other transaction.
-                    Some(Fate::Open) => return vec![],
-                    Some(_) => next.appends[index].fate = Fate::RolledBack,
+                match outcome {
+                    // The server blocks the insert until the other transaction ends.
+                    Some(Outcome::Open) => return vec![],
+                    Some(_) => next.appends[index].outcome = Outcome::RolledBack,
                     None => {}
                 }
             }
-            End if append.fate == Fate::Open => {
-                append.fate = Fate::RolledBack;
+            End if append.outcome == Outcome::Open => {
+                append.outcome = Outcome::RolledBack;
                 let mut committed = next;
-                committed.appends[index].fate = Fate::Committed;
+                committed.appends[index].outcome = Outcome::Committed;
                 return vec![Ok(next), Ok(committed)];
             }
             End => {}
@@ -193,7 +194,7 @@ impl State {
                 sequencer.head = self.head();
                 sequencer.fresh = bits(|index| {
                     let append = &self.appends[index];
-                    append.fate == Fate::Committed && append.number > self.marks[append.lane]
+                    append.outcome == Outcome::Committed && append.number > self.marks[append.lane]
                 });
             }
             Commit => {
@@ -207,14 +208,14 @@ impl State {
         Some(Ok(next))
     }
 
-    /// The end of a sequencer's transaction: its commits become part of the log, in number order, and the marks move.
+    /// Commits a sequencer's transaction: appends its commits to the log in number order and advances the marks.
     fn place(mut self, protocol: &Protocol, fresh: u8, head: u8) -> Next {
         let mut fresh: Vec<usize> = (0..MOST_APPENDS).filter(|index| fresh & 1 << index != 0).collect();
         fresh.sort_by_key(|&index| self.appends[index].number);
         if fresh.iter().any(|&index| self.appends[index].position != 0) {
-            return if protocol.log == Log::Unique { Ok(self) } else { Err("a commit was placed twice") };
+            return if protocol.log == Log::Unique { Ok(self) } else { Err("a commit was sequenced twice") };
         }
-        // The quickest reader has read all there is in every state: if none has missed anything, no slower one has.
+        // Models the fastest reader, which has read everything in every state: if it misses nothing, no slower reader does.
         let read = self.head();
         for (index, position) in fresh.into_iter().zip(head + 1..) {
             if position <= read {
@@ -234,10 +235,10 @@ impl State {
     fn committed(&self, protocol: &Protocol, stream: u8) -> impl Iterator<Item = &Append> {
         let of_stream = move |(append, (_, other)): (_, &(usize, u8))| (*other == stream).then_some(append);
         let appends = self.appends.iter().zip(protocol.appends).filter_map(of_stream);
-        appends.filter(|append| append.fate == Fate::Committed)
+        appends.filter(|append| append.outcome == Outcome::Committed)
     }
 
-    /// What must hold in every state.
+    /// Returns the invariant that this state violates, if any.
     fn violation(&self, protocol: &Protocol) -> Option<&'static str> {
         let mut positions: Vec<u8> =
             self.appends.iter().map(|a| a.position).filter(|&position| position != 0).collect();
@@ -246,17 +247,18 @@ impl State {
             return Some("positions are unique and contiguous");
         }
         for (append, (_, stream)) in self.appends.iter().zip(protocol.appends) {
-            if append.fate == Fate::Committed && append.position == 0 && append.number <= self.marks[append.lane] {
+            if append.outcome == Outcome::Committed && append.position == 0 && append.number <= self.marks[append.lane]
+            {
                 return Some("a commit below its lane's mark has a position");
             }
-            let stands_before = |other: &Append| other.position != 0 && other.position < append.position;
+            let precedes = |other: &Append| other.position != 0 && other.position < append.position;
             let mut before = self.appends.iter().enumerate().filter(|(index, _)| append.after & 1 << index != 0);
             let mut older = self.committed(protocol, *stream).filter(|other| other.version < append.version);
-            if append.position != 0 && !before.all(|(_, other)| stands_before(other)) {
-                return Some("what was acknowledged before stands before");
+            if append.position != 0 && !before.all(|(_, other)| precedes(other)) {
+                return Some("an acknowledged append precedes later ones");
             }
-            if append.position != 0 && !older.all(stands_before) {
-                return Some("versions of a stream stand in their order");
+            if append.position != 0 && !older.all(precedes) {
+                return Some("versions of a stream are in log order");
             }
         }
         None
@@ -267,7 +269,7 @@ fn bits(member: impl Fn(usize) -> bool) -> u8 {
     (0..MOST_APPENDS).filter(|&index| member(index)).fold(0, |set, index| set | 1 << index)
 }
 
-/// All reachable states, breadth first: their number, or what is violated after how few steps.
+/// Explores all reachable states breadth first. Returns their number, or the violation and the number of steps to it.
 fn explore(protocol: Protocol) -> Result<usize, String> {
     let mut states = vec![(State::default(), 0)];
     let mut known = HashSet::from([State::default()]);
@@ -276,7 +278,7 @@ fn explore(protocol: Protocol) -> Result<usize, String> {
         let broken = |violation| format!("{violation}, {} steps from the start\n{state:#?}", steps + 1);
         for next in state.next(&protocol) {
             let mut next = next.map_err(broken)?;
-            // Which of the sequencers is where makes no difference.
+            // Sequencers are interchangeable: sorting them merges equivalent states.
             next.sequencers.sort_unstable();
             if let Some(violation) = next.violation(&protocol) {
                 return Err(broken(violation));
@@ -304,50 +306,50 @@ fn assert_broken(protocol: Protocol, expected: &str) {
 
 #[test]
 fn the_protocol_holds_in_every_state() {
-    assert_kept(FAITHFUL);
-    assert_kept(Protocol { appends: THREE_PROCESSES, ..FAITHFUL });
+    assert_kept(CORRECT);
+    assert_kept(Protocol { appends: THREE_PROCESSES, ..CORRECT });
 }
 
-/// As where the server's default isolation is `repeatable read`: the snapshot is the transaction's first.
+/// With a default isolation of `repeatable read`, the snapshot is the first step of the transaction.
 #[test]
-fn the_protocol_holds_with_snapshots_before_the_locks_and_the_unique_constraint() {
+fn early_snapshots_are_safe_with_the_unique_constraint() {
     assert_kept(Protocol {
         append: &[Snapshot, TakeLane, DrawNumber, Insert, End, ReleaseLane],
         sequence: &[Snapshot, TryLock, Commit, Unlock],
         log: Log::Unique,
         appends: &[(0, 0), (0, 1), (1, 0)],
-        ..FAITHFUL
+        ..CORRECT
     });
 }
 
 #[test]
 fn a_number_drawn_before_the_version_check_is_found() {
     let append = &[TakeLane, DrawNumber, Snapshot, Insert, End, ReleaseLane];
-    assert_broken(Protocol { append, ..FAITHFUL }, "versions of a stream stand in their order");
+    assert_broken(Protocol { append, ..CORRECT }, "versions of a stream are in log order");
 }
 
 #[test]
 fn a_lane_released_before_the_commit_is_found() {
     let append = &[TakeLane, Snapshot, DrawNumber, Insert, ReleaseLane, End];
-    assert_broken(Protocol { append, ..FAITHFUL }, "a commit below its lane's mark has a position");
+    assert_broken(Protocol { append, ..CORRECT }, "a commit below its lane's mark has a position");
 }
 
 #[test]
 fn sequencers_without_a_lock_are_found() {
-    assert_broken(Protocol { sequence: &[Snapshot, Commit], ..FAITHFUL }, "a commit was placed twice");
+    assert_broken(Protocol { sequence: &[Snapshot, Commit], ..CORRECT }, "a commit was sequenced twice");
 }
 
 #[test]
-fn a_sequencer_that_looks_before_it_locks_is_found() {
-    assert_broken(Protocol { sequence: &[Snapshot, TryLock, Commit, Unlock], ..FAITHFUL }, "a commit was placed twice");
+fn a_sequencer_that_reads_before_it_locks_is_found() {
+    assert_broken(
+        Protocol { sequence: &[Snapshot, TryLock, Commit, Unlock], ..CORRECT },
+        "a commit was sequenced twice",
+    );
 }
 
 #[test]
 fn a_cached_sequence_is_found() {
     let own_streams = &[(0, 0), (0, 1), (1, 2)];
-    assert_broken(
-        Protocol { cache: 2, appends: own_streams, ..FAITHFUL },
-        "what was acknowledged before stands before",
-    );
-    assert_broken(Protocol { cache: 2, ..FAITHFUL }, "versions of a stream stand in their order");
+    assert_broken(Protocol { cache: 2, appends: own_streams, ..CORRECT }, "an acknowledged append precedes later ones");
+    assert_broken(Protocol { cache: 2, ..CORRECT }, "versions of a stream are in log order");
 }

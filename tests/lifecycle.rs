@@ -1,4 +1,4 @@
-//! Where an event is, at every point of its way.
+//! The status of an event at every stage of its delivery.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -36,7 +36,7 @@ fn parked(event: &RecordedEvent, attempts: u32, state: ParkedState) -> Parked {
 }
 
 #[tokio::test]
-async fn an_event_is_persisted_published_and_completed_in_turn() {
+async fn an_event_is_persisted_then_published_then_completed() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::new());
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(3))).await.unwrap();
     let log = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap().events;
@@ -46,7 +46,7 @@ async fn an_event_is_persisted_published_and_completed_in_turn() {
 }
 
 #[tokio::test]
-async fn an_event_that_fails_is_retried_and_dead_in_the_end_as_are_those_behind_it() {
+async fn a_failing_event_and_its_successors_are_retried_then_dead() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::new());
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(3))).await.unwrap();
     store.append(Append::new(stream("b"), ExpectedVersion::Any, events(1))).await.unwrap();

@@ -1,4 +1,5 @@
-//! A call that is dropped half-way harms no other call: not on the connection it had, and not by what it held. Needs `MYSQL_URL`.
+//! A dropped call does not affect other calls, neither through its connection nor through the locks it held. Needs
+//! `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,19 +31,20 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
-/// So often each kind of call is dropped.
+/// Number of times that each kind of call is dropped.
 const ROUNDS: u64 = 10;
 
-/// About as often as the longest call is polled: some come to their end.
+/// Upper bound of the polls before a drop. The longest call takes about as many, so some calls complete.
 const POLLS: u64 = 80;
 
-/// The server's answers arrive in pieces of at most so many bytes, so that a call can be dropped in the middle of every packet.
-const PIECE: u64 = 24;
+/// Maximum size of the chunks that the proxy splits the server's answers into. A call can be dropped in the middle of
+/// any packet.
+const MAX_CHUNK: u64 = 24;
 
-/// Far beyond what any call takes: one that waits for an answer that never comes is found here.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Far longer than any call takes. Detects a call that waits for an answer that never comes.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Polls a call that often, and then drops it.
+/// Polls a call `polls` times, and then drops it.
 async fn drop_after<T>(mut polls: u64, call: impl Future<Output = T>) {
     let mut call = pin!(call);
     poll_fn(|context| {
@@ -55,7 +57,7 @@ async fn drop_after<T>(mut polls: u64, call: impl Future<Output = T>) {
     .await;
 }
 
-/// Numbers from a seed (SplitMix64).
+/// Pseudorandom numbers from a seed (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -68,8 +70,9 @@ impl Random {
     }
 }
 
-/// A way to the server on which its answers come in pieces while that is wanted. Returns its port; ends with the runtime.
-async fn in_pieces(server: (String, u16), wanted: Arc<AtomicBool>) -> u16 {
+/// Starts a proxy to the server that splits answers into chunks while `wanted` is set. Returns its port; it ends with
+/// the runtime.
+async fn in_chunks(server: (String, u16), wanted: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -81,17 +84,17 @@ async fn in_pieces(server: (String, u16), wanted: Arc<AtomicBool>) -> u16 {
             }
             let ((mut asked, answer), (answered, mut ask)) = (client.into_split(), server.into_split());
             tokio::spawn(async move { tokio::io::copy(&mut asked, &mut ask).await });
-            tokio::spawn(pass_on(answered, answer, Random(seed), Arc::clone(&wanted)));
+            tokio::spawn(forward(answered, answer, Random(seed), Arc::clone(&wanted)));
         }
     });
     port
 }
 
-async fn pass_on(
+async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut random: Random,
-    in_pieces: Arc<AtomicBool>,
+    in_chunks: Arc<AtomicBool>,
 ) -> std::io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
@@ -101,24 +104,24 @@ async fn pass_on(
         }
         let mut rest = &buffer[..size];
         while !rest.is_empty() {
-            let piece = if in_pieces.load(Ordering::SeqCst) { 1 + random.below(PIECE) } else { u64::MAX };
-            let (piece, later) = rest.split_at(rest.len().min(usize::try_from(piece).unwrap()));
-            to.write_all(piece).await?;
-            // The call that waits for it gets it before the next.
+            let chunk = if in_chunks.load(Ordering::SeqCst) { 1 + random.below(MAX_CHUNK) } else { u64::MAX };
+            let (chunk, later) = rest.split_at(rest.len().min(usize::try_from(chunk).unwrap()));
+            to.write_all(chunk).await?;
+            // The waiting call gets this chunk before the next one arrives.
             tokio::task::yield_now().await;
             rest = later;
         }
     }
 }
 
-/// Keeps what a replay shows.
+/// Collects the snapshot and the versions that a replay visits.
 #[derive(Default)]
-struct Seen {
+struct Visited {
     snapshot: Option<Vec<u8>>,
     versions: Vec<u64>,
 }
 
-impl Visitor for Seen {
+impl Visitor for Visited {
     fn snapshot(&mut self, _: Version, state: &[u8]) -> retell::Result<()> {
         self.snapshot = Some(state.to_vec());
         Ok(())
@@ -131,7 +134,7 @@ impl Visitor for Seen {
 }
 
 struct Subject {
-    in_pieces: Arc<AtomicBool>,
+    in_chunks: Arc<AtomicBool>,
     pool: MySqlPool,
     store: MySqlStore,
     model: MySqlReadModel,
@@ -167,13 +170,13 @@ impl Subject {
     async fn new(database: &mysql::Database) -> Self {
         let options = database.options();
         let server = (options.get_host().to_owned(), options.get_port());
-        let pieces = Arc::new(AtomicBool::new(false));
-        let port = in_pieces(server, Arc::clone(&pieces)).await;
+        let chunked = Arc::new(AtomicBool::new(false));
+        let port = in_chunks(server, Arc::clone(&chunked)).await;
         let pool = MySqlPoolOptions::new().max_connections(2).test_before_acquire(false);
         let pool = pool.connect_with(options.host("127.0.0.1").port(port)).await.unwrap();
         let store = MySqlStore::open(pool.clone()).await.unwrap();
         let model = MySqlReadModel::open(pool.clone()).await.unwrap();
-        let subject = Self { in_pieces: pieces, pool, store, model };
+        let subject = Self { in_chunks: chunked, pool, store, model };
         let first = Append::new(stream("known"), ExpectedVersion::NoStream, events(3)).with_key(key());
         subject.store.append(first).await.unwrap();
         subject.store.advance("known", Position::new(77), Fence::ZERO).await.unwrap();
@@ -187,7 +190,7 @@ impl Subject {
         self.model.commit(Step::new(&name(projection), from, to), Box::new(work)).await
     }
 
-    /// Every kind of call. What they write is no other's business.
+    /// Returns one call of each kind. None of them changes data that `assert_answers` checks.
     fn calls(&self, round: u64) -> Vec<BoxFuture<'_, ()>> {
         let store = &self.store;
         vec![
@@ -201,7 +204,7 @@ impl Subject {
             async move { drop(self.model.checkpoint(&name("known")).await) }.boxed(),
             async move { drop(self.advance(&format!("other {round}"), 0, 5).await) }.boxed(),
             async move { drop(self.advance("known", 1, 5).await) }.boxed(),
-            async move { drop(store.replay(&stream("known"), SNAPSHOT, &mut Seen::default()).await) }.boxed(),
+            async move { drop(store.replay(&stream("known"), SNAPSHOT, &mut Visited::default()).await) }.boxed(),
             async move { drop(store.newest(&noted(), 5).await) }.boxed(),
             async move { drop(store.recorded_after(chrono::DateTime::UNIX_EPOCH, 5).await) }.boxed(),
             async move { drop(store.read_all(Position::ZERO, 1_000, &Filter::all()).await) }.boxed(),
@@ -219,15 +222,16 @@ impl Subject {
         self.store.append(append).await
     }
 
-    /// Every connection of the pool is asked everything, and each answer is told from the others.
-    async fn answers(&self, round: u64) {
+    /// Asserts that every connection of the pool answers every query correctly. All the answers differ, so that a
+    /// mix-up is visible.
+    async fn assert_answers(&self, round: u64) {
         let store = &self.store;
         for _ in 0..2 {
             let commit = self.append(round).await.unwrap().commit;
             assert_eq!(store.find_by_key(&key()).await.unwrap().unwrap().appended.versions, [Version::new(3)]);
             assert_eq!(store.position("known").await.unwrap().get(), 77);
             assert_eq!(self.model.checkpoint(&name("known")).await.unwrap().get(), 55);
-            let mut seen = Seen::default();
+            let mut seen = Visited::default();
             store.replay(&stream("known"), SNAPSHOT, &mut seen).await.unwrap();
             assert_eq!((seen.snapshot.as_deref(), &*seen.versions), (Some(&b"two"[..]), &[3][..]));
             let head = store.head().await.unwrap();
@@ -238,7 +242,7 @@ impl Subject {
 }
 
 #[tokio::test]
-async fn a_call_dropped_half_way_harms_no_other() {
+async fn a_dropped_call_does_not_affect_others() {
     let database = mysql::Database::create().await;
     let subject = Subject::new(&database).await;
     let mut random = Random(2026);
@@ -246,11 +250,14 @@ async fn a_call_dropped_half_way_harms_no_other() {
         let kinds = subject.calls(round).len();
         for kind in 0..kinds {
             let polls = random.below(POLLS);
-            subject.in_pieces.store(true, Ordering::SeqCst);
+            subject.in_chunks.store(true, Ordering::SeqCst);
             drop_after(polls, subject.calls(round).swap_remove(kind)).await;
-            subject.in_pieces.store(false, Ordering::SeqCst);
-            let answered = tokio::time::timeout(PATIENCE, subject.answers(round)).await;
-            assert!(answered.is_ok(), "nothing answers after call {kind} was dropped at poll {polls} of round {round}");
+            subject.in_chunks.store(false, Ordering::SeqCst);
+            let answered = tokio::time::timeout(TIMEOUT, subject.assert_answers(round)).await;
+            assert!(
+                answered.is_ok(),
+                "the store does not answer after call {kind} was dropped at poll {polls} of round {round}"
+            );
         }
     }
 }

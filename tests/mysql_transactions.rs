@@ -1,5 +1,5 @@
-//! What only a server with many sessions can do to a log: callers' own transactions, strangers' transactions, isolation levels, locks,
-//! lost connections. Needs `MYSQL_URL`.
+//! Cases that need a server with many sessions: callers' own transactions, unrelated transactions, isolation levels,
+//! locks and lost connections. Needs `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -27,7 +27,7 @@ fn append(id: &str, expected: ExpectedVersion) -> Append {
     Append::new(stream(id), expected, events(1))
 }
 
-/// The streams of the log, in order.
+/// Returns the streams of the log, in order.
 async fn log(store: &MySqlStore) -> Vec<String> {
     let page = store.read_all(Position::ZERO, 10_000, &Filter::all()).await.unwrap();
     assert!(page.events.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)));
@@ -48,8 +48,8 @@ async fn written(store: &MySqlStore, tx: &mut MySqlConnection, id: &str) -> Appe
     store.append_in(tx, &append(id, ExpectedVersion::Any)).await.unwrap()
 }
 
-/// The transaction of this test's database that waits for a lock, as soon as there is one; not the one named. `innodb_trx` would not do:
-/// who asks again and again gets the old answer.
+/// Returns a transaction of this test's database that waits for a lock and is not `but`, as soon as there is one. Reads
+/// the InnoDB status, because `innodb_trx` shows a cached result to a session that polls it.
 async fn waiting(database: &Database, but: Option<&str>) -> String {
     let mut operator = database.connect().await;
     let word_after = |text: &str, mark: &str| {
@@ -74,7 +74,7 @@ async fn waiting(database: &Database, but: Option<&str>) -> String {
 }
 
 #[tokio::test]
-async fn a_callers_rows_and_the_events_are_one_commit_in_every_isolation_level() {
+async fn rows_and_events_commit_together_in_every_isolation_level() {
     for isolation in ISOLATION {
         let (store, database) = mysql::store().await;
         store.pool().execute("CREATE TABLE notes (id VARCHAR(9))").await.unwrap();
@@ -82,7 +82,7 @@ async fn a_callers_rows_and_the_events_are_one_commit_in_every_isolation_level()
             let mut tx = begin(&database, isolation).await;
             tx.execute("INSERT INTO notes VALUES ('caller')").await.unwrap();
             written(&store, &mut tx, end).await;
-            assert_eq!(log(&store).await.len(), 0, "nothing is seen before the commit");
+            assert_eq!(log(&store).await.len(), 0, "readers see nothing before the commit");
             run(&mut tx, end).await;
         }
         let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM notes").fetch_one(store.pool()).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_callers_rows_and_the_events_are_one_commit_in_every_isolation_level()
 }
 
 #[tokio::test]
-async fn a_transaction_that_drew_its_number_first_and_commits_last_is_not_passed_over() {
+async fn late_commit_with_an_early_number_keeps_its_place() {
     for isolation in ISOLATION {
         let (store, database) = mysql::store().await;
         store.pool().execute("CREATE TABLE notes (id VARCHAR(9))").await.unwrap();
@@ -101,22 +101,22 @@ async fn a_transaction_that_drew_its_number_first_and_commits_last_is_not_passed
         let mut late = begin(&database, isolation).await;
         late.execute("INSERT INTO notes VALUES ('an id')").await.unwrap();
         let token = written(&store, &mut late, "late").await.token();
-        // A serializable one holds the gaps from `a` to `x`.
+        // A serializable transaction locks the gaps from `a` to `x`.
         for id in ["x", "y"] {
             store.append(append(id, ExpectedVersion::Any)).await.unwrap();
         }
-        assert_eq!(log(&store).await, ["a", "b", "x", "y", "x", "y"], "readers do not wait for it");
+        assert_eq!(log(&store).await, ["a", "b", "x", "y", "x", "y"], "readers do not wait for the open transaction");
         assert_eq!(store.position_of(token.commit()).await.unwrap(), None);
         run(&mut late, "COMMIT").await;
         store.append(append("c", ExpectedVersion::NoStream)).await.unwrap();
-        // It and `c` have no place yet; its number is the smaller.
+        // Neither `late` nor `c` has a position yet, and `late` has the lower number.
         assert_eq!(log(&store).await[6..], ["late", "c"], "{isolation}");
         assert_eq!(store.position_of(token.commit()).await.unwrap(), Some(Position::new(7)));
     }
 }
 
 #[tokio::test]
-async fn a_hundred_open_transactions_delay_nobody() {
+async fn a_hundred_open_transactions_delay_no_append() {
     for isolation in ["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ"] {
         let (store, database) = mysql::store().await;
         store.append(append("known", ExpectedVersion::NoStream)).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_hundred_open_transactions_delay_nobody() {
         for caller in 0..100 {
             let mut tx = begin(&database, isolation).await;
             written(&store, &mut tx, &format!("open {caller}")).await;
-            // Refused: what it looked up to find that is not in anyone's way, either.
+            // A refused append must not block other appends with the locks of its lookup, either.
             let refused = store.append_in(&mut tx, &append("known", ExpectedVersion::NoStream)).await;
             assert!(refused.unwrap_err().is_conflict());
             open.push(tx);
@@ -146,13 +146,13 @@ async fn a_hundred_open_transactions_delay_nobody() {
 }
 
 #[tokio::test]
-async fn what_shows_itself_while_positions_are_given_out_stands_where_its_number_belongs() {
+async fn a_commit_that_becomes_visible_late_keeps_its_place() {
     let (store, database) = mysql::store().await;
     let mut early = begin(&database, "READ COMMITTED").await;
     written(&store, &mut early, "first").await;
     store.append(append("second", ExpectedVersion::NoStream)).await.unwrap();
     store.append(append("third", ExpectedVersion::NoStream)).await.unwrap();
-    // The sequencer stops while it copies what it has seen, and goes on when the lock is free.
+    // The trigger stops the sequencer while it copies the commits that it has seen, until the lock is free.
     let gate = format!("{:?}", std::thread::current().name().unwrap());
     let mut operator = database.connect().await;
     run(&mut operator, &format!("DO GET_LOCK({gate}, 60)")).await;
@@ -168,7 +168,7 @@ async fn what_shows_itself_while_positions_are_given_out_stands_where_its_number
 }
 
 #[tokio::test]
-async fn what_another_transaction_may_take_back_is_not_built_on() {
+async fn an_append_does_not_build_on_uncommitted_rows() {
     for (end, expected) in [("ROLLBACK", 1), ("COMMIT", 2)] {
         let (store, database) = mysql::store().await;
         let key = IdempotencyKey::new("key").unwrap();
@@ -176,7 +176,7 @@ async fn what_another_transaction_may_take_back_is_not_built_on() {
         written(&store, &mut other, "a").await;
         let keyed = append("b", ExpectedVersion::Any).with_key(key.clone());
         store.append_in(&mut other, &keyed).await.unwrap();
-        // It sees the other's rows, and waits to hear what becomes of them.
+        // This transaction sees the other's rows, and must wait until the other one ends.
         let mut dirty = begin(&database, "READ UNCOMMITTED").await;
         let (on_top, again) = (append("a", ExpectedVersion::Any), append("b", ExpectedVersion::Any).with_key(key));
         let work = async {
@@ -198,11 +198,11 @@ async fn what_another_transaction_may_take_back_is_not_built_on() {
 }
 
 #[tokio::test]
-async fn time_never_goes_backward_along_a_stream() {
+async fn time_never_goes_backward_within_a_stream() {
     let (store, database) = mysql::store().await;
     let mut first = begin(&database, "READ COMMITTED").await;
     written(&store, &mut first, "a").await;
-    // It begins now, and waits for the end of the other.
+    // This append begins now, and waits until the other transaction ends.
     let waits = tokio::spawn({
         let store = store.clone();
         async move { store.append(append("a", ExpectedVersion::Any)).await }
@@ -219,18 +219,18 @@ async fn time_never_goes_backward_along_a_stream() {
 }
 
 #[tokio::test]
-async fn a_strangers_transaction_in_another_database_stalls_nothing() {
+async fn a_transaction_in_another_database_stalls_nothing() {
     let (store, _database) = mysql::store().await;
-    let elsewhere = Database::create().await;
-    let mut stranger = elsewhere.connect().await;
-    run(&mut stranger, "CREATE TABLE t (id INT); START TRANSACTION; INSERT INTO t VALUES (1); SELECT * FROM t").await;
+    let other_database = Database::create().await;
+    let mut unrelated = other_database.connect().await;
+    run(&mut unrelated, "CREATE TABLE t (id INT); START TRANSACTION; INSERT INTO t VALUES (1); SELECT * FROM t").await;
     store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
     assert_eq!(log(&store).await, ["a"]);
-    run(&mut stranger, "ROLLBACK").await;
+    run(&mut unrelated, "ROLLBACK").await;
 }
 
 #[tokio::test]
-async fn an_append_in_a_savepoint_that_is_rolled_back_leaves_no_hole() {
+async fn a_rolled_back_savepoint_leaves_no_gap() {
     let (store, database) = mysql::store().await;
     let mut tx = begin(&database, "REPEATABLE READ").await;
     written(&store, &mut tx, "kept").await;
@@ -244,7 +244,7 @@ async fn an_append_in_a_savepoint_that_is_rolled_back_leaves_no_hole() {
 }
 
 #[tokio::test]
-async fn sqlx_counts_its_own_savepoints_beside_ours() {
+async fn sqlx_savepoints_nest_with_ours() {
     let (store, database) = mysql::store().await;
     let mut connection = database.connect().await;
     let mut tx = connection.begin().await.unwrap();
@@ -257,12 +257,12 @@ async fn sqlx_counts_its_own_savepoints_beside_ours() {
 }
 
 #[tokio::test]
-async fn after_a_conflict_the_callers_transaction_goes_on() {
+async fn a_callers_transaction_stays_usable_after_a_conflict() {
     for isolation in ISOLATION {
         let (store, database) = mysql::store().await;
         let mut tx = begin(&database, isolation).await;
         tx.execute("SELECT * FROM retell_relays").await.unwrap();
-        // Seen by the version check, or where the transaction's snapshot is older by the unique key alone.
+        // The version check sees the conflict. If the transaction's snapshot is older, only the unique key does.
         store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
         let error = store.append_in(&mut tx, &append("a", ExpectedVersion::NoStream)).await.unwrap_err();
         let (stream, expected) = (stream("a"), ExpectedVersion::NoStream);
@@ -324,10 +324,10 @@ async fn without_autocommit_a_transaction_is_always_open() {
 }
 
 #[tokio::test]
-async fn a_deadlock_is_tried_again() {
+async fn a_deadlock_is_retried() {
     let (store, database) = mysql::store().await;
     let mut other = begin(&database, "READ COMMITTED").await;
-    // The lighter of the two is the one that the server gives up.
+    // The server rolls back the lighter of the two transactions, so this makes the other one heavier.
     run(&mut other, "CREATE TEMPORARY TABLE weight (id INT) ENGINE = InnoDB").await;
     run(&mut other, "START TRANSACTION").await;
     for id in 0..20 {
@@ -339,10 +339,10 @@ async fn a_deadlock_is_tried_again() {
         let store = store.clone();
         async move { store.append(both).await }
     });
-    // It has `a` and waits for `b`.
+    // The append holds `a` and waits for `b`.
     let first = waiting(&database, None).await;
     written(&store, &mut other, "a").await;
-    // It has lost `a` to a deadlock, and is back.
+    // The append has lost `a` to a deadlock, and retries.
     waiting(&database, Some(&first)).await;
     run(&mut other, "ROLLBACK").await;
     assert_eq!(appending.await.unwrap().unwrap().versions, [Version::new(1), Version::new(1)]);
@@ -350,7 +350,7 @@ async fn a_deadlock_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
+async fn a_lock_timeout_is_retried() {
     let database = Database::create().await;
     let pool = MySqlPoolOptions::new().max_connections(4).after_connect(|connection, _| {
         Box::pin(async move { connection.execute("SET SESSION innodb_lock_wait_timeout = 1").await.map(drop) })
@@ -371,7 +371,7 @@ async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_lock_timeout_in_a_callers_transaction_is_transient_and_undoes_only_the_append() {
+async fn a_transient_lock_timeout_undoes_only_the_append() {
     let (store, database) = mysql::store().await;
     let mut other = begin(&database, "READ COMMITTED").await;
     written(&store, &mut other, "a").await;
@@ -386,7 +386,7 @@ async fn a_lock_timeout_in_a_callers_transaction_is_transient_and_undoes_only_th
 }
 
 #[tokio::test]
-async fn a_deadlock_in_a_callers_transaction_is_transient_and_says_that_the_transaction_is_gone() {
+async fn a_transient_deadlock_reports_the_lost_transaction() {
     let (store, database) = mysql::store().await;
     let mut other = begin(&database, "READ COMMITTED").await;
     for id in 0..20 {
@@ -403,13 +403,13 @@ async fn a_deadlock_in_a_callers_transaction_is_transient_and_says_that_the_tran
     let (refused, ()) = tokio::join!(store.append_in(&mut tx, &on_b), others);
     let error = refused.unwrap_err();
     assert!(error.is_transient(), "{error}");
-    assert!(error.to_string().contains("rolled the whole transaction back"), "{error}");
+    assert!(error.to_string().contains("rolled back the whole transaction"), "{error}");
     run(&mut other, "COMMIT").await;
     assert_eq!(log(&store).await.len(), 22);
 }
 
 #[tokio::test]
-async fn the_order_holds_whatever_the_sessions_default_isolation_is() {
+async fn order_holds_under_every_default_isolation_level() {
     for isolation in ISOLATION {
         let database = Database::create().await;
         let pool = MySqlPoolOptions::new().max_connections(8).after_connect(move |connection, _| {
@@ -434,7 +434,7 @@ async fn the_order_holds_whatever_the_sessions_default_isolation_is() {
 }
 
 #[tokio::test]
-async fn callers_of_every_isolation_level_give_one_log_in_order() {
+async fn callers_of_all_isolation_levels_share_one_ordered_log() {
     let (store, database) = mysql::store().await;
     let shared = stream("shared");
     let callers = (0..8).map(|caller| {
@@ -463,15 +463,15 @@ async fn callers_of_every_isolation_level_give_one_log_in_order() {
     futures::future::join_all(callers).await;
     let page = store.read_all(Position::ZERO, 1_000, &Filter::all()).await.unwrap();
     let versions = page.events.iter().filter(|event| event.stream == shared).map(|event| event.version.get());
-    assert!(versions.eq(1..=80), "versions stand in their order");
+    assert!(versions.eq(1..=80), "versions are in order");
     assert_eq!(page.events.len(), 160);
 }
 
 #[tokio::test]
-async fn health_names_open_transactions_and_what_waits() {
+async fn health_lists_open_transactions_and_unsequenced_commits() {
     let (store, database) = mysql::store().await;
     store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
-    assert_eq!(store.health().await.unwrap().unsequenced, 1, "nobody has read it yet");
+    assert_eq!(store.health().await.unwrap().unsequenced, 1, "no reader has sequenced it yet");
     let mut tx = begin(&database, "READ COMMITTED").await;
     written(&store, &mut tx, "slow").await;
     let session: u64 = sqlx::query_scalar("SELECT CAST(CONNECTION_ID() AS UNSIGNED)").fetch_one(&mut tx).await.unwrap();
@@ -485,7 +485,8 @@ async fn health_names_open_transactions_and_what_waits() {
     until(&store, |health| !named(health)).await;
 }
 
-/// The health that is as wanted. The server's list of transactions is renewed only for those who have not asked for a while.
+/// Waits for a health that satisfies `wanted`. The server refreshes its list of transactions only for a session that
+/// has not polled it for a while.
 async fn until(store: &MySqlStore, wanted: impl Fn(&Health) -> bool) -> Health {
     loop {
         let health = store.health().await.unwrap();
@@ -497,7 +498,7 @@ async fn until(store: &MySqlStore, wanted: impl Fn(&Health) -> bool) -> Health {
 }
 
 #[tokio::test]
-async fn health_says_that_a_right_is_missing() {
+async fn health_reports_a_missing_privilege() {
     let database = Database::create().await;
     let (mut operator, name) = (database.connect().await, database.name());
     let user = format!("CREATE USER {name} IDENTIFIED BY 'retell'; GRANT ALL ON {name}.* TO {name}");
@@ -549,7 +550,7 @@ async fn a_pool_without_a_free_connection_is_transient() {
     let mut taken = pool.begin().await.unwrap();
     assert!(store.append(append("a", ExpectedVersion::Any)).await.unwrap_err().is_transient());
     assert!(store.head().await.unwrap_err().is_transient());
-    // The caller's transaction needs no second connection, also where it is refused.
+    // The caller's transaction needs no second connection, even if the append is refused.
     let first = append("a", ExpectedVersion::NoStream);
     store.append_in(&mut taken, &first).await.unwrap();
     let known = first.streams()[0].events[0].clone();
@@ -562,7 +563,7 @@ async fn a_pool_without_a_free_connection_is_transient() {
 }
 
 #[tokio::test]
-async fn after_a_cut_connection_the_key_decides() {
+async fn the_key_decides_after_a_lost_connection() {
     let (store, database) = mysql::store().await;
     let mut operator = database.connect().await;
     for round in 0..20 {
@@ -573,7 +574,7 @@ async fn after_a_cut_connection_the_key_decides() {
                 "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
             let others: Vec<i64> = sqlx::query_scalar(others).fetch_all(&mut operator).await.unwrap();
             for id in others {
-                // It may have gone by itself.
+                // The session may have ended already.
                 drop(raw_sql(AssertSqlSafe(format!("KILL {id}"))).execute(&mut operator).await);
             }
         };
@@ -581,7 +582,7 @@ async fn after_a_cut_connection_the_key_decides() {
         if let Err(error) = first {
             assert!(error.is_transient(), "{error}");
         }
-        // Until a connection is there again.
+        // Retries until the pool has a connection again.
         let second = loop {
             match store.append(call()).await {
                 Ok(appended) => break appended,

@@ -41,10 +41,10 @@ use tally::{Lines, Spoken, Tallies, Tally, spoken};
 use tokio_util::sync::CancellationToken;
 use workers::{reached, until, while_running};
 
-/// The versions of each stream that were applied, in the order in which they were.
+/// The versions applied for each stream, in the order they were applied.
 type Applied = BTreeMap<String, Vec<u64>>;
 
-/// Keeps, in memory, what was applied: renamed counters apart. Fails where it is poisoned.
+/// Records the applied versions in memory and fails on poisoned events. Its filter excludes renames.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     poison: Arc<Mutex<BTreeSet<(String, u64)>>>,
@@ -99,10 +99,10 @@ async fn append(store: &(impl EventStore + ?Sized), stream: &StreamId, event: Ne
     store.append(Append::new(stream.clone(), ExpectedVersion::Any, vec![event])).await.unwrap();
 }
 
-/// So many events of some aggregates in turn; every fifth is not wanted.
+/// Appends `count` events to `aggregates` counters. Every fifth event is one the projection does not want.
 async fn write(store: &MemoryStore, count: u64, aggregates: u64) {
     for number in 0..count {
-        // Not the same aggregates each time.
+        // Scatters the aggregates instead of repeating a cycle.
         let id = (number * number + number / 3) % aggregates;
         append(store, &stream(&id.to_string()), if number % 5 == 4 { renamed() } else { added() }).await;
     }
@@ -112,7 +112,7 @@ async fn log(store: &(impl EventReader + ?Sized)) -> Vec<RecordedEvent> {
     store.read_all(Position::ZERO, 100_000, &Filter::all()).await.unwrap().events
 }
 
-/// What each stream's fold sees.
+/// Returns the expected versions of each stream: those that pass the filter.
 async fn fold(store: &MemoryStore) -> Applied {
     let mut applied = Applied::new();
     let filter = Seen::default().filter().unwrap();
@@ -122,13 +122,13 @@ async fn fold(store: &MemoryStore) -> Applied {
     applied
 }
 
-/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+/// Short sweeps and delays keep the tests fast; no assertion depends on them.
 fn eager() -> WorkerOptions {
     let brief = Duration::from_millis(5);
     WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1)
 }
 
-/// Never sweeps after the start: what the broker does not bring stays away.
+/// Disables sweeps after the first, so that only the broker delivers events.
 fn without_sweeps() -> WorkerOptions {
     let day = Duration::from_hours(24);
     WorkerOptions::new().with_sweep(day).with_gather(day)
@@ -144,7 +144,7 @@ async fn parked(models: &MemoryReadModel<Applied>) -> Vec<Parked> {
     models.parking(&seen()).await.unwrap().parked
 }
 
-/// Brings the frames of a script, and keeps what becomes of them.
+/// A broker that delivers scripted frames and records what the worker does with them.
 #[derive(Debug, Clone, Default)]
 struct Scripted {
     left: Arc<Mutex<Vec<Delivery>>>,
@@ -152,7 +152,7 @@ struct Scripted {
 }
 
 impl Scripted {
-    /// One frame for each range of the log's events, counted from 1.
+    /// Creates one frame for each range of the log's events, counted from 1.
     async fn of(store: &MemoryStore, ranges: &[(usize, usize)]) -> Self {
         let log = log(store).await;
         let frame =
@@ -205,7 +205,7 @@ impl Consumer for Scripted {
     }
 }
 
-/// A store whose log looks empty to those who sweep: only streams can be read.
+/// A store whose log looks empty to a sweep: only streams can be read.
 #[derive(Clone)]
 struct Unswept(MemoryStore);
 
@@ -241,7 +241,7 @@ impl EventReader for Unswept {
 }
 
 #[tokio::test]
-async fn frames_in_any_order_are_filled_from_the_store_applied_once_and_acknowledged_but_do_not_move_the_sweep() {
+async fn out_of_order_frames_do_not_advance_the_swept_position() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     write(&store, 40, 3).await;
     let broker = Scripted::of(&store, &[(31, 40), (5, 8), (5, 8), (33, 36)]).await;
@@ -250,13 +250,13 @@ async fn frames_in_any_order_are_filled_from_the_store_applied_once_and_acknowle
         worker.with_broker(broker.clone()).with_options(without_sweeps().with_gather(Duration::ZERO))
     });
     while_running(&worker, broker.has_done("ack 4")).await;
-    assert_eq!(*models.value(), fold(&store).await, "what is missing before an event comes from the store");
-    assert_eq!(models.checkpoint(&seen()).await.unwrap(), Position::ZERO, "nobody has looked what else there is");
+    assert_eq!(*models.value(), fold(&store).await, "missing earlier events are read from the store");
+    assert_eq!(models.checkpoint(&seen()).await.unwrap(), Position::ZERO, "only a sweep advances the swept position");
     assert_eq!(broker.done.lock().unwrap()[0], "subscribe Shared");
 }
 
 #[tokio::test]
-async fn events_of_unwanted_types_move_an_aggregate_on() {
+async fn unwanted_events_advance_the_version_of_an_aggregate() {
     for kinds in [Vec::new(), vec!["counter"]] {
         let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
         let other = StreamId::parse("other", "a").unwrap();
@@ -271,13 +271,13 @@ async fn events_of_unwanted_types_move_an_aggregate_on() {
         while_running(&worker, reached(&models, &seen(), 6)).await;
         let rows = models.seen(&seen(), &[stream("a"), other.clone()]).await.unwrap();
         assert_eq!(rows[&stream("a")].get(), 3);
-        assert_eq!(rows.get(&other), None, "an aggregate of which nothing is wanted needs no row");
+        assert_eq!(rows.get(&other), None, "an aggregate without wanted events needs no row");
         assert_eq!(*models.value(), fold(&store).await);
     }
 }
 
 #[tokio::test]
-async fn a_kind_of_which_something_is_wanted_for_the_first_time_is_read_from_its_beginning() {
+async fn an_aggregate_is_read_from_its_start_at_a_wanted_event() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     for event in [renamed(), renamed(), added(), renamed(), added()] {
         append(&store, &stream("a"), event).await;
@@ -290,7 +290,7 @@ async fn a_kind_of_which_something_is_wanted_for_the_first_time_is_read_from_its
 }
 
 #[tokio::test]
-async fn a_stream_that_the_store_does_not_have_is_never_applied_from_a_frame() {
+async fn a_frame_of_a_stream_unknown_to_the_store_is_not_applied() {
     let (store, other) = (MemoryStore::new(), MemoryStore::new());
     let models = MemoryReadModel::with_value(Applied::new());
     write(&store, 3, 1).await;
@@ -309,11 +309,11 @@ async fn a_stream_that_the_store_does_not_have_is_never_applied_from_a_frame() {
     })
     .await;
     assert_eq!(*models.value(), fold(&store).await);
-    assert!(!broker.done.lock().unwrap().iter().any(|done| done.starts_with("ack")), "it goes back");
+    assert!(!broker.done.lock().unwrap().iter().any(|done| done.starts_with("ack")), "the frame is not acknowledged");
 }
 
 #[tokio::test]
-async fn one_poisoned_aggregate_is_parked_and_the_others_go_on_and_its_retry_applies_all() {
+async fn a_poisoned_aggregate_blocks_no_other_until_its_retry() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let broker = MemoryBroker::new();
     write(&store, 200, 7).await;
@@ -333,7 +333,7 @@ async fn one_poisoned_aggregate_is_parked_and_the_others_go_on_and_its_retry_app
         let mut expected = fold(&store).await;
         expected.get_mut("3").unwrap().retain(|version| *version < 4);
         assert_eq!(*models.value(), expected, "none of its later events overtakes");
-        let [dead] = &parked(&models).await[..] else { panic!("one is parked") };
+        let [dead] = &parked(&models).await[..] else { panic!("exactly one aggregate is parked") };
         assert_eq!((dead.stream.clone(), dead.from_version.get(), dead.attempts), (stream("3"), 4, 4));
         assert!(!broker.dead_letters().is_empty());
         projection.poison.lock().unwrap().clear();
@@ -347,7 +347,7 @@ async fn one_poisoned_aggregate_is_parked_and_the_others_go_on_and_its_retry_app
 }
 
 #[tokio::test]
-async fn in_an_outage_nothing_is_parked() {
+async fn an_outage_parks_nothing_with_order_per_aggregate() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     write(&store, 60, 20).await;
     let everything = fold(&store).await;
@@ -358,7 +358,7 @@ async fn in_an_outage_nothing_is_parked() {
     let workers = workers(2, || Worker::new(projection.clone(), store.clone(), models.clone()).with_options(eager()));
     while_running(&workers, async {
         until(async || projection.tried.load(Ordering::SeqCst) > 1_000).await;
-        assert_eq!(*models.value(), Applied::new(), "it probes");
+        assert_eq!(*models.value(), Applied::new(), "the workers only probe");
         assert_eq!(parked(&models).await, []);
         projection.poison.lock().unwrap().clear();
         reached(&models, &seen(), 60).await;
@@ -368,7 +368,7 @@ async fn in_an_outage_nothing_is_parked() {
 }
 
 #[tokio::test]
-async fn who_waits_for_an_event_does_not_wait_for_the_beat_of_the_sweep() {
+async fn wait_for_does_not_wait_for_the_next_sweep() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let broker = MemoryBroker::new();
     let hour = WorkerOptions::new().with_sweep(Duration::from_hours(1));
@@ -409,7 +409,7 @@ async fn a_projection_in_log_order_is_refused() {
     assert!(error.to_string().contains("has begun in log order"), "{error}");
 }
 
-/// One of twenty frames is lost, and many are doubled, late or behind something else.
+/// Loses one of twenty frames; many others are doubled, late or reordered.
 fn faults(seed: usize) -> impl Iterator<Item = Fault> {
     (0..10_000_usize).map(move |number| match (number * number + number * seed + seed) % 20 {
         0 => Fault::Drop,
@@ -422,7 +422,7 @@ fn faults(seed: usize) -> impl Iterator<Item = Fault> {
     })
 }
 
-/// What each aggregate of the log ends in.
+/// Returns the expected final line of each aggregate.
 fn expected(log: &[RecordedEvent]) -> Lines {
     let mut lines = Lines::new();
     for event in log {
@@ -433,7 +433,7 @@ fn expected(log: &[RecordedEvent]) -> Lines {
     lines
 }
 
-/// Three workers behind a faulty broker, of which one is dropped and another comes, while events are appended.
+/// Runs three workers behind a faulty broker while events are appended; one worker is dropped and another joins.
 async fn race<Tx: Tallies, M>(place: &Place, models: &M, seed: usize)
 where
     M: ReadModel<Tx = Tx> + Clone,
@@ -461,7 +461,7 @@ where
                 () = write => {}
                 ended = dropped.run(CancellationToken::new()) => panic!("a worker has ended: {ended:?}"),
             }
-            // It was within whatever it was doing.
+            // Dropped in the middle of its work.
             drop(dropped);
             while_running(&[worker()], reached(models, &ProjectionName::new(tally::NAME).unwrap(), 600)).await;
         })
@@ -472,7 +472,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_sqlite() {
+async fn parallel_workers_keep_order_under_broker_faults_on_sqlite() {
     let database = Database::sqlite();
     let Place::Sqlite(path) = &database.place else { unreachable!("a file") };
     let path = path.with_extension("models");
@@ -483,7 +483,7 @@ async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_postgres() {
+async fn parallel_workers_keep_order_under_broker_faults_on_postgres() {
     let database = Database::postgres().await;
     let Place::Postgres(url) = &database.place else { unreachable!("a server") };
     let models = PostgresReadModel::connect(url).await.unwrap();
@@ -493,7 +493,7 @@ async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_postgres()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_mysql() {
+async fn parallel_workers_keep_order_under_broker_faults_on_mysql() {
     let database = Database::mysql().await;
     let Place::MySql(url) = &database.place else { unreachable!("a server") };
     let models = MySqlReadModel::connect(url).await.unwrap();
@@ -502,7 +502,7 @@ async fn workers_behind_a_faulty_broker_keep_each_aggregates_order_on_mysql() {
     assert_eq!(found, expected(&log(&*database.place.open().await.unwrap().events).await));
 }
 
-/// Any frames in any order before any part of the log, with poison that heals.
+/// Delivers random frames in random order over a prefix of the log, with poison that heals.
 async fn through_random_frames(
     frames: Vec<(usize, usize)>,
     poison: BTreeSet<(u64, u64)>,
@@ -546,7 +546,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn whatever_comes_the_model_is_the_fold_of_the_log(
+    fn the_model_equals_the_fold_of_the_log_for_any_frames(
         frames in prop::collection::vec((0..60_usize, 0..60_usize), 0..40),
         poison in prop::collection::btree_set((0..4_u64, 1..16_u64), 0..4),
         count in 1..4_usize,

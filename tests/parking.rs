@@ -1,4 +1,4 @@
-//! One poisoned aggregate never stops the others, and none of its later events overtakes.
+//! Parking: a poisoned aggregate never blocks the others, and none of its later events overtakes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,15 +30,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use workers::{until, while_running};
 
-/// The versions of each stream that were applied, in the order in which they were.
+/// The versions applied for each stream, in the order they were applied.
 type Applied = BTreeMap<String, Vec<u64>>;
 
-/// Which events fail, and how often they still do: told from outside, as somebody who repairs something would.
+/// The events that fail, and how many more times each fails. Tests change it while workers run, like an operator who repairs the cause.
 #[derive(Debug, Clone, Default)]
 struct Poison {
-    /// By position.
+    /// Remaining failures by position.
     left: Arc<Mutex<BTreeMap<u64, usize>>>,
-    /// Everything fails.
+    /// If true, every event fails.
     outage: Arc<Mutex<bool>>,
     tried: Arc<AtomicUsize>,
 }
@@ -73,7 +73,7 @@ impl Poison {
     }
 }
 
-/// Keeps, in memory, what was applied.
+/// Records the applied versions in memory.
 #[derive(Debug, Clone, Default)]
 struct Seen(Poison);
 
@@ -89,7 +89,7 @@ impl Projection for Seen {
     }
 }
 
-/// Counts, in SQLite, how often each event was applied.
+/// Records each applied event in SQLite.
 #[derive(Debug, Clone, Default)]
 struct Counted(Poison);
 
@@ -141,14 +141,14 @@ async fn add(store: &impl EventStore, id: &str, count: usize) {
     store.append(Append::new(stream(id), ExpectedVersion::Any, events)).await.unwrap();
 }
 
-/// One event for each of `ids`, so that the first stands at position 1.
+/// Appends one event for each of `ids`; the first gets position 1.
 async fn one_each(store: &impl EventStore, ids: impl IntoIterator<Item = usize>) {
     for id in ids {
         add(store, &id.to_string(), 1).await;
     }
 }
 
-/// What each stream's fold would see.
+/// Returns the versions of every stream in the log.
 async fn fold(store: &impl EventReader) -> Applied {
     let mut applied = Applied::new();
     for event in retell::testing::store::whole_log(store).await.unwrap() {
@@ -157,19 +157,19 @@ async fn fold(store: &impl EventReader) -> Applied {
     applied
 }
 
-/// Retries at once, and never gives up.
-fn at_once() -> ParkingOptions {
+/// Retries immediately and never gives up.
+fn immediate_retries() -> ParkingOptions {
     let brief = Duration::from_millis(1);
     ParkingOptions::new().with_delays(brief, brief).with_retries(u32::MAX)
 }
 
-/// Retries when somebody calls.
-fn never() -> ParkingOptions {
+/// Retries only on request.
+fn retries_on_request() -> ParkingOptions {
     let day = Duration::from_hours(24);
     ParkingOptions::new().with_delays(day, day)
 }
 
-/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+/// Short sweeps and delays keep the tests fast; no assertion depends on them.
 fn eager(parking: ParkingOptions) -> WorkerOptions {
     let brief = Duration::from_millis(5);
     WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_parking(parking)
@@ -184,36 +184,37 @@ async fn reached<M: ReadModel>(models: &M, position: u64) -> bool {
 }
 
 #[tokio::test]
-async fn of_two_thousand_aggregates_one_is_parked_and_the_others_go_on() {
+async fn one_of_two_thousand_aggregates_is_parked_alone() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     one_each(&store, 0..2000).await;
     one_each(&store, 0..2000).await;
     let poison = Poison::at([701]);
-    let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(never()));
+    let worker =
+        Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(retries_on_request()));
     while_running(from_ref(&worker), until(async || reached(&models, 4000).await)).await;
     let mut expected = fold(&store).await;
     expected.remove("700");
-    assert_eq!(*models.value(), expected, "all but the poisoned one, whose second event does not overtake");
-    let [parked] = &parked(&models).await[..] else { panic!("one is parked") };
+    assert_eq!(*models.value(), expected, "all but the poisoned aggregate, whose second event does not overtake");
+    let [parked] = &parked(&models).await[..] else { panic!("exactly one aggregate is parked") };
     assert_eq!((parked.stream.clone(), parked.from_version.get(), parked.from_position.get()), (stream("700"), 1, 701));
     assert_eq!((parked.attempts, parked.state), (1, ParkedState::Waiting));
     assert_eq!(parked.error, "projection seen failed at position 701 on counter.added: position 701 is poison");
-    // 4,000 events in batches of 1,000; one batch was halved some ten times, each half tried again.
+    // 4,000 events in batches of 1,000. One batch is halved about ten times, and each half is tried again.
     assert!(poison.tried() < 7_000, "{} events were tried", poison.tried());
 }
 
 #[tokio::test]
-async fn a_parked_aggregate_catches_up_in_order_and_then_follows() {
+async fn a_released_aggregate_catches_up_in_order() {
     let store = SqliteStore::in_memory().await.unwrap();
     let models = SqliteReadModel::in_memory().await.unwrap();
     add(&store, "a", 3).await;
     add(&store, "b", 1).await;
     let poison = Poison::at([2]);
-    let options = eager(at_once()).with_batch_events(4);
+    let options = eager(immediate_retries()).with_batch_events(4);
     let worker = Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options);
     while_running(from_ref(&worker), async {
         until(async || !parked(&models).await.is_empty()).await;
-        // More than a retry takes at once.
+        // More events than one retry applies at a time.
         for _ in 0..10 {
             add(&store, "a", 2).await;
             add(&store, "b", 1).await;
@@ -231,11 +232,12 @@ async fn a_parked_aggregate_catches_up_in_order_and_then_follows() {
 }
 
 #[tokio::test]
-async fn what_a_retry_applied_before_it_failed_again_stays_applied() {
+async fn a_failed_retry_keeps_the_events_it_applied() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     add(&store, "a", 10).await;
     let poison = Poison::at([3]);
-    let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(at_once()));
+    let worker =
+        Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(immediate_retries()));
     while_running(from_ref(&worker), async {
         until(async || !parked(&models).await.is_empty()).await;
         *poison.left.lock().unwrap() = [(8, usize::MAX)].into();
@@ -243,13 +245,13 @@ async fn what_a_retry_applied_before_it_failed_again_stays_applied() {
     })
     .await;
     assert_eq!(models.value()["a"], (1..=7).collect::<Vec<_>>());
-    let [parked] = &parked(&models).await[..] else { panic!("it stays parked") };
+    let [parked] = &parked(&models).await[..] else { panic!("the aggregate stays parked") };
     assert_eq!(parked.from_position, Position::new(8));
     assert!(parked.attempts > 1);
 }
 
 #[tokio::test]
-async fn an_event_that_cannot_be_decoded_parks_its_aggregate_alone() {
+async fn an_undecodable_event_parks_only_its_aggregate() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     add(&store, "a", 1).await;
     let strange = |event_type: &str, schema_version| {
@@ -266,33 +268,33 @@ async fn an_event_that_cannot_be_decoded_parks_its_aggregate_alone() {
     }
     add(&store, "b", 1).await;
     add(&store, "a", 1).await;
-    let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_options(eager(never()));
+    let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_options(eager(retries_on_request()));
     while_running(from_ref(&worker), until(async || reached(&models, 5).await)).await;
     assert_eq!(*models.value(), Applied::from([("a".into(), vec![1, 2])]));
     let errors: Vec<_> = parked(&models).await.into_iter().map(|parked| parked.error).collect();
     assert!(errors[0].starts_with("counter/b version 1: cannot decode the payload of counter.added"), "{errors:?}");
-    assert_eq!(errors[1], "counter/c version 1: counter.added has schema version 99, known are 1 to 1");
+    assert_eq!(errors[1], "counter/c version 1: counter.added has schema version 99, but this release knows 1 to 1");
 }
 
 #[tokio::test]
-async fn an_aggregate_is_dead_and_buried_after_its_retries_and_can_be_called_for() {
+async fn a_dead_lettered_aggregate_can_be_retried_on_request() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
-    let graves = MemoryBroker::new();
+    let broker = MemoryBroker::new();
     add(&store, "a", 3).await;
     add(&store, "b", 1).await;
     let poison = Poison::at([2]);
     let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone())
-        .with_options(eager(at_once().with_retries(3)))
-        .with_dead_letters(graves.clone());
+        .with_options(eager(immediate_retries().with_retries(3)))
+        .with_dead_letters(broker.clone());
     while_running(from_ref(&worker), async {
         until(async || parked(&models).await.iter().any(|parked| parked.state == ParkedState::Dead)).await;
         let tried = poison.tried();
         add(&store, "a", 1).await;
         add(&store, "b", 1).await;
         until(async || reached(&models, 6).await).await;
-        assert_eq!(poison.tried(), tried + 1, "it rests, and nothing of it overtakes");
+        assert_eq!(poison.tried(), tried + 1, "a dead aggregate is not retried, and none of its events overtakes");
         assert!(models.retry_parked(&seen(), &stream("a")).await.unwrap());
-        until(async || graves.dead_letters().len() == 2).await;
+        until(async || broker.dead_letters().len() == 2).await;
         until(async || parked(&models).await[0].state == ParkedState::Dead).await;
         poison.heal();
         assert!(models.retry_parked(&seen(), &stream("a")).await.unwrap());
@@ -303,20 +305,21 @@ async fn an_aggregate_is_dead_and_buried_after_its_retries_and_can_be_called_for
     let event = store.read_stream(&stream("a"), retell::Version::new(1), 1).await.unwrap().remove(0);
     let reason = "projection seen failed at position 2 on counter.added: position 2 is poison".to_owned();
     let letter = |attempts| DeadLetter::new(seen(), event.clone(), reason.clone(), attempts);
-    assert_eq!(graves.dead_letters(), [letter(4), letter(4)]);
+    assert_eq!(broker.dead_letters(), [letter(4), letter(4)]);
 }
 
 #[tokio::test]
-async fn in_an_outage_nothing_is_parked_and_afterwards_it_goes_on() {
+async fn an_outage_parks_nothing_and_the_worker_recovers() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     one_each(&store, 0..100).await;
     let poison = Poison::default();
     *poison.outage.lock().unwrap() = true;
-    let worker = Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(never()));
+    let worker =
+        Worker::new(Seen(poison.clone()), store.clone(), models.clone()).with_options(eager(retries_on_request()));
     while_running(from_ref(&worker), async {
         let tried = poison.tried();
         until(async || poison.tried() > tried + 2_000).await;
-        assert_eq!((parked(&models).await, reached(&models, 1).await), (Vec::new(), false), "it probes");
+        assert_eq!((parked(&models).await, reached(&models, 1).await), (Vec::new(), false), "the worker only probes");
         poison.heal();
         until(async || reached(&models, 100).await).await;
     })
@@ -326,10 +329,10 @@ async fn in_an_outage_nothing_is_parked_and_afterwards_it_goes_on() {
 }
 
 #[tokio::test]
-async fn as_many_poisoned_aggregates_in_a_row_as_an_outage_has_are_parked_in_the_end() {
+async fn poisoned_aggregates_that_look_like_an_outage_are_parked() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     one_each(&store, 0..40).await;
-    let parking = never().with_longest_outage(Duration::from_millis(50));
+    let parking = retries_on_request().with_longest_outage(Duration::from_millis(50));
     let worker = Worker::new(Seen(Poison::at(11..=30)), store.clone(), models.clone()).with_options(eager(parking));
     while_running(from_ref(&worker), until(async || reached(&models, 40).await)).await;
     let positions: Vec<_> = parked(&models).await.iter().map(|parked| parked.from_position.get()).collect();
@@ -342,7 +345,7 @@ async fn two_workers_apply_each_event_of_a_parked_aggregate_once() {
     let store = SqliteStore::in_memory().await.unwrap();
     let models = SqliteReadModel::in_memory().await.unwrap();
     let poison = Poison::healing((1..=60).filter(|position| position % 7 == 0).map(|position| (position, 9)));
-    let options = eager(at_once()).with_batch_events(3);
+    let options = eager(immediate_retries()).with_batch_events(3);
     let worker = || Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options);
     while_running(&[worker(), worker()], async {
         for round in 0..60 {
@@ -354,16 +357,16 @@ async fn two_workers_apply_each_event_of_a_parked_aggregate_once() {
     assert_eq!(counted(&models).await, fold(&store).await);
 }
 
-/// A release moves no checkpoint, so a worker that stands by at the same one could take the aggregate for parked.
+/// A release does not move the checkpoint, so a standby worker at the same checkpoint could still take the aggregate for parked.
 #[tokio::test]
-async fn a_worker_that_stood_by_while_an_aggregate_was_released_passes_nothing_over() {
+async fn a_standby_worker_skips_no_event_of_a_released_aggregate() {
     let store = SqliteStore::in_memory().await.unwrap();
     let models = SqliteReadModel::in_memory().await.unwrap();
     add(&store, "a", 1).await;
     add(&store, "b", 1).await;
     let poison = Poison::at([1]);
     let worker = |sweep| {
-        let options = eager(never()).with_sweep(sweep);
+        let options = eager(retries_on_request()).with_sweep(sweep);
         Worker::new(Counted(poison.clone()), store.clone(), models.clone()).with_options(options)
     };
     let (sweeps, stands_by) = (worker(Duration::from_millis(5)), worker(Duration::from_hours(1)));
@@ -384,16 +387,16 @@ async fn a_worker_that_stood_by_while_an_aggregate_was_released_passes_nothing_o
     assert_eq!(counted(&models).await, fold(&store).await);
 }
 
-/// Hangs at its `door`-th call, before or after it is done, as if the process was killed there.
+/// Blocks forever at call number `at`, before or after the call takes effect, as if the process was killed there.
 #[derive(Debug, Clone)]
-struct Doors {
+struct KillPoint {
     left: Arc<AtomicUsize>,
     reached: Arc<Notify>,
 }
 
-impl Doors {
-    fn closed_at(door: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(door)), reached: Arc::default() }
+impl KillPoint {
+    fn before_call(at: usize) -> Self {
+        Self { left: Arc::new(AtomicUsize::new(at)), reached: Arc::default() }
     }
 
     async fn pass(&self) {
@@ -405,7 +408,7 @@ impl Doors {
 }
 
 #[derive(Debug, Clone)]
-struct Killable<S>(S, Doors);
+struct Killable<S>(S, KillPoint);
 
 #[async_trait]
 impl ReadModel for Killable<MemoryReadModel<Applied>> {
@@ -474,42 +477,42 @@ impl DeadLetters for Killable<MemoryBroker> {
     }
 }
 
-/// Parked, tried again with success and without, dead and buried: with a kill at each of the steps, once.
+/// Events are parked, retried with and without success, and dead-lettered, with a kill at each step once.
 #[tokio::test]
-async fn a_worker_that_is_killed_at_any_step_leaves_nothing_that_the_next_one_loses_or_doubles() {
-    for door in 0.. {
-        let (store, models, graves) =
+async fn a_worker_killed_at_any_step_loses_and_doubles_nothing() {
+    for at in 0.. {
+        let (store, models, broker) =
             (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()), MemoryBroker::new());
         for id in ["a", "b", "c", "a", "b", "c", "a"] {
             add(&store, id, 1).await;
         }
-        // Of `a` the second event never heals, `b` heals after some attempts.
+        // The second event of `a` always fails; `b` heals after several attempts.
         let poison = Poison::healing([(4, usize::MAX), (2, 7)]);
-        let doors = Doors::closed_at(door);
-        let worker = |doors: &Doors| {
-            Worker::new(Seen(poison.clone()), store.clone(), Killable(models.clone(), doors.clone()))
-                .with_options(eager(at_once().with_retries(6)))
-                .with_dead_letters(Killable(graves.clone(), doors.clone()))
+        let kill_point = KillPoint::before_call(at);
+        let worker = |kill_point: &KillPoint| {
+            Worker::new(Seen(poison.clone()), store.clone(), Killable(models.clone(), kill_point.clone()))
+                .with_options(eager(immediate_retries().with_retries(6)))
+                .with_dead_letters(Killable(broker.clone(), kill_point.clone()))
         };
         let done = async || {
             let parked = parked(&models).await;
             reached(&models, 7).await && parked.len() == 1 && parked[0].state == ParkedState::Dead
         };
-        let first = worker(&doors);
+        let first = worker(&kill_point);
         let killed = tokio::select! {
-            _ = first.run(CancellationToken::new()) => unreachable!("it runs until it is stopped"),
-            () = doors.reached.notified() => true,
+            _ = first.run(CancellationToken::new()) => unreachable!("the worker runs until it is stopped"),
+            () = kill_point.reached.notified() => true,
             () = until(done) => false,
         };
         drop(first);
-        while_running(from_ref(&worker(&Doors::closed_at(usize::MAX))), until(done)).await;
+        while_running(from_ref(&worker(&KillPoint::before_call(usize::MAX))), until(done)).await;
         let expected = [("a".into(), vec![1]), ("b".into(), vec![1, 2]), ("c".into(), vec![1, 2])];
-        assert_eq!(*models.value(), Applied::from(expected), "killed at step {door}");
+        assert_eq!(*models.value(), Applied::from(expected), "killed at step {at}");
         assert_eq!(parked(&models).await[0].from_position, Position::new(4));
-        let letters = graves.dead_letters();
+        let letters = broker.dead_letters();
         assert!(!letters.is_empty() && letters.iter().all(|letter| letter.event.position.get() == 4), "{letters:?}");
         if !killed {
-            assert!(door > 20, "only {door} steps");
+            assert!(at > 20, "only {at} steps");
             return;
         }
     }
@@ -526,7 +529,8 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
     prop::collection::vec(fault, 0..40)
 }
 
-/// Appends while relay and worker run over a broker that does its worst, until nothing is parked any more.
+/// Appends while a relay and a worker run over a faulty broker, until no aggregate is parked. Returns the applied and the expected
+/// versions.
 async fn through_poison_and_faults(
     script: Vec<Fault>,
     poison: BTreeMap<u64, usize>,
@@ -535,7 +539,8 @@ async fn through_poison_and_faults(
     let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
     let broker = FaultyBroker::new(MemoryBroker::with_capacity(8), script);
     let relay = Relay::new(store.clone(), broker.clone()).with_options(RelayOptions::new().with_frame_events(3));
-    let options = eager(at_once().with_longest_outage(Duration::from_millis(5))).with_batch_events(batch_events);
+    let options =
+        eager(immediate_retries().with_longest_outage(Duration::from_millis(5))).with_batch_events(batch_events);
     let worker = Worker::new(Seen(Poison::healing(poison)), store.clone(), models.clone())
         .with_broker(broker)
         .with_options(options);

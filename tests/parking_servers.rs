@@ -25,7 +25,8 @@ use sqlx::{MySqlConnection, PgConnection};
 use support::CounterEvent;
 use workers::{reached, until, while_running};
 
-/// Keeps which events were applied. Fails on the second position while it is poisoned, and loses its connection there as often as it is told to.
+/// Records the applied events in a table. Fails on the second position while `poisoned`, and terminates its own connection there `cuts`
+/// times.
 #[derive(Debug)]
 struct Applied<Tx: ?Sized> {
     poisoned: Arc<AtomicBool>,
@@ -108,7 +109,7 @@ async fn add(store: &dyn EventStore, id: &str) {
     store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
 }
 
-/// Runs a worker over five events of two aggregates.
+/// Runs a worker over five events of two aggregates until `done`.
 async fn run<P, M>(place: &Place, projection: P, models: &M, parking: ParkingOptions, done: impl AsyncFnOnce())
 where
     P: Projection,
@@ -128,7 +129,7 @@ where
     .await;
 }
 
-/// Parked, dead, called for and released.
+/// Checks that an aggregate is parked, marked dead, and released by a requested retry.
 async fn parks_and_revives<P, M>(place: &Place, projection: P, poisoned: Arc<AtomicBool>, models: &M)
 where
     P: Projection,
@@ -162,7 +163,7 @@ fn sorted(mut positions: Vec<i64>) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn an_aggregate_is_parked_dies_and_is_revived_on_postgres() {
+async fn a_dead_aggregate_is_revived_on_request_on_postgres() {
     let database = Database::postgres().await;
     let Place::Postgres(url) = &database.place else { unreachable!("a server") };
     let models = PostgresReadModel::connect(url).await.unwrap();
@@ -172,7 +173,7 @@ async fn an_aggregate_is_parked_dies_and_is_revived_on_postgres() {
 }
 
 #[tokio::test]
-async fn an_aggregate_is_parked_dies_and_is_revived_on_mysql() {
+async fn a_dead_aggregate_is_revived_on_request_on_mysql() {
     let database = Database::mysql().await;
     let Place::MySql(url) = &database.place else { unreachable!("a server") };
     let models = MySqlReadModel::connect(url).await.unwrap();
@@ -182,7 +183,7 @@ async fn an_aggregate_is_parked_dies_and_is_revived_on_mysql() {
 }
 
 #[tokio::test]
-async fn a_connection_that_postgres_cuts_in_a_projections_hands_parks_nothing() {
+async fn a_connection_lost_during_apply_parks_nothing_on_postgres() {
     let database = Database::postgres().await;
     let Place::Postgres(url) = &database.place else { unreachable!("a server") };
     let models = PostgresReadModel::connect(url).await.unwrap();
@@ -192,7 +193,7 @@ async fn a_connection_that_postgres_cuts_in_a_projections_hands_parks_nothing() 
 }
 
 #[tokio::test]
-async fn a_connection_that_mysql_cuts_in_a_projections_hands_parks_nothing() {
+async fn a_connection_lost_during_apply_parks_nothing_on_mysql() {
     let database = Database::mysql().await;
     let Place::MySql(url) = &database.place else { unreachable!("a server") };
     let models = MySqlReadModel::connect(url).await.unwrap();

@@ -1,5 +1,5 @@
-//! What operators do to a PostgreSQL log: dump and restore it, replicate it, promote a replica, fill its disk, shut it down, set limits.
-//! Needs `POSTGRES_URL`, and the server's own programs for servers of its own.
+//! Operations on a PostgreSQL log: dump and restore, replication, promotion of a replica, full disks, shutdowns and
+//! limits. Needs `POSTGRES_URL`, and PostgreSQL's own programs to start servers for single tests.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,7 +25,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use server::{Disk, PATIENCE, Place, Server, program, run};
+use server::{Disk, Place, Server, TIMEOUT, program, run};
 
 fn append(id: &str) -> Append {
     Append::new(stream(id), ExpectedVersion::Any, events(1))
@@ -41,15 +41,15 @@ async fn open(server: &Server) -> PostgresStore {
 
 async fn log(store: &PostgresStore) -> Vec<RecordedEvent> {
     let log = whole_log(store).await.unwrap();
-    assert!(log.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)), "no holes");
+    assert!(log.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)), "the log has gaps");
     log
 }
 
-/// Asks until it is so.
+/// Waits until `is_so` holds. `what` describes the condition.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !is_so().await {
-        assert!(started.elapsed() < PATIENCE, "{what}: not in time");
+        assert!(started.elapsed() < TIMEOUT, "timed out waiting for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -64,7 +64,7 @@ fn no_work() -> Work<PgConnection> {
 
 // -- Dump and restore --
 
-/// By the server's own programs, into a new cluster.
+/// Dumps the log with `pg_dump`.
 fn dump(server: &Server) -> TempDir {
     let folder = server::folder();
     run(program("pg_dump").arg("-f").arg(folder.path().join("dump.sql")).arg(server.url()));
@@ -80,7 +80,7 @@ fn restore(dump: &TempDir) -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
+async fn a_restored_log_continues_where_the_dump_ended() {
     let server = Server::start();
     let store = open(&server).await;
     let model = PostgresReadModel::connect(&server.url()).await.unwrap();
@@ -92,7 +92,8 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
     store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
     let before = log(&store).await;
-    // It has no position yet, and the number before its own belongs to a transaction that the dump does not see.
+    // The last append has no position yet, and the number before its own belongs to a transaction that the dump does
+    // not see.
     let mut open_tx = PgConnection::connect(&server.url()).await.unwrap();
     open_tx.execute("BEGIN").await.unwrap();
     store.append_in(&mut open_tx, &append("never ended")).await.unwrap();
@@ -124,7 +125,7 @@ async fn a_log_restored_from_a_dump_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dump_taken_while_others_write_is_a_whole_log() {
+async fn a_dump_taken_during_writes_is_a_complete_log() {
     let server = Server::start();
     let store = open(&server).await;
     let (stop, stopped) = tokio::sync::watch::channel(());
@@ -140,10 +141,10 @@ async fn a_dump_taken_while_others_write_is_a_whole_log() {
         });
     }
     drop(stopped);
-    until("a log of some length", async || store.head().await.unwrap() >= Position::new(300)).await;
+    until("300 events", async || store.head().await.unwrap() >= Position::new(300)).await;
     let dump = tokio::task::block_in_place(|| dump(&server));
     let head = store.head().await.unwrap();
-    until("more is written after the dump", async || store.head().await.unwrap() > head).await;
+    until("more events after the dump", async || store.head().await.unwrap() > head).await;
     drop(stop);
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
@@ -158,7 +159,7 @@ async fn a_dump_taken_while_others_write_is_a_whole_log() {
     let store = open(&server).await;
     let restored = log(&store).await;
     assert!(placed >= 300 && restored.len() < original.len(), "{placed} of {}", restored.len());
-    assert_eq!(restored[..placed], original[..placed], "what had a position has it still");
+    assert_eq!(restored[..placed], original[..placed], "sequenced events keep their positions");
     let versions = |log: &[RecordedEvent]| -> Vec<u64> {
         log.iter().filter(|event| event.stream == stream("shared")).map(|event| event.version.get()).collect()
     };
@@ -171,7 +172,7 @@ async fn a_dump_taken_while_others_write_is_a_whole_log() {
 // -- Replicas --
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
+async fn a_replica_reads_sequenced_events_and_refuses_writes() {
     let primary = Server::start();
     let store = open(&primary).await;
     let kept = store.append(keyed("pay", "a", events(2))).await.unwrap();
@@ -184,15 +185,16 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     let KeptOutcome { streams, appended, .. } = outcome;
     assert_eq!((streams, appended.versions), (vec![stream("a")], kept.versions));
 
-    // Nobody has given it a position: the replica cannot, and does not show it.
+    // No reader of the primary has given the event a position. The replica cannot assign one, so it does not show the
+    // event.
     let late = store.append(append("b")).await.unwrap();
     let versions = async || replayed(&there, &stream("b"), Replay::ALL).await.unwrap().versions();
-    until("the event arrives", async || versions().await == [1]).await;
+    until("the event on the replica", async || versions().await == [1]).await;
     assert_eq!(there.position_of(late.commit).await.unwrap(), None);
     assert_eq!((there.head().await.unwrap(), log(&there).await.len()), (Position::new(2), 2));
     assert_eq!(there.health().await.unwrap().unsequenced, 1);
     assert_eq!(store.head().await.unwrap(), Position::new(3));
-    until("its position arrives", async || there.head().await.unwrap() == Position::new(3)).await;
+    until("its position on the replica", async || there.head().await.unwrap() == Position::new(3)).await;
     assert_eq!(log(&there).await, log(&store).await);
     assert_eq!(there.newest(&log(&there).await[2].event.event_type, 1).await.unwrap()[0].position, Position::new(3));
 
@@ -204,7 +206,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
     let snapshot = Snapshot::new(Version::new(1), 1, Vec::new());
     refused(there.save_snapshot(&stream("a"), snapshot).await);
     refused(there.advance("main", Position::new(1), Fence::ZERO).await);
-    refused(there.acquire_lease("main", Uuid::nil(), PATIENCE).await.map(drop));
+    refused(there.acquire_lease("main", Uuid::nil(), TIMEOUT).await.map(drop));
     let model = PostgresReadModel::connect(&replica.url()).await.unwrap();
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);
     refused(model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await);
@@ -214,7 +216,7 @@ async fn a_store_on_a_replica_reads_what_is_sequenced_and_refuses_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_a_replica_never_meets_a_gap() {
+async fn a_reader_of_a_replica_never_sees_a_gap() {
     const WRITERS: u64 = 4;
     const APPENDS: u64 = 100;
     let primary = Server::start();
@@ -228,13 +230,13 @@ async fn a_reader_of_a_replica_never_meets_a_gap() {
             for _ in 0..APPENDS {
                 let both = append("shared").and(stream(&writer.to_string()), ExpectedVersion::Any, events(2));
                 store.append(both).await.unwrap();
-                // Gives out positions, in runs of all lengths.
+                // Assigns positions, in runs of different lengths.
                 store.head().await.unwrap();
             }
         });
     }
     let mut last = Position::ZERO;
-    until("the replica has it all", async || {
+    until("all events on the replica", async || {
         let page = there.read_all(last, 7, &Filter::all()).await.unwrap();
         for event in &page.events {
             assert_eq!(event.position, last.next(), "a gap after {last}");
@@ -251,7 +253,7 @@ async fn a_reader_of_a_replica_never_meets_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_promoted_replica_goes_on_at_the_right_version_and_position() {
+async fn a_promoted_replica_continues_versions_and_positions() {
     let mut primary = Server::start();
     let store = open(&primary).await;
     for id in ["a", "a", "b"] {
@@ -259,12 +261,15 @@ async fn a_promoted_replica_goes_on_at_the_right_version_and_position() {
     }
     let replica = tokio::task::block_in_place(|| primary.replica());
     let there = open(&replica).await;
-    // The second has no position when the primary goes.
+    // The second event has no position when the primary stops.
     store.append(append("a")).await.unwrap();
     assert_eq!(store.head().await.unwrap(), Position::new(4));
     store.append(append("b")).await.unwrap();
     let before = replayed(&store, &stream("b"), Replay::ALL).await.unwrap();
-    until("it has arrived", async || replayed(&there, &stream("b"), Replay::ALL).await.unwrap() == before).await;
+    until("the second event on the replica", async || {
+        replayed(&there, &stream("b"), Replay::ALL).await.unwrap() == before
+    })
+    .await;
     tokio::task::block_in_place(|| primary.stop());
     assert!(store.append(append("c")).await.unwrap_err().is_transient());
 
@@ -286,12 +291,12 @@ async fn pool_at(server: PgConnectOptions, settings: &[(&str, &str)]) -> PgPool 
 }
 
 #[tokio::test]
-async fn a_statement_and_a_lock_timeout_are_transient_and_nothing_is_written() {
+async fn timeouts_are_transient_and_write_nothing() {
     for (setting, code) in [("statement_timeout", "57014"), ("lock_timeout", "55P03")] {
         let (pool, options) = postgres::fresh().await;
         PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
-        let hurried = postgres::pool_with(&[(setting, "50ms")], 3).await;
-        let store = PostgresStore::open_with(hurried, options.clone().without_listening()).await.unwrap();
+        let impatient = postgres::pool_with(&[(setting, "50ms")], 3).await;
+        let store = PostgresStore::open_with(impatient, options.clone().without_listening()).await.unwrap();
         let mut other = pool.begin().await.unwrap();
         other.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let error = store.append(append("a")).await.unwrap_err();
@@ -305,13 +310,13 @@ async fn a_statement_and_a_lock_timeout_are_transient_and_nothing_is_written() {
     }
 }
 
-/// The server's code, which is kept as the cause.
+/// Returns the server's error code, which the error keeps in its source.
 fn code_of(error: &Error) -> String {
     let cause = std::error::Error::source(error).unwrap().downcast_ref::<sqlx::Error>().unwrap();
     cause.as_database_error().unwrap_or_else(|| panic!("{cause:?}")).code().unwrap().into_owned()
 }
 
-/// A caller's own transaction, with its server process.
+/// Begins a caller's own transaction, and returns it with the id of its server process.
 async fn caller(deadlock_timeout: &'static str) -> (PgConnection, i32) {
     let mut caller = PgConnection::connect_with(&postgres::server()).await.unwrap();
     caller.execute(deadlock_timeout).await.unwrap();
@@ -320,22 +325,24 @@ async fn caller(deadlock_timeout: &'static str) -> (PgConnection, i32) {
     (caller, pid)
 }
 
-/// Returns once somebody waits for the session.
+/// Waits until another session waits for the session `pid`.
 async fn until_waited_for(pid: i32) {
-    // In no transaction: one sees the sessions as they were when it looked first.
+    // Not in a transaction, because the server shows a transaction the sessions as they were at its first look.
     let mut operator = PgConnection::connect_with(&postgres::server()).await.unwrap();
     let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))";
-    until("somebody waits", async || sqlx::query_scalar(waits).bind(pid).fetch_one(&mut operator).await.unwrap()).await;
+    until("a session that waits", async || sqlx::query_scalar(waits).bind(pid).fetch_one(&mut operator).await.unwrap())
+        .await;
 }
 
-/// A log whose sessions look for a deadlock after that time of waiting; whoever looks and finds one is the one to end.
+/// Opens a log whose sessions check for a deadlock after `deadlock_timeout`. The server aborts the session that detects
+/// one.
 async fn store_with(deadlock_timeout: &'static str) -> PostgresStore {
     let (_, options) = postgres::fresh().await;
     let pool = postgres::pool_with(&[("deadlock_timeout", deadlock_timeout)], 5).await;
     PostgresStore::open_with(pool, options).await.unwrap()
 }
 
-/// Streams are written in the order of their names.
+/// Appends to several streams at once. The store writes streams in the order of their names.
 fn append_in_order(ids: &[&str], store: &PostgresStore) -> tokio::task::JoinHandle<Result<Vec<Version>, Error>> {
     let first = append(ids[0]);
     let all = ids[1..].iter().fold(first, |all, id| all.and(stream(id), ExpectedVersion::Any, events(1)));
@@ -344,13 +351,14 @@ fn append_in_order(ids: &[&str], store: &PostgresStore) -> tokio::task::JoinHand
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_append_that_a_deadlock_ended_is_tried_again() {
+async fn an_append_aborted_by_a_deadlock_is_retried() {
     let store = store_with("10ms").await;
     let ((mut other, other_pid), (mut caller, caller_pid)) =
         (caller("SET deadlock_timeout = '10min'").await, caller("SET deadlock_timeout = '10min'").await);
     store.append_in(&mut other, &append("b")).await.unwrap();
     store.append_in(&mut caller, &append("c")).await.unwrap();
-    // It has `a` and waits for `b`; then the caller waits for `a`; then it goes on to `c`, which closes the circle.
+    // The append holds `a` and waits for `b`. Then the caller waits for `a`. Then the append continues with `c`, which
+    // completes the cycle.
     let all = append_in_order(&["a", "b", "c"], &store);
     until_waited_for(other_pid).await;
     let append_pid: i32 = sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))")
@@ -369,16 +377,20 @@ async fn an_append_that_a_deadlock_ended_is_tried_again() {
     assert_ne!(caller_pid, append_pid);
     other.execute("ROLLBACK").await.unwrap();
     crossing.await.unwrap();
-    assert_eq!(all.await.unwrap().unwrap(), [2, 1, 2].map(Version::new), "it gave way, and came after the caller");
+    assert_eq!(
+        all.await.unwrap().unwrap(),
+        [2, 1, 2].map(Version::new),
+        "the append was aborted, and retried after the caller's commit"
+    );
     assert_eq!(log(&store).await.len(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callers_transaction_that_a_deadlock_ended_is_told_so_and_goes_on() {
+async fn a_callers_transaction_stays_usable_after_a_deadlock() {
     let store = store_with("10min").await;
     let (mut caller, pid) = caller("SET deadlock_timeout = '10ms'").await;
     store.append_in(&mut caller, &append("b")).await.unwrap();
-    // It has `a` and waits for `b`.
+    // The append holds `a` and waits for `b`.
     let both = append_in_order(&["a", "b"], &store);
     until_waited_for(pid).await;
     let error = store.append_in(&mut caller, &append("a")).await.unwrap_err();
@@ -386,11 +398,11 @@ async fn a_callers_transaction_that_a_deadlock_ended_is_told_so_and_goes_on() {
     assert_eq!(code_of(&error), "40P01");
     caller.execute("COMMIT").await.unwrap();
     assert_eq!(both.await.unwrap().unwrap(), [1, 2].map(Version::new));
-    assert_eq!(log(&store).await.len(), 3, "what the caller wrote before it is there");
+    assert_eq!(log(&store).await.len(), 3, "the caller's earlier append is in the log");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_an_administrator_ends_is_transient() {
+async fn a_session_ended_by_an_administrator_is_transient() {
     let (pool, options) = postgres::fresh().await;
     let store = PostgresStore::open_with(pool.clone(), options.clone().without_listening()).await.unwrap();
     let mut other = pool.begin().await.unwrap();
@@ -412,7 +424,7 @@ async fn a_session_that_an_administrator_ends_is_transient() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_shuts_down_under_writers_loses_nothing_that_was_acknowledged() {
+async fn a_shutdown_loses_no_acknowledged_append() {
     let mut server = Server::start();
     let store = open(&server).await;
     let mut acknowledged = 0;
@@ -426,10 +438,10 @@ async fn a_server_that_shuts_down_under_writers_loses_nothing_that_was_acknowled
                         return (number, call(), error);
                     }
                 }
-                unreachable!("it goes on until it fails")
+                unreachable!("the loop returns at the first error")
             }
         });
-        until("some are written", async || {
+        until("twenty more events", async || {
             replayed(&store, &stream("a"), Replay::ALL).await.unwrap().events.len() > acknowledged + 20
         })
         .await;
@@ -437,7 +449,7 @@ async fn a_server_that_shuts_down_under_writers_loses_nothing_that_was_acknowled
         let (written, unknown, error) = writing.await.unwrap();
         assert!(matches!(error.kind(), ErrorKind::Transient(_)), "{error:?}");
         tokio::task::block_in_place(|| server.wait());
-        until("the append whose outcome was unknown is there", async || match store.append(unknown.clone()).await {
+        until("the append with the unknown outcome", async || match store.append(unknown.clone()).await {
             Ok(_) => true,
             Err(error) => {
                 assert!(error.is_transient(), "{error:?}");
@@ -450,7 +462,7 @@ async fn a_server_that_shuts_down_under_writers_loses_nothing_that_was_acknowled
     }
 }
 
-/// A role of the cluster's, without any right that is not given.
+/// Creates a login role with the attributes `given`, and no other privileges.
 async fn role(name: &str, given: &str) -> PgConnectOptions {
     let role = format!("{name}_{}", std::process::id());
     let mut operator = PgConnection::connect_with(&postgres::server()).await.unwrap();
@@ -477,7 +489,7 @@ async fn too_many_connections_are_transient() {
 }
 
 #[tokio::test]
-async fn sessions_that_may_only_read_read_and_every_write_is_refused() {
+async fn read_only_sessions_read_and_refuse_writes() {
     let (pool, options) = postgres::fresh().await;
     let store = PostgresStore::open_with(pool, options.clone()).await.unwrap();
     store.append(append("a")).await.unwrap();
@@ -493,7 +505,7 @@ async fn sessions_that_may_only_read_read_and_every_write_is_refused() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_make_schemas_uses_a_log_that_is_there() {
+async fn a_user_without_create_privilege_uses_an_existing_log() {
     let (pool, options) = postgres::fresh().await;
     let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(&pool).await.unwrap();
     let user = role("app", "").await;
@@ -511,19 +523,19 @@ async fn a_user_who_may_not_make_schemas_uses_a_log_that_is_there() {
          GRANT SELECT, USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {name}"
     );
     sqlx::raw_sql(AssertSqlSafe(grants)).execute(&pool).await.unwrap();
-    let theirs = PostgresStore::open_with(app.clone(), options.clone()).await.unwrap();
-    theirs.append(append("a")).await.unwrap();
-    theirs.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), 1, vec![1])).await.unwrap();
+    let restricted = PostgresStore::open_with(app.clone(), options.clone()).await.unwrap();
+    restricted.append(append("a")).await.unwrap();
+    restricted.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), 1, vec![1])).await.unwrap();
     let model = PostgresReadModel::open_with(app.clone(), options).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await.unwrap();
-    assert_eq!(log(&theirs).await, log(&store).await);
-    theirs.close().await.unwrap();
+    assert_eq!(log(&restricted).await, log(&store).await);
+    restricted.close().await.unwrap();
     drop_role("app").await;
 }
 
 // -- Full disks --
 
-/// 100 KB that do not get smaller by compression.
+/// Returns an event of 100 KB that does not compress.
 fn bulky() -> Vec<NewEvent> {
     let mut state = u64::from_le_bytes(uuid_bytes());
     let mut next = || {
@@ -541,7 +553,7 @@ fn uuid_bytes() -> [u8; 8] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_tablespace_refuses_appends_whole_until_there_is_space() {
+async fn a_full_tablespace_refuses_whole_appends_until_freed() {
     let disk = Disk::of_mib(24);
     disk.fill_mib(12);
     let server = Server::start();
@@ -561,7 +573,7 @@ async fn a_full_tablespace_refuses_appends_whole_until_there_is_space() {
             Ok(_) => written += 1,
             Err(error) => break error,
         }
-        assert!(written < 1_000, "the disk does not get full");
+        assert!(written < 1_000, "the disk did not fill up");
     };
     assert_eq!((error.kind(), code_of(&error).as_str()), (&ErrorKind::Full, "53100"));
     assert!(written > 10, "{written}");
@@ -570,7 +582,7 @@ async fn a_full_tablespace_refuses_appends_whole_until_there_is_space() {
         assert_eq!(
             replayed(&store, &stream(id), Replay::ALL).await.unwrap().versions(),
             expected,
-            "whole appends only"
+            "an append was written in part"
         );
     }
     disk.free();
@@ -581,7 +593,7 @@ async fn a_full_tablespace_refuses_appends_whole_until_there_is_space() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_whole_disk_is_full_loses_nothing_and_goes_on_when_there_is_space() {
+async fn a_full_disk_loses_nothing_and_appends_resume_when_freed() {
     let disk = Disk::of_mib(200);
     disk.fill_mib(100);
     let ballast = disk.path().join("ballast");
@@ -594,13 +606,13 @@ async fn a_server_whose_whole_disk_is_full_loses_nothing_and_goes_on_when_there_
             Ok(_) => written += 1,
             Err(error) => break (call, error),
         }
-        assert!(written < 10_000, "the disk does not get full");
+        assert!(written < 10_000, "the disk did not fill up");
     };
-    // Where it is the log of the server that has no space, it ends all sessions.
+    // If the server has no space for its own write-ahead log, it ends all sessions.
     assert!(*error.kind() == ErrorKind::Full || error.is_transient(), "{error:?}");
     assert!(written > 10, "{written}");
     fs::remove_file(ballast).unwrap();
-    until("it goes on", async || {
+    until("a successful append", async || {
         tokio::task::block_in_place(|| server.wait());
         match store.append(unknown.clone()).await {
             Ok(_) => true,

@@ -1,5 +1,5 @@
-//! A plan is made once a session, and a table may have been empty then: whatever is done often must look up what it needs by its key all the
-//! same. Needs `POSTGRES_URL`.
+//! A session plans a statement once, possibly while a table is still empty. Frequent statements must look up rows by
+//! key even then. Needs `POSTGRES_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,13 +18,13 @@ use sqlx::{AssertSqlSafe, PgPool};
 const ROUNDS: u64 = 300;
 
 #[tokio::test]
-async fn sessions_that_began_with_an_empty_log_never_read_all_of_it() {
+async fn sessions_opened_on_an_empty_log_never_scan_it() {
     let (pool, options) = postgres::fresh().await;
     let first = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
-    // Nobody else is to look at the tables, or to tell the planner of them.
+    // Autovacuum must not analyze the tables, so that the planner gets no statistics.
     for table in ["events", "keys", "commits", "log", "reservations"] {
-        let unattended = format!("ALTER TABLE {table} SET (autovacuum_enabled = off)");
-        sqlx::query(AssertSqlSafe(unattended)).execute(&pool).await.unwrap();
+        let disable = format!("ALTER TABLE {table} SET (autovacuum_enabled = off)");
+        sqlx::query(AssertSqlSafe(disable)).execute(&pool).await.unwrap();
     }
     let schema: String = sqlx::query_scalar("SELECT current_schema()::text").fetch_one(&pool).await.unwrap();
     first.close().await.unwrap();
@@ -42,29 +42,29 @@ async fn sessions_that_began_with_an_empty_log_never_read_all_of_it() {
         store.append(append("keyed", 1).with_key(IdempotencyKey::new(&*id).unwrap())).await.unwrap();
         let claim = Claim::reserve("email", &id).unwrap();
         store.append(append("claiming", 1).with_claims([claim])).await.unwrap();
-        // The tail of the log, and a page of it.
+        // Reads the tail of the log, and its first page.
         after = store.read_all(after, 1_000, &Filter::all()).await.unwrap().through;
         store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
         replayed(&store, &stream(&format!("many-{id}")), Replay::ALL).await.unwrap();
     }
     store.close().await.unwrap();
 
-    // A session tells of what it did when it ends, and that may take a moment.
-    let asking = postgres::pool_with(&[("search_path", &schema)], 1).await;
-    let mut told = (0, 0);
+    // A session reports its statistics when it ends, and they may take a moment to appear.
+    let observer = postgres::pool_with(&[("search_path", &schema)], 1).await;
+    let mut reported = (0, 0);
     for _ in 0..1_000 {
-        told = read_by_scans(&asking).await;
-        if told.1 >= appended.cast_signed() {
+        reported = read_by_scans(&observer).await;
+        if reported.1 >= appended.cast_signed() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(told.1, appended.cast_signed(), "the server has told of everything");
-    // If one of these statements went through a table, it would have read tens of thousands of rows.
-    assert!(told.0 < 3_000, "{} rows were read by going through whole tables", told.0);
+    assert_eq!(reported.1, appended.cast_signed(), "the server did not report all inserts in time");
+    // If one of these statements scanned a table, it would have read tens of thousands of rows.
+    assert!(reported.0 < 3_000, "{} rows were read by sequential scans", reported.0);
 }
 
-/// Rows of our tables that were read by going through them, and events that were written.
+/// Returns the number of our rows that sequential scans have read, and the number of events written.
 async fn read_by_scans(pool: &PgPool) -> (i64, i64) {
     sqlx::query_as(READ_BY_SCANS).fetch_one(pool).await.unwrap()
 }

@@ -1,5 +1,5 @@
-//! What only a server with many sessions can do to a log: callers' own transactions, strangers' transactions, isolation levels, lost
-//! connections. Needs `POSTGRES_URL`.
+//! Cases that need a server with many sessions: callers' own transactions, unrelated transactions, isolation levels and
+//! lost connections. Needs `POSTGRES_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ fn append(id: &str, expected: ExpectedVersion) -> Append {
     Append::new(stream(id), expected, events(1))
 }
 
-/// The streams of the log, in order.
+/// Returns the streams of the log, in order.
 async fn log(store: &PostgresStore) -> Vec<String> {
     let page = store.read_all(Position::ZERO, 10_000, &Filter::all()).await.unwrap();
     assert!(page.events.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)));
@@ -47,7 +47,7 @@ async fn written(store: &PostgresStore, tx: &mut PgConnection, id: &str) -> Appe
 }
 
 #[tokio::test]
-async fn a_callers_rows_and_the_events_are_one_commit_in_every_isolation_level() {
+async fn rows_and_events_commit_together_in_every_isolation_level() {
     for isolation in ISOLATION {
         let store = postgres::store().await;
         store.pool().execute("CREATE TABLE rows (id text)").await.unwrap();
@@ -57,7 +57,7 @@ async fn a_callers_rows_and_the_events_are_one_commit_in_every_isolation_level()
             sqlx::query("SELECT set_config('search_path', $1, true)").bind(schema).execute(&mut tx).await.unwrap();
             tx.execute("INSERT INTO rows VALUES ('caller')").await.unwrap();
             written(&store, &mut tx, end).await;
-            assert_eq!(log(&store).await.len(), 0, "nothing is seen before the commit");
+            assert_eq!(log(&store).await.len(), 0, "readers see nothing before the commit");
             tx.execute(end).await.unwrap();
         }
         let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM rows").fetch_one(store.pool()).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_callers_rows_and_the_events_are_one_commit_in_every_isolation_level()
 }
 
 #[tokio::test]
-async fn a_transaction_that_took_its_id_first_and_commits_last_is_not_passed_over() {
+async fn late_commit_with_an_early_id_keeps_its_place() {
     for isolation in ISOLATION {
         let store = postgres::store().await;
         let mut late = begin(isolation).await;
@@ -75,18 +75,18 @@ async fn a_transaction_that_took_its_id_first_and_commits_last_is_not_passed_ove
         for id in ["a", "b"] {
             store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
         }
-        assert_eq!(log(&store).await, ["a", "b"], "readers do not wait for it");
+        assert_eq!(log(&store).await, ["a", "b"], "readers do not wait for the open transaction");
         assert_eq!(store.position_of(token.commit()).await.unwrap(), None);
         late.execute("COMMIT").await.unwrap();
         store.append(append("c", ExpectedVersion::NoStream)).await.unwrap();
-        // It and `c` have no place yet; its number is the smaller.
+        // Neither `late` nor `c` has a position yet, and `late` has the lower number.
         assert_eq!(log(&store).await, ["a", "b", "late", "c"], "{isolation}");
         assert_eq!(store.position_of(token.commit()).await.unwrap(), Some(Position::new(3)));
     }
 }
 
 #[tokio::test]
-async fn however_many_callers_transactions_are_open_appends_go_on() {
+async fn open_callers_transactions_do_not_block_appends() {
     let store = postgres::store().await;
     let mut open = Vec::new();
     for caller in 0..32 {
@@ -94,9 +94,9 @@ async fn however_many_callers_transactions_are_open_appends_go_on() {
         written(&store, &mut tx, &format!("open {caller}")).await;
         open.push(tx);
     }
-    // One more caller than there are lanes for callers: it waits for one of the others.
+    // One caller more than there are lanes for callers, so this one waits for another caller to end.
     let one_more = tokio::spawn(wait_for_a_lane(store.clone(), "one more"));
-    until_one_waits_for_a_lane(&store).await;
+    until_a_caller_waits_for_a_lane(&store).await;
     let appends = (0..100).map(|n| store.append(append(&format!("free {n}"), ExpectedVersion::NoStream)));
     for appended in futures::future::join_all(appends).await {
         appended.unwrap();
@@ -116,7 +116,7 @@ async fn wait_for_a_lane(store: PostgresStore, id: &'static str) -> Appended {
     appended
 }
 
-async fn until_one_waits_for_a_lane(store: &PostgresStore) {
+async fn until_a_caller_waits_for_a_lane(store: &PostgresStore) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid IN
         (SELECT pid FROM pg_stat_activity WHERE query LIKE $1)";
     let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(store.pool()).await.unwrap();
@@ -130,7 +130,7 @@ async fn until_one_waits_for_a_lane(store: &PostgresStore) {
 }
 
 #[tokio::test]
-async fn time_never_goes_backward_along_a_stream() {
+async fn time_never_goes_backward_within_a_stream() {
     let store = postgres::store().await;
     let mut open = Vec::new();
     for caller in 0..32 {
@@ -138,9 +138,9 @@ async fn time_never_goes_backward_along_a_stream() {
         written(&store, &mut tx, &format!("open {caller}")).await;
         open.push(tx);
     }
-    // It begins now and waits for a lane, while version 1 is written later by somebody who has one.
+    // This append begins now and waits for a lane. A transaction that already has a lane writes version 1 later.
     let waits = tokio::spawn(wait_for_a_lane(store.clone(), "a"));
-    until_one_waits_for_a_lane(&store).await;
+    until_a_caller_waits_for_a_lane(&store).await;
     written(&store, &mut open[0], "a").await;
     for tx in &mut open {
         tx.execute("COMMIT").await.unwrap();
@@ -158,7 +158,7 @@ async fn search_path(pool: &sqlx::PgPool) -> String {
     sqlx::query_scalar("SHOW search_path").fetch_one(pool).await.unwrap()
 }
 
-/// Waits until a session waits for another's transaction, and has begun its own after the time given. Returns when it did.
+/// Waits until a session whose transaction began after `after` waits for another transaction. Returns when it began.
 async fn blocked(store: &PostgresStore, after: chrono::DateTime<chrono::Utc>) -> chrono::DateTime<chrono::Utc> {
     let schema = search_path(store.pool()).await;
     let sql = "SELECT a.xact_start FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
@@ -172,9 +172,9 @@ async fn blocked(store: &PostgresStore, after: chrono::DateTime<chrono::Utc>) ->
 }
 
 #[tokio::test]
-async fn a_deadlock_is_tried_again() {
+async fn a_deadlock_is_retried() {
     let (pool, options) = postgres::fresh().await;
-    // The store's sessions are those that look for a deadlock and give way.
+    // Only the store's sessions check for a deadlock in time, so the server aborts the store's append.
     let pool = postgres::pool_with(&[("search_path", &search_path(&pool).await), ("deadlock_timeout", "2s")], 5).await;
     let store = PostgresStore::open_with(pool, options).await.unwrap();
     let mut other = begin("READ COMMITTED").await;
@@ -185,10 +185,10 @@ async fn a_deadlock_is_tried_again() {
         let store = store.clone();
         async move { store.append(both).await }
     });
-    // It has `a` and waits for `b`.
+    // The append holds `a` and waits for `b`.
     let first = blocked(&store, chrono::DateTime::UNIX_EPOCH).await;
     written(&store, &mut other, "a").await;
-    // It has lost `a` to a deadlock, and is back.
+    // The append has lost `a` to a deadlock, and retries.
     blocked(&store, first).await;
     other.execute("ROLLBACK").await.unwrap();
     assert_eq!(appending.await.unwrap().unwrap().versions, [Version::new(1), Version::new(1)]);
@@ -196,7 +196,7 @@ async fn a_deadlock_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
+async fn a_lock_timeout_is_retried() {
     let (pool, options) = postgres::fresh().await;
     let pool = postgres::pool_with(&[("search_path", &search_path(&pool).await), ("lock_timeout", "200ms")], 5).await;
     let store = PostgresStore::open_with(pool, options).await.unwrap();
@@ -208,7 +208,7 @@ async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
     });
     let first = blocked(&store, chrono::DateTime::UNIX_EPOCH).await;
     blocked(&store, first).await;
-    // A caller's own transaction is not tried again, and goes on.
+    // The store does not retry in a caller's own transaction: the caller gets the error.
     let mut tx = begin("READ COMMITTED").await;
     tx.execute("SET LOCAL lock_timeout = '50ms'").await.unwrap();
     assert!(store.append_in(&mut tx, &append("a", ExpectedVersion::Any)).await.unwrap_err().is_transient());
@@ -219,21 +219,21 @@ async fn a_lock_that_does_not_come_free_in_time_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_strangers_transaction_in_another_database_stalls_nothing() {
+async fn a_transaction_in_another_database_stalls_nothing() {
     let store = postgres::store().await;
     let database = format!("other_{}", std::process::id());
     store.pool().execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"))).await.unwrap();
-    let mut stranger = PgConnection::connect_with(&postgres::server().database(&database)).await.unwrap();
-    stranger.execute("BEGIN; CREATE TABLE t (); SELECT pg_current_xact_id()").await.unwrap();
+    let mut operator = PgConnection::connect_with(&postgres::server().database(&database)).await.unwrap();
+    operator.execute("BEGIN; CREATE TABLE t (); SELECT pg_current_xact_id()").await.unwrap();
     store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
     assert_eq!(log(&store).await, ["a"]);
-    stranger.execute("ROLLBACK").await.unwrap();
-    stranger.close().await.unwrap();
+    operator.execute("ROLLBACK").await.unwrap();
+    operator.close().await.unwrap();
     store.pool().execute(sqlx::AssertSqlSafe(format!("DROP DATABASE {database}"))).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_append_in_a_savepoint_that_is_rolled_back_leaves_no_hole() {
+async fn a_rolled_back_savepoint_leaves_no_gap() {
     let store = postgres::store().await;
     let mut tx = begin("READ COMMITTED").await;
     written(&store, &mut tx, "kept").await;
@@ -247,12 +247,13 @@ async fn an_append_in_a_savepoint_that_is_rolled_back_leaves_no_hole() {
 }
 
 #[tokio::test]
-async fn after_a_conflict_the_callers_transaction_goes_on() {
+async fn a_callers_transaction_stays_usable_after_a_conflict() {
     for isolation in ISOLATION {
         let store = postgres::store().await;
         let mut tx = begin(isolation).await;
         tx.execute("SELECT 1 FROM pg_class LIMIT 1").await.unwrap();
-        // Seen by the version check where each statement has a snapshot of its own; elsewhere by the unique constraint alone.
+        // The version check sees the conflict if each statement has its own snapshot; otherwise only the unique
+        // constraint does.
         store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
         let error = store.append_in(&mut tx, &append("a", ExpectedVersion::NoStream)).await.unwrap_err();
         let (stream, expected) = (stream("a"), ExpectedVersion::NoStream);
@@ -283,7 +284,7 @@ async fn refused_appends_in_a_transaction_are_typed() {
 }
 
 #[tokio::test]
-async fn the_order_holds_where_sessions_are_serializable_or_repeatable_by_default() {
+async fn order_holds_under_strict_default_isolation_levels() {
     for isolation in ["serializable", "repeatable read"] {
         let (_, options) = postgres::fresh().await;
         let pool = postgres::pool_with(&[("default_transaction_isolation", isolation)], 8).await;
@@ -295,7 +296,10 @@ async fn the_order_holds_where_sessions_are_serializable_or_repeatable_by_defaul
                     let id = format!("{writer} {n}");
                     store.append(append(&id, ExpectedVersion::NoStream)).await.unwrap();
                     if let Err(error) = store.read_all(Position::ZERO, 1_000, &Filter::all()).await {
-                        assert!(error.is_transient(), "a serializable reader may be asked to try again: {error}");
+                        assert!(
+                            error.is_transient(),
+                            "a serializable reader may fail only with a transient error: {error}"
+                        );
                     }
                 }
             }
@@ -306,12 +310,12 @@ async fn the_order_holds_where_sessions_are_serializable_or_repeatable_by_defaul
 }
 
 #[tokio::test]
-async fn a_commit_waits_for_the_disk_whatever_the_servers_default_is() {
+async fn commits_wait_for_the_disk_despite_the_server_default() {
     let (_, options) = postgres::fresh().await;
     let pool = postgres::pool_with(&[("synchronous_commit", "off")], 4).await;
     for (options, expected) in [(options.clone(), "on"), (options.with_durability_of_the_server(), "off")] {
         let store = PostgresStore::open_with(pool.clone(), options).await.unwrap();
-        // The server has a function for one event, and one for all else.
+        // The server has one function for appends of one event, and one for all others.
         for count in [1, 2] {
             let mut tx = pool.begin().await.unwrap();
             let append = Append::new(stream(&format!("{expected}-{count}")), ExpectedVersion::NoStream, events(count));
@@ -323,17 +327,20 @@ async fn a_commit_waits_for_the_disk_whatever_the_servers_default_is() {
 }
 
 #[tokio::test]
-async fn numbers_behind_the_data_are_found_on_opening_and_repaired_by_a_call() {
+async fn open_detects_stale_commit_numbers_and_repair_fixes_them() {
     let (pool, options) = postgres::fresh().await;
     let store = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
     for id in ["a", "b", "c"] {
         store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
     }
     assert_eq!(log(&store).await.len(), 3);
-    // As after logical replication, which does not carry sequences.
+    // Simulates logical replication, which does not copy sequences.
     pool.execute("SELECT setval('commit_number', 1)").await.unwrap();
     let error = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap_err();
-    assert_eq!(error.to_string(), "the store is corrupt: the next commit number is after 1, the data has 3: repair it");
+    assert_eq!(
+        error.to_string(),
+        "the store is corrupt: the last commit number is 1, but the data has 3: call `repair`"
+    );
     PostgresStore::repair(&pool, &options).await.unwrap();
     let store = PostgresStore::open_with(pool, options).await.unwrap();
     store.append(append("d", ExpectedVersion::NoStream)).await.unwrap();
@@ -341,10 +348,10 @@ async fn numbers_behind_the_data_are_found_on_opening_and_repaired_by_a_call() {
 }
 
 #[tokio::test]
-async fn health_names_who_holds_a_lane_and_what_waits() {
+async fn health_lists_lane_holders_and_unsequenced_commits() {
     let store = postgres::store().await;
     store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
-    assert_eq!(store.health().await.unwrap().unsequenced, 1, "nobody has read it yet");
+    assert_eq!(store.health().await.unwrap().unsequenced, 1, "no reader has sequenced it yet");
     let mut tx = begin("READ COMMITTED").await;
     written(&store, &mut tx, "slow").await;
     tx.execute("SELECT 'the slow one'").await.unwrap();
@@ -366,7 +373,7 @@ async fn another_process_is_woken_by_a_notification() {
     let there = PostgresStore::open_with(postgres::pool_with(&[], 4).await, options).await.unwrap();
     let mut grown = there.watch_head();
     let woken = async {
-        // It listens once the first signal has come; a commit before that is found by polling.
+        // The store listens after the first signal; polling finds a commit that comes before.
         grown.changed().await.unwrap();
         here.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
         grown.changed().await.unwrap();
@@ -376,13 +383,13 @@ async fn another_process_is_woken_by_a_notification() {
     here.close().await.unwrap();
 }
 
-/// While one process notifies others are silent; whoever commits last is heard all the same.
+/// While one process notifies, the others stay silent. The reader must still hear of the last commit.
 #[tokio::test]
-async fn of_many_writers_the_last_one_is_heard() {
+async fn the_last_commit_of_many_writers_is_announced() {
     let (pool, options) = postgres::fresh().await;
     let reader = PostgresStore::open_with(pool, options.clone()).await.unwrap();
     let mut grown = reader.watch_head();
-    // It listens once the first signal has come.
+    // The store listens after the first signal.
     grown.changed().await.unwrap();
     let mut writers = Vec::new();
     for _ in 0..4 {
@@ -398,16 +405,16 @@ async fn of_many_writers_the_last_one_is_heard() {
                 grown.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), heard).await.expect("the last commit is told of");
+        tokio::time::timeout(Duration::from_secs(30), heard).await.expect("a notification of the last commit arrives");
     }
 }
 
 #[tokio::test]
-async fn a_listener_that_is_cut_off_again_and_again_fails_no_append() {
+async fn losing_the_listener_repeatedly_fails_no_append() {
     let store = postgres::store().await;
     let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(store.pool()).await.unwrap();
     let listen = format!("LISTEN \"retell_{schema}\"%");
-    let mut stranger = PgConnection::connect_with(&postgres::server()).await.unwrap();
+    let mut operator = PgConnection::connect_with(&postgres::server()).await.unwrap();
     let mut appended = 0;
     for _ in 0..5 {
         let mut cut_off = 0;
@@ -417,14 +424,14 @@ async fn a_listener_that_is_cut_off_again_and_again_fails_no_append() {
                 appended += 1;
             }
             let listening = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE $1";
-            cut_off = sqlx::query_scalar::<_, i64>(listening).bind(&listen).fetch_one(&mut stranger).await.unwrap();
+            cut_off = sqlx::query_scalar::<_, i64>(listening).bind(&listen).fetch_one(&mut operator).await.unwrap();
         }
     }
     assert_eq!(log(&store).await.len(), appended);
 }
 
 #[tokio::test]
-async fn eight_processes_open_and_append_at_once_on_an_empty_database() {
+async fn eight_stores_open_an_empty_database_at_once() {
     let (_, options) = postgres::fresh().await;
     let starts = (0..8).map(|process| {
         let options = options.clone();
@@ -448,7 +455,7 @@ async fn two_schemas_are_two_logs() {
 }
 
 #[tokio::test]
-async fn a_schema_name_that_is_no_plain_identifier_is_refused() {
+async fn a_schema_name_that_is_not_an_identifier_is_refused() {
     let (pool, _) = postgres::fresh().await;
     for name in ["", "Retell", "1a", "a b", "a;drop table x", "a\"b", "ä", &"a".repeat(64)] {
         let error = PostgresStore::open_with(pool.clone(), PostgresOptions::new().with_schema(name)).await.unwrap_err();
@@ -478,7 +485,7 @@ async fn events_are_immutable() {
 }
 
 #[tokio::test]
-async fn without_statement_cache_and_listener_it_works_as_behind_a_transaction_pooler() {
+async fn the_store_works_behind_a_transaction_pooler() {
     let (_, options) = postgres::fresh().await;
     let pool = sqlx::postgres::PgPoolOptions::new()
         .max_connections(3)
@@ -509,7 +516,7 @@ async fn a_pool_without_a_free_connection_is_transient() {
     store.append(append("a", ExpectedVersion::Any)).await.unwrap();
 }
 
-/// A connection that the store has at hand comes back to who waits for the pool's.
+/// The store returns a connection that it has cached when another task waits for one of the pool.
 #[tokio::test]
 async fn a_small_pool_serves_the_store_and_its_owner() {
     let (_, options) = postgres::fresh().await;
@@ -536,7 +543,7 @@ async fn a_small_pool_serves_the_store_and_its_owner() {
     tasks.join_all().await;
     assert_eq!(log(&store).await.len(), 200);
     store.close().await.unwrap();
-    assert_eq!(pool.size(), 0, "what was at hand is closed, too");
+    assert_eq!(pool.size(), 0, "the cached connection is closed too");
     assert!(matches!(*store.head().await.unwrap_err().kind(), ErrorKind::Closed(_)));
 }
 
@@ -548,14 +555,14 @@ fn a_store_outlives_its_runtime() {
         store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
         store
     });
-    // A connection is at hand: it goes back while there is a runtime to do that in.
+    // The store has a cached connection, and can return it to the pool only while there is a runtime.
     drop(runtime);
     let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(store)));
-    assert!(dropped.is_ok(), "a connection was left behind without a runtime");
+    assert!(dropped.is_ok(), "dropping the store without a runtime panicked");
 }
 
 #[tokio::test]
-async fn after_a_cut_connection_the_key_decides() {
+async fn the_key_decides_after_a_lost_connection() {
     let (pool, options) = postgres::fresh().await;
     let schema: String = sqlx::query_scalar("SHOW search_path").fetch_one(&pool).await.unwrap();
     let store = PostgresStore::open_with(pool, options).await.unwrap();
@@ -570,7 +577,7 @@ async fn after_a_cut_connection_the_key_decides() {
         if let Err(error) = first {
             assert!(error.is_transient(), "{error}");
         }
-        // Until a connection is there again.
+        // Retries until the pool has a connection again.
         let second = loop {
             match store.append(call()).await {
                 Ok(appended) => break appended,

@@ -1,4 +1,5 @@
-//! Rebuild: a view is built anew beside itself, and readers never see half of it. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Rebuild: a new generation of a view is built next to the live one, and readers never see a partial build. Needs `POSTGRES_URL` and
+//! `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,7 +29,7 @@ use support::CounterEvent;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Counts how often each amount was added, or each name given.
+/// Counts how often each amount was added and each name was given.
 #[derive(Debug, Clone, Copy)]
 struct Amounts {
     generation: u64,
@@ -40,7 +41,7 @@ const NEW: Amounts = Amounts { generation: 2 };
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Times {
     times: u64,
-    /// Of the fold that made it.
+    /// Generation of the fold that wrote the row.
     generation: u64,
 }
 
@@ -75,7 +76,7 @@ fn quick() -> WorkerOptions {
     WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_batch_events(16)
 }
 
-/// So that every page takes several transactions, and rows are read again.
+/// Returns options small enough that each page takes several transactions and rows are read again.
 fn small() -> RebuildOptions {
     RebuildOptions::new().with_rows(7).with_worker(quick())
 }
@@ -108,16 +109,16 @@ async fn reached(models: &impl ReadModel, view: Amounts, position: Position) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the view gets there");
+    tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the view catches up within a minute");
 }
 
 async fn rows<M: ViewStore + Clone>(models: &M) -> BTreeMap<String, Times> {
     let found = Views::new(&OLD, models.clone()).all(Paging::first(1_000)).await.unwrap();
-    assert_eq!(found.next, None, "a page is of one moment, so all must be on one");
+    assert_eq!(found.next, None, "all rows must fit one page, since a page is one snapshot");
     found.rows.into_iter().map(|(key, times)| (key.to_string(), times)).collect()
 }
 
-/// What the rows of a generation must be.
+/// Returns the expected rows of `view`: the fold of the whole log.
 async fn fold(log: &impl EventReader, view: Amounts) -> BTreeMap<String, Times> {
     let mut rows: BTreeMap<String, Times> = BTreeMap::new();
     let mut after = Position::ZERO;
@@ -135,7 +136,7 @@ async fn fold(log: &impl EventReader, view: Amounts) -> BTreeMap<String, Times> 
     }
 }
 
-/// A program: workers of one generation, until they are stopped.
+/// A deployed program: workers of one generation that run until they are stopped.
 struct Program {
     stop: CancellationToken,
     workers: JoinSet<retell::Result<()>>,
@@ -160,12 +161,12 @@ impl Program {
     }
 }
 
-/// Numbers that jump about, the same each time.
+/// Returns a deterministic, scattered sequence of numbers.
 fn jump(number: u64) -> u64 {
     number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40
 }
 
-/// Writes as long as it is not stopped.
+/// Appends events until `stop` is cancelled.
 async fn write(log: MemoryStore, stop: CancellationToken) {
     for number in 0.. {
         if stop.is_cancelled() {
@@ -177,30 +178,31 @@ async fn write(log: MemoryStore, stop: CancellationToken) {
     }
 }
 
-/// Reads as long as it is not stopped, and checks what it sees: rows of one generation, and never fewer events than before. Returns how often.
+/// Reads until `stop` is cancelled and checks that all rows are of one generation and never have fewer events than before. Returns the
+/// number of reads.
 async fn read<M: ViewStore + Clone>(models: M, stop: CancellationToken) -> u64 {
     let (mut seen, mut reads) = (0, 0);
     while !stop.is_cancelled() {
         let rows = rows(&models).await;
         let generations: Vec<_> = rows.values().map(|times| times.generation).collect();
-        assert!(generations.windows(2).all(|pair| pair[0] == pair[1]), "rows of two generations: {rows:?}");
+        assert!(generations.windows(2).all(|pair| pair[0] == pair[1]), "readers saw rows of two generations: {rows:?}");
         let events: u64 = rows.values().map(|times| times.times).sum();
-        assert!(events >= seen, "readers saw {seen} events, and then {events}");
+        assert!(events >= seen, "readers saw {events} events after {seen}");
         (seen, reads) = (events, reads + 1);
-        // In memory nothing else would let others go on.
+        // The store in memory never yields, so let the other tasks run.
         tokio::task::yield_now().await;
     }
     reads
 }
 
-/// Builds, and is dropped half-way again and again.
+/// Runs a build and drops it half-way, repeatedly.
 async fn build_dying<M: ViewStore + Clone>(log: &MemoryStore, models: &M) {
     let mut kept = Position::ZERO;
     for number in 0..25 {
         let dying = rebuild(NEW, log, models);
         let ended = tokio::time::timeout(Duration::from_micros(jump(number) % 8_000), run(&dying)).await;
         let now = models.checkpoint(&projection(NEW)).await.unwrap();
-        assert!(now >= kept, "it goes on from {kept}, not from {now}");
+        assert!(now >= kept, "the build continues from {kept}, not from {now}");
         kept = now;
         if ended.is_ok() {
             break;
@@ -225,7 +227,7 @@ async fn is_never_seen_half_built<M: ViewStore + Clone>(models: M) {
     let switcher = rebuild(NEW, &log, &models);
     assert_eq!(switcher.switch().await.unwrap(), OLD.generation());
     assert!(rows(&models).await.values().all(|times| times.generation == 2));
-    assert_eq!(switcher.switch().await.unwrap(), NEW.generation(), "nothing happens the second time");
+    assert_eq!(switcher.switch().await.unwrap(), NEW.generation(), "a second switch changes nothing");
     writing.cancel();
     writer.await.unwrap();
     let head = log.head().await.unwrap();
@@ -238,7 +240,7 @@ async fn is_never_seen_half_built<M: ViewStore + Clone>(models: M) {
         assert_eq!(rows(&models).await, fold(&log, NEW).await);
     }
     reading.cancel();
-    assert!(reader.await.unwrap() > 10, "the reader has seen what went on");
+    assert!(reader.await.unwrap() > 10, "the reader ran during the switches");
     let [old, new] = [old, new].map(Program::stop);
     tokio::join!(old, new);
     switcher.drop_old(OLD.generation()).await.unwrap();
@@ -247,7 +249,7 @@ async fn is_never_seen_half_built<M: ViewStore + Clone>(models: M) {
     assert_eq!((left.unwrap(), models.checkpoint(&projection(OLD)).await.unwrap()), (Vec::new(), Position::ZERO));
     let error = switcher.switch_back(OLD.generation()).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::BehindLive { .. }), "{error}");
-    assert_eq!(rows(&models).await, fold(&log, NEW).await, "the other one stays");
+    assert_eq!(rows(&models).await, fold(&log, NEW).await, "the live generation keeps its rows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,20 +266,20 @@ async fn readers_never_see_a_half_built_view_in_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_never_see_a_half_built_view_in_postgres() {
     let database = Database::postgres().await;
-    let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
+    let Place::Postgres(url) = &database.place else { unreachable!("a PostgreSQL database") };
     is_never_seen_half_built(PostgresReadModel::connect(url).await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_never_see_a_half_built_view_in_mysql() {
     let database = Database::mysql().await;
-    let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
+    let Place::MySql(url) = &database.place else { unreachable!("a MySQL database") };
     is_never_seen_half_built(MySqlReadModel::connect(url).await.unwrap()).await;
 }
 
-/// The child of the next tests: builds, slowly, where it is told.
+/// Child process of the following tests: builds slowly in the database that the environment names.
 #[tokio::test]
-async fn a_build_that_is_to_be_killed() {
+async fn child_process_that_builds_until_killed() {
     let Ok(place) = std::env::var("RETELL_REBUILD_IN") else { return };
     match serde_json::from_str(&place).unwrap() {
         Place::Sqlite(path) => {
@@ -305,7 +307,7 @@ async fn goes_on_after_a_kill<M: ViewStore + Clone>(place: &Place, log: impl Eve
     let mut kept = Position::ZERO;
     for _ in 0..3 {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_build_that_is_to_be_killed"])
+            .args(["--exact", "child_process_that_builds_until_killed"])
             .env("RETELL_REBUILD_IN", serde_json::to_string(place).unwrap())
             .stdout(Stdio::null())
             .spawn();
@@ -324,26 +326,26 @@ async fn goes_on_after_a_kill<M: ViewStore + Clone>(place: &Place, log: impl Eve
 }
 
 #[tokio::test]
-async fn a_build_whose_process_is_killed_goes_on_where_it_was_in_sqlite() {
+async fn a_killed_build_resumes_from_its_checkpoint_in_sqlite() {
     let database = Database::sqlite();
-    let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
+    let Place::Sqlite(path) = &database.place else { unreachable!("a SQLite file") };
     let log = SqliteStore::open(path).await.unwrap();
     let models = log.read_model();
     goes_on_after_a_kill(&database.place, log, models).await;
 }
 
 #[tokio::test]
-async fn a_build_whose_process_is_killed_goes_on_where_it_was_in_postgres() {
+async fn a_killed_build_resumes_from_its_checkpoint_in_postgres() {
     let database = Database::postgres().await;
-    let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
+    let Place::Postgres(url) = &database.place else { unreachable!("a PostgreSQL database") };
     let (log, models) = (PostgresStore::connect(url).await.unwrap(), PostgresReadModel::connect(url).await.unwrap());
     goes_on_after_a_kill(&database.place, log, models).await;
 }
 
 #[tokio::test]
-async fn a_build_whose_process_is_killed_goes_on_where_it_was_in_mysql() {
+async fn a_killed_build_resumes_from_its_checkpoint_in_mysql() {
     let database = Database::mysql().await;
-    let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
+    let Place::MySql(url) = &database.place else { unreachable!("a MySQL database") };
     let (log, models) = (MySqlStore::connect(url).await.unwrap(), MySqlReadModel::connect(url).await.unwrap());
     goes_on_after_a_kill(&database.place, log, models).await;
 }
@@ -353,7 +355,7 @@ async fn sqlite() -> (MemoryStore, SqliteReadModel) {
 }
 
 #[tokio::test]
-async fn a_switch_is_refused_before_the_build_has_caught_up_and_waits_for_the_last_few() {
+async fn switch_is_refused_until_the_build_has_almost_caught_up() {
     let (log, models) = sqlite().await;
     add(&log, "a", vec![1; 10_010]).await;
     run(&rebuild(OLD, &log, &models)).await;
@@ -366,10 +368,10 @@ async fn a_switch_is_refused_before_the_build_has_caught_up_and_waits_for_the_la
     add(&log, "a", [1, 2]).await;
     run(&rebuild(OLD, &log, &models)).await;
     assert_eq!(new.switch().await.unwrap(), OLD.generation());
-    assert_eq!(rows(&models).await, fold(&log, NEW).await, "the two events are in it");
+    assert_eq!(rows(&models).await, fold(&log, NEW).await, "the switch applied the last two events");
 }
 
-/// Counts as well, and is wrong where it is told to be; and a name is found by what it is.
+/// Counts like `Amounts`, but forgets or doubles the names it is told to. Rows can be found by their count.
 #[derive(Debug, Clone, Copy)]
 struct Counts {
     generation: u64,
@@ -421,13 +423,13 @@ async fn built(view: Counts, log: &MemoryStore, models: &SqliteReadModel) -> Reb
 }
 
 #[tokio::test]
-async fn a_diff_shows_exactly_what_is_different() {
+async fn a_diff_reports_exactly_the_rows_that_differ() {
     let (log, models) = sqlite().await;
-    // More rows than a page of either.
+    // Both generations have more rows than one page.
     add(&log, "a", (0..2_500).chain(0..2_500)).await;
     let wrong = Counts { generation: 2, forgets: &["1499", "2499"], doubles: &["7"] };
     let right = built(RIGHT, &log, &models).await;
-    assert_eq!(right.diff(9).await.unwrap().same, 2_500, "with itself");
+    assert_eq!(right.diff(9).await.unwrap().same, 2_500, "compared with itself");
     let wrong = built(wrong, &log, &models).await;
     let different = async |unsettled, limit| {
         let diff = wrong.diff(limit).await.unwrap();
@@ -447,11 +449,11 @@ async fn a_diff_shows_exactly_what_is_different() {
     assert_eq!(different(0, 1).await, expected[..1]);
     add(&log, "b", [3]).await;
     wrong.run(CancellationToken::new()).await.unwrap();
-    assert_eq!(different(1, 9).await, expected, "what is only ahead is no difference");
+    assert_eq!(different(1, 9).await, expected, "rows with events beyond the settled position are not differences");
 }
 
 #[tokio::test]
-async fn an_event_that_fails_parks_its_aggregate_and_no_other() {
+async fn a_failing_event_parks_only_its_aggregate() {
     let (log, models) = sqlite().await;
     let wide = "y".repeat(256);
     let bad = ["#", wide.as_str(), &format!("#{}", "x".repeat(255))];
@@ -471,7 +473,7 @@ async fn an_event_that_fails_parks_its_aggregate_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_build_that_is_stopped_keeps_what_it_has_and_one_that_is_cancelled_nothing() {
+async fn a_stopped_build_keeps_its_rows_and_a_cancelled_one_none() {
     let (log, models) = sqlite().await;
     add(&log, "a", 0..60_000).await;
     let rebuild = of_counts(RIGHT, &log, &models).with_options(RebuildOptions::new());
@@ -486,7 +488,7 @@ async fn a_build_that_is_stopped_keeps_what_it_has_and_one_that_is_cancelled_not
     assert!(at > Position::ZERO && at < Position::new(60_000), "{at}");
     assert_eq!(rebuild.progress().borrow().head, Position::new(60_000));
     let error = rebuild.cancel().await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "readers see it: {error}");
+    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "the live generation cannot be deleted: {error}");
 
     let second = of_counts(Counts { generation: 2, ..RIGHT }, &log, &models);
     second.run(CancellationToken::new()).await.unwrap();
@@ -504,7 +506,7 @@ async fn a_build_that_is_stopped_keeps_what_it_has_and_one_that_is_cancelled_not
 }
 
 #[tokio::test]
-async fn what_was_not_taken_away_to_the_end_is_before_a_build_begins() {
+async fn an_unfinished_deletion_is_completed_before_a_build() {
     let (log, models) = sqlite().await;
     add(&log, "a", 0..100).await;
     let second = built(Counts { generation: 2, doubles: &["3"], ..RIGHT }, &log, &models).await;
@@ -514,12 +516,12 @@ async fn what_was_not_taken_away_to_the_end_is_before_a_build_begins() {
     right.switch().await.unwrap();
     let found = Views::new(&RIGHT, models.clone()).all(Paging::first(1_000)).await.unwrap().rows;
     assert_eq!(found.len(), 100);
-    assert!(found.iter().all(|(_, (_, times))| *times == 1), "nothing is left of what was there");
+    assert!(found.iter().all(|(_, (_, times))| *times == 1), "no old row is left");
     drop(second);
 }
 
 #[tokio::test]
-async fn a_plan_says_how_many_events_there_are_and_writes_nothing() {
+async fn a_plan_estimates_the_events_and_writes_nothing() {
     let (log, models) = sqlite().await;
     for number in 0..50 {
         add(&log, &number.to_string(), 0..1_000).await;
@@ -535,7 +537,7 @@ async fn a_plan_says_how_many_events_there_are_and_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_begins_anew_and_workers_that_run_go_on_from_there() {
+async fn a_reset_clears_the_rows_and_running_workers_refill_them() {
     let (log, models) = sqlite().await;
     add(&log, "a", 0..30).await;
     append(&log, "bad", [CounterEvent::Renamed("#".into())]).await;
@@ -545,7 +547,7 @@ async fn a_reset_begins_anew_and_workers_that_run_go_on_from_there() {
     reached(&models, OLD, head).await;
     let before = rows(&models).await;
     assert_eq!((before.len(), models.parking(&projection(OLD)).await.unwrap().parked.len()), (30, 1));
-    // Rows that no event has led to, as if the fold had been another.
+    // Rows that no event explains, as a different fold would have left them.
     models.commit(Step::new(&projection(OLD), head, head).with_parking(1, Vec::new()), wrong(&models)).await.unwrap();
     assert_ne!(rows(&models).await, before);
     rebuild(OLD, &log, &models).reset().await.unwrap();
@@ -554,7 +556,7 @@ async fn a_reset_begins_anew_and_workers_that_run_go_on_from_there() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), again).await.expect("the rows come back as they were");
+    tokio::time::timeout(Duration::from_mins(1), again).await.expect("the rows are rebuilt within a minute");
     program.stop().await;
 }
 

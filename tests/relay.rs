@@ -1,5 +1,6 @@
-//! Of the relays of one name one leads, whatever happens to it; and what it holds and confirms meanwhile. Time is tokio's own and passes when
-//! nothing else is left to do, so each test says exactly how long things take.
+//! Exactly one of the relays that share a name leads at a time, even through failures. Also covers how many pages a
+//! relay keeps in flight, and its checkpoint. Tokio's clock is paused and advances only when no task can run, so each
+//! test controls exact durations.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,23 +29,23 @@ use uuid::Uuid;
 
 const LEASE: Duration = Duration::from_secs(10);
 
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// Longer than any step of a test takes.
+const TIMEOUT: Duration = Duration::from_mins(10);
 
 async fn add(store: &MemoryStore, count: u64) {
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(count))).await.unwrap();
 }
 
-/// The broker of all relays of a test: notes who sent what, and confirms while it is open.
+/// The broker of all relays of a test. It records which relay has sent which position, and confirms while it is open.
 #[derive(Debug, Clone)]
 struct Broker {
     sent: Arc<Mutex<Vec<(&'static str, u64)>>>,
     open: watch::Sender<bool>,
-    /// Whether it takes anything.
+    /// Whether the broker accepts messages.
     reachable: watch::Sender<bool>,
-    /// So many calls fail first.
+    /// Number of calls that fail before one succeeds.
     failures: Arc<AtomicUsize>,
-    /// So many confirms fail.
+    /// Number of confirms that fail before one succeeds.
     unconfirmed: Arc<AtomicUsize>,
 }
 
@@ -71,7 +72,7 @@ impl Broker {
         self.sent().into_iter().filter(|(by, _)| *by == relay).map(|(_, position)| position).collect()
     }
 
-    async fn has(&self, count: usize) {
+    async fn await_sent(&self, count: usize) {
         until(async || self.sent().len() >= count).await;
     }
 }
@@ -82,10 +83,10 @@ async fn until(reached: impl AsyncFn() -> bool) {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, poll).await.expect("it gets there");
+    timeout(TIMEOUT, poll).await.expect("the condition holds in time");
 }
 
-/// One relay's connection.
+/// The connection of one relay to the broker.
 #[derive(Debug, Clone)]
 struct Link {
     broker: Broker,
@@ -95,20 +96,20 @@ struct Link {
 impl Link {
     async fn take(&self, positions: impl IntoIterator<Item = u64>) -> Result<Confirm> {
         let broker = &self.broker;
-        one_less(&broker.failures)?;
+        take_failure(&broker.failures)?;
         broker.reachable.subscribe().wait_for(|reachable| *reachable).await.unwrap();
         broker.sent.lock().unwrap().extend(positions.into_iter().map(|position| (self.relay, position)));
         let broker = broker.clone();
         let confirmed = async move {
             broker.open.subscribe().wait_for(|open| *open).await.unwrap();
-            one_less(&broker.unconfirmed)
+            take_failure(&broker.unconfirmed)
         };
         Ok(confirmed.boxed())
     }
 }
 
-/// Fails while there are any left.
-fn one_less(failures: &AtomicUsize) -> Result<()> {
+/// Fails while `failures` is above zero, and decrements it.
+fn take_failure(failures: &AtomicUsize) -> Result<()> {
     match failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
         Ok(_) => Err(ErrorKind::Transient("reach the broker".into()).into()),
         Err(_) => Ok(()),
@@ -147,38 +148,38 @@ impl Running {
         Self { stop, task }
     }
 
-    /// Gracefully.
+    /// Stops the relay gracefully.
     async fn stop(self) -> Result<()> {
         self.stop.cancel();
-        timeout(PATIENCE, self.task).await.expect("it ends").unwrap()
+        timeout(TIMEOUT, self.task).await.expect("the relay ends in time").unwrap()
     }
 
-    /// As a killed process ends: without another word.
+    /// Ends the relay like a killed process, without any cleanup.
     async fn kill(self) {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 }
 
-fn relay(store: &MemoryStore, keeper: impl RelayStore, link: Link) -> Relay {
+fn relay(store: &MemoryStore, unreliable: impl RelayStore, link: Link) -> Relay {
     let options = RelayOptions::new().with_lease(LEASE);
-    Relay::new(store.clone(), link).with_checkpoint(keeper, "main").with_options(options)
+    Relay::new(store.clone(), link).with_checkpoint(unreliable, "main").with_options(options)
 }
 
-/// A relay that leads, since nobody else is there, and one that stands by.
-async fn two(store: &MemoryStore, broker: &Broker) -> (Running, Running) {
+/// Starts a relay that leads, because it is alone, and then a second one on standby.
+async fn leader_and_standby(store: &MemoryStore, broker: &Broker) -> (Running, Running) {
     add(store, 1).await;
     let first = Running::start(relay(store, store.clone(), broker.link("first")));
-    broker.has(1).await;
+    broker.await_sent(1).await;
     (first, Running::start(relay(store, store.clone(), broker.link("second"))))
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_relays_one_publishes_for_as_long_as_it_lives() {
+async fn one_of_two_relays_publishes_as_long_as_it_lives() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    let (first, second) = two(&store, &broker).await;
+    let (first, second) = leader_and_standby(&store, &broker).await;
     for _ in 0..20 {
-        // Idle or not, it prolongs its lease.
+        // The leader renews its lease whether or not it is idle.
         sleep(LEASE / 3).await;
         add(&store, 2).await;
         sleep(LEASE / 3).await;
@@ -192,49 +193,53 @@ async fn of_two_relays_one_publishes_for_as_long_as_it_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_is_stopped_hands_over_at_once_and_nothing_is_sent_twice() {
+async fn a_stopped_relay_hands_over_at_once_without_repeats() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    let (first, second) = two(&store, &broker).await;
+    let (first, second) = leader_and_standby(&store, &broker).await;
     first.stop().await.unwrap();
     let stopped = Instant::now();
     add(&store, 9).await;
-    broker.has(10).await;
+    broker.await_sent(10).await;
     assert!(stopped.elapsed() <= LEASE / 3 + Duration::from_millis(5), "{:?}", stopped.elapsed());
     assert_eq!(broker.sent_by("second"), (2..=10).collect::<Vec<_>>());
     second.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_is_killed_is_replaced_after_the_end_of_its_lease() {
+async fn a_killed_relay_is_replaced_when_its_lease_expires() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    let (first, second) = two(&store, &broker).await;
+    let (first, second) = leader_and_standby(&store, &broker).await;
     sleep(LEASE).await;
     add(&store, 1).await;
     until(async || store.position("main").await.unwrap() == Position::new(2)).await;
     add(&store, 1).await;
-    broker.has(3).await;
+    broker.await_sent(3).await;
     first.kill().await;
     let killed = Instant::now();
     add(&store, 8).await;
     until(async || !broker.sent_by("second").is_empty()).await;
-    // It may have been prolonged up to a third of its length before.
+    // The leader may have renewed its lease up to a third of its length before the kill.
     let late = killed.elapsed();
     assert!(late + Duration::from_millis(5) >= LEASE * 2 / 3 && late <= LEASE * 4 / 3, "{late:?}");
-    broker.has(12).await;
-    assert_eq!(broker.sent_by("second"), (3..=11).collect::<Vec<_>>(), "3 was confirmed, but not yet kept");
+    broker.await_sent(12).await;
+    assert_eq!(
+        broker.sent_by("second"),
+        (3..=11).collect::<Vec<_>>(),
+        "3 was confirmed, but the checkpoint was not saved yet"
+    );
     second.stop().await.unwrap();
 }
 
-/// A store that a relay may lose sight of, or be deceived about.
+/// A store that a relay may lose its connection to, or get stale answers from.
 #[derive(Debug, Clone)]
-struct Keeper {
+struct UnreliableStore {
     store: MemoryStore,
     cut_off: Arc<AtomicBool>,
-    /// What it goes on answering, as to a process whose clock stands still.
+    /// Whether the store keeps granting the lease, as a process with a stopped clock would believe.
     deceived: Arc<AtomicBool>,
 }
 
-impl Keeper {
+impl UnreliableStore {
     fn of(store: &MemoryStore) -> Self {
         Self { store: store.clone(), cut_off: Arc::default(), deceived: Arc::default() }
     }
@@ -246,7 +251,7 @@ impl Keeper {
 }
 
 #[async_trait]
-impl RelayStore for Keeper {
+impl RelayStore for UnreliableStore {
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         if self.deceived.load(Ordering::SeqCst) {
             return Ok(Some(Fence::new(1)));
@@ -268,85 +273,85 @@ impl RelayStore for Keeper {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_whose_lease_ran_out_while_the_publisher_hung_publishes_nothing_more() {
+async fn a_hung_relay_publishes_nothing_after_its_lease_expires() {
     let (store, broker, hanging) = (MemoryStore::new(), Broker::new(), Broker::new());
-    let keeper = Keeper::of(&store);
+    let unreliable = UnreliableStore::of(&store);
     add(&store, 20_000).await;
     hanging.open.send_replace(false);
-    let first = Running::start(relay(&store, keeper.clone(), hanging.link("first")));
-    hanging.has(8_000).await;
-    keeper.cut_off.store(true, Ordering::SeqCst);
+    let first = Running::start(relay(&store, unreliable.clone(), hanging.link("first")));
+    hanging.await_sent(8_000).await;
+    unreliable.cut_off.store(true, Ordering::SeqCst);
     let cut_off = Instant::now();
     let second = Running::start(relay(&store, store.clone(), broker.link("second")));
-    broker.has(20_000).await;
+    broker.await_sent(20_000).await;
     assert!(cut_off.elapsed() + Duration::from_millis(5) >= LEASE * 2 / 3, "{:?}", cut_off.elapsed());
     hanging.open.send_replace(true);
     sleep(LEASE * 2).await;
     assert_eq!(hanging.sent_by("first"), (1..=8_000).collect::<Vec<_>>());
     assert_eq!(store.position("main").await.unwrap(), Position::new(20_000));
 
-    // It is still there when it is needed.
-    keeper.cut_off.store(false, Ordering::SeqCst);
+    // The first relay still takes over when it is needed.
+    unreliable.cut_off.store(false, Ordering::SeqCst);
     second.stop().await.unwrap();
     add(&store, 1).await;
-    hanging.has(8_001).await;
+    hanging.await_sent(8_001).await;
     assert_eq!(hanging.sent_by("first").last(), Some(&20_001));
     first.stop().await.unwrap();
 }
 
-/// No checkpoint comes in between here: the lease alone keeps it from sending.
+/// No checkpoint interferes in this test: the lease alone keeps the relay from publishing.
 #[tokio::test(start_paused = true)]
-async fn a_relay_whose_lease_ran_out_while_its_broker_was_away_publishes_nothing_when_it_is_back() {
+async fn a_relay_sends_nothing_if_its_lease_expired_during_an_outage() {
     for away in ["hangs", "fails"] {
         let (store, broker, gone) = (MemoryStore::new(), Broker::new(), Broker::new());
-        let keeper = Keeper::of(&store);
+        let unreliable = UnreliableStore::of(&store);
         add(&store, 10).await;
         if away == "hangs" {
             gone.reachable.send_replace(false);
         } else {
             gone.failures.store(usize::MAX, Ordering::SeqCst);
         }
-        let first = Running::start(relay(&store, keeper.clone(), gone.link("first")));
+        let first = Running::start(relay(&store, unreliable.clone(), gone.link("first")));
         sleep(LEASE).await;
-        assert_eq!(store.acquire_lease("main", Uuid::nil(), LEASE).await.unwrap(), None, "it leads");
-        keeper.cut_off.store(true, Ordering::SeqCst);
+        assert_eq!(store.acquire_lease("main", Uuid::nil(), LEASE).await.unwrap(), None, "the first relay leads");
+        unreliable.cut_off.store(true, Ordering::SeqCst);
         let second = Running::start(relay(&store, store.clone(), broker.link("second")));
-        broker.has(10).await;
+        broker.await_sent(10).await;
         gone.reachable.send_replace(true);
         gone.failures.store(0, Ordering::SeqCst);
         sleep(LEASE * 2).await;
-        assert!(gone.sent().is_empty(), "its broker {away}, and it sent {:?}", gone.sent());
+        assert!(gone.sent().is_empty(), "its broker {away}, but it sent {:?}", gone.sent());
         assert_eq!(store.position("main").await.unwrap(), Position::new(10));
         second.stop().await.unwrap();
         first.kill().await;
     }
 }
 
-/// As when the database restarts while a program ends.
+/// This happens when the database restarts while a program shuts down.
 #[tokio::test(start_paused = true)]
-async fn a_relay_that_is_stopped_while_its_store_is_away_ends_well_and_gives_its_lease_back_if_it_can() {
+async fn stopping_in_a_store_outage_releases_the_lease_if_possible() {
     for comes_back in [true, false] {
         let (store, broker) = (MemoryStore::new(), Broker::new());
-        let keeper = Keeper::of(&store);
+        let unreliable = UnreliableStore::of(&store);
         add(&store, 1).await;
-        let relay = Running::start(relay(&store, keeper.clone(), broker.link("first")));
+        let relay = Running::start(relay(&store, unreliable.clone(), broker.link("first")));
         until(async || store.position("main").await.unwrap() == Position::new(1)).await;
-        keeper.cut_off.store(true, Ordering::SeqCst);
+        unreliable.cut_off.store(true, Ordering::SeqCst);
         let back = async {
             sleep(LEASE / 20).await;
-            keeper.cut_off.store(!comes_back, Ordering::SeqCst);
+            unreliable.cut_off.store(!comes_back, Ordering::SeqCst);
         };
         let (ended, ()) = tokio::join!(relay.stop(), back);
         ended.unwrap();
         let free = store.acquire_lease("main", Uuid::nil(), LEASE).await.unwrap().is_some();
-        assert_eq!(free, comes_back, "otherwise it ends by itself");
+        assert_eq!(free, comes_back, "the lease is free only if the store came back");
     }
 }
 
-/// On the real clock: the whole process stands still, its timers too, for longer than its lease.
+/// Runs on the real clock: the whole process pauses, timers included, for longer than its lease.
 #[tokio::test]
-async fn a_process_that_stood_still_sends_nothing_before_it_has_the_lease_again() {
-    /// Stands still in its first call; later it looks whether the lease is free.
+async fn a_paused_process_publishes_nothing_until_it_leads_again() {
+    /// Pauses the process in its first call. Later calls check whether the lease is free.
     #[derive(Debug, Clone)]
     struct Frozen {
         store: MemoryStore,
@@ -379,33 +384,36 @@ async fn a_process_that_stood_still_sends_nothing_before_it_has_the_lease_again(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_zombies_checkpoint_is_refused_and_it_leads_no_more() {
+async fn a_zombies_checkpoint_is_refused_and_it_steps_down() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    let keeper = Keeper::of(&store);
+    let unreliable = UnreliableStore::of(&store);
     add(&store, 1).await;
-    let zombie = Running::start(relay(&store, keeper.clone(), broker.link("zombie")));
+    let zombie = Running::start(relay(&store, unreliable.clone(), broker.link("zombie")));
     until(async || store.position("main").await.unwrap() == Position::new(1)).await;
-    keeper.deceived.store(true, Ordering::SeqCst);
+    unreliable.deceived.store(true, Ordering::SeqCst);
     sleep(LEASE * 2).await;
-    let fence =
-        store.acquire_lease("main", Uuid::nil(), PATIENCE).await.unwrap().expect("it has ended by the store's clock");
+    let fence = store
+        .acquire_lease("main", Uuid::nil(), TIMEOUT)
+        .await
+        .unwrap()
+        .expect("the lease expired by the store's clock");
     store.advance("main", Position::new(1), fence).await.unwrap();
     add(&store, 1).await;
-    broker.has(2).await;
-    keeper.deceived.store(false, Ordering::SeqCst);
+    broker.await_sent(2).await;
+    unreliable.deceived.store(false, Ordering::SeqCst);
     sleep(LEASE * 2).await;
-    assert_eq!(store.position("main").await.unwrap(), Position::new(1), "it could not move it");
+    assert_eq!(store.position("main").await.unwrap(), Position::new(1), "the zombie could not move the checkpoint");
     add(&store, 1).await;
     sleep(LEASE * 2).await;
-    assert_eq!(broker.sent_by("zombie"), [1, 2], "it found out, and stands by");
+    assert_eq!(broker.sent_by("zombie"), [1, 2], "the zombie noticed, and is on standby");
     store.release_lease("main", Uuid::nil()).await.unwrap();
-    broker.has(4).await;
+    broker.await_sent(4).await;
     assert_eq!(broker.sent_by("zombie"), [1, 2, 2, 3]);
     zombie.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_position_beyond_all_leases_is_an_error_and_not_a_silent_wait() {
+async fn a_position_with_a_newer_fence_is_an_error() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
     store.advance("main", Position::new(1), Fence::new(7)).await.unwrap();
     let ended = relay(&store, store.clone(), broker.link("first")).run(CancellationToken::new()).await;
@@ -413,23 +421,23 @@ async fn a_position_beyond_all_leases_is_an_error_and_not_a_silent_wait() {
     assert_eq!(*ended.unwrap_err().kind(), expected);
 }
 
-/// Counts the pages it hands out, and the largest limit asked for since the last look.
+/// Counts the pages that it returns, and records the latest limit and the largest page in bytes.
 #[derive(Debug, Clone)]
-struct Counted {
+struct CountingReader {
     store: MemoryStore,
     pages: Arc<AtomicUsize>,
     limit: Arc<AtomicUsize>,
     bytes: Arc<AtomicU64>,
 }
 
-impl Counted {
+impl CountingReader {
     fn of(store: &MemoryStore) -> Self {
         Self { store: store.clone(), pages: Arc::default(), limit: Arc::default(), bytes: Arc::default() }
     }
 }
 
 #[async_trait]
-impl EventReader for Counted {
+impl EventReader for CountingReader {
     async fn read(&self, query: Query<'_>) -> Result<Page> {
         let page = self.store.read(query).await?;
         self.limit.store(query.limit, Ordering::SeqCst);
@@ -457,9 +465,9 @@ impl EventReader for Counted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn eight_pages_wait_for_the_broker_and_one_more_is_read() {
+async fn eight_pages_await_confirms_while_one_more_is_read() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    let counted = Counted::of(&store);
+    let counted = CountingReader::of(&store);
     for _ in 0..20 {
         add(&store, 100).await;
     }
@@ -472,7 +480,7 @@ async fn eight_pages_wait_for_the_broker_and_one_more_is_read() {
     assert_eq!((counted.pages.load(Ordering::SeqCst), broker.sent().len()), (9, 800));
     assert_eq!(store.position("main").await.unwrap(), Position::ZERO, "nothing was confirmed");
     broker.open.send_replace(true);
-    broker.has(2_000).await;
+    broker.await_sent(2_000).await;
     running.stop().await.unwrap();
     assert_eq!(broker.sent_by("first"), (1..=2_000).collect::<Vec<_>>());
     assert_eq!(store.position("main").await.unwrap(), Position::new(2_000));
@@ -481,7 +489,7 @@ async fn eight_pages_wait_for_the_broker_and_one_more_is_read() {
 #[tokio::test(start_paused = true)]
 async fn a_backlog_of_large_events_is_read_in_small_pages() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    let counted = Counted::of(&store);
+    let counted = CountingReader::of(&store);
     let large = PAGE_BYTES / 3;
     for number in 0..12 {
         let append = Append::new(stream(&number.to_string()), ExpectedVersion::Any, vec![event(vec![b'1'; large])]);
@@ -489,7 +497,7 @@ async fn a_backlog_of_large_events_is_read_in_small_pages() {
     }
     let relay = Relay::new(counted.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
     let running = Running::start(relay);
-    broker.has(12).await;
+    broker.await_sent(12).await;
     running.stop().await.unwrap();
     assert_eq!(broker.sent_by("first"), (1..=12).collect::<Vec<_>>());
     assert!(counted.bytes.load(Ordering::SeqCst) < (PAGE_BYTES + large) as u64);
@@ -497,17 +505,17 @@ async fn a_backlog_of_large_events_is_read_in_small_pages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_is_not_confirmed_is_sent_again_with_all_that_follow() {
+async fn an_unconfirmed_page_is_resent_with_all_later_pages() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
     add(&store, 30).await;
     broker.open.send_replace(false);
     let options = RelayOptions::new().with_page_events(1);
     let relay = Relay::new(store.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
     let running = Running::start(relay.with_options(options));
-    broker.has(8).await;
+    broker.await_sent(8).await;
     broker.unconfirmed.store(1, Ordering::SeqCst);
     broker.open.send_replace(true);
-    broker.has(38).await;
+    broker.await_sent(38).await;
     running.stop().await.unwrap();
     assert_eq!(broker.sent_by("first"), (1..=8).chain(1..=30).collect::<Vec<_>>());
     assert_eq!(store.position("main").await.unwrap(), Position::new(30));
@@ -520,7 +528,7 @@ async fn a_relay_may_announce_single_events() {
     let relay = Relay::announcing(store.clone(), broker.link("first")).with_checkpoint(store.clone(), "main");
     let mut unroutable = relay.unroutable();
     let running = Running::start(relay);
-    broker.has(5).await;
+    broker.await_sent(5).await;
     running.stop().await.unwrap();
     assert_eq!(*unroutable.borrow_and_update(), 3);
     assert_eq!(broker.sent_by("first"), [1, 2, 3, 4, 5]);
@@ -528,8 +536,8 @@ async fn a_relay_may_announce_single_events() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_that_lasts_ends_the_relay_and_frees_its_lease() {
-    /// Refuses for good.
+async fn a_permanent_error_ends_the_relay_and_frees_its_lease() {
+    /// Refuses every frame with a permanent error.
     struct Refusing;
 
     #[async_trait]
@@ -548,7 +556,7 @@ async fn an_error_that_lasts_ends_the_relay_and_frees_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_frames_travel_compressed_where_that_is_asked_for() {
+async fn large_frames_are_compressed_if_configured() {
     #[derive(Debug, Clone, Default)]
     struct Bodies(Arc<Mutex<Vec<Frame>>>);
 
@@ -569,7 +577,7 @@ async fn large_frames_travel_compressed_where_that_is_asked_for() {
     until(async || bodies.0.lock().unwrap().len() == 2).await;
     running.stop().await.unwrap();
     let bodies = bodies.0.lock().unwrap();
-    assert_eq!(bodies.iter().map(|frame| frame.body()[0]).collect::<Vec<_>>(), [2, 1], "the second is small");
+    assert_eq!(bodies.iter().map(|frame| frame.body()[0]).collect::<Vec<_>>(), [2, 1], "the second frame is small");
     let events = bodies.iter().flat_map(|frame| ReceivedFrame::parse(frame.body().clone()).unwrap().events().unwrap());
     assert_eq!(events.map(|event| event.position.get()).collect::<Vec<_>>(), (1..=101).collect::<Vec<_>>());
 }

@@ -1,4 +1,4 @@
-//! Commands: the versions they return, what they cost, and what they say when something is wrong.
+//! Commands: the versions they return, the number of calls they make to the store, and their errors.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -38,17 +38,17 @@ async fn log(store: &impl EventReader) -> Vec<RecordedEvent> {
     store.read_all(Position::ZERO, usize::MAX, &Filter::all()).await.unwrap().events
 }
 
-/// Counts what reaches the store, and has another process append in between.
+/// Counts the calls that reach the store, and lets another process append between them.
 #[derive(Debug, Clone)]
-struct Watched {
+struct CountingStore {
     store: MemoryStore,
     reads: Arc<AtomicUsize>,
     appends: Arc<AtomicUsize>,
-    /// Before the read of this number.
+    /// The append of another process, and the number of the read that it comes before.
     rival: Option<(usize, Append)>,
 }
 
-impl Watched {
+impl CountingStore {
     fn new() -> Self {
         Self { store: MemoryStore::new(), reads: Arc::default(), appends: Arc::default(), rival: None }
     }
@@ -69,7 +69,7 @@ impl Watched {
 }
 
 #[async_trait]
-impl EventReader for Watched {
+impl EventReader for CountingStore {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
         self.count_read().await?;
         self.store.replay(stream, replay, visitor).await
@@ -94,7 +94,7 @@ impl EventReader for Watched {
 }
 
 #[async_trait]
-impl EventStore for Watched {
+impl EventStore for CountingStore {
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         self.store.save_snapshot(stream, snapshot).await
     }
@@ -121,7 +121,7 @@ impl EventStore for Watched {
 
 #[tokio::test]
 async fn a_command_on_a_hot_aggregate_is_one_append_and_no_read() {
-    let store = Watched::new();
+    let store = CountingStore::new();
     let counters = Repository::<Counter>::new(store.clone());
     counters.execute("a", Add(vec![1])).await.unwrap();
     assert_eq!(store.counts(), (1, 1), "the first command loads");
@@ -133,7 +133,7 @@ async fn a_command_on_a_hot_aggregate_is_one_append_and_no_read() {
 
 #[tokio::test]
 async fn without_a_cache_each_command_loads() {
-    let store = Watched::new();
+    let store = CountingStore::new();
     let counters = uncached(store.clone());
     for _ in 0..3 {
         counters.execute("a", Add(vec![1])).await.unwrap();
@@ -143,7 +143,7 @@ async fn without_a_cache_each_command_loads() {
 
 #[tokio::test]
 async fn a_conflict_with_another_process_reloads_and_decides_again() {
-    let store = Watched::new();
+    let store = CountingStore::new();
     let (here, there) = (Repository::<Counter>::new(store.clone()), Repository::<Counter>::new(store.clone()));
     here.execute("a", Add(vec![1])).await.unwrap();
     there.execute("a", Add(vec![10])).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_conflict_with_another_process_reloads_and_decides_again() {
 }
 
 #[tokio::test]
-async fn when_the_retries_are_used_up_the_conflict_says_what_was_expected() {
+async fn the_conflict_after_the_last_retry_names_the_versions() {
     let store = MemoryStore::new();
     let retry = RetryPolicy::new().with_retries(0);
     let options = RepositoryOptions::new().with_retry(retry);
@@ -173,7 +173,7 @@ async fn a_refusal_is_decided_on_the_newest_state() {
     let counters = Repository::<Counter>::new(store.clone());
     counters.execute("a", Add(vec![1])).await.unwrap();
     store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(50)])).await.unwrap();
-    // The state in memory is too old to allow this.
+    // The cached state is too old to allow this.
     counters.execute("a", Add(vec![-40])).await.unwrap();
     let error = counters.execute("a", Add(vec![-40])).await.unwrap_err();
     assert!(matches!(error, CommandError::Rejected(BelowZero(11))), "{error}");
@@ -182,7 +182,7 @@ async fn a_refusal_is_decided_on_the_newest_state() {
 
 #[tokio::test]
 async fn a_command_with_nothing_to_do_writes_nothing() {
-    let store = Watched::new();
+    let store = CountingStore::new();
     let counters = Repository::<Counter>::new(store.clone());
     counters.execute("a", Add(vec![1])).await.unwrap();
     let executed = counters.execute("a", Add(vec![])).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_command_with_nothing_to_do_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_command_under_a_key_is_executed_once() {
+async fn a_command_with_a_key_is_executed_once() {
     let store = MemoryStore::new();
     let counters = Repository::<Counter>::new(store.clone());
     let context = Context::new().with_key(IdempotencyKey::new("request 7").unwrap());
@@ -209,24 +209,25 @@ async fn a_command_under_a_key_is_executed_once() {
 }
 
 #[tokio::test]
-async fn a_command_that_was_executed_is_not_refused_when_it_comes_again() {
+async fn a_repeated_command_is_not_refused() {
     let counters = Repository::<Counter>::new(MemoryStore::new());
     counters.execute("a", Add(vec![5])).await.unwrap();
     let context = Context::new().with_key(IdempotencyKey::new("take all").unwrap());
     let first = counters.execute_with("a", Add(vec![-5]), context.clone()).await.unwrap();
-    // Now the same command would fall below zero.
+    // By now the same command would fall below zero.
     let second = counters.execute_with("a", Add(vec![-5]), context).await.unwrap();
     assert_eq!((second.version, second.outcome), (first.version, Outcome::Repeated));
     assert!(matches!(counters.execute("a", Add(vec![-5])).await, Err(CommandError::Rejected(BelowZero(0)))));
 }
 
-/// The state in memory is that of before a delivery; the one that is read next is that of after the same command, by another.
+/// The cached state is older than the counter's only event, and another process executes the same command before read
+/// `before`.
 #[tokio::test]
-async fn a_refusal_is_looked_up_after_the_state_it_was_decided_on() {
+async fn a_refusal_looks_up_its_key_after_reading_the_state() {
     for before in 1..6 {
         let key = IdempotencyKey::new("take five").unwrap();
         let rival = Append::new(stream("a"), ExpectedVersion::Any, vec![added(-5)]).with_key(key.clone());
-        let store = Watched { rival: Some((before, rival)), ..Watched::new() };
+        let store = CountingStore { rival: Some((before, rival)), ..CountingStore::new() };
         let counters = Repository::<Counter>::new(store.clone());
         counters.load("a").await.unwrap();
         store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(5)])).await.unwrap();
@@ -237,8 +238,8 @@ async fn a_refusal_is_looked_up_after_the_state_it_was_decided_on() {
 }
 
 #[tokio::test]
-async fn a_key_costs_a_command_on_a_hot_aggregate_no_read() {
-    let store = Watched::new();
+async fn a_key_adds_no_read_on_a_hot_aggregate() {
+    let store = CountingStore::new();
     let counters = Repository::<Counter>::new(store.clone());
     counters.execute("a", Add(vec![1])).await.unwrap();
     let context = Context::new().with_key(IdempotencyKey::new("once").unwrap());
@@ -247,7 +248,7 @@ async fn a_key_costs_a_command_on_a_hot_aggregate_no_read() {
 }
 
 #[tokio::test]
-async fn the_same_key_at_the_same_time_writes_once_and_leaves_the_cache_right() {
+async fn concurrent_commands_with_one_key_write_once() {
     let store = MemoryStore::new();
     let repositories: Vec<_> = (0..8).map(|_| Repository::<Counter>::new(store.clone())).collect();
     let context = Context::new().with_key(IdempotencyKey::new("once").unwrap());
@@ -277,7 +278,11 @@ async fn correlation_and_causation_follow_the_chain() {
     counters.execute_with("c", Add(vec![4]), named).await.unwrap();
     let events = log(&store).await;
     let metadata: Vec<_> = events.iter().map(|recorded| &recorded.event.metadata).collect();
-    assert_eq!(metadata[0].correlation_id, Some(events[0].event.id.into()), "the first event names the chain");
+    assert_eq!(
+        metadata[0].correlation_id,
+        Some(events[0].event.id.into()),
+        "the first event's id is the correlation id"
+    );
     assert_eq!(metadata[1].correlation_id, metadata[0].correlation_id);
     assert_eq!(metadata[2].correlation_id, metadata[0].correlation_id);
     assert_eq!(metadata[2].causation_id, Some(events[1].event.id));
@@ -327,7 +332,7 @@ async fn sixty_four_tasks_on_eight_hot_aggregates_lose_no_update() {
 }
 
 #[tokio::test]
-async fn a_dropped_command_leaves_store_and_cache_right() {
+async fn a_dropped_command_leaves_store_and_cache_consistent() {
     let store = MemoryStore::new();
     let counters = Repository::<Counter>::new(store.clone());
     counters.execute("a", Add(vec![1])).await.unwrap();
@@ -363,7 +368,7 @@ async fn plant(store: &MemoryStore, event_type: &str, schema_version: u32, codec
 }
 
 #[tokio::test]
-async fn an_event_that_cannot_be_read_is_a_typed_error_and_never_an_empty_state() {
+async fn an_undecodable_event_is_an_error_and_not_an_empty_state() {
     let (stream, version) = (stream("a"), Version::new(2));
     let kind = |event_type| (stream.clone(), version, EventType::new(event_type).unwrap());
     let cases = [
@@ -390,7 +395,7 @@ async fn an_event_that_cannot_be_read_is_a_typed_error_and_never_an_empty_state(
 }
 
 #[tokio::test]
-async fn ids_that_no_store_takes_are_refused() {
+async fn invalid_ids_are_refused() {
     let counters = Repository::<Counter>::new(MemoryStore::new());
     for id in [String::new(), "a\0b".to_owned(), "x".repeat(1024 * 1024)] {
         let error = counters.execute(id.clone(), Add(vec![1])).await.unwrap_err();
@@ -400,7 +405,7 @@ async fn ids_that_no_store_takes_are_refused() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_cannot_be_read_is_passed_over_and_counted() {
+async fn an_undecodable_snapshot_is_skipped_and_counted() {
     let store = MemoryStore::new();
     for amount in 1..=6 {
         store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(amount)])).await.unwrap();
@@ -423,7 +428,7 @@ async fn a_snapshot_of_another_shape_is_never_read() {
     assert_eq!(Repository::<Counter>::new(store).load("a").await.unwrap().state.total, 1);
 }
 
-/// Sees how many events a load replays.
+/// Records the versions that a replay visits, and the version of the snapshot.
 struct Replayed(Vec<Version>, Option<Version>);
 
 impl Visitor for Replayed {
@@ -458,7 +463,7 @@ async fn snapshots_are_written_by_policy_and_shorten_the_load() {
 enum Step {
     Add(usize, Vec<i64>),
     Rename(usize),
-    Behind(usize, i64),
+    AppendElsewhere(usize, i64),
     Load(usize),
     LoadVersion(usize, u64),
     LoadTime(usize, usize),
@@ -470,7 +475,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (counter.clone(), prop::collection::vec(-3..10i64, 0..4)).prop_map(|(c, amounts)| Step::Add(c, amounts)),
         1 => counter.clone().prop_map(Step::Rename),
-        2 => (counter.clone(), 0..5i64).prop_map(|(c, amount)| Step::Behind(c, amount)),
+        2 => (counter.clone(), 0..5i64).prop_map(|(c, amount)| Step::AppendElsewhere(c, amount)),
         1 => counter.clone().prop_map(Step::Load),
         1 => (counter.clone(), 0..20u64).prop_map(|(c, version)| Step::LoadVersion(c, version)),
         1 => (counter, 0..20usize).prop_map(|(c, event)| Step::LoadTime(c, event)),
@@ -487,7 +492,7 @@ fn fold(events: &[CounterEvent]) -> Counter {
     state
 }
 
-fn same(loaded: &Loaded<Counter>, events: &[CounterEvent]) {
+fn assert_same(loaded: &Loaded<Counter>, events: &[CounterEvent]) {
     assert_eq!(loaded.version.get(), events.len() as u64);
     assert_eq!(loaded.state, fold(events));
 }
@@ -506,27 +511,27 @@ async fn run_steps(store: impl EventStore + Clone, steps: Vec<Step>) {
                         assert_eq!(executed.version.get(), events.len() as u64);
                     }
                     (Err(CommandError::Rejected(refusal)), Err(expected)) => assert_eq!(refusal, expected),
-                    (executed, decided) => panic!("{executed:?} where the model says {decided:?}"),
+                    (executed, decided) => panic!("the repository returned {executed:?}, the model {decided:?}"),
                 }
             }
             Step::Rename(counter) => {
                 counters.execute(format!("c{counter}"), Rename("x")).await.unwrap();
                 model.entry(counter).or_default().push(CounterEvent::Renamed("x".into()));
             }
-            // Another process writes past the cache.
-            Step::Behind(counter, amount) => {
+            // Another process appends, and the cache does not see it.
+            Step::AppendElsewhere(counter, amount) => {
                 let append = Append::new(stream(&format!("c{counter}")), ExpectedVersion::Any, vec![added(amount)]);
                 store.append(append).await.unwrap();
                 model.entry(counter).or_default().push(CounterEvent::Added { amount });
             }
             Step::Load(counter) => {
-                same(&counters.load(format!("c{counter}")).await.unwrap(), model.entry(counter).or_default());
+                assert_same(&counters.load(format!("c{counter}")).await.unwrap(), model.entry(counter).or_default());
             }
             Step::LoadVersion(counter, version) => {
                 let events = model.entry(counter).or_default();
                 let prefix = &events[..events.len().min(usize::try_from(version).unwrap())];
                 let at = UpTo::Version(Version::new(version));
-                same(&counters.load_at(format!("c{counter}"), at).await.unwrap(), prefix);
+                assert_same(&counters.load_at(format!("c{counter}"), at).await.unwrap(), prefix);
             }
             Step::LoadTime(counter, event) => {
                 let id = format!("c{counter}");
@@ -535,7 +540,7 @@ async fn run_steps(store: impl EventStore + Clone, steps: Vec<Step>) {
                 let Some(moment) = recorded.get(event).map(|event| event.recorded_at) else { continue };
                 let count = recorded.iter().filter(|event| event.recorded_at <= moment).count();
                 let loaded = counters.load_at(id, UpTo::Time(moment)).await.unwrap();
-                same(&loaded, &model.entry(counter).or_default()[..count]);
+                assert_same(&loaded, &model.entry(counter).or_default()[..count]);
             }
             Step::Evict => {
                 counters.flush().await;
@@ -544,7 +549,7 @@ async fn run_steps(store: impl EventStore + Clone, steps: Vec<Step>) {
         }
     }
     for (counter, events) in model {
-        same(&uncached(store.clone()).load(format!("c{counter}")).await.unwrap(), &events);
+        assert_same(&uncached(store.clone()).load(format!("c{counter}")).await.unwrap(), &events);
     }
 }
 
@@ -561,7 +566,7 @@ proptest! {
     }
 
     #[test]
-    fn every_event_of_the_domain_returns_from_its_stored_form(amount: i64, name: String) {
+    fn every_event_round_trips_through_its_stored_form(amount: i64, name: String) {
         for event in [CounterEvent::Added { amount }, CounterEvent::Renamed(name)] {
             let schema = event.schema();
             let new = NewEvent::new(&event).unwrap();

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs all tests. Finds or installs what they need (apt, as root on Debian or Ubuntu), starts throw-away servers on free ports of
-# 127.0.0.1, and stops them by pid at the end, also after a failure.
+# Runs all tests. Installs missing programs (by apt, as root on Debian or Ubuntu), starts temporary servers on free ports of 127.0.0.1,
+# and stops them at the end, even after a failure.
 #
 #   tests/run.sh            everything
 #   tests/run.sh ARG ...    passed on to cargo test, such as a test's name
 #
-# Some tests start servers of their own, by the programs installed here. Two of them fill a small disk (tmpfs), which they mount
-# as root or by sudo; where neither may, they fail and say so.
+# Some tests start servers of their own with the installed programs. Two of them fill a small disk (tmpfs), which they mount as root or
+# with sudo. If neither is allowed, they fail and say so.
 #
-# A server of your own is used as it is: POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. AMQP_URL=amqp://.. (see compose.yaml). So is a Python
-# that has pika: PIKA_PYTHON=/path/to/python.
+# To use your own servers, set POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. AMQP_URL=amqp://.. (see compose.yaml). To use your own Python
+# with pika, set PIKA_PYTHON=/path/to/python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/services.sh
@@ -19,10 +19,10 @@ command -v cargo >/dev/null || missing cargo "install Rust, see https://rustup.r
 command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
   missing "a C compiler" "on Debian or Ubuntu: apt-get install gcc"
 
-# Whatever a server or a test leaves in a temporary folder goes with this one.
+# Temporary files of servers and tests are below this folder and are deleted with it.
 SERVICES="$(mktemp -d)"
 trap 'stop_services; rm -rf "$SERVICES"' EXIT
-# The servers run as users of their own.
+# The servers run as other users, who must be able to enter the folder.
 chmod 755 "$SERVICES"
 start_postgres
 start_mariadb
@@ -31,8 +31,8 @@ make_python
 mkdir "$SERVICES/tmp"
 export TMPDIR="$SERVICES/tmp"
 
-# tests/shop and tests/examples run the programs that people run; with `--examples` below cargo builds only their tests.
+# tests/shop and tests/examples run the example programs. The `--examples` below builds only the examples' own tests.
 cargo build --workspace --all-features --examples
-# The library, its macros, the examples' own tests and every test of tests/; then the documentation's examples.
+# The library, its macros, the examples' own tests and the package in tests/, then the doctests.
 cargo test --workspace --all-features --lib --bins --examples --tests -- "$@"
 cargo test --workspace --all-features --doc -- "$@"

@@ -1,12 +1,12 @@
-# Starts throw-away servers for the tests, each on a free port of 127.0.0.1, below $SERVICES (a folder of the caller's).
-# Sourced by tests/run.sh. A server whose URL is set already is left alone and used as it is.
+# Starts temporary servers for the tests, each on a free port of 127.0.0.1, with its data below $SERVICES (a folder that the caller creates).
+# Sourced by tests/run.sh. A server whose URL is already set is not started.
 
 missing() {
   echo "tests/run.sh: $1 is missing: $2" >&2
   exit 1
 }
 
-# A port nobody listens on. Another process may take it before we do; then the server says so and the run fails by name.
+# Prints a free port. If another process takes the port first, the server fails to start and the run names it.
 free_port() {
   local port
   while :; do
@@ -15,29 +15,29 @@ free_port() {
   done
 }
 
-# Runs a command as the user that a server's package made for it, or as ourselves where we are not root.
+# Runs a command as the user that a server's package created, or as the current user if that is not root.
 as_user() {
   (become "$@")
 }
 
-# The same, in the place of this shell: in the background its pid is the program's own.
+# Like as_user, but replaces this shell, so that the pid of a background job is that of the program.
 become() {
   local user="$1"
   shift
   if [ "$(id -u)" = 0 ]; then exec setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else exec "$@"; fi
 }
 
-# package, what it is
+# Arguments: package, what it provides, the variable that names a server of your own.
 install_package() {
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     missing "$2" "on Debian or Ubuntu: apt-get install $1; or name one of your own in $3 (compose.yaml has servers)"
   fi
   echo "tests/run.sh: installing $1" >&2
-  # In a subshell: whatever ends it, also a failure or a signal, takes the policy away again that was put there.
+  # In a subshell, so that the trap removes the policy file even after a failure or a signal.
   (
     if [ ! -e /usr/sbin/policy-rc.d ]; then
       trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-      # What is installed must not start by itself: the tests have servers of their own.
+      # The installed server must not start as a service: the tests start their own.
       printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d || exit 1
     fi
     apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >&2
@@ -68,7 +68,7 @@ start_postgres() {
   as_user postgres "$programs/pg_ctl" -D "$data/data" -l "$data/log" -w -t 60 \
     -o "-c listen_addresses=127.0.0.1 -p $port -c unix_socket_directories=$data -c max_connections=300" start >/dev/null || {
     cat "$data/log" >&2
-    # It may be starting still.
+    # The server may still be starting.
     as_user postgres "$programs/pg_ctl" -D "$data/data" -m immediate stop >/dev/null 2>&1 || true
     missing PostgreSQL "the server did not start"
   }
@@ -100,7 +100,7 @@ start_mariadb() {
     kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MariaDB "the server did not start"; }
     sleep 0.1
   done
-  # The server's own: the one above may be that of the shell that has started it, and would leave the server behind.
+  # The pid of the server. The pid above may be that of the shell that started it; killing that one would leave the server running.
   cat "$data/pid" >"$SERVICES/mariadb.pid"
   mariadb --no-defaults --socket="$data/socket" -uroot \
     -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
@@ -120,9 +120,9 @@ start_rabbitmq() {
   names="$(free_port)"
   mkdir -p "$data"
   if [ "$(id -u)" = 0 ]; then chown rabbitmq:rabbitmq "$data"; fi
-  # Erlang's name server, which the broker would start for good otherwise.
+  # Erlang's name server. Otherwise the broker starts one that keeps running after the tests.
   become rabbitmq epmd -port "$names" -address 127.0.0.1 </dev/null >/dev/null 2>&1 &
-  # By its name it is stopped last: a broker that misses it starts another, for good.
+  # The name of this file sorts last, so it is stopped last. A broker that does not find the name server starts another one.
   echo "$!" >"$SERVICES/z_epmd.pid"
   HOME="$data" RABBITMQ_NODENAME="retell$port@localhost" RABBITMQ_NODE_PORT="$port" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
     RABBITMQ_DIST_PORT="$(free_port)" ERL_EPMD_PORT="$names" ERL_EPMD_ADDRESS=127.0.0.1 RABBITMQ_MNESIA_BASE="$data/data" \
@@ -135,12 +135,12 @@ start_rabbitmq() {
     kill -0 "$pid" 2>/dev/null || { cat "$SERVICES/rabbitmq.log" >&2; missing RabbitMQ "the server did not start"; }
     sleep 0.1
   done
-  # Erlang's own: the one above is that of the script around it.
+  # The pid of Erlang. The pid above is that of the wrapper script.
   cp "$data/pid" "$SERVICES/rabbitmq.pid"
   export AMQP_URL="amqp://guest:guest@127.0.0.1:$port/%2f"
 }
 
-# A Python with the client that the foreign consumer uses, in an environment of its own below $SERVICES.
+# Creates a virtual environment below $SERVICES with pika, the client that the consumer in Python uses.
 make_python() {
   [ -z "${PIKA_PYTHON:-}" ] || return 0
   python3 -c 'import venv, ensurepip' 2>/dev/null || install_package python3-venv "Python 3 with venv" PIKA_PYTHON
@@ -149,20 +149,20 @@ make_python() {
   export PIKA_PYTHON="$SERVICES/python/bin/python"
 }
 
-# A zombie that nobody reaps counts as gone. Without ps, Linux says it in a file.
+# Succeeds if the process has ended. A zombie counts as ended. Without ps, the state is read from /proc.
 has_ended() {
   kill -0 "$1" 2>/dev/null || return 0
   case "$(ps -o stat= -p "$1" 2>/dev/null || sed 's/.*) //' "/proc/$1/stat" 2>/dev/null || true)" in Z*) return 0 ;; esac
   return 1
 }
 
-# Ends what was started here, by pid, and waits for it. A server that does not go in time is killed.
+# Stops the servers that were started here, by pid, and waits for each. A server that does not end within 10 seconds is killed.
 stop_services() {
   local file pid
   for file in "$SERVICES"/*.pid; do
     [ -s "$file" ] || continue
     pid="$(cat "$file")"
-    # PostgreSQL: SIGINT is a fast shutdown; MariaDB takes SIGTERM.
+    # SIGINT is PostgreSQL's fast shutdown. The others take SIGTERM.
     case "$file" in *postgres*) kill -INT "$pid" ;; *) kill -TERM "$pid" ;; esac 2>/dev/null || continue
     for _ in $(seq 100); do
       if has_ended "$pid"; then continue 2; fi

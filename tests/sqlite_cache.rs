@@ -1,6 +1,7 @@
-//! Readers that go through the whole log leave the writer its pages. Counted in reads of the process, so this is a binary of its own.
+//! Readers that scan the whole log leave the writer's pages in the cache. The test counts the reads of its process, so
+//! it has a binary of its own.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 
@@ -12,16 +13,16 @@ use retell::{EventReaderExt, EventStore, ExpectedVersion, Filter, Position, Sqli
 
 const READERS: usize = 4;
 
-/// Twice what SQLite keeps in memory.
+/// Twice the size of SQLite's page cache.
 const LOG_BYTES: usize = 128 * 1024 * 1024;
 
-/// One fits into a page. What does not is read past the cache.
+/// A payload that fits into a page. SQLite reads larger ones past its cache.
 const PAYLOAD: usize = 3_000;
 
 const APPENDS: u64 = 200;
 
 #[tokio::test]
-async fn readers_that_scan_the_log_leave_the_writer_its_pages() {
+async fn scanning_readers_leave_the_writers_pages_cached() {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions::new().with_readers(READERS);
     let store = SqliteStore::open_with(folder.path().join("log.db"), options).await.unwrap();
@@ -30,7 +31,7 @@ async fn readers_that_scan_the_log_leave_the_writer_its_pages() {
         store.append(Append::new(stream(&format!("large-{number}")), ExpectedVersion::NoStream, events)).await.unwrap();
     }
     let before = reads_of_an_append(&store, "before").await;
-    // All of them are in use at once, so each reads all of it.
+    // All readers are busy at once, so each of them reads the whole log.
     join_all((0..READERS).map(|_| scan(&store))).await;
     let after = reads_of_an_append(&store, "after").await;
     assert!(after <= before + 1, "{after} reads an append after the scan, {before} before it");
@@ -47,7 +48,7 @@ async fn scan(store: &SqliteStore) {
     }
 }
 
-/// The least of some rounds: the first ones bring the writer's own pages back.
+/// Returns the minimum of several rounds, because the first rounds load the writer's own pages again.
 async fn reads_of_an_append(store: &SqliteStore, id: &str) -> u64 {
     let mut least = u64::MAX;
     for round in 0..5 {
@@ -62,7 +63,7 @@ async fn reads_of_an_append(store: &SqliteStore, id: &str) -> u64 {
     least
 }
 
-/// System calls of this process that have read, as Linux counts them.
+/// Returns the number of read calls of this process, as Linux counts them.
 fn reads() -> u64 {
     let io = fs::read_to_string("/proc/self/io").unwrap();
     io.lines().find_map(|line| line.strip_prefix("syscr: ")?.parse().ok()).unwrap()

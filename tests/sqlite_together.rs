@@ -1,6 +1,6 @@
-//! Events and rows of the caller's in one SQLite transaction.
+//! Events and the caller's own rows in one SQLite transaction.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use retell::{Error, ErrorKind, ExpectedVersion, IdempotencyKey, Position, Versio
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-/// An application's own error.
+/// The error of an application.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error("out of stock")]
@@ -33,7 +33,7 @@ impl Failed {
     }
 }
 
-/// A log with a table of the application's beside it.
+/// A log with a table of the application in the same file.
 struct Shop {
     directory: TempDir,
     store: SqliteStore,
@@ -52,7 +52,7 @@ impl Shop {
         Connection::open(self.directory.path().join("log.db")).unwrap()
     }
 
-    /// How many events and how many of the application's rows there are.
+    /// Returns the number of events and the number of the application's rows.
     async fn counts(&self) -> (usize, usize) {
         let rows: u32 = self.raw().query_row("SELECT count(*) FROM orders", [], |row| row.get(0)).unwrap();
         (whole_log(&self.store).await.unwrap().len(), rows as usize)
@@ -63,10 +63,10 @@ impl Shop {
         row.ok_or(Failed::OutOfStock)
     }
 
-    /// The writer is as it was: both ways to append work.
-    async fn assert_goes_on(&self, expected: usize) {
+    /// Asserts that the writer still accepts appends, with and without work.
+    async fn assert_usable(&self, expected: usize) {
         assert_eq!(self.counts().await, (expected, expected));
-        self.write("goes on").await.unwrap();
+        self.write("next").await.unwrap();
         self.store.append(append("alone")).await.unwrap();
         assert_eq!(self.counts().await, (expected + 2, expected + 1));
     }
@@ -99,15 +99,15 @@ async fn events_and_rows_are_one_commit() {
         })
         .await
         .unwrap();
-    assert_eq!(seen, Some(((1, 1), 0)), "the work sees the events, and nobody else does");
+    assert_eq!(seen, Some(((1, 1), 0)), "only the work sees the events");
     assert_eq!((appended.outcome, appended.versions), (Outcome::Written, vec![Version::new(1)]));
-    assert_eq!(*grown.borrow(), Position::new(1), "readers are told");
+    assert_eq!(*grown.borrow(), Position::new(1), "readers are notified");
     assert_eq!(shop.store.position_of(appended.commit).await.unwrap(), Some(Position::new(1)));
-    shop.assert_goes_on(1).await;
+    shop.assert_usable(1).await;
 }
 
 #[tokio::test]
-async fn a_failing_work_undoes_both_and_its_error_comes_back_as_it_is() {
+async fn failed_work_undoes_both_and_returns_its_own_error() {
     let shop = Shop::new().await;
     let failing = |db: &Connection| {
         insert(db, "a")?;
@@ -118,7 +118,7 @@ async fn a_failing_work_undoes_both_and_its_error_comes_back_as_it_is() {
     let twice = |db: &Connection| insert(db, "a").and_then(|()| insert(db, "a"));
     let error = shop.store.append_with(append("a"), twice).await.unwrap_err();
     assert!(matches!(error, Failed::Sqlite(_)), "{error:?}");
-    shop.assert_goes_on(0).await;
+    shop.assert_usable(0).await;
 }
 
 #[tokio::test]
@@ -135,45 +135,45 @@ async fn a_refused_append_leaves_no_rows() {
     let empty = Append::new(stream("b"), ExpectedVersion::Any, Vec::new());
     let error = shop.store.append_with(empty, |db| insert(db, "b")).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error:?}");
-    shop.assert_goes_on(1).await;
+    shop.assert_usable(1).await;
 }
 
 #[tokio::test]
-async fn under_a_key_that_was_used_the_rows_are_not_written_again() {
+async fn a_used_key_does_not_write_the_rows_again() {
     let shop = Shop::new().await;
     let keyed = || append("a").with_key(IdempotencyKey::new("pay").unwrap());
     let (first, row) = shop.store.append_with(keyed(), |db| insert(db, "a")).await.unwrap();
     assert_eq!((first.outcome, row), (Outcome::Written, Some(())));
     let (again, row) = shop.store.append_with(keyed(), |db| insert(db, "a")).await.unwrap();
     assert_eq!((again.outcome, again.commit, row), (Outcome::Repeated, first.commit, None));
-    // A failed work does not use its key up.
+    // Failed work does not use up its key.
     let other = || append("b").with_key(IdempotencyKey::new("other").unwrap());
     shop.store.append_with(other(), |_| Err::<(), _>(Failed::OutOfStock)).await.unwrap_err();
     let (appended, _) = shop.store.append_with(other(), |db| insert(db, "b")).await.unwrap();
     assert_eq!(appended.outcome, Outcome::Written);
-    shop.assert_goes_on(2).await;
+    shop.assert_usable(2).await;
 }
 
 #[tokio::test]
-async fn a_panic_in_the_work_undoes_both_and_the_writer_goes_on() {
+async fn a_panic_undoes_both_and_the_writer_continues() {
     let shop = Shop::new().await;
     let store = shop.store.clone();
     let call = tokio::spawn(async move {
         let work = |db: &Connection| {
             insert(db, "a")?;
             panic!("the work's own");
-            #[expect(unreachable_code, reason = "says the type")]
+            #[expect(unreachable_code, reason = "states the type")]
             Ok::<(), Failed>(())
         };
         store.append_with(append("a"), work).await
     });
     let panic = call.await.unwrap_err().into_panic();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"the work's own"));
-    shop.assert_goes_on(0).await;
+    shop.assert_usable(0).await;
 }
 
 #[tokio::test]
-async fn a_work_that_ends_the_transaction_writes_nothing() {
+async fn work_that_ends_the_transaction_writes_nothing() {
     let shop = Shop::new().await;
     shop.write("there").await.unwrap();
     for statements in [
@@ -184,28 +184,28 @@ async fn a_work_that_ends_the_transaction_writes_nothing() {
         "ROLLBACK; BEGIN IMMEDIATE; INSERT INTO orders VALUES ('b')",
         "ROLLBACK; INSERT INTO orders VALUES ('b')",
         "END TRANSACTION",
-        // SQLite itself rolls back here; what follows would be a commit of its own.
+        // SQLite itself rolls back here; the statements that follow would commit on their own.
         "INSERT OR ROLLBACK INTO orders VALUES ('there')",
     ] {
         let work = move |db: &Connection| {
             insert(db, "a")?;
             for statement in statements.split("; ") {
-                // A work that does not look at what failed.
+                // This work ignores its errors.
                 drop(db.execute_batch(statement));
             }
             drop(insert(db, "c"));
             Ok::<_, Failed>(())
         };
         let error = shop.store.append_with(append("a"), work).await.unwrap_err();
-        let expected = "invalid input: the work within an append ended its transaction";
+        let expected = "invalid input: the work of `append_with` ended the transaction";
         assert_eq!(error.to_string(), expected, "{statements}");
         assert_eq!(shop.counts().await, (1, 1), "{statements}");
     }
-    shop.assert_goes_on(1).await;
+    shop.assert_usable(1).await;
 }
 
 #[tokio::test]
-async fn savepoints_within_the_work_are_its_own() {
+async fn work_may_use_savepoints() {
     let shop = Shop::new().await;
     let work = |db: &Connection| {
         insert(db, "kept")?;
@@ -215,11 +215,11 @@ async fn savepoints_within_the_work_are_its_own() {
         Ok::<_, Failed>(())
     };
     shop.store.append_with(append("a"), work).await.unwrap();
-    shop.assert_goes_on(1).await;
+    shop.assert_usable(1).await;
 }
 
 #[tokio::test]
-async fn a_row_that_fails_at_the_commit_takes_the_events_with_it() {
+async fn a_row_that_fails_at_commit_undoes_the_events() {
     let shop = Shop::new().await;
     let lines = "CREATE TABLE lines (id TEXT REFERENCES orders (id) DEFERRABLE INITIALLY DEFERRED)";
     shop.raw().execute_batch(lines).unwrap();
@@ -230,7 +230,7 @@ async fn a_row_that_fails_at_the_commit_takes_the_events_with_it() {
     // rusqlite's bundled SQLite enforces foreign keys.
     let error = shop.store.append_with(append("a"), work).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{error:?}");
-    shop.assert_goes_on(0).await;
+    shop.assert_usable(0).await;
 }
 
 #[tokio::test]
@@ -247,14 +247,14 @@ async fn a_quota_that_the_rows_exceed_undoes_both() {
         }
     };
     let error = store.append_with(append("a"), work(1024 * 1024)).await.unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "SQLite rolled back, and the work did not look: {error:?}");
+    assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "SQLite rolled back, and the work ignored it: {error:?}");
     assert_eq!(whole_log(&store).await.unwrap(), []);
     store.append_with(append("a"), work(1024)).await.unwrap();
     assert_eq!(whole_log(&store).await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_work_delays_other_writers_and_no_readers() {
+async fn slow_work_delays_writers_but_not_readers() {
     let shop = Shop::new().await;
     shop.write("a").await.unwrap();
     let (go, wait) = mpsc::channel::<()>();
@@ -275,11 +275,12 @@ async fn a_slow_work_delays_other_writers_and_no_readers() {
     let mut save = Box::pin(shop.store.save_snapshot(&waiting, snapshot));
     assert!((&mut other).now_or_never().is_none() && (&mut save).now_or_never().is_none());
     for _ in 0..10 {
-        assert_eq!(shop.counts().await, (1, 1), "readers go on, and see nothing of it");
+        assert_eq!(shop.counts().await, (1, 1), "readers proceed and see nothing of the slow work");
         assert!((&mut other).now_or_never().is_none() && (&mut save).now_or_never().is_none());
     }
     go.send(()).unwrap();
-    // Polled together: a place in the line for the writer is given to a call, whether it is looked at or not.
+    // Polls all three together: the writer's queue gives a call its turn even if nothing polls it, and the calls behind
+    // it would wait.
     let (slow, other, saved) = tokio::join!(slow, other, save);
     slow.unwrap().unwrap();
     other.unwrap();
@@ -290,7 +291,7 @@ async fn a_slow_work_delays_other_writers_and_no_readers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn works_and_plain_appends_of_many_tasks_share_one_order() {
+async fn appends_with_and_without_work_share_one_order() {
     let shop = Shop::new().await;
     let other = SqliteStore::open(shop.directory.path().join("log.db")).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
@@ -343,7 +344,7 @@ async fn a_closed_or_read_only_store_runs_no_work() {
     let shop = Shop::new().await;
     let path = shop.directory.path().join("log.db");
     let read_only = SqliteStore::open_with(&path, SqliteOptions::new().with_read_only()).await.unwrap();
-    let never = |_: &Connection| -> Result<(), Failed> { panic!("it runs") };
+    let never = |_: &Connection| -> Result<(), Failed> { panic!("the work must not run") };
     assert_eq!(*read_only.append_with(append("a"), never).await.unwrap_err().kind(), ErrorKind::ReadOnly);
     shop.store.close().await.unwrap();
     let error = shop.store.append_with(append("a"), never).await.unwrap_err();
@@ -351,7 +352,7 @@ async fn a_closed_or_read_only_store_runs_no_work() {
 }
 
 #[tokio::test]
-async fn rows_in_a_read_model_of_the_same_file_are_seen_by_its_queries() {
+async fn queries_of_a_read_model_see_rows_of_the_same_file() {
     let shop = Shop::new().await;
     let model = SqliteReadModel::open(shop.directory.path().join("log.db")).await.unwrap();
     shop.write("a").await.unwrap();

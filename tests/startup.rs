@@ -1,6 +1,6 @@
-//! Processes that start at the same moment on an empty database. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Several processes start at the same moment on an empty database. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
-//! The test binary starts itself again as those processes, which is why it has a `main` of its own.
+//! The test binary starts itself as those processes, so it has its own `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -48,7 +48,7 @@ fn trial<D: Future<Output = Database>>(name: &str, database: impl FnOnce() -> D 
 fn eight_at_once(runtime: &Runtime, place: &Place) {
     let mut processes: Vec<Child> = (0..PROCESSES).map(|process| child(place, process)).collect();
     for process in &mut processes {
-        // It is there, and waits for the word.
+        // The process runs and waits for the signal to start.
         process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     }
     for process in &mut processes {
@@ -59,7 +59,10 @@ fn eight_at_once(runtime: &Runtime, place: &Place) {
         assert!(output.status.success(), "process {number}: {}", String::from_utf8_lossy(&output.stderr));
     }
     let log = runtime.block_on(async { whole_log(&*place.open().await.unwrap().events).await.unwrap() });
-    assert!(log.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)), "no holes");
+    assert!(
+        log.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)),
+        "positions have no gaps"
+    );
     let versions = |id: String| -> Vec<u64> {
         log.iter().filter(|event| event.stream == stream(&id)).map(|event| event.version.get()).collect()
     };
@@ -75,7 +78,7 @@ fn child(place: &Place, process: u64) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// One of the eight.
+/// Runs in one of the eight processes.
 async fn start(place: &Place, process: u64) {
     std::io::stdout().write_all(b"?").unwrap();
     std::io::stdout().flush().unwrap();

@@ -1,8 +1,8 @@
-//! What survives when the writing process is killed, and what several processes do to one file.
+//! Durability when the writing process is killed, and many processes on one file.
 //!
-//! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
+//! The test binary starts itself again as the process to kill, so it has its own `main`.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::env;
@@ -26,35 +26,26 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// What a child process is to do, and where.
+/// The environment variable that names the role of a child process; `DIRECTORY` names its directory.
 const ROLE: &str = "RETELL_TEST_ROLE";
 const DIRECTORY: &str = "RETELL_TEST_DIRECTORY";
 
-/// Set to the number that a failed run has printed, it runs the same rounds again.
+/// Set to the value that a failed run printed, it repeats that run's rounds.
 const SEED: &str = "RETELL_TEST_SEED";
 
 const WRITERS: usize = 16;
 const ROUNDS: u64 = 20;
 
-/// A user without any rights, on every Unix.
+/// The id of an account without permissions, which every Unix has.
 const NOBODY: u32 = 65534;
 
 fn main() {
     let Ok(role) = env::var(ROLE) else {
         let tests = vec![
-            test(
-                "killed_writers_lose_nothing_that_was_acknowledged",
-                killed_writers_lose_nothing_that_was_acknowledged,
-            ),
+            test("killed_writers_lose_no_acknowledged_append", killed_writers_lose_no_acknowledged_append),
             test("eight_processes_open_migrate_and_append_at_once", eight_processes_open_migrate_and_append_at_once),
-            test(
-                "a_log_without_write_permission_can_be_read_and_refuses_appends",
-                a_log_without_write_permission_can_be_read_and_refuses_appends,
-            ),
-            test(
-                "a_log_that_nobody_has_open_is_refused_in_a_directory_without_write_permission",
-                a_log_that_nobody_has_open_is_refused_in_a_directory_without_write_permission,
-            ),
+            test("a_log_without_write_permission_is_read_only", a_log_without_write_permission_is_read_only),
+            test("a_closed_log_in_a_read_only_directory_is_refused", a_closed_log_in_a_read_only_directory_is_refused),
         ];
         libtest_mimic::run(&Arguments::from_args(), tests).exit()
     };
@@ -64,7 +55,7 @@ fn main() {
         "open" => block_on(open_and_append(&directory)).unwrap(),
         "read" => block_on(read_without_permission(&directory.join("log.db"))),
         "be refused" => block_on(be_refused(&directory.join("log.db"))),
-        other => panic!("no such role: {other}"),
+        other => panic!("unknown role: {other}"),
     }
 }
 
@@ -87,15 +78,16 @@ fn child(program: &Path, role: &str, directory: &Path) -> Command {
 
 // -- Killed writers --
 
-/// Each child appends until it is killed, after a random number of acknowledgements; all of them to one file.
-fn killed_writers_lose_nothing_that_was_acknowledged() {
+/// Starts one writer after the other on one file, and kills each after a random number of acknowledgements.
+fn killed_writers_lose_no_acknowledged_append() {
     let seed = env::var(SEED).map_or_else(|_| RandomState::new().build_hasher().finish(), |seed| seed.parse().unwrap());
     eprintln!("{SEED}={seed}");
     let directory = TempDir::new().unwrap();
     let mut acknowledged = Vec::new();
     let mut applied = 0;
     for round in 0..ROUNDS {
-        // The first child may die while it makes the file, and one in four while it opens it.
+        // The first child may be killed while it creates the file. One in four is killed while it opens the file or
+        // soon after.
         let wanted = if round % 4 == 0 { round } else { random(seed, round) % 300 };
         acknowledged.extend(acknowledged_before_the_kill(directory.path(), wanted));
         applied = block_on(check(directory.path(), &acknowledged));
@@ -104,7 +96,7 @@ fn killed_writers_lose_nothing_that_was_acknowledged() {
     assert!(acknowledged.len() > 500, "only {} appends were acknowledged", acknowledged.len());
 }
 
-/// The `round`-th number from a seed (the finalizer of SplitMix64).
+/// Returns the `round`-th number of a seed (the finalizer of SplitMix64).
 fn random(seed: u64, round: u64) -> u64 {
     let mut bits = seed.wrapping_add((round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -112,7 +104,7 @@ fn random(seed: u64, round: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// One acknowledged event: where the store said it is.
+/// An acknowledged event, at the place that the store reported.
 #[derive(Debug)]
 struct Ack {
     stream: String,
@@ -120,7 +112,7 @@ struct Ack {
     event: String,
 }
 
-/// Kills a writer once it has acknowledged that many events, and returns all it has acknowledged until it was dead.
+/// Kills a writer once it has acknowledged `wanted` events, and returns everything that it acknowledged before it died.
 fn acknowledged_before_the_kill(directory: &Path, wanted: u64) -> Vec<Ack> {
     let mut writer = child(&env::current_exe().unwrap(), "write", directory).spawn().unwrap();
     let mut lines = BufReader::new(writer.stdout.take().unwrap());
@@ -130,11 +122,11 @@ fn acknowledged_before_the_kill(directory: &Path, wanted: u64) -> Vec<Ack> {
     }
     writer.kill().unwrap();
     acks.extend(std::iter::from_fn(|| next_ack(&mut lines)));
-    assert_eq!(writer.wait().unwrap().signal(), Some(9), "the writer died on its own");
+    assert_eq!(writer.wait().unwrap().signal(), Some(9), "the writer ended before the kill");
     acks
 }
 
-/// `None` at the end, and for a line that was cut off by the kill.
+/// Returns `None` at the end of the output, and for a line that the kill has cut off.
 fn next_ack(lines: &mut BufReader<ChildStdout>) -> Option<Ack> {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
@@ -144,7 +136,7 @@ fn next_ack(lines: &mut BufReader<ChildStdout>) -> Option<Ack> {
     Some(Ack { stream: word(), version: word().parse().unwrap(), event: word() })
 }
 
-/// Returns the read model's checkpoint.
+/// Checks the log and the read model, and returns the read model's checkpoint.
 async fn check(directory: &Path, acknowledged: &[Ack]) -> u64 {
     let store = SqliteStore::open(directory.join("log.db")).await.unwrap();
     let log = whole_log(&store).await.unwrap();
@@ -156,7 +148,10 @@ async fn check(directory: &Path, acknowledged: &[Ack]) -> u64 {
         *version = version.next();
         assert_eq!(recorded.version, *version, "versions are contiguous");
         assert_eq!(recorded.event.payload, payload(&recorded.stream), "position {position}");
-        assert!(events.insert(recorded.event.id.to_string(), recorded).is_none(), "position {position} is there twice");
+        assert!(
+            events.insert(recorded.event.id.to_string(), recorded).is_none(),
+            "the event at position {position} is in the log twice"
+        );
     }
     for ack in acknowledged {
         let found = events.get(&ack.event).unwrap_or_else(|| panic!("{ack:?} is lost"));
@@ -164,11 +159,11 @@ async fn check(directory: &Path, acknowledged: &[Ack]) -> u64 {
     }
     check_pairs(&log);
     store.close().await.unwrap();
-    assert_sound(&directory.join("log.db"));
+    assert_intact(&directory.join("log.db"));
     check_read_model(&directory.join("views.db"), log.len() as u64).await
 }
 
-/// Appends to two streams are there with both or with none.
+/// Asserts that appends to two streams are in the log in full or not at all.
 fn check_pairs(log: &[RecordedEvent]) {
     let mut log = log.iter();
     while let Some(event) = log.next() {
@@ -180,7 +175,7 @@ fn check_pairs(log: &[RecordedEvent]) {
     }
 }
 
-/// The checkpoint is where the model is, and not ahead of the log.
+/// Asserts that the checkpoint matches the model's rows and is not ahead of the log.
 async fn check_read_model(path: &Path, head: u64) -> u64 {
     let model = SqliteReadModel::open(path).await.unwrap();
     let checkpoint = model.checkpoint(&projection()).await.unwrap().get();
@@ -192,35 +187,35 @@ async fn check_read_model(path: &Path, head: u64) -> u64 {
         db.query_row("SELECT count(*), coalesce(max(position), 0) FROM seen", [], |r| Ok((r.get(0)?, r.get(1)?)))
     };
     let (count, last): (u32, u32) = model.query(count).await.unwrap();
-    assert_eq!((u64::from(count), u64::from(last)), (checkpoint, checkpoint), "rows, and the last of them");
+    assert_eq!((u64::from(count), u64::from(last)), (checkpoint, checkpoint), "the model's rows match its checkpoint");
     assert!(checkpoint <= head, "the checkpoint {checkpoint} is ahead of the log's head {head}");
     model.close().await.unwrap();
-    assert_sound(path);
+    assert_intact(path);
     checkpoint
 }
 
-fn assert_sound(path: &Path) {
+fn assert_intact(path: &Path) {
     let found: String =
         Connection::open(path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(found, "ok", "{}", path.display());
 }
 
-/// The child: many tasks append and print what was acknowledged, and one keeps a read model.
+/// The work of a child: many tasks append and print their acknowledgements, and one maintains a read model.
 async fn write_until_killed(directory: &Path) -> Result<()> {
     let store = SqliteStore::open(directory.join("log.db")).await?;
     let model = SqliteReadModel::open(directory.join("views.db")).await?;
     let mut tasks = JoinSet::new();
     for writer in 0..WRITERS {
-        tasks.spawn(append_for_ever(store.clone(), writer));
+        tasks.spawn(append_forever(store.clone(), writer));
     }
-    tasks.spawn(project_for_ever(store, model));
+    tasks.spawn(project_forever(store, model));
     match tasks.join_next().await {
         Some(ended) => ended.unwrap(),
         None => Ok(()),
     }
 }
 
-async fn append_for_ever(store: SqliteStore, writer: usize) -> Result<()> {
+async fn append_forever(store: SqliteStore, writer: usize) -> Result<()> {
     let streams = [stream("shared"), stream(&format!("left-{writer}")), stream(&format!("right-{writer}"))];
     loop {
         let [shared, left, right] = streams.each_ref().map(note);
@@ -236,7 +231,7 @@ async fn append_for_ever(store: SqliteStore, writer: usize) -> Result<()> {
                 append.streams().iter().zip(&appended.versions).map(|(part, version)| {
                     format!("ack {} {version} {}\n", part.stream.aggregate_id(), part.events[0].id)
                 });
-            // One write, whole lines: the parent never takes half an acknowledgement for one.
+            // A single write of whole lines, so that the parent never takes a partial acknowledgement for a whole one.
             std::io::stdout().write_all(acks.collect::<String>().as_bytes()).unwrap();
         }
     }
@@ -250,7 +245,7 @@ fn payload(stream: &StreamId) -> Vec<u8> {
     format!("{stream}, {}", "x".repeat(500)).into_bytes()
 }
 
-async fn project_for_ever(store: SqliteStore, model: SqliteReadModel) -> Result<()> {
+async fn project_forever(store: SqliteStore, model: SqliteReadModel) -> Result<()> {
     let mut grown = store.watch_head();
     loop {
         let from = model.checkpoint(&projection()).await?;
@@ -277,14 +272,14 @@ fn projection() -> ProjectionName {
 
 // -- Many processes at once --
 
-/// None fails, none waits for ever, and nothing is lost.
+/// Asserts that no process fails or waits forever, and that no event is lost.
 fn eight_processes_open_migrate_and_append_at_once() {
     for _ in 0..5 {
         let directory = TempDir::new().unwrap();
         let program = env::current_exe().unwrap();
         let mut children: Vec<Child> =
             (0..8).map(|_| child(&program, "open", directory.path()).spawn().unwrap()).collect();
-        // Each waits for this word, so that they begin together.
+        // Each child waits for this line, so that they start together.
         for child in &mut children {
             child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         }
@@ -315,27 +310,29 @@ async fn open_and_append(directory: &Path) -> Result<()> {
 
 // -- Without the permission to write --
 
-/// Root may write everything, so as root the reading process runs as somebody else.
-fn a_log_without_write_permission_can_be_read_and_refuses_appends() {
-    // Nobody has it open, and the reader may make the files that SQLite reads a WAL through.
+/// Root may write every file, so under root the reading process runs as another user.
+fn a_log_without_write_permission_is_read_only() {
+    // No process has the log open, and the reader may create the files that SQLite needs to read a write-ahead log.
     let log = GuardedLog::new();
     block_on(log.store.close()).unwrap();
     log.assert_child_succeeds("read", 0o755);
 
-    // Another process has it open: its files are there, and the reader needs to make none.
+    // Another process has the log open, so these files exist and the reader does not have to create them.
     let log = GuardedLog::new();
     log.assert_child_succeeds("read", 0o555);
     block_on(log.store.append(Append::new(stream("a"), ExpectedVersion::Any, events(1)))).unwrap();
 }
 
-/// SQLite needs one of the two; an error says so, and not an empty log.
-fn a_log_that_nobody_has_open_is_refused_in_a_directory_without_write_permission() {
+/// SQLite needs either an open log or the permission to create files. Without both it must return an error, and not an
+/// empty log.
+fn a_closed_log_in_a_read_only_directory_is_refused() {
     let log = GuardedLog::new();
     block_on(log.store.close()).unwrap();
     log.assert_child_succeeds("be refused", 0o555);
 }
 
-/// A log with three events in a directory of its own, and this program beside it: where the build is may be closed to others.
+/// A log with three events in its own directory, next to a copy of this program: other users may have no access to the
+/// build folder.
 struct GuardedLog {
     directory: TempDir,
     store: SqliteStore,
@@ -355,7 +352,8 @@ impl GuardedLog {
         Self { directory, store, _runtime: runtime }
     }
 
-    /// Runs a child that may write no file of the log, and its directory only if the mode lets its owner.
+    /// Runs a child that may not write the log's files. It may write their directory only if `directory_mode` allows
+    /// that.
     fn assert_child_succeeds(&self, role: &str, directory_mode: u32) {
         let directory = self.directory.path();
         let mut reader = child(&directory.join("program"), role, directory);

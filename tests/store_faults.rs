@@ -1,6 +1,6 @@
-//! What the SQLite store says and does when its file, its disk or its caller is at fault.
+//! The SQLite store when its file, its disk or its caller is at fault: it reports an error and damages nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// A log of its own: stream `a` at version 3 (positions 1, 2, 4), stream `b` at version 1 (position 3).
+/// A log in its own directory: stream `a` at version 3 (positions 1, 2 and 4), and stream `b` at version 1 (position
+/// 3).
 struct Log {
     directory: TempDir,
 }
@@ -54,12 +55,12 @@ impl Log {
         SqliteStore::open_with(self.path(), options).await.unwrap()
     }
 
-    /// A connection past the library.
+    /// Opens a connection that bypasses the library.
     fn raw(&self) -> Connection {
         Connection::open(self.path()).unwrap()
     }
 
-    /// Does to the file what the triggers refuse, and opens it.
+    /// Changes the file in a way that the triggers forbid, and then opens it.
     async fn damaged(sql: &str) -> (SqliteStore, Self) {
         let log = Self::new().await;
         let raw = log.raw();
@@ -78,15 +79,15 @@ async fn replay_a(store: &SqliteStore) -> Result<Vec<u64>> {
     Ok(replayed(store, &stream("a"), Replay::ALL).await?.versions())
 }
 
-/// The error says what is damaged, by every one of these words.
+/// Asserts that the error reports corruption and contains every one of `words`.
 fn assert_corrupt<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
     let error = result.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Corrupt(_)), "{error:?}");
-    assert!(words.iter().all(|word| error.to_string().contains(word)), "{error} names not {words:?}");
+    assert!(words.iter().all(|word| error.to_string().contains(word)), "{error} does not contain all of {words:?}");
 }
 
 #[tokio::test]
-async fn a_damaged_row_is_named_by_stream_and_version_in_a_replay() {
+async fn a_replay_names_a_damaged_row_by_stream_and_version() {
     let damages = [
         "codec = 9",
         "codec = -1",
@@ -100,7 +101,7 @@ async fn a_damaged_row_is_named_by_stream_and_version_in_a_replay() {
         assert_corrupt(replay_a(&store).await, &["account/a version 2"]);
         let after = replayed(&store, &stream("a"), Replay::after(Version::new(1))).await;
         assert_corrupt(after, &["account/a version 2"]);
-        // What is not damaged can be read.
+        // Undamaged events stay readable.
         assert_eq!(replayed(&store, &stream("b"), Replay::ALL).await.unwrap().versions(), [1]);
         let up_to = Replay::ALL.with_up_to(UpTo::Version(Version::new(1)));
         assert_eq!(replayed(&store, &stream("a"), up_to).await.unwrap().versions(), [1]);
@@ -108,7 +109,7 @@ async fn a_damaged_row_is_named_by_stream_and_version_in_a_replay() {
 }
 
 #[tokio::test]
-async fn a_damaged_row_is_named_by_its_position_in_a_read_of_the_log() {
+async fn a_log_read_names_a_damaged_row_by_position() {
     let damages = [
         "codec = 9",
         "schema_version = -1",
@@ -130,13 +131,13 @@ async fn a_damaged_row_is_named_by_its_position_in_a_read_of_the_log() {
         let noted = Filter::all().with_event_types([EventType::new("account.noted").unwrap()]);
         assert_corrupt(store.read_all(Position::ZERO, 10, &noted).await, &["position 2"]);
         assert_corrupt(store.newest(&noted.event_types[0], 10).await, &["position 2"]);
-        let beside = store.read_all(Position::new(2), 10, &Filter::all()).await.unwrap();
-        assert_eq!(beside.events.len(), 2, "{damage}");
+        let later = store.read_all(Position::new(2), 10, &Filter::all()).await.unwrap();
+        assert_eq!(later.events.len(), 2, "{damage}");
     }
 }
 
 #[tokio::test]
-async fn a_hole_in_a_stream_is_corruption_and_not_a_shorter_stream() {
+async fn a_gap_in_a_stream_is_corruption() {
     for (damage, missing) in [
         ("DELETE FROM retell_events WHERE aggregate_id = 'a' AND version = 1", 1),
         ("DELETE FROM retell_events WHERE aggregate_id = 'a' AND version = 2", 2),
@@ -152,7 +153,7 @@ async fn a_hole_in_a_stream_is_corruption_and_not_a_shorter_stream() {
 }
 
 #[tokio::test]
-async fn a_hole_in_the_log_is_corruption_and_not_a_skipped_event() {
+async fn a_gap_in_the_log_is_corruption() {
     for (position, delete) in [(1, "position = 1"), (2, "position = 2"), (2, "position IN (2, 3)")] {
         let (store, _log) = Log::damaged(&format!("DELETE FROM retell_events WHERE {delete}")).await;
         let missing = format!("position {position}");
@@ -167,7 +168,7 @@ async fn a_hole_in_the_log_is_corruption_and_not_a_skipped_event() {
 }
 
 #[tokio::test]
-async fn a_damaged_outcome_names_its_key() {
+async fn a_damaged_outcome_is_reported_with_its_key() {
     let plant = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES ('pay', 1, 'junk')";
     let (store, _log) = Log::damaged(plant).await;
     let key = IdempotencyKey::new("pay").unwrap();
@@ -188,12 +189,12 @@ async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
     let model = SqliteReadModel::open(log.path()).await.unwrap();
     let totals = ProjectionName::new("totals").unwrap();
     assert_corrupt(model.checkpoint(&totals).await, &["-1"]);
-    let work: Work<Connection> = Box::new(|_| panic!("the work runs over a damaged checkpoint"));
+    let work: Work<Connection> = Box::new(|_| panic!("the work must not run on a damaged checkpoint"));
     assert_corrupt(model.commit(Step::new(&totals, Position::ZERO, Position::new(1)), work).await, &["-1"]);
 }
 
 #[tokio::test]
-async fn a_damaged_snapshot_is_never_an_empty_state() {
+async fn a_damaged_snapshot_does_not_become_an_empty_state() {
     let (store, _log) = Log::damaged(
         "INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
          VALUES ('account', 'a', -5, 7, x'00')",
@@ -203,7 +204,7 @@ async fn a_damaged_snapshot_is_never_an_empty_state() {
     assert_eq!((seen.snapshot.is_none(), seen.versions()), (true, vec![1, 2, 3]));
 }
 
-/// Opens, and if that succeeds reads and appends everywhere: the first error.
+/// Opens the file, reads everything and appends. Returns the first error.
 async fn first_error(path: &Path) -> Option<Error> {
     let used = async {
         let store = SqliteStore::open(path).await?;
@@ -217,25 +218,25 @@ async fn first_error(path: &Path) -> Option<Error> {
 }
 
 #[tokio::test]
-async fn a_corrupt_file_is_reported_and_left_as_it_is() {
+async fn a_corrupt_file_is_reported_and_left_unchanged() {
     let log = Log::new().await;
     let store = log.open().await;
     append(&store, "filler", (0..200).map(|_| event(vec![b'x'; 1_000])).collect()).await.unwrap();
     store.close().await.unwrap();
-    let sound = fs::read(log.path()).unwrap();
-    assert!(sound.len() > 200_000, "the log is checkpointed into its file");
+    let intact = fs::read(log.path()).unwrap();
+    assert!(intact.len() > 200_000, "the log is checkpointed into its file");
 
-    let mut garbled = sound.clone();
+    let mut garbled = intact.clone();
     garbled[8192..].iter_mut().step_by(3).for_each(|byte| *byte = !*byte);
-    let mut header = sound.clone();
+    let mut header = intact.clone();
     header[..100].fill(b'?');
     let damages = [
         ("pages overwritten", garbled),
         ("header overwritten", header),
-        ("all overwritten", vec![0xA5; sound.len()]),
-        ("cut in half", sound[..sound.len() / 2].to_vec()),
-        ("cut after the first page", sound[..4096].to_vec()),
-        ("cut within the header", sound[..50].to_vec()),
+        ("all overwritten", vec![0xA5; intact.len()]),
+        ("cut in half", intact[..intact.len() / 2].to_vec()),
+        ("cut after the first page", intact[..4096].to_vec()),
+        ("cut within the header", intact[..50].to_vec()),
         ("a text", b"Dear diary, today nothing happened.\n".repeat(100)),
         ("a short text", b"hello".to_vec()),
     ];
@@ -250,7 +251,7 @@ async fn a_corrupt_file_is_reported_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
+async fn a_file_of_a_newer_release_is_refused_and_left_unchanged() {
     let log = Log::new().await;
     let raw = log.raw();
     raw.execute_batch("INSERT INTO retell_migrations (number, name) VALUES (99, 'from the future')").unwrap();
@@ -265,7 +266,7 @@ async fn a_file_of_a_newer_release_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_log_opened_for_reading_refuses_every_write_and_can_be_read() {
+async fn a_read_only_log_refuses_every_write_and_can_be_read() {
     let log = Log::new().await;
     let store = log.open_with(SqliteOptions::new().with_read_only()).await;
     assert_eq!(*append(&store, "a", events(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
@@ -277,13 +278,13 @@ async fn a_log_opened_for_reading_refuses_every_write_and_can_be_read() {
     assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
     assert_eq!(store.head().await.unwrap(), Position::new(4));
 
-    // It follows what another handle writes.
+    // It sees the events that another handle appends.
     append(&log.open().await, "a", events(1)).await.unwrap();
     assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3, 4]);
 }
 
 #[tokio::test]
-async fn a_missing_log_is_not_made_by_opening_it_for_reading() {
+async fn a_read_only_open_does_not_create_a_missing_log() {
     let log = Log::empty();
     let error = SqliteStore::open_with(log.path(), SqliteOptions::new().with_read_only()).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Backend(_)), "{error:?}");
@@ -291,7 +292,7 @@ async fn a_missing_log_is_not_made_by_opening_it_for_reading() {
 }
 
 #[tokio::test]
-async fn a_full_quota_refuses_appends_whole_until_it_is_raised() {
+async fn a_full_quota_refuses_whole_appends_until_raised() {
     let log = Log::empty();
     let quota = SqliteOptions::new().with_max_file_bytes(1024 * 1024);
     let store = log.open_with(quota).await;
@@ -305,7 +306,7 @@ async fn a_full_quota_refuses_appends_whole_until_it_is_raised() {
             Ok(_) => acknowledged += 1,
             Err(error) => break error,
         }
-        assert!(acknowledged < 100, "2 MiB and more fit in 1 MiB");
+        assert!(acknowledged < 100, "the quota does not limit the file");
     };
     assert_eq!(*error.kind(), ErrorKind::Full);
     assert!(acknowledged > 5);
@@ -332,7 +333,7 @@ async fn a_quota_too_small_for_the_tables_is_full() {
 }
 
 #[tokio::test]
-async fn a_lock_held_beyond_the_timeout_is_transient_and_appends_work_after_it() {
+async fn a_lock_timeout_is_transient_and_appends_work_afterwards() {
     let log = Log::new().await;
     let impatient = SqliteOptions::new().with_busy_timeout(Duration::from_millis(20));
     let store = log.open_with(impatient.clone()).await;
@@ -354,17 +355,17 @@ async fn appends_wait_for_the_short_transactions_of_another_process() {
     let store = log.open().await;
     let other = log.raw();
     other.busy_timeout(Duration::from_secs(5)).unwrap();
-    let beside = tokio::task::spawn_blocking(move || {
+    let other_process = tokio::task::spawn_blocking(move || {
         (0..100).try_for_each(|_| other.execute_batch("BEGIN IMMEDIATE; SELECT count(*) FROM retell_events; COMMIT"))
     });
     for version in 4..=53 {
         assert_eq!(append(&store, "a", events(1)).await.unwrap().versions, [Version::new(version)]);
     }
-    beside.await.unwrap().unwrap();
+    other_process.await.unwrap().unwrap();
 }
 
 #[test]
-fn names_no_store_can_keep_are_refused_before_they_reach_it() {
+fn invalid_names_are_refused_before_they_reach_a_store() {
     for (name, rule) in [("", "empty"), ("a\0b", "NUL"), (&*"x".repeat(1024 * 1024), "1048576 bytes")] {
         let errors = [
             AggregateId::new(name).map(drop).unwrap_err(),
@@ -380,7 +381,7 @@ fn names_no_store_can_keep_are_refused_before_they_reach_it() {
 }
 
 #[tokio::test]
-async fn an_event_of_20_mib_is_refused_by_stream_and_type_and_a_limit_can_be_lower() {
+async fn a_too_large_event_is_refused_with_its_stream_and_type() {
     let log = Log::new().await;
     for (limit, bytes) in [(MAX_PAYLOAD_BYTES, 20 * 1024 * 1024), (10, 11)] {
         let store = log.open_with(SqliteOptions::new().with_max_payload(limit)).await;
@@ -409,7 +410,7 @@ async fn stored_events_cannot_be_changed_or_deleted() {
 }
 
 #[tokio::test]
-async fn a_log_lives_beside_an_applications_own_tables() {
+async fn a_log_shares_a_file_with_an_applications_tables() {
     let log = Log::empty();
     let raw = log.raw();
     raw.execute_batch(
@@ -438,7 +439,7 @@ async fn a_path_that_cannot_be_a_file_is_a_backend_error() {
 }
 
 #[tokio::test]
-async fn everything_that_was_written_is_there_after_reopening() {
+async fn reopening_finds_everything_that_was_written() {
     let log = Log::new().await;
     let store = log.open().await;
     let key = IdempotencyKey::new("pay").unwrap();
@@ -460,7 +461,7 @@ async fn everything_that_was_written_is_there_after_reopening() {
 }
 
 #[tokio::test]
-async fn closing_waits_for_the_appends_under_way() {
+async fn close_waits_for_appends_in_flight() {
     let log = Log::new().await;
     let store = log.open().await;
     let ids: Vec<_> = (0..100).map(|number| format!("new {number}")).collect();
@@ -500,7 +501,7 @@ async fn two_handles_of_one_file_share_one_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_handles_that_move_one_checkpoint_the_second_is_told() {
+async fn the_second_of_two_handles_to_move_a_checkpoint_fails() {
     let log = Log::empty();
     let models = [SqliteReadModel::open(log.path()).await.unwrap(), SqliteReadModel::open(log.path()).await.unwrap()];
     let totals = ProjectionName::new("totals").unwrap();
@@ -517,7 +518,7 @@ async fn of_two_handles_that_move_one_checkpoint_the_second_is_told() {
 }
 
 #[tokio::test]
-async fn opening_a_file_that_another_process_writes_in_another_mode_waits_as_long_as_allowed() {
+async fn open_waits_up_to_the_timeout_for_another_writer() {
     let log = Log::empty();
     let other = log.raw();
     other.execute_batch("CREATE TABLE customers (id INTEGER); BEGIN IMMEDIATE").unwrap();
@@ -531,21 +532,21 @@ async fn opening_a_file_that_another_process_writes_in_another_mode_waits_as_lon
 }
 
 #[tokio::test]
-async fn health_tells_the_head_how_far_behind_projections_are_and_the_files_sizes() {
+async fn health_reports_head_projection_lag_and_file_sizes() {
     let log = Log::new().await;
     let store = log.open().await;
-    let beside = SqliteReadModel::open(log.path()).await.unwrap();
-    let apart = SqliteReadModel::open(log.directory.path().join("views.db")).await.unwrap();
+    let same_file = SqliteReadModel::open(log.path()).await.unwrap();
+    let own_file = SqliteReadModel::open(log.directory.path().join("views.db")).await.unwrap();
     let (here, there) = (ProjectionName::new("here").unwrap(), ProjectionName::new("there").unwrap());
-    beside.commit(Step::new(&here, Position::ZERO, Position::new(3)), SqliteReadModel::count()).await.unwrap();
-    apart.commit(Step::new(&there, Position::ZERO, Position::new(1)), SqliteReadModel::count()).await.unwrap();
+    same_file.commit(Step::new(&here, Position::ZERO, Position::new(3)), SqliteReadModel::count()).await.unwrap();
+    own_file.commit(Step::new(&there, Position::ZERO, Position::new(1)), SqliteReadModel::count()).await.unwrap();
 
     let health = store.health().await.unwrap();
     assert_eq!((health.head, health.projections), (Position::new(4), vec![(here, 1)]));
     assert_eq!(health.file_bytes, fs::metadata(log.path()).unwrap().len());
-    assert_eq!(apart.behind(health.head).await.unwrap(), [(there, 3)]);
+    assert_eq!(own_file.behind(health.head).await.unwrap(), [(there, 3)]);
 
-    // A reader that stays keeps what is written from being carried over.
+    // An open read transaction keeps SQLite from checkpointing its write-ahead log.
     let raw = log.raw();
     raw.execute_batch("BEGIN; SELECT count(*) FROM retell_events").unwrap();
     append(&store, "large", vec![event(vec![b'x'; 8 * 1024 * 1024])]).await.unwrap();

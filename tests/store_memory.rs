@@ -1,4 +1,4 @@
-//! The store and the read model in memory pass every case of the suites.
+//! The in-memory store and read model pass every case of the suites.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ mod store {
     retell::store_conformance!(async { (MemoryStore::new(), ()) });
 }
 
-/// An `Arc` hands every call on.
+/// A store behind an `Arc` passes the suite.
 mod store_through_a_pointer {
     use std::sync::Arc;
 
@@ -97,13 +97,13 @@ fn deadline() -> Deadline {
     Deadline::new(Uuid::from_u128(1), AggregateId::new("order-1").unwrap(), "unpaid", DateTime::UNIX_EPOCH)
 }
 
-/// What `changing` writes, in a model of any value: rows, handled events, deadlines.
+/// Returns what `changing` has written to the model: rows, handled events, deadlines and the value.
 async fn written(models: &MemoryReadModel<u32>, event: EventId) -> (usize, bool, usize, u32) {
     let rows = models.rows(totals(1).view(), None, &[ViewKey::new("a").unwrap()]).await.unwrap().len();
     let due = models.due_deadlines(&name("orders"), Utc::now(), 9).await.unwrap().len();
     let (kept, handled) = (models.clone(), Arc::new(AtomicBool::new(false)));
     let told = handled.clone();
-    // Fails, so that asking marks nothing.
+    // Fails, so that the question does not mark the event.
     let ask: Work<u32> = Box::new(move |tx| {
         async move {
             told.store(!kept.mark_handled(tx, &name("mails"), event).await?, Ordering::SeqCst);
@@ -172,7 +172,7 @@ async fn failed_or_dropped_transaction_leaves_nothing() {
     assert_eq!(written(&models, event).await, (0, false, 0, 0));
 }
 
-/// Every call that needs a turn of its own, also from inside a transaction of another model.
+/// Calls every method that needs its own transaction, also from inside a transaction of another model.
 #[tokio::test]
 async fn call_that_waits_for_its_own_transaction_is_refused() {
     async fn refused(models: MemoryReadModel) {
@@ -212,7 +212,7 @@ async fn write_outside_a_transaction_is_refused() {
     let (models, rows) = (MemoryReadModel::new(), [ViewRow::empty(ViewKey::new("a").unwrap())]);
     let error = models.save_rows(&mut (), &totals(1), &rows, &rows).await.unwrap_err();
     assert!(error.to_string().contains("inside a transaction"), "{error}");
-    // A transaction of another model is not one of this one's.
+    // A transaction of another model does not count.
     let other = models.clone();
     let work: Work<()> = Box::new(move |tx| {
         async move { other.mark_handled(tx, &name("mails"), EventId::generate()).await.map(drop) }.boxed()
@@ -230,6 +230,6 @@ async fn snapshot_restores_value_inboxes_and_deadlines() {
     assert_eq!(written(&restored, event).await, (1, true, 1, 1));
     assert_eq!(restored.due_deadlines(&name("orders"), Utc::now(), 9).await.unwrap(), [deadline()]);
     assert_eq!(restored.start_after(&name("mails"), Position::new(9)).await.unwrap(), Position::new(7));
-    // A value of another type is not this model's.
+    // A value of another type cannot be restored.
     assert!(MemoryReadModel::<String>::restore(&models.snapshot().unwrap()).unwrap_err().is_corrupt());
 }

@@ -1,6 +1,7 @@
-//! Random sequences of calls against a model that anybody can check by eye: a list of events and a few maps.
+//! Random sequences of calls, compared with a model that is simple enough to verify by eye: a list of events and a few
+//! maps.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 
@@ -18,13 +19,13 @@ use retell::testing::store::{Replayed, event, position_of, replayed, whole_log};
 use tempfile::TempDir;
 use tokio::runtime;
 
-/// Few of everything, so that steps meet.
+/// Small sets, so that different steps often touch the same data.
 const KINDS: [&str; 2] = ["account", "order"];
 const TYPES: [&str; 3] = ["opened", "noted", "closed"];
 const STREAMS: usize = 4;
 const FINGERPRINTS: [u64; 2] = [7, u64::MAX];
 
-/// One call of the store.
+/// One call to the store.
 #[derive(Debug, Clone)]
 enum Step {
     Append { parts: Vec<Part>, key: Option<u8>, reuse_id: Option<prop::sample::Index> },
@@ -81,7 +82,7 @@ fn stream(number: usize) -> StreamId {
     StreamId::parse(KINDS[number % 2], &number.to_string()).unwrap()
 }
 
-/// What the store must be like.
+/// The expected state of the store.
 #[derive(Default)]
 struct Model {
     log: Vec<(usize, Version, NewEvent)>,
@@ -94,7 +95,7 @@ impl Model {
         Version::new(self.log.iter().filter(|(of, ..)| *of == stream).count() as u64)
     }
 
-    /// What an append is answered with: the new versions and whether they were written, or the refusal.
+    /// Returns the expected answer to an append: the new versions and whether they were written, or the error.
     fn append(
         &mut self,
         parts: &[Part],
@@ -158,7 +159,7 @@ impl Model {
         )
     }
 
-    /// Positions of the events that pass, and how far the page has looked.
+    /// Returns the positions of the events that pass, and the position that the page has read through.
     fn read(&self, after: u64, limit: usize, passes: impl Fn(usize, &NewEvent) -> bool) -> (Vec<u64>, u64) {
         let later = self.log.iter().zip(1..).filter(|(_, position)| *position > after);
         let passing: Vec<u64> =
@@ -176,11 +177,11 @@ fn key_named(name: u8) -> IdempotencyKey {
     IdempotencyKey::new(format!("key {name}")).unwrap()
 }
 
-/// Runs the steps on both and compares every answer, and at the end the whole log.
+/// Runs the steps on the store and on the model. Compares every answer, and the whole log at the end.
 async fn compare(store: &dyn EventStore, steps: Vec<Step>) {
     let mut model = Model::default();
     for (number, step) in steps.into_iter().enumerate() {
-        take(store, &mut model, step, number).await;
+        run_step(store, &mut model, step, number).await;
     }
     let log = whole_log(store).await.unwrap();
     assert!(log.iter().zip(1..).all(|(event, position)| event.position == Position::new(position)));
@@ -189,7 +190,7 @@ async fn compare(store: &dyn EventStore, steps: Vec<Step>) {
     assert_eq!(log.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
 }
 
-async fn take(store: &dyn EventStore, model: &mut Model, step: Step, number: usize) {
+async fn run_step(store: &dyn EventStore, model: &mut Model, step: Step, number: usize) {
     match step {
         Step::Append { parts, key, reuse_id } => {
             let append = append_of(&parts, key, reuse_id.map(|index| known_id(model, index)), number);
@@ -204,7 +205,7 @@ async fn take(store: &dyn EventStore, model: &mut Model, step: Step, number: usi
             assert_eq!(found, expected, "append in step {number}");
         }
         Step::SaveSnapshot { stream: of, version, fingerprint } => {
-            // Nobody keeps a state that is not yet.
+            // A caller never saves a snapshot of a version that does not exist yet.
             let version = model.version(of).min(Version::new(version));
             if version > Version::ZERO {
                 let snapshot = Snapshot::new(version, fingerprint, format!("state in step {number}").into_bytes());
@@ -262,7 +263,7 @@ fn append_of(parts: &[Part], key: Option<u8>, id: Option<EventId>, step: usize) 
     }
 }
 
-/// The id of some event in the log; a fresh one while there is none.
+/// Returns the id of an event in the log, or a new id if the log is empty.
 fn known_id(model: &Model, index: prop::sample::Index) -> EventId {
     if model.log.is_empty() { EventId::generate() } else { index.get(&model.log).2.id }
 }
@@ -275,7 +276,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_in_memory_agrees_with_the_model(steps in vec(step(), 1..60)) {
+    fn memory_store_agrees_with_the_model(steps in vec(step(), 1..60)) {
         block_on(compare(&MemoryStore::new(), steps));
     }
 

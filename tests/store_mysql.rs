@@ -1,4 +1,5 @@
-//! MySQL and MariaDB keep the promises of every store. Needs `MYSQL_URL`; each test has a database of its own, which goes when it ends.
+//! MySQL and MariaDB pass the suites of stores and read models. Needs `MYSQL_URL`; each test has its own database, which is dropped at its
+//! end.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -56,9 +57,9 @@ mod view_claims {
     retell::view_conformance!(super::read_model());
 }
 
-/// `CREATE TABLE` commits on its way and lets go of the projection's row.
+/// `CREATE TABLE` commits implicitly and so releases the lock on the projection's row.
 #[tokio::test]
-async fn setting_up_never_takes_a_checkpoint_back() {
+async fn setup_never_moves_a_checkpoint_back() {
     let (models, _database) = read_model().await;
     let totals = ProjectionName::new("totals").unwrap();
     let (faster, name) = (models.clone(), totals.clone());
@@ -75,9 +76,9 @@ async fn setting_up_never_takes_a_checkpoint_back() {
     assert_eq!(models.checkpoint(&totals).await.unwrap(), Position::new(7));
 }
 
-/// A process that stands still within a batch must not stop the others for ever.
+/// A process that hangs in a transaction must not block the others forever.
 #[tokio::test]
-async fn a_transaction_in_which_nothing_happens_is_ended_by_the_server() {
+async fn the_server_ends_an_idle_transaction() {
     let (_, database) = fresh().await;
     let models = MySqlReadModel::connect(database.options().to_url_lossy().as_str()).await.unwrap();
     let limit: String =
@@ -107,7 +108,7 @@ mod opening {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn eight_that_open_an_empty_database_at_once_all_succeed() {
+    async fn eight_processes_can_open_an_empty_database_at_once() {
         let (pool, _database) = fresh().await;
         let stores = try_join_all((0..8).map(|_| open(&pool))).await.unwrap();
         for (store, number) in stores.iter().zip(0..) {
@@ -118,10 +119,10 @@ mod opening {
     }
 
     #[tokio::test]
-    async fn a_migration_that_was_killed_half_way_is_healed() {
+    async fn a_migration_killed_half_way_is_completed() {
         let (pool, _database) = fresh().await;
         let log = include_str!("../migrations/mysql/0001_tables.sql");
-        // Killed after each of its statements in turn.
+        // Stops after each of its statements in turn.
         let ends: Vec<usize> = log.match_indices(";\n").map(|(at, _)| at + 1).collect();
         assert!(ends.len() > 10);
         for end in ends {
@@ -146,7 +147,7 @@ mod opening {
     }
 
     #[tokio::test]
-    async fn an_applications_own_migrations_live_beside_ours() {
+    async fn application_migrations_coexist_with_ours() {
         let (pool, _database) = fresh().await;
         let create = "CREATE TABLE orders (id INT PRIMARY KEY)";
         let migration =
@@ -160,14 +161,14 @@ mod opening {
     }
 
     #[tokio::test]
-    async fn commit_numbers_behind_the_data_are_reported_and_repaired() {
+    async fn a_counter_behind_the_data_is_reported_and_repaired() {
         let (pool, _database) = fresh().await;
         let store = open(&pool).await.unwrap();
         for _ in 0..5 {
             write(&store, "a").await;
         }
         assert_eq!(store.head().await.unwrap().get(), 10);
-        // As after a copy of the tables by hand.
+        // Simulates tables that were copied manually.
         run(&pool, "ALTER TABLE retell_commits AUTO_INCREMENT = 1").await.unwrap();
         assert!(matches!(open(&pool).await.unwrap_err().kind(), ErrorKind::Corrupt(_)));
         MySqlStore::repair(&pool, &MySqlOptions::new()).await.unwrap();
@@ -191,10 +192,10 @@ mod opening {
     }
 
     #[tokio::test]
-    async fn an_open_transaction_of_anothers_delays_neither_appends_nor_readers() {
+    async fn an_open_foreign_transaction_delays_no_append_or_reader() {
         let (store, _database) = store().await;
         write(&store, "a").await;
-        // A commit under way: its number is drawn, and its row is locked.
+        // An append in progress: its number is assigned and its row is locked.
         let mut open = store.pool().begin().await.unwrap();
         sqlx::query("INSERT INTO retell_commits (events) VALUES (2)").execute(&mut *open).await.unwrap();
         write(&store, "b").await;
@@ -214,18 +215,18 @@ mod opening {
     }
 
     #[tokio::test]
-    async fn positions_appear_when_the_disk_has_them_also_if_the_sequencer_died() {
+    async fn positions_appear_when_durable_even_if_the_sequencer_dies() {
         let (store, _database) = store().await;
         write(&store, "a").await;
         assert_eq!(store.head().await.unwrap().get(), 2);
-        // What a sequencer leaves that dies between its two commits.
+        // The state a sequencer leaves if it dies between its two commits.
         run(store.pool(), "UPDATE retell_head SET position = 0").await.unwrap();
         let page = store.read_all(retell::Position::ZERO, 10, &Filter::all()).await.unwrap();
         assert_eq!(page.events.len(), 2);
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn stores_of_several_processes_give_one_log_without_holes() {
+    async fn stores_of_several_processes_write_one_log_without_gaps() {
         let (pool, _database) = fresh().await;
         let stores = try_join_all((0..4).map(|_| open(&pool))).await.unwrap();
         let shared = stream("shared");
@@ -239,7 +240,7 @@ mod opening {
                 }
             }
         };
-        // Reads along, as a relay of a fifth process.
+        // Reads concurrently, like a relay in a fifth process.
         let reader = open(&pool).await.unwrap();
         let reading = tokio::spawn(async move {
             let (mut read, mut last) = (0, retell::Position::ZERO);
@@ -262,11 +263,11 @@ mod opening {
         assert_eq!(log.len(), 4 * 25 * 3);
         assert!(log.iter().zip(1..).all(|(event, position)| event.position.get() == position));
         let versions = log.iter().filter(|event| event.stream == shared).map(|event| event.version.get());
-        assert!(versions.eq(1..=100), "versions stand in their order");
+        assert!(versions.eq(1..=100), "versions are in log order");
     }
 
     #[tokio::test]
-    async fn more_streams_and_keys_than_one_statement_takes() {
+    async fn an_append_may_exceed_the_size_of_one_statement() {
         let (store, _database) = store().await;
         let mut large = Append::new(stream("0"), ExpectedVersion::NoStream, events(1_300));
         for number in 1..200 {

@@ -1,4 +1,4 @@
-//! PostgreSQL keeps the promises of every store and read model. Needs `POSTGRES_URL`.
+//! PostgreSQL passes the suites of stores and read models. Needs `POSTGRES_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,9 +28,9 @@ mod read_model_claims {
     retell::checkpoint_conformance!(async { (super::read_model().await, ()) });
 }
 
-/// A process that stands still within a batch must not stop the others for ever.
+/// A process that hangs in a batch must not block others forever.
 #[tokio::test]
-async fn a_batch_in_which_nothing_happens_is_ended_by_the_server() {
+async fn the_server_ends_an_idle_batch() {
     let models = read_model().await;
     let asked: Work<PgConnection> = Box::new(|db| {
         Box::pin(async move {
@@ -43,7 +43,7 @@ async fn a_batch_in_which_nothing_happens_is_ended_by_the_server() {
     models.commit(Step::new(&totals, Position::ZERO, Position::new(1)), asked).await.unwrap();
     let after: String =
         sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(models.pool()).await.unwrap();
-    assert_eq!(after, "0", "the session is as it was");
+    assert_eq!(after, "0", "the session setting is restored");
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ mod view_claims {
     retell::view_conformance!(async { (super::read_model().await, ()) });
 }
 
-/// A function whose recorded hash differs gets its current text, and only that one.
+/// A function is replaced only if its recorded hash differs.
 #[tokio::test]
 async fn opening_installs_the_functions_that_differ() {
     let (pool, options) = postgres::fresh().await;
@@ -83,13 +83,13 @@ async fn opening_installs_the_functions_that_differ() {
     };
     let current = text().await;
     for (stale, record) in [
-        // Another text of the same signature.
+        // A different body with the same signature.
         (
             "CREATE OR REPLACE FUNCTION version_fits(kind text, expected bigint, actual bigint) RETURNS boolean
                 LANGUAGE sql IMMUTABLE AS 'SELECT true'",
             "UPDATE retell_functions SET text_hash = 0 WHERE name = 'version_fits'",
         ),
-        // Other parameters: nothing of it is left next to the current one.
+        // Different parameters: the old function is dropped, so that only the current one remains.
         (
             "DROP FUNCTION take_lane; CREATE FUNCTION take_lane(hint integer) RETURNS integer LANGUAGE sql AS 'SELECT hint'",
             "UPDATE retell_functions SET text_hash = 0, signature_hash = 0 WHERE name = 'take_lane'",
@@ -98,7 +98,7 @@ async fn opening_installs_the_functions_that_differ() {
         sqlx::raw_sql(stale).execute(&pool).await.unwrap();
         assert_ne!(text().await, current);
         drop(retell::PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap());
-        assert_ne!(text().await, current, "what is recorded as current is not touched");
+        assert_ne!(text().await, current, "a function whose recorded hash is current is not replaced");
         sqlx::raw_sql(record).execute(&pool).await.unwrap();
         drop(retell::PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap());
         assert_eq!(text().await, current);

@@ -17,7 +17,7 @@ mod store {
     retell::store_conformance!(super::store_in_a_file());
 }
 
-/// There is one writer, so its time is that of the log.
+/// SQLite has one writer, whose clock sets every recorded time.
 #[tokio::test]
 async fn recorded_times_never_decrease_along_the_log() {
     use retell::testing::store::{events, stream, whole_log};

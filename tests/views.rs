@@ -1,4 +1,4 @@
-//! Views: what their rows hold is the fold of the events, whatever fails on the way. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Views: their rows are the fold of the events under all faults. Needs `POSTGRES_URL` and `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use workers::{reached, while_running};
 
-/// Counts how often each amount was added, whoever it was added to. At five a row is gone, and begins again.
+/// Counts how often each amount was added, to any counter. The row is deleted at a count of five and starts again.
 #[derive(Debug, Clone, Copy)]
 struct Amounts;
 
@@ -66,7 +66,7 @@ impl View for Amounts {
     }
 }
 
-/// What each name is: named by the event itself, however it reads. Its value is a field as well.
+/// Stores each name under a key that the event determines. The name is also a field.
 #[derive(Debug, Clone, Copy)]
 struct Names;
 
@@ -98,7 +98,7 @@ fn name(view: &impl View) -> ProjectionName {
     ProjectionName::new(view.name()).unwrap()
 }
 
-/// Quick to sweep and to retry, so that the tests are quick; nothing depends on how quick.
+/// Short sweeps and delays keep the tests fast; no assertion depends on them.
 fn eager() -> WorkerOptions {
     let brief = Duration::from_millis(5);
     WorkerOptions::new().with_sweep(brief).with_longest_delay(brief).with_retries(1).with_batch_events(64)
@@ -131,7 +131,7 @@ async fn all<V: View, M: ViewStore>(views: &Views<V, M>) -> BTreeMap<String, V::
     }
 }
 
-/// Drops, doubles, holds back and garbles frames in turn.
+/// Drops, doubles, delays and garbles frames in turn.
 fn faults() -> impl Iterator<Item = Fault> {
     let faults = [Fault::Drop, Fault::Deliver, Fault::Double, Fault::Late, Fault::Junk, Fault::Deliver];
     faults.into_iter().chain([Fault::LoseConfirm, Fault::Refuse]).cycle().take(400)
@@ -139,7 +139,7 @@ fn faults() -> impl Iterator<Item = Fault> {
 
 const EVENTS: i64 = 1_500;
 
-/// Some from the store, some as they come, by workers that share them or stand by for each other.
+/// Applies events from the store and from the broker, with workers that share the work or are on standby.
 async fn equals_the_fold<M>(models: M, shared: [Worker<ViewProjection<Amounts, M>, M>; 3], store: &MemoryStore)
 where
     M: ViewStore + Clone,
@@ -219,7 +219,7 @@ async fn rows_are_the_fold_of_all_events_under_faults_in_postgres() {
     let next = std::sync::atomic::AtomicUsize::new(0);
     in_both_orders(async || {
         let number = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let Place::Postgres(url) = &databases[number].place else { unreachable!("it is one of PostgreSQL's") };
+        let Place::Postgres(url) = &databases[number].place else { unreachable!("a PostgreSQL database") };
         PostgresReadModel::connect(url).await.unwrap()
     })
     .await;
@@ -231,14 +231,14 @@ async fn rows_are_the_fold_of_all_events_under_faults_in_mysql() {
     let next = std::sync::atomic::AtomicUsize::new(0);
     in_both_orders(async || {
         let number = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let Place::MySql(url) = &databases[number].place else { unreachable!("it is one of MySQL's") };
+        let Place::MySql(url) = &databases[number].place else { unreachable!("a MySQL database") };
         MySqlReadModel::connect(url).await.unwrap()
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_event_whose_row_cannot_be_parks_its_aggregate_and_no_other() {
+async fn an_event_with_an_invalid_row_parks_only_its_aggregate() {
     let long = "ü".repeat(128);
     let cases = [
         ("#".to_owned(), "view key is empty"),
@@ -266,9 +266,9 @@ async fn an_event_whose_row_cannot_be_parks_its_aggregate_and_no_other() {
     assert!(!rows.contains_key("never"));
 }
 
-/// As after a change of the state that does not fit the rows that are there.
+/// Simulates a change of the state type that existing rows do not match.
 #[tokio::test]
-async fn a_row_that_is_not_of_the_views_state_is_an_error_and_stays_as_it_is() {
+async fn a_row_of_another_state_is_an_error_and_unchanged() {
     #[derive(Debug)]
     struct Changed;
 
@@ -296,7 +296,7 @@ async fn a_row_that_is_not_of_the_views_state_is_an_error_and_stays_as_it_is() {
     while_running(&worker, reached(&models, &name(&Names), 3)).await;
     let parked = models.parking(&name(&Names)).await.unwrap().parked;
     assert_eq!(parked.len(), 1);
-    assert!(parked[0].error.contains("the state under Ada is not one of this view's"), "{}", parked[0].error);
+    assert!(parked[0].error.contains("the state under Ada cannot be decoded"), "{}", parked[0].error);
     let views = Views::new(&Changed, models.clone());
     assert_eq!(views.get("Bob").await.unwrap(), Some(1));
     assert!(matches!(views.get("Ada").await.unwrap_err().kind(), ErrorKind::Corrupt(_)));
@@ -320,13 +320,13 @@ async fn rows_are_read_by_key_by_field_and_in_pages() {
     assert_eq!(first.rows.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["Ada", "Bob"]);
     let rest = views.find("length", 3, Paging::first(2).after(first.next.unwrap())).await.unwrap();
     assert_eq!(rest.rows.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["#Cy", "Eve"]);
-    assert_eq!(rest.next, None, "a page that is just full is not followed by an empty one");
+    assert_eq!(rest.next, None, "a last page that is full has no next page");
     let some = views.all(Paging::first(0)).await.unwrap();
     assert_eq!((some.rows.len(), some.next), (1, Some(ViewKey::new("Ada").unwrap())));
     assert!(views.find("name", "Cy", Paging::first(9)).await.unwrap().rows.is_empty(), "its name was changed");
 }
 
-/// Only whether there is a row: its state never leaves its default.
+/// Stores only that a row exists: its state keeps its default.
 struct Named;
 
 impl View for Named {
@@ -345,7 +345,7 @@ impl View for Named {
 fn a_row_in_its_default_state_is_still_a_row() {
     let named = || CounterEvent::Renamed("a".into());
     given_log([("counter/1", named())]).then_row(&Named, "1", ()).then_no_row(&Named, "2");
-    // A view by reference count is the same view.
+    // An `Arc` of a view is the same view.
     given_log([("counter/1", named())]).then_row(&Arc::new(Named), "1", ());
 }
 
@@ -376,9 +376,9 @@ async fn a_name_that_looks_like_a_generation_is_refused() {
     assert!(Views::new(&At, models).get("a").await.is_err());
 }
 
-/// Rows, fields, the checkpoint, and what is parked.
+/// Restores rows, fields, the checkpoint and parked aggregates.
 #[tokio::test]
-async fn a_view_in_memory_goes_on_from_its_snapshot() {
+async fn a_view_in_memory_continues_from_its_snapshot() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::new());
     for text in ["Ada", "Bob", "Cy"] {
         rename(&store, text, text).await;
@@ -398,7 +398,7 @@ async fn a_view_in_memory_goes_on_from_its_snapshot() {
     assert_eq!(all(&views).await.into_values().collect::<Vec<_>>(), ["Ada", "Bob", "#Cy"]);
     let found = views.find("length", 3, Paging::first(9)).await.unwrap();
     assert_eq!(found.rows.len(), 3);
-    assert_eq!(all(&Views::new(&Names, models)).await["Cy"], "Cy", "the model it was taken of stays as it was");
+    assert_eq!(all(&Views::new(&Names, models)).await["Cy"], "Cy", "the original model is unchanged");
     for damaged in [&snapshot[1..], b"{}", &snapshot[..snapshot.len() - 1]] {
         assert!(MemoryReadModel::<()>::restore(damaged).unwrap_err().is_corrupt());
     }
@@ -407,7 +407,7 @@ async fn a_view_in_memory_goes_on_from_its_snapshot() {
 }
 
 #[tokio::test]
-async fn a_change_of_what_is_live_waits_for_the_transaction_at_hand_and_loses_nothing_of_it() {
+async fn promote_waits_for_the_open_transaction_and_keeps_its_rows() {
     let models = MemoryReadModel::new();
     let id = |generation| ViewId::new("amounts", Generation::new(generation)).unwrap();
     let (at_work, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

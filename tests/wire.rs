@@ -1,7 +1,8 @@
-//! The wire format for everybody else outlives the code: what is sent is compared with `tests/fixtures/wire`, byte by byte.
+//! The wire format for external consumers outlives the code: the test compares messages with `tests/fixtures/wire`,
+//! byte by byte.
 //!
-//! Consumers in other languages rely on it. A file there changes only together with a new major version; `RETELL_MAKE_FIXTURES=1` writes those
-//! that are missing.
+//! Consumers in other languages rely on the format. A file there changes only with a new major version;
+//! `RETELL_MAKE_FIXTURES=1` writes the files that are missing.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,14 +22,14 @@ fn id(number: u128) -> Uuid {
     Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
 }
 
-/// With everything an event can have, in characters of every kind.
+/// Returns an event with every optional part, and with characters of every kind.
 fn full() -> RecordedEvent {
     let extra = [
         ("ip", "10.0.0.1"),
         ("quote \"\\\n", "it's \u{1} 🦀"),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ];
-    // As it was stored: with spaces, a large number, and its keys in the event's own order.
+    // The payload as stored: with spaces, a large number, and its keys in the event's own order.
     let payload = r#"{"to": "Zoë 🦀", "total":12345678901234567890.50, "lines":[{"sku":"a/b"}] }"#;
     let metadata = Metadata::new()
         .with_correlation(CorrelationId::from(id(2)))
@@ -45,7 +46,7 @@ fn full() -> RecordedEvent {
     )
 }
 
-/// With nothing it need not have, on a whole second.
+/// Returns an event without any optional part, recorded at a whole second.
 fn bare() -> RecordedEvent {
     let mut event = full();
     event.position = Position::new(1);
@@ -63,7 +64,7 @@ fn compact() -> RecordedEvent {
     event
 }
 
-/// What goes over the wire: properties and headers, a line each, and then the body.
+/// Formats a message as it is sent: properties and headers, one per line, and then the body.
 fn wire(announcement: &Announcement) -> Vec<u8> {
     let mut text = format!(
         "routing key: {}\ncontent_type: {}\ncontent_encoding: {:?}\nmessage_id: {}\ntimestamp: {}\ntype: {}\n",
@@ -84,22 +85,22 @@ fn wire(announcement: &Announcement) -> Vec<u8> {
     [text.as_bytes(), b"\n", &announcement.body, b"\n"].concat()
 }
 
-fn assert_as_ever(name: &str, event: &RecordedEvent) {
+fn assert_matches_fixture(name: &str, event: &RecordedEvent) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/wire").join(name).with_extension("txt");
     let sent = wire(&Announcement::of(event).unwrap());
     if env::var_os("RETELL_MAKE_FIXTURES").is_some() && !path.exists() {
         fs::write(&path, &sent).unwrap();
     }
-    let ever = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert_eq!(String::from_utf8_lossy(&sent), String::from_utf8_lossy(&ever), "{name}");
-    assert_eq!(sent, ever);
+    let fixture = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(String::from_utf8_lossy(&sent), String::from_utf8_lossy(&fixture), "{name}");
+    assert_eq!(sent, fixture);
 }
 
 #[test]
-fn an_event_is_announced_as_it_ever_was() {
-    assert_as_ever("full", &full());
-    assert_as_ever("bare", &bare());
-    assert_as_ever("compact", &compact());
+fn an_announced_event_matches_its_fixture() {
+    assert_matches_fixture("full", &full());
+    assert_matches_fixture("bare", &bare());
+    assert_matches_fixture("compact", &compact());
 }
 
 fn parsed(event: &RecordedEvent) -> Value {
@@ -128,7 +129,7 @@ fn every_field_can_be_read_back_from_the_body() {
 }
 
 #[test]
-fn the_payload_is_spliced_in_as_it_was_stored() {
+fn the_payload_is_embedded_as_stored() {
     let (event, announcement) = (full(), Announcement::of(&full()).unwrap());
     let body = std::str::from_utf8(&announcement.body).unwrap();
     let payload = std::str::from_utf8(&event.event.payload).unwrap();
@@ -137,13 +138,13 @@ fn the_payload_is_spliced_in_as_it_was_stored() {
 }
 
 #[test]
-fn an_event_without_a_payload_has_none() {
+fn an_empty_payload_becomes_null() {
     let mut event = bare();
     event.event.payload = "".into();
     assert_eq!(parsed(&event)["payload"], Value::Null);
 }
 
-/// A map would keep the last of two keys; a struct refuses them.
+/// A map would keep the last of two equal keys; a struct refuses them.
 #[derive(serde::Deserialize)]
 struct Body {
     metadata: Fields,
@@ -158,7 +159,7 @@ struct Fields {
 }
 
 #[test]
-fn no_key_stands_there_twice_whatever_the_metadata_holds() {
+fn metadata_never_duplicates_a_key_of_the_envelope() {
     let mut event = full();
     let names = ["correlation_id", "causation_id", "payload", "event_id"];
     event.event.metadata.extra = names.map(|name| (name.to_owned(), "mine".to_owned())).into();
@@ -168,15 +169,15 @@ fn no_key_stands_there_twice_whatever_the_metadata_holds() {
 }
 
 #[test]
-fn a_large_body_is_compressed_and_says_so() {
+fn a_large_body_is_compressed_and_marked() {
     let mut event = full();
     event.event.payload = format!(r#"{{"text": "{}"}}"#, "many words ".repeat(1_000)).into();
     let plain = Announcement::of(&event).unwrap();
-    assert_eq!(plain.clone().compressed(plain.body.len()).unwrap(), plain, "it is not over the threshold");
+    assert_eq!(plain.clone().compressed(plain.body.len()).unwrap(), plain, "the body is not over the threshold");
     let mut compressed = plain.clone().compressed(4 * 1024).unwrap();
     assert_eq!(compressed.content_encoding, Some("zstd"));
     assert_eq!(zstd::stream::decode_all(&compressed.body[..]).unwrap(), plain.body);
-    assert_eq!(compressed.clone().compressed(0).unwrap(), compressed, "once is enough");
+    assert_eq!(compressed.clone().compressed(0).unwrap(), compressed, "a compressed body is not compressed again");
     (compressed.body, compressed.content_encoding) = (plain.body.clone(), None);
     assert_eq!(compressed, plain, "nothing else differs");
 }

@@ -1,4 +1,4 @@
-//! One append of many events.
+//! Measures one append of many events.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::database::{Database, MYSQL_BULK, POSTGRES_COPY};
 use crate::{new_event, report, to_new_stream};
 
 impl Database {
-    /// One append of 10,000 events, beside one statement that inserts as many rows: `COPY` or a long `INSERT`.
+    /// Compares one append of 10,000 events with the bulk insert of as many rows: `COPY`, or long `INSERT` statements.
     pub(crate) async fn bulk(&self) {
         const EVENTS: u64 = 10_000;
         let store = self.store().await;

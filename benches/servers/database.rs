@@ -1,4 +1,4 @@
-//! The servers' two kinds, with the library's log and the plain table of those who write by hand.
+//! The two kinds of servers, each with the library's log and a plain table for the hand-written side.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::new_event;
 use crate::support::by_hand::State;
 
-/// Folds rows of types and payloads.
+/// Folds rows of event types and payloads into `$state`.
 macro_rules! fold {
     ($state:expr, $rows:expr) => {{
         let mut rows = $rows;
@@ -24,16 +24,16 @@ macro_rules! fold {
     }};
 }
 
-/// A schema of PostgreSQL or a database of MariaDB, with our log and the plain table.
+/// A PostgreSQL schema or a MariaDB database, with the library's log and the plain table.
 #[derive(Clone)]
 pub(crate) enum Database {
     Postgres { pool: PgPool, url: String, name: String },
     MySql { pool: MySqlPool, url: String, name: String },
 }
 
-/// Keeps a transaction open that has written.
+/// A connection whose open transaction has written.
 #[expect(dead_code, reason = "held for its transaction")]
-pub(crate) enum Stranger {
+pub(crate) enum OpenTransaction {
     Postgres(PgConnection),
     MySql(MySqlConnection),
 }
@@ -126,29 +126,30 @@ impl Database {
         }
     }
 
-    pub(crate) async fn stranger(&self) -> Stranger {
+    pub(crate) async fn open_transaction(&self) -> OpenTransaction {
         match self {
             Self::Postgres { url, .. } => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
-                for statement in ["CREATE TEMPORARY TABLE stranger (a int)", "BEGIN", "INSERT INTO stranger VALUES (1)"]
+                for statement in
+                    ["CREATE TEMPORARY TABLE unrelated (a int)", "BEGIN", "INSERT INTO unrelated VALUES (1)"]
                 {
                     connection.execute(statement).await.unwrap();
                 }
-                Stranger::Postgres(connection)
+                OpenTransaction::Postgres(connection)
             }
             Self::MySql { url, name, .. } => {
                 let mut connection = MySqlConnection::connect(url).await.unwrap();
-                let table = format!("CREATE TABLE {name}.stranger (a int)");
-                let insert = format!("INSERT INTO {name}.stranger VALUES (1)");
+                let table = format!("CREATE TABLE {name}.unrelated (a int)");
+                let insert = format!("INSERT INTO {name}.unrelated VALUES (1)");
                 connection.execute(AssertSqlSafe(table)).await.unwrap();
                 connection.execute("BEGIN").await.unwrap();
                 connection.execute(AssertSqlSafe(insert)).await.unwrap();
-                Stranger::MySql(connection)
+                OpenTransaction::MySql(connection)
             }
         }
     }
 
-    /// An order from its events after a version.
+    /// Loads an order from its events after version `after`.
     pub(crate) async fn load_by_hand(&self, id: &str, after: u64) -> State {
         let mut state = State::default();
         self.fold_by_hand(&mut state, id, after).await;
@@ -163,7 +164,7 @@ impl Database {
         }
     }
 
-    /// The plain table streamed.
+    /// Streams the plain table and folds it.
     pub(crate) async fn all_by_hand(&self) -> State {
         let mut state = State::default();
         match self {
@@ -173,28 +174,44 @@ impl Database {
         state
     }
 
-    pub(crate) async fn keep_by_hand(&self, id: &str, version: u64, state: &[u8]) {
+    pub(crate) async fn save_snapshot_by_hand(&self, id: &str, version: u64, state: &[u8]) {
         let version = version.cast_signed();
         match self {
             Self::Postgres { pool, .. } => {
-                sqlx::query(POSTGRES_KEEP).bind(id).bind(version).bind(state).execute(pool).await.map(|_| ()).unwrap();
+                sqlx::query(POSTGRES_SAVE_SNAPSHOT)
+                    .bind(id)
+                    .bind(version)
+                    .bind(state)
+                    .execute(pool)
+                    .await
+                    .map(|_| ())
+                    .unwrap();
             }
             Self::MySql { pool, .. } => {
-                sqlx::query(MYSQL_KEEP).bind(id).bind(version).bind(state).execute(pool).await.map(|_| ()).unwrap();
+                sqlx::query(MYSQL_SAVE_SNAPSHOT)
+                    .bind(id)
+                    .bind(version)
+                    .bind(state)
+                    .execute(pool)
+                    .await
+                    .map(|_| ())
+                    .unwrap();
             }
         }
     }
 
-    /// A snapshot's version and state.
-    pub(crate) async fn kept_by_hand(&self, id: &str) -> (u64, Vec<u8>) {
+    /// Loads the version and the state of a snapshot.
+    pub(crate) async fn load_snapshot_by_hand(&self, id: &str) -> (u64, Vec<u8>) {
         let (version, state): (i64, Vec<u8>) = match self {
-            Self::Postgres { pool, .. } => sqlx::query_as(POSTGRES_KEPT).bind(id).fetch_one(pool).await.unwrap(),
-            Self::MySql { pool, .. } => sqlx::query_as(MYSQL_KEPT).bind(id).fetch_one(pool).await.unwrap(),
+            Self::Postgres { pool, .. } => {
+                sqlx::query_as(POSTGRES_LOAD_SNAPSHOT).bind(id).fetch_one(pool).await.unwrap()
+            }
+            Self::MySql { pool, .. } => sqlx::query_as(MYSQL_LOAD_SNAPSHOT).bind(id).fetch_one(pool).await.unwrap(),
         };
         (version.cast_unsigned(), state)
     }
 
-    /// An order's events after a version.
+    /// Copies an order's events after version `after`.
     pub(crate) async fn copy_to_plain(&self, id: &str, after: u64) {
         let after = after.cast_signed();
         match self {
@@ -210,7 +227,7 @@ impl Database {
         }
     }
 
-    /// What came after a position, in its order, and nothing else.
+    /// Replaces the plain table's rows with the events after position `after`, in log order.
     pub(crate) async fn copy_all_to_plain(&self, after: Position) {
         let after = after.get().cast_signed();
         match self {
@@ -298,13 +315,13 @@ const POSTGRES_SNAPSHOTS: &str =
 const MYSQL_SNAPSHOTS: &str = "CREATE TABLE plain_snapshots (aggregate_id VARCHAR(255) PRIMARY KEY, version BIGINT NOT NULL, state LONGBLOB NOT NULL)";
 
 /// Binds: aggregate id, version, state.
-const POSTGRES_KEEP: &str = "INSERT INTO plain_snapshots (aggregate_id, version, state) VALUES ($1, $2, $3)";
+const POSTGRES_SAVE_SNAPSHOT: &str = "INSERT INTO plain_snapshots (aggregate_id, version, state) VALUES ($1, $2, $3)";
 
-const MYSQL_KEEP: &str = "INSERT INTO plain_snapshots (aggregate_id, version, state) VALUES (?, ?, ?)";
+const MYSQL_SAVE_SNAPSHOT: &str = "INSERT INTO plain_snapshots (aggregate_id, version, state) VALUES (?, ?, ?)";
 
-const POSTGRES_KEPT: &str = "SELECT version, state FROM plain_snapshots WHERE aggregate_id = $1";
+const POSTGRES_LOAD_SNAPSHOT: &str = "SELECT version, state FROM plain_snapshots WHERE aggregate_id = $1";
 
-const MYSQL_KEPT: &str = "SELECT version, state FROM plain_snapshots WHERE aggregate_id = ?";
+const MYSQL_LOAD_SNAPSHOT: &str = "SELECT version, state FROM plain_snapshots WHERE aggregate_id = ?";
 
 /// Binds: aggregate id, after.
 const POSTGRES_LOAD: &str = "

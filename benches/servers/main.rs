@@ -1,11 +1,11 @@
-//! PostgreSQL and MariaDB: appends by one process and by many, loads, and reads of the log, beside hand-written sqlx on a plain table with
-//! the same unique constraints. Runs for the servers that `POSTGRES_URL` and `MYSQL_URL` name.
+//! PostgreSQL and MariaDB: appends by one process and by many, loads, and reads of the log, compared with hand-written sqlx on a plain
+//! table with the same unique constraints. Runs for the servers in `POSTGRES_URL` and `MYSQL_URL`.
 //!
-//! By hand: `BEGIN`, an `INSERT` for each event, `COMMIT`, on a connection for each writer (64 a process at most), without a version
-//! check. Every append goes to a new stream with a UUID v7 id. Both sides run in turns, three rounds of 0.75 s; a figure is the median,
-//! in events/s. Loads and reads are times; a figure is the median.
+//! Hand-written: `BEGIN`, one `INSERT` per event, `COMMIT`, with one connection per writer (at most 64 per process) and without a version
+//! check. Every append goes to a new stream with a UUID v7 id. Both sides run in turn, three rounds of 0.75 s. A figure is the median, in
+//! events/s. Loads and reads are times; a figure is the median.
 //!
-//! `stranger`: the same with a transaction of somebody else's open all the time, which has written to another table.
+//! `open tx`: the same while another session holds a transaction open that has written to another table.
 //!
 //! ```sh
 //! POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. cargo bench -p retell-benches --bench servers
@@ -37,7 +37,7 @@ const ROUNDS: usize = 3;
 
 const ROUND: Duration = Duration::from_millis(750);
 
-/// Writers in all, processes, events an append.
+/// Total writers, processes, events per append.
 const SHAPES: [(usize, usize, u64); 9] = [
     (1, 1, 1),
     (16, 1, 1),
@@ -50,11 +50,11 @@ const SHAPES: [(usize, usize, u64); 9] = [
     (16, 1, 1_000),
 ];
 
-/// Those that are measured once more beside a stranger's transaction.
-const BESIDE_A_STRANGER: [(usize, usize, u64); 2] = [SHAPES[1], SHAPES[2]];
+/// Shapes that are also measured while another session's transaction is open.
+const WITH_OPEN_TRANSACTION: [(usize, usize, u64); 2] = [SHAPES[1], SHAPES[2]];
 
-/// What a writer does again and again.
-type One = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+/// The operation that a writer repeats.
+type Operation = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 #[tokio::main]
 async fn main() {
@@ -65,7 +65,7 @@ async fn main() {
     for variable in ["POSTGRES_URL", "MYSQL_URL"] {
         match std::env::var(variable) {
             Ok(url) => server(&url).await,
-            Err(_) => println!("{variable} names no server: nothing is measured there"),
+            Err(_) => println!("{variable} is not set: its server is not measured"),
         }
     }
 }
@@ -76,11 +76,11 @@ async fn server(url: &str) {
     for shape in SHAPES {
         compare(&database, shape, "");
     }
-    let stranger = database.stranger().await;
-    for shape in BESIDE_A_STRANGER {
-        compare(&database, shape, " stranger");
+    let open_transaction = database.open_transaction().await;
+    for shape in WITH_OPEN_TRANSACTION {
+        compare(&database, shape, " open tx");
     }
-    drop(stranger);
+    drop(open_transaction);
     database.positions().await;
     database.bulk().await;
     database.loads().await;
@@ -110,7 +110,7 @@ fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// Events a second, of all processes together.
+/// Returns events per second of all processes together.
 fn round(database: &Database, side: &str, writers: usize, processes: usize, events: u64) -> f64 {
     let each = (writers / processes).to_string();
     let events = events.to_string();
@@ -145,12 +145,12 @@ fn line(output: &mut impl BufRead) -> String {
     line.trim().to_owned()
 }
 
-/// Arguments: side, writers, events an append, and the database's own.
+/// Runs a child process. Arguments: side, writers, events per append, and those of the database.
 async fn child(arguments: &[String]) {
     let [side, writers, events, url, name] = arguments else { panic!("arguments: {arguments:?}") };
     let (writers, events): (u32, u64) = (writers.parse().unwrap(), events.parse().unwrap());
     let database = Database::open(url, name, writers.clamp(4, 64)).await;
-    let one: One = match side.as_str() {
+    let operation: Operation = match side.as_str() {
         "store" => {
             let store = database.store().await;
             Arc::new(move || {
@@ -163,23 +163,23 @@ async fn child(arguments: &[String]) {
             Box::pin(async move { database.append_by_hand(events).await })
         }),
     };
-    // Connections and statements are made before the clock runs.
-    at_once(writers, &one, Duration::from_millis(100)).await;
+    // Create connections and statements before the clock starts.
+    at_once(writers, &operation, Duration::from_millis(100)).await;
     println!("ready");
     assert_eq!(line(&mut std::io::stdin().lock()), "go");
     let began = Instant::now();
-    let appends = at_once(writers, &one, ROUND).await;
+    let appends = at_once(writers, &operation, ROUND).await;
     println!("{}", u32::try_from(appends * events).map(f64::from).unwrap() / began.elapsed().as_secs_f64());
 }
 
-async fn at_once(writers: u32, one: &One, time: Duration) -> u64 {
+async fn at_once(writers: u32, operation: &Operation, time: Duration) -> u64 {
     let end = Instant::now() + time;
     let writers = (0..writers).map(|_| {
-        let one = one.clone();
+        let operation = operation.clone();
         async move {
             let mut appends = 0;
             while Instant::now() < end {
-                one().await;
+                operation().await;
                 appends += 1;
             }
             appends

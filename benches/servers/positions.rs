@@ -1,4 +1,4 @@
-//! How soon a reader in log order sees what was appended.
+//! Measures how soon a reader in log order sees an appended event.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::database::Database;
-use crate::{One, ROUND, at_once, sorted, to_new_stream};
+use crate::{Operation, ROUND, at_once, sorted, to_new_stream};
 
 impl Database {
-    /// How long after its append was answered an event can be read, at half the rate of before.
+    /// Measures the delay from the answer of an append until a reader sees its event, at half the peak rate.
     pub(crate) async fn positions(&self) {
         const WRITERS: u32 = 128;
         let store = self.store().await;
         let appending = store.clone();
-        let one: One = Arc::new(move || {
+        let operation: Operation = Arc::new(move || {
             let store = appending.clone();
             Box::pin(async move { drop(store.append(to_new_stream(0..1)).await.unwrap()) })
         });
-        let peak = at_once(WRITERS, &one, ROUND).await;
+        let peak = at_once(WRITERS, &operation, ROUND).await;
         let pace = ROUND * 2 * WRITERS / u32::try_from(peak).unwrap();
         let stop = CancellationToken::new();
         let follower = tokio::spawn(followed(store.clone(), store.head().await.unwrap(), stop.clone()));
@@ -38,7 +38,7 @@ impl Database {
     }
 }
 
-/// Appends at a pace, and says when each was answered.
+/// Appends at intervals of `pace` and returns when each append was answered.
 async fn paced(store: Arc<dyn EventStore>, pace: Duration, until: Instant) -> Vec<(EventId, Instant)> {
     let mut answered = Vec::new();
     let mut turns = tokio::time::interval(pace);
@@ -53,7 +53,7 @@ async fn paced(store: Arc<dyn EventStore>, pace: Duration, until: Instant) -> Ve
     answered
 }
 
-/// Follows the log as a relay does, and says when each event was there.
+/// Follows the log like a relay and returns when each event became readable.
 async fn followed(
     store: Arc<dyn EventStore>,
     mut after: Position,

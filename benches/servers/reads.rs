@@ -1,4 +1,4 @@
-//! Loads of one aggregate, and reads of the whole log.
+//! Measures loads of one aggregate, and reads of the whole log.
 
 use std::time::Instant;
 
@@ -13,15 +13,15 @@ use crate::{new_event, report, stream, to_new_stream};
 
 const LENGTHS: [u64; 5] = [10, 100, 1_000, 10_000, 100_000];
 
-/// Events of one append while a stream is filled.
+/// Events per append while a stream is filled.
 const FILL: u64 = 10_000;
 
-/// Events after the snapshot.
+/// Number of events after the snapshot.
 const TAIL: u64 = 50;
 
 impl Database {
-    /// Aggregates of so many events, not cached, without snapshots; the last but one also where it is cached and up to date, and from a snapshot
-    /// of that version, with `TAIL` events after it.
+    /// Measures loads of aggregates of each length in `LENGTHS`, not cached, without snapshots. Measures the second longest also while it
+    /// is cached and up to date, and from a snapshot of that version with `TAIL` events after it.
     pub(crate) async fn loads(&self) {
         let store = self.store().await;
         let uncached = RepositoryOptions::new().with_cached_aggregates(0);
@@ -42,24 +42,25 @@ impl Database {
 
         let kept = Repository::<KeptOrder>::over(store.clone()).with_options(uncached);
         let state = kept.load(&*id).await.unwrap().state.to_snapshot().unwrap();
-        self.keep_by_hand(&id, length, &state).await;
+        self.save_snapshot_by_hand(&id, length, &state).await;
         let snapshot = Snapshot::new(Version::new(length), KeptOrder::FINGERPRINT, state);
         store.save_snapshot(&stream(AggregateId::new(&*id).unwrap()), snapshot).await.unwrap();
         fill(&*store, &id, length..length + TAIL).await;
         self.copy_to_plain(&id, length).await;
-        let by_hand = async || drop(self.load_kept_by_hand(&id).await);
+        let by_hand = async || drop(self.load_from_snapshot_by_hand(&id).await);
         turns("load from a snapshot", rounds(TAIL), by_hand, async || drop(kept.load(&*id).await.unwrap())).await;
     }
 
-    /// The state of a snapshot, and the events after it.
-    async fn load_kept_by_hand(&self, id: &str) -> State {
-        let (version, state) = self.kept_by_hand(id).await;
+    /// Loads the state of a snapshot and the events after it.
+    async fn load_from_snapshot_by_hand(&self, id: &str) -> State {
+        let (version, state) = self.load_snapshot_by_hand(id).await;
         let mut state: State = serde_json::from_slice(&state).unwrap();
         self.fold_by_hand(&mut state, id, version).await;
         state
     }
 
-    /// 50,000 events in commits of so many, decoded and folded. By hand: the plain table streamed, all the columns that an event has.
+    /// Reads 50,000 events in commits of `events` each, decodes and folds them. The hand-written side streams the plain table with all
+    /// columns of an event.
     pub(crate) async fn read_all(&self, events: u64) {
         const EVENTS: u64 = 50_000;
         let store = self.store().await;
@@ -92,15 +93,15 @@ impl Database {
     }
 }
 
-/// Enough for a steady median.
+/// Returns enough rounds for a steady median.
 fn rounds(events: u64) -> usize {
     usize::try_from(200_000 / events).unwrap().clamp(7, 500)
 }
 
-/// Both sides in turns.
+/// Measures both sides in turn.
 async fn turns(what: &str, rounds: usize, by_hand: impl AsyncFn(), ours: impl AsyncFn()) {
     let mut times: [Vec<f64>; 2] = Default::default();
-    // Statements are made before the clock runs.
+    // Create statements before the clock starts.
     by_hand().await;
     ours().await;
     for _ in 0..rounds {

@@ -1,4 +1,4 @@
-//! The order and its storage without the library: a struct a type, serde_json, and sqlx on the library's own tables.
+//! The order and its storage without the library: one struct per event type, serde_json, and sqlx on the library's own tables.
 
 use std::path::Path;
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl State {
     }
 }
 
-/// The stored name and the payload of a new event.
+/// Returns the stored name and the payload of a new event.
 pub(crate) fn encode(event: OrderEvent) -> (&'static str, Vec<u8>) {
     let (name, payload) = match event {
         OrderEvent::Placed { order_id, user_id, items, total_cents, method, at } => {
@@ -94,7 +94,7 @@ pub(crate) fn encode(event: OrderEvent) -> (&'static str, Vec<u8>) {
     (name, payload.unwrap())
 }
 
-/// A pool on a file with the library's tables, as durable as `SqliteStore`.
+/// Opens a pool on a file with the library's tables, with the same durability as `SqliteStore`.
 pub(crate) async fn open(path: &Path, connections: u32) -> SqlitePool {
     SqliteStore::open(path).await.unwrap().close().await.unwrap();
     let options = SqliteConnectOptions::new()
@@ -113,7 +113,7 @@ pub(crate) async fn open(path: &Path, connections: u32) -> SqlitePool {
         .unwrap()
 }
 
-/// Loads an order from its events after `version`; returns its new version.
+/// Loads an order from its events after `version` and returns its new version.
 pub(crate) async fn load(pool: &SqlitePool, id: &str, version: i64, state: &mut State) -> sqlx::Result<i64> {
     let mut newest = version;
     let mut rows = sqlx::query(LOAD).bind("order").bind(id).bind(version).fetch(pool);
@@ -142,7 +142,7 @@ pub(crate) async fn count_all(pool: &SqlitePool) -> sqlx::Result<State> {
     Ok(counter)
 }
 
-/// Adds events to an order that must be at `version`, in one transaction.
+/// Appends events to an order in one transaction; the order must be at `version`.
 pub(crate) async fn append(
     pool: &SqlitePool,
     id: &str,

@@ -1,4 +1,4 @@
-//! What SQLite itself takes: rusqlite on the thread that calls, on the library's own tables. Nothing is checked, handed over or shared.
+//! The limit of SQLite itself: rusqlite on the calling thread, on the library's own tables, without checks, queues or sharing.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::by_hand::{State, encode};
 use super::order::OrderEvent;
 
-/// A connection to a file that the library has made.
+/// Opens a file that the library has created.
 pub(crate) fn open(path: &Path) -> Connection {
     let db = Connection::open(path).unwrap();
     db.pragma_update(None, "synchronous", "FULL").unwrap();
@@ -16,7 +16,7 @@ pub(crate) fn open(path: &Path) -> Connection {
     db
 }
 
-/// One durable transaction of so many events, each of a new stream.
+/// Appends `events` events, each to a new stream, in one durable transaction.
 pub(crate) fn append(db: &mut Connection, events: u64) {
     let tx = db.transaction().unwrap();
     {
@@ -30,7 +30,7 @@ pub(crate) fn append(db: &mut Connection, events: u64) {
     tx.commit().unwrap();
 }
 
-/// An order's events, decoded and folded.
+/// Loads, decodes and folds an order's events.
 pub(crate) fn load(db: &Connection, id: &str) -> State {
     let (mut state, mut statement) = (State::default(), db.prepare_cached(LOAD).unwrap());
     let mut rows = statement.query([id]).unwrap();

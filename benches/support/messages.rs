@@ -1,4 +1,5 @@
-//! Publishing and consuming without the library: lapin alone, persistent messages, quorum queues, confirms, acknowledged after the commit.
+//! Publishing and consuming without the library: plain lapin with persistent messages, quorum queues, confirms, and acknowledgements after
+//! the commit.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -16,7 +17,7 @@ use retell::{Codec, Event};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
-/// Confirms that a publisher has not waited for yet, at most.
+/// Maximum number of outstanding confirms.
 const OUTSTANDING: usize = 1_000;
 
 pub(crate) async fn channel(url: &str) -> Channel {
@@ -26,7 +27,7 @@ pub(crate) async fn channel(url: &str) -> Channel {
     channel
 }
 
-/// A quorum queue that gets everything from an exchange.
+/// Declares a quorum queue that gets every message of an exchange.
 pub(crate) async fn queue(channel: &Channel, queue: &str, exchange: &str) {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
@@ -35,12 +36,12 @@ pub(crate) async fn queue(channel: &Channel, queue: &str, exchange: &str) {
     channel.queue_bind(queue.into(), exchange.into(), "#".into(), options, none).await.unwrap();
 }
 
-/// Returns how many messages were in it.
+/// Deletes the queue and returns the number of messages in it.
 pub(crate) async fn delete(channel: &Channel, queue: &str) -> u32 {
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap()
 }
 
-/// The whole log, one message an event: the same body, properties and headers as the library's announcements.
+/// Publishes the whole log, one message per event, with the same body, properties and headers as the library's announcements.
 pub(crate) async fn publish_all(pool: &PgPool, channel: &Channel, exchange: &str) {
     let mut rows = sqlx::query(LOG).fetch(pool);
     let mut confirms = VecDeque::with_capacity(OUTSTANDING);
@@ -82,7 +83,7 @@ pub(crate) async fn publish_all(pool: &PgPool, channel: &Channel, exchange: &str
     }
 }
 
-/// One event under a number, confirmed.
+/// Publishes one event with `number` as its message id, and waits for the confirm.
 pub(crate) async fn publish(channel: &Channel, exchange: &str, number: u64, event: &NewEvent) {
     let event_type = event.event_type.as_str();
     let properties = BasicProperties::default()
@@ -94,7 +95,7 @@ pub(crate) async fn publish(channel: &Channel, exchange: &str, number: u64, even
     confirmed(Some(published.await.unwrap())).await;
 }
 
-/// The number and the event of such a message.
+/// Returns the number and the event of a message from `publish`.
 pub(crate) fn received<E: Event>(message: &lapin::message::Delivery) -> (u64, E) {
     let properties = &message.properties;
     let number = properties.message_id().as_ref().unwrap().as_str().parse().unwrap();
@@ -107,14 +108,14 @@ async fn confirmed(confirm: Option<lapin::PublisherConfirm>) {
     assert!(confirm.unwrap().await.unwrap().is_ack());
 }
 
-/// Consumes messages: what is there at once, up to as many as asked for.
+/// A consumer. `next` returns the messages that are available, up to a limit.
 pub(crate) struct Messages {
     channel: Channel,
     consumer: lapin::Consumer,
 }
 
 impl Messages {
-    pub(crate) async fn of(channel: Channel, queue: &str, prefetch: u16) -> Self {
+    pub(crate) async fn consume(channel: Channel, queue: &str, prefetch: u16) -> Self {
         channel.basic_qos(prefetch, BasicQosOptions::default()).await.unwrap();
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the benchmarks share: an order and its events, once for the library and once written by hand, and where the files lie.
+//! Shared parts of the benchmarks: an order and its events, derived and hand-written, and the folder of the files.
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
 pub(crate) mod by_hand;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use tempfile::TempDir;
 
-/// Samples enough for a steady median, and so short that a file of benchmarks runs in two minutes.
+/// Configures enough samples for a steady median, few enough that a benchmark file runs in two minutes.
 pub(crate) fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(20)
@@ -20,8 +20,7 @@ pub(crate) fn criterion() -> Criterion {
         .configure_from_args()
 }
 
-/// Below cargo's target directory, which lies on a disk: what waits for the disk would measure nothing on a tmpfs such as `/tmp`
-/// often is.
+/// Creates a folder in cargo's target directory, which is on a disk. `/tmp` is often a tmpfs, where waiting for the disk takes no time.
 pub(crate) fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }

@@ -1,4 +1,4 @@
-//! The order as an application of the library writes it: some 190 bytes of JSON an event.
+//! The order as an application of the library declares it: about 190 bytes of JSON per event.
 
 use retell::event::StoredEvent;
 use retell::{Aggregate, Apply, Codec, Event, Handle};
@@ -11,7 +11,7 @@ pub(crate) struct Item {
     pub(crate) cents: u64,
 }
 
-/// The same events twice, since the codec is part of the declaration.
+/// Declares the events once per codec, since the codec is part of the declaration.
 macro_rules! order_events {
     ($name:ident, $codec:literal) => {
         #[derive(Debug, Clone, Event)]
@@ -33,7 +33,7 @@ macro_rules! order_events {
         }
 
         impl $name {
-            /// The `number`-th event of a stream: placed, paid and shipped by turns.
+            /// Returns the `number`-th event of a stream. Placed, paid and shipped events alternate.
             pub(crate) fn numbered(number: u64) -> Self {
                 let order_id = format!("01932f5c-7d1a-7c3e-9f00-{number:012x}");
                 let at = format!("2026-11-23T08:16:31.{:06}Z", number % 1_000_000);
@@ -71,7 +71,7 @@ macro_rules! order_events {
 order_events!(OrderEvent, "json");
 order_events!(CompactEvent, "compact");
 
-/// What the fold keeps of the events: sums, and the last of the texts.
+/// The state that the events fold into: sums, and the latest texts.
 macro_rules! order {
     ($(#[$aggregate:meta])* $name:ident, $event:ident) => {
         #[derive(Debug, Clone, Default, Aggregate)]
@@ -123,7 +123,7 @@ order!(
     CompactEvent
 );
 
-/// Adds the event of this number.
+/// Appends the event with this number.
 pub(crate) struct Add(pub(crate) u64);
 
 macro_rules! adds {
@@ -141,7 +141,7 @@ macro_rules! adds {
 adds!(Order);
 adds!(KeptOrder);
 
-/// An event as it comes out of a store.
+/// An event as a store returns it.
 pub(crate) struct Stored {
     pub(crate) event_type: String,
     pub(crate) codec: Codec,

@@ -1,4 +1,4 @@
-//! A read model in PostgreSQL: a row an order, with sums. Written through by one statement a batch, or by one an event.
+//! A read model in PostgreSQL: one row of sums per order, written with one statement per batch or per event.
 
 use retell::{BoxError, Envelope, Projection, View, async_trait};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ impl Projection for Sales {
     }
 }
 
-/// The same as a view.
+/// The same read model as a view.
 pub(crate) struct ViewOfSales;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl View for ViewOfSales {
     }
 }
 
-/// Items, cents and grams.
+/// Returns items, cents and grams.
 pub(crate) fn sums(event: &OrderEvent) -> (i64, i64, i64) {
     match event {
         OrderEvent::Placed { items, total_cents, .. } => {

@@ -1,11 +1,11 @@
 //! The servers that `--store` and `--broker` name by their URLs.
 //!
-//! The default build of the shop has SQLite and a broker within its own process. A server needs the cargo feature of its name, which keeps
-//! the drivers and their dependencies out of the first build.
+//! The default build of the shop contains SQLite and a broker inside the process. A server needs the cargo feature with its name, so that
+//! the first build does not compile the drivers and their dependencies.
 
 use std::str::FromStr;
 
-/// The database of a server.
+/// A database server.
 #[derive(Debug, Clone)]
 pub enum Server {
     #[cfg(feature = "postgres")]
@@ -14,23 +14,23 @@ pub enum Server {
     MySql(String),
 }
 
-/// A broker outside of this process.
+/// A broker outside this process.
 #[derive(Debug, Clone)]
 pub enum Broker {
     #[cfg(feature = "rabbitmq")]
     RabbitMq(String),
 }
 
-/// Why a URL names no server that the program can use.
+/// The reason why the program cannot use a URL.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum BadAddress {
-    #[error("a store is postgres://.. or mysql://..")]
+    #[error("unknown store: use postgres://.. or mysql://..")]
     UnknownStore,
     #[error("this shop was built without `{0}`; run `cargo run --release --features {0} --example shop`")]
     MissingFeature(&'static str),
 }
 
-/// Makes a server of its URL; `None` if the program was built without the server's feature.
+/// Converts a URL to a server; `None` if the program was built without the server's feature.
 type Constructor<S> = Option<fn(String) -> S>;
 
 #[cfg(feature = "postgres")]
@@ -78,13 +78,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_without_its_feature_names_the_flag() {
-        let error = construct::<Server>(None, "postgres", "postgres://localhost/shop").expect_err("it is not built in");
+    fn address_without_its_feature_names_the_flag() {
+        let error =
+            construct::<Server>(None, "postgres", "postgres://localhost/shop").expect_err("the feature is not enabled");
         assert!(error.to_string().contains("cargo run --release --features postgres --example shop"), "{error}");
     }
 
     #[test]
-    fn each_server_is_there_exactly_with_its_feature() {
+    fn each_server_needs_its_feature() {
         let store = |url: &str| url.parse::<Server>().map(drop);
         let expected =
             |built_in: bool, feature| if built_in { Ok(()) } else { Err(BadAddress::MissingFeature(feature)) };

@@ -1,4 +1,4 @@
-//! Everything that follows the log, as one program or as its role's part of one: the relay that publishes events, and those who get them.
+//! The tasks that follow the log: the relay that publishes events, and the consumers. A process runs all of them, or those of its role.
 
 use std::marker::PhantomData;
 
@@ -14,11 +14,11 @@ use crate::fulfilment::Fulfilment;
 use crate::read_models::ReadModels;
 use crate::stores::Stores;
 
-/// The name of the relay. One of the processes with a relay of this name leads.
+/// The name of the relay. Among all processes with a relay of this name, one leads.
 #[cfg(feature = "rabbitmq")]
 const RELAY: &str = "shop";
 
-/// Mails that are put down in one transaction: all that one does is in it.
+/// Number of mails recorded in one transaction; a mail's only effect is its row in that transaction.
 const MAILS_AT_ONCE: usize = 500;
 
 pub fn app<M: ReadModels>(stores: &Stores<M>, carrier: &Carrier, fulfilment: Fulfilment) -> App<M> {

@@ -1,4 +1,4 @@
-//! What carries the events to the consumers: RabbitMQ, or a broker within this process.
+//! The broker that carries events to the consumers: RabbitMQ, or a broker inside this process.
 
 use std::path::Path;
 
@@ -19,13 +19,13 @@ pub enum Carrier {
 }
 
 impl Carrier {
-    /// Opens `broker`, or one within this process.
+    /// Opens `broker`, or a broker inside this process if there is none.
     #[cfg_attr(
         not(feature = "rabbitmq"),
         expect(
             clippy::unused_async,
             unused_variables,
-            reason = "a broker within this process has no topology and is not waited for"
+            reason = "the broker inside this process has no topology and opens without waiting"
         )
     )]
     pub async fn open(broker: Option<Broker>, topology: Option<&Path>) -> Result<Self, Failure> {
@@ -36,7 +36,7 @@ impl Carrier {
         }
     }
 
-    /// Declares the topology on the broker at `url`. An unreachable broker only costs a warning; every other error is returned.
+    /// Declares the topology on the broker at `url`. An unreachable broker only causes a warning; every other error is returned.
     #[cfg(feature = "rabbitmq")]
     async fn open_rabbitmq(url: &str, topology: Option<&Path>) -> Result<Self, Failure> {
         let failed = |error| Failure::of("set up RabbitMQ", error);
@@ -45,7 +45,7 @@ impl Carrier {
         let broker = RabbitMqBroker::new(options).map_err(failed)?;
         match broker.declare().await {
             Err(error) if error.is_transient() => {
-                eprintln!("shop: RabbitMQ is out of reach, the store carries the events: {}", chain(&error));
+                eprintln!("shop: RabbitMQ is unreachable, the consumers read the store instead: {}", chain(&error));
             }
             declared => declared.map_err(failed)?,
         }
@@ -64,7 +64,7 @@ impl Carrier {
     pub async fn close(&self) {
         match self {
             Self::Memory(_) => {}
-            // An error is no loss: the broker has confirmed every message, or the relay will send it again.
+            // Ignoring an error loses nothing: the broker has confirmed every message, or the relay sends it again.
             #[cfg(feature = "rabbitmq")]
             Self::RabbitMq(broker) => drop(broker.close().await),
         }

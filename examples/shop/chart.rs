@@ -1,11 +1,11 @@
-//! Bars for the terminal.
+//! Bar charts for the terminal.
 
 use std::fmt::Write;
 
-/// Characters of the longest bar.
+/// Length of the longest bar, in characters.
 const WIDTH: u64 = 40;
 
-/// One line for each label, its bar as long as its value against the largest, and the value as text.
+/// Formats one line per row: its label, the value as text, and a bar in proportion to the largest value.
 pub fn bars<'a>(rows: impl Iterator<Item = (&'a str, u64, String)> + Clone) -> String {
     let largest = rows.clone().map(|(_, value, _)| value).max().unwrap_or(0).max(1);
     let mut text = String::new();
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_bar_is_full_and_the_others_in_proportion() {
+    fn largest_bar_is_full_and_the_others_proportional() {
         assert_eq!(bar(10, 10).chars().count(), 40);
         assert_eq!(bar(5, 10).chars().count(), 20);
         assert_eq!(bar(0, 10), "");

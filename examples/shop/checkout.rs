@@ -1,4 +1,4 @@
-//! Makes commands of a sale: register the user, create the order, complete the payment. What follows from those is `fulfilment`.
+//! Turns a sale into commands: register the user, create the order, complete the payment. `fulfilment` handles the rest of the order.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::domain::user::{RegisterUser, User};
 use crate::orders_file::Sale;
 use crate::warehouse::product_id;
 
-/// What the ids of payments begin with. The line's number follows.
+/// Prefix of payment ids; the line's number follows.
 const PAYMENT: &str = "payment-";
 
-/// The aggregates that a customer has to do with, and when to stop.
+/// The aggregates that a customer uses, and the token that stops the shop.
 #[derive(Debug)]
 pub struct Checkout {
     users: Repository<User>,
@@ -30,9 +30,9 @@ impl Checkout {
         Self { users, orders, payments: Repository::new(log.clone()), stop }
     }
 
-    /// The customer of this sale becomes a user.
+    /// Registers the customer of this sale as a user.
     pub async fn register(&self, sale: &Sale) -> Result<(), NotSold> {
-        self.go_on()?;
+        self.check_stop()?;
         let user_id = user_id(sale);
         let command = RegisterUser {
             email: format!("customer-{user_id}@shop.example"),
@@ -43,15 +43,15 @@ impl Checkout {
         registered.map(drop).map_err(|error| NotSold::failed(format!("register user {user_id}"), error))
     }
 
-    /// Order and payment. The payment comes last: where it is there, the customer has done all of it.
+    /// Creates the order and completes its payment. The payment comes last: if it exists, the sale is complete.
     pub async fn sell(&self, sale: &Sale) -> Result<(), NotSold> {
         let order = self.order(sale).await?;
         if sale.is_paid { self.pay(sale, order).await } else { Ok(()) }
     }
 
-    /// The event that tells of the order, if it is new.
+    /// Creates the order. Returns the id of its event, or `None` if the order already existed.
     async fn order(&self, sale: &Sale) -> Result<Option<EventId>, NotSold> {
-        self.go_on()?;
+        self.check_stop()?;
         let order_id = order_id(sale);
         let command = CreateOrder {
             order_id: order_id.clone(),
@@ -65,7 +65,7 @@ impl Checkout {
     }
 
     async fn pay(&self, sale: &Sale, order: Option<EventId>) -> Result<(), NotSold> {
-        self.go_on()?;
+        self.check_stop()?;
         let payment_id = format!("{PAYMENT}{}", sale.line);
         let command = CompletePayment {
             payment_id: payment_id.clone(),
@@ -78,17 +78,18 @@ impl Checkout {
         paid.map(drop).map_err(|error| NotSold::failed(format!("complete {payment_id}"), error))
     }
 
-    fn go_on(&self) -> Result<(), NotSold> {
+    fn check_stop(&self) -> Result<(), NotSold> {
         if self.stop.is_cancelled() { Err(NotSold::Stopped) } else { Ok(()) }
     }
 }
 
-/// The line that a payment belongs to.
+/// Returns the line that a payment belongs to.
 pub fn line_of(payment_id: &str) -> Option<u64> {
     payment_id.strip_prefix(PAYMENT)?.parse().ok()
 }
 
-/// All events of one line belong together, also when a second run writes the rest of them: so its number makes the correlation id.
+/// Returns a context whose correlation id is derived from the line's number, so that all events of a line share it even if a second run
+/// writes some of them.
 fn context(sale: &Sale) -> Context {
     let id = uuid::Builder::from_custom_bytes(u128::from(sale.line).to_be_bytes()).into_uuid();
     Context::new().with_source(SOURCE).with_correlation(CorrelationId::from(id))
@@ -101,7 +102,7 @@ fn caused_by(order: Option<EventId>, sale: &Sale) -> Context {
     }
 }
 
-/// The id of a customer as the file writes it.
+/// Returns a customer's id in the format of the file.
 pub fn customer_id(customer: u32) -> String {
     format!("{customer:05}")
 }
@@ -114,7 +115,7 @@ fn order_id(sale: &Sale) -> String {
     format!("order-{}", sale.line)
 }
 
-/// The file does not say. It was 1997.
+/// Invents a payment method, since the file has none. It was 1997.
 fn payment_method(sale: &Sale) -> &'static str {
     if sale.line.is_multiple_of(3) { "cheque" } else { "credit_card" }
 }

@@ -1,4 +1,4 @@
-//! Executes commands, and again where that may help. Each of ours may come twice: what has happened does not happen twice.
+//! Executes commands with retries. The shop's commands are idempotent: sending one twice has the effect of sending it once.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use backon::{ExponentialBuilder, Retryable};
 use retell::command::Executed;
 use retell::{Aggregate, BoxError, CommandError, Context, Handle, Repository};
 
-/// Who writes the events.
+/// The source that the events' metadata names.
 pub const SOURCE: &str = "shop";
 
-/// How often a command is sent again while the store is busy or the shop's other processes are faster. The waits double from
-/// [`FIRST_WAIT`] on: a minute or two of patience.
+/// Number of retries while the store is busy or another process wins. The delays double from [`FIRST_WAIT`] on, which adds up to a minute
+/// or two.
 const RETRIES: usize = 10;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
-/// Why a sale did not come about.
+/// The reason why a sale failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NotSold {
     #[error("stopped on request")]
@@ -30,7 +30,7 @@ impl NotSold {
     }
 }
 
-/// Executes a command, and again where that may help.
+/// Executes a command, with retries after transient errors and conflicts.
 pub async fn execute<A, C>(
     repository: &Repository<A>,
     id: &str,

@@ -1,5 +1,5 @@
-//! Follows each order to its end: takes the CDs from the stock, awaits the payment, and confirms; or cancels when it does not come, and puts
-//! the CDs back.
+//! A process that follows each order to its end. It takes the CDs from the stock, waits for the payment and confirms the order. If the
+//! payment does not arrive in time, it cancels the order and returns the CDs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::domain::order::{CancelOrder, ConfirmOrder, Item, Order, OrderEvent};
 use crate::domain::payment::PaymentEvent;
 use crate::warehouse::Warehouse;
 
-/// The deadline of each order.
+/// The name of each order's deadline.
 const UNPAID: &str = "unpaid";
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Fulfilment {
     orders: Repository<Order>,
     warehouse: Warehouse,
     /// How long an order waits for its payment.
-    patience: Duration,
+    payment_timeout: Duration,
 }
 
 #[derive(Debug, Clone, EventUnion)]
@@ -30,7 +30,7 @@ pub enum Followed {
     Payment(PaymentEvent),
 }
 
-/// What others are to do.
+/// The commands that the process sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     Deduct(Item),
@@ -40,8 +40,8 @@ pub enum Command {
 }
 
 impl Fulfilment {
-    pub fn new(log: &Arc<dyn EventStore>, patience: Duration) -> Self {
-        Self { orders: Repository::new(log.clone()), warehouse: Warehouse::new(log), patience }
+    pub fn new(log: &Arc<dyn EventStore>, payment_timeout: Duration) -> Self {
+        Self { orders: Repository::new(log.clone()), warehouse: Warehouse::new(log), payment_timeout }
     }
 }
 
@@ -65,7 +65,7 @@ impl Process for Fulfilment {
         match &event.event {
             Followed::Order(OrderEvent::Created { items, .. }) => {
                 taken.clone_from(items);
-                effects.set_deadline(UNPAID, event.recorded_at + self.patience);
+                effects.set_deadline(UNPAID, event.recorded_at + self.payment_timeout);
                 for item in items {
                     effects.send(Command::Deduct(item.clone()));
                 }
@@ -82,7 +82,7 @@ impl Process for Fulfilment {
         }
     }
 
-    // A command is refused only if the order was paid too late, and that money is returned by hand: `on_rejected` has nothing to add.
+    // There is no `on_rejected`: a command is only rejected if the order was paid too late, and that money is returned manually.
     fn on_deadline(&self, _: &mut Vec<Item>, _: &str, effects: &mut Effects<Command>) {
         effects.send(Command::Cancel);
     }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::domain::Cents;
 
-    const PATIENCE: Duration = Duration::from_mins(30);
+    const PAYMENT_TIMEOUT: Duration = Duration::from_mins(30);
 
     fn items() -> Vec<Item> {
         vec![Item { product_id: "cd-001".into(), quantity: 2 }, Item { product_id: "cd-002".into(), quantity: 1 }]
@@ -123,7 +123,7 @@ mod tests {
 
     fn cancelled() -> Followed {
         let Followed::Order(OrderEvent::Created { order_id, user_id, items, total_amount, date }) = created() else {
-            unreachable!("it is an order")
+            unreachable!("`created` returns an order")
         };
         Followed::Order(OrderEvent::Cancelled { order_id, user_id, items, total_amount, date })
     }
@@ -134,36 +134,36 @@ mod tests {
         Followed::Payment(PaymentEvent::Completed { payment_id, order_id, amount, payment_method, date })
     }
 
-    fn an_order() -> GivenProcess<Fulfilment> {
+    fn created_order() -> GivenProcess<Fulfilment> {
         let log: Arc<dyn EventStore> = Arc::new(MemoryStore::new());
-        given_process(Fulfilment::new(&log, PATIENCE))
+        given_process(Fulfilment::new(&log, PAYMENT_TIMEOUT))
             .when("order/order-2", created())
             .then_sends(items().into_iter().map(Command::Deduct))
-            .then_deadline(UNPAID, PATIENCE)
+            .then_deadline(UNPAID, PAYMENT_TIMEOUT)
     }
 
     #[test]
-    fn an_order_that_is_paid_is_confirmed() {
-        an_order()
+    fn paid_order_is_confirmed() {
+        created_order()
             .when("payment/payment-2", paid())
             .then_sends([Command::Confirm])
             .then_no_deadline(UNPAID)
-            .after(2 * PATIENCE)
+            .after(2 * PAYMENT_TIMEOUT)
             .then_sends([]);
     }
 
     #[test]
-    fn an_order_that_is_not_paid_is_cancelled_and_goes_back_to_the_stock() {
-        an_order()
-            .after(PATIENCE)
+    fn unpaid_order_is_cancelled_and_its_items_released() {
+        created_order()
+            .after(PAYMENT_TIMEOUT)
             .then_sends([Command::Cancel])
             .when("order/order-2", cancelled())
             .then_sends(items().into_iter().map(Command::Release));
     }
 
     #[test]
-    fn what_is_paid_too_late_is_not_confirmed() {
-        an_order()
+    fn order_paid_too_late_is_not_confirmed() {
+        created_order()
             .given([("order/order-2", cancelled())])
             .when("payment/payment-2", paid())
             .when_rejected(Command::Confirm, "the order is cancelled")

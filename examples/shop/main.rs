@@ -1,15 +1,16 @@
-//! A shop: eighteen months of a real CD shop's orders, told as events and counted again from them.
+//! A shop: replays eighteen months of a real CD shop's orders as events and computes its figures from them.
 //!
-//! The way of an event through the files:
+//! The path of an event through the files:
 //!
-//! 1. `orders_file` reads a line, `checkout` makes commands of it, `writers` lets many customers act at once;
-//! 2. `domain/{user,order,inventory,payment}` decide what happens;
-//! 3. `app` brings what happened to those who follow it: `fulfilment` sees each order through, from the `warehouse` to its confirmation, and
-//!    `consumers/{analytics,search,audit,customers,notification}` keep what they make of it;
-//! 4. `report` reads what they kept, and compares it with `truth`: the sums taken straight from the file.
+//! 1. `orders_file` reads a line, `checkout` turns it into commands, and `writers` serves many customers concurrently.
+//! 2. `domain/{user,order,inventory,payment}` decide what happens.
+//! 3. `app` delivers the events to `fulfilment`, which takes each order from the `warehouse` to its confirmation, and to the read models in
+//!    `consumers/{analytics,search,audit,customers,notification}`.
+//! 4. `report` reads the read models and compares them with `truth`, the sums computed directly from the file.
 //!
-//! Beside the way: `commands` executes them, `addresses` says which servers there are, `stores` opens the log and the `read_models`, `database` is what a consumer sees of those,
-//! `carrier` is what the events travel over, `topology` what stands on RabbitMQ, `share` divides the customers among processes.
+//! Supporting files: `commands` executes commands, `addresses` parses server URLs, `stores` opens the log and the `read_models`, `database`
+//! is a consumer's interface to them, `carrier` is the broker, `topology` the exchanges and queues on RabbitMQ, and `share` divides the
+//! customers among processes.
 //!
 //! ```text
 //! cargo run --release --example shop -- --db /tmp/shop.db
@@ -18,20 +19,22 @@
 //! cargo run --release --features postgres,rabbitmq --example shop -- --store postgres://localhost/shop --broker amqp://localhost
 //! ```
 //!
-//! Killed at any moment and started again in the same place, it goes on and ends with the same sums. Several processes can share the work:
-//! each is given the same store and a share of its own, and ends with the whole report when all are done.
+//! The program can be killed at any moment. Started again with the same arguments, it continues and ends with the same sums. Several
+//! processes can share the work: each gets the same store and its own share, and prints the whole report once all are done.
 //!
-//! Over RabbitMQ the parts can be processes of their own, on one store and one broker, as many of each as you like:
+//! With RabbitMQ, the roles can run as separate processes on one store and one broker, with any number of processes
+//! per role. One relay leads, and each consumer is active in one process; the others are on standby.
 //!
 //! ```text
-//! shop --store postgres://localhost/shop --broker amqp://localhost --role relay     # one leads, the others stand by
-//! shop --store postgres://localhost/shop --broker amqp://localhost --role worker    # runs the consumers and the fulfilment; here too
+//! shop --store postgres://localhost/shop --broker amqp://localhost --role relay     # publishes the log
+//! shop --store postgres://localhost/shop --broker amqp://localhost --role worker    # runs the consumers and the fulfilment
 //! shop --store postgres://localhost/shop --broker amqp://localhost --role api       # sells, waits for the consumers, reports
 //! ```
 //!
-//! A relay and a worker run until SIGTERM or Ctrl-C, and that is a good end. While RabbitMQ is away the store carries the events.
+//! A relay and a worker run until SIGTERM or Ctrl-C, and then exit successfully. While RabbitMQ is unreachable, the consumers read the
+//! store.
 
-#![expect(unreachable_pub, reason = "in a program `pub` says what a module shows the others")]
+#![expect(unreachable_pub, reason = "in a program, `pub` marks the interface of a module")]
 
 mod addresses;
 mod app;
@@ -69,31 +72,31 @@ use share::Share;
 /// The orders that come with the example: every purchase of 23,570 customers in 1997 and 1998.
 const ORDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shop/data/CDNOW_master.txt");
 
-/// Sells what a file of orders says, and reports what was sold.
+/// Sells the orders in a file and reports the sales.
 #[derive(Debug, Parser)]
 #[command(name = "shop")]
 struct Arguments {
     /// The orders: a header, then lines of customer, date (yyyymmdd), number of CDs and dollars.
     #[arg(long, value_name = "FILE", default_value = ORDERS)]
     orders: PathBuf,
-    /// Keep the log in this SQLite file and the read models beside it. With neither this nor --store, both are gone at the end.
+    /// Keep the log in this SQLite file and the read models in a file next to it. Without this and --store, both are deleted at the end.
     #[arg(long, value_name = "PATH", group = "kept")]
     db: Option<PathBuf>,
     /// Keep the log and the read models in this database: postgres://.. or mysql://.. Needs the cargo feature `postgres` or `mysql`.
     #[arg(long, value_name = "URL", group = "kept")]
     store: Option<Server>,
-    /// Serve the Kth of N parts of the customers. Start all N on the same orders and the same --store or --db: each ends with the whole
-    /// report, when all parts are done.
+    /// Serve part K of N of the customers. Start all N parts with the same orders and the same --store or --db. Each prints the whole
+    /// report once all parts are done.
     #[arg(long, value_name = "K/N", default_value = "1/1", requires = "kept")]
     share: Share,
-    /// Carry the events over this RabbitMQ: amqp://user:password@host:5672/vhost. Needs the cargo feature
-    /// `rabbitmq`. Without this argument the events stay within this process.
+    /// Send the events through this RabbitMQ: amqp://user:password@host:5672/vhost. Needs the cargo feature `rabbitmq`. Without this
+    /// argument, events stay inside this process.
     #[arg(long, value_name = "URL")]
     broker: Option<Broker>,
-    /// Other exchanges and queues than the shop's, from a JSON file.
+    /// Read the exchanges and queues from a JSON file instead of using the shop's defaults.
     #[arg(long, value_name = "FILE", requires = "broker")]
     topology: Option<PathBuf>,
-    /// What this process does. Other processes on the same store and broker do the rest.
+    /// The part of the work that this process does. Other processes on the same store and broker do the rest.
     #[arg(
         long,
         value_enum,
@@ -101,13 +104,13 @@ struct Arguments {
         requires_ifs = ["api", "relay", "worker"].into_iter().flat_map(|role| [(role, "broker"), (role, "kept")])
     )]
     role: Role,
-    /// Every Nth line of the file is never paid, and its order cancelled. The file does not say: without this all are paid.
+    /// Treat every Nth line of the file as never paid and cancel its order. The file has no unpaid orders, so by default all are paid.
     #[arg(long, value_name = "N")]
     unpaid: Option<NonZeroU64>,
-    /// How many seconds an order waits for its payment.
+    /// Number of seconds an order waits for its payment.
     #[arg(long, value_name = "SECONDS", default_value = "1800")]
     patience: u64,
-    /// How many customers act at once.
+    /// Number of customers served concurrently.
     #[arg(long, value_name = "N", default_value = "32")]
     writers: NonZeroUsize,
     /// Print one JSON object instead of the report.
@@ -128,7 +131,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Writes the report; a reader that went away early is no reason to panic.
+/// Writes the report. A reader that closes the pipe early causes an error code, not a panic.
 fn print(report: &report::Report, json: bool) -> ExitCode {
     use std::io::Write;
     let text = if json { report.to_json() } else { report.to_string() };
@@ -138,7 +141,7 @@ fn print(report: &report::Report, json: bool) -> ExitCode {
     }
 }
 
-/// An error and everything that led to it, on one line.
+/// Formats an error and all its causes on one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

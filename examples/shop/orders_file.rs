@@ -1,4 +1,4 @@
-//! Reads the file of orders, line by line: never more of it than one line is in memory.
+//! Reads the file of orders line by line, with only one line in memory.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -9,43 +9,44 @@ use chrono::NaiveDate;
 
 use crate::domain::Cents;
 
-/// The words of the first line.
+/// The columns in the header line.
 const HEADER: [&str; 4] = ["customer_id", "date", "number_of_cds", "dollar_value"];
 
-/// A longer line is not one of ours. It keeps a file without line ends out of the memory.
+/// Maximum length of a line in bytes. It keeps a file without line ends from filling the memory.
 const LONGEST_LINE: u64 = 200;
 
-/// More CDs than anybody orders at once.
+/// Maximum number of CDs in an order.
 const MOST_CDS: u32 = 100_000;
 
-/// Digits of a dollar value: with them, the sum of a thousand million orders still fits into 64 bits.
+/// Maximum number of digits of a dollar value: even the sum of a billion orders fits into 64 bits.
 const DOLLAR_DIGITS: usize = 8;
 
-/// Kinds of CDs the shop has.
+/// Number of different CDs in the shop.
 pub const PRODUCTS: u64 = 100;
 
-/// What one line says.
+/// The contents of one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sale {
-    /// Its number in the file; the header is line 1.
+    /// The line's number in the file; the header is line 1.
     pub line: u64,
     pub customer: u32,
     pub date: NaiveDate,
     pub quantity: u32,
     pub amount: Cents,
-    /// Otherwise the customer never pays.
+    /// Whether the customer pays at all.
     pub is_paid: bool,
 }
 
 impl Sale {
-    /// Which product it was: the file does not say, so the line's number decides. The lower of two even draws, since some sell better.
+    /// Returns the product, which is derived from the line's number, since the file has none. It is the lower of two uniform draws, so that
+    /// some products sell better.
     pub fn product(&self) -> u64 {
         let mixed = mix(self.line);
         (mixed % PRODUCTS).min((mixed >> 32) % PRODUCTS)
     }
 }
 
-/// Spreads neighbouring numbers over all 64 bits (splitmix64).
+/// Spreads adjacent numbers over all 64 bits (splitmix64).
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -53,7 +54,7 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Why the file cannot be used.
+/// The reason why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadFile {
     #[error("cannot read {}", path.display())]
@@ -62,33 +63,33 @@ pub enum BadFile {
     Malformed { path: PathBuf, line: u64, problem: BadLine },
 }
 
-/// What is wrong with a line.
+/// The problem with a line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
     #[error("the header `{}` is missing", HEADER.join(" "))]
     NoHeader,
     #[error("longer than {LONGEST_LINE} bytes")]
     TooLong,
-    #[error("not text in UTF-8")]
+    #[error("not UTF-8 text")]
     NotText,
-    #[error("{0} columns instead of 4")]
+    #[error("{0} columns, expected 4")]
     Columns(usize),
-    #[error("`{0}` is no customer id: up to 9 digits, and not zero")]
+    #[error("`{0}` is not a customer id: use up to 9 digits, not zero")]
     Customer(String),
-    #[error("`{0}` is no date of the form yyyymmdd")]
+    #[error("`{0}` is not a date in the form yyyymmdd")]
     Date(String),
-    #[error("`{0}` is no number of CDs from 1 to {MOST_CDS}")]
+    #[error("`{0}` is not a number of CDs from 1 to {MOST_CDS}")]
     Quantity(String),
-    #[error("`{0}` is no amount in dollars: up to {DOLLAR_DIGITS} digits, and at most two decimals")]
+    #[error("`{0}` is not an amount in dollars: use up to {DOLLAR_DIGITS} digits and at most two decimals")]
     Amount(String),
     #[error("the sum of all amounts is too large")]
     Sum,
 }
 
-/// Which lines are not paid: every so many, or none. The file does not say.
+/// The interval of lines that are not paid; `None` if all are paid. The file does not have this information.
 pub type Unpaid = Option<NonZeroU64>;
 
-/// The sales of a file, in its order. Ends with the first error.
+/// The sales of a file, in file order. Reading ends at the first error.
 #[derive(Debug)]
 pub struct OrdersFile {
     path: PathBuf,
@@ -108,7 +109,7 @@ impl OrdersFile {
         if header { Ok(orders) } else { Err(orders.malformed(BadLine::NoHeader)) }
     }
 
-    /// The next sale; `None` at the end.
+    /// Returns the next sale, or `None` at the end of the file.
     pub fn next_sale(&mut self) -> Result<Option<Sale>, BadFile> {
         let line = self.line + 1;
         let is_paid = self.unpaid.is_none_or(|every| !line.is_multiple_of(every.get()));
@@ -116,7 +117,7 @@ impl OrdersFile {
         parsed.map(Some).map_err(|problem| self.malformed(problem))
     }
 
-    /// The error for the line read last.
+    /// Returns an error for the line that was read last.
     pub fn malformed(&self, problem: BadLine) -> BadFile {
         BadFile::Malformed { path: self.path.clone(), line: self.line.max(1), problem }
     }
@@ -155,7 +156,7 @@ fn parse(line: u64, is_paid: bool, text: &str) -> Result<Sale, BadLine> {
     })
 }
 
-/// Digits only: `str::parse` would take a sign as well.
+/// Accepts only digits; `str::parse` would also accept a sign.
 fn parse_digits<T: std::str::FromStr>(text: &str, longest: usize) -> Option<T> {
     let valid = text.len() <= longest && text.bytes().all(|byte| byte.is_ascii_digit());
     valid.then(|| text.parse().ok()).flatten()
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amount_is_refused() {
+    fn invalid_amounts_are_refused() {
         for text in
             ["", ".", "12.", ".5", "-1.00", "+1.00", "1e3", "NaN", "inf", "1.001", "1,00", "1.2.3", "100000000", "٣.00"]
         {
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_days_of_the_calendar() {
+    fn dates_are_calendar_days() {
         assert_eq!(parse_date("19970101"), NaiveDate::from_ymd_opt(1997, 1, 1));
         assert_eq!(parse_date("20000229"), NaiveDate::from_ymd_opt(2000, 2, 29));
         for text in ["19970229", "19971301", "19970100", "1997-1-1", "1997011", "199701011", "00000101", "+1997011"] {
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_read_whatever_the_white_space() {
+    fn any_whitespace_separates_columns() {
         let sale = Sale {
             line: 2,
             customer: 1,
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_says_what_is_wrong() {
+    fn malformed_line_error_names_the_problem() {
         for (text, problem) in [
             ("", BadLine::Columns(0)),
             ("1 19970101 1", BadLine::Columns(3)),

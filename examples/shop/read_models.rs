@@ -1,14 +1,14 @@
-//! The read models that lie in a database, whichever it is.
+//! The read models, in any of the databases.
 
 use retell::store::{DeadlineStore, ReadModel};
 use retell::{BoxError, SqliteReadModel, ViewStore, async_trait};
 
 use crate::database::{self, Database, Row, Select};
 
-/// Where everything is kept that follows from the log. Consumers write through a [`Database`], so that each is written once.
+/// Access to all data that is derived from the log. Consumers write through a [`Database`], so each consumer is written only once.
 #[async_trait]
 pub trait ReadModels: ReadModel<Tx: Database + Sized> + DeadlineStore + ViewStore + Clone {
-    /// Reads rows, beside the consumers' writes.
+    /// Reads rows outside the consumers' transactions.
     async fn select(&self, select: &'static Select, binds: Row) -> Result<Vec<Row>, BoxError>;
 }
 
@@ -20,7 +20,7 @@ impl ReadModels for SqliteReadModel {
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-macro_rules! of_a_server {
+macro_rules! server_read_models {
     ($models:ty) => {
         #[async_trait]
         impl ReadModels for $models {
@@ -32,6 +32,6 @@ macro_rules! of_a_server {
 }
 
 #[cfg(feature = "postgres")]
-of_a_server!(retell::PostgresReadModel);
+server_read_models!(retell::PostgresReadModel);
 #[cfg(feature = "mysql")]
-of_a_server!(retell::MySqlReadModel);
+server_read_models!(retell::MySqlReadModel);

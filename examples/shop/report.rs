@@ -1,4 +1,4 @@
-//! What the read models say, for people and as JSON, and whether it is true.
+//! The report of the read models, as text and as JSON, and its comparison with the file.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display};
@@ -15,10 +15,10 @@ use crate::domain::{Cents, grouped};
 use crate::read_models::ReadModels;
 use crate::truth::{Customer, Month, Truth};
 
-/// How many of the best customers are named.
+/// Number of best customers in the report.
 const BEST: usize = 10;
 
-/// Everything in it comes from the read models, but the time it took.
+/// The report. All figures except the time come from the read models.
 #[derive(Debug, Serialize)]
 pub struct Report {
     customers: u64,
@@ -40,9 +40,9 @@ pub struct Report {
     events_per_second: f64,
     store: &'static str,
     broker: &'static str,
-    /// What the read models say a second time, in other words.
+    /// Figures that a second read model also has, for a cross-check.
     #[serde(skip)]
-    again: Again,
+    cross_check: CrossCheck,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +54,7 @@ struct BestCustomer {
 }
 
 #[derive(Debug)]
-struct Again {
+struct CrossCheck {
     orders: u64,
     revenue: Cents,
 }
@@ -65,7 +65,7 @@ impl Report {
         let customers = customers::all(models).await?;
         let events_by_type = audit::events_by_type(models).await?;
         let [orders, cancelled] = search::orders(models).await?;
-        let again = Again {
+        let cross_check = CrossCheck {
             orders: customers.iter().map(|(_, customer)| customer.orders).sum(),
             revenue: Cents(customers.iter().map(|(_, customer)| customer.revenue.0).sum()),
         };
@@ -89,11 +89,11 @@ impl Report {
             events_per_second: 0.0,
             store,
             broker,
-            again,
+            cross_check,
         })
     }
 
-    /// Adds how long it took to write so many events and to apply them everywhere.
+    /// Adds the time it took to write `events_written` events and to apply them to all read models.
     #[expect(clippy::cast_precision_loss, reason = "a speed is not exact")]
     pub fn timed(mut self, events_written: u64, took: Duration) -> Self {
         self.events_written = events_written;
@@ -102,7 +102,7 @@ impl Report {
         self
     }
 
-    /// Where the read models differ from the file; nothing if they agree.
+    /// Returns the differences between the read models and the file; empty if they agree.
     pub fn differences(&self, truth: &Truth) -> Vec<String> {
         let mut found = Differences::default();
         let customers = truth.customers.len() as u64;
@@ -111,7 +111,7 @@ impl Report {
         found.compare("orders", &self.orders, &truth.orders);
         found.compare("cancelled orders", &self.cancelled, &truth.cancelled);
         found.compare("confirmed orders", &self.of_type("order.confirmed"), &truth.orders);
-        // Orders that were cancelled later may have wanted more.
+        // Orders that are cancelled later may have caused additional deliveries.
         let fewest = if truth.cancelled == 0 { deliveries } else { deliveries.min(truth.fewest_deliveries()) };
         found.compare("deliveries", &fewest, &truth.fewest_deliveries());
         found.compare("units", &self.units, &truth.units);
@@ -120,8 +120,8 @@ impl Report {
         found.compare("pieces in stock", &self.stock_left, &truth.stock_left(deliveries));
         found.compare("welcome mails", &self.notifications.welcome_mails, &customers);
         found.compare("receipts", &self.notifications.receipts, &truth.orders);
-        found.compare("orders of all customers", &self.again.orders, &truth.orders);
-        found.compare("revenue of all customers", &self.again.revenue, &truth.revenue);
+        found.compare("orders of all customers", &self.cross_check.orders, &truth.orders);
+        found.compare("revenue of all customers", &self.cross_check.revenue, &truth.revenue);
         found.compare("busiest day", &shown(self.busiest_day.as_ref()), &shown(truth.busiest_day().as_ref()));
         found.compare("events", &self.events, &truth.events(deliveries));
         found.compare_months("revenue", &self.revenue_by_month, &by_month(&truth.months, |month| month.revenue));
@@ -135,7 +135,7 @@ impl Report {
     }
 
     pub fn to_json(&self) -> String {
-        // Strings, numbers and maps with text as keys: there is nothing in it that JSON cannot hold.
+        // Serialization cannot fail: the report consists of strings, numbers, and maps with string keys.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -144,7 +144,7 @@ fn by_month<T>(months: &BTreeMap<String, Month>, part: fn(&Month) -> T) -> BTree
     months.iter().map(|(name, month)| (name.clone(), part(month))).collect()
 }
 
-/// Those who spent most, the first of equals first: an id has five digits, with zeros before it, or more.
+/// Returns the customers who spent most; equals are ordered by their numeric ids. Ids are padded to five digits, and longer ids are larger.
 async fn best_customers(
     models: &impl ReadModels,
     mut customers: Vec<(String, Customer)>,
@@ -244,7 +244,7 @@ fn shown(day: Option<&(String, u64)>) -> String {
     day.map_or_else(|| "none".into(), |(day, orders)| format!("{day} ({orders})"))
 }
 
-/// With one decimal, rounded down.
+/// Formats a percentage with one decimal, rounded down.
 fn percent(part: u64, whole: u64) -> String {
     let tenths = part * 1000 / whole.max(1);
     format!("{}.{} %", tenths / 10, tenths % 10)

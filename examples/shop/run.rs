@@ -1,4 +1,4 @@
-//! One run from beginning to end: look at the file, sell, wait for the consumers, report. Or only a part of it, by the process's role.
+//! One run of the shop: check the file, sell, wait for the consumers, report. A process with a role runs only its part.
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -27,19 +27,19 @@ use crate::warehouse::Warehouse;
 use crate::writers::{paid_lines, sell_all};
 use crate::{Arguments, chain};
 
-/// How often to ask where the consumers of other processes are.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval for polling the checkpoints of consumers in other processes.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a process does.
+/// The part of the work that a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
-    /// Everything.
+    /// Do everything.
     All,
-    /// Sells, waits for the consumers, and reports.
+    /// Sell, wait for the consumers, and report.
     Api,
-    /// Carries the log to the broker, until it is told to stop.
+    /// Publish the log to the broker until the process is stopped.
     Relay,
-    /// Runs the consumers, until it is told to stop.
+    /// Run the consumers until the process is stopped.
     Worker,
 }
 
@@ -54,12 +54,12 @@ impl From<Role> for app::Role {
     }
 }
 
-/// Why there is no report.
+/// The reason why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
     BadFile(#[from] BadFile),
-    #[error("stopped on request: start again in the same place to go on")]
+    #[error("stopped on request; run again with the same arguments to continue")]
     Stopped(Option<Signal>),
     #[error("cannot {what}")]
     Failed { what: String, source: BoxError },
@@ -72,7 +72,7 @@ impl Failure {
         Self::Failed { what: what.into(), source: source.into() }
     }
 
-    /// The signal's own code after a request to stop; otherwise 1.
+    /// Returns the exit code: that of the signal after a request to stop, otherwise 1.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Stopped(Some(signal)) => signal.exit_code().into(),
@@ -90,7 +90,7 @@ impl From<NotSold> for Failure {
     }
 }
 
-/// Does what the process is there for. The roles that sell have a report.
+/// Runs the process in its role. The roles that sell return a report.
 pub async fn run(arguments: &Arguments) -> Result<Option<Report>, Failure> {
     let stop = CancellationToken::new();
     let signals = Signals::listen(stop.clone());
@@ -115,7 +115,7 @@ async fn work<M: ReadModels>(
 ) -> Result<Option<Report>, Failure> {
     match arguments.role {
         Role::All | Role::Api => {
-            // A file that cannot be used leaves nothing behind.
+            // Read the file first: an unusable file must not leave anything behind.
             let (truth, start) = (Truth::read(&arguments.orders, arguments.unpaid)?, Instant::now());
             let (report, written) = Shop::open(arguments, stores, stop).await?.sell_all(&truth).await?;
             let report = report.timed(written, start.elapsed());
@@ -128,7 +128,7 @@ async fn work<M: ReadModels>(
     }
 }
 
-/// What a run works with.
+/// The state of a run.
 struct Shop<'a, M> {
     arguments: &'a Arguments,
     stores: Stores<M>,
@@ -146,13 +146,13 @@ impl<'a, M: ReadModels> Shop<'a, M> {
         Ok(Self { arguments, stores: stores.await?, carrier, stop })
     }
 
-    /// Sells everything in the file, and tells what the consumers made of it, and how many events were written.
+    /// Sells everything in the file. Returns the report of the read models and the number of events written.
     async fn sell_all(self, truth: &Truth) -> Result<(Report, u64), Failure> {
         let before = self.head().await?;
         let mut following = self.follow();
         let sold = self.sell(truth, &mut following).await;
         let end = following.end().await;
-        // A consumer that failed made the writers stop, so its failure goes first.
+        // If a consumer failed, it stopped the writers, so report its failure first.
         let report = match end.and(sold) {
             Ok(head) => self.report().await.map(|report| (report, head.since(before))),
             Err(failure) => Err(failure),
@@ -162,17 +162,17 @@ impl<'a, M: ReadModels> Shop<'a, M> {
         closed.map(|()| report)
     }
 
-    /// Relays or consumes until it is told to stop, which is a good end.
+    /// Runs the relay or the consumers until the process is stopped, and then returns successfully.
     async fn serve(self) -> Result<(), Failure> {
         let following = self.follow();
         eprintln!("shop: running until SIGTERM or Ctrl-C");
-        // A task that failed asks for the end as well, and then says why.
+        // A task that fails also requests the stop, and its failure is returned below.
         self.stop.cancelled().await;
         let ended = following.end().await;
         ended.and(self.close().await)
     }
 
-    /// Starts what a process of this role has. A task that fails ends the program, which says why: somebody looks at it then.
+    /// Starts the tasks of this process's role. If a task fails, the program ends with its error, so that an operator notices.
     fn follow(&self) -> Following {
         let fulfilment = Fulfilment::new(&self.stores.log, Duration::from_secs(self.arguments.patience));
         let app = crate::app::app(&self.stores, &self.carrier, fulfilment);
@@ -194,7 +194,7 @@ impl<'a, M: ReadModels> Shop<'a, M> {
         self.stores.log.head().await.map_err(|error| Failure::of("read the log", error))
     }
 
-    /// Writes until all is sold and everybody has followed, or until it is told to stop. Returns where the log ends then.
+    /// Writes until everything is sold and applied, or until the process is stopped. Returns the last position of the log.
     async fn sell(&self, truth: &Truth, following: &mut Following) -> Result<Position, Failure> {
         let bar = progress_bar(truth.orders_of(self.arguments.share));
         let written = self.write(&bar).await;
@@ -213,13 +213,13 @@ impl<'a, M: ReadModels> Shop<'a, M> {
         let paid = paid_lines(log).await.map_err(|error| Failure::of("read the log", error))?;
         let orders = OrdersFile::open(orders, *unpaid)?;
         let checkout = Checkout::new(log, self.stop.clone());
-        let filled = Warehouse::new(log).fill_the_shelves().await;
-        filled.map_err(|error| Failure::of("fill the shelves", error))?;
+        let filled = Warehouse::new(log).receive_initial_stock().await;
+        filled.map_err(|error| Failure::of("receive the initial stock", error))?;
         sell_all(orders, &paid, *share, checkout, *writers, &self.stop, bar).await
     }
 
-    /// Waits until nothing follows from anything any more: the log does not grow, everybody has followed it, and no order waits for its
-    /// payment. Once every process has sold its share, the log has at least so many events as the file makes; positions have no holes.
+    /// Waits until nothing is pending: the log no longer grows, all consumers have applied it, and no order waits for its payment. Once
+    /// every process has sold its share, the log has at least as many events as the file leads to, and positions have no gaps.
     async fn await_end(&self, truth: &Truth, following: &mut Following) -> Result<Position, Failure> {
         let is_all = self.arguments.share.is_all();
         let least = if is_all { 0 } else { truth.events(truth.fewest_deliveries()) };
@@ -230,11 +230,11 @@ impl<'a, M: ReadModels> Shop<'a, M> {
             if is_over || self.stop.is_cancelled() {
                 return Ok(head);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Waits until everybody has followed the log up to `end`, here or in other processes, or it is told to stop.
+    /// Waits until all consumers, here or in other processes, have applied the log up to `end`, or until the process is stopped.
     async fn await_followers(&self, end: Position, following: &mut Following) -> Result<(), Failure> {
         if self.arguments.role == Role::All {
             self.stop.run_until_cancelled(following.running.has_applied(end)).await;
@@ -243,7 +243,7 @@ impl<'a, M: ReadModels> Shop<'a, M> {
             match consumers::have_applied(&self.stores.models, end).await {
                 Ok(true) => break,
                 Err(error) if !error.is_transient() => return Err(Failure::of("read the read models", error)),
-                _ => tokio::time::sleep(LOOK).await,
+                _ => tokio::time::sleep(POLL_INTERVAL).await,
             }
         }
         Ok(())
@@ -262,14 +262,14 @@ impl<'a, M: ReadModels> Shop<'a, M> {
     }
 }
 
-/// The tasks of this process, and the first of them that has failed: what it was, and why.
+/// The tasks of this process, and the name and error of the first one that failed.
 struct Following {
     running: app::Running,
     failed: Arc<OnceLock<(String, String)>>,
 }
 
 impl Following {
-    /// Lets each task finish what it is at.
+    /// Stops the tasks; each finishes its current work.
     async fn end(self) -> Result<(), Failure> {
         let stopped = self.running.stop().await.map_err(|error| Failure::of("stop", error));
         let failed = self.failed.get().map_or(Ok(()), |(what, why)| Err(Failure::of(what, why.clone())));
@@ -277,17 +277,17 @@ impl Following {
     }
 }
 
-/// On stderr, and hidden where that is no terminal.
+/// Creates a progress bar on stderr, which is hidden if stderr is not a terminal.
 fn progress_bar(orders: u64) -> ProgressBar {
     let bar = ProgressBar::new(orders);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {eta} to go{msg}");
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {eta} left{msg}");
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
 }
 
-/// Listens for a request to stop, as a task that is owned.
+/// Listens for a request to stop, in a task that the run owns.
 #[derive(Debug)]
 struct Signals {
     task: JoinHandle<std::io::Result<Option<Signal>>>,

@@ -1,9 +1,9 @@
-//! Several processes share the work: each serves its own part of the customers.
+//! Divides the work among several processes: each serves its own part of the customers.
 
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-/// The `number`th of so many parts.
+/// Part `number` of `of` parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     number: NonZeroU32,
@@ -11,12 +11,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// Whether a customer is served by this process. The ids are numbers without gaps, so that the remainder spreads them evenly.
+    /// Returns whether this process serves the customer. Ids are consecutive numbers, so the remainder distributes them evenly.
     pub fn has(self, customer: u32) -> bool {
         customer % self.of == self.number.get() - 1
     }
 
-    /// Whether there are no other processes to wait for.
+    /// Returns whether there are no other processes to wait for.
     pub fn is_all(self) -> bool {
         self.of == NonZeroU32::MIN
     }
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_share_is_refused() {
+    fn invalid_shares_are_refused() {
         for text in ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2"] {
             assert_eq!(Share::from_str(text), Err(BadShare), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Where the log and the read models are kept: in SQLite files, or in one database of a server.
+//! Opens the log and the read models: in SQLite files, or in one database of a server.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,28 +10,29 @@ use tempfile::TempDir;
 use crate::read_models::ReadModels;
 use crate::run::Failure;
 
-/// The log and the read models, open.
+/// The open log and read models.
 pub struct Stores<M> {
     pub name: &'static str,
     pub log: Arc<dyn EventStore>,
-    /// Where the relay is: kept with the log.
+    /// Progress of the relay, which is stored with the log.
     pub relays: Arc<dyn RelayStore>,
     pub models: M,
-    /// Removed when all is done, where nobody asked to keep it.
+    /// The temporary folder, removed at the end; `None` if the user named a file.
     _temporary: Option<TempDir>,
 }
 
 impl Stores<SqliteReadModel> {
-    /// In a file, or in a temporary one. The read models lie in a second file beside the log.
+    /// Opens the SQLite file at `path`, or a temporary one. The read models are in a second file next to the log.
     pub async fn sqlite(path: Option<&Path>) -> Result<Self, Failure> {
         let temporary = if path.is_some() { None } else { Some(tempfile::tempdir()) };
         let temporary = temporary.transpose().map_err(|error| Failure::of("make a temporary folder", error))?;
         let in_folder = temporary.as_ref().map(|folder| folder.path().join("shop.db"));
         let path = path.map(Path::to_owned).or(in_folder).unwrap_or_default();
-        let beside = beside(&path);
+        let models_path = models_path(&path);
         let log = SqliteStore::open(&path).await.map_err(|e| Failure::of(format!("open {}", path.display()), e))?;
-        let models =
-            SqliteReadModel::open(&beside).await.map_err(|e| Failure::of(format!("open {}", beside.display()), e))?;
+        let models = SqliteReadModel::open(&models_path)
+            .await
+            .map_err(|e| Failure::of(format!("open {}", models_path.display()), e))?;
         Ok(Self { _temporary: temporary, ..Self::of("sqlite", log, models) })
     }
 }
@@ -67,8 +68,8 @@ impl<M: ReadModels> Stores<M> {
     }
 }
 
-/// `shop.db` becomes `shop.db.models`.
-fn beside(path: &Path) -> PathBuf {
+/// Converts `shop.db` to `shop.db.models`.
+fn models_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".models");
     PathBuf::from(name)

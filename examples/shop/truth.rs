@@ -1,4 +1,4 @@
-//! The sums taken straight from the file, before anything is written: what the shop must arrive at.
+//! The expected sums, computed directly from the file before anything is written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -10,17 +10,17 @@ use crate::domain::Cents;
 use crate::orders_file::{BadFile, BadLine, OrdersFile, PRODUCTS, Sale, Unpaid};
 use crate::share::Share;
 
-/// Pieces of each product there are at the start.
-pub const FIRST_STOCK: u32 = 2_000;
+/// Initial stock of each product.
+pub const INITIAL_STOCK: u32 = 2_000;
 
-/// Pieces that come when a product is out of stock.
-pub const DELIVERY: u32 = 1_000;
+/// Pieces per delivery when a product is out of stock.
+pub const DELIVERY_SIZE: u32 = 1_000;
 
-/// What was sold and paid. A customer's lines, a month's lines and so on, each summed up.
+/// Sums over all sales, by customer, month, day and product.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Truth {
     pub orders: u64,
-    /// Orders that are not paid. They are in no other sum, but their customers are customers.
+    /// Number of unpaid orders. They count in no other sum, but their customers do.
     pub cancelled: u64,
     pub units: u64,
     pub revenue: Cents,
@@ -44,7 +44,7 @@ pub struct Customer {
 }
 
 impl Truth {
-    /// Reads the whole file; its first malformed line is the error.
+    /// Reads the whole file. Fails at the first malformed line.
     pub fn read(path: &Path, unpaid: Unpaid) -> Result<Self, BadFile> {
         let mut file = OrdersFile::open(path, unpaid)?;
         let mut truth = Self::default();
@@ -54,7 +54,7 @@ impl Truth {
         Ok(truth)
     }
 
-    /// `None` if a sum overflows. No other sum can be larger than the two that are looked at.
+    /// Adds a sale; `None` if a sum overflows. No other sum can exceed the two that are checked.
     fn add(&mut self, sale: &Sale) -> Option<()> {
         let units = u64::from(sale.quantity);
         let customer = self.customers.entry(sale.customer).or_default();
@@ -75,12 +75,12 @@ impl Truth {
         Some(())
     }
 
-    /// Orders of one process's share of the customers.
+    /// Returns the number of orders in one process's share of the customers.
     pub fn orders_of(&self, share: Share) -> u64 {
         self.customers.iter().filter(|(id, _)| share.has(**id)).map(|(_, customer)| customer.orders).sum()
     }
 
-    /// The customers who spent most, the first of equals first.
+    /// Returns the customers who spent most, equals in order of their ids.
     pub fn best_customers(&self, count: usize) -> Vec<(u32, Customer)> {
         let mut customers: Vec<_> = self.customers.iter().map(|(id, customer)| (*id, *customer)).collect();
         customers.sort_unstable_by_key(|(id, customer)| (std::cmp::Reverse(customer.revenue), *id));
@@ -88,41 +88,42 @@ impl Truth {
         customers
     }
 
-    /// The day with the most orders, the first of equals, and how many there were.
+    /// Returns the day with the most orders, the earliest of equals, and the number of its orders.
     pub fn busiest_day(&self) -> Option<(String, u64)> {
         let busiest = self.days.iter().max_by_key(|(day, orders)| (**orders, std::cmp::Reverse(**day)));
         busiest.map(|(day, orders)| (day.to_string(), *orders))
     }
 
-    /// Customers who came back.
+    /// Returns the number of customers with more than one order.
     pub fn repeat_customers(&self) -> u64 {
         self.customers.values().filter(|customer| customer.orders > 1).count() as u64
     }
 
-    /// Deliveries of all products, the first stock included. Each comes only when less is there than somebody wants, so that whatever the order
-    /// of the sales, it is the fewest that serve them all; but orders that are cancelled later want something meanwhile.
+    /// Returns the number of deliveries of all products, including the initial stock. A delivery arrives only if the stock is too small for
+    /// an order, so this number suffices in any order of the sales. Orders that are cancelled later may cause more.
     pub fn fewest_deliveries(&self) -> u64 {
         self.sold.values().map(|sold| later_deliveries(*sold)).sum::<u64>() + PRODUCTS
     }
 
-    /// Pieces left of all products after so many deliveries.
+    /// Returns the remaining pieces of all products after `deliveries` deliveries.
     pub fn stock_left(&self, deliveries: u64) -> u64 {
         let later = deliveries.saturating_sub(PRODUCTS);
-        (PRODUCTS * u64::from(FIRST_STOCK) + later * u64::from(DELIVERY)).saturating_sub(self.units)
+        (PRODUCTS * u64::from(INITIAL_STOCK) + later * u64::from(DELIVERY_SIZE)).saturating_sub(self.units)
     }
 
-    /// Every event there is once all is sold and so many deliveries came. Of an order that is paid: created, deducted, paid, confirmed, and
-    /// two steps of its process. Of one that is not: created, deducted, cancelled, released, and three.
+    /// Returns the number of events once everything is sold and `deliveries` deliveries have arrived. A paid order has six: created,
+    /// deducted, paid, confirmed, and two steps of its process. An unpaid order has seven: created, deducted, cancelled, released, and
+    /// three steps.
     pub fn events(&self, deliveries: u64) -> u64 {
         self.customers.len() as u64 + 6 * self.orders + 7 * self.cancelled + deliveries
     }
 }
 
 fn later_deliveries(sold: u64) -> u64 {
-    sold.saturating_sub(u64::from(FIRST_STOCK)).div_ceil(u64::from(DELIVERY))
+    sold.saturating_sub(u64::from(INITIAL_STOCK)).div_ceil(u64::from(DELIVERY_SIZE))
 }
 
-/// A month as `1997-01`.
+/// Formats a month as `1997-01`.
 pub fn month_of(date: NaiveDate) -> String {
     date.format("%Y-%m").to_string()
 }
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn customers_are_counted_once_and_ranked_by_what_they_spent() {
+    fn customers_are_counted_once_and_ranked_by_revenue() {
         let mut truth = Truth::default();
         for (line, customer, cents) in [(2, 1, 500), (3, 1, 100), (4, 2, 700), (5, 3, 600)] {
             assert_eq!(truth.add(&sale(line, customer, 1, cents)), Some(()));
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_is_not_paid_is_in_no_sum_but_its_customer_is_there() {
+    fn unpaid_order_counts_in_no_sum_but_its_customer_does() {
         let mut truth = Truth::default();
         assert_eq!(truth.add(&Sale { is_paid: false, ..sale(2, 1, 3, 500) }), Some(()));
         assert_eq!((truth.orders, truth.cancelled, truth.units, truth.customers.len()), (0, 1, 0, 1));
@@ -154,12 +155,12 @@ mod tests {
     }
 
     #[test]
-    fn as_many_deliveries_come_as_are_needed() {
+    fn deliveries_match_the_demand() {
         assert_eq!([0, 2_000, 2_001, 3_000, 3_001].map(later_deliveries), [0, 0, 1, 1, 2]);
     }
 
     #[test]
-    fn a_sum_that_does_not_fit_is_found() {
+    fn overflowing_sum_is_detected() {
         let mut truth = Truth { revenue: Cents(u64::MAX / 2), ..Truth::default() };
         assert_eq!(truth.add(&sale(2, 1, 1, 1)), None);
     }

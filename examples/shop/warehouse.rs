@@ -1,4 +1,4 @@
-//! Takes CDs from the stock, and puts them back. Where there are too few, more are delivered.
+//! Takes CDs from the stock and returns them. If there are too few, the warehouse receives a delivery.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use crate::commands::{SOURCE, execute};
 use crate::domain::inventory::{DeductStock, Inventory, InventoryRefused, ReceiveStock, ReleaseStock};
 use crate::domain::order::Item;
 use crate::orders_file::PRODUCTS;
-use crate::truth::{DELIVERY, FIRST_STOCK};
+use crate::truth::{DELIVERY_SIZE, INITIAL_STOCK};
 
-/// What it says instead of an answer.
+/// The error of a command to the inventory.
 type Refused = CommandError<InventoryRefused>;
 
 #[derive(Debug)]
@@ -24,34 +24,34 @@ impl Warehouse {
         Self { inventory: Repository::new(log.clone()) }
     }
 
-    /// The first delivery of each product.
-    pub async fn fill_the_shelves(&self) -> Result<(), Refused> {
+    /// Receives the initial stock of each product.
+    pub async fn receive_initial_stock(&self) -> Result<(), Refused> {
         let ids: Vec<_> = (0..PRODUCTS).map(product_id).collect();
-        try_join_all(ids.iter().map(|id| self.receive(id, 0, FIRST_STOCK, Context::new()))).await.map(drop)
+        try_join_all(ids.iter().map(|id| self.receive(id, 0, INITIAL_STOCK, Context::new()))).await.map(drop)
     }
 
-    /// Takes what was ordered. Ends: each round without enough in stock adds a delivery.
+    /// Takes the ordered pieces. The loop ends, since each round with too little stock adds a delivery.
     pub async fn deduct(&self, item: &Item, context: Context) -> Result<(), Refused> {
         let Item { product_id, quantity } = item;
         loop {
             let command = DeductStock { product_id: product_id.clone(), quantity: *quantity };
             match execute(&self.inventory, product_id, command, context.clone()).await {
                 Err(CommandError::Rejected(InventoryRefused::OutOfStock { deliveries, .. })) => {
-                    self.receive(product_id, deliveries, DELIVERY, context.clone()).await?;
+                    self.receive(product_id, deliveries, DELIVERY_SIZE, context.clone()).await?;
                 }
                 done => return done.map(drop),
             }
         }
     }
 
-    /// Puts back what was taken.
+    /// Returns the pieces to the stock.
     pub async fn release(&self, item: &Item, context: Context) -> Result<(), Refused> {
         let Item { product_id, quantity } = item;
         let command = ReleaseStock { product_id: product_id.clone(), quantity: *quantity };
         execute(&self.inventory, product_id, command, context).await.map(drop)
     }
 
-    /// The delivery that follows so many others. Everybody who waits for it names it by the same key, so that it comes once.
+    /// Receives delivery number `deliveries` + 1. All commands that wait for it use the same idempotency key, so it arrives once.
     async fn receive(&self, product_id: &str, deliveries: u64, quantity: u32, context: Context) -> Result<(), Refused> {
         let command = ReceiveStock { product_id: product_id.to_owned(), quantity };
         let key = IdempotencyKey::new(format!("receive/{product_id}/{deliveries}"));

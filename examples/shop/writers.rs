@@ -1,4 +1,4 @@
-//! Many customers at once: a bounded queue of customers, and writers that serve one after the other.
+//! Serves many customers concurrently: a bounded queue of customers, and writers that each serve one at a time.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use crate::orders_file::{BadFile, OrdersFile, Sale};
 use crate::run::Failure;
 use crate::share::Share;
 
-/// Payments read at once when a run goes on.
+/// Payments per read when a run resumes.
 const PAGE: usize = 5_000;
 
-/// Consecutive lines of one customer: sold in order, by one writer.
+/// Consecutive lines of one customer, sold in order by one writer.
 type Visit = Vec<Sale>;
 
-/// What the writers share. Only one waits for the next customer at a time, the others for its lock.
+/// The queue that the writers share. One writer at a time waits for the next customer; the others wait for the lock.
 type Queue = Arc<Mutex<mpsc::Receiver<Visit>>>;
 
-/// Sells this process's share of the file but the lines that are paid, `writers` customers at once.
+/// Sells the unpaid lines of this process's share of the file, to `writers` customers concurrently.
 pub async fn sell_all(
     orders: OrdersFile,
     paid: &Lines,
@@ -41,7 +41,7 @@ pub async fn sell_all(
     for _ in 0..writers.get() {
         tasks.spawn(write(visits.clone(), checkout.clone(), stop.clone(), bar.clone()));
     }
-    // From here on the writers alone hold it: when the last one is gone, the queue is closed.
+    // From here on only the writers hold the receiver, so the queue closes when the last writer ends.
     drop(visits);
     let fed = feed(orders, paid, share, queue, bar).await;
     let sold = join(tasks).await;
@@ -49,7 +49,7 @@ pub async fn sell_all(
     sold
 }
 
-/// The file is small steps of buffered reading, so it is read between the writers' tasks.
+/// Feeds the file to the writers. Reading consists of short buffered steps, so it runs between the writers' tasks.
 async fn feed(
     mut orders: OrdersFile,
     paid: &Lines,
@@ -74,7 +74,7 @@ async fn feed(
         }
     }
     if !visit.is_empty() {
-        // Nobody is left to take it only if the writers have ended, and they say why.
+        // Sending fails only if all writers have ended, and they report the reason.
         drop(queue.send(visit).await);
     }
     Ok(())
@@ -86,7 +86,7 @@ async fn write(
     stop: CancellationToken,
     bar: ProgressBar,
 ) -> Result<(), NotSold> {
-    // A writer that fails or panics takes the others with it, each at the end of its command.
+    // A writer that fails or panics stops the others, each at the end of its command.
     let failing = stop.clone().drop_guard();
     serve(&queue, &checkout, &stop, &bar).await?;
     failing.disarm();
@@ -106,7 +106,7 @@ async fn serve(queue: &Queue, checkout: &Checkout, stop: &CancellationToken, bar
     Ok(())
 }
 
-/// The lock is held across the wait on purpose: it is the place in the queue of those who want the next customer.
+/// Returns the next customer's visit. The lock is held while waiting, on purpose: its queue orders the waiting writers.
 async fn next(queue: &Queue, stop: &CancellationToken) -> Result<Option<Visit>, NotSold> {
     tokio::select! {
         biased;
@@ -115,7 +115,7 @@ async fn next(queue: &Queue, stop: &CancellationToken) -> Result<Option<Visit>, 
     }
 }
 
-/// Waits for all writers. Of what went wrong, the first failure is told; the others stopped for its sake.
+/// Waits for all writers and returns the first failure; the other writers stopped because of it.
 async fn join(mut tasks: JoinSet<Result<(), NotSold>>) -> Result<(), Failure> {
     let mut ended = Ok(());
     while let Some(task) = tasks.join_next().await {
@@ -131,7 +131,7 @@ async fn join(mut tasks: JoinSet<Result<(), NotSold>>) -> Result<(), Failure> {
     ended
 }
 
-/// The lines that an earlier run has finished: their payments are in the log.
+/// Returns the lines that an earlier run has completed: their payments are in the log.
 pub async fn paid_lines(log: &impl EventReader) -> retell::Result<Lines> {
     let payments = Filter::of::<PaymentEvent>()?;
     let (mut lines, mut after) = (Lines::default(), Position::ZERO);
@@ -148,7 +148,7 @@ pub async fn paid_lines(log: &impl EventReader) -> retell::Result<Lines> {
     }
 }
 
-/// A set of line numbers, a bit each: however long the file, it fits.
+/// A set of line numbers with one bit per line, so that it stays small even for long files.
 #[derive(Debug, Default)]
 pub struct Lines(Vec<u64>);
 
@@ -176,7 +176,7 @@ mod tests {
     use super::Lines;
 
     #[test]
-    fn a_set_of_lines_holds_what_was_added() {
+    fn set_contains_exactly_the_added_lines() {
         let mut lines = Lines::default();
         for line in [2, 63, 64, 70_000] {
             lines.add(line);

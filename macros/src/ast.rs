@@ -1,4 +1,4 @@
-//! The parsed input of each derive. Nothing here has been judged yet: see `check`.
+//! The parsed input of each derive. Parsing accepts input that breaks the rules; `check` reports it.
 
 use syn::{Data, DeriveInput, Field, Fields, Ident, Meta, Type};
 
@@ -10,7 +10,7 @@ pub(crate) struct Event<'a> {
     pub(crate) input: &'a DeriveInput,
     pub(crate) attr: Attr,
     pub(crate) serde: Vec<Meta>,
-    /// One for each variant of an enum; none for a struct, which is described by `attr` and `serde`.
+    /// One per variant of an enum; empty for a struct, which `attr` and `serde` describe.
     pub(crate) variants: Vec<Variant<'a>>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Union<'a> {
 /// A variant of a union of events.
 pub(crate) struct Member<'a> {
     pub(crate) variant: &'a syn::Variant,
-    /// Its one unnamed field; `None` if it has another shape.
+    /// The variant's only, unnamed field; `None` if the variant has another shape.
     pub(crate) event: Option<&'a Type>,
 }
 
@@ -45,13 +45,13 @@ pub(crate) struct Aggregate<'a> {
 
 impl<'a> Event<'a> {
     pub(crate) fn parse(input: &'a DeriveInput, errors: &mut Errors) -> Self {
-        let place = match input.data {
+        let target = match input.data {
             Data::Enum(_) => &attr::EVENT_ENUM,
             Data::Struct(_) | Data::Union(_) => &attr::EVENT_STRUCT,
         };
         Self {
             input,
-            attr: Attr::parse(&input.attrs, place, errors),
+            attr: Attr::parse(&input.attrs, target, errors),
             serde: attr::serde(&input.attrs, errors),
             variants: variants(input).map(|variant| Variant::parse(variant, errors)).collect(),
         }
@@ -99,7 +99,7 @@ impl<'a> Aggregate<'a> {
     }
 }
 
-/// The variants of an enum; none for anything else.
+/// Returns the variants of an enum; none for other types.
 pub(crate) fn variants(input: &DeriveInput) -> impl Iterator<Item = &syn::Variant> {
     let variants = match &input.data {
         Data::Enum(data) => Some(data.variants.iter()),
@@ -108,7 +108,7 @@ pub(crate) fn variants(input: &DeriveInput) -> impl Iterator<Item = &syn::Varian
     variants.into_iter().flatten()
 }
 
-/// The fields of a struct and of every variant of an enum.
+/// Returns the fields of a struct, or of all variants of an enum.
 pub(crate) fn fields(input: &DeriveInput) -> impl Iterator<Item = &Field> {
     let of_struct = match &input.data {
         Data::Struct(data) => Some(&data.fields),

@@ -1,4 +1,4 @@
-//! Parses `#[event(..)]`, `#[aggregate(..)]` and the parts of `#[serde(..)]` that matter here.
+//! Parses `#[event(..)]`, `#[aggregate(..)]` and the parts of `#[serde(..)]` that the macros use.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::quote;
@@ -9,57 +9,59 @@ use syn::{Attribute, Error, Ident, Lit, LitInt, LitStr, Meta, Path, Result, Toke
 
 use crate::errors::Errors;
 
-/// Where an attribute stands, and what it may say there.
-pub(crate) struct Place {
+/// A kind of item that takes an attribute, and the options allowed there.
+pub(crate) struct Target {
     /// `event` or `aggregate`.
     pub(crate) attribute: &'static str,
-    /// As the messages call it.
+    /// The item's name in messages.
     on: &'static str,
-    /// The options known there.
+    /// The options allowed on it.
     known: &'static [&'static str],
-    /// What to write instead of a stored name, where none belongs.
-    unnamed: Option<&'static str>,
+    /// The message for a stored name on an item that has none.
+    no_name: Option<&'static str>,
 }
 
-pub(crate) const EVENT_ENUM: Place = Place {
+pub(crate) const EVENT_ENUM: Target = Target {
     attribute: "event",
     on: "an enum",
     known: &["codec", "crate"],
-    unnamed: Some("an enum has no stored name: write one above each variant"),
+    no_name: Some("an enum has no stored name: write one above each variant"),
 };
-pub(crate) const EVENT_VARIANT: Place =
-    Place { attribute: "event", on: "a variant", known: &["version", "upcast", "codec"], unnamed: None };
-pub(crate) const EVENT_STRUCT: Place =
-    Place { attribute: "event", on: "a struct", known: &["version", "upcast", "codec", "crate"], unnamed: None };
-pub(crate) const UNION: Place = Place {
+pub(crate) const EVENT_VARIANT: Target =
+    Target { attribute: "event", on: "a variant", known: &["version", "upcast", "codec"], no_name: None };
+pub(crate) const EVENT_STRUCT: Target =
+    Target { attribute: "event", on: "a struct", known: &["version", "upcast", "codec", "crate"], no_name: None };
+pub(crate) const UNION: Target = Target {
     attribute: "event",
     on: "a union of events",
     known: &["crate"],
-    unnamed: Some("a union has no stored name: names and versions belong to its members"),
+    no_name: Some("a union has no stored name: its members define names and versions"),
 };
-pub(crate) const AGGREGATE: Place = Place {
+pub(crate) const AGGREGATE: Target = Target {
     attribute: "aggregate",
     on: "an aggregate",
     known: &["event", "snapshots", "snapshot_version", "claims", "crate"],
-    unnamed: None,
+    no_name: None,
 };
 
-/// What an option takes, with an example.
+/// Returns the message that explains `option`, with an example.
 pub(crate) fn usage(option: &str) -> &'static str {
     match option {
-        "version" => "`version` is a whole number from 1: `version = 2`",
-        "upcast" => "`upcast` lists functions, oldest first: `upcast(from_v1, from_v2)`",
-        "codec" => "`codec` is `\"json\"` or `\"compact\"`: `codec = \"compact\"`",
-        "crate" => "`crate` is a path in quotes: `crate = \"path::to::retell\"`",
-        "event" => "`event` is the type of the aggregate's events: `event = AccountEvent`",
-        "snapshots" => "`snapshots` is a number of events from 1, `never`, or a path to a function: `snapshots = 100`",
-        "claims" => "`claims` is a path to a function: `claims = claims_of`",
-        "snapshot_version" => "`snapshot_version` is a whole number from 1: `snapshot_version = 2`",
+        "version" => "`version` is an integer of at least 1, such as `version = 2`",
+        "upcast" => "`upcast` lists functions, oldest version first, such as `upcast(from_v1, from_v2)`",
+        "codec" => "`codec` is `\"json\"` or `\"compact\"`, such as `codec = \"compact\"`",
+        "crate" => "`crate` is a path in quotes, such as `crate = \"path::to::retell\"`",
+        "event" => "`event` is the type of the aggregate's events, such as `event = AccountEvent`",
+        "snapshots" => {
+            "`snapshots` is a number of events (at least 1), `never`, or a path to a function, such as `snapshots = 100`"
+        }
+        "claims" => "`claims` is a path to a function, such as `claims = claims_of`",
+        "snapshot_version" => "`snapshot_version` is an integer of at least 1, such as `snapshot_version = 2`",
         _ => "no such option",
     }
 }
 
-/// A whole number and where it stands.
+/// An integer and its token.
 pub(crate) struct Number {
     pub(crate) value: u32,
     pub(crate) literal: LitInt,
@@ -71,7 +73,7 @@ pub(crate) enum Codec {
     Compact,
 }
 
-/// When an aggregate keeps snapshots.
+/// When to store snapshots of an aggregate.
 pub(crate) enum Snapshots {
     Every(Number),
     Never,
@@ -84,12 +86,12 @@ pub(crate) struct Upcast {
     pub(crate) functions: Vec<Path>,
 }
 
-/// What one `#[event(..)]` or `#[aggregate(..)]` says.
+/// The contents of one `#[event(..)]` or `#[aggregate(..)]`.
 #[derive(Default)]
 pub(crate) struct Attr {
-    /// Whether it is there at all.
+    /// Whether the attribute is present.
     pub(crate) found: bool,
-    /// Whether part of it could not be parsed, so that what is missing is no second mistake.
+    /// Whether a part failed to parse. Then missing options are not reported as further errors.
     pub(crate) broken: bool,
     pub(crate) name: Option<LitStr>,
     pub(crate) version: Option<Number>,
@@ -105,33 +107,33 @@ pub(crate) struct Attr {
 }
 
 impl Attr {
-    /// Reads the one attribute of `place` among `attrs`.
-    pub(crate) fn parse(attrs: &[Attribute], place: &Place, errors: &mut Errors) -> Self {
+    /// Parses the attribute for `target` among `attrs`.
+    pub(crate) fn parse(attrs: &[Attribute], target: &Target, errors: &mut Errors) -> Self {
         let mut attr = Self::default();
-        for found in named(attrs, place.attribute) {
+        for found in named(attrs, target.attribute) {
             if attr.found {
-                let name = place.attribute;
-                errors.add(found, format!("a second `#[{name}]`: write all its options in one"));
+                let name = target.attribute;
+                errors.add(found, format!("duplicate `#[{name}]`: write all options in one attribute"));
             } else {
                 attr.found = true;
-                attr.read(found, place, errors);
+                attr.read(found, target, errors);
             }
         }
         attr
     }
 
-    /// The path to the library.
+    /// Returns the path to the library.
     pub(crate) fn krate(&self) -> TokenStream {
         self.krate.as_ref().map_or_else(|| quote!(::retell), |path| quote!(#path))
     }
 
-    fn read(&mut self, attribute: &Attribute, place: &Place, errors: &mut Errors) {
-        // A bare `#[event]` says nothing, which is for `check` to judge.
+    fn read(&mut self, attribute: &Attribute, target: &Target, errors: &mut Errors) {
+        // `check` reports a bare `#[event]`, which lacks the stored name.
         if let Meta::Path(_) = attribute.meta {
             return;
         }
         let options = |input: ParseStream<'_>| {
-            self.options(input, place, errors);
+            self.options(input, target, errors);
             Ok(())
         };
         if let Err(error) = attribute.parse_args_with(options) {
@@ -139,27 +141,27 @@ impl Attr {
         }
     }
 
-    /// Reads options up to the end; a bad one is reported and skipped.
-    fn options(&mut self, input: ParseStream<'_>, place: &Place, errors: &mut Errors) {
+    /// Parses options up to the end. Reports a bad option and skips it.
+    fn options(&mut self, input: ParseStream<'_>, target: &Target, errors: &mut Errors) {
         while !input.is_empty() {
-            if let Err(error) = self.option(input, place).and_then(|()| end_of_option(input)) {
+            if let Err(error) = self.option(input, target).and_then(|()| end_of_option(input)) {
                 self.fail(error, errors);
                 skip_option(input);
             }
         }
     }
 
-    fn option(&mut self, input: ParseStream<'_>, place: &Place) -> Result<()> {
+    fn option(&mut self, input: ParseStream<'_>, target: &Target) -> Result<()> {
         if input.peek(Lit) {
-            return self.stored_name(&input.parse()?, place);
+            return self.stored_name(&input.parse()?, target);
         }
         let key = input.call(Ident::parse_any)?;
         let option = key.to_string();
-        if !place.known.contains(&option.as_str()) {
-            return Err(Error::new(key.span(), unknown(&option, place)));
+        if !target.known.contains(&option.as_str()) {
+            return Err(Error::new(key.span(), unknown(&option, target)));
         }
         if self.seen.contains(&option) {
-            return Err(Error::new(key.span(), format!("a second `{option}`: write it once")));
+            return Err(Error::new(key.span(), format!("duplicate option `{option}`: write it once")));
         }
         let value = self.value(&key, input);
         let value = value.map_err(|error| Error::new(error.span(), usage(&option)));
@@ -167,18 +169,18 @@ impl Attr {
         value
     }
 
-    fn stored_name(&mut self, literal: &Lit, place: &Place) -> Result<()> {
+    fn stored_name(&mut self, literal: &Lit, target: &Target) -> Result<()> {
         let wrong = |message| Err(Error::new(literal.span(), message));
-        match (literal, place.unnamed) {
+        match (literal, target.no_name) {
             (_, Some(message)) => wrong(message),
             (Lit::Str(_), None) if self.name.is_some() => {
-                wrong("a second stored name: a stored name never changes, write it once")
+                wrong("duplicate stored name: a stored name never changes, so write it once")
             }
             (Lit::Str(name), None) => {
                 self.name = Some(name.clone());
                 Ok(())
             }
-            (_, None) => wrong("a stored name is text in quotes: `\"order.created\"`"),
+            (_, None) => wrong("a stored name is a string literal: write one such as `\"order.created\"`"),
         }
     }
 
@@ -209,10 +211,10 @@ impl Attr {
     }
 }
 
-fn unknown(option: &str, place: &Place) -> String {
-    let known: Vec<_> = place.known.iter().map(|known| format!("`{known}`")).collect();
-    let Place { attribute, on, .. } = place;
-    format!("unknown option `{option}`: `#[{attribute}]` on {on} knows {}", known.join(", "))
+fn unknown(option: &str, target: &Target) -> String {
+    let known: Vec<_> = target.known.iter().map(|known| format!("`{known}`")).collect();
+    let Target { attribute, on, .. } = target;
+    format!("unknown option `{option}`: `#[{attribute}]` on {on} accepts {}", known.join(", "))
 }
 
 fn end_of_option(input: ParseStream<'_>) -> Result<()> {
@@ -221,11 +223,11 @@ fn end_of_option(input: ParseStream<'_>) -> Result<()> {
     }
     match input.parse::<Token![,]>() {
         Ok(_) => Ok(()),
-        Err(error) => Err(Error::new(error.span(), "write a comma between two options")),
+        Err(error) => Err(Error::new(error.span(), "expected a comma between two options")),
     }
 }
 
-/// Moves past the next comma.
+/// Skips tokens up to and including the next comma.
 fn skip_option(input: ParseStream<'_>) {
     while let Ok(token) = input.parse::<TokenTree>() {
         if matches!(token, TokenTree::Punct(punct) if punct.as_char() == ',') {
@@ -252,7 +254,7 @@ fn functions(input: ParseStream<'_>) -> Result<Vec<Path>> {
     let list;
     syn::parenthesized!(list in input);
     let functions = Punctuated::<Path, Token![,]>::parse_terminated(&list);
-    // What is left over would be a second error.
+    // Leftover tokens would cause a second error.
     while list.parse::<TokenTree>().is_ok() {}
     Ok(functions?.into_iter().collect())
 }
@@ -265,7 +267,7 @@ fn snapshots(input: ParseStream<'_>) -> Result<Snapshots> {
     Ok(if path.is_ident("never") { Snapshots::Never } else { Snapshots::When(path) })
 }
 
-/// The parts of all `#[serde(..)]` among `attrs`.
+/// Returns the parts of all `#[serde(..)]` among `attrs`.
 pub(crate) fn serde(attrs: &[Attribute], errors: &mut Errors) -> Vec<Meta> {
     let mut metas = Vec::new();
     for attr in named(attrs, "serde") {
@@ -277,7 +279,7 @@ pub(crate) fn serde(attrs: &[Attribute], errors: &mut Errors) -> Vec<Meta> {
     metas
 }
 
-/// The attributes of this name.
+/// Returns the attributes with this name.
 pub(crate) fn named<'a>(attrs: &'a [Attribute], name: &str) -> impl Iterator<Item = &'a Attribute> {
     attrs.iter().filter(move |attr| attr.path().is_ident(name))
 }

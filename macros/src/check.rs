@@ -1,4 +1,4 @@
-//! The rules, all of them. Every error points at the smallest guilty token and says what to write.
+//! All rules. Every error points at the smallest token that is wrong and says what to write instead.
 
 use std::collections::HashMap;
 
@@ -9,10 +9,10 @@ use crate::ast::{self, Aggregate, Event, Member, Union};
 use crate::attr::{self, Attr, Codec, Snapshots, usage};
 use crate::errors::Errors;
 
-/// The longest name that a store accepts: `retell::id::MAX_NAME_BYTES`. This crate cannot depend on that one; `tests/layout` compares the two.
+/// Longest stored name that every store accepts; equal to `retell::id::MAX_NAME_BYTES`.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Attributes of fields that only a self-describing codec reads back.
+/// Field attributes that only a self-describing format can read back.
 const NOT_COMPACT: &[&str] = &["flatten", "skip_serializing", "skip_serializing_if", "skip_deserializing"];
 
 pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
@@ -23,11 +23,11 @@ pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
         Data::Struct(data) => {
             let suggested = split_last_word(&snake_case(&event.input.ident));
             kind(&event.input.ident, &event.attr, &suggested, errors);
-            readable(&data.fields, event.attr.codec, errors);
+            serde_round_trips(&data.fields, event.attr.codec, errors);
         }
         Data::Union(data) => errors.add(
             data.union_token,
-            "an event is a struct or an enum: write `enum`, with one variant for each kind of event",
+            "an event must be a struct or an enum: write `enum`, with one variant for each kind of event",
         ),
     }
 }
@@ -38,12 +38,12 @@ fn event_enum(event: &Event<'_>, errors: &mut Errors) {
     for variant in &event.variants {
         let suggested = format!("{prefix}.{}", snake_case(variant.ident));
         kind(variant.ident, &variant.attr, &suggested, errors);
-        readable(variant.fields, variant.attr.codec.or(event.attr.codec), errors);
+        serde_round_trips(variant.fields, variant.attr.codec.or(event.attr.codec), errors);
     }
     distinct_names(event, errors);
 }
 
-/// One kind of event: a variant or a struct.
+/// Checks one kind of event: a variant or a struct.
 fn kind(ident: &Ident, attr: &Attr, suggested: &str, errors: &mut Errors) {
     match &attr.name {
         Some(name) => stored_name(name, errors),
@@ -55,31 +55,31 @@ fn kind(ident: &Ident, attr: &Attr, suggested: &str, errors: &mut Errors) {
     }
 }
 
-/// As many upcasters as there are older versions.
+/// Requires one upcaster for each older version.
 fn upcasters(attr: &Attr, errors: &mut Errors) {
     let found = attr.upcast.as_ref().map_or(0, |upcast| upcast.functions.len());
     match (&attr.version, &attr.upcast) {
         (Some(version), _) if version.value == 0 => errors.add(&version.literal, usage("version")),
         (Some(version), _) if version.value as usize - 1 != found => {
-            errors.add(&version.literal, upcasters_wanted(version.value, found));
+            errors.add(&version.literal, wrong_upcaster_count(version.value, found));
         }
         (None, Some(upcast)) if found > 0 => {
-            errors.add(&upcast.key, format!("upcasts without a version: write `version = {}`", found + 1));
+            errors.add(&upcast.key, format!("`upcast` needs a version: write `version = {}`", found + 1));
         }
         _ => {}
     }
 }
 
-fn upcasters_wanted(version: u32, found: usize) -> String {
+fn wrong_upcaster_count(version: u32, found: usize) -> String {
     let (needed, write) = match version - 1 {
         0 => {
-            return "version 1 has no older version: remove `upcast`, or raise `version`".to_owned();
+            return "version 1 has no older versions to upcast: remove `upcast`, or raise `version`".to_owned();
         }
         1 => ("1 upcast".to_owned(), "`upcast(from_v1)`".to_owned()),
-        2 => ("2 upcasts".to_owned(), "`upcast(from_v1, from_v2)`".to_owned()),
-        older => (format!("{older} upcasts"), format!("`upcast(from_v1, .., from_v{older})`")),
+        2 => ("2 upcasts, oldest first,".to_owned(), "`upcast(from_v1, from_v2)`".to_owned()),
+        older => (format!("{older} upcasts, oldest first,"), format!("`upcast(from_v1, .., from_v{older})`")),
     };
-    format!("version {version} needs {needed}, oldest first, and has {found}: write {write}")
+    format!("version {version} needs {needed} but has {found}: write {write}")
 }
 
 fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
@@ -89,7 +89,9 @@ fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
         if let Some(first) = owners.get(&name.value()) {
             errors.add(
                 name,
-                format!("`{first}` has this stored name already: write another, each kind of event has its own"),
+                format!(
+                    "`{first}` already has this stored name: write another, since each kind of event needs its own"
+                ),
             );
         } else {
             owners.insert(name.value(), variant.ident);
@@ -97,8 +99,8 @@ fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
     }
 }
 
-/// Refuses what serde would write and not read back.
-fn readable(fields: &Fields, codec: Option<Codec>, errors: &mut Errors) {
+/// Rejects attributes with which serde could write a field but not read it back.
+fn serde_round_trips(fields: &Fields, codec: Option<Codec>, errors: &mut Errors) {
     let only = matches!(fields, Fields::Unnamed(fields) if fields.unnamed.len() == 1);
     let compact = matches!(codec, Some(Codec::Compact));
     for field in fields {
@@ -106,8 +108,10 @@ fn readable(fields: &Fields, codec: Option<Codec>, errors: &mut Errors) {
             if only && is_any(&meta, &["skip", "skip_serializing", "skip_deserializing"]) {
                 errors.add(meta, "the only field is the payload and cannot be skipped: remove the field, or name it");
             } else if compact && is_any(&meta, NOT_COMPACT) {
-                errors
-                    .add(meta, "a compact payload always holds every field: remove this, or write `codec = \"json\"`");
+                errors.add(
+                    meta,
+                    "a compact payload holds every field: remove this attribute, or write `codec = \"json\"`",
+                );
             }
         }
     }
@@ -120,7 +124,7 @@ fn is_any(meta: &Meta, names: &[&str]) -> bool {
 pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
     no_generics(union.input, errors);
     no_attribute_on_fields(union.input, "event", "the enum", errors);
-    let only_enum = "a union of events is an enum: write `enum`, with one variant for each member";
+    let only_enum = "a union of events must be an enum: write `enum`, with one variant for each member";
     match &union.input.data {
         Data::Struct(data) => errors.add(data.struct_token, only_enum),
         Data::Union(data) => errors.add(data.union_token, only_enum),
@@ -129,18 +133,18 @@ pub(crate) fn union(union: &Union<'_>, errors: &mut Errors) {
         Data::Enum(_) => {}
     }
     for member in &union.members {
-        shape_of(member, errors);
+        member_shape(member, errors);
     }
     distinct_members(union, errors);
 }
 
-fn shape_of(member: &Member<'_>, errors: &mut Errors) {
+fn member_shape(member: &Member<'_>, errors: &mut Errors) {
     let ident = &member.variant.ident;
     for attr in attr::named(&member.variant.attrs, "event") {
-        errors.add(attr, "names and versions belong to the members of a union: remove this attribute");
+        errors.add(attr, "the members of a union define names and versions: remove this attribute");
     }
     if member.event.is_none() {
-        errors.add(ident, format!("a member of a union is one event type: write `{ident}({ident}Event)`"));
+        errors.add(ident, format!("a variant of a union holds one event type: write `{ident}({ident}Event)`"));
     }
 }
 
@@ -150,7 +154,7 @@ fn distinct_members(union: &Union<'_>, errors: &mut Errors) {
         let Some(event) = member.event else { continue };
         let text = event.to_token_stream().to_string();
         if let Some(first) = variants.get(&text) {
-            errors.add(event, format!("`{first}` holds this type already: remove one of the two"));
+            errors.add(event, format!("`{first}` already holds this type: remove one of the two variants"));
         } else {
             variants.insert(text, &member.variant.ident);
         }
@@ -165,7 +169,7 @@ pub(crate) fn aggregate(aggregate: &Aggregate<'_>, errors: &mut Errors) {
         errors.add(attr, "`#[aggregate]` belongs on the type: remove it here");
     }
     if let Data::Union(data) = &input.data {
-        errors.add(data.union_token, "an aggregate is a struct or an enum: write `struct`");
+        errors.add(data.union_token, "an aggregate must be a struct or an enum: write `struct`");
     }
     aggregate_attribute(&input.ident, attr, errors);
     snapshots(attr, errors);
@@ -175,7 +179,10 @@ fn snapshots(attr: &Attr, errors: &mut Errors) {
     if let Some(Snapshots::Every(events)) = &attr.snapshots
         && events.value == 0
     {
-        errors.add(&events.literal, "snapshots after 0 events: write `snapshots = never`, or a number from 1");
+        errors.add(
+            &events.literal,
+            "`snapshots = 0` is not allowed: write `snapshots = never`, or a number of at least 1",
+        );
     }
     if let Some(version) = &attr.snapshot_version
         && version.value == 0
@@ -196,30 +203,33 @@ fn aggregate_attribute(ident: &Ident, attr: &Attr, errors: &mut Errors) {
         errors.add(ident, format!("`{ident}` has no stored name: write `\"{name}\"` first"));
     }
     if attr.event.is_none() && !attr.broken {
-        errors.add(ident, format!("`{ident}` has no events: write `event = {ident}Event`"));
+        errors.add(ident, format!("`{ident}` has no event type: write `event = {ident}Event`"));
     }
 }
 
-/// Lowercase words of letters, digits and `_`, joined by dots, in at most 255 bytes.
+/// Checks that a stored name consists of lowercase words of letters, digits and `_`, joined by dots, in at most 255 bytes.
 fn stored_name(literal: &LitStr, errors: &mut Errors) {
     let name = literal.value();
     let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     if name.is_empty() {
-        errors.add(literal, "a stored name is not empty: write one such as `order.created`");
+        errors.add(literal, "a stored name cannot be empty: write one such as `order.created`");
     } else if !name.split('.').all(is_word) {
         errors.add(
             literal,
-            "a stored name is words of `a-z`, `0-9` and `_`, joined by dots: write one such as `order.created`",
+            "a stored name consists of words of `a-z`, `0-9` and `_` joined by dots: write one such as `order.created`",
         );
     } else if name.len() > MAX_NAME_BYTES {
         let bytes = name.len();
-        errors.add(literal, format!("a stored name has at most {MAX_NAME_BYTES} bytes, this one has {bytes}"));
+        errors.add(
+            literal,
+            format!("a stored name has at most {MAX_NAME_BYTES} bytes, but this one has {bytes}: shorten it"),
+        );
     }
 }
 
 fn no_generics(input: &DeriveInput, errors: &mut Errors) {
     if !input.generics.params.is_empty() {
-        errors.add(&input.generics, "what is stored has one shape: remove the parameters, write the types themselves");
+        errors.add(&input.generics, "a stored type cannot be generic: remove the parameters and write concrete types");
     }
 }
 
@@ -231,7 +241,7 @@ fn no_attribute_on_fields(input: &DeriveInput, name: &str, place: &str, errors: 
     }
 }
 
-/// `OrderCreated` as `order_created`.
+/// Converts `OrderCreated` to `order_created`.
 fn snake_case(ident: &Ident) -> String {
     let mut snake = String::new();
     for character in ident.to_string().trim_start_matches("r#").chars() {
@@ -243,7 +253,7 @@ fn snake_case(ident: &Ident) -> String {
     snake
 }
 
-/// `order_created` as `order.created`.
+/// Converts `order_created` to `order.created`.
 fn split_last_word(snake: &str) -> String {
     match snake.rsplit_once('_') {
         Some((subject, verb)) => format!("{subject}.{verb}"),

@@ -1,4 +1,4 @@
-//! Every mistake in the input, so that all are reported at once.
+//! Collects all errors in the input, so that the compiler reports them together.
 
 use std::fmt::Display;
 
@@ -6,14 +6,14 @@ use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::Error;
 
-/// The mistakes found so far.
+/// The errors found so far.
 #[derive(Default)]
 pub(crate) struct Errors(Option<Error>);
 
 impl Errors {
-    /// Adds a mistake that `guilty` made.
-    pub(crate) fn add(&mut self, guilty: impl ToTokens, message: impl Display) {
-        self.push(Error::new_spanned(guilty, message));
+    /// Adds an error that points at `tokens`.
+    pub(crate) fn add(&mut self, tokens: impl ToTokens, message: impl Display) {
+        self.push(Error::new_spanned(tokens, message));
     }
 
     pub(crate) fn push(&mut self, error: Error) {
@@ -23,7 +23,7 @@ impl Errors {
         }
     }
 
-    /// The `compile_error!` calls; `None` if there was no mistake.
+    /// Returns the `compile_error!` calls, or `None` if there was no error.
     pub(crate) fn into_compile_errors(self) -> Option<TokenStream> {
         self.0.map(Error::into_compile_error)
     }

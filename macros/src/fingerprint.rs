@@ -1,4 +1,4 @@
-//! Names the shape of a state, so that a snapshot of another shape is never read.
+//! Computes a fingerprint of a state's shape, so that a snapshot of another shape is never read.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -8,7 +8,7 @@ use syn::{Attribute, Data, Fields, LitStr, Meta, Variant};
 use crate::ast::Aggregate;
 use crate::attr;
 
-/// FNV-1a, 64 bits, of everything that decides how the state is stored.
+/// Hashes everything that decides how the state is stored, with 64-bit FNV-1a.
 pub(crate) fn fingerprint(aggregate: &Aggregate<'_>) -> u64 {
     fnv1a(shape(aggregate).as_bytes())
 }
@@ -18,7 +18,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
-/// One line for each name, field and attribute. A change here makes every kept snapshot unread once.
+/// Describes the shape: one line per name, field and attribute. A change to this text makes every stored snapshot unreadable once.
 fn shape(aggregate: &Aggregate<'_>) -> String {
     let Aggregate { input, attr, serde } = aggregate;
     let name = attr.name.as_ref().map(LitStr::value).unwrap_or_default();
@@ -59,13 +59,13 @@ fn serde_of(attrs: &[Attribute]) -> impl Iterator<Item = String> {
     })
 }
 
-fn line(what: &str, tokens: &impl ToTokens) -> String {
+fn line(label: &str, tokens: &impl ToTokens) -> String {
     let mut words = Vec::new();
     flatten(tokens.to_token_stream(), &mut words);
-    format!("{what}: {}", words.join(" "))
+    format!("{label}: {}", words.join(" "))
 }
 
-/// The tokens without the white space between them, and without the comma that rustfmt adds before `>`.
+/// Appends the tokens to `words` without whitespace, and without the comma that rustfmt adds before `>`.
 fn flatten(tokens: TokenStream, words: &mut Vec<String>) {
     for token in tokens {
         match token {
@@ -106,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn fnv1a_gives_the_published_values() {
+    fn fnv1a_matches_published_values() {
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
     }
 
-    /// Golden: a change of this text makes every snapshot of every user unread once.
+    /// Golden test: a change of this text makes every user's snapshots unreadable once.
     #[test]
-    fn the_shape_names_everything_that_decides_the_stored_form() {
+    fn shape_names_all_that_decides_the_stored_form() {
         let shape = shape_of(
             r#"#[aggregate("account", event = E, snapshot_version = 2)]
                #[serde(rename_all = "camelCase")]
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rust_name_and_white_space_do_not_count() {
+    fn rust_name_and_whitespace_do_not_count() {
         let one = shape_of(r#"#[aggregate("a", event = E)] struct One { a: Vec<u8>, b: (u8, u8) }"#);
         let two = shape_of("#[aggregate(\"a\",event=F,)] /// Doc.\npub struct Two{pub a:Vec<\nu8,\n>,b:(u8,u8),}");
         assert_eq!(one, two);

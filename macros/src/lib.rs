@@ -1,7 +1,7 @@
 //! Derive macros of `retell`, which re-exports them.
 //!
-//! Each derive parses (`ast`, `attr`), checks (`check`) and generates (`expand`), one after the other: parsing and checking collect every
-//! mistake, and code is generated from flawless input only. Otherwise the user gets all errors and a stub of the impl.
+//! Each derive parses its input (`ast`, `attr`), checks it (`check`) and generates code (`expand`). Parsing and checking collect all
+//! errors. Code is generated only from input without errors; otherwise the user gets all errors and a stub of the impl.
 
 mod ast;
 mod attr;
@@ -16,9 +16,9 @@ use syn::{DeriveInput, parse_macro_input};
 
 use crate::errors::Errors;
 
-/// Writes `retell::Event`: how events are named, encoded and read back.
+/// Implements `retell::Event`: how events are named, encoded and decoded.
 ///
-/// On an enum each variant is one kind of event, on a struct the struct is:
+/// On an enum, each variant is one kind of event. On a struct, the struct is one kind of event:
 ///
 /// ```
 /// use retell::Event;
@@ -37,7 +37,7 @@ use crate::errors::Errors;
 ///     Closed,
 /// }
 ///
-/// /// Version 1 held nothing but the id.
+/// /// Version 1 held only the id.
 /// fn from_v1(order_id: u64) -> OrderEvent {
 ///     OrderEvent::Created { order_id, total: 0 }
 /// }
@@ -55,25 +55,25 @@ use crate::errors::Errors;
 /// ```
 ///
 /// # `#[event(..)]` on a variant, or on a struct
-/// - The stored name comes first: words of `a-z`, `0-9` and `_`, joined by dots. It never changes, whatever becomes of the Rust name.
-/// - `version = 2`: the schema version that new events are written in. Without it, 1.
-/// - `upcast(from_v1, from_v2)`: how older versions are read, oldest first, one function for each. `from_v1` takes whatever version
-///   1 decodes into and returns what `from_v2` takes; the last returns the event.
-/// - `codec = "json"` or `codec = "compact"`: how new events are written. Stored events are read as they were written. A compact payload
-///   holds every field, so that fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
+/// - The stored name comes first: words of `a-z`, `0-9` and `_`, joined by dots. It never changes, even if the Rust name does.
+/// - `version = 2`: the schema version of new events. Defaults to 1.
+/// - `upcast(from_v1, from_v2)`: functions that convert older versions, oldest first, one per version. `from_v1` takes the type that
+///   version 1 decodes into and returns the argument of `from_v2`; the last function returns the event.
+/// - `codec = "json"` or `codec = "compact"`: the codec of new events. Stored events are read with the codec they were written with. A
+///   compact payload holds every field, so its fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
 ///
 /// # `#[event(..)]` on an enum, or on a struct
-/// - `codec = ".."`: for the variants that name none. Without it, `"json"`.
-/// - `crate = "path::to::retell"`: where the library is. Without it, `::retell`.
+/// - `codec = ".."`: the codec of all variants that name none. Defaults to `"json"`.
+/// - `crate = "path::to::retell"`: the path to the library. Defaults to `::retell`.
 ///
-/// # What is stored
-/// Named fields become an object, several unnamed fields an array, one unnamed field its own value, and no fields an empty
-/// object, so that fields with a default can be added later. The stored name stands beside the payload, not in it.
+/// # Stored form
+/// Named fields become an object, several unnamed fields an array, one unnamed field its own value, and no fields an empty object, so that
+/// fields with a default can be added later. The stored name is kept next to the payload, not in it.
 ///
-/// Neither the type nor its crate needs serde; its fields' types do. `#[serde(..)]` attributes of fields work as they do
-/// in serde. So do `rename_all` on a variant or a struct, `rename_all_fields` on an enum, `default` on a struct, and
-/// `deny_unknown_fields` on each of them. All others (`tag`, `rename` of a variant, `transparent`, ..) are left to a serde form that the
-/// type may derive for itself.
+/// The type does not need to implement serde's traits, and its crate does not need serde; the types of its fields do. `#[serde(..)]`
+/// attributes of fields work as in serde. So do `rename_all` on a variant or a struct, `rename_all_fields` on an enum, `default` on a
+/// struct, and `deny_unknown_fields` on each of them. The macro ignores all others (`tag`, `rename` of a variant, `transparent`, ..): they
+/// apply only to a serde form that the type derives separately.
 #[proc_macro_derive(Event, attributes(event, serde))]
 pub fn event(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -83,7 +83,7 @@ pub fn event(input: TokenStream) -> TokenStream {
     finish(errors, || expand::event::expand(&event), || expand::event::stub(&input, &event.attr))
 }
 
-/// Joins the events of several aggregates into one type, for a projection that reads them all.
+/// Joins the events of several aggregates into one type, for a projection that reads all of them.
 ///
 /// ```
 /// use retell::{Event, EventUnion};
@@ -109,8 +109,8 @@ pub fn event(input: TokenStream) -> TokenStream {
 /// assert_eq!(ShopEvent::from(OrderEvent::Closed).schema().name, "order.closed");
 /// ```
 ///
-/// Each variant holds one event type. Names, versions and codecs are theirs, so that no variant takes `#[event(..)]`. Two members
-/// that share a stored name do not compile. `#[event(crate = "path::to::retell")]` on the enum says where the library is.
+/// Each variant holds one event type. The event types define the names, versions and codecs, so no variant takes `#[event(..)]`. Two
+/// members with a stored name in common do not compile. `#[event(crate = "path::to::retell")]` on the enum sets the path to the library.
 #[proc_macro_derive(EventUnion, attributes(event))]
 pub fn event_union(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -120,7 +120,7 @@ pub fn event_union(input: TokenStream) -> TokenStream {
     finish(errors, || expand::union::expand(&union), || expand::event::stub(&input, &union.attr))
 }
 
-/// Writes `retell::Aggregate`: the stored name, snapshots, and the way to the `Apply` of its events.
+/// Implements `retell::Aggregate`: the stored name, the snapshots, and the call of the `Apply` impl for its events.
 ///
 /// ```
 /// use retell::{Aggregate, Apply, Event};
@@ -154,22 +154,22 @@ pub fn event_union(input: TokenStream) -> TokenStream {
 ///
 /// # `#[aggregate(..)]`
 /// - The stored name comes first: words of `a-z`, `0-9` and `_`, joined by dots. It never changes.
-/// - `event = AccountEvent`: the type of its events.
-/// - `snapshots = 100`: keep the state whenever so many events came. `snapshots = never`: replay every event at every load.
-///   `snapshots = path::to::function`: ask a `fn(snapshot: u64, version: u64) -> bool`. Without it, 100.
-/// - `snapshot_version = 2`: raise it when older snapshots must not be read though the declaration stays the same, such as after a change of
-///   a field's own type or of what `apply` computes. Without it, 1.
-/// - `claims = path::to::function`: which values that only one aggregate may hold an event reserves and releases, by a
-///   `fn(&AccountEvent) -> Result<Vec<Claim>, InvalidName>`. Without it, none.
-/// - `crate = "path::to::retell"`: where the library is. Without it, `::retell`.
+/// - `event = AccountEvent`: the type of the aggregate's events.
+/// - `snapshots = 100`: store a snapshot after this number of events. `snapshots = never`: replay all events on every load. `snapshots =
+///   path::to::function`: call a `fn(snapshot: u64, version: u64) -> bool` to decide. Defaults to 100.
+/// - `snapshot_version = 2`: raise it if older snapshots must not be read although the declaration stays the same, for example after a
+///   change of a field's own type or of the result of `apply`. Defaults to 1.
+/// - `claims = path::to::function`: a `fn(&AccountEvent) -> Result<Vec<Claim>, InvalidName>` that returns the unique values an event
+///   reserves and releases. Without it, events claim nothing.
+/// - `crate = "path::to::retell"`: the path to the library. Defaults to `::retell`.
 ///
 /// # Snapshots
-/// The state's type needs no serde; its fields' types do, unless there are no snapshots. `#[serde(..)]` attributes of
-/// fields and variants work as they do in serde, and so do `rename_all`, `rename_all_fields`, `default` and `deny_unknown_fields` on the
-/// type. All others are left to a serde form that the type may derive for itself.
+/// The state's type does not need to implement serde's traits; the types of its fields do, unless there are no snapshots. `#[serde(..)]`
+/// attributes of fields and variants work as in serde, and so do `rename_all`, `rename_all_fields`, `default` and `deny_unknown_fields` on
+/// the type. All others apply only to a serde form that the type derives separately.
 ///
-/// The fingerprint covers the stored name, `snapshot_version`, the kind of type, the names of variants and fields, the fields' types as
-/// they are written, and the serde attributes. A snapshot with another fingerprint is not read.
+/// The fingerprint covers the stored name, `snapshot_version`, the kind of type, the names of variants and fields, the field types as
+/// written, and the serde attributes. A snapshot with another fingerprint is not read.
 #[proc_macro_derive(Aggregate, attributes(aggregate, serde))]
 pub fn aggregate(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -179,7 +179,7 @@ pub fn aggregate(input: TokenStream) -> TokenStream {
     finish(errors, || expand::aggregate::expand(&aggregate), || expand::aggregate::stub(&aggregate))
 }
 
-/// The impl, or all errors and a stub of it.
+/// Returns the impl, or all errors and a stub of the impl.
 fn finish(
     errors: Errors,
     expand: impl FnOnce() -> proc_macro2::TokenStream,

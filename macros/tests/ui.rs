@@ -1,8 +1,8 @@
-//! What the derive macros accept, and what they say where they do not.
+//! Accepted uses of the derive macros, and the errors for the others.
 
-/// The compiler's own notes change from release to release: the messages are those of the toolchain that CI pins.
+/// The notes of the compiler change between releases, so the expected messages are those of the toolchain that CI pins.
 #[test]
-fn mistakes_are_explained_and_odd_shapes_compile() {
+fn derive_errors_are_explained_and_rare_shapes_compile() {
     let cases = trybuild::TestCases::new();
     cases.pass("tests/ui/pass/*.rs");
     cases.compile_fail("tests/ui/fail/*.rs");

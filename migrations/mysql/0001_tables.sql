@@ -1,7 +1,7 @@
--- Tables, in the order in which events pass through them. A released file is never changed: later releases add numbered files beside it.
+-- Tables, in the order in which events pass through them. A released file never changes: later releases add files with higher numbers.
 -- Names are VARBINARY: MySQL and MariaDB both compare them byte by byte, trailing spaces included.
--- MySQL commits each statement of a schema change on its own. Every statement can therefore run again: if a process is killed half-way, the
--- next one completes the change.
+-- MySQL commits each statement of a schema change on its own. So every statement can run again: if a process is killed half-way, the next
+-- one completes the change.
 
 -- The log. An event is keyed by its commit and its place there. The sequencer assigns its position later, in commit order.
 CREATE TABLE IF NOT EXISTS retell_events (
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS retell_events (
     metadata LONGBLOB, -- text in UTF-8
     payload LONGBLOB NOT NULL,
     PRIMARY KEY (commit_id, ordinal),
-    -- The second guard behind the version check, and the index that loads a stream.
+    -- The second guard, after the version check. Also the index that loads a stream.
     UNIQUE KEY events_stream (aggregate_type, aggregate_id, version),
     UNIQUE KEY events_id (event_id),
     KEY events_type (event_type, commit_id),
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS retell_commits (
     PRIMARY KEY (commit_id)
 ) ENGINE = InnoDB;
 
--- The one order: the first position of each commit.
+-- The order of the log: the first position of each commit.
 CREATE TABLE IF NOT EXISTS retell_log (
     first_position BIGINT NOT NULL,
     commit_id BIGINT NOT NULL,
@@ -50,7 +50,8 @@ CREATE TABLE IF NOT EXISTS retell_log (
     UNIQUE KEY log_commit (commit_id)
 ) ENGINE = InnoDB;
 
--- One row each. The sequencer locks the first one. The second holds the last position that is known to be on the disk: readers stop there.
+-- One row each. The sequencer locks the row of the first table. The second table holds the last position that is known to be on disk, where
+-- readers stop.
 CREATE TABLE IF NOT EXISTS retell_sequencer (
     id TINYINT NOT NULL,
     runs BIGINT NOT NULL,

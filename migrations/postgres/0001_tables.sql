@@ -1,5 +1,5 @@
--- Tables, in the order in which events pass through them. A released file is never changed: later releases add numbered files beside it.
--- The functions are in `functions/`, one file each, and are always the current text.
+-- Tables, in the order in which events pass through them. A released file never changes: later releases add files with higher numbers.
+-- The functions are in `functions/`, one file each. Those files are always the current text.
 
 -- The log. An event is keyed by its commit and its place there. The sequencer assigns its position later, in commit order.
 CREATE TABLE {schema}.events (
@@ -18,7 +18,7 @@ CREATE TABLE {schema}.events (
     metadata text,
     payload bytea NOT NULL,
     CONSTRAINT events_pkey PRIMARY KEY (commit_id, ordinal),
-    -- The second guard behind the version check, and the index that loads a stream.
+    -- The second guard, after the version check. Also the index that loads a stream.
     CONSTRAINT events_stream UNIQUE (aggregate_type, aggregate_id, version),
     CONSTRAINT events_id UNIQUE (event_id)
 );
@@ -51,8 +51,8 @@ CREATE TABLE {schema}.lanes (
 ) WITH (fillfactor = 10);
 INSERT INTO {schema}.lanes (lane) SELECT generate_series(0, 63);
 
--- The one order: the first position of each commit. All events of a commit share its time. The index by time is on this table because an
--- index on `events` would slow every append.
+-- The order of the log: the first position of each commit. All events of a commit share its time. The index by time is on this table
+-- because an index on `events` would slow every append.
 CREATE TABLE {schema}.log (
     first_position bigint PRIMARY KEY,
     commit_id bigint NOT NULL UNIQUE,

@@ -1,5 +1,5 @@
--- Tables, in the order in which events pass through them. A released file is never changed: later releases add numbered files beside it.
--- Every file has all of them. A read model in a file of its own leaves those of the log empty.
+-- Tables, in the order in which events pass through them. A released file never changes: later releases add files with higher numbers.
+-- Every file has all tables. In a file that holds only read models, the tables of the log are empty.
 
 -- The log: every event once, in commit order. The writer assigns the positions, without gaps.
 CREATE TABLE retell_events (
@@ -18,7 +18,7 @@ CREATE TABLE retell_events (
     payload BLOB NOT NULL
 ) STRICT;
 
--- The second guard behind the version check, and the index that loads a stream.
+-- The second guard, after the version check. Also the index that loads a stream.
 CREATE UNIQUE INDEX retell_events_stream ON retell_events (aggregate_type, aggregate_id, version);
 CREATE UNIQUE INDEX retell_events_id ON retell_events (event_id);
 CREATE INDEX retell_events_type ON retell_events (event_type);

@@ -1,4 +1,4 @@
-//! The way of events from the log to the parts of an app.
+//! The transport of events from the log to the parts of an app.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use crate::relay::Relay;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::relay::RelayStore;
 
-/// The way of events from the log to the parts.
+/// Selects how events get from the log to the parts of an app.
 pub(super) enum Carrier {
-    /// The parts read the store.
+    /// The parts read the store directly.
     Store,
     /// A broker within this process.
     Local(Arc<dyn Broker>),
-    /// A broker that outlives this process, and the name of the relays that serve it.
+    /// A broker that outlives this process. `name` is the name of the relays that publish to it.
     Shared { broker: Arc<dyn Broker>, announcer: Arc<dyn Announcer>, dead_letters: Arc<dyn DeadLetters>, name: String },
 }
 
@@ -31,7 +31,8 @@ impl Carrier {
             Self::Store | Self::Local(_) => None,
         }
     }
-    /// Returns the relays that the broker needs, with a name for each.
+
+    /// Returns the relays that the broker needs, each with the name of its task.
     pub(super) fn relays(
         &self,
         log: &Arc<dyn EventStore>,

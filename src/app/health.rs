@@ -1,4 +1,4 @@
-//! How the tasks of an app are.
+//! The health of an app's tasks.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Health(BTreeMap<String, State>);
 
 impl Health {
-    /// Returns whether every task runs.
+    /// Returns whether every task is running.
     pub fn is_good(&self) -> bool {
         self.0.values().all(|state| *state == State::Running)
     }
@@ -26,15 +26,15 @@ impl Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// The task runs.
+    /// The task is running.
     Running,
-    /// The task has failed, and starts again after a wait.
+    /// The task has failed and restarts after a delay.
     Failed {
-        /// Failures in a row.
+        /// The number of consecutive failures.
         times: u32,
-        /// The last failure.
+        /// The error of the last failure.
         error: String,
     },
-    /// The task was told to stop, and has ended.
+    /// The task was told to stop and has ended.
     Stopped,
 }

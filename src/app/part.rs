@@ -18,7 +18,7 @@ use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;
 use crate::worker::caught_up::CaughtUp;
 
-/// A projection, view, reaction or process, with what runs it.
+/// A projection, view, reaction or process, together with its runner.
 pub(super) trait Part: Send + Sync {
     fn name(&self) -> &str;
 
@@ -28,10 +28,10 @@ pub(super) trait Part: Send + Sync {
 
     fn catch_up_to(&self, head: Position) -> BoxFuture<'_, Result<CaughtUp>>;
 
-    fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part>;
+    fn with_carrier(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part>;
 }
 
-/// Both runners have the same methods, but no trait in common.
+/// Implements [`Part`] for a runner. The runners have the same methods, but do not share a trait.
 macro_rules! part {
     ($runner:ty, $name:expr, where $($bounds:tt)*) => {
         impl<P, M> Part for $runner
@@ -54,7 +54,7 @@ macro_rules! part {
                 self.catch_up_to(head, CancellationToken::new()).boxed()
             }
 
-            fn carried_by(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part> {
+            fn with_carrier(self: Box<Self>, carrier: &Carrier) -> Arc<dyn Part> {
                 let mut runner = *self;
                 if let Some(broker) = carrier.broker() {
                     runner = runner.with_broker(broker);

@@ -1,4 +1,4 @@
-//! An app that has been started.
+//! The handle of an app that has been started.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,7 @@ use tokio::sync::watch;
 use crate::app::health::Health;
 use crate::app::part::Part;
 use crate::app::tasks::{Group, OnFailure, Task, Watcher};
-use crate::app::waiting::{Checkpoint, Goal, Waiting};
-#[cfg(doc)]
-use crate::error::ErrorKind;
+use crate::app::waiting::{Goal, ReadCheckpoint, Waiting};
 use crate::error::Result;
 use crate::id::Position;
 use crate::relay::Relay;
@@ -20,7 +18,7 @@ use crate::store::log::token::Token;
 #[cfg(doc)]
 use crate::store::model::read_model::ReadModel;
 
-/// An [`App`](crate::App) that has been started. Dropped, it ends its tasks where they are.
+/// The handle of an [`App`](crate::App) that has been started. Dropping it aborts the app's tasks.
 pub struct Running {
     store: Arc<dyn EventStore>,
     watcher: Watcher,
@@ -36,7 +34,7 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
-    pub(super) fn new(store: Arc<dyn EventStore>, checkpoint: Checkpoint, on_failure: OnFailure) -> Self {
+    pub(super) fn new(store: Arc<dyn EventStore>, checkpoint: ReadCheckpoint, on_failure: OnFailure) -> Self {
         let waiting = Waiting::new(store.clone(), checkpoint);
         let watcher = Watcher::new(on_failure);
         Self { store, watcher, workers: Group::new(), relays: Group::new(), waiting }
@@ -53,8 +51,8 @@ impl Running {
         self.workers.spawn(task, &self.watcher);
     }
 
-    /// Knows of a part of the app that another process runs.
-    pub(super) fn await_elsewhere(&mut self, part: &dyn Part) {
+    /// Registers a part of the app that another process runs, so that waits include it.
+    pub(super) fn track_remote(&mut self, part: &dyn Part) {
         self.waiting.add(part.name(), None);
     }
 
@@ -67,18 +65,20 @@ impl Running {
         self.relays.spawn(task, &self.watcher);
     }
 
-    /// Returns the state of each task, as it changes.
+    /// Returns a receiver of the state of each task, updated with every change.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.watcher.health()
     }
 
-    /// Waits until everything that the app describes has applied a command's events: read your own writes. A part that another process
-    /// runs is asked through its checkpoint, so this works in every role.
+    /// Waits until every part of the app has applied a command's events (read your own writes). It reads the checkpoint of a part that
+    /// another process runs, so it works in every role.
     ///
-    /// A part that has parked the events' aggregate counts as past them.
+    /// A part that has parked the events' aggregate counts as having applied them.
     ///
     /// # Errors
-    /// [`ErrorKind::Behind`] after `timeout`, with the part that is behind and how far it is; otherwise a read error.
+    /// [`Behind`](crate::ErrorKind::Behind) if a part has not applied the events within `timeout`, with the part's name and position;
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if the store has not assigned a position to the events by then; otherwise a
+    /// [read error](crate::Error#read-errors).
     ///
     /// # Cancel safety
     /// May be dropped at any time: it changes nothing.
@@ -86,10 +86,11 @@ impl Running {
         self.waiting.wait(self.waiting.all(), Goal::Events(events.into()), timeout).await
     }
 
-    /// Waits until one projection, view, reaction or process has applied a command's events. Takes its name, such as `Spent::NAME`.
+    /// Waits until the projection, view, reaction or process called `name` has applied a command's events. Pass its constant, such as
+    /// `Spent::NAME`.
     ///
     /// # Errors
-    /// As [`wait_for`](Self::wait_for), and [`ErrorKind::Invalid`] if the app describes nothing of that name.
+    /// As [`wait_for`](Self::wait_for), and [`Invalid`](crate::ErrorKind::Invalid) if the app has no part called `name`.
     ///
     /// # Cancel safety
     /// May be dropped at any time: it changes nothing.
@@ -97,7 +98,7 @@ impl Running {
         self.waiting.wait(self.waiting.named(name)?, Goal::Events(events.into()), timeout).await
     }
 
-    /// Waits until everything that the app describes has applied all events that are in the log now.
+    /// Waits until every part of the app has applied all events that are now in the log.
     ///
     /// # Errors
     /// As [`wait_for`](Self::wait_for).
@@ -109,14 +110,14 @@ impl Running {
         self.waiting.wait(self.waiting.all(), head, timeout).await
     }
 
-    /// Waits until everything that this process runs has applied the log up to a position.
+    /// Waits until every part that this process runs has applied the log up to `position`.
     pub async fn has_applied(&self, position: Position) {
         self.waiting.wait_here(position).await;
     }
 
-    /// Stops workers first, then relays, then closes the log. Each finishes the batch it is working on.
+    /// Stops the workers first, then the relays, then closes the log. Each task finishes its current batch.
     ///
-    /// The read models stay open for readers. Their last user [closes](ReadModel::close) them, or drops the last handle.
+    /// The read models stay open for readers. [Close](crate::ReadModel::close) them after the last read, or drop their last handle.
     ///
     /// # Errors
     /// Returns the error of closing the log.

@@ -1,4 +1,4 @@
-//! Tasks that are started again after a failure, until they are told to stop.
+//! Tasks that restart after each failure, until they are told to stop.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::backoff::delays;
 use crate::error::{Error, ErrorKind, Result};
 use crate::worker::parking::reason;
 
-/// The waits before a failed task is started again.
+/// The shortest and the longest wait before a failed task restarts.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// A task that ran this long restarts with a fresh back-off.
+/// A task that ran this long restarts with a fresh backoff.
 const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 
-/// Hears of the failures of tasks, by name.
+/// Receives the name and the error of each task that fails.
 pub(super) type OnFailure = Arc<dyn Fn(&str, &Error) + Send + Sync>;
 
-/// Something that runs until it is told to stop, and can be started again.
+/// A named task that runs until it is told to stop, and that can be restarted.
 pub(super) struct Task {
     name: String,
     run: Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<()>> + Send + Sync>,
@@ -40,7 +40,7 @@ impl Task {
         Self { name: name.to_owned(), run: Arc::new(run) }
     }
 
-    /// Runs the task, and starts it again after each failure, until it is told to stop.
+    /// Runs the task and restarts it after each failure, until it is told to stop.
     async fn supervise(self, stop: CancellationToken, watcher: Watcher) {
         let (mut times, mut waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
         loop {
@@ -62,21 +62,21 @@ impl Task {
         }
     }
 
-    /// Runs the task until it ends; a panic is an error like any other.
+    /// Runs the task until it ends. Turns a panic into an error.
     async fn run_once(&self, stop: CancellationToken) -> Result<()> {
         let ended = AssertUnwindSafe((self.run)(stop)).catch_unwind().await;
         ended.unwrap_or_else(|panic| {
-            Err(ErrorKind::Backend(format!("{} panicked: {}", self.name, message(&*panic))).into())
+            Err(ErrorKind::Backend(format!("run {}: it panicked: {}", self.name, panic_text(&*panic))).into())
         })
     }
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for a reason that is no text")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the payload of the panic is not text")
 }
 
-/// Keeps account of how tasks are.
+/// Records the state of each task.
 #[derive(Clone)]
 pub(super) struct Watcher {
     health: watch::Sender<Health>,
@@ -113,10 +113,10 @@ impl Group {
         self.tasks.spawn(task.supervise(self.stop.clone(), watcher.clone()));
     }
 
-    /// Tells the tasks to stop, and waits until each has.
+    /// Tells the tasks to stop, and waits until each has ended.
     pub(super) async fn stop(&mut self) {
         self.stop.cancel();
-        // None of them panics: each is supervised.
+        // The results carry no error: `supervise` catches every panic.
         while self.tasks.join_next().await.is_some() {}
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting until the parts of an app have applied events.
+//! Waits until the parts of an app have applied events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,40 +13,40 @@ use crate::id::{Position, ProjectionName};
 use crate::store::log::reader::EventReader;
 use crate::store::log::token::Token;
 
-/// The waits between looks at a checkpoint that another process moves.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_LOOK: Duration = Duration::from_millis(50);
+/// The shortest and the longest wait between two reads of a checkpoint that another process moves.
+const FIRST_POLL: Duration = Duration::from_millis(1);
+const LONGEST_POLL: Duration = Duration::from_millis(50);
 
-/// Reads the checkpoint of the projection of that name, whichever process moves it.
-pub(super) type Checkpoint = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Position>> + Send + Sync>;
+/// Reads the checkpoint of the projection with the given name, even if another process moves it.
+pub(super) type ReadCheckpoint = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Position>> + Send + Sync>;
 
 /// The progress of one part of the app.
 pub(super) struct Progress {
     name: String,
-    /// As it moves; `None` if another process runs the part.
+    /// The position as it advances; `None` if another process runs the part.
     applied: Option<watch::Receiver<Position>>,
 }
 
 impl Progress {
-    /// Whether this is the part of that name, in whatever generation.
-    fn is_of(&self, name: &str) -> bool {
+    /// Returns whether this is the part called `name`, in any generation.
+    fn is_named(&self, name: &str) -> bool {
         self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
     }
 
-    async fn applied(&self, checkpoint: &Checkpoint) -> Result<Position> {
+    async fn applied(&self, checkpoint: &ReadCheckpoint) -> Result<Position> {
         match &self.applied {
             Some(applied) => Ok(*applied.borrow()),
             None => checkpoint(self.name.clone()).await,
         }
     }
 
-    async fn reach(&self, position: Position, checkpoint: &Checkpoint) -> Result<()> {
+    async fn reach(&self, position: Position, checkpoint: &ReadCheckpoint) -> Result<()> {
         if let Some(applied) = &self.applied {
-            // Its sender is in a task that is started again until the app stops.
+            // Cannot fail while the app runs: the task that owns the sender restarts until the app stops.
             drop(applied.clone().wait_for(|applied| *applied >= position).await);
             return Ok(());
         }
-        let mut delays = delays(FIRST_LOOK, LONGEST_LOOK);
+        let mut delays = delays(FIRST_POLL, LONGEST_POLL);
         while checkpoint(self.name.clone()).await? < position {
             tokio::time::sleep(delays.next_delay()).await;
         }
@@ -54,19 +54,19 @@ impl Progress {
     }
 }
 
-/// The progress of everything that an app describes.
+/// The progress of all parts of an app.
 pub(super) struct Waiting {
     log: Arc<dyn EventReader>,
-    checkpoint: Checkpoint,
+    checkpoint: ReadCheckpoint,
     parts: Vec<Progress>,
 }
 
 impl Waiting {
-    pub(super) fn new(log: Arc<dyn EventReader>, checkpoint: Checkpoint) -> Self {
+    pub(super) fn new(log: Arc<dyn EventReader>, checkpoint: ReadCheckpoint) -> Self {
         Self { log, checkpoint, parts: Vec::new() }
     }
 
-    /// Adds a part, with its progress if it runs in this process.
+    /// Adds the part called `name`, with its progress if it runs in this process.
     pub(super) fn add(&mut self, name: &str, applied: Option<watch::Receiver<Position>>) {
         self.parts.push(Progress { name: name.to_owned(), applied });
     }
@@ -75,11 +75,11 @@ impl Waiting {
         self.parts.iter().collect()
     }
 
-    /// Returns the parts of that name, in any generation; at least one.
+    /// Returns the parts called `name`, in any generation. There is at least one.
     pub(super) fn named(&self, name: &str) -> Result<Vec<&Progress>> {
-        let parts: Vec<_> = self.parts.iter().filter(|part| part.is_of(name)).collect();
+        let parts: Vec<_> = self.parts.iter().filter(|part| part.is_named(name)).collect();
         if parts.is_empty() {
-            return Err(ErrorKind::Invalid(format!("the app has no projection {name}")).into());
+            return Err(ErrorKind::Invalid(format!("the app has no part called {name}")).into());
         }
         Ok(parts)
     }
@@ -88,7 +88,7 @@ impl Waiting {
         Ok(Goal::Position(self.log.head().await?))
     }
 
-    /// Waits until `parts` have reached the goal.
+    /// Waits until `parts` have reached `goal`, for at most `timeout`.
     pub(super) async fn wait(&self, parts: Vec<&Progress>, goal: Goal, timeout: Duration) -> Result<()> {
         let end = Instant::now() + timeout;
         let position = match goal {
@@ -115,9 +115,9 @@ impl Waiting {
         join_all(here.map(|part| part.reach(position, &self.checkpoint))).await;
     }
 
-    /// Returns the position of a commit. A store that assigns positions after the commit may not know it at once.
+    /// Returns the position of a commit. A store that assigns positions after the commit may not know it yet.
     async fn position_of(&self, token: Token, end: Instant) -> Result<Position> {
-        let mut delays = delays(FIRST_LOOK, LONGEST_LOOK);
+        let mut delays = delays(FIRST_POLL, LONGEST_POLL);
         loop {
             if let Some(position) = self.log.position_of(token.commit()).await? {
                 return Ok(position);
@@ -132,7 +132,7 @@ impl Waiting {
     }
 }
 
-/// The place in the log to wait for.
+/// The place in the log to wait for: the events of a commit, or a position.
 pub(super) enum Goal {
     Events(Token),
     Position(Position),

@@ -1,12 +1,12 @@
-//! The wire format for external consumers: one event per message, as a JSON envelope.
+//! The wire format for consumers outside this library: one message per event, with a JSON envelope as its body.
 //!
-//! The body is one object, its keys always in this order: `event_id`, `event_type`, `aggregate_type`, `aggregate_id`, `version`,
-//! `timestamp` (unix seconds), `metadata`, `payload`, `position`, `schema_version`, `recorded_at` (RFC 3339 in UTC, with microseconds).
-//! `metadata` has `source`, `correlation_id` and `causation_id`, each `null` where it is not known, and then whatever else was kept; an
-//! entry that has the name of one of these three stays in the log. Text is in UTF-8, unescaped.
+//! The body is one object. Its keys are always in this order: `event_id`, `event_type`, `aggregate_type`, `aggregate_id`, `version`,
+//! `timestamp` (Unix seconds), `metadata`, `payload`, `position`, `schema_version`, `recorded_at` (RFC 3339 in UTC, with microseconds).
+//! `metadata` starts with `source`, `correlation_id` and `causation_id`, each `null` if it is unknown, followed by all other metadata
+//! entries. An entry with one of these three names is left out of the envelope and stays in the log. Text is unescaped UTF-8.
 //!
-//! The payload stands there as it was stored; nothing here parses it. One of [`Codec::Compact`] is no JSON: then `payload` is text in
-//! base64, and the key `payload_encoding` with the value `compact` follows it.
+//! The payload is copied from the store without being parsed. A payload of [`Codec::Compact`] is not JSON: then `payload` is a base64
+//! string, followed by the key `payload_encoding` with the value `compact`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,26 +21,39 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Metadata, RecordedEvent};
 use crate::id::{EventId, EventType};
 
-/// The approximate size of an envelope without its payload, in bytes.
-const ROOM: usize = 640;
+/// Estimated size of an envelope without its payload, in bytes.
+const ENVELOPE_BYTES: usize = 640;
 
 /// The content type of every envelope.
 pub const CONTENT_TYPE: &str = "application/json";
 
-/// The names of the metadata's own fields.
-const FIELDS: [&str; 3] = ["source", "correlation_id", "causation_id"];
+/// The metadata keys that every envelope has.
+const RESERVED_KEYS: [&str; 3] = ["source", "correlation_id", "causation_id"];
 
-/// One event as a message: everything a broker's client needs to send it. Making it persistent is up to the client.
+/// One event as a broker message, with all that a client needs to send it. The client decides whether the message is persistent.
+///
+/// ```
+/// use retell::broker::envelope::Announcement;
+/// use retell::testing::store::{event, stream};
+/// use retell::{DateTime, Position, RecordedEvent, Version};
+///
+/// let noted = event(r#"{"note":"hello"}"#);
+/// let noted = RecordedEvent::new(Position::new(7), stream("1"), Version::new(1), DateTime::UNIX_EPOCH, noted);
+/// let message = Announcement::of(&noted)?;
+/// assert_eq!(message.routing_key.as_str(), "account.noted");
+/// assert!(message.body.ends_with(br#""payload":{"note":"hello"},"position":7,"schema_version":1,"recorded_at":"1970-01-01T00:00:00.000000Z"}"#));
+/// # Ok::<(), retell::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Announcement {
-    /// The routing key: the event's type.
+    /// The key to publish under: the event's type.
     pub routing_key: EventType,
     /// The envelope.
     pub body: Bytes,
     /// The content type of the body before compression.
     pub content_type: &'static str,
-    /// The compression of the body; `None` if it is not compressed.
+    /// The compression of the body, such as `zstd`; `None` if the body is not compressed.
     pub content_encoding: Option<&'static str>,
     /// The event's id.
     pub message_id: EventId,
@@ -48,7 +61,7 @@ pub struct Announcement {
     pub timestamp: u64,
     /// The event's type.
     pub event_type: EventType,
-    /// The headers, in the order of the format: `aggregate_type`, `aggregate_id`, `version`, `correlation_id` (if there is one), `position`,
+    /// The message headers in this order: `aggregate_type`, `aggregate_id`, `version`, `correlation_id` (if there is one), `position`,
     /// `schema_version`, `traceparent` (if the metadata has one).
     pub headers: Vec<(&'static str, HeaderValue)>,
 }
@@ -56,17 +69,17 @@ pub struct Announcement {
 /// The value of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeaderValue {
-    /// Text.
+    /// A string.
     Text(String),
-    /// A number.
+    /// An integer.
     Number(i64),
 }
 
 impl Announcement {
-    /// Creates the message for an event.
+    /// Creates the message for `event`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unencodable`] if some text of the event's cannot be written.
+    /// [`ErrorKind::Unencodable`] if a text of the event cannot be written as JSON.
     pub fn of(event: &RecordedEvent) -> Result<Self> {
         Ok(Self {
             routing_key: event.event.event_type.clone(),
@@ -80,8 +93,8 @@ impl Announcement {
         })
     }
 
-    /// Compresses the body with zstd if it has more than `over` bytes and becomes smaller. A body over 64 MiB stays as it is, so that a
-    /// consumer can limit what it expands.
+    /// Compresses the body with zstd if it has more than `over` bytes and gets smaller. A body over 64 MiB stays uncompressed, so that a
+    /// consumer can limit how far it decompresses input from others.
     ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if zstd is out of memory.
@@ -91,8 +104,8 @@ impl Announcement {
         if self.content_encoding.is_some() || self.body.len() <= over || self.body.len() > zip::MAX_EXPANDED {
             return Ok(self);
         }
-        let what = || ErrorKind::Unencodable(format!("the envelope of event {}", self.message_id));
-        let body = zip::compress(&self.body).map_err(|error| Error::with_source(what(), error))?;
+        let kind = || ErrorKind::Unencodable(format!("the envelope of event {}", self.message_id));
+        let body = zip::compress(&self.body).map_err(|error| Error::with_source(kind(), error))?;
         if body.len() < self.body.len() {
             Ok(Self { body: body.into(), content_encoding: Some("zstd"), ..self })
         } else {
@@ -125,7 +138,7 @@ fn headers(recorded: &RecordedEvent) -> Vec<(&'static str, HeaderValue)> {
 
 fn body(recorded: &RecordedEvent) -> Result<Vec<u8>, BoxError> {
     let RecordedEvent { position, stream, version, recorded_at, event } = recorded;
-    let mut object = Object::with_capacity(event.payload.len() + ROOM);
+    let mut object = Object::with_capacity(event.payload.len() + ENVELOPE_BYTES);
     object.field("event_id", &event.id)?;
     object.field("event_type", event.event_type.as_str())?;
     object.field("aggregate_type", stream.aggregate_type().as_str())?;
@@ -149,19 +162,19 @@ fn body(recorded: &RecordedEvent) -> Result<Vec<u8>, BoxError> {
 }
 
 fn metadata(metadata: &Metadata) -> Result<Vec<u8>, BoxError> {
-    let mut object = Object::with_capacity(ROOM);
-    let [source, correlation_id, causation_id] = FIELDS;
+    let mut object = Object::with_capacity(ENVELOPE_BYTES);
+    let [source, correlation_id, causation_id] = RESERVED_KEYS;
     object.field(source, &metadata.source)?;
     object.field(correlation_id, &metadata.correlation_id)?;
     object.field(causation_id, &metadata.causation_id)?;
-    // A key twice would be read one way by some and another way by others.
-    for (name, value) in metadata.extra.iter().filter(|(name, _)| !FIELDS.contains(&name.as_str())) {
+    // Parsers disagree on duplicate keys, so each key is written once.
+    for (name, value) in metadata.extra.iter().filter(|(name, _)| !RESERVED_KEYS.contains(&name.as_str())) {
         object.field(name, value)?;
     }
     Ok(object.end())
 }
 
-/// A JSON object as it is written: its keys keep their order, and a value can be spliced in.
+/// A JSON object under construction: keeps the order of its keys and accepts values that are already encoded.
 struct Object(Vec<u8>);
 
 impl Object {
@@ -174,7 +187,7 @@ impl Object {
         Ok(serde_json::to_writer(&mut self.0, value)?)
     }
 
-    /// A value that is JSON already.
+    /// Adds a value that is already JSON.
     fn raw(&mut self, name: &str, json: &[u8]) -> Result<(), BoxError> {
         self.key(name)?;
         self.0.extend_from_slice(json);

@@ -1,10 +1,10 @@
 //! The wire format for projection workers: one message carries a contiguous run of the log.
 //!
-//! A body is the format's number (one byte), the first position and the count (unsigned LEB128), and then the events, each in
-//! [postcard](https://postcard.jamesmunns.com/wire-format). Payloads are sent as they are stored; nothing here parses one.
-//! In format 1 the events follow uncompressed, in format 2 compressed with zstd; they expand to 64 MiB at most. The head is never
-//! compressed, so a worker that already knows a frame's events expands nothing.
-//! Since positions are contiguous, a worker sees from the first position alone whether anything is missing before a frame.
+//! A body consists of the format number (one byte), the first position and the count (unsigned LEB128), and the events, each in
+//! [postcard](https://postcard.jamesmunns.com/wire-format). Payloads are copied from the store without being parsed. Format 1 holds the
+//! events uncompressed. Format 2 holds them compressed with zstd; they expand to at most 64 MiB. The head is never compressed, so a worker
+//! that already knows the events of a frame does not expand them. Positions are contiguous, so the first position alone tells a worker
+//! whether events are missing before a frame.
 
 mod format;
 pub(crate) mod received;
@@ -25,6 +25,25 @@ use crate::id::Position;
 pub use received::ReceivedFrame;
 
 /// An encoded run of the log, ready to be sent.
+///
+/// ```
+/// use retell::broker::frame::{Frame, ReceivedFrame};
+/// use retell::testing::store::{event, stream};
+/// use retell::{DateTime, Position, RecordedEvent, Version};
+///
+/// let recorded = |position| {
+///     let version = Version::new(position);
+///     RecordedEvent::new(Position::new(position), stream("1"), version, DateTime::UNIX_EPOCH, event("{}"))
+/// };
+/// let run = [recorded(1), recorded(2), recorded(3)];
+/// let frames = Frame::split(&run, 2, 64 * 1024)?;
+/// assert_eq!(frames.len(), 2);
+///
+/// let received = ReceivedFrame::parse(frames[0].body().clone())?;
+/// assert_eq!((received.first(), received.last()), (Position::new(1), Position::new(2)));
+/// assert_eq!(received.events()?, run[..2]);
+/// # Ok::<(), retell::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     first: Position,
@@ -34,10 +53,11 @@ pub struct Frame {
 
 impl Frame {
     /// Splits a contiguous run of the log into frames of at most `max_events` events and about `max_bytes` bytes of payload. An event
-    /// larger than that gets a frame of its own.
+    /// larger than `max_bytes` gets its own frame.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the positions are not contiguous, [`ErrorKind::Unencodable`] for metadata that does not fit.
+    /// [`ErrorKind::Invalid`] if the positions are not contiguous, [`ErrorKind::Unencodable`] if the metadata of an event cannot be
+    /// encoded.
     pub fn split(events: &[RecordedEvent], max_events: usize, max_bytes: usize) -> Result<Vec<Self>> {
         let mut frames = Vec::new();
         let mut rest = events;
@@ -80,7 +100,7 @@ impl Frame {
 
     fn encode(run: &[RecordedEvent], payload_bytes: usize) -> Result<Self> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
-            return Err(ErrorKind::Invalid("a frame without events".into()).into());
+            return Err(ErrorKind::Invalid("a frame needs at least one event".into()).into());
         };
         let count = run.len() as u64;
         let head = Head { format: PLAIN, first: first.position.get(), count };
@@ -89,7 +109,7 @@ impl Frame {
         for (event, place) in run.iter().zip(0..) {
             if event.position != first.position.plus(place) {
                 let problem =
-                    format!("position {} in a frame where {} is due", event.position, first.position.plus(place));
+                    format!("a frame expects position {}, found {}", first.position.plus(place), event.position);
                 return Err(ErrorKind::Invalid(problem).into());
             }
             encode_event(event, &mut body)?;
@@ -97,9 +117,9 @@ impl Frame {
         Ok(Self { first: first.position, last: last.position, body: body.into() })
     }
 
-    /// Compresses the frame if it has more than `over` bytes and becomes smaller. Compressing a frame twice changes nothing.
+    /// Compresses the events with zstd if the body has more than `over` bytes and gets smaller. Compressing a frame twice has no effect.
     ///
-    /// A worker needs the feature `zstd` to read it. One without it rejects it, and reads the store instead.
+    /// A worker needs the feature `zstd` to read a compressed frame. A worker without it rejects the frame and reads the store instead.
     ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if zstd is out of memory.
@@ -108,7 +128,7 @@ impl Frame {
     pub fn compressed(self, over: usize) -> Result<Self> {
         let (head, events) =
             postcard::take_from_bytes::<Head>(&self.body).map_err(|error| unencodable(error.into()))?;
-        // What would not be expanded again must not be compressed.
+        // A frame that receivers would refuse to expand must not be compressed.
         if head.format != PLAIN || self.body.len() <= over || events.len() > zip::MAX_EXPANDED {
             return Ok(self);
         }
@@ -180,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_carry_every_field_and_split_by_count_and_bytes() {
+    fn frames_keep_every_field_and_split_by_count_and_bytes() {
         let events: Vec<_> = (5..12).map(|position| event(position, 100)).collect();
         for (max_events, max_bytes, frames) in [(3, 10_000, 3), (100, 250, 4), (100, 1, 7), (100, 10_000, 1), (0, 0, 7)]
         {
@@ -197,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_with_a_hole_is_refused() {
+    fn a_run_with_a_gap_is_refused() {
         let error = Frame::split(&[event(1, 1), event(3, 1)], 10, 1000).unwrap_err();
-        assert_eq!(error.to_string(), "invalid input: position 3 in a frame where 2 is due");
+        assert_eq!(error.to_string(), "invalid input: a frame expects position 2, found 3");
     }
 
     #[test]
-    fn junk_and_every_truncation_is_a_bad_frame() {
+    fn garbage_and_every_truncation_is_a_bad_frame() {
         let body = Frame::split(&[event(1, 30), event(2, 30)], 10, 1000).unwrap().remove(0).body;
         let parse = |body: Bytes| ReceivedFrame::parse(body).and_then(|frame| frame.events());
         for end in 0..body.len() {
@@ -213,7 +233,7 @@ mod tests {
         assert_eq!(parse(longer.into()).unwrap_err().to_string(), "not a frame: 1 bytes left over");
         assert_eq!(
             parse(Bytes::from_static(b"{\"a\":1}")).unwrap_err().to_string(),
-            "not a frame: format 123, known are 1 and 2"
+            "not a frame: unknown format 123, supported are 1 and 2"
         );
         let counts_too_many = [PLAIN, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
         assert!(parse(Bytes::copy_from_slice(&counts_too_many)).is_err());
@@ -222,7 +242,7 @@ mod tests {
     mod compressed {
         use super::*;
 
-        /// A body of format 2 whose events are whatever is given.
+        /// Returns a body in format 2 with any bytes as its events.
         fn body(count: u64, events: &[u8]) -> Bytes {
             let mut body = Vec::new();
             encode_part(&Head { format: COMPRESSED, first: 1, count }, &mut body).unwrap();
@@ -235,20 +255,20 @@ mod tests {
         }
 
         #[test]
-        fn a_compressed_frame_is_smaller_and_reads_as_the_plain_one_does() {
+        fn compressed_frame_is_smaller_and_decodes_the_same() {
             let sent: Vec<_> = (5..105).map(|position| event(position, 1000)).collect();
             let plain = Frame::split(&sent, 100, 1 << 20).unwrap().remove(0);
             let compressed = plain.clone().compressed(1000).unwrap();
             assert!(compressed.body.len() < plain.body.len() / 5, "{} bytes", compressed.body.len());
             assert_eq!((compressed.first, compressed.last), (plain.first, plain.last));
-            assert_eq!(compressed.clone().compressed(0).unwrap(), compressed, "once is enough");
+            assert_eq!(compressed.clone().compressed(0).unwrap(), compressed, "compressing twice changes nothing");
             let received = ReceivedFrame::parse(compressed.body).unwrap();
             assert_eq!((received.first(), received.last()), (plain.first, plain.last));
             assert_eq!(received.events().unwrap(), sent);
         }
 
         #[test]
-        fn what_is_small_or_does_not_shrink_stays_as_it_is() {
+        fn small_or_incompressible_frame_stays_plain() {
             let frame = |payload| {
                 let mut event = event(1, 0);
                 event.event.payload = payload;
@@ -268,7 +288,7 @@ mod tests {
         }
 
         #[test]
-        fn what_could_not_be_expanded_is_never_compressed() {
+        fn frame_too_large_to_expand_is_never_compressed() {
             let large = Frame::split(&[event(1, zip::MAX_EXPANDED)], 1, 1).unwrap().remove(0);
             assert!(large.clone().compressed(0).unwrap() == large);
             let largest = Frame::split(&[event(1, zip::MAX_EXPANDED - 1000)], 1, 1).unwrap().remove(0);
@@ -278,7 +298,7 @@ mod tests {
         }
 
         #[test]
-        fn junk_and_every_truncation_is_a_bad_frame() {
+        fn garbage_and_every_truncation_is_a_bad_frame() {
             let plain = Frame::split(&[event(1, 300), event(2, 300)], 10, 1000).unwrap().remove(0).body;
             let head = 3;
             let whole = body(2, &plain[head..]);
@@ -306,19 +326,19 @@ mod tests {
         }
 
         #[test]
-        fn a_bomb_is_refused_before_it_goes_off() {
+        fn decompression_bomb_is_refused() {
             let bomb = body(1, &vec![0; zip::MAX_EXPANDED + 1]);
             assert!(bomb.len() < 10_000, "{} bytes", bomb.len());
             let error = events(bomb).unwrap_err();
-            assert_eq!(error.to_string(), "not a frame: it expands to more than 67108864 bytes");
+            assert_eq!(error.to_string(), "not a frame: the content expands to more than 67108864 bytes");
         }
     }
 
     #[cfg(not(feature = "zstd"))]
     #[test]
-    fn a_compressed_frame_is_refused_where_the_feature_is_missing() {
+    fn compressed_frame_is_refused_without_the_feature() {
         let frame = ReceivedFrame::parse(Bytes::from_static(&[COMPRESSED, 1, 1, 0])).unwrap();
-        let problem = "it is compressed, and this program is built without the feature `zstd`";
+        let problem = "the frame is compressed, and this program was built without the feature `zstd`";
         assert_eq!(frame.events().unwrap_err().to_string(), format!("not a frame: {problem}"));
     }
 }

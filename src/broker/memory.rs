@@ -1,4 +1,4 @@
-//! A broker within the process, with the manners of a real one: bounded queues that drop, redelivery of what was not acknowledged.
+//! A broker inside the process that behaves like a real one: bounded queues that drop messages, and redelivery of unacknowledged ones.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -17,10 +17,32 @@ use crate::broker::{
 use crate::error::Result;
 use crate::id::ProjectionName;
 
-/// Messages a queue holds by default. A message shares its bytes with the other queues.
-const QUEUE: usize = 256;
+/// Default number of messages in a queue. The queues share the bytes of a message.
+const DEFAULT_CAPACITY: usize = 256;
 
-/// Queues in memory. Cloning gives another handle.
+/// A broker that keeps its queues in memory. Clones share the same queues.
+///
+/// ```
+/// use retell::broker::frame::Frame;
+/// use retell::broker::{Consumer, Consumption, Publisher};
+/// use retell::testing::store::{event, stream};
+/// use retell::{Broker, DateTime, MemoryBroker, Position, ProjectionName, RecordedEvent, Version};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), retell::BoxError> {
+/// let broker = MemoryBroker::new();
+/// let mut consumer = broker.subscribe(&ProjectionName::new("sales")?, Consumption::Sole).await?;
+///
+/// let event = RecordedEvent::new(Position::new(1), stream("1"), Version::new(1), DateTime::UNIX_EPOCH, event("{}"));
+/// let frames = Frame::split(&[event], 100, 64 * 1024)?;
+/// broker.publish(&frames).await?.await?;
+///
+/// let deliveries = consumer.next(10).await?;
+/// assert_eq!(&deliveries[0].body, frames[0].body());
+/// consumer.ack_through(deliveries[0].tag).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct MemoryBroker {
     queues: Arc<Mutex<Queues>>,
@@ -31,16 +53,16 @@ pub struct MemoryBroker {
 impl MemoryBroker {
     /// Creates a broker whose queues hold 256 messages.
     pub fn new() -> Self {
-        Self::with_capacity(QUEUE)
+        Self::with_capacity(DEFAULT_CAPACITY)
     }
 
-    /// Creates a broker whose queues hold up to `messages`. A message for a full queue is dropped: the worker finds the gap and reads the
-    /// store instead, so a slow worker never fills the memory.
+    /// Creates a broker whose queues hold at most `messages` messages. A message for a full queue is dropped: the worker notices the gap
+    /// and reads the store instead, so a slow worker never fills the memory.
     pub fn with_capacity(messages: usize) -> Self {
         Self { queues: Arc::default(), capacity: messages, dead_letters: Arc::default() }
     }
 
-    /// Returns the dead letters, in the order they came.
+    /// Returns the dead letters in the order in which they arrived.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         self.letters().clone()
     }
@@ -122,7 +144,7 @@ struct MemoryConsumer {
 impl Consumer for MemoryConsumer {
     async fn next(&mut self, limit: usize) -> Result<Vec<Delivery>> {
         loop {
-            // Made before looking, so that a message that comes in between wakes it.
+            // Registered before the queue is checked, so that a message that arrives in between is not missed.
             let queue = self.queue.clone();
             let arrived = queue.arrived.notified();
             let (bodies, rest): (Vec<_>, _) = {
@@ -131,7 +153,7 @@ impl Consumer for MemoryConsumer {
                 (messages.drain(..count).collect(), messages.len())
             };
             if rest > 0 {
-                // Publishing wakes one consumer. What that one leaves is for the next.
+                // Publishing wakes one consumer. Wake the next one for the messages that remain.
                 queue.arrived.notify_one();
             }
             if !bodies.is_empty() {

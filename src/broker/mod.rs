@@ -1,4 +1,4 @@
-//! The ports of transport. A broker is the fast path: whatever it loses, doubles or reorders costs time, never an event.
+//! The ports of the transport. A broker is only the fast path: lost, duplicated or reordered messages cost time, never an event.
 
 pub mod envelope;
 pub mod frame;
@@ -20,43 +20,67 @@ use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
 
-/// Waits until the broker has taken responsibility for everything that one call has sent. Holds none of it; dropped, it takes nothing back.
+/// Completes when the broker has taken responsibility for everything that one call has sent. It holds none of the messages, and dropping it
+/// does not withdraw them.
 ///
-/// Its errors are those of the call: what was sent is in doubt then. Sending it again is safe.
+/// An error means that the broker may or may not have the messages. Sending them again is safe.
 pub type Confirm<T = ()> = BoxFuture<'static, Result<T>>;
 
-/// Sends frames to every queue.
+/// Sends frames to the queues of all projections. [`MemoryBroker`](memory::MemoryBroker) shows its use.
 #[async_trait]
 pub trait Publisher: Send + Sync + 'static {
-    /// Sends frames, after those of earlier calls, and returns before the broker confirms them: more can be sent meanwhile.
+    /// Returns once `frames` are on their way, after those of earlier calls. The caller may send more before the broker confirms them.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) or [`ErrorKind::Closed`](crate::ErrorKind::Closed): some may have been
-    /// sent. Sending them again is safe.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) or [`ErrorKind::Closed`](crate::ErrorKind::Closed). Some frames may have been
+    /// sent; sending them again is safe.
     ///
     /// # Cancel safety
-    /// A dropped call may have sent some.
+    /// A dropped call may have sent some of the frames.
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm>;
 }
 
-/// Sends events one by one, for external consumers: those that are no projection of this library.
+/// Publishes one message per event, for consumers outside this library.
+///
+/// ```
+/// use futures::FutureExt;
+/// use futures::future::ready;
+/// use retell::broker::envelope::Announcement;
+/// use retell::broker::{Announced, Announcer, Confirm};
+/// use retell::{RecordedEvent, Result, async_trait};
+///
+/// /// Prints every event.
+/// struct Console;
+///
+/// #[async_trait]
+/// impl Announcer for Console {
+///     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
+///         for event in events {
+///             let message = Announcement::of(event)?;
+///             println!("{}: {}", message.routing_key, String::from_utf8_lossy(&message.body));
+///         }
+///         Ok(ready(Ok(Announced::default())).boxed())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Announcer: Send + Sync + 'static {
-    /// Sends events, after those of earlier calls, and returns before the broker confirms them: more can be sent meanwhile.
+    /// Returns once the messages for `events` are on their way, after those of earlier calls. The caller may send more before the broker
+    /// confirms them.
     ///
     /// # Errors
-    /// As [`Publisher::publish`].
+    /// The errors of [`Publisher::publish`].
     ///
     /// # Cancel safety
-    /// A dropped call may have sent some.
+    /// A dropped call may have sent some of the messages.
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>>;
 }
 
-/// The outcome of announced events.
+/// The outcome of announcing events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Announced {
-    /// The count of those that no queue wanted. The broker has confirmed and discarded them.
+    /// Number of events that no queue is bound for. The broker has confirmed and discarded them.
     pub unroutable: u64,
 }
 
@@ -67,21 +91,21 @@ impl Announced {
     }
 }
 
-/// Gives each projection a queue of its own.
+/// Provides a queue for each projection. [`MemoryBroker`](memory::MemoryBroker) shows its use.
 #[async_trait]
 pub trait Broker: Publisher {
-    /// Subscribes to the projection's queue. The queue is created if it does not exist, and gets every frame published from then on. A
-    /// projection has one queue for each kind of consumption.
+    /// Subscribes to the queue of `projection`. Creates the queue if it does not exist; from then on it gets every published frame. Each
+    /// kind of consumption has its own queue.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is unreachable.
     async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>>;
 }
 
 /// How the consumers of one queue share its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Consumption {
-    /// One consumer gets every message, in order. A broker may let the others wait until it leaves.
+    /// One consumer at a time gets every message, in order. The others may wait as standbys until it stops.
     Sole,
     /// The consumers compete: each message goes to one of them.
     Shared,
@@ -108,17 +132,33 @@ impl<B: Broker + ?Sized> Broker for Arc<B> {
     }
 }
 
-/// Stores copies of dead-lettered events for people to look at. The aggregate stays parked in the read model's database and is retried from
-/// there.
+/// Keeps copies of the events that a projection has given up on, for operators to inspect. The aggregate itself stays parked in the read
+/// model's database and is resumed from there.
+///
+/// ```
+/// use retell::broker::{DeadLetter, DeadLetters};
+/// use retell::{Result, async_trait};
+///
+/// /// Prints dead letters for an operator.
+/// struct Console;
+///
+/// #[async_trait]
+/// impl DeadLetters for Console {
+///     async fn add(&self, letter: &DeadLetter) -> Result<()> {
+///         eprintln!("{} gave up on {}: {}", letter.projection, letter.event.stream, letter.reason);
+///         Ok(())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Adds a letter and returns once it is safe. The same letter may be added again.
+    /// Stores `letter` and returns once it is durable. The same letter may arrive more than once.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the letters are out of reach: the worker adds it again later.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the dead letters are unreachable; the letter is sent again later.
     ///
     /// # Cancel safety
-    /// A dropped call may have added the letter.
+    /// A dropped call may have stored the letter.
     async fn add(&self, letter: &DeadLetter) -> Result<()>;
 }
 
@@ -129,17 +169,17 @@ impl<D: DeadLetters + ?Sized> DeadLetters for Arc<D> {
     }
 }
 
-/// An event that a projection has failed on too often.
+/// An event that a projection has given up on after too many failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// The projection that failed.
     pub projection: ProjectionName,
-    /// The event, as the log has it.
+    /// The event as it is in the log.
     pub event: RecordedEvent,
     /// The error of the last attempt, with its causes.
     pub reason: String,
-    /// The count of failed attempts.
+    /// Number of failed attempts on the aggregate.
     pub attempts: u32,
 }
 
@@ -150,32 +190,33 @@ impl DeadLetter {
     }
 }
 
-/// Receives from one queue. What was not acknowledged when it is dropped is delivered again.
+/// Receives the messages of one queue. The broker redelivers the unacknowledged messages of a dropped consumer.
+/// [`MemoryBroker`](memory::MemoryBroker) shows its use.
 #[async_trait]
 pub trait Consumer: Send + 'static {
-    /// Waits for at least one message and returns up to `limit` of those that are there.
+    /// Waits for at least one message, then returns up to `limit` messages that are available.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the connection is lost: subscribe again.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the connection is lost; the caller subscribes again.
     ///
     /// # Cancel safety
     /// A dropped call loses no message.
     async fn next(&mut self, limit: usize) -> Result<Vec<Delivery>>;
 
-    /// Acknowledges everything up to and including a delivery.
+    /// Acknowledges all deliveries up to and including `tag`.
     ///
     /// # Errors
-    /// As [`next`](Self::next); the messages come again then.
+    /// The errors of [`next`](Self::next); the broker then redelivers the messages.
     async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()>;
 
-    /// Moves a message that is not a frame to the dead letters, never back to the queue.
+    /// Moves a message that is not a valid frame to the dead letters, with `reason`. The message does not return to the queue.
     ///
     /// # Errors
-    /// As [`next`](Self::next); the message comes again then.
+    /// The errors of [`next`](Self::next); the broker then redelivers the message.
     async fn reject(&mut self, delivery: Delivery, reason: &str) -> Result<()>;
 }
 
-/// Numbers the deliveries of one consumer, in increasing order.
+/// Identifies a delivery of one consumer. Tags increase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeliveryTag(u64);
 
@@ -191,13 +232,13 @@ impl DeliveryTag {
     }
 }
 
-/// A message as it was delivered.
+/// A received message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// Identifies the delivery when it is acknowledged.
+    /// The tag to acknowledge this message with.
     pub tag: DeliveryTag,
-    /// The body: a frame, if the message comes from a relay.
+    /// The body: a frame, if the message comes from a relay of this library.
     pub body: Bytes,
 }
 

@@ -1,19 +1,19 @@
-//! The three kinds of type in this module: a checked text, a number, and a UUID. Each macro writes one of them, with its conversions.
+//! Macros that define the three kinds of id type, with their conversions: a checked name, a number, and a UUID.
 
-/// Defines a text that is checked when it is parsed.
+/// Defines a name that is checked when it is created. `$kind` names it in error messages.
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal) => {
+    ($(#[$doc:meta])* $type:ident, $kind:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $type(::std::sync::Arc<str>);
 
         impl $type {
-            /// Parses a name of 1 to [`MAX_NAME_BYTES`](crate::id::MAX_NAME_BYTES) bytes without NUL characters.
+            /// Creates a name of 1 to [`MAX_NAME_BYTES`](crate::id::MAX_NAME_BYTES) bytes without NUL characters.
             ///
             /// # Errors
-            /// [`InvalidName`](crate::id::InvalidName) says which of the three rules is broken.
+            /// Returns an [`InvalidName`](crate::id::InvalidName) that says which of the three rules is broken.
             pub fn new(text: impl AsRef<str>) -> Result<Self, $crate::id::InvalidName> {
-                $crate::id::parse_name($what, text.as_ref()).map(Self)
+                $crate::id::parse_name($kind, text.as_ref()).map(Self)
             }
 
             /// Returns the name as text.
@@ -40,7 +40,7 @@ macro_rules! name {
             }
         }
 
-        // Sound: the derived `Eq`, `Ord` and `Hash` are those of the text.
+        // Sound: the derived `Eq`, `Ord` and `Hash` agree with those of the text.
         impl ::std::borrow::Borrow<str> for $type {
             fn borrow(&self) -> &str {
                 &self.0
@@ -80,7 +80,7 @@ macro_rules! name {
             }
         }
 
-        // A function that takes `impl TryInto` does not dereference: this and the next one accept `&id` too.
+        // Functions that take `impl TryInto` do not dereference, so this impl and the next one let them accept `&id`.
         impl TryFrom<&String> for $type {
             type Error = $crate::id::InvalidName;
             fn try_from(text: &String) -> Result<Self, $crate::id::InvalidName> {
@@ -96,7 +96,7 @@ macro_rules! name {
     };
 }
 
-/// Defines a number that does not mix with others.
+/// Defines a number that does not mix with other numbers.
 macro_rules! number {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
@@ -107,15 +107,15 @@ macro_rules! number {
         pub struct $type(u64);
 
         impl $type {
-            /// The number before the first.
+            /// The number before the first number.
             pub const ZERO: Self = Self(0);
 
-            /// Wraps a number.
+            /// Creates a value from a plain number.
             pub const fn new(number: u64) -> Self {
                 Self(number)
             }
 
-            /// Returns the number.
+            /// Returns the plain number.
             pub const fn get(self) -> u64 {
                 self.0
             }
@@ -126,13 +126,13 @@ macro_rules! number {
                 self.plus(1)
             }
 
-            /// Returns the number `count` after this one.
+            /// Returns the number `count` steps after this one.
             #[must_use]
             pub const fn plus(self, count: u64) -> Self {
                 Self(self.0.saturating_add(count))
             }
 
-            /// Returns how many numbers this is after `earlier`; zero if `earlier` is not earlier.
+            /// Returns the distance from `earlier` to this number; zero if `earlier` is not earlier.
             pub const fn since(self, earlier: Self) -> u64 {
                 self.0.saturating_sub(earlier.0)
             }
@@ -165,7 +165,7 @@ macro_rules! number {
     };
 }
 
-/// Defines a UUID that does not mix with others.
+/// Defines a UUID that does not mix with other ids.
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
@@ -174,7 +174,7 @@ macro_rules! uuid_id {
         pub struct $type(::uuid::Uuid);
 
         impl $type {
-            /// Creates an id: UUID version 7, ordered by the time of its creation.
+            /// Creates an id from a new UUID version 7. Ids sort by the time of their creation.
             pub fn generate() -> Self {
                 Self(::uuid::Uuid::now_v7())
             }

@@ -1,4 +1,4 @@
-//! One process as an aggregate: its state and its deadlines, retold from the steps in its stream.
+//! One process as an aggregate: its state and its deadlines, rebuilt from the steps in its stream.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,51 +15,51 @@ use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, Stored
 use crate::id::{AggregateId, IdempotencyKey};
 use crate::process::{Effects, Process};
 
-/// Names what led to a step. That of an event is the event's id, and the others follow from the step that they belong to: so they are the
-/// same each time.
+/// Identifies the cause of a step. The trigger of an event is the event's id. All other triggers are derived from the step that they belong
+/// to, so each attempt gets the same ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trigger(Uuid);
 
 impl Trigger {
-    /// The command at a place of the step.
+    /// Returns the trigger of the command at index `place` of the step.
     pub(crate) fn command(self, place: usize) -> Self {
-        self.follow(&format!("command {place}"))
+        self.derive(&format!("command {place}"))
     }
 
-    /// That this command was refused.
+    /// Returns the trigger of the refusal of this command.
     pub(super) fn rejected(self) -> Self {
-        self.follow("rejected")
+        self.derive("rejected")
     }
 
-    /// A deadline that the step has set.
+    /// Returns the trigger of the deadline called `name` that the step sets.
     fn deadline(self, name: &str) -> Self {
-        self.follow(&format!("deadline {name}"))
+        self.derive(&format!("deadline {name}"))
     }
 
-    fn follow(self, what: &str) -> Self {
-        Self(Uuid::new_v5(&self.0, what.as_bytes()))
+    fn derive(self, label: &str) -> Self {
+        Self(Uuid::new_v5(&self.0, label.as_bytes()))
     }
 
-    /// For the append that records it, or the command.
+    /// Returns the idempotency key of the append that records the step, or of the command.
     pub(super) fn key<P: Process>(self) -> Result<IdempotencyKey> {
         Ok(IdempotencyKey::new(format!("process:{}:{}", P::NAME, self.0.simple()))?)
     }
 }
 
-/// What a process has decided at once.
-// A step whose fields are not all known is refused: passed over, a state would be lost.
+/// One decision of a process, recorded as one event.
+// An unknown field is an error: a reader that ignored it could lose a state.
 #[derive(Serialize, Deserialize)]
 #[serde(bound = "", deny_unknown_fields)]
 pub(crate) struct Step<P: Process> {
-    /// The state from now on, if it has changed.
+    /// The new state, if it has changed.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "present")]
     pub(super) state: Option<P::State>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) commands: Vec<P::Command>,
-    /// Deadlines from now on.
+    /// The deadlines that this step sets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) set: Vec<Pending>,
-    /// Deadlines that have passed, are cancelled or set anew.
+    /// The deadlines that have passed, or that this step cancels or replaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) ended: Vec<Pending>,
 }
@@ -71,7 +71,7 @@ impl<P: Process> Clone for Step<P> {
     }
 }
 
-/// A field that is there holds a state, also if that state is written as `null`.
+/// Reads a field that is present as a state, even if the state is written as `null`.
 mod present {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -119,10 +119,10 @@ impl<P: Process> Event for Step<P> {
     }
 }
 
-/// The stored name says nothing of the process: that is the stream's type.
+/// The stored name does not name the process, because the aggregate type of the stream does.
 const STEPPED: EventSchema = EventSchema { name: "process.stepped", version: 1, codec: Codec::Json };
 
-/// A process as of its last step.
+/// The state and the pending deadlines of a process, as of its last step.
 pub(crate) struct Instance<P: Process> {
     state: P::State,
     deadlines: BTreeMap<String, Pending>,
@@ -142,7 +142,7 @@ impl<P: Process> Clone for Instance<P> {
 
 impl<P: Process> Aggregate for Instance<P> {
     const TYPE: &'static str = P::NAME;
-    // A process is short.
+    // The stream of a process is short.
     const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy::Never;
     const FINGERPRINT: u64 = 0;
     type Event = Step<P>;
@@ -168,22 +168,22 @@ impl<P: Process> Aggregate for Instance<P> {
     }
 }
 
-/// What there is to decide about.
+/// The cause of a decision.
 enum Cause<'d, P: Process> {
     Event(&'d Envelope<P::Event>),
-    /// This deadline has passed.
+    /// A deadline that has passed.
     Passed(&'d Pending),
-    /// This command was refused, for this reason.
+    /// A refused command, and the reason.
     Rejected(&'d P::Command, &'d str),
 }
 
-/// The one command of an instance: to decide what something leads to.
+/// The only command of an [`Instance`]: decide what a cause leads to.
 pub(crate) struct Decision<'d, P: Process> {
     process: &'d P,
     pub(super) key: &'d AggregateId,
     trigger: Trigger,
     cause: Cause<'d, P>,
-    /// What it was at the last attempt: that one was recorded, if any was.
+    /// The step of the last attempt. If an attempt was recorded, it was the last one.
     step: Mutex<Option<Step<P>>>,
 }
 
@@ -192,16 +192,17 @@ impl<'d, P: Process> Decision<'d, P> {
         Self { process, key, trigger, cause, step: Mutex::default() }
     }
 
+    /// Creates the decision on an event.
     pub(crate) fn on_event(process: &'d P, key: &'d AggregateId, event: &'d Envelope<P::Event>) -> Self {
         Self::new(process, key, Trigger(*event.id.as_uuid()), Cause::Event(event))
     }
 
-    /// There is nothing to decide when it is not pending any more.
+    /// Creates the decision on a deadline that has passed. It leads to no step if the deadline is no longer pending.
     pub(crate) fn on_passed(process: &'d P, key: &'d AggregateId, passed: &'d Pending) -> Self {
         Self::new(process, key, Trigger(passed.id), Cause::Passed(passed))
     }
 
-    /// About a command that is named by `sent`.
+    /// Creates the decision on the refusal of `command`. `sent` is the trigger of the command.
     pub(crate) fn on_rejected(
         process: &'d P,
         key: &'d AggregateId,
@@ -212,7 +213,7 @@ impl<'d, P: Process> Decision<'d, P> {
         Self::new(process, key, sent.rejected(), Cause::Rejected(command, reason))
     }
 
-    /// Names the step that it leads to.
+    /// Returns the trigger of the step that the decision leads to.
     pub(crate) fn trigger(&self) -> Trigger {
         self.trigger
     }
@@ -222,7 +223,7 @@ impl<'d, P: Process> Decision<'d, P> {
     }
 
     fn decide(&self, state: &mut P::State) -> Effects<P::Command> {
-        let mut effects = Effects::none(self.key.clone());
+        let mut effects = Effects::new(self.key.clone());
         match self.cause {
             Cause::Event(event) => self.process.on_event(state, event, &mut effects),
             Cause::Passed(passed) => self.process.on_deadline(state, &passed.name, &mut effects),
@@ -253,7 +254,7 @@ impl<P: Process> Instance<P> {
         let effects = decision.decide(&mut state);
         let mut set: Vec<Pending> = Vec::new();
         for (name, at) in effects.deadlines {
-            // The last word on a name counts.
+            // If the same deadline is set or canceled several times, the last call counts.
             set.retain(|before| before.name != name);
             ended.extend(pending.remove(&name));
             if let Some(at) = at {
@@ -270,7 +271,7 @@ impl<P: Process> Instance<P> {
         &self.state
     }
 
-    /// The deadlines that have not passed, by name.
+    /// Returns the deadlines that have not passed, ordered by name.
     pub(crate) fn pending(&self) -> impl Iterator<Item = &Pending> {
         self.deadlines.values()
     }

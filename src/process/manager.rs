@@ -1,4 +1,4 @@
-//! Runs a kind of process: a worker for the events, and beside it a watch over the deadlines.
+//! Runs a kind of process: one worker for its events and one watcher for its deadlines.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -32,25 +32,26 @@ use crate::worker::caught_up::CaughtUp;
 use crate::worker::options::WorkerOptions;
 use crate::worker::parking::reason;
 
-/// Processes that are dealt with at the same time: their appends share commits.
-const AT_ONCE: usize = 128;
+/// Maximum number of processes handled concurrently: their appends share commits.
+const MAX_CONCURRENT: usize = 128;
 
-/// Events of a batch: about two turns of `AT_ONCE`, so that its transaction is not open for long, and few wait at its end for the slowest.
+/// Events per batch: about two rounds of `MAX_CONCURRENT`, so that the transaction stays short and few processes wait for the slowest.
 const BATCH_EVENTS: usize = 250;
 
-/// Deadlines that are looked up at once.
-const DUE_AT_ONCE: usize = 256;
+/// Deadlines read per query.
+const DUE_PER_QUERY: usize = 256;
 
-/// The first wait before deadlines that could not be read are read again.
-const FIRST_WAIT: Duration = Duration::from_millis(5);
+/// First delay before a failed read of deadlines is retried.
+const FIRST_DELAY: Duration = Duration::from_millis(5);
 
-/// The longest wait of a deadline that cannot be dealt with, in seconds.
-const LONGEST_WAIT: u32 = 300;
+/// Longest delay, in seconds, before a deadline whose step failed is retried.
+const MAX_DELAY_SECS: u32 = 300;
 
-/// Follows the log for one kind of process. As many of it as you like, in one program or many: each event and each deadline leads to one step.
+/// Runs the steps of one kind of process: follows the log and watches deadlines. Any number of managers may run, in one program or in many:
+/// each event and each deadline leads to one step.
 ///
-/// It takes events in log order. An event that fails for good parks its aggregate, as with any projection, and later events of other
-/// aggregates go on: also those of the same process.
+/// Events are handled in log order. An event that keeps failing parks its aggregate, as with any projection, and later events of other
+/// aggregates continue, including those of the same process.
 pub struct ProcessManager<P: Process, M: DeadlineStore> {
     steps: Arc<Steps<P>>,
     models: M,
@@ -65,10 +66,11 @@ impl<P: Process, M: DeadlineStore> std::fmt::Debug for ProcessManager<P, M> {
 }
 
 impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
-    /// Steps are written to `store`, where the events come from; deadlines and the checkpoint to `models`. On SQLite these lie in a file of
-    /// their own, not in the log's: a transaction on them is open while steps are appended.
+    /// Creates a manager that reads events from `store` and appends steps to it, and keeps deadlines and its checkpoint in `models`. On
+    /// SQLite, `models` must be in a separate file from the log: a transaction on it is open while steps are appended.
     ///
-    /// In transactions of up to 250 events, since their commands are sent meanwhile; deadlines are looked for every second.
+    /// By default a transaction covers up to 250 events, since their commands are sent while it is open, and deadlines are checked every
+    /// second.
     pub fn new(process: P, store: impl EventStore, models: M) -> Self {
         let store: Arc<dyn EventStore> = Arc::new(store);
         let instances = Repository::over(store.clone());
@@ -78,45 +80,45 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         Self { steps, models, worker, look: Duration::from_secs(1) }
     }
 
-    /// Takes the fast path over a broker as well.
+    /// Also receives events from `broker`, the fast path.
     pub fn with_broker(mut self, broker: impl Broker) -> Self {
         self.worker = self.worker.with_broker(broker);
         self
     }
 
-    /// Has a copy of the failing event of each aggregate that is given up.
+    /// Sends a dead letter for each aggregate that is given up: a copy of the event that fails.
     pub fn with_dead_letters(mut self, dead_letters: impl DeadLetters) -> Self {
         self.worker = self.worker.with_dead_letters(dead_letters);
         self
     }
 
-    /// Other settings for following the log.
+    /// Replaces the settings of the worker that follows the log.
     pub fn with_options(mut self, options: WorkerOptions) -> Self {
         self.worker = self.worker.with_options(options);
         self
     }
 
-    /// How often to look for deadlines that have passed.
+    /// Checks for deadlines that have passed every `look`.
     pub fn with_look(mut self, look: Duration) -> Self {
         self.look = look;
         self
     }
 
-    /// The position up to which every event has led to its step, and the commands of that are sent.
+    /// Watches the position up to which every event has led to its step and the commands of those steps are sent.
     pub fn applied(&self) -> watch::Receiver<Position> {
         self.worker.applied()
     }
 
-    /// Follows the log and watches the deadlines until told to stop; finishes what is under way first.
+    /// Follows the log and watches the deadlines until `stop` is cancelled; finishes work in progress first.
     ///
     /// # Errors
     /// As [`Worker::run`].
     ///
     /// # Cancel safety
-    /// May be dropped at any time: what was under way is taken up where it was.
+    /// May be dropped at any time: the next run resumes unfinished work.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
         let name = ProjectionName::new(P::NAME)?;
-        // A part that fails stops the other one.
+        // If either half fails, stop the other.
         let ended = stop.child_token();
         let follow = async {
             let done = self.worker.run(ended.clone()).await;
@@ -132,8 +134,8 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         followed.and(watched)
     }
 
-    /// Takes the step of every event that is in the log now, sends the commands of these steps, and then handles the deadlines that have passed.
-    /// Returns how far it is and what is parked, as [`Worker::catch_up`].
+    /// Takes the step of every event now in the log, sends the commands of these steps, and then handles the deadlines that have passed.
+    /// Returns the position reached and the parked aggregates, as [`Worker::catch_up`].
     ///
     /// # Errors
     /// As [`Worker::run`].
@@ -153,14 +155,14 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         Ok(caught_up)
     }
 
-    /// Handles the deadlines that have passed as of this call. One that cannot be dealt with is postponed, and so not read again.
+    /// Handles the deadlines that have passed at the time of this call. A deadline whose step fails is postponed, so it is not read again.
     async fn handle_deadlines(&self) -> Result<()> {
         let (name, now, never) = (ProjectionName::new(P::NAME)?, Utc::now(), CancellationToken::new());
         loop {
-            let look = || self.models.due_deadlines(&name, now, DUE_AT_ONCE);
-            let due = retry_transient(&never, delays(FIRST_WAIT, self.look), look).await?;
-            let is_last = due.len() < DUE_AT_ONCE;
-            stream::iter(due).for_each_concurrent(AT_ONCE, |deadline| self.pass(&name, deadline)).await;
+            let look = || self.models.due_deadlines(&name, now, DUE_PER_QUERY);
+            let due = retry_transient(&never, delays(FIRST_DELAY, self.look), look).await?;
+            let is_last = due.len() < DUE_PER_QUERY;
+            stream::iter(due).for_each_concurrent(MAX_CONCURRENT, |deadline| self.pass(&name, deadline)).await;
             if is_last {
                 return Ok(());
             }
@@ -169,10 +171,10 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
 
     async fn watch(&self, name: &ProjectionName, stop: &CancellationToken) -> Result<()> {
         while !stop.is_cancelled() {
-            let full = match self.models.due_deadlines(name, Utc::now(), DUE_AT_ONCE).await {
+            let full = match self.models.due_deadlines(name, Utc::now(), DUE_PER_QUERY).await {
                 Ok(due) => {
-                    let full = due.len() == DUE_AT_ONCE;
-                    stream::iter(due).for_each_concurrent(AT_ONCE, |deadline| self.pass(name, deadline)).await;
+                    let full = due.len() == DUE_PER_QUERY;
+                    stream::iter(due).for_each_concurrent(MAX_CONCURRENT, |deadline| self.pass(name, deadline)).await;
                     full
                 }
                 Err(error) if error.is_transient() => false,
@@ -185,7 +187,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         Ok(())
     }
 
-    /// A deadline that cannot be dealt with comes again. Where not even that can be written, it is still there.
+    /// Handles one deadline, and postpones it if its step fails. If even the postponement cannot be written, the deadline is still due.
     async fn pass(&self, name: &ProjectionName, deadline: Deadline) {
         let passed = async {
             let mut changes = self.steps.pass(&deadline).await?;
@@ -193,7 +195,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
             self.models.settle_deadlines(name, &changes).await
         };
         if let Err(error) = passed.await {
-            let wait = Duration::from_secs(LONGEST_WAIT.min(1 << deadline.attempts.min(16)).into());
+            let wait = Duration::from_secs(MAX_DELAY_SECS.min(1 << deadline.attempts.min(16)).into());
             drop(self.models.postpone_deadline(name, deadline.id, Utc::now() + wait, &reason(&error)).await);
         }
     }
@@ -203,7 +205,7 @@ fn options() -> WorkerOptions {
     WorkerOptions::new().with_batch_events(BATCH_EVENTS)
 }
 
-/// The events, as a projection that writes nothing but deadlines.
+/// The projection that follows the events and writes only deadlines.
 struct Following<P: Process, M> {
     steps: Arc<Steps<P>>,
     models: M,
@@ -223,7 +225,7 @@ impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
         self.apply_batch(tx, vec![event]).await
     }
 
-    /// Those of one process in order, and those of several at the same time.
+    /// Handles the events of one process in order, and several processes concurrently.
     async fn apply_batch(&self, tx: &mut M::Tx, events: Vec<Envelope<P::Event>>) -> Result<(), BoxError> {
         let mut by_key: HashMap<AggregateId, Vec<Envelope<P::Event>>> = HashMap::new();
         for event in events {
@@ -232,7 +234,7 @@ impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
             }
         }
         let followed = by_key.into_iter().map(|(key, events)| self.steps.follow(key, events));
-        let changes: Vec<_> = stream::iter(followed).buffer_unordered(AT_ONCE).try_concat().await?;
+        let changes: Vec<_> = stream::iter(followed).buffer_unordered(MAX_CONCURRENT).try_concat().await?;
         if changes.is_empty() {
             return Ok(());
         }
@@ -240,14 +242,14 @@ impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
     }
 }
 
-/// Takes steps: decides, records, and has the commands executed.
+/// Takes steps: decides, records the decision, and executes its commands.
 struct Steps<P: Process> {
     process: P,
     instances: Repository<Instance<P>>,
     store: Arc<dyn EventStore>,
 }
 
-/// The request that a step belongs to.
+/// Context of the request that a step belongs to.
 #[derive(Clone, Copy)]
 struct Of<'c> {
     context: &'c Context,
@@ -255,7 +257,7 @@ struct Of<'c> {
 }
 
 impl<P: Process> Steps<P> {
-    /// Events of one process, one after the other.
+    /// Handles the events of one process in order.
     async fn follow(&self, key: AggregateId, events: Vec<Envelope<P::Event>>) -> Result<Vec<DeadlineChange>> {
         let mut changes = Vec::new();
         for event in events {
@@ -266,7 +268,7 @@ impl<P: Process> Steps<P> {
         Ok(changes)
     }
 
-    /// A deadline that has passed.
+    /// Takes the step of a deadline that has passed.
     async fn pass(&self, deadline: &Deadline) -> Result<Vec<DeadlineChange>> {
         let context = deadline.correlation_id.map_or_else(Context::new, |id| Context::new().with_correlation(id));
         let of = Of { context: &context, correlation_id: deadline.correlation_id };
@@ -274,7 +276,8 @@ impl<P: Process> Steps<P> {
         self.step(of, Decision::on_passed(&self.process, &deadline.key, &passed)).await
     }
 
-    /// Records the step, unless it is recorded, and then carries it out. Its deadlines are the caller's.
+    /// Records the step unless it is already recorded, and then executes its commands. Returns the deadline changes for the caller to
+    /// write.
     fn step<'s>(&'s self, of: Of<'s>, decision: Decision<'s, P>) -> BoxFuture<'s, Result<Vec<DeadlineChange>>> {
         async move {
             let (key, trigger) = (decision.key, decision.trigger());
@@ -296,8 +299,8 @@ impl<P: Process> Steps<P> {
         .boxed()
     }
 
-    /// Sends a command. That it was refused is a step as well, recorded before anything follows from it: once it is, the command is not sent
-    /// again, although it might be accepted now.
+    /// Sends a command. A rejection is a step too and is recorded before it has consequences: once recorded, the command is not sent again,
+    /// even if it would be accepted now.
     async fn send(
         &self,
         of: Of<'_>,
@@ -308,7 +311,7 @@ impl<P: Process> Steps<P> {
     ) -> Result<Vec<DeadlineChange>> {
         let known = repeated && self.store.find_by_key(&sent.rejected().key::<P>()?).await?.is_some();
         let reason = if known {
-            // What it led to then is recorded.
+            // The step that followed the rejection is already recorded.
             String::new()
         } else {
             let context = of.context.clone().with_key(sent.key::<P>()?);

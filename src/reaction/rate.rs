@@ -1,4 +1,4 @@
-//! How often a reaction may react.
+//! Limits the rate of a reaction.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What the limit is about.
+/// The period that the limit applies to.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// At most so many starts in any second, wherever that second begins. Without a limit until one is set.
+/// Allows at most `limit` starts in any second, at whatever moment that second begins. There is no limit until one is set.
 #[derive(Debug, Default)]
 pub(crate) struct Rate(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
     limit: Option<usize>,
-    /// The last starts, as many as the limit, the oldest first.
+    /// The last `limit` starts, oldest first.
     starts: VecDeque<Instant>,
 }
 
@@ -29,7 +29,7 @@ impl Rate {
         self.window().limit.is_some()
     }
 
-    /// Waits until there is room for one more.
+    /// Waits until the limit allows another start.
     pub(crate) async fn ready(&self) {
         loop {
             let Some(free_at) = self.window().free_at().filter(|free_at| *free_at > Instant::now()) else { return };
@@ -37,7 +37,7 @@ impl Rate {
         }
     }
 
-    /// One more has started.
+    /// Records a start.
     pub(crate) fn spend(&self) {
         let mut window = self.window();
         let Some(limit) = window.limit else { return };
@@ -53,7 +53,7 @@ impl Rate {
 }
 
 impl Window {
-    /// When there is room, if there was none.
+    /// Returns the time from which another start is allowed, or `None` if it is allowed immediately.
     fn free_at(&self) -> Option<Instant> {
         let is_full = self.limit.is_some_and(|limit| self.starts.len() >= limit);
         Some(*self.starts.front().filter(|_| is_full)? + WINDOW)
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn no_second_has_more_starts_than_the_limit_and_none_is_wasted() {
+    async fn no_second_exceeds_the_limit_and_no_start_is_late() {
         let rate = Rate::default();
         rate.limit(3);
         let mut starts = Vec::new();

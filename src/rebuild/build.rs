@@ -1,4 +1,4 @@
-//! One run of a build: pages of the log are read beside the fold, folded in memory and written in large transactions.
+//! One run of a build: reads pages of the log while it folds, folds them in memory and writes large transactions.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::view::View;
 use crate::view::fold::ViewProjection;
 use crate::worker::Worker;
 
-/// Events of a page.
+/// Events per page of the log.
 pub(super) const PAGE_EVENTS: usize = 10_000;
 
-/// Pages that may wait to be folded.
+/// Maximum number of pages that are read ahead.
 const PAGES_AHEAD: usize = 2;
 
-/// Rows that the database gets at once, within one transaction.
-const SAVED_ROWS: usize = 5_000;
+/// Rows per call to the database within one transaction.
+const ROWS_PER_CALL: usize = 5_000;
 
 pub(super) struct Build<'r, V: View, M> {
     job: &'r Job<V, M>,
@@ -40,9 +40,9 @@ pub(super) struct Build<'r, V: View, M> {
     filter: Filter,
     /// The checkpoint as stored.
     kept: Position,
-    /// Everything up to here is folded.
+    /// Position up to which everything is folded.
     folded: Position,
-    /// The count of the parking's changes that was read with the checkpoint: who retries a parked aggregate changes rows, too.
+    /// Count of parking changes, read with the checkpoint: a worker that retries a parked aggregate changes rows too.
     changes: u64,
     parked: HashSet<StreamId>,
     cache: Cache<V>,
@@ -51,21 +51,21 @@ pub(super) struct Build<'r, V: View, M> {
     stop: CancellationToken,
 }
 
-/// How a part of the build has ended.
+/// The result of one part of the build.
 enum Ended {
-    /// All of it is written, or the build is told to stop.
+    /// Everything is written, or the build is stopped.
     Through,
-    /// An event up to here fails.
+    /// An event up to this position fails.
     Failing(Position),
-    /// Another worker or build has moved the checkpoint.
+    /// Another process has moved the checkpoint.
     Moved,
 }
 
 impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
-    /// Until the generation has got as far as the one that readers see.
+    /// Builds until the generation has caught up with the live one.
     pub(super) async fn to_end(job: &'r Job<V, M>, stop: CancellationToken) -> Result<()> {
         if job.models.state(job.id()?.projection()).await? == ProjectionState::Inline {
-            // Appends keep it complete.
+            // Appends keep an inline view complete.
             return Ok(());
         }
         let mut build = Self::begin(job, stop).await?;
@@ -73,7 +73,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         Ok(())
     }
 
-    /// Once from the checkpoint to the log's head.
+    /// Builds once from the checkpoint to the log's head.
     pub(super) async fn to_head(job: &'r Job<V, M>) -> Result<()> {
         let mut build = Self::begin(job, CancellationToken::new()).await?;
         build.pass_once().await.map(drop)
@@ -82,7 +82,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     async fn begin(job: &'r Job<V, M>, stop: CancellationToken) -> Result<Self> {
         let id = job.id()?;
         if job.models.state(id.projection()).await? == ProjectionState::Deleting {
-            // A deletion was stopped half-way.
+            // Finish a deletion that was interrupted.
             job.delete_generation(&id).await?;
         }
         let mut build = Self {
@@ -100,7 +100,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         };
         build.reload().await?;
         build.speed.begin(build.kept);
-        // After the checkpoint: a worker may have moved that meanwhile.
+        // Read the head after the checkpoint: a worker may have moved the checkpoint meanwhile.
         let head = job.reader.head().await?;
         if build.kept > head {
             let (projection, checkpoint) = (build.id.projection().clone(), build.kept);
@@ -109,8 +109,8 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         Ok(build)
     }
 
-    /// Reads how far the generation is. The checkpoint comes first: a worker that changes the parked rows later changes the count that comes with
-    /// them.
+    /// Reads the checkpoint and the parked aggregates. The checkpoint comes first: a process that changes the parking later also changes
+    /// the count that is read with it.
     async fn reload(&mut self) -> Result<()> {
         let models = &self.job.models;
         self.kept = models.checkpoint(self.id.projection()).await?;
@@ -122,7 +122,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         Ok(())
     }
 
-    /// Returns whether the generation has got as far as the live one.
+    /// Runs one pass. Returns whether the generation has caught up with the live one.
     async fn pass_once(&mut self) -> Result<bool> {
         match self.pass().await? {
             Ended::Through => {
@@ -138,10 +138,10 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         Ok(false)
     }
 
-    /// From the checkpoint to the head as it is now.
+    /// Folds and writes from the checkpoint to the current head.
     async fn pass(&mut self) -> Result<Ended> {
         let head = self.job.reader.head().await?;
-        self.tell(head);
+        self.report_progress(head);
         let mut pages = Pages::read(self.job.reader.clone(), self.folded, head, self.filter.clone());
         while !self.stop.is_cancelled()
             && let Some(page) = pages.next().await?
@@ -152,7 +152,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
                     other => Ok(other),
                 };
             }
-            self.tell(head);
+            self.report_progress(head);
             if self.is_full() {
                 match self.flush().await? {
                     Ended::Through => {}
@@ -168,11 +168,11 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         self.cache.changed() >= options.rows || self.cache.payload_bytes() >= options.payload_bytes
     }
 
-    fn tell(&self, head: Position) {
+    fn report_progress(&self, head: Position) {
         self.job.progress.send_replace(self.speed.progress(self.folded, head));
     }
 
-    /// Returns the position of the first event that fails, if one does. Everything before it is folded then.
+    /// Folds a page. Returns the position of the first event that fails, if any; everything before it is folded.
     async fn fold(&mut self, page: Page) -> Result<Option<Position>> {
         let mut changes = Vec::with_capacity(page.events.len());
         let mut failing = None;
@@ -191,7 +191,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         if !missing.is_empty() {
             let found = self.load(&missing).await?;
             if self.cache.keep(found).is_err() {
-                // A row that is not of this state fails its events.
+                // A row whose state cannot be decoded fails its events.
                 return Ok(Some(page.through));
             }
         }
@@ -200,13 +200,13 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         Ok(failing)
     }
 
-    /// Rows as they are committed. If that is later than the checkpoint this build holds, it cannot write, and begins anew.
+    /// Reads the committed rows. If they are newer than this build's checkpoint, its next commit fails and the build reloads.
     async fn load(&self, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         let (models, id) = (&self.job.models, &self.id);
         retry_transient(&self.stop, delays(), || models.rows(id.view(), Some(id.generation()), keys)).await
     }
 
-    /// Writes what has changed, and moves the checkpoint.
+    /// Writes the changed rows and moves the checkpoint.
     async fn flush(&mut self) -> Result<Ended> {
         if self.folded == self.kept {
             return Ok(Ended::Through);
@@ -223,7 +223,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         self.standby = self::delays();
         match Arc::into_inner(rows) {
             Some(rows) => self.cache.written(rows, self.job.options.rows),
-            // A transaction that was tried before still holds them.
+            // An earlier attempt at the transaction still holds the rows.
             None => self.cache = Cache::new(self.job.view.clone(), self.kept),
         }
         Ok(Ended::Through)
@@ -233,10 +233,10 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         let (models, id, rows) = (self.job.models.clone(), self.id.clone(), rows.clone());
         Box::new(move |tx| {
             async move {
-                for new in rows.new.chunks(SAVED_ROWS) {
+                for new in rows.new.chunks(ROWS_PER_CALL) {
                     models.insert_rows(tx, &id, new).await?;
                 }
-                let parts = rows.before.chunks(SAVED_ROWS).zip(rows.after.chunks(SAVED_ROWS));
+                let parts = rows.before.chunks(ROWS_PER_CALL).zip(rows.after.chunks(ROWS_PER_CALL));
                 for (before, after) in parts {
                     models.save_rows(tx, &id, before, after).await?;
                 }
@@ -255,17 +255,17 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     }
 }
 
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// Returns the waits between attempts.
 fn delays() -> Delays {
-    backoff::delays(Duration::from_millis(5), LONGEST_DELAY)
+    backoff::delays(Duration::from_millis(5), MAX_DELAY)
 }
 
-/// The pages of the log up to a position, read by a task of its own, so that another core does it.
+/// Pages of the log up to a position, read by a separate task so that another core does the work.
 struct Pages {
     arriving: mpsc::Receiver<Result<Page>>,
-    /// Ends with this.
+    /// Aborts the reading task on drop.
     _reading: JoinSet<()>,
 }
 

@@ -1,4 +1,4 @@
-//! The rows of a build, folded in memory and written when there are many.
+//! Rows of a build, folded in memory and written in large transactions.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,49 +11,49 @@ use crate::store::model::views::{Fields, ViewRow};
 use crate::view::View;
 use crate::view::fold::{advance, encode, state_of};
 
-/// Rows that have changed since they were written last, and others that were met.
+/// Rows that changed since the last write, and rows that were read or written before.
 ///
-/// Invariant: they follow from the rows of the checkpoint that the build holds. Whoever finds that it has moved makes another cache.
+/// Invariant: the cache follows from the rows at the build's checkpoint. A build that finds the checkpoint moved discards its cache.
 pub(super) struct Cache<V: View> {
     view: Arc<V>,
     rows: HashMap<ViewKey, Cached<V::State>>,
-    /// Whether there is no row in the database that is not here.
+    /// Whether every row of the database is in the cache.
     is_whole: bool,
     changed: usize,
     payload_bytes: usize,
 }
 
 struct Cached<S> {
-    /// As it is in the database.
+    /// The row as it is in the database.
     kept: ViewRow,
     state: Option<S>,
-    /// Of the last event in it.
+    /// Position of the last event folded into the row.
     position: Position,
     has_changed: bool,
 }
 
-/// An event on its way into a row.
+/// An event and the key of the row it changes.
 pub(super) struct Change<V: View> {
     key: ViewKey,
     payload_bytes: usize,
     event: Envelope<V::Event>,
 }
 
-/// What must be written.
+/// Rows to write.
 pub(super) struct Rows {
-    /// Under keys that have none.
+    /// Rows whose key has no row in the database.
     pub(super) new: Vec<ViewRow>,
-    /// The others, as they are in the database.
+    /// Changed rows as they are in the database.
     pub(super) before: Vec<ViewRow>,
-    /// And as they shall be.
+    /// The same rows, in the same order, as they will be.
     pub(super) after: Vec<ViewRow>,
 }
 
 impl<V: View> Change<V> {
-    /// Of an event that changes a row; `None` for any other.
+    /// Decodes an event. Returns `None` if it changes no row.
     ///
     /// # Errors
-    /// For an event that cannot be decoded, and one whose key no row can have.
+    /// Returns an error if the event cannot be decoded or its key is invalid.
     pub(super) fn of(view: &V, event: RecordedEvent) -> Result<Option<Self>> {
         let payload_bytes = event.payload_bytes();
         let event = event.into_envelope()?;
@@ -68,17 +68,17 @@ impl<V: View> Cache<V> {
         Self { view, rows: HashMap::new(), is_whole, changed: 0, payload_bytes: 0 }
     }
 
-    /// How many rows must be written.
+    /// Returns the number of rows to write.
     pub(super) fn changed(&self) -> usize {
         self.changed
     }
 
-    /// The bytes of the events since rows were written last: states do not grow by much more.
+    /// Returns the payload bytes folded since the last write: states grow by about as much at most.
     pub(super) fn payload_bytes(&self) -> usize {
         self.payload_bytes
     }
 
-    /// The keys that must be read before these changes can be folded, in order.
+    /// Returns the sorted keys of rows to read before `changes` can be folded.
     pub(super) fn missing(&self, changes: &[Change<V>]) -> Vec<ViewKey> {
         if self.is_whole {
             return Vec::new();
@@ -90,10 +90,10 @@ impl<V: View> Cache<V> {
         missing.into_iter().cloned().collect()
     }
 
-    /// Keeps rows that were read. Keys that have none are met as such.
+    /// Adds rows that were read. Keys without a row get an empty one when an event is folded.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a row that is not of this state.
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a row whose state cannot be decoded.
     pub(super) fn keep(&mut self, found: Vec<ViewRow>) -> Result<()> {
         for row in found {
             let (state, position) = (state_of::<V>(self.view.name(), &row)?, row.position);
@@ -103,7 +103,7 @@ impl<V: View> Cache<V> {
         Ok(())
     }
 
-    /// Folds events, in their order.
+    /// Folds events in order.
     pub(super) fn fold(&mut self, changes: Vec<Change<V>>) {
         for Change { key, payload_bytes, event } in changes {
             self.payload_bytes += payload_bytes;
@@ -121,10 +121,10 @@ impl<V: View> Cache<V> {
         }
     }
 
-    /// The rows that have changed, in the order of their keys.
+    /// Returns the changed rows in key order.
     ///
     /// # Errors
-    /// For a state that cannot be encoded, and for fields that no store could keep.
+    /// Returns an error if a state cannot be encoded or its fields are invalid.
     pub(super) fn changes(&self) -> Result<Rows> {
         let mut changed: Vec<_> = self.rows.values().filter(|row| row.has_changed).collect();
         changed.sort_unstable_by(|one, other| one.kept.key.cmp(&other.kept.key));
@@ -135,7 +135,7 @@ impl<V: View> Cache<V> {
         Ok(Rows { new, before: others.into_iter().map(|row| row.kept.clone()).collect(), after })
     }
 
-    /// They are written. Where they are as many as the cache should hold, it begins anew.
+    /// Marks `rows` as written. Empties the cache if it holds `most_rows` rows.
     pub(super) fn written(&mut self, rows: Rows, most_rows: usize) {
         (self.changed, self.payload_bytes) = (0, 0);
         if self.rows.len() >= most_rows {

@@ -1,4 +1,4 @@
-//! Two generations, row by row.
+//! Compares two generations row by row.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -11,26 +11,26 @@ use crate::rebuild::job::Job;
 use crate::store::model::views::{ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
 
-/// Rows that are read at once.
+/// Rows per page.
 const PAGE_ROWS: usize = 1_000;
 
-/// How the generation that is built differs from the one that readers see.
+/// The differences between the built generation and the live one.
 ///
-/// States are compared as JSON, whatever the order of their fields, and so is what rows are found by. While events come, rows are left out
-/// that have one beyond the smaller of the two checkpoints: what one generation has and the other does not yet have is no difference.
-/// A row that such an event has taken away counts as one.
+/// States are compared as JSON regardless of field order, and so are the fields that rows are found by. Rows with an event beyond the
+/// smaller of the two checkpoints are left out, since one generation may not have that event yet. A row that such an event has deleted
+/// counts as a difference.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Diff {
-    /// The generation that readers see.
+    /// The live generation.
     pub live: Generation,
-    /// How many keys are the same in both.
+    /// Number of keys whose rows are equal.
     pub same: u64,
-    /// How many keys differ.
+    /// Number of keys whose rows differ.
     pub different: u64,
-    /// How many keys were left out.
+    /// Number of keys that were left out.
     pub unsettled: u64,
-    /// The first of those that differ, in the order of their keys.
+    /// The first differences, in key order.
     pub differences: Vec<Difference>,
 }
 
@@ -38,11 +38,11 @@ pub struct Diff {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Difference {
-    /// Which key.
+    /// The key.
     pub key: ViewKey,
-    /// What readers see; `None` if there is nothing.
+    /// The row that readers see, if any.
     pub live: Option<ViewRow>,
-    /// What was built; `None` if there is nothing.
+    /// The row that was built, if any.
     pub built: Option<ViewRow>,
 }
 
@@ -87,7 +87,7 @@ fn json(row: &ViewRow) -> Option<Value> {
     serde_json::from_str(row.state.as_deref()?).ok()
 }
 
-/// The rows of the next key.
+/// Returns the rows of the next key, or `None` at the end.
 async fn next(models: &impl ViewStore, live: &mut Rows, built: &mut Rows) -> Result<Option<Difference>> {
     live.fill(models).await?;
     built.fill(models).await?;
@@ -103,7 +103,7 @@ async fn next(models: &impl ViewStore, live: &mut Rows, built: &mut Rows) -> Res
     Ok(key.map(|key| Difference { key, live, built }))
 }
 
-/// A generation's rows, a page at a time.
+/// Reads a generation's rows page by page.
 struct Rows {
     id: ViewId,
     page: VecDeque<ViewRow>,

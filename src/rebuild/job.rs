@@ -1,4 +1,4 @@
-//! What a rebuild works on: the view, what it reads from and what it writes to.
+//! The view, reader and models of a rebuild.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::store::log::reader::EventReader;
 use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
 
-/// Rows that are deleted in one transaction.
+/// Rows deleted per transaction.
 const DELETED_ROWS: usize = 10_000;
 
-/// What a rebuild works on.
+/// The inputs of a rebuild.
 pub(super) struct Job<V, M> {
     pub(super) view: Arc<V>,
     pub(super) reader: Arc<dyn EventReader>,

@@ -1,4 +1,4 @@
-//! What a build would take, from a few samples.
+//! Estimates the cost of a build from a few samples.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,24 +12,24 @@ use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::views::ViewStore;
 use crate::view::View;
 
-/// Places of the log that are tried, and events of each.
+/// Number of samples of the log, and events per sample.
 const SAMPLES: u64 = 5;
 const SAMPLE_EVENTS: usize = 2_000;
 
-/// What a build would take.
+/// The estimated cost of a build.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
-    /// Where the generation is.
+    /// Checkpoint of the generation.
     pub from: Position,
-    /// Where the log ends.
+    /// Head of the log.
     pub head: Position,
-    /// About how many of the events in between the view wants.
+    /// Estimated number of events in between that the view wants.
     pub events: u64,
-    /// Positions a second, as the samples were read, decoded, folded and encoded.
+    /// Positions per second at which the samples were read, decoded, folded and encoded.
     pub events_per_second: f64,
-    /// How long the build takes at that speed. Rows must be written as well, each once at least: where there are few events for each of them,
-    /// it takes longer. `None` where there is nothing to build.
+    /// Time that the build takes at that speed, or `None` if there is nothing to build. It excludes writing each row at least once, so a
+    /// build with few events per row takes longer.
     pub time: Option<Duration>,
 }
 
@@ -46,18 +46,18 @@ impl Plan {
             wanted += events;
         }
         let events_per_second = rate(passed, began.elapsed());
-        // In wide numbers: a log and a sample multiply to more than fits.
+        // 128 bits, since the product can exceed 64.
         let events = u128::from(positions) * u128::from(wanted) / u128::from(passed.max(1));
         let events = u64::try_from(events).unwrap_or(u64::MAX).min(positions);
         Ok(Self { from, head, events, events_per_second, time: time(positions, events_per_second) })
     }
 }
 
-/// Returns how far it went, and how many events it found.
+/// Folds one sample. Returns the position it reached and the number of events it found.
 async fn fold_sample<V: View, M: ViewStore + Clone>(job: &Job<V, M>, after: Position) -> Result<(Position, u64)> {
     let page = job.reader.read_all(after, SAMPLE_EVENTS, &job.view.filter()?).await?;
     let events = page.events.len() as u64;
-    // Those that fail are the build's to park.
+    // Skip events that fail: the build parks them.
     let changes = page.events.into_iter().filter_map(|event| Change::of(&*job.view, event).ok().flatten());
     let mut cache = Cache::new(Arc::clone(&job.view), Position::ZERO);
     cache.fold(changes.collect());

@@ -1,24 +1,24 @@
-//! How far a build is, and how fast.
+//! Progress and speed of a build.
 
 use std::time::{Duration, Instant};
 
 use crate::id::Position;
 
-/// How far a build is.
+/// The progress of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Everything up to here is folded. It is written now and then; see [`RebuildOptions`](crate::rebuild::RebuildOptions).
+    /// Position up to which everything is folded. It is written at intervals; see [`RebuildOptions`](crate::rebuild::RebuildOptions).
     pub position: Position,
-    /// Where the log ended when it was last looked at.
+    /// Head of the log when it was last read.
     pub head: Position,
-    /// Positions a second, since the build began.
+    /// Positions per second since the build began.
     pub events_per_second: f64,
-    /// How long the rest takes at that speed; `None` at the very beginning.
+    /// Remaining time at that speed; `None` at the very beginning.
     pub time_left: Option<Duration>,
 }
 
-/// Measures a build.
+/// Measures the speed of a build.
 pub(super) struct Speed {
     since: Instant,
     from: Position,

@@ -1,4 +1,4 @@
-//! Why a relay stops publishing, and the retry that ends with such a reason.
+//! The reasons why a relay stops publishing, and a retry loop that ends with such a reason.
 
 use tokio_util::sync::CancellationToken;
 
@@ -6,15 +6,15 @@ use crate::backoff::{Delays, retry_transient};
 use crate::error::{Error, Result};
 use crate::relay::lease::Lease;
 
-/// Why a relay stops publishing.
+/// The reason why a relay stops publishing.
 pub(super) enum Halt {
     Stopped,
-    /// Another relay has the lease, or may have it soon.
+    /// Another relay holds the lease, or may hold it soon.
     LeaseLost,
     Failed(Error),
 }
 
-/// Retries transient errors until `stop` is cancelled. Makes no attempt while `lease`, if given, is not certain.
+/// Runs `attempt` and retries transient errors until `stop` is canceled. Makes no attempt unless the relay certainly holds `lease`, if given.
 pub(super) async fn retry<T, F: Future<Output = Result<T>>>(
     stop: &CancellationToken,
     delays: Delays,

@@ -1,4 +1,4 @@
-//! How a relay that has the lease publishes: page by page, from the position that the last one confirmed.
+//! The publishing of the leading relay: page by page, from the last confirmed position.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use crate::store::log::query::{Filter, PAGE_BYTES};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
 
-/// Pages that may wait for the broker's confirm: at most what is published again after a failure. More would hide no more of the round trip
-/// to the broker.
+/// The maximum number of pages that wait for the broker's confirm. After a failure, the relay publishes all of them again. A larger number
+/// would not hide more of the round trip to the broker.
 const UNCONFIRMED_PAGES: usize = 8;
 
-/// Where a relay reads and where it publishes.
+/// The source, the destination and the settings of a relay.
 pub(super) struct Route {
     pub(super) reader: Arc<dyn EventReader>,
     pub(super) outlet: Outlet,
@@ -31,13 +31,13 @@ pub(super) struct Route {
     pub(super) options: RelayOptions,
 }
 
-/// What a relay publishes.
+/// The form in which a relay publishes events, and the broker's side for it.
 pub(super) enum Outlet {
     Frames(Arc<dyn Publisher>),
     Single(Arc<dyn Announcer>),
 }
 
-/// What entitles a relay to move the stored position.
+/// The lease and the fence under which a relay may move the stored position.
 pub(super) struct Leadership<'r> {
     pub(super) lease: &'r Lease,
     pub(super) store: &'r dyn RelayStore,
@@ -50,17 +50,17 @@ struct Batch {
     events: Vec<RecordedEvent>,
     bytes: usize,
     through: Position,
-    /// The log may have more already.
+    /// Whether the log may already hold more events.
     full: bool,
 }
 
-/// A page that waits for its confirm. The confirm says how many of its events no queue wanted.
+/// A page that waits for its confirm. The confirm returns how many of the page's events no queue received.
 struct Unconfirmed {
     through: Position,
     confirm: Confirm<u64>,
 }
 
-/// Publishes pages and stores how far the broker has confirmed them.
+/// Publishes pages, and stores the position up to which the broker has confirmed them.
 pub(super) struct Publishing<'r> {
     sender: Sender<'r>,
     progress: Progress<'r>,
@@ -83,7 +83,7 @@ impl<'r> Publishing<'r> {
         loop {
             let before = self.progress.confirmed;
             match self.publish().await {
-                Ok(()) | Err(Halt::Stopped) => return self.progress.store_last().await,
+                Ok(()) | Err(Halt::Stopped) => return self.progress.store_final().await,
                 Err(Halt::Failed(error)) if error.is_transient() => {
                     if self.progress.confirmed > before {
                         delays = options.delays();
@@ -95,13 +95,13 @@ impl<'r> Publishing<'r> {
         }
     }
 
-    /// Publishes until stopped, or until the broker fails. Then everything after the last confirmed page is published again, since what
-    /// follows a lost page must come after it.
+    /// Publishes until stopped, or until the broker fails. After a failure the caller publishes everything after the last confirmed page again,
+    /// because a lost page must come before the pages that follow it.
     async fn publish(&mut self) -> Result<(), Halt> {
-        // One page more is held by the task that awaits its confirm.
+        // `- 1`: the confirming side holds one more page while it awaits that page's confirm.
         let (sent, unconfirmed) = mpsc::channel(UNCONFIRMED_PAGES - 1);
         let start = self.progress.confirmed;
-        // A stopped sender sends no more, and still waits for the confirms.
+        // A stopped sender sends no more pages, but the outstanding confirms are still awaited.
         let sending = self.sender.send(start, sent).map(|ended| match ended {
             Err(Halt::Stopped) => Ok(()),
             ended => ended,
@@ -110,7 +110,7 @@ impl<'r> Publishing<'r> {
     }
 }
 
-/// Reads pages and hands them to the broker.
+/// Reads pages and passes them to the broker.
 #[derive(Clone, Copy)]
 struct Sender<'r> {
     route: &'r Route,
@@ -122,7 +122,7 @@ impl Sender<'_> {
     async fn send(&self, start: Position, sent: mpsc::Sender<Unconfirmed>) -> Result<(), Halt> {
         let options = &self.route.options;
         let (mut after, mut limit, mut ahead) = (start, options.page_events, None);
-        let mut grown = self.route.reader.watch_head();
+        let mut head = self.route.reader.watch_head();
         while !self.stop.is_cancelled() {
             let batch = match ahead.take() {
                 Some(batch) => batch,
@@ -132,13 +132,13 @@ impl Sender<'_> {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
                     () = sleep(options.poll) => {}
-                    Ok(()) = grown.changed() => {}
+                    Ok(()) = head.changed() => {}
                 }
                 continue;
             };
-            // A page ends when it has enough bytes; a server would send what lies beyond for nothing.
+            // A page ends at `PAGE_BYTES`. A larger limit would make a database server send rows that the page does not use.
             limit = (2 * PAGE_BYTES / average.max(1)).clamp(1, options.page_events);
-            // Back-pressure: wait for a free slot. If the channel is closed, the confirming task has failed and reports why.
+            // Backpressure: wait for a free slot. If the channel is closed, the confirming side has failed and reports why.
             let Ok(slot) = sent.reserve().await else { break };
             let confirm = if batch.full {
                 let (confirm, next) = futures::join!(self.publish(&batch.events), self.read(batch.through, limit));
@@ -166,7 +166,7 @@ impl Sender<'_> {
         Ok(Batch { events: page.events, bytes, through: page.through, full })
     }
 
-    /// Returns when the broker has been handed all of it.
+    /// Passes `events` to the broker, and returns their confirm.
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Confirm<u64>, Halt> {
         if self.leadership.is_some_and(|leadership| !leadership.lease.is_certain()) {
             return Err(Halt::LeaseLost);
@@ -195,18 +195,20 @@ impl Sender<'_> {
     }
 }
 
-/// How far the broker has confirmed, and how much of that is stored.
+/// The position up to which the broker has confirmed the log, and the position that is stored.
 struct Progress<'r> {
     sender: Sender<'r>,
-    /// Everything up to here is confirmed.
+    /// The broker has confirmed every event up to this position.
     confirmed: Position,
-    /// The position as stored.
+    /// The position in the store.
     stored: Position,
     stored_at: Instant,
 }
 
 impl Progress<'_> {
-    /// Invariant: `confirmed` moves over whole pages, one after the other, each when all of it is confirmed.
+    /// Awaits the confirms of the pages in order, and stores the position when it is due.
+    ///
+    /// Invariant: `confirmed` moves past a page only once the whole page, and every page before it, is confirmed.
     async fn confirm(&mut self, mut unconfirmed: mpsc::Receiver<Unconfirmed>) -> Result<(), Halt> {
         let route = self.sender.route;
         loop {
@@ -239,8 +241,8 @@ impl Progress<'_> {
         Ok(())
     }
 
-    /// Makes one attempt: what is not stored is published again.
-    async fn store_last(&self) -> Halt {
+    /// Stores the final position. Makes a single attempt: if it fails, the next relay publishes the unstored part again.
+    async fn store_final(&self) -> Halt {
         let Some(Leadership { store, name, fence, .. }) = self.sender.leadership else { return Halt::Stopped };
         if self.stored == self.confirmed {
             return Halt::Stopped;
@@ -250,7 +252,7 @@ impl Progress<'_> {
     }
 }
 
-/// A relay that finds the position moved under a newer fence has lost the lease.
+/// Turns [`ErrorKind::Fenced`] into a lost lease: another relay has moved the position under a newer fence.
 fn fenced_is_lost(halt: Halt) -> Halt {
     let fenced = |error: &Error| matches!(error.kind(), ErrorKind::Fenced { .. });
     if matches!(&halt, Halt::Failed(error) if fenced(error)) { Halt::LeaseLost } else { halt }

@@ -1,4 +1,4 @@
-//! An aggregate's state, folded from a snapshot and events.
+//! Folds a snapshot and events into an aggregate's state.
 
 use crate::aggregate::Aggregate;
 use crate::error::{Error, ErrorKind, Result};
@@ -6,7 +6,7 @@ use crate::event::{DecodeError, Event, StoredEvent};
 use crate::id::{EventType, StreamId, Version};
 use crate::store::log::reader::Visitor;
 
-/// An aggregate's state as of a version.
+/// An aggregate's state and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded<A> {
     /// The state.
@@ -23,7 +23,7 @@ impl<A: Default> Default for Loaded<A> {
     }
 }
 
-/// Folds a stream into a state.
+/// Folds the events of a stream into a state.
 pub(super) struct Fold<'s, A> {
     pub(super) stream: &'s StreamId,
     pub(super) loaded: Loaded<A>,
@@ -42,8 +42,8 @@ impl<A: Aggregate> Visitor for Fold<'_, A> {
 
     fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()> {
         if version != self.loaded.version.next() {
-            let what = format!("{}: version {version} follows version {}", self.stream, self.loaded.version);
-            return Err(ErrorKind::Corrupt(what).into());
+            let problem = format!("{}: version {version} follows version {}", self.stream, self.loaded.version);
+            return Err(ErrorKind::Corrupt(problem).into());
         }
         let event = A::Event::decode(event).map_err(|error| self.undecodable(error, version, event.event_type))?;
         self.loaded.state.apply(event);

@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use crate::backoff::delays;
 
-/// Aggregates kept in memory by default.
+/// The default number of aggregates that stay in memory.
 const CACHED_AGGREGATES: u64 = 10_000;
 
 /// Settings of a [`Repository`](crate::Repository).
+///
+/// # Examples
+/// ```
+/// use retell::{RepositoryOptions, RetryPolicy};
+///
+/// let options = RepositoryOptions::new().with_cached_aggregates(50_000).with_retry(RetryPolicy::new().with_retries(3));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepositoryOptions {
@@ -16,18 +23,18 @@ pub struct RepositoryOptions {
 }
 
 impl RepositoryOptions {
-    /// Keeps 10,000 aggregates in memory and retries as the default [`RetryPolicy`] says.
+    /// Creates the default settings: 10,000 aggregates stay in memory, and conflicts are retried by the default [`RetryPolicy`].
     pub fn new() -> Self {
         Self { cached_aggregates: CACHED_AGGREGATES, retry: RetryPolicy::new() }
     }
 
-    /// Sets how many aggregates stay in memory; 0 loads each command's aggregate from the store.
+    /// Sets how many aggregates stay in memory. With 0, each command loads its aggregate from the store.
     pub fn with_cached_aggregates(mut self, aggregates: u64) -> Self {
         self.cached_aggregates = aggregates;
         self
     }
 
-    /// Sets the policy after a conflict.
+    /// Sets the policy for retries after a conflict.
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
@@ -40,7 +47,7 @@ impl Default for RepositoryOptions {
     }
 }
 
-/// Limits how often a command is decided again after a conflict, and how long it waits before each retry.
+/// The policy for retries after a conflict: how often a command is decided again, and how long it waits before each retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -50,25 +57,25 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Retries 8 times and waits 1 ms to 100 ms before each, a few hundred milliseconds in all. Commands of one process do not conflict, so
-    /// this covers the rare race between two processes.
+    /// Creates the default policy: 8 retries, with waits that double from 1 ms up to 100 ms, a few hundred milliseconds in total. Commands of
+    /// one process do not conflict, so this covers the rare race between two processes.
     pub fn new() -> Self {
         Self { retries: 8, first_delay: Duration::from_millis(1), longest_delay: Duration::from_millis(100) }
     }
 
-    /// Sets the number of attempts after the first; 0 returns the first conflict.
+    /// Sets the number of attempts after the first. With 0, the first conflict is returned.
     pub fn with_retries(mut self, retries: usize) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Sets the wait before the first retry. It doubles with each retry, and a random part is added.
+    /// Sets the wait before the first retry. The wait doubles with each retry, and a random part is added.
     pub fn with_first_delay(mut self, delay: Duration) -> Self {
         self.first_delay = delay;
         self
     }
 
-    /// Sets the longest wait before a retry.
+    /// Sets the longest wait before a retry, without the random part.
     pub fn with_longest_delay(mut self, delay: Duration) -> Self {
         self.longest_delay = delay;
         self

@@ -1,9 +1,8 @@
-//! For authors of stores: the rules that every driver keeps, stated once.
+//! Rules that every driver follows, for authors of stores.
 //!
-//! A program that uses a store needs none of this. The guide [`writing_a_store`](crate::docs::guide::writing_a_store) shows where each rule
-//! belongs. The module follows semantic versioning like the rest of the crate: a new rule is a new item,
-//! and a store that compiles keeps compiling within a major version. A release may add cases to the conformance suites, so run them at every
-//! update.
+//! A program that only uses a store does not need this module. The guide [`writing_a_store`](crate::docs::guide::writing_a_store) shows
+//! where each rule applies. The module follows semantic versioning like the rest of the crate: a new rule is a new item, and a store that
+//! compiles keeps compiling within a major version. A release may add cases to the conformance suites, so run them after every update.
 
 pub use crate::store::log::claims::{Claimed, claimed};
 pub use crate::store::log::judge::{Verdict, Written, judge, record};

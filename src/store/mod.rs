@@ -1,4 +1,4 @@
-//! The ports of storage and their drivers. The store is the truth: an event that is not in it has not happened.
+//! The storage ports and their drivers. The store is the source of truth: an event that is not in the store has not happened.
 
 pub mod driver;
 pub(crate) mod log;

@@ -1,5 +1,5 @@
-//! The ports of storage behind an `Arc`: a program that chooses its store when it starts holds an `Arc<dyn EventStore>` and uses it like any
-//! store.
+//! Implements the storage ports for `Arc<S>`: a program that chooses its store at startup holds an `Arc<dyn EventStore>` and uses it like
+//! any other store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
-/// Implements a port for `Arc<S>`: each method calls the one of `S`. The async methods come first.
+/// Implements a port for `Arc<S>`: each method calls the method of `S`. List the async methods first.
 macro_rules! forward {
     ($port:ident {
         $(type $associated:ident;)?
@@ -152,7 +152,7 @@ forward! {
     }
 }
 
-/// `with_inline` returns a new handle, so it gets an `Arc` of its own.
+/// Wraps the new handle that `with_inline` returns in its own `Arc`.
 #[async_trait]
 impl<S: InlineStore> InlineStore for Arc<S> {
     type Tx = S::Tx;

@@ -1,9 +1,11 @@
-//! What every broker must do. Each case gets a broker whose queues are new.
+//! The conformance suite of [`Broker`]: one function per case, each with a broker whose queues are new.
+//!
+//! [`broker_conformance!`](crate::broker_conformance) expands to one test per case.
 
 #![expect(
     clippy::unwrap_used,
     clippy::missing_panics_doc,
-    reason = "a case panics where the broker breaks its promise"
+    reason = "a case panics if the broker breaks the rule in its name"
 )]
 
 use bytes::Bytes;
@@ -22,7 +24,7 @@ fn projection(name: &str) -> ProjectionName {
     ProjectionName::new(name).unwrap()
 }
 
-/// Takes `count` messages, one call after another, and returns the first byte of each.
+/// Takes `count` messages in as many calls as needed. Returns the first byte and the tag of each.
 async fn take(consumer: &mut dyn Consumer, count: usize) -> (Vec<u8>, Vec<DeliveryTag>) {
     let (mut bodies, mut tags) = (Vec::new(), Vec::new());
     while bodies.len() < count {
@@ -34,7 +36,7 @@ async fn take(consumer: &mut dyn Consumer, count: usize) -> (Vec<u8>, Vec<Delive
     (bodies, tags)
 }
 
-/// Every queue gets every frame published after it was made, unchanged and in order.
+/// Each queue receives every frame published after the queue was created, unchanged and in order.
 pub async fn every_projection_gets_every_frame_in_order(broker: impl Broker) {
     let mut first = broker.subscribe(&projection("first"), Consumption::Sole).await.unwrap();
     broker.publish(&frames(1..=3)).await.unwrap().await.unwrap();
@@ -44,23 +46,23 @@ pub async fn every_projection_gets_every_frame_in_order(broker: impl Broker) {
     assert_eq!(take(&mut *second, 2).await.0, [4, 5]);
 }
 
-/// A frame that no one waits for is no error.
+/// The broker drops a frame that no queue receives.
 pub async fn publishing_without_a_queue_succeeds(broker: impl Broker) {
     broker.publish(&frames(1..=3)).await.unwrap().await.unwrap();
     broker.publish(&[]).await.unwrap().await.unwrap();
 }
 
-/// A call returns no more than asked for, and delivery tags grow.
-pub async fn next_keeps_to_its_limit(broker: impl Broker) {
+/// A call of [`next`](Consumer::next) returns at most `limit` messages, and delivery tags increase across calls.
+pub async fn next_returns_at_most_limit_messages(broker: impl Broker) {
     let mut consumer = broker.subscribe(&projection("limited"), Consumption::Sole).await.unwrap();
     broker.publish(&frames(1..=5)).await.unwrap().await.unwrap();
     assert!(consumer.next(2).await.unwrap().len() <= 2);
     let (_, tags) = take(&mut *consumer, 3).await;
-    assert!(tags.is_sorted(), "delivery tags do not grow: {tags:?}");
+    assert!(tags.is_sorted(), "delivery tags decrease: {tags:?}");
 }
 
-/// What was not acknowledged comes again, in order; what was, does not.
-pub async fn unacknowledged_messages_come_again(broker: impl Broker) {
+/// The next consumer receives the unacknowledged messages in order, and no acknowledged one.
+pub async fn unacknowledged_messages_are_redelivered(broker: impl Broker) {
     let mut consumer = broker.subscribe(&projection("again"), Consumption::Sole).await.unwrap();
     broker.publish(&frames(1..=5)).await.unwrap().await.unwrap();
     let (_, tags) = take(&mut *consumer, 5).await;
@@ -76,47 +78,47 @@ pub async fn unacknowledged_messages_come_again(broker: impl Broker) {
     assert_eq!(take(&mut *consumer, 1).await.0, [6]);
 }
 
-/// A rejected message does not come again; the others do.
-pub async fn rejected_messages_do_not_come_again(broker: impl Broker) {
+/// The next consumer receives the other messages, but not the rejected one.
+pub async fn rejected_messages_are_not_redelivered(broker: impl Broker) {
     let mut consumer = broker.subscribe(&projection("rejecting"), Consumption::Sole).await.unwrap();
     broker.publish(&frames(1..=3)).await.unwrap().await.unwrap();
     let (_, tags) = take(&mut *consumer, 3).await;
     let second = Delivery::new(tags[1], Bytes::from_static(&[2]));
-    consumer.reject(second, "not one of ours").await.unwrap();
+    consumer.reject(second, "not a frame").await.unwrap();
     drop(consumer);
     let mut consumer = broker.subscribe(&projection("rejecting"), Consumption::Sole).await.unwrap();
     assert_eq!(take(&mut *consumer, 2).await.0, [1, 3]);
 }
 
-/// Where the last message was rejected, what came before it can still be acknowledged; and again, when all is.
-pub async fn a_rejected_message_can_be_acknowledged_through(broker: impl Broker) {
+/// [`ack_through`](Consumer::ack_through) acknowledges the messages before a rejected one. Repeating the call changes nothing.
+pub async fn acknowledging_through_a_rejected_message_succeeds(broker: impl Broker) {
     let mut consumer = broker.subscribe(&projection("through"), Consumption::Sole).await.unwrap();
     broker.publish(&frames(1..=2)).await.unwrap().await.unwrap();
     let (_, tags) = take(&mut *consumer, 2).await;
-    consumer.reject(Delivery::new(tags[1], Bytes::from_static(&[2])), "not one of ours").await.unwrap();
+    consumer.reject(Delivery::new(tags[1], Bytes::from_static(&[2])), "not a frame").await.unwrap();
     consumer.ack_through(tags[1]).await.unwrap();
     consumer.ack_through(tags[1]).await.unwrap();
     broker.publish(&frames([3])).await.unwrap().await.unwrap();
     assert_eq!(take(&mut *consumer, 1).await.0, [3]);
 }
 
-/// A queue lives on without a consumer.
-pub async fn a_queue_fills_while_nobody_consumes(broker: impl Broker) {
+/// A queue outlives its consumer and keeps what is published meanwhile.
+pub async fn a_queue_fills_without_a_consumer(broker: impl Broker) {
     drop(broker.subscribe(&projection("kept"), Consumption::Sole).await.unwrap());
     broker.publish(&frames(1..=2)).await.unwrap().await.unwrap();
     let mut consumer = broker.subscribe(&projection("kept"), Consumption::Sole).await.unwrap();
     assert_eq!(take(&mut *consumer, 2).await.0, [1, 2]);
 }
 
-/// A dropped wait loses no message.
-pub async fn a_dropped_wait_loses_nothing(broker: impl Broker) {
+/// Dropping a pending call of [`next`](Consumer::next) loses no message.
+pub async fn a_dropped_wait_loses_no_message(broker: impl Broker) {
     let mut consumer = broker.subscribe(&projection("dropped"), Consumption::Sole).await.unwrap();
     assert!(consumer.next(10).now_or_never().is_none(), "there is nothing to deliver yet");
     broker.publish(&frames(1..=2)).await.unwrap().await.unwrap();
     assert_eq!(take(&mut *consumer, 2).await.0, [1, 2]);
 }
 
-/// Consumers of a shared queue compete: each message goes to one of them, and none waits for the other.
+/// Each message goes to one consumer, and no consumer waits for another.
 pub async fn consumers_of_a_shared_queue_compete(broker: impl Broker) {
     let mut first = broker.subscribe(&projection("shared"), Consumption::Shared).await.unwrap();
     let mut second = broker.subscribe(&projection("shared"), Consumption::Shared).await.unwrap();
@@ -134,20 +136,20 @@ pub async fn consumers_of_a_shared_queue_compete(broker: impl Broker) {
     assert_eq!(bodies, (1..=10).collect::<Vec<_>>());
 }
 
-/// What one consumer has and did not acknowledge goes to the others when it goes.
-pub async fn what_a_dropped_consumer_had_goes_to_the_others(broker: impl Broker) {
+/// The broker redelivers the messages that the dropped consumer did not acknowledge.
+pub async fn messages_of_a_dropped_consumer_go_to_the_others(broker: impl Broker) {
     let mut first = broker.subscribe(&projection("left"), Consumption::Shared).await.unwrap();
     broker.publish(&frames(1..=4)).await.unwrap().await.unwrap();
     let (_, tags) = take(&mut *first, 4).await;
     let mut second = broker.subscribe(&projection("left"), Consumption::Shared).await.unwrap();
-    assert!(second.next(1).now_or_never().is_none(), "the first has them all");
+    assert!(second.next(1).now_or_never().is_none(), "the first consumer has every message");
     first.ack_through(tags[1]).await.unwrap();
     drop(first);
     assert_eq!(take(&mut *second, 2).await.0, [3, 4]);
 }
 
-/// A projection has a queue for each kind of consumption.
-pub async fn a_shared_queue_is_not_the_sole_one(broker: impl Broker) {
+/// A projection has one queue for each mode of consumption, and both receive every message.
+pub async fn shared_and_sole_queues_are_separate(broker: impl Broker) {
     let mut sole = broker.subscribe(&projection("both"), Consumption::Sole).await.unwrap();
     let mut shared = broker.subscribe(&projection("both"), Consumption::Shared).await.unwrap();
     broker.publish(&frames(1..=2)).await.unwrap().await.unwrap();
@@ -155,22 +157,30 @@ pub async fn a_shared_queue_is_not_the_sole_one(broker: impl Broker) {
     assert_eq!(take(&mut *shared, 2).await.0, [1, 2]);
 }
 
-/// Expands to one test for each case; the expression makes a broker with new queues.
+/// Expands to one test per case, named after the case. The expression returns a broker with new queues.
+///
+/// # Examples
+/// ```
+/// use retell::MemoryBroker;
+///
+/// retell::broker_conformance!(MemoryBroker::new());
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! broker_conformance {
     ($broker:expr) => {
         $crate::broker_conformance!(@cases $broker,
             every_projection_gets_every_frame_in_order,
             publishing_without_a_queue_succeeds,
-            next_keeps_to_its_limit,
-            unacknowledged_messages_come_again,
-            rejected_messages_do_not_come_again,
-            a_rejected_message_can_be_acknowledged_through,
-            a_queue_fills_while_nobody_consumes,
-            a_dropped_wait_loses_nothing,
+            next_returns_at_most_limit_messages,
+            unacknowledged_messages_are_redelivered,
+            rejected_messages_are_not_redelivered,
+            acknowledging_through_a_rejected_message_succeeds,
+            a_queue_fills_without_a_consumer,
+            a_dropped_wait_loses_no_message,
             consumers_of_a_shared_queue_compete,
-            what_a_dropped_consumer_had_goes_to_the_others,
-            a_shared_queue_is_not_the_sole_one,
+            messages_of_a_dropped_consumer_go_to_the_others,
+            shared_and_sole_queues_are_separate,
         );
     };
     (@cases $broker:expr, $($case:ident),* $(,)?) => {

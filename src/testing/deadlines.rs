@@ -1,10 +1,10 @@
 //! The conformance suite of a [`DeadlineStore`]: one function per case, each on a fresh and empty read model.
 //!
-//! [`deadline_conformance!`](crate::deadline_conformance) makes a test of each of them.
+//! [`deadline_conformance!`](crate::deadline_conformance) expands to one test per case.
 //!
 //! # Panics
 //! Every case panics if the read model breaks the rule in the case's name.
-#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+#![expect(clippy::missing_panics_doc, reason = "documented once, above: every case may panic")]
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
@@ -16,7 +16,7 @@ use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::Step;
 use crate::store::model::read_model::Work;
 
-/// Makes a test of every case, by the case's name.
+/// Expands to one test per case, named after the case.
 ///
 /// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
 ///
@@ -35,7 +35,7 @@ macro_rules! deadline_conformance {
             deadline_is_due_from_its_time_on,
             due_deadlines_come_earliest_first_up_to_the_limit,
             every_part_of_a_deadline_is_kept,
-            deadline_that_is_there_is_not_set_again,
+            existing_deadline_is_not_set_again,
             ended_deadline_is_gone,
             deadline_set_and_ended_in_one_call_has_ended,
             changes_commit_with_the_checkpoint,
@@ -65,12 +65,12 @@ fn orders() -> ProjectionName {
     process("orders")
 }
 
-/// Some second of the past.
+/// Returns a time in the past, `second` seconds after a fixed one.
 fn time(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000 + second, 0).expect("a time")
 }
 
-/// A deadline of the process instance `order-<id>`.
+/// Returns a deadline of the process instance `order-<id>`.
 fn deadline(id: u128, at: DateTime<Utc>) -> Deadline {
     Deadline {
         id: Uuid::from_u128(id),
@@ -98,7 +98,7 @@ async fn due<M: DeadlineStore>(model: &M, now: DateTime<Utc>, limit: usize) -> V
     model.due_deadlines(&orders(), now, limit).await.expect("deadlines can be read")
 }
 
-/// The ids of all deadlines, the earliest first.
+/// Returns the ids of all deadlines, earliest first.
 async fn ids<M: DeadlineStore>(model: &M) -> Vec<u128> {
     due(model, time(1_000_000), 10_000).await.iter().map(|deadline| deadline.id.as_u128()).collect()
 }
@@ -117,13 +117,13 @@ async fn step<M: DeadlineStore + Clone>(model: &M, changes: &[DeadlineChange], e
     model.commit(Step::new(&orders(), at, at.next()), work).await
 }
 
-/// To the microsecond.
+/// A deadline is due from its time on, exact to the microsecond.
 pub async fn deadline_is_due_from_its_time_on<M: DeadlineStore + Clone>(model: &M) {
-    let moment = TimeDelta::microseconds(1);
-    settle(model, &[set(&deadline(1, time(5) + moment))]).await;
+    let microsecond = TimeDelta::microseconds(1);
+    settle(model, &[set(&deadline(1, time(5) + microsecond))]).await;
     assert!(due(model, time(5), 9).await.is_empty());
-    assert_eq!(due(model, time(5) + moment, 9).await.len(), 1);
-    assert_eq!(due(model, time(9), 9).await.len(), 1, "it stays due until it is ended");
+    assert_eq!(due(model, time(5) + microsecond, 9).await.len(), 1);
+    assert_eq!(due(model, time(9), 9).await.len(), 1, "a deadline stays due until it is ended");
 }
 
 /// A call returns the earliest of the due deadlines.
@@ -138,7 +138,7 @@ pub async fn due_deadlines_come_earliest_first_up_to_the_limit<M: DeadlineStore 
     assert!(due(model, time(40), 0).await.is_empty());
 }
 
-/// Id, key, name, time and correlation, whatever characters they have.
+/// Id, key, name, time and correlation id are returned unchanged, with any characters.
 pub async fn every_part_of_a_deadline_is_kept<M: DeadlineStore + Clone>(model: &M) {
     let longest = Deadline {
         key: AggregateId::new("ü".repeat(MAX_NAME_BYTES / 2)).expect("a valid id"),
@@ -151,17 +151,17 @@ pub async fn every_part_of_a_deadline_is_kept<M: DeadlineStore + Clone>(model: &
     assert_eq!(due(model, time(9), 9).await, [longest, plain]);
 }
 
-/// A repeated step sets its deadlines again: those that were postponed since stay as they are.
-pub async fn deadline_that_is_there_is_not_set_again<M: DeadlineStore + Clone>(model: &M) {
+/// A repeated step sets its deadlines again. A deadline that was postponed in between keeps its time.
+pub async fn existing_deadline_is_not_set_again<M: DeadlineStore + Clone>(model: &M) {
     settle(model, &[set(&deadline(1, time(5)))]).await;
     settle(model, &[set(&deadline(1, time(1)))]).await;
     assert_eq!(due(model, time(9), 9).await, [deadline(1, time(5))]);
-    model.postpone_deadline(&orders(), Uuid::from_u128(1), time(7), "late").await.expect("it can be postponed");
-    step(model, &[set(&deadline(1, time(5)))], Ok(())).await.expect("it commits");
+    model.postpone_deadline(&orders(), Uuid::from_u128(1), time(7), "late").await.expect("a deadline can be postponed");
+    step(model, &[set(&deadline(1, time(5)))], Ok(())).await.expect("the transaction commits");
     assert_eq!(due(model, time(9), 9).await, [Deadline { attempts: 1, ..deadline(1, time(7)) }]);
 }
 
-/// Ending it again changes nothing, and neither does ending one that never was.
+/// Ending a deadline again changes nothing. Neither does ending a deadline that was never set.
 pub async fn ended_deadline_is_gone<M: DeadlineStore + Clone>(model: &M) {
     settle(model, &[set(&deadline(1, time(1))), set(&deadline(2, time(2))), set(&deadline(3, time(3)))]).await;
     for _ in 0..2 {
@@ -174,55 +174,68 @@ pub async fn ended_deadline_is_gone<M: DeadlineStore + Clone>(model: &M) {
     assert_eq!(ids(model).await, [4]);
 }
 
-/// In whatever order the two changes come.
+/// A deadline that one call sets and ends has ended, in whatever order the call lists the two changes.
 pub async fn deadline_set_and_ended_in_one_call_has_ended<M: DeadlineStore + Clone>(model: &M) {
     settle(model, &[set(&deadline(1, time(1))), end(1), end(2), set(&deadline(2, time(2)))]).await;
     assert!(ids(model).await.is_empty());
-    step(model, &[end(3), set(&deadline(3, time(3))), set(&deadline(4, time(4)))], Ok(())).await.expect("it commits");
+    step(model, &[end(3), set(&deadline(3, time(3))), set(&deadline(4, time(4)))], Ok(()))
+        .await
+        .expect("the transaction commits");
     assert_eq!(ids(model).await, [4]);
 }
 
-/// What a step sets and ends is visible once its checkpoint is.
+/// The deadlines that a step sets and ends become visible together with its checkpoint.
 pub async fn changes_commit_with_the_checkpoint<M: DeadlineStore + Clone>(model: &M) {
-    step(model, &[set(&deadline(1, time(1))), set(&deadline(2, time(2)))], Ok(())).await.expect("it commits");
+    step(model, &[set(&deadline(1, time(1))), set(&deadline(2, time(2)))], Ok(()))
+        .await
+        .expect("the transaction commits");
     assert_eq!(ids(model).await, [1, 2]);
-    step(model, &[end(1), set(&deadline(3, time(3)))], Ok(())).await.expect("it commits");
+    step(model, &[end(1), set(&deadline(3, time(3)))], Ok(())).await.expect("the transaction commits");
     assert_eq!(ids(model).await, [2, 3]);
-    assert_eq!(model.checkpoint(&orders()).await.expect("it can be read"), Position::new(2));
+    assert_eq!(model.checkpoint(&orders()).await.expect("the read succeeds"), Position::new(2));
 }
 
-/// Neither the deadlines nor the checkpoint.
+/// A failed transaction changes neither the deadlines nor the checkpoint.
 pub async fn failed_transaction_changes_no_deadline<M: DeadlineStore + Clone>(model: &M) {
-    step(model, &[set(&deadline(1, time(1)))], Ok(())).await.expect("it commits");
+    step(model, &[set(&deadline(1, time(1)))], Ok(())).await.expect("the transaction commits");
     let failed = Err(ErrorKind::Invalid("on purpose".into()).into());
     let error = step(model, &[end(1), set(&deadline(2, time(2)))], failed).await.expect_err("the work fails");
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
     assert_eq!(ids(model).await, [1]);
-    assert_eq!(model.checkpoint(&orders()).await.expect("it can be read"), Position::new(1));
+    assert_eq!(model.checkpoint(&orders()).await.expect("the read succeeds"), Position::new(1));
 }
 
-/// The error may have any length.
+/// Postponing a deadline moves its time and increments its attempts. The error text may have any length.
 pub async fn postponed_deadline_comes_later_and_counts_the_attempt<M: DeadlineStore + Clone>(model: &M) {
     settle(model, &[set(&deadline(1, time(1))), set(&deadline(2, time(2)))]).await;
     for attempts in 1..=3 {
         let later = time(10 * i64::from(attempts));
         let error = "no 'such' order: zoë 🦀 ".repeat(100);
-        model.postpone_deadline(&orders(), Uuid::from_u128(1), later, &error).await.expect("it can be postponed");
+        model
+            .postpone_deadline(&orders(), Uuid::from_u128(1), later, &error)
+            .await
+            .expect("a deadline can be postponed");
         let postponed = Deadline { attempts, ..deadline(1, later) };
         assert_eq!(due(model, later, 9).await, [deadline(2, time(2)), postponed]);
     }
     assert_eq!(due(model, time(29), 9).await, [deadline(2, time(2))]);
 }
 
-/// It may have ended meanwhile.
+/// Postponing succeeds without a change if the deadline has ended or was never set.
 pub async fn postponing_an_unknown_deadline_changes_nothing<M: DeadlineStore + Clone>(model: &M) {
-    model.postpone_deadline(&orders(), Uuid::from_u128(1), time(1), "late").await.expect("nothing is wrong with that");
+    model
+        .postpone_deadline(&orders(), Uuid::from_u128(1), time(1), "late")
+        .await
+        .expect("postponing an unknown deadline succeeds");
     settle(model, &[set(&deadline(2, time(2))), set(&deadline(3, time(3))), end(3)]).await;
-    model.postpone_deadline(&orders(), Uuid::from_u128(3), time(1), "late").await.expect("nothing is wrong with that");
+    model
+        .postpone_deadline(&orders(), Uuid::from_u128(3), time(1), "late")
+        .await
+        .expect("postponing an unknown deadline succeeds");
     assert_eq!(due(model, time(9), 9).await, [deadline(2, time(2))]);
 }
 
-/// Two processes may have deadlines of the same id; names compare by their bytes.
+/// Two processes may use the same deadline id. Process names compare byte by byte.
 pub async fn deadlines_belong_to_one_process_each<M: DeadlineStore + Clone>(model: &M) {
     let names = ["orders", "Orders", "orders ", "order", "örders"];
     for (name, second) in names.iter().zip(1..) {
@@ -232,7 +245,7 @@ pub async fn deadlines_belong_to_one_process_each<M: DeadlineStore + Clone>(mode
     model
         .postpone_deadline(&process("Orders"), Uuid::from_u128(1), time(7), "late")
         .await
-        .expect("it can be postponed");
+        .expect("a deadline can be postponed");
     model.settle_deadlines(&process("order"), &[end(1)]).await.expect("deadlines can be changed");
     let times = [Some(time(1)), Some(time(7)), Some(time(3)), None, Some(time(5))];
     for (name, at) in names.iter().zip(times) {
@@ -242,10 +255,10 @@ pub async fn deadlines_belong_to_one_process_each<M: DeadlineStore + Clone>(mode
     }
 }
 
-/// More than any statement takes at once.
+/// One call may change more deadlines than fit in one statement of any database.
 pub async fn many_deadlines_change_in_one_call<M: DeadlineStore + Clone>(model: &M) {
     let changes: Vec<_> = (1..=3_000).zip(1..).map(|(id, second)| set(&deadline(id, time(second)))).collect();
-    step(model, &changes, Ok(())).await.expect("it commits");
+    step(model, &changes, Ok(())).await.expect("the transaction commits");
     assert!(ids(model).await.into_iter().eq(1..=3_000));
     let ended: Vec<_> = (2..=3_000).map(end).collect();
     settle(model, &ended).await;

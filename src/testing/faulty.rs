@@ -1,5 +1,5 @@
-//! What goes wrong, on purpose: a broker that breaks every promise a broker gives, read models whose transactions fail before or after
-//! their commit, and a projection of yours between them.
+//! Fault injection: a broker that loses, duplicates and reorders messages, read models whose transactions fail before or after their
+//! commit, and [`assert_survives`], which runs your projection between them.
 
 pub(crate) mod models;
 mod script;
@@ -22,38 +22,73 @@ use crate::testing::faulty::script::seeded;
 pub use models::{CommitFault, FaultyModels};
 pub use survival::assert_survives;
 
-/// What happens to one frame on its way.
+/// The fault that [`FaultyBroker`] applies to one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Nothing: it arrives.
+    /// No fault: the frame arrives.
     Deliver,
-    /// It is confirmed and never arrives.
+    /// The frame is confirmed but never arrives.
     Drop,
-    /// It arrives twice.
+    /// The frame arrives twice.
     Double,
-    /// It is held back, and arrives after the next frame that is not.
+    /// The frame is held back and arrives after the next frame that is delivered.
     Late,
-    /// Something that is not a frame arrives in front of it.
+    /// A message that is not a frame arrives before the frame.
     Junk,
-    /// The confirm is lost: the publisher is told to try again, although it arrives.
+    /// The frame arrives, but its confirm is lost: the publisher gets a transient error.
     LoseConfirm,
-    /// The connection is cut before it is sent, which shows in the confirm.
+    /// The connection breaks before the frame is sent: the frame does not arrive, and the publisher gets a transient error.
     Refuse,
 }
 
 impl Fault {
-    /// Each of them.
+    /// Every fault.
     pub const ALL: [Self; 7] =
         [Self::Deliver, Self::Drop, Self::Double, Self::Late, Self::Junk, Self::LoseConfirm, Self::Refuse];
 
-    /// So many of them at random, the same each time for the same seed.
+    /// Returns `count` random faults. The same seed always gives the same faults.
     pub fn seeded(seed: u64, count: usize) -> Vec<Self> {
         seeded(&Self::ALL, seed, count)
     }
 }
 
-/// Does to each frame in turn what a script says; what comes after the script arrives. Cloning gives another handle.
+/// A broker that applies a script of faults, one per frame. Frames beyond the end of the script arrive. Clones share the script.
+///
+/// # Examples
+/// A worker applies each event once, although the broker loses, duplicates and reorders frames.
+/// ```
+/// # use retell::store::Append;
+/// # use retell::testing::store::{events, stream};
+/// # use retell::{AnyEvent, BoxError, CancellationToken, Envelope, EventStore, ExpectedVersion, Projection, async_trait};
+/// # use retell::{MemoryBroker, MemoryReadModel, MemoryStore, Relay, Worker};
+/// # struct Count;
+/// # #[async_trait]
+/// # impl Projection for Count {
+/// #     const NAME: &'static str = "count";
+/// #     type Event = AnyEvent;
+/// #     type Tx = u64;
+/// #     async fn apply(&self, count: &mut u64, _: Envelope<AnyEvent>) -> Result<(), BoxError> { *count += 1; Ok(()) }
+/// # }
+/// use retell::testing::faulty::{Fault, FaultyBroker};
+///
+/// # #[tokio::main]
+/// # async fn main() -> retell::Result<()> {
+/// # let (log, models, stop) = (MemoryStore::new(), MemoryReadModel::with_value(0), CancellationToken::new());
+/// # log.append(Append::new(stream("a"), ExpectedVersion::Any, events(5))).await?;
+/// let broker = FaultyBroker::new(MemoryBroker::new(), Fault::seeded(7, 100));
+/// let worker = Worker::new(Count, log.clone(), models.clone()).with_broker(broker.clone());
+/// let relay = Relay::new(log, broker);
+/// let mut applied = worker.applied();
+/// let (ran, relayed, ()) = tokio::join!(worker.run(stop.clone()), relay.run(stop.clone()), async {
+///     applied.wait_for(|position| position.get() == 5).await.map(drop).ok();
+///     stop.cancel();
+/// });
+/// ran.and(relayed)?;
+/// assert_eq!(*models.value(), 5);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct FaultyBroker<B> {
     inner: B,
@@ -67,15 +102,15 @@ struct State {
 }
 
 impl<B: Broker> FaultyBroker<B> {
-    /// Breaks a broker by script.
+    /// Wraps `inner` and applies the faults of `script` to its frames.
     pub fn new(inner: B, script: impl IntoIterator<Item = Fault>) -> Self {
         let state = State { script: script.into_iter().collect(), held_back: Vec::new() };
         Self { inner, state: Arc::new(Mutex::new(state)) }
     }
 
-    fn disturb(&self, frame: &Frame) -> (Vec<Frame>, Result<()>) {
+    fn apply_next_fault(&self, frame: &Frame) -> (Vec<Frame>, Result<()>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = || Err(Error::new(ErrorKind::Transient("hear the broker's confirm".into())));
+        let lost = || Err(Error::new(ErrorKind::Transient("receive the broker's confirm".into())));
         let fault = state.script.pop_front().unwrap_or(Fault::Deliver);
         let (mut frames, confirm) = match fault {
             Fault::Deliver => (vec![frame.clone()], Ok(())),
@@ -103,7 +138,7 @@ impl<B: Broker> Publisher for FaultyBroker<B> {
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         let mut confirms = Vec::with_capacity(frames.len());
         for frame in frames {
-            let (arriving, confirm) = self.disturb(frame);
+            let (arriving, confirm) = self.apply_next_fault(frame);
             confirms.push(self.inner.publish(&arriving).await?);
             confirms.push(ready(confirm).boxed());
         }

@@ -1,10 +1,10 @@
 //! The conformance suite of the inbox of a [`ReadModel`]: one function per case, each on a fresh and empty read model.
 //!
-//! [`inbox_conformance!`](crate::inbox_conformance) makes a test of each of them.
+//! [`inbox_conformance!`](crate::inbox_conformance) expands to one test per case.
 //!
 //! # Panics
 //! Every case panics if the read model breaks the rule in the case's name.
-#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+#![expect(clippy::missing_panics_doc, reason = "documented once, above: every case may panic")]
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +17,7 @@ use crate::store::model::parking::Step;
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 
-/// Makes a test of every case, by the case's name.
+/// Expands to one test per case, named after the case.
 ///
 /// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
 ///
@@ -57,40 +57,40 @@ fn reaction(name: &str) -> ProjectionName {
     ProjectionName::new(name).expect("a test's reaction has a valid name")
 }
 
-/// What each mark in a transaction returned.
-type Answers = Arc<Mutex<Vec<bool>>>;
+/// The results of the marks in a transaction.
+type Marks = Arc<Mutex<Vec<bool>>>;
 
-fn answered(answers: &Answers) -> Vec<bool> {
-    std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner))
+fn recorded(marks: &Marks) -> Vec<bool> {
+    std::mem::take(&mut *marks.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Work that marks events, notes the answers, and returns `end`.
-fn marking<M: ReadModel + Clone>(model: &M, name: &str, events: &[EventId], end: Result<()>) -> (Work<M::Tx>, Answers) {
+/// Returns work that marks events, records the results, and returns `end`.
+fn marking<M: ReadModel + Clone>(model: &M, name: &str, events: &[EventId], end: Result<()>) -> (Work<M::Tx>, Marks) {
     let (model, name, events) = (model.clone(), reaction(name), events.to_vec());
-    let answers = Answers::default();
-    let noted = answers.clone();
+    let marks = Marks::default();
+    let results = marks.clone();
     let work: Work<M::Tx> = Box::new(move |tx| {
         async move {
             for event in events {
                 let first = model.mark_handled(tx, &name, event).await?;
-                noted.lock().unwrap_or_else(PoisonError::into_inner).push(first);
+                results.lock().unwrap_or_else(PoisonError::into_inner).push(first);
             }
             end
         }
         .boxed()
     });
-    (work, answers)
+    (work, marks)
 }
 
 /// Marks events in a step of the reaction that moves its checkpoint to `to`.
 async fn mark<M: ReadModel + Clone>(model: &M, name: &str, to: u64, events: &[EventId]) -> Vec<bool> {
     let at = model.checkpoint(&reaction(name)).await.expect("a checkpoint can be read");
-    let (work, answers) = marking(model, name, events, Ok(()));
-    model.commit(Step::new(&reaction(name), at, Position::new(to)), work).await.expect("it commits");
-    answered(&answers)
+    let (work, marks) = marking(model, name, events, Ok(()));
+    model.commit(Step::new(&reaction(name), at, Position::new(to)), work).await.expect("the transaction commits");
+    recorded(&marks)
 }
 
-/// The second mark returns `false`, in the same transaction and in a later one.
+/// The first mark of an event returns `true`. Later marks return `false`, in the same transaction and in later ones.
 pub async fn event_is_handled_once<M: ReadModel + Clone>(model: &M) {
     let (first, second) = (EventId::generate(), EventId::generate());
     assert_eq!(mark(model, "mails", 1, &[first, first]).await, [true, false]);
@@ -98,18 +98,18 @@ pub async fn event_is_handled_once<M: ReadModel + Clone>(model: &M) {
     assert_eq!(mark(model, "mails", 3, &[second, first]).await, [false, false]);
 }
 
-/// The event counts as new afterward.
+/// After a failed transaction, the next mark of its event returns `true`.
 pub async fn failed_transaction_marks_nothing<M: ReadModel + Clone>(model: &M) {
     let event = EventId::generate();
     let end = Err(ErrorKind::Invalid("on purpose".into()).into());
-    let (work, answers) = marking(model, "mails", &[event], end);
+    let (work, marks) = marking(model, "mails", &[event], end);
     let step = Step::new(&reaction("mails"), Position::ZERO, Position::new(1));
     model.commit(step, work).await.expect_err("the work fails");
-    assert_eq!(answered(&answers), [true]);
+    assert_eq!(recorded(&marks), [true]);
     assert_eq!(mark(model, "mails", 1, &[event]).await, [true]);
 }
 
-/// Names compare by their bytes.
+/// Reaction names compare byte by byte.
 pub async fn inboxes_belong_to_one_reaction_each<M: ReadModel + Clone>(model: &M) {
     let event = EventId::generate();
     for name in ["mails", "Mails", "mails ", "mail", "máils"] {
@@ -123,18 +123,18 @@ pub async fn handled_events_survive_a_reset<M: ReadModel + Clone>(model: &M) {
     let event = EventId::generate();
     mark(model, "mails", 5, &[event]).await;
     mark(model, "mails", 0, &[]).await;
-    assert_eq!(model.checkpoint(&reaction("mails")).await.expect("it can be read"), Position::ZERO);
+    assert_eq!(model.checkpoint(&reaction("mails")).await.expect("the read succeeds"), Position::ZERO);
     assert_eq!(mark(model, "mails", 1, &[event]).await, [false]);
 }
 
-/// With per-aggregate order, workers of different aggregates may see the same event.
+/// With per-aggregate order, several transactions may try to mark the same event at once.
 pub async fn one_of_concurrent_transactions_handles_an_event<M: ReadModel + Clone>(model: &M) {
     let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
     model.begin(&reaction("mails"), nothing).await.expect("a reaction begins");
     for round in 1..=10 {
         let event = EventId::generate();
         let racer = async |racer: usize| {
-            let (work, answers) = marking(model, "mails", &[event], Ok(()));
+            let (work, marks) = marking(model, "mails", &[event], Ok(()));
             let turn: Turn<M::Tx> = Box::new(move |tx, rows| {
                 for row in rows {
                     (row.applied, row.seen) = (Version::new(round), Version::new(round));
@@ -142,32 +142,32 @@ pub async fn one_of_concurrent_transactions_handles_an_event<M: ReadModel + Clon
                 work(tx)
             });
             let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
-            model.turn(&reaction("mails"), vec![own], turn).await.map(|()| answered(&answers))
+            model.turn(&reaction("mails"), vec![own], turn).await.map(|()| recorded(&marks))
         };
         let marked = try_join_all((0..4).map(racer)).await.expect("every turn commits").concat();
         assert_eq!(marked.iter().filter(|first| **first).count(), 1, "{marked:?}");
     }
 }
 
-/// A later call returns the stored position, and each reaction has its own.
+/// The first start of a reaction is stored, and later calls return it. Each reaction has its own start.
 pub async fn start_is_stored_once<M: ReadModel + Clone>(model: &M) {
     let start = async |name: &str, position| {
         let stored = model.start_after(&reaction(name), Position::new(position)).await;
-        stored.expect("it is stored").get()
+        stored.expect("the start is stored").get()
     };
     assert_eq!(start("mails", 7).await, 7);
     assert_eq!(start("mails", 9).await, 7);
     assert_eq!(start("mails", 0).await, 7);
     assert_eq!(start("Mails", 0).await, 0);
-    assert_eq!(start("Mails", 3).await, 0, "zero is a stored position as well");
-    assert_eq!(model.checkpoint(&reaction("mails")).await.expect("it can be read"), Position::ZERO);
+    assert_eq!(start("Mails", 3).await, 0, "zero is also a stored position");
+    assert_eq!(model.checkpoint(&reaction("mails")).await.expect("the read succeeds"), Position::ZERO);
 }
 
-/// Every caller is told the same position.
+/// Every call returns the same position.
 pub async fn one_of_concurrent_starts_is_stored<M: ReadModel + Clone>(model: &M) {
     let mails = reaction("mails");
     let starts = (1..=8).map(|position| model.start_after(&mails, Position::new(position)));
-    let stored = try_join_all(starts).await.expect("each is told");
+    let stored = try_join_all(starts).await.expect("each call succeeds");
     assert!(stored.windows(2).all(|pair| pair[0] == pair[1]), "{stored:?}");
-    assert_eq!(model.start_after(&mails, Position::new(99)).await.expect("it can be read"), stored[0]);
+    assert_eq!(model.start_after(&mails, Position::new(99)).await.expect("the read succeeds"), stored[0]);
 }

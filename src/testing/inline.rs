@@ -1,11 +1,11 @@
-//! The conformance suite of [`InlineStore`]: one function per case, each on a fresh and empty log and the read model next to it.
+//! The conformance suite of [`InlineStore`]: one function per case, each on a fresh and empty log and its read model.
 //!
-//! [`inline_conformance!`](crate::inline_conformance) makes a test of each of them. [`noting`] returns a handle for
-//! [`store_conformance!`](crate::store_conformance): a log whose appends apply a projection is still a log.
+//! [`inline_conformance!`](crate::inline_conformance) expands to one test per case. [`noting`] returns a handle for
+//! [`store_conformance!`](crate::store_conformance), because a log with an inline projection must still pass the suite of a log.
 //!
 //! # Panics
 //! Every case panics if the store breaks the rule in the case's name.
-#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+#![expect(clippy::missing_panics_doc, reason = "documented once, above: every case may panic")]
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -42,7 +42,7 @@ use crate::view::fold::ViewProjection;
 use crate::view::reader::{Paging, Views};
 use crate::worker::Worker;
 
-/// Makes a test of every case, by the case's name.
+/// Expands to one test per case, named after the case.
 ///
 /// Awaiting the expression returns a fresh empty log, the read model that its inline projections write to, and a guard that must live as
 /// long as both. The read model must be [`Noting`].
@@ -63,11 +63,11 @@ macro_rules! inline_conformance {
         $crate::inline_conformance! {
             @cases $fresh;
             concurrent_appends_leave_log_and_model_in_agreement,
-            append_that_the_projection_fails_on_writes_nothing,
+            append_whose_projection_fails_writes_nothing,
             failed_part_of_an_append_keeps_its_key_free,
             repeated_and_refused_appends_apply_nothing,
             two_projections_of_one_handle_are_both_applied,
-            set_up_again_continues_where_it_was,
+            second_setup_continues_from_the_checkpoint,
             projection_with_a_parked_aggregate_is_refused,
             worker_of_the_same_name_applies_nothing_twice,
             returned_append_is_applied,
@@ -84,8 +84,19 @@ macro_rules! inline_conformance {
     };
 }
 
-/// Makes a test of every case of inline views, as [`inline_conformance!`](crate::inline_conformance) does: for a read model that is also a
-/// [`ViewStore`].
+/// Expands to one test per case of inline views, named after the case. The expression is that of
+/// [`inline_conformance!`](crate::inline_conformance), with a read model that is also a [`ViewStore`].
+///
+/// # Examples
+/// ```
+/// use retell::{MemoryReadModel, MemoryStore};
+///
+/// retell::inline_view_conformance!(async {
+///     let models = MemoryReadModel::new();
+///     (MemoryStore::with_read_model(models.clone()), models, ())
+/// });
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! inline_view_conformance {
     ($fresh:expr) => {
@@ -98,13 +109,13 @@ macro_rules! inline_view_conformance {
     };
 }
 
-/// A read model in which a projection notes events, one note each time, so that an event applied twice shows.
+/// A read model in which a projection records the id of each event that it applies. An event that is applied twice has two notes.
 #[async_trait]
 pub trait Noting: ReadModel + Clone {
-    /// Returns work that makes room for the notes, such as a table, unless it exists.
+    /// Returns work that creates the storage of the notes, such as a table, if it does not exist.
     fn make_room() -> Work<Self::Tx>;
 
-    /// Returns work that notes an event.
+    /// Returns work that adds a note of `event`.
     fn note(event: EventId) -> Work<Self::Tx>;
 
     /// Returns the committed notes, in any order.
@@ -160,7 +171,7 @@ impl Noting for SqliteReadModel {
     }
 }
 
-/// The table of notes is in the first schema of the connections' `search_path`: give each test a schema of its own there.
+/// The notes are a table in the first schema of the connections' `search_path`: give each test its own schema there.
 #[cfg(feature = "postgres")]
 #[async_trait]
 impl Noting for PostgresReadModel {
@@ -214,7 +225,7 @@ const CREATE_NOTED: &str = "CREATE TABLE IF NOT EXISTS noted (event_id VARCHAR(3
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 const NOTED: &str = "SELECT event_id FROM noted";
 
-/// Notes each event, and then fails on the payload `poison`.
+/// A projection that notes each event, and then fails if its payload is `poison`.
 struct Notes<M> {
     name: &'static str,
     models: PhantomData<fn(M)>,
@@ -246,7 +257,7 @@ impl<M: Noting> Projection for Notes<M> {
     }
 }
 
-/// Returns a handle of `log` whose appends note their events in `models`. A projection's error refuses an append with the payload `poison`.
+/// Returns a handle of `log` whose appends note their events in `models`. An append with the payload `poison` fails.
 ///
 /// # Errors
 /// As [`inline()`].
@@ -262,21 +273,21 @@ async fn noting_of<S: InlineStore<Tx = M::Tx>, M: Noting>(log: S, models: &M) ->
     noting(log, models).await.expect("the projection can be set up on an empty log")
 }
 
-/// Checks that the model has a note of each event of the log and no other, and returns how many there are.
+/// Asserts that the model has exactly one note of each event of the log, and returns the number of events.
 ///
 /// # Panics
-/// If log and model differ.
+/// If the log and the notes differ.
 pub async fn assert_agreement<S: InlineStore, M: Noting>(log: &S, models: &M) -> usize {
     let log = whole_log(log).await.expect("the log can be read");
     let mut events: Vec<_> = log.iter().map(|event| event.event.id).collect();
     let mut notes = models.noted().await.expect("the notes can be read");
     events.sort_unstable();
     notes.sort_unstable();
-    assert_eq!(notes, events, "each event of the log is noted once, and nothing else is");
+    assert_eq!(notes, events, "the model has one note of each event of the log");
     events.len()
 }
 
-/// Sixteen writers, five streams.
+/// Sixteen writers append to five streams.
 pub async fn concurrent_appends_leave_log_and_model_in_agreement<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -288,7 +299,9 @@ where
         let log = log.clone();
         writers.spawn(async move {
             for number in 0..20 {
-                log.append(one(&((writer + number) % 5).to_string(), "x")).await.expect("nothing is expected");
+                log.append(one(&((writer + number) % 5).to_string(), "x"))
+                    .await
+                    .expect("an append that expects no version succeeds");
             }
         });
     }
@@ -296,8 +309,9 @@ where
     assert_eq!(assert_agreement(&log, &models).await, 320);
 }
 
-/// The error names the projection and has its error as the source. Appends that share its commit are written.
-pub async fn append_that_the_projection_fails_on_writes_nothing<S, M>(log: S, models: M)
+/// The append fails with an error that names the projection and has the projection's error as its source. Other appends in the same commit
+/// are written.
+pub async fn append_whose_projection_fails_writes_nothing<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
     M: Noting,
@@ -322,7 +336,7 @@ where
     assert_eq!(assert_agreement(&log, &models).await, 36);
 }
 
-/// All parts of the append are refused with the one at fault, and a later append under the key is written.
+/// The append is refused in all its streams. A later append under the same key is written.
 pub async fn failed_part_of_an_append_keeps_its_key_free<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -337,11 +351,14 @@ where
     let refused = log.append(both("poison")).await.expect_err("the projection fails on it");
     assert!(matches!(refused.kind(), ErrorKind::Projection { .. }), "{refused}");
     assert_eq!(assert_agreement(&log, &models).await, 0);
-    assert_eq!(log.append(both("fine")).await.expect("nothing is expected").outcome, Outcome::Written);
+    assert_eq!(
+        log.append(both("fine")).await.expect("an append that expects no version succeeds").outcome,
+        Outcome::Written
+    );
     assert_eq!(assert_agreement(&log, &models).await, 2);
 }
 
-/// An append repeated under its key, and one that conflicts.
+/// An append repeated under its key, and an append that conflicts, are not applied.
 pub async fn repeated_and_refused_appends_apply_nothing<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -350,14 +367,14 @@ where
     let log = noting_of(log, &models).await;
     let append = one("a", "x").with_key(IdempotencyKey::new("k").expect("a valid key"));
     for outcome in [Outcome::Written, Outcome::Repeated, Outcome::Repeated] {
-        assert_eq!(log.append(append.clone()).await.expect("the key decides").outcome, outcome);
+        assert_eq!(log.append(append.clone()).await.expect("the append succeeds").outcome, outcome);
     }
     let conflict = Append::new(stream("a"), ExpectedVersion::NoStream, vec![event("x")]);
     assert!(log.append(conflict).await.expect_err("the stream exists").is_conflict());
     assert_eq!(assert_agreement(&log, &models).await, 1);
 }
 
-/// In the transaction of each append. An append that the second one fails on leaves no trace of the first.
+/// Both projections run in the transaction of each append. If the second one fails, the changes of the first are rolled back.
 pub async fn two_projections_of_one_handle_are_both_applied<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -376,28 +393,28 @@ where
     assert_eq!((notes.len(), notes), (4, twice));
 }
 
-/// As after a restart, or in a second process.
-pub async fn set_up_again_continues_where_it_was<S, M>(log: S, models: M)
+/// A process sets up its projections again after a restart, and so does a second process.
+pub async fn second_setup_continues_from_the_checkpoint<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
     M: Noting,
 {
     let first = noting_of(log.clone(), &models).await;
-    first.append(one("a", "x")).await.expect("nothing is expected");
-    let second = noting(log, &models).await.expect("the projection is where the log is");
+    first.append(one("a", "x")).await.expect("an append that expects no version succeeds");
+    let second = noting(log, &models).await.expect("the projection has applied the whole log");
     for handle in [&second, &first, &second] {
-        handle.append(one("a", "x")).await.expect("nothing is expected");
+        handle.append(one("a", "x")).await.expect("an append that expects no version succeeds");
     }
     assert_eq!(assert_agreement(&second, &models).await, 4);
 }
 
-/// With [`ErrorKind::Invalid`]: an append could not tell which of its aggregate's events are applied.
+/// The error is [`ErrorKind::Invalid`]: an append cannot know which events of a parked aggregate the projection has applied.
 pub async fn projection_with_a_parked_aggregate_is_refused<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
     M: Noting,
 {
-    let appended = log.append(one("a", "x")).await.expect("nothing is expected");
+    let appended = log.append(one("a", "x")).await.expect("an append that expects no version succeeds");
     let at = position_of(&log, &appended).await;
     let name = ProjectionName::new(Notes::<M>::NAME).expect("a valid name");
     let parked = Parked {
@@ -410,14 +427,14 @@ where
         state: ParkedState::Dead,
     };
     let step = Step::new(&name, Position::ZERO, at).with_parking(0, vec![ParkingChange::Park(parked)]);
-    models.commit(step, M::make_room()).await.expect("a projection that never ran is at zero");
+    models.commit(step, M::make_room()).await.expect("the checkpoint of a new projection is zero");
     let refused = noting(log.clone(), &models).await.map(drop).expect_err("an aggregate is parked");
     assert!(matches!(refused.kind(), ErrorKind::Invalid(_)), "{refused}");
-    log.append(one("b", "x")).await.expect("the log is as it was");
+    log.append(one("b", "x")).await.expect("the log is usable");
     assert_eq!(models.noted().await.expect("the notes can be read"), []);
 }
 
-/// It finds nothing to do or is refused, whichever order it has.
+/// The worker has nothing to do or is refused, in log order and in per-aggregate order.
 pub async fn worker_of_the_same_name_applies_nothing_twice<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -425,7 +442,7 @@ where
 {
     let log = noting_of(log, &models).await;
     for number in 0..10 {
-        log.append(one(&number.to_string(), "x")).await.expect("nothing is expected");
+        log.append(one(&number.to_string(), "x")).await.expect("an append that expects no version succeeds");
     }
     assert_eq!(assert_agreement(&log, &models).await, 10);
     for (per_aggregate, events) in [(false, 11), (true, 12)] {
@@ -441,12 +458,12 @@ where
             let kind = error.kind();
             assert!(matches!(kind, ErrorKind::CheckpointAhead { .. } | ErrorKind::Invalid(_)), "{error}");
         }
-        log.append(one("more", "x")).await.expect("nothing is expected");
+        log.append(one("more", "x")).await.expect("an append that expects no version succeeds");
         assert_eq!(assert_agreement(&log, &models).await, events);
     }
 }
 
-/// A caller that waits until the projection has applied its append does not wait.
+/// A caller that waits for the projection returns immediately.
 pub async fn returned_append_is_applied<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -455,13 +472,13 @@ where
     let log = noting_of(log, &models).await;
     let name = ProjectionName::new(Notes::<M>::NAME).expect("a valid name");
     for number in 1..=3 {
-        let token = log.append(one("a", "x")).await.expect("nothing is expected").token();
-        wait_for(&models, &log, &name, token, Duration::from_secs(10)).await.expect("it is applied");
+        let token = log.append(one("a", "x")).await.expect("an append that expects no version succeeds").token();
+        wait_for(&models, &log, &name, token, Duration::from_secs(10)).await.expect("the append is applied");
         assert_eq!(assert_agreement(&log, &models).await, number);
     }
 }
 
-/// Counts the events of each payload.
+/// A view that counts the events of each payload.
 #[derive(Debug, Clone, Copy)]
 struct Payloads {
     generation: Generation,
@@ -469,7 +486,7 @@ struct Payloads {
 
 const LIVE: Payloads = Payloads { generation: ViewId::FIRST };
 
-/// A generation that readers do not see yet.
+/// The view in a generation that readers do not see yet.
 const NEXT: Payloads = Payloads { generation: Generation::new(2) };
 
 impl View for Payloads {
@@ -502,7 +519,7 @@ async fn count_of<M: ViewStore + Clone>(models: &M, payload: &str) -> Option<u64
     Views::new(&LIVE, models.clone()).get(payload).await.expect("a view can be read")
 }
 
-/// Half of the appends of sixteen writers change the same row.
+/// Half of the appends of sixteen writers change one row.
 pub async fn view_never_lags_while_all_writers_change_one_row<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -515,19 +532,21 @@ where
         writers.spawn(async move {
             for number in 0..20 {
                 let payload = if number % 2 == 0 { "hot" } else { ["x", "y", "z"][writer % 3] };
-                log.append(one(&writer.to_string(), payload)).await.expect("nothing is expected");
+                log.append(one(&writer.to_string(), payload))
+                    .await
+                    .expect("an append that expects no version succeeds");
             }
         });
     }
     writers.join_all().await;
-    log.append(one("last", "last")).await.expect("nothing is expected");
-    assert_eq!(count_of(&models, "last").await, Some(1), "at once");
+    log.append(one("last", "last")).await.expect("an append that expects no version succeeds");
+    assert_eq!(count_of(&models, "last").await, Some(1), "the view includes the append");
     let all = Views::new(&LIVE, models).all(Paging::first(10)).await.expect("a view can be read").rows;
     let all: Vec<_> = all.iter().map(|(key, count)| (key.as_str(), *count)).collect();
     assert_eq!(all, [("hot", 160), ("last", 1), ("x", 60), ("y", 50), ("z", 50)]);
 }
 
-/// A generation that appends keep up to date is complete: a build finds nothing to do, and readers may be given it.
+/// Appends keep the generation complete, so a build has nothing to do, and the generation can be promoted.
 pub async fn rebuild_keeps_an_inline_generation_and_promotes_it<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -535,23 +554,23 @@ where
 {
     let log = viewed(viewed(log, LIVE, &models).await, NEXT, &models).await;
     for number in 0..10 {
-        log.append(one(&number.to_string(), "x")).await.expect("nothing is expected");
+        log.append(one(&number.to_string(), "x")).await.expect("an append that expects no version succeeds");
     }
     let rebuild = Rebuild::new(NEXT, log.clone(), models.clone());
     rebuild.run(CancellationToken::new()).await.expect("there is nothing to build");
     let key = ViewKey::new("x").expect("a valid key");
     let view = ViewId::new(Payloads::NAME, NEXT.generation).expect("a valid name");
     let kept = models.rows(view.view(), Some(NEXT.generation), &[key]).await.expect("rows can be read");
-    assert_eq!(kept.iter().map(|row| row.state.as_deref()).collect::<Vec<_>>(), [Some("10")], "the rows are there");
-    log.append(one("more", "x")).await.expect("nothing is expected");
+    assert_eq!(kept.iter().map(|row| row.state.as_deref()).collect::<Vec<_>>(), [Some("10")], "the rows are kept");
+    log.append(one("more", "x")).await.expect("an append that expects no version succeeds");
     assert_eq!(rebuild.switch().await.expect("the generation is complete"), LIVE.generation);
-    log.append(one("more", "x")).await.expect("nothing is expected");
+    log.append(one("more", "x")).await.expect("an append that expects no version succeeds");
     assert_eq!(count_of(&models, "x").await, Some(12), "readers see the new generation, and appends still change it");
-    assert_eq!(rebuild.switch_back(LIVE.generation).await.expect("so is the old one"), NEXT.generation);
+    assert_eq!(rebuild.switch_back(LIVE.generation).await.expect("the old generation is complete"), NEXT.generation);
     assert_eq!(count_of(&models, "x").await, Some(12));
 }
 
-/// With [`ErrorKind::Invalid`]: a part of its rows is gone, so nothing may be applied to the rest.
+/// The error is [`ErrorKind::Invalid`]: some of its rows are deleted, so no event may be applied to the rest.
 pub async fn generation_that_is_being_deleted_is_refused<S, M>(log: S, models: M)
 where
     S: InlineStore<Tx = M::Tx> + Clone,
@@ -559,14 +578,15 @@ where
 {
     let inlined = viewed(log.clone(), NEXT, &models).await;
     for payload in ["x", "y", "z"] {
-        inlined.append(one(payload, payload)).await.expect("nothing is expected");
+        inlined.append(one(payload, payload)).await.expect("an append that expects no version succeeds");
     }
     let generation = ViewId::new(Payloads::NAME, NEXT.generation).expect("a valid name");
-    let is_gone = models.delete_generation(&generation, 1).await.expect("it is not live");
+    let is_gone = models.delete_generation(&generation, 1).await.expect("the generation is not live");
     if is_gone {
-        // A store may delete more rows than it was asked to, as in memory.
+        // A store may delete more rows than the limit, as the memory store does.
         return;
     }
-    let refused = inline(log, ViewProjection::new(NEXT, models)).await.map(drop).expect_err("it is being deleted");
+    let refused =
+        inline(log, ViewProjection::new(NEXT, models)).await.map(drop).expect_err("the generation is being deleted");
     assert!(matches!(refused.kind(), ErrorKind::Invalid(why) if why.contains("deleted")), "{refused}");
 }

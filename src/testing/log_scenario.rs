@@ -1,4 +1,4 @@
-//! Given these events of these aggregates, a view's rows are those.
+//! Scenarios for views: given the events of a log, then a view has certain rows.
 //!
 //! ```
 //! # use retell::{Envelope, Event, View, store::Fields};
@@ -36,11 +36,11 @@ use crate::testing::record::Record;
 use crate::view::View;
 use crate::view::fold::rows_of;
 
-/// Starts a scenario with what is in the log: each event with its aggregate, as `type/id`. Each goes through its stored form. The n-th is
-/// recorded n seconds after the beginning of 1970.
+/// Starts a scenario with the events of a log, each with its aggregate as `type/id`. Each event is encoded and decoded. The n-th event is
+/// recorded n seconds after 1970-01-01T00:00:00Z.
 ///
 /// # Panics
-/// An aggregate without a `/`, or an event that cannot be encoded.
+/// If an aggregate does not have the form `type/id`, or an event cannot be encoded.
 #[must_use = "a scenario checks nothing before its `then`"]
 pub fn given_log<E: Event>(events: impl IntoIterator<Item = (&'static str, E)>) -> GivenLog<E> {
     let (mut record, mut clock) = (Record::default(), DateTime::UNIX_EPOCH);
@@ -51,7 +51,7 @@ pub fn given_log<E: Event>(events: impl IntoIterator<Item = (&'static str, E)>) 
     GivenLog { log: recorded.collect(), event: PhantomData }
 }
 
-/// A log.
+/// The log of a scenario.
 #[derive(Debug, Clone)]
 pub struct GivenLog<E> {
     log: Vec<RecordedEvent>,
@@ -59,10 +59,10 @@ pub struct GivenLog<E> {
 }
 
 impl<E: Event> GivenLog<E> {
-    /// There is a row under this key, with this state.
+    /// Asserts that `view` has a row under `key` with the state `expected`.
     ///
     /// # Panics
-    /// There is none, or another; or the view cannot be.
+    /// If there is no such row, its state differs, or the view cannot be built from the log.
     #[track_caller]
     pub fn then_row<V: View<Event = E>>(self, view: &V, key: &str, expected: V::State) -> Self
     where
@@ -72,10 +72,10 @@ impl<E: Event> GivenLog<E> {
         self
     }
 
-    /// There is no row under this key.
+    /// Asserts that `view` has no row under `key`.
     ///
     /// # Panics
-    /// There is one; or the view cannot be.
+    /// If there is such a row, or the view cannot be built from the log.
     #[track_caller]
     pub fn then_no_row<V: View<Event = E>>(self, view: &V, key: &str) -> Self
     where
@@ -85,10 +85,10 @@ impl<E: Event> GivenLog<E> {
         self
     }
 
-    /// The rows with this value of a field have exactly these keys, in the order of their bytes.
+    /// Asserts that the rows whose `field` has `value` have exactly these `keys`, in byte order.
     ///
     /// # Panics
-    /// They have others; or the view cannot be.
+    /// If other rows have the value, or the view cannot be built from the log.
     #[track_caller]
     pub fn then_found<'k, V: View<Event = E>>(
         self,
@@ -101,7 +101,7 @@ impl<E: Event> GivenLog<E> {
         let rows = self.rows(view);
         let found = rows.iter().filter(|row| row.fields.contains(field, &value)).map(|row| row.key.as_str());
         let expected: Vec<_> = keys.into_iter().collect();
-        assert_eq!(found.collect::<Vec<_>>(), expected, "other rows have {value:?} as their {field}");
+        assert_eq!(found.collect::<Vec<_>>(), expected, "other rows have the value {value:?} in the field {field}");
         self
     }
 
@@ -109,7 +109,7 @@ impl<E: Event> GivenLog<E> {
     fn state<V: View<Event = E>>(&self, view: &V, key: &str) -> Option<V::State> {
         let row = self.rows(view).into_iter().find(|row| row.key.as_str() == key)?;
         let state = serde_json::from_str(row.state.as_deref()?);
-        Some(state.unwrap_or_else(|error| panic!("the state under {key} cannot be read back: {error}")))
+        Some(state.unwrap_or_else(|error| panic!("cannot read back the state under {key}: {error}")))
     }
 
     #[track_caller]

@@ -1,5 +1,5 @@
-//! For tests: scenarios of aggregates, views and processes, a broker and read models that fail on purpose, and the suites that every
-//! store, read model and broker must pass.
+//! Tools for tests: scenarios for aggregates, views and processes; a broker and read models that fail on purpose; and the conformance
+//! suites that every store, read model and broker must pass.
 
 pub mod broker;
 pub mod deadlines;

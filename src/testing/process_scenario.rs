@@ -1,4 +1,4 @@
-//! Given these events, when that one comes or so much time has passed, a process sends those commands.
+//! Scenarios for processes: given past events, when an event arrives or time passes, then the process sends commands.
 //!
 //! ```
 //! # use retell::process::{Effects, NotExecuted, Process};
@@ -60,16 +60,16 @@ use crate::id::AggregateId;
 use crate::process::Process;
 use crate::process::instance::{Decision, Instance, Trigger};
 use crate::testing::record::Record;
-use crate::testing::scenario::stored_and_back;
+use crate::testing::scenario::round_trip;
 
-/// More deadlines than any process lets pass in one span of time.
-const ENDLESS: usize = 10_000;
+/// Limit of deadlines that may pass in one call of [`after`](GivenProcess::after). Beyond it, the process sets them in an endless loop.
+const MAX_PASSED_DEADLINES: usize = 10_000;
 
-/// Starts a scenario of one process: that of the first event that has a [key](Process::key).
+/// Starts a scenario of one process instance: the instance of the first event that has a [key](Process::key).
 ///
-/// Decisions are made as a [`ProcessManager`](crate::ProcessManager) makes them, and each step goes through its stored form and back.
-/// Commands are not executed: all of them are taken for accepted, until [`when_rejected`](GivenProcess::when_rejected) says otherwise.
-/// The clock stands still at the beginning of 1970, and only [`after`](GivenProcess::after) moves it.
+/// The scenario makes decisions as a [`ProcessManager`](crate::ProcessManager) does, and encodes and decodes each step.
+/// It does not execute commands: a command counts as accepted until [`when_rejected`](GivenProcess::when_rejected) rejects it.
+/// The clock starts at 1970-01-01T00:00:00Z, and only [`after`](GivenProcess::after) advances it.
 #[must_use = "a scenario checks nothing before its `then`"]
 pub fn given_process<P: Process>(process: P) -> GivenProcess<P> {
     GivenProcess {
@@ -83,16 +83,16 @@ pub fn given_process<P: Process>(process: P) -> GivenProcess<P> {
     }
 }
 
-/// A process with a past.
+/// A process instance that has handled its past events.
 pub struct GivenProcess<P: Process> {
     process: P,
     record: Record,
     now: DateTime<Utc>,
     key: Option<AggregateId>,
     instance: Instance<P>,
-    /// Commands of the steps before, as long as nobody refuses them.
+    /// Commands of earlier steps that have not been rejected.
     accepted: Vec<(Trigger, P::Command)>,
-    /// Those that the last thing that happened has led to.
+    /// Commands of the latest step.
     sent: Vec<(Trigger, P::Command)>,
 }
 
@@ -103,7 +103,7 @@ impl<P: Process> Debug for GivenProcess<P> {
 }
 
 impl<P: Process> GivenProcess<P> {
-    /// This has happened: each event with its aggregate, as `type/id`.
+    /// Handles past events, each with its aggregate as `type/id`.
     ///
     /// # Panics
     /// As [`when`](Self::when).
@@ -113,19 +113,19 @@ impl<P: Process> GivenProcess<P> {
         for (aggregate, event) in events {
             self = self.when(aggregate, event);
         }
-        self.at_rest()
+        self.accept_sent()
     }
 
-    /// An event comes, of an aggregate that is named `type/id`. One that does not pass the process's [filter](Process::filter), or has no
-    /// [key](Process::key), leads to nothing.
+    /// Handles an event of `aggregate`, which has the form `type/id`. The process ignores an event that does not pass its
+    /// [filter](Process::filter) or has no [key](Process::key).
     ///
     /// # Panics
-    /// It belongs to another process than the events before it. An aggregate without a `/`, or an event or a step that cannot be
-    /// encoded and decoded.
+    /// If the event belongs to another process instance than the events before it, if `aggregate` does not have the form `type/id`, or if
+    /// the event or a step cannot be encoded and decoded.
     #[must_use = "a scenario checks nothing before its `then`"]
     #[track_caller]
     pub fn when(mut self, aggregate: &str, event: P::Event) -> Self {
-        self = self.at_rest();
+        self = self.accept_sent();
         let recorded = self.record.next(aggregate, &event, self.now);
         let filter = self.process.filter().unwrap_or_else(|error| panic!("{error}"));
         if !filter.passes(&recorded) {
@@ -134,44 +134,45 @@ impl<P: Process> GivenProcess<P> {
         let event: Envelope<P::Event> = recorded.decode().unwrap_or_else(|error| panic!("{error}"));
         let Some(key) = self.process.key(&event) else { return self };
         let own = self.key.get_or_insert_with(|| key.clone());
-        assert_eq!(key, *own, "the event of {aggregate} belongs to another process than those before it");
+        assert_eq!(key, *own, "the event of {aggregate} belongs to another process than the events before it");
         take_step(&mut self.instance, &mut self.sent, Decision::on_event(&self.process, &key, &event));
         self
     }
 
-    /// So much time passes, and with it the deadlines that are due by then, one after the other; also such as follow from those.
+    /// Advances the clock by `time`, and lets each deadline that is due by then pass, earliest first. This includes deadlines that the
+    /// process sets meanwhile.
     ///
     /// # Panics
-    /// It does not come to an end: a deadline that passes sets another that has passed, again and again.
+    /// If there is no end to them, because each deadline that passes sets another one that is due.
     #[must_use = "a scenario checks nothing before its `then`"]
     #[track_caller]
     pub fn after(mut self, time: Duration) -> Self {
-        self = self.at_rest();
+        self = self.accept_sent();
         self.now += time;
         let Some(key) = self.key.clone() else { return self };
-        for _ in 0..ENDLESS {
+        for _ in 0..MAX_PASSED_DEADLINES {
             let due = self.instance.pending().filter(|pending| pending.at <= self.now);
             let Some(first) = due.min_by_key(|pending| pending.at).cloned() else { return self };
             take_step(&mut self.instance, &mut self.sent, Decision::on_passed(&self.process, &key, &first));
         }
-        panic!("{ENDLESS} deadlines have passed, and there are more");
+        panic!("{MAX_PASSED_DEADLINES} deadlines have passed, and there are more");
     }
 
-    /// A command that the process has sent is refused by the domain.
+    /// Rejects the latest accepted command that equals `command`, with `reason`.
     ///
     /// # Panics
-    /// It has sent no such command, or as many were refused before.
+    /// If the process has not sent `command`, or each one that it sent is rejected already.
     #[must_use = "a scenario checks nothing before its `then`"]
     #[track_caller]
     pub fn when_rejected(mut self, command: P::Command, reason: &str) -> Self
     where
         P::Command: Debug + PartialEq,
     {
-        self = self.at_rest();
+        self = self.accept_sent();
         let place = self.accepted.iter().rposition(|(_, accepted)| *accepted == command);
         let (Some(place), Some(key)) = (place, self.key.clone()) else {
             let sent: Vec<_> = self.accepted.iter().map(|(_, accepted)| accepted).collect();
-            panic!("{command:?} cannot be refused: accepted so far are {sent:?}")
+            panic!("{command:?} cannot be rejected: the accepted commands are {sent:?}")
         };
         let (sent, _) = self.accepted.remove(place);
         let decision = Decision::on_rejected(&self.process, &key, sent, &command, reason);
@@ -179,10 +180,10 @@ impl<P: Process> GivenProcess<P> {
         self
     }
 
-    /// What has happened last led to exactly these commands.
+    /// Asserts that the latest event, deadline or rejection led to exactly the `expected` commands.
     ///
     /// # Panics
-    /// It led to others.
+    /// If the process sent other commands.
     #[track_caller]
     pub fn then_sends(self, expected: impl IntoIterator<Item = P::Command>) -> Self
     where
@@ -194,32 +195,32 @@ impl<P: Process> GivenProcess<P> {
         self
     }
 
-    /// A deadline of this name is pending, and passes when so much time has.
+    /// Asserts that `deadline` is pending and passes when the time `after` has elapsed.
     ///
     /// # Panics
-    /// There is none of this name, or it passes at another time.
+    /// If no deadline of this name is pending, or it passes at another time.
     #[track_caller]
     pub fn then_deadline(self, deadline: &str, after: Duration) -> Self {
         let (pending, expected) = (self.pending(), self.now + after);
-        let others = "the deadline is not pending, or not for that time";
+        let others = "the deadline is not pending, or is due at another time";
         assert_eq!(pending.get(deadline), Some(&expected), "{deadline}: {others}; pending are {pending:?}");
         self
     }
 
-    /// No deadline of this name is pending.
+    /// Asserts that `deadline` is not pending.
     ///
     /// # Panics
-    /// There is one.
+    /// If a deadline of this name is pending.
     #[track_caller]
     pub fn then_no_deadline(self, deadline: &str) -> Self {
         assert_eq!(self.pending().get(deadline), None, "the deadline {deadline} is pending");
         self
     }
 
-    /// The process knows this.
+    /// Asserts that the process's state equals `expected`.
     ///
     /// # Panics
-    /// It knows something else.
+    /// If the states differ.
     #[track_caller]
     pub fn then_state(self, expected: P::State) -> Self
     where
@@ -229,8 +230,8 @@ impl<P: Process> GivenProcess<P> {
         self
     }
 
-    /// Before the next thing happens.
-    fn at_rest(mut self) -> Self {
+    /// Counts the commands of the latest step as accepted, before the next step begins.
+    fn accept_sent(mut self) -> Self {
         self.accepted.append(&mut self.sent);
         self
     }
@@ -240,7 +241,7 @@ impl<P: Process> GivenProcess<P> {
     }
 }
 
-/// As it is recorded, and read again.
+/// Encodes and decodes each step of a decision, then applies it and collects its commands.
 #[track_caller]
 fn take_step<P: Process>(instance: &mut Instance<P>, sent: &mut Vec<(Trigger, P::Command)>, decision: Decision<'_, P>) {
     let trigger = decision.trigger();
@@ -249,7 +250,7 @@ fn take_step<P: Process>(instance: &mut Instance<P>, sent: &mut Vec<(Trigger, P:
         Err(never) => match never {},
     };
     for step in steps {
-        let step = stored_and_back(&step);
+        let step = round_trip(&step);
         let commands = step.commands.iter().cloned().enumerate();
         sent.extend(commands.map(|(place, command)| (trigger.command(place), command)));
         instance.apply(step);

@@ -1,10 +1,10 @@
-//! What every [`ReadModel`] must do: one function per case, each on a fresh and empty read model.
+//! The conformance suite of per-aggregate order in a [`ReadModel`]: one function per case, each on a fresh and empty read model.
 //!
-//! [`progress_conformance!`](crate::progress_conformance) makes a test of each of them.
+//! [`progress_conformance!`](crate::progress_conformance) expands to one test per case.
 //!
 //! # Panics
 //! Every case panics if the read model breaks the rule in the case's name.
-#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+#![expect(clippy::missing_panics_doc, reason = "documented once, above: every case may panic")]
 
 use std::collections::HashMap;
 
@@ -20,9 +20,9 @@ use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::testing::read_model::Counting;
 
-/// Makes a test of every case, by the case's name.
+/// Expands to one test per case, named after the case.
 ///
-/// The expression gives, when awaited, a fresh empty read model and whatever must live as long as it.
+/// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
 ///
 /// # Examples
 /// ```
@@ -38,13 +38,13 @@ macro_rules! progress_conformance {
             @cases $fresh;
             a_turn_commits_the_work_and_the_rows_together,
             a_failing_turn_changes_nothing,
-            rows_come_in_key_order_each_once,
+            each_row_comes_once_in_key_order,
             turns_over_the_same_aggregates_exclude_each_other,
-            a_turn_sees_what_the_one_it_waited_for_has_left,
+            a_turn_sees_the_changes_of_the_turn_it_waited_for,
             a_parked_row_is_listed_until_it_is_released,
-            rows_are_the_projections_own,
+            progress_belongs_to_one_projection,
             the_swept_position_never_goes_backward,
-            a_projection_keeps_to_its_order,
+            a_projection_keeps_its_order,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -74,7 +74,7 @@ async fn begin<M: ReadModel>(model: &M) {
     model.begin(&totals(), nothing()).await.expect("a projection begins");
 }
 
-/// A turn that only changes rows.
+/// Returns a turn that only changes progress rows.
 fn change<Tx: Send + ?Sized + 'static>(mut change: impl FnMut(&mut Progress) + Send + 'static) -> Turn<Tx> {
     Box::new(move |_, rows| {
         rows.iter_mut().for_each(&mut change);
@@ -96,60 +96,63 @@ async fn seen<M: ReadModel>(model: &M, ids: &[&str]) -> Vec<u64> {
     streams.iter().map(|stream| seen.get(stream).copied().unwrap_or_default().get()).collect()
 }
 
-/// What was written through the transaction is there if and only if the rows are.
+/// Everything written through the transaction is visible exactly when the rows are.
 pub async fn a_turn_commits_the_work_and_the_rows_together<M: Counting>(model: &M) {
     begin(model).await;
     let counting: Turn<M::Tx> = Box::new(|tx, rows| {
         rows.iter_mut().for_each(advance_by_one);
         M::count()(tx)
     });
-    turn(model, &["a", "b"], counting).await.expect("it commits");
+    turn(model, &["a", "b"], counting).await.expect("the transaction commits");
     assert_eq!(
-        (model.counted().await.expect("it can be read"), seen(model, &["a", "b", "c"]).await),
+        (model.counted().await.expect("the read succeeds"), seen(model, &["a", "b", "c"]).await),
         (1, vec![1, 1, 0])
     );
 }
 
-/// Not the work, not the rows, and none that the turn made.
+/// Neither the work nor the rows are kept, including rows that the turn created.
 pub async fn a_failing_turn_changes_nothing<M: Counting>(model: &M) {
     begin(model).await;
-    turn(model, &["a"], change(advance_by_one)).await.expect("it commits");
+    turn(model, &["a"], change(advance_by_one)).await.expect("the transaction commits");
     let failing: Turn<M::Tx> = Box::new(|tx, rows| {
         rows.iter_mut().for_each(advance_by_one);
         let counted = M::count()(tx);
         async move { counted.await.and(Err(ErrorKind::Invalid("on purpose".into()).into())) }.boxed()
     });
-    let error = turn(model, &["a", "b"], failing).await.expect_err("it fails");
+    let error = turn(model, &["a", "b"], failing).await.expect_err("the turn fails");
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
-    assert_eq!((model.counted().await.expect("it can be read"), seen(model, &["a", "b"]).await), (0, vec![1, 0]));
+    assert_eq!((model.counted().await.expect("the read succeeds"), seen(model, &["a", "b"]).await), (0, vec![1, 0]));
 }
 
-/// However the caller has them; the names of the streams are compared by their bytes.
-pub async fn rows_come_in_key_order_each_once<M: Counting>(model: &M) {
+/// The caller may pass streams in any order and more than once. Their names compare byte by byte.
+pub async fn each_row_comes_once_in_key_order<M: Counting>(model: &M) {
     begin(model).await;
     let check: Turn<M::Tx> = Box::new(|_, rows| {
         let ids: Vec<_> = rows.iter().map(|row| row.stream.aggregate_id().as_str()).collect();
         assert_eq!(ids, ["A", "a", "a ", "ß", "ä"]);
-        assert!(rows.iter().all(|row| *row == Progress::new(row.stream.clone())), "they are new: {rows:?}");
+        assert!(
+            rows.iter().all(|row| *row == Progress::new(row.stream.clone())),
+            "rows of new aggregates are empty: {rows:?}"
+        );
         async { Ok(()) }.boxed()
     });
-    turn(model, &["ß", "a", "A", "a ", "a", "ä"], check).await.expect("it commits");
+    turn(model, &["ß", "a", "A", "a ", "a", "ä"], check).await.expect("the transaction commits");
 }
 
-/// Whatever they overlap in, and in whatever order it is asked for: they neither wait for each other in a circle nor lose a change.
+/// Overlapping turns neither deadlock nor lose a change, in any order of streams.
 pub async fn turns_over_the_same_aggregates_exclude_each_other<M: Counting>(model: &M) {
     begin(model).await;
     let ids: Vec<String> = (0..20).map(|number| format!("{number}")).collect();
     let racer = async |racer: usize| {
         for round in 0..15 {
             let mut ids: Vec<_> = ids.iter().map(String::as_str).collect();
-            // Some of them are new to everybody, some are there.
+            // Some of the rows exist, others are new.
             ids.rotate_left((racer * 7 + round) % 20);
             ids.truncate(12);
             if racer.is_multiple_of(2) {
                 ids.reverse();
             }
-            turn(model, &ids, change(advance_by_one)).await.expect("nobody is in anybody's way");
+            turn(model, &ids, change(advance_by_one)).await.expect("the turn commits");
         }
     };
     join_all((0..4).map(racer)).await;
@@ -157,19 +160,19 @@ pub async fn turns_over_the_same_aggregates_exclude_each_other<M: Counting>(mode
     assert_eq!(seen(model, &ids).await.iter().sum::<u64>(), 4 * 15 * 12);
 }
 
-/// Also where the row is new to both.
-pub async fn a_turn_sees_what_the_one_it_waited_for_has_left<M: Counting>(model: &M) {
+/// A turn that waited for another one sees its changes, even if both create the row.
+pub async fn a_turn_sees_the_changes_of_the_turn_it_waited_for<M: Counting>(model: &M) {
     begin(model).await;
     for round in 0..20 {
         let id = format!("new {round}");
         let ids = [id.as_str()];
         let racers = (0..4).map(|_| turn(model, &ids, change(advance_by_one)));
-        try_join_all(racers).await.expect("each has its turn");
+        try_join_all(racers).await.expect("every turn commits");
         assert_eq!(seen(model, &ids).await, [4]);
     }
 }
 
-/// By the same means as for a projection in log order; and it can be called for.
+/// Parking works as for a projection in log order, including a retry on request.
 pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting>(model: &M) {
     begin(model).await;
     let parked = Parked {
@@ -187,8 +190,8 @@ pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting>(model: &M)
             (row.applied, row.seen, row.parked) = (Version::new(2), Version::new(5), Some(kept.clone()));
         }
     });
-    turn(model, &["a", "b"], park).await.expect("it commits");
-    let listed = async || model.parking(&totals()).await.expect("it can be read").parked;
+    turn(model, &["a", "b"], park).await.expect("the transaction commits");
+    let listed = async || model.parking(&totals()).await.expect("the read succeeds").parked;
     assert_eq!(listed().await, std::slice::from_ref(&parked));
     assert_eq!(seen(model, &["a", "b"]).await, [5, 0]);
     let found = Progress { stream: stream("a"), applied: Version::new(2), seen: Version::new(5), parked: Some(parked) };
@@ -196,51 +199,52 @@ pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting>(model: &M)
         assert_eq!(rows, [found, Progress::new(stream("b"))]);
         async { Ok(()) }.boxed()
     });
-    turn(model, &["a", "b"], check).await.expect("it commits");
-    assert!(model.retry_parked(&totals(), &stream("a")).await.expect("it can be called for"));
+    turn(model, &["a", "b"], check).await.expect("the transaction commits");
+    assert!(model.retry_parked(&totals(), &stream("a")).await.expect("the aggregate can be retried"));
     assert_eq!(listed().await[0].state, ParkedState::Waiting);
     let release = change(|row| (row.applied, row.seen, row.parked) = (Version::new(5), Version::new(5), None));
-    turn(model, &["a"], release).await.expect("it commits");
+    turn(model, &["a"], release).await.expect("the transaction commits");
     assert_eq!((listed().await, seen(model, &["a"]).await), (Vec::new(), vec![5]));
 }
 
-/// Two that have names in common share nothing.
-pub async fn rows_are_the_projections_own<M: Counting>(model: &M) {
+/// Projections with similar names share neither rows nor a position.
+pub async fn progress_belongs_to_one_projection<M: Counting>(model: &M) {
     begin(model).await;
-    turn(model, &["a"], change(advance_by_one)).await.expect("it commits");
+    turn(model, &["a"], change(advance_by_one)).await.expect("the transaction commits");
     let other = ProjectionName::new("total").expect("a valid name");
     model.begin(&other, nothing()).await.expect("a projection begins");
-    let rows = model.seen(&other, &[stream("a")]).await.expect("it can be read");
+    let rows = model.seen(&other, &[stream("a")]).await.expect("the read succeeds");
     assert!(rows.get(&stream("a")).is_none_or(|seen| *seen == Version::ZERO), "{rows:?}");
-    model.sweep(&other, Position::new(9)).await.expect("it moves");
-    assert_eq!(model.checkpoint(&totals()).await.expect("it can be read"), Position::ZERO);
+    model.sweep(&other, Position::new(9)).await.expect("the sweep succeeds");
+    assert_eq!(model.checkpoint(&totals()).await.expect("the read succeeds"), Position::ZERO);
 }
 
-/// Whoever comes late is told how far it is.
+/// A sweep to an earlier position returns the current position.
 pub async fn the_swept_position_never_goes_backward<M: Counting>(model: &M) {
     begin(model).await;
     for (to, then) in [(5, 5), (3, 5), (5, 5), (8, 8)] {
-        let swept = model.sweep(&totals(), Position::new(to)).await.expect("it moves or stays");
+        let swept = model.sweep(&totals(), Position::new(to)).await.expect("the sweep succeeds");
         assert_eq!(swept, Position::new(then));
     }
     begin(model).await;
-    assert_eq!(model.checkpoint(&totals()).await.expect("it can be read"), Position::new(8));
+    assert_eq!(model.checkpoint(&totals()).await.expect("the read succeeds"), Position::new(8));
 }
 
-/// Its rows, or its position, would say too little in the other one.
-pub async fn a_projection_keeps_to_its_order<M: Counting>(model: &M) {
+/// The rows of one order, and the position of the other, do not contain what the other order needs.
+pub async fn a_projection_keeps_its_order<M: Counting>(model: &M) {
     let log = ProjectionName::new("log").expect("a valid name");
     let step = |projection: &ProjectionName, from, to| Step::new(projection, Position::new(from), Position::new(to));
-    model.commit(step(&log, 0, 0), nothing()).await.expect("it is set up in log order");
-    model.commit(step(&log, 0, 4), nothing()).await.expect("it goes on");
-    let error = model.begin(&log, M::count()).await.expect_err("it has begun in log order");
+    model.commit(step(&log, 0, 0), nothing()).await.expect("the projection is set up in log order");
+    model.commit(step(&log, 0, 4), nothing()).await.expect("the projection continues");
+    let error = model.begin(&log, M::count()).await.expect_err("the projection has begun in log order");
     assert!(error.to_string().contains("has begun in log order"), "{error}");
     begin(model).await;
-    let error = model.commit(step(&totals(), 0, 1), M::count()).await.expect_err("it has order per aggregate");
+    let error =
+        model.commit(step(&totals(), 0, 1), M::count()).await.expect_err("the projection has per-aggregate order");
     assert!(error.to_string().contains("has order per aggregate"), "{error}");
-    assert_eq!(model.counted().await.expect("it can be read"), 0);
-    model.commit(step(&log, 4, 5), nothing()).await.expect("the other is where it was");
+    assert_eq!(model.counted().await.expect("the read succeeds"), 0);
+    model.commit(step(&log, 4, 5), nothing()).await.expect("the checkpoint of the other projection is unchanged");
     let young = ProjectionName::new("young").expect("a valid name");
-    model.commit(step(&young, 0, 0), nothing()).await.expect("it is set up");
-    model.begin(&young, nothing()).await.expect("it has not got anywhere, so it may change");
+    model.commit(step(&young, 0, 0), nothing()).await.expect("the projection is set up");
+    model.begin(&young, nothing()).await.expect("a projection without progress may change its order");
 }

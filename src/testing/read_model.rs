@@ -1,10 +1,10 @@
-//! What every [`ReadModel`] must do: one function per case, each on a fresh and empty read model.
+//! The conformance suite of checkpoints and parking in a [`ReadModel`]: one function per case, each on a fresh and empty read model.
 //!
-//! [`checkpoint_conformance!`](crate::checkpoint_conformance) makes a test of each of them.
+//! [`checkpoint_conformance!`](crate::checkpoint_conformance) expands to one test per case.
 //!
 //! # Panics
 //! Every case panics if the read model breaks the rule in the case's name.
-#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+#![expect(clippy::missing_panics_doc, reason = "documented once, above: every case may panic")]
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -25,9 +25,9 @@ use crate::store::postgres::model::read_model::PostgresReadModel;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 
-/// Makes a test of every case, by the case's name.
+/// Expands to one test per case, named after the case.
 ///
-/// The expression gives, when awaited, a fresh empty read model and whatever must live as long as it.
+/// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
 ///
 /// # Examples
 /// ```
@@ -42,14 +42,14 @@ macro_rules! checkpoint_conformance {
         $crate::checkpoint_conformance! {
             @cases $fresh;
             advancing_commits_the_work_and_the_checkpoint_together,
-            a_checkpoint_that_has_moved_is_reported_and_nothing_changes,
+            a_step_from_a_stale_checkpoint_changes_nothing,
             failing_work_changes_nothing,
-            projections_have_checkpoints_of_their_own,
-            of_concurrent_advances_from_one_position_exactly_one_wins,
-            what_is_parked_changes_with_the_checkpoint,
-            a_step_that_does_not_know_what_is_parked_changes_nothing,
-            a_parked_aggregate_is_the_projections_own_whatever_its_name,
-            a_parked_aggregate_can_be_called_for,
+            each_projection_has_its_own_checkpoint,
+            one_of_concurrent_advances_from_one_position_wins,
+            parking_changes_commit_with_the_checkpoint,
+            a_step_with_an_outdated_parking_count_changes_nothing,
+            a_parked_aggregate_belongs_to_one_projection,
+            a_parked_aggregate_can_be_retried_on_request,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -63,16 +63,16 @@ macro_rules! checkpoint_conformance {
     };
 }
 
-/// A read model that counts: the least the suite must be able to write and read back.
+/// A read model with a counter, which the suite writes in its transactions and reads back.
 #[async_trait]
 pub trait Counting: ReadModel {
-    /// Work that adds one.
+    /// Returns work that increments the counter.
     fn count() -> Work<Self::Tx>;
 
-    /// How often [`count`](Self::count) was committed.
+    /// Returns the counter: the number of commits of [`count`](Self::count).
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     async fn counted(&self) -> Result<u32>;
 }
 
@@ -111,7 +111,7 @@ impl Counting for SqliteReadModel {
     }
 }
 
-/// The counter lies in the first schema of the connections' `search_path`: give each test a schema of its own there.
+/// The counter is a table in the first schema of the connections' `search_path`: give each test its own schema there.
 #[cfg(feature = "postgres")]
 #[async_trait]
 impl Counting for PostgresReadModel {
@@ -139,8 +139,8 @@ impl Counting for PostgresReadModel {
     }
 }
 
-/// The counter is a row of the table `counter (id INT PRIMARY KEY, counted INT NOT NULL)`. Make that first: here it would end the
-/// transaction.
+/// The counter is a row of the table `counter (id INT PRIMARY KEY, counted INT NOT NULL)`. Create the table before the test: MySQL commits
+/// a transaction that creates a table.
 #[cfg(feature = "mysql")]
 #[async_trait]
 impl Counting for MySqlReadModel {
@@ -170,13 +170,13 @@ async fn advance<M: Counting>(model: &M, name: &str, from: u64, to: u64) -> Resu
     model.commit(Step::new(&projection(name), Position::new(from), Position::new(to)), M::count()).await
 }
 
-/// The checkpoint of the projection `totals`, and the counter.
+/// Returns the checkpoint of the projection `totals`, and the counter.
 async fn state<M: Counting>(model: &M) -> (u64, u32) {
     let checkpoint = model.checkpoint(&projection("totals")).await.expect("a checkpoint can be read");
     (checkpoint.get(), model.counted().await.expect("the counter can be read"))
 }
 
-/// From zero, by any number of positions.
+/// A step commits its work and its checkpoint. A checkpoint starts at zero and moves by any number of positions.
 pub async fn advancing_commits_the_work_and_the_checkpoint_together<M: Counting>(model: &M) {
     assert_eq!(state(model).await, (0, 0), "a projection that never ran");
     for (from, to, counted) in [(0, 1, 1), (1, 7, 2), (7, 1_000_000_000_000, 3)] {
@@ -185,8 +185,8 @@ pub async fn advancing_commits_the_work_and_the_checkpoint_together<M: Counting>
     }
 }
 
-/// A worker that was taken for dead and woke up again.
-pub async fn a_checkpoint_that_has_moved_is_reported_and_nothing_changes<M: Counting>(model: &M) {
+/// The error reports the actual checkpoint. A worker gets it when it resumes after another one has taken over.
+pub async fn a_step_from_a_stale_checkpoint_changes_nothing<M: Counting>(model: &M) {
     advance(model, "totals", 0, 5).await.expect("the checkpoint is at zero");
     for from in [0, 4, 6] {
         let error = advance(model, "totals", from, 9).await.expect_err("the checkpoint is elsewhere");
@@ -194,10 +194,10 @@ pub async fn a_checkpoint_that_has_moved_is_reported_and_nothing_changes<M: Coun
         assert_eq!(*error.kind(), ErrorKind::CheckpointMoved { projection: projection("totals"), expected, actual });
         assert_eq!(state(model).await, (5, 1));
     }
-    advance(model, "totals", 5, 6).await.expect("whoever knows where it is gets on");
+    advance(model, "totals", 5, 6).await.expect("a step from the actual checkpoint commits");
 }
 
-/// Neither the model nor the checkpoint; and the work's own error comes back.
+/// Neither the model nor the checkpoint changes, and the caller gets the work's own error.
 pub async fn failing_work_changes_nothing<M: Counting>(model: &M) {
     advance(model, "totals", 0, 5).await.expect("the checkpoint is at zero");
     for _ in 0..3 {
@@ -215,8 +215,8 @@ pub async fn failing_work_changes_nothing<M: Counting>(model: &M) {
     assert_eq!(state(model).await, (6, 2));
 }
 
-/// Also when their names are alike.
-pub async fn projections_have_checkpoints_of_their_own<M: Counting>(model: &M) {
+/// Each projection has its own checkpoint, even if names differ only in case or by a space.
+pub async fn each_projection_has_its_own_checkpoint<M: Counting>(model: &M) {
     let names = ["totals", "Totals", "totals ", "total_", "'; --"];
     for (name, to) in names.iter().zip(1..) {
         advance(model, name, 0, to).await.expect("each begins at zero");
@@ -228,13 +228,13 @@ pub async fn projections_have_checkpoints_of_their_own<M: Counting>(model: &M) {
     assert_eq!(state(model).await, (1, 5));
 }
 
-/// The others are told, or told to try again.
-pub async fn of_concurrent_advances_from_one_position_exactly_one_wins<M: Counting>(model: &M) {
+/// One of the concurrent steps commits. The others get [`ErrorKind::CheckpointMoved`] or a transient error.
+pub async fn one_of_concurrent_advances_from_one_position_wins<M: Counting>(model: &M) {
     let totals = projection("totals");
     let advance = |from: Position| {
         let work: Work<M::Tx> = Box::new(|tx| {
             Box::pin(async move {
-                // All of them get here before the first one commits, where the read model lets them.
+                // If the read model allows concurrent transactions, all of them get here before the first commit.
                 tokio::task::yield_now().await;
                 M::count()(tx).await
             })
@@ -253,7 +253,7 @@ pub async fn of_concurrent_advances_from_one_position_exactly_one_wins<M: Counti
     }
 }
 
-/// An aggregate that failed at its third event.
+/// Returns a parked aggregate that failed at its third event.
 fn parked(id: &str, position: u64) -> Parked {
     Parked {
         stream: StreamId::parse("account", id).expect("a test's stream has a valid name"),
@@ -274,11 +274,11 @@ async fn step<M: Counting>(model: &M, to: u64, changes: u64, parking: Vec<Parkin
 }
 
 async fn parking<M: Counting>(model: &M) -> Parking {
-    model.parking(&projection("totals")).await.expect("what is parked can be read")
+    model.parking(&projection("totals")).await.expect("parked aggregates can be read")
 }
 
-/// Parked, failed again, released: each with the count that the next step must know.
-pub async fn what_is_parked_changes_with_the_checkpoint<M: Counting>(model: &M) {
+/// Parks an aggregate, updates it after another failure, and releases it. Each change increments the count that the next step must name.
+pub async fn parking_changes_commit_with_the_checkpoint<M: Counting>(model: &M) {
     assert_eq!(parking(model).await, Parking::default());
     let (late, early) = (parked("late", 9), parked("early", 4));
     let both = vec![ParkingChange::Park(late.clone()), ParkingChange::Park(early.clone())];
@@ -286,7 +286,7 @@ pub async fn what_is_parked_changes_with_the_checkpoint<M: Counting>(model: &M) 
     assert_eq!(parking(model).await, Parking { changes: 1, parked: vec![early.clone(), late.clone()] });
     assert_eq!(state(model).await, (9, 1));
 
-    step(model, 10, 1, Vec::new()).await.expect("a step that changes nothing of it");
+    step(model, 10, 1, Vec::new()).await.expect("a step without parking changes commits");
     assert_eq!(parking(model).await.changes, 1);
 
     let dead = Parked {
@@ -298,34 +298,37 @@ pub async fn what_is_parked_changes_with_the_checkpoint<M: Counting>(model: &M) 
         state: ParkedState::Dead,
         ..early.clone()
     };
-    step(model, 12, 1, vec![ParkingChange::Park(dead.clone())]).await.expect("it fails again");
+    step(model, 12, 1, vec![ParkingChange::Park(dead.clone())]).await.expect("the aggregate fails again");
     assert_eq!(parking(model).await, Parking { changes: 2, parked: vec![late.clone(), dead] });
 
-    step(model, 12, 2, vec![ParkingChange::Release(early.stream)]).await.expect("released where the checkpoint is");
+    step(model, 12, 2, vec![ParkingChange::Release(early.stream)])
+        .await
+        .expect("a release need not move the checkpoint");
     assert_eq!(parking(model).await, Parking { changes: 3, parked: vec![late] });
     assert_eq!(state(model).await, (12, 4));
 }
 
-/// The position alone would not tell it: a release need not move the checkpoint.
-pub async fn a_step_that_does_not_know_what_is_parked_changes_nothing<M: Counting>(model: &M) {
+/// A step must name the current count of parking changes: a release need not move the checkpoint, so the position alone does not detect it.
+pub async fn a_step_with_an_outdated_parking_count_changes_nothing<M: Counting>(model: &M) {
     let account = parked("1", 5);
     step(model, 5, 0, vec![ParkingChange::Park(account.clone())]).await.expect("nothing was parked before");
-    let there = parking(model).await;
+    let before = parking(model).await;
     for (changes, change) in [(0, None), (2, None), (0, Some(ParkingChange::Release(account.stream.clone())))] {
-        let error = step(model, 9, changes, change.into_iter().collect()).await.expect_err("it knows another parking");
+        let error =
+            step(model, 9, changes, change.into_iter().collect()).await.expect_err("the step names an outdated count");
         let (expected, actual) = (Position::new(5), Position::new(5));
         assert_eq!(*error.kind(), ErrorKind::CheckpointMoved { projection: projection("totals"), expected, actual });
-        assert_eq!((state(model).await, parking(model).await), ((5, 1), there.clone()));
+        assert_eq!((state(model).await, parking(model).await), ((5, 1), before.clone()));
     }
     let failing: Work<M::Tx> = Box::new(|_| Box::pin(async { Err(ErrorKind::Invalid("no".into()).into()) }));
     let release = vec![ParkingChange::Release(account.stream)];
     let failed = Step::new(&projection("totals"), Position::new(5), Position::new(6)).with_parking(1, release);
     model.commit(failed, failing).await.expect_err("the work failed");
-    assert_eq!((state(model).await, parking(model).await), ((5, 1), there));
+    assert_eq!((state(model).await, parking(model).await), ((5, 1), before));
 }
 
-/// Also when the names are alike, or look like statements.
-pub async fn a_parked_aggregate_is_the_projections_own_whatever_its_name<M: Counting>(model: &M) {
+/// Names of projections and aggregates may be similar, or look like SQL statements.
+pub async fn a_parked_aggregate_belongs_to_one_projection<M: Counting>(model: &M) {
     let names = ["a", "A", "a ", "a_", "'; --", "zoë 🦀", &"x".repeat(MAX_NAME_BYTES)];
     for (name, position) in names.iter().zip(1..) {
         let step = Step::new(&projection(name), Position::ZERO, Position::new(position));
@@ -339,7 +342,7 @@ pub async fn a_parked_aggregate_is_the_projections_own_whatever_its_name<M: Coun
         model.commit(step, M::count()).await.expect("the projection is where it was left");
     }
     for name in names {
-        let parking = model.parking(&projection(name)).await.expect("what is parked can be read");
+        let parking = model.parking(&projection(name)).await.expect("parked aggregates can be read");
         let ids: Vec<_> =
             parking.parked.iter().map(|parked| parked.stream.aggregate_id().as_str().to_owned()).collect();
         let others: Vec<_> = names.into_iter().filter(|other| *other != name).collect();
@@ -347,26 +350,29 @@ pub async fn a_parked_aggregate_is_the_projections_own_whatever_its_name<M: Coun
     }
 }
 
-/// A dead one, too. Nothing else about it changes, and no worker has to begin anew.
-pub async fn a_parked_aggregate_can_be_called_for<M: Counting>(model: &M) {
+/// A request makes a parked aggregate due immediately, even a dead one, and resets its attempts. The count of parking changes stays the same,
+/// so a running worker need not restart.
+pub async fn a_parked_aggregate_can_be_retried_on_request<M: Counting>(model: &M) {
     let dead = Parked { attempts: 17, state: ParkedState::Dead, ..parked("dead", 5) };
     let other = parked("other", 6);
     let both = vec![ParkingChange::Park(dead.clone()), ParkingChange::Park(other.clone())];
     step(model, 6, 0, both).await.expect("nothing was parked before");
     let totals = projection("totals");
     let before = Utc::now();
-    assert!(model.retry_parked(&totals, &dead.stream).await.expect("it can be called for"));
+    assert!(model.retry_parked(&totals, &dead.stream).await.expect("the aggregate can be retried"));
     let Parking { changes, parked: now } = parking(model).await;
     let due = now[0].next_at;
-    // Databases keep microseconds, some of them rounded.
+    // Databases round or truncate times to microseconds.
     let slack = TimeDelta::milliseconds(1);
-    assert!(before - slack <= due && due <= Utc::now() + slack, "at once: {due}");
+    assert!(before - slack <= due && due <= Utc::now() + slack, "the aggregate is due immediately: {due}");
     let revived = Parked { attempts: 0, next_at: due, state: ParkedState::Waiting, ..dead };
     assert_eq!((changes, now), (1, vec![revived, other.clone()]));
     for (name, stream) in [("totals", parked("unknown", 1).stream), ("other", other.stream)] {
-        assert!(!model.retry_parked(&projection(name), &stream).await.expect("anything can be called for"));
+        assert!(
+            !model.retry_parked(&projection(name), &stream).await.expect("a request for an unknown aggregate succeeds")
+        );
     }
-    step(model, 7, 1, Vec::new()).await.expect("the worker goes on");
+    step(model, 7, 1, Vec::new()).await.expect("the worker continues");
 }
 
 #[cfg(feature = "sqlite")]

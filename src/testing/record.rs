@@ -1,4 +1,4 @@
-//! Events as a log has them, for scenarios without one.
+//! Recorded events for scenarios that run without a log.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::event::{Event, NewEvent, RecordedEvent};
 use crate::id::{Position, StreamId, Version};
 
-/// Numbers the events of a scenario. Their ids follow from their positions, so that all is the same each time.
+/// Assigns positions, versions and ids to the events of a scenario. An event's id is derived from its position, so every run gives the same ids.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Record {
     position: Position,
@@ -16,11 +16,11 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Records an event of an aggregate that is named `type/id`.
+    /// Records an event of `aggregate`, which has the form `type/id`.
     #[track_caller]
     pub(super) fn next(&mut self, aggregate: &str, event: &impl Event, recorded_at: DateTime<Utc>) -> RecordedEvent {
         let stream = aggregate.split_once('/').and_then(|(kind, id)| StreamId::parse(kind, id).ok());
-        let Some(stream) = stream else { panic!("{aggregate} is not an aggregate's type/id") };
+        let Some(stream) = stream else { panic!("invalid aggregate {aggregate:?}: expected type/id") };
         let version = self.versions.entry(stream.clone()).or_default();
         *version = version.next();
         self.position = self.position.next();

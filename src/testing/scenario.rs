@@ -1,4 +1,4 @@
-//! Given these events, when this command comes, then those events or that refusal.
+//! Scenarios for aggregates: given past events, when a command is handled, then the aggregate emits events or rejects the command.
 //!
 //! ```
 //! # use retell::{Aggregate, Apply, Event, Handle};
@@ -31,20 +31,21 @@ use std::fmt::Debug;
 use crate::aggregate::{Aggregate, Handle};
 use crate::event::Event;
 
-/// Starts a scenario with what has happened. Each event goes through its stored form and back, so that a scenario also finds an event
-/// that cannot be read again.
+/// Starts a scenario with the aggregate's past events. Each event is encoded and decoded, so a scenario also detects an event that cannot be
+/// read back.
 ///
 /// # Panics
-/// An event cannot be encoded or decoded.
+/// If an event cannot be encoded or decoded.
 pub fn given<A: Aggregate>(events: impl IntoIterator<Item = A::Event>) -> Given<A> {
     let mut state = A::default();
     for event in events {
-        state.apply(stored_and_back(&event));
+        state.apply(round_trip(&event));
     }
     Given { state }
 }
 
-pub(super) fn stored_and_back<E: Event>(event: &E) -> E {
+/// Encodes an event and decodes it again, as a store would.
+pub(super) fn round_trip<E: Event>(event: &E) -> E {
     let schema = event.schema();
     let mut payload = Vec::new();
     if let Err(error) = event.encode(&mut payload) {
@@ -56,10 +57,10 @@ pub(super) fn stored_and_back<E: Event>(event: &E) -> E {
         codec: schema.codec,
         payload: &payload,
     };
-    E::decode(stored).unwrap_or_else(|error| panic!("cannot read {} back: {error:?}", schema.name))
+    E::decode(stored).unwrap_or_else(|error| panic!("cannot decode {} after encoding it: {error:?}", schema.name))
 }
 
-/// An aggregate with a past.
+/// An aggregate that has applied its past events.
 #[derive(Debug, Clone)]
 #[must_use = "a scenario checks nothing before its `then`"]
 pub struct Given<A> {
@@ -67,7 +68,7 @@ pub struct Given<A> {
 }
 
 impl<A: Aggregate> Given<A> {
-    /// Sends a command.
+    /// Handles a command.
     pub fn when<C>(self, command: C) -> When<A, A::Error>
     where
         A: Handle<C>,
@@ -75,10 +76,10 @@ impl<A: Aggregate> Given<A> {
         When { decided: self.state.handle(&command) }
     }
 
-    /// Compares the state with an expected one.
+    /// Asserts that the aggregate's state equals `expected`.
     ///
     /// # Panics
-    /// They differ.
+    /// If the states differ.
     #[track_caller]
     pub fn then_state(self, expected: A)
     where
@@ -88,7 +89,7 @@ impl<A: Aggregate> Given<A> {
     }
 }
 
-/// What the aggregate decided.
+/// The outcome of a command: the events that the aggregate emitted, or its error.
 #[derive(Debug)]
 #[must_use = "a scenario checks nothing before its `then`"]
 pub struct When<A: Aggregate, R> {
@@ -99,31 +100,31 @@ impl<A: Aggregate, R: Debug> When<A, R>
 where
     A::Event: Debug + PartialEq,
 {
-    /// The command led to exactly these events.
+    /// Asserts that the command emitted exactly the `expected` events.
     ///
     /// # Panics
-    /// It led to others, or was refused.
+    /// If the command emitted other events or was rejected.
     #[track_caller]
     pub fn then(self, expected: impl IntoIterator<Item = A::Event>) {
         let expected: Vec<_> = expected.into_iter().collect();
         match self.decided {
-            Ok(events) => assert_eq!(events, expected, "the command led to other events"),
-            Err(refusal) => panic!("the command was refused with {refusal:?}, expected were {expected:?}"),
+            Ok(events) => assert_eq!(events, expected, "the command emitted other events"),
+            Err(rejection) => panic!("the command was rejected with {rejection:?}, expected events {expected:?}"),
         }
     }
 
-    /// The command was refused for this reason.
+    /// Asserts that the aggregate rejected the command with `expected`.
     ///
     /// # Panics
-    /// It was refused for another reason, or not at all.
+    /// If the command was accepted or rejected with another error.
     #[track_caller]
     pub fn then_rejected(self, expected: R)
     where
         R: PartialEq,
     {
         match self.decided {
-            Ok(events) => panic!("the command led to {events:?}, expected was the refusal {expected:?}"),
-            Err(refusal) => assert_eq!(refusal, expected, "the command was refused for another reason"),
+            Ok(events) => panic!("the command emitted {events:?}, expected rejection {expected:?}"),
+            Err(rejection) => assert_eq!(rejection, expected, "the command was rejected with another error"),
         }
     }
 }

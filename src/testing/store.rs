@@ -1,11 +1,12 @@
-//! What every [`EventStore`] must do: one function per case, each on a fresh and empty store.
+//! The conformance suites of [`EventStore`] and [`RelayStore`](crate::store::RelayStore): one function per case, each on a fresh and empty
+//! store.
 //!
-//! [`store_conformance!`](crate::store_conformance) makes a test of each of them. They rely on nothing but the ports' own words: a
-//! store may give out positions some time after an append has returned.
+//! [`store_conformance!`](crate::store_conformance) and [`relay_store_conformance!`](crate::relay_store_conformance) expand to one test per
+//! case. The cases rely only on what the ports document: a store may assign positions some time after an append has returned.
 //!
 //! # Panics
 //! Every case panics if the store breaks the rule in the case's name.
-#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+#![expect(clippy::missing_panics_doc, reason = "documented once, above: every case may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,10 +43,10 @@ pub use relays::*;
 pub use replay::*;
 pub use snapshots::*;
 
-/// Makes a test of every case, by the case's name.
+/// Expands to one test per case, named after the case.
 ///
-/// The expression gives, when awaited, a fresh empty store and whatever must live as long as it, such as a temporary directory.
-/// The tests run on tokio, which the calling crate needs with `macros` and `rt-multi-thread`.
+/// Awaiting the expression returns a fresh empty store and a guard that must live as long as it, such as a temporary directory.
+/// The tests run on tokio: the calling crate depends on it with the features `macros` and `rt-multi-thread`.
 ///
 /// # Examples
 /// ```
@@ -60,17 +61,17 @@ macro_rules! store_conformance {
         $crate::store_conformance! {
             @cases $fresh;
             appended_events_are_read_back_with_every_field,
-            an_append_conflicts_exactly_when_its_expectation_is_not_met,
+            an_append_conflicts_exactly_when_its_expectation_fails,
             an_append_to_several_streams_returns_a_version_for_each,
             a_conflict_in_the_second_stream_writes_nothing,
             a_conflict_in_a_shared_commit_fails_no_other_append,
-            of_racing_appends_at_one_version_exactly_one_wins,
+            one_of_racing_appends_at_one_version_wins,
             an_append_without_events_is_refused,
             an_append_that_names_a_stream_twice_is_refused,
             an_event_over_the_size_limit_is_refused,
             a_reserved_metadata_entry_is_refused,
             an_event_id_is_accepted_once,
-            a_duplicate_event_id_in_a_shared_commit_fails_no_other_append,
+            a_duplicate_event_in_a_shared_commit_fails_no_other_append,
             a_dropped_append_leaves_the_store_usable,
             a_closed_store_refuses_appends,
             a_repeated_key_returns_the_first_outcome_and_writes_nothing,
@@ -80,54 +81,54 @@ macro_rules! store_conformance {
             an_unknown_key_has_no_outcome,
             positions_are_contiguous_and_in_commit_order,
             versions_of_a_stream_are_contiguous_under_concurrent_appends,
-            an_append_acknowledged_before_another_begins_stands_before_it,
-            a_reader_never_meets_a_gap,
+            an_acknowledged_append_precedes_every_later_append,
+            a_reader_never_sees_a_gap,
             recorded_times_never_decrease_along_a_stream,
-            replay_hands_over_the_versions_asked_for_in_order,
-            replay_ends_with_the_last_event_recorded_by_a_time,
-            replay_of_an_unknown_stream_hands_over_nothing,
+            replay_returns_the_requested_versions_in_order,
+            replay_up_to_a_time_includes_events_of_that_time,
+            replay_of_an_unknown_stream_returns_nothing,
             streams_with_similar_names_are_distinct,
-            text_that_looks_like_a_statement_is_only_text,
+            text_that_looks_like_sql_is_stored_as_text,
             metadata_and_payloads_keep_every_character,
             names_are_kept_up_to_their_limit_and_refused_beyond_it,
             a_visitors_error_ends_the_replay_and_is_returned,
             a_long_stream_arrives_complete_and_in_order,
             a_dropped_replay_leaves_the_store_usable,
-            a_snapshot_that_fits_stands_for_the_events_before_it,
-            a_snapshot_is_used_only_if_asked_for_by_its_fingerprint,
-            a_snapshot_beyond_the_end_asked_for_is_ignored,
-            a_snapshot_never_stands_for_the_state_at_a_time,
+            a_matching_snapshot_replaces_the_events_up_to_it,
+            a_snapshot_is_used_only_with_its_fingerprint,
+            a_snapshot_beyond_the_requested_end_is_ignored,
+            a_replay_up_to_a_time_uses_no_snapshot,
             an_older_snapshot_does_not_replace_a_newer_one,
             a_snapshot_of_another_fingerprint_replaces_the_old_one,
             pages_cover_the_log_exactly_once,
-            a_page_holds_just_what_passes_the_filter,
-            filtered_pages_are_full_to_the_last,
-            a_page_says_how_far_it_has_looked,
+            a_page_has_exactly_the_events_that_pass_the_filter,
+            only_the_last_filtered_page_may_be_short,
+            a_page_reports_how_far_it_has_read,
             a_page_of_large_events_ends_when_it_is_full,
             large_events_of_a_stream_are_read_up_to_the_limit,
-            a_page_of_any_query_names_its_greatest_position,
+            a_page_of_any_query_reports_its_greatest_position,
             a_stream_is_read_whole_and_in_order,
-            at_most_so_many_events_of_a_stream_after_a_version_are_read,
+            read_stream_returns_at_most_limit_events_after_a_version,
             the_newest_events_of_a_type_come_newest_first,
             events_recorded_after_a_time_come_in_log_order,
             an_empty_log_has_nothing_to_read,
-            growth_is_signalled,
-            of_fifty_registrations_of_one_value_at_once_one_wins,
+            new_events_are_signaled,
+            one_of_fifty_concurrent_reservations_wins,
             a_released_value_can_be_reserved_by_another,
-            a_value_reserved_again_by_its_holder_is_no_conflict,
-            a_release_of_what_another_holds_does_nothing,
+            a_holder_can_reserve_its_value_again,
+            releasing_another_streams_value_does_nothing,
             values_are_swapped_within_one_append,
-            of_several_claims_on_one_value_the_last_counts,
+            the_last_of_several_claims_on_one_value_wins,
             an_append_whose_value_is_taken_writes_nothing,
             a_taken_value_in_a_shared_commit_fails_no_other_append,
             a_conflict_is_reported_before_a_taken_value,
             an_append_with_a_duplicate_event_id_reserves_nothing,
-            a_repeated_append_returns_its_outcome_whoever_holds_the_value_now,
+            a_repeated_append_ignores_the_current_holder_of_its_value,
             values_are_compared_byte_by_byte,
             an_append_that_claims_a_value_for_two_streams_is_refused,
             one_append_claims_a_thousand_values,
-            appends_that_want_the_same_values_crosswise_are_all_answered,
-            in_log_order_a_value_has_one_holder_at_a_time,
+            appends_that_claim_overlapping_values_do_not_deadlock,
+            a_value_has_one_holder_at_a_time_in_log_order,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -143,7 +144,16 @@ macro_rules! store_conformance {
     };
 }
 
-/// Makes a test of every case of what a relay keeps in a store, as [`store_conformance!`](crate::store_conformance) does.
+/// Expands to one test per case of the relay suite, named after the case. The expression is that of
+/// [`store_conformance!`](crate::store_conformance).
+///
+/// # Examples
+/// ```
+/// use retell::store::memory::MemoryStore;
+///
+/// retell::relay_store_conformance!(async { (MemoryStore::new(), ()) });
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! relay_store_conformance {
     ($fresh:expr) => {
@@ -151,12 +161,12 @@ macro_rules! relay_store_conformance {
             @cases $fresh;
             a_relays_checkpoint_never_goes_backward,
             a_smaller_fence_cannot_move_the_checkpoint,
-            relays_and_leases_have_names_like_all_others,
-            a_lease_has_one_holder_and_a_larger_fence_for_the_next,
-            a_holder_prolongs_its_lease_under_the_same_fence,
-            a_lease_that_has_ended_is_taken_by_another,
-            a_lease_given_back_is_free_at_once,
-            of_sixteen_that_want_a_lease_at_once_one_gets_it,
+            relay_and_lease_names_follow_the_rules_of_names,
+            each_new_holder_of_a_lease_gets_a_greater_fence,
+            a_holder_renews_its_lease_under_the_same_fence,
+            an_expired_lease_can_be_acquired_by_another_holder,
+            a_released_lease_is_free_immediately,
+            one_of_sixteen_contenders_gets_the_lease,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -173,10 +183,10 @@ macro_rules! relay_store_conformance {
 /// The store under test, shared with the tasks of a case.
 pub type Store = Arc<dyn EventStore>;
 
-/// The longest a case waits for what must happen soon.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for an operation that should complete soon.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A stream of aggregates of type `account`.
+/// Returns the stream of the aggregate `id` of type `account`.
 pub fn stream(id: &str) -> StreamId {
     stream_of("account", id)
 }
@@ -185,7 +195,7 @@ fn stream_of(aggregate_type: &str, id: &str) -> StreamId {
     StreamId::parse(aggregate_type, id).expect("a test's stream has a valid name")
 }
 
-/// An event of type `account.noted` with this payload.
+/// Returns a new event of type `account.noted` with `payload`.
 pub fn event(payload: impl Into<Bytes>) -> NewEvent {
     event_of("account.noted", payload)
 }
@@ -201,28 +211,28 @@ fn event_of(event_type: &str, payload: impl Into<Bytes>) -> NewEvent {
     }
 }
 
-/// Events whose payloads are the numbers from 1 to `count`.
+/// Returns new events whose payloads are the numbers from 1 to `count`.
 pub fn events(count: u64) -> Vec<NewEvent> {
     (1..=count).map(|number| event(number.to_string())).collect()
 }
 
-/// The position of an append's last event, as soon as it has one.
+/// Waits until an append has a position, and returns the position of its last event.
 pub async fn position_of(store: &dyn EventStore, appended: &Appended) -> Position {
     let poll = async {
         loop {
-            match store.position_of(appended.commit).await.expect("the position of a commit can be asked") {
+            match store.position_of(appended.commit).await.expect("the position of a commit can be read") {
                 Some(position) => return position,
                 None => sleep(Duration::from_millis(2)).await,
             }
         }
     };
-    timeout(PATIENCE, poll).await.expect("a commit gets its position soon")
+    timeout(TIMEOUT, poll).await.expect("a commit gets its position soon")
 }
 
-/// The whole log, read in pages.
+/// Reads the whole log, page by page.
 ///
 /// # Errors
-/// What reading met.
+/// A [read error](crate::Error#read-errors).
 pub async fn whole_log(store: &dyn EventReader) -> Result<Vec<RecordedEvent>> {
     let mut log = Vec::new();
     let mut after = Position::ZERO;
@@ -236,25 +246,25 @@ pub async fn whole_log(store: &dyn EventReader) -> Result<Vec<RecordedEvent>> {
     }
 }
 
-/// What a replay handed over.
+/// The snapshot and the events that a replay passed to its visitor.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Replayed {
-    /// The snapshot, if one came.
+    /// The snapshot, if the replay used one.
     pub snapshot: Option<(Version, Vec<u8>)>,
-    /// Versions and payloads.
+    /// Version and payload of each event.
     pub events: Vec<(Version, Vec<u8>)>,
 }
 
 impl Replayed {
-    /// Creates what a replay should hand over.
+    /// Creates an expected result of a replay.
     pub fn new(snapshot: Option<(Version, Vec<u8>)>, events: Vec<(Version, Vec<u8>)>) -> Self {
         Self { snapshot, events }
     }
 }
 
 impl Replayed {
-    /// The versions alone.
+    /// Returns the versions of the events.
     pub fn versions(&self) -> Vec<u64> {
         self.events.iter().map(|(version, _)| version.get()).collect()
     }
@@ -262,7 +272,10 @@ impl Replayed {
 
 impl Visitor for Replayed {
     fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()> {
-        assert!(self.events.is_empty() && self.snapshot.is_none(), "a snapshot comes first, and once");
+        assert!(
+            self.events.is_empty() && self.snapshot.is_none(),
+            "a replay passes at most one snapshot, before its events"
+        );
         self.snapshot = Some((version, state.to_vec()));
         Ok(())
     }
@@ -273,20 +286,20 @@ impl Visitor for Replayed {
     }
 }
 
-/// Replays a stream.
+/// Replays a stream and returns everything that the visitor received.
 ///
 /// # Errors
-/// What reading met.
+/// A [read error](crate::Error#read-errors).
 pub async fn replayed(store: &dyn EventReader, stream: &StreamId, replay: Replay) -> Result<Replayed> {
     let mut seen = Replayed::default();
     store.replay(stream, replay, &mut seen).await?;
     Ok(seen)
 }
 
-/// Appends to one stream, whatever its version, and waits for the position.
+/// Appends to one stream at any version, and waits for the position.
 async fn written(store: &Store, stream: &StreamId, events: Vec<NewEvent>) -> Appended {
     let append = Append::new(stream.clone(), ExpectedVersion::Any, events);
-    let appended = store.append(append).await.expect("an append that expects nothing succeeds");
+    let appended = store.append(append).await.expect("an append that expects no version succeeds");
     assert_eq!(appended.outcome, Outcome::Written);
     position_of(&**store, &appended).await;
     appended
@@ -300,12 +313,12 @@ async fn replay_of(store: &Store, stream: &StreamId, replay: Replay) -> Replayed
     replayed(&**store, stream, replay).await.expect("the stream can be replayed")
 }
 
-/// Why an append was refused.
+/// Returns the kind of error with which the store refuses an append.
 async fn refusal(store: &Store, append: Append) -> ErrorKind {
     store.append(append).await.expect_err("the append is refused").kind().clone()
 }
 
-/// Runs all of them at once and returns their outcomes in order.
+/// Runs the appends concurrently and returns their results in the order of `appends`.
 async fn append_at_once(store: &Store, appends: Vec<Append>) -> Vec<Result<Appended>> {
     let tasks: Vec<_> = appends
         .into_iter()

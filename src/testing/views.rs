@@ -1,10 +1,10 @@
-//! What every [`ViewStore`] must do: one function per case, each on a fresh and empty read model.
+//! The conformance suite of [`ViewStore`]: one function per case, each on a fresh and empty read model.
 //!
-//! [`view_conformance!`](crate::view_conformance) makes a test of each of them.
+//! [`view_conformance!`](crate::view_conformance) expands to one test per case.
 //!
 //! # Panics
 //! Every case panics if the read model breaks the rule in the case's name.
-#![expect(clippy::missing_panics_doc, reason = "said once, above: every case may panic")]
+#![expect(clippy::missing_panics_doc, reason = "documented once, above: every case may panic")]
 
 use futures::FutureExt;
 
@@ -20,9 +20,9 @@ mod sharing;
 pub use generations::*;
 pub use sharing::*;
 
-/// Makes a test of every case, by the case's name.
+/// Expands to one test per case, named after the case.
 ///
-/// The expression gives, when awaited, a fresh empty read model and whatever must live as long as it.
+/// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
 ///
 /// # Examples
 /// ```
@@ -36,19 +36,19 @@ macro_rules! view_conformance {
     ($fresh:expr) => {
         $crate::view_conformance! {
             @cases $fresh;
-            what_is_saved_is_loaded_and_read,
+            saved_rows_are_loaded_and_read,
             keys_are_compared_by_their_bytes,
-            rows_are_added_where_none_are,
-            a_row_without_a_state_is_gone_until_it_comes_back,
-            a_failing_batch_leaves_nothing,
-            rows_are_found_by_their_fields_as_these_change,
-            pages_follow_each_other_without_hole_or_repetition,
+            inserted_rows_can_be_read_changed_and_removed,
+            a_row_without_a_state_is_gone_until_it_is_saved_again,
+            a_failed_batch_changes_nothing,
+            rows_are_found_by_their_current_field_values,
+            pages_cover_the_rows_exactly_once,
             a_large_batch_is_saved_and_loaded_whole,
-            generations_are_apart_and_readers_see_the_live_one,
-            readers_are_not_given_a_generation_that_is_behind,
-            a_generation_is_taken_away_bit_by_bit_and_never_the_live_one,
+            readers_see_only_the_live_generation,
+            promote_refuses_a_generation_that_is_behind,
+            a_generation_is_deleted_in_parts_unless_it_is_live,
             a_generation_is_cleared_in_one_step,
-            views_are_apart,
+            views_are_independent,
             workers_that_share_rows_lose_no_change,
         }
     };
@@ -75,10 +75,10 @@ fn key(key: &str) -> ViewKey {
     ViewKey::new(key).expect("a test's key is valid")
 }
 
-/// A row to write: its key, its state, and the city it is found by.
-type Wanted<'w> = (&'w str, Option<&'w str>, Option<&'w str>);
+/// A row to write: its key, its state, and the value of its field `city`.
+type NewRow<'w> = (&'w str, Option<&'w str>, Option<&'w str>);
 
-fn rows(wanted: &[Wanted<'_>], position: Position) -> Vec<ViewRow> {
+fn rows(wanted: &[NewRow<'_>], position: Position) -> Vec<ViewRow> {
     let mut rows: Vec<_> = wanted
         .iter()
         .map(|(name, state, city)| ViewRow {
@@ -96,20 +96,20 @@ fn keys(rows: &[ViewRow]) -> Vec<ViewKey> {
     rows.iter().map(|row| row.key.clone()).collect()
 }
 
-/// Loads and saves in one transaction, as a worker in log order does. Ends as `end` says.
-async fn batch<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[Wanted<'_>], end: Result<()>) -> Result<()> {
+/// Loads and saves rows in one transaction, as a worker in log order does. The transaction's work returns `end`.
+async fn batch<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[NewRow<'_>], end: Result<()>) -> Result<()> {
     let at = models.checkpoint(view.projection()).await?;
     let after = rows(wanted, at.next());
     let (store, id) = (models.clone(), view.clone());
     let work: Work<M::Tx> = Box::new(move |tx| {
         async move {
             let before = store.load_rows(tx, &id, &keys(&after)).await?;
-            assert_eq!(keys(&before), keys(&after), "a row for each key, in their order");
+            assert_eq!(keys(&before), keys(&after), "one row per key, in the order of the keys");
             store.save_rows(tx, &id, &before, &after).await?;
             assert_eq!(
                 store.load_rows(tx, &id, &keys(&after)).await?,
                 loaded(after),
-                "a transaction sees what it has written"
+                "a transaction sees its own writes"
             );
             end
         }
@@ -118,16 +118,16 @@ async fn batch<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[Wanted
     models.commit(Step::new(view.projection(), at, at.next()), work).await
 }
 
-/// A row without a state has nothing else either.
+/// Returns the rows as they are loaded after a save: a row without a state is empty.
 fn loaded(rows: Vec<ViewRow>) -> Vec<ViewRow> {
     rows.into_iter().map(|row| if row.state.is_some() { row } else { ViewRow::empty(row.key) }).collect()
 }
 
-async fn write<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[Wanted<'_>]) {
-    batch(models, view, wanted, Ok(())).await.expect("it commits");
+async fn write<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[NewRow<'_>]) {
+    batch(models, view, wanted, Ok(())).await.expect("the transaction commits");
 }
 
-/// A page of the live rows: keys and states.
+/// Reads a page of the live rows. Returns their keys and states.
 async fn page<M: ViewStore>(
     models: &M,
     city: Option<&str>,
@@ -136,27 +136,27 @@ async fn page<M: ViewStore>(
 ) -> Vec<(String, String)> {
     let of = city.map(|city| ("city".to_owned(), city.to_owned()));
     let page = ViewPage { of, after: after.map(key), limit };
-    let rows = models.page(totals().view(), None, &page).await.expect("it can be read");
-    rows.into_iter().map(|row| (row.key.to_string(), row.state.expect("only rows with a state are read"))).collect()
+    let rows = models.page(totals().view(), None, &page).await.expect("the read succeeds");
+    rows.into_iter().map(|row| (row.key.to_string(), row.state.expect("only rows with a state are returned"))).collect()
 }
 
 async fn names<M: ViewStore>(models: &M, city: Option<&str>) -> Vec<String> {
     page(models, city, None, 100).await.into_iter().map(|(key, _)| key).collect()
 }
 
-/// State, fields and position; and a key that has no row has an empty one.
-pub async fn what_is_saved_is_loaded_and_read<M: ViewStore + Clone>(models: &M) {
+/// State, fields and position of a row are returned unchanged. A key without a row loads as an empty row.
+pub async fn saved_rows_are_loaded_and_read<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("b", Some("2"), None), ("a", Some(r#"{"name":"Zoë 🦀"}"#), Some("Köln"))]).await;
     write(models, &totals(), &[("b", Some("3"), Some("Bonn")), ("c", None, None)]).await;
-    let mut read = models.rows(totals().view(), None, &["c", "b", "a", "d"].map(key)).await.expect("they can be read");
+    let mut read = models.rows(totals().view(), None, &["c", "b", "a", "d"].map(key)).await.expect("the read succeeds");
     read.sort_by(|one, other| one.key.cmp(&other.key));
     let first = rows(&[("a", Some(r#"{"name":"Zoë 🦀"}"#), Some("Köln"))], Position::new(1));
     let second = rows(&[("b", Some("3"), Some("Bonn"))], Position::new(2));
     assert_eq!(read, [first, second].concat());
-    assert!(models.rows(totals().view(), None, &[]).await.expect("nothing can be read").is_empty());
+    assert!(models.rows(totals().view(), None, &[]).await.expect("an empty list of keys can be read").is_empty());
 }
 
-/// Upper and lower case, accents and spaces at the end are all different; and a key may be as long as a name.
+/// Case, accents and trailing spaces are significant. A key may have up to [`MAX_NAME_BYTES`] bytes.
 pub async fn keys_are_compared_by_their_bytes<M: ViewStore + Clone>(models: &M) {
     let longest = "ü".repeat(MAX_NAME_BYTES / 2) + "x";
     let names = ["A", "a", "a ", "ä", "ß", "ss", "🦀", "it's", r#""\"#, "%", longest.as_str()];
@@ -168,15 +168,15 @@ pub async fn keys_are_compared_by_their_bytes<M: ViewStore + Clone>(models: &M) 
     assert_eq!(self::names(models, None).await, sorted);
     for name in names {
         assert_eq!(self::names(models, Some(name)).await, [name], "by its value");
-        let found = models.rows(totals().view(), None, &[key(name)]).await.expect("it can be read");
+        let found = models.rows(totals().view(), None, &[key(name)]).await.expect("the read succeeds");
         assert_eq!(found.len(), 1, "{name}");
         assert_eq!(found[0].state, Some(format!("[{}]", name.len())));
     }
     assert_eq!(key(&longest).as_str().len(), MAX_NAME_BYTES);
 }
 
-/// In one transaction with rows that were there; and they are changed and taken away as those.
-pub async fn rows_are_added_where_none_are<M: ViewStore + Clone>(models: &M) {
+/// Inserted rows are changed and removed like rows that were saved.
+pub async fn inserted_rows_can_be_read_changed_and_removed<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("b", Some("1"), Some("Bonn"))]).await;
     let new = rows(&[("a", Some("1"), Some("Bonn")), ("c", Some("1"), None), ("d", None, None)], Position::new(2));
     let store = models.clone();
@@ -184,7 +184,7 @@ pub async fn rows_are_added_where_none_are<M: ViewStore + Clone>(models: &M) {
     models
         .commit(Step::new(totals().projection(), Position::new(1), Position::new(2)), work)
         .await
-        .expect("it commits");
+        .expect("the transaction commits");
     assert_eq!(
         (names(models, None).await, names(models, Some("Bonn")).await.len()),
         (["a", "b", "c"].map(String::from).into(), 2)
@@ -196,12 +196,12 @@ pub async fn rows_are_added_where_none_are<M: ViewStore + Clone>(models: &M) {
     );
 }
 
-/// By no way of reading; and its fields are gone, too.
-pub async fn a_row_without_a_state_is_gone_until_it_comes_back<M: ViewStore + Clone>(models: &M) {
+/// No read returns a row without a state, and its field values are removed.
+pub async fn a_row_without_a_state_is_gone_until_it_is_saved_again<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), Some("Bonn"))]).await;
     write(models, &totals(), &[("a", None, None)]).await;
     assert_eq!((names(models, None).await, names(models, Some("Bonn")).await), (vec!["b".into()], vec!["b".into()]));
-    assert!(models.rows(totals().view(), None, &[key("a")]).await.expect("it can be read").is_empty());
+    assert!(models.rows(totals().view(), None, &[key("a")]).await.expect("the read succeeds").is_empty());
     write(models, &totals(), &[("a", Some("2"), Some("Kiel"))]).await;
     assert_eq!(page(models, None, None, 1).await, [("a".to_owned(), "2".to_owned())]);
     assert_eq!(
@@ -210,23 +210,23 @@ pub async fn a_row_without_a_state_is_gone_until_it_comes_back<M: ViewStore + Cl
     );
 }
 
-/// No row, no field, no checkpoint.
-pub async fn a_failing_batch_leaves_nothing<M: ViewStore + Clone>(models: &M) {
+/// A failed batch changes neither rows nor fields nor the checkpoint.
+pub async fn a_failed_batch_changes_nothing<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("a", Some("1"), Some("Bonn")), ("b", Some("1"), None)]).await;
     let wanted = [("a", Some("2"), Some("Kiel")), ("b", None, None), ("c", Some("1"), Some("Kiel"))];
     let end = Err(ErrorKind::Invalid("on purpose".into()).into());
-    let error = batch(models, &totals(), &wanted, end).await.expect_err("it fails");
+    let error = batch(models, &totals(), &wanted, end).await.expect_err("the batch fails");
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
     assert_eq!(page(models, None, None, 9).await, [("a", "1"), ("b", "1")].map(|(k, s)| (k.into(), s.into())));
     assert_eq!((names(models, Some("Bonn")).await, names(models, Some("Kiel")).await), (vec!["a".into()], vec![]));
-    let checkpoint = models.checkpoint(totals().projection()).await.expect("it can be read");
+    let checkpoint = models.checkpoint(totals().projection()).await.expect("the read succeeds");
     assert_eq!(checkpoint, Position::new(1));
 }
 
-/// Several values of a field, several fields, and what was true before is not found any more.
-pub async fn rows_are_found_by_their_fields_as_these_change<M: ViewStore + Clone>(models: &M) {
+/// A row is found by each of its field values, and no longer by its old ones. It may have several fields, and several values of a field.
+pub async fn rows_are_found_by_their_current_field_values<M: ViewStore + Clone>(models: &M) {
     let tagged = |tags: &[&str]| tags.iter().fold(Fields::new(), |fields, tag| fields.with("tag", tag));
-    for (tags, moment) in [(&["x", "y"][..], 0), (&["y", "z", ""], 1), (&[], 2), (&["x"], 3)] {
+    for (tags, position) in [(&["x", "y"][..], 0), (&["y", "z", ""], 1), (&[], 2), (&["x"], 3)] {
         let (store, fields) = (models.clone(), tagged(tags).with("city", "Bonn"));
         let work: Work<M::Tx> = Box::new(move |tx| {
             async move {
@@ -236,19 +236,23 @@ pub async fn rows_are_found_by_their_fields_as_these_change<M: ViewStore + Clone
             }
             .boxed()
         });
-        let step = Step::new(totals().projection(), Position::new(moment), Position::new(moment + 1));
-        models.commit(step, work).await.expect("it commits");
+        let step = Step::new(totals().projection(), Position::new(position), Position::new(position + 1));
+        models.commit(step, work).await.expect("the transaction commits");
         for tag in ["x", "y", "z", "", "Bonn"] {
             let of = Some(("tag".to_owned(), tag.to_owned()));
             let found = models.page(totals().view(), None, &ViewPage { of, after: None, limit: 9 }).await;
-            assert_eq!(found.expect("it can be read").len(), usize::from(tags.contains(&tag)), "{tag:?} of {tags:?}");
+            assert_eq!(
+                found.expect("the read succeeds").len(),
+                usize::from(tags.contains(&tag)),
+                "{tag:?} of {tags:?}"
+            );
         }
         assert_eq!(names(models, Some("Bonn")).await, ["a"]);
     }
 }
 
-/// Of all rows, and of those with a value.
-pub async fn pages_follow_each_other_without_hole_or_repetition<M: ViewStore + Clone>(models: &M) {
+/// Pages of all rows, and of the rows with a field value, return each row exactly once.
+pub async fn pages_cover_the_rows_exactly_once<M: ViewStore + Clone>(models: &M) {
     let all: Vec<String> = (0..25).map(|number| format!("{number:02}")).collect();
     let city = |name: &str| if name.ends_with('3') { "Kiel" } else { "Bonn" };
     let wanted: Vec<_> = all.iter().map(|name| (name.as_str(), Some("0"), Some(city(name)))).collect();
@@ -268,7 +272,7 @@ pub async fn pages_follow_each_other_without_hole_or_repetition<M: ViewStore + C
     }
 }
 
-/// More rows than any statement takes at once, changed and taken away.
+/// A batch may insert, change and remove more rows than fit in one statement of any database.
 pub async fn a_large_batch_is_saved_and_loaded_whole<M: ViewStore + Clone>(models: &M) {
     let names: Vec<String> = (0..3_000).map(|number| format!("{number:04}")).collect();
     let long = format!("\"{}\"", "x".repeat(3_000));
@@ -278,21 +282,21 @@ pub async fn a_large_batch_is_saved_and_loaded_whole<M: ViewStore + Clone>(model
     write(models, &totals(), &states(Some("1")).collect::<Vec<_>>()).await;
     assert_eq!(page(models, Some("Bonn"), None, 5_000).await.len(), 3_000);
     let read = models.rows(totals().view(), None, &names.iter().map(|name| key(name)).collect::<Vec<_>>()).await;
-    let read = read.expect("they can be read");
+    let read = read.expect("the read succeeds");
     assert!(read.len() == 3_000 && read.iter().all(|row| row.state.as_deref() == Some("1")));
     let gone: Vec<_> = names.iter().skip(1).map(|name| (name.as_str(), None, None)).collect();
     write(models, &totals(), &gone).await;
     assert_eq!(self::names(models, None).await, ["0000"]);
 }
 
-/// Two that have keys in common share nothing.
-pub async fn views_are_apart<M: ViewStore + Clone>(models: &M) {
+/// Views with similar names may have rows under the same keys.
+pub async fn views_are_independent<M: ViewStore + Clone>(models: &M) {
     write(models, &totals(), &[("a", Some("1"), Some("Bonn"))]).await;
     write(models, &view("total", 1), &[("a", Some("2"), Some("Bonn")), ("b", Some("2"), Some("Bonn"))]).await;
     write(models, &totals(), &[("b", None, None)]).await;
     assert_eq!(page(models, Some("Bonn"), None, 9).await, [("a".to_owned(), "1".to_owned())]);
     let others = ViewPage { of: None, after: None, limit: 9 };
-    let others = models.page(view("total", 1).view(), None, &others).await.expect("they can be read");
+    let others = models.page(view("total", 1).view(), None, &others).await.expect("the read succeeds");
     assert_eq!(keys(&others), [key("a"), key("b")]);
 }
 

@@ -1,4 +1,4 @@
-//! A view as a projection: load a batch's rows, fold in memory, write them back.
+//! Runs a view as a projection: loads the rows of a batch, folds the events in memory, and saves the rows.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,7 +14,7 @@ use crate::store::log::query::Filter;
 use crate::store::model::views::{Fields, ViewId, ViewRow, ViewStore};
 use crate::view::View;
 
-/// What a worker runs to keep a view.
+/// Adapts a [`View`] to a [`Projection`], so that a worker can run it.
 pub struct ViewProjection<V, M> {
     view: V,
     models: M,
@@ -28,9 +28,9 @@ impl<V: View, M> fmt::Debug for ViewProjection<V, M> {
 }
 
 impl<V: View, M: ViewStore> ViewProjection<V, M> {
-    /// Keeps the rows of the view's generation. `models` is a handle of what the worker writes to.
+    /// Creates a projection that writes the rows of the view's generation. `models` is a handle of the read model that the worker writes to.
     pub fn new(view: V, models: M) -> Self {
-        // A name that no view can have is reported by `filter`.
+        // `filter` reports a name that no view can have.
         let name = id(&view).map_or_else(|_| view.name().to_owned(), |id| id.projection().to_string());
         Self { view, models, name }
     }
@@ -77,14 +77,14 @@ fn id(view: &impl View) -> Result<ViewId> {
     ViewId::new(view.name(), view.generation())
 }
 
-/// The rows that some events lead to, from nothing.
+/// Returns the rows that `events` lead to, starting without rows.
 #[cfg(feature = "testing")]
 pub(crate) fn rows_of<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<Vec<ViewRow>> {
     let changes = by_key(view, events)?.into_iter();
     changes.map(|(key, events)| folded(view, &ViewRow::empty(key), events)).collect()
 }
 
-/// The events of each row, in their order.
+/// Groups `events` by the key of their row. The events of each row stay in order.
 fn by_key<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<BTreeMap<ViewKey, Vec<Envelope<V::Event>>>> {
     let mut changes: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for event in events {
@@ -97,14 +97,14 @@ fn by_key<V: View>(view: &V, events: Vec<Envelope<V::Event>>) -> Result<BTreeMap
     Ok(changes)
 }
 
-/// Moves a row past one event: a missing row begins as the default state, and a row that the view does not keep is missing.
+/// Applies `event` to a row. A missing row starts with the default state. The row is `None` afterward if the view does not keep it.
 pub(crate) fn advance<V: View>(view: &V, row: &mut Option<V::State>, event: Envelope<V::Event>) {
     let mut state = row.take().unwrap_or_default();
     view.apply(&mut state, event);
     *row = view.keep(&state).then_some(state);
 }
 
-/// A row after some events.
+/// Returns `row` after `events`.
 fn folded<V: View>(view: &V, row: &ViewRow, events: Vec<Envelope<V::Event>>) -> Result<ViewRow> {
     let mut state = state_of::<V>(view.name(), row)?;
     let mut position = row.position;
@@ -120,15 +120,16 @@ fn folded<V: View>(view: &V, row: &ViewRow, events: Vec<Envelope<V::Event>>) -> 
     Ok(ViewRow { key: row.key.clone(), state, fields, position })
 }
 
-/// The state of a row, if it has one.
+/// Decodes the state of `row`, if it has one.
 pub(crate) fn state_of<V: View>(view: &str, row: &ViewRow) -> Result<Option<V::State>> {
     let damaged = |error| {
-        let what = format!("view {view}: the state under {} is not one of this view's", row.key);
-        Error::with_source(ErrorKind::Corrupt(what), error)
+        let problem = format!("view {view}: the state under {} cannot be decoded", row.key);
+        Error::with_source(ErrorKind::Corrupt(problem), error)
     };
     row.state.as_deref().map(serde_json::from_str).transpose().map_err(damaged)
 }
 
+/// Encodes the state of the row under `key`.
 pub(crate) fn encode(view: &str, key: &ViewKey, state: &impl serde::Serialize) -> Result<String> {
     let refused =
         |error| Error::with_source(ErrorKind::Unencodable(format!("view {view}: the state under {key}")), error);

@@ -1,4 +1,4 @@
-//! Reads a view's rows.
+//! Reads the rows of a view.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,52 @@ use crate::store::model::views::{ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
 use crate::view::fold::state_of;
 
-/// Reads the rows of a view that are live, as of the last committed batch.
+/// Reads the live rows of a view, as of the last committed batch.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// #[derive(Event)]
+/// #[event("invoice.sent")]
+/// struct Sent {
+///     customer: String,
+///     city: String,
+/// }
+///
+/// /// The city of each customer.
+/// struct Customers;
+///
+/// impl View for Customers {
+///     const NAME: &'static str = "customers";
+///     type Event = Sent;
+///     type State = String;
+///
+///     fn key(&self, sent: &Envelope<Sent>) -> Option<String> {
+///         Some(sent.event.customer.clone())
+///     }
+///
+///     fn apply(&self, city: &mut String, sent: Envelope<Sent>) {
+///         *city = sent.event.city;
+///     }
+///
+///     fn fields(&self, city: &String) -> Fields {
+///         Fields::new().with("city", city)
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
+/// let sent = Sent { customer: "ada".into(), city: "Bonn".into() };
+/// log.append_events(("invoice", "1"), ExpectedVersion::NoStream, [sent]).await?;
+/// App::new(log, models.clone()).view(Customers).catch_up().await?;
+///
+/// let views = Views::new(&Customers, models);
+/// assert_eq!(views.get("ada").await?.as_deref(), Some("Bonn"));
+/// assert_eq!(views.find("city", "Bonn", Paging::first(10)).await?.rows.len(), 1);
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct Views<V, M> {
     name: String,
     models: M,
@@ -23,7 +68,7 @@ impl<V: View, M> fmt::Debug for Views<V, M> {
     }
 }
 
-/// Selects a part of an answer, whose rows are in the order of their keys.
+/// Selects a page of the result. The rows of a result are ordered by key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paging {
     after: Option<ViewKey>,
@@ -36,25 +81,25 @@ impl Paging {
         Self { after: None, limit: limit.max(1) }
     }
 
-    /// Selects the rows after `key`: that of [`Found::next`].
+    /// Selects the rows after `key`. Pass [`Found::next`] to get the next page.
     pub fn after(mut self, key: ViewKey) -> Self {
         self.after = Some(key);
         self
     }
 }
 
-/// One part of an answer.
+/// One page of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found<S> {
-    /// Keys and states, in the order of the keys.
+    /// The keys and states of the rows, ordered by key.
     pub rows: Vec<(ViewKey, S)>,
-    /// The key to pass to [`Paging::after`] for the next part; `None` if this is the last.
+    /// The key to pass to [`Paging::after`] for the next page; `None` if this is the last page.
     pub next: Option<ViewKey>,
 }
 
 impl<V: View, M: ViewStore> Views<V, M> {
-    /// Creates a reader of a view's rows, on the read model that its worker writes to.
+    /// Creates a reader of the rows of `view`. `models` is the read model that the view's worker writes to.
     pub fn new(view: &V, models: M) -> Self {
         Self { name: view.name().to_owned(), models, view: PhantomData }
     }
@@ -63,7 +108,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a key that no row can have, [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt)
-    /// for a row that is not of this state, otherwise a [read error](Error#read-errors).
+    /// for a row that does not decode as [`View::State`], otherwise a [read error](Error#read-errors).
     pub async fn get<K>(&self, key: K) -> Result<Option<V::State>>
     where
         K: TryInto<ViewKey, Error: Into<Error>>,
@@ -73,7 +118,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         rows.first().map_or(Ok(None), |row| state_of::<V>(&self.name, row))
     }
 
-    /// Returns the states under `keys`, all as of one moment. A key without a state is left out.
+    /// Returns the states under `keys`, all from the same snapshot. The result omits keys without a state.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -89,7 +134,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         Ok(self.states(rows)?.into_iter().collect())
     }
 
-    /// Returns the rows whose `field` has this value, as [`View::fields`] returned it when the row was written.
+    /// Returns the rows whose `field` has the value `value`, as [`View::fields`] returned it when the row was written.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -97,7 +142,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
         self.page(Some((field.to_owned(), value.to_string())), paging).await
     }
 
-    /// Returns all rows.
+    /// Returns all rows, page by page.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -106,7 +151,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
     }
 
     async fn page(&self, of: Option<(String, String)>, Paging { after, limit }: Paging) -> Result<Found<V::State>> {
-        // One row more says whether there is one.
+        // Ask for one more row, to learn whether there is a next page.
         let page = ViewPage { of, after, limit: limit.saturating_add(1) };
         let mut rows = self.models.page(&self.view()?, None, &page).await?;
         let has_more = rows.len() > limit;

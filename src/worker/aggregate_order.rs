@@ -4,8 +4,8 @@
 //! worker gets what from the broker, how often, or in which order: what a row has is dropped, and what it lacks before an event is read from
 //! the store.
 //!
-//! Invariant: the swept position moves only over events that the sweep has read from the store and applied, or found applied or parked. What
-//! the broker brought, however well it was applied, says nothing about what it did not bring.
+//! Invariant: the swept position moves only over events that the sweep has read from the store and applied, or found applied or parked. Events
+//! that the broker delivered say nothing about events that it did not deliver, however well they were applied.
 
 mod turn;
 
@@ -48,7 +48,7 @@ const IDLE_AFTER: Duration = Duration::from_millis(2);
 
 /// A row for each aggregate, and the swept position.
 pub(super) struct AggregateOrder {
-    /// What moves a row: every event of an aggregate, including types that are not wanted.
+    /// The events that move a row: all events of an aggregate, including types that are not wanted.
     scope: Filter,
     /// The aggregate types that have had a wanted event, unless the filter names types. The others have no rows: if one of their events is
     /// wanted after all, the events before it are read from the store.
@@ -101,7 +101,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
 
     async fn before_reading(&mut self) -> Filter {
         self.order.unswept_since = None;
-        // What another worker has swept need not be read again. If this cannot be read, reading on from before does no harm.
+        // Skip events that another worker has swept. If its position cannot be read, reading them again does no harm.
         let swept = self.job.models.checkpoint(&self.name).await.unwrap_or_default();
         self.reach_swept(swept);
         self.order.scope.clone()

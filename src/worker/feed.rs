@@ -1,4 +1,4 @@
-//! What a worker waits for: messages of the broker, the log's signal, and time.
+//! The events a worker waits for: broker messages, the log's signal, and time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) struct Feed {
 
 type Subscribing = BoxFuture<'static, Result<Box<dyn Consumer>>>;
 
-/// What a worker has to do next.
+/// The next action of a worker.
 pub(super) enum Next {
     Messages(Vec<Delivery>),
     /// The log has grown, or has what was missed while there was no broker, or it is time to look.
@@ -83,7 +83,7 @@ impl Feed {
                 match subscribed {
                     Ok(consumer) => {
                         (self.consumer, self.has_consumed) = (Some(consumer), true);
-                        // What was published before there was a queue.
+                        // Read events that were published before the queue existed.
                         Ok(Next::ReadLog)
                     }
                     // A set-up that is refused from the start is a mistake. Later, whatever is wrong with the broker must not stop the

@@ -1,8 +1,8 @@
-//! Decides what a worker does with a frame, by its positions alone.
+//! Decides from the positions of a frame how the worker treats it.
 
 use crate::id::Position;
 
-/// What to do with a frame.
+/// The gate's decision about a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     /// All of its events are applied: drop it.

@@ -1,4 +1,4 @@
-//! What a worker works on: the projection, what it reads from and what it writes to.
+//! The projection, reader, read model and settings of a worker.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::store::log::reader::EventReader;
 use crate::store::model::read_model::Work;
 use crate::worker::options::WorkerOptions;
 
-/// What a worker works on.
+/// The inputs of a worker.
 pub(super) struct Job<P: Projection, M> {
     pub(super) projection: Arc<P>,
     pub(super) reader: Arc<dyn EventReader>,
@@ -68,7 +68,7 @@ impl<P: Projection, M> Job<P, M> {
         }
     }
 
-    /// Waits until the rate allows the next event. Returns whether to go on: a reaction's worker that is stopped need not finish a batch.
+    /// Waits until the rate allows the next event. Returns whether to continue: a reaction's worker that is stopped need not finish a batch.
     pub(super) async fn may_go_on(&self, stop: &CancellationToken) -> bool {
         let Some(reacting) = &self.reacting else { return true };
         tokio::select! {

@@ -1,7 +1,7 @@
 //! Log order: the gate before the broker's messages, and one checkpoint.
 //!
 //! Invariant: the checkpoint moves only over positions whose events are applied, parked or not wanted, in the transaction that applied or
-//! parked them. Whatever the broker repeats or reorders is dropped at the gate, and whatever it lost is read from the store.
+//! parked them. The gate drops repeated and reordered messages, and lost ones are read from the store.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
                     (through, brought) = (last, brought.max(last));
                 }
                 Admission::Gap => {
-                    // What is missing never came, or comes later: the store has it all, this frame's events included.
+                    // Missing events were lost or arrive later: the store has all of them, including this frame's.
                     self.apply(std::mem::take(&mut batch), through).await?;
                     self.read_log(None).await?;
                     (through, brought) = (self.applied, brought.max(last));
@@ -225,7 +225,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
                     return Ok(Outcome::Committed);
                 }
                 Err(error) if has_moved(&error) => {
-                    // Another worker of this projection was faster, and nothing of this batch was kept. Back off before going on from its
+                    // Another worker of this projection was faster, and nothing of this batch was kept. Back off before continuing from its
                     // checkpoint: every lost race is a batch read and decoded for nothing.
                     self.order.standby.pause(&self.stop).await;
                     self.reload().await?;

@@ -1,16 +1,13 @@
-//! Runs a projection: the fast path over the broker, the sure path over the store, and the gate between them.
+//! Runs a projection: events arrive quickly from the broker and reliably from the store, and a gate decides between them.
 //!
-//! Invariant: the checkpoint moves only over positions whose events are applied, parked or not wanted, in the transaction that applied or
-//! parked them.
-//! So it does not matter what the broker brings, or how often, or in which order: events behind the checkpoint are dropped, events that
-//! follow it are applied, and missing events are read from the store.
+//! The broker may therefore repeat or reorder messages: events up to the checkpoint are dropped, events that follow it are applied, and
+//! events in between are read from the store.
 //!
-//! An event that fails is retried in place, and then its aggregate is parked: its later events are passed over, and those of other
-//! aggregates are applied. When its retry is due, the worker reads it from the store from the event that failed, and applies it in order up to
-//! the checkpoint.
+//! An event that fails is retried in place, and then its aggregate is parked: its later events are skipped, and other aggregates continue.
+//! When its retry is due, the aggregate is read from the store from the failed event, and applied in order up to the checkpoint.
 //!
-//! Invariant: no event of a parked aggregate is applied before the one that failed. Each transaction of a worker compares what the worker knows
-//! to be parked with the table.
+//! Invariant: no event of a parked aggregate is applied before the one that failed. Each transaction compares the worker's view of the
+//! parked aggregates with the table.
 
 mod aggregate_order;
 pub(crate) mod caught_up;
@@ -117,18 +114,18 @@ where
 
     /// Applies events until stopped; finishes and acknowledges the batch in progress first.
     ///
-    /// Several workers of one projection in log order do no harm, in one process or in many: the checkpoint lets one of them commit, and
-    /// the others go on from there. A worker that loses the race backs off (at most one sweep interval), so that one is active and the others
-    /// are on standby.
+    /// Several workers of one projection in log order are safe, in one process or in many: the checkpoint lets one of them commit, and the
+    /// others continue from there. A worker that loses the race backs off (at most one sweep interval), so that one is active and the
+    /// others are on standby.
     ///
-    /// An event that the projection fails on, or that it cannot decode, does not end the run: its aggregate is parked, and the others go on.
+    /// An event that the projection fails on, or that it cannot decode, does not end the run: its aggregate is parked, and the others continue.
     /// If several aggregates fail in a row and nothing can be applied in between, the worker takes it for an outage, and retries until it
     /// is over, or has lasted too long; see [`ParkingOptions`].
     ///
     /// # Errors
     /// [`ErrorKind::CheckpointAhead`](crate::ErrorKind::CheckpointAhead) for a read model of another log, otherwise a
     /// [read](crate::Error#read-errors) or [write error](crate::Error#write-errors) that is not transient. Nothing was passed over: a worker
-    /// that is started again goes on with the same event.
+    /// that is started again continues with the same event.
     ///
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.
@@ -150,7 +147,7 @@ where
     /// As [`run`](Self::run).
     ///
     /// # Cancel safety
-    /// May be dropped at any time: an open batch is committed whole or not at all, and a later call goes on from there.
+    /// May be dropped at any time: an open batch is committed whole or not at all, and a later call continues from there.
     ///
     /// # Examples
     /// ```
@@ -223,19 +220,19 @@ where
     P: Projection,
     M: ReadModel<Tx = P::Tx>,
 {
-    /// Uses order per aggregate instead of log order: any number of workers, in one process or many, share the work.
+    /// Applies events in order per aggregate instead of log order: any number of workers, in one process or many, share the work.
     ///
-    /// The events of one aggregate are applied in order, by any of the workers; those of two may be applied at the same time. So a
-    /// projection that folds several aggregates into one row must lock that row itself, before it reads it, or change it in one statement
-    /// (`SET total = total + ..`), and always in the same order of rows: otherwise changes are lost, or transactions wait for each other.
+    /// The events of one aggregate are applied in order by all workers together; events of two aggregates may be applied at the same time.
+    /// A projection that folds several aggregates into one row must therefore lock that row before it reads it, or change it in one
+    /// statement (`SET total = total + ..`), and always in the same order of rows: otherwise changes are lost or transactions deadlock.
     ///
-    /// The [checkpoint](ReadModel::checkpoint) is then the swept position: every event up to there is applied or parked. Later events may be
-    /// applied, too. A projection cannot change its order once it has begun.
+    /// The [checkpoint](ReadModel::checkpoint) is then the swept position: every event up to it is applied or parked. Later events may be
+    /// applied too. A projection keeps the order it started with.
     ///
-    /// This order costs a row for each aggregate of a type that the projection wants events of; one statement a batch to lock these rows, and one
-    /// to change them; and the sweep reads each event once more. A sweep follows as soon as the worker is idle, and after a tenth of
-    /// [`with_sweep`](WorkerOptions::with_sweep) if it is not. Unwanted events of such an aggregate are read, too:
-    /// [`Filter::aggregates`](crate::Filter::aggregates) keeps other aggregates out.
+    /// The cost is one row for each aggregate of a kind that the projection wants events of; one statement per batch to lock these rows,
+    /// and one to change them; and one more read of each event by the sweep, which follows as soon as the workers are idle for a moment, or
+    /// after a tenth of [`with_sweep`](WorkerOptions::with_sweep) if they are not. Events of other types of such an aggregate are read too:
+    /// [`Filter::aggregates`](crate::Filter::aggregates) excludes other aggregates.
     ///
     /// It pays if the projection waits, for example for its database. SQLite and a model in memory have one writer: there the workers take
     /// turns.
@@ -275,9 +272,9 @@ where
         self
     }
 
-    /// Puts up to `events` events into one transaction (minimum 1), and with a [rate](Self::with_rate) never more than one. A commit costs
-    /// more than most rows, so this is faster if the reaction's whole effect is what it writes through its transaction: that happens once,
-    /// as before. What it does outside happens again for all of them after a crash or a failure.
+    /// Puts up to `events` events into one transaction (minimum 1), or one if a [rate](Self::with_rate) is set. A commit costs more than
+    /// most rows, so this is faster if the reaction's whole effect is the rows it writes through its transaction: they are still written
+    /// once. External effects are repeated for all of these events after a crash or a failure.
     pub fn with_reactions_at_once(mut self, events: usize) -> Self {
         if let Some(reacting) = &mut self.job.reacting {
             reacting.at_once = events.max(1);

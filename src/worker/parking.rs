@@ -59,7 +59,7 @@ impl ParkingOptions {
         self
     }
 
-    /// Parks the aggregates after an outage of `time`: as many may really be poisoned, and the worker must not stand still forever.
+    /// Parks the aggregates after an outage of `time`: as many may really be poisoned, and the worker must not stop forever.
     pub fn with_longest_outage(mut self, time: Duration) -> Self {
         self.longest_outage = time;
         self
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_breaker_holds_for_a_bounded_time_and_again_after_a_success() {
+    async fn the_breaker_opens_for_a_bounded_time_and_resets_on_success() {
         let options = ParkingOptions::new().with_outage_after(3).with_longest_outage(Duration::from_mins(1));
         let mut breaker = Breaker::new();
         breaker.suspect(1);
@@ -264,7 +264,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(breaker.trips(2, &options), "a minute is not over");
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!breaker.trips(2, &options) && !breaker.is_open(), "it must not stand still for ever");
+        assert!(!breaker.trips(2, &options) && !breaker.is_open(), "it must not stop forever");
         assert!(!breaker.trips(99, &options), "nor once more before something was applied");
         breaker.reset();
         assert!(!breaker.trips(2, &options));

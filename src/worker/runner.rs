@@ -1,6 +1,6 @@
 //! Runs a projection: start, broker and log, batches around what fails, parked aggregates, back-off, stop.
 //!
-//! What differs between log order and order per aggregate is an [`Order`].
+//! An [`Order`] contains the differences between log order and order per aggregate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) struct Runner<'w, P: Projection, M, O> {
     pub(super) job: &'w Job<P, M>,
     pub(super) order: O,
     pub(super) name: ProjectionName,
-    /// What the projection wants.
+    /// The events that the projection wants.
     pub(super) filter: Filter,
     /// No event up to here is wanted.
     pub(super) begins_after: Position,
@@ -330,7 +330,7 @@ where
     }
 
     /// Retries a single event in place: most failures are over at once. Not during an outage, whose every probe would take as long, nor if
-    /// decoding fails, since that depends on nothing but the event. What the log does not show yet it may show in a moment.
+    /// decoding fails, since that depends on nothing but the event. An event that the log does not show yet may appear in a moment.
     async fn try_part(&mut self, group: &Group, through: Position, most: usize) -> Attempted {
         let (mut delays, mut retries) = (self.delays(), self.job.options.retries);
         loop {

@@ -24,7 +24,7 @@ pub(super) enum Outcome {
 /// How a transaction ended and what it reports, unless the worker has to end.
 pub(super) type Attempted = Result<(Outcome, Report)>;
 
-/// What a transaction reports about itself, however it ends.
+/// The report of a transaction, however it ends.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// How many events it applies.
@@ -33,7 +33,7 @@ pub(super) struct Report {
     pub(super) first: Option<RecordedEvent>,
     /// Whether there are more events than it was allowed to apply.
     pub(super) has_rest: bool,
-    /// What is parked of the aggregate that it retries.
+    /// The parked state of the aggregate that it retries.
     pub(super) parked: Option<Parked>,
     /// Whether the log could not be read.
     pub(super) unread: bool,
@@ -78,7 +78,7 @@ impl Attempts {
         Self { delays: options.delays(), blamed: 0, retries: options.retries }
     }
 
-    /// Waits after an attempt that failed. Returns `None` if the transaction is to be retried.
+    /// Waits after an attempt that failed. Returns `None` if the transaction must be retried.
     ///
     /// # Errors
     /// `failed` itself if another attempt cannot help.

@@ -1,4 +1,4 @@
-//! What the child processes do: relay, work, or work without the gate.
+//! The child processes: relays, workers, and a consumer without the gate.
 
 use std::env;
 use std::io::{BufRead, stdin};
@@ -29,7 +29,7 @@ use crate::random::Random;
 use crate::tally::{NAME, Tallies, Tally};
 use crate::view::TallyView;
 
-/// What a child is to do, as JSON.
+/// The environment variable that holds a child's [`Job`] as JSON.
 pub(crate) const JOB: &str = "RETELL_CHAOS_JOB";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub(crate) struct Job {
     pub(crate) role: Role,
     pub(crate) log: Place,
     pub(crate) models: Place,
-    /// Host and port of RabbitMQ, or of a proxy before it.
+    /// Host and port of RabbitMQ, or of a proxy in front of it.
     pub(crate) broker: String,
     pub(crate) topology: Topology,
     pub(crate) cure: PathBuf,
@@ -46,16 +46,16 @@ pub(crate) struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     Relay,
-    /// Drops, doubles, delays and refuses what it publishes, by this seed.
+    /// Drops, duplicates, delays and refuses messages that it publishes, as the seed decides.
     FaultyRelay(u64),
     Worker,
     /// A worker with order per aggregate.
     ParallelWorker,
     /// A worker that keeps a view.
     View,
-    /// The same with order per aggregate.
+    /// A worker that keeps a view, with order per aggregate.
     ParallelView,
-    /// Applies whatever comes.
+    /// A consumer that applies every message it receives.
     WithoutGate,
 }
 
@@ -74,7 +74,7 @@ impl Job {
         env::var(JOB).ok().map(|job| serde_json::from_str(&job).unwrap())
     }
 
-    /// Works until the parent closes our standard input, or we are killed.
+    /// Works until the parent closes standard input or kills the process.
     pub(crate) async fn run(self) {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -82,7 +82,7 @@ impl Job {
             stdin().lock().read_line(&mut String::new()).unwrap();
             stopped.cancel();
         });
-        let store = again(|| self.log.open()).await;
+        let store = retry(|| self.log.open()).await;
         let broker = self.broker();
         match self.role {
             Role::Relay => relay(store, broker, stop).await,
@@ -94,22 +94,22 @@ impl Job {
     pub(crate) fn broker(&self) -> RabbitMqBroker {
         let url = format!("amqp://guest:guest@{}/%2f", self.broker);
         let options = RabbitMqOptions::new(&url).unwrap().with_topology(self.topology.clone());
-        // Half-open connections are found sooner than they would be outside of a test.
+        // A short timeout detects half-open connections sooner than the default.
         RabbitMqBroker::new(options.with_timeout(Duration::from_secs(3))).unwrap()
     }
 
     async fn work(&self, store: Store, broker: RabbitMqBroker, stop: CancellationToken) {
         match &self.models {
             Place::Sqlite(path) => {
-                let models = again(|| SqliteReadModel::open(path)).await;
+                let models = retry(|| SqliteReadModel::open(path)).await;
                 self.work_on::<Connection, _>(store, models, broker, stop).await;
             }
             Place::Postgres(url) => {
-                let models = again(|| PostgresReadModel::connect(url)).await;
+                let models = retry(|| PostgresReadModel::connect(url)).await;
                 self.work_on::<PgConnection, _>(store, models, broker, stop).await;
             }
             Place::MySql(url) => {
-                let models = again(|| MySqlReadModel::connect(url)).await;
+                let models = retry(|| MySqlReadModel::connect(url)).await;
                 self.work_on::<MySqlConnection, _>(store, models, broker, stop).await;
             }
         }
@@ -136,9 +136,9 @@ impl Job {
         P: Projection,
         M: ReadModel<Tx = P::Tx>,
     {
-        // Three tries within a second, instead of sixteen within an hour.
-        let moment = Duration::from_millis(100);
-        let parking = ParkingOptions::new().with_retries(2).with_delays(moment, moment);
+        // Three attempts within a second, instead of sixteen within an hour.
+        let delay = Duration::from_millis(100);
+        let parking = ParkingOptions::new().with_retries(2).with_delays(delay, delay);
         let worker = worker.with_options(WorkerOptions::new().with_retries(1).with_parking(parking));
         let worker = worker.with_broker(broker.clone()).with_dead_letters(broker);
         let in_order = self.role.has_order_per_aggregate();
@@ -151,8 +151,8 @@ async fn relay(store: Store, publisher: impl Publisher, stop: CancellationToken)
     Relay::new(store.events, publisher).with_checkpoint(store.relays, "chaos").run(stop).await.unwrap();
 }
 
-/// Until the server is up.
-async fn again<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> T {
+/// Repeats `attempt` until the server is up.
+async fn retry<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> T {
     loop {
         match attempt().await {
             Ok(done) => return done,
@@ -162,7 +162,7 @@ async fn again<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> T {
     }
 }
 
-/// One of twenty frames is lost, and many are doubled, late or behind something else.
+/// Drops one frame in twenty, and duplicates, delays or reorders many others.
 fn faults(seed: u64) -> Vec<Fault> {
     let mut random = Random(seed);
     let fault = |number| match number {
@@ -177,7 +177,7 @@ fn faults(seed: u64) -> Vec<Fault> {
     (0..100_000).map(|_| fault(random.below(20))).collect()
 }
 
-/// What a consumer does that trusts its broker.
+/// Does the work of a consumer that trusts its broker.
 async fn without_gate<Tx: Tallies>(
     models: &impl ReadModel<Tx = Tx>,
     broker: &RabbitMqBroker,

@@ -1,9 +1,12 @@
-//! Relays and workers as real processes between a real RabbitMQ and real databases, while things break. Whatever breaks: the read model
-//! ends equal to the fold of the log, with every event applied once and in the order of its aggregate.
+//! Runs relays and workers as real processes between a real RabbitMQ and real databases, and injects faults. After
+//! every fault the read model must equal the fold of the log, with every event applied once and in the order of its
+//! aggregate.
 //!
-//! The test binary starts itself again as those processes, which is why it has a `main` of its own. In the short form each fault meets
-//! one database, one kind of worker (a projection by hand or a view, in log order or with order per aggregate), and some thousand events;
-//! `RETELL_CHAOS=wide` has all of them meet all, and `RETELL_CHAOS=long` has 50,000 events as well. `RETELL_CHAOS_SEED`, set to what a run has printed, makes the same choices again. Needs `AMQP_URL`, `POSTGRES_URL` and `MYSQL_URL`.
+//! The test binary starts itself again as those processes, so it has its own `main`. In the short form each fault runs
+//! with one database, one kind of worker (a projection or a view, in log order or with order per aggregate) and a few
+//! thousand events; `RETELL_CHAOS=wide` runs every combination, and `RETELL_CHAOS=long` does so with 50,000 events.
+//! `RETELL_CHAOS_SEED`, set to the value that a run printed, repeats that run's choices. Needs `AMQP_URL`,
+//! `POSTGRES_URL` and `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -63,7 +66,7 @@ fn main() {
         Ok(())
     }));
     let mut arguments = Arguments::from_args();
-    // A run has five processes of its own.
+    // One run already has five processes.
     arguments.test_threads = arguments.test_threads.or(Some(1));
     libtest_mimic::run(&arguments, trials).exit()
 }

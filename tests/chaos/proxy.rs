@@ -1,4 +1,5 @@
-//! A TCP proxy that cuts, delays and swallows. (The one crate that could do it within a process, noxious, has had no release for years.)
+//! A TCP proxy that cuts, delays and stalls connections. (The one crate that could do this within a process, noxious,
+//! has had no release for years.)
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,72 +13,72 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weather {
-    Fine,
-    /// Every piece comes this much later.
-    Slow(Duration),
-    /// Connections stay open, and nothing comes through.
-    Silent,
+pub(crate) enum Traffic {
+    Normal,
+    /// Delays each chunk by this time.
+    Delayed(Duration),
+    /// Keeps connections open but forwards nothing.
+    Stalled,
 }
 
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    weather: watch::Sender<Weather>,
-    /// Each change cuts what is connected.
-    cuts: watch::Sender<u64>,
+    traffic: watch::Sender<Traffic>,
+    /// Each change closes all connections.
+    cut_count: watch::Sender<u64>,
 }
 
 impl Proxy {
     pub(crate) fn start(runtime: &Runtime, to: String) -> Self {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let (weather, cuts) = (watch::Sender::new(Weather::Fine), watch::Sender::new(0));
-        let (changes, cut) = (weather.subscribe(), cuts.subscribe());
+        let (traffic, cut_count) = (watch::Sender::new(Traffic::Normal), watch::Sender::new(0));
+        let (changes, cut) = (traffic.subscribe(), cut_count.subscribe());
         let to: Arc<str> = to.into();
         runtime.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, to.clone(), changes.clone(), cut.clone()));
+                tokio::spawn(serve(client, to.clone(), changes.clone(), cut.clone()));
             }
         });
-        Self { address, weather, cuts }
+        Self { address, traffic, cut_count }
     }
 
-    pub(crate) fn set(&self, weather: Weather) {
-        self.weather.send_replace(weather);
+    pub(crate) fn set(&self, traffic: Traffic) {
+        self.traffic.send_replace(traffic);
     }
 
     pub(crate) fn cut(&self) {
-        self.cuts.send_modify(|cuts| *cuts += 1);
+        self.cut_count.send_modify(|cut_count| *cut_count += 1);
     }
 }
 
-async fn carry(client: TcpStream, to: Arc<str>, weather: watch::Receiver<Weather>, mut cut: watch::Receiver<u64>) {
+async fn serve(client: TcpStream, to: Arc<str>, traffic: watch::Receiver<Traffic>, mut cut: watch::Receiver<u64>) {
     cut.mark_unchanged();
     let Ok(server) = TcpStream::connect(&*to).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     tokio::select! {
-        () = pass(from_client, to_server, weather.clone()) => {}
-        () = pass(from_server, to_client, weather) => {}
+        () = forward(from_client, to_server, traffic.clone()) => {}
+        () = forward(from_server, to_client, traffic) => {}
         _ = cut.changed() => {}
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>) {
-    let mut piece = vec![0; 64 * 1024];
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut traffic: watch::Receiver<Traffic>) {
+    let mut chunk = vec![0; 64 * 1024];
     loop {
-        let Ok(bytes @ 1..) = from.read(&mut piece).await else { return };
-        let now = *weather.borrow_and_update();
+        let Ok(bytes @ 1..) = from.read(&mut chunk).await else { return };
+        let now = *traffic.borrow_and_update();
         match now {
-            Weather::Fine => {}
-            Weather::Slow(delay) => sleep(delay).await,
-            // What was on its way goes on when the weather is better.
-            Weather::Silent => {
-                if weather.wait_for(|weather| *weather != Weather::Silent).await.map(drop).is_err() {
+            Traffic::Normal => {}
+            Traffic::Delayed(delay) => sleep(delay).await,
+            // Forwards the pending chunk once traffic flows again.
+            Traffic::Stalled => {
+                if traffic.wait_for(|traffic| *traffic != Traffic::Stalled).await.map(drop).is_err() {
                     return;
                 }
             }
         }
-        if to.write_all(&piece[..bytes]).await.is_err() {
+        if to.write_all(&chunk[..bytes]).await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! Numbers from a seed (SplitMix64).
+//! Pseudorandom numbers from a seed (SplitMix64).
 
 pub(crate) struct Random(pub(crate) u64);
 

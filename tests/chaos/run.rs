@@ -1,4 +1,4 @@
-//! One run: a log that grows, two relays, three workers, and what they must have made of it in the end.
+//! One run: a growing log, two relays, three workers, and the expected state of the read model at the end.
 
 use std::collections::hash_map::RandomState;
 use std::env;
@@ -33,11 +33,11 @@ const SEED: &str = "RETELL_CHAOS_SEED";
 const RELAYS: usize = 2;
 const WORKERS: usize = 3;
 
-/// Appends under way at once.
+/// Number of concurrent appends.
 const WRITERS: usize = 16;
 
-/// The longest time without any progress.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// Fails the run after this long without progress.
+const STALL_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -61,18 +61,18 @@ pub(crate) struct Run {
     pub(crate) runtime: Runtime,
     pub(crate) random: Random,
     pub(crate) topology: Topology,
-    /// Where the processes find RabbitMQ.
+    /// Host and port where the processes connect to RabbitMQ.
     pub(crate) broker: String,
     pub(crate) relay: Role,
     pub(crate) worker: Role,
-    /// Events in all.
+    /// Total number of events.
     pub(crate) events: u64,
     appended: u64,
     relays: Vec<Process>,
     workers: Vec<Process>,
     place: Place,
     cure: TempDir,
-    /// A server that may be killed, or a database on one that all tests share.
+    /// A server of this run alone, which a test may kill. Otherwise `_database` is on a shared server.
     pub(crate) server: Option<server::Server>,
     _database: Option<Database>,
 }
@@ -99,7 +99,7 @@ impl Run {
             runtime,
             random: Random(seed),
             topology: Topology::new().with_prefix(&format!("chaos-{}.", uuid::Uuid::new_v4())),
-            broker: address(&env::var("AMQP_URL").expect("AMQP_URL names a RabbitMQ: tests/run.sh starts one")),
+            broker: address(&env::var("AMQP_URL").expect("AMQP_URL is not set: tests/run.sh starts a RabbitMQ")),
             relay: Role::Relay,
             worker: Role::Worker,
             events,
@@ -113,7 +113,7 @@ impl Run {
         }
     }
 
-    /// On a database server of its own.
+    /// Moves the run to a database server of its own.
     pub(crate) fn with_own_server(self) -> Self {
         let (kind, place) = match self.kind {
             Kind::Sqlite => return self,
@@ -122,7 +122,7 @@ impl Run {
         };
         let server = server::Server::start(kind);
         let runtime = Runtime::new().unwrap();
-        // The one it comes with may be the server's own.
+        // The database that the server comes with may hold the server's own tables.
         runtime.block_on(place(server.url()).run("CREATE DATABASE chaos"));
         let url = format!("{}/chaos", server.url().rsplit_once('/').unwrap().0);
         let mut run = Self::at(self.kind, place(url), None, self.events, runtime);
@@ -131,7 +131,7 @@ impl Run {
         run
     }
 
-    /// Settings as in `advanced.config`.
+    /// Starts a broker for this run alone. `settings` has the syntax of `advanced.config`.
     pub(crate) fn with_own_broker(&mut self, settings: &str) -> RabbitMq {
         let broker = RabbitMq::start_with(settings);
         self.broker = broker.address();
@@ -139,7 +139,7 @@ impl Run {
     }
 
     pub(crate) fn start(&mut self) {
-        // The schema first: the processes are many.
+        // Creates the schema before the many processes start.
         self.append(0);
         for _ in 0..RELAYS {
             self.relays.push(self.process(self.relay));
@@ -158,7 +158,7 @@ impl Run {
         Job { role, log, models, broker, topology, cure: self.cure() }
     }
 
-    /// Where it is, once it is found.
+    /// The file that marks the bug as fixed once it exists.
     pub(crate) fn cure(&self) -> PathBuf {
         self.cure.path().join("cure")
     }
@@ -167,7 +167,7 @@ impl Run {
         Process::start(&self.job(role))
     }
 
-    /// Appends the next part of all events: one of `parts`.
+    /// Appends one of `parts` equal parts of all events.
     pub(crate) fn append_part(&mut self, parts: u64) {
         let count = (self.events / parts).min(self.events - self.appended);
         self.append(count);
@@ -192,7 +192,7 @@ impl Run {
         (self.events / 25).max(1)
     }
 
-    /// Each to its aggregate. What one task appends stays in order.
+    /// Appends each event to its aggregate. Each aggregate belongs to one task, which keeps its events in order.
     pub(crate) fn append_these(&mut self, events: Vec<(u64, NewEvent)>) {
         self.appended += events.len() as u64;
         self.events = self.events.max(self.appended);
@@ -213,7 +213,7 @@ impl Run {
         Position::new(self.appended)
     }
 
-    /// The same events once more, by somebody who has no business there.
+    /// Builds frames from the first events of the log, to publish them again without a relay.
     pub(crate) fn frames(&self) -> Vec<retell::broker::frame::Frame> {
         self.runtime.block_on(async {
             let store = self.place.open().await.unwrap().events;
@@ -234,19 +234,19 @@ impl Run {
         self.relays[slot] = self.process(self.relay);
     }
 
-    /// Stops the clock for a worker and a relay; the others must go on without them.
+    /// Pauses a worker and a relay; the others must continue without them.
     pub(crate) fn pause_one_of_each(&mut self, slot: usize) {
         self.workers[slot % WORKERS].signal(Signal::STOP);
         self.relays[slot % RELAYS].signal(Signal::STOP);
     }
 
-    pub(crate) fn go_on(&mut self) {
+    pub(crate) fn resume_all(&mut self) {
         for process in self.relays.iter().chain(&self.workers) {
             process.signal(Signal::CONT);
         }
     }
 
-    /// Waits until the model has got there; fails when nothing moves.
+    /// Waits until the model has applied `position`; fails if it makes no progress.
     pub(crate) fn await_applied(&mut self, position: Position) {
         let (mut applied, mut moved) = (Position::ZERO, Instant::now());
         while applied < position {
@@ -254,7 +254,7 @@ impl Run {
             if now > applied {
                 (applied, moved) = (now, Instant::now());
             }
-            assert!(moved.elapsed() < PATIENCE, "the model stands still at {applied}, {position} is due");
+            assert!(moved.elapsed() < STALL_TIMEOUT, "the model stopped at {applied}, expected {position}");
             for process in self.relays.iter_mut().chain(&mut self.workers) {
                 process.assert_alive();
             }
@@ -262,11 +262,11 @@ impl Run {
         }
     }
 
-    /// Waits for something that must come true, as long as everything lives.
+    /// Waits until `is_so` holds, and fails if a process ends or time runs out.
     pub(crate) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
         let started = Instant::now();
         while !is_so(self) {
-            assert!(started.elapsed() < PATIENCE, "it does not come true");
+            assert!(started.elapsed() < STALL_TIMEOUT, "the condition did not become true in time");
             for process in self.relays.iter_mut().chain(&mut self.workers) {
                 process.assert_alive();
             }
@@ -276,12 +276,12 @@ impl Run {
 
     fn applied(&self) -> Position {
         let name = ProjectionName::new(NAME).unwrap();
-        // A server that is coming up says so.
+        // A server that is still starting returns an error, which counts as no progress.
         let applied = async { self.models().await?.checkpoint(&name).await };
         self.runtime.block_on(applied).unwrap_or_default()
     }
 
-    /// What is set aside.
+    /// Returns the parked aggregates.
     pub(crate) fn parked(&self) -> Vec<Parked> {
         let name = ProjectionName::new(NAME).unwrap();
         let parking = async { self.models().await?.parking(&name).await };
@@ -313,7 +313,7 @@ impl Run {
         self.relays.drain(..).chain(self.workers.drain(..)).for_each(Process::stop);
     }
 
-    /// Everything but one aggregate is as it must be.
+    /// Asserts that every aggregate but `id` is correct and that `id` is behind.
     pub(crate) fn assert_good_but(&self, id: &str) {
         let (mut expected, mut found) = (self.expected(), self.found());
         let (whole, part) = (expected.remove(id), found.remove(id));
@@ -330,13 +330,13 @@ impl Run {
         assert!(wrong.is_empty() && expected.len() == found.len(), "wrong: {wrong:#?}");
     }
 
-    /// What is wrong with the model, counted.
+    /// Returns how many aggregates of the model are wrong.
     pub(crate) fn faults(&self) -> usize {
         let (expected, found) = (self.expected(), self.found());
         expected.iter().filter(|(id, line)| found.get(*id) != Some(line)).count()
     }
 
-    /// The fold of the log.
+    /// Folds the log.
     fn expected(&self) -> Lines {
         self.runtime.block_on(async {
             let store = self.place.open().await.unwrap().events;
@@ -375,14 +375,14 @@ impl Run {
     }
 }
 
-/// Read models, of whatever kind, to ask how far they are.
+/// Read models of any database, to query their progress.
 enum Models {
     Sqlite(SqliteReadModel),
     Postgres(PostgresReadModel),
     MySql(MySqlReadModel),
 }
 
-macro_rules! on_each {
+macro_rules! for_each_model {
     ($models:expr, $of:ident => $answer:expr) => {
         match $models {
             Models::Sqlite($of) => $answer,
@@ -394,19 +394,19 @@ macro_rules! on_each {
 
 impl Models {
     async fn checkpoint(&self, name: &ProjectionName) -> retell::Result<Position> {
-        on_each!(self, models => models.checkpoint(name).await)
+        for_each_model!(self, models => models.checkpoint(name).await)
     }
 
     async fn view_lines(self) -> retell::Result<Lines> {
-        on_each!(self, models => view::lines(models).await)
+        for_each_model!(self, models => view::lines(models).await)
     }
 
     async fn parking(&self, name: &ProjectionName) -> retell::Result<Parking> {
-        on_each!(self, models => models.parking(name).await)
+        for_each_model!(self, models => models.parking(name).await)
     }
 
     async fn retry_parked(&self, name: &ProjectionName, stream: &StreamId) -> retell::Result<bool> {
-        on_each!(self, models => models.retry_parked(name, stream).await)
+        for_each_model!(self, models => models.retry_parked(name, stream).await)
     }
 }
 
@@ -417,7 +417,7 @@ async fn append_all(store: &Arc<dyn EventStore>, events: Vec<(u64, NewEvent)>) {
     }
 }
 
-/// `amqp://user:password@host:port/vhost`
+/// Returns host and port of `amqp://user:password@host:port/vhost`.
 fn address(url: &str) -> String {
     let after = url.rsplit_once('@').map_or(url, |(_, address)| address);
     after.split('/').next().unwrap().to_owned()
@@ -446,10 +446,10 @@ impl Process {
 
     fn assert_alive(&mut self) {
         let ended = self.child.try_wait().unwrap();
-        assert!(ended.is_none(), "a {:?} has ended: {ended:?}", self.role);
+        assert!(ended.is_none(), "a {:?} ended early: {ended:?}", self.role);
     }
 
-    /// Lets it finish what it is doing.
+    /// Stops the process after it has finished its current work.
     fn stop(mut self) {
         drop(self.child.stdin.take());
         let status = self.child.wait().unwrap();
@@ -457,7 +457,7 @@ impl Process {
     }
 }
 
-/// After a failure nothing is left running.
+/// Leaves no process running after a failure.
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.child.kill().and_then(|()| self.child.wait()));

@@ -1,5 +1,5 @@
-//! A read model that gives every mistake away: it counts how often each event was applied, looks whether each follows the one before it,
-//! and folds what they say in a way that depends on their order.
+//! A read model that reveals every mistake: it counts how often each event was applied, checks that each follows the
+//! one before it, and folds their weights in a way that depends on their order.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) const NAME: &str = "tally";
 
-/// Keeps the digest a small number.
+/// Keeps the digest small.
 const PRIME: i64 = 1_000_003;
 
 #[derive(Event, Debug, Clone, PartialEq)]
@@ -27,7 +27,7 @@ pub(crate) fn spoken(weight: i64) -> NewEvent {
     NewEvent::new(&Spoken::Word { weight }).unwrap()
 }
 
-/// What the model says of an aggregate.
+/// The model's row for an aggregate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) version: i64,
@@ -47,19 +47,19 @@ impl Line {
 
 pub(crate) type Lines = BTreeMap<String, Line>;
 
-/// A word that takes its time.
+/// The weight of a word that is slow to apply.
 pub(crate) const SLOW: i64 = -2;
 
-/// How long it takes.
+/// Time that a slow word takes.
 pub(crate) const SLOW_TIME: Duration = Duration::from_secs(4);
 
-/// What no projection can bear, until there is a cure.
+/// The weight of a word that no projection can apply until the file `cure` exists.
 pub(crate) const POISON: i64 = -1;
 
 pub(crate) const WORD_IS_POISON: &str = "this word is poison";
 
 pub(crate) struct Tally<Tx: ?Sized> {
-    /// A file: once it is there, poison is harmless.
+    /// A file. Once it exists, poison is harmless.
     cure: PathBuf,
     tx: PhantomData<fn(&mut Tx)>,
 }
@@ -70,7 +70,7 @@ impl<Tx: ?Sized> Tally<Tx> {
     }
 }
 
-/// The few statements, in each database.
+/// The statements of the model in each database.
 #[async_trait]
 pub(crate) trait Tallies: Send + 'static {
     async fn create(&mut self) -> Result<(), BoxError>;
@@ -112,7 +112,8 @@ const TALLY: &str = "
         out_of_order = t.out_of_order + CASE WHEN excluded.version = t.version + 1 THEN 0 ELSE 1 END,
         digest = (t.digest * 31 + excluded.digest) % 1000003";
 
-/// Binds: aggregate, version, version, weight. Its assignments see those before them.
+/// Binds: aggregate, version, version, weight. MySQL evaluates the assignments in order, so each sees the ones before
+/// it.
 const MYSQL_TALLY: &str = "
     INSERT INTO tally (aggregate, version, applied, out_of_order, digest)
     VALUES (?, ?, 1, CASE WHEN ? = 1 THEN 0 ELSE 1 END, ?)

@@ -8,10 +8,10 @@ use retell::{View, ViewStore, Views};
 
 use crate::tally::{Line, Lines, NAME, POISON, SLOW, SLOW_TIME, Spoken};
 
-/// A part of what it says of poison.
+/// A part of the error that poison causes in a view.
 pub(crate) const KEY_IS_POISON: &str = "at most";
 
-/// It cannot refuse a word. But no row has so long a key as that of poison.
+/// A view cannot refuse a word, so poison gets a key longer than a row's key may be.
 pub(crate) struct TallyView {
     pub(crate) cure: PathBuf,
 }
@@ -36,7 +36,7 @@ impl View for TallyView {
     }
 }
 
-/// What it says, read as anybody would.
+/// Reads all rows through the public query API.
 pub(crate) async fn lines(models: impl ViewStore) -> retell::Result<Lines> {
     let found = Views::new(&TallyView { cure: PathBuf::new() }, models).all(Paging::first(100_000)).await?;
     Ok(found.rows.into_iter().map(|(key, line)| (key.to_string(), line)).collect())

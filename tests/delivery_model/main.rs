@@ -1,26 +1,28 @@
-//! Every interleaving of relays, broker and workers, in the small: does any of them lose, double or reorder an event?
+//! Model check of delivery: explores every interleaving of a few relays, a broker and workers, and checks that no event is lost, doubled or
+//! reordered.
 //!
-//! A log grows to a few events of two aggregates. Relays carry it to a broker, in frames of one or two events. Workers of one
-//! projection take the frames and apply them to its read model. Each of them goes in small steps, and the search tries all orders of all
-//! steps, with a crash after each of them: it keeps a list of all states that can be reached, and takes every step that is possible in
-//! every one of them. So the claims below are not likely but certain, as far as the model is the protocol and small numbers show it.
+//! A log grows to a few events of two aggregates. Relays carry them to a broker in frames of one or two events. Workers of one projection
+//! take the frames and apply them to its read model. Every process takes small atomic steps, and the search tries all orders of all steps
+//! with a crash after each of them: it keeps a list of all reachable states and takes every possible step in each. The claims below are
+//! therefore certain rather than likely, as far as the model matches the protocol and small numbers are enough.
 //!
-//! What can go wrong: a process crashes, and loses what it has not stored; a lease runs out while its holder goes on; a frame, a confirm or
-//! the answer to a commit is lost; messages are lost, doubled, reordered; a worker goes on with a checkpoint that another has moved.
+//! Faults: a process crashes and loses its memory; a lease expires while its holder continues; a frame, a confirm or the answer to a commit
+//! is lost; messages are lost, doubled or reordered; a worker continues with a checkpoint that another worker has moved.
 //!
-//! What must not happen, in any state:
-//! - an event is applied twice, is skipped, or overtakes an earlier one of its aggregate;
-//! - the checkpoint or the swept position passes an event that is neither applied nor parked;
-//! - a relay's checkpoint passes an event that was not confirmed, or goes backward;
-//! - the end gets out of reach. From every state, steps without any fault lead to where all is applied and nothing is parked.
+//! Invariants, violated in no state:
+//! - no event is applied twice, is skipped, or overtakes an earlier event of its aggregate;
+//! - neither the checkpoint nor the swept position passes an event that is neither applied nor parked;
+//! - a relay's checkpoint never passes an unconfirmed event and never moves backward;
+//! - the end stays reachable: from every state, steps without any fault lead to a state in which everything is applied and nothing is
+//!   parked.
 //!
-//! `sequential.rs` is the whole way for projections in log order. Two relays, a broker with its queue and two workers at once are more
-//! states than a test has time for, so each is tried with a part of the others. The worst broker of all stands for the rest: what it brings
-//! may be any frame of the log at any time, and so whatever relays and queues may do is among it. `parallel.rs` has that broker only.
-//! `search.rs` is the search. (The crate stateright would search as well. It brings a web server that no feature leaves out, and does
-//! not ask the last of the questions above.)
+//! `sequential.rs` models projections in log order from end to end. Two relays, a broker with its queue and two workers at once have more
+//! states than a test has time for, so each is checked with part of the others. The worst possible broker covers the rest: it may deliver
+//! any frame of the log at any time, which includes everything that relays and queues can do. `parallel.rs` has only that broker.
+//! `search.rs` is the search. (The crate stateright could search too, but it always pulls in a web server and does not check reachability
+//! of the end.)
 //!
-//! Each rule of the protocol is also broken on purpose, to show that the search would see it, and what the rule is for.
+//! Negative tests break each rule of the protocol and check that the search finds the violation, which also shows what the rule is for.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -35,54 +37,54 @@ mod in_log_order {
     const DOUBLED: &str = "an event was applied twice";
     const SKIPPED: &str = "an event was skipped";
 
-    /// Two workers, and the worst of all brokers.
+    /// Two workers and the worst possible broker.
     const WORKERS: Delivery = Delivery {
         events: 4,
         relays: 0,
         workers: 2,
-        broker: Broker::Whatever,
+        broker: Broker::Arbitrary,
         sweep: Sweep::On,
         poison: None,
         broken: Broken::Nothing,
     };
     const PARKING: Delivery = Delivery { events: 3, poison: Some(1), ..WORKERS };
-    /// Two relays that take turns, and a broker that forgets.
-    const RELAYS: Delivery = Delivery { events: 2, relays: 2, workers: 1, broker: Broker::Forgets, ..WORKERS };
-    /// All that comes has to come over the broker.
+    /// Two relays that take turns and a broker that loses messages.
+    const RELAYS: Delivery = Delivery { events: 2, relays: 2, workers: 1, broker: Broker::Lossy, ..WORKERS };
+    /// No sweep: events arrive only through the broker.
     const NO_SWEEP: Delivery =
-        Delivery { events: 2, relays: 1, workers: 1, broker: Broker::Keeps, sweep: Sweep::Off, ..WORKERS };
+        Delivery { events: 2, relays: 1, workers: 1, broker: Broker::Durable, sweep: Sweep::Off, ..WORKERS };
 
     #[test]
-    fn every_event_is_applied_once_and_in_order_whatever_the_broker_brings() {
+    fn every_event_is_applied_once_in_log_order() {
         assert_kept(&WORKERS);
     }
 
     #[test]
-    fn a_parked_aggregate_holds_up_no_other_and_loses_nothing() {
+    fn a_parked_aggregate_blocks_no_other_and_loses_nothing() {
         for poison in 1..=PARKING.events {
             assert_kept(&Delivery { poison: Some(poison), ..PARKING });
         }
     }
 
     #[test]
-    fn every_event_arrives_while_relays_take_turns_and_the_broker_forgets() {
+    fn every_event_arrives_although_the_broker_loses_messages() {
         assert_kept(&RELAYS);
     }
 
     #[test]
-    fn relays_that_take_turns_bring_all_events_to_the_broker() {
-        assert_kept(&Delivery { events: 3, workers: 0, broker: Broker::Keeps, ..RELAYS });
+    fn relays_that_take_turns_publish_every_event() {
+        assert_kept(&Delivery { events: 3, workers: 0, broker: Broker::Durable, ..RELAYS });
     }
 
     #[test]
-    fn a_broker_that_keeps_what_it_confirmed_is_enough() {
+    fn a_durable_broker_needs_no_sweep() {
         assert_kept(&Delivery { workers: 2, ..NO_SWEEP });
         assert_kept(&Delivery { events: 3, ..NO_SWEEP });
     }
 
     #[test]
-    fn a_broker_that_forgets_is_not_enough_without_the_sweep() {
-        assert_stuck(&Delivery { broker: Broker::Forgets, ..NO_SWEEP });
+    fn a_broker_that_loses_messages_needs_the_sweep() {
+        assert_stuck(&Delivery { broker: Broker::Lossy, ..NO_SWEEP });
     }
 
     #[test]
@@ -91,39 +93,39 @@ mod in_log_order {
     }
 
     #[test]
-    fn a_checkpoint_in_a_transaction_of_its_own_is_found() {
+    fn a_checkpoint_in_a_separate_transaction_is_found() {
         assert_broken(&Delivery { broken: Broken::ApplyThenMove, ..WORKERS }, DOUBLED);
         assert_broken(&Delivery { broken: Broken::MoveThenApply, ..WORKERS }, SKIPPED);
     }
 
     #[test]
-    fn a_checkpoint_that_moves_without_compare_is_found() {
+    fn a_checkpoint_moved_without_compare_is_found() {
         assert_broken(&Delivery { broken: Broken::NoCompare, ..WORKERS }, DOUBLED);
     }
 
     #[test]
-    fn an_acknowledgement_before_the_commit_is_found_where_nothing_sweeps() {
+    fn an_ack_before_the_commit_is_found_without_the_sweep() {
         assert_stuck(&Delivery { broken: Broken::AcknowledgeFirst, ..NO_SWEEP });
         assert_kept(&Delivery { broken: Broken::AcknowledgeFirst, sweep: Sweep::On, ..NO_SWEEP });
     }
 
     #[test]
-    fn an_acknowledgement_after_a_lost_race_is_found_where_nothing_sweeps() {
+    fn an_ack_after_a_lost_race_is_found_without_the_sweep() {
         let broken = Broken::AcknowledgeAfterLostRace;
         assert_stuck(&Delivery { broken, workers: 2, ..NO_SWEEP });
         assert_kept(&Delivery { broken, ..WORKERS });
     }
 
     #[test]
-    fn a_relay_that_keeps_before_the_confirm_is_found_where_nothing_sweeps() {
-        assert_stuck(&Delivery { broken: Broken::KeepBeforeConfirm, ..NO_SWEEP });
-        assert_kept(&Delivery { broken: Broken::KeepBeforeConfirm, sweep: Sweep::On, ..NO_SWEEP });
+    fn a_relay_checkpoint_before_the_confirm_is_found() {
+        assert_stuck(&Delivery { broken: Broken::CheckpointBeforeConfirm, ..NO_SWEEP });
+        assert_kept(&Delivery { broken: Broken::CheckpointBeforeConfirm, sweep: Sweep::On, ..NO_SWEEP });
     }
 
     #[test]
-    fn a_relay_that_keeps_beyond_the_confirmed_prefix_is_found() {
+    fn a_relay_checkpoint_beyond_the_confirmed_prefix_is_found() {
         let expected = "the relay's checkpoint is beyond what was confirmed";
-        assert_broken(&Delivery { broken: Broken::KeepBeyondPrefix, ..RELAYS }, expected);
+        assert_broken(&Delivery { broken: Broken::CheckpointBeyondPrefix, ..RELAYS }, expected);
     }
 
     #[test]
@@ -141,20 +143,20 @@ mod in_log_order {
         assert_broken(&Delivery { broken: Broken::RetryWithoutCompare, ..PARKING }, SKIPPED);
     }
 
-    /// A retry leaves the checkpoint where it is, so comparing that does not keep out a second one.
+    /// A retry does not move the checkpoint, so comparing the checkpoint does not exclude a second retry.
     #[test]
-    fn a_retry_of_a_row_that_is_gone_is_found() {
+    fn a_retry_of_a_released_row_is_found() {
         assert_broken(&Delivery { broken: Broken::RetryWithoutRow, ..PARKING }, DOUBLED);
     }
 
-    /// For the same reason, a worker that looks at the parking rows too early passes over what a retry has just freed.
+    /// For the same reason, a worker that reads the parking rows too early passes over events that a retry has just released.
     #[test]
     fn parking_rows_read_before_the_checkpoint_is_locked_are_found() {
         assert_broken(&Delivery { broken: Broken::ParkedSeenEarly, ..PARKING }, SKIPPED);
     }
 
     #[test]
-    fn a_later_event_of_a_parked_aggregate_that_is_applied_is_found() {
+    fn applying_a_later_event_of_a_parked_aggregate_is_found() {
         let expected = "an event overtook an earlier one of its aggregate";
         assert_broken(&Delivery { broken: Broken::ParkedNotPassedOver, ..PARKING }, expected);
     }
@@ -174,25 +176,25 @@ mod in_parallel {
     const PARKING: Delivery = Delivery { poison: Some(1), ..WORKERS };
 
     #[test]
-    fn every_event_is_applied_once_and_in_its_aggregates_order_whatever_the_broker_brings() {
+    fn every_event_is_applied_once_in_aggregate_order() {
         assert_kept(&WORKERS);
         assert_kept(&Delivery { log: &[0, 0, 1, 1], ..WORKERS });
     }
 
     #[test]
-    fn a_view_of_two_aggregates_loses_no_update_where_it_is_locked() {
+    fn a_locked_view_of_two_aggregates_loses_no_update() {
         assert_kept(&SHARED);
     }
 
     #[test]
-    fn a_parked_aggregate_holds_up_no_other_and_loses_nothing() {
+    fn a_parked_aggregate_blocks_no_other_and_loses_nothing() {
         for poison in 1..=4 {
             assert_kept(&Delivery { poison: Some(poison), ..PARKING });
         }
     }
 
     #[test]
-    fn a_version_applied_before_the_missing_ones_is_found() {
+    fn a_version_applied_before_missing_ones_is_found() {
         assert_broken(&Delivery { broken: Broken::NoFill, ..WORKERS }, DIFFER);
     }
 
@@ -208,31 +210,31 @@ mod in_parallel {
     }
 
     #[test]
-    fn a_sweep_over_what_others_have_in_hand_is_found() {
+    fn a_sweep_over_uncommitted_work_of_others_is_found() {
         assert_broken(&Delivery { broken: Broken::SweptOverOthers, ..WORKERS }, SWEPT_TOO_FAR);
     }
 
     #[test]
-    fn a_swept_position_that_frames_move_is_found() {
+    fn a_swept_position_moved_by_frames_is_found() {
         assert_broken(&Delivery { broken: Broken::SweptByFrames, ..WORKERS }, SWEPT_TOO_FAR);
     }
 
     #[test]
-    fn a_swept_position_that_moves_before_the_sweep_is_found() {
+    fn a_swept_position_moved_before_the_sweep_is_found() {
         assert_broken(&Delivery { broken: Broken::SweptFirst, ..WORKERS }, SWEPT_TOO_FAR);
     }
 
     #[test]
-    fn a_swept_position_that_moves_without_compare_is_found() {
+    fn a_swept_position_moved_without_compare_is_found() {
         assert_broken(&Delivery { broken: Broken::NoCompare, ..WORKERS }, "the swept position went backward");
     }
 
     #[test]
-    fn a_view_of_two_aggregates_that_is_loaded_unlocked_is_found() {
+    fn a_view_of_two_aggregates_loaded_unlocked_is_found() {
         assert_broken(&Delivery { broken: Broken::ViewLoadedUnlocked, ..SHARED }, DIFFER);
     }
 
-    /// The swept position may move over an event that was parked when the sweep saw it, after the retry.
+    /// After the retry, the swept position may pass an event that was parked when the sweep saw it.
     #[test]
     fn a_retry_up_to_the_swept_position_is_found() {
         assert_broken(&Delivery { broken: Broken::RetriedToSwept, ..PARKING }, SWEPT_TOO_FAR);
@@ -244,7 +246,7 @@ mod in_parallel {
     }
 
     #[test]
-    fn a_later_event_of_a_parked_aggregate_that_is_applied_is_found() {
+    fn applying_a_later_event_of_a_parked_aggregate_is_found() {
         assert_broken(&Delivery { broken: Broken::ParkedNotPassedOver, ..PARKING }, DIFFER);
     }
 }

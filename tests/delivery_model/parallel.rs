@@ -1,47 +1,47 @@
-//! Order per aggregate: competing workers, a row for each aggregate, and a swept position.
+//! Order per aggregate: competing workers, one row per aggregate, and a swept position.
 //!
-//! Any frame comes at any time, again and again, or never: whatever relays and brokers do, it looks like this to a worker.
+//! Any frame arrives at any time, repeatedly, or never: this covers everything that relays and brokers can do to a worker.
 
 use crate::search::{Fault, Frame, Model, Regular, Step, bit, has};
 
-/// A rule that is broken on purpose.
+/// The rule that a negative test breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broken {
     Nothing,
-    /// A version beyond the next one is applied, and what is missing before it is not read.
+    /// A worker applies a version beyond the next one without reading the missing versions.
     NoFill,
-    /// The rows are read before they are locked, or are not there yet and so cannot be locked.
+    /// Rows are read before they are locked, or do not exist yet and so cannot be locked.
     RowsReadUnlocked,
-    /// Each worker locks the rows in the order of its events.
+    /// Each worker locks rows in the order of its events.
     LockedInLogOrder,
-    /// A sweep leaves out what another worker has in hand.
+    /// A sweep skips events that another worker is applying.
     SweptOverOthers,
-    /// Who has applied a frame moves the swept position over it.
+    /// A worker that has applied a frame moves the swept position over it.
     SweptByFrames,
-    /// The swept position moves before the sweep's transaction.
+    /// The swept position moves before the sweep commits.
     SweptFirst,
-    /// The swept position moves from wherever it is.
+    /// The swept position moves without comparing its old value.
     NoCompare,
-    /// A view that two aggregates share is loaded without a lock.
+    /// A view that two aggregates share is read without a lock.
     ViewLoadedUnlocked,
-    /// A retry applies up to the swept position, as it would up to the checkpoint in log order.
+    /// A retry applies events up to the swept position, as it would up to the checkpoint in log order.
     RetriedToSwept,
-    /// A retry asks for the log's head before it locks the row.
+    /// A retry reads the log's head before it locks the row.
     HeadReadUnlocked,
     ParkedNotPassedOver,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadModel {
-    /// Each aggregate has rows of its own.
+    /// Each aggregate has its own rows.
     PerAggregate,
-    /// One row that is loaded, folded and written back, whichever aggregate an event is of.
+    /// All aggregates share one row, which is read, folded and written back.
     Shared,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Delivery {
-    /// The aggregate of each event, as the log has them.
+    /// The aggregate of each event, in log order.
     pub(crate) log: &'static [usize],
     pub(crate) read_model: ReadModel,
     /// The event that the projection cannot apply until it is repaired.
@@ -54,28 +54,28 @@ enum At {
     #[default]
     Down,
     Idle,
-    /// Within the transaction.
+    /// In a transaction that applies a frame.
     Frame(Frame),
-    /// Within the transaction. What it swept before stands before the first.
+    /// In a sweep's transaction. Everything before the frame is already swept.
     Sweep(Frame),
-    /// The sweep's events are applied and committed.
+    /// The sweep's events are committed; the swept position has not moved yet.
     Swept(Frame),
-    /// Within the transaction that applies a parked aggregate up to here. Zero before that is known.
+    /// In a transaction that applies a parked aggregate up to this position (zero: not known yet).
     Retry(u8),
 }
 
-/// The locks: one bit for each aggregate's row, and one for the shared view.
+/// Lock bits: one for each aggregate's row, and this one for the shared view.
 const VIEW: u8 = 0b100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 struct Worker {
     at: At,
     locked: u8,
-    /// The rows as it has read them.
+    /// The rows as this worker read them.
     rows: [u8; 2],
-    /// The aggregates it has seen parked.
+    /// The parked aggregates this worker knows of, as a bit set.
     parked: u8,
-    /// The view as it has loaded it.
+    /// The shared view as this worker read it.
     view: u8,
 }
 
@@ -88,11 +88,11 @@ impl Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct State {
     head: u8,
-    /// Of each aggregate: the last applied version.
+    /// Last applied version of each aggregate.
     rows: [u8; 2],
-    /// The read model: the positions whose events are in it.
+    /// The read model: the applied positions, as a bit set.
     applied: u8,
-    /// Aggregates. Stands in the row.
+    /// The parked aggregates, as a bit set; stored in their rows.
     parked: u8,
     repaired: bool,
     swept: u8,
@@ -119,7 +119,7 @@ impl Model for Delivery {
             self.worker(state, index, steps);
         }
         for state in steps.iter_mut().filter_map(|step| step.to.as_mut().ok()) {
-            // Which of the workers is where makes no difference.
+            // Workers are interchangeable: sorting them merges equivalent states.
             state.workers.sort_unstable();
         }
     }
@@ -144,7 +144,7 @@ impl Delivery {
         self.log[usize::from(position) - 1]
     }
 
-    /// The aggregate's row, as a lock.
+    /// Returns the lock bit of the row of this event's aggregate.
     fn row(&self, position: u8) -> u8 {
         1 << self.aggregate(position)
     }
@@ -165,19 +165,19 @@ impl Delivery {
             At::Idle => self.begin(state, index, steps),
             At::Frame(range) | At::Sweep(range) => self.transaction(state, index, range, steps),
             At::Retry(_) => {
-                // Its range is the aggregate's own events: only their row is locked.
+                // A retry locks only the row of its aggregate.
                 let poison = self.poison.unwrap_or_default();
                 self.transaction(state, index, Frame { first: poison, last: poison }, steps);
             }
             At::Swept(range) => self.sweep(state, index, range, steps),
-            At::Down => unreachable!("has started above"),
+            At::Down => unreachable!("stopped workers are handled above"),
         }
     }
 
     fn begin(&self, state: &State, index: usize, steps: &mut Steps) {
         let with = |at| with_worker(state, index, Worker::at(at));
         for frame in Frame::all(state.head) {
-            steps.push(Step::new(Fault, "a message comes", with(At::Frame(frame))));
+            steps.push(Step::new(Fault, "a message arrives", with(At::Frame(frame))));
         }
         for last in state.swept + 1..=state.head {
             let mut next = with(At::Sweep(Frame { first: state.swept + 1, last }));
@@ -211,7 +211,7 @@ impl Delivery {
         steps.push(Step { what: "the swept position moves", kind: Regular, to });
     }
 
-    /// The rows of the batch in key order, then the view.
+    /// Returns the next lock to take: the batch's rows in key order, then the view.
     fn next_lock(&self, worker: Worker, range: Frame) -> Option<u8> {
         let mut rows: Vec<usize> = (range.first..=range.last).map(|position| self.aggregate(position)).collect();
         if self.broken != Broken::LockedInLogOrder {
@@ -221,7 +221,7 @@ impl Delivery {
         rows.into_iter().map(|row| 1 << row).chain(view).find(|lock| worker.locked & lock == 0)
     }
 
-    /// Locks a row and reads it, in one statement.
+    /// Locks and reads a row in one statement.
     fn lock(&self, state: &State, index: usize, lock: u8, steps: &mut Steps) {
         let locks = match lock {
             VIEW => self.broken != Broken::ViewLoadedUnlocked,
@@ -252,7 +252,7 @@ impl Delivery {
         let after = match worker.at {
             At::Sweep(_) => At::Swept(range),
             At::Frame(_) if self.broken == Broken::SweptByFrames => At::Swept(range),
-            // What is acknowledged comes again or does not, like every message here.
+            // An acknowledged message may or may not be redelivered, like every message here.
             _ => At::Idle,
         };
         let known = to.map(|next| with_worker(&next, index, Worker::at(after)));
@@ -264,7 +264,7 @@ impl Delivery {
         }
     }
 
-    /// What the transaction leaves.
+    /// Returns the state after the transaction commits.
     fn apply(&self, state: &State, index: usize, range: Frame) -> Result<State, &'static str> {
         let worker = state.workers[index];
         let retry = matches!(worker.at, At::Retry(_));
@@ -296,14 +296,14 @@ impl Delivery {
         Ok(next)
     }
 
-    /// What is to be looked at, in order: the events of the range, each after the earlier ones of its aggregate.
+    /// Returns the events to consider, in order: those of the range, each after the earlier events of its aggregate.
     fn due(&self, state: &State, index: usize, range: Frame) -> Vec<u8> {
         let worker = state.workers[index];
         let other = state.workers[1 - index].at;
         let anothers = |position| matches!(other, At::Frame(frame) if (frame.first..=frame.last).contains(&position));
         let range = range.first..=range.last;
         match worker.at {
-            // Another retry was faster.
+            // Another worker's retry was faster.
             At::Retry(_) if worker.parked == 0 => vec![],
             At::Retry(through) => range.flat_map(|poison| self.own(poison, through)).collect(),
             At::Sweep(_) if self.broken == Broken::SweptOverOthers => range.filter(|&at| !anothers(at)).collect(),
@@ -312,7 +312,7 @@ impl Delivery {
         }
     }
 
-    /// The events of the same aggregate up to there, as the store has them.
+    /// Returns the events of the same aggregate up to `through`, in store order.
     fn own(&self, position: u8, through: u8) -> impl Iterator<Item = u8> {
         (1..=through).filter(move |&other| self.aggregate(other) == self.aggregate(position))
     }

@@ -1,4 +1,4 @@
-//! The search: every state that steps can lead to, nearest first, and whether each of them can still come to a good end.
+//! The search: visits every reachable state breadth first and checks that the end stays reachable from each of them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,22 +10,22 @@ pub(crate) trait Model {
 
     fn start(&self) -> Self::State;
     fn steps(&self, state: &Self::State, steps: &mut Vec<Step<Self::State>>);
-    /// What must hold in every state, and does not.
+    /// Returns the invariant that `state` violates, if any.
     fn violation(&self, state: &Self::State) -> Option<&'static str>;
-    /// Whether all work is done.
+    /// Returns whether all work is done.
     fn done(&self, state: &Self::State) -> bool;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Happens sooner or later where it can.
+    /// A step that happens eventually if it stays possible.
     Regular,
-    /// A crash, a loss, a clock that is off: may happen or not.
+    /// A crash, a loss or a wrong clock: may or may not happen.
     Fault,
 }
 pub(crate) use Kind::{Fault, Regular};
 
-/// One go of one process. Everybody else's steps come between any two of them.
+/// One atomic step of one process. Steps of other processes can run between any two of them.
 #[derive(Debug)]
 pub(crate) struct Step<S> {
     pub(crate) what: &'static str,
@@ -41,11 +41,10 @@ impl<S> Step<S> {
 
 const STUCK: &str = "the work is never done";
 
-/// All states, or the shortest way to one that is wrong.
+/// Explores all states. Returns their number, or the shortest path to a state that is wrong.
 ///
-/// Wrong is also a state from which regular steps alone cannot reach the end. That they can from every state is more than that one
-/// schedule does: whatever regular steps come first, the end stays in reach, so only a run that never takes a step it could take again
-/// and again misses it.
+/// A state from which regular steps alone cannot reach the end is wrong too. Reachability from every state is stronger than one schedule
+/// that ends: whatever regular steps come first, the end stays reachable, so only a run that forever ignores a possible step can miss it.
 pub(crate) fn explore<M: Model>(model: &M) -> Result<usize, String> {
     let mut search = Search::<M::State>::default();
     search.add(model.start(), None);
@@ -71,10 +70,10 @@ pub(crate) fn explore<M: Model>(model: &M) -> Result<usize, String> {
 
 struct Search<S> {
     states: Vec<S>,
-    /// How each state was reached first.
+    /// For each state, the state and step it was first reached from.
     came: Vec<Option<(usize, &'static str)>>,
     known: HashMap<S, usize, BuildHasherDefault<Quick>>,
-    /// The regular steps.
+    /// Regular steps as pairs of states.
     regular: Vec<(usize, usize)>,
 }
 
@@ -97,7 +96,7 @@ impl<S: Copy + Eq + Hash + Debug> Search<S> {
         }
     }
 
-    /// The nearest state from which no regular steps lead to the end, found backward from the end.
+    /// Returns the nearest state from which no regular steps lead to the end, searching backward from the end.
     fn stuck(&mut self, done: impl Fn(&S) -> bool) -> Option<usize> {
         self.regular.sort_unstable_by_key(|&(_, to)| to);
         let mut good: Vec<bool> = self.states.iter().map(done).collect();
@@ -125,7 +124,7 @@ impl<S: Copy + Eq + Hash + Debug> Search<S> {
     }
 }
 
-/// States are many and small, and nobody chooses them to collide.
+/// A fast hasher: states are many and small, and collisions are not adversarial.
 #[derive(Default)]
 struct Quick(u64);
 
@@ -142,7 +141,7 @@ impl Hasher for Quick {
         self.write_u64(u64::from(byte));
     }
 
-    /// Of an enum: which variant it is.
+    /// Hashes the discriminant of an enum.
     fn write_isize(&mut self, variant: isize) {
         self.write_u64(variant.cast_unsigned() as u64);
     }
@@ -172,7 +171,7 @@ pub(crate) fn assert_stuck<M: Model>(model: &M) {
     assert_broken(model, STUCK);
 }
 
-/// Events `first` to `last` of the log, in one message.
+/// A message with events `first` to `last` of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Frame {
     pub(crate) first: u8,
@@ -180,19 +179,19 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Those of one or two events that a log of so many events is made of.
+    /// Returns all frames of one or two events of a log with `head` events.
     pub(crate) fn all(head: u8) -> impl Iterator<Item = Self> {
         (1..=head).flat_map(move |first| (first..=head.min(first + 1)).map(move |last| Self { first, last }))
     }
 
-    /// Its place in a set.
+    /// Returns the frame's bit in a set of frames.
     pub(crate) fn bit(self) -> u8 {
         let place = if self.first == self.last { self.first - 1 } else { self.first + 3 };
         1 << place
     }
 }
 
-/// A position in a set.
+/// Returns the bit of `position` in a set of positions.
 pub(crate) fn bit(position: u8) -> u8 {
     1 << (position - 1)
 }

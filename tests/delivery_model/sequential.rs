@@ -1,4 +1,4 @@
-//! Log order: relays, broker, and workers of one projection, with parking.
+//! Log order: relays, a broker, and workers of one projection, with parking.
 
 mod relay;
 
@@ -6,16 +6,16 @@ use relay::{Relay, prefix, up_to};
 
 use crate::search::{Fault, Frame, Model, Regular, Step, bit, has};
 
-/// What the broker does with messages.
+/// How the broker treats messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broker {
-    /// There is no relay: any frame of the log comes at any time, again and again, or never. Whatever relays and brokers do, it looks
-    /// like this to a worker.
-    Whatever,
-    /// Keeps what it has confirmed until it is acknowledged, in no order.
-    Keeps,
-    /// Loses messages and doubles them. A queue that is wiped is one that loses them all.
-    Forgets,
+    /// Without a relay: any frame of the log arrives at any time, repeatedly, or never. This covers everything that relays and brokers can
+    /// do to a worker.
+    Arbitrary,
+    /// Keeps confirmed messages until they are acknowledged, in no order.
+    Durable,
+    /// Loses and doubles messages. A wiped queue is a queue that loses all of them.
+    Lossy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,31 +24,31 @@ pub(crate) enum Sweep {
     Off,
 }
 
-/// A rule that is broken on purpose.
+/// The rule that a negative test breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broken {
     Nothing,
-    /// A worker applies each frame that comes.
+    /// A worker applies every frame that arrives.
     NoGate,
-    /// The checkpoint moves in a transaction of its own.
+    /// The checkpoint moves in a separate transaction.
     ApplyThenMove,
     MoveThenApply,
     AcknowledgeFirst,
-    /// A worker acknowledges a frame although another was faster and its own commit came to nothing.
+    /// A worker acknowledges a frame although it lost the race and its commit had no effect.
     AcknowledgeAfterLostRace,
-    /// The checkpoint moves from wherever it is.
+    /// The checkpoint moves without comparing its old value.
     NoCompare,
-    /// A relay writes its checkpoint without showing that it still leads.
+    /// A relay writes its checkpoint without checking that it still leads.
     NoFence,
-    /// A relay moves its checkpoint over all it has sent.
-    KeepBeforeConfirm,
-    /// A relay moves its checkpoint to the last confirmed event, whatever is open before it.
-    KeepBeyondPrefix,
+    /// A relay moves its checkpoint over everything it has sent.
+    CheckpointBeforeConfirm,
+    /// A relay moves its checkpoint to the last confirmed event, although earlier ones are unconfirmed.
+    CheckpointBeyondPrefix,
     RetryBeyondCheckpoint,
     RetryWithoutCompare,
-    /// A retry does not look whether the row is still there.
+    /// A retry does not check that the row still exists.
     RetryWithoutRow,
-    /// The parking rows are read before the transaction begins, or in it before the checkpoint's row is locked.
+    /// The parking rows are read before the transaction begins, or before it locks the checkpoint's row.
     ParkedSeenEarly,
     ParkedNotPassedOver,
 }
@@ -69,24 +69,24 @@ pub(crate) struct Delivery {
 enum At {
     #[default]
     Down,
-    /// With a frame in hand: at the gate. Without: waits.
+    /// At the gate if it has a frame, otherwise waiting.
     Open,
-    /// Has the events up to here in hand and not committed them.
+    /// Has read the events up to this position and not committed them.
     Batch(u8),
-    /// Where apply and checkpoint are two transactions: has applied.
+    /// Has applied the events, if apply and checkpoint are two transactions.
     Half(u8),
-    /// Has looked at the parking row and not committed the retry.
+    /// Has read the parking row and not committed the retry.
     Retry,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 struct Worker {
     at: At,
-    /// The checkpoint as it knows it.
+    /// The checkpoint this worker knows of.
     view: u8,
-    /// The message it has not acknowledged.
+    /// The message this worker has not acknowledged.
     frame: Option<Frame>,
-    /// The parked aggregates, where they are looked at too early.
+    /// The parked aggregates this worker knows of, if it reads them too early.
     parked: u8,
 }
 
@@ -94,17 +94,17 @@ struct Worker {
 pub(crate) struct State {
     head: u8,
     relays: [Relay; 2],
-    /// The relay whose lease it is.
+    /// The relay that holds the lease.
     leader: Option<usize>,
     relayed: u8,
-    /// The positions whose confirm has come to some relay.
+    /// Confirmed positions, as a bit set.
     confirmed: u8,
-    /// Frames.
+    /// Queued frames, as a bit set.
     queue: u8,
     checkpoint: u8,
-    /// Positions.
+    /// Applied positions, as a bit set.
     applied: u8,
-    /// Aggregates.
+    /// Parked aggregates, as a bit set.
     parked: u8,
     repaired: bool,
     workers: [Worker; 2],
@@ -112,7 +112,7 @@ pub(crate) struct State {
 
 type Steps = Vec<Step<State>>;
 
-/// Events 1 and 3 are of one aggregate, 2 and 4 of the other.
+/// Returns the aggregate of an event: 1 and 3 belong to one, 2 and 4 to the other.
 fn aggregate(position: u8) -> u8 {
     bit(2 - position % 2)
 }
@@ -143,7 +143,7 @@ impl Model for Delivery {
         if !state.repaired {
             steps.push(Step::new(Regular, "the projection is repaired", State { repaired: true, ..*state }));
         }
-        if self.broker == Broker::Forgets {
+        if self.broker == Broker::Lossy {
             for frame in Frame::all(state.head).filter(|frame| state.queue & frame.bit() != 0) {
                 let queue = state.queue & !frame.bit();
                 steps.push(Step::new(Fault, "the broker loses a message", State { queue, ..*state }));
@@ -161,8 +161,8 @@ impl Model for Delivery {
     }
 
     fn violation(&self, state: &State) -> Option<&'static str> {
-        // Where that rule itself is broken, what comes of it is to be found.
-        if state.relayed > prefix(state.confirmed) && self.broken != Broken::KeepBeforeConfirm {
+        // If that rule itself is broken, the search must find the consequence instead.
+        if state.relayed > prefix(state.confirmed) && self.broken != Broken::CheckpointBeforeConfirm {
             return Some("the relay's checkpoint is beyond what was confirmed");
         }
         let reached = |position: u8| has(state.applied, position) || state.parked & aggregate(position) != 0;
@@ -170,14 +170,14 @@ impl Model for Delivery {
     }
 
     fn done(&self, state: &State) -> bool {
-        let relayed = self.broker == Broker::Whatever || state.relayed == self.events;
+        let relayed = self.broker == Broker::Arbitrary || state.relayed == self.events;
         let applied = self.workers == 0 || state.applied == up_to(self.events) && state.parked == 0;
         state.head == self.events && relayed && applied
     }
 }
 
 impl Delivery {
-    /// Which of the relays and workers is where makes no difference.
+    /// Sorts interchangeable relays and workers, which merges equivalent states.
     fn sort(&self, state: &mut State) {
         state.workers[..self.workers].sort_unstable();
         if self.relays == 2 && state.relays[0] > state.relays[1] {
@@ -216,7 +216,7 @@ impl Delivery {
                 steps.push(Step::new(Regular, "a worker moves the checkpoint", State { checkpoint: through, ..next }));
             }
             (At::Retry, _) => self.retry(state, index, steps),
-            (At::Down, _) => unreachable!("has started above"),
+            (At::Down, _) => unreachable!("stopped workers are handled above"),
         }
     }
 
@@ -226,20 +226,20 @@ impl Delivery {
             let next = with_worker(state, index, Worker { frame: Some(frame), ..worker });
             let queue = state.queue & !frame.bit();
             match self.broker {
-                Broker::Whatever => steps.push(Step::new(Fault, "a message comes", next)),
-                Broker::Keeps | Broker::Forgets if state.queue != queue => {
-                    steps.push(Step::new(Regular, "a message comes", State { queue, ..next }));
-                    if self.broker == Broker::Forgets {
-                        steps.push(Step::new(Fault, "a message comes, and will come again", next));
+                Broker::Arbitrary => steps.push(Step::new(Fault, "a message arrives", next)),
+                Broker::Durable | Broker::Lossy if state.queue != queue => {
+                    steps.push(Step::new(Regular, "a message arrives", State { queue, ..next }));
+                    if self.broker == Broker::Lossy {
+                        steps.push(Step::new(Fault, "a message arrives and will be redelivered", next));
                     }
                 }
-                Broker::Keeps | Broker::Forgets => {}
+                Broker::Durable | Broker::Lossy => {}
             }
         }
     }
 
     fn give_back(&self, state: &mut State, frame: Option<Frame>) {
-        if self.broker != Broker::Whatever {
+        if self.broker != Broker::Arbitrary {
             state.queue |= frame.map_or(0, Frame::bit);
         }
     }
@@ -251,13 +251,13 @@ impl Delivery {
         if frame.last <= worker.view {
             steps.push(Step::new(Regular, "a worker acknowledges", with(Worker { frame: None, ..worker })));
         } else if frame.first <= worker.view + 1 || self.broken == Broken::NoGate {
-            steps.push(Step::new(Regular, "the gate lets a frame in", with(batch)));
+            steps.push(Step::new(Regular, "the gate admits a frame", with(batch)));
         } else {
-            self.read(state, index, "a worker reads the hole before its frame", steps);
+            self.read(state, index, "a worker reads the gap before its frame", steps);
         }
     }
 
-    /// Pages of the store, of any size.
+    /// Adds a step for each page size that a worker may read from the store.
     fn read(&self, state: &State, index: usize, what: &'static str, steps: &mut Steps) {
         let worker = state.workers[index];
         for last in worker.view + 1..=state.head {
@@ -270,11 +270,11 @@ impl Delivery {
         if self.broken == Broken::ParkedSeenEarly { state.parked } else { 0 }
     }
 
-    /// One transaction. Apply, checkpoint and parking row become true together.
+    /// Commits one transaction: events, checkpoint and parking row change together.
     fn commit(&self, state: &State, index: usize, through: u8, steps: &mut Steps) {
         let worker = state.workers[index];
         if state.checkpoint != worker.view && self.broken != Broken::NoCompare {
-            steps.push(Step::new(Regular, "a worker finds that another was faster", self.lost_race(state, index)));
+            steps.push(Step::new(Regular, "a worker loses the race", self.lost_race(state, index)));
             return;
         }
         let first = match worker.frame {
@@ -300,7 +300,7 @@ impl Delivery {
         push_commit("a worker commits a batch", state, index, to, steps);
     }
 
-    /// Up to the event that fails, or, where that is the first, parks its aggregate. Returns the last position it is through with.
+    /// Applies events up to the first that fails; if that is `first`, parks its aggregate. Returns the last position that is handled.
     fn apply_batch(&self, state: &mut State, worker: Worker, first: u8, last: u8) -> Result<u8, &'static str> {
         for position in first..=last {
             let parked = if self.broken == Broken::ParkedSeenEarly { worker.parked } else { state.parked };
@@ -325,13 +325,13 @@ impl Delivery {
         with_worker(state, index, Worker { frame: worker.frame.filter(|_| kept), ..worker })
     }
 
-    /// Applies what lies between the poisoned event and the checkpoint and removes the row, in one transaction.
+    /// Applies the events from the poisoned one to the checkpoint and deletes the parking row, in one transaction.
     fn retry(&self, state: &State, index: usize, steps: &mut Steps) {
         let Some(poison) = self.poison else { return };
         let row_gone = state.parked == 0 && self.broken != Broken::RetryWithoutRow;
         let moved = state.checkpoint != state.workers[index].view && self.broken != Broken::RetryWithoutCompare;
         if row_gone || moved {
-            steps.push(Step::new(Regular, "a retry comes too late", self.lost_race(state, index)));
+            steps.push(Step::new(Regular, "a retry loses the race", self.lost_race(state, index)));
             return;
         }
         let beyond = self.broken == Broken::RetryBeyondCheckpoint;
@@ -361,7 +361,7 @@ fn apply(state: &mut State, position: u8) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The database has it. The worker hears of it, or does not and tries again.
+/// Adds the commit with and without its answer: if the answer is lost, the worker tries again.
 fn push_commit(what: &'static str, before: &State, index: usize, to: Result<State, &'static str>, steps: &mut Steps) {
     let known = to.map(|state| {
         let worker = Worker { at: At::Open, view: state.checkpoint, parked: 0, ..before.workers[index] };

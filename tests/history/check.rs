@@ -1,6 +1,7 @@
-//! What a history of appends and reads must look like, whatever the processes and the database went through.
+//! Checks a history of appends and reads against the guarantees of the log.
 //!
-//! In the manner of Elle: clients write down what they called and what they were told, and the verdict is a pure function of that.
+//! The approach is that of Elle: clients record their calls and the answers, and the verdict is a pure function of
+//! those records.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,19 +16,19 @@ pub(crate) enum Entry {
         at: u64,
         answer: Answer,
     },
-    /// What `position_of` said about an append.
+    /// The answer of `position_of` for an append.
     Placed {
         append: String,
         position: u64,
     },
     Read(Page),
-    /// A read was interrupted, and may be tried again.
+    /// A read was interrupted and may be retried.
     Interrupted(String),
-    /// What must not fail did.
+    /// A call failed that must not fail.
     Failed(String),
 }
 
-/// One attempt of an append. Attempts under the same name have the name as their idempotency key.
+/// One attempt of an append. All attempts with one name use that name as their idempotency key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Call {
     pub(crate) append: String,
@@ -39,7 +40,7 @@ pub(crate) struct Call {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) stream: String,
-    /// The exact version demanded, if one was.
+    /// The exact version that the append expects, if any.
     pub(crate) expected: Option<u64>,
     pub(crate) events: usize,
 }
@@ -69,7 +70,7 @@ pub(crate) struct Page {
     pub(crate) events: Vec<Seen>,
 }
 
-/// An event where a reader found it.
+/// An event at the place where a reader saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub(crate) position: u64,
@@ -78,7 +79,7 @@ pub(crate) struct Seen {
     pub(crate) version: u64,
 }
 
-/// What all processes wrote down, and the whole log as it was found at the end.
+/// Everything that the processes recorded, and the whole log at the end of the run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
     pub(crate) entries: Vec<Entry>,
@@ -86,14 +87,14 @@ pub(crate) struct History {
 }
 
 impl Call {
-    /// The names of a part's events; they are the events' payloads as well.
+    /// Returns the name of an event, which is also its payload.
     pub(crate) fn event(&self, part: usize, number: usize) -> String {
         format!("{}/{part}.{number}", self.append)
     }
 }
 
 impl Answer {
-    /// Commit and versions, if the append was acknowledged.
+    /// Returns the commit and the versions if the append was acknowledged.
     pub(crate) fn acknowledged(&self) -> Option<(u64, &[u64])> {
         match self {
             Self::Written { commit, versions } | Self::Repeated { commit, versions } => Some((*commit, versions)),
@@ -102,12 +103,12 @@ impl Answer {
     }
 }
 
-/// Everything that is not as promised; empty for a good history.
+/// Returns all violations of the guarantees; a good history has none.
 pub(crate) fn violations(history: &History) -> Vec<String> {
     let mut found = Vec::new();
     let places = check_log(&history.log, &mut found);
     let appends = appends(&history.entries, &mut found);
-    check_strangers(&history.log, &appends, &mut found);
+    check_unknown_events(&history.log, &appends, &mut found);
     for append in appends.values() {
         append.check(&places, &mut found);
     }
@@ -128,10 +129,10 @@ fn check_log<'h>(log: &'h [Seen], found: &mut Vec<String>) -> Places<'h> {
         let version = versions.entry(&seen.stream).or_default();
         *version += 1;
         if seen.version != *version {
-            found.push(format!("version {version} of its stream is due: {seen:?}"));
+            found.push(format!("{seen:?} is not the next version of its stream: expected {version}"));
         }
         if let Some(first) = places.insert(&seen.event, seen) {
-            found.push(format!("twice in the log: {first:?}, {seen:?}"));
+            found.push(format!("in the log twice: {first:?}, {seen:?}"));
         }
     }
     places
@@ -147,7 +148,7 @@ struct Append<'h> {
 
 fn appends<'h>(entries: &'h [Entry], found: &mut Vec<String>) -> BTreeMap<&'h str, Append<'h>> {
     let mut appends: BTreeMap<&str, Append<'_>> = BTreeMap::new();
-    // Lines of several processes arrive in any order: first what was called, then what came of it.
+    // Lines of several processes arrive in any order, so this collects the calls first and then their answers.
     for entry in entries {
         if let Entry::Called(call) = entry {
             let first = || Append { call, attempts: 0, answers: Vec::new(), placed: Vec::new() };
@@ -179,7 +180,7 @@ impl<'h> Append<'h> {
         self.answers.iter().filter_map(|(at, answer)| Some((*at, answer.acknowledged()?)))
     }
 
-    /// Where its events stand, in order; `None` for those that are not in the log.
+    /// Returns the places of its events in order, with `None` for an event that is not in the log.
     fn places(&self, places: &Places<'h>) -> Vec<Option<&'h Seen>> {
         let parts = self.call.parts.iter().enumerate();
         let events = parts.flat_map(|(part, Part { events, .. })| (0..*events).map(move |number| (part, number)));
@@ -195,15 +196,15 @@ impl<'h> Append<'h> {
         }
         let refused = self.answers.len() == self.attempts && self.answers.iter().all(|(_, a)| **a == Answer::Refused);
         if refused && present != 0 {
-            found.push(format!("{name} was refused and is in the log"));
+            found.push(format!("{name} was refused but is in the log"));
         }
         let mut acknowledged = self.acknowledgements().map(|(_, answer)| answer);
         let Some((commit, versions)) = acknowledged.next() else { return };
         if present == 0 {
-            found.push(format!("{name} was acknowledged and is lost"));
+            found.push(format!("{name} was acknowledged but is lost"));
         }
         if acknowledged.any(|other| other != (commit, versions)) {
-            found.push(format!("{name} was acknowledged in two ways: {:?}", self.answers));
+            found.push(format!("{name} got two different acknowledgements: {:?}", self.answers));
         }
         if self.answers.iter().filter(|(_, answer)| matches!(answer, Answer::Written { .. })).count() > 1 {
             found.push(format!("{name} was written twice under one key"));
@@ -212,7 +213,7 @@ impl<'h> Append<'h> {
         if let Some(last) = seen.last().copied().flatten()
             && let Some(placed) = self.placed.iter().find(|&&position| position != last.position)
         {
-            found.push(format!("{name} is said to be at {placed}: {last:?}"));
+            found.push(format!("`position_of` placed {name} at {placed}: {last:?}"));
         }
     }
 
@@ -221,27 +222,30 @@ impl<'h> Append<'h> {
         for (part, last) in self.call.parts.iter().zip(versions) {
             let first = last + 1 - part.events as u64;
             if part.expected.is_some_and(|expected| first != expected + 1) {
-                found.push(format!("{}: {last} is not after the expected version: {part:?}", self.call.append));
+                found.push(format!(
+                    "{}: version {last} does not follow the expected version: {part:?}",
+                    self.call.append
+                ));
             }
             for (event, version) in seen.by_ref().take(part.events).zip(first..) {
                 if event.is_some_and(|event| event.version != version || event.stream != part.stream) {
-                    found.push(format!("{}: {event:?} was said to have version {version}", self.call.append));
+                    found.push(format!("{}: {event:?} was acknowledged with version {version}", self.call.append));
                 }
             }
         }
     }
 }
 
-fn check_strangers(log: &[Seen], appends: &BTreeMap<&str, Append<'_>>, found: &mut Vec<String>) {
+fn check_unknown_events(log: &[Seen], appends: &BTreeMap<&str, Append<'_>>, found: &mut Vec<String>) {
     for seen in log {
         let append = seen.event.split('/').next().unwrap_or_default();
         if !appends.contains_key(append) {
-            found.push(format!("nobody appended {seen:?}"));
+            found.push(format!("no call appended {seen:?}"));
         }
     }
 }
 
-/// What was acknowledged before an append was called stands before it.
+/// Checks that an append has a higher position than every append that was acknowledged before its call.
 fn check_acknowledged_before(appends: &BTreeMap<&str, Append<'_>>, places: &Places<'_>, found: &mut Vec<String>) {
     let (mut calls, mut answers) = (Vec::new(), Vec::new());
     for append in appends.values() {
@@ -260,12 +264,13 @@ fn check_acknowledged_before(appends: &BTreeMap<&str, Append<'_>>, places: &Plac
             newest = newest.filter(|newest| newest.position > last.position).or(Some(last));
         }
         if let Some(before) = newest.filter(|newest| newest.position > first.position) {
-            found.push(format!("acknowledged before {first:?} was appended, and stands after it: {before:?}"));
+            found.push(format!("{before:?} was acknowledged before {first:?} was appended but comes after it"));
         }
     }
 }
 
-/// Each page is a part of the log without holes, and a later one shows no less than an earlier one.
+/// Checks that each page is a contiguous part of the log, and that a later page reaches at least as far as an earlier
+/// one.
 fn check_pages(history: &History, found: &mut Vec<String>) {
     let mut pages: Vec<&Page> = Vec::new();
     for entry in &history.entries {
@@ -276,7 +281,7 @@ fn check_pages(history: &History, found: &mut Vec<String>) {
         if part != Some(&page.events) {
             let differs = page.events.iter().zip(part.unwrap_or_default()).find(|(seen, log)| seen != log);
             let (after, through) = (page.after, page.through);
-            found.push(format!("a page from {after} through {through} is no part of the log: {differs:?}"));
+            found.push(format!("the page from {after} through {through} differs from the log: {differs:?}"));
         }
     }
     let mut answers: Vec<(u64, u64)> = pages.iter().map(|page| (page.answered, page.through)).collect();
@@ -290,20 +295,20 @@ fn check_pages(history: &History, found: &mut Vec<String>) {
         }
         if page.through < head.min(page.after + page.limit) {
             found.push(format!(
-                "a reader has seen position {head}, a later one after {} only {}",
+                "a reader saw position {head}, but a later page after {} ends at {}",
                 page.after, page.through
             ));
         }
     }
 }
 
-/// Histories with one fault each, made by hand.
+/// Hand-made histories with one fault each.
 pub(crate) mod synthetic {
     use super::{Answer, Call, Entry, History, Page, Part, Seen, violations};
 
     type Break = fn(&mut History);
 
-    /// Two appends, the second to two streams, the third refused; a reader that has seen all.
+    /// Returns a history of two appends (the second to two streams), a refused third one, and a page with all events.
     fn good() -> History {
         let part = |stream: &str| Part { stream: stream.to_owned(), expected: None, events: 1 };
         let call = |append: &str, at, parts| Entry::Called(Call { append: append.to_owned(), at, parts, keyed: false });
@@ -337,31 +342,31 @@ pub(crate) mod synthetic {
 
     pub(crate) fn a_faulty_history_fails() {
         let faults: [(&str, Break); 9] = [
-            ("was acknowledged and is lost", |history| drop(history.log.remove(0))),
-            ("twice in the log", |history| {
+            ("was acknowledged but is lost", |history| drop(history.log.remove(0))),
+            ("in the log twice", |history| {
                 history.log.push(Seen { position: 4, version: 3, ..history.log[0].clone() });
             }),
-            ("and stands after it", |history| {
+            ("but comes after it", |history| {
                 history.log.rotate_left(1);
                 renumber(&mut history.log);
             }),
             ("1 of 2 events are in the log", |history| drop(history.log.pop())),
-            ("is no part of the log", |history| {
+            ("differs from the log", |history| {
                 let Some(Entry::Read(page)) = history.entries.last_mut() else { return };
                 page.events.remove(1);
             }),
-            ("a later one after 0 only 2", |history| {
+            ("a later page after 0 ends at 2", |history| {
                 let Some(Entry::Read(page)) = history.entries.last().cloned() else { return };
                 let events = page.events[..2].to_vec();
                 history.entries.push(Entry::Read(Page { called: 70, answered: 80, through: 2, events, ..page }));
             }),
-            ("was refused and is in the log", |history| {
+            ("was refused but is in the log", |history| {
                 history.entries[4] = Entry::Answered { append: "b".to_owned(), at: 40, answer: Answer::Refused };
             }),
-            ("is said to be at 7", |history| {
+            ("placed a at 7", |history| {
                 history.entries[2] = Entry::Placed { append: "a".to_owned(), position: 7 };
             }),
-            ("was said to have version 2", |history| {
+            ("was acknowledged with version 2", |history| {
                 let answer = Answer::Written { commit: 1, versions: vec![2] };
                 history.entries[1] = Entry::Answered { append: "a".to_owned(), at: 20, answer };
             }),

@@ -1,4 +1,4 @@
-//! What the child processes do: append and read, and write down what they called and were told.
+//! The child processes: they append and read, and record their calls and the answers.
 
 use std::collections::HashMap;
 use std::env;
@@ -19,12 +19,12 @@ use tokio::time::sleep;
 use crate::check::{Answer, Call, Entry, Page, Part, Seen};
 use crate::database::Database;
 
-/// What a child is to do, as JSON.
+/// The environment variable that holds a child's [`Job`] as JSON.
 pub(crate) const JOB: &str = "RETELL_TEST_JOB";
 
 const TASKS: usize = 16;
 
-/// Streams that all writers share; each task has one of its own besides.
+/// Number of streams that all writers share; each task also has a stream of its own.
 const STREAMS: u64 = 6;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub(crate) struct Job {
     pub(crate) seed: u64,
     /// Unique among all processes of a run.
     pub(crate) name: String,
-    /// Keyed appends of a dead process, whose outcome is unknown.
+    /// Keyed appends of a killed process that have no known outcome.
     pub(crate) retries: Vec<Call>,
 }
 
@@ -44,13 +44,13 @@ pub(crate) enum Role {
     Read,
 }
 
-/// Nanoseconds of the clock that all processes of the machine share.
+/// Returns the time in nanoseconds on the clock that all processes of the machine share.
 pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
 }
 
-/// Numbers from a seed (SplitMix64).
+/// Pseudorandom numbers from a seed (SplitMix64).
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -63,14 +63,14 @@ impl Random {
     }
 }
 
-/// One write, whole lines: a process killed meanwhile leaves at most one half line, at the end.
-fn say(entry: &Entry) {
+/// Records an entry with a single write of a whole line: a killed process leaves at most one partial line, its last.
+fn record(entry: &Entry) {
     let mut line = serde_json::to_vec(entry).unwrap();
     line.push(b'\n');
     std::io::stdout().lock().write_all(&line).unwrap();
 }
 
-/// Works until the parent closes our standard input, or we are killed.
+/// Works until the parent closes standard input or kills the process.
 pub(crate) async fn run(job: String) {
     let job: Job = serde_json::from_str(&job).unwrap();
     let (stop, stopped) = watch::channel(());
@@ -88,7 +88,7 @@ async fn open(database: &Database) -> Arc<dyn EventStore> {
     loop {
         match database.open().await {
             Ok(store) => return store,
-            // Processes that open one file at once, or a server that is coming up.
+            // Several processes may open one file at the same moment, or the server may still be starting.
             Err(error) => assert!(matches!(error.kind(), ErrorKind::Transient(_)), "{error:?}"),
         }
         sleep(Duration::from_millis(20)).await;
@@ -101,7 +101,7 @@ struct Writer {
     store: Arc<dyn EventStore>,
     random: Random,
     name: String,
-    /// The newest version of each stream that the process has heard of.
+    /// The highest version of each stream that this process knows.
     versions: Arc<Mutex<HashMap<String, u64>>>,
     stopped: watch::Receiver<()>,
 }
@@ -172,7 +172,7 @@ impl Writer {
         Call { append: format!("{}.{number}", self.name), at: 0, parts, keyed: self.random.below(5) == 0 }
     }
 
-    /// Under its key, until the outcome is known or nobody wants to know it.
+    /// Appends under its key until the outcome is known or the run ends.
     async fn append_until_known(&self, call: &Call) {
         while let Answer::Unknown(_) = self.append(call).await {
             if is_stopped(&self.stopped) {
@@ -183,7 +183,7 @@ impl Writer {
 
     async fn append(&self, call: &Call) -> Answer {
         let append = append_of(call);
-        say(&Entry::Called(Call { at: now(), ..call.clone() }));
+        record(&Entry::Called(Call { at: now(), ..call.clone() }));
         let appended = self.store.append(append).await;
         let at = now();
         let answer = match &appended {
@@ -196,25 +196,25 @@ impl Writer {
             }
             Err(error) => match error.kind() {
                 ErrorKind::Conflict { stream, actual, .. } => {
-                    self.heard(stream.aggregate_id().as_str(), actual.get());
+                    self.learn_version(stream.aggregate_id().as_str(), actual.get());
                     Answer::Refused
                 }
                 kind => {
                     if !matches!(kind, ErrorKind::Transient(_)) {
-                        say(&Entry::Failed(format!("append {}: {error:?}", call.append)));
+                        record(&Entry::Failed(format!("append {}: {error:?}", call.append)));
                     }
                     Answer::Unknown(format!("{error:?}"))
                 }
             },
         };
-        say(&Entry::Answered { append: call.append.clone(), at, answer: answer.clone() });
+        record(&Entry::Answered { append: call.append.clone(), at, answer: answer.clone() });
         match (&answer, &appended) {
             (Answer::Unknown(_), _) => sleep(Duration::from_millis(10)).await,
             (_, Ok(appended)) => {
                 for (part, version) in call.parts.iter().zip(&appended.versions) {
-                    self.heard(&part.stream, version.get());
+                    self.learn_version(&part.stream, version.get());
                 }
-                // One in four, so that appends are asked for while they are fresh and the sequencer is busy.
+                // One append in four asks at once, so that some ask while the sequencer is still busy with them.
                 if at.is_multiple_of(4) {
                     self.ask_for_position(call, appended).await;
                 }
@@ -227,21 +227,22 @@ impl Writer {
     async fn ask_for_position(&self, call: &Call, appended: &Appended) {
         let append = call.append.clone();
         match self.store.position_of(appended.commit).await {
-            Ok(Some(position)) => say(&Entry::Placed { append, position: position.get() }),
-            // It was acknowledged, so it was there to be given a position.
-            Ok(None) => say(&Entry::Failed(format!("{append} has no position"))),
-            Err(error) => say(&failure(&format!("ask for the position of {append}"), &error)),
+            Ok(Some(position)) => record(&Entry::Placed { append, position: position.get() }),
+            // The commit was acknowledged, so it must get a position.
+            Ok(None) => record(&Entry::Failed(format!("{append} has no position"))),
+            Err(error) => record(&failure(&format!("ask for the position of {append}"), &error)),
         }
     }
 
-    fn heard(&self, stream: &str, version: u64) {
+    fn learn_version(&self, stream: &str, version: u64) {
         let mut versions = self.versions.lock().unwrap();
         let known = versions.entry(stream.to_owned()).or_default();
         *known = version.max(*known);
     }
 }
 
-/// Each attempt has event ids of its own: only the key keeps a repeated one from writing again.
+/// Builds an append with new event ids on every attempt, so that only the key keeps a repeated attempt from writing
+/// again.
 fn append_of(call: &Call) -> Append {
     let parts = call.parts.iter().enumerate().map(|(part, Part { stream: id, expected, events })| {
         let expected = expected.map_or(ExpectedVersion::Any, |version| ExpectedVersion::Exact(Version::new(version)));
@@ -258,10 +259,11 @@ fn append_of(call: &Call) -> Append {
 
 // -- Readers --
 
-/// One task follows the tail, the other pages through the whole log each time it has grown by a quarter. Both read to the end.
+/// One task follows the tail; the other reads the whole log again each time it has grown by a quarter. Both read to the
+/// end.
 async fn read(database: &Database, seed: u64, stopped: watch::Receiver<()>) {
     let (store, mut random) = (open(database).await, Random(seed));
-    let again = async {
+    let rereads = async {
         let mut wanted = 1;
         loop {
             let last = is_stopped(&stopped);
@@ -287,16 +289,16 @@ async fn read(database: &Database, seed: u64, stopped: watch::Receiver<()>) {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::join!(again, tail);
+    tokio::join!(rereads, tail);
 }
 
-/// Reads on to the end.
+/// Reads to the end of the log.
 async fn follow(store: &dyn EventStore, mut after: Position, random: &mut Random) -> Position {
     loop {
         let limit = 1 + random.below(200);
         let Some(page) = page(store, after, limit).await else { return after };
         if !page.events.is_empty() {
-            say(&Entry::Read(page.clone()));
+            record(&Entry::Read(page.clone()));
         }
         if page.through == after.get() {
             return after;
@@ -314,7 +316,7 @@ async fn page(store: &dyn EventStore, after: Position, limit: u64) -> Option<Pag
             Some(Page { called, answered, after: after.get(), limit, through, events })
         }
         Err(error) => {
-            say(&failure(&format!("read after {after}"), &error));
+            record(&failure(&format!("read after {after}"), &error));
             None
         }
     }
@@ -325,7 +327,7 @@ fn failure(what: &str, error: &Error) -> Entry {
     if matches!(error.kind(), ErrorKind::Transient(_)) { Entry::Interrupted(text) } else { Entry::Failed(text) }
 }
 
-/// The whole log, and what kept from reading it.
+/// Reads the whole log; also returns the error that stopped the read, if any.
 pub(crate) async fn whole_log(store: &dyn EventStore) -> (Vec<Seen>, Option<String>) {
     let mut log = Vec::new();
     let mut after = Position::ZERO;

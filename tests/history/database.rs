@@ -1,4 +1,4 @@
-//! The databases under test, and how their rules are broken on purpose.
+//! The databases under test, and how a test breaks their rules on purpose.
 
 use std::env;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::mysql::MySql;
 
-/// Where a log is: what a child process needs to know to open it.
+/// The location of a log: everything that a child process needs to open it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Database {
     Sqlite(PathBuf),
@@ -28,14 +28,14 @@ pub(crate) enum Database {
 pub(crate) struct Postgres {
     pub(crate) url: String,
     pub(crate) schema: String,
-    /// The default of the sessions.
+    /// The default transaction isolation of the sessions.
     pub(crate) isolation: String,
 }
 
 impl Database {
-    /// A new log on the server at `POSTGRES_URL`.
+    /// Creates a log on the server at `POSTGRES_URL`.
     pub(crate) fn postgres() -> Postgres {
-        let url = env::var("POSTGRES_URL").expect("POSTGRES_URL names a PostgreSQL server: tests/run.sh starts one");
+        let url = env::var("POSTGRES_URL").expect("POSTGRES_URL is not set: tests/run.sh starts a PostgreSQL server");
         Postgres::new(url)
     }
 
@@ -47,7 +47,7 @@ impl Database {
         })
     }
 
-    /// How many stores each writing process opens: each has one commit under way at a time.
+    /// Returns how many stores each writing process opens. Each store has one commit in flight at a time.
     pub(crate) fn stores(&self) -> usize {
         match self {
             Self::Sqlite(_) => 1,
@@ -55,7 +55,7 @@ impl Database {
         }
     }
 
-    /// What there must be before it is opened for the first time.
+    /// Creates whatever must exist before the log is opened for the first time.
     pub(crate) async fn create(&self) {
         if let Self::MySql(mysql) = self {
             mysql.create().await;
@@ -72,7 +72,7 @@ impl Database {
 
     pub(crate) async fn plant(&self, fault: Fault) {
         match self {
-            Self::Sqlite(_) => panic!("{fault:?} has no place here"),
+            Self::Sqlite(_) => panic!("{fault:?} does not apply to SQLite"),
             Self::Postgres(postgres) => postgres.plant(fault).await,
             Self::MySql(mysql) => mysql.plant(fault).await,
         }
@@ -100,7 +100,7 @@ impl Postgres {
         PgConnection::connect_with(&self.connect_options()).await.unwrap()
     }
 
-    /// How many events have a position.
+    /// Returns how many events have a position.
     pub(crate) async fn positions(&self) -> i64 {
         let sql = format!("SELECT coalesce(sum(events), 0) FROM {}.log", self.schema);
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.connect().await).await.unwrap()
@@ -110,7 +110,8 @@ impl Postgres {
         run(&mut self.connect().await, &format!("DROP SCHEMA {} CASCADE", self.schema)).await;
     }
 
-    /// Breaks one rule of the protocol at the hooks in the functions' text, and makes the moment longer in which that matters.
+    /// Breaks one rule of the protocol at the hooks in the text of the functions, and slows the step where that
+    /// matters.
     pub(crate) async fn plant(&self, fault: Fault) {
         let db = &mut self.connect().await;
         let slow = "PERFORM pg_sleep(0.003 * random());";
@@ -120,29 +121,29 @@ impl Postgres {
                 let early = format!("PERFORM set_config('retell.early', {drawn}, true); {slow}");
                 let used = "commit_number := current_setting('retell.early')::bigint;";
                 for function in ["append", "append_one"] {
-                    self.fill(db, function, &[("before-number", &early), ("after-number", used)]).await;
+                    self.fill_hooks(db, function, &[("before-number", &early), ("after-number", used)]).await;
                 }
             }
             Fault::LaneReleasedBeforeCommit => {
-                // Two lanes that nobody holds, so that two appends meet in one.
-                self.fill(db, "take_lane", &[("before-lane", "RETURN first_lane + hint % 2;")]).await;
-                self.fill(db, "append", &[("before-end", slow)]).await;
+                // Appends use one of two lanes without locking it, so two appends can share a lane.
+                self.fill_hooks(db, "take_lane", &[("before-lane", "RETURN first_lane + hint % 2;")]).await;
+                self.fill_hooks(db, "append", &[("before-end", slow)]).await;
                 let shared = format!("held_lane := {}.take_lane(lane_hint, callers);", self.schema);
-                self.fill(db, "append_one", &[("before-number", &shared), ("before-end", slow)]).await;
+                self.fill_hooks(db, "append_one", &[("before-number", &shared), ("before-end", slow)]).await;
             }
             Fault::TwoSequencers => {
                 let constraints = "DROP CONSTRAINT log_pkey, DROP CONSTRAINT log_commit_id_key";
                 run(db, &format!("ALTER TABLE {}.log {constraints}", self.schema)).await;
                 let hooks = [("sequencer-lock", "false AND"), ("before-end", "PERFORM pg_sleep(0.003);")];
-                self.fill(db, "sequence_commits", &hooks).await;
+                self.fill_hooks(db, "sequence_commits", &hooks).await;
             }
-            Fault::LateLock => self.fill(db, "sequence_commits", &[("before-sequencer-lock", slow)]).await,
+            Fault::LateLock => self.fill_hooks(db, "sequence_commits", &[("before-sequencer-lock", slow)]).await,
             Fault::CachedNumbers => run(db, &format!("ALTER SEQUENCE {}.commit_number CACHE 50", self.schema)).await,
         }
     }
 
-    /// Puts statements at hooks of a function: comments that are in its text once each.
-    async fn fill(&self, db: &mut PgConnection, function: &str, hooks: &[(&str, &str)]) {
+    /// Replaces hooks of a function by statements. A hook is a comment that occurs once in the function's text.
+    async fn fill_hooks(&self, db: &mut PgConnection, function: &str, hooks: &[(&str, &str)]) {
         let definition =
             "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = $1 AND pronamespace = $2::regnamespace";
         let text: String =
@@ -160,13 +161,14 @@ async fn run(db: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(db).await.unwrap();
 }
 
-/// A rule of the protocol that is broken.
+/// A rule of the protocol to break.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
     NumberBeforeCheck,
     LaneReleasedBeforeCommit,
     TwoSequencers,
     CachedNumbers,
-    /// Not a fault, where the snapshot is older than the lock anyway: the unique constraint steps in.
+    /// Delays the sequencer's lock. This is not a fault under repeatable read: the snapshot is older than the lock
+    /// anyway, and the unique constraint resolves the race.
     LateLock,
 }

@@ -1,8 +1,10 @@
-//! Real processes append to real databases, read them and are killed; what they were told is checked afterwards.
+//! Real processes append to real databases, read them and are killed; a checker then compares the databases with the
+//! answers the processes got.
 //!
-//! The test binary starts itself again as those processes, which is why it has a `main` of its own. `RETELL_HISTORY_SECONDS=300` makes
-//! each history that long. `RETELL_TEST_SEED`, set to what a run has printed, makes the same choices again: what is appended and read,
-//! who is killed and after how many acknowledgements. What meets what is up to the machine.
+//! The test binary starts itself again as those processes, so it has its own `main`. `RETELL_HISTORY_SECONDS=300` makes
+//! each history run that long. `RETELL_TEST_SEED`, set to the value that a run printed, repeats that run's choices: the
+//! appends and reads, the processes to kill, and the number of acknowledgements before each kill. How the processes
+//! interleave is up to the machine.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,8 +12,8 @@ mod check;
 mod child;
 mod database;
 mod mysql;
+mod other_sessions;
 mod server;
-mod strangers;
 
 use std::collections::HashMap;
 use std::env;
@@ -44,8 +46,8 @@ const SECONDS: &str = "RETELL_HISTORY_SECONDS";
 const WRITERS: usize = 4;
 const READERS: usize = 2;
 
-/// The longest time in which nothing at all happens.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Fails the run if no line arrives for this long.
+const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 fn main() {
     if let Some(job) = child::is_child() {
@@ -54,30 +56,34 @@ fn main() {
     let tests: [(&str, fn()); 15] = [
         ("a_good_history_passes", synthetic::a_good_history_passes),
         ("a_faulty_history_fails", synthetic::a_faulty_history_fails),
-        ("sqlite_keeps_its_word_to_killed_writers", sqlite_keeps_its_word_to_killed_writers),
-        ("postgres_keeps_its_word_to_killed_writers", postgres_keeps_its_word_to_killed_writers),
-        ("postgres_keeps_its_word_where_sessions_default_to_repeatable_read", postgres_with_repeatable_read),
-        ("postgres_keeps_its_word_when_the_server_is_killed", postgres_keeps_its_word_when_the_server_is_killed),
-        ("a_position_that_was_read_survives_the_server", a_position_that_was_read_survives_the_server),
-        ("a_number_drawn_before_the_version_check_is_found", || {
-            assert_found(postgres, Fault::NumberBeforeCheck, &["of its stream is due"]);
+        ("sqlite_stays_consistent_when_writers_are_killed", sqlite_stays_consistent_when_writers_are_killed),
+        ("postgres_stays_consistent_when_writers_are_killed", postgres_stays_consistent_when_writers_are_killed),
+        ("postgres_stays_consistent_under_repeatable_read", postgres_stays_consistent_under_repeatable_read),
+        ("postgres_stays_consistent_when_the_server_is_killed", postgres_stays_consistent_when_the_server_is_killed),
+        ("a_position_that_was_read_survives_a_server_kill", a_position_that_was_read_survives_a_server_kill),
+        ("checker_finds_a_number_drawn_before_the_version_check", || {
+            assert_found(postgres, Fault::NumberBeforeCheck, &["is not the next version of its stream"]);
         }),
-        ("a_lane_released_before_the_commit_is_found", || {
-            assert_found(postgres, Fault::LaneReleasedBeforeCommit, &["was acknowledged and is lost"]);
+        ("checker_finds_a_lane_released_before_the_commit", || {
+            assert_found(postgres, Fault::LaneReleasedBeforeCommit, &["was acknowledged but is lost"]);
         }),
-        ("two_sequencers_at_once_are_found", || {
-            assert_found(postgres, Fault::TwoSequencers, &["events are missing between", "twice in the log"]);
+        ("checker_finds_two_concurrent_sequencers", || {
+            assert_found(postgres, Fault::TwoSequencers, &["events are missing between", "in the log twice"]);
         }),
-        ("cached_commit_numbers_are_found", || {
-            assert_found(postgres, Fault::CachedNumbers, &["and stands after it", "of its stream is due"]);
+        ("checker_finds_cached_commit_numbers", || {
+            assert_found(
+                postgres,
+                Fault::CachedNumbers,
+                &["but comes after it", "is not the next version of its stream"],
+            );
         }),
-        ("mariadb_keeps_its_word_to_killed_writers", mariadb_keeps_its_word_to_killed_writers),
-        ("mariadb_keeps_its_word_when_the_server_is_killed", mariadb_keeps_its_word_when_the_server_is_killed),
-        ("two_sequencers_at_once_are_found_in_mariadb", || {
-            assert_found(mysql, Fault::TwoSequencers, &["events are missing between", "twice in the log"]);
+        ("mariadb_stays_consistent_when_writers_are_killed", mariadb_stays_consistent_when_writers_are_killed),
+        ("mariadb_stays_consistent_when_the_server_is_killed", mariadb_stays_consistent_when_the_server_is_killed),
+        ("checker_finds_two_concurrent_sequencers_in_mariadb", || {
+            assert_found(mysql, Fault::TwoSequencers, &["events are missing between", "in the log twice"]);
         }),
-        ("cached_commit_numbers_are_found_in_mariadb", || {
-            assert_found(mysql, Fault::CachedNumbers, &["and stands after it", "of its stream is due"]);
+        ("checker_finds_cached_commit_numbers_in_mariadb", || {
+            assert_found(mysql, Fault::CachedNumbers, &["but comes after it", "is not the next version of its stream"]);
         }),
     ];
     let trial = |(name, test): (&str, fn())| {
@@ -87,23 +93,23 @@ fn main() {
         })
     };
     let mut arguments = Arguments::from_args();
-    // A run has seven processes of its own.
+    // One run already has seven processes.
     arguments.test_threads = arguments.test_threads.or(Some(1));
     libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit()
 }
 
-fn sqlite_keeps_its_word_to_killed_writers() {
+fn sqlite_stays_consistent_when_writers_are_killed() {
     let directory = TempDir::new().unwrap();
     Run::new(Database::Sqlite(directory.path().join("log.db"))).assert_good(2000);
 }
 
-fn postgres_keeps_its_word_to_killed_writers() {
+fn postgres_stays_consistent_when_writers_are_killed() {
     let database = postgres();
     Run::new(database.clone()).assert_good(1500);
     block_on(database.remove());
 }
 
-fn postgres_with_repeatable_read() {
+fn postgres_stays_consistent_under_repeatable_read() {
     let postgres = Postgres { isolation: "repeatable read".to_owned(), ..Database::postgres() };
     let database = Database::Postgres(postgres);
     let mut run = Run::new(database.clone());
@@ -112,7 +118,7 @@ fn postgres_with_repeatable_read() {
     block_on(database.remove());
 }
 
-fn postgres_keeps_its_word_when_the_server_is_killed() {
+fn postgres_stays_consistent_when_the_server_is_killed() {
     let server = Server::start(Kind::Postgres);
     let database = Database::Postgres(Postgres::new(server.url()));
     let mut run = Run::new(database);
@@ -120,21 +126,22 @@ fn postgres_keeps_its_word_when_the_server_is_killed() {
     run.assert_good(1200);
 }
 
-fn mariadb_keeps_its_word_to_killed_writers() {
+fn mariadb_stays_consistent_when_writers_are_killed() {
     let database = mysql();
     Run::new(database.clone()).assert_good(1500);
     block_on(database.remove());
 }
 
-fn mariadb_keeps_its_word_when_the_server_is_killed() {
+fn mariadb_stays_consistent_when_the_server_is_killed() {
     let server = Server::start(Kind::MariaDb);
     let mut run = Run::new(Database::MySql(MySql::new(server.url())));
     run.server = Some(server);
     run.assert_good(1200);
 }
 
-/// Also where the server's commits do not wait for the disk: a position that is gone may be given to another event.
-fn a_position_that_was_read_survives_the_server() {
+/// Holds even on a server whose commits do not wait for the disk. If the position were lost, another event could get
+/// it.
+fn a_position_that_was_read_survives_a_server_kill() {
     let mut server = Server::start(Kind::Postgres);
     let postgres = Postgres::new(server.url());
     let runtime = Runtime::new().unwrap();
@@ -158,7 +165,7 @@ fn mysql() -> Database {
     Database::MySql(MySql::named())
 }
 
-/// The checker is worth something only if it sees what happens without the rules.
+/// Breaks a rule and expects the checker to see it. A checker that misses broken rules proves nothing.
 fn assert_found(database: fn() -> Database, fault: Fault, expected: &[&str]) {
     const ROUNDS: usize = 10;
     let started = Instant::now();
@@ -175,26 +182,26 @@ fn assert_found(database: fn() -> Database, fault: Fault, expected: &[&str]) {
             return;
         }
     }
-    panic!("{fault:?} was not found in {ROUNDS} rounds");
+    panic!("{fault:?} went unnoticed for {ROUNDS} rounds");
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     Runtime::new().unwrap().block_on(work)
 }
 
-/// One history in the making.
+/// One history while it is being made.
 struct Run {
     database: Database,
     is_new: bool,
     random: Random,
-    /// Whether writers are killed now and then.
+    /// Whether the run kills writers now and then.
     kills: bool,
     server: Option<Server>,
-    /// Whether something has failed that must not: the run ends then.
+    /// Whether a call failed that must not fail; the run then ends.
     failed: bool,
     history: History,
     lines: (Sender<Entry>, Receiver<Entry>),
-    /// How many appends were acknowledged; strangers wait for it.
+    /// Number of acknowledged appends. Other sessions wait on it.
     acknowledged: watch::Sender<u64>,
 }
 
@@ -224,7 +231,7 @@ impl Run {
     }
 
     async fn create(&mut self) {
-        // The processes make a file of SQLite's themselves, all at once.
+        // SQLite's file is created by the processes themselves, all at the same moment.
         if !take(&mut self.is_new) || matches!(self.database, Database::Sqlite(_)) {
             return;
         }
@@ -251,17 +258,19 @@ impl Run {
         assert!(found.is_empty(), "{} violations: {:#?}", found.len(), &found[..found.len().min(10)]);
     }
 
-    /// Runs until that many appends were acknowledged, and the long form until the time is over.
+    /// Runs until `wanted` appends were acknowledged or, in the long form, until the time is over.
     fn history(mut self, wanted: u64) -> History {
-        // A planted fault is searched for in short rounds also in the long form.
+        // The search for a planted fault uses short rounds in the long form too.
         let seconds = env::var(SECONDS).ok().filter(|_| self.kills);
         let until = seconds.map(|s| Instant::now() + Duration::from_secs(s.parse().unwrap()));
         let runtime = Runtime::new().unwrap();
         runtime.block_on(self.create());
         match &self.database {
             Database::Sqlite(_) => {}
-            Database::Postgres(postgres) => strangers::start(&runtime, postgres, &self.lines.0, &self.acknowledged),
-            Database::MySql(mysql) => mysql.strangers(&runtime, &self.lines.0, &self.acknowledged),
+            Database::Postgres(postgres) => {
+                other_sessions::start(&runtime, postgres, &self.lines.0, &self.acknowledged);
+            }
+            Database::MySql(mysql) => mysql.start_other_sessions(&runtime, &self.lines.0, &self.acknowledged),
         }
         let mut writers: Vec<Process> =
             (0..WRITERS).map(|slot| self.start(Role::Write, format!("w{slot}"), vec![])).collect();
@@ -285,9 +294,10 @@ impl Run {
                 _ => {}
             }
         }
-        // Strangers end their transactions, writers their appends, and then the readers read to the end.
+        // The other sessions end their transactions, the writers finish their appends, and then the readers read to the
+        // end.
         drop(take(&mut self.acknowledged));
-        // After a failure nothing else can be learned, and they might not come to an end.
+        // A failed run can show nothing more, and its processes might never end.
         let end = |mut process: Process| if self.failed { drop(process.kill()) } else { process.stop() };
         writers.into_iter().for_each(end);
         readers.into_iter().for_each(end);
@@ -303,7 +313,7 @@ impl Run {
 
     fn wait_for(&mut self, acknowledged: u64) {
         while !self.failed && *self.acknowledged.borrow() < acknowledged {
-            let entry = self.lines.1.recv_timeout(PATIENCE).expect("something happens");
+            let entry = self.lines.1.recv_timeout(STALL_TIMEOUT).expect("a process records a line in time");
             self.keep(entry);
         }
     }
@@ -318,7 +328,7 @@ impl Run {
         self.history.entries.push(entry);
     }
 
-    /// A writer dies, and a new one takes over the keyed appends that it knew no outcome of.
+    /// Kills a writer and starts a new one, which takes over the keyed appends without a known outcome.
     fn replace(&mut self, writer: &mut Process, name: String) {
         let dead = writer.kill();
         while let Ok(entry) = self.lines.1.try_recv() {
@@ -340,7 +350,7 @@ impl Run {
         *writer = self.start(Role::Write, name, retries);
     }
 
-    /// The log as it is at the end, and where it says some appends are.
+    /// Adds the final log and the positions of some of its appends.
     fn finish(mut self) -> History {
         drop(self.lines.0);
         self.history.entries.extend(self.lines.1.iter());
@@ -370,7 +380,7 @@ impl Run {
     }
 }
 
-/// A child process, and the thread that takes down what it says.
+/// A child process, and the thread that receives its lines.
 struct Process {
     name: String,
     child: Child,
@@ -393,16 +403,16 @@ impl Process {
         Self { name: job.name.clone(), child, lines }
     }
 
-    /// SIGKILL. Once this returns, all it has said is in the channel. Returns its name.
+    /// Kills the process with SIGKILL and returns its name. All its lines are in the channel when this returns.
     fn kill(&mut self) -> String {
         self.child.kill().unwrap();
-        assert_eq!(self.child.wait().unwrap().signal(), Some(9), "{} died on its own", self.name);
+        assert_eq!(self.child.wait().unwrap().signal(), Some(9), "{} ended before the kill", self.name);
         let lines = std::mem::replace(&mut self.lines, spawn(|| ()));
         lines.join().unwrap();
         self.name.clone()
     }
 
-    /// Lets it finish what it is doing.
+    /// Stops the process after it has finished its current work.
     fn stop(mut self) {
         drop(self.child.stdin.take());
         let status: ExitStatus = self.child.wait().unwrap();

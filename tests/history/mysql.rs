@@ -1,4 +1,4 @@
-//! Logs in MySQL or MariaDB: how they are opened, broken on purpose, and what strangers do to them.
+//! Logs in MySQL or MariaDB: opening them, breaking their rules on purpose, and other sessions that disturb them.
 
 use std::env;
 use std::str::FromStr;
@@ -19,9 +19,10 @@ use tokio::sync::watch;
 use crate::check::{Answer, Call, Entry, Part};
 use crate::child::now;
 use crate::database::Fault;
-use crate::strangers::{STRANGERS, Stranger};
+use crate::other_sessions::{OTHER_SESSIONS, OtherSession};
 
-/// In serializable, a stranger that sleeps holds the gaps between others' streams: they would wait for it, and it for them.
+/// Serializable is left out: an idle session would hold locks on the gaps between other sessions' streams, and each
+/// would wait for the other.
 const ISOLATION: [&str; 3] = ["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,9 +32,9 @@ pub(crate) struct MySql {
 }
 
 impl MySql {
-    /// A new log on the server at `MYSQL_URL`.
+    /// Creates a log on the server at `MYSQL_URL`.
     pub(crate) fn named() -> Self {
-        Self::new(env::var("MYSQL_URL").expect("MYSQL_URL names a MySQL or MariaDB server: tests/run.sh starts one"))
+        Self::new(env::var("MYSQL_URL").expect("MYSQL_URL is not set: tests/run.sh starts a MySQL or MariaDB server"))
     }
 
     pub(crate) fn new(url: String) -> Self {
@@ -65,16 +66,16 @@ impl MySql {
         self.options().connect().await
     }
 
-    /// Breaks one rule of the protocol, and makes the moment longer in which that matters.
+    /// Breaks one rule of the protocol, and slows the step where that matters.
     pub(crate) async fn plant(&self, fault: Fault) {
         let statements: &[&str] = match fault {
-            // An engine without rows that could be locked.
+            // MyISAM has no row locks.
             Fault::TwoSequencers => &[
                 "ALTER TABLE retell_sequencer ENGINE = MyISAM",
                 "ALTER TABLE retell_log DROP PRIMARY KEY, DROP KEY log_commit, ADD KEY first (first_position), ADD KEY id (commit_id)",
                 "CREATE TRIGGER slow BEFORE INSERT ON retell_log FOR EACH ROW SET @slept = IF(RAND() < 0.05, SLEEP(0.003), 0)",
             ],
-            // Each session draws fifty, and gives them out as it goes.
+            // Each session draws fifty numbers and uses them one after the other.
             Fault::CachedNumbers => &[
                 "CREATE TABLE drawn (id BIGINT AUTO_INCREMENT PRIMARY KEY)",
                 "CREATE TRIGGER cached BEFORE INSERT ON retell_commits FOR EACH ROW BEGIN
@@ -87,7 +88,7 @@ impl MySql {
                     SET NEW.commit_id = @next;
                 END",
             ],
-            other => panic!("{other:?} has no place here"),
+            other => panic!("{other:?} does not apply to MySQL"),
         };
         let mut db = self.connect().await.unwrap();
         for statement in statements {
@@ -95,36 +96,41 @@ impl MySql {
         }
     }
 
-    /// Strangers work until the count of acknowledged appends is dropped. A server that is killed ends them.
-    pub(crate) fn strangers(&self, runtime: &Runtime, lines: &Sender<Entry>, acknowledged: &watch::Sender<u64>) {
+    /// Starts sessions that run until the count of acknowledged appends is dropped. A server that is killed ends them.
+    pub(crate) fn start_other_sessions(
+        &self,
+        runtime: &Runtime,
+        lines: &Sender<Entry>,
+        acknowledged: &watch::Sender<u64>,
+    ) {
         let (mysql, idle) = (self.clone(), acknowledged.subscribe());
-        runtime.spawn(async move { mysql.look_on(idle).await });
-        for number in 0..STRANGERS {
-            let stranger = Stranger { number, lines: lines.clone(), acknowledged: acknowledged.subscribe() };
+        runtime.spawn(async move { mysql.hold_snapshot(idle).await });
+        for number in 0..OTHER_SESSIONS {
+            let session = OtherSession { number, lines: lines.clone(), acknowledged: acknowledged.subscribe() };
             let (mysql, failures) = (self.clone(), lines.clone());
             runtime.spawn(async move {
-                if let Err(error) = mysql.disturb(stranger).await {
-                    drop(failures.send(Entry::Failed(format!("a stranger: {error}"))));
+                if let Err(error) = mysql.disturb(session).await {
+                    drop(failures.send(Entry::Failed(format!("another session: {error}"))));
                 }
             });
         }
     }
 
-    /// A snapshot that stays open all the time: the server cannot clear anything away.
-    async fn look_on(self, mut acknowledged: watch::Receiver<u64>) -> sqlx::Result<()> {
+    /// Keeps a snapshot open the whole time, so that the server cannot purge old row versions.
+    async fn hold_snapshot(self, mut acknowledged: watch::Receiver<u64>) -> sqlx::Result<()> {
         let mut db = self.connect().await?;
         run(&mut db, "START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
         drop(acknowledged.wait_for(|_| false).await);
         run(&mut db, "ROLLBACK").await
     }
 
-    async fn disturb(&self, mut stranger: Stranger) -> std::result::Result<(), String> {
+    async fn disturb(&self, mut session: OtherSession) -> std::result::Result<(), String> {
         let store = self.open().await.map_err(|error| format!("{error:?}"))?;
         for number in 0.. {
-            match self.transaction(&store, &mut stranger, number).await {
+            match self.transaction(&store, &mut session, number).await {
                 Ok(true) => {}
                 Ok(false) => break,
-                // A server that was killed.
+                // The test killed the server.
                 Err(error) if error.is_transient() => break,
                 Err(error) => return Err(format!("{error:?}")),
             }
@@ -132,9 +138,9 @@ impl MySql {
         Ok(())
     }
 
-    /// Takes its transaction id early, rolls back a first try, appends, and commits (or not) long after everybody else. `false` at the
-    /// end of the run.
-    async fn transaction(&self, store: &MySqlStore, stranger: &mut Stranger, number: usize) -> Result<bool> {
+    /// Takes a transaction id early, rolls back a first attempt, appends, and commits or rolls back long after
+    /// concurrent appends. Returns `false` at the end of the run.
+    async fn transaction(&self, store: &MySqlStore, session: &mut OtherSession, number: usize) -> Result<bool> {
         let lost = |error: sqlx::Error| {
             let lost = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Database(_));
             assert!(lost, "{error:?}");
@@ -144,17 +150,17 @@ impl MySql {
         let begin = format!("SET TRANSACTION ISOLATION LEVEL {}; START TRANSACTION", ISOLATION[number % 3]);
         run(&mut tx, &begin).await.map_err(lost)?;
         run(&mut tx, "INSERT INTO retell_relays (relay, position) VALUES (UUID(), 0)").await.map_err(lost)?;
-        stranger.wait(50).await;
-        let id = format!("stranger{}", stranger.number);
+        session.wait(50).await;
+        let id = format!("session{}", session.number);
         let part = Part { stream: id.clone(), expected: None, events: 1 };
         let call = Call { append: format!("{id}.{number}"), at: now(), parts: vec![part], keyed: false };
         let append = || Append::new(stream(&id), ExpectedVersion::Any, vec![event(call.event(0, 0))]);
-        stranger.say(Entry::Called(call.clone()));
+        session.record(Entry::Called(call.clone()));
         run(&mut tx, "SAVEPOINT tried").await.map_err(lost)?;
         store.append_in(&mut tx, &append()).await?;
         run(&mut tx, "ROLLBACK TO SAVEPOINT tried").await.map_err(lost)?;
         let Appended { commit, versions, .. } = store.append_in(&mut tx, &append()).await?;
-        let goes_on = stranger.wait(100).await;
+        let goes_on = session.wait(100).await;
         let answer = if number % 10 == 3 || number % 10 == 7 {
             run(&mut tx, "ROLLBACK").await.map_err(lost)?;
             Answer::Refused
@@ -162,7 +168,7 @@ impl MySql {
             run(&mut tx, "COMMIT").await.map_err(lost)?;
             Answer::Written { commit: commit.get(), versions: versions.iter().map(|version| version.get()).collect() }
         };
-        stranger.say(Entry::Answered { append: call.append.clone(), at: now(), answer });
+        session.record(Entry::Answered { append: call.append.clone(), at: now(), answer });
         Ok(goes_on)
     }
 }

@@ -1,4 +1,4 @@
-//! Servers of our own, which may be killed.
+//! Database servers that a test starts and may kill.
 
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -27,7 +27,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(kind: Kind) -> Self {
         let directory = if is_root() {
-            // The server's user must get there, and a temporary folder of root's may be closed to it.
+            // The server's user must be able to enter the folder; root's own temporary folder may be closed to it.
             let directory = TempDir::new_in("/tmp").unwrap();
             chown(directory.path(), Some(user_id(kind.user())), None).unwrap();
             directory
@@ -50,7 +50,7 @@ impl Server {
         }
     }
 
-    /// SIGKILL, and a new server on the same files.
+    /// Kills the server with SIGKILL and starts a new one on the same files.
     pub(crate) fn kill_and_start(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -58,7 +58,8 @@ impl Server {
         self.wait();
     }
 
-    /// Waits until it answers. Started while processes of the killed one are still there, it ends at once and is started again.
+    /// Waits until the server answers. A new server exits at once while processes of the killed one remain, so this
+    /// starts it again.
     fn wait(&mut self) {
         let started = Instant::now();
         let url = self.url();
@@ -92,7 +93,7 @@ impl Kind {
         }
     }
 
-    /// Makes its files.
+    /// Returns the command that creates the server's files.
     fn make(self, directory: &Path) -> Command {
         let data = directory.join("data");
         match self {
@@ -103,7 +104,7 @@ impl Kind {
             }
             Self::MariaDb => {
                 let mut made = self.program("mariadb-install-db");
-                // Ours may be closed to the server's user.
+                // Our own temporary folder may be closed to the server's user.
                 made.env("TMPDIR", directory);
                 made.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
                 made.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
@@ -119,7 +120,7 @@ impl Kind {
             Self::Postgres => {
                 let mut server = self.program("postgres");
                 server.arg("-D").arg(data).arg("-p").arg(port.to_string());
-                // The library's commits wait for the disk wherever the server's default is another.
+                // The library's commits must wait for the disk even if the server's default does not.
                 for setting in [
                     "listen_addresses=127.0.0.1",
                     "unix_socket_directories=",
@@ -156,7 +157,8 @@ impl Kind {
         }
     }
 
-    /// A program of the server's, as the user it insists on where we are root.
+    /// Returns a command for one of the server's programs. Run by root, it switches to the user that the server
+    /// requires.
     fn program(self, name: &str) -> Command {
         let mut folders: Vec<PathBuf> =
             fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();

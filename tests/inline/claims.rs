@@ -1,4 +1,4 @@
-//! What an append through an inline projection does on one kind of log alone. The suite `inline_conformance!` holds what it does on every kind.
+//! Behavior of inline projections that is specific to one kind of log. The suite `inline_conformance!` checks what they do on every kind.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::notebook::{Notebook, Notes};
 
-/// A note for each event, but for poison.
+/// Writes a note for each event, and fails on poison.
 pub(crate) struct Noted<T>(pub(crate) PhantomData<fn(&mut T)>);
 
 #[async_trait]
@@ -34,7 +34,7 @@ impl<T: Notes> Projection for Noted<T> {
     }
 }
 
-/// A log that applies [`Noted`] inline, and the model beside it.
+/// A log that applies [`Noted`] inline, and its read model.
 pub(crate) trait Noting: InlineStore<Tx: Notes + Sized> + Clone + Debug {
     type Models: Notebook<Tx = <Self as InlineStore>::Tx>;
 
@@ -49,7 +49,7 @@ fn one(id: &str, payload: &str) -> Append {
     Append::new(stream(id), ExpectedVersion::Any, vec![event(payload.to_owned())])
 }
 
-/// The model has each event of the log once, and no other.
+/// Asserts that the model has each event of the log exactly once. Returns the number of events.
 pub(crate) async fn agree<S: Noting>(log: &S) -> usize {
     let mut events: Vec<_> = whole_log(log).await.unwrap().iter().map(|event| event.event.id.to_string()).collect();
     let mut notes = log.models().notes().await;
@@ -59,7 +59,7 @@ pub(crate) async fn agree<S: Noting>(log: &S) -> usize {
     events.len()
 }
 
-pub(crate) async fn sqlite_applies_what_was_appended_past_it_with_the_next_append(log: SqliteStore) {
+pub(crate) async fn sqlite_applies_bypassing_appends_later(log: SqliteStore) {
     log.append(one("before", "x")).await.unwrap();
     let inlined = log.noting().await.unwrap();
     assert_eq!(agree(&log).await, 1);
@@ -74,7 +74,7 @@ pub(crate) async fn sqlite_applies_what_was_appended_past_it_with_the_next_appen
     assert_eq!(agree(&log).await, 4);
 }
 
-pub(crate) async fn memory_applies_what_was_appended_past_it_with_the_next_append(log: MemoryStore<Vec<String>>) {
+pub(crate) async fn bypassing_appends_are_applied_with_the_next(log: MemoryStore<Vec<String>>) {
     log.append(one("before", "x")).await.unwrap();
     let inlined = log.noting().await.unwrap();
     assert_eq!(agree(&log).await, 1);
@@ -82,7 +82,7 @@ pub(crate) async fn memory_applies_what_was_appended_past_it_with_the_next_appen
     assert_eq!(log.models().notes().await.len(), 1);
     inlined.append(one("next", "x")).await.unwrap();
     assert_eq!(agree(&log).await, 3);
-    // Both kinds of handle at once: an append that another handle overtakes is judged and applied again.
+    // Uses both kinds of handle concurrently: an append that another handle overtakes is checked and applied again.
     let mut writers = JoinSet::new();
     for number in 0..200 {
         let log = if number % 2 == 0 { log.clone() } else { inlined.clone() };
@@ -93,7 +93,7 @@ pub(crate) async fn memory_applies_what_was_appended_past_it_with_the_next_appen
     assert_eq!(agree(&log).await, 204);
 }
 
-pub(crate) async fn memory_refuses_an_append_that_waits_for_its_own_transaction(log: MemoryStore<Vec<String>>) {
+pub(crate) async fn an_append_that_waits_for_itself_is_refused(log: MemoryStore<Vec<String>>) {
     let inlined = log.noting().await.unwrap();
     let (within, models) = (inlined.clone(), log.models());
     let work: Work<Vec<String>> =
@@ -109,7 +109,7 @@ fn retell_error(error: rusqlite::Error) -> Error {
     Error::with_source(ErrorKind::Backend("write".into()), error)
 }
 
-pub(crate) async fn a_server_refuses_to_begin_behind_the_log<S: Noting>(log: S) {
+pub(crate) async fn a_server_refuses_a_projection_behind_the_log<S: Noting>(log: S) {
     log.append(one("before", "x")).await.unwrap();
     let refused = log.noting().await.unwrap_err();
     assert!(matches!(refused.kind(), ErrorKind::Invalid(why) if why.contains("the log ends at 1")), "{refused}");
@@ -120,7 +120,7 @@ pub(crate) async fn a_server_refuses_to_begin_behind_the_log<S: Noting>(log: S) 
     assert_eq!(agree(&log).await, 2);
 }
 
-/// A caller's transaction: its rows, the events and what the projection makes of them, or none of them.
+/// A caller's transaction commits its rows, the events and the projection's changes, or none of them.
 macro_rules! callers_transaction {
     ($name:ident, $store:ty) => {
         pub(crate) async fn $name(log: $store) {
@@ -140,5 +140,5 @@ macro_rules! callers_transaction {
     };
 }
 
-callers_transaction!(a_callers_transaction_has_both_or_neither_on_postgres, PostgresStore);
-callers_transaction!(a_callers_transaction_has_both_or_neither_on_mysql, MySqlStore);
+callers_transaction!(a_callers_transaction_commits_both_or_neither_on_postgres, PostgresStore);
+callers_transaction!(a_callers_transaction_commits_both_or_neither_on_mysql, MySqlStore);

@@ -1,4 +1,4 @@
-//! A process that appends through an inline projection is killed again and again: log and model agree whenever that is.
+//! A process that appends through an inline projection is killed repeatedly: log and model always agree.
 
 use std::io::{BufRead, BufReader, Write};
 use std::marker::PhantomData;
@@ -18,7 +18,7 @@ use crate::trials::{block_on, child};
 
 const ROUNDS: u64 = 25;
 
-pub(crate) fn log_and_model_agree_whenever_it_is(place: &Place) {
+pub(crate) fn log_and_model_agree_after_each_kill(place: &Place) {
     let mut events = 0;
     for round in 0..ROUNDS {
         let mut writer = child(place).spawn().unwrap();
@@ -29,7 +29,7 @@ pub(crate) fn log_and_model_agree_whenever_it_is(place: &Place) {
         }
         std::thread::sleep(Duration::from_micros(round * 137 % 2_000));
         writer.kill().unwrap();
-        assert_eq!(writer.wait().unwrap().signal(), Some(9), "the writer died on its own");
+        assert_eq!(writer.wait().unwrap().signal(), Some(9), "the writer ended without being killed");
         events = block_on(check(place));
     }
     assert!(events > 100, "only {events} events were written");
@@ -43,7 +43,7 @@ async fn check(place: &Place) -> usize {
     }
 }
 
-/// A server may still be at the last statement of a process that is gone.
+/// Waits until log and model agree: a server may still execute the last statement of a killed process.
 async fn settled<S: Noting>(log: S) -> usize {
     let began = Instant::now();
     loop {
@@ -60,7 +60,7 @@ async fn settled<S: Noting>(log: S) -> usize {
     }
 }
 
-/// The child.
+/// Appends in the child process until it is killed.
 pub(crate) async fn write(place: &Place) {
     match place {
         Place::Sqlite(path) => append(SqliteStore::open(path).await.unwrap()).await,
@@ -79,7 +79,7 @@ async fn append<S: Noting>(log: S) {
                 let events = vec![event("1"), event("2")];
                 let append = Append::new(stream(&((task + number) % 11).to_string()), ExpectedVersion::Any, events);
                 log.append(append).await.unwrap();
-                // One write, whole lines.
+                // A single write, so that lines are complete.
                 std::io::stdout().write_all(b"ok\n").unwrap();
             }
         });

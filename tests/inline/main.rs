@@ -1,6 +1,6 @@
-//! Projections in the append's own transaction: log and model agree, whatever fails. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Projections in the append's own transaction: log and model agree under all faults. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
-//! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
+//! The test binary starts itself as the process to kill, so it has its own `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -61,12 +61,12 @@ impl Noting for MySqlStore {
 }
 
 async fn postgres(database: &Database) -> PostgresStore {
-    let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
+    let Place::Postgres(url) = &database.place else { unreachable!("a PostgreSQL database") };
     PostgresStore::connect(url).await.unwrap()
 }
 
 async fn mysql(database: &Database) -> MySqlStore {
-    let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
+    let Place::MySql(url) = &database.place else { unreachable!("a MySQL database") };
     MySqlStore::connect(url).await.unwrap()
 }
 
@@ -102,7 +102,7 @@ macro_rules! on_sqlite {
         vec![$(test(concat!(stringify!($case), "_on_sqlite"), || {
             block_on(async {
                 let database = Database::sqlite();
-                let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
+                let Place::Sqlite(path) = &database.place else { unreachable!("a SQLite file") };
                 claims::$case(SqliteStore::open(path).await.unwrap()).await;
             });
         }),)*]
@@ -111,31 +111,31 @@ macro_rules! on_sqlite {
 
 fn tests() -> Vec<Trial> {
     let mut tests = on_sqlite! {
-        sqlite_applies_what_was_appended_past_it_with_the_next_append,
+        sqlite_applies_bypassing_appends_later,
     };
     tests.extend(in_memory! {
-        memory_applies_what_was_appended_past_it_with_the_next_append,
-        memory_refuses_an_append_that_waits_for_its_own_transaction,
+        bypassing_appends_are_applied_with_the_next,
+        an_append_that_waits_for_itself_is_refused,
     });
     tests.extend(on_servers! {
-        a_server_refuses_to_begin_behind_the_log,
+        a_server_refuses_a_projection_behind_the_log,
     });
-    tests.push(test("a_callers_transaction_has_both_or_neither_on_postgres", || {
+    tests.push(test("a_callers_transaction_commits_both_or_neither_on_postgres", || {
         block_on(async {
             let database = Database::postgres().await;
-            claims::a_callers_transaction_has_both_or_neither_on_postgres(postgres(&database).await).await;
+            claims::a_callers_transaction_commits_both_or_neither_on_postgres(postgres(&database).await).await;
         });
     }));
-    tests.push(test("a_callers_transaction_has_both_or_neither_on_mysql", || {
+    tests.push(test("a_callers_transaction_commits_both_or_neither_on_mysql", || {
         block_on(async {
             let database = Database::mysql().await;
-            claims::a_callers_transaction_has_both_or_neither_on_mysql(mysql(&database).await).await;
+            claims::a_callers_transaction_commits_both_or_neither_on_mysql(mysql(&database).await).await;
         });
     }));
     tests.extend(states());
     for kind in KINDS {
-        tests.push(test(format!("killed_at_any_point_it_leaves_log_and_model_in_agreement_on_{kind}"), move || {
-            killed::log_and_model_agree_whenever_it_is(&block_on(empty(kind)).place);
+        tests.push(test(format!("a_killed_writer_leaves_log_and_model_equal_on_{kind}"), move || {
+            killed::log_and_model_agree_after_each_kill(&block_on(empty(kind)).place);
         }));
     }
     tests
@@ -143,7 +143,7 @@ fn tests() -> Vec<Trial> {
 
 fn states() -> Vec<Trial> {
     let sqlite = |database: &Database| {
-        let Place::Sqlite(path) = &database.place else { unreachable!("it is a file") };
+        let Place::Sqlite(path) = &database.place else { unreachable!("a SQLite file") };
         path.clone()
     };
     vec![

@@ -29,14 +29,14 @@ pub(crate) async fn health_shows_the_lag_of_an_inline_projection_on_sqlite(log: 
     assert_eq!(log.health().await.unwrap().projections, [(noted(), 0)]);
 }
 
-/// On a server the checkpoint of an inline projection does not move, and it is never behind.
+/// On a server, an inline projection is never behind, although its checkpoint does not move.
 macro_rules! never_behind {
     ($name:ident, $store:ty) => {
         pub(crate) async fn $name(log: $store) {
             let inlined = inline(log.clone(), Noted(PhantomData)).await.unwrap();
             for number in 1..=3 {
                 inlined.append(one("a", "x")).await.unwrap();
-                // Positions are assigned by the first reader.
+                // Reading the log assigns the positions.
                 assert_eq!(retell::testing::store::whole_log(&log).await.unwrap().len(), number);
                 let health = log.health().await.unwrap();
                 assert_eq!((health.head.get(), health.projections), (number as u64, vec![(noted(), 0)]));

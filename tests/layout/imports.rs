@@ -1,26 +1,26 @@
-//! Which file of a crate imports which: every path in the code is followed to the file that defines what it names.
+//! Finds which file of a crate imports which: follows every path in the code to the file that defines the named item.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The files of a crate, by their paths below `src`, without their unit tests.
+/// The files of a crate by their paths below `src`, without their unit tests.
 #[derive(Default)]
 pub(crate) struct Tree {
     files: BTreeMap<String, File>,
-    /// The file of each module, by the module's path.
+    /// The file of each module by the module's path.
     modules: BTreeMap<Vec<String>, String>,
 }
 
-/// What one file declares and names.
+/// The modules that one file declares and the paths it names.
 struct File {
     module: Vec<String>,
     children: BTreeSet<String>,
-    /// What `pub use` offers under another path, by the name it gets here. `*` stands for everything.
+    /// Re-exports: paths by the name that `pub use` gives them. `*` is a glob re-export.
     offered: Vec<(String, Vec<String>)>,
-    /// The paths it names: in `use` lines, unless it only hands the name on, and in the rest of its code.
+    /// The paths the file names in its code and in `use` lines, except for names it only re-exports.
     named: Vec<Vec<String>>,
 }
 
-/// Where a path leads.
+/// The file that a path leads to.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
     file: String,
@@ -39,7 +39,7 @@ impl Tree {
         tree
     }
 
-    /// The files that each file imports from.
+    /// Returns the files that each file imports from.
     pub(crate) fn imports(&self) -> BTreeMap<&str, BTreeSet<String>> {
         let targets = |path: &str, file: &File| {
             let found = file.named.iter().filter_map(|named| self.follow(&file.module, named));
@@ -48,7 +48,7 @@ impl Tree {
         self.files.iter().map(|(path, file)| (path.as_str(), targets(path, file))).collect()
     }
 
-    /// The paths that do not name the defining module, as `file: path (defined in other file)`.
+    /// Returns the paths that do not name the defining module, as `file: path (defined in other file)`.
     pub(crate) fn detours(&self) -> Vec<String> {
         let mut detours = Vec::new();
         for (path, file) in &self.files {
@@ -61,13 +61,13 @@ impl Tree {
         detours
     }
 
-    /// A shortest cycle of each group of files that import each other, as a path that ends where it begins.
+    /// Returns a shortest cycle of each group of files that import each other, as a path that ends where it begins.
     pub(crate) fn cycles(&self) -> Vec<Vec<String>> {
         let imports = self.imports();
         groups(&imports).into_iter().map(|group| shortest_cycle(&imports, &group)).collect()
     }
 
-    /// The file that defines what `path` names, seen from `module`; none if another crate does.
+    /// Returns the file that defines the item `path` names, seen from `module`, or `None` if another crate defines it.
     fn follow(&self, module: &[String], path: &[String]) -> Option<Target> {
         let (mut at, mut rest) = (module.to_vec(), path);
         match path.first()?.as_str() {
@@ -80,7 +80,7 @@ impl Tree {
                     rest = after;
                 }
             }
-            // A path of its own child, or of another crate.
+            // A path into a child module, or into another crate.
             child if !self.file(&at)?.children.contains(child) => return None,
             _ => {}
         }
@@ -94,7 +94,7 @@ impl Tree {
                 at.push(name.clone());
                 continue;
             }
-            // Bounds a re-export that leads back to itself.
+            // The limit stops re-exports that form a cycle.
             let offered = file.offered.iter().find(|(offered, _)| offered == name && detours < 8);
             if let Some((_, origin)) = offered
                 && let Some(origin) = self.follow(&at, origin)
@@ -121,7 +121,7 @@ impl File {
         let (mut offered, mut named) = (Vec::new(), Vec::new());
         for (public, tree) in uses {
             for (name, path) in expand(&tree) {
-                // What a file only hands on, it does not need.
+                // A name that a file only re-exports is not an import.
                 if !public || find_name(&code, &name) {
                     named.push(path.clone());
                 }
@@ -142,7 +142,7 @@ fn module_of(path: &str) -> Vec<String> {
     if path == "lib" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }
 }
 
-/// The code with blanks for comments, strings and characters.
+/// Returns the code with comments, strings and character literals blanked.
 pub(crate) fn without_text(code: &str) -> String {
     let mut kept = String::with_capacity(code.len());
     let mut rest = code;
@@ -166,7 +166,7 @@ pub(crate) fn without_text(code: &str) -> String {
     kept
 }
 
-/// The length of a literal, with both of its quotes.
+/// Returns the length of a literal including both quotes.
 fn quoted(literal: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, c) in literal.char_indices().skip(1) {
@@ -180,7 +180,7 @@ fn quoted(literal: &str, quote: char) -> usize {
     literal.len()
 }
 
-/// The `use` declarations, each with whether it is public in any way, and the code without them.
+/// Returns the `use` declarations, each with whether it is public in any way, and the code without them.
 fn split_uses(code: &str) -> (Vec<(bool, String)>, String) {
     let (mut uses, mut other) = (Vec::new(), String::new());
     let mut rest = code;
@@ -208,7 +208,7 @@ fn find_name(code: &str, name: &str) -> bool {
     code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name)
 }
 
-/// Each path of a use tree, with the name it gets.
+/// Returns each path of a use tree with the name it gets.
 fn expand(tree: &str) -> Vec<(String, Vec<String>)> {
     let tree = tree.trim();
     if let Some((prefix, list)) = tree.split_once('{') {
@@ -265,7 +265,7 @@ fn declared_modules(code: &str) -> BTreeSet<String> {
     modules
 }
 
-/// The paths in the code that begin with `crate`, `super`, `self`, or a module declared there.
+/// Returns the paths in the code that begin with `crate`, `super`, `self` or a module declared there.
 fn paths_in(code: &str, children: &BTreeSet<String>) -> Vec<Vec<String>> {
     let code = code.replace(|c: char| !(c.is_alphanumeric() || "_:$.".contains(c)), " ");
     let paths = code.split_whitespace().filter(|path| path.contains("::") && !path.contains(['$', '.']));
@@ -273,7 +273,7 @@ fn paths_in(code: &str, children: &BTreeSet<String>) -> Vec<Vec<String>> {
     paths.filter(|path| ["crate", "super", "self"].contains(&&*path[0]) || children.contains(&path[0])).collect()
 }
 
-/// The groups of files that reach each other, by Tarjan's algorithm.
+/// Returns the groups of files that reach each other, by Tarjan's algorithm.
 fn groups(imports: &BTreeMap<&str, BTreeSet<String>>) -> Vec<BTreeSet<String>> {
     let mut search =
         Search { imports, found: BTreeMap::new(), low: BTreeMap::new(), stack: Vec::new(), groups: Vec::new() };

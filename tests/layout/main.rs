@@ -1,4 +1,4 @@
-//! The code's own order: which module may know which, who may write, and that README and example say the same.
+//! Checks the structure of the code: which module may import which, which code may write, and that README and example agree.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -27,7 +27,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// A source file below `src`, by its path there, without its own tests.
+/// A source file by its path below `src`, without its unit tests.
 struct Source {
     path: String,
     code: String,
@@ -44,24 +44,24 @@ impl Source {
         sources(&src).into_iter().map(file).collect()
     }
 
-    /// The module at the top that it belongs to.
+    /// Returns the top-level module that the file belongs to.
     fn module(&self) -> &str {
         self.path.split(['/', '.']).next().unwrap()
     }
 
-    /// The paths below `crate::` that it names, comments apart.
+    /// Returns the paths below `crate::` that the file names outside comments.
     fn crate_paths(&self) -> Vec<&str> {
         let lines = self.code.lines().filter(|line| !line.trim_start().starts_with("//") && !line.contains("$crate"));
         lines.flat_map(|line| line.split("crate::").skip(1)).filter(|path| !path.starts_with("__private")).collect()
     }
 
-    /// Whether the code names the word; comments and messages may.
+    /// Returns whether the code contains `word` outside comments and messages.
     fn names(&self, word: &str) -> bool {
         without_text(&self.code).split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word)
     }
 }
 
-/// Each module may import from those before it, and from itself.
+/// Each module may import from itself and from the modules before it.
 const ORDER: [&[&str]; 12] = [
     &["id"],
     &["error"],
@@ -93,18 +93,18 @@ fn imports_point_one_way() {
                 continue;
             }
             let allowed = rank(&target) < rank(source.module());
-            assert!(allowed, "src/{} imports crate::{target}, which does not lie below it", source.path);
+            assert!(allowed, "src/{} imports crate::{target}, which is not below it", source.path);
         }
     }
 }
 
-/// The crate's files, with their imports.
+/// Returns the files of the crate with their imports.
 fn tree() -> Tree {
     let sources = Source::all();
     Tree::of(sources.iter().map(|source| (source.path.as_str(), source.code.as_str())))
 }
 
-/// A file that imports another, directly or through others, is not imported by it.
+/// If a file imports another, directly or through others, the other does not import it.
 #[test]
 fn no_files_import_each_other() {
     let cycles: Vec<String> = tree().cycles().into_iter().map(|cycle| cycle.join(" -> ")).collect();
@@ -119,17 +119,17 @@ fn imports_name_the_defining_module() {
 
 const DRIVERS: [&str; 4] = ["memory", "sqlite", "postgres", "mysql"];
 
-/// What the drivers for servers share.
+/// Code that the drivers for servers share.
 const SHARED: &str = "store/server/";
 
 #[test]
-fn drivers_do_not_know_each_other_and_keep_their_database_to_themselves() {
+fn drivers_are_independent_and_confine_their_client_library() {
     for source in Source::all() {
         let driver = DRIVERS.into_iter().find(|driver| source.path.starts_with(&format!("store/{driver}")));
         let testing = source.module() == "testing";
-        // Knows none of them.
+        // Shared code names no driver.
         let shared = source.path.starts_with(SHARED);
-        // The crate root hands both libraries on to projections.
+        // The crate root re-exports both client libraries for projections.
         let root = source.path == "lib.rs";
         let sqlite = driver == Some("sqlite") || root;
         assert!(sqlite || !source.names("rusqlite"), "rusqlite in src/{}", source.path);
@@ -149,7 +149,7 @@ fn lapin_stays_in_its_broker() {
     }
 }
 
-/// A call that is dropped half-way must not leave its connection to others: `Connections` sees to it, where nobody goes round it.
+/// A cancelled call must not leave its connection to other callers. `Connections` ensures that, if all code uses it.
 #[test]
 fn no_mysql_call_runs_on_a_pool() {
     let mysql = |source: &Source| source.path.starts_with("store/mysql/") && source.path != "store/mysql/connection.rs";
@@ -158,7 +158,7 @@ fn no_mysql_call_runs_on_a_pool() {
             assert!(!source.names(word), "src/{} names {word}", source.path);
         }
         for line in source.code.lines().filter(|line| line.contains(".pool()")) {
-            // It is handed out, or closed.
+            // The pool may only be returned or closed.
             assert!(line.ends_with(".pool()") || line.contains(".pool().close()"), "src/{}: {line}", source.path);
         }
     }
@@ -175,14 +175,14 @@ fn relay_and_worker_cannot_append_and_the_relay_cannot_decode() {
         }
     }
     for relay in Source::all().iter().filter(|source| source.module() == "relay") {
-        assert!(!relay.names("codec") && !relay.names("decode"), "src/{} looks into payloads", relay.path);
+        assert!(!relay.names("codec") && !relay.names("decode"), "src/{} decodes payloads", relay.path);
     }
 }
 
 #[test]
 fn the_store_never_publishes() {
     for source in Source::all().iter().filter(|source| source.module() == "store") {
-        assert!(!source.names("broker") && !source.names("publish"), "src/{} knows of the broker", source.path);
+        assert!(!source.names("broker") && !source.names("publish"), "src/{} names the broker", source.path);
     }
 }
 
@@ -196,7 +196,7 @@ fn the_quickstart_is_the_bank_example() {
 }
 
 #[test]
-fn a_domain_takes_at_most_forty_lines() {
+fn the_bank_domain_takes_at_most_forty_lines() {
     let example = read("examples/bank.rs");
     let domain = example.split("#[tokio::main]").next().unwrap();
     let lines = domain.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
@@ -205,7 +205,7 @@ fn a_domain_takes_at_most_forty_lines() {
     assert_eq!(domain.matches("#[event(").count(), 3);
 }
 
-/// The macros refuse the names that no store accepts, but their crate cannot depend on the library.
+/// The macros reject names that no store accepts, but their crate cannot depend on the library.
 #[test]
 fn macros_and_library_agree_on_the_longest_name() {
     let stated = format!("const MAX_NAME_BYTES: usize = {};", retell::id::MAX_NAME_BYTES);
@@ -213,7 +213,7 @@ fn macros_and_library_agree_on_the_longest_name() {
 }
 
 #[test]
-fn the_two_commands_stay_in_the_readme_and_ci_runs_the_tests_first() {
+fn readme_shows_both_commands_and_ci_runs_the_tests_first() {
     let readme = read("README.md");
     for command in ["cargo run --release --example shop", "tests/run.sh"] {
         assert!(readme.contains(command), "README.md does not say `{command}`");
@@ -224,7 +224,7 @@ fn the_two_commands_stay_in_the_readme_and_ci_runs_the_tests_first() {
 }
 
 #[test]
-fn schema_lives_in_migrations_and_no_statement_is_built_at_run_time() {
+fn schema_lives_in_migrations_and_statements_are_static() {
     for source in Source::all() {
         for line in source.code.lines() {
             let statement = ["SELECT ", "INSERT ", "UPDATE ", "DELETE "].iter().any(|verb| line.contains(verb));
@@ -233,7 +233,7 @@ fn schema_lives_in_migrations_and_no_statement_is_built_at_run_time() {
     }
 }
 
-/// What the search for cycles finds in a crate that is written out here.
+/// Planted cycles and detours in small crates.
 mod planted {
     use super::Tree;
 
@@ -278,7 +278,7 @@ mod planted {
     }
 
     #[test]
-    fn a_declaration_a_reexport_a_comment_and_a_string_are_no_imports() {
+    fn declarations_reexports_comments_and_strings_are_no_imports() {
         let files = [
             LIB,
             ("a/mod.rs", "mod one;\npub use one::One;\npub struct Top;"),

@@ -1,4 +1,4 @@
-//! Orders that wait for their payment. Handlers say yes as often as they are asked, so a command that is executed twice shows.
+//! Orders that wait for their payment. Handlers accept every repetition, so a command that is executed twice shows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -66,12 +66,12 @@ pub(crate) enum StockEvent {
     Released { order: String, quantity: u32 },
 }
 
-/// How much of a thing is reserved.
+/// The reserved quantity of an item.
 #[derive(Aggregate, Clone, Default)]
 #[aggregate("stock", event = StockEvent)]
 pub(crate) struct Stock(u32);
 
-/// As much as there is of it.
+/// The quantity available of each item.
 pub(crate) const STOCK: u32 = 30;
 
 impl Apply<StockEvent> for Stock {
@@ -100,13 +100,13 @@ pub(crate) enum Happened {
     Payment(PaymentEvent),
 }
 
-/// From an order to its confirmation, or its end.
+/// The process from an order to its confirmation or cancellation.
 #[derive(Clone)]
 pub(crate) struct Fulfilment {
     orders: Repository<Order>,
     stock: Repository<Stock>,
     patience: Duration,
-    /// Dies at so many steps from now; never, if there are none.
+    /// Steps left until the process kills itself; a negative number means never.
     steps_to_live: Arc<AtomicI64>,
 }
 

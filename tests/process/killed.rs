@@ -1,5 +1,5 @@
-//! A manager that kills itself before or after some command, again and again, while its deadlines pass: in the end every order has come to
-//! one end, and what was reserved is what was confirmed.
+//! A manager kills itself before or after some command, repeatedly, while its deadlines pass: in the end every order is either confirmed or
+//! cancelled, and the reserved quantity is the confirmed quantity.
 
 use std::collections::HashMap;
 use std::env;
@@ -17,18 +17,17 @@ use crate::trials::{block_on, child};
 
 const ORDERS: u32 = 40;
 
-/// Every third is never paid, and the last ones find nothing left.
+/// Every third order is never paid, and the last ones find nothing left in stock.
 fn is_paid(order: u32) -> bool {
     !order.is_multiple_of(3)
 }
 
-/// How often the manager is killed: in the short form often enough to meet each pair of steps, `RETELL_PROCESS=long` has the rounds of the
-/// claim.
+/// Number of kills. The short form covers each pair of steps; `RETELL_PROCESS=long` runs the rounds that the documentation claims.
 fn rounds() -> i64 {
     if env::var("RETELL_PROCESS").is_ok_and(|form| form == "long") { 100 } else { 15 }
 }
 
-/// What a child process is to do.
+/// The task of a child process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
     place: Place,
@@ -36,7 +35,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Until it dies.
+    /// Runs until the process kills itself.
     pub(crate) async fn run(self) {
         let store = self.place.open().await.unwrap().events;
         let process = Fulfilment::mortal(&store, Duration::from_millis(300), self.steps_to_live);
@@ -47,7 +46,7 @@ impl Job {
 pub(crate) fn does_each_thing_once(place: &Place) {
     block_on(order_and_pay(place));
     let (mut round, mut killed) = (0, 0);
-    // Each round has its own length, so that deaths fall between all kinds of steps.
+    // Rounds differ in length, so that kills hit all kinds of steps.
     while round < rounds() {
         let job = Job { place: place.clone(), steps_to_live: round % 7 };
         let mut child = child(&job).spawn().unwrap();
@@ -55,14 +54,14 @@ pub(crate) fn does_each_thing_once(place: &Place) {
             if let Some(ended) = child.try_wait().unwrap() {
                 break ended;
             }
-            // All is done, so it lives on.
+            // All work is done, so the manager survives.
             if block_on(is_done(place)) {
                 child.kill().unwrap();
                 break child.wait().unwrap();
             }
             std::thread::sleep(Duration::from_millis(5));
         };
-        assert_eq!(ended.signal(), Some(9), "it died on its own");
+        assert_eq!(ended.signal(), Some(9), "the manager ended without being killed");
         killed += 1;
         round += 1;
         if block_on(is_done(place)) {
@@ -87,7 +86,7 @@ async fn order_and_pay(place: &Place) {
     store.close().await.unwrap();
 }
 
-/// Something to do for the rounds that are left.
+/// Adds orders for the remaining rounds.
 async fn more(place: &Place, round: i64) {
     let store = place.open().await.unwrap().events;
     let (orders, payments) = (Repository::<Order>::new(store.clone()), Repository::<Payment>::new(store.clone()));
@@ -114,7 +113,7 @@ async fn is_done(place: &Place) -> bool {
     done
 }
 
-/// What the log says of an order.
+/// Counts the events of an order in the log.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct End {
     confirmed: u32,
@@ -160,11 +159,11 @@ async fn check(place: &Place) {
     let mut held = 0;
     for (order, end) in &ends {
         let once = [
-            // Paid in time.
+            // Paid before its deadline.
             (1, 0, 0, 1, 0),
             // Its deadline passed.
             (0, 1, 1, 1, 1),
-            // Nothing was left.
+            // Sold out.
             (0, 1, 0, 0, 0),
         ];
         let found = (end.confirmed, end.cancelled, end.unpaid, end.reserved, end.released);

@@ -1,7 +1,7 @@
-//! Process managers: events in, commands out, deadlines in between, each once in effect, also where the manager is killed between any two
-//! steps; and scenarios of one. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Process managers: events lead to commands and deadlines, each with one effect, even if the manager is killed between any two steps; and
+//! scenarios of one process. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
-//! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
+//! The test binary starts itself as the process to kill, so it has its own `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,7 +30,7 @@ fn tests() -> Vec<Trial> {
                 block_on(async { run(empty(kind).await.place.clone()).await });
             }));
         }
-        tests.push(test(format!("killed_between_any_two_steps_it_does_each_thing_once_on_{kind}"), move || {
+        tests.push(test(format!("a_manager_killed_between_steps_does_each_once_on_{kind}"), move || {
             killed::does_each_thing_once(&block_on(empty(kind)).place);
         }));
     }

@@ -1,4 +1,4 @@
-//! What a manager does while nobody kills it.
+//! Behavior of a manager that is not killed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,14 +39,14 @@ pub(crate) use with_models;
 pub(crate) type Test = fn(Place) -> LocalBoxFuture<'static, ()>;
 
 pub(crate) const TESTS: [(&str, Test); 5] = [
-    ("paid_orders_are_confirmed_and_the_others_cancelled", |place| paid_and_unpaid(place).boxed_local()),
+    ("paid_orders_are_confirmed_and_others_cancelled", |place| paid_and_unpaid(place).boxed_local()),
     ("a_refused_command_leads_to_another", |place| refused(place).boxed_local()),
-    ("two_managers_do_each_thing_once", |place| two_managers(place).boxed_local()),
+    ("two_managers_execute_each_command_once", |place| two_managers(place).boxed_local()),
     ("catch_up_takes_steps_and_handles_deadlines", |place| catching_up(place).boxed_local()),
-    ("from_the_beginning_again_nothing_happens_twice", |place| again(place).boxed_local()),
+    ("a_replay_from_the_start_repeats_nothing", |place| again(place).boxed_local()),
 ];
 
-/// Runs so many managers of one process until something holds.
+/// Runs `managers` managers of one process until `done` holds.
 pub(crate) async fn run_until<M: DeadlineStore + Clone>(
     process: Fulfilment,
     store: &Arc<dyn EventStore>,
@@ -70,11 +70,11 @@ pub(crate) async fn run_until<M: DeadlineStore + Clone>(
     };
     let waiting = tokio::time::timeout(Duration::from_mins(2), waiting);
     let (ran, waited) = futures::join!(running, waiting);
-    waited.expect("it gets there");
+    waited.expect("the managers finish in time");
     ran.unwrap();
 }
 
-/// The stored names of what happened to each aggregate, beside the processes' own steps.
+/// Returns the event types of each aggregate except for the processes' own steps.
 async fn log(store: &Arc<dyn EventStore>) -> BTreeMap<String, Vec<String>> {
     let mut log: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in whole_log(&**store).await.unwrap() {
@@ -127,7 +127,7 @@ async fn paid_and_unpaid(place: Place) {
     assert_eq!(log["order/paid"], ["order.created", "order.confirmed"]);
     assert_eq!(log["order/unpaid"], ["order.created", "order.cancelled"]);
     assert_eq!(log["stock/thing"], ["stock.reserved", "stock.reserved", "stock.released"]);
-    // What a command did names the event that led to it, and the request that began it all.
+    // Events of a command name the event that caused it and the correlation id of the first request.
     let all = whole_log(&*store).await.unwrap();
     let of = |kind: &str, stream: &str| {
         all.iter().find(|event| event.event.event_type.as_str() == kind && event.stream.to_string() == stream).unwrap()
@@ -145,7 +145,7 @@ async fn refused(place: Place) {
     let done = async || count(&store, "order.cancelled").await == 1;
     with_models!(&place, |models| {
         run_until(process, &store, models.clone(), 1, done).await;
-        // Its deadline was cancelled with it.
+        // The deadline of the large order was cancelled with it.
         create(&store, "small", 1).await;
         let process = Fulfilment::new(&store, Duration::from_millis(1));
         let done = async || count(&store, "order.cancelled").await == 2;
@@ -174,7 +174,7 @@ async fn two_managers(place: Place) {
     assert_eq!(stock.len() - 20, log.values().flatten().filter(|kind| *kind == "order.cancelled").count());
 }
 
-/// Its checkpoint and its deadlines are lost: the steps are in the log.
+/// The checkpoint and the deadlines are lost; the steps are in the log.
 async fn again(place: Place) {
     let store = place.open().await.unwrap().events;
     create(&store, "paid", 1).await;

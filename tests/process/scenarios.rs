@@ -1,4 +1,4 @@
-//! What a process decides: without a store, a server or a clock.
+//! Decisions of a process, tested without a store, a server or a clock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use retell::{AggregateId, Context, Envelope, EventStore, MemoryStore, async_trai
 use crate::domain::{Do, Fulfilment, Happened, Known, OrderEvent, PaymentEvent};
 
 pub(crate) const TESTS: [(&str, fn()); 7] = [
-    ("a_paid_order_is_confirmed_and_its_deadline_forgotten", paid),
-    ("an_unpaid_order_is_cancelled_once_its_time_is_up", unpaid),
-    ("a_deadline_that_is_set_anew_does_not_pass_at_its_old_time", set_anew),
+    ("a_paid_order_is_confirmed_and_its_deadline_removed", paid),
+    ("an_unpaid_order_is_cancelled_at_its_deadline", unpaid),
+    ("a_deadline_that_is_set_again_does_not_pass_at_its_old_time", set_again),
     ("a_refused_command_leads_to_another_and_is_refused_once", refused),
-    ("deadlines_that_follow_from_deadlines_pass_in_their_order", one_after_the_other),
-    ("events_that_do_not_belong_to_the_process_lead_to_nothing", others),
-    ("a_wrong_expectation_fails_and_says_what_was_found", wrong),
+    ("deadlines_set_by_deadlines_pass_in_order", chained_deadlines),
+    ("events_of_other_processes_have_no_effect", others),
+    ("a_wrong_expectation_fails_and_reports_the_actual_value", wrong),
 ];
 
 const PATIENCE: Duration = Duration::from_mins(30);
@@ -76,7 +76,7 @@ fn unpaid() {
         .then_sends([]);
 }
 
-fn set_anew() {
+fn set_again() {
     fulfilment()
         .given([("order/1", created())])
         .after(SECOND)
@@ -96,7 +96,7 @@ fn refused() {
         .then_sends([cancel("sold out")])
         .then_no_deadline("unpaid")
         .then_state(Known::new(2, true));
-    fails(|| refused.when_rejected(reserve(), "again"), "cannot be refused: accepted so far are [Cancel");
+    fails(|| refused.when_rejected(reserve(), "again"), "cannot be rejected: the accepted commands are [Cancel");
 }
 
 fn others() {
@@ -104,7 +104,7 @@ fn others() {
     let given = fulfilment().when("order/2", confirmed()).then_sends([]).when("order/1", created());
     let given = given.when("order/1", confirmed()).then_sends([]).then_state(Known::new(2, false));
     fails(|| given.when("order/2", created()), "the event of order/2 belongs to another process");
-    fails(|| fulfilment().when("order", created()), "order is not an aggregate's type/id");
+    fails(|| fulfilment().when("order", created()), "invalid aggregate \"order\": expected type/id");
 }
 
 fn wrong() {
@@ -114,22 +114,22 @@ fn wrong() {
     fails(|| given().then_sends([]), sent);
     fails(|| given().then_sends([reserve(), reserve()]), "the process sends other commands");
     fails(|| given().after(SECOND).then_sends([reserve()]), "the process sends other commands");
-    fails(|| given().then_deadline("unpaid", SECOND), "unpaid: the deadline is not pending, or not for that time");
+    fails(|| given().then_deadline("unpaid", SECOND), "unpaid: the deadline is not pending, or is due at another time");
     fails(|| given().then_deadline("unpaid", SECOND), "1970-01-01T00:30:00Z");
     fails(|| given().then_deadline("late", PATIENCE), "pending are {\"unpaid\"");
     fails(|| given().then_no_deadline("unpaid"), "the deadline unpaid is pending");
     fails(|| given().then_state(Known::default()), "the state is not the expected one");
-    fails(|| given().when_rejected(cancel("?"), "no"), &format!("accepted so far are [{sent}]"));
+    fails(|| given().when_rejected(cancel("?"), "no"), &format!("the accepted commands are [{sent}]"));
 }
 
-/// Fails, and says so.
+/// Asserts that `scenario` panics with a message that contains `because`.
 fn fails<T>(scenario: impl FnOnce() -> T, because: &str) {
-    let panic = catch_unwind(AssertUnwindSafe(scenario)).map(drop).expect_err("it does not hold");
+    let panic = catch_unwind(AssertUnwindSafe(scenario)).map(drop).expect_err("the scenario must fail");
     let said = panic.downcast_ref::<String>().unwrap();
     assert!(said.contains(because), "{said}");
 }
 
-/// Rings every second, three times; or without end, if it is broken.
+/// Rings every second, three times, or forever if `is_broken`.
 struct Alarm {
     is_broken: bool,
 }
@@ -167,7 +167,7 @@ impl Process for Alarm {
     }
 }
 
-fn one_after_the_other() {
+fn chained_deadlines() {
     let ringing = |is_broken| given_process(Alarm { is_broken }).given([("order/1", OrderEvent::Confirmed)]);
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     ringing(false).after(2 * SECOND).then_sends(names(&["first", "second"])).then_deadline("third", SECOND);

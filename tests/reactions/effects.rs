@@ -1,4 +1,4 @@
-//! What a reaction does and does not do, on every kind of read model.
+//! Behavior of reactions on every kind of read model.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
@@ -27,11 +27,11 @@ struct Placed {
 #[event("order.viewed")]
 struct Viewed;
 
-/// Sends a mail, and writes a note of it.
+/// Sends a mail and writes a note of it.
 struct Mails<T> {
-    /// What was sent, when, and whether it was an event that fails.
+    /// Attempted mails with the time of each attempt.
     sent: Arc<Mutex<Vec<(EventId, Instant)>>>,
-    /// Failing events fail as long as this says so.
+    /// While true, events with `fails` fail.
     is_broken: Arc<Mutex<bool>>,
     tx: PhantomData<fn(&mut T)>,
 }
@@ -107,7 +107,7 @@ fn of(events: &[EventId]) -> Vec<String> {
     ids(&events.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
-pub(crate) async fn a_failing_event_parks_its_aggregate_and_others_go_on<M: Notebook>(models: M)
+pub(crate) async fn a_failing_event_parks_only_its_aggregate<M: Notebook>(models: M)
 where
     M::Tx: Sized,
 {
@@ -133,10 +133,10 @@ where
     let sent = mails.sent();
     let times = |event| sent.iter().filter(|sent| **sent == event).count();
     assert_eq!([before, behind, after].map(times), [1, 1, 1], "a failure repeats no other mail");
-    assert!(times(failing) > 2, "in place, and when it was parked");
+    assert!(times(failing) > 2, "retried in place and once parked");
 }
 
-pub(crate) async fn several_at_once_are_written_once_where_another_fails<M: Notebook>(models: M)
+pub(crate) async fn a_failing_event_repeats_no_note_of_its_batch<M: Notebook>(models: M)
 where
     M::Tx: Sized,
 {
@@ -156,14 +156,14 @@ where
     let sent = mails.sent();
     let times = |event: &EventId| sent.iter().filter(|sent| *sent == event).count();
     assert_eq!((times(&good[0]), times(&good[3])), (1, 1), "the first four have a transaction that succeeds");
-    assert!(times(&good[4]) > 1, "the others begin one with the event that fails");
+    assert!(times(&good[4]) > 1, "the others share one with the event that fails");
 }
 
 fn of_in_order(events: &[EventId]) -> Vec<String> {
     events.iter().map(ToString::to_string).collect()
 }
 
-pub(crate) async fn a_checkpoint_that_is_set_back_repeats_nothing<M: Notebook>(models: M)
+pub(crate) async fn a_checkpoint_moved_back_repeats_no_reaction<M: Notebook>(models: M)
 where
     M::Tx: Sized,
 {
@@ -187,7 +187,7 @@ where
     assert_eq!(mails.sent(), events, "no mail was sent again");
 }
 
-pub(crate) async fn one_that_begins_now_never_reacts_to_the_past<M: Notebook>(models: M)
+pub(crate) async fn a_new_reaction_ignores_earlier_events<M: Notebook>(models: M)
 where
     M::Tx: Sized,
 {
@@ -202,7 +202,7 @@ where
     };
     run().await;
     assert_eq!(mails.sent(), []);
-    // It has begun: what comes while it does not run is not past.
+    // The reaction has started: events that arrive while it is stopped are not skipped.
     let event = place(&log, "past").await;
     run().await;
     assert_eq!(mails.sent(), [event]);
@@ -213,7 +213,7 @@ where
     assert_eq!(mails.sent(), [event]);
 }
 
-pub(crate) async fn catch_up_reports_what_is_parked<M: Notebook>(models: M)
+pub(crate) async fn catch_up_reports_parked_events<M: Notebook>(models: M)
 where
     M::Tx: Sized,
 {
@@ -222,7 +222,7 @@ where
     catches_up(&worker.with_options(eager()), &log, &mails, &models).await;
 }
 
-pub(crate) async fn catch_up_reports_what_is_parked_with_order_per_aggregate<M: Notebook>(models: M)
+pub(crate) async fn catch_up_reports_parked_events_per_aggregate<M: Notebook>(models: M)
 where
     M::Tx: Sized,
 {
@@ -231,7 +231,7 @@ where
     catches_up(&worker.with_options(eager()).with_order_per_aggregate(), &log, &mails, &models).await;
 }
 
-/// Neither a broker nor another task runs.
+/// Catches up without a broker or another running task.
 async fn catches_up<M: Notebook>(
     worker: &Worker<ReactionProjection<Mails<M::Tx>, M>, M>,
     log: &MemoryStore,
@@ -247,21 +247,21 @@ async fn catches_up<M: Notebook>(
     events.push(place(log, "good").await);
     append(log, "good", &Viewed).await;
     let caught_up = worker.catch_up().await.unwrap();
-    assert_eq!(caught_up.position, Position::new(5), "with an event at the end that is not wanted");
+    assert_eq!(caught_up.position, Position::new(5), "the last event is not wanted");
     let [parked] = &*caught_up.parked else { panic!("{caught_up:?}") };
     assert_eq!((parked.stream.to_string().as_str(), parked.from_position), ("order/bad", Position::new(2)));
     assert!(parked.error.contains("no such address") && !caught_up.is_complete(), "{parked:?}");
     assert_eq!(models.checkpoint(&name()).await.unwrap(), Position::new(5));
     assert_eq!(*worker.applied().borrow(), Position::new(5));
     assert_eq!(ids(&models.notes().await), of(&events));
-    assert_eq!(worker.catch_up().await.unwrap().position, Position::new(5), "with nothing to do");
+    assert_eq!(worker.catch_up().await.unwrap().position, Position::new(5), "nothing to do");
     *mails.is_broken.lock().unwrap() = false;
     until(async || worker.catch_up().await.unwrap().is_complete()).await;
     events.extend([failing, after]);
-    assert_eq!(ids(&models.notes().await), of(&events), "a call retries what is due");
+    assert_eq!(ids(&models.notes().await), of(&events), "catch_up retries aggregates that are due");
 }
 
-pub(crate) async fn several_workers_share_it_in_the_order_of_aggregates<M: Notebook>(models: M)
+pub(crate) async fn workers_share_a_reaction_in_aggregate_order<M: Notebook>(models: M)
 where
     M::Tx: Sized,
 {
@@ -282,7 +282,7 @@ where
     }
     while_running(&[worker(), worker(), worker()], async {
         settled(&models, &log).await;
-        assert_eq!(ids(&models.notes().await), of(&events), "none of the past, and not the one that fails");
+        assert_eq!(ids(&models.notes().await), of(&events), "neither past events nor the failing one");
         *mails.is_broken.lock().unwrap() = false;
         released(&models).await;
     })
@@ -297,8 +297,8 @@ where
     }
 }
 
-/// The clock stands still but for the waits themselves.
-pub(crate) async fn a_rate_is_kept_over_any_second() {
+/// Runs with a paused clock that advances only by the waits themselves.
+pub(crate) async fn a_rate_limit_holds_over_any_second() {
     let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::with_value(Vec::new()), Mails::new());
     for number in 0..23 {
         place(&log, &number.to_string()).await;
@@ -308,10 +308,10 @@ pub(crate) async fn a_rate_is_kept_over_any_second() {
     let times: Vec<_> = mails.sent.lock().unwrap().iter().map(|(_, at)| *at).collect();
     assert_eq!(times.len(), 23);
     assert!(times.windows(6).all(|six| six[5] - six[0] >= Duration::from_secs(1)), "{times:?}");
-    assert!(times[22] - times[0] < Duration::from_secs(5), "and no slower than it may");
+    assert!(times[22] - times[0] < Duration::from_secs(5), "the limit is used up");
 }
 
-pub(crate) async fn one_that_is_told_to_stop_leaves_the_rest_of_the_batch() {
+pub(crate) async fn a_stopped_reaction_leaves_the_rest_of_its_batch() {
     let (log, models, mails) = (MemoryStore::new(), MemoryReadModel::with_value(Vec::new()), Mails::new());
     for number in 0..10 {
         place(&log, &number.to_string()).await;

@@ -1,5 +1,5 @@
-//! A process that reacts is killed again and again, at any point between its steps. What it writes with its inbox is written once; what it
-//! does outside is done at least once.
+//! A reacting process is killed repeatedly at any point between its steps. Notes it writes with its inbox are written once; external
+//! effects happen at least once.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -25,7 +25,7 @@ const ROUNDS: u64 = 100;
 const STREAMS: usize = 40;
 const EVENTS_OF_EACH: usize = 60;
 
-/// What a child is to do, as JSON.
+/// The task of a child process, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     place: Place,
@@ -38,7 +38,7 @@ pub(crate) enum Order {
     PerAggregate,
 }
 
-/// Writes a note, and says so outside.
+/// Writes a note and prints the event's id.
 struct Telling<T>(PhantomData<fn(&mut T)>);
 
 #[async_trait]
@@ -53,19 +53,19 @@ impl<T: Notes> Reaction for Telling<T> {
 
     async fn react(&self, tx: &mut T, event: Envelope<AnyEvent>) -> Result<(), BoxError> {
         tx.note(event.id).await?;
-        // One write, whole lines.
+        // A single write, so that lines are complete.
         std::io::stdout().write_all(format!("{}\n", event.id).as_bytes())?;
         Ok(())
     }
 }
 
-pub(crate) fn what_is_written_with_the_inbox_is_written_once(place: &Place, order: Order) {
+pub(crate) fn each_note_is_written_once(place: &Place, order: Order) {
     let job = Job { place: place.clone(), order };
     block_on(write_log(place));
     let mut told: HashMap<String, u32> = HashMap::new();
     for round in 0..ROUNDS {
         let (mut reacting, mut lines) = start(&job);
-        // In the first rounds it may die before it has begun.
+        // In some rounds the process is killed before it has begun.
         for _ in 0..round % 8 {
             let mut line = String::new();
             if lines.read_line(&mut line).unwrap() > 0 {
@@ -79,9 +79,9 @@ pub(crate) fn what_is_written_with_the_inbox_is_written_once(place: &Place, orde
         for line in rest.lines() {
             *told.entry(line.to_owned()).or_default() += 1;
         }
-        assert_eq!(reacting.wait().unwrap().signal(), Some(9), "it died on its own");
+        assert_eq!(reacting.wait().unwrap().signal(), Some(9), "the process ended without being killed");
     }
-    assert!(told.len() < STREAMS * EVENTS_OF_EACH, "nothing was left to be done after the last kill");
+    assert!(told.len() < STREAMS * EVENTS_OF_EACH, "the last kill came after all events were handled");
     let (mut reacting, lines) = start(&job);
     for line in lines.lines().take_while(|line| line.as_ref().unwrap() != "done") {
         *told.entry(line.unwrap()).or_default() += 1;
@@ -92,7 +92,7 @@ pub(crate) fn what_is_written_with_the_inbox_is_written_once(place: &Place, orde
     let mut sorted = notes;
     sorted.sort();
     assert_eq!(sorted, events, "each event has one note");
-    assert!(events.iter().all(|event| told.contains_key(event)), "each was told of");
+    assert!(events.iter().all(|event| told.contains_key(event)), "each event was printed");
     assert_eq!(told.len(), events.len());
 }
 
@@ -111,7 +111,7 @@ async fn write_log(place: &Place) {
     store.close().await.unwrap();
 }
 
-/// The ids of all events, sorted, and the notes.
+/// Returns the sorted ids of all events, and the notes.
 async fn read(place: &Place) -> (Vec<String>, Vec<String>) {
     let store = place.open().await.unwrap().events;
     let mut events: Vec<_> = whole_log(&store).await.unwrap().iter().map(|event| event.event.id.to_string()).collect();
@@ -124,7 +124,7 @@ async fn read(place: &Place) -> (Vec<String>, Vec<String>) {
     (events, notes)
 }
 
-/// The child.
+/// Runs the reaction in the child process.
 pub(crate) async fn react(job: &Job) {
     let store = job.place.open().await.unwrap().events;
     match &job.place {

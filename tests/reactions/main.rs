@@ -1,7 +1,6 @@
-//! Reactions: what they write with their inbox happens once, what they do outside at least once, whatever fails on the way. Needs
-//! `POSTGRES_URL` and `MYSQL_URL`.
+//! Reactions: writes with the inbox happen once and external effects at least once, under all faults. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
-//! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
+//! The test binary starts itself as the process to kill, so it has its own `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,7 +27,7 @@ fn main() {
     trials::run(tests, async |job: Job| killed::react(&job).await);
 }
 
-/// A test of each kind of read model.
+/// Creates a test for each kind of read model.
 macro_rules! on_all {
     ($($case:ident,)*) => {
         vec![$(
@@ -41,14 +40,14 @@ macro_rules! on_all {
             test(concat!(stringify!($case), "_in_postgres"), || {
                 block_on(async {
                     let database = Database::postgres().await;
-                    let Place::Postgres(url) = &database.place else { unreachable!("it is one of PostgreSQL's") };
+                    let Place::Postgres(url) = &database.place else { unreachable!("a PostgreSQL database") };
                     effects::$case(PostgresReadModel::connect(url).await.unwrap()).await;
                 });
             }),
             test(concat!(stringify!($case), "_in_mysql"), || {
                 block_on(async {
                     let database = Database::mysql().await;
-                    let Place::MySql(url) = &database.place else { unreachable!("it is one of MySQL's") };
+                    let Place::MySql(url) = &database.place else { unreachable!("a MySQL database") };
                     effects::$case(MySqlReadModel::connect(url).await.unwrap()).await;
                 });
             }),
@@ -58,24 +57,24 @@ macro_rules! on_all {
 
 fn tests() -> Vec<Trial> {
     let mut tests = on_all! {
-        a_failing_event_parks_its_aggregate_and_others_go_on,
-        several_at_once_are_written_once_where_another_fails,
-        a_checkpoint_that_is_set_back_repeats_nothing,
-        one_that_begins_now_never_reacts_to_the_past,
-        several_workers_share_it_in_the_order_of_aggregates,
-        catch_up_reports_what_is_parked,
-        catch_up_reports_what_is_parked_with_order_per_aggregate,
+        a_failing_event_parks_only_its_aggregate,
+        a_failing_event_repeats_no_note_of_its_batch,
+        a_checkpoint_moved_back_repeats_no_reaction,
+        a_new_reaction_ignores_earlier_events,
+        workers_share_a_reaction_in_aggregate_order,
+        catch_up_reports_parked_events,
+        catch_up_reports_parked_events_per_aggregate,
     };
     for kind in KINDS {
-        for (order, text) in [(Order::OfTheLog, "in_log_order"), (Order::PerAggregate, "with_order_per_aggregate")] {
-            tests.push(test(format!("killed_at_any_point_it_writes_each_note_once_on_{kind}_{text}"), move || {
-                killed::what_is_written_with_the_inbox_is_written_once(&block_on(empty(kind)).place, order);
+        for (order, text) in [(Order::OfTheLog, "in_log_order"), (Order::PerAggregate, "per_aggregate")] {
+            tests.push(test(format!("kills_leave_each_note_written_once_on_{kind}_{text}"), move || {
+                killed::each_note_is_written_once(&block_on(empty(kind)).place, order);
             }));
         }
     }
-    tests.push(test("a_rate_is_kept_over_any_second", || paused(effects::a_rate_is_kept_over_any_second())));
-    tests.push(test("one_that_is_told_to_stop_leaves_the_rest_of_the_batch", || {
-        paused(effects::one_that_is_told_to_stop_leaves_the_rest_of_the_batch());
+    tests.push(test("a_rate_limit_holds_over_any_second", || paused(effects::a_rate_limit_holds_over_any_second())));
+    tests.push(test("a_stopped_reaction_leaves_the_rest_of_its_batch", || {
+        paused(effects::a_stopped_reaction_leaves_the_rest_of_its_batch());
     }));
     tests
 }

@@ -1,4 +1,4 @@
-//! Orders that are made up, the same ones each time.
+//! Generated orders, the same in every run.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -6,10 +6,11 @@ use std::time::SystemTime;
 
 pub(crate) const HEADER: &str = " customer_id  date number_of_cds  dollar_value\r\n";
 
-/// Orders of the generated file.
+/// Number of orders in the generated file.
 pub(crate) const LINES: u32 = 1_500;
 
-/// Customers with 1 to 9 orders each, some of them for nothing, some twice on a day; enough CDs that stock runs out.
+/// Returns orders of customers with 1 to 9 orders each. Some orders are free, some customers order twice on one day,
+/// and the CDs run out of stock.
 pub(crate) fn generated_orders(lines: u32) -> String {
     let mut random = Random(1997);
     let (mut text, mut customer, mut left) = (HEADER.to_owned(), 0, 0);
@@ -27,11 +28,11 @@ pub(crate) fn generated_orders(lines: u32) -> String {
     text
 }
 
-/// A generator of its own, so that the same seed gives the same numbers for ever (xorshift).
+/// A generator of our own (xorshift), so that a seed always gives the same numbers.
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Seeded by `SHOP_SEED`, else by the clock; the seed is printed.
+    /// Seeds the generator from `SHOP_SEED`, or else from the clock, and prints the seed.
     pub(crate) fn seeded() -> Self {
         let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(1, |time| u64::from(time.subsec_nanos()) + 1);
         let seed = std::env::var("SHOP_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(clock);
@@ -48,10 +49,10 @@ impl Random {
 }
 
 #[test]
-fn the_generated_file_has_what_it_is_meant_to_have() {
+fn the_generated_file_covers_the_special_cases() {
     let file = generated_orders(LINES);
     let lines: Vec<Vec<&str>> = file.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
     let days: BTreeSet<_> = lines.iter().map(|line| (line[0], line[1])).collect();
-    assert!(days.len() < lines.len(), "nobody buys twice on a day");
-    assert!(lines.iter().any(|line| line[3] == "0.00"), "nothing is for free");
+    assert!(days.len() < lines.len(), "no customer orders twice on one day");
+    assert!(lines.iter().any(|line| line[3] == "0.00"), "no order is free");
 }

@@ -1,4 +1,4 @@
-//! Where a run keeps its log: a SQLite file, or a database on a server that goes when the test ends.
+//! The place of a run's log: a SQLite file, or a database on a server that is dropped at the end of the test.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) enum Place {
     File(PathBuf),
-    /// The server, and the database's name there.
+    /// The server, and the name of the database on it.
     Postgres(PgConnectOptions, String),
-    /// The server, and the database's name there.
+    /// The server, and the name of the database on it.
     MySql(MySqlConnectOptions, String),
 }
 
 impl Place {
-    /// An empty database on the server that `POSTGRES_URL` names.
+    /// Creates an empty database on the server at `POSTGRES_URL`.
     pub(crate) fn postgres() -> Self {
         let server = PgConnectOptions::from_str(&url("POSTGRES_URL")).expect("POSTGRES_URL is a URL");
         let place = Self::Postgres(server, fresh_name());
@@ -29,7 +29,7 @@ impl Place {
         place
     }
 
-    /// An empty database on the server that `MYSQL_URL` names.
+    /// Creates an empty database on the server at `MYSQL_URL`.
     pub(crate) fn mysql() -> Self {
         let server = MySqlConnectOptions::from_str(&url("MYSQL_URL")).expect("MYSQL_URL is a URL");
         let place = Self::MySql(server, fresh_name());
@@ -37,13 +37,13 @@ impl Place {
         place
     }
 
-    /// The database is gone afterwards.
+    /// Drops the database.
     pub(crate) fn remove(&self) {
         let rest = if matches!(self, Self::Postgres(..)) { " WITH (FORCE)" } else { "" };
         self.execute("DROP DATABASE IF EXISTS", rest);
     }
 
-    /// What tells the shop of it.
+    /// Returns the arguments that point the shop to the log.
     pub(crate) fn arguments(&self) -> [OsString; 2] {
         let store = |url: String| ["--store".into(), url.into()];
         match self {
@@ -53,7 +53,7 @@ impl Place {
         }
     }
 
-    /// Zero as long as there is no log.
+    /// Returns the number of events, or zero if there is no log yet.
     pub(crate) fn count_events(&self) -> u64 {
         let events: Option<i64> = match self {
             Self::File(path) => Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
@@ -71,7 +71,7 @@ impl Place {
         events.and_then(|events| u64::try_from(events).ok()).unwrap_or(0)
     }
 
-    /// A statement around the database's name, on its server.
+    /// Runs `statement`, the name of the database and `rest` as one statement on its server.
     fn execute(&self, statement: &str, rest: &str) {
         let done = match self {
             Self::File(_) => Ok(()),
@@ -95,7 +95,7 @@ impl Drop for Place {
 }
 
 fn url(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names a database server: tests/run.sh starts one"))
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: tests/run.sh starts a database server"))
 }
 
 fn fresh_name() -> String {

@@ -1,4 +1,4 @@
-//! The example as a running process.
+//! The example `shop` as a running process.
 
 use std::fs;
 use std::io::Read;
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The longest a run may take on a slow and busy machine.
-const PATIENCE: Duration = Duration::from_mins(4);
+/// Time limit of a run, long enough for a slow and busy machine.
+const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// A running process, killed when a test fails.
+/// A running process, which is killed if the test fails.
 pub(crate) struct Shop(Child);
 
 impl Shop {
@@ -17,50 +17,52 @@ impl Shop {
         self.0.id()
     }
 
-    /// Without a warning.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.0.kill().expect("a child can be killed");
         self.0.wait().expect("a child can be waited for");
     }
 
-    /// Asks it to end: SIGTERM.
+    /// Asks the process to stop, with SIGTERM.
     pub(crate) fn ask_to_stop(&self) {
         let killed = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill runs");
         assert!(killed.success());
     }
 
-    /// Reads what it says to people, up to a line with these words; it is not there afterwards.
+    /// Reads standard error up to a line that contains `words`. `output` does not return the lines read here.
     pub(crate) fn await_line(&mut self, words: &str) {
         let stderr = self.0.stderr.as_mut().expect("it is a pipe");
-        let mut said = String::new();
-        while !said.lines().any(|line| line.contains(words)) || !said.ends_with('\n') {
-            // Byte by byte, so that the rest stays in the pipe.
+        let mut printed = String::new();
+        while !printed.lines().any(|line| line.contains(words)) || !printed.ends_with('\n') {
+            // Reads byte by byte, so that the rest stays in the pipe.
             let mut byte = [0];
-            stderr.read_exact(&mut byte).unwrap_or_else(|_| panic!("it has ended without {words:?}: {said}"));
-            said.push(char::from(byte[0]));
+            stderr
+                .read_exact(&mut byte)
+                .unwrap_or_else(|_| panic!("the shop ended without printing {words:?}: {printed}"));
+            printed.push(char::from(byte[0]));
         }
     }
 
-    /// Nothing has ended it.
+    /// Asserts that the process still runs.
     pub(crate) fn assert_running(&mut self) {
         if self.is_running() {
             return;
         }
-        let mut said = String::new();
+        let mut printed = String::new();
         let stderr = self.0.stderr.as_mut().expect("it is a pipe");
-        stderr.read_to_string(&mut said).expect("a pipe can be read");
-        panic!("it has ended: {said}");
+        stderr.read_to_string(&mut printed).expect("a pipe can be read");
+        panic!("the shop ended early: {printed}");
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().expect("a child can be asked").is_none()
     }
 
-    /// Waits for the end. What it prints fits into a pipe.
+    /// Waits for the end of the process, whose output must fit into a pipe.
     pub(crate) fn output(mut self) -> Output {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while self.is_running() {
-            assert!(Instant::now() < end, "the shop does not come to an end");
+            assert!(Instant::now() < end, "the shop did not end in time");
             std::thread::sleep(Duration::from_millis(5));
         }
         let read = |pipe: Option<&mut dyn Read>| {
@@ -76,7 +78,7 @@ impl Shop {
 
 impl Drop for Shop {
     fn drop(&mut self) {
-        // It has ended already, unless the test fails.
+        // The process still runs only if the test fails.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -87,7 +89,8 @@ pub(crate) fn run(command: &mut Command) -> Shop {
     Shop(child.expect("the shop starts"))
 }
 
-/// The example lies beside the folder of this test. Cargo does not build it for a test, so it may be missing or old.
+/// Returns the path of the example, which is in a folder next to that of this test. Cargo does not build it for a test,
+/// so it may be missing or outdated.
 pub(crate) fn shop() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its path");
     let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
@@ -99,7 +102,8 @@ pub(crate) fn shop() -> PathBuf {
     shop
 }
 
-/// A source file that was changed after the program was built. Cargo lists them beside it, as a rule of make.
+/// Returns a source file that changed after the program was built. Cargo lists the sources in a file next to the
+/// program, as a rule of make.
 fn newer_source(program: &Path) -> Option<String> {
     let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     let built = changed(program)?;

@@ -1,4 +1,5 @@
-//! An empty database of a test's own, of each kind. Needs `POSTGRES_URL` and `MYSQL_URL`; it goes when the test ends.
+//! Creates an empty database for a test, of each kind, and drops it when the test ends. Needs `POSTGRES_URL` and
+//! `MYSQL_URL`.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -17,7 +18,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// Where a log is: what another process needs to know to open it.
+/// The location of a log: everything that another process needs to open it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Place {
     Sqlite(PathBuf),
@@ -25,7 +26,7 @@ pub(crate) enum Place {
     MySql(String),
 }
 
-/// A log in any of them, by its ports.
+/// A log in any database, behind its ports.
 pub(crate) struct Store {
     pub(crate) events: Arc<dyn EventStore>,
     pub(crate) relays: Arc<dyn RelayStore>,
@@ -47,7 +48,7 @@ impl Place {
         })
     }
 
-    /// Runs statements, past the library.
+    /// Runs statements directly, without the library.
     pub(crate) async fn run(&self, sql: &str) {
         let sql = AssertSqlSafe(sql.to_owned());
         match self {
@@ -66,7 +67,7 @@ impl Place {
     }
 }
 
-/// Takes itself away.
+/// A database that is dropped with this value.
 pub(crate) struct Database {
     pub(crate) place: Place,
     server: Option<Place>,
@@ -106,15 +107,15 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let Some(server) = self.server.take() else { return };
-        // What a failed test has left open does not keep it.
+        // Connections that a failed test left open must not keep the database.
         let force = if matches!(server, Place::Postgres(_)) { " WITH (FORCE)" } else { "" };
         let sql = format!("DROP DATABASE {}{force}", self.name);
-        // The test's own runtime is at its end.
+        // The test's own runtime is shutting down.
         let dropped = thread::spawn(move || Runtime::new().unwrap().block_on(server.run(&sql))).join();
-        assert!(dropped.is_ok() || thread::panicking(), "the test's database stays");
+        assert!(dropped.is_ok() || thread::panicking(), "the test's database was not dropped");
     }
 }
 
 fn url(name: &str) -> String {
-    env::var(name).unwrap_or_else(|_| panic!("{name} names a database server: tests/run.sh starts one"))
+    env::var(name).unwrap_or_else(|_| panic!("{name} is not set: tests/run.sh starts a database server"))
 }

@@ -1,4 +1,4 @@
-//! A small domain for the tests: a counter that refuses to go below zero.
+//! A small domain for tests: a counter that refuses to go below zero.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -34,7 +34,7 @@ impl Apply<CounterEvent> for Counter {
 #[error("{0} would fall below zero")]
 pub(crate) struct BelowZero(pub(crate) i64);
 
-/// Adds each amount as an event of its own; none is a command with nothing to do.
+/// Adds each amount as an event of its own. Without amounts the command has nothing to do.
 #[derive(Debug, Clone)]
 pub(crate) struct Add(pub(crate) Vec<i64>);
 

@@ -1,4 +1,4 @@
-//! A database of its own for each test, on the server that `MYSQL_URL` names.
+//! Creates a database for each test on the server at `MYSQL_URL`.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, MySqlConnection, MySqlPool};
 
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-/// Drops its database.
+/// A database that is dropped with this value.
 pub(crate) struct Database {
     server: MySqlConnectOptions,
     name: String,
@@ -18,7 +18,7 @@ pub(crate) struct Database {
 impl Database {
     pub(crate) async fn create() -> Self {
         let url =
-            std::env::var("MYSQL_URL").expect("MYSQL_URL names a MySQL or MariaDB server: tests/run.sh starts one");
+            std::env::var("MYSQL_URL").expect("MYSQL_URL is not set: tests/run.sh starts a MySQL or MariaDB server");
         let server = MySqlConnectOptions::from_str(&url).unwrap();
         let name = format!("t{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::SeqCst));
         let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
@@ -34,7 +34,7 @@ impl Database {
         self.server.clone().database(&self.name)
     }
 
-    /// A connection beside every pool.
+    /// Opens a connection outside of every pool.
     pub(crate) async fn connect(&self) -> MySqlConnection {
         self.options().connect().await.unwrap()
     }
@@ -50,13 +50,13 @@ impl Drop for Database {
         let (server, sql) = (self.server.clone(), format!("DROP DATABASE {}", self.name));
         let dropped =
             async move { sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut server.connect().await.unwrap()).await };
-        // The test's own runtime is at its end.
+        // The test's own runtime is shutting down.
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         std::thread::spawn(move || runtime().block_on(dropped).unwrap()).join().unwrap();
     }
 }
 
-/// A pool over an empty database of the test's own.
+/// Returns a pool over an empty database of the test.
 pub(crate) async fn fresh() -> (MySqlPool, Database) {
     let database = Database::create().await;
     (database.pool(4).await, database)

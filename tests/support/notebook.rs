@@ -1,4 +1,4 @@
-//! Read models that reactions write notes into: one row for each time, so that what is done twice is seen.
+//! Read models for reactions that write notes. Each call adds a row, so that a repeated reaction is visible.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -8,7 +8,7 @@ use retell::{
     rusqlite,
 };
 
-/// Writes within a transaction.
+/// A transaction that notes can be written to.
 #[async_trait]
 pub(crate) trait Notes: Send + 'static {
     async fn make(&mut self) -> Result<(), BoxError>;
@@ -16,7 +16,7 @@ pub(crate) trait Notes: Send + 'static {
     async fn note(&mut self, event: EventId) -> Result<(), BoxError>;
 }
 
-/// A read model whose notes can be read.
+/// A read model whose notes a test can read.
 #[async_trait]
 pub(crate) trait Notebook: ReadModel<Tx: Notes> + Clone {
     async fn notes(&self) -> Vec<String>;

@@ -1,4 +1,4 @@
-//! A RabbitMQ of a test's own, which may be killed, stopped and robbed of its data.
+//! A RabbitMQ for a single test, which may kill it, stop it and delete its data.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-/// The longest it takes to start.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// Time limit of a start.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 
 pub(crate) struct RabbitMq {
     folder: TempDir,
     port: u16,
     distribution_port: u16,
     names_port: u16,
-    /// Erlang's name server. The broker would start one that stays for good.
+    /// Erlang's name server. One started by the broker would outlive the test.
     names: Child,
-    /// A script, and what it has started: a process group.
+    /// The start script and the processes that it started, as one process group.
     broker: Option<Child>,
 }
 
@@ -34,7 +34,7 @@ impl RabbitMq {
         Self::start_with("[].")
     }
 
-    /// Settings as in `advanced.config`.
+    /// Starts a broker with `settings`, in the syntax of `advanced.config`.
     pub(crate) fn start_with(settings: &str) -> Self {
         let folder = folder();
         fs::write(folder.path().join("advanced.config"), settings).unwrap();
@@ -51,9 +51,9 @@ impl RabbitMq {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// On the same data, if there is any.
+    /// Starts the broker again, on its existing data if there is any.
     pub(crate) fn start_again(&mut self) {
-        assert!(self.broker.is_none(), "it runs");
+        assert!(self.broker.is_none(), "the broker already runs");
         let folder = self.folder.path();
         let log = fs::File::options().create(true).append(true).open(folder.join("out")).unwrap();
         let mut broker = as_user(program().to_str().unwrap());
@@ -71,21 +71,21 @@ impl RabbitMq {
         self.wait();
     }
 
-    /// SIGKILL.
+    /// Kills the broker with SIGKILL.
     pub(crate) fn kill(&mut self) {
         let Some(mut broker) = self.broker.take() else { return };
         let group = Pid::from_raw(i32::try_from(broker.id()).unwrap()).unwrap();
         kill_process_group(group, Signal::KILL).unwrap();
         broker.wait().unwrap();
-        // The port is given back a moment later.
+        // The port is released a moment later.
         while TcpStream::connect(self.address()).is_ok() {
             sleep(Duration::from_millis(10));
         }
     }
 
-    /// Everything it knew is gone.
+    /// Deletes all data of the broker.
     pub(crate) fn wipe(&mut self) {
-        assert!(self.broker.is_none(), "it runs");
+        assert!(self.broker.is_none(), "the broker still runs");
         fs::remove_dir_all(self.folder.path().join("data")).unwrap();
     }
 
@@ -93,14 +93,14 @@ impl RabbitMq {
         let started = Instant::now();
         while TcpStream::connect(self.address()).is_err() {
             let ended = self.broker.as_mut().unwrap().try_wait().unwrap();
-            let late = started.elapsed() > PATIENCE;
+            let late = started.elapsed() > START_TIMEOUT;
             assert!(ended.is_none() && !late, "RabbitMQ does not start: {}", self.log());
             sleep(Duration::from_millis(50));
         }
     }
 
-    /// Whether its log has these words.
-    pub(crate) fn has_said(&self, words: &str) -> bool {
+    /// Returns whether the broker's log contains `words`.
+    pub(crate) fn log_contains(&self, words: &str) -> bool {
         let files = fs::read_dir(self.folder.path().join("log")).into_iter().flatten().flatten();
         files.filter_map(|file| fs::read_to_string(file.path()).ok()).any(|log| log.contains(words))
     }
@@ -141,7 +141,7 @@ fn as_user(program: &str) -> Command {
     command
 }
 
-/// The broker's user must get there, and a temporary folder of root's may be closed to it.
+/// Returns a folder that the broker's user can enter. Root's own temporary folder may be closed to that user.
 fn folder() -> TempDir {
     if !is_root() {
         return TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of a test's own: it may be killed, copied, promoted, and run out of disk.
+//! A PostgreSQL server for a single test, which may kill, copy and promote it, and let its disk run full.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -15,8 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-/// The longest a server takes to start, to stop or to catch up.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// Time limit for a server to start, to stop or to catch up.
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct Server {
     process: Child,
@@ -25,7 +25,7 @@ pub(crate) struct Server {
     place: Place,
 }
 
-/// Where a server's files are.
+/// The location of a server's files.
 pub(crate) enum Place {
     Folder(TempDir),
     Disk(Disk),
@@ -45,7 +45,7 @@ impl Server {
         Self::start_with(Place::Folder(folder()), &[])
     }
 
-    /// Settings such as `fsync=off`.
+    /// Starts a server with settings such as `fsync=off`.
     pub(crate) fn start_with(place: Place, settings: &[&str]) -> Self {
         let mut initdb = program("initdb");
         initdb.arg("-D").arg(place.path().join("data"));
@@ -53,7 +53,7 @@ impl Server {
         Self::on(place, settings.iter().map(|&setting| setting.to_owned()).collect())
     }
 
-    /// A second server that follows this one, by streaming replication.
+    /// Starts a second server that follows this one by streaming replication.
     pub(crate) fn replica(&self) -> Self {
         let place = Place::Folder(folder());
         let mut backup = program("pg_basebackup");
@@ -74,7 +74,7 @@ impl Server {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// SIGKILL, and a new server on the same files.
+    /// Kills the server with SIGKILL and starts a new one on the same files.
     pub(crate) fn kill_and_start(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -82,17 +82,18 @@ impl Server {
         self.wait();
     }
 
-    /// A fast shutdown: sessions are ended.
+    /// Stops the server with a fast shutdown, which ends its sessions.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::INT);
         self.process.wait().unwrap();
     }
 
-    /// Waits until it answers. Where it has ended, as while processes of a killed one are still there, it is started again.
+    /// Waits until the server answers. A new server exits at once while processes of a killed one remain, so this
+    /// starts it again.
     pub(crate) fn wait(&mut self) {
         let started = Instant::now();
         while !answers(&self.url()) {
-            assert!(started.elapsed() < PATIENCE, "the server does not start: {}", self.log());
+            assert!(started.elapsed() < TIMEOUT, "the server does not start: {}", self.log());
             if self.process.try_wait().unwrap().is_some() {
                 self.process = spawn(self.place.path(), self.port, &self.settings);
             }
@@ -113,14 +114,15 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if self.process.try_wait().is_ok_and(|ended| ended.is_none()) {
-            // It ends its own processes at once; with SIGKILL they would stay for a moment, and keep its disk.
+            // SIGQUIT makes the server end its own processes at once. After SIGKILL they would live for a moment longer
+            // and keep its disk busy.
             self.signal(Signal::QUIT);
             drop(self.process.wait());
         }
     }
 }
 
-/// A small disk, which can be full. Needs the right to mount one.
+/// A small disk that can run full. Needs the permission to mount one.
 pub(crate) struct Disk(TempDir);
 
 impl Disk {
@@ -129,7 +131,7 @@ impl Disk {
         let options = format!("size={size}m,mode=0777");
         let mounted = as_root("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output();
         let mounted = mounted.unwrap();
-        assert!(mounted.status.success(), "a test of a full disk has to mount one, as root or by sudo: {mounted:?}");
+        assert!(mounted.status.success(), "a test of a full disk must mount a disk, as root or with sudo: {mounted:?}");
         Self(folder)
     }
 
@@ -137,7 +139,7 @@ impl Disk {
         self.0.path()
     }
 
-    /// Takes up space, until it is freed.
+    /// Takes up space until `free` is called.
     pub(crate) fn fill_mib(&self, size: usize) {
         fs::write(self.path().join("ballast"), vec![b'x'; size * 1024 * 1024]).unwrap();
     }
@@ -162,26 +164,27 @@ fn as_root(name: &str) -> Command {
     sudo
 }
 
-/// A folder that the server's user may use.
+/// Returns a folder that the server's user may use.
 pub(crate) fn folder() -> TempDir {
     if !is_root() {
         return TempDir::new().unwrap();
     }
-    // The server's user must get there, and a temporary folder of root's may be closed to it.
+    // The server's user must be able to enter the folder; root's own temporary folder may be closed to it.
     let folder = TempDir::new_in("/tmp").unwrap();
     chown(folder.path(), Some(user_id("postgres")), None).unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
-/// Runs a program to its end, which must be a good one, and returns what it said.
+/// Runs a program, asserts that it succeeds, and returns its output.
 pub(crate) fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// On a thread of its own: the caller may be in a runtime.
+/// Returns whether the server accepts connections. Connects on a new thread, because the caller may be inside a
+/// runtime.
 fn answers(url: &str) -> bool {
     let ask = || tokio::runtime::Runtime::new().unwrap().block_on(PgConnection::connect(url)).is_ok();
     thread::scope(|scope| scope.spawn(ask).join().unwrap())
@@ -191,7 +194,7 @@ fn spawn(directory: &Path, port: u16, settings: &[String]) -> Child {
     let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
     let mut server = program("postgres");
     server.arg("-D").arg(directory.join("data")).arg("-p").arg(port.to_string());
-    // The library's commits wait for the disk wherever the server's default is another.
+    // The library's commits must wait for the disk even if the server's default does not.
     let always =
         ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "synchronous_commit=off"];
     for setting in always.into_iter().chain(settings.iter().map(String::as_str)) {
@@ -200,7 +203,7 @@ fn spawn(directory: &Path, port: u16, settings: &[String]) -> Child {
     server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
-/// A program of the server's, as the user it insists on where we are root.
+/// Returns a command for one of the server's programs. Run by root, it switches to the user that the server requires.
 pub(crate) fn program(name: &str) -> Command {
     let mut folders: Vec<PathBuf> =
         fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();

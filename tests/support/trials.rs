@@ -1,4 +1,4 @@
-//! The `main` of a test binary that starts itself again, as the process to be killed.
+//! The `main` of a test binary that starts itself again as the process to kill.
 
 use std::env;
 use std::process::{Command, Stdio};
@@ -10,12 +10,12 @@ use tokio::runtime::Runtime;
 
 use crate::databases::Database;
 
-/// What a child process is to do, as JSON.
+/// The environment variable that holds the job of a child process as JSON.
 const JOB: &str = "RETELL_TEST_JOB";
 
 pub(crate) const KINDS: [&str; 3] = ["sqlite", "postgres", "mysql"];
 
-/// Runs the tests; in a child, its job.
+/// Runs the tests, or the job if this is a child process.
 pub(crate) fn run<J: DeserializeOwned>(tests: impl FnOnce() -> Vec<Trial>, work: impl AsyncFnOnce(J)) {
     match env::var(JOB) {
         Ok(job) => block_on(work(serde_json::from_str(&job).unwrap())),
@@ -23,7 +23,7 @@ pub(crate) fn run<J: DeserializeOwned>(tests: impl FnOnce() -> Vec<Trial>, work:
     }
 }
 
-/// This binary once more, with a job.
+/// Returns a command that starts this binary as a child with a job.
 pub(crate) fn child(job: &impl Serialize) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.env(JOB, serde_json::to_string(job).unwrap()).stdout(Stdio::piped());

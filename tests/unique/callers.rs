@@ -1,4 +1,4 @@
-//! Values that are reserved within a caller's own transaction: with its commit, or not at all.
+//! Values reserved within a caller's own transaction take effect with its commit, or not at all.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn holder(store: &impl EventStore, value: &str) -> Option<String> {
     store.holder(&scope, &value).await.unwrap().map(|stream| stream.aggregate_id().to_string())
 }
 
-/// Has the value while the caller's transaction is open, or waits for its end.
+/// Tries to reserve a value while the caller's transaction is open, and waits for its end if it has to.
 fn rival(store: &(impl EventStore + Clone), value: &str) -> JoinHandle<Result<Appended>> {
     let (store, append) = (store.clone(), reserving("rival", value));
     tokio::spawn(async move { store.append(append).await })
@@ -41,16 +41,18 @@ pub(crate) async fn a_sqlite_append_whose_work_fails_reserves_nothing() {
     assert_eq!(failing.unwrap_err().to_string(), "no");
     assert_eq!(holder(&store, "x").await, None);
     store.append_with(reserving("b", "x"), |_| Ok::<_, BoxError>(())).await.unwrap();
-    let work_of_the_refused = |_: &rusqlite::Connection| -> Result<()> { panic!("it must not run") };
-    let error = store.append_with(reserving("a", "x"), work_of_the_refused).await.unwrap_err();
+    let unreachable_work =
+        |_: &rusqlite::Connection| -> Result<()> { panic!("the work of a refused append must not run") };
+    let error = store.append_with(reserving("a", "x"), unreachable_work).await.unwrap_err();
     assert_eq!(*error.kind(), taken("x", "b"));
 }
 
-/// The same steps on each server: only the types differ.
+/// Runs the same steps on each server; only the types differ.
 macro_rules! steps {
     ($store:expr, $url:expr, $connection:ty, $begin:expr, $isolation:expr, $waiting:expr) => {{
         let (store, isolation) = ($store, $isolation);
-        let [kept, dropped, own, passed] = ["kept", "dropped", "own", "passed"].map(|value| format!("{value}, {isolation}"));
+        let [kept, dropped, own, passed] =
+            ["kept", "dropped", "own", "passed"].map(|value| format!("{value}, {isolation}"));
         let mut tx = <$connection>::connect($url).await.unwrap();
         let begin = || raw_sql(AssertSqlSafe($begin));
 
@@ -58,7 +60,7 @@ macro_rules! steps {
         store.append_in(&mut tx, &reserving("caller", &dropped)).await.unwrap();
         let waiting = rival(store, &dropped);
         raw_sql("ROLLBACK").execute(&mut tx).await.unwrap();
-        waiting.await.unwrap().expect("what was rolled back stands in nobody's way");
+        waiting.await.unwrap().expect("a rolled-back reservation blocks no other append");
         assert_eq!(holder(store, &dropped).await.as_deref(), Some("rival"), "{isolation}");
 
         begin().execute(&mut tx).await.unwrap();
@@ -72,13 +74,14 @@ macro_rules! steps {
         assert_eq!(*error.kind(), taken(&kept, "caller"), "{isolation}");
         assert_eq!(holder(store, &own).await.as_deref(), Some("caller"), "{isolation}");
 
-        // Who waits for a value stands in the log behind whoever gave it up, also where that one had the value locked all the time.
+        // An append that waits for a value comes after the append that releases it, even if the releasing transaction
+        // held the value's lock the whole time.
         store.append(reserving("caller", &passed)).await.unwrap();
         begin().execute(&mut tx).await.unwrap();
         store.append_in(&mut tx, &reserving("caller", &passed)).await.unwrap();
         let waiting = rival(store, &passed);
         while sqlx::query_scalar::<_, i64>($waiting).fetch_one(store.pool()).await.unwrap() == 0 {
-            // A server that is asked more often than every 100 ms answers what it has answered before.
+            // The server repeats its last answer to a session that polls more often than every 100 ms.
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
         let claim = Claim::release("user.email", &passed).unwrap();
@@ -93,7 +96,7 @@ macro_rules! steps {
 }
 
 pub(crate) async fn postgres(place: &Place) {
-    let Place::Postgres(url) = place else { unreachable!("a database of PostgreSQL") };
+    let Place::Postgres(url) = place else { unreachable!("the test passes a PostgreSQL database") };
     let store = PostgresStore::connect(url).await.unwrap();
     for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
         steps!(&store, url, PgConnection, format!("BEGIN ISOLATION LEVEL {isolation}"), isolation, POSTGRES_WAITING);
@@ -102,7 +105,7 @@ pub(crate) async fn postgres(place: &Place) {
 }
 
 pub(crate) async fn mysql(place: &Place) {
-    let Place::MySql(url) = place else { unreachable!("a database of MySQL") };
+    let Place::MySql(url) = place else { unreachable!("the test passes a MySQL database") };
     let store = MySqlStore::connect(url).await.unwrap();
     for isolation in ["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
         let begin = format!("SET TRANSACTION ISOLATION LEVEL {isolation}; START TRANSACTION");
@@ -111,7 +114,7 @@ pub(crate) async fn mysql(place: &Place) {
     store.close().await.unwrap();
 }
 
-/// How many sessions of this database wait for a row.
+/// Counts the sessions of this database that wait for a row lock.
 const POSTGRES_WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 

@@ -1,4 +1,4 @@
-//! Commands whose events reserve values: what the caller is told, and what is left.
+//! Commands whose events reserve values: the caller's result, and the state of the store.
 
 use std::pin::Pin;
 
@@ -45,7 +45,7 @@ impl Apply<UserEvent> for User {
     }
 }
 
-/// In two events, where there was another before.
+/// Takes two events if the user already has an address.
 struct ChooseEmail(&'static str);
 
 impl Handle<ChooseEmail> for User {
@@ -57,15 +57,15 @@ impl Handle<ChooseEmail> for User {
     }
 }
 
-/// A test on a store in memory.
+/// A test on the in-memory store.
 pub(crate) type Test = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_user_who_is_refused_can_choose_another_address", || {
         Box::pin(a_user_who_is_refused_can_choose_another_address())
     }),
-    ("a_command_under_a_key_keeps_its_outcome", || Box::pin(a_command_under_a_key_keeps_its_outcome())),
-    ("a_value_that_no_store_takes_is_refused", || Box::pin(a_value_that_no_store_takes_is_refused())),
+    ("a_repeated_key_returns_the_first_outcome", || Box::pin(a_repeated_key_returns_the_first_outcome())),
+    ("an_invalid_value_is_refused", || Box::pin(an_invalid_value_is_refused())),
 ];
 
 async fn holder(store: &impl EventStore, email: &str) -> Option<String> {
@@ -73,7 +73,7 @@ async fn holder(store: &impl EventStore, email: &str) -> Option<String> {
     store.holder(&scope, &value).await.unwrap().map(|stream| stream.aggregate_id().to_string())
 }
 
-/// Each by a repository of its own, as if in processes of their own.
+/// Uses a repository for each user, as separate processes would.
 pub(crate) async fn fifty_users(place: &Place) {
     let store = place.open().await.unwrap().events;
     let users = (0..50).map(|n| {
@@ -81,7 +81,7 @@ pub(crate) async fn fifty_users(place: &Place) {
         async move { users.execute(n.to_string(), ChooseEmail("ada@x.org")).await }
     });
     let outcomes = join_all(users).await;
-    let winner = holder(&store, "ada@x.org").await.expect("somebody has it");
+    let winner = holder(&store, "ada@x.org").await.expect("one user has the address");
     for (outcome, user) in outcomes.into_iter().zip(0..) {
         match outcome {
             Ok(_) => assert_eq!(user.to_string(), winner),
@@ -111,8 +111,8 @@ async fn a_user_who_is_refused_can_choose_another_address() {
     assert_eq!(holder(&store, "bob@y.org").await.as_deref(), Some("bob"));
 }
 
-/// Also where the value is another's by now.
-async fn a_command_under_a_key_keeps_its_outcome() {
+/// Repeats a command whose value has another holder by now.
+async fn a_repeated_key_returns_the_first_outcome() {
     let store = MemoryStore::new();
     let users = Repository::<User>::new(store.clone());
     let key = || Context::new().with_key(IdempotencyKey::new("register ada").unwrap());
@@ -124,7 +124,7 @@ async fn a_command_under_a_key_keeps_its_outcome() {
     assert_eq!(holder(&store, "ada@x.org").await.as_deref(), Some("bob"));
 }
 
-async fn a_value_that_no_store_takes_is_refused() {
+async fn an_invalid_value_is_refused() {
     let store = MemoryStore::new();
     let users = Repository::<User>::new(store.clone());
     for (email, problem) in [

@@ -1,5 +1,5 @@
-//! Two processes reserve, release and swap a few values until they are killed. Whenever that is, the values held are those that the
-//! events in the log say, and in the log's order no value ever has two holders.
+//! Two processes reserve, release and swap a few values until they are killed. After every kill the reserved values are
+//! those that the events of the log imply, and no value ever has two holders in log order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
@@ -21,16 +21,17 @@ const TASKS: u64 = 8;
 const STREAMS: u64 = 6;
 const VALUES: u64 = 5;
 
-/// What a child is to do, as JSON.
+/// The job of a child process, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     place: Place,
     seed: u64,
 }
 
-/// What an event says: which append it is of, and what its stream does with that.
+/// The payload of an event: the append that it belongs to, and the values that its stream reserves and releases with
+/// it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Said {
+struct Payload {
     append: String,
     reserves: Vec<u64>,
     releases: Vec<u64>,
@@ -41,7 +42,7 @@ pub(crate) fn writers_leave_no_value_without_its_event(place: &Place) {
     for round in 0..ROUNDS {
         let mut writers = [0, 1].map(|writer| start(&Job { place: place.clone(), seed: 2 * round + writer }));
         for (writer, lines) in &mut writers {
-            // In the first round they may die while they open the log.
+            // In the first round the writers may be killed while they open the log.
             for _ in 0..round * 20 {
                 let mut line = String::new();
                 assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the writer writes until it is killed");
@@ -49,7 +50,7 @@ pub(crate) fn writers_leave_no_value_without_its_event(place: &Place) {
             writer.kill().unwrap();
         }
         for (writer, _) in &mut writers {
-            assert_eq!(writer.wait().unwrap().signal(), Some(9), "the writer died on its own");
+            assert_eq!(writer.wait().unwrap().signal(), Some(9), "the writer ended before the kill");
         }
         events = block_on(check(place));
     }
@@ -62,7 +63,7 @@ fn start(job: &Job) -> (Child, BufReader<std::process::ChildStdout>) {
     (writer, lines)
 }
 
-/// Returns the number of events.
+/// Checks the log, and returns its number of events.
 async fn check(place: &Place) -> usize {
     let store = place.open().await.unwrap().events;
     let mut log = whole_log(&store).await.unwrap();
@@ -74,35 +75,35 @@ async fn check(place: &Place) -> usize {
                 held.insert(value, holder);
             }
         }
-        // A server may still be at the last statement of a process that is gone.
+        // A server may still be running the last statement of a killed process.
         let now = whole_log(&store).await.unwrap();
         if now.len() == log.len() {
             break held;
         }
         log = now;
     };
-    assert_eq!(held, fold(&log), "the values held are those of the log");
+    assert_eq!(held, fold(&log), "the reserved values are those that the log implies");
     store.close().await.unwrap();
     log.len()
 }
 
-/// The holders as the events say, one append after the other. The events of an append stand together.
+/// Returns the holders that the events imply, one append after the other.
 fn fold(log: &[RecordedEvent]) -> BTreeMap<u64, StreamId> {
-    let said: Vec<(&RecordedEvent, Said)> =
+    let payload: Vec<(&RecordedEvent, Payload)> =
         log.iter().map(|event| (event, serde_json::from_slice(&event.event.payload).unwrap())).collect();
     let mut held = BTreeMap::new();
     let mut seen: HashMap<&str, usize> = HashMap::new();
-    for (number, append) in said.chunk_by(|(_, one), (_, next)| one.append == next.append).enumerate() {
-        assert_eq!(seen.insert(&append[0].1.append, number), None, "an append's events stand together");
-        for (event, said) in append {
-            for value in &said.releases {
+    for (number, append) in payload.chunk_by(|(_, one), (_, next)| one.append == next.append).enumerate() {
+        assert_eq!(seen.insert(&append[0].1.append, number), None, "the events of an append are contiguous");
+        for (event, payload) in append {
+            for value in &payload.releases {
                 if held.get(value) == Some(&event.stream) {
                     held.remove(value);
                 }
             }
         }
-        for (event, said) in append {
-            for value in &said.reserves {
+        for (event, payload) in append {
+            for value in &payload.reserves {
                 let holder = held.entry(*value).or_insert_with(|| event.stream.clone());
                 assert_eq!(*holder, event.stream, "position {}: {value} had two holders", event.position);
             }
@@ -111,7 +112,7 @@ fn fold(log: &[RecordedEvent]) -> BTreeMap<u64, StreamId> {
     held
 }
 
-/// The child.
+/// The work of the child process.
 pub(crate) async fn write(job: &Job) {
     let store = job.place.open().await.unwrap().events;
     let mut tasks = JoinSet::new();
@@ -121,7 +122,7 @@ pub(crate) async fn write(job: &Job) {
             for number in 0.. {
                 let name = format!("{} {task} {number}", std::process::id());
                 match store.append(append(&name, &mut random)).await {
-                    // One write, whole lines.
+                    // A single write of a whole line.
                     Ok(_) => std::io::stdout().write_all(b"ok\n").unwrap(),
                     Err(error) => assert!(error.is_taken() || error.is_conflict() || error.is_transient(), "{error}"),
                 }
@@ -131,7 +132,8 @@ pub(crate) async fn write(job: &Job) {
     tasks.join_next().await.unwrap().unwrap();
 }
 
-/// One stream or two, each with a value to reserve, one to release, or both. A stale expectation here and there.
+/// Builds an append to one or two streams, each with a value to reserve, to release, or both. One stream in eight has a
+/// random expected version.
 fn append(name: &str, random: &mut Random) -> Append {
     let first = random.below(STREAMS);
     let streams = [first, (first + 1 + random.below(STREAMS - 1)) % STREAMS];
@@ -139,18 +141,18 @@ fn append(name: &str, random: &mut Random) -> Append {
     let parts = streams.into_iter().zip(0..).take(usize::try_from(1 + random.below(2)).unwrap());
     let mut append: Option<Append> = None;
     for (number, part) in parts {
-        let what = random.below(4);
-        // The two want different values, or one gives the other its own.
-        let reserves = if what == 0 { vec![] } else { vec![(wanted + part) % VALUES] };
-        let releases = if what == 1 { vec![] } else { vec![(unwanted + part) % VALUES] };
+        let choice = random.below(4);
+        // The two streams want different values, or one takes over the other's.
+        let reserves = if choice == 0 { vec![] } else { vec![(wanted + part) % VALUES] };
+        let releases = if choice == 1 { vec![] } else { vec![(unwanted + part) % VALUES] };
         let releases: Vec<_> = releases.into_iter().filter(|value| !reserves.contains(value)).collect();
         let claims: Vec<_> = reserves
             .iter()
             .map(|value| Claim::reserve("test", value.to_string()).unwrap())
             .chain(releases.iter().map(|value| Claim::release("test", value.to_string()).unwrap()))
             .collect();
-        let said = Said { append: name.to_owned(), reserves, releases };
-        let events = vec![event(serde_json::to_vec(&said).unwrap())];
+        let payload = Payload { append: name.to_owned(), reserves, releases };
+        let events = vec![event(serde_json::to_vec(&payload).unwrap())];
         let expected = if random.below(8) == 0 {
             ExpectedVersion::Exact(Version::new(random.below(40)))
         } else {
@@ -168,7 +170,7 @@ fn append(name: &str, random: &mut Random) -> Append {
     append.unwrap()
 }
 
-/// Numbers from a seed (SplitMix64).
+/// Pseudorandom numbers from a seed (SplitMix64).
 struct Random(u64);
 
 impl Random {

@@ -1,7 +1,7 @@
-//! Unique values from end to end: commands, callers' transactions, and processes that are killed, on every database. Needs `POSTGRES_URL`
-//! and `MYSQL_URL`.
+//! Tests of unique values from end to end, on every database: commands, callers' transactions, and processes that are
+//! killed. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
-//! The test binary starts itself again as the process to be killed, which is why it has a `main` of its own.
+//! The test binary starts itself again as the process to kill, so it has its own `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -36,7 +36,7 @@ fn tests() -> Vec<Trial> {
         }),
     ];
     for kind in KINDS {
-        tests.push(test(format!("of_fifty_users_with_one_address_one_is_registered_on_{kind}"), move || {
+        tests.push(test(format!("one_of_fifty_users_gets_the_address_on_{kind}"), move || {
             block_on(async { commands::fifty_users(&empty(kind).await.place).await });
         }));
         tests.push(test(format!("killed_writers_leave_no_value_without_its_event_on_{kind}"), move || {

@@ -1,4 +1,5 @@
-//! Dumps as text that is the same each time: from fixed inputs, with the times and the lane that a run draws for itself put in order.
+//! Dumps a database as text that is the same in every run: the inputs are fixed, and `steady` overwrites the times and
+//! lanes that a run chooses.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 use crate::databases::Place;
 use crate::log::DAY;
 
-/// Takes out of a log what is different in each run.
+/// Overwrites the parts of a log that differ from run to run.
 pub(crate) async fn steady(place: &Place) {
     let statements = match place {
         Place::Sqlite(_) => {
@@ -42,7 +43,7 @@ pub(crate) async fn steady(place: &Place) {
     place.run(&statements).await;
 }
 
-/// The statement that makes the trigger against changes.
+/// Returns the statement that creates the trigger against changes.
 fn trigger<'m>(migration: &'m str, end: &str) -> &'m str {
     let start = migration.find("CREATE TRIGGER retell_events_no_update").unwrap();
     let length = migration[start..].find(end).unwrap() + end.len();
@@ -57,7 +58,7 @@ pub(crate) async fn of(place: &Place) -> String {
     }
 }
 
-/// The schema alone, without the rows.
+/// Dumps the schema without the rows.
 pub(crate) async fn schema(place: &Place) -> String {
     match place {
         Place::Sqlite(path) => {
@@ -72,7 +73,7 @@ pub(crate) async fn schema(place: &Place) -> String {
             for table in base_tables(&mut db).await {
                 statements.push(without_next_number(&shown(&mut db, &format!("SHOW CREATE TABLE {table}"), 1).await));
             }
-            statements.extend(beside_tables(&mut db).await);
+            statements.extend(triggers_and_views(&mut db).await);
             lines(&statements)
         }
     }
@@ -109,21 +110,24 @@ fn sqlite(db: &rusqlite::Connection) -> Vec<String> {
 
 // -- PostgreSQL --
 
-/// By `pg_dump`, without what depends on its release and on who runs it.
-fn postgres(url: &str, what: &[&str]) -> String {
+/// Dumps with `pg_dump`, and leaves out lines that depend on its release or on the user.
+fn postgres(url: &str, options: &[&str]) -> String {
     let mut dump = Command::new("pg_dump");
-    dump.args(what).args(["--inserts", "--no-owner", "--no-privileges", "--no-comments"]).arg(url).env("PGTZ", "UTC");
+    dump.args(options)
+        .args(["--inserts", "--no-owner", "--no-privileges", "--no-comments"])
+        .arg(url)
+        .env("PGTZ", "UTC");
     let output = dump.stdin(Stdio::null()).output().expect("pg_dump is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    let of_the_program = |line: &&str| {
-        // The functions come before the tables that they name.
+    let is_noise = |line: &&str| {
+        // This setting is kept: the functions are created before the tables that they name.
         *line != "SET check_function_bodies = false;"
             && (["--", "\\", "SET ", "SELECT pg_catalog.set_config"].iter().any(|start| line.starts_with(start))
                 || line.is_empty())
     };
-    let mut lines: Vec<&str> = text.lines().filter(|line| !of_the_program(line)).collect();
-    // The rows of a table lie as the updates above have left them.
+    let mut lines: Vec<&str> = text.lines().filter(|line| !is_noise(line)).collect();
+    // The updates above have moved rows within a table, so this sorts them.
     for rows in lines.chunk_by_mut(|one, next| one.starts_with("INSERT") && next.starts_with("INSERT")) {
         rows.sort_unstable();
     }
@@ -146,7 +150,7 @@ async fn mysql(db: &mut MySqlConnection) -> Vec<String> {
         let rows = format!("SELECT CONCAT('INSERT INTO {table} VALUES (', {columns}, ')') FROM {table} ORDER BY 1");
         statements.extend(texts(db, &rows).await);
     }
-    statements.extend(beside_tables(db).await);
+    statements.extend(triggers_and_views(db).await);
     statements
 }
 
@@ -157,8 +161,8 @@ async fn base_tables(db: &mut MySqlConnection) -> Vec<String> {
     texts(db, &format!("{TABLES} 'BASE TABLE' ORDER BY table_name")).await
 }
 
-/// Triggers and views.
-async fn beside_tables(db: &mut MySqlConnection) -> Vec<String> {
+/// Returns the statements of triggers and views.
+async fn triggers_and_views(db: &mut MySqlConnection) -> Vec<String> {
     let mut statements = Vec::new();
     let triggers =
         "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY trigger_name";
@@ -171,7 +175,7 @@ async fn beside_tables(db: &mut MySqlConnection) -> Vec<String> {
     statements
 }
 
-/// The first column, which some servers call bytes.
+/// Returns the first column, which some servers declare as bytes.
 async fn texts(db: &mut MySqlConnection, sql: &str) -> Vec<String> {
     let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(db).await.unwrap();
     rows.iter().map(|row| String::from_utf8(row.get_unchecked::<Vec<u8>, _>(0)).unwrap()).collect()
@@ -182,13 +186,13 @@ async fn shown(db: &mut MySqlConnection, sql: &str, column: usize) -> String {
     String::from_utf8(row.get_unchecked::<Vec<u8>, _>(column)).unwrap()
 }
 
-/// A table's next automatic number depends on its rows.
+/// Removes a table's next automatic number, which depends on its rows.
 fn without_next_number(statement: &str) -> String {
     let Some((before, rest)) = statement.split_once(" AUTO_INCREMENT=") else { return statement.to_owned() };
     before.to_owned() + rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
 }
 
-/// Who made it need not be there where it is loaded.
+/// Removes the user that created the object, who may not exist where the dump is loaded.
 fn without_definer(statement: &str) -> String {
     let (before, rest) = statement.split_once(" DEFINER=").unwrap();
     let end = rest.find(" SQL SECURITY").or_else(|| rest.find(" TRIGGER")).unwrap();

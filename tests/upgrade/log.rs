@@ -1,4 +1,4 @@
-//! The log that is in every fixture. It never changes: older releases have written it, too.
+//! The log in every fixture. It never changes, because older releases have written it too.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::databases::{Place, Store};
 
 const FINGERPRINT: u64 = u64::MAX - 5;
 
-/// All recorded times are moved into this day.
+/// The day that all recorded times are moved to.
 pub(crate) const DAY: &str = "2024-01-01";
 
 fn id(number: u128) -> Uuid {
@@ -50,7 +50,7 @@ fn order() -> StreamId {
     StreamId::parse("order", "zoë's 🦀").unwrap()
 }
 
-/// In log order.
+/// Returns the appends in log order.
 fn appends() -> Vec<Append> {
     let mut compact = event(2, "account.renamed", &[0, 1, 0x7f, 0x80, 0xff]);
     (compact.codec, compact.schema_version) = (Codec::Compact, 3);
@@ -71,7 +71,7 @@ fn appends() -> Vec<Append> {
             .and(order(), ExpectedVersion::NoStream, vec![full])
             .with_key(key("pay 'n go")),
         Append::new(stream("2"), ExpectedVersion::Any, vec![event(5, "account.opened", b"")]),
-        // Nobody reads the log after this one: on a server it has no position yet.
+        // Nothing reads the log after this append, so on a server it has no position yet.
         Append::new(order(), ExpectedVersion::Exists, vec![event(6, "order.shipped", b"[1, 2]")]).with_key(key("ship")),
     ]
 }
@@ -93,7 +93,7 @@ pub(crate) async fn write(place: &Place) {
     store.events.close().await.unwrap();
 }
 
-/// Moves the checkpoint of the projection in the log's own database.
+/// Moves the checkpoint of a projection in the log's own database.
 async fn advance(place: &Place, from: Position, to: Position) -> retell::Result<()> {
     fn nothing<Tx: Send + 'static>() -> Work<Tx> {
         Box::new(|_| Box::pin(async { Ok(()) }))
@@ -111,17 +111,17 @@ async fn advance(place: &Place, from: Position, to: Position) -> retell::Result<
     }
 }
 
-/// Everything is there, and the log goes on.
+/// Checks that everything is there and that the log accepts new events.
 pub(crate) async fn check(place: &Place) {
     let store = place.open().await.unwrap();
     check_events(&store).await;
-    check_beside(&store).await;
+    check_other_tables(&store).await;
     advance(place, Position::new(4), Position::new(6)).await.unwrap();
-    goes_on(&store).await;
-    values_can_be_reserved(&store).await;
-    a_relay_goes_on(&store).await;
+    check_append(&store).await;
+    check_claims(&store).await;
+    check_relay(&store).await;
     store.events.close().await.unwrap();
-    // A second time there is nothing to migrate.
+    // Opening it a second time finds nothing to migrate.
     assert_eq!(place.open().await.unwrap().events.head().await.unwrap(), Position::new(9));
 }
 
@@ -144,8 +144,8 @@ async fn check_events(store: &Store) {
     assert_eq!(newest.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [5, 1]);
 }
 
-/// Snapshots, keys, checkpoints, relays.
-async fn check_beside(store: &Store) {
+/// Checks snapshots, keys, checkpoints and relays.
+async fn check_other_tables(store: &Store) {
     let from_snapshot = Replay::ALL.with_snapshot(FINGERPRINT);
     let seen = replayed(&*store.events, &stream("1"), from_snapshot).await.unwrap();
     assert_eq!((seen.snapshot.clone(), seen.versions()), (Some((Version::new(2), vec![0, 0xff, b'\''])), vec![3]));
@@ -161,8 +161,8 @@ async fn check_beside(store: &Store) {
     assert_eq!(store.relays.position("main").await.unwrap(), Position::new(3));
 }
 
-/// Relays that knew no lease have written with the smallest fence there is.
-async fn a_relay_goes_on(store: &Store) {
+/// Checks that a relay from a release without leases can continue: such relays wrote with the lowest fence.
+async fn check_relay(store: &Store) {
     store.relays.advance("main", Position::new(4), Fence::ZERO).await.unwrap();
     let taken = store.relays.acquire_lease("main", id(1), Duration::from_hours(1)).await.unwrap();
     assert_eq!(taken, Some(Fence::new(1)));
@@ -175,8 +175,8 @@ fn reserve() -> Claim {
     Claim::reserve("user.email", "zoë@example.org").unwrap()
 }
 
-/// Logs of releases that knew no unique values have none reserved.
-async fn values_can_be_reserved(store: &Store) {
+/// Checks that a log from a release without unique values has none reserved.
+async fn check_claims(store: &Store) {
     let (scope, value) = (ClaimScope::new("user.email").unwrap(), ClaimValue::new("zoë@example.org").unwrap());
     assert_eq!(store.events.holder(&scope, &value).await.unwrap(), Some(stream("3")));
     let late = Append::new(stream("4"), ExpectedVersion::NoStream, events(1)).with_claims([reserve()]);
@@ -184,7 +184,7 @@ async fn values_can_be_reserved(store: &Store) {
     assert_eq!(*error.kind(), ErrorKind::Taken { scope, value, by: stream("3") });
 }
 
-async fn goes_on(store: &Store) {
+async fn check_append(store: &Store) {
     let stale = Append::new(order(), ExpectedVersion::Exact(Version::new(1)), events(1));
     let error = store.events.append(stale).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Conflict { actual, .. } if actual.get() == 2), "{error}");

@@ -1,7 +1,7 @@
-//! Logs that earlier releases have left are opened, read and written by this one. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Opens, reads and writes logs that earlier releases have left. Needs `POSTGRES_URL` and `MYSQL_URL`.
 //!
-//! Each folder of `tests/fixtures` that is named by a release has a dump of one and the same log for each database.
-//! `tests/fixtures/make.sh` makes those of the present version, by this very program, which is why it has a `main` of its own.
+//! Each folder of `tests/fixtures` that is named after a release has a dump of the same log for each database.
+//! `tests/fixtures/make.sh` creates the dumps of the current version with this program, so it has its own `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use databases::Database;
 
-/// The name of a database's dump.
+/// The names of the dumps, one for each database.
 const KINDS: [&str; 3] = ["sqlite", "postgres", "mysql"];
 
 fn main() {
@@ -53,7 +53,7 @@ fn releases() -> Vec<String> {
     let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap());
     let folders = entries.filter(|entry| entry.file_type().unwrap().is_dir());
     let names = folders.map(|entry| entry.file_name().into_string().unwrap());
-    // Beside the releases lies what else outlives the code.
+    // The folder also has other files that outlive the code.
     let mut releases: Vec<_> = names.filter(|name| name.starts_with(|first: char| first.is_ascii_digit())).collect();
     releases.sort();
     releases
@@ -81,18 +81,18 @@ fn make(kind: &str) {
     eprintln!("{}", folder.join(kind).with_extension("sql").display());
 }
 
-/// A database as the release has left it.
-async fn left_by(release: &str, kind: &str) -> Database {
+/// Returns a database with the dump of a release.
+async fn restore(release: &str, kind: &str) -> Database {
     let database = empty(kind).await;
     let sql = fs::read_to_string(fixtures().join(release).join(kind).with_extension("sql")).unwrap();
     database.place.run(&sql).await;
     database
 }
 
-/// Opening a log brings its schema to that of a new log, to the letter.
+/// Asserts that opening a log upgrades its schema to exactly that of a new log.
 fn becomes_fresh(release: &str, kind: &str) {
     let runtime = Runtime::new().unwrap();
-    let (old, new) = runtime.block_on(async { (left_by(release, kind).await, empty(kind).await) });
+    let (old, new) = runtime.block_on(async { (restore(release, kind).await, empty(kind).await) });
     let schema = |database: &Database| {
         runtime.block_on(async {
             database.place.open().await.unwrap().events.close().await.unwrap();
@@ -109,7 +109,7 @@ fn becomes_fresh(release: &str, kind: &str) {
 
 fn opened(release: &str, kind: &str) {
     let runtime = Runtime::new().unwrap();
-    let database = runtime.block_on(left_by(release, kind));
+    let database = runtime.block_on(restore(release, kind));
     runtime.block_on(async {
         log::check(&database.place).await;
     });

@@ -1,5 +1,5 @@
-//! Databases and pools, the same for every side. A source of both packages, which differ in their sqlx: 0.8 takes any text as a statement, 0.9
-//! wants it to be vouched for, by `statement` of the package.
+//! Databases and pools, the same for every side. Both packages include this file, but their versions of sqlx differ: 0.8 takes any string
+//! as a statement, 0.9 requires a safety assertion, which the package's `statement` makes.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use sqlx::{Connection, Executor, PgConnection, PgPool, SqlitePool};
 
 use crate::statement;
 
-/// A database of the side's own.
+/// Creates the side's database.
 pub(crate) async fn create(place: &Place) {
     if place.is_postgres() {
         let (server, name) = place.server();
@@ -28,22 +28,22 @@ pub(crate) async fn drop(place: &Place) {
         for file in
             [&place.url, &views].into_iter().flat_map(|file| ["", "-wal", "-shm"].map(|end| format!("{file}{end}")))
         {
-            // Not every side has made all of them.
+            // Not every side creates all of these files.
             std::fs::remove_file(file).ok();
         }
     }
 }
 
-/// What a server that has run for a while would have done by itself: statistics, and a checkpoint behind it.
+/// Does what a server that has been running for a while would have done: collects statistics and completes a checkpoint.
 pub(crate) async fn settle(place: &Place) {
     if place.is_postgres() {
-        for what in ["VACUUM ANALYZE", "CHECKPOINT"] {
-            run(&place.url, what.into()).await;
+        for statement_text in ["VACUUM ANALYZE", "CHECKPOINT"] {
+            run(&place.url, statement_text.into()).await;
         }
     } else {
         let pool = sqlite(place).await;
-        for what in ["ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"] {
-            pool.execute(what).await.unwrap();
+        for statement_text in ["ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+            pool.execute(statement_text).await.unwrap();
         }
         pool.close().await;
     }
@@ -71,7 +71,7 @@ pub(crate) fn postgres_options(place: &Place) -> PgPoolOptions {
         .test_before_acquire(false)
 }
 
-/// As durable as the server's: a commit waits for the disk.
+/// Opens a pool with the same durability as the server's: a commit waits for the disk.
 pub(crate) async fn sqlite(place: &Place) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(&place.url)

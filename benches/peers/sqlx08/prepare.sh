@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .sqlx anew: what es-entity's statements are, asked of a PostgreSQL with the tables of prepare.sql. Needed when es-entity or entity.rs
-# changes.
+# Regenerates .sqlx, the descriptions of es-entity's statements, from a PostgreSQL with the tables of prepare.sql. Needed after a change of
+# es-entity or entity.rs.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 # shellcheck source=tests/services.sh
@@ -14,7 +14,7 @@ start_postgres
 "$(postgres_programs)/psql" --quiet --no-psqlrc "$POSTGRES_URL" --file "$package/prepare.sql"
 rm -rf "$package/.sqlx"
 mkdir "$package/.sqlx"
-# The macros run again only where a source is new.
+# cargo expands the macros again only if a source is newer.
 touch "$package/src/entity.rs"
 DATABASE_URL="$POSTGRES_URL" SQLX_OFFLINE_DIR="$package/.sqlx" \
   cargo build --release --manifest-path "$package/Cargo.toml" --target-dir "${CARGO_TARGET_DIR:-$PWD/benches/peers/target}"

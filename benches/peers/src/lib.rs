@@ -1,4 +1,4 @@
-//! What the library and its peers are measured by: one order, one trait that each side implements, and the process that measures a figure.
+//! Shared code of the comparison: one order, the trait that each side implements, and the process that measures a figure.
 
 pub mod measure;
 pub mod order;

@@ -1,4 +1,4 @@
-//! Measures all sides by turns, and writes tables and plots.
+//! Measures all sides in turn and writes tables and plots.
 //!
 //! ```text
 //! peers run PROGRAMS RESULTS [postgres=URL] [sqlite=FOLDER] [passes=3] [only=SIDE].. [phase=NAME]..
@@ -6,8 +6,8 @@
 //! peers doc RESULTS PAGE
 //! ```
 //!
-//! `PROGRAMS` is the folder with `peers-sqlx08` and `peers-sqlx09`. Each figure is measured by a process of its own, side after side, and then
-//! again in the next pass: what slows the machine for a while slows all sides.
+//! `PROGRAMS` is the folder with `peers-sqlx08` and `peers-sqlx09`. Each figure is measured by a separate process, one side after the
+//! other, and again in the next pass. So a temporary slowdown of the machine affects all sides.
 
 mod plan;
 mod plot;

@@ -1,4 +1,4 @@
-//! The process that measures one figure of one side, and the orders it finds.
+//! The process that measures one figure of one side, and the orders that it expects.
 
 use std::process::exit;
 use std::sync::Arc;
@@ -10,33 +10,34 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::order::{Order, Set, id};
-use crate::side::{Can, Place, Side};
+use crate::side::{Place, Side, Supported};
 
-/// Lengths of the orders that are loaded.
+/// Numbers of events of the orders that are loaded.
 pub const LENGTHS: [u64; 4] = [10, 100, 1_000, 10_000];
 
-/// Events of the order that has a snapshot, and how many of them lie behind it: half of what a policy of 100 lets come.
+/// Number of events of the order that has a snapshot, and the version of the snapshot. 50 events follow it: half the distance between
+/// snapshots with a policy of 100.
 pub const KEPT: (u64, u64) = (10_050, 10_000);
 
-/// Events of each order of the log. They come in rounds: an order's events lie far apart.
+/// Events per order of the log. They are written in rounds, so the events of an order are far apart.
 pub const EACH: u64 = 10;
 
-/// Events of one command, while the log is filled.
+/// Events per command while the log is filled.
 const ROUND: u64 = 5;
 
-/// Orders that wait for more events, and how many they have.
+/// Number of existing orders, and events per order.
 pub const EXISTING: (u64, u64) = (2_000, 10);
 
-/// Events of one command, while a long order is filled.
+/// Events per command while a long order is filled.
 const FILL: u64 = 1_000;
 
-/// A slow side does fewer commands than asked for rather than take longer.
+/// Time limit for appends: a slow side executes fewer commands.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// How long loading is repeated.
+/// Duration of repeated loads.
 const LOADING: Duration = Duration::from_millis(500);
 
-/// The program's arguments: the side, its place, how many connections, what to do, and how much of it.
+/// The program's arguments: the side, its place, the number of connections, the task and its parameters.
 pub struct Task {
     pub side: String,
     pub place: Place,
@@ -47,7 +48,7 @@ pub struct Task {
 impl Task {
     /// # Panics
     /// If the arguments are not those the driver gives.
-    pub fn of_arguments() -> Self {
+    pub fn from_arguments() -> Self {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let [side, url, connections, what, numbers @ ..] = &arguments[..] else {
             panic!("side, place, connections, what: {arguments:?}")
@@ -64,7 +65,7 @@ impl Task {
         self.what == what
     }
 
-    /// Does it, and prints the figure. A task that fails must end the process, not only itself.
+    /// Runs the task and prints the figure. A panic in any task exits the process, not only that task.
     pub async fn run(&self, side: Arc<dyn Side>) {
         let earlier = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -78,7 +79,7 @@ impl Task {
         println!("{said}");
     }
 
-    async fn figure(&self, side: Arc<dyn Side>) -> Can<f64> {
+    async fn figure(&self, side: Arc<dyn Side>) -> Supported<f64> {
         match (self.what.as_str(), &self.numbers[..]) {
             ("create", []) => side.create().await,
             ("seed-append", []) => seed_orders(&side, Set::Existing, EXISTING.0, EXISTING.1).await,
@@ -87,7 +88,7 @@ impl Task {
             ("fresh", [writers, commands]) => return Ok(append(side, *writers, *commands, false).await),
             ("existing", [writers, commands]) => return Ok(append(side, *writers, *commands, true).await),
             ("load", [length]) => return load(&*side, *length).await,
-            ("kept", []) => return load_kept(&*side).await,
+            ("kept", []) => return load_from_snapshot(&*side).await,
             ("all", [events]) => return count_all(&*side, *events).await,
             ("rebuild", [events]) => return rebuild(&*side, *events).await,
             _ => panic!("{} {:?}", self.what, self.numbers),
@@ -96,16 +97,16 @@ impl Task {
     }
 }
 
-/// Commands a second.
+/// Measures commands per second.
 async fn append(side: Arc<dyn Side>, writers: u64, commands: u64, existing: bool) -> f64 {
-    // Connections and statements are made before the clock runs.
+    // Create connections and statements before the clock starts.
     at_once(&side, writers, writers * 10, false).await;
     let began = Instant::now();
     let done = at_once(&side, writers, commands, existing).await;
     rate(done, began)
 }
 
-/// How many commands were done.
+/// Returns the number of executed commands.
 async fn at_once(side: &Arc<dyn Side>, writers: u64, commands: u64, existing: bool) -> u64 {
     let (next, end) = (Arc::new(AtomicU64::new(0)), Instant::now() + LIMIT);
     let writer = |_| {
@@ -127,7 +128,7 @@ async fn at_once(side: &Arc<dyn Side>, writers: u64, commands: u64, existing: bo
     (0..writers).map(writer).collect::<JoinSet<u64>>().join_all().await.into_iter().sum()
 }
 
-/// Orders whose events come in rounds, each of them a command of its own.
+/// Fills orders whose events are written in rounds, each round as a separate command.
 async fn seed_orders(side: &Arc<dyn Side>, set: Set, orders: u64, events: u64) {
     for first in (0..events).step_by(usize::try_from(ROUND).unwrap()) {
         let next = Arc::new(AtomicU64::new(0));
@@ -147,7 +148,7 @@ async fn seed_orders(side: &Arc<dyn Side>, set: Set, orders: u64, events: u64) {
     }
 }
 
-async fn seed_load(side: &dyn Side) -> Can<f64> {
+async fn seed_load(side: &dyn Side) -> Supported<f64> {
     for length in LENGTHS {
         let mut first = 0;
         while first < length {
@@ -157,11 +158,11 @@ async fn seed_load(side: &dyn Side) -> Can<f64> {
         }
     }
     let (events, snapshot) = KEPT;
-    side.keep(id(Set::Kept, 0), snapshot, events).await.map(|()| 0.0)
+    side.add_with_snapshot(id(Set::Kept, 0), snapshot, events).await.map(|()| 0.0)
 }
 
-/// Milliseconds, the median.
-async fn load(side: &dyn Side, length: u64) -> Can<f64> {
+/// Returns the median time in milliseconds.
+async fn load(side: &dyn Side, length: u64) -> Supported<f64> {
     let expected = Order::of(0..length);
     repeated(async || {
         let order = side.load(id(Set::OfLength, length)).await;
@@ -171,18 +172,18 @@ async fn load(side: &dyn Side, length: u64) -> Can<f64> {
     .await
 }
 
-/// Milliseconds, the median.
-async fn load_kept(side: &dyn Side) -> Can<f64> {
+/// Returns the median time in milliseconds.
+async fn load_from_snapshot(side: &dyn Side) -> Supported<f64> {
     let expected = Order::of(0..KEPT.0);
     repeated(async || {
-        let order = side.load_kept(id(Set::Kept, 0)).await?;
+        let order = side.load_from_snapshot(id(Set::Kept, 0)).await?;
         assert_eq!(order, expected);
         Ok(())
     })
     .await
 }
 
-async fn repeated(one: impl AsyncFn() -> Can<()>) -> Can<f64> {
+async fn repeated(one: impl AsyncFn() -> Supported<()>) -> Supported<f64> {
     for _ in 0..2 {
         one().await?;
     }
@@ -196,8 +197,8 @@ async fn repeated(one: impl AsyncFn() -> Can<()>) -> Can<f64> {
     Ok(times[times.len() / 2].as_secs_f64() * 1_000.0)
 }
 
-/// Events a second.
-async fn count_all(side: &dyn Side, events: u64) -> Can<f64> {
+/// Measures events per second.
+async fn count_all(side: &dyn Side, events: u64) -> Supported<f64> {
     let began = Instant::now();
     let all = side.count_all().await?;
     let rate = rate(events, began);
@@ -206,8 +207,8 @@ async fn count_all(side: &dyn Side, events: u64) -> Can<f64> {
     Ok(rate)
 }
 
-/// Events a second.
-async fn rebuild(side: &dyn Side, events: u64) -> Can<f64> {
+/// Measures events per second.
+async fn rebuild(side: &dyn Side, events: u64) -> Supported<f64> {
     side.empty_view().await?;
     let began = Instant::now();
     side.rebuild().await;

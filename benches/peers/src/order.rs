@@ -1,4 +1,4 @@
-//! The order that all sides store: some 190 bytes of JSON an event, as in the library's own benchmarks.
+//! The order that all sides store: about 190 bytes of JSON per event, as in the library's own benchmarks.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -48,7 +48,7 @@ pub enum OrderEvent {
 }
 
 impl OrderEvent {
-    /// The `number`-th event of a stream: placed, paid and shipped by turns.
+    /// Returns the `number`-th event of a stream. Placed, paid and shipped events alternate.
     pub fn numbered(number: u64) -> Self {
         let order_id = format!("01932f5c-7d1a-7c3e-9f00-{number:012x}");
         let at = format!("2026-11-23T08:16:31.{:06}Z", number % 1_000_000);
@@ -80,7 +80,7 @@ impl OrderEvent {
         }
     }
 
-    /// The name under which a side stores it, where it asks for one.
+    /// Returns the name under which a side stores the event, if it needs one.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Placed(_) => "order.placed",
@@ -90,7 +90,7 @@ impl OrderEvent {
     }
 }
 
-/// What a fold keeps of the events: how many there were, sums, and the last of the texts.
+/// The state that the events fold into: their number, sums, and the latest texts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     pub events: u64,
@@ -103,7 +103,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// The order after these events.
+    /// Returns the order after the events with these numbers.
     pub fn of(numbers: impl IntoIterator<Item = u64>) -> Self {
         let mut order = Self::default();
         numbers.into_iter().for_each(|number| order.apply(OrderEvent::numbered(number)));
@@ -138,7 +138,7 @@ impl Order {
     }
 }
 
-/// Which orders an id belongs to.
+/// The set of orders that an id belongs to.
 #[derive(Debug, Clone, Copy)]
 pub enum Set {
     Existing,
@@ -147,12 +147,12 @@ pub enum Set {
     Log,
 }
 
-/// The same id each time, and scattered as random ones are.
+/// Returns an id that is the same on each call and spread like a random one.
 pub fn id(set: Set, number: u64) -> Uuid {
     Uuid::from_u64_pair(mixed(number), mixed(number ^ (set as u64) << 56))
 }
 
-/// splitmix64's last step.
+/// The last step of splitmix64.
 fn mixed(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

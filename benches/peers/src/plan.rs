@@ -1,15 +1,15 @@
-//! Which sides there are, and what is measured.
+//! The list of sides, and the measurements.
 
 use peers::measure::LENGTHS;
 
-/// A side, and where it can keep its events.
+/// A side, and the databases it supports.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) program: &'static str,
     pub(crate) sqlite: bool,
     pub(crate) postgres: bool,
-    /// Measured in these phases only; in all of them if there are none.
+    /// The phases in which the side is measured; empty for all.
     pub(crate) phases: &'static [&'static str],
 }
 
@@ -33,7 +33,7 @@ pub(crate) const ENTRIES: [Entry; 10] = [
 /// The side that the others are compared with.
 pub(crate) const OURS: &str = "retell";
 
-/// What is measured on one database of each side, after what was done to fill it.
+/// The measurements on one database of each side, and the command that fills it.
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
     pub(crate) name: &'static str,
@@ -49,11 +49,11 @@ pub(crate) struct Row {
     pub(crate) command: Vec<String>,
 }
 
-/// Events of the log that is read, and of the one that views are built from: some peers take seconds for a thousand rows.
+/// Number of events of the log that is read, and of the log that views are built from: some peers take seconds for a thousand rows.
 const LOG: u64 = 300_000;
 const VIEWED: u64 = 30_000;
 
-/// Writers, and the commands of all of them.
+/// Number of writers, and the total number of their commands.
 const APPENDS: [(u64, u64); 4] = [(1, 1_500), (4, 3_000), (16, 6_000), (64, 12_000)];
 
 pub(crate) fn phases() -> Vec<Phase> {

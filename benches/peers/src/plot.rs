@@ -1,4 +1,4 @@
-//! Two plots from the figures, as SVG that reads in light and dark: appends against writers, and loading against length.
+//! Two SVG plots of the figures, readable on light and dark pages: appends by number of writers, and load time by number of events.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,21 +9,21 @@ use crate::results::{Measured, Results};
 
 const WIDTH: f64 = 780.0;
 const HEIGHT: f64 = 430.0;
-/// Left, top, right, bottom of where lines are drawn; their names stand on the right.
+/// Left, top, right and bottom of the area of the lines; their names are to its right.
 const AREA: (f64, f64, f64, f64) = (74.0, 48.0, 600.0, 380.0);
-/// Between two names.
+/// Distance between two names.
 const LINE: f64 = 17.0;
 
-/// Told apart on white and on black.
+/// Distinguishable on white and on black.
 const COLOURS: [&str; 10] =
     ["#e4572e", "#7a8699", "#2e86de", "#17a398", "#b5651d", "#9b59b6", "#c0392b", "#5d8a2a", "#d4a017", "#e377c2"];
 
-/// Grey reads in light and dark; where the page's scheme is known, what is better there.
+/// Gray is readable on light and dark pages; if the page's color scheme is known, use a color with more contrast.
 const STYLE: &str = "text { font: 13px system-ui, sans-serif; fill: #777 } .title { font-size: 15px; font-weight: 600 } \
     .grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 1.6 } .ours { stroke-width: 3.2 } .bold { font-weight: 600 } \
     @media (prefers-color-scheme: light) { text { fill: #333 } } @media (prefers-color-scheme: dark) { text { fill: #ddd } }";
 
-/// Lines over the same values, both axes logarithmic.
+/// Lines over the same values, with both axes logarithmic.
 struct Chart {
     title: String,
     across: &'static str,
@@ -41,8 +41,8 @@ pub(crate) fn plot(results: &Path) {
         let Some(measured) = Results::read(&results.join(format!("{name}.json"))) else { continue };
         let title = |what: &str| format!("{what}, {name}");
         let charts = [
-            ("append", Chart::of(&measured, "append", "fresh, ", title("Commands a second"), "writers")),
-            ("load", Chart::of(&measured, "load", "", title("Milliseconds to load an aggregate"), "events")),
+            ("append", Chart::from_results(&measured, "append", "fresh, ", title("Commands a second"), "writers")),
+            ("load", Chart::from_results(&measured, "load", "", title("Milliseconds to load an aggregate"), "events")),
         ];
         for (kind, chart) in charts {
             if chart.values.len() > 1 {
@@ -53,8 +53,8 @@ pub(crate) fn plot(results: &Path) {
 }
 
 impl Chart {
-    /// Of the rows of a phase whose name is a number behind this, but for the unit.
-    fn of(results: &Results, phase: &str, prefix: &str, title: String, across: &'static str) -> Self {
+    /// Creates a chart from the rows of `phase` whose names consist of `prefix`, a number and a unit.
+    fn from_results(results: &Results, phase: &str, prefix: &str, title: String, across: &'static str) -> Self {
         let value = |row: &Measured| {
             let (value, unit) = row.name.strip_prefix(prefix)?.split_once(' ')?;
             if unit.contains(',') { None } else { value.parse::<f64>().ok() }
@@ -127,7 +127,7 @@ impl Chart {
         }
     }
 
-    /// Each beside the end of its line, moved down where another stands.
+    /// Writes each name next to the end of its line, moved down if it would overlap another.
     fn names(&self, svg: &mut String) {
         let end = |line: &Line| line.points.iter().rev().find_map(|point| *point).map(|point| self.y(point));
         let mut ends: Vec<_> = self
@@ -149,7 +149,7 @@ impl Chart {
         }
     }
 
-    /// The least and the most of all points, a little wider.
+    /// Returns the minimum and maximum of all points, with a margin.
     fn range(&self) -> (f64, f64) {
         let points = || self.lines.iter().flat_map(|line| &line.points).flatten().copied();
         (points().fold(f64::INFINITY, f64::min) * 0.85, points().fold(0.0, f64::max) * 1.15)
@@ -164,7 +164,7 @@ impl Chart {
     }
 }
 
-/// Where a value lies on a logarithmic axis.
+/// Maps a value to a logarithmic axis.
 fn between(value: f64, (least, most): (f64, f64), (from, to): (f64, f64)) -> f64 {
     from + (to - from) * (value.ln() - least.ln()) / (most.ln() - least.ln())
 }

@@ -1,4 +1,4 @@
-//! What was measured, as it is kept in JSON.
+//! The measured figures, and their JSON file.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Results {
     pub(crate) database: String,
     pub(crate) machine: String,
-    /// Names and versions of the sides.
+    /// Names and versions of the measured packages.
     pub(crate) versions: Vec<(String, String)>,
     pub(crate) rows: Vec<Measured>,
 }
 
-/// A row, side by side.
+/// One row of the table, with the figures of each side.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) phase: String,
@@ -23,7 +23,7 @@ pub(crate) struct Measured {
     pub(crate) sides: Vec<(String, Figures)>,
 }
 
-/// A figure for each pass, or why there is none.
+/// One figure per pass, or the reason why there is none.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Figures {

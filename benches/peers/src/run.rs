@@ -1,4 +1,4 @@
-//! Runs the sides, each figure in a process of its own.
+//! Runs the sides; each figure is measured by a separate process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use crate::plan::{ENTRIES, Entry, OURS, Phase, Row, phases};
 use crate::results::{Figures, Measured, Results};
 use crate::table;
 
-/// A side that takes longer has hung.
-const PATIENCE: Duration = Duration::from_mins(4);
+/// Time limit of a process; after that it counts as hung.
+const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// Why there is no figure.
+/// The reason why a figure is missing.
 enum Missing {
     None(String),
     Failed(String),
@@ -47,7 +47,7 @@ pub(crate) fn run(programs: &Path, results: &Path, options: &[&str]) {
         });
         failed |= measured.rows.iter().any(|row| matches!(row.of(OURS), Some(Figures::Failed(_))));
     }
-    assert!(!failed, "{OURS} has failed");
+    assert!(!failed, "{OURS} failed");
 }
 
 impl Bench<'_> {
@@ -63,7 +63,7 @@ impl Bench<'_> {
                 .filter(|side| side.phases.is_empty() || side.phases.contains(&phase.name))
                 .collect();
             let seeded: Vec<_> = sides.iter().map(|side| (*side, self.seed(databases, *side, &phase))).collect();
-            eprintln!("{}: {} is filled, {:.0?}", databases.name, phase.name, began.elapsed());
+            eprintln!("{}: {} filled, {:.0?}", databases.name, phase.name, began.elapsed());
             let mut rows: Vec<_> = phase
                 .rows
                 .iter()
@@ -90,12 +90,12 @@ impl Bench<'_> {
             }
             results.rows.append(&mut rows);
             written(&results);
-            eprintln!("{}: {} is measured, {:.0?}", databases.name, phase.name, began.elapsed());
+            eprintln!("{}: {} measured, {:.0?}", databases.name, phase.name, began.elapsed());
         }
         results
     }
 
-    /// Asks by a side that is always there.
+    /// Returns the version of the database, asked through a side that is always available.
     fn version(&self, databases: &Databases) -> String {
         let asked = ENTRIES.into_iter().find(|entry| entry.name == OURS).unwrap();
         match self.child(databases, asked, "none", 1, &["version".into()]) {
@@ -109,7 +109,7 @@ impl Bench<'_> {
         here && (self.only.is_empty() || self.only.contains(&entry.name))
     }
 
-    /// An empty database, filled. Why it failed, if so.
+    /// Creates and fills a database; returns the reason if that fails.
     fn seed(&self, databases: &Databases, side: Entry, phase: &Phase) -> Result<(), String> {
         let words = |command: &str| vec![command.to_owned()];
         drop(self.child(databases, side, phase.name, 1, &words("drop")));
@@ -124,10 +124,10 @@ impl Bench<'_> {
 
     fn figure(&self, databases: &Databases, side: Entry, phase: &str, row: &Row) -> Result<f64, Missing> {
         let said = self.child(databases, side, phase, row.connections, &row.command)?;
-        Ok(said["figure"].as_f64().unwrap_or_else(|| panic!("{} says nothing", side.name)))
+        Ok(said["figure"].as_f64().unwrap_or_else(|| panic!("{} printed no figure", side.name)))
     }
 
-    /// Runs the side's program once; what it prints.
+    /// Runs the side's program once and returns its output.
     fn child(
         &self,
         databases: &Databases,
@@ -146,9 +146,9 @@ impl Bench<'_> {
             .spawn()
             .unwrap();
         let began = Instant::now();
-        // What a side says fits into the pipes, but for a panic of each of its tasks; then it is ended here.
+        // The output fits into the pipes unless every task panics; in that case the time limit ends the process.
         while child.try_wait().unwrap().is_none() {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > TIMEOUT {
                 child.kill().unwrap();
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -205,7 +205,7 @@ fn machine() -> String {
     format!("{cores} cores ({}), {} GiB", processor.trim_start_matches([' ', '\t', ':']), kib.div_ceil(1024 * 1024))
 }
 
-/// The packages that are measured, as the lock files have them.
+/// Returns the versions of the measured packages from the lock files.
 fn versions() -> Vec<(String, String)> {
     let locks = [include_str!("../sqlx09/Cargo.lock"), include_str!("../sqlx08/Cargo.lock")];
     let measured = [

@@ -1,4 +1,4 @@
-//! What a side can do. A side is one library on one kind of database, or what is written by hand.
+//! The operations of a side. A side is one library on one kind of database, or hand-written code.
 
 use std::ops::Range;
 
@@ -7,60 +7,60 @@ use uuid::Uuid;
 
 use crate::order::Order;
 
-/// How often a command that was refused because of another is tried.
+/// Maximum number of attempts at a command that conflicts with others.
 pub const ATTEMPTS: usize = 1_000;
 
-/// What a side does, or why it cannot.
-pub type Can<T> = Result<T, &'static str>;
+/// A result, or the reason why the side does not support the operation.
+pub type Supported<T> = Result<T, &'static str>;
 
-/// One library, with a pool of connections to a database of its own. Panics where its database fails.
+/// One library with a pool of connections to its own database. Panics if the database fails.
 #[async_trait]
 pub trait Side: Send + Sync {
-    /// Makes its tables.
+    /// Creates the side's tables.
     async fn create(&self);
 
-    /// One command: loads the order, decides, adds the event of this number.
+    /// Executes one command: loads the order, decides, and appends the event with this number.
     async fn execute(&self, id: Uuid, number: u64);
 
-    /// How many at once fill its database.
+    /// Returns the number of concurrent tasks that fill the database.
     fn fillers(&self) -> u64 {
         16
     }
 
-    /// One command that adds several events to an order that has those before them.
+    /// Executes one command that appends several events to an order that has all earlier ones.
     async fn add(&self, id: Uuid, numbers: Range<u64>);
 
-    /// The order from all its events.
+    /// Loads the order from all its events.
     async fn load(&self, id: Uuid) -> Order;
 
-    /// Adds events to an order that has none, so that a snapshot is kept of the first `snapshot` of them.
-    async fn keep(&self, _id: Uuid, _snapshot: u64, _events: u64) -> Can<()> {
+    /// Appends events to a new order, with a snapshot after the first `snapshot` events.
+    async fn add_with_snapshot(&self, _id: Uuid, _snapshot: u64, _events: u64) -> Supported<()> {
         Err("no snapshots")
     }
 
-    /// Such an order from its snapshot and what follows.
-    async fn load_kept(&self, _id: Uuid) -> Can<Order> {
+    /// Loads an order written by [`add_with_snapshot`](Self::add_with_snapshot) from its snapshot and the events after it.
+    async fn load_from_snapshot(&self, _id: Uuid) -> Supported<Order> {
         Err("no snapshots")
     }
 
-    /// All events of all orders, folded into one.
-    async fn count_all(&self) -> Can<Order>;
+    /// Folds all events of all orders into one order.
+    async fn count_all(&self) -> Supported<Order>;
 
-    /// Empties its view of orders.
-    async fn empty_view(&self) -> Can<()> {
+    /// Empties the side's view of orders.
+    async fn empty_view(&self) -> Supported<()> {
         Err("no view tables of its own")
     }
 
-    /// Brings every event there is into the view.
+    /// Applies all events to the view.
     async fn rebuild(&self) {}
 
-    /// A row of the view.
+    /// Returns a row of the view.
     async fn row(&self, _id: Uuid) -> Option<Order> {
         None
     }
 }
 
-/// Where a side keeps its events, and how it is used.
+/// The database of a side, and the number of connections to it.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// `postgres://.../name`, or the path of a file.
@@ -73,7 +73,7 @@ impl Place {
         self.url.starts_with("postgres")
     }
 
-    /// The server's own database, and the name of this one.
+    /// Returns the URL of the server's default database, and the name of this one.
     pub fn server(&self) -> (String, &str) {
         let (server, name) = self.url.rsplit_once('/').unwrap();
         (format!("{server}/postgres"), name)

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::plan::OURS;
 use crate::results::{Figures, Measured, Results, median, sorted};
 
-/// Where a page has the tables.
+/// Markers around the tables in a page.
 const BEGIN: &str = "<!-- results -->";
 const END: &str = "<!-- end of results -->";
 
@@ -18,7 +18,7 @@ const TITLES: [(&str, &str); 4] = [
     ("view", "Replay into the library's own view table (events/s)"),
 ];
 
-/// A table for each phase, a line for each side; what has no figure is told below.
+/// Writes a table for each phase, with a line for each side. Reasons for missing figures follow the table.
 pub(crate) fn table(results: &Results) -> String {
     let (database, machine, versions) = (&results.database, &results.machine, versions(results));
     let mut text = format!("## {database}\n\nOn {machine}. {versions}\n");
@@ -32,7 +32,7 @@ pub(crate) fn table(results: &Results) -> String {
     text
 }
 
-/// Puts the tables into a page, in the place of those that are there.
+/// Replaces the tables in a page.
 pub(crate) fn into_page(results: &Path, page: &Path) {
     let text = fs::read_to_string(page).unwrap();
     let (before, rest) = text.split_once(BEGIN).unwrap();
@@ -66,7 +66,7 @@ fn lines(text: &mut String, rows: &[&Measured]) {
     }
 }
 
-/// The median, and how many times as good the library is, pass by pass: the median of that, the least and the most.
+/// Formats the median, and the library's advantage: the median, minimum and maximum of the ratios of each pass.
 fn cell(row: &Measured, side: &str) -> String {
     let Some(passes) = row.of(side).and_then(Figures::passes) else {
         return match row.of(side) {
@@ -100,7 +100,7 @@ fn ratio(ratio: f64) -> String {
     if ratio < 10.0 { format!("{ratio:.2}") } else { format!("{ratio:.0}") }
 }
 
-/// Three figures that say something, thousands set apart.
+/// Formats about three significant digits, with thousands separators.
 fn number(value: f64) -> String {
     if value < 1.0 {
         return format!("{value:.2}");

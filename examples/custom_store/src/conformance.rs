@@ -12,18 +12,19 @@ use tempfile::TempDir;
 
 use crate::{RedbReadModel, RedbStore};
 
-/// A log in a file of its own, and the folder that must outlive it.
+/// Creates a log in its own file. Returns it with the folder that must outlive it.
 async fn store() -> (RedbStore, TempDir) {
     let folder = TempDir::new().expect("a temporary folder");
     (RedbStore::open(folder.path().join("log.redb")).await.expect("a new file"), folder)
 }
 
+/// Creates read models in their own file. Returns them with the folder that must outlive them.
 async fn read_model() -> (RedbReadModel, TempDir) {
     let folder = TempDir::new().expect("a temporary folder");
     (RedbReadModel::open(folder.path().join("models.redb")).await.expect("a new file"), folder)
 }
 
-/// A table of a projection's own, next to those of the library.
+/// A table of a projection, next to the table of the store.
 const COUNTER: TableDefinition<'_, (), u32> = TableDefinition::new("counter");
 
 #[async_trait]
@@ -80,13 +81,13 @@ async fn closed_file_opens_again_with_everything_in_it() {
     let (store, folder) = store().await;
     let append = Append::new(stream("7"), ExpectedVersion::NoStream, events(3));
     store.append(append.with_key(IdempotencyKey::new("once").expect("a name"))).await.expect("a new stream");
-    store.close().await.expect("it closes");
-    let refused = store.head().await.expect_err("it is closed");
+    store.close().await.expect("the store closes");
+    let refused = store.head().await.expect_err("the store is closed");
     assert!(matches!(refused.kind(), ErrorKind::Closed(_)), "{refused}");
 
-    let store = RedbStore::open(folder.path().join("log.redb")).await.expect("no handle holds the file");
+    let store = RedbStore::open(folder.path().join("log.redb")).await.expect("the file is closed");
     assert_eq!(whole_log(&store).await.expect("a log").len(), 3);
-    let kept = store.find_by_key(&IdempotencyKey::new("once").expect("a name")).await.expect("it can be read");
+    let kept = store.find_by_key(&IdempotencyKey::new("once").expect("a name")).await.expect("the read succeeds");
     assert_eq!(kept.expect("the key was used").appended.versions, [Version::new(3)]);
 }
 
@@ -104,18 +105,18 @@ async fn panic_in_a_projection_changes_nothing_and_reaches_the_caller() {
     });
     let ended = tokio::spawn(async move { own.commit(failing, work).await }).await;
     assert!(ended.expect_err("the work panicked").is_panic());
-    assert_eq!(models.counted().await.expect("it can be read"), 0);
+    assert_eq!(models.counted().await.expect("the read succeeds"), 0);
     models.commit(step(), RedbReadModel::count()).await.expect("the file is usable");
-    assert_eq!(models.counted().await.expect("it can be read"), 1);
+    assert_eq!(models.counted().await.expect("the read succeeds"), 1);
 }
 
-/// Lines of code, without blank lines and comments.
+/// Counts lines of code, without blank lines and comments.
 fn lines(sources: &[&str]) -> usize {
     let lines = sources.iter().flat_map(|source| source.lines()).map(str::trim);
     lines.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
 }
 
-/// The ports stay small enough to be implemented in an afternoon.
+/// Keeps the ports small enough to implement in an afternoon.
 #[test]
 fn log_takes_fewer_than_500_lines_and_all_ports_fewer_than_900() {
     let log =

@@ -1,4 +1,4 @@
-//! The deadlines of processes, with an index in the order of their times.
+//! The deadlines of processes, with an index by time.
 
 use chrono::{DateTime, Utc};
 use redb::WriteTransaction;
@@ -11,7 +11,8 @@ use crate::log::from_micros;
 use crate::model::RedbReadModel;
 use crate::rows::{Saved, key, number, rows};
 
-/// `deadline`, process, id -> key, name, microseconds, correlation id, attempts, last error. `due`, process, time, id -> nothing.
+/// `deadline`, process, id -> key, name, time in microseconds, correlation id, attempts, last error. The index has `due`, process, time,
+/// id -> nothing.
 type Row = (AggregateId, String, i64, Option<CorrelationId>, u32, String);
 
 #[async_trait]
@@ -41,7 +42,7 @@ impl DeadlineStore for RedbReadModel {
             let is_due = |deadline: &Result<Deadline, _>| deadline.as_ref().map_or(true, |deadline| deadline.at <= now);
             due.take_while(is_due).take(limit).collect()
         };
-        self.file.read("read what is due", read).await
+        self.file.read("read due deadlines", read).await
     }
 
     async fn postpone_deadline(
@@ -63,6 +64,7 @@ impl DeadlineStore for RedbReadModel {
     }
 }
 
+/// Sets and ends deadlines.
 fn change(tx: &WriteTransaction, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<(), BoxError> {
     let mut rows = rows(tx)?;
     let (set, ended) = driver::deadline_parts(changes);
@@ -81,7 +83,7 @@ fn change(tx: &WriteTransaction, process: &ProjectionName, changes: &[DeadlineCh
     Ok(())
 }
 
-/// The sign bit is flipped, so that times before 1970 come first.
+/// Returns the index key of a deadline. The sign bit is flipped so that times before 1970 sort first.
 fn due(process: &ProjectionName, at: i64, id: Uuid) -> String {
     key!("due", process, number(at.cast_unsigned() ^ (1 << 63)), id.to_string())
 }

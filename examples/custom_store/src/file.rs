@@ -1,4 +1,4 @@
-//! A redb file: calls run on blocking threads, writers take turns, and redb's errors get their meaning here.
+//! A redb file: runs calls on blocking threads, queues writers, and translates redb's errors.
 
 use std::fmt::Display;
 use std::io;
@@ -21,12 +21,12 @@ use crate::rows::{ROWS, Rows, Saved, rows};
 pub(crate) struct File {
     /// `None` once the file is closed.
     database: Arc<Mutex<Option<Arc<Database>>>>,
-    /// redb has one writer. A call waits for it here, where waiting takes no thread.
+    /// redb allows one writer at a time. A call waits here without blocking a thread.
     writer: Arc<tokio::sync::Mutex<()>>,
     calls: TaskTracker,
 }
 
-/// A call in flight. The database is dropped first: once all tokens are gone, no call holds it.
+/// A call in flight. The fields drop in order, database first: once every token is dropped, no call holds the database.
 struct Call {
     database: Arc<Database>,
     _token: TaskTrackerToken,
@@ -55,7 +55,7 @@ impl File {
         done.await.map_err(stopped)?.map_err(|error| classify(attempt, error))
     }
 
-    /// Runs `write` in a transaction, which commits if `write` succeeds. A caller that is dropped does not stop it.
+    /// Runs `write` in a transaction, which commits if `write` succeeds. Dropping the future after the write has started does not stop it.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         attempt: &'static str,
@@ -67,7 +67,7 @@ impl File {
             let _turn = turn;
             let mut tx = call.database.begin_write()?;
             match catch_unwind(AssertUnwindSafe(|| write(&mut tx))) {
-                // Durable from here on: redb commits with `Durability::Immediate` by default.
+                // A committed transaction is durable: redb uses `Durability::Immediate` by default.
                 Ok(Ok(value)) => tx.commit().map(|()| value).map_err(BoxError::from),
                 Ok(Err(error)) => Err(error),
                 Err(panic) => {
@@ -80,6 +80,7 @@ impl File {
         done.await.map_err(stopped)?.map_err(|error| classify(attempt, error))
     }
 
+    /// Reads the row under `key`.
     pub(crate) async fn get<V: DeserializeOwned + Send + 'static>(
         &self,
         attempt: &'static str,
@@ -88,7 +89,7 @@ impl File {
         self.read(attempt, move |rows| rows.get(&key)).await
     }
 
-    /// Replaces one row by the first value that `change` returns, if any, in a transaction of its own. Returns the second.
+    /// Runs `change` on one row, in its own transaction. Stores the first value that `change` returns, if any, and returns the second one.
     pub(crate) async fn update<V: DeserializeOwned + Serialize, T: Send + 'static>(
         &self,
         attempt: &'static str,
@@ -104,7 +105,7 @@ impl File {
         self.write(attempt, update).await
     }
 
-    /// Waits for the calls in flight and closes the file. Later calls fail.
+    /// Waits for the calls in flight and closes the file. Later calls fail with [`ErrorKind::Closed`].
     pub(crate) async fn close(&self) {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.calls.close();
@@ -112,6 +113,7 @@ impl File {
         drop(database);
     }
 
+    /// Registers a call, which [`close`](Self::close) waits for.
     fn enter(&self) -> Result<Call> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let database = database.clone().ok_or_else(|| Error::new(ErrorKind::Closed("the store")))?;
@@ -119,12 +121,13 @@ impl File {
     }
 }
 
-/// A blocking task ends early only by a panic, which continues in the caller, or with the runtime.
+/// Translates the failure of a blocking task: a panic continues in the caller, anything else means that the runtime has stopped.
 fn stopped(error: JoinError) -> Error {
     error.try_into_panic().map_or_else(|_| ErrorKind::Closed("the runtime").into(), |panic| resume_unwind(panic))
 }
 
-/// Returns the error of an attempt, such as `append`: an error of retell's as it is, any other by what a caller can do about it.
+/// Translates the error of `attempt`, such as `append`. Returns retell's errors unchanged, and gives every other error the kind that tells a
+/// caller how to react.
 pub(crate) fn classify(attempt: &str, error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
@@ -132,7 +135,7 @@ pub(crate) fn classify(attempt: &str, error: BoxError) -> Error {
     }
 }
 
-/// What the error of a projection's work says about the file, if the file is its cause.
+/// Returns the kind of an error whose cause is the file, and `None` for any other error.
 pub(crate) fn kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
     if let Some(error) = error.downcast_ref::<postcard::Error>() {
         return Some(ErrorKind::Corrupt(error.to_string()));
@@ -149,6 +152,7 @@ pub(crate) fn kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKin
     }
 }
 
+/// Creates a [`Corrupt`](ErrorKind::Corrupt) error for `row`.
 pub(crate) fn corrupt(row: impl Display, problem: impl Display) -> Error {
     ErrorKind::Corrupt(format!("{row}: {problem}")).into()
 }

@@ -1,7 +1,7 @@
-//! A store that lives outside of retell: the log and read models in a [redb] file, written against retell's public API alone.
+//! A store outside of retell: the log and read models in a [redb] file, built on retell's public API alone.
 //!
-//! It is an example to copy from; the guide [`writing_a_store`](retell::docs::guide::writing_a_store) explains it. Every call that may wait for
-//! the disk runs on a blocking thread, and what a call has written when it returns is durable.
+//! Copy from this example to write your own store. The guide [`writing_a_store`](retell::docs::guide::writing_a_store) explains it. Every call
+//! that may wait for the disk runs on a blocking thread. A call returns after its changes are durable.
 
 mod deadlines;
 mod file;

@@ -23,22 +23,22 @@ use uuid::Uuid;
 use crate::file::{File, corrupt};
 use crate::rows::{Readable, Rows, RowsMut, Saved, key, number, rows};
 
-/// `event`, position -> stream, version, microseconds, event id, event type, schema version, codec, payload, correlation, causation, the
-/// rest of the metadata as JSON.
+/// `event`, position -> stream, version, time in microseconds, event id, event type, schema version, codec, payload, correlation id,
+/// causation id, other metadata as JSON.
 type EventRow = (
     (StreamId, Version, i64),
     (EventId, EventType, u32, u8, Bytes),
     (Option<CorrelationId>, Option<EventId>, Option<String>),
 );
-/// `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position -> position. `id`, event id -> nothing.
-/// `claim`, scope, value -> the stream that holds it. `head` -> its position and time.
-///
 /// `key`, idempotency key -> the commit, and each stream of the append with its new version.
+///
+/// Rows without a type of their own: `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position ->
+/// position. `id`, event id -> nothing. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
 type OutcomeRow = (CommitId, Vec<(StreamId, Version)>);
 /// `snapshot`, aggregate type, aggregate id -> version, fingerprint, state.
 type SnapshotRow = (Version, u64, Bytes);
 
-/// A log in a redb file. Cloning gives another handle; one process at a time opens the file.
+/// A log in a redb file. Clones share the open file. Only one process at a time can open a file.
 #[derive(Debug, Clone)]
 pub struct RedbStore {
     pub(crate) file: File,
@@ -47,10 +47,10 @@ pub struct RedbStore {
 }
 
 impl RedbStore {
-    /// Opens a log, or creates it.
+    /// Opens a log, and creates its file if it does not exist.
     ///
     /// # Errors
-    /// [`Transient`](retell::ErrorKind::Transient) while another process has the file open, [`Corrupt`](retell::ErrorKind::Corrupt) if it
+    /// [`Transient`](retell::ErrorKind::Transient) if another process has the file open, [`Corrupt`](retell::ErrorKind::Corrupt) if it
     /// is not a sound redb file, [`Backend`](retell::ErrorKind::Backend) if it cannot be opened.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let file = File::open(path.as_ref().to_owned()).await?;
@@ -60,7 +60,7 @@ impl RedbStore {
     }
 }
 
-/// The driver's side of group commit: it gets the appends that waited while the last commit ran.
+/// Commits batches of appends for [`GroupCommit`]: each batch has the appends that waited while the previous commit ran.
 struct Writer {
     file: File,
     head: Arc<watch::Sender<Position>>,
@@ -73,7 +73,7 @@ impl BatchAppend for Writer {
         let written = self.file.write("append", move |tx| {
             let mut rows = rows(tx)?;
             let (mut head, time) = head_of(&rows)?;
-            // Time never goes backward along the log, whatever the clock does.
+            // Times never decrease along the log, even if the clock is set back.
             let time = Utc::now().timestamp_micros().max(time);
             let outcomes = batch.into_iter().map(|append| write(&mut rows, append, &mut head, time));
             let outcomes = outcomes.collect::<Result<Vec<_>, BoxError>>()?;
@@ -90,7 +90,7 @@ impl BatchAppend for Writer {
     }
 }
 
-/// Writes one append. The outer error fails the whole commit, the inner one this append alone: it has written nothing then.
+/// Writes one append. The outer error fails the whole commit. The inner error fails only this append, which then has written nothing.
 fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64) -> Result<Result<Appended>, BoxError> {
     let versions = match judge(rows, &append)? {
         Verdict::Write(versions) => versions,
@@ -118,6 +118,7 @@ fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64)
     Ok(Ok(Appended::new(commit, versions, Outcome::Written)))
 }
 
+/// Writes an event and its index rows.
 fn insert(rows: &mut RowsMut<'_>, recorded: RecordedEvent) -> Result<(), BoxError> {
     let RecordedEvent { position, stream, version, recorded_at, event, .. } = recorded;
     let Metadata { correlation_id, causation_id, .. } = event.metadata;
@@ -155,6 +156,7 @@ impl<T: Readable> Written for Rows<T> {
     }
 }
 
+/// Returns the common prefix of the keys of a stream's rows.
 pub(crate) fn versions_of(stream: &StreamId) -> String {
     key!("stream", stream.aggregate_type(), stream.aggregate_id())
 }
@@ -163,6 +165,7 @@ pub(crate) fn from_micros(micros: i64) -> Result<DateTime<Utc>> {
     DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt("time", micros))
 }
 
+/// Reads the position and the time of the last event.
 fn head_of(rows: &Rows<impl Readable>) -> Result<(Position, i64), BoxError> {
     Ok(rows.get("head")?.unwrap_or((Position::ZERO, i64::MIN)))
 }
@@ -176,11 +179,13 @@ fn parse(position: Position, (place, content, metadata): EventRow) -> Result<Rec
     Ok(RecordedEvent::new(position, stream, version, from_micros(micros)?, event))
 }
 
+/// Reads the event at `position`.
 fn at(rows: &Rows<impl Readable>, position: Position) -> Result<RecordedEvent, BoxError> {
     let row = rows.get(&key!("event", number(position.get())))?;
     parse(position, row.ok_or_else(|| corrupt("no event at position", position))?)
 }
 
+/// Reads a page of the log.
 fn page(rows: &Rows<impl Readable>, after: Position, limit: usize, filter: &Filter) -> Result<Page, BoxError> {
     let end = if limit == 0 { after } else { head_of(rows)?.0.max(after) };
     let events = (after.get()..end.get()).map(|before| at(rows, Position::new(before + 1)));
@@ -223,7 +228,7 @@ impl EventReader for RedbStore {
             }
             Select::RecordedAfter(time) => {
                 let read = move |rows: &Saved| {
-                    // Times never decrease along the log, so halving finds the last event that is not later.
+                    // Times never decrease along the log, so a binary search finds the last event that is not later.
                     let (mut before, mut end) = (0, head_of(rows)?.0.get());
                     let head = end;
                     while before < end {
@@ -244,7 +249,7 @@ impl EventReader for RedbStore {
     }
 
     async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        // A commit has the number of its last event's position.
+        // A commit's number is the position of its last event.
         Ok(Some(Position::new(commit.get())).filter(|position| *position <= *self.head.borrow()))
     }
 

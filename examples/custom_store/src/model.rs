@@ -1,4 +1,4 @@
-//! Read models: checkpoints, parked aggregates, per-aggregate order and inboxes, in one transaction with what a projection writes.
+//! Read models: checkpoints, parked aggregates, per-aggregate order and inboxes, in the transaction of the projection's own changes.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::file::{File, classify, corrupt, kind};
 use crate::log::{RedbStore, from_micros};
 use crate::rows::{Readable, Rows, Saved, key, rows};
 
-/// `checkpoint`, projection -> position, changes of the parking, whether it has per-aggregate order, state.
+/// `checkpoint`, projection -> position, number of parking changes, whether the projection has per-aggregate order, state.
 type CheckpointRow = (Position, u64, bool, String);
 /// `parked`, projection, aggregate -> the aggregate, version and position of the event that failed, error, attempts, next time, state.
 type ParkedRow = (StreamId, (Version, Position), String, u32, i64, String);
@@ -29,7 +29,7 @@ pub struct RedbReadModel {
 }
 
 impl RedbReadModel {
-    /// Opens read models in a file of their own, or creates it: their commits then do not wait for those of the log.
+    /// Opens read models in their own file, and creates the file if it does not exist. Their commits do not wait for commits of the log.
     ///
     /// # Errors
     /// As [`RedbStore::open`].
@@ -39,7 +39,7 @@ impl RedbReadModel {
 }
 
 impl RedbStore {
-    /// Returns the read models in the log's own file. Their commits and the appends take turns, and [`close`](ReadModel::close) closes both.
+    /// Returns the read models in the log's file. Commits and appends wait for each other, and [`close`](ReadModel::close) closes both.
     pub fn read_model(&self) -> RedbReadModel {
         RedbReadModel { file: self.file.clone() }
     }
@@ -47,7 +47,7 @@ impl RedbStore {
 
 #[async_trait]
 impl ReadModel for RedbReadModel {
-    /// A projection opens tables of its own in this transaction, which commits them with the checkpoint.
+    /// A projection opens its own tables in this transaction, which commits them with the checkpoint.
     type Tx = WriteTransaction;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -62,7 +62,7 @@ impl ReadModel for RedbReadModel {
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         let name = projection.clone();
-        // One snapshot for both: the count is as old as the rows.
+        // Both reads use one snapshot, so the count belongs to the rows.
         let read = move |rows: &Saved| {
             let changes = checkpoint(rows, &name)?.parking_changes;
             let parked = rows.below(&key!("parked", name), "")?.map(|row| Ok(parse(row?.1)?));
@@ -70,7 +70,7 @@ impl ReadModel for RedbReadModel {
             parked.sort_by_key(|parked| parked.from_position);
             Ok(Parking::new(changes, parked))
         };
-        self.file.read("read what is parked", read).await
+        self.file.read("read parked aggregates", read).await
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
@@ -174,11 +174,12 @@ impl ReadModel for RedbReadModel {
     }
 }
 
-/// The work's own error, unless the file is its cause.
+/// Returns the work's own error unchanged, unless the file is its cause.
 fn of_work(error: Error) -> Error {
     driver::of_work(error, kind)
 }
 
+/// Reads the checkpoint of a projection. A projection without a row has the default checkpoint.
 pub(crate) fn checkpoint(rows: &Rows<impl Readable>, projection: &ProjectionName) -> Result<Checkpoint, BoxError> {
     let row: Option<CheckpointRow> = rows.get(&key!("checkpoint", projection))?;
     let Some((position, parking_changes, per_aggregate, state)) = row else { return Ok(Checkpoint::default()) };
@@ -197,7 +198,7 @@ pub(crate) fn set_checkpoint(
     rows(tx)?.put(&key!("checkpoint", projection), &row)
 }
 
-/// Removes what is stored about a projection, except for what it has handled.
+/// Removes the rows of a projection, except its handled events.
 pub(crate) fn forget(tx: &WriteTransaction, projection: &ProjectionName) -> Result<(), BoxError> {
     let mut rows = rows(tx)?;
     rows.remove::<CheckpointRow>(&key!("checkpoint", projection))?;
@@ -205,11 +206,12 @@ pub(crate) fn forget(tx: &WriteTransaction, projection: &ProjectionName) -> Resu
     rows.clear(&key!("progress", projection), usize::MAX).map(drop)
 }
 
+/// Returns the key of an aggregate's row.
 fn of_aggregate(row: &str, projection: &ProjectionName, stream: &StreamId) -> String {
     key!(row, projection, stream.aggregate_type(), stream.aggregate_id())
 }
 
-/// The rows of this kind that these aggregates have.
+/// Reads the rows of kind `row` of `streams`, where they exist.
 fn find<V: DeserializeOwned>(
     row: &str,
     rows: &Rows<impl Readable>,
@@ -220,6 +222,7 @@ fn find<V: DeserializeOwned>(
     found.filter_map(|row| row.map(|(stream, row)| Some((stream, row?))).transpose()).collect()
 }
 
+/// Writes changes of parked aggregates.
 fn park(tx: &WriteTransaction, projection: &ProjectionName, changes: Vec<ParkingChange>) -> Result<(), BoxError> {
     let mut rows = rows(tx)?;
     for change in changes {

@@ -1,4 +1,4 @@
-//! Views: rows under a key, the entries of their fields, and the generation that readers see.
+//! Views: rows, the index entries of their fields, and the generation that readers see.
 
 use redb::WriteTransaction;
 use retell::id::Generation;
@@ -61,7 +61,7 @@ impl ViewStore for RedbReadModel {
             if live(&rows(tx)?, view.view())? == view.generation() {
                 return Err(driver::still_live(&view).into());
             }
-            // From here on no worker continues from its checkpoint.
+            // From now on, no worker can continue from the generation's checkpoint.
             let deleting = Checkpoint::default().with_state(ProjectionState::Deleting);
             set_checkpoint(tx, view.projection(), deleting)?;
             let is_gone = clear(tx, &view, limit)?;
@@ -113,10 +113,12 @@ impl ViewStore for RedbReadModel {
     }
 }
 
+/// Returns the common prefix of the keys of a generation's rows.
 fn of_generation(row: &str, view: &ProjectionName, generation: Generation) -> String {
     key!(row, view, number(generation.get()))
 }
 
+/// Returns the generation that readers see.
 fn live(rows: &Rows<impl Readable>, view: &ProjectionName) -> Result<Generation, BoxError> {
     Ok(rows.get(&key!("live", view))?.unwrap_or(ViewId::FIRST))
 }
@@ -133,6 +135,7 @@ fn parse_key(text: &str) -> Result<ViewKey> {
     ViewKey::new(text).map_err(|problem| corrupt("key of a view", problem))
 }
 
+/// Writes the changes of rows and of their index entries.
 fn save(tx: &WriteTransaction, view: &ViewId, changes: &Changes<'_>) -> Result<(), BoxError> {
     let mut rows = rows(tx)?;
     let [prefix, entries] = ["view", "entry"].map(|row| of_generation(row, view.view(), view.generation()));
@@ -148,7 +151,7 @@ fn save(tx: &WriteTransaction, view: &ViewId, changes: &Changes<'_>) -> Result<(
     changes.won.iter().try_for_each(|(field, value, key)| rows.put(&key!(entries, field, value, key), &()))
 }
 
-/// Removes at most `limit` rows and as many entries. Returns whether none is left.
+/// Removes at most `limit` rows and at most `limit` index entries. Returns whether none is left.
 fn clear(tx: &WriteTransaction, view: &ViewId, limit: usize) -> Result<bool, BoxError> {
     let mut rows = rows(tx)?;
     let [prefix, entries] = ["view", "entry"].map(|row| of_generation(row, view.view(), view.generation()));

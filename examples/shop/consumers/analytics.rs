@@ -1,4 +1,4 @@
-//! Sums: what was sold each month, and what is in stock.
+//! Sums: units and revenue of each month, and the pieces in stock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
@@ -39,7 +39,7 @@ impl<D: Database> Projection for Analytics<D> {
         self.apply_batch(db, vec![event]).await
     }
 
-    /// A month comes hundreds of times in a batch, and is written once.
+    /// Sums up the batch first: a month occurs hundreds of times in a batch and is written once.
     async fn apply_batch(&self, db: &mut D, events: Vec<Envelope<Traded>>) -> Result<(), BoxError> {
         let mut sums = Sums::default();
         for envelope in events {
@@ -49,12 +49,12 @@ impl<D: Database> Projection for Analytics<D> {
     }
 }
 
-/// What one batch adds up to.
+/// The sums of one batch.
 #[derive(Debug, Default)]
 struct Sums {
     /// Units ordered and cents paid.
     months: BTreeMap<String, (i64, i64)>,
-    /// What is left.
+    /// Remaining pieces of each product.
     stock: HashMap<String, i64>,
 }
 
@@ -97,13 +97,13 @@ fn units(items: &[Item]) -> i64 {
     items.iter().map(|item| i64::from(item.quantity)).sum()
 }
 
-/// What was sold each month.
+/// Returns units and revenue of each month.
 pub async fn months(models: &impl ReadModels) -> Result<BTreeMap<String, Month>, BoxError> {
     let rows = models.select(&MONTHS, Row::default()).await?;
     rows.iter().map(|row| Ok((row.text(0)?, Month { units: row.number(1)?, revenue: Cents(row.number(2)?) }))).collect()
 }
 
-/// Pieces in stock, of all products.
+/// Returns the pieces in stock, over all products.
 pub async fn stock_left(models: &impl ReadModels) -> Result<u64, BoxError> {
     let rows = models.select(&STOCK, Row::default()).await?;
     rows.iter().map(|row| Ok(row.number(0)?)).sum()

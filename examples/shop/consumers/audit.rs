@@ -1,4 +1,4 @@
-//! Watches over the whole log: every position exactly once and in order, and how many events of each type there were.
+//! Audits the whole log: every position occurs exactly once and in order. Counts the events of each type.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ pub const NAME: &str = "audit";
 
 pub struct Audit<D>(pub PhantomData<fn() -> D>);
 
-/// The library has broken its promise.
+/// The library delivered positions out of order, which it promises not to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("position {found} came after position {last}")]
 struct OutOfOrder {
@@ -54,7 +54,7 @@ fn follow(last: u64, found: u64) -> Result<u64, OutOfOrder> {
     if found == last + 1 { Ok(found) } else { Err(OutOfOrder { last, found }) }
 }
 
-/// How many events of each type there were.
+/// Returns the number of events of each type.
 pub async fn events_by_type(models: &impl ReadModels) -> Result<BTreeMap<String, u64>, BoxError> {
     let rows = models.select(&TYPES, Row::default()).await?;
     rows.iter().map(|row| Ok((row.text(0)?, row.number(1)?))).collect()
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repeat_and_a_hole_are_found() {
+    fn repeated_and_missing_positions_are_detected() {
         assert_eq!(follow(0, 1), Ok(1));
         assert_eq!(follow(4, 4), Err(OutOfOrder { last: 4, found: 4 }));
         assert_eq!(follow(4, 6), Err(OutOfOrder { last: 4, found: 6 }));

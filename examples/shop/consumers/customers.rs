@@ -1,4 +1,4 @@
-//! What each customer has ordered: a view, without SQL.
+//! The orders and revenue of each customer: a view, without SQL.
 
 use retell::view::Paging;
 use retell::{Envelope, View, Views};
@@ -8,7 +8,7 @@ use crate::domain::order::OrderEvent;
 use crate::read_models::ReadModels;
 use crate::truth::Customer;
 
-/// Rows that are read at once.
+/// Rows per read.
 const PAGE: usize = 5_000;
 
 pub const NAME: &str = "customers";
@@ -44,7 +44,7 @@ impl View for Customers {
     }
 }
 
-/// All of them, by their ids.
+/// Returns all customers, ordered by their ids.
 pub async fn all(models: &impl ReadModels) -> retell::Result<Vec<(String, Customer)>> {
     let (views, mut all, mut paging) = (Views::new(&Customers, models.clone()), Vec::new(), Paging::first(PAGE));
     loop {

@@ -1,4 +1,4 @@
-//! Who listens to the events. Each keeps a read model of its own.
+//! The consumers of events. Each keeps its own read model.
 
 pub mod analytics;
 pub mod audit;
@@ -13,11 +13,11 @@ use retell::{Position, ProjectionName};
 use crate::fulfilment::Fulfilment;
 use crate::read_models::ReadModels;
 
-/// Everything that follows the log.
+/// The names of all consumers, including the process manager.
 const FOLLOWERS: [&str; 6] =
     [analytics::NAME, audit::NAME, customers::NAME, notification::NAME, search::NAME, Fulfilment::NAME];
 
-/// Whether all of them have followed the log up to `end`, in whatever process they run.
+/// Returns whether all consumers, in whichever process they run, have applied the log up to `end`.
 pub async fn have_applied(models: &impl ReadModels, end: Position) -> retell::Result<bool> {
     for follower in FOLLOWERS {
         if models.checkpoint(&ProjectionName::new(follower)?).await? < end {
@@ -27,7 +27,7 @@ pub async fn have_applied(models: &impl ReadModels, end: Position) -> retell::Re
     Ok(true)
 }
 
-/// Whether an order waits for its payment.
+/// Returns whether any order is waiting for its payment.
 pub async fn await_payment(models: &impl ReadModels) -> retell::Result<bool> {
     let name = ProjectionName::new(Fulfilment::NAME)?;
     Ok(!models.due_deadlines(&name, DateTime::<Utc>::MAX_UTC, 1).await?.is_empty())

@@ -1,4 +1,4 @@
-//! Mails to customers: a welcome and receipts. Nobody gets one twice.
+//! Mails to customers: a welcome and receipts. No mail is recorded twice.
 
 use std::marker::PhantomData;
 
@@ -18,7 +18,7 @@ const RECEIPT: &str = "receipt";
 
 pub struct Notification<D>(pub PhantomData<fn() -> D>);
 
-/// What was sent.
+/// Number of mails of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Sent {
     pub welcome_mails: u64,
@@ -41,7 +41,7 @@ impl<D: Database> Reaction for Notification<D> {
         db.create(TABLES).await
     }
 
-    /// The mail is put down for whoever sends it, in the transaction that knows of the event: so it is put down once.
+    /// Records the mail for a mailer to send, in the transaction that also records the event as handled. So each mail is recorded once.
     async fn react(&self, db: &mut D, event: Envelope<Occasion>) -> Result<(), BoxError> {
         let (kind, to) = match event.event {
             Occasion::User(UserEvent::Registered { email, .. }) => (WELCOME, email),
@@ -51,7 +51,7 @@ impl<D: Database> Reaction for Notification<D> {
     }
 }
 
-/// How many mails of each kind there were.
+/// Returns the number of mails of each kind.
 pub async fn sent(models: &impl ReadModels) -> Result<Sent, BoxError> {
     let mut sent = Sent::default();
     for row in models.select(&SENT, Row::default()).await? {
@@ -68,7 +68,7 @@ const TABLES: &str = "
         event_id VARCHAR(36) PRIMARY KEY, kind VARCHAR(10) NOT NULL, about VARCHAR(200) NOT NULL
     );";
 
-/// A mail that came twice would be an error.
+/// Has no conflict clause: recording a mail twice is an error.
 const ADD: Insert =
     Insert { into: "INSERT INTO notification_mails (event_id, kind, about)", on_conflict: "", on_duplicate_key: "" };
 

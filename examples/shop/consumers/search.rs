@@ -1,4 +1,4 @@
-//! Finds orders: by customer, and by day.
+//! Finds orders by customer and by day.
 
 use std::marker::PhantomData;
 use std::num::TryFromIntError;
@@ -52,7 +52,7 @@ fn order(id: String, user_id: String, amount: Cents, date: NaiveDate, cancelled:
     Ok(Row::from([id.into(), user_id.into(), date.to_string().into(), cents.into(), cancelled.into()]))
 }
 
-/// How many orders stand, and how many are cancelled.
+/// Returns the number of orders that are not cancelled and the number of those that are.
 pub async fn orders(models: &impl ReadModels) -> Result<[u64; 2], BoxError> {
     let mut orders = [0; 2];
     for row in models.select(&ORDERS, Row::default()).await? {
@@ -62,26 +62,26 @@ pub async fn orders(models: &impl ReadModels) -> Result<[u64; 2], BoxError> {
     Ok(orders)
 }
 
-/// The day of a customer's last order.
+/// Returns the day of a customer's last order.
 pub async fn last_order(models: &impl ReadModels, customer_id: &str) -> Result<Option<String>, BoxError> {
     let rows = models.select(&LAST_ORDER, Row::from([customer_id.to_owned().into()])).await?;
     Ok(rows.first().map(|row| row.text(0)).transpose()?)
 }
 
-/// The day with the most orders, the first of equals, and how many there were.
+/// Returns the day with the most orders, the earliest of equals, and the number of its orders.
 pub async fn busiest_day(models: &impl ReadModels) -> Result<Option<(String, u64)>, BoxError> {
     let rows = models.select(&BUSIEST_DAY, Row::default()).await?;
     rows.first().map(|row| Ok((row.text(0)?, row.number(1)?))).transpose()
 }
 
-/// The key finds a customer's orders by day; that an order comes once, it sees to as well, since its customer and day never change.
+/// The key serves queries by customer and day. It also keeps orders unique, since an order's customer and day never change.
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS search_orders (
         customer_id VARCHAR(100), date VARCHAR(10), order_id VARCHAR(100), amount BIGINT NOT NULL, cancelled BIGINT NOT NULL,
         PRIMARY KEY (customer_id, date, order_id)
     );";
 
-/// An order that came twice is an error, and stops the consumer.
+/// Has no conflict clause: a repeated order is an error and stops the consumer.
 const ADD_ORDER: Insert = Insert {
     into: "INSERT INTO search_orders (order_id, customer_id, date, amount, cancelled)",
     on_conflict: "",

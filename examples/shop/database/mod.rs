@@ -1,7 +1,7 @@
-//! The few tables the consumers keep, in whatever database they lie.
+//! The consumers' tables, in any of the databases.
 //!
-//! A consumer writes through a [`Database`] and does not know which it is. Its SQL is plain enough that one text serves several databases;
-//! where they differ, [`Insert`] and [`Select`] hold both texts side by side.
+//! A consumer writes through a [`Database`] and does not know which one it is. Most statements are plain enough for all databases; where
+//! the databases differ, [`Insert`] and [`Select`] hold both versions.
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod server;
@@ -9,10 +9,10 @@ pub mod sqlite;
 
 use retell::{BoxError, async_trait};
 
-/// A connection, and what a consumer may do with it: all of it happens in the transaction of a batch.
+/// A connection for the use of a consumer. All of its statements are part of a batch's transaction.
 #[async_trait]
 pub trait Database: Send + 'static {
-    /// Makes tables, if they are not there.
+    /// Creates tables if they do not exist.
     async fn create(&mut self, tables: &'static str) -> Result<(), BoxError>;
 
     /// Writes rows, in as few statements as the database allows.
@@ -22,30 +22,30 @@ pub trait Database: Send + 'static {
     async fn select(&mut self, select: &Select, binds: Row) -> Result<Vec<Row>, BoxError>;
 }
 
-/// Rows into a table.
+/// A statement that writes rows.
 #[derive(Debug)]
 pub struct Insert {
-    /// `INSERT INTO` with its columns; the rows follow.
+    /// `INSERT INTO` with the columns; the rows follow.
     pub into: &'static str,
-    /// What SQLite and PostgreSQL do where a row with the same key is there.
+    /// The clause of SQLite and PostgreSQL for a row whose key already exists.
     pub on_conflict: &'static str,
-    /// What MySQL does there.
-    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "the statements are complete in every build"))]
+    /// The clause of MySQL for the same case.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "every build has all statements"))]
     pub on_duplicate_key: &'static str,
 }
 
-/// Rows out of a table.
+/// A statement that reads rows.
 #[derive(Debug)]
 pub struct Select {
-    /// For SQLite and PostgreSQL. The binds are `$1`, `$2` ..
+    /// For SQLite and PostgreSQL, with `$1`, `$2` and so on as parameters.
     pub sql: &'static str,
-    /// For MySQL. The binds are `?`.
-    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "the statements are complete in every build"))]
+    /// For MySQL, with `?` as parameters.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "every build has all statements"))]
     pub mysql: &'static str,
 }
 
 impl Select {
-    /// A text that every database understands.
+    /// Creates a statement that is the same in every database.
     pub const fn same(sql: &'static str) -> Self {
         Self { sql, mysql: sql }
     }
@@ -61,9 +61,9 @@ pub enum Value {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row(Vec<Value>);
 
-/// The table is not what the statement takes it for.
+/// A row has other columns than the statement expects.
 #[derive(Debug, thiserror::Error)]
-#[error("{found:?} in column {column}, where {wanted} was to be")]
+#[error("column {column}: expected {wanted}, found {found:?}")]
 pub struct BadColumn {
     column: usize,
     wanted: &'static str,
@@ -78,14 +78,14 @@ impl Row {
         }
     }
 
-    /// Databases keep numbers with a sign; ours have none.
+    /// Returns a number. Databases store signed numbers; the shop has no negative ones.
     pub fn number(&self, column: usize) -> Result<u64, BadColumn> {
         let found = self.0.get(column);
         let number = match found {
             Some(Value::Number(number)) => u64::try_from(*number).ok(),
             _ => None,
         };
-        number.ok_or_else(|| BadColumn { column, wanted: "a number from zero", found: found.cloned() })
+        number.ok_or_else(|| BadColumn { column, wanted: "a number of at least 0", found: found.cloned() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tables in PostgreSQL and MySQL. Between them only the texts differ, and which of them a database takes.
+//! The tables in PostgreSQL and MySQL. The two implementations differ only in the statements they use.
 
 use retell::sqlx::{self, Column, ColumnIndex, QueryBuilder};
 #[cfg(feature = "mysql")]
@@ -18,7 +18,7 @@ macro_rules! database {
                 Ok(())
             }
 
-            /// All rows in one statement: each statement is a way to the server and back.
+            /// Writes all rows in one statement, since each statement is a round trip to the server.
             async fn insert(&mut self, insert: &Insert, rows: Vec<Row>) -> Result<(), BoxError> {
                 if rows.is_empty() {
                     return Ok(());
@@ -33,7 +33,7 @@ macro_rules! database {
                     }
                 });
                 sql.push(" ").push(insert.$existing);
-                // Each number of rows makes a text of its own: not worth keeping.
+                // The statement depends on the number of rows, so it is not worth caching.
                 sql.build().persistent(false).execute(self).await?;
                 Ok(())
             }

@@ -12,7 +12,7 @@ impl Database for Connection {
         Ok(self.execute_batch(tables)?)
     }
 
-    /// A row each: there is no way to the database that would be worth saving.
+    /// Writes one row per statement, since there is no round trip to save.
     async fn insert(&mut self, insert: &Insert, rows: Vec<Row>) -> Result<(), BoxError> {
         let Some(first) = rows.first() else { return Ok(()) };
         let places = vec!["?"; first.0.len()].join(", ");
@@ -28,7 +28,7 @@ impl Database for Connection {
     }
 }
 
-/// Reads rows through a connection that others read through, too.
+/// Reads rows through a connection that others may also read through.
 pub fn select(db: &Connection, select: &Select, binds: Row) -> rusqlite::Result<Vec<Row>> {
     let mut statement = db.prepare_cached(select.sql)?;
     let columns = statement.column_count();

@@ -1,7 +1,6 @@
 //! The stock of one product.
 //!
-//! It does not remember which orders it served, since that would grow for ever: whoever sends a command names it by an
-//! idempotency key.
+//! The aggregate does not remember the orders it has served, since that list would grow forever. Instead, a command carries an idempotency key.
 
 use retell::{Aggregate, Apply, Event, Handle};
 
@@ -15,7 +14,7 @@ pub enum InventoryEvent {
     Released { product_id: String, sku_id: String, quantity: u32, remaining_stock: u64 },
 }
 
-/// What is left, and how many deliveries came.
+/// The remaining stock, and the number of deliveries.
 #[derive(Debug, Clone, Default, PartialEq, Aggregate)]
 #[aggregate("inventory", event = InventoryEvent)]
 pub struct Inventory {
@@ -49,7 +48,7 @@ pub struct DeductStock {
     pub quantity: u32,
 }
 
-/// Puts back what was deducted.
+/// Returns deducted pieces to the stock.
 #[derive(Debug, Clone)]
 pub struct ReleaseStock {
     pub product_id: String,
@@ -58,9 +57,9 @@ pub struct ReleaseStock {
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum InventoryRefused {
-    #[error("a quantity of nothing")]
+    #[error("the quantity is zero")]
     NoQuantity,
-    /// Names the next delivery, so that all who wait for it ask for the same one.
+    /// Contains the number of deliveries, so that all commands that wait for the next delivery request the same one.
     #[error("out of stock after {deliveries} deliveries: {wanted} wanted, {left} left")]
     OutOfStock { wanted: u32, left: u64, deliveries: u64 },
 }
@@ -112,7 +111,7 @@ impl Handle<ReleaseStock> for Inventory {
     }
 }
 
-/// Each product comes in one form: a jewel case.
+/// Returns the SKU. Each product comes in one form: a jewel case.
 fn sku(product_id: &str) -> String {
     format!("{product_id}-jewel")
 }
@@ -140,17 +139,17 @@ mod tests {
     }
 
     #[test]
-    fn stock_is_received_on_top_of_what_is_left() {
+    fn received_stock_is_added_to_the_remaining_stock() {
         given::<Inventory>([received(10, 10), deducted(4, 6)]).when(receive(5)).then([received(5, 11)]);
     }
 
     #[test]
-    fn the_last_piece_can_be_deducted() {
+    fn last_piece_can_be_deducted() {
         given::<Inventory>([received(10, 10)]).when(deduct(10)).then([deducted(10, 0)]);
     }
 
     #[test]
-    fn what_is_released_can_be_deducted_again() {
+    fn released_stock_can_be_deducted_again() {
         let release = ReleaseStock { product_id: "cd-001".into(), quantity: 4 };
         let (product_id, sku_id) = ("cd-001".into(), sku("cd-001"));
         let released = InventoryEvent::Released { product_id, sku_id, quantity: 4, remaining_stock: 10 };
@@ -159,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn more_than_is_left_is_refused_and_names_the_delivery_it_waits_for() {
+    fn deducting_too_much_is_rejected_with_the_delivery_count() {
         given::<Inventory>([received(10, 10), deducted(4, 6)])
             .when(deduct(7))
             .then_rejected(InventoryRefused::OutOfStock { wanted: 7, left: 6, deliveries: 1 });
     }
 
     #[test]
-    fn a_product_that_never_came_is_out_of_stock() {
+    fn undelivered_product_is_out_of_stock() {
         given::<Inventory>([]).when(deduct(1)).then_rejected(InventoryRefused::OutOfStock {
             wanted: 1,
             left: 0,
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_quantity() {
+    fn zero_quantity_is_rejected() {
         given::<Inventory>([]).when(receive(0)).then_rejected(InventoryRefused::NoQuantity);
         given::<Inventory>([]).when(deduct(0)).then_rejected(InventoryRefused::NoQuantity);
         let release = ReleaseStock { product_id: "cd-001".into(), quantity: 0 };

@@ -1,4 +1,4 @@
-//! What the shop knows: four kinds of aggregates, and the words they share.
+//! The shop's domain: four kinds of aggregates, and the types they share.
 
 pub mod inventory;
 pub mod order;
@@ -9,13 +9,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Money, in whole cents.
+/// An amount of money in cents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cents(pub u64);
 
 impl Cents {
-    /// The sum, unless it is more than 64 bits hold.
+    /// Adds two amounts; `None` on overflow.
     pub fn plus(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
@@ -27,7 +27,7 @@ impl fmt::Display for Cents {
     }
 }
 
-/// A number with a comma between each three digits.
+/// Formats a number with thousands separators.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_shows_dollars_in_groups_of_three_digits() {
+    fn money_is_formatted_with_thousands_separators() {
         assert_eq!(Cents(5).to_string(), "$0.05");
         assert_eq!(Cents(250_031_563).to_string(), "$2,500,315.63");
         assert_eq!(Cents(100_000).to_string(), "$1,000.00");

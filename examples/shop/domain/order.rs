@@ -1,4 +1,4 @@
-//! An order: created once, and then confirmed or cancelled.
+//! An order: created once, then confirmed or cancelled.
 
 use chrono::NaiveDate;
 use retell::{Aggregate, Apply, Event, Handle};
@@ -12,7 +12,7 @@ pub enum OrderEvent {
     Created { order_id: String, user_id: String, items: Vec<Item>, total_amount: Cents, date: NaiveDate },
     #[event("order.confirmed")]
     Confirmed { order_id: String },
-    /// Says again what was ordered, for those who take it from their sums.
+    /// Repeats the contents of the order, so that consumers can subtract it from their sums.
     #[event("order.cancelled")]
     Cancelled { order_id: String, user_id: String, items: Vec<Item>, total_amount: Cents, date: NaiveDate },
 }
@@ -23,7 +23,7 @@ pub struct Item {
     pub quantity: u32,
 }
 
-/// What was ordered, once it was, and what became of it.
+/// The contents of the order after its creation, and its final state.
 #[derive(Debug, Clone, Default, PartialEq, Aggregate)]
 #[aggregate("order", event = OrderEvent, snapshots = never)]
 pub struct Order {
@@ -70,7 +70,7 @@ pub enum OrderRefused {
     NothingOrdered,
     #[error("the order was created for user {user_id} over {total_amount}")]
     OtherOrder { user_id: String, total_amount: Cents },
-    #[error("there is no such order")]
+    #[error("the order does not exist")]
     NotCreated,
     #[error("the order is confirmed")]
     IsConfirmed,
@@ -147,34 +147,34 @@ mod tests {
     }
 
     #[test]
-    fn a_new_order_is_created() {
+    fn new_order_is_created() {
         given::<Order>([]).when(create("7", 2, 999)).then([created(&create("7", 2, 999))]);
     }
 
     #[test]
-    fn an_order_may_cost_nothing() {
+    fn order_may_be_free() {
         given::<Order>([]).when(create("7", 1, 0)).then([created(&create("7", 1, 0))]);
     }
 
     #[test]
-    fn creating_it_again_does_nothing() {
+    fn creating_an_order_again_does_nothing() {
         given::<Order>([created(&create("7", 2, 999))]).when(create("7", 2, 999)).then([]);
     }
 
     #[test]
-    fn another_order_under_the_same_id_is_refused() {
+    fn another_order_with_the_same_id_is_rejected() {
         given::<Order>([created(&create("7", 2, 999))])
             .when(create("8", 2, 999))
             .then_rejected(OrderRefused::OtherOrder { user_id: "7".into(), total_amount: Cents(999) });
     }
 
     #[test]
-    fn an_order_of_nothing_is_refused() {
+    fn empty_order_is_rejected() {
         given::<Order>([]).when(create("7", 0, 999)).then_rejected(OrderRefused::NothingOrdered);
     }
 
     #[test]
-    fn an_order_is_confirmed_once_and_then_not_cancelled() {
+    fn confirmed_order_cannot_be_cancelled() {
         let confirmed = OrderEvent::Confirmed { order_id: "order-2".into() };
         let order = || created(&create("7", 2, 999));
         given::<Order>([order()]).when(ConfirmOrder).then([confirmed.clone()]);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_cancelled_once_and_then_not_confirmed() {
+    fn cancelled_order_cannot_be_confirmed() {
         let (order, cancelled) = (|| created(&create("7", 2, 999)), cancelled(create("7", 2, 999)));
         given::<Order>([order()]).when(CancelOrder).then([cancelled.clone()]);
         given::<Order>([order(), cancelled.clone()]).when(CancelOrder).then([]);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_created_has_no_end() {
+    fn missing_order_is_neither_confirmed_nor_cancelled() {
         given::<Order>([]).when(ConfirmOrder).then_rejected(OrderRefused::NotCreated);
         given::<Order>([]).when(CancelOrder).then_rejected(OrderRefused::NotCreated);
     }

@@ -11,7 +11,7 @@ pub enum PaymentEvent {
     Completed { payment_id: String, order_id: String, amount: Cents, payment_method: String, date: NaiveDate },
 }
 
-/// What was paid, once it was.
+/// The order and amount of the payment, once completed.
 #[derive(Debug, Clone, Default, PartialEq, Aggregate)]
 #[aggregate("payment", event = PaymentEvent, snapshots = never)]
 pub struct Payment {
@@ -36,7 +36,7 @@ pub struct CompletePayment {
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum PaymentRefused {
-    #[error("the payment was {amount} for {order_id}")]
+    #[error("the payment was already completed with {amount} for {order_id}")]
     OtherPayment { order_id: String, amount: Cents },
 }
 
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payment_is_completed() {
+    fn payment_is_completed() {
         given::<Payment>([]).when(pay("order-2", 999)).then([completed(&pay("order-2", 999))]);
     }
 
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn another_amount_is_refused() {
+    fn another_amount_is_rejected() {
         given::<Payment>([completed(&pay("order-2", 999))])
             .when(pay("order-2", 998))
             .then_rejected(PaymentRefused::OtherPayment { order_id: "order-2".into(), amount: Cents(999) });

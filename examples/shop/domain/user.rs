@@ -31,7 +31,7 @@ pub struct RegisterUser {
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum UserRefused {
-    #[error("`{0}` is no e-mail address")]
+    #[error("`{0}` is not an e-mail address")]
     NoAddress(String),
     #[error("already registered with another address")]
     OtherAddress,
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_user_is_registered() {
+    fn new_user_is_registered() {
         given::<User>([]).when(register("a@shop.example")).then([registered("a@shop.example")]);
     }
 
@@ -79,14 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn another_address_is_refused() {
+    fn another_address_is_rejected() {
         given::<User>([registered("a@shop.example")])
             .when(register("b@shop.example"))
             .then_rejected(UserRefused::OtherAddress);
     }
 
     #[test]
-    fn text_without_an_at_sign_is_refused() {
+    fn address_without_an_at_sign_is_rejected() {
         given::<User>([]).when(register("ada")).then_rejected(UserRefused::NoAddress("ada".into()));
     }
 }

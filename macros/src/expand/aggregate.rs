@@ -4,12 +4,12 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::{Data, Fields, LitStr};
 
-use super::{hidden, shadow};
+use super::{in_anonymous_const, shadow};
 use crate::ast::{self, Aggregate};
 use crate::attr::{self, Snapshots};
 use crate::fingerprint::fingerprint;
 
-/// Also the default of `retell::SnapshotPolicy`, where the reason stands.
+/// Default number of events between snapshots; equal to the default of `retell::SnapshotPolicy`, which explains it.
 const EVENTS_PER_SNAPSHOT: u32 = 100;
 
 pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
@@ -21,7 +21,7 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
     let shadow = shadow(aggregate, &krate);
     let (write, read) = snapshots(aggregate, &krate);
     let claims = claims(aggregate, &krate);
-    hidden(
+    in_anonymous_const(
         aggregate.input,
         &quote! {
             #shadow
@@ -56,14 +56,14 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
     )
 }
 
-/// An impl that keeps a mistake in the declaration from turning up wherever the type is used.
+/// Generates a stub impl, so that an error in the declaration is not repeated wherever the type is used.
 pub(crate) fn stub(aggregate: &Aggregate<'_>) -> TokenStream {
     let krate = aggregate.attr.krate();
     let ident = &aggregate.input.ident;
     let event = aggregate.attr.event.as_ref();
     let event = event.map_or_else(|| quote!(#krate::event::AnyEvent), |event| quote!(#event));
     let (parameters, arguments, _) = aggregate.input.generics.split_for_impl();
-    hidden(
+    in_anonymous_const(
         aggregate.input,
         &quote! {
             #[automatically_derived]
@@ -97,7 +97,7 @@ pub(crate) fn stub(aggregate: &Aggregate<'_>) -> TokenStream {
     )
 }
 
-/// `Aggregate::claims`, unless there are none.
+/// Generates `Aggregate::claims`, if the attribute names a function.
 fn claims(aggregate: &Aggregate<'_>, krate: &TokenStream) -> Option<TokenStream> {
     let (path, event) = (aggregate.attr.claims.as_ref()?, &aggregate.attr.event);
     Some(quote! {
@@ -125,7 +125,7 @@ fn keeps_snapshots(aggregate: &Aggregate<'_>) -> bool {
     !matches!(aggregate.attr.snapshots, Some(Snapshots::Never))
 }
 
-/// The bodies of `to_snapshot` and `from_snapshot`.
+/// Generates the bodies of `to_snapshot` and `from_snapshot`.
 fn snapshots(aggregate: &Aggregate<'_>, krate: &TokenStream) -> (TokenStream, TokenStream) {
     if keeps_snapshots(aggregate) {
         let write = quote!(#krate::__private::to_snapshot(&__RetellRef(self)));
@@ -172,7 +172,7 @@ fn shadow(aggregate: &Aggregate<'_>, krate: &TokenStream) -> TokenStream {
     }
 }
 
-/// A variant as it is, with all its serde attributes: its form is seen by nobody else.
+/// Copies a variant with all its serde attributes; only snapshots use this form.
 fn variant(variant: &syn::Variant, owner: &syn::Ident) -> TokenStream {
     let attrs = attr::named(&variant.attrs, "serde");
     let name = &variant.ident;

@@ -1,23 +1,23 @@
 //! `impl Event`.
 //!
-//! An enum is written through one shadow enum without tags, since the stored name is the tag, and read back kind by kind
-//! through a struct of the variant's fields. A struct is written and read through one shadow.
+//! An enum is encoded through one shadow enum without tags, since the stored name is the tag. Each variant is decoded through a struct of
+//! its fields. A struct is encoded and decoded through one shadow.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Data, Fields, LitStr, Meta};
 
-use super::{hidden, shadow};
+use super::{in_anonymous_const, shadow};
 use crate::ast::{Event, Variant};
 use crate::attr::{Attr, Codec};
 
-/// One kind of event, wherever it was declared.
+/// One kind of event: a variant or a struct.
 struct Kind<'a> {
     attr: &'a Attr,
     /// `Self` or `Self::Variant`.
     path: TokenStream,
-    /// Statements and a last expression that decode the newest version from `__stored`.
+    /// Statements and a final expression that decode the newest version from `__stored`.
     decode: TokenStream,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
         (schema_of(&kinds), encode(&krate))
     };
     let arms = kinds.iter().map(|kind| decode(kind, &krate));
-    hidden(
+    in_anonymous_const(
         event.input,
         &quote! {
             #shadow
@@ -70,15 +70,15 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
     )
 }
 
-/// An impl that keeps a mistake in the declaration from turning up wherever the type is used.
+/// Generates a stub impl, so that an error in the declaration is not repeated wherever the type is used.
 pub(crate) fn stub(input: &syn::DeriveInput, attr: &Attr) -> TokenStream {
     let krate = attr.krate();
     let ident = &input.ident;
     let (parameters, arguments, _) = input.generics.split_for_impl();
-    // The bounds are only for parameters, which are the mistake then.
+    // Only generic parameters need the bounds, and then they are the error.
     let bounds = (!input.generics.params.is_empty())
         .then(|| quote!(where #ident #arguments: ::core::marker::Send + ::core::marker::Sync + 'static));
-    hidden(
+    in_anonymous_const(
         input,
         &quote! {
             #[automatically_derived]
@@ -130,7 +130,7 @@ fn shadow(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
     }
 }
 
-/// What a struct is written and read through.
+/// Generates the shadow that a struct is encoded and decoded through.
 fn shadow_of_struct(event: &Event<'_>, fields: &Fields, krate: &TokenStream) -> TokenStream {
     let ident = &event.input.ident;
     let honoured = ["rename_all", "default", "deny_unknown_fields"];
@@ -148,7 +148,7 @@ fn shadow_of_struct(event: &Event<'_>, fields: &Fields, krate: &TokenStream) -> 
     }
 }
 
-/// What an enum is written through.
+/// Generates the shadow that an enum is encoded through.
 fn shadow_of_enum(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
     let ident = &event.input.ident;
     let serde = shadow::serde(krate, &[shadow::remote(ident), quote!(untagged)]);
@@ -167,7 +167,7 @@ fn shadow_of_enum(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
     }
 }
 
-/// Through a struct of the variant's fields.
+/// Generates code that decodes a variant through a struct of its fields.
 fn decode_variant(event: &Event<'_>, variant: &Variant<'_>, krate: &TokenStream) -> TokenStream {
     let mut options: Vec<_> = rename_all(event, variant).into_iter().collect();
     let deny = &["deny_unknown_fields"];
@@ -188,7 +188,7 @@ fn decode_variant(event: &Event<'_>, variant: &Variant<'_>, krate: &TokenStream)
     }
 }
 
-/// The variant's own `rename_all`, or else the enum's `rename_all_fields`.
+/// Returns the variant's own `rename_all`, or else the enum's `rename_all_fields`.
 fn rename_all(event: &Event<'_>, variant: &Variant<'_>) -> Option<TokenStream> {
     let named = |metas: &[Meta], name| metas.iter().find(|meta| meta.path().is_ident(name)).cloned();
     let rule = named(&variant.serde, "rename_all").or_else(|| named(&event.serde, "rename_all_fields"))?;
@@ -233,7 +233,7 @@ fn encode(krate: &TokenStream) -> TokenStream {
     }
 }
 
-/// The match arm of one stored name.
+/// Generates the match arm of one stored name.
 fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
     let Kind { attr, decode, .. } = kind;
     let name: &Option<LitStr> = &attr.name;

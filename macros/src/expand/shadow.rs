@@ -1,5 +1,5 @@
-//! Copies of the user's type that serde derives for in its stead (`#[serde(remote)]`): the type itself needs no serde, and may
-//! derive a serde form of its own.
+//! Copies of the user's type for which serde's traits are derived (`#[serde(remote)]`). The type itself needs no serde impl, and can have
+//! one of its own.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -7,25 +7,25 @@ use syn::{Field, Fields, Ident, LitStr, Meta};
 
 use crate::attr;
 
-/// `#[serde(..)]` with the path to serde and these options.
+/// Generates `#[serde(..)]` with the path to serde and `options`.
 pub(crate) fn serde(krate: &TokenStream, options: &[TokenStream]) -> TokenStream {
     let path = quote!(#krate::__private::serde).to_string();
     quote!(#[serde(crate = #path #(, #options)*)])
 }
 
-/// The option that makes a shadow stand for `ident`.
+/// Generates the option that makes a shadow represent `ident`.
 pub(crate) fn remote(ident: &Ident) -> TokenStream {
     let name = LitStr::new(&ident.to_string(), ident.span());
     quote!(remote = #name)
 }
 
-/// The options among `metas` that have one of these names.
+/// Returns the options among `metas` with one of these names.
 pub(crate) fn options(metas: &[Meta], names: &[&str]) -> Vec<TokenStream> {
     let wanted = |meta: &&Meta| names.iter().any(|name| meta.path().is_ident(name));
     metas.iter().filter(wanted).map(option).collect()
 }
 
-/// serde would ask for a `Default` of the shadow; by its path, the function is that of the user's type.
+/// Converts an option. serde would require `Default` of the shadow; naming the function makes it use the user's type.
 fn option(meta: &Meta) -> TokenStream {
     match meta {
         Meta::Path(path) if path.is_ident("default") => {
@@ -35,8 +35,8 @@ fn option(meta: &Meta) -> TokenStream {
     }
 }
 
-/// The fields of a shadow of `owner`, with their serde attributes. No fields are an empty object, whatever brackets they have:
-/// fields with a default can be added later.
+/// Generates the fields of a shadow of `owner`, with their serde attributes. An item without fields becomes an empty object whatever its
+/// brackets, so that fields with a default can be added later.
 pub(crate) fn fields(fields: &Fields, owner: &Ident) -> TokenStream {
     let shadows = fields.iter().map(|each| field(each, owner));
     match fields {
@@ -52,7 +52,7 @@ fn field(field: &Field, owner: &Ident) -> TokenStream {
     quote!(#(#attrs)* #(#name:)* #ty)
 }
 
-/// `Self` would be the shadow.
+/// Replaces `Self`, which would be the shadow, by `owner`.
 fn without_self(tokens: TokenStream, owner: &Ident) -> TokenStream {
     let replace = |token| match token {
         TokenTree::Ident(ident) if ident == "Self" => owner.clone().into(),
@@ -66,14 +66,14 @@ fn without_self(tokens: TokenStream, owner: &Ident) -> TokenStream {
     tokens.into_iter().map(replace).collect()
 }
 
-/// A struct needs a semicolon after unnamed fields.
+/// Generates a struct; unnamed fields need a semicolon after them.
 pub(crate) fn structure(name: &Ident, fields: &Fields, owner: &Ident) -> TokenStream {
     let end = matches!(fields, Fields::Unnamed(fields) if !fields.unnamed.is_empty()).then(|| quote!(;));
     let fields = self::fields(fields, owner);
     quote!(struct #name #fields #end)
 }
 
-/// `__RetellRef(&value)`, which serialises as `__RetellShadow` says.
+/// Generates `__RetellRef(&value)`, which serializes like `__RetellShadow`.
 pub(crate) fn reference(krate: &TokenStream, ident: &Ident) -> TokenStream {
     let serde = quote!(#krate::__private::serde);
     quote! {
@@ -88,7 +88,7 @@ pub(crate) fn reference(krate: &TokenStream, ident: &Ident) -> TokenStream {
     }
 }
 
-/// `__RetellOwned(value)`, which deserialises as `__RetellShadow` says.
+/// Generates `__RetellOwned(value)`, which deserializes like `__RetellShadow`.
 pub(crate) fn owned(krate: &TokenStream, ident: &Ident) -> TokenStream {
     let serde = quote!(#krate::__private::serde);
     quote! {

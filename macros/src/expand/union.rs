@@ -1,10 +1,10 @@
-//! `impl Event` for a union, and `From` each member.
+//! `impl Event` for a union, and `From` for each member.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Ident, Type};
 
-use super::hidden;
+use super::in_anonymous_const;
 use crate::ast::Union;
 
 pub(crate) fn expand(union: &Union<'_>) -> TokenStream {
@@ -14,7 +14,7 @@ pub(crate) fn expand(union: &Union<'_>) -> TokenStream {
     let events: Vec<_> = union.members.iter().filter_map(|member| member.event).collect();
     let decode = decode(&variants, &events, &krate);
     let conversions = conversions(ident, &variants, &events);
-    hidden(
+    in_anonymous_const(
         union.input,
         &quote! {
             const __RETELL_MEMBERS: &[#krate::event::EventTypes] =

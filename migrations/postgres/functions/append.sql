@@ -1,21 +1,21 @@
--- Writes those appends of a batch that may be written, and returns a verdict on each. A stream, a key and a claimed value each occur at most
--- once in a call.
+-- Writes the appends of a round that are allowed, and returns a verdict on each. A stream, a key and a claimed value each occur at most once in
+-- a call.
 --   lane_hint   where to search for a free lane
---   callers     whether the transaction is a caller's, so that nobody knows when it ends
---   durable     whether the commit waits for the disk, whatever the server's default is
+--   callers     whether the transaction belongs to a caller and may stay open
+--   durable     whether the commit waits for the disk even if the server's default is not to
 --   key_*       one entry for each append with an idempotency key: the append (from 1) and the key
 --   part_*      one entry for each stream: its append, its names, the kind and number of its expected version (see `version_fits`; the number
 --               is NULL unless the kind is exact), and the number of its events. The parts of an append are adjacent.
 --   event_*     one entry for each event: its part (from 1), its place in the part (from 1), and the columns of its row
 --   claim_*     one entry for each claimed value: its append, the value, and the parts that reserve and release it (NULL if none does); all
 --               five are NULL if nothing is claimed
--- Events are in the order of their streams' names, keys and values in their own order. Two calls that want the same rows therefore meet at the
--- first of them and cannot deadlock.
+-- Events are in the order of their streams' names, keys and values each in their own order. So two calls that want the same rows wait for each
+-- other at the first of them and cannot deadlock.
 -- Returns
 --   commit_number   the commit, if an append was written
 --   verdicts        one for each append: written, repeated (its key has an outcome), conflict, or taken
---   culprits        one for each append: the first part that conflicts, or the first claim that is taken; NULL if there are none at all
---   versions        one for each part: its stream's version before
+--   culprits        one for each append: the first part that conflicts, or the first claim that is taken; NULL if every append is allowed
+--   versions        one for each part: the version of its stream before the append
 --   places          one for each part: the number of events before its own in the commit; NULL if they were not written
 --   holder_types, holder_ids    one for each claim: the stream that held the value before; empty text if there was none
 CREATE OR REPLACE FUNCTION {schema}.append(
@@ -29,7 +29,7 @@ CREATE OR REPLACE FUNCTION {schema}.append(
     OUT holder_types text[], OUT holder_ids text[]
 )
 LANGUAGE plpgsql
--- PostgreSQL would plan statements with arrays again at every call.
+-- Otherwise PostgreSQL plans statements with arrays again in every call.
 SET plan_cache_mode = force_generic_plan
 -- A session keeps its plans, and a table may have been empty when it made them.
 SET enable_seqscan = off
@@ -45,10 +45,10 @@ DECLARE
 BEGIN
     verdicts := array_fill('written'::text, ARRAY[part_append[cardinality(part_append)]]);
     IF cardinality(claim_append) > 0 THEN
-        -- The commit number is drawn after this. So a reservation is always later in the log than the release that made it possible.
+        -- Before the commit number is drawn, so that a reservation is always later in the log than the release that made it possible.
         SELECT l.holder_types, l.holder_ids INTO holder_types, holder_ids FROM {schema}.lock_claims(claim_scope, claim_value) AS l;
         FOR c IN REVERSE cardinality(claim_append)..1 LOOP
-            -- A part that is NULL gives names that are NULL, which no holder has.
+            -- If a part is NULL, its names are NULL, and no holder has those.
             IF claim_reserve[c] IS NOT NULL AND holder_types[c] <> ''
                 AND (holder_types[c], holder_ids[c]) IS DISTINCT FROM (part_type[claim_reserve[c]], part_id[claim_reserve[c]])
                 AND (holder_types[c], holder_ids[c]) IS DISTINCT FROM (part_type[claim_release[c]], part_id[claim_release[c]])
@@ -61,8 +61,8 @@ BEGIN
     END IF;
     held_lane := {schema}.take_lane(lane_hint, callers);
     /* hook: before-number */
-    -- One statement: it draws the number after taking the snapshot that checks the versions. If the number were drawn earlier, version 2 of a
-    -- stream could get a smaller number than version 1. Each `unnest` is in a select list, here and below: in FROM, it would fill a buffer.
+    -- One statement, which draws the number after it has taken the snapshot that checks the versions. If the number were drawn earlier, version
+    -- 2 of a stream could get a smaller number than version 1. Here and below, `unnest` is in the select list: in FROM it would fill a buffer.
     SELECT nextval('{schema}.commit_number'), greatest(clock_timestamp(), max(last.recorded_at)),
         array_agg(coalesce(last.version, 0) ORDER BY part.place)
     INTO commit_number, at, versions
@@ -72,7 +72,7 @@ BEGIN
         ORDER BY e.version DESC LIMIT 1
     ) AS last ON true;
     /* hook: after-number */
-    -- A NULL in `part_version` equals no version, so this skips the loop only if every version was demanded and found.
+    -- A NULL in `part_version` equals no version, so the loop is skipped only if every part demands an exact version and all are found.
     IF versions <> part_version THEN
         FOR p IN REVERSE cardinality(part_append)..1 LOOP
             IF {schema}.version_fits(part_kind[p], part_version[p], versions[p]) IS NOT TRUE THEN
@@ -82,7 +82,7 @@ BEGIN
             END IF;
         END LOOP;
     END IF;
-    -- After the versions: a transaction that sees an append's events sees its key. `OFFSET 0` makes it a lookup for each key.
+    -- After the versions, so that a transaction that sees an append's events also sees its key. `OFFSET 0` makes this one lookup per key.
     IF cardinality(key_append) > 0 THEN
         known_keys := ARRAY(
             SELECT k.append FROM unnest(key_append, key_text) AS k (append, key),

@@ -1,7 +1,7 @@
--- `append` for the most common call: one event of one stream, without a key and without claims. Plain values instead of arrays halve the
--- processor time. The settings are those of `append`, for the same reasons.
+-- Does what `append` does for the most common call: one event of one stream, without a key and without claims. Plain values instead of arrays
+-- halve the processor time. The settings are those of `append`, for the same reasons.
 --   kind, expected    the expected version, as in `version_fits`
--- Returns the verdict: [commit number, version before] if the event was written, [NULL, version found] if it conflicts.
+-- Returns [commit number, version before] if the event was written, [NULL, version found] if it conflicts.
 CREATE OR REPLACE FUNCTION {schema}.append_one(
     lane_hint integer, callers boolean, durable boolean, stream_type text, stream_id text, kind text, expected bigint,
     event_id uuid, event_type text, event_schema bigint, event_codec smallint,
@@ -18,12 +18,12 @@ DECLARE
     found_version bigint;
     at timestamptz;
 BEGIN
-    -- The first step of `take_lane`, without the cost of the call.
+    -- The first step of `take_lane`, inlined to save the cost of the call.
     IF callers OR NOT pg_try_advisory_xact_lock({schema}.lane_key(), held_lane) THEN
         held_lane := {schema}.take_lane(lane_hint, callers);
     END IF;
     /* hook: before-number */
-    -- One statement: it draws the number after taking the snapshot that checks the version.
+    -- One statement, which draws the number after it has taken the snapshot that checks the version.
     SELECT nextval('{schema}.commit_number'), coalesce(last.version, 0), greatest(clock_timestamp(), last.recorded_at)
     INTO commit_number, found_version, at
     FROM (SELECT) AS one LEFT JOIN LATERAL (

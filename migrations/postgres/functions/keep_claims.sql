@@ -1,5 +1,5 @@
--- Writes the new holder of each claimed value whose append was written. Deletes the rows of values that were released, and those that exist
--- only because `lock_claims` made them for an append that was refused. Parameters and settings: see `append` and `lock_claims`.
+-- Writes the new holder of each claimed value whose append was written. Deletes the rows of values that were released, and the rows that
+-- `lock_claims` created for an append that was refused. For parameters and settings see `append` and `lock_claims`.
 CREATE OR REPLACE FUNCTION {schema}.keep_claims(
     claim_scope text[], claim_value text[], claim_reserve integer[], claim_release integer[],
     part_type text[], part_id text[], places integer[]

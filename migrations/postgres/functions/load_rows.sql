@@ -1,10 +1,9 @@
--- Returns one row for each of these keys, in their order, which is that of their bytes. In log order only one transaction holds the checkpoint,
--- so the rows need no locks. With order per aggregate every key first gets a row, an empty one, because a row that does not exist cannot be
--- locked; then the rows are locked in key order and read as the last transaction left them. A transaction that waits to insert a row holds
--- only rows that it made, in key order, and one that waits for a lock waits for a row that exists: so there is no deadlock. No row is missing
--- at the end, because with order per aggregate rows are emptied and not deleted.
--- A session makes its plans once. `LATERAL` with an `OFFSET 0` or a lock keeps each key a lookup, whatever the planner believed of a table
--- that was small at the time.
+-- Returns one row for each of these keys, in the order given, which is the order of their bytes. In log order only one transaction holds the
+-- checkpoint, so the rows need no locks. With order per aggregate, each key without a row first gets an empty one, because a row that does not
+-- exist cannot be locked. Then the rows are locked in key order and read as the last transaction left them. A transaction that waits to insert
+-- a row holds only rows that it inserted, in key order, and a transaction that waits for a lock waits for a committed row. So there is no
+-- deadlock. No row is missing at the end, because with order per aggregate rows are emptied and never deleted.
+-- A session keeps its plans. `LATERAL` with `OFFSET 0` or a lock makes each key a lookup, even if the table was small when the plan was made.
 CREATE OR REPLACE FUNCTION {schema}.load_rows(of_view text, of_generation bigint, keys text[], by_projection text)
 RETURNS TABLE (row_state text, row_fields text, row_position bigint)
 LANGUAGE plpgsql

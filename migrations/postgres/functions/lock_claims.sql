@@ -1,6 +1,6 @@
--- Locks the row of each claimed value to the end of the transaction, in the order given, and makes the rows that do not exist. Returns the
--- stream that holds each value, or empty text. Only `append` calls this, and its settings hold here. The joins are switched off so that every
--- row is looked up by its key, whatever the planner believed of a table that was empty when the session made its plan.
+-- Locks the row of each claimed value to the end of the transaction, in the order given, and creates the rows that do not exist. Returns the
+-- stream that holds each value, or empty text. Only `append` calls this function, and its settings apply here. The joins are switched off so
+-- that each row is looked up by its key, even if the table was empty when the session made the plan.
 CREATE OR REPLACE FUNCTION {schema}.lock_claims(
     claim_scope text[], claim_value text[],
     OUT holder_types text[], OUT holder_ids text[]

@@ -1,5 +1,5 @@
--- Assigns positions to the commits that have none, and returns the head of the log. One transaction does this at a time: another caller finds
--- the lock taken and gets NULL.
+-- Assigns positions to the commits that have none, and returns the head of the log. One transaction does this at a time. If another one holds
+-- the lock, returns NULL.
 CREATE OR REPLACE FUNCTION {schema}.sequence_commits() RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     durability text;
@@ -9,14 +9,15 @@ BEGIN
     IF /* hook: sequencer-lock */ NOT pg_try_advisory_xact_lock({schema}.lane_key(), 64) THEN
         RETURN NULL;
     END IF;
-    -- A reader may act on a position at once. If a crash took the position back, the event could get another one.
+    -- A reader may act on a position at once. If a crash took the position back, the event could get a different one.
     durability := {schema}.wait_for_disk(true);
-    -- One statement, so one snapshot, taken after the lock: it sees the work of all earlier sequencers, and a run without gaps of each lane.
+    -- One statement and so one snapshot, taken after the lock. It sees the work of all earlier sequencers, and of each lane every commit up to
+    -- some number.
     WITH fresh AS MATERIALIZED (
         SELECT c.lane, c.commit_id, c.events, c.recorded_at
         FROM {schema}.lanes l, LATERAL (
             SELECT * FROM {schema}.commits c WHERE c.lane = l.lane AND c.commit_id > l.sequenced
-            OFFSET 0 -- keeps the planner from making a join of it, which would read the whole past of the lanes
+            OFFSET 0 -- keeps the planner from making this a join, which would read every commit that the lanes ever had
         ) AS c
     ), before AS (
         SELECT coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0) AS head

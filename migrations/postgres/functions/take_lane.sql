@@ -1,6 +1,6 @@
--- Takes a free lane until the end of the transaction, searching from `hint`. A transaction gets a lane after the end of the last transaction
--- that held it, so within a lane commits become visible in number order. The upper half of the lanes is for callers' transactions, which may
--- stay open: the library's own appends never wait for one.
+-- Takes a free lane to the end of the transaction, searching from `hint`. A transaction gets a lane only after the last transaction that held
+-- it has ended, so within a lane commits become visible in number order. The upper half of the lanes is for callers' transactions, which may
+-- stay open, so the library's own appends never wait for one.
 CREATE OR REPLACE FUNCTION {schema}.take_lane(hint integer, callers boolean) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     log_key integer := {schema}.lane_key();

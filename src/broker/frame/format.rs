@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The first byte of a frame: its events stand as they are.
+/// Format number of a frame with uncompressed events.
 pub(super) const PLAIN: u8 = 1;
 
-/// The first byte of a frame whose events are compressed.
+/// Format number of a frame with compressed events.
 pub(super) const COMPRESSED: u8 = 2;
 
 #[derive(Serialize, Deserialize)]

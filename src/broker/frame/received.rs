@@ -11,7 +11,7 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent};
 use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
 
-/// A frame whose head has been read: enough to decide whether its events are wanted.
+/// A received frame whose head is parsed: enough to decide whether its events are needed.
 #[derive(Debug, Clone)]
 pub struct ReceivedFrame {
     first: Position,
@@ -21,14 +21,14 @@ pub struct ReceivedFrame {
 }
 
 impl ReceivedFrame {
-    /// Reads the head of a message.
+    /// Parses the head of a message.
     ///
     /// # Errors
-    /// [`ErrorKind::BadFrame`] if it is not a frame of a format this release knows.
+    /// [`ErrorKind::BadFrame`] if `body` is not a frame, or has a format that this release does not support.
     pub fn parse(mut body: Bytes) -> Result<Self> {
         let (head, rest): (Head, _) = postcard::take_from_bytes(&body).map_err(|e| bad(e.to_string()))?;
         if ![PLAIN, COMPRESSED].contains(&head.format) {
-            return Err(bad(format!("format {}, known are {PLAIN} and {COMPRESSED}", head.format)));
+            return Err(bad(format!("unknown format {}, supported are {PLAIN} and {COMPRESSED}", head.format)));
         }
         if head.count == 0 || head.first == 0 {
             return Err(bad(format!("{} events from position {}", head.count, head.first)));
@@ -47,10 +47,11 @@ impl ReceivedFrame {
         self.first.plus(self.count - 1)
     }
 
-    /// Reads the events. Their payloads stay in the message's buffer, or in the one it was expanded into.
+    /// Decodes the events. Their payloads share the buffer of the message, or the buffer that the message was expanded into.
     ///
     /// # Errors
-    /// [`ErrorKind::BadFrame`] if they contradict the head, expand to more than 64 MiB, or are compressed and the feature `zstd` is off.
+    /// [`ErrorKind::BadFrame`] if the events do not match the head, expand to more than 64 MiB, or are compressed and the feature `zstd` is
+    /// not enabled.
     pub fn events(&self) -> Result<Vec<RecordedEvent>> {
         let body = self.expanded()?;
         let mut rest = &body[..];
@@ -58,7 +59,7 @@ impl ReceivedFrame {
         for place in 0..self.count {
             let (wire, later): (WireEvent<'_>, _) =
                 postcard::take_from_bytes(rest).map_err(|error| bad(error.to_string()))?;
-            let event = event(&body, self.first.plus(place), &wire).map_err(|error| bad(error.to_string()))?;
+            let event = recorded_event(&body, self.first.plus(place), &wire).map_err(|error| bad(error.to_string()))?;
             events.push(event);
             rest = later;
         }
@@ -72,13 +73,14 @@ impl ReceivedFrame {
         #[cfg(feature = "zstd")]
         let expanded = zip::expand(&self.events).map(Bytes::from).map_err(|error| bad(error.to_string()));
         #[cfg(not(feature = "zstd"))]
-        let expanded = Err(bad("it is compressed, and this program is built without the feature `zstd`".into()));
+        let expanded =
+            Err(bad("the frame is compressed, and this program was built without the feature `zstd`".into()));
         expanded
     }
 }
 
-/// Reads an event. Its payload shares the bytes of `body`.
-fn event(body: &Bytes, position: Position, wire: &WireEvent<'_>) -> Result<RecordedEvent, BoxError> {
+/// Builds an event whose payload is a slice of `body`.
+fn recorded_event(body: &Bytes, position: Position, wire: &WireEvent<'_>) -> Result<RecordedEvent, BoxError> {
     Ok(RecordedEvent {
         position,
         stream: StreamId::new(AggregateType::new(wire.aggregate_type)?, AggregateId::new(wire.aggregate_id)?),

@@ -1,4 +1,4 @@
-//! One connection to the broker, made when it is needed and again after it was lost.
+//! A connection to the broker that is opened on first use and reopened after a loss.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use crate::broker::rabbitmq::options::RabbitMqOptions;
 use crate::broker::rabbitmq::topology::{Exchange, Topology};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Without a sign of life for about twice that long, either side gives the connection up. Half-open ones are found by nothing else.
+/// Heartbeat interval. Either side closes the connection after about two intervals of silence; nothing else detects a half-open connection.
 const HEARTBEAT_SECONDS: u16 = 10;
 
-/// A connection for one purpose. The broker holds back a connection that publishes too much, and then its acknowledgements as well: so
-/// publishing and consuming have one each.
+/// A connection for one purpose. RabbitMQ blocks a connection that publishes too fast, and with it the acknowledgements on that connection,
+/// so publishing and consuming use separate ones.
 pub(super) struct Link {
     options: Arc<RabbitMqOptions>,
     purpose: &'static str,
     live: Mutex<Option<Live>>,
 }
 
-/// A connection, and the channel to publish on.
+/// An open connection and its channel for publishing.
 struct Live {
     connection: Connection,
     channel: Channel,
@@ -50,26 +50,26 @@ impl Link {
         Self { options, purpose, live: Mutex::default() }
     }
 
-    /// The channel to publish on, in confirm mode.
+    /// Returns the channel for publishing, in confirm mode.
     pub(super) async fn channel(&self) -> Result<Channel> {
-        // Held across the connecting, on purpose: one connects, the others wait for it.
+        // The lock is held while connecting: one task connects and the others wait for it.
         let mut live = self.live.lock().await;
         Ok(self.up(&mut live).await?.channel.clone())
     }
 
-    /// A channel of the caller's own.
+    /// Opens a channel for the caller alone.
     pub(super) async fn new_channel(&self) -> Result<Channel> {
         let mut live = self.live.lock().await;
         let connection = &self.up(&mut live).await?.connection;
         self.within("open a channel", connection.create_channel()).await
     }
 
-    /// Gives the connection up: something on it did not answer, or was refused.
+    /// Drops the connection after it failed to answer or refused a message.
     pub(super) async fn forget(&self) {
         *self.live.lock().await = None;
     }
 
-    /// Says goodbye to the broker.
+    /// Closes the connection in order.
     pub(super) async fn close(&self) -> Result<()> {
         let Some(live) = self.live.lock().await.take() else { return Ok(()) };
         if !live.connection.status().connected() {
@@ -81,7 +81,7 @@ impl Link {
     async fn up<'l>(&self, live: &'l mut Option<Live>) -> Result<&'l Live> {
         let up = match live.take().filter(Live::is_up) {
             Some(up) => up,
-            // One limit for all of it: declaring is many questions.
+            // One timeout for all steps, since declaring takes many round trips.
             None => timeout(self.options.timeout, self.connect())
                 .await
                 .map_err(|elapsed| Error::with_source(ErrorKind::Transient("connect to RabbitMQ".into()), elapsed))??,
@@ -95,7 +95,7 @@ impl Link {
         declare_exchanges(&channel, &self.options.topology).await?;
         declare_channels(&channel, &self.options.topology).await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default()).await;
-        confirms.map_err(|error| failed(error, "ask for confirms"))?;
+        confirms.map_err(|error| failed(error, "enable publisher confirms"))?;
         Ok(Live { connection, channel })
     }
 
@@ -107,12 +107,12 @@ impl Link {
         uri.connect_with_config(properties, self.options.tls.clone(), lapin::runtime::default_runtime()?).await
     }
 
-    /// How long an answer may take.
+    /// Returns the time limit for an answer of the broker.
     pub(super) fn timeout(&self) -> Duration {
         self.options.timeout
     }
 
-    /// An answer of the broker's, or an error when it takes too long.
+    /// Waits for `answer` and returns an error if it takes longer than the timeout.
     pub(super) async fn within<T>(&self, attempt: &str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T> {
         match timeout(self.options.timeout, answer).await {
             Ok(answer) => answer.map_err(|error| failed(error, attempt)),
@@ -121,7 +121,7 @@ impl Link {
     }
 }
 
-/// Classifies an error. A wrong password, a missing virtual host and a differing set-up are not transient: waiting does not repair them.
+/// Classifies `error`. Errors that a retry cannot fix are not transient: a wrong password, a missing virtual host, a different topology.
 pub(super) fn failed(error: lapin::Error, attempt: &str) -> Error {
     let code = match error.kind() {
         lapin::ErrorKind::ProtocolError(problem) => Some(problem.kind().clone()),
@@ -129,7 +129,7 @@ pub(super) fn failed(error: lapin::Error, attempt: &str) -> Error {
     };
     let kind = match code {
         Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
-            ErrorKind::Topology(format!("{attempt}: it is there with other arguments: {error}"))
+            ErrorKind::Topology(format!("{attempt}: already exists with other arguments: {error}"))
         }
         Some(
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)

@@ -1,4 +1,4 @@
-//! Receives from the queue of one projection.
+//! Receives messages from the queue of one projection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::broker::rabbitmq::publish::Message;
 use crate::broker::{Consumer, Delivery, DeliveryTag};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Dropping it closes its channel, and the broker delivers again what was not acknowledged.
+/// A consumer on its own channel. Dropping it closes the channel, and the broker redelivers the unacknowledged messages.
 #[derive(Debug)]
 pub(super) struct RabbitMqConsumer {
     channel: Channel,
     messages: lapin::Consumer,
-    /// Delivered, and neither acknowledged nor rejected. The broker closes the channel over a tag that it does not wait for.
-    open: VecDeque<DeliveryTag>,
+    /// Tags that are neither acknowledged nor rejected. The broker closes the channel if it gets an acknowledgement for any other tag.
+    unacknowledged: VecDeque<DeliveryTag>,
     queue: String,
     options: Arc<RabbitMqOptions>,
     dead_letters: Arc<Link>,
@@ -35,14 +35,14 @@ impl RabbitMqConsumer {
         options: Arc<RabbitMqOptions>,
         dead_letters: Arc<Link>,
     ) -> Self {
-        Self { channel, messages, open: VecDeque::new(), queue, options, dead_letters }
+        Self { channel, messages, unacknowledged: VecDeque::new(), queue, options, dead_letters }
     }
 
-    /// A message, an error, or the end: the broker has taken the queue away, or ended the connection in order.
+    /// Converts a message. `None` means that the broker has deleted the queue or closed the connection in order.
     fn delivery(&self, message: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery> {
         let attempt = || format!("receive from {}", self.queue);
         let message = message.ok_or_else(|| Error::new(ErrorKind::Transient(attempt())))?;
-        // Whatever it is, subscribing again tells whether it stays.
+        // Every error is reported as transient: subscribing again shows whether it is permanent.
         let transient = |error| Error::with_source(ErrorKind::Transient(attempt()), error);
         let message = message.map_err(transient)?;
         Ok(Delivery::new(DeliveryTag::new(message.delivery_tag), message.data.into()))
@@ -59,30 +59,31 @@ impl Consumer for RabbitMqConsumer {
     async fn next(&mut self, limit: usize) -> Result<Vec<Delivery>> {
         let first = self.messages.next().await;
         let mut deliveries = vec![self.delivery(first)?];
-        // What is here already, without waiting: from here on the call cannot be dropped.
+        // Takes only messages that are already here. From here on the call does not wait, so it cannot be cancelled half-way.
         while deliveries.len() < limit
             && let Some(message) = self.messages.next().now_or_never()
         {
             match self.delivery(message) {
                 Ok(delivery) => deliveries.push(delivery),
-                // The next call meets it again.
+                // The next call returns the error.
                 Err(_) => break,
             }
         }
-        self.open.extend(deliveries.iter().map(|delivery| delivery.tag));
+        self.unacknowledged.extend(deliveries.iter().map(|delivery| delivery.tag));
         Ok(deliveries)
     }
 
     async fn ack_through(&mut self, tag: DeliveryTag) -> Result<()> {
-        let count = self.open.partition_point(|open| *open <= tag);
-        let last = self.open.drain(..count).next_back();
+        let count = self.unacknowledged.partition_point(|unacknowledged| *unacknowledged <= tag);
+        let last = self.unacknowledged.drain(..count).next_back();
         match last {
             Some(last) => self.acknowledge(last, BasicAckOptions { multiple: true }).await,
             None => Ok(()),
         }
     }
 
-    /// A copy goes to the dead letters with the reason, and only then is the message acknowledged: so it may arrive there twice.
+    /// Publishes a copy with the reason to the dead-letter exchange and acknowledges the message afterwards. A crash in between duplicates
+    /// the dead letter.
     async fn reject(&mut self, delivery: Delivery, reason: &str) -> Result<()> {
         if let Some(exchange) = &self.options.topology.dead_letter_exchange {
             let mut headers = FieldTable::default();
@@ -93,7 +94,7 @@ impl Consumer for RabbitMqConsumer {
             let letter = Message { key: "", body: &delivery.body, properties, options };
             self.dead_letters.send(&exchange.name, [letter].into_iter()).await?.confirmed().await?;
         }
-        self.open.retain(|open| *open != delivery.tag);
+        self.unacknowledged.retain(|unacknowledged| *unacknowledged != delivery.tag);
         self.acknowledge(delivery.tag, BasicAckOptions::default()).await
     }
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ: frames to the queues of projections, confirmed, and from there to their workers.
+//! RabbitMQ as a broker: confirmed publishing of frames to the queues of projections, and consumers for their workers.
 
 mod connection;
 mod consumer;
@@ -29,10 +29,18 @@ pub use options::RabbitMqOptions;
 
 const FRAME_TYPE: &str = "application/vnd.retell.frame";
 
-/// RabbitMQ 3.10 and later. Cloning gives another handle.
+/// A broker on RabbitMQ 3.10 or later. Clones share the same connections.
 ///
-/// Connects when it is first used and again after each loss, and then declares what its [`Topology`](topology::Topology) names. Nothing is lost while it
-/// cannot: relays try again, workers read the store.
+/// Connects on first use and reconnects after each loss, and then declares the exchanges and queues of its
+/// [`Topology`](topology::Topology). No event is lost while RabbitMQ is unreachable: relays retry and workers read the store.
+///
+/// ```
+/// use retell::{RabbitMqBroker, RabbitMqOptions};
+///
+/// let options = RabbitMqOptions::new("amqp://guest:guest@localhost:5672/%2f")?.with_name("shop");
+/// let broker = RabbitMqBroker::new(options)?;
+/// # Ok::<(), retell::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct RabbitMqBroker {
     inner: Arc<Inner>,
@@ -47,10 +55,10 @@ struct Inner {
 }
 
 impl RabbitMqBroker {
-    /// A broker that is not connected yet.
+    /// Creates a broker without connecting yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) for a set-up that is not safe.
+    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) if the topology is unsafe.
     pub fn new(options: RabbitMqOptions) -> Result<Self> {
         options.topology.check()?;
         let options = Arc::new(options);
@@ -60,20 +68,20 @@ impl RabbitMqBroker {
         Ok(Self { inner: Arc::new(Inner { options, publishing, announcing, consuming }) })
     }
 
-    /// Connects and declares exchanges and queues now, so that a program learns of a wrong set-up when it starts.
+    /// Connects and declares the topology now. A program that calls this when it starts learns of a wrong setup immediately.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) if an exchange or a queue exists with other arguments,
-    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) for a wrong user, password or virtual host,
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is out of reach: the program may continue without it.
+    /// - [`ErrorKind::Topology`](crate::ErrorKind::Topology) if an exchange or queue already exists with other arguments.
+    /// - [`ErrorKind::Backend`](crate::ErrorKind::Backend) if the user, password or virtual host is wrong.
+    /// - [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is unreachable. The program can continue without it.
     pub async fn declare(&self) -> Result<()> {
         self.inner.publishing.channel().await.map(drop)
     }
 
-    /// Closes the connections. A later use opens new ones.
+    /// Closes the connections. Later calls open new ones.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker does not answer. The connections are closed on this side even so.
+    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker does not answer. The connections are dropped anyway.
     pub async fn close(&self) -> Result<()> {
         let inner = &self.inner;
         let (published, announced) = (inner.publishing.close().await, inner.announcing.close().await);
@@ -86,8 +94,12 @@ impl Publisher for RabbitMqBroker {
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         let exchange = &self.inner.options.topology.log_exchange.name;
         let options = BasicPublishOptions::default();
-        let messages =
-            frames.iter().map(|frame| Message { key: "", body: frame.body(), properties: properties(frame), options });
+        let messages = frames.iter().map(|frame| Message {
+            key: "",
+            body: frame.body(),
+            properties: frame_properties(frame),
+            options,
+        });
         let sent = self.inner.publishing.send(exchange, messages).await?;
         Ok(async { sent.confirmed().await.map(drop) }.boxed())
     }
@@ -102,8 +114,7 @@ impl Broker for RabbitMqBroker {
         let channel = link.new_channel().await?;
         declare_queue(&channel, &queue, options.topology.projection_arguments(consumption)).await?;
         bind(&channel, &queue, &options.topology.log_exchange, "").await?;
-        link.within("limit the messages under way", channel.basic_qos(options.prefetch, BasicQosOptions::default()))
-            .await?;
+        link.within("set the prefetch limit", channel.basic_qos(options.prefetch, BasicQosOptions::default())).await?;
         let consume =
             channel.basic_consume(short(&queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default());
         let messages = link.within(&format!("consume from {queue}"), consume).await?;
@@ -123,8 +134,8 @@ impl Announcer for RabbitMqBroker {
         let messages = announcements.iter().map(|announcement| Message {
             key: announcement.routing_key.as_str(),
             body: &announcement.body,
-            properties: announced(announcement),
-            // The broker returns what no queue wants, so that we can count it, and confirms it as well.
+            properties: announcement_properties(announcement),
+            // `mandatory` makes the broker return a message that no queue wants, so that it is counted. The broker confirms it anyway.
             options: BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
         });
         let sent = self.inner.announcing.send(&options.topology.event_exchange.name, messages).await?;
@@ -134,7 +145,7 @@ impl Announcer for RabbitMqBroker {
 
 #[async_trait]
 impl DeadLetters for RabbitMqBroker {
-    /// Sends the event's envelope to the dead-letter exchange, with the headers `projection`, `reason` and `attempts` besides its own.
+    /// Publishes the event's envelope to the dead-letter exchange, with the additional headers `projection`, `reason` and `attempts`.
     async fn add(&self, letter: &DeadLetter) -> Result<()> {
         let Some(exchange) = &self.inner.options.topology.dead_letter_exchange else { return Ok(()) };
         let announcement = Announcement::of(&letter.event)?;
@@ -142,15 +153,15 @@ impl DeadLetters for RabbitMqBroker {
         headers.insert("projection".into(), AMQPValue::LongString(letter.projection.as_str().into()));
         headers.insert("reason".into(), AMQPValue::LongString(letter.reason.as_str().into()));
         headers.insert("attempts".into(), AMQPValue::LongLongInt(letter.attempts.into()));
-        let properties = announced(&announcement).with_headers(headers);
+        let properties = announcement_properties(&announcement).with_headers(headers);
         let (key, options) = (announcement.routing_key.as_str(), BasicPublishOptions::default());
         let message = Message { key, body: &announcement.body, properties, options };
         self.inner.announcing.send(&exchange.name, [message].into_iter()).await?.confirmed().await.map(drop)
     }
 }
 
-/// Returns the properties that external consumers look for.
-fn announced(announcement: &Announcement) -> BasicProperties {
+/// Returns the AMQP properties that consumers of single events rely on.
+fn announcement_properties(announcement: &Announcement) -> BasicProperties {
     let properties = BasicProperties::default()
         .with_content_type(announcement.content_type.into())
         .with_delivery_mode(PERSISTENT)
@@ -176,7 +187,7 @@ fn headers(announcement: &Announcement) -> FieldTable {
     headers
 }
 
-fn properties(frame: &Frame) -> BasicProperties {
+fn frame_properties(frame: &Frame) -> BasicProperties {
     let position =
         |position: crate::id::Position| AMQPValue::LongLongInt(i64::try_from(position.get()).unwrap_or(i64::MAX));
     let mut headers = FieldTable::default();

@@ -1,4 +1,4 @@
-//! Settings of a broker.
+//! Settings of the RabbitMQ broker.
 
 use std::time::Duration;
 
@@ -8,10 +8,23 @@ use lapin::uri::AMQPUri;
 use crate::broker::rabbitmq::topology::Topology;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Makes a message outlive a restart of the broker.
+/// AMQP delivery mode of a message that survives a restart of the broker.
 pub(super) const PERSISTENT: u8 = 2;
 
 /// Settings of a [`RabbitMqBroker`](super::RabbitMqBroker).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::RabbitMqOptions;
+/// use retell::broker::rabbitmq::topology::Topology;
+///
+/// let options = RabbitMqOptions::new("amqps://shop:secret@mq.example.com/orders")?
+///     .with_name("shop")
+///     .with_topology(Topology::new().with_prefix("shop."))
+///     .with_timeout(Duration::from_secs(10));
+/// # Ok::<(), retell::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RabbitMqOptions {
@@ -25,18 +38,18 @@ pub struct RabbitMqOptions {
 }
 
 impl RabbitMqOptions {
-    /// Creates the settings for the broker at `url`: `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. The virtual host `/`
-    /// is written `%2f`.
+    /// Creates settings for the broker at `url`: `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. The virtual host `/` is
+    /// written `%2f`.
     ///
-    /// The defaults are: connections named `retell`, the default [`Topology`], 100 unacknowledged messages per worker, and 30 seconds for
-    /// an answer of the broker.
+    /// The defaults are: connections named `retell`, the default [`Topology`], a prefetch of 100 messages, no compression of envelopes, and
+    /// a timeout of 30 seconds.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if `url` is no such address.
+    /// [`ErrorKind::Invalid`] if `url` is not an AMQP URL.
     pub fn new(url: &str) -> Result<Self> {
         let uri = url.parse().map_err(|problem: String| {
-            // The address itself has a password in it.
-            Error::new(ErrorKind::Invalid(format!("not an address of RabbitMQ: {problem}")))
+            // The message leaves `url` out, since it contains the password.
+            Error::new(ErrorKind::Invalid(format!("not a RabbitMQ URL: {problem}")))
         })?;
         Ok(Self {
             uri,
@@ -49,13 +62,13 @@ impl RabbitMqOptions {
         })
     }
 
-    /// Sets the name of the connections in the broker's management pages.
+    /// Sets the name under which RabbitMQ lists the connections.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Trusts a certificate authority of your own, given in PEM.
+    /// Trusts an additional certificate authority, given in PEM.
     pub fn with_ca(mut self, pem: impl Into<String>) -> Self {
         self.tls.cert_chain = Some(pem.into());
         self
@@ -67,20 +80,20 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets the most unacknowledged messages that a worker holds in memory (minimum 1).
+    /// Limits the unacknowledged messages that a worker holds in memory to `messages` (minimum 1).
     pub fn with_prefetch(mut self, messages: u16) -> Self {
         self.prefetch = messages.max(1);
         self
     }
 
-    /// Compresses the envelopes of single events that have more than `over` bytes, with zstd (`content_encoding: zstd`). Every consumer must
-    /// be able to read it. By default none are compressed.
+    /// Compresses the envelopes of single events that have more than `over` bytes, with zstd (`content_encoding: zstd`). All their
+    /// consumers must support it. By default envelopes are not compressed.
     pub fn with_compressed_envelopes(mut self, over: usize) -> Self {
         self.compress_over = over;
         self
     }
 
-    /// Sets how long the broker may take to answer. After that the connection counts as lost, and unconfirmed messages are sent again.
+    /// Limits how long an answer of the broker may take. After that the connection counts as lost, and unconfirmed messages are sent again.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -1,4 +1,4 @@
-//! Publishes messages, and waits for their confirms.
+//! Publishes messages and waits for their confirms.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::broker::rabbitmq::connection::{Link, failed};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes handed to a connection before they are written, and a message. It keeps a copy of them, and sends them even if nobody waits for
-/// it any more: so not a whole page.
+/// Bytes that may be handed to a connection before the caller waits for them to be written. The connection copies them and sends them even
+/// if the caller is gone, so this bounds how much it can hold.
 const UNWRITTEN_BYTES: usize = 256 * 1024;
 
-/// A message on its way out.
+/// A message to be published.
 pub(super) struct Message<'m> {
     pub(super) key: &'m str,
     pub(super) body: &'m [u8],
@@ -23,7 +23,7 @@ pub(super) struct Message<'m> {
 }
 
 impl Link {
-    /// Sends messages, one behind the other.
+    /// Sends `messages` to `exchange`, in order.
     pub(super) async fn send<'m>(
         self: &Arc<Self>,
         exchange: &str,
@@ -40,8 +40,8 @@ impl Link {
     }
 }
 
-/// Messages on their way to the broker.
-#[must_use = "nothing is safe before the broker has confirmed it"]
+/// Messages that the broker has not confirmed yet.
+#[must_use = "a message is safe only after the broker has confirmed it"]
 pub(super) struct Sent {
     link: Arc<Link>,
     confirms: Vec<PublisherConfirm>,
@@ -49,12 +49,14 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Waits for the broker's confirm of each. Returns how many went to no queue.
+    /// Waits until the broker has confirmed every message. Returns how many of them reached no queue.
     pub(super) async fn confirmed(self) -> Result<u64> {
         let confirmed = timeout_at(self.until, confirmed(self.confirms)).await;
         let confirmed = match confirmed {
             Ok(Ok(Confirmed { refused: 0, unroutable })) => return Ok(unroutable),
-            Ok(Ok(Confirmed { refused, .. })) => ErrorKind::Transient(format!("publish: {refused} refused")).into(),
+            Ok(Ok(Confirmed { refused, .. })) => {
+                ErrorKind::Transient(format!("publish: the broker refused {refused} messages")).into()
+            }
             Ok(Err(error)) => failed(error, "publish"),
             Err(elapsed) => Error::with_source(ErrorKind::Transient("publish".into()), elapsed),
         };
@@ -72,8 +74,9 @@ async fn send<'m>(
     for Message { key, body, properties, options } in messages {
         let mut publish = Box::pin(channel.basic_publish(exchange.into(), key.into(), options, body, properties));
         unwritten += body.len();
-        // The first poll hands the message to the connection's thread, so their order is ours. To wait until it is written is a turn of
-        // that thread, and a packet: not for each message. They are written in order, so one that is says the same of those before.
+        // The first poll hands the message to the connection's thread, which fixes the order. Waiting until a message is written costs a
+        // turn of that thread and a packet, so it is not done for each message. Messages are written in order: once one is written, so are
+        // all before it.
         let written =
             if unwritten < UNWRITTEN_BYTES { publish.as_mut().now_or_never() } else { Some(publish.as_mut().await) };
         let Some(confirm) = written else {
@@ -92,7 +95,7 @@ async fn send<'m>(
     Ok(confirms)
 }
 
-/// The broker's confirms of one call's messages.
+/// The broker's answers to a batch of messages.
 #[derive(Debug, Default)]
 struct Confirmed {
     refused: u64,

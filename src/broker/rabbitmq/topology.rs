@@ -1,4 +1,4 @@
-//! The exchanges and queues on the broker: a queue for each projection, channels for external consumers. Refuses unsafe ones.
+//! The exchanges and queues on the broker, and the check that they are safe.
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
@@ -7,61 +7,70 @@ use crate::broker::Consumption;
 use crate::error::{ErrorKind, Result};
 use crate::id::ProjectionName;
 
-/// Byte limit of a name in AMQP (a "short string").
-const SHORT_STRING_BYTES: usize = 255;
+/// Maximum length of a name in AMQP (a "short string"), in bytes.
+const MAX_NAME_BYTES: usize = 255;
 
-/// The exchanges and queues of one log. Can be read from a configuration file; every field has a default.
+/// The exchanges and queues of one log. It can be read from a configuration file; every field has a default.
+///
+/// ```
+/// use retell::broker::rabbitmq::topology::{Channel, Topology};
+///
+/// let topology = Topology::new().with_channel(Channel::new("order.events", ["order.*"])).with_prefix("shop.");
+/// assert_eq!(topology.channels[0].queue, "shop.order.events");
+/// topology.check()?;
+/// # Ok::<(), retell::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Topology {
-    /// Frames go here, and from here into the queue of every projection: `event.log`, a fanout.
+    /// Exchange for frames, bound to the queue of every projection. Default: `event.log`, a fanout exchange.
     pub log_exchange: Exchange,
-    /// Single events go here, by their type: `event.exchange`, a topic exchange.
+    /// Exchange for single events, which are published under their type. Default: `event.exchange`, a topic exchange.
     pub event_exchange: Exchange,
-    /// Dead letters go here, and from here into `dead_letter_queue`: `event.dead`, a fanout.
+    /// Exchange for events that a projection has given up on, bound to `dead_letter_queue`. Default: `event.dead`, a fanout exchange.
     pub dead_letter_exchange: Option<Exchange>,
-    /// Keeps dead letters for people to look at: `dead.events`, 7 days, 1,000,000 messages.
+    /// Queue that keeps dead letters for operators. Default: `dead.events`, 7 days, 1,000,000 messages.
     pub dead_letter_queue: Channel,
-    /// The queues of projections.
+    /// Settings of the queues of projections.
     pub projections: ProjectionQueues,
-    /// The queues of other consumers.
+    /// Queues of consumers outside this library.
     pub channels: Vec<Channel>,
 }
 
-/// An exchange. All are durable.
+/// An exchange. All exchanges are durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Exchange {
-    /// Its name.
+    /// The name of the exchange.
     pub name: String,
-    /// Its type, as RabbitMQ writes it: `fanout`, `topic`, ..
+    /// The type in RabbitMQ's terms, such as `fanout` or `topic`.
     pub kind: String,
 }
 
 impl Exchange {
-    /// Creates an exchange of the type `kind`.
+    /// Creates an exchange of type `kind`.
     pub fn new(name: impl Into<String>, kind: impl Into<String>) -> Self {
         Self { name: name.into(), kind: kind.into() }
     }
 }
 
-/// The arguments of the projections' queues.
+/// Settings of the queues of projections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProjectionQueues {
-    /// Precedes the projection's name: `projection.`.
+    /// Prefix of the queue names; the projection's name follows. Default: `projection.`.
     pub prefix: String,
-    /// The queue's type: `quorum`, whose messages outlive the loss of a node.
+    /// The queue type. Default: `quorum`, whose messages survive the loss of a node.
     pub kind: String,
-    /// The most deliveries of a message before it goes to the dead letters: 20. Otherwise a message that kills its worker would come back
-    /// for ever. Its events are not lost: the worker reads them from the store.
+    /// Number of deliveries of a message before it goes to the dead letters. Default: 20. Without a limit, a message that kills its worker
+    /// would be redelivered forever. Its events are not lost, since the worker reads them from the store.
     pub delivery_limit: Option<u32>,
-    /// The most messages a queue holds; then it drops the oldest, and the worker reads the store: 100,000.
+    /// Maximum number of messages in a queue. A full queue drops its oldest message, and the worker reads the store. Default: 100,000.
     pub max_length: Option<u32>,
-    /// The longest time that a message waits before it is dropped, in milliseconds: no limit.
+    /// Time after which an unconsumed message is dropped, in milliseconds. Default: no limit.
     pub message_ttl_ms: Option<u64>,
 }
 
@@ -77,26 +86,27 @@ impl Default for ProjectionQueues {
     }
 }
 
-/// A queue of single events, for external consumers. It has no other arguments than these, so that a consumer can declare the same queue.
+/// A queue of single events for consumers outside this library. It has no arguments besides those listed here, so a consumer that declares
+/// the queue by hand can match them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Channel {
-    /// Its name.
+    /// The name of the queue.
     pub queue: String,
-    /// The events it gets, as patterns of event types, such as `order.*` or `#`.
+    /// Patterns of the event types that the queue gets, such as `order.*` or `#`.
     #[serde(default)]
     pub bindings: Vec<String>,
-    /// The longest time that a message waits, in milliseconds: 7 days.
+    /// Time after which an unconsumed message is dropped, in milliseconds. Default: 7 days.
     #[serde(default = "Channel::ttl")]
     pub message_ttl_ms: u64,
-    /// The most messages it holds before it drops the oldest: 1,000,000.
+    /// Maximum number of messages; a full queue drops its oldest message. Default: 1,000,000.
     #[serde(default = "Channel::length")]
     pub max_length: u32,
 }
 
 impl Channel {
-    /// Creates a queue that gets the events whose types match one of the patterns.
+    /// Creates a queue that gets the events whose types match one of `bindings`.
     pub fn new<P: Into<String>>(queue: impl Into<String>, bindings: impl IntoIterator<Item = P>) -> Self {
         let bindings = bindings.into_iter().map(Into::into).collect();
         Self { queue: queue.into(), bindings, message_ttl_ms: Self::ttl(), max_length: Self::length() }
@@ -144,18 +154,18 @@ impl Default for Topology {
 }
 
 impl Topology {
-    /// Creates the default exchanges and queues, without channels.
+    /// Creates the default topology: the exchanges and the queues of projections, without channels.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a queue for external consumers.
+    /// Adds a queue for consumers outside this library.
     pub fn with_channel(mut self, channel: Channel) -> Self {
         self.channels.push(channel);
         self
     }
 
-    /// Puts `prefix` in front of every name, so that several logs can share a virtual host.
+    /// Prepends `prefix` to every name, so that several logs can share a virtual host.
     pub fn with_prefix(mut self, prefix: &str) -> Self {
         let names = [&mut self.log_exchange.name, &mut self.event_exchange.name, &mut self.dead_letter_queue.queue];
         let names = names.into_iter().chain([&mut self.projections.prefix]);
@@ -166,10 +176,10 @@ impl Topology {
         self
     }
 
-    /// Checks that no order can break and no message can go in circles.
+    /// Refuses a setup that would break the order of events or lose messages.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] with all faults found.
+    /// [`ErrorKind::Topology`] with all problems found.
     pub fn check(&self) -> Result<()> {
         let faults: Vec<String> = self.exchange_faults().chain(self.queue_faults()).chain(self.name_faults()).collect();
         if faults.is_empty() { Ok(()) } else { Err(ErrorKind::Topology(faults.join("; ")).into()) }
@@ -183,15 +193,15 @@ impl Topology {
                 format!("{} spreads the log over queues by a hash, which keeps no order: use a fanout", log.name)
             }),
             (log.kind != "fanout" && log.kind != "x-consistent-hash").then(|| {
-                format!("{} is a {} exchange, and each projection needs every frame: use a fanout", log.name, log.kind)
+                format!("{} is a {} exchange, but each projection needs every frame: use a fanout", log.name, log.kind)
             }),
             (self.event_exchange.kind != "topic").then(|| {
                 let Exchange { name, kind } = &self.event_exchange;
-                format!("{name} is a {kind} exchange, and channels are bound by patterns of event types: use a topic")
+                format!("{name} is a {kind} exchange, but channels are bound by patterns of event types: use a topic")
             }),
-            dead.is_none().then(|| "there is no dead-letter exchange: what is given up would vanish".to_owned()),
+            dead.is_none().then(|| "there is no dead-letter exchange: dead letters would be lost".to_owned()),
             dead.filter(|dead| dead.kind != "fanout" && dead.kind != "topic").map(|dead| {
-                format!("{} is a {} exchange, and every dead letter must arrive: use a fanout", dead.name, dead.kind)
+                format!("{} is a {} exchange, but every dead letter must arrive: use a fanout", dead.name, dead.kind)
             }),
         ];
         faults.into_iter().flatten()
@@ -203,16 +213,17 @@ impl Topology {
         let faults = [
             (!quorum).then(|| {
                 let kind = &queues.kind;
-                format!("projections have {kind} queues, which promise no order after a redelivery: use quorum queues")
+                format!("projections have {kind} queues, which may reorder redelivered messages: use quorum queues")
             }),
             (quorum && queues.delivery_limit.is_none_or(|limit| limit == 0)).then(|| {
-                "the queues of projections have no delivery limit: a message that kills its worker would come for ever"
+                "the queues of projections have no delivery limit: a message that kills its worker would return forever"
                     .to_owned()
             }),
-            (queues.max_length == Some(0)).then(|| "the queues of projections hold no message".to_owned()),
+            (queues.max_length == Some(0)).then(|| "the queues of projections have a maximum length of 0".to_owned()),
         ];
         let unbound = self.channels.iter().filter(|channel| channel.bindings.is_empty());
-        let unbound = unbound.map(|channel| format!("channel {} has no binding, so nothing arrives", channel.queue));
+        let unbound =
+            unbound.map(|channel| format!("channel {} has no binding and would get no events", channel.queue));
         faults.into_iter().flatten().chain(unbound)
     }
 
@@ -221,34 +232,35 @@ impl Topology {
         let names = exchanges.map(|exchange| &exchange.name).chain([&self.dead_letter_queue.queue]);
         let names =
             names.chain(self.channels.iter().flat_map(|channel| channel.bindings.iter().chain([&channel.queue])));
-        names.filter(|name| name.is_empty() || name.len() > SHORT_STRING_BYTES).map(|name| {
+        names.filter(|name| name.is_empty() || name.len() > MAX_NAME_BYTES).map(|name| {
             if name.is_empty() {
-                "an exchange, a queue or a binding has no name".to_owned()
+                "an exchange, a queue or a binding has an empty name".to_owned()
             } else {
-                format!("a name has {} bytes, the limit is {SHORT_STRING_BYTES}: {name}", name.len())
+                format!("a name has {} bytes, the limit is {MAX_NAME_BYTES}: {name}", name.len())
             }
         })
     }
 
-    /// The queue of a projection. One that is shared has another name, with `.shared` behind it: a queue cannot change its arguments.
+    /// Returns the name of the queue of `projection`. The queue of [`Consumption::Shared`] has the suffix `.shared`, since the arguments of
+    /// an existing queue cannot change.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] if the name gets too long.
+    /// [`ErrorKind::Topology`] if the name is too long.
     pub fn queue(&self, projection: &ProjectionName, consumption: Consumption) -> Result<String> {
         let suffix = match consumption {
             Consumption::Sole => "",
             Consumption::Shared => ".shared",
         };
         let name = format!("{}{projection}{suffix}", self.projections.prefix);
-        if name.len() > SHORT_STRING_BYTES {
-            let problem =
-                format!("the queue's name has {} bytes, the limit is {SHORT_STRING_BYTES}: {name}", name.len());
+        if name.len() > MAX_NAME_BYTES {
+            let problem = format!("the queue's name has {} bytes, the limit is {MAX_NAME_BYTES}: {name}", name.len());
             return Err(ErrorKind::Topology(problem).into());
         }
         Ok(name)
     }
 
-    /// Quorum queues keep to the order of publishing, also after a redelivery; with a single active consumer the others stand by.
+    /// Returns the arguments of a projection's queue. Quorum queues keep the publishing order even after a redelivery, and a single active
+    /// consumer leaves the others on standby.
     pub(super) fn projection_arguments(&self, consumption: Consumption) -> FieldTable {
         let queues = &self.projections;
         let mut arguments = FieldTable::default();
@@ -291,12 +303,12 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_safe() {
+    fn default_topology_is_safe() {
         assert_eq!(faults(|_| {}), "");
     }
 
     #[test]
-    fn each_unsafe_set_up_is_refused_and_says_what_to_do() {
+    fn each_unsafe_topology_is_refused_with_advice() {
         type Change = fn(&mut Topology);
         let cases: [(Change, &str); 9] = [
             (|t| t.log_exchange.kind = "x-consistent-hash".into(), "keeps no order: use a fanout"),
@@ -316,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_at_once() {
+    fn all_faults_are_reported_at_once() {
         let found = faults(|topology| {
             topology.projections.delivery_limit = Some(0);
             topology.dead_letter_exchange = None;
@@ -325,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_read_from_a_file_that_names_only_what_differs() {
+    fn topology_file_needs_only_what_differs() {
         let read: Topology =
             serde_json::from_str(r##"{"channels": [{"queue": "all.events", "bindings": ["#"]}]}"##).unwrap();
         assert_eq!(read, Topology::new().with_channel(Channel::new("all.events", ["#"])));
@@ -333,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_stands_before_every_name() {
+    fn prefix_is_prepended_to_every_name() {
         let topology = Topology::new().with_channel(Channel::new("all.events", ["#"])).with_prefix("test.");
         assert_eq!(topology.log_exchange.name, "test.event.log");
         assert_eq!(topology.channels[0].queue, "test.all.events");

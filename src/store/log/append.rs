@@ -1,4 +1,4 @@
-//! What goes into the log, and what comes back.
+//! Appends to the log, and their outcomes.
 
 use crate::claim::Claim;
 use crate::error::{ErrorKind, Result};
@@ -6,20 +6,44 @@ use crate::event::NewEvent;
 use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::log::token::Token;
 
-/// Events for one or several streams that become durable together or not at all.
+/// Events for one or more streams that become durable together or not at all.
+///
+/// # Examples
+/// ```
+/// use retell::{IdempotencyKey, prelude::*, store::Outcome};
+///
+/// #[derive(Debug, Event, serde::Serialize, serde::Deserialize)]
+/// enum StockEvent {
+///     #[event("stock.moved")]
+///     Moved { pieces: i64 },
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = MemoryStore::new();
+/// let moved = |pieces| NewEvent::new(&StockEvent::Moved { pieces });
+/// let append = Append::new(StreamId::parse("stock", "north")?, ExpectedVersion::NoStream, vec![moved(-3)?])
+///     .and(StreamId::parse("stock", "south")?, ExpectedVersion::NoStream, vec![moved(3)?])
+///     .with_key(IdempotencyKey::new("move-17")?);
+/// let first = log.append(append.clone()).await?;
+/// assert_eq!(first.outcome, Outcome::Written);
+/// let second = log.append(append).await?;
+/// assert_eq!((second.outcome, second.commit), (Outcome::Repeated, first.commit));
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
     pub(crate) streams: Vec<StreamAppend>,
     pub(crate) key: Option<IdempotencyKey>,
 }
 
-/// One stream's part of an append.
+/// The part of an append that concerns one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamAppend {
     /// The stream.
     pub stream: StreamId,
-    /// The version that the stream must have.
+    /// The version that the stream must be at.
     pub expected: ExpectedVersion,
     /// The events to add, in order.
     pub events: Vec<NewEvent>,
@@ -34,19 +58,21 @@ impl StreamAppend {
 }
 
 impl Append {
-    /// Events for one stream.
+    /// Creates an append of `events` to one stream.
     pub fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
         Self { streams: vec![StreamAppend::new(stream, expected, events)], key: None }
     }
 
-    /// Events for one more stream, in the same commit.
+    /// Adds `events` for another stream to the same commit.
     pub fn and(mut self, stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
         self.streams.push(StreamAppend::new(stream, expected, events));
         self
     }
 
-    /// Values that the stream named last reserves and releases, in the same commit. All releases of an append come before its
-    /// reservations, so that two streams can swap; of several claims of one stream on one value the last counts.
+    /// Adds unique values that the last named stream reserves or releases in the same commit.
+    ///
+    /// An append makes all of its releases before its reservations, so two streams can swap values. If one stream makes several claims on
+    /// the same value, the last one counts.
     pub fn with_claims(mut self, claims: impl IntoIterator<Item = Claim>) -> Self {
         if let Some(part) = self.streams.last_mut() {
             part.claims.extend(claims);
@@ -54,33 +80,33 @@ impl Append {
         self
     }
 
-    /// Names this append: a second one under the same key writes nothing and returns the outcome of the first.
+    /// Sets the idempotency key: a second append under the same key writes nothing and returns the outcome of the first.
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// Its parts, one a stream.
+    /// Returns the parts of the append, one per stream.
     pub fn streams(&self) -> &[StreamAppend] {
         &self.streams
     }
 
-    /// Its name, if it has one.
+    /// Returns the idempotency key.
     pub fn key(&self) -> Option<&IdempotencyKey> {
         self.key.as_ref()
     }
 
-    /// The streams it writes to, in order.
+    /// Returns the streams that the append writes to, in order.
     pub fn stream_ids(&self) -> impl Iterator<Item = &StreamId> {
         self.streams.iter().map(|part| &part.stream)
     }
 
-    /// Whether it reserves or releases anything.
+    /// Returns whether the append reserves or releases any value.
     pub fn has_claims(&self) -> bool {
         self.streams.iter().any(|part| !part.claims.is_empty())
     }
 
-    /// The bytes of all payloads.
+    /// Returns the total size of all payloads, in bytes.
     pub fn payload_bytes(&self) -> usize {
         self.streams.iter().flat_map(|part| &part.events).map(|event| event.payload.len()).sum()
     }
@@ -90,16 +116,16 @@ impl Append {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Appended {
-    /// The commit that made it durable.
+    /// The commit that made the append durable.
     pub commit: CommitId,
-    /// The new version of each stream, in the append's order.
+    /// The new version of each stream, in the order of the append.
     pub versions: Vec<Version>,
-    /// Whether this call wrote it.
+    /// Whether this call or an earlier one wrote the events.
     pub outcome: Outcome,
 }
 
 impl Appended {
-    /// Creates the outcome of an append, with the new version of each of its streams.
+    /// Creates the outcome of an append. `versions` holds the new version of each stream, in the order of the append.
     pub fn new(commit: CommitId, versions: Vec<Version>, outcome: Outcome) -> Self {
         Self { commit, versions, outcome }
     }
@@ -120,14 +146,14 @@ impl From<&Appended> for Token {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeptOutcome {
-    /// The streams of the append, in its order.
+    /// The streams of the append, in order.
     pub streams: Vec<StreamId>,
     /// The outcome of the append, with [`Outcome::Repeated`].
     pub appended: Appended,
 }
 
 impl KeptOutcome {
-    /// Creates the outcome of an append to `streams`.
+    /// Creates the stored outcome of an append to `streams`.
     pub fn new(streams: Vec<StreamId>, appended: Appended) -> Self {
         Self { streams, appended }
     }
@@ -135,7 +161,7 @@ impl KeptOutcome {
     /// Returns the outcome of a second append under the same key.
     ///
     /// # Errors
-    /// [`ErrorKind::KeyReused`] if that append is for other streams.
+    /// [`ErrorKind::KeyReused`] if `streams` are not the streams of the first append, in the same order.
     pub fn repeat<'a>(self, key: &IdempotencyKey, streams: impl IntoIterator<Item = &'a StreamId>) -> Result<Appended> {
         if streams.into_iter().eq(&self.streams) {
             Ok(self.appended)
@@ -150,6 +176,6 @@ impl KeptOutcome {
 pub enum Outcome {
     /// This call wrote the events.
     Written,
-    /// An earlier append under the same idempotency key had written its events; this call wrote nothing.
+    /// An earlier append under the same idempotency key wrote its events; this call wrote nothing.
     Repeated,
 }

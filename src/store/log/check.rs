@@ -1,4 +1,4 @@
-//! What no store takes: refused before anything waits for a commit.
+//! Checks that every store makes on an append before it waits for a commit.
 
 use std::collections::HashSet;
 
@@ -10,16 +10,16 @@ use crate::store::log::append::{Append, StreamAppend};
 use crate::store::log::claims::gather;
 
 impl Append {
-    /// Refuses what no store takes, before anything waits for a commit.
+    /// Checks the append without reading the log. A store calls this before the append waits for a commit.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] without events, with a stream named twice or with a value that two streams reserve or two release,
-    /// [`ErrorKind::TooLarge`] for an event over `max_payload` bytes, [`ErrorKind::Unencodable`] for metadata that does not fit.
+    /// [`ErrorKind::Invalid`] if a stream has no events, is named twice or has an event with a metadata entry `source`, or if two streams
+    /// reserve or two streams release the same value. [`ErrorKind::TooLarge`] if the payload of an event exceeds `max_payload` bytes.
     pub fn check(&self, max_payload: usize) -> Result<()> {
         let mut seen = HashSet::with_capacity(self.streams.len());
         for StreamAppend { stream, events, .. } in &self.streams {
             if events.is_empty() {
-                return Err(ErrorKind::Invalid(format!("append to {stream} without events")).into());
+                return Err(ErrorKind::Invalid(format!("append to {stream} has no events")).into());
             }
             if !seen.insert(stream) {
                 return Err(ErrorKind::Invalid(format!("append names {stream} twice")).into());
@@ -44,11 +44,11 @@ fn check_event(stream: &StreamId, event: &NewEvent, max_payload: usize) -> Resul
     Ok(())
 }
 
-/// Refuses claims that contradict each other whoever holds what.
+/// Refuses claims that contradict each other no matter which stream holds the value.
 fn check_claims(append: &Append) -> Result<()> {
-    let mut twice = None;
-    gather(append, |claim| twice = Some(claim));
-    let Some(claim) = twice else { return Ok(()) };
+    let mut contradiction = None;
+    gather(append, |claim| contradiction = Some(claim));
+    let Some(claim) = contradiction else { return Ok(()) };
     let verb = if matches!(claim, Claim::Reserve { .. }) { "reserves" } else { "releases" };
     let problem = format!("append {verb} {} {} for two streams", claim.scope(), claim.value());
     Err(ErrorKind::Invalid(problem).into())

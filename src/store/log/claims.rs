@@ -1,5 +1,5 @@
-//! The rules of unique values: what an append claims, which holder prevents it, and which stream holds the value afterwards. Drivers read
-//! and write the rows.
+//! The rules of unique values: the values that an append claims, the holder that prevents the append, and the stream that holds the value
+//! afterwards. Drivers read and write the rows.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind};
 use crate::id::{ClaimScope, ClaimValue, StreamId};
 use crate::store::log::append::Append;
 
-/// What one append does with one unique value. A release comes before a reservation, so that two streams can swap a value within one append.
+/// The claims of one append on one unique value. The release comes before the reservation, so a value can move from one stream to another
+/// within one append.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Claimed<'a> {
@@ -23,20 +24,20 @@ pub struct Claimed<'a> {
 }
 
 impl<'a> Claimed<'a> {
-    /// Returns [`ErrorKind::Taken`] if `holder`, the stream that holds the value now, prevents the append: it is not the stream that reserves
-    /// the value, and does not release it in the same append. A store asks this for every value before it writes anything.
+    /// Returns [`ErrorKind::Taken`] if `holder`, the stream that holds the value now, prevents the append: the append reserves the value for
+    /// another stream, and `holder` does not release it in the same append. A store calls this for every value before it writes anything.
     pub fn refusal(&self, holder: Option<&StreamId>) -> Option<Error> {
         let by = holder.filter(|by| self.reserve.is_some_and(|to| to != *by) && self.release != Some(by))?;
         Some(self.taken(by.clone()))
     }
 
-    /// The error of an append that wants a value which another stream holds.
+    /// Returns the error of an append that reserves a value that the stream `by` holds.
     pub(crate) fn taken(&self, by: StreamId) -> Error {
         let (scope, value) = (self.scope.clone(), self.value.clone());
         ErrorKind::Taken { scope, value, by }.into()
     }
 
-    /// Returns the stream that holds the value once the append is written; `None` if the value is free then.
+    /// Returns the stream that holds the value after the append; `None` if the value is then free.
     pub fn next_holder<'h>(&self, holder: Option<&'h StreamId>) -> Option<&'h StreamId>
     where
         'a: 'h,
@@ -45,15 +46,16 @@ impl<'a> Claimed<'a> {
     }
 }
 
-/// Returns what an append does with each value it names, in the order of scope and value. A store that locks values locks them in this
-/// order: two appends that want the same values then wait for each other at the first of them, never crosswise. If one stream makes several
-/// claims on one value, the last one counts.
+/// Returns the claims of an append, grouped by value, in the order of scope and value.
+///
+/// A store that locks values locks them in this order, so two appends that claim the same values cannot deadlock. If one stream makes
+/// several claims on the same value, the last one counts.
 pub fn claimed(append: &Append) -> Vec<Claimed<'_>> {
     gather(append, |_| {})
 }
 
-/// `twice` gets what two streams reserve, or two release.
-pub(crate) fn gather<'a>(append: &'a Append, mut twice: impl FnMut(&'a Claim)) -> Vec<Claimed<'a>> {
+/// Groups the claims of an append by value. Calls `contradiction` for a value that two streams reserve or two streams release.
+pub(crate) fn gather<'a>(append: &'a Append, mut contradiction: impl FnMut(&'a Claim)) -> Vec<Claimed<'a>> {
     let mut values = BTreeMap::new();
     for part in append.streams() {
         for claim in &part.claims {
@@ -66,7 +68,7 @@ pub(crate) fn gather<'a>(append: &'a Append, mut twice: impl FnMut(&'a Claim)) -
             };
             *other = other.filter(|stream| **stream != part.stream);
             if wanted.replace(&part.stream).is_some_and(|stream| *stream != part.stream) {
-                twice(claim);
+                contradiction(claim);
             }
         }
     }

@@ -1,33 +1,33 @@
-//! The columns of an event, which every database names alike.
+//! The columns prefix an event. They have the same names in every database.
 
-/// Lists the columns of an event in the order in which each driver reads them, with a prefix such as `e.`. A statement selects the place of the
-/// event first: `position`, or `commit_id` and `ordinal`.
+/// Lists the columns prefix an event in the order in which each driver reads them, each with a prefix such as `e.`. A statement selects the
+/// place prefix the event before them: `position`, or `commit_id` and `ordinal`.
 macro_rules! event_columns {
-    ($of:literal) => {
+    ($prefix:literal) => {
         concat!(
-            $of,
+            $prefix,
             "event_id, ",
-            $of,
+            $prefix,
             "aggregate_type, ",
-            $of,
+            $prefix,
             "aggregate_id, ",
-            $of,
+            $prefix,
             "version, ",
-            $of,
+            $prefix,
             "event_type, ",
-            $of,
+            $prefix,
             "schema_version, ",
-            $of,
+            $prefix,
             "codec, ",
-            $of,
+            $prefix,
             "recorded_at, ",
-            $of,
+            $prefix,
             "correlation_id, ",
-            $of,
+            $prefix,
             "causation_id, ",
-            $of,
+            $prefix,
             "metadata, ",
-            $of,
+            $prefix,
             "payload",
         )
     };

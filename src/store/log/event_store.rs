@@ -1,4 +1,4 @@
-//! The port of writers: appends, their outcomes, unique values and snapshots.
+//! The port for writers: appends, their outcomes, unique values and snapshots.
 
 use async_trait::async_trait;
 
@@ -10,67 +10,95 @@ use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamI
 use crate::store::log::append::{Append, Appended, KeptOutcome};
 use crate::store::log::reader::EventReader;
 
-/// Largest payload of one event a store takes by default, in bytes: the largest message RabbitMQ 4 takes by default.
+/// The default limit of one event's payload, in bytes. It equals the default message limit of RabbitMQ 4.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
-/// Writes the log: appends, and what belongs to them. Object-safe: a program that chooses its database at start holds an
-/// `Arc<dyn EventStore>`. [`EventStoreExt`] adds an append of domain events.
+/// Writes to the log: appends events with their unique values, and saves snapshots.
+///
+/// The trait is object-safe: a program that chooses its database at startup holds an `Arc<dyn EventStore>`. [`EventStoreExt`] adds a method
+/// that appends domain events.
+///
+/// # Examples
+/// ```
+/// use retell::{ClaimScope, ClaimValue, prelude::*};
+///
+/// #[derive(Debug, Event, serde::Serialize, serde::Deserialize)]
+/// enum UserEvent {
+///     #[event("user.joined")]
+///     Joined { name: String },
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = MemoryStore::new();
+/// let user = StreamId::parse("user", "1")?;
+/// let joined = NewEvent::new(&UserEvent::Joined { name: "Ada".into() })?;
+/// let append = Append::new(user.clone(), ExpectedVersion::NoStream, vec![joined])
+///     .with_claims([Claim::reserve("user.email", "ada@example.com")?]);
+/// log.append(append).await?;
+/// let holder = log.holder(&ClaimScope::new("user.email")?, &ClaimValue::new("ada@example.com")?).await?;
+/// assert_eq!(holder, Some(user));
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait EventStore: EventReader {
     /// Makes the events durable, all or none.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if a stream is not at the expected version, [`ErrorKind::Taken`] for a unique value that another
-    /// stream holds, [`ErrorKind::DuplicateEvent`] for an event id that is in the log already. If several apply, the first of
-    /// these three is reported. [`ErrorKind::KeyReused`] if the idempotency key belongs to an append to other streams,
-    /// [`ErrorKind::Full`], [`ErrorKind::ReadOnly`], and the errors of [`Append::check`]. Nothing was written in any of these cases.
-    /// After [`ErrorKind::Transient`] or [`ErrorKind::Backend`] the outcome is unknown: the idempotency key decides.
+    /// - [`ErrorKind::Conflict`] if a stream is not at the expected version, [`ErrorKind::Taken`] for a unique value that another stream
+    ///   holds, and [`ErrorKind::DuplicateEvent`] for an event id that is already in the log. If several apply, the first of these three is
+    ///   reported.
+    /// - [`ErrorKind::KeyReused`] if the idempotency key belongs to an append to other streams, [`ErrorKind::Full`],
+    ///   [`ErrorKind::ReadOnly`], and the errors of [`Append::check`].
+    ///
+    /// Nothing was written in any of these cases. After [`ErrorKind::Transient`] or [`ErrorKind::Backend`] the outcome is unknown: append
+    /// again under the same idempotency key to learn it.
     ///
     /// # Cancel safety
     /// A dropped call may still write. The store stays usable.
     async fn append(&self, append: Append) -> Result<Appended>;
 
-    /// Returns the outcome of the append that was made under `key`; `None` if there was none.
+    /// Returns the outcome of the append under `key`; `None` if there is none.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
     async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>>;
 
-    /// Returns the stream that holds a unique value; `None` if it is free. Another append may change that at any time: only the
+    /// Returns the stream that holds a unique value; `None` if it is free. Another append may change the holder at any time, so only the
     /// append that reserves the value decides.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>>;
 
-    /// Saves the state of a stream's aggregate, unless a newer one with the same fingerprint is stored. A store keeps one snapshot
+    /// Saves the state of a stream's aggregate, unless the store has a newer snapshot with the same fingerprint. A store keeps one snapshot
     /// per stream.
     ///
     /// # Errors
-    /// A [write error](crate::Error#write-errors). A lost snapshot costs time, never data.
+    /// A [write error](crate::Error#write-errors). A snapshot that was not saved costs time, never data.
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()>;
 
-    /// Waits for the appends in flight, then closes the store for all of its handles. Later appends fail.
+    /// Waits for the appends in flight, then closes the store for all of its handles. Later appends fail with [`ErrorKind::Closed`].
     ///
     /// # Errors
     /// [`ErrorKind::Backend`] if the database fails while closing.
     async fn close(&self) -> Result<()>;
 }
 
-/// Appends domain events without an aggregate. Every store has these methods; no store writes them.
+/// Appends domain events without an aggregate. Every [`EventStore`] has these methods; a store does not implement them.
 pub trait EventStoreExt: EventStore {
-    /// Encodes `events` and appends them to `stream`, all or none, if it is at the expected version.
+    /// Encodes `events` and appends them to `stream`, all or none, if the stream is at the `expected` version.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for the name of a stream that no store accepts, [`ErrorKind::Unencodable`] for an event that cannot be
-    /// encoded, otherwise as [`append`](EventStore::append).
+    /// [`ErrorKind::Invalid`] if no store accepts the name of the stream, [`ErrorKind::Unencodable`] if an event cannot be encoded, and the
+    /// errors of [`append`](EventStore::append).
     ///
     /// # Cancel safety
     /// A dropped call may still write. The store stays usable.
     ///
     /// # Examples
     /// ```
-    /// use retell::{MemoryStore, prelude::*};
+    /// use retell::prelude::*;
     ///
     /// #[derive(Debug, Event, serde::Serialize, serde::Deserialize)]
     /// enum ShelfEvent {
@@ -115,14 +143,14 @@ fn encoded<E: Event>(
 pub struct Snapshot {
     /// The version of the last event in the state.
     pub version: Version,
-    /// The shape of the state.
+    /// The fingerprint of the state's type. A state type with another fingerprint does not read this snapshot.
     pub fingerprint: u64,
     /// The encoded state.
     pub state: Vec<u8>,
 }
 
 impl Snapshot {
-    /// Creates the snapshot of a state whose last event has the version `version`.
+    /// Creates a snapshot of the encoded `state` as of `version`.
     pub fn new(version: Version, fingerprint: u64, state: Vec<u8>) -> Self {
         Self { version, fingerprint, state }
     }

@@ -1,9 +1,9 @@
-//! Group commit: appends that wait while a commit runs go into the next one together.
+//! Group commit: appends that arrive while a commit runs share the next commit.
 //!
-//! There is no timer and no added delay: an append that finds nothing running is committed at once, alone. The queue is
-//! bounded, so that writers faster than the disk wait instead of filling memory. A server can have several queues, each with a commit of
-//! its own under way: one is written while the disk syncs another. Appends to one stream that are under way together share a queue, so
-//! they keep their order; any other goes where the fewest are.
+//! There is no timer and no added delay: an append that arrives while no commit runs is committed alone, immediately. Each queue is
+//! bounded, so writers that are faster than the disk wait instead of filling memory. A driver for a database server can have several
+//! queues with one commit in flight each: one commit is written while the disk syncs another. Appends to one stream that are in flight at
+//! the same time share a queue, so they keep their order; any other append goes to the shortest_queue queue.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,29 +20,56 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::log::append::{Append, Appended};
 
-/// Appends that may wait for a commit; one more waits outside the queue. Also the most that share one commit.
-const QUEUE: usize = 1024;
+/// The capacity of a queue; a caller waits while its queue is full. Also the maximum number of appends that share one commit.
+const MAX_QUEUED_APPENDS: usize = 1024;
 
-/// A commit takes no further append once its payloads have this many bytes: what is in memory at once stays bounded.
-const COMMIT_BYTES: usize = 32 * 1024 * 1024;
+/// A commit takes no further append once its payloads reach this many bytes, which bounds the memory that it needs.
+const MAX_COMMIT_BYTES: usize = 32 * 1024 * 1024;
 
-/// A driver's commit of several appends at once.
+/// Commits several appends at once: the part of [`GroupCommit`] that a driver implements.
 #[async_trait]
 pub trait BatchAppend: Send + Sync + 'static {
-    /// Commits the appends together; one outcome each, in order. A conflict of one never fails another.
+    /// Commits the appends of `batch` together. Returns one outcome per append, in order. A conflict of one append never fails another.
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>>;
 }
 
-/// Gathers concurrent appends into shared commits, over any driver.
+/// Groups concurrent appends into shared commits, for any driver.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use retell::store::{Appended, BatchAppend, GroupCommit, Outcome};
+/// use retell::{CommitId, prelude::*};
+///
+/// struct Driver;
+///
+/// #[async_trait]
+/// impl BatchAppend for Driver {
+///     async fn append_batch(&self, batch: Vec<Append>) -> Vec<retell::Result<Appended>> {
+///         // A driver writes the whole batch in one transaction here.
+///         let written = || Appended::new(CommitId::new(1), vec![Version::new(1)], Outcome::Written);
+///         batch.iter().map(|_| Ok(written())).collect()
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let commits = GroupCommit::new(Arc::new(Driver));
+/// let append = Append::new(StreamId::parse("order", "1")?, ExpectedVersion::NoStream, Vec::new());
+/// assert_eq!(commits.append(append).await?.outcome, Outcome::Written);
+/// commits.close().await;
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct GroupCommit {
     driver: Arc<dyn BatchAppend>,
     closing: CancellationToken,
     queues: Vec<Queue>,
-    /// Where the streams are that are under way: a hash of the stream, its queue, how many appends.
+    /// The streams with appends in flight: from the hash of a stream to its queue and the number of its appends.
     streams: std::sync::Mutex<HashMap<u64, (usize, usize)>>,
 }
 
-/// Started by its first append, so that a store can be made outside a runtime.
+/// A queue of appends and the task that commits them. The first append starts the task, so a store can be created outside a runtime.
 #[derive(Default)]
 struct Queue {
     waiting: OnceLock<mpsc::Sender<Waiting>>,
@@ -50,31 +77,32 @@ struct Queue {
     appends: AtomicUsize,
 }
 
-/// An append and where its outcome goes.
+/// An append, and the channel for its outcome.
 type Waiting = (Append, oneshot::Sender<Result<Appended>>);
 
 impl GroupCommit {
-    /// Group commit over a driver, one commit at a time.
+    /// Creates a group commit over `driver` with one commit in flight.
     pub fn new(driver: Arc<dyn BatchAppend>) -> Self {
         Self::with_queues(driver, 1)
     }
 
-    /// So many commits at a time; at least one.
+    /// Creates a group commit over `driver` with up to `queues` commits in flight (minimum 1).
     pub fn with_queues(driver: Arc<dyn BatchAppend>, queues: usize) -> Self {
         let queues = std::iter::repeat_with(Queue::default).take(queues.max(1)).collect();
         Self { driver, closing: CancellationToken::new(), queues, streams: std::sync::Mutex::default() }
     }
 
-    /// Appends in the next commit.
+    /// Queues `append` for the next commit and returns its outcome.
     ///
     /// # Errors
-    /// The append's own outcome, or [`ErrorKind::Closed`].
+    /// The error of the driver for this append, [`ErrorKind::Closed`] after [`close`](Self::close), and [`ErrorKind::Transient`] if the
+    /// commit panicked and the outcome is unknown.
     ///
     /// # Cancel safety
-    /// Dropped while it waits for a place in the queue, nothing was written; later, it is committed all the same.
+    /// A call that is dropped while it waits for a place in the queue writes nothing. A call that is dropped later is still committed.
     pub async fn append(&self, append: Append) -> Result<Appended> {
-        let under_way = self.enter(&append);
-        let queue = &self.queues[under_way.queue];
+        let in_flight = self.enter(&append);
+        let queue = &self.queues[in_flight.queue];
         let waiting = match queue.waiting.get() {
             Some(waiting) => waiting,
             None => self.start(queue).await,
@@ -89,22 +117,23 @@ impl GroupCommit {
         answer.await.map_err(|_| Error::new(ErrorKind::Transient("learn the outcome of an append".into())))?
     }
 
-    /// The first stream decides. What an append shares with one in another queue, the database settles, as between processes.
-    fn enter(&self, append: &Append) -> UnderWay<'_> {
+    /// Chooses the queue of an append by its first stream. Two queues may hold appends to a common stream; the database resolves that
+    /// conflict as it does between processes.
+    fn enter(&self, append: &Append) -> InFlight<'_> {
         if self.queues.len() == 1 {
-            return UnderWay { commits: self, queue: 0, stream: None };
+            return InFlight { commits: self, queue: 0, stream: None };
         }
         let mut hasher = DefaultHasher::new();
         append.stream_ids().next().hash(&mut hasher);
         let stream = hasher.finish();
         let mut streams = self.streams();
-        let (queue, appends) = streams.entry(stream).or_insert_with(|| (self.shortest(), 0));
+        let (queue, appends) = streams.entry(stream).or_insert_with(|| (self.shortest_queue(), 0));
         *appends += 1;
         self.queues[*queue].appends.fetch_add(1, Ordering::Relaxed);
-        UnderWay { commits: self, queue: *queue, stream: Some(stream) }
+        InFlight { commits: self, queue: *queue, stream: Some(stream) }
     }
 
-    fn shortest(&self) -> usize {
+    fn shortest_queue(&self) -> usize {
         let lengths = self.queues.iter().map(|queue| queue.appends.load(Ordering::Relaxed));
         lengths.enumerate().min_by_key(|(_, appends)| *appends).map_or(0, |(queue, _)| queue)
     }
@@ -113,12 +142,12 @@ impl GroupCommit {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses further appends and waits until those under way are committed.
+    /// Refuses further appends and waits until the queued ones are committed.
     pub async fn close(&self) {
         self.closing.cancel();
         for queue in &self.queues {
             if let Some(task) = queue.task.lock().await.take() {
-                // The task owns no result; a panic in it has dropped the senders, and each caller was told.
+                // The task has no result. If it panicked, it dropped the senders, and each caller got an error.
                 drop(task.await);
             }
         }
@@ -127,7 +156,7 @@ impl GroupCommit {
     async fn start<'q>(&self, queue: &'q Queue) -> &'q mpsc::Sender<Waiting> {
         let mut task = queue.task.lock().await;
         queue.waiting.get_or_init(|| {
-            let (sender, waiting) = mpsc::channel(QUEUE);
+            let (sender, waiting) = mpsc::channel(MAX_QUEUED_APPENDS);
             *task = Some(tokio::spawn(run(self.driver.clone(), waiting, self.closing.clone())));
             sender
         })
@@ -140,15 +169,15 @@ impl fmt::Debug for GroupCommit {
     }
 }
 
-/// An append from its call to its outcome.
-struct UnderWay<'c> {
+/// Counts an append from its call to its outcome.
+struct InFlight<'c> {
     commits: &'c GroupCommit,
     queue: usize,
-    /// Where there are several queues.
+    /// The hash of the first stream; `None` if there is only one queue.
     stream: Option<u64>,
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let Some(stream) = self.stream else { return };
         self.commits.queues[self.queue].appends.fetch_sub(1, Ordering::Relaxed);
@@ -165,7 +194,7 @@ fn closed() -> Error {
     Error::new(ErrorKind::Closed("the store"))
 }
 
-/// Ends when the store is closed or dropped, after everything in the queue is committed.
+/// Commits the appends of one queue. Returns when the store is closed or dropped and the queue is empty.
 async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>, closing: CancellationToken) {
     loop {
         let first = tokio::select! {
@@ -177,11 +206,11 @@ async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>,
             }
         };
         let Some(first) = first else { return };
-        // Whoever has just learned an outcome may have the next append ready: it comes before this one goes out alone.
+        // A caller that just got an outcome may append again immediately: yielding lets that append join this commit.
         tokio::task::yield_now().await;
         let (batch, outcomes) = gather(first, &mut waiting);
         for (result, outcome) in driver.append_batch(batch).await.into_iter().zip(outcomes) {
-            // A caller that was dropped does not want to know.
+            // The receiver is gone if the caller was dropped.
             drop(outcome.send(result));
         }
     }
@@ -193,8 +222,8 @@ fn gather(
 ) -> (Vec<Append>, Vec<oneshot::Sender<Result<Appended>>>) {
     let mut bytes = first.0.payload_bytes();
     let (mut batch, mut outcomes) = (vec![first.0], vec![first.1]);
-    while batch.len() < QUEUE
-        && bytes < COMMIT_BYTES
+    while batch.len() < MAX_QUEUED_APPENDS
+        && bytes < MAX_COMMIT_BYTES
         && let Ok((append, outcome)) = waiting.try_recv()
     {
         bytes += append.payload_bytes();
@@ -215,11 +244,11 @@ mod tests {
     use crate::id::{CommitId, ExpectedVersion, StreamId};
     use crate::store::Outcome;
 
-    /// Its commits of the order "held" wait for a permit each.
-    struct Holding(Semaphore);
+    /// A driver in which each commit for the order "held" waits for a permit.
+    struct HoldingDriver(Semaphore);
 
     #[async_trait]
-    impl BatchAppend for Holding {
+    impl BatchAppend for HoldingDriver {
         async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
             if batch.iter().flat_map(Append::stream_ids).any(|stream| stream.aggregate_id().as_str() == "held") {
                 self.0.acquire().await.unwrap().forget();
@@ -234,25 +263,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn others_pass_a_commit_that_takes_long_and_its_own_stream_waits_behind_it() {
-        let driver = Arc::new(Holding(Semaphore::new(0)));
+    async fn a_slow_commit_delays_only_its_own_stream() {
+        let driver = Arc::new(HoldingDriver(Semaphore::new(0)));
         let commits = GroupCommit::with_queues(driver.clone(), 2);
         let long = Duration::from_mins(1);
         let mut first = Box::pin(commits.append(append("held")));
-        assert!(timeout(long, &mut first).await.is_err(), "it is held");
+        assert!(timeout(long, &mut first).await.is_err(), "the driver holds the commit");
         for other in 0..20 {
             timeout(long, commits.append(append(&other.to_string()))).await.expect("one queue is free").unwrap();
         }
         let mut second = Box::pin(commits.append(append("held")));
-        assert!(timeout(long, &mut second).await.is_err(), "it waits behind the first");
+        assert!(timeout(long, &mut second).await.is_err(), "the second append to the stream waits for the first");
         let other = commits.append(append("other"));
-        timeout(long, other).await.expect("the second is in no other queue").unwrap();
+        timeout(long, other).await.expect("the second append does not occupy the other queue").unwrap();
         driver.0.add_permits(1);
         first.await.unwrap();
-        assert!(timeout(long, &mut second).await.is_err(), "a commit of its own");
+        assert!(timeout(long, &mut second).await.is_err(), "the second append has its own commit");
         driver.0.add_permits(1);
         second.await.unwrap();
-        assert!(commits.streams().is_empty(), "nothing is under way");
+        assert!(commits.streams().is_empty(), "no append is in flight");
         commits.close().await;
     }
 }

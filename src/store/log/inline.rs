@@ -1,4 +1,4 @@
-//! Projections that run within the appends' own transactions.
+//! Projections that run in the transaction of the append.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,42 +11,46 @@ use crate::id::ProjectionName;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
 
-/// What a store runs within the transaction of each append.
+/// A projection that a store applies in the transaction of each append. [`inline`](crate::inline::inline) makes one from a
+/// [`Projection`](crate::Projection).
 #[async_trait]
 pub trait Inline<Tx: ?Sized>: Send + Sync + 'static {
-    /// Whose checkpoint says that it is applied inline.
+    /// Returns the name of the projection. Its checkpoint records that it is applied inline.
     fn projection(&self) -> &ProjectionName;
 
-    /// The events it gets.
+    /// Returns the filter that selects its events.
     fn filter(&self) -> &Filter;
 
-    /// Runs in a transaction before anything else.
+    /// Prepares the read model, for example its tables. The store calls this once, in a transaction, before it applies any event.
     ///
     /// # Errors
-    /// Ends the set-up.
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if the projection fails. [`InlineStore::with_inline`] then fails with this error.
     async fn set_up(&self, tx: &mut Tx) -> Result<()>;
 
-    /// Applies events that pass the filter, at least one.
+    /// Applies events that pass the filter. `events` is never empty.
     ///
     /// # Errors
-    /// [`ErrorKind::Projection`](crate::ErrorKind::Projection), or what decoding met. Nothing is appended.
+    /// [`ErrorKind::Projection`](crate::ErrorKind::Projection) if the projection fails, and the error of an event that cannot be decoded.
+    /// Nothing is appended then.
     async fn apply(&self, tx: &mut Tx, events: Vec<RecordedEvent>) -> Result<()>;
 }
 
-/// A log whose appends can change read models that lie beside it, in the same transaction.
+/// A log whose appends can change a read model in the same transaction. The read model is stored next to the log.
+///
+/// Programs call [`inline`](crate::inline::inline); a store implements this trait.
 #[async_trait]
 pub trait InlineStore: EventStore + Sized {
-    /// What such a projection writes through.
+    /// The transaction that inline projections write through.
     type Tx: Send + ?Sized + 'static;
 
-    /// A handle of the same log whose appends run this as well. Appends through other handles do not.
+    /// Returns a handle to the same log whose appends also apply `inline`. Appends through other handles do not apply it.
     ///
     /// # Errors
-    /// As [`inline`](crate::inline::inline).
+    /// The errors of [`inline`](crate::inline::inline).
     async fn with_inline(&self, inline: Arc<dyn Inline<Self::Tx>>) -> Result<Self>;
 }
 
-/// All that a handle's appends run.
+/// The inline projections of a handle.
 pub(crate) struct Inlines<Tx: ?Sized>(Vec<Arc<dyn Inline<Tx>>>);
 
 impl<Tx: ?Sized + 'static> Inlines<Tx> {
@@ -79,7 +83,7 @@ impl<Tx: ?Sized + 'static> fmt::Debug for Inlines<Tx> {
     }
 }
 
-/// Those that pass a filter.
+/// Returns the events that pass `filter`.
 pub(crate) fn wanted(filter: &Filter, events: &[RecordedEvent]) -> Vec<RecordedEvent> {
     events.iter().filter(|event| filter.passes(event)).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! The judgment of an append: what a store checks, and in which order, before it writes anything.
+//! The checks of an append against the log: a store makes them, in a fixed order, before it writes anything.
 
 use std::collections::HashSet;
 
@@ -10,53 +10,55 @@ use crate::id::{ClaimScope, ClaimValue, EventId, IdempotencyKey, Position, Strea
 use crate::store::log::append::{Append, Appended, KeptOutcome};
 use crate::store::log::claims::claimed;
 
-/// What a log holds, as [`judge`] asks for it. The answers include what the same commit has written already, and no other writer may change
-/// them before the commit ends.
+/// The lookups that [`judge`] makes in the log. They include everything that the same commit has already written, and no other writer may
+/// change their results before the commit ends.
 pub trait Written {
-    /// The failure of a lookup.
+    /// The error of a failed lookup.
     type Failure;
 
-    /// Returns the outcome of the append that was made under `key`.
+    /// Returns the outcome of the append under `key`.
     ///
     /// # Errors
-    /// A failure of the lookup.
+    /// The error of a failed lookup.
     fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Self::Failure>;
 
-    /// Returns the version of a stream; zero if it has no events.
+    /// Returns the version of `stream`; zero if it has no events.
     ///
     /// # Errors
-    /// A failure of the lookup.
+    /// The error of a failed lookup.
     fn version(&self, stream: &StreamId) -> Result<Version, Self::Failure>;
 
     /// Returns the stream that holds a unique value.
     ///
     /// # Errors
-    /// A failure of the lookup.
+    /// The error of a failed lookup.
     fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, Self::Failure>;
 
-    /// Returns whether the log has an event with this id.
+    /// Returns whether the log has an event with the id `event`.
     ///
     /// # Errors
-    /// A failure of the lookup.
+    /// The error of a failed lookup.
     fn contains(&self, event: EventId) -> Result<bool, Self::Failure>;
 }
 
-/// What to do with one append. It never concerns the other appends of the same commit.
+/// The result of [`judge`] for one append. It does not affect the other appends of the same commit.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Write it. The versions are those that its streams have now, in the append's order.
+    /// Write the append. The versions are the current ones of its streams, in the order of the append.
     Write(Vec<Version>),
-    /// Write nothing: an append under the same idempotency key has this outcome.
+    /// Write nothing: an earlier append under the same idempotency key had this outcome.
     Repeated(Appended),
-    /// Write nothing: it is refused for this reason.
+    /// Write nothing: the append is refused with this error.
     Refused(Error),
 }
 
-/// Judges one append. The order is part of the [port](crate::store::EventStore::append): the idempotency key, then the expected versions,
-/// then the unique values, then the ids of the events.
+/// Decides whether an append may be written.
+///
+/// The order of the checks is part of the [port](crate::store::EventStore::append): the idempotency key, then the expected versions, then
+/// the unique values, then the ids of the events.
 ///
 /// # Errors
-/// A failure of a lookup, which says nothing about the append.
+/// The error of a failed lookup. It says nothing about the append.
 pub fn judge<W: Written + ?Sized>(log: &W, append: &Append) -> Result<Verdict, W::Failure> {
     if let Some(key) = append.key()
         && let Some(kept) = log.outcome(key)?
@@ -86,8 +88,8 @@ pub fn judge<W: Written + ?Sized>(log: &W, append: &Append) -> Result<Verdict, W
     Ok(Verdict::Write(versions))
 }
 
-/// Returns the events of an append in log order, the first right after `head`, and the new version of each stream. `versions` are those of
-/// [`Verdict::Write`].
+/// Returns the events of an append in log order, starting at the position after `head`, and the new version of each stream. `versions` are
+/// the versions of [`Verdict::Write`].
 pub fn record(
     append: Append,
     mut versions: Vec<Version>,

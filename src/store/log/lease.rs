@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::id::Fence;
 
-/// The row of a lease, with times as the store keeps them. The default is that of a lease that nobody ever had.
+/// The row of a lease, with times as the store keeps them. The default is a lease that no relay has ever held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lease<T> {

@@ -1,4 +1,4 @@
-//! The log: appended to by repositories, read by relays and workers.
+//! The log: repositories append to it, relays and workers read it.
 
 pub(crate) mod append;
 pub(crate) mod check;

@@ -1,4 +1,4 @@
-//! Queries: which events a reader gets, in which order and at most how many.
+//! Queries: the events that a reader asks for, their order and their maximum number.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -7,17 +7,17 @@ use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent};
 use crate::id::{AggregateType, EventType, Position, StreamId, Version};
 
-/// The byte limit of a page of the log ([`Select::Log`]). A page ends with the event whose payload reaches it, even below the limit of the
-/// query, so a reader that reads page by page holds a bounded part of the log.
+/// The byte limit of a page of the log ([`Select::Log`]). A page ends with the event whose payload reaches it, even below
+/// [`Query::limit`], so a reader that reads page by page holds a bounded part of the log.
 pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Asks for events of the log: [`EventReader::read`](crate::store::EventReader::read) answers it.
+/// A request for events of the log, for [`EventReader::read`](crate::store::EventReader::read).
 ///
-/// A query borrows the names in it, so that asking costs no allocation.
+/// A query borrows the names in it, so it allocates nothing.
 ///
 /// # Examples
 /// ```
-/// use retell::{Filter, MemoryStore, Position, prelude::*, store::Query};
+/// use retell::{prelude::*, store::Query};
 ///
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
 /// let log = MemoryStore::new();
@@ -29,13 +29,13 @@ pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Query<'q> {
-    /// Which events, and in which order.
+    /// The events to read, and their order.
     pub select: Select<'q>,
     /// The maximum number of events.
     pub limit: usize,
 }
 
-/// Which events a [`Query`] asks for, and in which order. A store answers each kind, so a new kind comes with a new major version.
+/// The events that a [`Query`] asks for, and their order. Every store supports every kind, so a new kind requires a new major version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Select<'q> {
     /// Events of the whole log, in log order.
@@ -59,30 +59,30 @@ pub enum Select<'q> {
 }
 
 impl<'q> Query<'q> {
-    /// The default of [`limit`](Self::limit): enough that the round trip of a page costs little for each of its events.
+    /// The default of [`limit`](Self::limit). It is large enough that the round trip of a page costs little per event.
     pub const DEFAULT_LIMIT: usize = 1_000;
 
-    /// Asks for the events after a position that pass `filter`, in log order.
+    /// Creates a query for the events after the position `after` that pass `filter`, in log order.
     pub const fn log(after: Position, filter: &'q Filter) -> Self {
         Self::of(Select::Log { after, filter })
     }
 
-    /// Asks for the events of one stream after a version, in version order.
+    /// Creates a query for the events of `stream` after the version `after`, in version order.
     pub const fn stream(stream: &'q StreamId, after: Version) -> Self {
         Self::of(Select::Stream { stream, after })
     }
 
-    /// Asks for the newest events of one type, newest first.
+    /// Creates a query for the events of one type, newest first.
     pub const fn newest(event_type: &'q EventType) -> Self {
         Self::of(Select::Newest(event_type))
     }
 
-    /// Asks for the first events recorded later than `time`, in log order.
+    /// Creates a query for the events recorded later than `time`, in log order.
     pub const fn recorded_after(time: DateTime<Utc>) -> Self {
         Self::of(Select::RecordedAfter(time))
     }
 
-    /// Sets the maximum number of events; [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT) otherwise.
+    /// Sets the maximum number of events. The default is [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT).
     pub const fn with_limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
@@ -93,52 +93,65 @@ impl<'q> Query<'q> {
     }
 }
 
-/// Selects events of the log. An empty list lets every event pass; an event must pass both lists.
+/// Selects events of the log by aggregate type and event type. An event must pass both lists; an empty list lets every event pass.
+///
+/// # Examples
+/// ```
+/// use retell::{EventType, prelude::*};
+///
+/// assert!(Filter::all().is_all());
+/// let orders = Filter::aggregates(["order"])?.with_event_types([EventType::new("order.placed")?]);
+/// assert!(!orders.is_all());
+/// # Ok::<(), BoxError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Filter {
-    /// Only events of these kinds of aggregate.
+    /// Only events of aggregates of these types.
     pub aggregate_types: Vec<AggregateType>,
     /// Only events of these types.
     pub event_types: Vec<EventType>,
 }
 
 impl Filter {
-    /// Lets every event pass.
+    /// Creates a filter that lets every event pass.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// Lets the events pass that `E` can hold.
+    /// Creates a filter for the event types that `E` can hold.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a hand-written `Event` with no kind of event, or with a name no store accepts.
+    /// [`ErrorKind::Invalid`] if a hand-written implementation of [`Event`] has no event types, or one with a name that no store accepts.
     pub fn of<E: Event>() -> Result<Self> {
         let EventTypes::Only(schemas) = E::TYPES else { return Ok(Self::all()) };
         if schemas.is_empty() {
-            return Err(ErrorKind::Invalid("the event type holds no kind of event, so nothing can match".into()).into());
+            return Err(ErrorKind::Invalid(
+                "the filter matches nothing: the `Event` implementation lists no event types".into(),
+            )
+            .into());
         }
         let event_types = schemas.iter().map(|schema| EventType::new(schema.name)).collect::<Result<_, _>>()?;
         Ok(Self { event_types, ..Self::default() })
     }
 
-    /// Lets all events of these kinds of aggregate pass, including types of event that do not exist yet.
+    /// Creates a filter for all events of aggregates of these types, including event types that do not exist yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a name no store accepts.
+    /// [`ErrorKind::Invalid`] for a name that no store accepts.
     pub fn aggregates<'a>(types: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let aggregate_types = types.into_iter().map(AggregateType::new).collect::<Result<_, _>>()?;
         Ok(Self { aggregate_types, ..Self::default() })
     }
 
-    /// Lets only events of these kinds of aggregate pass.
+    /// Sets the aggregate types whose events pass.
     pub fn with_aggregate_types(mut self, types: impl IntoIterator<Item = AggregateType>) -> Self {
         self.aggregate_types = types.into_iter().collect();
         self
     }
 
-    /// Lets only events of these types pass.
+    /// Sets the event types that pass.
     pub fn with_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
         self.event_types = types.into_iter().collect();
         self
@@ -149,7 +162,7 @@ impl Filter {
         self.aggregate_types.is_empty() && self.event_types.is_empty()
     }
 
-    /// Returns whether an event passes.
+    /// Returns whether `event` passes.
     pub fn passes(&self, event: &RecordedEvent) -> bool {
         (self.aggregate_types.is_empty() || self.aggregate_types.contains(event.stream.aggregate_type()))
             && (self.event_types.is_empty() || self.event_types.contains(&event.event.event_type))
@@ -162,19 +175,19 @@ impl Filter {
 pub struct Page {
     /// The events, in the order of the query.
     pub events: Vec<RecordedEvent>,
-    /// For [`Select::Log`], the position up to which the store has looked at every event: the next page starts after it. Otherwise the
-    /// greatest position among the events, zero if there are none.
+    /// For [`Select::Log`], the position up to which the store has examined every event: the next page starts after it. For other queries,
+    /// the greatest position among the events, or zero if there are none.
     pub through: Position,
 }
 
 impl Page {
-    /// Creates a page of events, after which the next one starts at `through`.
+    /// Creates a page that has examined the log up to `through`. The next page starts after that position.
     pub fn new(events: Vec<RecordedEvent>, through: Position) -> Self {
         Self { events, through }
     }
 
-    /// Takes `events` of the log, in log order and past the filter, until the page is full, after a store has looked at every event up to
-    /// `end`. Asks for no event after the one that fills the page.
+    /// Takes `events`, which are in log order and pass the filter, until the page is full. The store has looked at every event up to `end`.
+    /// Takes no event after the one that fills the page.
     ///
     /// # Errors
     /// The first error among the events.
@@ -192,14 +205,14 @@ impl Page {
         Ok(Self::of(page, limit, end))
     }
 
-    /// Returns the page of events that a store has found otherwise than by [`Select::Log`].
+    /// Creates the page for a query other than [`Select::Log`].
     pub fn found(events: Vec<RecordedEvent>) -> Self {
         let through = events.iter().map(|event| event.position).max().unwrap_or(Position::ZERO);
         Self { events, through }
     }
 
-    /// Returns the page of these events of the log, at most `limit`, after a store has looked at every event up to `end`. If the page is full, by
-    /// `limit` or by [`PAGE_BYTES`], it reaches only through its last event, since the store stopped there.
+    /// Creates the page for [`Select::Log`] from at most `limit` events, after the store has examined every event up to `end`. If the page
+    /// is full, by `limit` or by [`PAGE_BYTES`], it reaches only to its last event, because the store stopped there.
     pub fn of(events: Vec<RecordedEvent>, limit: usize, end: Position) -> Self {
         let full =
             events.len() >= limit || events.iter().map(RecordedEvent::payload_bytes).sum::<usize>() >= PAGE_BYTES;

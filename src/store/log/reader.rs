@@ -1,4 +1,4 @@
-//! The port of readers: a log that cannot be written.
+//! The port for readers: a log that cannot be written to.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -14,28 +14,29 @@ use crate::id::{CommitId, EventType, Position, StreamId, Version};
 use crate::store::log::query::Select;
 use crate::store::log::query::{Filter, Page, Query};
 
-/// Reads the log. A relay, a worker or a report gets a reader: it cannot write.
+/// Reads the log. A relay, a worker or a report gets an `EventReader`, so it cannot write.
 ///
 /// [`EventReaderExt`] adds a method for each kind of query.
 #[async_trait]
 pub trait EventReader: Send + Sync + 'static {
-    /// Hands the events of one stream to `visitor`, in version order, each borrowed from the store's buffer.
+    /// Passes the events of one stream to `visitor`, in version order, each borrowed from the store's buffer.
     ///
-    /// The stream is never held in memory as a whole. If [`Replay::snapshot`] names a fingerprint and the store has such a
-    /// snapshot no later than the end asked for, the visitor gets it first and then only the events after it.
+    /// The store never holds the whole stream in memory. If [`Replay::snapshot`] names a fingerprint and the store has a snapshot with that
+    /// fingerprint that is not beyond [`Replay::up_to`], the visitor gets the snapshot first and then only the events after it.
     ///
     /// # Errors
-    /// The visitor's error as it is, otherwise a [read error](crate::Error#read-errors).
+    /// The error of the visitor, unchanged; otherwise a [read error](crate::Error#read-errors).
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
 
-    /// Returns the events that `query` asks for, whole and with their positions.
+    /// Returns the events that `query` asks for, complete and with their positions.
     ///
-    /// On a server, an event gets its position after its commit. `read` first gives positions to the commits it can see, so it returns
-    /// every event whose append returned before the call. A session that may only read, as on a replica, cannot do so: it returns only
-    /// the events that have positions. A page of a stream then ends before the stream does, and [`replay`](Self::replay) sees more.
+    /// On a database server, an event gets its position after its commit. `read` first assigns positions to the commits it can see, so it
+    /// returns every event whose append returned before the call. A read-only session, for example on a replica, cannot assign positions
+    /// and returns only the events that have one. A page of a stream may then end before the stream does, and [`replay`](Self::replay)
+    /// returns more events than `read`.
     ///
-    /// [`PAGE_BYTES`](crate::store::PAGE_BYTES) limits a page of [`Select::Log`] alone. Any other page is complete: fewer events than the
-    /// limit means that there are no more.
+    /// [`PAGE_BYTES`](crate::store::PAGE_BYTES) limits only pages of [`Select::Log`]. For every other query, a page with fewer events than
+    /// the limit means that there are no more.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors). [`ErrorKind::Corrupt`] names the position of a damaged row.
@@ -53,17 +54,38 @@ pub trait EventReader: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
 
-    /// Returns a signal that the log has grown. It may miss the appends of other processes: poll as well, more slowly.
+    /// Returns a receiver that is notified when the log grows. It may miss appends of other processes, so also poll at a longer interval.
     fn watch_head(&self) -> watch::Receiver<Position>;
 }
 
-/// Asks an [`EventReader`] each kind of [`Query`]. Every reader has these methods; no store writes them.
+/// Adds a method for each kind of [`Query`]. Every [`EventReader`] has these methods; a store does not implement them.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// #[derive(Debug, Event, serde::Serialize, serde::Deserialize)]
+/// enum ShelfEvent {
+///     #[event("shelf.filled")]
+///     Filled { books: u32 },
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = MemoryStore::new();
+/// log.append_events(("shelf", "1"), ExpectedVersion::NoStream, [ShelfEvent::Filled { books: 12 }]).await?;
+/// let page = log.read_all(Position::ZERO, 100, &Filter::all()).await?;
+/// assert_eq!((page.events.len(), page.through), (1, Position::new(1)));
+/// let stream = log.read_stream(&StreamId::parse("shelf", "1")?, Version::ZERO, 100).await?;
+/// assert_eq!(stream, page.events);
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub trait EventReaderExt: EventReader {
-    /// Returns at most `limit` events after a position that pass `filter`, in log order. A page of large events is
+    /// Returns at most `limit` events after the position `after` that pass `filter`, in log order. A page of large events is
     /// [shorter](crate::store::PAGE_BYTES).
     ///
     /// # Errors
-    /// As [`read`](EventReader::read).
+    /// The errors of [`read`](EventReader::read).
     fn read_all<'r>(
         &'r self,
         after: Position,
@@ -73,10 +95,10 @@ pub trait EventReaderExt: EventReader {
         self.read(Query::log(after, filter).with_limit(limit))
     }
 
-    /// Returns at most `limit` events of one stream after a version, in version order.
+    /// Returns at most `limit` events of `stream` after the version `after`, in version order.
     ///
     /// # Errors
-    /// As [`read`](EventReader::read).
+    /// The errors of [`read`](EventReader::read).
     fn read_stream<'r>(
         &'r self,
         stream: &'r StreamId,
@@ -86,10 +108,10 @@ pub trait EventReaderExt: EventReader {
         self.read(Query::stream(stream, after).with_limit(limit)).map_ok(|page| page.events)
     }
 
-    /// Returns the newest events of one type, newest first, at most `limit`.
+    /// Returns the newest `limit` events of one type, newest first.
     ///
     /// # Errors
-    /// As [`read`](EventReader::read).
+    /// The errors of [`read`](EventReader::read).
     fn newest<'r>(
         &'r self,
         event_type: &'r EventType,
@@ -98,10 +120,10 @@ pub trait EventReaderExt: EventReader {
         self.read(Query::newest(event_type).with_limit(limit)).map_ok(|page| page.events)
     }
 
-    /// Returns the first events recorded later than `time`, in log order, at most `limit`.
+    /// Returns the first `limit` events recorded later than `time`, in log order.
     ///
     /// # Errors
-    /// As [`read`](EventReader::read).
+    /// The errors of [`read`](EventReader::read).
     fn recorded_after(
         &self,
         time: DateTime<Utc>,
@@ -113,53 +135,63 @@ pub trait EventReaderExt: EventReader {
 
 impl<R: EventReader + ?Sized> EventReaderExt for R {}
 
-/// Which events of a stream, and whether a snapshot may stand for the first of them.
+/// The events of a stream that a replay returns, and whether a snapshot may replace the first of them.
+///
+/// # Examples
+/// ```
+/// use retell::store::{Replay, UpTo};
+/// use retell::Version;
+///
+/// let replay = Replay::after(Version::new(3)).with_up_to(UpTo::Version(Version::new(5)));
+/// assert_eq!(replay.snapshot, None);
+/// assert_eq!(Replay::ALL.up_to, UpTo::Head);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Replay {
-    /// Only events after this version.
+    /// The replay starts after this version.
     pub after: Version,
-    /// Where to end.
+    /// The end of the replay.
     pub up_to: UpTo,
-    /// The fingerprint a snapshot must have to be used; `None` to use no snapshot.
+    /// The fingerprint of a snapshot that the replay may use; `None` to use no snapshot.
     pub snapshot: Option<u64>,
 }
 
 impl Replay {
-    /// Every event of the stream.
+    /// Replays every event of the stream.
     pub const ALL: Self = Self { after: Version::ZERO, up_to: UpTo::Head, snapshot: None };
 
-    /// Every event after a version.
+    /// Replays every event after `version`.
     pub const fn after(version: Version) -> Self {
         Self { after: version, ..Self::ALL }
     }
 
-    /// Sets where the replay ends.
+    /// Sets the end of the replay.
     pub const fn with_up_to(mut self, end: UpTo) -> Self {
         self.up_to = end;
         self
     }
 
-    /// Lets a snapshot with this fingerprint stand for the first events.
+    /// Allows a snapshot with this `fingerprint` to replace the first events.
     pub const fn with_snapshot(mut self, fingerprint: u64) -> Self {
         self.snapshot = Some(fingerprint);
         self
     }
 }
 
-/// Where a replay ends.
+/// The end of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpTo {
-    /// At the stream's newest event.
+    /// The newest event of the stream.
     Head,
-    /// With this version.
+    /// The event with this version.
     Version(Version),
-    /// With the last event recorded at this time or before.
+    /// The last event recorded at or before this time.
     Time(DateTime<Utc>),
 }
 
 impl UpTo {
-    /// Returns whether an event comes before the end.
+    /// Returns whether the replay includes an event with this version and time.
     pub fn includes(self, version: Version, recorded_at: DateTime<Utc>) -> bool {
         match self {
             Self::Head => true,
@@ -168,8 +200,8 @@ impl UpTo {
         }
     }
 
-    /// Returns whether a snapshot at `version` may stand for the events before it. It never may if the replay ends at a time, since the time
-    /// of a snapshot's last event is not stored.
+    /// Returns whether a snapshot at `version` may replace the events up to `version`. A replay that ends at a time uses no snapshot, because
+    /// a snapshot does not store the time of its last event.
     pub fn allows_snapshot(self, version: Version) -> bool {
         match self {
             Self::Head => true,
@@ -179,17 +211,46 @@ impl UpTo {
     }
 }
 
-/// Receives one stream's snapshot and events.
+/// Receives the snapshot and the events of one stream from [`EventReader::replay`].
+///
+/// # Examples
+/// ```
+/// use retell::event::StoredEvent;
+/// use retell::prelude::*;
+/// use retell::store::{Replay, Visitor};
+///
+/// /// Counts the events of a stream.
+/// struct Counter(usize);
+///
+/// impl Visitor for Counter {
+///     fn snapshot(&mut self, _: Version, _: &[u8]) -> retell::Result<()> {
+///         Ok(())
+///     }
+///
+///     fn event(&mut self, _: Version, _: StoredEvent<'_>) -> retell::Result<()> {
+///         self.0 += 1;
+///         Ok(())
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let mut counter = Counter(0);
+/// MemoryStore::new().replay(&StreamId::parse("shelf", "1")?, Replay::ALL, &mut counter).await?;
+/// assert_eq!(counter.0, 0);
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub trait Visitor: Send {
-    /// The state as of `version`. Comes first, at most once, and only if the replay asked for it.
+    /// Receives the encoded state as of `version`. The store calls this before any event, at most once, and only if [`Replay::snapshot`]
+    /// asks for it.
     ///
     /// # Errors
-    /// Whatever ends the replay; the caller of [`EventReader::replay`] gets it back.
+    /// An error ends the replay, and [`EventReader::replay`] returns it.
     fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()>;
 
-    /// The next event.
+    /// Receives the next event.
     ///
     /// # Errors
-    /// As [`snapshot`](Self::snapshot).
+    /// An error ends the replay, and [`EventReader::replay`] returns it.
     fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()>;
 }

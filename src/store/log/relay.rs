@@ -1,4 +1,4 @@
-//! The port of relays: how far each has published the log, and the lease that lets one of several publish.
+//! The port for relays: the position up to which each relay has published the log, and the lease that makes one relay the leader.
 
 use std::time::Duration;
 
@@ -11,19 +11,39 @@ use crate::id::{Fence, InvalidName, Position, parse_name};
 /// The maximum length of a lease. A store shortens a longer one, so that its end fits the timestamp type of every database.
 pub const LONGEST_LEASE: Duration = Duration::from_hours(365 * 24);
 
-/// Stores the state of relays: each relay's position, and the lease that makes one relay of a name the leader.
+/// Stores the state of relays: the position of each relay, and the lease that makes one of several relays with the same name the leader.
 ///
-/// A lease lends a name to one holder at a time, on the database's clock. A clock alone cannot stop a holder that was paused
-/// and wakes up late. So each new holder gets a larger [`Fence`], and [`advance`](Self::advance) refuses a smaller one.
+/// A lease belongs to one holder at a time, measured by the clock of the database. A clock alone cannot stop a holder that was paused and
+/// resumes after its lease has ended. Therefore each new holder gets a larger [`Fence`], and [`advance`](Self::advance) refuses a smaller
+/// one.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::prelude::*;
+/// use retell::store::RelayStore;
+/// use uuid::Uuid;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let store = MemoryStore::new();
+/// let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+/// let fence = store.acquire_lease("main", first, Duration::from_secs(10)).await?.expect("the lease is free");
+/// assert_eq!(store.acquire_lease("main", second, Duration::from_secs(10)).await?, None);
+/// store.advance("main", Position::new(7), fence).await?;
+/// assert_eq!(store.position("main").await?, Position::new(7));
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait RelayStore: Send + Sync + 'static {
-    /// Returns the position up to which the broker has confirmed everything; zero for a relay that never ran.
+    /// Returns the position up to which the broker has confirmed every event; zero for a relay that never ran.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `relay` is not 1 to 255 bytes without NUL, otherwise a [read error](crate::Error#read-errors).
     async fn position(&self, relay: &str) -> Result<Position>;
 
-    /// Moves the position forward, never backward, and stores `fence`, even if the position stays the same.
+    /// Moves the position of `relay` forward to `position`, never backward, and stores `fence` even if the position stays the same.
     ///
     /// # Errors
     /// [`ErrorKind::Fenced`] if an earlier call had a larger fence: another relay holds the lease now, and nothing was changed.
@@ -33,46 +53,47 @@ pub trait RelayStore: Send + Sync + 'static {
     /// A dropped call may still move the position.
     async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()>;
 
-    /// Acquires the lease `name` if it is free or has ended, or extends it under the same fence if `holder` has it already.
+    /// Acquires the lease `name` if it is free or has ended, or extends it under the same fence if `holder` already has it.
     /// Returns `None` while another holder has it.
     ///
-    /// The lease ends `length` after the database received the request, so never earlier than `length` after the call. The
-    /// maximum is a year.
+    /// The lease ends `length` after the database received the request, which is never earlier than `length` after the call. The maximum
+    /// is [`LONGEST_LEASE`](crate::store::driver::LONGEST_LEASE).
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `name` is not 1 to 255 bytes without NUL, otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
-    /// A dropped call may still acquire the lease. Release it, or let it end.
+    /// A dropped call may still acquire the lease. Release the lease, or wait until it ends.
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;
 
-    /// Releases the lease before its end, if `holder` has it.
+    /// Releases the lease `name` before its end, if `holder` has it. A lease that is not released ends after its length.
     ///
     /// # Errors
-    /// As [`acquire_lease`](Self::acquire_lease). A lease that is not released ends after its length.
+    /// The errors of [`acquire_lease`](Self::acquire_lease).
     ///
     /// # Cancel safety
-    /// A dropped call may still release it.
+    /// A dropped call may still release the lease.
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
 }
 
-/// Checks a relay's name: 1 to 255 bytes without NUL. A relay store calls it before anything else.
+/// Checks the name of a relay: 1 to 255 bytes without NUL. A [`RelayStore`] calls this before anything else.
 ///
 /// # Errors
-/// [`InvalidName`], which becomes an [`ErrorKind::Invalid`].
+/// [`InvalidName`] if the name breaks a rule. `?` turns it into [`ErrorKind::Invalid`].
 pub fn check_relay_name(name: &str) -> Result<(), InvalidName> {
     parse_name("relay name", name).map(drop)
 }
 
-/// Checks a lease's name: 1 to 255 bytes without NUL. A relay store calls it before anything else.
+/// Checks the name of a lease: 1 to 255 bytes without NUL. A [`RelayStore`] calls this before anything else.
 ///
 /// # Errors
-/// As [`check_relay_name`].
+/// [`InvalidName`] if the name breaks a rule. `?` turns it into [`ErrorKind::Invalid`].
 pub fn check_lease_name(name: &str) -> Result<(), InvalidName> {
     parse_name("lease name", name).map(drop)
 }
 
-/// Refuses `fence` if the store has seen a larger one, `newest`. A store calls it in the transaction that moves the relay's position.
+/// Refuses `fence` if it is smaller than `newest`, the largest fence that the store has seen. A store calls this in the transaction that
+/// moves the position of the relay.
 ///
 /// # Errors
 /// [`ErrorKind::Fenced`] if `newest` is larger than `fence`.

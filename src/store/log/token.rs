@@ -1,11 +1,11 @@
-//! Reading one's own writes.
+//! Tokens, with which a caller reads its own writes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::CommitId;
 
-/// Stands for an append's events, to read one's own writes: see [`wait_for`](crate::projection::wait_for). The default stands for no
-/// events at all, which every projection has applied.
+/// Identifies the events of one append, so that a caller can read its own writes: see [`wait_for`](crate::projection::wait_for). The default
+/// token identifies no events, so every projection has applied it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Token(CommitId);
@@ -15,7 +15,7 @@ impl Token {
         Self(commit)
     }
 
-    /// The commit it stands for.
+    /// Returns the commit that the token identifies.
     pub fn commit(self) -> CommitId {
         self.0
     }

@@ -1,4 +1,4 @@
-//! Projections within the appends to a log in memory. Their checkpoints are kept as a worker keeps them, and so is their order.
+//! Inline projections of a log in memory. They apply events in log order and move their checkpoints as a worker does.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::committed::Tables;
 use crate::store::model::progress::in_aggregate_order;
 
-/// Events that are read and applied at a time where the model is behind.
+/// The number of events that a projection applies at a time while it catches up.
 const BATCH: usize = 1_000;
 
 #[async_trait]
@@ -33,7 +33,7 @@ impl<T: Clone + Send + Sync + 'static> InlineStore for MemoryStore<T> {
     }
 }
 
-/// Appends whose events are applied to a model, both or neither.
+/// A log whose appends also change a read model. An append and its changes commit together or not at all.
 #[derive(Debug)]
 struct InlineLog<T: 'static> {
     log: Arc<MemoryLog>,
@@ -47,7 +47,8 @@ impl<T: 'static> Clone for InlineLog<T> {
     }
 }
 
-/// One at a time: there is no disk whose speed a larger commit would save, and a failing projection refuses no other append.
+/// Commits the appends of a batch one at a time. A shared commit would save no disk write, and this way a failing projection refuses no
+/// other append.
 #[async_trait]
 impl<T: Clone + Send + Sync + 'static> BatchAppend for InlineLog<T> {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
@@ -60,13 +61,14 @@ impl<T: Clone + Send + Sync + 'static> BatchAppend for InlineLog<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
-    /// Runs the set-up of a projection and brings it to the end of the log, in one transaction.
+    /// Sets up a projection and applies the log to it up to the head, in one transaction.
     async fn set_up(&self, inline: &dyn Inline<T>) -> Result<()> {
-        let turn = self.models.turns.take("inline").await?;
+        let transaction = self.models.transactions.begin("inline").await?;
         let projection = inline.projection();
         let before = self.models.read().value.clone();
         if self.models.read().tables.parking.get(projection).is_some_and(|parking| !parking.parked.is_empty()) {
-            let problem = format!("projection {projection} has parked aggregates: it cannot go on inline");
+            let problem = "has parked aggregates: release them before it is applied inline";
+            let problem = format!("projection {projection} {problem}");
             return Err(ErrorKind::Invalid(problem).into());
         }
         let (head, mut value) = (self.log.read().head(), T::clone(&before));
@@ -74,15 +76,15 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
             inline.set_up(&mut value).await?;
             self.catch_up(inline, &mut value, head).await
         };
-        let staged = turn.run(apply).await?;
+        let staged = transaction.run(apply).await?;
         let mut committed = self.models.write();
         committed.commit(value, staged);
-        self.moved(&mut committed.tables, head);
+        self.move_checkpoints(&mut committed.tables, head);
         Ok(())
     }
 
     async fn append(&self, append: Append) -> Result<Appended> {
-        let turn = self.models.turns.take("append").await?;
+        let transaction = self.models.transactions.begin("append").await?;
         loop {
             let (head, recorded_at, events) = {
                 let state = self.log.read();
@@ -97,22 +99,22 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
             };
             let before = self.models.read().value.clone();
             let mut value = T::clone(&before);
-            let staged = turn.run(self.apply(&mut value, head, &events)).await?;
+            let staged = transaction.run(self.apply(&mut value, head, &events)).await?;
             let mut state = self.log.write();
-            // A handle without projections appended meanwhile: this append is judged again, after that one.
+            // A handle without projections has appended in the meantime, so judge this append again.
             if state.head() != head {
                 continue;
             }
             let appended = state.append_at(append, |_| recorded_at)?;
             let mut committed = self.models.write();
             committed.commit(value, staged);
-            self.moved(&mut committed.tables, state.head());
+            self.move_checkpoints(&mut committed.tables, state.head());
             self.log.head.send_replace(state.head());
             return Ok(appended);
         }
     }
 
-    /// Applies the events that follow `head`, after what was appended past the projections.
+    /// Applies to each projection first the events up to `head` that it has not applied, then `events`, which follow `head`.
     async fn apply(&self, value: &mut T, head: Position, events: &[RecordedEvent]) -> Result<()> {
         for inline in self.inlines.iter() {
             self.catch_up(&**inline, value, head).await?;
@@ -121,7 +123,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
         Ok(())
     }
 
-    /// Brings a projection to `head`.
+    /// Applies the events up to `head` that a projection has not applied.
     async fn catch_up(&self, inline: &dyn Inline<T>, value: &mut T, head: Position) -> Result<()> {
         let mut at = self.checkpoint(inline.projection(), head)?;
         while at < head {
@@ -136,7 +138,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
         Ok(())
     }
 
-    /// Where a projection is, which must be in log order and not beyond `head`.
+    /// Returns the checkpoint of a projection. Refuses a projection with per-aggregate order or with a checkpoint beyond `head`.
     fn checkpoint(&self, projection: &ProjectionName, head: Position) -> Result<Position> {
         let tables = &self.models.read().tables;
         if tables.progress.contains_key(projection) {
@@ -150,7 +152,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
         Ok(checkpoint)
     }
 
-    fn moved(&self, tables: &mut Tables, head: Position) {
+    fn move_checkpoints(&self, tables: &mut Tables, head: Position) {
         for inline in self.inlines.iter() {
             tables.checkpoints.insert(inline.projection().clone(), head);
         }

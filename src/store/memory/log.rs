@@ -27,10 +27,29 @@ use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lea
 use crate::store::log::replay::snapshot_fits;
 use crate::store::memory::model::MemoryReadModel;
 
-/// Events of a stream that are copied out under one lock.
+/// The number of events of a stream that a replay copies under one lock.
 const REPLAY_CHUNK: usize = 256;
 
-/// A log that lives as long as its last handle, next to a read model for [inline](mod@crate::inline) projections. Cloning gives another handle.
+/// A log in memory, with a read model for [inline](mod@crate::inline) projections. Cloning creates another handle to the same log. The log is
+/// dropped with its last handle.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// #[derive(Debug, Event, serde::Serialize, serde::Deserialize)]
+/// enum ShelfEvent {
+///     #[event("shelf.filled")]
+///     Filled { books: u32 },
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = MemoryStore::new();
+/// log.append_events(("shelf", "1"), ExpectedVersion::NoStream, [ShelfEvent::Filled { books: 12 }]).await?;
+/// assert_eq!(log.clone().head().await?, Position::new(1));
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct MemoryStore<T: 'static = ()> {
     pub(crate) log: Arc<MemoryLog>,
@@ -59,8 +78,8 @@ impl<T: Send + Sync + 'static> MemoryStore<T> {
         Self { commits: Arc::new(GroupCommit::new(log.clone())), log, models, inlines: Inlines::none() }
     }
 
-    /// Returns the read model that [inline](mod@crate::inline) projections of this log write to. Other projections may use it too; an append
-    /// through a handle with inline projections waits for their transactions, and is refused inside of one.
+    /// Returns the read model that [inline](mod@crate::inline) projections of this log write to. Other projections may use it, too. An append
+    /// through a handle with inline projections waits for the open transaction of the read model, and is refused inside a transaction.
     pub fn read_model(&self) -> MemoryReadModel<T> {
         self.models.clone()
     }
@@ -81,9 +100,9 @@ pub(crate) struct MemoryLog {
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// The event at position p stands at index p - 1.
+    /// The events in log order: the event at position `p` has index `p - 1`.
     pub(crate) events: Vec<RecordedEvent>,
-    /// For each stream the indexes of its events: the event of version v stands at v - 1.
+    /// The indexes of each stream's events in `events`: the event with version `v` has index `v - 1`.
     streams: HashMap<StreamId, Vec<usize>>,
     ids: HashSet<EventId>,
     keys: HashMap<IdempotencyKey, KeptOutcome>,
@@ -94,11 +113,12 @@ pub(crate) struct State {
 }
 
 impl MemoryLog {
-    /// A panic cannot leave the state half-changed: nothing that can panic stands between its changes.
+    /// Locks the state for reading. A poisoned lock is safe to use, because no code between two related changes can panic.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Locks the state for writing.
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,7 +146,7 @@ impl State {
         self.append_at(append, Self::next_time)
     }
 
-    /// Writes an append if it passes judgment. `time` returns a [`next_time`](Self::next_time) of this head.
+    /// Judges an append and writes it if it passes. `time` returns a value of [`next_time`](Self::next_time) for the current head.
     pub(crate) fn append_at(&mut self, append: Append, time: impl FnOnce(&Self) -> DateTime<Utc>) -> Result<Appended> {
         let Ok(verdict) = judge(self, &append);
         let versions = match verdict {
@@ -160,7 +180,7 @@ impl State {
         }
     }
 
-    /// Now, but never before the newest event: time does not go backward along the log.
+    /// Returns the current time, but never a time before the newest event: along the log, time does not go backward.
     pub(crate) fn next_time(&self) -> DateTime<Utc> {
         let now = Utc::now().trunc_subsecs(6);
         self.events.last().map_or(now, |last| last.recorded_at.max(now))
@@ -174,7 +194,7 @@ impl State {
         page
     }
 
-    /// The events of a stream after a version, in order.
+    /// Returns the events of `stream` after the version `after`, in order.
     fn after(&self, stream: &StreamId, after: Version) -> impl Iterator<Item = &RecordedEvent> {
         let places = self.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
         let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(places.len());
@@ -264,8 +284,8 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
     async fn append(&self, append: Append) -> Result<Appended> {
         append.check(MAX_PAYLOAD_BYTES)?;
         if !self.inlines.is_empty() {
-            // The commit is another task's, which could not tell that it waits for this one.
-            self.models.turns.refuse_inside("append")?;
+            // Another task makes the commit. It cannot detect that it waits for the transaction of this task.
+            self.models.transactions.refuse_inside("append")?;
         }
         self.commits.append(append).await
     }

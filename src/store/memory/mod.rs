@@ -1,4 +1,4 @@
-//! The log and read models in memory: for tests, and for data that may be lost.
+//! The log and the read models in memory, for tests and for data that may be lost.
 
 mod inline;
 pub(crate) mod log;

@@ -1,16 +1,16 @@
-//! The state of a projection: it says who moves the checkpoint.
+//! The state of a projection, which determines whether workers or appends move its checkpoint.
 
 use crate::error::{ErrorKind, Result};
 use crate::id::ProjectionName;
 
-/// How the events of a projection get into its read model. Stored next to the checkpoint.
+/// How the events of a projection get into its read model. A store keeps it next to the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ProjectionState {
-    /// Workers apply the events and move the checkpoint. Every projection begins so.
+    /// Workers apply the events and move the checkpoint. Every projection begins in this state.
     #[default]
     Running,
-    /// Appends apply their own events on a database server, see [`inline`](mod@crate::inline). The checkpoint is the head of the log, and
+    /// Appends on a database server apply their own events, see [`inline`](mod@crate::inline). The checkpoint is the head of the log, and
     /// workers are refused.
     Inline,
     /// The rows of this generation of a view are being deleted. The checkpoint is zero, and workers are refused until all rows are gone.
@@ -26,12 +26,12 @@ impl ProjectionState {
         let problem = match self {
             Self::Running => return Ok(()),
             Self::Inline => "is applied inline by the appends: a worker would apply its events twice",
-            Self::Deleting => "is being deleted: delete the rest of it first",
+            Self::Deleting => "is being deleted: finish the deletion first",
         };
         Err(ErrorKind::Invalid(format!("projection {projection} {problem}")).into())
     }
 
-    /// Returns the state as a store keeps it.
+    /// Returns the stored form of the state.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -40,16 +40,16 @@ impl ProjectionState {
         }
     }
 
-    /// Reads a state as a store keeps it.
+    /// Parses the stored form of a state.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] for any other text.
+    /// [`ErrorKind::Corrupt`] if `stored` is not the stored form of a state.
     pub fn parse(stored: &str) -> Result<Self> {
         match stored {
             "running" => Ok(Self::Running),
             "inline" => Ok(Self::Inline),
             "deleting" => Ok(Self::Deleting),
-            _ => Err(ErrorKind::Corrupt(format!("state {stored:?} of a projection")).into()),
+            _ => Err(ErrorKind::Corrupt(format!("unknown projection state {stored:?}")).into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The rule of a projection's row: which worker may continue from it.
+//! The checkpoint row of a projection, and the rules for the workers that continue from it.
 
 #[cfg(doc)]
 use crate::error::ErrorKind;
@@ -10,17 +10,17 @@ use crate::store::model::parking::Parking;
 use crate::store::model::parking::Step;
 use crate::store::model::progress::{in_aggregate_order, in_log_order};
 
-/// What a store keeps of a projection besides its rows. The default is that of a projection that never ran.
+/// The row that a store keeps for each projection, separate from the read model. The default is the row of a projection that never ran.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Checkpoint {
-    /// The position up to which everything is applied, except for parked aggregates.
+    /// The position up to which the projection has applied everything except parked aggregates.
     pub position: Position,
-    /// The count of changes of the parking: see [`Parking::changes`].
+    /// The number of changes to the parked aggregates: see [`Parking::changes`].
     pub parking_changes: u64,
-    /// Whether the projection has per-aggregate order: then the position is its swept position.
+    /// Whether the projection has per-aggregate order. If so, `position` is its swept position.
     pub per_aggregate: bool,
-    /// How its events get into the read model.
+    /// How the events get into the read model.
     pub state: ProjectionState,
 }
 
@@ -30,7 +30,7 @@ impl Checkpoint {
         Self { position, ..Self::default() }
     }
 
-    /// Sets the count of changes of the parking.
+    /// Sets the number of changes to the parked aggregates.
     #[must_use]
     pub fn with_parking_changes(self, parking_changes: u64) -> Self {
         Self { parking_changes, ..self }
@@ -42,11 +42,11 @@ impl Checkpoint {
         Self { state, ..self }
     }
 
-    /// Refuses a step that does not start here, and any step of a projection that no worker runs in log order. A store calls it in the step's
-    /// transaction, before the work.
+    /// Refuses a step unless it starts at this checkpoint and the projection is running in log order. A store calls this in the transaction
+    /// of the step, before the work.
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointMoved`] or [`ErrorKind::Invalid`].
+    /// [`ErrorKind::CheckpointMoved`] if the step starts elsewhere, and the errors of [`check_log_order`](Self::check_log_order).
     pub fn check(&self, step: &Step) -> Result<()> {
         self.check_log_order(&step.projection)?;
         let begins_here = (self.position, self.parking_changes) == (step.from, step.changes);
@@ -56,23 +56,23 @@ impl Checkpoint {
     /// Refuses a worker in log order unless the projection is running in log order.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Invalid`] if the projection has per-aggregate order or its state is not [`ProjectionState::Running`].
     pub fn check_log_order(&self, projection: &ProjectionName) -> Result<()> {
         self.state.check_running(projection)?;
         if self.per_aggregate { Err(in_aggregate_order(projection)) } else { Ok(()) }
     }
 
-    /// Refuses per-aggregate order for a projection that has applied events in log order. A store also asks
+    /// Refuses per-aggregate order for a projection that has applied events in log order. A store also calls
     /// [`check_running`](ProjectionState::check_running) before a worker begins.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`].
+    /// [`ErrorKind::Invalid`] if the projection has applied events in log order.
     pub fn check_aggregate_order(&self, projection: &ProjectionName) -> Result<()> {
         let begins = self.per_aggregate || self.position == Position::ZERO;
         if begins { Ok(()) } else { Err(in_log_order(projection)) }
     }
 
-    /// Returns the row after a sweep to `to`: the position never moves backward, and not at all unless the projection is running.
+    /// Returns the row after a sweep to `to`. The position never moves backward, and it moves only if the projection is running.
     #[must_use]
     pub fn swept(self, to: Position) -> Self {
         let position = if self.state == ProjectionState::Running { to.max(self.position) } else { self.position };

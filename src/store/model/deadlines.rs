@@ -1,7 +1,7 @@
-//! When a process manager is to be reminded: one row for each deadline that was set, until it has passed or does not matter any more.
+//! The deadlines of process managers: one row per deadline, from the time it is set until the process has handled or cancelled it.
 //!
-//! The rows are an index. What is pending stands in the stream of each process; a row too many is found out and removed, so a row may come
-//! again, but none may be lost before its deadline is dealt with.
+//! The rows are an index. The stream of each process records which deadlines are pending, so a process manager detects and removes a row
+//! that is out of date. A row may therefore appear again, but no row may be lost before its deadline is handled.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -13,21 +13,21 @@ use crate::error::Result;
 use crate::id::{AggregateId, CorrelationId, ProjectionName};
 use crate::store::model::read_model::ReadModel;
 
-/// A deadline that a process has set.
+/// A deadline that a process instance has set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deadline {
-    /// Its own id: a deadline of the same name that is set later is another one.
+    /// The id of the deadline. Setting a deadline of the same name again creates a new id.
     pub id: Uuid,
-    /// The process that has set it.
+    /// The process instance that set the deadline.
     pub key: AggregateId,
-    /// What the process calls it.
+    /// The name that the process gave the deadline.
     pub name: String,
-    /// When it passes.
+    /// The time at which the deadline is due.
     pub at: DateTime<Utc>,
-    /// The request that led to it.
+    /// The correlation id of the request that led to the deadline.
     pub correlation_id: Option<CorrelationId>,
-    /// How often it was tried in vain after that.
+    /// The number of failed attempts to handle the deadline.
     pub attempts: u32,
 }
 
@@ -38,22 +38,39 @@ impl Deadline {
     }
 }
 
-/// A change of the rows.
+/// A change to the deadline rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeadlineChange {
-    /// Adds a row, unless it is there.
+    /// Adds a row, unless a row with this id exists.
     Set(Deadline),
-    /// Takes a row away, if it is there.
+    /// Deletes the row with this id, if it exists.
     End(Uuid),
 }
 
-/// Keeps the deadlines of process managers, beside their checkpoints.
+/// Stores the deadlines of process managers, next to their checkpoints.
+///
+/// # Examples
+/// ```
+/// use chrono::Utc;
+/// use retell::store::{Deadline, DeadlineChange, DeadlineStore};
+/// use retell::{AggregateId, MemoryReadModel, ProjectionName, prelude::*};
+/// use uuid::Uuid;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let models = MemoryReadModel::new();
+/// let process = ProjectionName::new("shipping")?;
+/// let deadline = Deadline::new(Uuid::from_u128(1), AggregateId::new("order-1")?, "payment", Utc::now());
+/// models.settle_deadlines(&process, &[DeadlineChange::Set(deadline.clone())]).await?;
+/// assert_eq!(models.due_deadlines(&process, Utc::now(), 10).await?, [deadline]);
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait DeadlineStore: ReadModel {
-    /// Changes rows within the transaction that moves the checkpoint.
+    /// Makes `changes` in the transaction that moves the checkpoint.
     ///
     /// # Errors
-    /// What writing met.
+    /// A [write error](crate::Error#write-errors), with the database's error as its source.
     async fn change_deadlines(
         &self,
         tx: &mut Self::Tx,
@@ -61,25 +78,26 @@ pub trait DeadlineStore: ReadModel {
         changes: &[DeadlineChange],
     ) -> Result<()>;
 
-    /// Changes rows in a transaction of its own.
+    /// Makes `changes` in a separate transaction.
     ///
     /// # Errors
-    /// What writing met.
+    /// A [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.
     async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()>;
 
-    /// The deadlines that have passed by `now`, the earliest first, at most `limit`.
+    /// Returns at most `limit` deadlines that are due at `now`, the earliest first.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     async fn due_deadlines(&self, process: &ProjectionName, now: DateTime<Utc>, limit: usize) -> Result<Vec<Deadline>>;
 
-    /// Has a deadline that could not be dealt with come again later, and counts the attempt. It keeps the error for people to read.
+    /// Makes a deadline due again at `until`, after an attempt to handle it failed, and counts the attempt. A database stores `error` for
+    /// operators to read.
     ///
     /// # Errors
-    /// What writing met.
+    /// A [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still write.
@@ -92,7 +110,7 @@ pub trait DeadlineStore: ReadModel {
     ) -> Result<()>;
 }
 
-/// Returns the deadlines that changes set, and the ids of those that have ended. A deadline that is set and ended by the same changes has ended.
+/// Splits `changes` into the deadlines to add and the ids of those to delete. A deadline that the same changes set and end is only deleted.
 pub fn parts(changes: &[DeadlineChange]) -> (Vec<&Deadline>, Vec<Uuid>) {
     let (mut set, mut ended) = (Vec::new(), Vec::new());
     for change in changes {
@@ -105,7 +123,7 @@ pub fn parts(changes: &[DeadlineChange]) -> (Vec<&Deadline>, Vec<Uuid>) {
     (set, ended)
 }
 
-/// A row as the databases have it.
+/// The columns of a deadline row, as every database stores them.
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) struct DeadlineColumns<'r> {
     pub(crate) id: Uuid,

@@ -1,4 +1,4 @@
-//! Read models: what projections write, and how far they are.
+//! Read models: the rows that projections write, and the progress of each projection.
 
 pub(crate) mod checkpoint;
 pub(crate) mod checkpoint_row;

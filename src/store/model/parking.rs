@@ -1,4 +1,4 @@
-//! Aggregates that a projection has set aside, and the steps that set them aside and take them up again.
+//! Parked aggregates, and the steps that park and release them.
 
 use std::fmt;
 
@@ -7,28 +7,29 @@ use chrono::{DateTime, SubsecRound, Utc};
 use crate::error::{Error, ErrorKind};
 use crate::id::{Position, ProjectionName, StreamId, Version};
 
-/// An aggregate that a projection has set aside, since one of its events failed. None of its later events is applied before that one.
+/// An aggregate that a projection has set aside because one of its events failed. The projection applies none of the later events of the
+/// aggregate before that event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parked {
-    /// Which aggregate.
+    /// The stream of the aggregate.
     pub stream: StreamId,
-    /// The event that failed: the first of the aggregate's that is not applied.
+    /// The version of the event that failed: the first event of the aggregate that is not applied.
     pub from_version: Version,
     /// The position of that event.
     pub from_position: Position,
-    /// Why it failed the last time.
+    /// The error of the last attempt.
     pub error: String,
-    /// How often it was tried in vain, the time that parked it included.
+    /// The number of failed attempts, including the one that parked the aggregate.
     pub attempts: u32,
-    /// When it is tried again, to the microsecond.
+    /// The time of the next attempt, with microsecond precision.
     pub next_at: DateTime<Utc>,
-    /// Whether it is tried again at all.
+    /// Whether there is a next attempt.
     pub state: ParkedState,
 }
 
 impl Parked {
-    /// Creates the row of an aggregate whose event at `from_version` has failed `attempts` times and is due again at `next_at`.
+    /// Creates the row of an aggregate whose event at `from_version` has failed `attempts` times and is retried at `next_at`.
     pub fn new(
         stream: StreamId,
         from_version: Version,
@@ -41,19 +42,20 @@ impl Parked {
         Self { stream, from_version, from_position, error, attempts, next_at, state: ParkedState::Waiting }
     }
 
-    /// Sets whether the aggregate is tried again.
+    /// Sets whether the aggregate is retried.
     pub fn with_state(mut self, state: ParkedState) -> Self {
         self.state = state;
         self
     }
 
-    /// Makes it due now, with a fresh retry budget: the change that a store makes when a caller asks for a retry.
+    /// Makes the aggregate due now, with a fresh retry budget. A store makes this change in
+    /// [`retry_parked`](crate::ReadModel::retry_parked).
     pub fn revive(&mut self) {
         (self.attempts, self.next_at, self.state) = (0, Utc::now().trunc_subsecs(6), ParkedState::Waiting);
     }
 }
 
-/// A row of the table, as all the databases have it.
+/// The columns of a parking row, as every database stores them.
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) struct ParkedColumns<'r> {
     pub(crate) aggregate_type: &'r str,
@@ -69,36 +71,36 @@ pub(crate) struct ParkedColumns<'r> {
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl ParkedColumns<'_> {
     pub(crate) fn parse(self) -> Result<Parked, Error> {
-        let damaged = |what: &str| {
+        let damaged = |problem: &str| {
             let (kind, id) = (self.aggregate_type, self.aggregate_id);
-            Error::new(ErrorKind::Corrupt(format!("the parked aggregate {kind}/{id}: {what}")))
+            Error::new(ErrorKind::Corrupt(format!("parked aggregate {kind}/{id}: {problem}")))
         };
-        let number = |number: i64| u64::try_from(number).map_err(|_| damaged("a negative number"));
+        let number = |number: i64| u64::try_from(number).map_err(|_| damaged("negative version or position"));
         Ok(Parked {
             stream: StreamId::parse(self.aggregate_type, self.aggregate_id).map_err(|e| damaged(&e.to_string()))?,
             from_version: Version::new(number(self.from_version)?),
             from_position: Position::new(number(self.from_position)?),
             error: self.error.to_owned(),
-            attempts: u32::try_from(self.attempts).map_err(|_| damaged("attempts"))?,
+            attempts: u32::try_from(self.attempts).map_err(|_| damaged("invalid number of attempts"))?,
             next_at: self.next_at,
-            state: ParkedState::parse(self.state).ok_or_else(|| damaged("its state"))?,
+            state: ParkedState::parse(self.state).ok_or_else(|| damaged("unknown state"))?,
         })
     }
 }
 
-/// What becomes of a parked aggregate.
+/// Whether a projection retries a parked aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParkedState {
-    /// It is tried again when its time has come.
+    /// The projection retries the aggregate at [`Parked::next_at`].
     Waiting,
-    /// It has failed too often: it stays until somebody calls for it
-    /// ([`retry_parked`](crate::ReadModel::retry_parked)).
+    /// The projection has given the aggregate up after too many attempts. It stays parked until an operator calls
+    /// [`retry_parked`](crate::ReadModel::retry_parked).
     Dead,
 }
 
 impl ParkedState {
-    /// The state as it is stored.
+    /// Returns the stored form of the state.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -106,7 +108,7 @@ impl ParkedState {
         }
     }
 
-    /// A stored state.
+    /// Parses the stored form of a state; `None` if `text` is not one.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Waiting, Self::Dead].into_iter().find(|state| state.as_str() == text)
     }
@@ -118,34 +120,34 @@ impl fmt::Display for ParkedState {
     }
 }
 
-/// A projection's parked aggregates.
+/// The parked aggregates of a projection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parking {
-    /// How often aggregates were parked, failed again or were released: what a [`Step`] that goes on from here must know.
+    /// The number of times that an aggregate was parked, failed again or was released. A [`Step`] succeeds only if it knows this number.
     pub changes: u64,
-    /// Those that are parked, by position.
+    /// The parked aggregates, sorted by [`Parked::from_position`].
     pub parked: Vec<Parked>,
 }
 
 impl Parking {
-    /// Creates the parking after `changes` changes. `parked` is sorted by position.
+    /// Creates the parked aggregates of a projection after `changes` changes. `parked` is sorted by position.
     pub fn new(changes: u64, parked: Vec<Parked>) -> Self {
         Self { changes, parked }
     }
 }
 
-/// A change of a projection's parking.
+/// A change to the parked aggregates of a projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParkingChange {
-    /// The aggregate is parked from now on, or it was and has failed again.
+    /// Parks an aggregate, or updates a parked aggregate that failed again.
     Park(Parked),
-    /// All of its events are applied.
+    /// Releases an aggregate: all of its events are applied.
     Release(StreamId),
 }
 
 impl ParkingChange {
-    /// Which aggregate is parked or released.
+    /// Returns the stream of the aggregate that is parked or released.
     pub fn stream(&self) -> &StreamId {
         match self {
             Self::Park(parked) => &parked.stream,
@@ -154,44 +156,54 @@ impl ParkingChange {
     }
 }
 
-/// One step of a projection: from a checkpoint to the next, and what it changes of the parking.
+/// One step of a projection: it moves the checkpoint, and may park and release aggregates.
+///
+/// # Examples
+/// ```
+/// use retell::store::Step;
+/// use retell::{Position, ProjectionName};
+///
+/// let step = Step::new(&ProjectionName::new("totals")?, Position::new(3), Position::new(7));
+/// assert_eq!(step.changes_after(), 0);
+/// # Ok::<(), retell::InvalidName>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Step {
-    /// Whose step.
+    /// The projection.
     pub projection: ProjectionName,
-    /// Where the checkpoint must be.
+    /// The position that the checkpoint must have.
     pub from: Position,
-    /// Where it will be.
+    /// The position that the checkpoint gets.
     pub to: Position,
-    /// How many [`changes`](Parking::changes) the parking must have seen. Who releases an aggregate need not move the checkpoint, so a
-    /// position alone would not tell another worker that it knows too little.
+    /// The number of [`changes`](Parking::changes) that the parked aggregates must have had. A worker that releases an aggregate may leave
+    /// the checkpoint where it is, so the position alone would not show another worker that its view of the parked aggregates is out of date.
     pub changes: u64,
-    /// What changes in the same transaction.
+    /// The changes to the parked aggregates, in the same transaction.
     pub parking: Vec<ParkingChange>,
 }
 
 impl Step {
-    /// A step of a projection that has never parked anything.
+    /// Creates a step of a projection that has never parked an aggregate.
     pub fn new(projection: &ProjectionName, from: Position, to: Position) -> Self {
         Self { projection: projection.clone(), from, to, changes: 0, parking: Vec::new() }
     }
 
-    /// After so many [`changes`](Parking::changes) of the parking, with these on top.
+    /// Adds the changes `parking` to the step, which starts after `changes` earlier [changes](Parking::changes).
     pub fn with_parking(mut self, changes: u64, parking: Vec<ParkingChange>) -> Self {
         self.changes = changes;
         self.parking = parking;
         self
     }
 
-    /// Returns the error of a step that does not start where the checkpoint is, `actual`, or that does not know the last change of the parking.
-    /// A store compares both in the step's transaction.
+    /// Returns the error of a step that does not start at the checkpoint, which is at `actual`, or that does not know the last change to the
+    /// parked aggregates. A store compares both in the transaction of the step.
     pub fn moved(&self, actual: Position) -> Error {
         let (projection, expected) = (self.projection.clone(), self.from);
         ErrorKind::CheckpointMoved { projection, expected, actual }.into()
     }
 
-    /// What [`Parking::changes`] will be.
+    /// Returns the value of [`Parking::changes`] after the step.
     pub fn changes_after(&self) -> u64 {
         self.changes + u64::from(!self.parking.is_empty())
     }

@@ -1,4 +1,4 @@
-//! How far a projection has got with each aggregate: what order per aggregate rests on.
+//! The progress of a projection with each aggregate, which per-aggregate order is based on.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -9,20 +9,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::model::parking::{Parked, ParkingChange};
 
-/// How far a projection has got with one aggregate.
+/// The progress of a projection with one aggregate.
 ///
-/// Invariant: `seen` is beyond `applied` if and only if the aggregate is parked.
+/// Invariant: `seen` is greater than `applied` if and only if the aggregate is parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Which aggregate.
+    /// The stream of the aggregate.
     pub stream: StreamId,
-    /// Everything up to this version is applied or not wanted.
+    /// The version up to which every event is applied or does not pass the filter.
     pub applied: Version,
-    /// The last version that was applied, or passed over since the aggregate is parked. A retry that does not find it in the log must not
-    /// take what it finds for all there is.
+    /// The last version that was applied, or skipped because the aggregate is parked. A retry that does not find this version in the log
+    /// knows that it has not read every event.
     pub seen: Version,
-    /// Why it is parked, if it is.
+    /// The parking row of the aggregate, if it is parked.
     pub parked: Option<Parked>,
 }
 
@@ -33,26 +33,26 @@ impl Progress {
     }
 }
 
-/// The work of a projection inside its transaction, while the progress rows of some aggregates are locked. It may change the rows,
-/// except for [`Progress::stream`].
+/// The work of a projection inside its transaction, while the progress rows of some aggregates are locked. It may change every field of the
+/// rows except [`Progress::stream`].
 pub type Turn<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx, &'t mut [Progress]) -> BoxFuture<'t, Result<()>> + Send>;
 
-/// Returns each aggregate once, in the order in which every store locks their rows: two turns that share aggregates then wait for each other at
-/// the first of them, never crosswise.
+/// Returns each aggregate once, in the order in which every store locks their rows. Two turns that share aggregates lock the first shared
+/// row first, so they cannot deadlock.
 pub fn in_key_order(mut streams: Vec<StreamId>) -> Vec<StreamId> {
     streams.sort_unstable();
     streams.dedup();
     streams
 }
 
-/// What a store keeps of an aggregate: the versions that are [applied](Progress::applied) and [seen](Progress::seen).
+/// The versions in the progress row of an aggregate: [applied](Progress::applied) and [seen](Progress::seen).
 pub type Row = (Version, Version);
 
-/// Returns the progress of these aggregates as a turn gets it, in their order. An aggregate without a row is at zero. `parked` has exactly those
-/// whose row has seen more than it has applied.
+/// Returns the progress of `streams` as a turn gets it, in the same order. An aggregate without a row is at zero. `parked` must hold exactly
+/// the aggregates whose row has seen more than it has applied.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] if an aggregate is parked and its row says otherwise, or the other way round.
+/// [`ErrorKind::Corrupt`] if the row of an aggregate and `parked` disagree on whether the aggregate is parked.
 pub fn progress_of<S: BuildHasher>(
     streams: Vec<StreamId>,
     rows: &HashMap<StreamId, Row, S>,
@@ -63,30 +63,31 @@ pub fn progress_of<S: BuildHasher>(
         let (applied, seen) = rows.get(&stream).copied().unwrap_or_default();
         let parked = parked.remove(&stream);
         if parked.is_some() != (seen > applied) {
-            return Err(ErrorKind::Corrupt(format!("what is parked of {stream} does not fit its row")).into());
+            return Err(ErrorKind::Corrupt(format!("progress and parking rows of {stream} disagree")).into());
         }
         Ok(Progress { stream, applied, seen, parked })
     });
     progress.collect()
 }
 
-/// A row as the servers have it.
+/// Parses a progress row of a database server.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) fn stored((kind, id, applied, seen): (&str, &str, i64, i64)) -> Result<(StreamId, Row)> {
-    let damaged = |what: &str| Error::new(ErrorKind::Corrupt(format!("the progress of {kind}/{id}: {what}")));
-    let version = |number: i64| u64::try_from(number).map(Version::new).map_err(|_| damaged("a negative version"));
+    let damaged = |problem: &str| Error::new(ErrorKind::Corrupt(format!("progress of {kind}/{id}: {problem}")));
+    let version = |number: i64| u64::try_from(number).map(Version::new).map_err(|_| damaged("negative version"));
     let stream = StreamId::parse(kind, id).map_err(|error| damaged(&error.to_string()))?;
     Ok((stream, (version(applied)?, version(seen)?)))
 }
 
-/// Those of the rows that are parked.
+/// Returns the streams that are parked according to their progress rows.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) fn parked_of<'s>(streams: &'s [StreamId], rows: &HashMap<StreamId, Row>) -> Vec<&'s StreamId> {
     let is_parked = |stream: &&StreamId| rows.get(*stream).is_some_and(|(applied, seen)| seen > applied);
     streams.iter().filter(is_parked).collect()
 }
 
-/// Returns what a turn has changed: the progress rows to write, and the changes of the parking. A store writes both in the turn's transaction.
+/// Returns the changes that a turn has made: the progress rows to write, and the changes to the parked aggregates. A store writes both in the
+/// transaction of the turn.
 pub fn changes<'p>(before: &[Progress], after: &'p [Progress]) -> (Vec<&'p Progress>, Vec<ParkingChange>) {
     let pairs = || before.iter().zip(after);
     let moved = |(before, after): &(&Progress, &Progress)| (before.applied, before.seen) != (after.applied, after.seen);
@@ -99,15 +100,15 @@ pub fn changes<'p>(before: &[Progress], after: &'p [Progress]) -> (Vec<&'p Progr
     (rows, parking.collect())
 }
 
-/// Returns the error of a worker in per-aggregate order that finds a projection in log order: its checkpoint is beyond zero, and it has never
+/// Returns the error of a worker in per-aggregate order for a projection in log order, which has a checkpoint beyond zero and has never
 /// begun in per-aggregate order.
 pub fn in_log_order(projection: &ProjectionName) -> Error {
-    let problem = "has begun in log order: give it another name for order per aggregate";
+    let problem = "has begun in log order: use another name to run it with order per aggregate";
     ErrorKind::Invalid(format!("projection {projection} {problem}")).into()
 }
 
-/// Returns the error of a worker in log order that finds a projection in per-aggregate order.
+/// Returns the error of a worker in log order for a projection in per-aggregate order.
 pub fn in_aggregate_order(projection: &ProjectionName) -> Error {
-    let problem = "has order per aggregate: in log order its events would be applied again";
+    let problem = "has order per aggregate: a worker in log order would apply its events again";
     ErrorKind::Invalid(format!("projection {projection} {problem}")).into()
 }

@@ -1,4 +1,4 @@
-//! The port of read models: a projection's writes and its checkpoint, in one transaction.
+//! The port for read models: the writes of a projection and its checkpoint, in one transaction.
 
 use std::collections::HashMap;
 
@@ -18,21 +18,40 @@ use crate::store::model::progress::Turn;
 /// The work of a projection inside its transaction.
 pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
 
-/// Stores read models, each in one transaction with the checkpoint of the projection that writes it.
+/// Stores read models. A change to a read model and the checkpoint of its projection commit in one transaction.
 ///
-/// A projection keeps one of two orders, and its first [`commit`](Self::commit) or [`begin`](Self::begin) decides which:
-/// - *Log order*: one checkpoint, moved by [`commit`](Self::commit) with compare-and-set.
-/// - *Per-aggregate order*: one [`Progress`] row per aggregate, locked by [`turn`](Self::turn). The checkpoint is the swept
-///   position: nothing up to there is missing.
+/// A projection uses one of two orders, and its first [`commit`](Self::commit) or [`begin`](Self::begin) decides which:
+/// - *Log order*: one checkpoint, which [`commit`](Self::commit) moves with compare-and-set.
+/// - *Per-aggregate order*: one [`Progress`] row per aggregate, which [`turn`](Self::turn) locks. The checkpoint is the swept position:
+///   no event up to it is missing.
 ///
-/// A reaction also has an inbox: a checkpoint may be set back, the events that were [handled](Self::mark_handled) stay known.
+/// A reaction also has an inbox of the events that it has [handled](Self::mark_handled). They stay in the inbox even if the checkpoint is
+/// set back.
+///
+/// # Examples
+/// ```
+/// use retell::store::{ReadModel, Step};
+/// use retell::{ProjectionName, prelude::*};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let models = MemoryReadModel::with_value(0_u32);
+/// let totals = ProjectionName::new("totals")?;
+/// let step = Step::new(&totals, Position::ZERO, Position::new(3));
+/// models.commit(step, Box::new(|total| Box::pin(async move {
+///     *total += 3;
+///     Ok(())
+/// }))).await?;
+/// assert_eq!((*models.value(), models.checkpoint(&totals).await?), (3, Position::new(3)));
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait ReadModel: Send + Sync + 'static {
-    /// The transaction a projection writes through. It may be a trait object, so that one projection runs on several databases.
+    /// The transaction that a projection writes through. It may be a trait object, so that one projection runs on several databases.
     type Tx: Send + ?Sized + 'static;
 
-    /// Returns the position up to which `projection` has applied everything except parked aggregates: the head of the log if appends
-    /// apply it inline, zero if it never ran or is being deleted.
+    /// Returns the position up to which `projection` has applied everything except parked aggregates. It is the head of the log if appends
+    /// apply the projection inline, and zero if the projection never ran or is being deleted.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
@@ -44,15 +63,15 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState>;
 
-    /// Returns the parked aggregates of `projection`. Their count of changes is never newer than the rows, so a [`Step`] that is
-    /// based on it and succeeds knew the rows as they were.
+    /// Returns the parked aggregates of `projection`. [`Parking::changes`] is never newer than the rows, so a [`Step`] that is based on it
+    /// succeeds only if it knows the current rows.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
 
-    /// Makes a parked aggregate due immediately with a fresh retry budget, even if it is dead. The process that runs the
-    /// projection retries it at its next sweep. Returns whether the aggregate was parked.
+    /// Makes a parked aggregate due immediately with a fresh retry budget, even if it is dead. The worker of the projection retries it at
+    /// its next sweep. Returns whether the aggregate was parked.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors).
@@ -61,72 +80,75 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A dropped call may still write.
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool>;
 
-    /// Runs `work`, moves the checkpoint and changes the parking as `step` says, in one transaction.
+    /// Runs `work`, moves the checkpoint and parks and releases aggregates as `step` says, in one transaction.
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointMoved`] if checkpoint or parking are not where the step starts, [`ErrorKind::Invalid`] if the
-    /// projection has per-aggregate order or its [state](Self::state) is not [`ProjectionState::Running`], and the error of `work`. If the database itself caused that error, the kind is
-    /// [`ErrorKind::Transient`], [`ErrorKind::Full`] or [`ErrorKind::ReadOnly`], with the error as its source. Nothing was changed in
-    /// any of these cases.
+    /// - [`ErrorKind::CheckpointMoved`] if the checkpoint or the parked aggregates have changed since the worker read them.
+    /// - [`ErrorKind::Invalid`] if the projection has per-aggregate order or its [state](Self::state) is not [`ProjectionState::Running`].
+    /// - The error of `work`. If the database caused that error, the kind is [`ErrorKind::Transient`], [`ErrorKind::Full`] or
+    ///   [`ErrorKind::ReadOnly`], with the error of `work` as its source.
+    ///
+    /// Nothing was changed in any of these cases.
     ///
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.
     async fn commit(&self, step: Step, work: Work<Self::Tx>) -> Result<()>;
 
-    /// Gives `projection` per-aggregate order and runs `work`, its set-up, in one transaction. A worker calls this at every start.
+    /// Gives `projection` per-aggregate order and runs its set-up, `work`, in one transaction. A worker calls this at every start.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the projection has applied events in log order: then nothing records which aggregate's events are
-    /// applied. Otherwise as [`commit`](Self::commit).
+    /// [`ErrorKind::Invalid`] if the projection has applied events in log order, because the store then has no progress per aggregate.
+    /// Otherwise the errors of [`commit`](Self::commit).
     ///
     /// # Cancel safety
     /// A dropped call may still commit.
     async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
 
-    /// Returns [`Progress::seen`] of these aggregates, without locks. An aggregate that is missing from the result is at zero. The
-    /// versions may be outdated when the call returns, but are never too large.
+    /// Returns [`Progress::seen`] of the aggregates `streams`, without locks. An aggregate that is missing from the result is at zero. The
+    /// versions may be out of date when the call returns, but they are never too large.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
     async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>>;
 
-    /// Locks the progress rows of these aggregates in key order, runs `turn` on them and commits its changes to the rows, the parking
-    /// and the read model in one transaction. The rows reach `turn` in key order, each aggregate once.
+    /// Locks the progress rows of the aggregates `streams` in key order, runs `turn` on them, and commits its changes to the rows, the
+    /// parked aggregates and the read model in one transaction. `turn` gets the rows in key order, each aggregate once.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit), except for the checkpoint. Nothing was changed then.
+    /// The errors of [`commit`](Self::commit), except [`ErrorKind::CheckpointMoved`]. Nothing was changed then.
     ///
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.
     async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()>;
 
-    /// Moves the swept position forward to `to`, never backward, and returns where it is now.
+    /// Moves the swept position forward to `to`, never backward, and returns the new swept position.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
-    /// A dropped call may still move it.
+    /// A dropped call may still move the swept position.
     async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position>;
 
-    /// Marks an event as handled in the inbox of `reaction`, inside the reaction's transaction. Returns whether it is the first time.
+    /// Marks `event` as handled in the inbox of `reaction`, inside the transaction `tx` of the reaction. Returns whether the event was new.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors), with the database's error as its source.
     async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool>;
 
-    /// Stores the position after which `reaction` starts, unless one is stored already. Returns the stored position.
+    /// Stores `position` as the position after which `reaction` starts, unless one is already stored. Returns the stored position.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
-    /// A dropped call may still store it.
+    /// A dropped call may still store the position.
     async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position>;
 
-    /// Waits for the calls in flight, then closes the database for every handle of this read model. Later calls fail. A read model
-    /// that shares its connections with a log, such as [`SqliteStore::read_model`](crate::SqliteStore::read_model), closes the log's
-    /// connections. The default does nothing, as in memory.
+    /// Waits for the calls in flight, then closes the database for every handle of this read model. Later calls fail.
+    ///
+    /// A read model that shares its connections with a log, such as [`SqliteStore::read_model`](crate::SqliteStore::read_model), also
+    /// closes the connections of the log. The default implementation does nothing, as for a model in memory.
     ///
     /// # Errors
     /// [`ErrorKind::Backend`] if the database fails while closing.

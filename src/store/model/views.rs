@@ -1,4 +1,4 @@
-//! The rows of views: a state under a key, and what it can be found by.
+//! The rows of views: each has a key, a state, and fields for lookups.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::id::{Generation, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::read_model::ReadModel;
 
-/// One generation of a view: the rows that are read and written together, under one checkpoint.
+/// Identifies one generation of a view: the rows that are read and written together, under one checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ViewId {
     view: ProjectionName,
@@ -20,13 +20,13 @@ pub struct ViewId {
 }
 
 impl ViewId {
-    /// The generation that readers see where nobody has said another.
+    /// The first generation. Readers see it until another one is [promoted](ViewStore::promote).
     pub const FIRST: Generation = Generation::new(1);
 
-    /// The generation of a view.
+    /// Creates the id of a generation of `view`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a view's name that breaks the rules of all names, or has an `@` in it, which begins the generation.
+    /// [`ErrorKind::Invalid`] if the name is empty, too long, or contains NUL or `@`. The `@` separates the name from the generation.
     pub fn new(view: &str, generation: Generation) -> Result<Self> {
         if view.contains('@') {
             return Err(ErrorKind::Invalid(format!("view {view:?}: a name must not contain `@`")).into());
@@ -39,17 +39,18 @@ impl ViewId {
         Ok(Self { view, generation, projection })
     }
 
-    /// The view's name.
+    /// Returns the name of the view.
     pub fn view(&self) -> &ProjectionName {
         &self.view
     }
 
-    /// Which of its generations.
+    /// Returns the generation.
     pub fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// The projection that writes it: the view's name, from the second generation on with `@` and the generation behind it.
+    /// Returns the name of the projection that writes the generation: the name of the view for [`FIRST`](Self::FIRST), otherwise the name
+    /// followed by `@` and the generation.
     pub fn projection(&self) -> &ProjectionName {
         &self.projection
     }
@@ -61,68 +62,77 @@ impl fmt::Display for ViewId {
     }
 }
 
-/// What a row can be found by: values under the names of fields. A field may have several.
+/// The fields that a row of a view can be looked up by. Each field has a name and one or more values.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// let fields = Fields::new().with("customer", "c-7").with("tag", "gift").with("tag", "fragile");
+/// assert!(fields.contains("tag", "gift"));
+/// assert_eq!(fields.iter().next(), Some(("customer", "c-7")));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fields(BTreeSet<(String, String)>);
 
 impl Fields {
-    /// Nothing.
+    /// Creates an empty set of fields.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// That, too. A field's name has 1 to 255 bytes, its value up to 255, both without NUL.
+    /// Adds `value` to the values of `field`. The name has 1 to 255 bytes and the value at most 255 bytes, both without NUL.
     pub fn with(mut self, field: impl Into<String>, value: impl fmt::Display) -> Self {
         self.0.insert((field.into(), value.to_string()));
         self
     }
 
-    /// Whether there is nothing.
+    /// Returns whether there are no fields.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The fields and their values, in order.
+    /// Returns the names and values, in order of name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(field, value)| (field.as_str(), value.as_str()))
     }
 
-    /// Whether a row with these is found by that.
+    /// Returns whether `value` is among the values of `field`.
     pub fn contains(&self, field: &str, value: &str) -> bool {
         self.iter().any(|own| own == (field, value))
     }
 
-    /// Refuses what no store could keep.
+    /// Checks that every store can keep these fields.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a name or a value that is too long, has a NUL in it, or a name that is empty.
+    /// [`ErrorKind::Invalid`] if a name is empty, or if a name or a value is too long or contains NUL.
     pub fn check(&self) -> Result<()> {
         self.iter().try_for_each(|(field, value)| check_field(field, value))
     }
 
-    /// As it is kept beside a row; `None` for nothing.
+    /// Returns the JSON that a database stores next to the row; `None` if there are no fields.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn to_json(&self) -> Option<String> {
-        // Text is always JSON.
+        // Serializing strings to JSON never fails.
         (!self.is_empty()).then(|| serde_json::to_string(self).unwrap_or_default())
     }
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn parse(json: Option<&str>) -> Result<Self> {
-        let damaged = |error| Error::with_source(ErrorKind::Corrupt("the fields of a view's row".into()), error);
+        let damaged = |error| Error::with_source(ErrorKind::Corrupt("fields of a row of a view".into()), error);
         json.map_or(Ok(Self::new()), |json| serde_json::from_str(json).map_err(damaged))
     }
 }
 
 pub(crate) fn check_field(field: &str, value: &str) -> Result<()> {
-    let problem = |what: String| Err(ErrorKind::Invalid(format!("field {field:?} of a view: {what}")).into());
-    for (what, text) in [("its name", field), ("its value", value)] {
+    let problem = |text: String| Err(ErrorKind::Invalid(format!("field {field:?} of a view: {text}")).into());
+    for (part, text) in [("its name", field), ("its value", value)] {
         if text.len() > MAX_NAME_BYTES {
-            return problem(format!("{what} has {} bytes, at most {MAX_NAME_BYTES} are allowed", text.len()));
+            return problem(format!("{part} has {} bytes, at most {MAX_NAME_BYTES} are allowed", text.len()));
         }
         if text.contains('\0') {
-            return problem(format!("{what} contains a NUL character"));
+            return problem(format!("{part} contains a NUL character"));
         }
     }
     if field.is_empty() { problem("its name is empty".into()) } else { Ok(()) }
@@ -132,13 +142,13 @@ pub(crate) fn check_field(field: &str, value: &str) -> Result<()> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ViewRow {
-    /// Its key.
+    /// The key of the row.
     pub key: ViewKey,
-    /// The state, as JSON; `None` if there is nothing under the key.
+    /// The state as JSON; `None` if the key has no state.
     pub state: Option<String>,
-    /// What it can be found by.
+    /// The fields that the row can be looked up by.
     pub fields: Fields,
-    /// The position of the last event in it.
+    /// The position of the last event in the state.
     pub position: Position,
 }
 
@@ -154,12 +164,12 @@ impl ViewRow {
         self
     }
 
-    /// Creates the row of a key that has no state.
+    /// Creates the row of a key without a state.
     pub fn empty(key: ViewKey) -> Self {
         Self { key, state: None, fields: Fields::new(), position: Position::ZERO }
     }
 
-    /// A row as it is stored.
+    /// Creates a row from its stored columns.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn stored(
         key: ViewKey,
@@ -171,7 +181,17 @@ impl ViewRow {
     }
 }
 
-/// Which rows of a view, in the order of their keys.
+/// A request for rows of a view, in key order.
+///
+/// # Examples
+/// ```
+/// use retell::ViewKey;
+/// use retell::store::ViewPage;
+///
+/// let page = ViewPage::new(50).with_field("status", "open").with_after(ViewKey::new("order-7")?);
+/// assert_eq!(page.limit, 50);
+/// # Ok::<(), retell::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ViewPage {
@@ -184,24 +204,24 @@ pub struct ViewPage {
 }
 
 impl ViewPage {
-    /// Asks for the first `limit` rows.
+    /// Creates a request for the first `limit` rows.
     pub fn new(limit: usize) -> Self {
         Self { of: None, after: None, limit }
     }
 
-    /// Asks only for rows whose `field` has this value.
+    /// Restricts the request to rows whose `field` has the value `value`.
     pub fn with_field(mut self, field: impl Into<String>, value: impl Into<String>) -> Self {
         self.of = Some((field.into(), value.into()));
         self
     }
 
-    /// Asks only for keys after `key`.
+    /// Restricts the request to keys after `key`.
     pub fn with_after(mut self, key: ViewKey) -> Self {
         self.after = Some(key);
         self
     }
 
-    /// The key to begin after, as text: before every key where there is none.
+    /// Returns the key to start after as text. The empty text comes before every key.
     pub(crate) fn after_key(&self) -> &str {
         self.after.as_ref().map_or("", ViewKey::as_str)
     }
@@ -213,22 +233,22 @@ impl ViewPage {
 pub enum Switch {
     /// Switches if the new generation is at least as far as the live one.
     IfCaughtUp,
-    /// Switches even if the new generation is behind: readers see older rows then.
+    /// Switches even if the new generation is behind. Readers then see older rows.
     Force,
 }
 
 impl Switch {
-    /// Judges whether readers may be given the generation `to`, which is at `built`, instead of the live one, which is at `live`. A store calls
-    /// it in a transaction in which neither moves.
+    /// Decides whether readers may switch to the generation `to`, whose standing is `built`, from the live generation, whose standing is
+    /// `live`. A store calls this in a transaction in which neither checkpoint moves.
     ///
     /// # Errors
-    /// As [`ViewStore`]'s method that switches.
+    /// [`ErrorKind::BehindLive`] or [`ErrorKind::Invalid`], as for [`ViewStore::promote`].
     pub fn check(self, to: &ViewId, built: Standing, live: Standing) -> Result<()> {
         let (checkpoint, live_at) = (built.position, live.position);
-        // Without a single event a generation was never built, or it is gone.
+        // A generation whose checkpoint is zero was never built, or it was deleted.
         let forced = self == Self::Force && checkpoint > Position::ZERO;
         match (built.state, live.state) {
-            // Its rows are complete with every commit, whatever else commits meanwhile.
+            // Every append applies its own events to this generation, so its rows are always complete.
             (ProjectionState::Inline, _) => Ok(()),
             (ProjectionState::Running, ProjectionState::Running | ProjectionState::Deleting)
                 if checkpoint >= live_at || forced =>
@@ -245,7 +265,7 @@ impl Switch {
     }
 }
 
-/// Where a generation is: its checkpoint, and how its events get into it.
+/// The checkpoint and the state of a generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Standing {
@@ -256,66 +276,81 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Creates the standing of a generation whose projection has this checkpoint and state.
+    /// Creates the standing of a generation whose projection has the checkpoint `position` and the state `state`.
     pub fn new(position: Position, state: ProjectionState) -> Self {
         Self { position, state }
     }
 }
 
-/// Returns the error of a call that would delete the generation that readers see.
+/// Returns the error of a call that would delete the live generation.
 pub fn still_live(view: &ViewId) -> Error {
-    let problem = "is what readers see: switch to another first";
+    let problem = "is live: switch readers to another generation first";
     ErrorKind::Invalid(format!("generation {} of view {} {problem}", view.generation(), view.view())).into()
 }
 
-/// Stores the rows of views, each generation with a checkpoint of its own. Keys, fields and values compare by their bytes.
+/// Stores the rows of views. Each generation has its own checkpoint. Keys, fields and values compare by their bytes.
+///
+/// # Examples
+/// ```
+/// use retell::store::{ViewId, ViewPage, ViewStore};
+/// use retell::{ProjectionName, prelude::*};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let models = MemoryReadModel::new();
+/// let orders = ProjectionName::new("orders")?;
+/// assert_eq!(models.live_generation(&orders).await?, ViewId::FIRST);
+/// assert!(models.page(&orders, None, &ViewPage::new(10)).await?.is_empty());
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[async_trait]
 pub trait ViewStore: ReadModel {
-    /// Returns one row for each of `keys`, which are in byte order and distinct, in the same order.
+    /// Returns one row for each of `keys`, in the same order. The keys are distinct and in byte order.
     ///
-    /// The rows, including those that do not exist yet, are locked until the transaction of the generation's projection ends:
-    /// transactions that load a common key take turns, without deadlocks.
+    /// The rows, including those that do not exist yet, stay locked until the transaction `tx` ends. Transactions that load a common key
+    /// therefore take turns, without deadlocks.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors), with the database's error as its source.
     async fn load_rows(&self, tx: &mut Self::Tx, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>>;
 
-    /// Writes rows that were loaded in this transaction. `before` is the loaded state, `after` the new state, in the same order.
+    /// Writes rows that were loaded in this transaction. `before` holds the loaded rows, `after` the new rows, in the same order.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors), with the database's error as its source.
     async fn save_rows(&self, tx: &mut Self::Tx, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()>;
 
-    /// Writes rows under keys that have no row yet, in log order. The default calls [`save_rows`](Self::save_rows); a store may do it
-    /// faster.
+    /// Writes rows under keys that have no row yet, in log order. The default calls [`save_rows`](Self::save_rows); a store may implement
+    /// a faster way.
     ///
     /// # Errors
-    /// As [`save_rows`](Self::save_rows).
+    /// The errors of [`save_rows`](Self::save_rows).
     async fn insert_rows(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()> {
         let before: Vec<_> = rows.iter().map(|row| ViewRow::empty(row.key.clone())).collect();
         self.save_rows(tx, view, &before, rows).await
     }
 
-    /// Deletes all rows of a generation. Call it in a step that moves the checkpoint of its projection back to zero.
+    /// Deletes all rows of a generation. Call this in a step that moves the checkpoint of its projection back to zero.
     ///
     /// # Errors
-    /// As [`save_rows`](Self::save_rows).
+    /// The errors of [`save_rows`](Self::save_rows).
     async fn clear_rows(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()>;
 
-    /// Switches readers to another generation, all at once, and returns the one they saw before. The two checkpoints do not move
-    /// while they are compared.
+    /// Switches all readers to the generation `view` at once, and returns the generation that was live before. Neither checkpoint moves
+    /// while the store compares them.
     ///
     /// # Errors
-    /// [`ErrorKind::BehindLive`] if `when` does not allow it. [`ErrorKind::Invalid`] for [`Switch::IfCaughtUp`] if the live generation
-    /// is applied inline and this one by workers, which are always behind it. Otherwise a [write error](crate::Error#write-errors).
+    /// [`ErrorKind::BehindLive`] if `when` does not allow the switch. [`ErrorKind::Invalid`] for [`Switch::IfCaughtUp`] if the live
+    /// generation is applied inline and this one by workers, which are always behind it. Otherwise a
+    /// [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still switch.
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation>;
 
-    /// Deletes a generation that is not live, at most `rows` rows and as many field entries per call. Returns whether the generation
-    /// is gone, with its checkpoint and its parked aggregates: call it until it is. From the first call on, its
-    /// [state](ReadModel::state) is [`ProjectionState::Deleting`], and no worker continues from its checkpoint.
+    /// Deletes a generation that is not live, with its checkpoint and its parked aggregates. One call deletes at most `rows` rows and
+    /// `rows` field entries. Returns whether the generation is gone: call this until it returns `true`. From the first call until then,
+    /// the [state](ReadModel::state) of the generation is [`ProjectionState::Deleting`], and no worker continues from its checkpoint.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the generation is live, otherwise a [write error](crate::Error#write-errors).
@@ -330,7 +365,7 @@ pub trait ViewStore: ReadModel {
     /// A [read error](crate::Error#read-errors).
     async fn live_generation(&self, view: &ProjectionName) -> Result<Generation>;
 
-    /// Returns the rows under `keys` that have a state, in any order. Without a generation, reads the live one.
+    /// Returns the rows under `keys` that have a state, in any order. If `generation` is `None`, reads the live generation.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
@@ -341,7 +376,7 @@ pub trait ViewStore: ReadModel {
         keys: &[ViewKey],
     ) -> Result<Vec<ViewRow>>;
 
-    /// Returns a page of the rows that have a state, in key order. Without a generation, reads the live one.
+    /// Returns a page of the rows that have a state, in key order. If `generation` is `None`, reads the live generation.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
@@ -353,16 +388,16 @@ pub trait ViewStore: ReadModel {
     ) -> Result<Vec<ViewRow>>;
 }
 
-/// A stored key.
+/// Parses a stored key.
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) fn stored_key(text: &str) -> Result<ViewKey> {
-    ViewKey::new(text).map_err(|error| ErrorKind::Corrupt(format!("a view's row: {error}")).into())
+    ViewKey::new(text).map_err(|error| ErrorKind::Corrupt(format!("row of a view: {error}")).into())
 }
 
-/// An entry of a field: the field, its value, and the key of the row that it leads to.
+/// An entry in the index of fields: the name of the field, its value, and the key of the row.
 pub type Entry<'r> = (&'r str, &'r str, &'r ViewKey);
 
-/// The entries that are in the fields of `these` and not in those of `others`.
+/// Returns the entries of `these` that `others` do not have.
 fn entries_only_in<'r>(these: &'r [ViewRow], others: &'r [ViewRow]) -> Vec<Entry<'r>> {
     let pairs = these.iter().zip(others).filter(|(this, other)| this.fields != other.fields);
     let entries = pairs.flat_map(|(this, other)| {
@@ -372,22 +407,22 @@ fn entries_only_in<'r>(these: &'r [ViewRow], others: &'r [ViewRow]) -> Vec<Entry
     entries.collect()
 }
 
-/// What a store writes to turn rows as they were loaded into rows as they are saved. It writes the lists in their order.
+/// The writes that turn the loaded rows into the saved rows. A store makes them in the order of the fields of this type.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Changes<'r> {
     /// Rows to write.
     pub kept: Vec<&'r ViewRow>,
-    /// Rows to remove: they had a state and have none now.
+    /// Rows to delete: they had a state and have none now.
     pub removed: Vec<&'r ViewRow>,
-    /// Entries of fields to remove.
+    /// Index entries to delete.
     pub lost: Vec<Entry<'r>>,
-    /// Entries of fields to write.
+    /// Index entries to write.
     pub won: Vec<Entry<'r>>,
 }
 
 impl<'r> Changes<'r> {
-    /// Compares rows as they were loaded with the same rows, in the same order, as they are saved.
+    /// Compares the loaded rows `before` with the rows `after` to save, which have the same keys in the same order.
     pub fn between(before: &'r [ViewRow], after: &'r [ViewRow]) -> Self {
         let removed =
             before.iter().zip(after).filter(|(before, after)| before.state.is_some() && after.state.is_none());

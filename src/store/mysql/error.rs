@@ -1,4 +1,4 @@
-//! The one place where MySQL's and MariaDB's error numbers get their meaning.
+//! Classifies the error numbers of MySQL and MariaDB.
 
 use sqlx::mysql::MySqlDatabaseError;
 
@@ -6,12 +6,13 @@ use crate::error::{Error, ErrorKind};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 
-/// The servers' numbers, once and for all. `attempt` completes "cannot ..".
+/// Classifies an error by the server's number. `attempt` completes "cannot ..".
 pub(crate) fn classify(error: sqlx::Error, attempt: &str) -> Error {
     Error::with_source(kind(&error, attempt), error)
 }
 
-/// What a projection returned: its own error, or the database's beneath it.
+/// Classifies the error of a projection's work. If the first database error in its chain says that the database is the cause, the projection
+/// is not at fault.
 pub(crate) fn classify_work(error: Error) -> Error {
     inline::classify_work(error, kind)
 }
@@ -32,19 +33,19 @@ fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {
         Some(1021 | 1114) => ErrorKind::Full,
         // `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.
         Some(1290 | 1792 | 1836 | 1874) => ErrorKind::ReadOnly,
-        // Too many connections (of all, of the user, or for the machine), server shutting down, server gone, connection lost, query or
+        // Too many connections (in total, of the user, or of a resource limit), server shutting down, server gone, connection lost, query or
         // connection killed, statement timeout (MySQL, MariaDB), row changed since read, lock wait timeout, deadlock, NOWAIT.
         Some(1040 | 1203 | 1226 | 1053 | 2006 | 2013 | 1317 | 1927 | 3024 | 1969 | 1020 | 1205 | 1213 | 3572) => {
             ErrorKind::Transient(attempt)
         }
         // Index or table file damaged.
         Some(1034 | 1035 | 126 | 127 | 1712 | 1877) => ErrorKind::Corrupt(attempt),
-        // Among them 1153, a packet over `max_allowed_packet`: `MySqlStore::append` refuses payloads that would be too large.
+        // This includes 1153, a packet over `max_allowed_packet`: `MySqlStore::append` refuses larger payloads before it sends them.
         _ => ErrorKind::Backend(attempt),
     }
 }
 
-/// What the numbers say of a refused append. Which unique key it was is only in the message's text, and left there.
+/// Returns why the server refused an append. Only the message's text names the violated unique key, so the key is not distinguished.
 pub(crate) fn refusal(error: &sqlx::Error) -> Refusal {
     match number(error) {
         Some(1022 | 1062 | 1586) => Refusal::Taken,
@@ -54,12 +55,12 @@ pub(crate) fn refusal(error: &sqlx::Error) -> Refusal {
     }
 }
 
-/// Whether a savepoint is not there: it ended with its transaction.
+/// Returns whether a savepoint does not exist, because it ended with its transaction.
 pub(crate) fn is_no_savepoint(error: &sqlx::Error) -> bool {
     number(error) == Some(1305)
 }
 
-/// Whether a right is missing that belongs to the server and not to a table.
+/// Returns whether the user lacks a right on the server, as opposed to a right on a table.
 pub(crate) fn is_not_granted(error: &sqlx::Error) -> bool {
     number(error) == Some(1227)
 }

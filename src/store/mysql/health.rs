@@ -1,4 +1,4 @@
-//! What an operator asks of a log.
+//! Reads the health of a log.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::store::mysql::error::{classify, is_not_granted};
 use crate::store::server::health::{Health, OpenTransaction, OpenTransactions};
 
 pub(crate) async fn health(connections: &Connections) -> Result<Health> {
-    let failed = |error| classify(error, "ask for the log's health");
+    let failed = |error| classify(error, "read the log's health");
     let log = connections.one(sqlx::query_as(LOG)).await.map_err(failed)?;
     let checkpoints = connections.all(sqlx::query_as(PROJECTIONS)).await.map_err(failed)?;
     let open = match connections.all(sqlx::query_as(TRANSACTIONS)).await {
@@ -27,7 +27,7 @@ const LOG: &str = "SELECT position, (SELECT COUNT(*) FROM retell_commits) FROM r
 
 const PROJECTIONS: &str = "SELECT CONVERT(projection USING utf8mb4), position, CONVERT(state USING utf8mb4) FROM retell_checkpoints ORDER BY projection";
 
-/// The server notes the beginning in its own time zone.
+/// The server records the start of a transaction in its own time zone.
 const TRANSACTIONS: &str = "
     SELECT trx_mysql_thread_id, CONVERT(COALESCE(trx_query, '') USING utf8mb4),
         CAST(TIMESTAMPDIFF(SECOND, CONVERT_TZ(trx_started, 'SYSTEM', '+00:00'), UTC_TIMESTAMP()) AS SIGNED)

@@ -1,4 +1,4 @@
-//! Brings a database to the schema of this release.
+//! Upgrades a database to the schema of this release.
 
 use sqlx::{Connection, MySqlConnection};
 
@@ -6,19 +6,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::error::classify;
 
-/// The steps of the schema. Never changed once released. Every statement can be run again, because the server commits each on its own.
+/// The steps of the schema. A step never changes once it is released. Every statement can run again, because the server commits each one
+/// separately.
 const STEPS: [(u32, &str, &str); 1] = [(1, "tables", include_str!("../../../migrations/mysql/0001_tables.sql"))];
 
 /// The newest step that this release knows.
 const KNOWN: u32 = 1;
 
-/// Applies what is missing. Processes that start at once take turns.
+/// Applies the missing steps. Processes that start at once take turns.
 pub(crate) async fn apply(connections: &Connections) -> Result<()> {
     // A user without the right to change the schema can use one that is up to date.
     if is_up_to_date(connections).await? {
         return Ok(());
     }
-    // The lock belongs to the session, so the session ends with it: also when this future is dropped.
+    // The lock belongs to the session. A detached connection ends it with the migration, even if this future is dropped.
     let mut connection = connections.detached().await.map_err(|error| classify(error, "connect"))?;
     let applied = run(&mut connection).await;
     let closed = connection.close().await;
@@ -27,8 +28,8 @@ pub(crate) async fn apply(connections: &Connections) -> Result<()> {
 }
 
 async fn is_up_to_date(connections: &Connections) -> Result<bool> {
-    let failed = |error| classify(error, "look at the schema");
-    let (tables,): (i64,) = connections.one(sqlx::query_as(IS_THERE)).await.map_err(failed)?;
+    let failed = |error| classify(error, "check the schema");
+    let (tables,): (i64,) = connections.one(sqlx::query_as(TABLE_EXISTS)).await.map_err(failed)?;
     if tables == 0 {
         return Ok(false);
     }
@@ -46,7 +47,7 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
     let failed = |error| classify(error, "migrate");
     let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
     if locked != Some(1) {
-        return Err(Error::new(ErrorKind::Transient("migrate: another process is at it".into())));
+        return Err(Error::new(ErrorKind::Transient("migrate: another process is migrating the same database".into())));
     }
     sqlx::raw_sql(CREATE_TABLE).execute(&mut *connection).await.map_err(failed)?;
     let applied: i64 = sqlx::query_scalar(NEWEST).fetch_one(&mut *connection).await.map_err(failed)?;
@@ -58,10 +59,10 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
     Ok(())
 }
 
-/// Waits up to a minute. The name is the database's, hashed since a lock's name has 64 characters at most.
+/// Waits up to a minute. The lock is named after the database, hashed because a lock's name has at most 64 characters.
 const LOCK: &str = "SELECT CAST(GET_LOCK(CONCAT('retell ', SHA1(DATABASE())), 60) AS SIGNED)";
 
-const IS_THERE: &str = "
+const TABLE_EXISTS: &str = "
     SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.tables
     WHERE table_schema = DATABASE() AND table_name = 'retell_migrations'";
 

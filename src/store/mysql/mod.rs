@@ -1,13 +1,13 @@
 //! The log and read models in MySQL 8 or MariaDB 10.6, or later.
 //!
-//! An append is one transaction: it reads the versions, draws a commit number, and inserts its events under it. Positions are given out
-//! afterwards, in commit order, by the *sequencer*: any reader that finds commits without positions runs it. Why no event is ever
-//! skipped is said in the decision record on lanes.
+//! An append is one transaction: it reads the versions, draws a commit number, and inserts its events under that number. The *sequencer*
+//! assigns positions afterwards, in commit order: any reader that finds commits without positions runs it. The decision record on lanes
+//! explains why no event is ever skipped.
 //!
-//! All writers must reach one server: where several take writes at once (Galera, group replication with several primaries), each counts
-//! commits for itself, and the order is lost.
+//! All writers must write to one server. If several servers accept writes (Galera, group replication with several primaries), each one numbers
+//! commits separately, and the order is lost.
 //!
-//! The tables begin with `retell_` and lie in the database the connections have selected.
+//! The names of the tables start with `retell_`. They are in the database that the connections have selected.
 
 mod connection;
 mod convert;

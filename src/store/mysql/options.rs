@@ -2,7 +2,14 @@
 
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
 
-/// Settings of a log in MySQL or MariaDB. Those of the connections are sqlx's own.
+/// Settings of a log in MySQL or MariaDB. Settings of the connections belong to sqlx's pool.
+///
+/// # Examples
+/// ```
+/// use retell::store::mysql::MySqlOptions;
+///
+/// let options = MySqlOptions::new().with_max_payload(1024 * 1024);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MySqlOptions {
@@ -11,20 +18,21 @@ pub struct MySqlOptions {
 }
 
 impl MySqlOptions {
-    /// Only servers whose commits wait for the disk, payloads up to 16 MiB if the server takes such packets.
+    /// Creates the default settings: only servers whose commits wait for the disk, and payloads up to 16 MiB if the server accepts packets of
+    /// that size.
     pub fn new() -> Self {
         Self { durable: true, max_payload: MAX_PAYLOAD_BYTES }
     }
 
-    /// Leaves it to the server's `innodb_flush_log_at_trx_commit`, and `sync_binlog` if it writes a binary log, whether a commit waits for
-    /// the disk. Where they are not `1`, a crash takes back appends that were acknowledged. MariaDB's default for the second is `0`.
+    /// Lets the server's `innodb_flush_log_at_trx_commit` decide whether a commit waits for the disk, and also `sync_binlog` if the server writes a
+    /// binary log. If one of them is not `1`, a crash can lose acknowledged appends. MariaDB's default for `sync_binlog` is `0`.
     pub fn with_durability_of_the_server(mut self) -> Self {
         self.durable = false;
         self
     }
 
-    /// Sets the largest payload of one event, in bytes. The server's `max_allowed_packet` less 64 KiB is a limit, too: MariaDB's default of
-    /// 16 MiB is a little under our own.
+    /// Sets the largest payload of one event, in bytes. The server's `max_allowed_packet` minus 64 KiB is a second limit. With MariaDB's default
+    /// of 16 MiB, that limit is slightly below this library's default.
     pub fn with_max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
         self

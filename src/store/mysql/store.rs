@@ -1,4 +1,4 @@
-//! The store: how a log in MySQL or MariaDB is opened, and its ports.
+//! The store: opens a log in MySQL or MariaDB and implements the log's ports.
 
 use std::sync::Arc;
 
@@ -20,13 +20,25 @@ use crate::store::server::health::Health;
 use crate::store::server::rounds::Refusal;
 use crate::store::server::store::log_ports;
 
-/// While the disk syncs one commit, the next is written.
+/// The number of commits in flight: the server writes one while the disk syncs the other.
 pub(crate) const COMMITS_AT_ONCE: usize = 2;
 
-/// Bytes of a packet that an event needs beside its payload: its names and the frame, and a good deal of metadata.
+/// The bytes of a packet reserved for an event's names, its metadata and the packet's frame.
 const PACKET_RESERVE: usize = 64 * 1024;
 
-/// A log in a MySQL or MariaDB database. Cloning gives another handle.
+/// A log in a MySQL or MariaDB database. Clones share one pool.
+///
+/// # Examples
+/// ```no_run
+/// use retell::EventReader;
+/// use retell::store::mysql::MySqlStore;
+///
+/// # async fn example() -> retell::Result<()> {
+/// let store = MySqlStore::connect("mysql://localhost/shop").await?;
+/// println!("the log has {} events", store.head().await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct MySqlStore {
     pub(crate) writer: Arc<Writer>,
@@ -36,49 +48,51 @@ pub struct MySqlStore {
 }
 
 impl MySqlStore {
-    /// Opens the log in the database at `url`, with default settings and ten connections, and brings its schema up to date.
+    /// Opens the log in the database at `url`, with default settings and ten connections, and upgrades its schema.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with).
+    /// [`ErrorKind::Invalid`] if `url` is not the URL of a MySQL database, otherwise the same as for [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
         Self::open(pool(url).await?).await
     }
 
-    /// Opens the log over a pool of the caller's, with default settings, and brings its schema up to date.
+    /// Opens the log over the caller's pool, with default settings, and upgrades its schema.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with).
+    /// The same as for [`open_with`](Self::open_with).
     pub async fn open(pool: MySqlPool) -> Result<Self> {
         Self::open_with(pool, MySqlOptions::new()).await
     }
 
-    /// Opens the log over a pool of the caller's, and brings its schema up to date.
+    /// Opens the log over the caller's pool and upgrades its schema.
     ///
-    /// The pool's settings are the caller's. An append takes one connection at a time, a read one, the sequencer one after the other: ten
-    /// serve a process well. sqlx asks the server before each use whether it is there; `test_before_acquire(false)` saves that round trip.
-    /// A call that gets no connection within `acquire_timeout` is [`ErrorKind::Transient`].
+    /// The caller chooses the pool's settings. An append, a read and the sequencer each use one connection at a time; ten connections are
+    /// enough for a process. By default, sqlx tests a connection before each use, and `test_before_acquire(false)` saves that round trip. A call
+    /// that gets no connection within `acquire_timeout` fails with [`ErrorKind::Transient`].
     ///
-    /// Limits of time are variables of the session, set in the pool's `after_connect`:
+    /// Timeouts are session variables. Set them in the pool's `after_connect`:
     ///
-    /// - `innodb_lock_wait_timeout`, 50 seconds by default: how long an append waits for another to the same stream. After half
-    ///   a minute in all it is not tried again, and is [`ErrorKind::Transient`].
-    /// - `max_statement_time` (MariaDB, in seconds) or `max_execution_time` (MySQL, in milliseconds, for reads alone): a statement that
-    ///   takes longer is [`ErrorKind::Transient`].
-    /// - `idle_transaction_timeout` (MariaDB) or `wait_timeout`: when the server gives up a session that nobody hears from. After a
-    ///   machine has vanished without closing its connections, it may still hold the sequencer's lock, and no position is given out until
-    ///   then. A minute is a good value where positions matter.
+    /// - `innodb_lock_wait_timeout` (50 seconds by default) limits how long an append waits for another append to the same stream. After
+    ///   30 seconds in total it is not retried and fails with [`ErrorKind::Transient`].
+    /// - `max_statement_time` (MariaDB, in seconds) or `max_execution_time` (MySQL, in milliseconds, reads only): a statement that takes
+    ///   longer fails with [`ErrorKind::Transient`].
+    /// - `idle_transaction_timeout` (MariaDB) or `wait_timeout` limits how long the server keeps a silent session. A machine that vanished
+    ///   without closing its connections may still hold the sequencer's lock, and until the timeout no commit gets a position. If positions
+    ///   must not wait long, one minute is a good value.
     ///
-    /// TLS is in the URL (`?ssl-mode=VERIFY_IDENTITY&ssl-ca=..`) or in `MySqlConnectOptions`, with one of sqlx's `tls-*` features in your own
-    /// manifest.
+    /// Configure TLS in the URL (`?ssl-mode=VERIFY_IDENTITY&ssl-ca=..`) or in `MySqlConnectOptions`, and enable one of sqlx's `tls-*` features
+    /// in your own manifest.
     ///
-    /// Opening needs the rights to create tables, triggers and views, unless the schema is up to date: then `SELECT`, `INSERT`, `UPDATE` and
-    /// `DELETE` on its tables are enough. A server that writes a binary log lets ordinary users create triggers
-    /// only with `log_bin_trust_function_creators`.
+    /// An upgrade needs the rights to create tables, triggers and views. If the schema is up to date, `SELECT`, `INSERT`, `UPDATE` and `DELETE` on
+    /// its tables are enough. A server that writes a binary log lets ordinary users create triggers only with
+    /// `log_bin_trust_function_creators`.
     ///
     /// # Errors
-    /// [`ErrorKind::NewerStore`] if a newer release has changed the schema, [`ErrorKind::Invalid`] if the server does not wait for the
-    /// disk and the options do not allow that, [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after a copy of
-    /// the tables by hand: call [`repair`](Self::repair) then. Otherwise what connecting met.
+    /// - [`ErrorKind::Invalid`] if the server's commits do not wait for the disk and `options` does not allow that
+    /// - [`ErrorKind::NewerStore`] if a newer release has changed the schema
+    /// - [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after a manual copy of the tables: call
+    ///   [`repair`](Self::repair)
+    /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
         let connections = Connections::of(pool);
         let packet = check_server(&connections, &options).await?;
@@ -93,79 +107,81 @@ impl MySqlStore {
         })
     }
 
-    /// Moves the commit numbers past the data, while nothing else writes to the log.
+    /// Moves the commit numbers past the data. Nothing else may write to the log at the same time.
     ///
     /// # Errors
-    /// What the database met.
+    /// A [write error](crate::Error#write-errors).
     pub async fn repair(pool: &MySqlPool, _options: &MySqlOptions) -> Result<()> {
         let failed = |error| classify(error, "repair the commit numbers");
         let mut lease = Connections::of(pool.clone()).lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
-        for sql in [PASS_NUMBERS, DROP_PASSED] {
+        for sql in [ADVANCE_COUNTER, DELETE_PLACEHOLDER] {
             sqlx::query(sql).execute(&mut *tx).await.map_err(failed)?;
         }
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)
     }
 
-    /// Appends inside a transaction of the caller's: its rows and the events become durable together, or not at all. The connection must
-    /// have the log's database selected. Until the transaction ends, others who append to the same streams wait for it, and below serializable
-    /// nobody else does. Other processes notice the events by polling.
+    /// Appends inside the caller's transaction: the caller's rows and the events become durable together, or not at all. The connection must
+    /// have the log's database selected. Until the transaction ends, other appends to the same streams wait for it. Below serializable, no
+    /// other append waits. Other processes find the events by polling.
     ///
-    /// Any isolation level will do. Two are worse than read committed:
+    /// Every isolation level works. Two are worse than read committed:
     ///
-    /// - In repeatable read, the versions are those of the transaction's snapshot. Who was faster since is found by a unique key alone. The
-    ///   conflict names the least version the stream can have; it is [`ErrorKind::Transient`] if no version was expected, or the append
-    ///   has several streams. Begin again.
-    /// - In serializable, the server locks what is read, with the gaps beside it: others may wait whose streams stand next to it in the
-    ///   index, and two such transactions may well end in a deadlock.
+    /// - In repeatable read, the versions are those of the transaction's snapshot, so only a unique key detects a later concurrent append. The
+    ///   [`Conflict`](ErrorKind::Conflict) then names the lowest version that the stream can have. If the append expected no version or has several
+    ///   streams, the error is [`ErrorKind::Transient`] instead. Begin a new transaction.
+    /// - In serializable, the server locks the rows that it reads and the gaps next to them. Appends to streams nearby in the index may wait, and
+    ///   two such transactions may deadlock.
     ///
     /// # Errors
-    /// As [`append`](EventStore::append), and [`ErrorKind::Invalid`] if no transaction is open. The transaction stays usable after each of
-    /// them, and the events are not in it then. The exception is [`ErrorKind::Transient`]: after a deadlock the server has rolled back the
-    /// whole transaction, and each later statement would be one of its own. Roll back and begin again.
+    /// The same as for [`append`](EventStore::append), and [`ErrorKind::Invalid`] if no transaction is open. After an error the transaction stays
+    /// usable and does not contain the events. The exception is [`ErrorKind::Transient`]: after a deadlock the server has rolled back the whole
+    /// transaction, and each later statement would commit separately. Roll back and begin again.
     ///
     /// # Cancel safety
-    /// After a dropped call close the connection: that rolls the transaction back. sqlx cannot go on with it.
+    /// If the call is dropped, close the connection, which rolls the transaction back. sqlx cannot use the connection any more.
     pub async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
         append.check(self.max_payload)?;
         self.writer.append_in(tx, append).await
     }
 
-    /// How the log is doing: its head, what waits for a position, which transactions are open, how far behind its projections are.
+    /// Returns the health of the log: its head, the number of commits without a position, the open transactions, and how far behind its
+    /// projections are.
     ///
-    /// The transactions are those of the whole server, up to a hundred: whatever is open for long, also in another database, keeps the
-    /// server from clearing away the queue's deleted rows. Seeing them needs the right `PROCESS`; without it they are
-    /// [`NotGranted`](crate::store::OpenTransactions::NotGranted). The server's list may be a tenth of a second old, and older if it is
-    /// asked for all the time.
+    /// The transactions are those of the whole server, at most 100: a transaction that is open for a long time, even in another database, keeps
+    /// the server from purging deleted rows of the log's tables. To see them, the user needs the right `PROCESS`. Without it they are
+    /// [`NotGranted`](crate::store::OpenTransactions::NotGranted). The server's list may be 0.1 seconds old, or older if it is read
+    /// continuously.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     pub async fn health(&self) -> Result<Health> {
         health::health(&self.writer.connections).await
     }
 
-    /// The pool, for queries of one's own. sqlx cannot go on with a connection after a query on it was dropped half-way: let each come to
-    /// its end.
+    /// Returns the pool, for the caller's queries. Let each query run to its end: sqlx cannot use a connection after a query on it was dropped
+    /// half-way.
     pub fn pool(&self) -> &MySqlPool {
         self.writer.connections.pool()
     }
 }
 
-/// The largest packet the server takes. It alone can say whether commits wait for the disk: no session can ask for it.
+/// Checks the server's durability and returns the size of its largest packet. Whether commits wait for the disk is a setting of the server,
+/// which a session cannot override.
 async fn check_server(connections: &Connections, options: &MySqlOptions) -> Result<usize> {
     let settings = connections.one(sqlx::query_as(SERVER)).await;
     let (flush, binary_log, sync, packet): (i64, i64, i64, i64) =
         settings.map_err(|error| classify(error, "read the server's settings"))?;
     let forgets = match (flush, binary_log, sync) {
         (1, 0, _) | (1, _, 1) => None,
-        // With a binary log, a commit that is not in it is rolled back after a crash.
+        // With a binary log, the server rolls back a commit that is missing from it after a crash.
         (1, ..) => Some(("sync_binlog", sync)),
         _ => Some(("innodb_flush_log_at_trx_commit", flush)),
     };
     if let Some((setting, value)) = forgets.filter(|_| options.durable) {
         let problem = format!(
-            "the server forgets commits in a crash: set {setting} to 1 (it is {value}), or allow it with \
+            "the server can lose commits in a crash: set {setting} to 1 (it is {value}), or allow it with \
              `MySqlOptions::with_durability_of_the_server`"
         );
         return Err(ErrorKind::Invalid(problem).into());
@@ -173,17 +189,17 @@ async fn check_server(connections: &Connections, options: &MySqlOptions) -> Resu
     Ok(usize::try_from(packet).unwrap_or(usize::MAX))
 }
 
-/// Draws a number and gives it back: the server says nowhere else, and up to date, which one is next.
+/// Draws a number and rolls back: the server offers no other current source of the next number.
 async fn check_numbers(connections: &Connections) -> Result<()> {
     let failed = |error| classify(error, "check the commit numbers");
     let mut lease = connections.lease().await.map_err(failed)?;
     let mut tx = begin(&mut lease).await.map_err(failed)?;
-    // First the data, since others may be writing.
+    // The data is read first, because other processes may be writing.
     let newest: i64 = sqlx::query_scalar(NEWEST_COMMIT).fetch_one(&mut *tx).await.map_err(failed)?;
     let drawn = sqlx::query(DRAW_NUMBER).execute(&mut *tx).await;
     let next = match drawn {
         Ok(drawn) => to_sql(drawn.last_insert_id()),
-        // The number is one that waits for its position.
+        // A commit with this number exists and waits for its position.
         Err(error) if refusal(&error) == Refusal::Taken => 0,
         Err(error) => return Err(failed(error)),
     };
@@ -192,7 +208,8 @@ async fn check_numbers(connections: &Connections) -> Result<()> {
     if next > newest {
         return Ok(());
     }
-    Err(ErrorKind::Corrupt(format!("the next commit number is {next}, the data has {newest}: repair it")).into())
+    Err(ErrorKind::Corrupt(format!("the next commit number is {next}, but the data has {newest}: call `repair`"))
+        .into())
 }
 
 log_ports!(MySqlStore);
@@ -205,9 +222,9 @@ const NEWEST_COMMIT: &str = "SELECT CAST(COALESCE(MAX(commit_id), 0) AS SIGNED) 
 
 const DRAW_NUMBER: &str = "INSERT INTO retell_commits (events) VALUES (0)";
 
-/// A number that is written out moves the counter past it.
-const PASS_NUMBERS: &str = "
+/// An explicit number in an insert moves the counter past that number.
+const ADVANCE_COUNTER: &str = "
     INSERT IGNORE INTO retell_commits (commit_id, events)
     SELECT MAX(commit_id), 0 FROM retell_events HAVING MAX(commit_id) IS NOT NULL";
 
-const DROP_PASSED: &str = "DELETE FROM retell_commits WHERE events = 0";
+const DELETE_PLACEHOLDER: &str = "DELETE FROM retell_commits WHERE events = 0";

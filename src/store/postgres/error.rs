@@ -1,4 +1,4 @@
-//! The one place where PostgreSQL's error codes get their meaning.
+//! Classifies PostgreSQL's error codes.
 
 use std::borrow::Cow;
 
@@ -8,12 +8,13 @@ use crate::error::{Error, ErrorKind};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 
-/// PostgreSQL's codes, once and for all. `attempt` completes "cannot ..".
+/// Classifies an error by PostgreSQL's code. `attempt` completes "cannot ..".
 pub(crate) fn classify(error: sqlx::Error, attempt: &str) -> Error {
     Error::with_source(kind(&error, attempt), error)
 }
 
-/// What a projection returned: its own error, or the database's beneath it.
+/// Classifies the error of a projection's work. If the first database error in its chain says that the database is the cause, the projection
+/// is not at fault.
 pub(crate) fn classify_work(error: Error) -> Error {
     inline::classify_work(error, kind)
 }
@@ -28,7 +29,7 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     }
 }
 
-/// The server's five characters, if the error is one of the server's.
+/// Returns the server's five-character code, or `None` if the error is not from the server.
 pub(crate) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }
@@ -38,7 +39,7 @@ fn by_code(code: &str, attempt: String) -> ErrorKind {
         // Disk full.
         "53100" => ErrorKind::Full,
         "25006" => ErrorKind::ReadOnly,
-        // Serialization failure, deadlock, lock not available, statement or lock timeout, too long without a word within a transaction,
+        // Serialization failure, deadlock, lock not available, statement or lock timeout, idle-in-transaction timeout,
         // too many connections, out of memory, and the server going down or coming up.
         "40001" | "40P01" | "55P03" | "57014" | "25P03" | "53300" | "53200" | "57P01" | "57P02" | "57P03" => {
             ErrorKind::Transient(attempt)
@@ -51,7 +52,7 @@ fn by_code(code: &str, attempt: String) -> ErrorKind {
     }
 }
 
-/// What the codes say of a refused append.
+/// Returns why the server refused an append.
 pub(crate) fn refusal(error: &sqlx::Error) -> Refusal {
     let Some(database) = error.as_database_error() else { return Refusal::Other };
     match database.code().as_deref() {

@@ -1,4 +1,4 @@
-//! What an operator asks of a log.
+//! Reads the health of a log.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::store::postgres::schema::Schema;
 use crate::store::server::health::{Health, OpenTransaction, OpenTransactions};
 
 pub(crate) async fn health(pool: &PgPool, schema: &Schema) -> Result<Health> {
-    let failed = |error| classify(error, "ask for the log's health");
+    let failed = |error| classify(error, "read the log's health");
     let log = sqlx::query_as(schema.sql(LOG)).fetch_one(pool).await.map_err(failed)?;
     let lanes = sqlx::query_as(schema.sql(LANES)).fetch_all(pool).await.map_err(failed)?;
     let checkpoints = sqlx::query_as(schema.sql(PROJECTIONS)).fetch_all(pool).await.map_err(failed)?;
@@ -28,7 +28,7 @@ const LOG: &str = "
         coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0),
         (SELECT count(*) FROM {schema}.lanes l JOIN {schema}.commits c ON c.lane = l.lane AND c.commit_id > l.sequenced)";
 
-/// The lock's upper half is the log's key.
+/// The advisory lock of a lane has the log's key as its upper half and the lane's number as its lower half.
 const LANES: &str = "
     SELECT l.objid::bigint, l.pid, coalesce(a.query, ''),
         coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::double precision

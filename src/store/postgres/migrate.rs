@@ -1,8 +1,8 @@
-//! Brings a schema to the one of this release: tables by numbered steps, functions as their current text.
+//! Upgrades a schema to that of this release: tables by numbered steps, functions by their current text.
 //!
 //! A step is never changed once it is released. A function is one file with its current text, and is installed if the hash of that text is not
-//! the one stored in the schema. Every release that changes a function also adds a step, which may be empty of SQL, so one number stands for
-//! the tables and the functions together. A program refuses a schema with a larger number than its own. Two releases that open one schema in
+//! the one stored in the schema. Every release that changes a function also adds a step, possibly without SQL, so one number identifies the
+//! tables and the functions together. A program refuses a schema with a larger number than its own. Two releases that open one schema in
 //! turn therefore never reinstall each other's functions: the newer one installs its own, and the older one no longer opens the schema.
 //! A release that removes a function drops it in its step.
 
@@ -14,13 +14,13 @@ use crate::error::{ErrorKind, Result};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::schema::Schema;
 
-/// The steps of the schema. Never changed once released.
+/// The steps of the schema. A step never changes once it is released.
 const STEPS: [(i32, &str, &str); 1] = [(1, "tables", include_str!("../../../migrations/postgres/0001_tables.sql"))];
 
 /// The newest step that this release knows.
 const KNOWN: i32 = 1;
 
-/// The functions, each after those that it calls.
+/// The functions. Each follows the functions that it calls.
 const FUNCTIONS: [Function; 10] = [
     Function::new("lane_key", include_str!("../../../migrations/postgres/functions/lane_key.sql")),
     Function::new("wait_for_disk", include_str!("../../../migrations/postgres/functions/wait_for_disk.sql")),
@@ -41,12 +41,12 @@ struct Function {
     hashes: Hashes,
 }
 
-/// What the schema keeps of an installed function.
+/// The hashes of an installed function, as the schema stores them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hashes {
-    /// Of its whole file.
+    /// The hash of its whole file.
     text: i64,
-    /// Of its parameters and results. `CREATE OR REPLACE` cannot change these.
+    /// The hash of its parameters and results. `CREATE OR REPLACE` cannot change these.
     signature: i64,
 }
 
@@ -75,7 +75,7 @@ const fn find(text: &[u8], wanted: &[u8], from: usize) -> usize {
     }
 }
 
-/// FNV-1a, 64 bits, of a part of a text: it only has to tell two texts apart.
+/// Returns the 64-bit FNV-1a hash of a part of a text. It only has to distinguish two texts.
 const fn hash(text: &[u8], from: usize, to: usize) -> i64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let mut place = from;
@@ -94,9 +94,10 @@ pub(crate) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
 }
 
 async fn is_up_to_date(connection: &mut PgConnection, schema: &Schema) -> Result<bool> {
-    let failed = |error| classify(error, "look at the schema");
-    let there: bool = sqlx::query_scalar(schema.script(IS_THERE)).fetch_one(&mut *connection).await.map_err(failed)?;
-    if !there || newest(connection, schema).await? < KNOWN {
+    let failed = |error| classify(error, "check the schema");
+    let tables_exist: bool =
+        sqlx::query_scalar(schema.script(TABLES_EXIST)).fetch_one(&mut *connection).await.map_err(failed)?;
+    if !tables_exist || newest(connection, schema).await? < KNOWN {
         return Ok(false);
     }
     let installed = installed(connection, schema).await?;
@@ -108,7 +109,7 @@ async fn newest(connection: &mut PgConnection, schema: &Schema) -> Result<i32> {
     let newest: i32 = sqlx::query_scalar(schema.script(NEWEST))
         .fetch_one(connection)
         .await
-        .map_err(|error| classify(error, "look at the schema"))?;
+        .map_err(|error| classify(error, "check the schema"))?;
     if newest > KNOWN {
         let (found, known) = (newest.unsigned_abs(), KNOWN.unsigned_abs());
         return Err(ErrorKind::NewerStore { found, known }.into());
@@ -120,7 +121,7 @@ async fn installed(connection: &mut PgConnection, schema: &Schema) -> Result<Has
     let rows: Vec<(String, i64, i64)> = sqlx::query_as(schema.script(INSTALLED))
         .fetch_all(connection)
         .await
-        .map_err(|error| classify(error, "look at the schema"))?;
+        .map_err(|error| classify(error, "check the schema"))?;
     Ok(rows.into_iter().map(|(name, text, signature)| (name, Hashes { text, signature })).collect())
 }
 
@@ -144,8 +145,8 @@ async fn run(connection: &mut PgConnection, schema: &Schema) -> Result<()> {
     tx.commit().await.map_err(failed)
 }
 
-/// Replaces a function, which keeps the rights that were granted on it. If its signature has changed, drops the old one first: otherwise
-/// PostgreSQL would refuse, or keep both.
+/// Replaces a function and keeps the rights granted on it. If its signature has changed, drops the old function first: otherwise PostgreSQL
+/// would refuse, or keep both.
 async fn install(
     db: &mut PgConnection,
     schema: &Schema,
@@ -182,7 +183,7 @@ const CREATE_FUNCTIONS: &str = "
         signature_hash bigint NOT NULL
     )";
 
-const IS_THERE: &str = "
+const TABLES_EXIST: &str = "
     SELECT to_regclass('{schema}.retell_migrations') IS NOT NULL AND to_regclass('{schema}.retell_functions') IS NOT NULL";
 
 const NEWEST: &str = "SELECT coalesce(max(number), 0) FROM {schema}.retell_migrations";
@@ -202,14 +203,17 @@ const RECORD_FUNCTION: &str = "
 mod tests {
     use super::*;
 
-    /// All functions together, as of the newest step.
-    const FUNCTIONS_OF_NEWEST_STEP: (i32, i64) = (1, 392_395_704_978_296_780);
+    /// The newest step, and the hash of all functions as of that step.
+    const FUNCTIONS_OF_NEWEST_STEP: (i32, i64) = (1, -5_255_899_196_722_898_361);
 
     #[test]
     fn functions_change_only_with_a_new_step() {
         let all: Vec<u8> = FUNCTIONS.iter().flat_map(|function| function.hashes.text.to_be_bytes()).collect();
         let current = (KNOWN, hash(&all, 0, all.len()));
-        assert_eq!(current, FUNCTIONS_OF_NEWEST_STEP, "if the step is released, add another one; then note both here");
+        assert_eq!(
+            current, FUNCTIONS_OF_NEWEST_STEP,
+            "if the newest step is released, add a step; then record its number and this hash here"
+        );
     }
 
     #[test]
@@ -219,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_ends_before_the_body() {
+    fn signature_hash_ignores_the_body() {
         let one = "-- CREATE\nCREATE OR REPLACE FUNCTION {schema}.f(a integer) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$;";
         let body = "CREATE OR REPLACE FUNCTION {schema}.f(a integer) RETURNS integer LANGUAGE sql AS $$ SELECT 2 $$;";
         let other = "CREATE OR REPLACE FUNCTION {schema}.f(a bigint) RETURNS integer LANGUAGE sql AS $$ SELECT 1 $$;";

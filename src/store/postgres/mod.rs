@@ -1,8 +1,8 @@
-//! The log and read models in PostgreSQL, written for 14 to 17 and tested on 15.
+//! The log and read models in PostgreSQL 14 to 17 (tested on 15).
 //!
-//! An append takes a free *lane*, and inserts its events under a commit number that is drawn after the versions were checked. Positions
-//! are given out afterwards, in commit order, by the *sequencer*: any reader that finds commits without positions runs it. Why no event
-//! is ever skipped is said in the decision record on lanes.
+//! An append takes a free *lane*, checks the versions, draws a commit number, and inserts its events under that number. The *sequencer*
+//! assigns positions afterwards, in commit order: any reader that finds commits without positions runs it. The decision record on lanes
+//! explains why no event is ever skipped.
 
 mod connection;
 mod error;

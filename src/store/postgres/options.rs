@@ -2,7 +2,14 @@
 
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
 
-/// Settings of a log in PostgreSQL. Those of the connections are sqlx's own.
+/// Settings of a log in PostgreSQL. Settings of the connections belong to sqlx's pool.
+///
+/// # Examples
+/// ```
+/// use retell::store::postgres::PostgresOptions;
+///
+/// let options = PostgresOptions::new().with_schema("orders").with_max_payload(1024 * 1024);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PostgresOptions {
@@ -13,29 +20,29 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The schema `retell`, commits that wait for the disk whatever the server's default is, one connection that listens for other
-    /// processes' commits, payloads up to 16 MiB.
+    /// Creates the default settings: the schema `retell`, commits that wait for the disk regardless of the server's default, one connection
+    /// that listens for the commits of other processes, and payloads up to 16 MiB.
     pub fn new() -> Self {
         Self { schema: "retell".to_owned(), durable: true, listen: true, max_payload: MAX_PAYLOAD_BYTES }
     }
 
-    /// Learns of other processes' commits by polling alone: for a connection pooler that gives a session for one transaction only, where
-    /// `LISTEN` cannot work. Nothing else here needs a session of its own; switch sqlx's statement cache off there as well.
+    /// Turns `LISTEN` off, so the store finds the commits of other processes only by polling. Use this behind a connection pooler in
+    /// transaction mode, where `LISTEN` cannot work. Nothing else here needs a session, but turn off sqlx's statement cache there too.
     pub fn without_listening(mut self) -> Self {
         self.listen = false;
         self
     }
 
-    /// Sets the schema, a lower-case identifier. One database can hold several logs.
+    /// Sets the name of the schema, a lower-case identifier. One database can hold several logs, each in its own schema.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
         self
     }
 
-    /// Leaves it to the server's `synchronous_commit` whether a commit waits for the disk. Where that is `off`, a crash of the server
-    /// takes back appends that were acknowledged.
+    /// Lets the server's `synchronous_commit` decide whether a commit waits for the disk. If it is `off`, a crash of the server can lose
+    /// acknowledged appends.
     ///
-    /// Positions wait for the disk in any case, since a reader may have acted on one.
+    /// The assignment of positions always waits for the disk, because a reader may have acted on a position.
     pub fn with_durability_of_the_server(mut self) -> Self {
         self.durable = false;
         self

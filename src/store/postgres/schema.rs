@@ -8,16 +8,16 @@ use sqlx::AssertSqlSafe;
 
 use crate::error::{ErrorKind, Result};
 
-/// The schema that holds the tables: a plain lower-case identifier, so that it can stand in a statement unquoted.
+/// The schema that holds the tables. Its name is a plain lower-case identifier, so statements can use it unquoted.
 ///
-/// Each statement is a constant with `{schema}` where the name belongs. The text with the name is made at its first use and kept, so that a
-/// call pays for a lookup and not for a new text. Clones share what was made.
+/// Each statement is a constant with `{schema}` as the placeholder of the name. The first use builds and caches the text with the name, so later
+/// calls pay only for a lookup. Clones share the cache.
 #[derive(Clone)]
 pub(crate) struct Schema(Arc<Named>);
 
 struct Named {
     name: String,
-    /// By the address of the constant: the text of a `&'static str` never changes.
+    /// The built statements by the address and length of their constant: the text of a `&'static str` never changes.
     statements: RwLock<HashMap<(usize, usize), Arc<str>>>,
 }
 
@@ -28,15 +28,16 @@ impl fmt::Debug for Schema {
 }
 
 impl Schema {
-    /// Checks the name.
+    /// Creates a schema after checking that its name is a plain identifier.
     pub(crate) fn parse(name: &str) -> Result<Self> {
         let mut bytes = name.bytes();
         let starts = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
         if starts && name.len() <= 63 && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
             return Ok(Self(Arc::new(Named { name: name.to_owned(), statements: RwLock::default() })));
         }
-        let problem =
-            format!("schema {name:?}: use a lower-case letter and then letters, digits and `_`, 63 bytes at most");
+        let problem = format!(
+            "schema name {name:?}: start with a lower-case letter or `_`, then use those and digits, at most 63 bytes"
+        );
         Err(ErrorKind::Invalid(problem).into())
     }
 
@@ -44,15 +45,14 @@ impl Schema {
         &self.0.name
     }
 
-    /// Returns a statement with the schema's name in it. The name was checked by [`parse`](Self::parse), so no user input gets into the text of
-    /// a statement.
+    /// Returns a statement with the schema's name in it. [`parse`](Self::parse) has checked the name, so it cannot inject SQL.
     pub(crate) fn sql(&self, statement: &'static str) -> AssertSqlSafe<Arc<str>> {
         let key = (statement.as_ptr().addr(), statement.len());
-        let made = self.0.statements.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        AssertSqlSafe(made.unwrap_or_else(|| {
-            let made: Arc<str> = self.script(statement).0.into();
-            self.0.statements.write().unwrap_or_else(PoisonError::into_inner).insert(key, made.clone());
-            made
+        let built = self.0.statements.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        AssertSqlSafe(built.unwrap_or_else(|| {
+            let built: Arc<str> = self.script(statement).0.into();
+            self.0.statements.write().unwrap_or_else(PoisonError::into_inner).insert(key, built.clone());
+            built
         }))
     }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_is_made_once_for_each_schema() {
+    fn statement_is_built_once_per_schema() {
         const READ: &str = "SELECT 1 FROM {schema}.events";
         let (one, other) = (Schema::parse("one").unwrap(), Schema::parse("other").unwrap());
         assert_eq!(&*one.sql(READ).0, "SELECT 1 FROM one.events");

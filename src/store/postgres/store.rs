@@ -1,4 +1,4 @@
-//! The store: how a log in PostgreSQL is opened, and its ports.
+//! The store: opens a log in PostgreSQL and implements the log's ports.
 
 use std::sync::Arc;
 
@@ -20,10 +20,22 @@ use crate::store::postgres::{health, migrate};
 use crate::store::server::health::Health;
 use crate::store::server::store::log_ports;
 
-/// While the disk syncs one commit, the next is written. More of them share out the same work in smaller commits.
+/// The number of commits in flight: the server writes one while the disk syncs the other. More would split the same work into smaller commits.
 pub(crate) const COMMITS_AT_ONCE: usize = 2;
 
-/// A log in one schema of a PostgreSQL database. Cloning gives another handle.
+/// A log in one schema of a PostgreSQL database. Clones share one pool.
+///
+/// # Examples
+/// ```no_run
+/// use retell::EventReader;
+/// use retell::store::postgres::PostgresStore;
+///
+/// # async fn example() -> retell::Result<()> {
+/// let store = PostgresStore::connect("postgres://localhost/shop").await?;
+/// println!("the log has {} events", store.head().await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     pub(crate) writer: Arc<Writer>,
@@ -34,37 +46,39 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the log in the database at `url`, with default settings and ten connections, and brings its schema up to date.
+    /// Opens the log in the database at `url`, with default settings and ten connections, and upgrades its schema.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with).
+    /// [`ErrorKind::Invalid`] if `url` is not the URL of a PostgreSQL database, otherwise the same as for [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
         Self::open(pool(url).await?).await
     }
 
-    /// Opens the log over a pool of the caller's, with default settings, and brings its schema up to date.
+    /// Opens the log over the caller's pool, with default settings, and upgrades its schema.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with).
+    /// The same as for [`open_with`](Self::open_with).
     pub async fn open(pool: PgPool) -> Result<Self> {
         Self::open_with(pool, PostgresOptions::new()).await
     }
 
-    /// Opens the log over a pool of the caller's, and brings its schema up to date.
+    /// Opens the log over the caller's pool and upgrades its schema.
     ///
-    /// That needs the right to make a schema; where it is up to date already, no such right. So a log can be opened on a read replica, or
-    /// over sessions that may only read: it is read as far as positions were given out elsewhere, and every write is
-    /// [`ErrorKind::ReadOnly`]. A store opened there learns of commits by polling, also after the replica was promoted.
+    /// An upgrade needs the right to create a schema. A schema that is up to date needs no such right, so a log can be opened on a read
+    /// replica or over read-only sessions. There, reads end at the last position that a writable session has assigned, and every write fails
+    /// with [`ErrorKind::ReadOnly`]. A store opened there finds commits by polling, even after the replica is promoted.
     ///
     /// # Errors
-    /// [`ErrorKind::ReadOnly`] for a schema that is not up to date and may not be changed. [`ErrorKind::Invalid`] for a schema name that is not a plain identifier,
-    /// [`ErrorKind::NewerStore`] if a newer release has changed the schema, [`ErrorKind::Corrupt`] if the commit numbers are behind the
-    /// data, as after logical replication: call [`repair`](Self::repair) then. Otherwise what connecting met.
+    /// - [`ErrorKind::Invalid`] if the schema's name is not a plain identifier
+    /// - [`ErrorKind::NewerStore`] if a newer release has changed the schema
+    /// - [`ErrorKind::ReadOnly`] if the schema is out of date and the database is read-only
+    /// - [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after logical replication: call [`repair`](Self::repair)
+    /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
         check_numbers(&pool, &schema).await?;
-        // A replica takes no `LISTEN`.
+        // A replica does not support `LISTEN`.
         let listen = options.listen && !is_read_only(&pool).await?;
         let signals = Signals::new(listen.then(|| pool.clone()), &schema);
         let connections = Connections::of(pool);
@@ -78,38 +92,40 @@ impl PostgresStore {
         })
     }
 
-    /// Moves the commit numbers past the data, while nothing else writes to the log.
+    /// Moves the commit numbers past the data. Nothing else may write to the log at the same time.
     ///
     /// # Errors
-    /// What the database met.
+    /// [`ErrorKind::Invalid`] if the schema's name is not a plain identifier, otherwise a [write error](crate::Error#write-errors).
     pub async fn repair(pool: &PgPool, options: &PostgresOptions) -> Result<()> {
         let schema = Schema::parse(&options.schema)?;
         let repaired = sqlx::query(schema.sql(REPAIR_NUMBERS)).execute(pool).await;
         repaired.map(drop).map_err(|error| classify(error, "repair the commit numbers"))
     }
 
-    /// Appends inside a transaction of the caller's, in any isolation level: its rows and the events become durable together, or not at
-    /// all. The transaction holds a lane until it ends, and delays nobody. Other processes notice the events by polling.
+    /// Appends inside the caller's transaction, in any isolation level: the caller's rows and the events become durable together, or not at
+    /// all. The transaction holds a lane until it ends, which delays no other writer. Other processes find the events by polling.
     ///
     /// # Errors
-    /// As [`append`](EventStore::append). The transaction stays usable after each of them; the events are not in it then.
+    /// The same as for [`append`](EventStore::append), and [`ErrorKind::Invalid`] if no transaction is open. After an error the transaction
+    /// stays usable and does not contain the events.
     ///
     /// # Cancel safety
-    /// After a dropped call roll the transaction back.
+    /// If the call is dropped, roll the transaction back.
     pub async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
         append.check(self.max_payload)?;
         self.writer.append_in(tx, append).await
     }
 
-    /// How the log is doing: its head, what waits for a position, who holds a lane, how far behind its projections are.
+    /// Returns the health of the log: its head, the number of commits without a position, the transactions that hold a lane, and how far behind
+    /// its projections are.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     pub async fn health(&self) -> Result<Health> {
         health::health(self.writer.connections.pool(), &self.schema).await
     }
 
-    /// The pool, for queries of one's own.
+    /// Returns the pool, for the caller's queries.
     pub fn pool(&self) -> &PgPool {
         self.writer.connections.pool()
     }
@@ -117,7 +133,7 @@ impl PostgresStore {
 
 async fn is_read_only(pool: &PgPool) -> Result<bool> {
     let asked = sqlx::query_scalar(IS_READ_ONLY).fetch_one(pool).await;
-    asked.map_err(|error| classify(error, "ask whether the database may be written"))
+    asked.map_err(|error| classify(error, "check whether the database is read-only"))
 }
 
 async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
@@ -128,7 +144,8 @@ async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
     if last >= newest {
         return Ok(());
     }
-    Err(ErrorKind::Corrupt(format!("the next commit number is after {last}, the data has {newest}: repair it")).into())
+    Err(ErrorKind::Corrupt(format!("the last commit number is {last}, but the data has {newest}: call `repair`"))
+        .into())
 }
 
 log_ports!(PostgresStore);

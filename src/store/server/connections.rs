@@ -1,8 +1,8 @@
-//! How the servers' drivers get their connections: from a pool, or one that another call has just ended with.
+//! Connections for the drivers of database servers: from a pool of sqlx, or reused directly after another call.
 //!
-//! A pool of sqlx asks a connection whether it still lives when that comes back: a round trip, as much work as a quick statement itself. So
-//! a connection stays at hand for a moment after a call, and goes back once nobody wants it. Where the pool has no other to give it goes back
-//! at once; who finds the pool used up right after that waits two moments at most.
+//! An sqlx pool pings a connection when it is returned, and this round trip costs as much as a quick statement. Therefore a connection stays
+//! cached here for [`MAX_IDLE`] after a call and is returned to the pool if no other call uses it. If the pool has no other connection to
+//! give, the connection is returned immediately. A caller that finds the pool exhausted just before that waits at most twice [`MAX_IDLE`].
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -15,80 +15,82 @@ use sqlx::{Database, Executor, FromRow, IntoArguments, Pool};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// An unused connection goes back to the pool after this time.
+/// An unused connection is returned to the pool after this time.
 const MAX_IDLE: Duration = Duration::from_millis(20);
 
-/// A connection goes back to the pool after this time even if it is in use all the time, because the pool closes connections that are too old.
+/// A connection is returned to the pool after this time even if calls use it constantly, because the pool closes connections that are too
+/// old.
 const MAX_KEPT: Duration = Duration::from_secs(1);
 
-/// A driver's way to its server.
+/// The connections of a driver to its server.
 pub(crate) struct Connections<DB: Database> {
     pool: Pool<DB>,
-    at_hand: Arc<AtHand<DB>>,
+    cache: Arc<SharedCache<DB>>,
 }
 
 impl<DB: Database> Connections<DB> {
     pub(crate) fn of(pool: Pool<DB>) -> Self {
-        Self { pool, at_hand: Arc::default() }
+        Self { pool, cache: Arc::default() }
     }
 
-    /// The pool, to hand out, and for what is done seldom.
+    /// Returns the pool, for callers of the library and for rare statements.
     pub(crate) fn pool(&self) -> &Pool<DB> {
         &self.pool
     }
 
-    /// A connection for one call.
+    /// Leases a connection for one call.
     pub(crate) async fn lease(&self) -> Result<Lease<DB>, sqlx::Error> {
-        let at_hand = if self.pool.is_closed() { None } else { self.at_hand.lock().unused.pop() };
-        let (connection, taken) = match at_hand {
-            Some(unused) => (unused.connection, unused.taken),
+        let cached = if self.pool.is_closed() { None } else { self.cache.lock().unused.pop() };
+        let (connection, acquired_at) = match cached {
+            Some(cached) => (cached.connection, cached.acquired_at),
             None => (self.pool.acquire().await?, Instant::now()),
         };
-        Ok(Lease { connection: Some(connection), taken, reuse: Reuse::Suspect, connections: self.clone() })
+        Ok(Lease { connection: Some(connection), acquired_at, reuse: Reuse::Suspect, connections: self.clone() })
     }
 
-    /// Closes the pool. Calls under way end first.
+    /// Waits for the calls in flight, then closes the pool.
     pub(crate) async fn close(&self) {
-        let watch = self.at_hand.lock().watch.take();
-        if let Some(watch) = watch {
-            watch.abort();
-            // It has no result. Ended in whatever way, it has given back what was at hand.
-            drop(watch.await);
+        let reaper = self.cache.lock().reaper.take();
+        if let Some(reaper) = reaper {
+            reaper.abort();
+            // The task has no result. However it ended, it returned the cached connections to the pool.
+            drop(reaper.await);
         }
         self.pool.close().await;
     }
 
-    fn keep(&self, connection: PoolConnection<DB>, taken: Instant) {
+    fn keep(&self, connection: PoolConnection<DB>, acquired_at: Instant) {
         let pool = &self.pool;
         let spare = pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections();
-        // What is not kept goes back to the pool by being dropped.
+        // Dropping a connection returns it to the pool.
         let Ok(runtime) = Handle::try_current() else { return };
-        if !spare || pool.is_closed() || taken.elapsed() >= MAX_KEPT {
+        if !spare || pool.is_closed() || acquired_at.elapsed() >= MAX_KEPT {
             return;
         }
-        let unwatched = self.at_hand.lock().put(Unused { connection, taken, since: Instant::now() });
-        if unwatched {
-            // Not under the lock: a runtime that ends drops the task at once, and that takes the lock.
-            let watch = runtime.spawn(Watch(self.at_hand.clone()).run());
-            self.at_hand.lock().watch = Some(watch);
+        let needs_reaper =
+            self.cache.lock().put(CachedConnection { connection, acquired_at, unused_since: Instant::now() });
+        if needs_reaper {
+            // Spawn without holding the lock: a runtime that shuts down drops the task immediately, and the drop takes the lock.
+            let reaper = runtime.spawn(Reaper(self.cache.clone()).run());
+            self.cache.lock().reaper = Some(reaper);
         }
     }
 }
 
-/// Calls of one statement.
+/// Calls that consist of one statement.
 impl<DB: Database> Connections<DB>
 where
     DB::Arguments: IntoArguments<DB>,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
-    /// Runs a statement that has no rows to show.
+    /// Runs a statement that returns no rows.
     pub(crate) async fn execute(&self, query: Query<'_, DB, DB::Arguments>) -> Result<(), sqlx::Error> {
         let mut lease = self.lease().await?;
         let done = query.execute(&mut *lease).await;
         lease.end(done).map(drop)
     }
 
-    /// The one row of a statement, or none.
+    /// Runs a statement and returns its only row, if there is one.
     pub(crate) async fn optional<T>(&self, query: QueryAs<'_, DB, T, DB::Arguments>) -> Result<Option<T>, sqlx::Error>
     where
         T: Send + Unpin + for<'r> FromRow<'r, DB::Row>,
@@ -98,7 +100,7 @@ where
         lease.end(row)
     }
 
-    /// The one row of a statement.
+    /// Runs a statement and returns its only row.
     pub(crate) async fn one<T>(&self, query: QueryAs<'_, DB, T, DB::Arguments>) -> Result<T, sqlx::Error>
     where
         T: Send + Unpin + for<'r> FromRow<'r, DB::Row>,
@@ -106,7 +108,7 @@ where
         self.optional(query).await?.ok_or(sqlx::Error::RowNotFound)
     }
 
-    /// All rows of a statement.
+    /// Runs a statement and returns all of its rows.
     pub(crate) async fn all<T>(&self, query: QueryAs<'_, DB, T, DB::Arguments>) -> Result<Vec<T>, sqlx::Error>
     where
         T: Send + Unpin + for<'r> FromRow<'r, DB::Row>,
@@ -119,7 +121,7 @@ where
 
 impl<DB: Database> Clone for Connections<DB> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), at_hand: self.at_hand.clone() }
+        Self { pool: self.pool.clone(), cache: self.cache.clone() }
     }
 }
 
@@ -129,29 +131,32 @@ impl<DB: Database> fmt::Debug for Connections<DB> {
     }
 }
 
-/// A connection for one call. Of what the call was dropped out of, or did not bring to its [`end`](Self::end), nothing is known.
+/// A connection for one call. If the call is dropped or does not reach [`end`](Self::end), the state of the connection is unknown.
 pub(crate) struct Lease<DB: Database> {
-    /// There until it is dropped.
+    /// Always `Some` until the lease is dropped.
     connection: Option<PoolConnection<DB>>,
-    taken: Instant,
+    acquired_at: Instant,
     reuse: Reuse,
     connections: Connections<DB>,
 }
 
-/// What is known of a leased connection.
+/// Whether another call may use a leased connection.
 #[derive(Debug, PartialEq)]
 enum Reuse {
-    /// Its last call has had its answer.
+    /// The last call got its complete answer, so the next call may use the connection directly.
     Keep,
-    /// No answer is under way, but the session may have ended.
+    /// The server has sent its complete answer, but the session may have ended. The pool checks the connection.
     ReturnToPool,
+    /// An answer may still be in flight.
     Suspect,
 }
 
 impl<DB: Database> Lease<DB> {
-    /// The call's result is there: an answer leaves the connection fit for the next call. So does a refusal of the server's, unless it was
-    /// the session's last word: that the pool finds out. What else goes wrong, such as a row that cannot be decoded, may lie in the middle
-    /// of an answer.
+    /// Ends the call with its `result`, which determines whether the connection can be reused.
+    ///
+    /// After a complete answer the next call can use the connection. After an error of the server it can, too, unless the error ended the
+    /// session, so the pool checks the connection first. Any other error, such as a row that cannot be decoded, may have occurred in the
+    /// middle of an answer.
     pub(crate) fn end<T>(mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.reuse = match &result {
             Ok(_) | Err(sqlx::Error::RowNotFound) => Reuse::Keep,
@@ -166,22 +171,22 @@ impl<DB: Database> Deref for Lease<DB> {
     type Target = DB::Connection;
 
     fn deref(&self) -> &DB::Connection {
-        self.connection.as_ref().expect(THERE)
+        self.connection.as_ref().expect(HAS_CONNECTION)
     }
 }
 
 impl<DB: Database> DerefMut for Lease<DB> {
     fn deref_mut(&mut self) -> &mut DB::Connection {
-        self.connection.as_mut().expect(THERE)
+        self.connection.as_mut().expect(HAS_CONNECTION)
     }
 }
 
 impl<DB: Database> Drop for Lease<DB> {
     fn drop(&mut self) {
         match self.connection.take() {
-            Some(connection) if self.reuse == Reuse::Keep => self.connections.keep(connection, self.taken),
-            // sqlx's driver for MySQL does not find its place in the protocol again, and whoever got the connection next would wait for
-            // ever, or read another's answer.
+            Some(connection) if self.reuse == Reuse::Keep => self.connections.keep(connection, self.acquired_at),
+            // The MySQL driver of sqlx cannot resynchronize with the protocol: the next call on this connection would wait forever or read
+            // the answer to another call.
             Some(mut connection) if self.reuse == Reuse::Suspect && DB::NAME == "MySQL" => connection.close_on_drop(),
             _ => {}
         }
@@ -194,66 +199,67 @@ impl<DB: Database> fmt::Debug for Lease<DB> {
     }
 }
 
-// Only `drop` takes it out.
-const THERE: &str = "a lease has its connection until it is dropped";
+// Only `drop` takes the connection out.
+const HAS_CONNECTION: &str = "a lease owns its connection until it is dropped";
 
-/// What is at hand, and whether a task looks after it.
-struct Shelf<DB: Database> {
-    /// Those that came last are taken first.
-    unused: Vec<Unused<DB>>,
-    watched: bool,
-    watch: Option<JoinHandle<()>>,
+/// The cached connections, and the task that returns them to the pool.
+struct Cache<DB: Database> {
+    /// A stack: the most recently used connection is reused first.
+    unused: Vec<CachedConnection<DB>>,
+    has_reaper: bool,
+    reaper: Option<JoinHandle<()>>,
 }
 
-impl<DB: Database> Shelf<DB> {
-    /// Whether a task has to be started to look after it.
-    fn put(&mut self, unused: Unused<DB>) -> bool {
+impl<DB: Database> Cache<DB> {
+    /// Caches a connection. Returns whether the caller must start the reaper.
+    fn put(&mut self, unused: CachedConnection<DB>) -> bool {
         self.unused.push(unused);
-        !std::mem::replace(&mut self.watched, true)
+        !std::mem::replace(&mut self.has_reaper, true)
     }
 }
 
-struct Unused<DB: Database> {
+struct CachedConnection<DB: Database> {
     connection: PoolConnection<DB>,
-    /// When it was taken from the pool.
-    taken: Instant,
-    since: Instant,
+    /// The time when the pool handed the connection out.
+    acquired_at: Instant,
+    unused_since: Instant,
 }
 
-struct AtHand<DB: Database>(Mutex<Shelf<DB>>);
+struct SharedCache<DB: Database>(Mutex<Cache<DB>>);
 
-impl<DB: Database> AtHand<DB> {
-    fn lock(&self) -> MutexGuard<'_, Shelf<DB>> {
+impl<DB: Database> SharedCache<DB> {
+    fn lock(&self) -> MutexGuard<'_, Cache<DB>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<DB: Database> Default for AtHand<DB> {
+impl<DB: Database> Default for SharedCache<DB> {
     fn default() -> Self {
-        Self(Mutex::new(Shelf { unused: Vec::new(), watched: false, watch: None }))
+        Self(Mutex::new(Cache { unused: Vec::new(), has_reaper: false, reaper: None }))
     }
 }
 
-/// The task that gives back what nobody uses. Dropped with its runtime, it gives back all: later there is no runtime to do it in.
-struct Watch<DB: Database>(Arc<AtHand<DB>>);
+/// The task that returns unused connections to the pool. When its runtime shuts down, it is dropped and returns all of them, because later
+/// there is no runtime to do so.
+struct Reaper<DB: Database>(Arc<SharedCache<DB>>);
 
-impl<DB: Database> Watch<DB> {
+impl<DB: Database> Reaper<DB> {
     async fn run(self) {
         loop {
             tokio::time::sleep(MAX_IDLE).await;
-            let mut at_hand = self.0.lock();
-            at_hand.unused.retain(|unused| unused.since.elapsed() < MAX_IDLE);
-            if at_hand.unused.is_empty() {
+            let mut cache = self.0.lock();
+            cache.unused.retain(|unused| unused.unused_since.elapsed() < MAX_IDLE);
+            if cache.unused.is_empty() {
                 return;
             }
         }
     }
 }
 
-impl<DB: Database> Drop for Watch<DB> {
+impl<DB: Database> Drop for Reaper<DB> {
     fn drop(&mut self) {
-        let mut at_hand = self.0.lock();
-        at_hand.watched = false;
-        at_hand.unused.clear();
+        let mut cache = self.0.lock();
+        cache.has_reaper = false;
+        cache.unused.clear();
     }
 }

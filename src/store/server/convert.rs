@@ -1,4 +1,4 @@
-//! Numbers as the servers store them.
+//! Conversions of numbers to and from the types of the database servers.
 
 use std::time::Duration;
 
@@ -6,46 +6,47 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{CommitId, Position};
 use crate::store::log::relay::LONGEST_LEASE;
 
-/// Bits of a `CommitId` that say the place of an append's last event in its commit; the rest is the commit's number.
+/// The number of low bits of a `CommitId` that hold the ordinal of an append's last event in its commit. The other bits hold the number of the
+/// commit.
 pub(crate) const ORDINAL_BITS: u32 = 24;
 
-/// A commit's number and the place of an append's last event in it.
+/// Combines the number of a commit and the ordinal of an append's last event in it.
 pub(crate) fn commit_id(number: i64, ordinal: i32) -> CommitId {
     CommitId::new(number.unsigned_abs() << ORDINAL_BITS | u64::from(ordinal.unsigned_abs()))
 }
 
-/// The commit's number, and the place of the append's last event in it.
+/// Returns the number of the commit and the ordinal of the append's last event in it.
 pub(crate) fn split_commit_id(commit: CommitId) -> (i64, i64) {
     let (number, ordinal) = (commit.get() >> ORDINAL_BITS, commit.get() & ((1 << ORDINAL_BITS) - 1));
     (to_sql(number), to_sql(ordinal))
 }
 
-/// How many things one append brings: `Append` fits into memory, so its counts fit.
+/// Converts a count within one append. An `Append` fits into memory, so its counts fit into `i32`.
 pub(crate) fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// A count as the server's signed integer. No log gets longer than that, so a larger number only ever asks for "all".
+/// Converts a number to the server's signed integer. No log grows beyond `i64::MAX`, so a larger number always means "all".
 pub(crate) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// A limit likewise.
+/// Converts a limit to the server's signed integer. A larger limit means "all".
 pub(crate) fn limit_to_sql(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// The length of a lease, in microseconds.
+/// Converts the length of a lease to microseconds, at most [`LONGEST_LEASE`].
 pub(crate) fn micros_to_sql(length: Duration) -> i64 {
     i64::try_from(length.min(LONGEST_LEASE).as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A stored count.
+/// Converts a stored number. `what` names it in the error.
 pub(crate) fn from_sql(number: i64, what: &str) -> Result<u64> {
     u64::try_from(number).map_err(|_| ErrorKind::Corrupt(format!("negative {what} {number}")).into())
 }
 
-/// Where the event at a place of the commit that begins at position `first` stands.
+/// Returns the position of the event with the number `ordinal` in the commit that begins at position `first`.
 pub(crate) fn position(first: u64, ordinal: i32) -> Position {
     Position::new((first + u64::from(ordinal.unsigned_abs())).saturating_sub(1))
 }

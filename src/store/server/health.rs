@@ -1,4 +1,4 @@
-//! What an operator asks of a log on a database server.
+//! The health of a log on a database server, for operators.
 
 use std::time::Duration;
 
@@ -7,33 +7,34 @@ use crate::id::{Position, ProjectionName};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::server::convert::from_sql;
 
-/// How a log is doing.
+/// The health of a log: its head, its backlog, its open transactions and the lag of its projections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// The last position given out.
+    /// The last assigned position.
     pub head: Position,
-    /// Commits that are visible and have no position yet. More than a few for more than a moment: nobody reads the log's end.
+    /// The number of commits that are visible and have no position yet. If it stays above a few, no reader reads the end of the log.
     pub unsequenced: u64,
-    /// The transactions that hold something now.
+    /// The open transactions that can delay the log.
     pub open: OpenTransactions,
-    /// The projections whose read models are in the log's database, and how many positions each is behind. An inline projection is never
-    /// behind. A generation of a view that is being deleted is not listed.
+    /// The projections whose read models are in the database of the log, and the number of positions that each is behind. An inline
+    /// projection is never behind. A generation of a view that is being deleted is not listed.
     pub projections: Vec<(ProjectionName, u64)>,
 }
 
-/// The transactions that hold something now, as far as the store's user may see them.
+/// The open transactions that can delay the log, if the database user of the store may see them: on PostgreSQL those that hold a lane, on
+/// MySQL and MariaDB those of other sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpenTransactions {
-    /// Longest first.
+    /// The transactions, the longest first.
     Seen(Vec<OpenTransaction>),
-    /// The user has not got the right to see other sessions' transactions.
+    /// The database user has no right to see the transactions of other sessions.
     NotGranted,
 }
 
 impl OpenTransactions {
-    /// Those that could be seen, longest first.
+    /// Returns the visible transactions, the longest first.
     pub fn seen(&self) -> &[OpenTransaction] {
         match self {
             Self::Seen(transactions) => transactions,
@@ -42,22 +43,22 @@ impl OpenTransactions {
     }
 }
 
-/// A transaction that holds something.
+/// An open transaction that can delay the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenTransaction {
-    /// The server's number of the session: PostgreSQL's `pg_terminate_backend` takes it, and MySQL's `KILL`.
+    /// The server's id of the session, for `pg_terminate_backend` on PostgreSQL and `KILL` on MySQL.
     pub session: u64,
-    /// The lane it holds, on PostgreSQL.
+    /// The lane that the transaction holds, on PostgreSQL.
     pub lane: Option<u32>,
-    /// What it runs, or on PostgreSQL has last run. Empty where the server does not say.
+    /// The current statement; on PostgreSQL the current or the last one. Empty if the server does not report it.
     pub query: String,
-    /// How long it has been open.
+    /// The time since the transaction began.
     pub age: Duration,
 }
 
 impl Health {
-    /// `checkpoints` are names, positions and states.
+    /// Creates the health from stored values. `checkpoints` holds the name, the position and the state of each projection.
     pub(crate) fn new(
         (head, unsequenced): (i64, i64),
         open: OpenTransactions,

@@ -1,4 +1,4 @@
-//! Inline projections on database servers: set up, and applied in the transaction of a round of appends.
+//! Inline projections on database servers: their set-up, and their application in the transaction of a round of appends.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::work::of_work;
 
-/// The events that a round has written. They have no positions yet, and their time is about that of the commit.
+/// Returns the events that a round has written. They have no positions yet, and their time is approximately the time of the commit.
 pub(crate) fn written(round: &[&Append], results: &[Result<Appended>]) -> Vec<RecordedEvent> {
     let recorded_at = Utc::now().trunc_subsecs(6);
     let mut written = Vec::new();
@@ -36,7 +36,7 @@ pub(crate) fn written(round: &[&Append], results: &[Result<Appended>]) -> Vec<Re
     written
 }
 
-/// Applies a round's events in its own transaction.
+/// Applies the inline projections to the events of a round, in the transaction of the round.
 pub(crate) async fn apply_inline<Tx: Send + 'static>(
     inlines: &Inlines<Tx>,
     tx: &mut Tx,
@@ -56,18 +56,18 @@ pub(crate) async fn apply_inline<Tx: Send + 'static>(
     Ok(())
 }
 
-/// A read model next to the log of a server, whose projections can be applied inline.
+/// A read model in the database of the log, whose projections can be applied inline.
 #[async_trait]
 pub(crate) trait InlineModels: ReadModel {
-    /// Runs `work` and puts the projection into [`ProjectionState::Inline`], in one transaction. Views lock their rows from then on, as with
-    /// order per aggregate.
+    /// Runs `work` and sets the state of the projection to [`ProjectionState::Inline`], in one transaction. From then on views lock their
+    /// rows, as in per-aggregate order.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the projection has begun in log order or is being deleted.
     async fn begin_inline(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
 }
 
-/// Sets an inline projection up. From then on no worker runs it.
+/// Sets up an inline projection. From then on workers of this projection are refused.
 pub(crate) async fn begin_inline<M: InlineModels>(
     models: &M,
     log: &impl EventReader,
@@ -79,19 +79,19 @@ pub(crate) async fn begin_inline<M: InlineModels>(
         let (checkpoint, head) = (models.checkpoint(&projection).await?, log.head().await?);
         if checkpoint != head {
             return Err(refused(format!(
-                "is at position {checkpoint}, and the log ends at {head}: it cannot go on inline"
+                "is at position {checkpoint} and the log ends at {head}: let a worker catch up before it is applied inline"
             )));
         }
         if !models.parking(&projection).await?.parked.is_empty() {
-            return Err(refused("has parked aggregates: it cannot go on inline".into()));
+            return Err(refused("has parked aggregates: release them before it is applied inline".into()));
         }
     }
     let work: Work<M::Tx> = Box::new(move |tx| async move { inline.set_up(tx).await }.boxed());
     models.begin_inline(&projection, work).await
 }
 
-/// What a projection's work returned. Where the first error of the database's in its chain says that the database is the trouble, the
-/// projection is not to blame.
+/// Classifies the error of a projection's work. If the first database error in its chain is of a kind that the database caused, the
+/// projection is not at fault.
 pub(crate) fn classify_work(error: Error, kind: fn(&sqlx::Error, &str) -> ErrorKind) -> Error {
     of_work(error, |cause| Some(kind(cause.downcast_ref()?, "apply events")))
 }

@@ -1,4 +1,4 @@
-//! What the drivers for database servers share, whatever their SQL.
+//! Code that the drivers for database servers share. It does not depend on the SQL dialect.
 
 pub(crate) mod connections;
 pub(crate) mod convert;

@@ -1,4 +1,4 @@
-//! Reads a page of the log from two range scans, of places and of events.
+//! Reads a page of the log with two range scans: one of the commits and their positions, one of the events.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::server::convert::{from_sql, position};
 use crate::store::server::row::{Columns, EventBuilder};
 
-/// A page of a filtered read scans at least this many events, because a narrow filter lets few of them pass.
+/// A filtered read scans at least this many events per page, because a narrow filter lets few of them pass.
 const MIN_SCANNED_EVENTS: usize = 5_000;
 
-/// The end of the log is read by one query if it has at most this many events.
+/// One query reads the new events at the end of the log if there are at most this many.
 const MAX_TAIL_EVENTS: u64 = 64;
 
-/// The waits between looks while another session gives out positions: about half a minute in all. It takes a commit or two, but those of a disk
-/// that stands still for a while.
+/// Returns the delays between checks while another session assigns positions, about half a minute in total. Assigning takes only one or
+/// two commits, but a commit is slow while the disk stalls.
 pub(crate) fn looks() -> impl Iterator<Item = Duration> + Send {
     delays(Duration::from_millis(1), Duration::from_millis(16)).take(1_500)
 }
 
-/// A commit's place in the log.
+/// A commit and its positions in the log.
 pub(crate) struct Placed {
     first: u64,
     commit: i64,
@@ -36,32 +36,33 @@ impl Placed {
         Ok(Self { first: from_sql(first, "position")?, commit, events: from_sql(events.into(), "count")? })
     }
 
-    /// The position of its last event.
+    /// Returns the position of the last event.
     fn end(&self) -> Position {
         Position::new(self.first + self.events - 1)
     }
 }
 
-/// Receives the commit (or its first position), the place in it and the columns of one event after the other.
+/// Receives the events one by one: the commit (or its first position), the ordinal in the commit, and the columns.
 pub(crate) type Rows<'v> = &'v mut (dyn for<'r> FnMut(i64, i32, Result<Columns<'r>, sqlx::Error>) -> Result<()> + Send);
 
-/// A driver's two range scans, of places and of events.
+/// The queries of a driver that [`page`] reads with.
 #[async_trait]
 pub(crate) trait Scans: Sync {
-    /// The commits from the one that holds the next position to the one that holds `end`, or the log's last.
+    /// Returns the commits from the one that holds the position after `after` to the one that holds `end`, or to the last one of the log.
     async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>>;
 
-    /// The events of a range of commits that pass the filter, in any order.
+    /// Passes to `rows` the events of the commits `first` to `last` that pass the filter, in any order.
     async fn events_between(&self, first: i64, last: i64, filter: &Filter, rows: Rows<'_>) -> Result<()>;
 
-    /// The events between two positions, with the first position of their commit, in any order: one question instead of two, for a few.
+    /// Passes to `rows` the events after `after` up to `end`, with the first position of their commit, in any order. For a few events, this
+    /// one query replaces the two scans.
     async fn tail(&self, after: Position, end: Position, rows: Rows<'_>) -> Result<()>;
 
-    /// Gives positions to all commits that are visible now. Returns the last one; `None` where only others give them out.
+    /// Assigns positions to all commits that are visible now. Returns the last position, or `None` if this session cannot assign positions.
     async fn sequence(&self) -> Result<Option<Position>>;
 }
 
-/// A page of the log, from the two scans.
+/// Reads a page of the log.
 pub(crate) async fn page(driver: &dyn Scans, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
     if limit == 0 {
         return Ok(Page { events: Vec::new(), through: after });
@@ -69,7 +70,7 @@ pub(crate) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     let reach = after.plus(if filter.is_all() { limit } else { limit.max(MIN_SCANNED_EVENTS) } as u64);
     let mut placed = driver.placed(after, reach).await?;
     if placed.last().map_or(after, Placed::end) < reach {
-        // This is the log's end: there may be commits without positions.
+        // The page reaches the end of the log, where commits may have no positions yet.
         match driver.sequence().await? {
             Some(end) if end == after => return Ok(Page { events: Vec::new(), through: after }),
             Some(end) if end > after && end.since(after) <= MAX_TAIL_EVENTS.min(limit as u64) => {
@@ -85,12 +86,12 @@ pub(crate) async fn page(driver: &dyn Scans, after: Position, limit: usize, filt
     if first.first > after.get() + 1 {
         return Err(ErrorKind::Corrupt(format!("no commit at position {}", after.next())).into());
     }
-    let mut events = first_of(driver, &placed, after, limit, filter).await?;
+    let mut events = read_first(driver, &placed, after, limit, filter).await?;
     events.truncate(limit);
-    whole(Page::of(events, limit, end), after, filter)
+    check_complete(Page::of(events, limit, end), after, filter)
 }
 
-/// The events that came since the last look, where they are few: a joined read is dearer for each, and sooner done.
+/// Reads a few new events at the end of the log. The join costs more per event than the two scans, but it saves a round trip.
 async fn tail(driver: &dyn Scans, after: Position, end: Position, limit: usize, filter: &Filter) -> Result<Page> {
     let (mut earliest, mut builder) = (Earliest::default(), EventBuilder::default());
     let mut take = |first: i64, ordinal: i32, columns: Result<Columns<'_>, sqlx::Error>| {
@@ -101,11 +102,11 @@ async fn tail(driver: &dyn Scans, after: Position, end: Position, limit: usize, 
         Ok(())
     };
     driver.tail(after, end, &mut take).await?;
-    whole(Page::of(earliest.into_sorted(), limit, end), after, filter)
+    check_complete(Page::of(earliest.into_sorted(), limit, end), after, filter)
 }
 
-/// Refuses a page with holes.
-fn whole(page: Page, after: Position, filter: &Filter) -> Result<Page> {
+/// Returns `page`, or an error if events are missing in it.
+fn check_complete(page: Page, after: Position, filter: &Filter) -> Result<Page> {
     if filter.is_all() && page.events.len() as u64 != page.through.since(after) {
         let through = page.through;
         return Err(ErrorKind::Corrupt(format!("events are missing between positions {after} and {through}")).into());
@@ -113,9 +114,9 @@ fn whole(page: Page, after: Position, filter: &Filter) -> Result<Page> {
     Ok(page)
 }
 
-/// At least the first `limit` events, or a page's bytes of them. Reads as much of the log as would hold them if all passed the filter, and
-/// goes on as far as the share of those that did suggests.
-async fn first_of(
+/// Reads at least the first `limit` events that pass the filter, or [`PAGE_BYTES`] of them, if there are that many. The first scan is long
+/// enough if every event passes. The length of each further scan follows from the share of events that passed before.
+async fn read_first(
     driver: &dyn Scans,
     placed: &[Placed],
     after: Position,
@@ -123,24 +124,24 @@ async fn first_of(
     filter: &Filter,
 ) -> Result<Vec<RecordedEvent>> {
     let mut earliest = Earliest::default();
-    let (mut rest, mut looked, mut reach) = (placed, after, limit as u64);
+    let (mut rest, mut examined, mut reach) = (placed, after, limit as u64);
     while !rest.is_empty() && !earliest.is_full(limit) {
-        let to = looked.get().saturating_add(reach);
+        let to = examined.get().saturating_add(reach);
         let (next, later) = rest.split_at(rest.partition_point(|placed| placed.first <= to).max(1));
-        events_of(driver, next, after, filter, &mut earliest).await?;
-        looked = next.last().map_or(looked, Placed::end);
+        read_events(driver, next, after, filter, &mut earliest).await?;
+        examined = next.last().map_or(examined, Placed::end);
         let (wanted, found) = ((limit as u64).saturating_sub(earliest.len()), earliest.len());
-        // A quarter more, since one more look costs more than a few events too many.
+        // Scan a quarter more than estimated, because another scan costs more than a few extra events.
         reach =
-            looked.since(after).saturating_mul(wanted).checked_div(found).map_or(u64::MAX, |reach| reach / 4 * 5 + 1);
+            examined.since(after).saturating_mul(wanted).checked_div(found).map_or(u64::MAX, |reach| reach / 4 * 5 + 1);
         rest = later;
     }
     Ok(earliest.into_sorted())
 }
 
-/// The events of commits that stand together in the log stand almost together by commit number, too: one range holds them all, and the
-/// few others in it are passed over.
-async fn events_of(
+/// Reads the events of the commits `placed`. Commits that are adjacent in the log have almost adjacent numbers, so one range of numbers covers
+/// them all. The few other commits in the range are skipped.
+async fn read_events(
     driver: &dyn Scans,
     placed: &[Placed],
     after: Position,
@@ -161,10 +162,10 @@ async fn events_of(
     driver.events_between(first, last, filter, &mut take).await
 }
 
-/// The numbers of commits, in order, and where each begins in the log.
+/// The numbers of commits in ascending order, each with its first position.
 struct Commits {
     sorted: Vec<(i64, u64)>,
-    /// The one that was asked for last. Events come in about this order, so the next one is near.
+    /// The index of the last commit that was looked up. Events arrive in roughly this order, so the next commit is near.
     at: usize,
 }
 
@@ -186,7 +187,7 @@ impl Commits {
     }
 }
 
-/// Of the events it is given, in any order, the first in the log: as many as fill a page. Never holds more than two pages and an event.
+/// Collects events in any order and keeps the earliest of them, enough to fill a page. It never holds more than two pages and one event.
 #[derive(Default)]
 struct Earliest {
     events: Vec<RecordedEvent>,
@@ -206,7 +207,7 @@ impl Earliest {
         self.events.len() as u64
     }
 
-    /// Whether what comes later in the log would be in vain.
+    /// Returns whether the page is full, so that later events are not needed.
     fn is_full(&self, limit: usize) -> bool {
         self.events.len() >= limit || self.bytes >= PAGE_BYTES
     }

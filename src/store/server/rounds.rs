@@ -1,4 +1,4 @@
-//! What the drivers for database servers share, whatever their SQL: how appends are gathered and tried again, and how rows become events.
+//! Rounds of appends on database servers: how a batch is split into rounds, and how a round is retried.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,34 +11,37 @@ use crate::error::{Error, ErrorKind, Result, chain};
 use crate::id::{EventId, ExpectedVersion, Version};
 use crate::store::log::append::{Append, Appended};
 
-/// Attempts of a call that lost a race. Each loss means that another append went through.
-const ATTEMPTS: usize = 20;
+/// The maximum number of attempts of a round that loses to concurrent writers. Each lost attempt means that another append was written.
+const MAX_ATTEMPTS: usize = 20;
 
-/// The longest wait between two attempts: a few of a fast disk's commits.
-const LONGEST_DELAY: Duration = Duration::from_millis(50);
+/// The maximum delay between two attempts: the time of a few commits on a fast disk.
+const MAX_DELAY: Duration = Duration::from_millis(50);
 
-/// No further attempt begins after this time: those that fail by waiting for a lock are slow.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// No further attempt begins after this time, because an attempt that fails after a wait for a lock is slow.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(30);
 
 /// Why the database refused a round of appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// An event's id is in the log.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "MySQL names the key only in a message's text"))]
+    /// An event with the same id is already in the log.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "MySQL names the violated key only in the message text")
+    )]
     Duplicate,
-    /// A unique key was taken by somebody faster, unless it is an event's id.
+    /// A concurrent writer inserted the same unique key first. The key is not the id of an event, if the database tells them apart.
     Taken,
-    /// Transactions stood in each other's way: a deadlock, or a lock that did not come free in time.
+    /// The transaction was blocked by another one: a deadlock, or a timeout while waiting for a lock.
     Blocked,
-    /// Something that no further attempt is likely to mend.
+    /// Any other error. Another attempt is unlikely to succeed.
     Other,
 }
 
-/// What ended a round, with nothing written.
+/// The error that ended a round. Nothing was written.
 pub(crate) enum Ended {
-    /// The server did.
+    /// An error of the server.
     Server(sqlx::Error),
-    /// A projection that runs inline did.
+    /// An error of an inline projection.
     Inline(Error),
 }
 
@@ -48,21 +51,23 @@ impl From<sqlx::Error> for Ended {
     }
 }
 
-/// A driver's commit of appends that share no stream, no key and no claimed value.
+/// The part of [`append_batch`] that differs between drivers.
 #[async_trait]
 pub(crate) trait Rounds: Send + Sync {
+    /// Commits appends that share no stream, no idempotency key and no claimed value. Returns one outcome per append, in order.
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended>;
 
-    /// One of these ids that is in the log already.
+    /// Returns one of `ids` that is already in the log.
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error>;
 
+    /// Returns why the database refused a round.
     fn refusal(&self, error: &sqlx::Error) -> Refusal;
 
-    /// `attempt` completes "cannot ..".
+    /// Classifies `error`. `attempt` completes the message "cannot ..".
     fn classify(&self, error: sqlx::Error, attempt: &str) -> Error;
 }
 
-/// Commits a batch in as few rounds as its streams, keys and claims allow; one outcome each, in order.
+/// Commits a batch in as few rounds as its streams, keys and claims allow. Returns one outcome per append, in order.
 pub(crate) async fn append_batch(driver: &dyn Rounds, batch: &[Append]) -> Vec<Result<Appended>> {
     let mut results: Vec<Option<Result<Appended>>> = vec![None; batch.len()];
     let mut waiting: Vec<usize> = (0..batch.len()).collect();
@@ -78,12 +83,12 @@ pub(crate) async fn append_batch(driver: &dyn Rounds, batch: &[Append]) -> Vec<R
     results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect()
 }
 
-/// The appends that share no stream, no key and no claimed value with one before them, and the rest for the next round.
+/// Returns the appends that share no stream, no key and no claimed value with an earlier append, and the other ones for the next round.
 fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let (mut streams, mut keys, mut values) = (HashSet::new(), HashSet::new(), HashSet::new());
     waiting.iter().partition(|&&place| {
         let append = &batch[place];
-        // Also where it has to wait, what it names is taken: appends to one stream keep their order.
+        // An append that has to wait also blocks later appends to its streams, so appends to one stream keep their order.
         let streams_free = append.stream_ids().filter(|stream| !streams.insert(*stream)).count() == 0;
         let key_free = append.key().is_none_or(|key| keys.insert(key));
         let claims = append.streams().iter().flat_map(|part| &part.claims).map(|claim| (claim.scope(), claim.value()));
@@ -93,19 +98,19 @@ fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) 
     })
 }
 
-/// Tries a round. A lost race is run again, and seen as the conflict it is then; what keeps failing is taken apart, so that only the
-/// append at fault fails.
+/// Commits a round and retries it if a concurrent writer was faster; the next attempt then detects the conflict. A round that keeps failing
+/// is split into single appends, so that only the append at fault fails.
 async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appended>> {
     let began = Instant::now();
     let mut error = None;
-    for (attempt, delay) in attempts().enumerate() {
+    for (attempt, delay) in attempt_delays().enumerate() {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
         let failed = match driver.append_round(round).await {
             Ok(results) => return results,
             Err(Ended::Server(failed)) => failed,
-            Err(Ended::Inline(failed)) => match inlines_refusal(driver, &failed) {
+            Err(Ended::Inline(failed)) => match inline_refusal(driver, &failed) {
                 Refusal::Blocked => {
                     error = Some(Error::with_source(ErrorKind::Transient("append".into()), failed));
                     continue;
@@ -120,14 +125,14 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
             Refusal::Duplicate => break,
             Refusal::Blocked => error = Some(driver.classify(failed, "append")),
             Refusal::Taken if round.len() > 1 && attempt >= 2 => break,
-            // A conflict would have been seen by now.
+            // A version conflict would have been detected by this attempt, so check the ids of the events.
             Refusal::Taken if round.len() == 1 && attempt > 0 => match duplicate(driver, round[0], failed).await {
                 found if matches!(found.kind(), ErrorKind::DuplicateEvent(_)) => return vec![Err(found)],
                 _ => error = Some(lost()),
             },
             Refusal::Taken => error = Some(lost()),
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > MAX_RETRY_TIME {
             break;
         }
     }
@@ -141,20 +146,20 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
     results
 }
 
-/// Why the server refused what an inline projection did, as far as it was the server.
-fn inlines_refusal(driver: &dyn Rounds, error: &Error) -> Refusal {
-    let beneath = chain(error).find_map(|cause| cause.downcast_ref::<sqlx::Error>());
-    beneath.map_or(Refusal::Other, |beneath| driver.refusal(beneath))
+/// Returns why the server refused a statement of an inline projection, or [`Refusal::Other`] if the error did not come from the server.
+fn inline_refusal(driver: &dyn Rounds, error: &Error) -> Refusal {
+    let server_error = chain(error).find_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    server_error.map_or(Refusal::Other, |server_error| driver.refusal(server_error))
 }
 
-/// Returns the wait before each attempt. There is none before the first retry: the winner's events are already visible. Then they
-/// double, with jitter.
-fn attempts() -> impl Iterator<Item = Duration> + Send {
-    let longer = delays(Duration::from_millis(1), LONGEST_DELAY);
-    [Duration::ZERO; 2].into_iter().chain(longer.take(ATTEMPTS - 2))
+/// Returns the delay before each attempt. There is no delay before the first retry, because the winner's events are already visible. Later
+/// delays double, with jitter.
+fn attempt_delays() -> impl Iterator<Item = Duration> + Send {
+    let longer = delays(Duration::from_millis(1), MAX_DELAY);
+    [Duration::ZERO; 2].into_iter().chain(longer.take(MAX_ATTEMPTS - 2))
 }
 
-/// Which of the append's events is in the log already, or what the database said.
+/// Returns [`ErrorKind::DuplicateEvent`] with the id of an event that is already in the log, or else the classified error of the database.
 pub(crate) async fn duplicate(driver: &dyn Rounds, append: &Append, failed: sqlx::Error) -> Error {
     let ids = event_ids(append);
     let known = match twice(&ids) {
@@ -172,18 +177,21 @@ pub(crate) fn event_ids(append: &Append) -> Vec<Uuid> {
     append.streams().iter().flat_map(|part| &part.events).map(|event| *event.id.as_uuid()).collect()
 }
 
-/// An id that stands there twice.
+/// Returns an id that occurs twice in `ids`.
 pub(crate) fn twice(ids: &[Uuid]) -> Option<Uuid> {
     let mut seen = HashSet::new();
     ids.iter().copied().find(|id| !seen.insert(*id))
 }
 
+/// Returns the error of an append that lost to concurrent writers on every attempt.
 pub(crate) fn lost() -> Error {
-    Error::new(ErrorKind::Transient("append: others were faster each time".into()))
+    Error::new(ErrorKind::Transient("append: concurrent writers won every attempt; retry later".into()))
 }
 
-/// Another transaction has written the next version since a caller's own took its snapshot, so the version found there is at least one
-/// more than the one expected. Of several streams it might be any.
+/// Returns the error of an append in a caller's transaction that lost to a concurrent writer.
+///
+/// Another transaction has written the next version since the caller's transaction took its snapshot, so the actual version is at least one
+/// more than the expected version. If the append has several streams, any of them may be the one in conflict.
 pub(crate) fn lost_race(append: &Append, error: sqlx::Error) -> Error {
     let [part] = append.streams() else { return lost() };
     let (stream, expected) = (part.stream.clone(), part.expected);

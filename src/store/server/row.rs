@@ -1,4 +1,4 @@
-//! Rows to events: whole ones for readers of the log, and borrowed ones for a replay.
+//! Conversion of rows to events: owned events for readers of the log, borrowed ones for a replay.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -11,7 +11,7 @@ use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Versi
 use crate::store::log::reader::Visitor;
 use crate::store::server::convert::{from_sql, position};
 
-/// The columns of an event as they are stored.
+/// The stored columns of an event.
 pub(crate) struct Columns<'r> {
     pub(crate) event_id: Uuid,
     pub(crate) aggregate_type: &'r str,
@@ -27,7 +27,7 @@ pub(crate) struct Columns<'r> {
     pub(crate) payload: &'r [u8],
 }
 
-/// Builds whole events; their types share one allocation each.
+/// Builds owned events. Events of the same type share the allocation of its name.
 #[derive(Default)]
 pub(crate) struct EventBuilder {
     aggregate_types: Vec<AggregateType>,
@@ -35,7 +35,10 @@ pub(crate) struct EventBuilder {
 }
 
 impl EventBuilder {
-    /// The event at a place of the commit that begins at position `first`. What is wrong with it is reported with its position.
+    /// Builds the event with the number `ordinal` in the commit that begins at position `first`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`], with the position of the event, if a column is damaged.
     pub(crate) fn build(
         &mut self,
         first: u64,
@@ -72,7 +75,7 @@ impl EventBuilder {
     }
 }
 
-/// A log has few kinds of things: the same text is the same allocation.
+/// Returns the name `text`, and reuses its allocation if `known` contains it. A log has few different names.
 fn known<'t, T>(known: &mut Vec<T>, text: &'t str, as_str: fn(&T) -> &str) -> Result<T, String>
 where
     T: Clone + TryFrom<&'t str, Error: std::fmt::Display>,
@@ -85,7 +88,7 @@ where
     Ok(name)
 }
 
-/// What a replay needs of an event.
+/// The columns of an event that a replay needs.
 pub(crate) struct Replayed<'r> {
     pub(crate) version: i64,
     pub(crate) event_type: &'r str,
@@ -94,7 +97,7 @@ pub(crate) struct Replayed<'r> {
     pub(crate) payload: &'r [u8],
 }
 
-/// Hands one stream's rows to a visitor, and sees to it that none is missing.
+/// Passes the rows of one stream to a visitor, and checks that no version is missing.
 pub(crate) struct Visit<'v> {
     pub(crate) stream: &'v StreamId,
     visitor: &'v mut dyn Visitor,
@@ -115,8 +118,10 @@ impl<'v> Visit<'v> {
     pub(crate) fn event(&mut self, row: &Replayed<'_>) -> Result<()> {
         let stream = self.stream;
         let version = Version::new(from_sql(row.version, "version")?);
-        if self.due.is_some_and(|due| due != version) {
-            return Err(ErrorKind::Corrupt(format!("{stream}: version {version} is out of line")).into());
+        if let Some(due) = self.due
+            && due != version
+        {
+            return Err(ErrorKind::Corrupt(format!("{stream}: expected version {due}, found {version}")).into());
         }
         self.due = Some(version.next());
         let damaged = |problem| Error::new(ErrorKind::Corrupt(format!("{stream} version {version}: {problem}")));
@@ -126,9 +131,9 @@ impl<'v> Visit<'v> {
         self.visitor.event(version, StoredEvent { event_type, schema_version, codec, payload })
     }
 
-    /// A row whose columns are not ours.
+    /// Returns the error of a row whose columns cannot be read.
     pub(crate) fn damaged(&self, error: sqlx::Error) -> Error {
-        Error::with_source(ErrorKind::Corrupt(format!("a row of {}", self.stream)), error)
+        Error::with_source(ErrorKind::Corrupt(format!("row of {}", self.stream)), error)
     }
 }
 
@@ -138,5 +143,5 @@ fn codec(number: i16) -> Result<Codec, String> {
 }
 
 fn schema_version(number: i64) -> Result<u32, String> {
-    u32::try_from(number).map_err(|_| format!("schema version {number}"))
+    u32::try_from(number).map_err(|_| format!("invalid schema version {number}"))
 }

@@ -1,7 +1,7 @@
-//! The ports of a log, which the stores on database servers implement alike.
+//! The ports of the log, which all stores on database servers implement in the same way.
 
 /// Implements [`EventReader`](crate::store::EventReader) and [`EventStore`](crate::store::EventStore) for a store with the fields `reader`,
-/// `writer`, `commits` and `max_payload`. Its reader and its writer have a method for each call that differs between servers.
+/// `writer`, `commits` and `max_payload`. The reader and the writer have a method for each call that differs between servers.
 macro_rules! log_ports {
     ($store:ty) => {
         const _: () = {

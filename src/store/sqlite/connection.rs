@@ -13,13 +13,13 @@ use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::migrate;
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 
-/// Prepared statements a connection keeps: all of ours and a projection's dozens.
+/// The prepared statements that a connection caches: enough for all of this driver and some dozens of a projection.
 const CACHED_STATEMENTS: usize = 64;
 
-/// The pages that SQLite keeps in memory, where the program has set no limit.
+/// The most bytes of pages that SQLite keeps in memory if the program has set no limit.
 const CACHE_BYTES: i64 = 64 * 1024 * 1024;
 
-/// Where the database lives.
+/// The location of a database.
 #[derive(Debug, Clone)]
 pub(crate) enum Location {
     File(PathBuf),
@@ -35,7 +35,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// One writer and the readers, after the file is migrated. A database in memory has one connection for both.
+    /// Migrates the file and returns a pool with one writer and a pool of readers. A database in memory has one connection for both.
     pub(crate) async fn open(location: Location, options: SqliteOptions) -> Result<(Arc<Self>, Arc<Self>)> {
         blocking(move || {
             let mut writer = connect(&location, &options)?;
@@ -44,13 +44,13 @@ impl Pool {
             } else {
                 migrate::apply(&mut writer)?;
             }
-            let writers = Arc::new(Self::of(vec![writer]));
+            let writers = Arc::new(Self::new(vec![writer]));
             let readers = match &location {
                 Location::Memory => writers.clone(),
                 Location::File(_) => {
                     let options = SqliteOptions { read_only: true, ..options };
                     let readers = (0..options.readers).map(|_| connect(&location, &options));
-                    Arc::new(Self::of(readers.collect::<Result<_, _>>()?))
+                    Arc::new(Self::new(readers.collect::<Result<_, _>>()?))
                 }
             };
             Ok((writers, readers))
@@ -59,13 +59,13 @@ impl Pool {
         .map_err(|failure: Failure| failure.to("open the database"))
     }
 
-    fn of(connections: Vec<Connection>) -> Self {
+    fn new(connections: Vec<Connection>) -> Self {
         let size = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(connections.len()));
         Self { idle: Mutex::new(connections), permits, size }
     }
 
-    /// Runs `work` with a connection of its own. The work runs to its end even if the caller is dropped.
+    /// Runs `work` with exclusive use of a connection. The work runs to its end even if this future is dropped.
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         attempt: &'static str,
@@ -98,7 +98,7 @@ impl Pool {
     }
 }
 
-/// Gives the connection back also when the work panics; an open transaction was rolled back by then.
+/// Returns the connection to the pool when dropped, even if the work panics. An open transaction was rolled back before that.
 struct Checkout {
     connection: Option<Connection>,
     pool: Arc<Pool>,
@@ -111,12 +111,14 @@ impl Drop for Checkout {
     }
 }
 
-/// Runs on a thread that may block. A panic there goes on here.
+/// Runs `work` on a thread that may block. A panic of the work continues in the caller.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => Ok(value),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(Error::with_source(ErrorKind::Transient("run: the runtime is shutting down".into()), error)),
+        Err(error) => {
+            Err(Error::with_source(ErrorKind::Transient("run a task: the runtime is shutting down".into()), error))
+        }
     }
 }
 
@@ -128,7 +130,7 @@ fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, F
     db.busy_timeout(options.busy_timeout)?;
     db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     if !options.read_only {
-        // WAL: readers do not wait for the writer, and a commit is one write and one sync.
+        // With WAL, readers do not wait for the writer, and a commit is one write and one sync.
         switch_to_wal(&db, options.busy_timeout)?;
         let synchronous = match options.synchronous {
             Synchronous::Full => "FULL",
@@ -141,29 +143,30 @@ fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, F
         }
     }
     if let Location::File(_) = location {
-        // A negative number counts KiB.
+        // A negative size is in KiB.
         db.pragma_update(None, "cache_size", -(cache_bytes(&db)? / 1024))?;
     }
     Ok(db)
 }
 
-/// Returns the bytes that SQLite may cache in this process, for all connections together. As built by rusqlite they share one cache. A connection
-/// that has used up its share takes the oldest pages of others, and once all shares are used up, SQLite drops the pages of the others as soon
-/// as they are read: a reader that scans the log would leave the writer without a cache permanently. So each share is the whole limit.
+/// Returns the bytes that SQLite may cache in this process, for all connections together. In rusqlite's build of SQLite the connections share one
+/// cache. A connection that has used up its share takes the oldest pages of the others. Once all shares are used up, SQLite drops the other
+/// connections' pages as soon as they are read, so a reader that scans the log would leave the writer without a cache permanently. Therefore
+/// each connection's share is the whole limit.
 fn cache_bytes(db: &Connection) -> Result<i64, rusqlite::Error> {
     let limit = db.pragma_query_value(None, "soft_heap_limit", |row| row.get(0))?;
     if limit > 0 {
-        // The program's own.
+        // The program has set this limit.
         return Ok(limit);
     }
     db.pragma_update_and_check(None, "soft_heap_limit", CACHE_BYTES, |row| row.get(0))
 }
 
-/// Processes that switch a new file at the same time hold what the others need, so that SQLite refuses at once where it would wait
-/// elsewhere: tried again until the busy timeout is over.
+/// Switches a file to WAL and retries until the busy timeout ends. Processes that switch a new file at the same time hold locks that the others
+/// need, and SQLite then refuses at once instead of waiting.
 fn switch_to_wal(db: &Connection, timeout: Duration) -> Result<(), rusqlite::Error> {
     let deadline = Instant::now() + timeout;
-    // Each process at a pace of its own, so that they do not meet again and again.
+    // Each process retries at a different pace, so that two processes do not collide repeatedly.
     let mut pause = Duration::from_micros(500 + u64::from(std::process::id() % 16) * 100);
     loop {
         match db.pragma_update(None, "journal_mode", "WAL") {
@@ -182,7 +185,7 @@ fn open_file(path: &Path, read_only: bool) -> Result<Connection, rusqlite::Error
     } else {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
     };
-    // No mutex: a connection is used by one thread at a time. No URI: a path is a path, whatever is in it.
+    // No mutex, because one thread at a time uses a connection. No URI, so every path is taken literally.
     Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 

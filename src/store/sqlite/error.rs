@@ -1,4 +1,4 @@
-//! The one place where SQLite's error codes get their meaning.
+//! Classifies SQLite's error codes.
 
 use std::fmt::Display;
 
@@ -7,7 +7,7 @@ use rusqlite::ErrorCode;
 use crate::error::{Error, ErrorKind};
 use crate::store::model::work::of_work;
 
-/// The error of a call on a connection: SQLite's, not yet classified, or one of ours.
+/// The error of a call on a connection: an unclassified error of SQLite, or an error of this library.
 #[derive(Debug)]
 pub(crate) enum Failure {
     Sqlite(rusqlite::Error),
@@ -35,7 +35,7 @@ impl Failure {
         }
     }
 
-    /// Converts to the error of a row that cannot be read, with the place of the row.
+    /// Converts to the [`Corrupt`](ErrorKind::Corrupt) error of the row at `place`, which cannot be read.
     pub(crate) fn in_row(self, place: impl Display) -> Self {
         match self {
             Self::Own(error) => match error.kind() {

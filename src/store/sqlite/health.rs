@@ -1,4 +1,4 @@
-//! What an operator asks of a log.
+//! Reads the health of a log.
 
 use std::path::Path;
 
@@ -10,32 +10,32 @@ use crate::store::sqlite::convert::position_from_sql;
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::log::read;
 
-/// How a log is doing.
+/// The health of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// The last position given out. Here an append gives out its positions itself: none ever waits for one.
+    /// The last position in the log. In SQLite an append assigns its positions in its own commit, so no event waits for one.
     pub head: Position,
-    /// The projections whose read models lie in the log's own file, and how many positions each is behind. A generation of a view
-    /// that is being deleted is not listed. Of a read model in a file of
-    /// its own, [`SqliteReadModel::behind`](crate::store::sqlite::SqliteReadModel::behind) knows it.
+    /// The projections whose read models are in the log's own file, and how many positions each is behind. A generation of a view that is being
+    /// deleted is not listed. For read models in a separate file, call
+    /// [`SqliteReadModel::behind`](crate::store::sqlite::SqliteReadModel::behind).
     pub projections: Vec<(ProjectionName, u64)>,
-    /// Bytes of the log's file.
+    /// The size of the log's file in bytes.
     pub file_bytes: u64,
-    /// Bytes of the file beside it, `-wal`, in which commits wait to be carried over. More than some MiB for more than a moment: somebody
-    /// keeps a read transaction open.
+    /// The size in bytes of the `-wal` file, where commits wait until SQLite copies them into the log's file. If it stays above a few MiB, some
+    /// process keeps a read transaction open.
     pub wal_bytes: u64,
 }
 
 pub(crate) fn health(db: &mut Connection) -> Result<Health, Failure> {
-    // One snapshot: a projection is never ahead of the head it is measured by.
+    // One snapshot for both, so that no projection is ahead of the head.
     let tx = db.transaction()?;
     let head = read::head(&tx)?;
     let (path, wal) = (tx.path().map(str::to_owned), tx.path().map(|path| format!("{path}-wal")));
     Ok(Health { head, projections: behind(&tx, head)?, file_bytes: bytes(path), wal_bytes: bytes(wal) })
 }
 
-/// The projections of a file, by name, and how far each is behind a log's head.
+/// Returns the projections of a file, by name, and how many positions each is behind `head`.
 pub(crate) fn behind(db: &Connection, head: Position) -> Result<Vec<(ProjectionName, u64)>, Failure> {
     let mut checkpoints = db.prepare_cached(CHECKPOINTS)?;
     let mut rows = checkpoints.query([])?;
@@ -47,7 +47,7 @@ pub(crate) fn behind(db: &Connection, head: Position) -> Result<Vec<(ProjectionN
     Ok(behind)
 }
 
-/// None for a database in memory, and where there is no such file now.
+/// Returns the size of a file, or 0 for a database in memory or a file that does not exist.
 fn bytes(path: Option<String>) -> u64 {
     let file = path.filter(|path| !path.is_empty()).and_then(|path| Path::new(&path).metadata().ok());
     file.map_or(0, |file| file.len())

@@ -1,11 +1,11 @@
-//! Brings a file to the schema of this release.
+//! Upgrades a file to the schema of this release.
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::error::Failure;
 
-/// The steps of the schema, of logs and of read models alike. Never changed once released.
+/// The steps of the schema, which logs and read models share. A step never changes once it is released.
 const STEPS: [(u32, &str, &str); 1] = [(1, "tables", include_str!("../../../migrations/sqlite/0001_tables.sql"))];
 
 /// The newest step that this release knows.

@@ -1,7 +1,7 @@
 //! The log and read models in SQLite files.
 //!
-//! SQLite is called through rusqlite on tokio's blocking threads: measured, one call per statement through an async driver costs
-//! more than the statement itself. A log has one writer connection and a few readers that never wait for it (WAL).
+//! The driver calls SQLite through rusqlite on tokio's blocking threads, because one call per statement through an async driver costs more than
+//! the statement itself. A log has one connection for writing and a few for reading, which never wait for the writer (WAL).
 
 mod connection;
 mod convert;

@@ -4,18 +4,25 @@ use std::time::Duration;
 
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
 
-/// Selects how durable a commit is before it returns.
+/// Selects what a commit waits for before it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Synchronous {
-    /// A commit waits for the disk: an acknowledged append survives a power cut.
+    /// A commit waits for the disk: an acknowledged append survives a power failure.
     Full,
-    /// A commit waits for the operating system only: several times faster if the disk is slow. A killed process loses nothing, but a
-    /// power cut or a crash of the system may take back the last acknowledged commits. The file stays intact.
+    /// A commit waits only for the operating system, which is several times faster on a slow disk. A killed process loses nothing, but a power
+    /// failure or a crash of the system may lose the last acknowledged commits. The file stays intact.
     Normal,
 }
 
 /// Settings of a SQLite file.
+///
+/// # Examples
+/// ```
+/// use retell::store::sqlite::{SqliteOptions, Synchronous};
+///
+/// let options = SqliteOptions::new().with_synchronous(Synchronous::Normal).with_readers(4);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SqliteOptions {
@@ -28,11 +35,11 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// Full durability, 2 reading connections, 5 seconds of waiting for another process's write, payloads up to 16 MiB, no limit on
-    /// the file.
+    /// Creates the default settings: full durability, 2 connections for reading, a wait of at most 5 seconds for another process's write, payloads up
+    /// to 16 MiB, and no limit on the size of the file.
     ///
-    /// SQLite keeps up to 64 MiB of pages in memory for all connections of the process, other uses of SQLite in it among them. A program that
-    /// wants another limit sets `PRAGMA soft_heap_limit` by any connection before it opens its first store.
+    /// SQLite keeps up to 64 MiB of pages in memory for all connections of the process, including other uses of SQLite. To set another limit, run
+    /// `PRAGMA soft_heap_limit` on any connection before the program opens its first store.
     pub fn new() -> Self {
         Self {
             synchronous: Synchronous::Full,
@@ -44,13 +51,13 @@ impl SqliteOptions {
         }
     }
 
-    /// Sets what a commit waits for. A log is `Full` by default; a read model can be built again, so `Normal` serves it best.
+    /// Sets what a commit waits for. The default is `Full`. `Normal` suits read models best, because they can be rebuilt.
     pub fn with_synchronous(mut self, synchronous: Synchronous) -> Self {
         self.synchronous = synchronous;
         self
     }
 
-    /// Opens an existing file for reading: every write is refused.
+    /// Opens an existing file for reading only: every write fails with [`ReadOnly`](crate::ErrorKind::ReadOnly).
     ///
     /// SQLite reads a log through two files next to it. If no process has the log open for writing, SQLite has to create them: in a
     /// directory without write permission, opening fails with [`ReadOnly`](crate::ErrorKind::ReadOnly).
@@ -59,13 +66,13 @@ impl SqliteOptions {
         self
     }
 
-    /// Sets how many reads may run at once (minimum 1). Each has a connection of its own.
+    /// Sets how many reads may run at once (minimum 1). Each uses its own connection.
     pub fn with_readers(mut self, readers: usize) -> Self {
         self.readers = readers.max(1);
         self
     }
 
-    /// Sets how long a write waits for another process before it fails as transient.
+    /// Sets how long a write waits for another process before it fails with [`Transient`](crate::ErrorKind::Transient).
     pub fn with_busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
         self
@@ -77,7 +84,7 @@ impl SqliteOptions {
         self
     }
 
-    /// Sets a quota: an append that would grow the file beyond it is refused as if the disk were full.
+    /// Sets the largest size of the file, in bytes. An append that would exceed it fails with [`Full`](crate::ErrorKind::Full).
     pub fn with_max_file_bytes(mut self, bytes: u64) -> Self {
         self.max_file_bytes = Some(bytes);
         self

@@ -1,4 +1,4 @@
-//! The store: how a log in a SQLite file is opened, and its ports.
+//! The store: opens a log in a SQLite file and implements the log's ports.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,9 +21,21 @@ use crate::store::sqlite::log::append::{self, Writer};
 use crate::store::sqlite::log::{claims, read, replay};
 use crate::store::sqlite::options::SqliteOptions;
 
-/// A log in one SQLite file. Cloning gives another handle.
+/// A log in one SQLite file. Clones share the connections.
 ///
-/// Several processes may open the same file; each append then waits for the other's commit.
+/// Several processes may open the same file. An append then waits for the commits of the other processes.
+///
+/// # Examples
+/// ```
+/// use retell::EventReader;
+/// use retell::store::sqlite::SqliteStore;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let store = SqliteStore::in_memory().await?;
+/// assert_eq!(store.head().await?.get(), 0);
+/// # Ok::<(), retell::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
     pub(crate) writer: Arc<Writer>,
@@ -33,54 +45,56 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens a log with default settings, and makes the file if it is not there.
+    /// Opens a log with default settings, and creates the file if it does not exist.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with).
+    /// The same as for [`open_with`](Self::open_with).
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, SqliteOptions::new()).await
     }
 
-    /// Opens a log, and makes the file if it is not there.
+    /// Opens a log, and creates the file if it does not exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the file is not a sound SQLite database,
-    /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release wrote it,
-    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if it cannot be opened.
+    /// - [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the file is not a valid SQLite database
+    /// - [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release has changed the schema
+    /// - [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite cannot open the file
+    /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
         Self::at(Location::File(path.as_ref().to_owned()), options).await
     }
 
-    /// Opens a log in memory, which is gone with its last handle. Reads and appends take turns.
+    /// Opens a log in memory. It is lost when the last handle is dropped. Reads and appends take turns.
     ///
     /// # Errors
-    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite cannot open the database.
     pub async fn in_memory() -> Result<Self> {
         Self::at(Location::Memory, SqliteOptions::new()).await
     }
 
-    /// Appends, and writes rows of the caller's in the same transaction: both become durable together, or neither does.
+    /// Appends and writes the caller's rows in the same transaction: both become durable together, or neither does.
     ///
-    /// `work` runs after the events are written and before the commit, on a blocking thread; it gets the log's own connection, so its
-    /// tables lie in the log's file. It does not run where the append is refused, nor where its key was used before: its rows are there
-    /// then, and the second value is `None`. If it returns an error, nothing was written, and that error comes back as it is. If it
-    /// panics, nothing was written either, and the panic goes on in the caller.
+    /// `work` runs on a blocking thread, after the events are written and before the commit. It gets the log's own connection, so its tables are in
+    /// the log's file. `work` does not run if the append is refused. It also does not run if the append's key was used before: the first append
+    /// has already written the rows, and the second value is `None`. If `work` returns an error, nothing is written and this call returns that
+    /// error unchanged. If `work` panics, nothing is written and the panic continues in the caller.
     ///
-    /// A file has one writer. While `work` runs, other appends and snapshots wait, also those of other processes; reads do not. It must
-    /// not wait for an append of its own.
+    /// A file has one writer. While `work` runs, other appends and snapshots wait, including those of other processes; reads do not. `work` must not
+    /// wait for another append to this log.
     ///
-    /// Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library. Savepoints are fine.
+    /// `work` must not execute `BEGIN`, `COMMIT` or `ROLLBACK`. Savepoints are fine.
     ///
     /// # Errors
-    /// What `work` returns. What [`append`](EventStore::append) returns, as an `E`.
-    /// [`Invalid`](crate::ErrorKind::Invalid) if `work` ended the transaction, or a statement that failed did and `work` went on all the
-    /// same: nothing was written then, neither before that nor after it.
+    /// - the error that `work` returns
+    /// - the errors of [`append`](EventStore::append), converted to `E`
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if `work` ended the transaction, or continued after a failed statement had ended it. Nothing is
+    ///   written, neither before nor after that statement.
     ///
     /// # Panics
-    /// As `work` does.
+    /// If `work` panics.
     ///
     /// # Cancel safety
-    /// A dropped call may still write, but never in part.
+    /// If the call is dropped, it may still write everything, but never a part.
     ///
     /// # Examples
     /// ```
@@ -114,12 +128,12 @@ impl SqliteStore {
         self.writer.append_with(append, work).await
     }
 
-    /// How the log is doing: its head, how far behind the projections of its file are, and the sizes of its files.
+    /// Returns the health of the log: its head, how far behind the projections in its file are, and the sizes of its files.
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     pub async fn health(&self) -> Result<Health> {
-        self.readers.run("ask for the log's health", health::health).await
+        self.readers.run("read the log's health", health::health).await
     }
 
     async fn at(location: Location, options: SqliteOptions) -> Result<Self> {
@@ -166,7 +180,7 @@ impl EventReader for SqliteStore {
     async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
         let position = Position::new(commit.get());
         let known = position <= *self.writer.head.borrow();
-        // Another process of this file may have written it.
+        // Another process that has opened this file may have written it.
         let written = known || position <= self.head().await?;
         Ok(written.then_some(position))
     }

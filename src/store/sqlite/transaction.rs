@@ -1,17 +1,17 @@
-//! The transaction of a batch.
+//! A transaction with the write lock.
 
 use rusqlite::Connection;
 
 use crate::store::sqlite::error::Failure;
 
-/// Rolls back unless it was committed; also when the work panics. (A `rusqlite::Transaction` cannot be handed to an async projection,
-/// since it must not move between threads.)
+/// An open transaction, which rolls back when it is dropped without a commit, even in a panic. An async projection cannot use a
+/// `rusqlite::Transaction`, because that must not move between threads.
 pub(crate) struct OpenTransaction<'db> {
     pub(crate) db: &'db mut Connection,
 }
 
 impl<'db> OpenTransaction<'db> {
-    /// Immediate: what is compared after this stays as it is until the commit.
+    /// Begins an immediate transaction: it takes the write lock, so rows read after this do not change until the commit.
     pub(crate) fn begin(db: &'db mut Connection) -> Result<Self, Failure> {
         db.execute_batch("BEGIN IMMEDIATE")?;
         Ok(Self { db })

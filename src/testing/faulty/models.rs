@@ -1,4 +1,4 @@
-//! A read model whose transactions fail, before their commit or after it.
+//! A read model whose transactions fail before or after their commit.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -21,27 +21,27 @@ use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::testing::faulty::script::seeded;
 use crate::testing::read_model::Counting;
 
-/// What happens to one transaction of a read model.
+/// The fault that [`FaultyModels`] applies to one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommitFault {
-    /// Nothing: it is committed.
+    /// No fault: the transaction commits.
     Commit,
-    /// It is rolled back when all of its work is done, and the caller is told to try again.
+    /// The transaction is rolled back after its work is done, and the caller gets a transient error.
     Refuse,
-    /// It is committed, and the answer is lost: the caller is told to try again, although everything is kept.
+    /// The transaction commits, but the response is lost: the caller gets a transient error.
     LoseAnswer,
-    /// The program dies before the commit: nothing is kept, and the call does not return.
+    /// The program dies before the commit: nothing is kept, and the call never returns.
     DieBefore,
-    /// The program dies after the commit: everything is kept, and the call does not return.
+    /// The program dies after the commit: everything is kept, and the call never returns.
     DieAfter,
 }
 
 impl CommitFault {
-    /// Each of them.
+    /// Every fault.
     pub const ALL: [Self; 5] = [Self::Commit, Self::Refuse, Self::LoseAnswer, Self::DieBefore, Self::DieAfter];
 
-    /// So many of them at random, the same each time for the same seed.
+    /// Returns `count` random faults. The same seed always gives the same faults.
     pub fn seeded(seed: u64, count: usize) -> Vec<Self> {
         seeded(&Self::ALL, seed, count)
     }
@@ -51,18 +51,19 @@ impl CommitFault {
     }
 }
 
-/// Does to each transaction in turn what a script says; those that come after the script are committed. Cloning gives another handle, with
-/// the same script.
+/// A read model that applies a script of faults, one per transaction. Transactions beyond the end of the script commit. Clones share the
+/// script.
 ///
-/// A transaction is what changes the read model: a projection's set-up and its batches, a step that only moves the checkpoint, and so on.
-/// Reads are never disturbed.
+/// Every change of the read model is a transaction: a projection's setup, each of its batches, a step that only moves the checkpoint, and
+/// so on. Reads never fail.
 ///
 /// # Examples
-/// A worker dies between a commit and its answer. The next one goes on behind it.
+/// A worker dies between a commit and its response. The next worker continues after the committed events.
 /// ```
 /// # use retell::store::Append;
 /// # use retell::testing::store::{events, stream};
-/// # use retell::{AnyEvent, BoxError, ReadModel, Envelope, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore, Projection, Worker, async_trait};
+/// # use retell::{AnyEvent, BoxError, Envelope, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore, Projection, ReadModel, Worker};
+/// # use retell::async_trait;
 /// # struct Count;
 /// # #[async_trait]
 /// # impl Projection for Count {
@@ -79,11 +80,11 @@ impl CommitFault {
 /// # let log = MemoryStore::new();
 /// # log.append(Append::new(stream("a"), ExpectedVersion::Any, events(5))).await?;
 /// let models = MemoryReadModel::with_value(0);
-/// // The first transaction is the set-up.
+/// // The first transaction is the projection's setup.
 /// let faulty = FaultyModels::new(models.clone(), [CommitFault::Commit, CommitFault::DieAfter]);
 /// let (worker, stop) = (Worker::new(Count, log.clone(), faulty.clone()), CancellationToken::new());
 /// tokio::select! {
-///     ended = worker.run(stop.clone()) => unreachable!("it is dropped before: {ended:?}"),
+///     ended = worker.run(stop.clone()) => unreachable!("the worker dies before it ends: {ended:?}"),
 ///     () = faulty.died() => assert_eq!(*models.value(), 5),
 /// }
 /// Worker::new(Count, log, faulty).catch_up().await?;
@@ -99,21 +100,21 @@ pub struct FaultyModels<M> {
 }
 
 impl<M> FaultyModels<M> {
-    /// Breaks a read model by script.
+    /// Wraps `inner` and applies the faults of `script` to its transactions.
     pub fn new(inner: M, script: impl IntoIterator<Item = CommitFault>) -> Self {
         let script = Arc::new(Mutex::new(script.into_iter().collect()));
         Self { inner, script, died: Arc::default() }
     }
 
-    /// The read model beneath.
+    /// Returns the wrapped read model.
     pub fn inner(&self) -> &M {
         &self.inner
     }
 
-    /// Waits until the program dies, in a transaction: then drop whatever was to run in it, and start it anew.
+    /// Waits until a transaction simulates the death of the program. Then drop the worker that ran in it, and start another one.
     ///
     /// # Cancel safety
-    /// May be dropped at any time: a death that nobody has waited for is told to the next who does.
+    /// This method is cancel safe: the next call reports a death that no call has reported yet.
     pub async fn died(&self) {
         self.died.notified().await;
     }
@@ -122,14 +123,14 @@ impl<M> FaultyModels<M> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or(CommitFault::Commit)
     }
 
-    /// A change that the read model makes in a transaction of its own.
+    /// Applies the next fault to a change that the read model makes in its own transaction.
     async fn change<T>(&self, change: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let fault = self.next();
         let changed = if fault.is_before() { Err(lost()) } else { change.await };
         self.answer(fault, changed).await
     }
 
-    /// What the caller hears of a transaction that has come to its end.
+    /// Returns the caller's response to a transaction that has ended, as `fault` demands.
     async fn answer<T>(&self, fault: CommitFault, ended: Result<T>) -> Result<T> {
         match fault {
             CommitFault::Commit | CommitFault::Refuse => ended,
@@ -143,19 +144,19 @@ impl<M> FaultyModels<M> {
 }
 
 fn lost() -> Error {
-    ErrorKind::Transient("commit: the connection is lost, on purpose".into()).into()
+    ErrorKind::Transient("commit: the connection was lost on purpose".into()).into()
 }
 
-/// Does the work, and then fails where the fault comes before the commit.
-fn spoiled<Tx: Send + ?Sized + 'static>(work: Work<Tx>, fault: CommitFault) -> Work<Tx> {
+/// Returns `work`, followed by an error if `fault` comes before the commit.
+fn failing_work<Tx: Send + ?Sized + 'static>(work: Work<Tx>, fault: CommitFault) -> Work<Tx> {
     if !fault.is_before() {
         return work;
     }
     Box::new(|tx| async move { work(tx).await.and(Err(lost())) }.boxed())
 }
 
-/// As [`spoiled`], with the rows of a turn.
-fn spoiled_turn<Tx: Send + ?Sized + 'static>(turn: Turn<Tx>, fault: CommitFault) -> Turn<Tx> {
+/// As [`failing_work`], for a turn.
+fn failing_turn<Tx: Send + ?Sized + 'static>(turn: Turn<Tx>, fault: CommitFault) -> Turn<Tx> {
     if !fault.is_before() {
         return turn;
     }
@@ -184,13 +185,13 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
 
     async fn commit(&self, step: Step, work: Work<Self::Tx>) -> Result<()> {
         let fault = self.next();
-        let advanced = self.inner.commit(step, spoiled(work, fault)).await;
+        let advanced = self.inner.commit(step, failing_work(work, fault)).await;
         self.answer(fault, advanced).await
     }
 
     async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()> {
         let fault = self.next();
-        let begun = self.inner.begin(projection, spoiled(work, fault)).await;
+        let begun = self.inner.begin(projection, failing_work(work, fault)).await;
         self.answer(fault, begun).await
     }
 
@@ -200,7 +201,7 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
 
     async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
         let fault = self.next();
-        let ended = self.inner.turn(projection, streams, spoiled_turn(turn, fault)).await;
+        let ended = self.inner.turn(projection, streams, failing_turn(turn, fault)).await;
         self.answer(fault, ended).await
     }
 
@@ -300,7 +301,7 @@ impl<M: DeadlineStore> DeadlineStore for FaultyModels<M> {
     }
 }
 
-/// Without a script it passes the suites that the read model beneath passes.
+/// With an empty script, it passes every suite that the wrapped read model passes.
 #[async_trait]
 impl<M: Counting> Counting for FaultyModels<M> {
     fn count() -> Work<Self::Tx> {

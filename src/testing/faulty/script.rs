@@ -1,6 +1,6 @@
-//! Scripts of faults.
+//! Random scripts of faults.
 
-/// A script drawn from these (SplitMix64).
+/// Draws `count` items from `all` with the generator SplitMix64.
 pub(super) fn seeded<T: Copy>(all: &[T], seed: u64, count: usize) -> Vec<T> {
     let mut state = seed;
     let draw = |_| {
@@ -8,7 +8,7 @@ pub(super) fn seeded<T: Copy>(all: &[T], seed: u64, count: usize) -> Vec<T> {
         let mut bits = state;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        // The remainder is less than the length.
+        // The conversion never fails: the remainder is less than the length.
         all[usize::try_from((bits ^ (bits >> 31)) % all.len() as u64).unwrap_or(0)]
     };
     (0..count).map(draw).collect()

@@ -1,4 +1,4 @@
-//! A projection, and all that may go wrong on an event's way to it.
+//! Runs a projection under every fault between the log and its read model.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -25,30 +25,32 @@ use crate::testing::store::whole_log;
 use crate::worker::Worker;
 use crate::worker::options::WorkerOptions;
 
-/// Transactions of which each has its turn to fail alone.
-const PLACES: usize = 6;
+/// Number of first transactions that fail alone, one per round.
+const FAULTY_TRANSACTIONS: usize = 6;
 
-/// Rounds in which everything fails at random.
-const SEEDS: u64 = 16;
+/// Number of rounds with random faults.
+const SEEDED_ROUNDS: u64 = 16;
 
-/// A projection that has not got to the log's end by then does not get there.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Time limit for a projection to reach the end of the log.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Runs a projection over a log again and again, and asserts that whatever goes wrong on the way, it makes of it what it makes undisturbed:
-/// first with one [fault](CommitFault) at one of its transactions, for each kind of fault and each of the first transactions, and then, by
-/// seeds that are the same each time, with many of them, over a broker that loses, doubles and reorders its messages.
+/// Asserts that a projection writes the same result under faults as it writes without them.
 ///
-/// - `projection` makes the projection anew, as the start of a program does: after each death, too. It gets the read model, which a
-///   [`ViewProjection`](crate::view::ViewProjection) needs; others pass it over.
-/// - `log` has the events. Each round has a copy of its own, recorded anew. It need not be long: some ten events, more than one of each kind.
-/// - `models` makes a read model that is empty.
-/// - `read` reads what the projection has made.
+/// Each round runs the projection over a copy of the log. The first rounds inject one [fault](CommitFault) each: every kind of fault at each
+/// of the first transactions. The other rounds inject many random faults, with fixed seeds, and use a broker that loses, duplicates and
+/// reorders messages.
 ///
-/// What this finds is state that is not part of the transaction: a counter in the projection itself, a file, a request. For a projection
-/// with order per aggregate, a reaction or a process, put its worker together from [`FaultyModels`] and [`FaultyBroker`].
+/// - `projection` creates the projection, as the start of a program does. It is called again after each simulated death. Its argument is the
+///   read model, which a [`ViewProjection`](crate::view::ViewProjection) needs; other projections ignore it.
+/// - `log` contains the events. Each round records them again in its own log. About ten events are enough, with several of each type.
+/// - `models` creates an empty read model.
+/// - `read` reads the projection's result.
+///
+/// This detects state that is not part of the transaction, such as a counter in the projection itself, a file, or a request. For a
+/// projection with per-aggregate order, a reaction or a process, build its worker from [`FaultyModels`] and [`FaultyBroker`].
 ///
 /// # Panics
-/// It makes something else of the log, parks other aggregates or does not get to the end; says under which faults.
+/// If the projection writes another result, parks other aggregates, or does not reach the end of the log. The message names the faults.
 ///
 /// # Examples
 /// ```
@@ -92,13 +94,13 @@ pub async fn assert_survives<P, M, T>(
     for round in rounds() {
         let store = MemoryStore::new();
         let found = made(&round, &store, &log).await;
-        // The same events, with the same times: all of them are there.
+        // The store already contains every event, so both runs see the same times.
         let expected = made(&Round::default(), &store, &[]).await;
-        assert_eq!(found, expected, "the projection makes something else of the log, or parks others, with {round:?}");
+        assert_eq!(found, expected, "the projection writes another result or parks other aggregates under {round:?}");
     }
 }
 
-/// What goes wrong.
+/// The faults of one round.
 #[derive(Debug, Default)]
 struct Round {
     commits: Vec<CommitFault>,
@@ -107,11 +109,11 @@ struct Round {
 
 fn rounds() -> impl Iterator<Item = Round> {
     let faults = CommitFault::ALL.into_iter().filter(|fault| *fault != CommitFault::Commit);
-    let alone = faults.flat_map(|fault| (0..PLACES).map(move |place| Round::of_one(place, fault)));
-    alone.chain((0..SEEDS).map(Round::seeded))
+    let alone = faults.flat_map(|fault| (0..FAULTY_TRANSACTIONS).map(move |place| Round::of_one(place, fault)));
+    alone.chain((0..SEEDED_ROUNDS).map(Round::seeded))
 }
 
-/// The aggregates that are parked, and from which version on.
+/// Parked aggregates, each with the version of its first parked event.
 type ParkedAggregates = Vec<(StreamId, Version)>;
 
 impl Round {
@@ -125,7 +127,7 @@ impl Round {
         Self { commits: CommitFault::seeded(seed, 20), frames: Fault::seeded(seed, 40) }
     }
 
-    /// Appends the log meanwhile. Returns what is parked when the projection has got to the end.
+    /// Runs the projection while the events of `log` are appended. Returns the aggregates that are parked when it reaches the end.
     async fn run<P, M>(
         &self,
         projection: &impl Fn(&FaultyModels<M>) -> P,
@@ -141,13 +143,14 @@ impl Round {
         let run = async {
             tokio::select! {
                 relayed = relay(store, &broker) => panic!("the relay has ended: {relayed:?}"),
-                never = live(projection, store, models, &broker) => match never {},
-                parked = fed(projection, log, store, models) => parked,
+                never = run_workers(projection, store, models, &broker) => match never {},
+                parked = append_and_wait(projection, log, store, models) => parked,
             }
         };
-        let parked = timeout(PATIENCE, run).await;
-        let parked = parked.unwrap_or_else(|_| panic!("the projection does not get to the log's end with {self:?}"));
-        parked.unwrap_or_else(|error| panic!("what it has made cannot be read with {self:?}: {error}"))
+        let parked = timeout(TIMEOUT, run).await;
+        let parked =
+            parked.unwrap_or_else(|_| panic!("the projection does not reach the end of the log under {self:?}"));
+        parked.unwrap_or_else(|error| panic!("cannot run the projection under {self:?}: {error}"))
     }
 }
 
@@ -156,8 +159,8 @@ async fn relay(store: &MemoryStore, broker: &FaultyBroker<MemoryBroker>) -> Resu
     Relay::new(store.clone(), broker.clone()).with_options(options).run(CancellationToken::new()).await
 }
 
-/// Starts a worker whenever the one before has died.
-async fn live<P, M>(
+/// Runs a worker, and replaces it each time it dies.
+async fn run_workers<P, M>(
     projection: &impl Fn(&FaultyModels<M>) -> P,
     store: &MemoryStore,
     models: &FaultyModels<M>,
@@ -179,8 +182,8 @@ where
     }
 }
 
-/// Appends the events while the others are at work, and waits for them.
-async fn fed<P, M>(
+/// Appends the events while the relay and the worker run, and waits until the projection has handled them.
+async fn append_and_wait<P, M>(
     projection: &impl Fn(&FaultyModels<M>) -> P,
     log: &[RecordedEvent],
     store: &MemoryStore,

@@ -1,4 +1,4 @@
-//! Appends: what they write, and what they refuse.
+//! Appends: the events they write, and the appends that a store refuses.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::testing::store::{
     Store, append_at_once, event, event_of, events, log_of, position_of, refusal, replay_of, stream, written,
 };
 
-/// Appends that race in one case: enough to share commits.
-const RACING: u64 = 48;
+/// Number of concurrent appends in one case: enough to share commits.
+const CONCURRENT: u64 = 48;
 
-/// What was appended comes back in every field, whatever is in the payload.
+/// Every field of an event is read back unchanged, with any payload.
 pub async fn appended_events_are_read_back_with_every_field(store: Store) {
     let mut sent = vec![
         event(Bytes::new()),
@@ -48,12 +48,12 @@ pub async fn appended_events_are_read_back_with_every_field(store: Store) {
     assert_eq!(payloads, sent.iter().map(|event| event.payload.to_vec()).collect::<Vec<_>>());
 }
 
-/// Each expectation, against streams at versions 0, 1 and 2: a conflict says what was asked and what is, and writes nothing.
-pub async fn an_append_conflicts_exactly_when_its_expectation_is_not_met(store: Store) {
+/// Tries each expectation on streams at versions 0, 1 and 2. A conflict reports the expected and the actual version, and writes nothing.
+pub async fn an_append_conflicts_exactly_when_its_expectation_fails(store: Store) {
     let exactly = |version| ExpectedVersion::Exact(Version::new(version));
-    let demands =
+    let expectations =
         [ExpectedVersion::Any, ExpectedVersion::NoStream, ExpectedVersion::Exists, exactly(0), exactly(1), exactly(2)];
-    for (number, expected) in demands.into_iter().enumerate() {
+    for (number, expected) in expectations.into_iter().enumerate() {
         for actual in [0, 1, 2] {
             let account = stream(&format!("{number} at {actual}"));
             if actual > 0 {
@@ -62,7 +62,7 @@ pub async fn an_append_conflicts_exactly_when_its_expectation_is_not_met(store: 
             let append = Append::new(account.clone(), expected, events(1));
             let actual = Version::new(actual);
             let now = if expected.allows(actual) {
-                let appended = store.append(append).await.expect("the expectation is met");
+                let appended = store.append(append).await.expect("the stream has the expected version");
                 position_of(&*store, &appended).await;
                 assert_eq!(appended.versions, [actual.next()], "{expected} at {actual}");
                 actual.next()
@@ -77,20 +77,20 @@ pub async fn an_append_conflicts_exactly_when_its_expectation_is_not_met(store: 
     }
 }
 
-/// One append to several streams gives each its version, in the append's order.
+/// An append returns the new version of each stream, in the order of its streams.
 pub async fn an_append_to_several_streams_returns_a_version_for_each(store: Store) {
     written(&store, &stream("b"), events(2)).await;
     let append = Append::new(stream("b"), ExpectedVersion::Exact(Version::new(2)), events(1))
         .and(stream("a"), ExpectedVersion::NoStream, events(3))
         .and(stream("c"), ExpectedVersion::Any, events(1));
-    let appended = store.append(append).await.expect("all expectations are met");
+    let appended = store.append(append).await.expect("all streams have the expected versions");
     position_of(&*store, &appended).await;
     assert_eq!(appended.versions, [3, 3, 1].map(Version::new));
     let order: Vec<_> = log_of(&store).await.iter().skip(2).map(|e| e.stream.aggregate_id().to_string()).collect();
     assert_eq!(order, ["b", "a", "a", "a", "c"]);
 }
 
-/// All or nothing, over several streams.
+/// An append to several streams is atomic.
 pub async fn a_conflict_in_the_second_stream_writes_nothing(store: Store) {
     let first = written(&store, &stream("b"), events(1)).await;
     let append = Append::new(stream("a"), ExpectedVersion::Any, events(2))
@@ -99,13 +99,13 @@ pub async fn a_conflict_in_the_second_stream_writes_nothing(store: Store) {
     let (expected, actual) = (ExpectedVersion::NoStream, first.versions[0]);
     assert_eq!(refusal(&store, append).await, ErrorKind::Conflict { stream: stream("b"), expected, actual });
     assert_eq!(log_of(&store).await.len(), 1);
-    // What was refused left no trace: the same streams start at version 1.
+    // The refused append left no trace: its streams start at version 1.
     assert_eq!(written(&store, &stream("a"), events(1)).await.versions, [Version::new(1)]);
 }
 
-/// Appends that share a commit each have their own outcome.
+/// Each append in a shared commit has its own outcome.
 pub async fn a_conflict_in_a_shared_commit_fails_no_other_append(store: Store) {
-    let appends = (0..RACING).map(|number| {
+    let appends = (0..CONCURRENT).map(|number| {
         let append = Append::new(stream(&format!("{number} a")), ExpectedVersion::NoStream, events(1));
         match number % 3 {
             2 => append,
@@ -121,10 +121,10 @@ pub async fn a_conflict_in_a_shared_commit_fails_no_other_append(store: Store) {
     assert_eq!(log_of(&store).await.len(), 16);
 }
 
-/// Optimistic concurrency: of those who saw the same version, one writes.
-pub async fn of_racing_appends_at_one_version_exactly_one_wins(store: Store) {
+/// Optimistic concurrency: the other writers get a conflict.
+pub async fn one_of_racing_appends_at_one_version_wins(store: Store) {
     for version in (0..5).map(Version::new) {
-        let race = (0..RACING).map(|_| Append::new(stream("1"), ExpectedVersion::Exact(version), events(1)));
+        let race = (0..CONCURRENT).map(|_| Append::new(stream("1"), ExpectedVersion::Exact(version), events(1)));
         let outcomes = append_at_once(&store, race.collect()).await;
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "winners at version {version}");
         for error in outcomes.into_iter().filter_map(Result::err) {
@@ -135,7 +135,7 @@ pub async fn of_racing_appends_at_one_version_exactly_one_wins(store: Store) {
     assert_eq!(log_of(&store).await.len(), 5);
 }
 
-/// There is nothing to make durable.
+/// A stream without events in an append is invalid.
 pub async fn an_append_without_events_is_refused(store: Store) {
     let append =
         Append::new(stream("a"), ExpectedVersion::Any, events(1)).and(stream("b"), ExpectedVersion::Any, Vec::new());
@@ -143,7 +143,7 @@ pub async fn an_append_without_events_is_refused(store: Store) {
     assert_eq!(log_of(&store).await, []);
 }
 
-/// Which of the two versions would be expected?
+/// Two expectations for one stream would be ambiguous.
 pub async fn an_append_that_names_a_stream_twice_is_refused(store: Store) {
     let append =
         Append::new(stream("a"), ExpectedVersion::Any, events(1)).and(stream("a"), ExpectedVersion::Any, events(1));
@@ -151,7 +151,7 @@ pub async fn an_append_that_names_a_stream_twice_is_refused(store: Store) {
     assert_eq!(log_of(&store).await, []);
 }
 
-/// The error says which event it was; the largest that is allowed comes back whole.
+/// The error names the event. An event of exactly the limit is read back whole.
 pub async fn an_event_over_the_size_limit_is_refused(store: Store) {
     let bytes = MAX_PAYLOAD_BYTES + 1;
     let append = Append::new(stream("a"), ExpectedVersion::Any, vec![event("1"), event(vec![b'x'; bytes])]);
@@ -167,7 +167,7 @@ pub async fn an_event_over_the_size_limit_is_refused(store: Store) {
     assert_eq!(log_of(&store).await[0].event.payload.len(), MAX_PAYLOAD_BYTES);
 }
 
-/// The metadata has a field of its own for the source.
+/// The name `source` is reserved in the extra entries, because the metadata has a field for it.
 pub async fn a_reserved_metadata_entry_is_refused(store: Store) {
     let mut note = event("1");
     note.metadata.extra.insert("source".into(), "elsewhere".into());
@@ -176,7 +176,7 @@ pub async fn a_reserved_metadata_entry_is_refused(store: Store) {
     assert_eq!(log_of(&store).await, []);
 }
 
-/// Within one append, across its streams, and across appends.
+/// The store refuses an event id twice in one stream of an append, across its streams, and across appends.
 pub async fn an_event_id_is_accepted_once(store: Store) {
     let (one, two) = (event("1"), event("2"));
     let duplicate = ErrorKind::DuplicateEvent(one.id);
@@ -198,17 +198,17 @@ pub async fn an_event_id_is_accepted_once(store: Store) {
         ExpectedVersion::NoStream,
         events(1),
     );
-    assert!(matches!(refusal(&store, conflict_too).await, ErrorKind::Conflict { .. }), "a conflict comes first");
+    assert!(matches!(refusal(&store, conflict_too).await, ErrorKind::Conflict { .. }), "a conflict is reported first");
     assert_eq!(log_of(&store).await.len(), 1);
-    // The innocent event of the refused append may come again.
+    // The other event of the refused append can be appended later.
     written(&store, &stream("b"), vec![two]).await;
 }
 
-/// As with conflicts: a fault of one append is not its neighbours' trouble.
-pub async fn a_duplicate_event_id_in_a_shared_commit_fails_no_other_append(store: Store) {
+/// As with conflicts, only the append at fault is refused.
+pub async fn a_duplicate_event_in_a_shared_commit_fails_no_other_append(store: Store) {
     let taken = event("1");
     written(&store, &stream("taken"), vec![taken.clone()]).await;
-    let appends = (0..RACING).map(|number| {
+    let appends = (0..CONCURRENT).map(|number| {
         let mut sent = events(2);
         if number % 3 == 0 {
             sent.push(taken.clone());
@@ -224,9 +224,9 @@ pub async fn a_duplicate_event_id_in_a_shared_commit_fails_no_other_append(store
     assert_eq!(log_of(&store).await.len(), 1 + 64);
 }
 
-/// A caller that goes away may or may not have written; whole, and nobody else notices.
+/// A dropped append is written completely or not at all, and other appends succeed.
 pub async fn a_dropped_append_leaves_the_store_usable(store: Store) {
-    for _ in 0..RACING {
+    for _ in 0..CONCURRENT {
         let append = Append::new(stream("dropped"), ExpectedVersion::Any, events(2));
         drop(store.append(append).now_or_never());
     }
@@ -238,7 +238,7 @@ pub async fn a_dropped_append_leaves_the_store_usable(store: Store) {
     assert_eq!(seen.versions(), (1..=last.get()).collect::<Vec<_>>());
 }
 
-/// What was appended before stays acknowledged; closing twice is fine.
+/// Closing the store twice succeeds.
 pub async fn a_closed_store_refuses_appends(store: Store) {
     let appended = written(&store, &stream("a"), events(1)).await;
     assert_eq!(appended.outcome, Outcome::Written);

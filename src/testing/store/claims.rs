@@ -1,4 +1,4 @@
-//! Unique values: who holds one, who is refused, and what is left after a refusal.
+//! Unique values: the stream that holds a value, the appends that are refused, and the state after a refusal.
 
 use std::collections::HashMap;
 
@@ -8,8 +8,8 @@ use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamI
 use crate::store::log::append::{Append, Outcome};
 use crate::testing::store::{Store, append_at_once, event, events, log_of, refusal, stream, written};
 
-/// Registrations that race in one case.
-const RACING: usize = 50;
+/// Number of concurrent appends in one case.
+const CONCURRENT: usize = 50;
 
 const SCOPE: &str = "user.email";
 
@@ -26,13 +26,13 @@ fn claiming(id: &str, claims: impl IntoIterator<Item = Claim>) -> Append {
 }
 
 async fn succeeds(store: &Store, append: Append) {
-    let appended = store.append(append).await.expect("nothing stands against the append");
+    let appended = store.append(append).await.expect("the append succeeds");
     assert_eq!(appended.outcome, Outcome::Written);
 }
 
 async fn holder_in(store: &Store, scope: &str, value: &str) -> Option<StreamId> {
     let (scope, value) = (ClaimScope::new(scope).expect("a scope"), ClaimValue::new(value).expect("a value"));
-    store.holder(&scope, &value).await.expect("a value's holder can be asked for")
+    store.holder(&scope, &value).await.expect("the holder of a value can be read")
 }
 
 async fn holder(store: &Store, value: &str) -> Option<StreamId> {
@@ -44,9 +44,9 @@ fn taken(value: &str, by: &str) -> ErrorKind {
     ErrorKind::Taken { scope, value: ClaimValue::new(value).expect("a value"), by: stream(by) }
 }
 
-/// The others are told who has it, and write nothing.
-pub async fn of_fifty_registrations_of_one_value_at_once_one_wins(store: Store) {
-    let appends = (0..RACING).map(|n| claiming(&n.to_string(), [reserve("ada@example.org")])).collect();
+/// One of the concurrent appends reserves the value. The others get an error that names the holder, and write nothing.
+pub async fn one_of_fifty_concurrent_reservations_wins(store: Store) {
+    let appends = (0..CONCURRENT).map(|n| claiming(&n.to_string(), [reserve("ada@example.org")])).collect();
     let outcomes = append_at_once(&store, appends).await;
     let log = log_of(&store).await;
     assert_eq!(log.len(), 1, "one registration is in the log");
@@ -61,7 +61,7 @@ pub async fn of_fifty_registrations_of_one_value_at_once_one_wins(store: Store) 
     }
 }
 
-/// Also by the stream that had it.
+/// Any stream can reserve a released value, including the stream that released it.
 pub async fn a_released_value_can_be_reserved_by_another(store: Store) {
     for id in ["a", "b", "a"] {
         succeeds(&store, claiming(id, [reserve("x")])).await;
@@ -71,8 +71,8 @@ pub async fn a_released_value_can_be_reserved_by_another(store: Store) {
     }
 }
 
-/// A retry of a command, or an import that runs twice, must not stumble over itself.
-pub async fn a_value_reserved_again_by_its_holder_is_no_conflict(store: Store) {
+/// A retried command, or an import that runs twice, does not conflict with itself.
+pub async fn a_holder_can_reserve_its_value_again(store: Store) {
     for _ in 0..2 {
         succeeds(&store, claiming("a", [reserve("x")])).await;
     }
@@ -80,15 +80,15 @@ pub async fn a_value_reserved_again_by_its_holder_is_no_conflict(store: Store) {
     assert_eq!(refusal(&store, claiming("b", [reserve("x")])).await, taken("x", "a"));
 }
 
-/// Nor does the release of what nobody holds.
-pub async fn a_release_of_what_another_holds_does_nothing(store: Store) {
+/// Releasing a value that another stream holds does nothing. Neither does releasing a value that no stream holds.
+pub async fn releasing_another_streams_value_does_nothing(store: Store) {
     succeeds(&store, claiming("a", [reserve("x")])).await;
     succeeds(&store, claiming("b", [release("x"), release("free")])).await;
     assert_eq!((holder(&store, "x").await, holder(&store, "free").await), (Some(stream("a")), None));
     assert_eq!(log_of(&store).await.len(), 2);
 }
 
-/// One value for another; and two streams swap theirs.
+/// A stream replaces its value by another one, and two streams exchange their values.
 pub async fn values_are_swapped_within_one_append(store: Store) {
     succeeds(&store, claiming("a", [reserve("x")])).await;
     succeeds(&store, claiming("a", [reserve("y"), release("x")])).await;
@@ -102,15 +102,15 @@ pub async fn values_are_swapped_within_one_append(store: Store) {
     assert_eq!((holder(&store, "x").await, holder(&store, "y").await), (Some(stream("a")), Some(stream("b"))));
 }
 
-/// As events follow each other in an aggregate.
-pub async fn of_several_claims_on_one_value_the_last_counts(store: Store) {
+/// Claims apply in the order of the append's events.
+pub async fn the_last_of_several_claims_on_one_value_wins(store: Store) {
     succeeds(&store, claiming("a", [reserve("x"), release("x"), release("y"), reserve("y")])).await;
     assert_eq!((holder(&store, "x").await, holder(&store, "y").await), (None, Some(stream("a"))));
     succeeds(&store, claiming("a", [release("y"), reserve("y")])).await;
     assert_eq!(holder(&store, "y").await, Some(stream("a")));
 }
 
-/// Its events, those of its other streams, and its other values.
+/// A refused append writes neither events of any stream nor its other claims.
 pub async fn an_append_whose_value_is_taken_writes_nothing(store: Store) {
     succeeds(&store, claiming("a", [reserve("m")])).await;
     succeeds(&store, claiming("b", [reserve("own")])).await;
@@ -123,11 +123,11 @@ pub async fn an_append_whose_value_is_taken_writes_nothing(store: Store) {
     }
     assert_eq!(holder(&store, "own").await, Some(stream("b")));
     assert_eq!(log_of(&store).await.len(), 2);
-    // Nothing of it stands in the way of the next one.
+    // The values that the refused append claimed are free.
     succeeds(&store, claiming("d", [reserve("c"), reserve("z")])).await;
 }
 
-/// Among the many that share a commit, only those at fault are refused.
+/// Only the appends that claim a taken value are refused, and not the others in their commit.
 pub async fn a_taken_value_in_a_shared_commit_fails_no_other_append(store: Store) {
     succeeds(&store, claiming("first", [reserve("x")])).await;
     let append = |n: usize| match n % 3 {
@@ -135,10 +135,10 @@ pub async fn a_taken_value_in_a_shared_commit_fails_no_other_append(store: Store
         1 => claiming(&n.to_string(), [reserve(&n.to_string())]),
         _ => claiming(&n.to_string(), []),
     };
-    let outcomes = append_at_once(&store, (0..RACING).map(append).collect()).await;
+    let outcomes = append_at_once(&store, (0..CONCURRENT).map(append).collect()).await;
     for (outcome, n) in outcomes.into_iter().zip(0..) {
         match outcome {
-            Ok(_) => assert_ne!(n % 3, 0, "append {n} got what another holds"),
+            Ok(_) => assert_ne!(n % 3, 0, "append {n} reserved a value that another stream holds"),
             Err(error) => assert_eq!((n % 3, error.kind()), (0, &taken("x", "first"))),
         }
         let own = holder(&store, &n.to_string()).await;
@@ -146,16 +146,17 @@ pub async fn a_taken_value_in_a_shared_commit_fails_no_other_append(store: Store
     }
 }
 
-/// Who is behind decides anew before it asks for anything. What was refused holds nothing.
+/// An append with both faults gets the conflict, because its writer must first reload. A refused append holds no value.
 pub async fn a_conflict_is_reported_before_a_taken_value(store: Store) {
     succeeds(&store, claiming("a", [reserve("x")])).await;
-    let behind = Append::new(stream("b"), ExpectedVersion::Exists, events(1)).with_claims([reserve("x"), reserve("y")]);
-    assert!(matches!(refusal(&store, behind).await, ErrorKind::Conflict { .. }));
+    let outdated =
+        Append::new(stream("b"), ExpectedVersion::Exists, events(1)).with_claims([reserve("x"), reserve("y")]);
+    assert!(matches!(refusal(&store, outdated).await, ErrorKind::Conflict { .. }));
     assert_eq!(holder(&store, "y").await, None);
     assert_eq!(holder(&store, "x").await, Some(stream("a")));
 }
 
-/// An event that is in the log already keeps the whole append out.
+/// An event that the log already contains refuses the whole append.
 pub async fn an_append_with_a_duplicate_event_id_reserves_nothing(store: Store) {
     let known = event("{}");
     written(&store, &stream("a"), vec![known.clone()]).await;
@@ -165,8 +166,8 @@ pub async fn an_append_with_a_duplicate_event_id_reserves_nothing(store: Store) 
     succeeds(&store, claiming("c", [reserve("x")])).await;
 }
 
-/// It is not asked again whether the value is free, and takes nothing back.
-pub async fn a_repeated_append_returns_its_outcome_whoever_holds_the_value_now(store: Store) {
+/// The claims of a repeated append are neither checked nor applied again.
+pub async fn a_repeated_append_ignores_the_current_holder_of_its_value(store: Store) {
     let key = IdempotencyKey::new("register a").expect("a key");
     let register = || claiming("a", [reserve("x"), release("y")]).with_key(key.clone());
     let first = store.append(register()).await.expect("the value is free");
@@ -178,7 +179,7 @@ pub async fn a_repeated_append_returns_its_outcome_whoever_holds_the_value_now(s
     assert_eq!(log_of(&store).await.len(), 3);
 }
 
-/// Whatever the database thinks of case, accents and trailing spaces. Each scope is by itself.
+/// Case, accents and trailing spaces are significant, in every database. Each scope has its own values.
 pub async fn values_are_compared_byte_by_byte(store: Store) {
     let longest = "ü".repeat(127);
     let values = ["ada", "Ada", "ada ", " ada", "adá", "ad", "%", "a'; --", "🦀", &longest];
@@ -195,7 +196,7 @@ pub async fn values_are_compared_byte_by_byte(store: Store) {
     assert_eq!(holder(&store, "ada").await, Some(stream("ada")));
 }
 
-/// Whoever holds what, one append cannot give a value to two.
+/// One append cannot claim a value for two streams, even if the value is free.
 pub async fn an_append_that_claims_a_value_for_two_streams_is_refused(store: Store) {
     for (claim, problem) in [
         (reserve("x"), "append reserves user.email x for two streams"),
@@ -208,7 +209,7 @@ pub async fn an_append_that_claims_a_value_for_two_streams_is_refused(store: Sto
     assert!(log_of(&store).await.is_empty());
 }
 
-/// More than fit in a statement, on some databases.
+/// One append may claim more values than fit in one statement of some databases.
 pub async fn one_append_claims_a_thousand_values(store: Store) {
     let names: Vec<_> = (0..1_000).map(|n| format!("value {n}")).collect();
     succeeds(&store, claiming("a", names.iter().map(|name| reserve(name)))).await;
@@ -222,13 +223,13 @@ pub async fn one_append_claims_a_thousand_values(store: Store) {
     assert_eq!(holder(&store, "value 0").await, Some(stream("a")));
 }
 
-/// None of them stands in another's way for good: each gets all it wants, or is told what is taken.
-pub async fn appends_that_want_the_same_values_crosswise_are_all_answered(store: Store) {
+/// Each append reserves all of its values, or is refused with the name of a value that is taken.
+pub async fn appends_that_claim_overlapping_values_do_not_deadlock(store: Store) {
     let append = |n: usize| {
         let wanted = (0..6).map(|step| (n + step * (n % 5 + 1)) % 12);
         claiming(&n.to_string(), wanted.map(|number| reserve(&number.to_string())))
     };
-    let outcomes = append_at_once(&store, (0..RACING).map(append).collect()).await;
+    let outcomes = append_at_once(&store, (0..CONCURRENT).map(append).collect()).await;
     let mut won = 0;
     for outcome in outcomes {
         match outcome {
@@ -236,12 +237,12 @@ pub async fn appends_that_want_the_same_values_crosswise_are_all_answered(store:
             Err(error) => assert!(error.is_taken(), "{error}"),
         }
     }
-    assert!(won > 0, "somebody is first");
+    assert!(won > 0, "at least one append succeeds");
     assert_eq!(log_of(&store).await.len(), won);
 }
 
-/// Who reads the log in order never meets two streams that hold one value: a reservation stands behind the release that made way for it.
-pub async fn in_log_order_a_value_has_one_holder_at_a_time(store: Store) {
+/// A reader in log order always sees the release of a value before the next reservation.
+pub async fn a_value_has_one_holder_at_a_time_in_log_order(store: Store) {
     let turns = (0..16).map(|task| {
         let (store, id) = (store.clone(), format!("task {task}"));
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Idempotency keys: an append whose answer was lost can be sent again.
+//! Idempotency keys: a caller that lost the response can repeat its append.
 
 use crate::error::ErrorKind;
 use crate::id::{ExpectedVersion, IdempotencyKey, Version};
@@ -9,7 +9,7 @@ fn key(name: &str) -> IdempotencyKey {
     IdempotencyKey::new(name).expect("a test's key is valid")
 }
 
-/// Also when the stream has moved on since.
+/// A repeated append returns its first outcome, even after later appends to the stream.
 pub async fn a_repeated_key_returns_the_first_outcome_and_writes_nothing(store: Store) {
     let append = || {
         Append::new(stream("a"), ExpectedVersion::NoStream, events(2))
@@ -30,7 +30,7 @@ pub async fn a_repeated_key_returns_the_first_outcome_and_writes_nothing(store: 
     assert_eq!(log_of(&store).await.len(), 4);
 }
 
-/// Other streams, fewer streams, or the same in another order.
+/// The store refuses a known key with other streams, with fewer streams, and with the same streams in another order.
 pub async fn a_key_used_for_other_streams_is_refused(store: Store) {
     let append = |ids: [&str; 2]| {
         Append::new(stream(ids[0]), ExpectedVersion::Any, events(1))
@@ -46,7 +46,7 @@ pub async fn a_key_used_for_other_streams_is_refused(store: Store) {
     assert_eq!(log_of(&store).await.len(), 2);
 }
 
-/// A retry may overtake the call it repeats.
+/// A retry may overtake the call that it repeats.
 pub async fn concurrent_appends_under_one_key_write_once(store: Store) {
     let appends =
         (0..32).map(|_| Append::new(stream("a"), ExpectedVersion::NoStream, events(2)).with_key(key("pay"))).collect();
@@ -57,7 +57,7 @@ pub async fn concurrent_appends_under_one_key_write_once(store: Store) {
     assert_eq!(log_of(&store).await.len(), 2);
 }
 
-/// It wrote nothing, so there is no outcome to repeat.
+/// A refused append wrote nothing, so it has no outcome to repeat and its key is free.
 pub async fn a_refused_append_does_not_consume_its_key(store: Store) {
     let append = |expected| Append::new(stream("a"), expected, events(1)).with_key(key("pay"));
     assert!(matches!(refusal(&store, append(ExpectedVersion::Exists)).await, ErrorKind::Conflict { .. }));
@@ -66,7 +66,7 @@ pub async fn a_refused_append_does_not_consume_its_key(store: Store) {
     assert_eq!(appended.outcome, Outcome::Written);
 }
 
-/// Also one that differs in case or by a space.
+/// A key that differs in case or by a space is a different key.
 pub async fn an_unknown_key_has_no_outcome(store: Store) {
     let append = Append::new(stream("a"), ExpectedVersion::Any, events(1)).with_key(key("Pay"));
     store.append(append).await.expect("the append succeeds");

@@ -1,4 +1,4 @@
-//! Reading the log: pages, filters, the newest, by time.
+//! Reading the log: pages, filters, streams, the newest events, and events by time.
 
 use std::collections::HashSet;
 
@@ -9,15 +9,14 @@ use crate::event::RecordedEvent;
 use crate::id::{AggregateType, EventType, Position, Version};
 use crate::store::log::query::{Filter, PAGE_BYTES, Page, Query};
 use crate::store::log::reader::EventReaderExt;
-use crate::testing::store::{
-    PATIENCE, Store, event, event_of, events, log_of, position_of, stream, stream_of, written,
-};
+use crate::testing::store::{Store, TIMEOUT, event, event_of, events, log_of, position_of, stream, stream_of, written};
 
-/// What only some of the events have in common.
+/// Aggregate types of the mixed log, with similar names.
 const KINDS: [&str; 3] = ["order", "Order", "order.line"];
+/// Event types of the mixed log, with similar names.
 const TYPES: [&str; 4] = ["placed", "Placed", "placed ", "place_"];
 
-/// Every kind of aggregate with every type of event, many times over.
+/// Writes events of every type to five aggregates of every type, and returns the log.
 async fn mixed_log(store: &Store) -> Vec<RecordedEvent> {
     for number in 0..5 {
         for kind in KINDS {
@@ -39,7 +38,7 @@ fn filter(kinds: &[&str], types: &[&str]) -> Filter {
     }
 }
 
-/// Whatever the size of the pages.
+/// Pages of any size return each event exactly once, in order.
 pub async fn pages_cover_the_log_exactly_once(store: Store) {
     let log = mixed_log(&store).await;
     for limit in [1, 7, 60, 61, 10_000] {
@@ -59,8 +58,8 @@ pub async fn pages_cover_the_log_exactly_once(store: Store) {
     }
 }
 
-/// By kind of aggregate, by type of event, by both; names that look alike or like patterns do not pass.
-pub async fn a_page_holds_just_what_passes_the_filter(store: Store) {
+/// Filters by aggregate type, by event type, and by both. Similar names, and names that look like SQL patterns, do not match.
+pub async fn a_page_has_exactly_the_events_that_pass_the_filter(store: Store) {
     let log = mixed_log(&store).await;
     let filters = [
         (filter(&["order"], &[]), 20),
@@ -81,8 +80,8 @@ pub async fn a_page_holds_just_what_passes_the_filter(store: Store) {
     }
 }
 
-/// Whatever share of the log passes: a page is full unless nothing more does.
-pub async fn filtered_pages_are_full_to_the_last(store: Store) {
+/// A page below the byte limit has fewer than `limit` events only if no later event passes the filter.
+pub async fn only_the_last_filtered_page_may_be_short(store: Store) {
     let log = mixed_log(&store).await;
     for filter in [filter(&["order"], &[]), filter(&[], &["placed"]), filter(&["order.line"], &["placed"])] {
         let expected: Vec<_> = log.iter().filter(|event| filter.passes(event)).cloned().collect();
@@ -103,13 +102,13 @@ pub async fn filtered_pages_are_full_to_the_last(store: Store) {
     }
 }
 
-/// So that a reader with a sparse filter gets on, and never past what it has not looked at.
-pub async fn a_page_says_how_far_it_has_looked(store: Store) {
+/// `through` lets a reader with a sparse filter skip events that do not pass, and never covers an event that was not read.
+pub async fn a_page_reports_how_far_it_has_read(store: Store) {
     let head = mixed_log(&store).await.len() as u64;
     let none = filter(&["unknown"], &[]);
     let lines = filter(&["order.line"], &["placed"]);
     let through = async |after, limit, filter: &Filter| page(&store, after, limit, filter).await.through.get();
-    assert_eq!(through(0, 10, &none).await, head, "nothing passes");
+    assert_eq!(through(0, 10, &none).await, head, "no event passes");
     assert_eq!(through(head - 1, 10, &none).await, head);
     assert_eq!(through(0, 1, &lines).await, 9, "the page is full at the first line");
     assert_eq!(through(9, 1, &lines).await, 21);
@@ -124,7 +123,7 @@ pub async fn a_page_says_how_far_it_has_looked(store: Store) {
     }
 }
 
-/// Whoever reads page by page holds a bounded part of the log. A page never stays empty for that.
+/// A paging reader holds a bounded part of the log in memory. A page has at least one event, even if that event exceeds the byte limit.
 pub async fn a_page_of_large_events_ends_when_it_is_full(store: Store) {
     let large = PAGE_BYTES / 4 + 1;
     for (number, size) in [large, 3, large, large, large, large, PAGE_BYTES - 1024, 1, large].into_iter().enumerate() {
@@ -142,7 +141,7 @@ pub async fn a_page_of_large_events_ends_when_it_is_full(store: Store) {
     }
 }
 
-/// The byte limit is one of pages of the log: a short page of a stream would look like the stream's end.
+/// The byte limit applies only to pages of the log: a short page of a stream would look like the end of the stream.
 pub async fn large_events_of_a_stream_are_read_up_to_the_limit(store: Store) {
     let account = stream("1");
     for _ in 0..3 {
@@ -152,8 +151,8 @@ pub async fn large_events_of_a_stream_are_read_up_to_the_limit(store: Store) {
     assert_eq!(read.len(), 3);
 }
 
-/// Whatever the query, the page names the greatest position in it.
-pub async fn a_page_of_any_query_names_its_greatest_position(store: Store) {
+/// `through` is the greatest position in the page.
+pub async fn a_page_of_any_query_reports_its_greatest_position(store: Store) {
     let log = mixed_log(&store).await;
     let (order, placed) = (stream_of("order", "3"), EventType::new("placed").expect("a valid name"));
     let early = log[0].recorded_at - TimeDelta::days(1);
@@ -167,7 +166,7 @@ pub async fn a_page_of_any_query_names_its_greatest_position(store: Store) {
     }
 }
 
-/// With positions, times and metadata, just as a page has them; and no event of another stream, however alike its name.
+/// The events of a stream equal those of the log in every field. Events of streams with similar names are not returned.
 pub async fn a_stream_is_read_whole_and_in_order(store: Store) {
     let log = mixed_log(&store).await;
     for kind in KINDS {
@@ -181,8 +180,9 @@ pub async fn a_stream_is_read_whole_and_in_order(store: Store) {
     assert_eq!(unknown.expect("an unknown stream is empty"), []);
 }
 
-/// Also where one append has written more than that, and where the version is beyond the stream's end.
-pub async fn at_most_so_many_events_of_a_stream_after_a_version_are_read(store: Store) {
+/// [`read_stream`](EventReaderExt::read_stream) returns at most `limit` events. The limit may split an append, and the version may be beyond
+/// the end of the stream.
+pub async fn read_stream_returns_at_most_limit_events_after_a_version(store: Store) {
     let account = stream("1");
     written(&store, &account, events(5)).await;
     written(&store, &stream("2"), events(3)).await;
@@ -203,7 +203,7 @@ pub async fn at_most_so_many_events_of_a_stream_after_a_version_are_read(store: 
     }
 }
 
-/// Of just this type, from the end of the log.
+/// Only events of exactly the requested type are returned, newest first.
 pub async fn the_newest_events_of_a_type_come_newest_first(store: Store) {
     let log = mixed_log(&store).await;
     let placed = EventType::new("placed").expect("a valid name");
@@ -216,7 +216,7 @@ pub async fn the_newest_events_of_a_type_come_newest_first(store: Store) {
     assert_eq!(store.newest(&unknown, 10).await.expect("the newest events can be read"), []);
 }
 
-/// Strictly after it: what was recorded at that very time is known already.
+/// Only events recorded after the time are returned, not those recorded exactly at it.
 pub async fn events_recorded_after_a_time_come_in_log_order(store: Store) {
     // Several events may share one microsecond.
     let mut times = HashSet::new();
@@ -237,7 +237,7 @@ pub async fn events_recorded_after_a_time_come_in_log_order(store: Store) {
     }
 }
 
-/// And none of it is an error.
+/// Reading an empty log is not an error.
 pub async fn an_empty_log_has_nothing_to_read(store: Store) {
     assert_eq!(store.head().await.expect("the head can be read"), Position::ZERO);
     assert_eq!(page(&store, 0, 10, &Filter::all()).await, Page { events: vec![], through: Position::ZERO });
@@ -248,14 +248,14 @@ pub async fn an_empty_log_has_nothing_to_read(store: Store) {
     assert_eq!(store.recorded_after(time, 10).await.expect("events can be read by time"), []);
 }
 
-/// A reader that waits need not poll fast.
-pub async fn growth_is_signalled(store: Store) {
-    let mut grown = store.watch_head();
+/// A reader can wait for new events instead of polling.
+pub async fn new_events_are_signaled(store: Store) {
+    let mut heads = store.watch_head();
     for number in 1..=3 {
         let appended = written(&store, &stream("a"), vec![event("1")]).await;
         let position = position_of(&*store, &appended).await;
         assert_eq!(position, Position::new(number));
-        let signal = timeout(PATIENCE, grown.wait_for(|head| *head >= position)).await;
-        signal.expect("growth is signalled soon").expect("the store is open");
+        let signal = timeout(TIMEOUT, heads.wait_for(|head| *head >= position)).await;
+        signal.expect("the new head is signaled soon").expect("the store is open");
     }
 }

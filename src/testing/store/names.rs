@@ -1,4 +1,4 @@
-//! Names and text: kept byte by byte, whatever they look like, or refused by every store alike.
+//! Names and text: every store keeps them byte by byte, or refuses them by the same rules.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReaderExt, Replay};
 use crate::testing::store::{Store, event, event_of, log_of, position_of, replay_of, stream_of};
 
-/// Text that means something to one database or another, or that one of them might change.
+/// Text that has a meaning in some database, or that a database might change.
 pub(super) const HOSTILE: [&str; 24] = [
     "'; DROP TABLE retell_events; --",
     "\"; DELETE FROM retell_keys; --",
@@ -41,8 +41,8 @@ pub(super) const HOSTILE: [&str; 24] = [
     "é",
 ];
 
-/// In the names of streams, types and keys, in metadata and in payloads: stored as it is, and found again by itself alone.
-pub async fn text_that_looks_like_a_statement_is_only_text(store: Store) {
+/// Names of streams, types and keys, metadata and payloads may contain SQL. The store keeps the text unchanged, and a name matches only itself.
+pub async fn text_that_looks_like_sql_is_stored_as_text(store: Store) {
     let key = |text: &str| IdempotencyKey::new(text).expect("a valid name");
     let mut sent: Vec<(StreamId, NewEvent)> = Vec::new();
     for text in HOSTILE {
@@ -77,7 +77,7 @@ pub async fn text_that_looks_like_a_statement_is_only_text(store: Store) {
     }
 }
 
-/// Where there is no name to compare, NUL is a character like others.
+/// Unlike names, metadata and payloads may contain NUL.
 pub async fn metadata_and_payloads_keep_every_character(store: Store) {
     let every: String =
         (0..=0x2FFF).chain(0xD7F0..=0x1_0100).chain(0x10_FFF0..=0x10_FFFF).filter_map(char::from_u32).collect();
@@ -89,10 +89,10 @@ pub async fn metadata_and_payloads_keep_every_character(store: Store) {
     let appended = store.append(append).await.expect("the append succeeds");
     position_of(&*store, &appended).await;
     let log: Vec<_> = log_of(&store).await.into_iter().map(|event| event.event).collect();
-    assert!(log == [note], "some character was changed");
+    assert!(log == [note], "the store changed a character");
 }
 
-/// Counted in bytes, of whatever characters. What is longer, or has a NUL in it, reaches no store.
+/// The limit counts bytes. A longer name, an empty name, or a name with a NUL never reaches a store.
 pub async fn names_are_kept_up_to_their_limit_and_refused_beyond_it(store: Store) {
     for (longest, one_more) in
         [("x".repeat(MAX_NAME_BYTES), "x"), ("é".repeat(127) + "x", "é"), ("🦀".repeat(63) + "éx", "🦀")]

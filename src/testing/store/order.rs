@@ -1,4 +1,4 @@
-//! One log, one order.
+//! The order of the log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,16 @@ use crate::store::log::append::Append;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReaderExt;
 use crate::testing::store::{
-    PATIENCE, Store, append_at_once, assert_contiguous, event, events, log_of, position_of, stream, written,
+    Store, TIMEOUT, append_at_once, assert_contiguous, event, events, log_of, position_of, stream, written,
 };
 
-/// Writers that race, and how many appends each of them makes.
+/// Number of concurrent writers.
 const WRITERS: u64 = 16;
+
+/// Number of appends of each writer.
 const APPENDS: u64 = 12;
 
-/// Every append stands in one piece, and later commits stand later.
+/// The events of an append are contiguous, and a later commit has greater positions.
 pub async fn positions_are_contiguous_and_in_commit_order(store: Store) {
     let appends = (0..64).map(|number| {
         Append::new(stream(&format!("a{number}")), ExpectedVersion::Any, events(1 + number % 3)).and(
@@ -37,24 +39,25 @@ pub async fn positions_are_contiguous_and_in_commit_order(store: Store) {
     let mut commits: Vec<_> = outcomes
         .into_iter()
         .zip(&appends)
-        .map(|(outcome, append)| (outcome.expect("nothing was expected").commit, append))
+        .map(|(outcome, append)| (outcome.expect("an append that expects no version succeeds").commit, append))
         .collect();
     commits.sort_by_key(|(commit, _)| *commit);
     let in_commit_order = commits.iter().flat_map(|(_, append)| append.streams()).flat_map(|part| &part.events);
     assert!(log.iter().map(|recorded| recorded.event.id).eq(in_commit_order.map(|event| event.id)));
     for (commit, append) in &commits {
         let last = append.streams()[1].events[0].id;
-        let position = store.position_of(*commit).await.expect("positions can be asked").expect("it has one");
+        let position =
+            store.position_of(*commit).await.expect("positions can be read").expect("the commit has a position");
         assert_eq!(log[usize::try_from(position.get()).expect("a short log") - 1].event.id, last);
     }
 }
 
-/// Whoever gets version n stands right after whoever got n - 1, and before n + 1 in the log.
+/// In the log, each version of a stream comes after the previous version.
 pub async fn versions_of_a_stream_are_contiguous_under_concurrent_appends(store: Store) {
     let appends = (0..64)
         .map(|number| Append::new(stream(&(number % 4).to_string()), ExpectedVersion::Any, events(1 + number % 2)));
     for outcome in append_at_once(&store, appends.collect()).await {
-        outcome.expect("an append that expects nothing never conflicts");
+        outcome.expect("an append that expects no version never conflicts");
     }
     let mut versions: HashMap<_, Version> = HashMap::new();
     for RecordedEvent { stream, version, .. } in log_of(&store).await {
@@ -66,8 +69,8 @@ pub async fn versions_of_a_stream_are_contiguous_under_concurrent_appends(store:
     assert_eq!(versions.into_values().map(Version::get).sum::<u64>(), 96);
 }
 
-/// Real time is respected between any two writers.
-pub async fn an_append_acknowledged_before_another_begins_stands_before_it(store: Store) {
+/// The log respects real-time order between any two writers.
+pub async fn an_acknowledged_append_precedes_every_later_append(store: Store) {
     let clock = Arc::new(AtomicU64::new(0));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
@@ -98,8 +101,8 @@ pub async fn an_append_acknowledged_before_another_begins_stands_before_it(store
     }
 }
 
-/// Paging along while others write, a reader sees 1, 2, 3 .. and never a hole that fills up later.
-pub async fn a_reader_never_meets_a_gap(store: Store) {
+/// A reader that pages during concurrent writes sees positions 1, 2, 3 and so on, and never a gap that is filled later.
+pub async fn a_reader_never_sees_a_gap(store: Store) {
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let store = store.clone();
@@ -128,12 +131,12 @@ pub async fn a_reader_never_meets_a_gap(store: Store) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, reading).await.expect("the reader gets to the end");
+    tokio::time::timeout(TIMEOUT, reading).await.expect("the reader reaches the end");
     writers.join_all().await;
     assert_eq!(store.head().await.expect("the head can be read"), total);
 }
 
-/// Time never goes backward along a stream. Commits of different streams may overlap: along the log of a server it may.
+/// Times never decrease along a stream. Along the log they may: on a server, commits of different streams may overlap.
 pub async fn recorded_times_never_decrease_along_a_stream(store: Store) {
     let began = chrono::Utc::now();
     written(&store, &stream("0"), events(1)).await;
@@ -149,6 +152,6 @@ pub async fn recorded_times_never_decrease_along_a_stream(store: Store) {
         assert!(times.is_sorted(), "{stream}: {times:?}");
     }
     let times: Vec<_> = log.iter().map(|event| event.recorded_at).collect();
-    // A server's clock is not ours, but not a day off.
-    assert!((times[0] - began).num_hours().abs() < 24, "{} is no present time", times[0]);
+    // The clock of a database server may differ from the local one, but by less than a day.
+    assert!((times[0] - began).num_hours().abs() < 24, "{} is not close to the current time", times[0]);
 }

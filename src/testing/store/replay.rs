@@ -1,4 +1,4 @@
-//! Replay: one stream, in version order.
+//! Replays: the events of one stream in version order.
 
 use std::collections::HashSet;
 
@@ -13,8 +13,8 @@ use crate::testing::store::{
     Replayed, Store, event, events, log_of, position_of, replay_of, replayed, stream, stream_of, written,
 };
 
-/// Every combination of where to begin and where to end.
-pub async fn replay_hands_over_the_versions_asked_for_in_order(store: Store) {
+/// Replays every combination of start and end.
+pub async fn replay_returns_the_requested_versions_in_order(store: Store) {
     for _ in 0..2 {
         written(&store, &stream("a"), events(3)).await;
         written(&store, &stream("b"), events(2)).await;
@@ -32,10 +32,10 @@ pub async fn replay_hands_over_the_versions_asked_for_in_order(store: Store) {
     assert_eq!(replay_of(&store, &stream("a"), nothing).await, Replayed::default());
 }
 
-/// To the microsecond, and with all events of that very microsecond.
-pub async fn replay_ends_with_the_last_event_recorded_by_a_time(store: Store) {
+/// A replay up to a time is exact to the microsecond, and includes every event of that microsecond.
+pub async fn replay_up_to_a_time_includes_events_of_that_time(store: Store) {
     let mut times = HashSet::new();
-    // Appended until they differ: several events may share one microsecond.
+    // Several events may share one microsecond, so append until the times differ.
     while times.len() < 3 {
         written(&store, &stream("a"), events(2)).await;
         times.extend(log_of(&store).await.iter().map(|event| event.recorded_at));
@@ -52,8 +52,8 @@ pub async fn replay_ends_with_the_last_event_recorded_by_a_time(store: Store) {
     assert_eq!(seen, Replayed::default());
 }
 
-/// No event and no error.
-pub async fn replay_of_an_unknown_stream_hands_over_nothing(store: Store) {
+/// A replay of an unknown stream succeeds without calling the visitor.
+pub async fn replay_of_an_unknown_stream_returns_nothing(store: Store) {
     written(&store, &stream("a"), events(1)).await;
     let with_snapshot = Replay { snapshot: Some(1), ..Replay::ALL };
     for replay in [Replay::ALL, Replay::after(Version::new(1)), with_snapshot] {
@@ -62,7 +62,7 @@ pub async fn replay_of_an_unknown_stream_hands_over_nothing(store: Store) {
     }
 }
 
-/// Names are compared byte by byte and are never part of a statement.
+/// Names compare byte by byte and are never part of an SQL statement.
 pub async fn streams_with_similar_names_are_distinct(store: Store) {
     let longest = "x".repeat(255);
     let as_long = format!("{}y", "x".repeat(254));
@@ -74,11 +74,11 @@ pub async fn streams_with_similar_names_are_distinct(store: Store) {
     ];
     let mut streams: Vec<StreamId> = Vec::new();
     for name in names {
-        // Aggregate types are names too; and the border between type and id is no text.
+        // Aggregate types are names too, and no text separates the type from the id.
         streams.extend([stream_of("t", name), stream_of(name, "t")]);
     }
     streams.extend([stream_of("a/b", "c"), stream_of("a", "b/c"), stream_of("ta", "b"), stream_of("t", "ab c")]);
-    assert_eq!(streams.iter().collect::<HashSet<_>>().len(), streams.len(), "the test's own names differ");
+    assert_eq!(streams.iter().collect::<HashSet<_>>().len(), streams.len(), "the streams of this test are distinct");
     for stream in &streams {
         let append = Append::new(stream.clone(), ExpectedVersion::NoStream, vec![event(stream.to_string())]);
         let appended = store.append(append).await.unwrap_or_else(|error| panic!("{stream:?}: {error}"));
@@ -88,40 +88,40 @@ pub async fn streams_with_similar_names_are_distinct(store: Store) {
         let expected = vec![(Version::new(1), stream.to_string().into_bytes())];
         assert_eq!(replay_of(&store, stream, Replay::ALL).await.events, expected, "{stream:?}");
     }
-    assert!(log_of(&store).await.iter().map(|event| &event.stream).eq(&streams), "names survive");
+    assert!(log_of(&store).await.iter().map(|event| &event.stream).eq(&streams), "the log keeps every name");
 }
 
-/// Ends the replay at one version, with an error of its own.
-struct Stops {
+/// A visitor that fails at one version.
+struct FailsAt {
     at: Version,
     seen: u64,
 }
 
-impl Visitor for Stops {
+impl Visitor for FailsAt {
     fn snapshot(&mut self, _: Version, _: &[u8]) -> Result<()> {
         panic!("no snapshot was asked for");
     }
 
     fn event(&mut self, version: Version, _: StoredEvent<'_>) -> Result<()> {
-        assert!(version <= self.at, "the replay goes on after an error");
+        assert!(version <= self.at, "the replay continued after an error");
         self.seen += 1;
         if version == self.at { Err(Error::new(ErrorKind::TimedOut("enough".into()))) } else { Ok(()) }
     }
 }
 
-/// Early in a long stream, late in it, and with its last event.
+/// The visitor may fail at the first, a middle or the last event of a long stream.
 pub async fn a_visitors_error_ends_the_replay_and_is_returned(store: Store) {
     const LENGTH: u64 = 1_000;
     written(&store, &stream("a"), (0..LENGTH).map(|_| event(vec![b'x'; 1_000])).collect()).await;
     for at in [1, 2, 500, LENGTH] {
-        let mut visitor = Stops { at: Version::new(at), seen: 0 };
+        let mut visitor = FailsAt { at: Version::new(at), seen: 0 };
         let error = store.replay(&stream("a"), Replay::ALL, &mut visitor).await.expect_err("the visitor's error");
         assert_eq!((error.kind(), visitor.seen), (&ErrorKind::TimedOut("enough".into()), at));
     }
     assert_eq!(replay_of(&store, &stream("a"), Replay::ALL).await.events.len(), 1_000);
 }
 
-/// Longer than any buffer on the way.
+/// A stream may be longer than any buffer between the database and the visitor.
 pub async fn a_long_stream_arrives_complete_and_in_order(store: Store) {
     const LENGTH: u64 = 5_000;
     let payload = |number: u64| format!("{number:01024}");
@@ -135,7 +135,7 @@ pub async fn a_long_stream_arrives_complete_and_in_order(store: Store) {
     }
 }
 
-/// More often than a store may have connections.
+/// Dropping more replays than a store has connections leaves every connection usable.
 pub async fn a_dropped_replay_leaves_the_store_usable(store: Store) {
     written(&store, &stream("a"), (0..2_000).map(|_| event(vec![b'x'; 1_000])).collect()).await;
     for _ in 0..100 {

@@ -1,10 +1,10 @@
-//! Snapshots: they save time, and never change what a load results in.
+//! Snapshots: they speed up a load and never change its result.
 
 use crate::id::{StreamId, Version};
 use crate::store::log::reader::{Replay, UpTo};
 use crate::testing::store::{Snapshot, Store, events, log_of, replay_of, stream, written};
 
-/// Above `i64::MAX`, where a careless store loses it.
+/// A fingerprint above `i64::MAX`, which a store with signed columns must convert.
 const FINGERPRINT: u64 = u64::MAX - 5;
 
 async fn save(store: &Store, stream: &StreamId, version: u64, fingerprint: u64, state: &str) {
@@ -12,7 +12,7 @@ async fn save(store: &Store, stream: &StreamId, version: u64, fingerprint: u64, 
     store.save_snapshot(stream, snapshot).await.expect("a snapshot can be saved");
 }
 
-/// The snapshot's version and state and the versions after it, from a replay that asks for a fingerprint.
+/// Replays a stream. Returns the version and state of the snapshot, and the versions of the events.
 async fn loaded(store: &Store, replay: Replay) -> (Option<(u64, String)>, Vec<u64>) {
     let seen = replay_of(store, &stream("a"), replay).await;
     let versions = seen.versions();
@@ -22,8 +22,8 @@ async fn loaded(store: &Store, replay: Replay) -> (Option<(u64, String)>, Vec<u6
 
 const WITH_SNAPSHOT: Replay = Replay { snapshot: Some(FINGERPRINT), ..Replay::ALL };
 
-/// The visitor gets the state, then the tail; also where nothing came after it.
-pub async fn a_snapshot_that_fits_stands_for_the_events_before_it(store: Store) {
+/// The visitor receives the state of the snapshot, then the events after it, if any.
+pub async fn a_matching_snapshot_replaces_the_events_up_to_it(store: Store) {
     written(&store, &stream("a"), events(5)).await;
     written(&store, &stream("b"), events(5)).await;
     for (version, tail) in [(1, vec![2, 3, 4, 5]), (3, vec![4, 5]), (5, vec![])] {
@@ -35,8 +35,8 @@ pub async fn a_snapshot_that_fits_stands_for_the_events_before_it(store: Store) 
     assert_eq!(replay_of(&store, &stream("b"), WITH_SNAPSHOT).await.snapshot, Some((Version::new(5), Vec::new())));
 }
 
-/// Otherwise the events are replayed from the beginning. Nor does it come for versions the caller has.
-pub async fn a_snapshot_is_used_only_if_asked_for_by_its_fingerprint(store: Store) {
+/// A replay without the snapshot's fingerprint starts from the beginning. A snapshot is also ignored if the caller already has its version.
+pub async fn a_snapshot_is_used_only_with_its_fingerprint(store: Store) {
     written(&store, &stream("a"), events(4)).await;
     save(&store, &stream("a"), 3, FINGERPRINT, "state").await;
     let all = (None, vec![1, 2, 3, 4]);
@@ -50,8 +50,8 @@ pub async fn a_snapshot_is_used_only_if_asked_for_by_its_fingerprint(store: Stor
     assert_eq!(loaded(&store, after(4)).await, (None, vec![]));
 }
 
-/// Time travel to before the snapshot.
-pub async fn a_snapshot_beyond_the_end_asked_for_is_ignored(store: Store) {
+/// A replay that ends before the snapshot's version starts from the beginning.
+pub async fn a_snapshot_beyond_the_requested_end_is_ignored(store: Store) {
     written(&store, &stream("a"), events(4)).await;
     save(&store, &stream("a"), 3, FINGERPRINT, "state").await;
     let up_to = |version| Replay { up_to: UpTo::Version(Version::new(version)), ..WITH_SNAPSHOT };
@@ -60,8 +60,8 @@ pub async fn a_snapshot_beyond_the_end_asked_for_is_ignored(store: Store) {
     assert_eq!(loaded(&store, up_to(4)).await, (Some((3, "state".into())), vec![4]));
 }
 
-/// A snapshot does not say when its last event was recorded.
-pub async fn a_snapshot_never_stands_for_the_state_at_a_time(store: Store) {
+/// A replay up to a time reads only events, because a snapshot does not contain the time of its last event.
+pub async fn a_replay_up_to_a_time_uses_no_snapshot(store: Store) {
     written(&store, &stream("a"), events(4)).await;
     save(&store, &stream("a"), 3, FINGERPRINT, "state").await;
     let last = log_of(&store).await.last().expect("a log with events").recorded_at;
@@ -71,7 +71,7 @@ pub async fn a_snapshot_never_stands_for_the_state_at_a_time(store: Store) {
     assert_eq!(loaded(&store, earlier).await, (None, vec![]));
 }
 
-/// Saves may arrive late: they run off the caller's path.
+/// A save runs in the background, so saves may arrive in any order.
 pub async fn an_older_snapshot_does_not_replace_a_newer_one(store: Store) {
     written(&store, &stream("a"), events(4)).await;
     save(&store, &stream("a"), 3, FINGERPRINT, "newer").await;
@@ -81,7 +81,7 @@ pub async fn an_older_snapshot_does_not_replace_a_newer_one(store: Store) {
     assert_eq!(loaded(&store, WITH_SNAPSHOT).await, (Some((4, "newest".into())), vec![]));
 }
 
-/// The shape of the state has changed; the version does not matter.
+/// A new fingerprint means that the type of the state has changed, so versions are not compared.
 pub async fn a_snapshot_of_another_fingerprint_replaces_the_old_one(store: Store) {
     written(&store, &stream("a"), events(4)).await;
     save(&store, &stream("a"), 3, FINGERPRINT, "old shape").await;

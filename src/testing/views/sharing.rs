@@ -1,4 +1,4 @@
-//! Workers with order per aggregate that share rows.
+//! Rows that workers with per-aggregate order share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::views::{Fields, ViewRow, ViewStore};
 use crate::testing::views::{key, page, totals};
 
-/// With order per aggregate several workers change the same rows at once, for different aggregates. Rows are created and deleted
-/// meanwhile: no change is lost, and no worker waits for ever.
+/// With per-aggregate order, several workers change the same rows concurrently, for different aggregates. The rows are created and deleted
+/// meanwhile, and no worker deadlocks.
 pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + Clone>(models: &M) {
     const ROUNDS: usize = 15;
     models.begin(totals().projection(), Box::new(|_| async { Ok(()) }.boxed())).await.expect("a projection begins");
@@ -39,7 +39,7 @@ pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + Clone>(models
         }
         Ok::<_, Error>(())
     };
-    // At once, and again where the rows have come and gone before.
+    // The second pass starts with rows that were created and deleted before.
     for times in 1..=2 {
         try_join_all((0..4).map(&racer)).await.expect("no turn fails");
         let mut expected: BTreeMap<String, usize> = BTreeMap::new();
@@ -62,7 +62,7 @@ fn advance_by_one(row: &mut Progress) {
     row.seen = row.applied;
 }
 
-/// Counts to two, and is gone at three.
+/// Increments the row's count, and removes the row when the count reaches three.
 fn counted(row: &ViewRow) -> ViewRow {
     let count = row.state.as_deref().map_or(0, |state| state.parse::<u32>().unwrap_or(u32::MAX)) + 1;
     if count == 3 {

@@ -1,4 +1,4 @@
-//! What a transaction of order per aggregate does while it holds the rows: find out what is to be applied, and apply it.
+//! A transaction of order per aggregate: finds the events to apply while it holds the rows, and applies them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -131,7 +131,7 @@ impl<P: Projection> Attempt<P> {
     }
 }
 
-/// What a transaction applies.
+/// The events that a transaction applies.
 struct Plan<'a, P> {
     attempt: &'a Attempt<P>,
     most: usize,

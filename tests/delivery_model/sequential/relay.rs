@@ -7,9 +7,9 @@ use crate::search::{Fault, Frame, Regular, Step, bit};
 pub(super) struct Relay {
     pub(super) up: bool,
     sent: u8,
-    /// The frames that the broker has and whose confirm is on its way.
+    /// Frames that the broker has and whose confirm is in flight.
     unconfirmed: u8,
-    /// The positions it takes for confirmed.
+    /// Positions this relay knows to be confirmed, as a bit set.
     confirmed: u8,
 }
 
@@ -30,7 +30,7 @@ impl Delivery {
         if !relay.up {
             let (sent, confirmed) = (state.relayed, up_to(state.relayed));
             let next = with(Relay { up: true, sent, unconfirmed: 0, confirmed });
-            // Else the leader is only slow, and goes on as if it still led.
+            // Otherwise the leader is only slow, and continues as if it still led.
             let gone = state.leader.is_none_or(|leader| !state.relays[leader].up);
             let kind = if gone { Regular } else { Fault };
             steps.push(Step::new(kind, "a relay takes the lease", State { leader: Some(index), ..next }));
@@ -62,17 +62,17 @@ impl Delivery {
         }
         let leads = state.leader == Some(index);
         if !leads && self.broken != Broken::NoFence {
-            // Its write finds another's fence.
-            steps.push(Step::new(Regular, "a relay sees that it leads no more", with(Relay::default())));
+            // Its write fails on another relay's fence.
+            steps.push(Step::new(Regular, "a relay notices that it lost the lease", with(Relay::default())));
             return;
         }
         let to = match self.broken {
-            Broken::KeepBeforeConfirm => relay.sent,
-            Broken::KeepBeyondPrefix => u8::try_from(8 - relay.confirmed.leading_zeros()).unwrap(),
+            Broken::CheckpointBeforeConfirm => relay.sent,
+            Broken::CheckpointBeyondPrefix => u8::try_from(8 - relay.confirmed.leading_zeros()).unwrap(),
             _ => relay.prefix(),
         };
-        // Without a fence also a relay that knows nothing of what another has kept.
-        if to > state.relayed || to < state.relayed && self.broken != Broken::KeepBeforeConfirm {
+        // Without a fence, even a relay that has not seen another relay's checkpoint moves it.
+        if to > state.relayed || to < state.relayed && self.broken != Broken::CheckpointBeforeConfirm {
             let backward = to < state.relayed;
             let moved = State { relayed: to, ..*state };
             let to = if backward { Err("the relay's checkpoint went backward") } else { Ok(moved) };

@@ -11,7 +11,7 @@ use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventEnvelope, EventStore, Query, View,
 };
 use peers::order::{self, OrderEvent};
-use peers::side::{ATTEMPTS, Can, Side};
+use peers::side::{ATTEMPTS, Side, Supported};
 use postgres_es::{PostgresEventRepository, PostgresViewRepository};
 use serde::{Deserialize, Serialize};
 use sqlite_es::{SqliteEventRepository, SqliteViewRepository};
@@ -44,8 +44,8 @@ impl Aggregate for Order {
     type Services = ();
 
     async fn handle(&mut self, numbers: Range<u64>, (): &(), sink: &EventSink<Self>) -> Result<(), Infallible> {
-        // Not `self`, as its documentation has it: what is applied here is applied again where a snapshot is kept, which would hold
-        // each of these events twice.
+        // The documentation passes `self` here, but then events are applied a second time when a snapshot is stored, and the snapshot holds
+        // each of them twice.
         let mut spare = Self::default();
         for number in numbers {
             sink.write(Event(OrderEvent::numbered(number)), &mut spare).await;
@@ -81,7 +81,7 @@ struct Cqrs<R: PersistedEventRepository, V> {
     commands: CqrsFramework<Order, PersistedEventStore<R, Order>>,
     loads: PersistedEventStore<R, Order>,
     kept: CqrsFramework<Order, PersistedEventStore<R, Order>>,
-    loads_kept: PersistedEventStore<R, Order>,
+    loads_with_snapshot: PersistedEventStore<R, Order>,
     repository: fn(&Pool) -> R,
     views: Arc<V>,
 }
@@ -91,7 +91,7 @@ enum Pool {
     Sqlite(SqlitePool),
 }
 
-/// As snapshots are kept on the other sides.
+/// The snapshot interval of the other sides.
 const SNAPSHOT: usize = 100;
 
 pub(crate) fn postgres(pool: PgPool) -> Arc<dyn Side> {
@@ -120,14 +120,14 @@ impl<R: PersistedEventRepository, V> Cqrs<R, V> {
             commands: CqrsFramework::new(events(), vec![], ()),
             loads: events(),
             kept: CqrsFramework::new(snapshots(), vec![], ()),
-            loads_kept: snapshots(),
+            loads_with_snapshot: snapshots(),
             views: Arc::new(views),
             repository,
             pool,
         }
     }
 
-    /// Brings every event to a query.
+    /// Replays all events into a query.
     async fn replay<Q: Query<Order>>(&self, query: Q) {
         let mut replay = QueryReplay::new((self.repository)(&self.pool), query);
         replay.use_error_handler(Box::new(|error| panic!("{error}")));
@@ -153,7 +153,7 @@ where
     }
 
     async fn execute(&self, id: Uuid, number: u64) {
-        // Another command can have met this one on its order.
+        // Retry after a conflict with another command on the same order.
         for _ in 0..ATTEMPTS {
             match self.commands.execute(&id.to_string(), number..number + 1).await {
                 Ok(()) => return,
@@ -161,7 +161,7 @@ where
                 Err(error) => panic!("{error}"),
             }
         }
-        panic!("refused {ATTEMPTS} times");
+        panic!("conflicted {ATTEMPTS} times");
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {
@@ -172,25 +172,25 @@ where
         std::mem::take(&mut self.loads.load_aggregate(&id.to_string()).await.unwrap().aggregate().0)
     }
 
-    async fn keep(&self, id: Uuid, snapshot: u64, events: u64) -> Can<()> {
+    async fn add_with_snapshot(&self, id: Uuid, snapshot: u64, events: u64) -> Supported<()> {
         for numbers in [0..snapshot, snapshot..events] {
             self.kept.execute(&id.to_string(), numbers).await.unwrap();
         }
         Ok(())
     }
 
-    async fn load_kept(&self, id: Uuid) -> Can<order::Order> {
-        Ok(std::mem::take(&mut self.loads_kept.load_aggregate(&id.to_string()).await.unwrap().aggregate().0))
+    async fn load_from_snapshot(&self, id: Uuid) -> Supported<order::Order> {
+        Ok(std::mem::take(&mut self.loads_with_snapshot.load_aggregate(&id.to_string()).await.unwrap().aggregate().0))
     }
 
-    async fn count_all(&self) -> Can<order::Order> {
+    async fn count_all(&self) -> Supported<order::Order> {
         let counter = Counter::default();
         self.replay(counter.clone()).await;
         let order = counter.0.lock().unwrap().clone();
         Ok(order)
     }
 
-    async fn empty_view(&self) -> Can<()> {
+    async fn empty_view(&self) -> Supported<()> {
         self.run("TRUNCATE orders", "DELETE FROM orders").await;
         Ok(())
     }
@@ -206,7 +206,7 @@ where
     }
 }
 
-/// As its `db/init.sql` has them.
+/// Copied from its `db/init.sql`.
 const POSTGRES_TABLES: &str = "
     CREATE TABLE events (
         aggregate_type text NOT NULL,
@@ -233,7 +233,7 @@ const POSTGRES_TABLES: &str = "
         PRIMARY KEY (view_id)
     );";
 
-/// As its migration has them.
+/// Copied from its migration.
 const SQLITE_TABLES: &str = "
     CREATE TABLE events (
         aggregate_type text NOT NULL,

@@ -1,7 +1,7 @@
-//! disintegrate. A command's state is a query over all events, and its append a serializable transaction that asks the query again.
+//! disintegrate. The state of a command is a query over all events, and the append is a serializable transaction that repeats the query.
 //!
-//! Its own set-up fails before PostgreSQL 16: a function holds a hexadecimal literal. So the tables and functions are made here, the same but
-//! for that literal, and the store is opened as it is over tables that are there.
+//! Its own setup fails on PostgreSQL before version 16, since one of its functions contains a hexadecimal literal. So this module creates
+//! the same tables and functions without that literal, and opens the store on existing tables.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use disintegrate::{
 use disintegrate_postgres::{PgDecisionMaker, PgEventId, PgEventStore, PgSnapshotter, WithPgSnapshot, decision_maker};
 use futures::TryStreamExt;
 use peers::order::{self, Paid, Placed, Shipped};
-use peers::side::{ATTEMPTS, Can, Side};
+use peers::side::{ATTEMPTS, Side, Supported};
 use serde::{Deserialize, Serialize};
 use sqlx::{Executor, PgPool};
 use uuid::Uuid;
@@ -96,7 +96,7 @@ pub(crate) struct Disintegrate {
     store: Store,
     commands: PgDecisionMaker<OrderEvent, Json<OrderEvent>, NoSnapshot>,
     loads: EventSourcedStateStore<PgEventId, OrderEvent, Store, NoSnapshot>,
-    loads_kept: EventSourcedStateStore<PgEventId, OrderEvent, Store, WithPgSnapshot>,
+    loads_with_snapshot: EventSourcedStateStore<PgEventId, OrderEvent, Store, WithPgSnapshot>,
 }
 
 impl Disintegrate {
@@ -106,19 +106,19 @@ impl Disintegrate {
         Self {
             commands: decision_maker(store.clone(), NoSnapshot),
             loads: EventSourcedStateStore::new(store.clone(), NoSnapshot),
-            loads_kept: EventSourcedStateStore::new(store.clone(), snapshots),
+            loads_with_snapshot: EventSourcedStateStore::new(store.clone(), snapshots),
             store,
             pool,
         }
     }
 }
 
-/// As snapshots are kept on the other sides.
+/// The snapshot interval of the other sides.
 const SNAPSHOT: u64 = 100;
 
 #[async_trait]
 impl Side for Disintegrate {
-    /// More only refuse each other.
+    /// More tasks would only conflict with each other.
     fn fillers(&self) -> u64 {
         1
     }
@@ -132,7 +132,7 @@ impl Side for Disintegrate {
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {
-        // Serializable transactions refuse each other where they may have met, also those of different orders.
+        // Serializable transactions may conflict even if their orders differ.
         for _ in 0..ATTEMPTS {
             match self.commands.make(Add(id, numbers.clone())).await {
                 Ok(_) => return,
@@ -140,7 +140,7 @@ impl Side for Disintegrate {
                 Err(error) => panic!("{error:?}"),
             }
         }
-        panic!("refused {ATTEMPTS} times");
+        panic!("conflicted {ATTEMPTS} times");
     }
 
     async fn load(&self, id: Uuid) -> order::Order {
@@ -148,20 +148,20 @@ impl Side for Disintegrate {
         self.loads.load(order).await.unwrap().state().state.clone()
     }
 
-    async fn keep(&self, id: Uuid, snapshot: u64, events: u64) -> Can<()> {
+    async fn add_with_snapshot(&self, id: Uuid, snapshot: u64, events: u64) -> Supported<()> {
         self.add(id, 0..snapshot).await;
-        // Loading has it kept.
-        self.load_kept(id).await?;
+        // Loading stores the snapshot.
+        self.load_from_snapshot(id).await?;
         self.add(id, snapshot..events).await;
         Ok(())
     }
 
-    async fn load_kept(&self, id: Uuid) -> Can<order::Order> {
+    async fn load_from_snapshot(&self, id: Uuid) -> Supported<order::Order> {
         let order = Order { order_id: id, ..Order::default() };
-        Ok(self.loads_kept.load(order).await.unwrap().state().state.clone())
+        Ok(self.loads_with_snapshot.load(order).await.unwrap().state().state.clone())
     }
 
-    async fn count_all(&self) -> Can<order::Order> {
+    async fn count_all(&self) -> Supported<order::Order> {
         let mut order = order::Order::default();
         let all: StreamQuery<PgEventId, OrderEvent> = query!(OrderEvent);
         let mut events = self.store.stream(&all);
@@ -173,7 +173,7 @@ impl Side for Disintegrate {
         Ok(order)
     }
 
-    async fn empty_view(&self) -> Can<()> {
+    async fn empty_view(&self) -> Supported<()> {
         Err("a view is the application's own SQL")
     }
 }
@@ -189,7 +189,7 @@ fn is_conflict(error: &disintegrate::DecisionError<Infallible>) -> bool {
     }
 }
 
-/// As its migrator has them, but for 4294967295, which is 0xFFFFFFFF there.
+/// Copied from its migrator, except for 4294967295, which is 0xFFFFFFFF there.
 const TABLES: &str = "
     CREATE SEQUENCE seq_event_event_id;
     CREATE TABLE event (

@@ -1,5 +1,5 @@
-//! es-entity. Its statements are checked against a database when this is compiled; `.sqlx` holds what they were found to be, so that no database
-//! is needed. Made anew by `prepare.sh`. Its snapshots are not measured: they would be an entity of their own, with tables of its own.
+//! es-entity. Its statements are checked against a database at compile time. `.sqlx` holds the results, so that no database is needed;
+//! `prepare.sh` regenerates it. Its snapshots are not measured: they would be a separate entity with separate tables.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use es_entity::{
     TryFromEvents, errlanes,
 };
 use peers::order::{self, Paid, Placed, Shipped};
-use peers::side::{Can, Side};
+use peers::side::{Side, Supported};
 use serde::{Deserialize, Serialize};
 use sqlx::{Executor, PgPool};
 use uuid::Uuid;
@@ -113,19 +113,19 @@ impl Side for Orders {
         self.find_by_id(OrderId::from(id)).await.unwrap().state
     }
 
-    async fn keep(&self, _id: Uuid, _snapshot: u64, _events: u64) -> Can<()> {
+    async fn add_with_snapshot(&self, _id: Uuid, _snapshot: u64, _events: u64) -> Supported<()> {
         Err("its snapshots are not measured")
     }
 
-    async fn load_kept(&self, _id: Uuid) -> Can<order::Order> {
+    async fn load_from_snapshot(&self, _id: Uuid) -> Supported<order::Order> {
         Err("its snapshots are not measured")
     }
 
-    async fn count_all(&self) -> Can<order::Order> {
-        Err("reads no events but those of entities, and has no view tables")
+    async fn count_all(&self) -> Supported<order::Order> {
+        Err("reads events only through entities, and has no view tables")
     }
 
-    async fn empty_view(&self) -> Can<()> {
-        Err("reads no events but those of entities, and has no view tables")
+    async fn empty_view(&self) -> Supported<()> {
+        Err("reads events only through entities, and has no view tables")
     }
 }

@@ -1,4 +1,4 @@
-//! esrs. Its views are SQL of the application's own, so there is none to compare.
+//! esrs. Its views are the application's own SQL, so there is no view to compare.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use esrs::store::postgres::{PgStore, PgStoreBuilder};
 use esrs::{Aggregate, AggregateState};
 use futures::TryStreamExt;
 use peers::order::{Order, OrderEvent};
-use peers::side::{Can, Side};
+use peers::side::{Side, Supported};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -53,7 +53,7 @@ impl Esrs {
 
 #[async_trait]
 impl Side for Esrs {
-    /// Building the store has made them.
+    /// Building the store has created the tables.
     async fn create(&self) {}
 
     async fn execute(&self, id: Uuid, number: u64) {
@@ -69,7 +69,7 @@ impl Side for Esrs {
         self.state(id).await.into_inner()
     }
 
-    async fn count_all(&self) -> Can<Order> {
+    async fn count_all(&self) -> Supported<Order> {
         let mut order = Order::default();
         let mut events = self.store.stream_events(&self.pool);
         while let Some(event) = events.try_next().await.unwrap() {
@@ -78,7 +78,7 @@ impl Side for Esrs {
         Ok(order)
     }
 
-    async fn empty_view(&self) -> Can<()> {
+    async fn empty_view(&self) -> Supported<()> {
         Err("a view is the application's own SQL")
     }
 }

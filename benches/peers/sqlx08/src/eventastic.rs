@@ -1,4 +1,5 @@
-//! eventastic. It writes a snapshot with each command, and loads from it: what is measured as loading without one has had it deleted.
+//! eventastic. It writes a snapshot with each command and loads from it. To measure loads without a snapshot, the snapshot is deleted
+//! first.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -9,12 +10,12 @@ use eventastic::event::DomainEvent;
 use eventastic::repository::{Repository, RepositoryError};
 use eventastic_postgres::{NoEncryption, PostgresRepository, SideEffectDbError, SideEffectStorage, TableConfig};
 use peers::order::{Order, OrderEvent};
-use peers::side::{Can, Place, Side};
+use peers::side::{Place, Side, Supported};
 use serde::{Deserialize, Serialize};
 use sqlx::{Executor, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
-/// An event carries its own id, and the first of an order the order's.
+/// An event with its own id and the id of its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Event {
     id: Uuid,
@@ -42,7 +43,7 @@ struct Kept {
     order: Order,
 }
 
-/// There are none.
+/// Required by the traits; there are no side effects.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Effect(Uuid);
 
@@ -101,7 +102,7 @@ pub(crate) struct Eventastic {
 }
 
 impl Eventastic {
-    /// It makes its own pool; the other is for what it cannot do.
+    /// Opens the repository, which creates its own pool. The other pool is for statements that the repository does not offer.
     pub(crate) async fn new(place: &Place) -> Self {
         let tables = TableConfig::new("events", "snapshots");
         let (options, pool) = (crate::database::postgres_address(place), crate::database::postgres_options(place));
@@ -128,7 +129,7 @@ impl Side for Eventastic {
         self.add(id, number..number + 1).await;
     }
 
-    /// Loads outside the transaction, as its documentation has it: the version tells a conflict.
+    /// Loads outside the transaction, as its documentation does; the version detects a conflict.
     async fn add(&self, id: Uuid, numbers: Range<u64>) {
         let mut events = numbers.map(|number| Event::numbered(id, number));
         let mut order = match self.loaded(id).await {
@@ -145,8 +146,8 @@ impl Side for Eventastic {
         self.loaded(id).await.unwrap().state().order.clone()
     }
 
-    async fn keep(&self, id: Uuid, snapshot: u64, events: u64) -> Can<()> {
-        // Those of the orders that are loaded from their events.
+    async fn add_with_snapshot(&self, id: Uuid, snapshot: u64, events: u64) -> Supported<()> {
+        // Delete the snapshots of the orders that are loaded from their events.
         self.pool.execute("DELETE FROM snapshots").await.unwrap();
         self.add(id, 0..snapshot).await;
         self.pool.execute("CREATE TABLE kept AS SELECT * FROM snapshots").await.unwrap();
@@ -157,15 +158,15 @@ impl Side for Eventastic {
         Ok(())
     }
 
-    async fn load_kept(&self, id: Uuid) -> Can<Order> {
+    async fn load_from_snapshot(&self, id: Uuid) -> Supported<Order> {
         Ok(self.load(id).await)
     }
 
-    async fn count_all(&self) -> Can<Order> {
-        Err("reads no events but those of one aggregate, and has no view tables")
+    async fn count_all(&self) -> Supported<Order> {
+        Err("reads only the events of one aggregate, and has no view tables")
     }
 
-    async fn empty_view(&self) -> Can<()> {
-        Err("reads no events but those of one aggregate, and has no view tables")
+    async fn empty_view(&self) -> Supported<()> {
+        Err("reads only the events of one aggregate, and has no view tables")
     }
 }

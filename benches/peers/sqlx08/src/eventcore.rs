@@ -1,4 +1,5 @@
-//! eventcore. A command is folded from a stream's events, or from a snapshot where it asks for one, which is refreshed after 100 more events.
+//! eventcore. The state of a command is folded from a stream's events, or from a snapshot if the command asks for one. A snapshot is
+//! refreshed after 100 more events.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -11,12 +12,12 @@ use eventcore_sqlite::SqliteEventStore;
 use eventcore_types::{BatchSize, CommandStateSnapshotId, EventFilter, EventPage, EventReader, EventStore};
 use futures::TryStreamExt;
 use peers::order::{Order, OrderEvent};
-use peers::side::{Can, Place, Side};
+use peers::side::{Place, Side, Supported};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-/// An event carries its stream.
+/// An event with its stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct OfOrder {
     order: StreamId,
@@ -33,7 +34,7 @@ impl Event for OfOrder {
     }
 }
 
-/// Adds the events of these numbers.
+/// Appends the events with these numbers.
 #[derive(Clone, Command)]
 struct Add {
     #[stream]
@@ -56,7 +57,7 @@ impl CommandLogic for Add {
     }
 }
 
-/// Adds nothing, and says what it was folded from a snapshot.
+/// Appends nothing; records the state that was folded from a snapshot.
 #[derive(Clone, Command)]
 struct Look {
     #[stream]
@@ -103,7 +104,7 @@ pub(crate) fn postgres(pool: PgPool) -> Eventcore<Arc<PostgresEventStore>> {
     Eventcore { store: Arc::new(PostgresEventStore::from_pool(pool)), migrate }
 }
 
-/// It has one connection, whose settings are ours.
+/// Opens the store. It has one connection, which gets the settings of the other sides.
 pub(crate) fn sqlite(place: &Place) -> Eventcore<Arc<SqliteEventStore>> {
     let db = rusqlite::Connection::open(&place.url).unwrap();
     for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("cache_size", "-16384")] {
@@ -148,14 +149,14 @@ where
         order
     }
 
-    async fn keep(&self, id: Uuid, snapshot: u64, events: u64) -> Can<()> {
+    async fn add_with_snapshot(&self, id: Uuid, snapshot: u64, events: u64) -> Supported<()> {
         self.add(id, 0..snapshot).await;
-        self.load_kept(id).await?;
+        self.load_from_snapshot(id).await?;
         self.add(id, snapshot..events).await;
         Ok(())
     }
 
-    async fn load_kept(&self, id: Uuid) -> Can<Order> {
+    async fn load_from_snapshot(&self, id: Uuid) -> Supported<Order> {
         let seen = Arc::default();
         let look = Look { order: stream(id), seen: Arc::clone(&seen) };
         execute(&*self.store, look, RetryPolicy::new()).await.unwrap();
@@ -163,7 +164,7 @@ where
         Ok(order)
     }
 
-    async fn count_all(&self) -> Can<Order> {
+    async fn count_all(&self) -> Supported<Order> {
         let (mut order, limit) = (Order::default(), BatchSize::new(1_000));
         let mut next = Some(EventPage::first(limit));
         while let Some(page) = next {
@@ -174,7 +175,7 @@ where
         Ok(order)
     }
 
-    async fn empty_view(&self) -> Can<()> {
+    async fn empty_view(&self) -> Supported<()> {
         Err("a view is the application's own")
     }
 }

@@ -1,4 +1,4 @@
-//! Measures one figure of one side, as the driver asks for it.
+//! Measures one figure of one side, as requested by the driver.
 
 mod cqrs;
 #[path = "../../shared/database.rs"]
@@ -21,7 +21,7 @@ use crate::eventastic::Eventastic;
 
 #[tokio::main]
 async fn main() {
-    let task = Task::of_arguments();
+    let task = Task::from_arguments();
     if task.is("drop") {
         return database::drop(&task.place).await;
     }

@@ -1,16 +1,16 @@
-//! What an application would write without a library: one table, sqlx, serde_json. A command reads the order's events, decides, and inserts
-//! one row by itself; the primary key tells a conflict.
+//! The code that an application without a library would contain: one table, sqlx, serde_json. A command reads the order's events, decides,
+//! and inserts one row without an explicit transaction; the unique key detects a conflict.
 
 use std::ops::Range;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use peers::order::{Order, OrderEvent, Paid, Placed, Shipped};
-use peers::side::{ATTEMPTS, Can, Side};
+use peers::side::{ATTEMPTS, Side, Supported};
 use sqlx::{Executor, PgPool, Row, SqlitePool};
 use uuid::Uuid;
 
-/// The name and the payload of an event: a struct a type, without a tag.
+/// Returns the name and the payload of an event: one struct per type, without a tag.
 fn encoded(number: u64) -> (&'static str, Vec<u8>) {
     let event = OrderEvent::numbered(number);
     let payload = match &event {
@@ -30,7 +30,7 @@ fn fold(order: &mut Order, event_type: &str, payload: &[u8]) {
     }
 }
 
-/// A driver's side. Only the types differ: sqlx wants them named where a statement runs.
+/// Implements the side for one driver. Only the types differ, since sqlx requires concrete types where a statement runs.
 macro_rules! by_hand {
     ($name:ident, $pool:ty, $tables:ident) => {
         pub(crate) struct $name($pool);
@@ -40,7 +40,7 @@ macro_rules! by_hand {
                 Self(pool)
             }
 
-            /// The events after a version.
+            /// Loads the events after version `version`.
             async fn load_after(&self, id: Uuid, version: i64, mut order: Order) -> Order {
                 let mut rows = sqlx::query(LOAD).bind(id).bind(version).fetch(&self.0);
                 while let Some(row) = rows.try_next().await.unwrap() {
@@ -78,7 +78,7 @@ macro_rules! by_hand {
                         Err(error) => panic!("{error}"),
                     }
                 }
-                panic!("refused {ATTEMPTS} times");
+                panic!("conflicted {ATTEMPTS} times");
             }
 
             async fn add(&self, id: Uuid, numbers: Range<u64>) {
@@ -89,7 +89,7 @@ macro_rules! by_hand {
                 self.load_after(id, 0, Order::default()).await
             }
 
-            async fn keep(&self, id: Uuid, snapshot: u64, events: u64) -> Can<()> {
+            async fn add_with_snapshot(&self, id: Uuid, snapshot: u64, events: u64) -> Supported<()> {
                 self.insert(id, 0, 0..snapshot).await;
                 let state = serde_json::to_vec(&self.load(id).await).unwrap();
                 let insert = sqlx::query("INSERT INTO snapshots (aggregate_id, version, state) VALUES ($1, $2, $3)");
@@ -98,14 +98,14 @@ macro_rules! by_hand {
                 Ok(())
             }
 
-            async fn load_kept(&self, id: Uuid) -> Can<Order> {
+            async fn load_from_snapshot(&self, id: Uuid) -> Supported<Order> {
                 let select = sqlx::query("SELECT version, state FROM snapshots WHERE aggregate_id = $1").bind(id);
                 let row = select.fetch_one(&self.0).await.unwrap();
                 let order = serde_json::from_slice(row.get(1)).unwrap();
                 Ok(self.load_after(id, row.get(0), order).await)
             }
 
-            async fn count_all(&self) -> Can<Order> {
+            async fn count_all(&self) -> Supported<Order> {
                 let mut order = Order::default();
                 let mut rows = sqlx::query(ALL).fetch(&self.0);
                 while let Some(row) = rows.try_next().await.unwrap() {
@@ -114,8 +114,8 @@ macro_rules! by_hand {
                 Ok(order)
             }
 
-            async fn empty_view(&self) -> Can<()> {
-                Err("not written")
+            async fn empty_view(&self) -> Supported<()> {
+                Err("not implemented")
             }
         }
     };

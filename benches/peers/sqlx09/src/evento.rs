@@ -1,5 +1,5 @@
-//! evento. Its payloads are bitcode, smaller than JSON. Aggregates are loaded from their events each time: it can also keep them in memory, which
-//! is not measured. An aggregate has at most 65,535 events.
+//! evento. Its payloads are bitcode, which is smaller than JSON. Aggregates are loaded from their events on each load. It can also cache
+//! them in memory, which is not measured. An aggregate has at most 65,535 events.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use ::evento::migrator::{Migrate, Plan};
 use ::evento::{Executor, Projection, ProjectionAggregate, TenantFilter, WriteBuilder, WriteError};
 use async_trait::async_trait;
 use peers::order;
-use peers::side::{ATTEMPTS, Can, Side};
+use peers::side::{ATTEMPTS, Side, Supported};
 use sqlx::{PgPool, SqlitePool};
 use uuid::Uuid;
 
@@ -43,7 +43,7 @@ fn shipped(event: Shipped) -> order::Shipped {
     order::Shipped { order_id, parcel, carrier, items, weight_grams, at }
 }
 
-/// Adds the event of this number to what is to be written.
+/// Adds the event with this number to `builder`.
 fn write(builder: &mut WriteBuilder, number: u64) {
     match order::OrderEvent::numbered(number) {
         order::OrderEvent::Placed(order::Placed { order_id, user_id, items, total_cents, method, at }) => {
@@ -60,7 +60,7 @@ fn write(builder: &mut WriteBuilder, number: u64) {
     };
 }
 
-/// Two of the same state: the first is never kept, the second with each load that found new events.
+/// Declares a state. It is declared twice: one is never stored, the other is stored on each load that found new events.
 macro_rules! state {
     ($name:ident, $handlers:ident, $(#[$attribute:meta])+) => {
         $(#[$attribute])+
@@ -156,7 +156,7 @@ impl<E: Executor> Evento<E> {
 
 #[async_trait]
 impl<E: Executor> Side for Evento<E> {
-    /// Migrated when it was opened.
+    /// Opening the side has run the migrations.
     async fn create(&self) {}
 
     async fn execute(&self, id: Uuid, number: u64) {
@@ -167,7 +167,7 @@ impl<E: Executor> Side for Evento<E> {
                 Err(error) => panic!("{error}"),
             }
         }
-        panic!("refused {ATTEMPTS} times");
+        panic!("conflicted {ATTEMPTS} times");
     }
 
     async fn add(&self, id: Uuid, numbers: Range<u64>) {
@@ -178,18 +178,18 @@ impl<E: Executor> Side for Evento<E> {
         replayed::load(&self.0, id).await.unwrap().take()
     }
 
-    async fn keep(&self, id: Uuid, snapshot: u64, events: u64) -> Can<()> {
+    async fn add_with_snapshot(&self, id: Uuid, snapshot: u64, events: u64) -> Supported<()> {
         self.add(id, 0..snapshot).await;
-        self.load_kept(id).await?;
+        self.load_from_snapshot(id).await?;
         self.add(id, snapshot..events).await;
         Ok(())
     }
 
-    async fn load_kept(&self, id: Uuid) -> Can<order::Order> {
+    async fn load_from_snapshot(&self, id: Uuid) -> Supported<order::Order> {
         Ok(kept::load(&self.0, id).await.unwrap().take())
     }
 
-    async fn count_all(&self) -> Can<order::Order> {
+    async fn count_all(&self) -> Supported<order::Order> {
         let (mut order, mut after) = (order::Order::default(), None);
         loop {
             let page = Args::forward(1_000, after);
@@ -208,7 +208,7 @@ impl<E: Executor> Side for Evento<E> {
         }
     }
 
-    async fn empty_view(&self) -> Can<()> {
+    async fn empty_view(&self) -> Supported<()> {
         Err("a view is the application's own SQL")
     }
 }

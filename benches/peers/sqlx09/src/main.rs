@@ -1,4 +1,4 @@
-//! Measures one figure of one side, as the driver asks for it.
+//! Measures one figure of one side, as requested by the driver.
 
 mod by_hand;
 #[path = "../../shared/database.rs"]
@@ -17,7 +17,7 @@ use ours::Ours;
 
 #[tokio::main]
 async fn main() {
-    let task = Task::of_arguments();
+    let task = Task::from_arguments();
     if task.is("drop") {
         return database::drop(&task.place).await;
     }
@@ -45,7 +45,7 @@ async fn main() {
     task.run(side).await;
 }
 
-/// What the sides are measured on.
+/// Returns the name and version of the database.
 async fn version(place: &Place) -> String {
     if place.is_postgres() {
         let mut db = PgConnection::connect(&place.server().0).await.unwrap();

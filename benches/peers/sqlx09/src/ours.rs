@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use peers::order::{self, Paid, Placed, Shipped};
-use peers::side::{Can, Place, Side};
+use peers::side::{Place, Side, Supported};
 use retell::repository::RepositoryOptions;
 use retell::store::postgres::PostgresOptions;
 use retell::store::sqlite::{SqliteOptions, Synchronous};
@@ -49,10 +49,10 @@ impl OrderEvent {
     }
 }
 
-/// Adds the events of these numbers.
+/// Appends the events with these numbers.
 struct Add(Range<u64>);
 
-/// Never kept, so that all events are loaded.
+/// The order without snapshots, so that every load reads all events.
 #[derive(Debug, Clone, Default, Aggregate)]
 #[aggregate("order", event = OrderEvent, snapshots = never)]
 struct Order(order::Order);
@@ -71,7 +71,7 @@ impl Handle<Add> for Order {
     }
 }
 
-/// Kept after each 100 events.
+/// The order with a snapshot every 100 events.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, Aggregate)]
 #[aggregate("order", event = OrderEvent, snapshots = 100)]
 struct KeptOrder(order::Order);
@@ -130,7 +130,7 @@ impl Ours {
         Self::over(Database::Postgres(store, models), cached)
     }
 
-    /// Log and views are two files: the views can be made again, and are as durable as the default has them.
+    /// Opens two files, one for the log and one for the views. Views can be rebuilt, so their file keeps the default durability.
     pub(crate) async fn sqlite(place: &Place, cached: bool) -> Self {
         let options = SqliteOptions::new().with_synchronous(Synchronous::Full);
         let store = SqliteStore::open_with(&place.url, options).await.unwrap();
@@ -163,7 +163,7 @@ impl Ours {
 
 #[async_trait]
 impl Side for Ours {
-    /// Opening has made them.
+    /// Opening the stores has created the tables.
     async fn create(&self) {}
 
     async fn execute(&self, id: Uuid, number: u64) {
@@ -178,7 +178,7 @@ impl Side for Ours {
         self.uncached.load(id.to_string()).await.unwrap().state.0
     }
 
-    async fn keep(&self, id: Uuid, snapshot: u64, events: u64) -> Can<()> {
+    async fn add_with_snapshot(&self, id: Uuid, snapshot: u64, events: u64) -> Supported<()> {
         self.kept.execute(id.to_string(), Add(0..snapshot)).await.unwrap();
         self.kept.flush().await;
         self.kept.execute(id.to_string(), Add(snapshot..events)).await.unwrap();
@@ -186,11 +186,11 @@ impl Side for Ours {
         Ok(())
     }
 
-    async fn load_kept(&self, id: Uuid) -> Can<order::Order> {
+    async fn load_from_snapshot(&self, id: Uuid) -> Supported<order::Order> {
         Ok(self.kept.load(id.to_string()).await.unwrap().state.0)
     }
 
-    async fn count_all(&self) -> Can<order::Order> {
+    async fn count_all(&self) -> Supported<order::Order> {
         let (mut order, mut after) = (order::Order::default(), Position::ZERO);
         loop {
             let page = self.store().read_all(after, 10_000, &Filter::all()).await.unwrap();
@@ -204,7 +204,7 @@ impl Side for Ours {
         }
     }
 
-    async fn empty_view(&self) -> Can<()> {
+    async fn empty_view(&self) -> Supported<()> {
         match &self.database {
             Database::Postgres(store, models) => Rebuild::new(Orders, store.clone(), models.clone()).reset().await,
             Database::Sqlite(store, models) => Rebuild::new(Orders, store.clone(), models.clone()).reset().await,

@@ -1,4 +1,4 @@
-//! Uses of a type with a mistake in its declaration are no errors of their own.
+//! Using a type with an error in its declaration causes no further errors.
 use retell::{Aggregate, Apply, Event, EventUnion};
 
 #[derive(Event)]

@@ -1,4 +1,4 @@
-//! A lint that is forbidden cannot be allowed: not by generated code either.
+//! Generated code compiles under forbidden lints, which it cannot allow.
 #![forbid(unsafe_code, missing_docs, deprecated, dead_code, non_snake_case, unused_variables)]
 #![forbid(unreachable_patterns, unreachable_code, clippy::all, clippy::pedantic)]
 

@@ -1,4 +1,4 @@
-//! Types that exist only in a function, on another path to the library.
+//! Types inside a function, with another path to the library.
 mod vendored {
     pub mod path {
         pub use retell;

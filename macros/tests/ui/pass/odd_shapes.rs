@@ -1,4 +1,4 @@
-//! Shapes that are rare but allowed.
+//! Rare shapes that are allowed.
 #![deny(warnings)]
 #![allow(dead_code)]
 
@@ -65,7 +65,7 @@ mod nested {
     }
 }
 
-/// Private fields in a module of their own.
+/// Private fields in a separate module.
 mod hidden {
     #[derive(retell::Event)]
     #[event("hidden")]

@@ -1,4 +1,4 @@
-//! A crate whose own types have the names of the prelude.
+//! A crate whose own types shadow names of the prelude.
 #![allow(dead_code)]
 
 use retell::{Aggregate as DeriveAggregate, EventUnion};
@@ -40,7 +40,7 @@ enum OrderEvent {
     Closed,
 }
 
-/// Named as a variable of the generated code might be.
+/// Has the name of a variable that generated code might use.
 fn stored(payload: u64) -> OrderEvent {
     OrderEvent::Created { id: payload, note: String }
 }
@@ -62,7 +62,7 @@ impl retell::Apply<OrderEvent> for Order {
     }
 }
 
-/// Named as the function it becomes.
+/// Has the name of the method that calls it.
 fn claims(_: &OrderEvent) -> ::std::result::Result<::std::vec::Vec<retell::Claim>, retell::InvalidName> {
     ::std::result::Result::Ok(::std::vec::Vec::new())
 }

@@ -1,4 +1,4 @@
-//! A crate that denies nearly everything.
+//! A crate that denies most lints.
 #![deny(warnings, missing_docs, unused, unreachable_pub, missing_debug_implementations)]
 #![deny(unused_qualifications, single_use_lifetimes, non_snake_case, non_camel_case_types, deprecated)]
 #![deny(elided_lifetimes_in_paths, unused_results, trivial_casts, let_underscore_drop)]
@@ -6,22 +6,22 @@
 
 use retell::{Aggregate, Apply, Event, EventUnion};
 
-/// What happens to an order.
+/// Events of an order.
 #[derive(Debug, Event)]
 pub enum OrderEvent {
-    /// It was made.
+    /// The order was created.
     #[event("order.created", version = 2, upcast(from_v1))]
     Created {
-        /// Its number.
+        /// The order's number.
         order_id: u64,
     },
-    /// Someone said something.
+    /// A note was added.
     #[event("order.noted")]
     Noted(String, u8),
-    /// It was weighed.
+    /// The order was weighed.
     #[event("order.weighed")]
     Weighed(u64),
-    /// It is over.
+    /// The order was closed.
     #[event("order.closed")]
     Closed,
 }
@@ -30,19 +30,19 @@ fn from_v1(order_id: u64) -> OrderEvent {
     OrderEvent::Created { order_id }
 }
 
-/// Someone came.
+/// A user registered.
 #[derive(Debug, Event)]
 #[event("user.registered")]
 pub struct UserRegistered {
-    /// Where to write to.
+    /// The user's e-mail address.
     pub email: String,
 }
 
-/// Names as another system has them.
+/// Names chosen by another system.
 #[expect(non_snake_case, non_camel_case_types)]
 #[derive(Debug, Event)]
 pub enum foreignEvent {
-    /// Something.
+    /// Something was created.
     #[event("foreign.created")]
     created_now {
         /// Its number.
@@ -50,7 +50,7 @@ pub enum foreignEvent {
     },
 }
 
-/// All of them.
+/// All events.
 #[derive(Debug, EventUnion)]
 pub enum ShopEvent {
     /// Orders.
@@ -81,10 +81,10 @@ impl Apply<OrderEvent> for Order {
 #[derive(Debug, Default, Clone, Aggregate)]
 #[aggregate("lamp", event = OrderEvent, snapshots = never)]
 pub enum Lamp {
-    /// Dark.
+    /// Switched off.
     #[default]
     Off,
-    /// Bright.
+    /// Switched on.
     On(String),
 }
 

@@ -1,4 +1,4 @@
-//! The committed state of a model in memory.
+//! The committed state of a read model in memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::store::model::deadlines::{Deadline, DeadlineChange, parts};
 use crate::store::model::parking::{Parking, ParkingChange, Step};
 use crate::store::model::progress::{Row, in_aggregate_order};
 
-/// All that one lock guards, so that readers see the value and the tables of one commit.
+/// The committed state. One lock guards all of it, so readers see the value and the tables of the same commit.
 #[derive(Debug, Default)]
 pub(crate) struct Committed<T> {
     pub(crate) value: Arc<T>,
     pub(crate) tables: Tables,
 }
 
-/// What projections, views, reactions and process managers have in a model, apart from the value.
+/// The state of projections, views, reactions and process managers in a model, apart from the value.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     pub(crate) checkpoints: HashMap<ProjectionName, Position>,
     pub(crate) parking: HashMap<ProjectionName, Parking>,
-    /// Of the projections with order per aggregate.
+    /// The progress rows of the projections with per-aggregate order.
     pub(crate) progress: HashMap<ProjectionName, HashMap<StreamId, Row>>,
     /// The inboxes of all reactions.
     pub(crate) handled: HashSet<(ProjectionName, EventId)>,
@@ -44,7 +44,7 @@ impl<T> Committed<T> {
 }
 
 impl Tables {
-    /// Refuses a step that does not start where its projection is.
+    /// Refuses a step that does not start at the checkpoint of its projection.
     pub(crate) fn check(&self, step: &Step) -> Result<()> {
         if self.progress.contains_key(&step.projection) {
             return Err(in_aggregate_order(&step.projection));
@@ -65,6 +65,7 @@ impl Tables {
         self.progress.remove(projection);
     }
 
+    /// Moves the checkpoint and changes the parked aggregates as `step` says.
     pub(crate) fn take(&mut self, step: Step) {
         let changes = step.changes_after();
         self.park(&step.projection, step.parking).changes = changes;

@@ -15,11 +15,11 @@ use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 impl<T: Clone + Send + Sync + 'static> DeadlineStore for MemoryReadModel<T> {
     async fn change_deadlines(&self, _: &mut T, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
         let change = (process.clone(), changes.to_vec());
-        self.turns.staged("change_deadlines", |staged| staged.deadlines.push(change))
+        self.transactions.staged("change_deadlines", |staged| staged.deadlines.push(change))
     }
 
     async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
-        let _turn = self.turns.take("settle_deadlines").await?;
+        let _transaction = self.transactions.begin("settle_deadlines").await?;
         self.write().tables.change_deadlines(process, changes);
         Ok(())
     }
@@ -39,7 +39,7 @@ impl<T: Clone + Send + Sync + 'static> DeadlineStore for MemoryReadModel<T> {
         until: DateTime<Utc>,
         _error: &str,
     ) -> Result<()> {
-        let _turn = self.turns.take("postpone_deadline").await?;
+        let _transaction = self.transactions.begin("postpone_deadline").await?;
         if let Some(deadline) = self.write().tables.deadlines.get_mut(process).and_then(|own| own.get_mut(&id)) {
             deadline.at = until;
             deadline.attempts += 1;

@@ -5,14 +5,16 @@ use crate::id::{EventId, Position, ProjectionName};
 use crate::store::memory::model::MemoryReadModel;
 
 impl<T: Clone + Send + Sync + 'static> MemoryReadModel<T> {
+    /// Stages the inbox entry of an event. Returns whether the event is new.
     pub(crate) fn record_handled(&self, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         let entry = (reaction.clone(), event);
         if self.read().tables.handled.contains(&entry) {
             return Ok(false);
         }
-        self.turns.staged("mark_handled", |staged| staged.handled.insert(entry))
+        self.transactions.staged("mark_handled", |staged| staged.handled.insert(entry))
     }
 
+    /// Stores the position after which a reaction starts, unless one is stored. Returns the stored position.
     pub(crate) fn record_start(&self, reaction: &ProjectionName, position: Position) -> Position {
         *self.write().tables.starts.entry(reaction.clone()).or_insert(position)
     }

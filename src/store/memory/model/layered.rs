@@ -1,14 +1,14 @@
-//! A sorted map in layers.
+//! A sorted map in layers, which is cheap to clone.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// A sorted map whose clone is cheap: a stack of sorted maps, of which an upper one overrides those below it. `None` marks a removed key.
+/// A sorted map that is cheap to clone: a stack of sorted maps, in which each map overrides the maps below it. `None` marks a removed key.
 ///
-/// Invariant: each layer has more than twice as many entries as the one above it. So there are few layers, and an entry is copied about as
-/// many times as there are layers.
+/// Invariant: each layer has more than twice as many entries as the layer above it. Therefore there are few layers, and the number of times
+/// that an entry is copied is about the number of layers.
 #[derive(Debug, Clone)]
 pub(crate) struct Layered<K, V>(Vec<Arc<BTreeMap<K, Option<V>>>>);
 
@@ -26,6 +26,7 @@ impl<K: Ord + Clone, V: Clone> Layered<K, V> {
         self.0.iter().rev().find_map(|layer| layer.get(key)).and_then(Option::as_ref)
     }
 
+    /// Sets the keys of `changes` that have a value and removes the other ones.
     pub(crate) fn change(&mut self, mut changes: BTreeMap<K, Option<V>>) {
         while let Some(below) = self.0.pop_if(|below| below.len() <= 2 * changes.len()) {
             let mut merged = Arc::unwrap_or_clone(below);
@@ -42,7 +43,7 @@ impl<K: Ord + Clone, V: Clone> Layered<K, V> {
 
     /// Returns the entries after `key`, in order.
     pub(crate) fn after(&self, mut key: K) -> impl Iterator<Item = (&K, &V)> {
-        // `min_by_key` returns the first of equal keys, so the uppermost layer comes first.
+        // `min_by_key` returns the first of equal keys, so iterate from the top layer down.
         let next = move || {
             let heads = self.0.iter().rev();
             let heads = heads.filter_map(|layer| layer.range((Bound::Excluded(&key), Bound::Unbounded)).next());
@@ -60,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    /// `SplitMix64`.
+    /// The `SplitMix64` generator.
     struct Random(u64);
 
     impl Random {
@@ -71,13 +72,13 @@ mod tests {
             (mixed ^ (mixed >> 31)) % limit
         }
 
-        /// Up to 19 keys of 60; a third of them are removed.
+        /// Returns changes to up to 19 of 60 keys. A third of them are removals.
         fn batch(&mut self) -> BTreeMap<u64, Option<u64>> {
             (0..self.below(20)).map(|_| (self.below(60), (self.below(3) > 0).then(|| self.below(256)))).collect()
         }
     }
 
-    fn layers_equal_one_map_after_random_batches(seed: u64) {
+    fn check_random_batches(seed: u64) {
         let mut random = Random(seed);
         let (mut layered, mut map) = (Layered::default(), BTreeMap::new());
         for _ in 0..random.below(30) {
@@ -99,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn layers_say_what_one_map_says() {
-        // Other batches in each run; a failure names the seed that repeats it.
+    fn layered_map_matches_a_plain_map() {
+        // Each run uses different batches. A failure names the seed that reproduces it.
         let first = RandomState::new().hash_one(0);
         for case in 0..256 {
-            layers_equal_one_map_after_random_batches(first.wrapping_add(case));
+            check_random_batches(first.wrapping_add(case));
         }
     }
 }

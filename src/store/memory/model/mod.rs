@@ -15,32 +15,42 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::store::memory::model::committed::{Committed, Tables};
-use crate::store::memory::model::transaction::Turns;
+use crate::store::memory::model::transaction::Transactions;
 
-/// A read model in memory: the rows of views, the inboxes of reactions and the deadlines of process managers, and a value that plain
-/// projections write through. Cloning gives another handle.
+/// A read model in memory: the rows of views, the inboxes of reactions, the deadlines of process managers, and a value that plain projections
+/// write through. Cloning creates another handle to the same model.
 ///
 /// [`new`](Self::new) creates a model without a value, [`with_value`](Self::with_value) one with a value. Readers see the state of the last
-/// commit, never half a batch. Each commit clones the value: for a large model use a type whose clone is cheap, a view, or a database.
+/// commit, never half a batch. Each commit clones the value, so for a large model use a type that is cheap to clone, a view, or a database.
 ///
-/// Transactions take turns: one that waits for another transaction of the same model would wait for itself. Calls that need a turn of their
-/// own, such as [`promote`](crate::store::ViewStore::promote), fail with [`ErrorKind::Invalid`] inside a transaction of the same model.
+/// A model has one open transaction at a time. Inside a transaction, a call that needs its own transaction of the same model would wait for
+/// itself. Such calls, for example [`promote`](crate::store::ViewStore::promote), fail there with [`ErrorKind::Invalid`].
 ///
-/// A model is gone when its last handle is dropped, unless a [`snapshot`](Self::snapshot) was stored elsewhere.
+/// The content of a model is lost when its last handle is dropped, unless the program has stored a [`snapshot`](Self::snapshot).
+///
+/// # Examples
+/// ```
+/// use retell::MemoryReadModel;
+///
+/// let models = MemoryReadModel::with_value(7_u32);
+/// let stored = models.snapshot()?;
+/// assert_eq!(*MemoryReadModel::<u32>::restore(&stored)?.value(), 7);
+/// # Ok::<(), retell::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct MemoryReadModel<T = ()> {
     committed: Arc<RwLock<Committed<T>>>,
-    pub(crate) turns: Turns,
+    pub(crate) transactions: Transactions,
 }
 
 impl<T> Clone for MemoryReadModel<T> {
     fn clone(&self) -> Self {
-        Self { committed: self.committed.clone(), turns: self.turns.clone() }
+        Self { committed: self.committed.clone(), transactions: self.transactions.clone() }
     }
 }
 
 impl MemoryReadModel {
-    /// Creates an empty model without a value: for views, reactions and process managers.
+    /// Creates an empty model without a value, for views, reactions and process managers.
     pub fn new() -> Self {
         Self::default()
     }
@@ -53,7 +63,7 @@ impl<T> MemoryReadModel<T> {
     }
 
     fn of(committed: Committed<T>) -> Self {
-        Self { committed: Arc::new(RwLock::new(committed)), turns: Turns::default() }
+        Self { committed: Arc::new(RwLock::new(committed)), transactions: Transactions::default() }
     }
 
     /// Returns the value as of the last commit.

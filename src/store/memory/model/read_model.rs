@@ -1,4 +1,4 @@
-//! The port of read models in memory.
+//! Implements [`ReadModel`] in memory.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,8 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         Ok(self.read().tables.checkpoint(projection))
     }
 
-    /// Always running: appends move the checkpoint of an inline projection as a worker does, and one call deletes a generation.
+    /// Returns [`ProjectionState::Running`] always: appends move the checkpoint of an inline projection as a worker does, and one call deletes
+    /// a whole generation.
     async fn state(&self, _: &ProjectionName) -> Result<ProjectionState> {
         Ok(ProjectionState::Running)
     }
@@ -39,14 +40,14 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     }
 
     async fn commit(&self, step: Step, work: Work<T>) -> Result<()> {
-        let turn = self.turns.take("commit").await?;
+        let transaction = self.transactions.begin("commit").await?;
         let before = {
             let committed = self.read();
             committed.tables.check(&step)?;
             committed.value.clone()
         };
         let mut value = T::clone(&before);
-        let staged = turn.run(async { work(&mut value).await }).await?;
+        let staged = transaction.run(async { work(&mut value).await }).await?;
         let mut committed = self.write();
         committed.tables.check(&step)?;
         committed.commit(value, staged);
@@ -55,7 +56,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     }
 
     async fn begin(&self, projection: &ProjectionName, work: Work<T>) -> Result<()> {
-        let turn = self.turns.take("begin").await?;
+        let transaction = self.transactions.begin("begin").await?;
         let before = {
             let committed = self.read();
             let is_new =
@@ -66,7 +67,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
             committed.value.clone()
         };
         let mut value = T::clone(&before);
-        let staged = turn.run(async { work(&mut value).await }).await?;
+        let staged = transaction.run(async { work(&mut value).await }).await?;
         let mut committed = self.write();
         committed.commit(value, staged);
         committed.tables.progress.entry(projection.clone()).or_default();
@@ -81,7 +82,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     }
 
     async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
-        let in_turn = self.turns.take("turn").await?;
+        let transaction = self.transactions.begin("turn").await?;
         let (before, rows) = {
             let committed = self.read();
             let parked = committed.tables.parking.get(projection).map_or(&[] as &[_], |parking| &parking.parked);
@@ -93,7 +94,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
             (committed.value.clone(), progress_of(streams, rows, parked)?)
         };
         let (mut value, mut after) = (T::clone(&before), rows.clone());
-        let staged = in_turn.run(async { turn(&mut value, &mut after).await }).await?;
+        let staged = transaction.run(async { turn(&mut value, &mut after).await }).await?;
         let mut committed = self.write();
         committed.commit(value, staged);
         let (changed, parking) = changes(&rows, &after);

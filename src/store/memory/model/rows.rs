@@ -1,4 +1,4 @@
-//! The rows of views, as a model in memory holds them.
+//! The rows of views in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ pub(crate) struct Generations {
     pub(crate) live: BTreeMap<ProjectionName, Generation>,
 }
 
-/// The rows of one generation by key, and the entries of their fields: field, value, key.
+/// The rows of one generation by key, and the index of their fields: field, value, key.
 ///
-/// A clone costs next to nothing, whatever the number of rows, and later changes do not touch it: a transaction changes a clone, and
-/// readers see the rows of one commit.
+/// A clone is cheap for any number of rows, and later changes do not affect it. A transaction changes a clone, so readers see the rows of
+/// one commit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rows {
     pub(crate) by_key: Layered<String, Arc<ViewRow>>,
@@ -25,12 +25,12 @@ pub(crate) struct Rows {
 }
 
 impl Generations {
-    /// The generation that readers see.
+    /// Returns the generation that readers see.
     pub(crate) fn live(&self, view: &ProjectionName) -> Generation {
         self.live.get(view).copied().unwrap_or(ViewId::FIRST)
     }
 
-    /// The rows of one generation.
+    /// Returns the rows of one generation.
     pub(crate) fn of(&self, view: &ViewId) -> Rows {
         self.rows.get(view).cloned().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! A model as bytes, with everything that its workers continue from.
+//! Snapshots of a read model in memory, including the state that its workers continue from.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,25 +22,25 @@ use crate::store::model::views::{Fields, ViewId, ViewRow};
 
 const FORMAT: u32 = 1;
 
-/// The stored form. Lists of pairs, since JSON has only text as keys.
+/// The stored form of a model. It uses lists of pairs, because the keys of a JSON object are always text.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept<V> {
+struct StoredModel<V> {
     format: u32,
     value: V,
     checkpoints: Vec<(ProjectionName, Position)>,
-    /// Count of changes, and the parked aggregates.
-    parking: Vec<(ProjectionName, u64, Vec<KeptParked>)>,
-    /// Of the projections with order per aggregate: applied, seen.
+    /// The number of changes and the parked aggregates of each projection.
+    parking: Vec<(ProjectionName, u64, Vec<StoredParked>)>,
+    /// The applied and seen versions of each projection with per-aggregate order.
     progress: Vec<(ProjectionName, Vec<(StreamId, Row)>)>,
     handled: Vec<(ProjectionName, EventId)>,
     starts: Vec<(ProjectionName, Position)>,
-    views: Vec<(ProjectionName, Generation, Vec<KeptRow>)>,
+    views: Vec<(ProjectionName, Generation, Vec<StoredRow>)>,
     live: Vec<(ProjectionName, Generation)>,
-    deadlines: Vec<(ProjectionName, Vec<KeptDeadline>)>,
+    deadlines: Vec<(ProjectionName, Vec<StoredDeadline>)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptParked {
+struct StoredParked {
     stream: StreamId,
     from_version: Version,
     from_position: Position,
@@ -50,11 +50,11 @@ struct KeptParked {
     state: String,
 }
 
-/// Key, state, fields, position.
-type KeptRow = (ViewKey, String, Fields, Position);
+/// The key, state, fields and position of a row.
+type StoredRow = (ViewKey, String, Fields, Position);
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptDeadline {
+struct StoredDeadline {
     id: Uuid,
     key: AggregateId,
     name: String,
@@ -64,9 +64,10 @@ struct KeptDeadline {
 }
 
 impl<T> MemoryReadModel<T> {
-    /// Encodes the last commit: the value, all rows of views, inboxes and deadlines, and how far each projection is. A model that is
-    /// [restored](Self::restore) after a restart continues from there instead of from the first event. To keep the bytes in a file, write
-    /// them under another name and rename it.
+    /// Encodes the state of the last commit: the value, the rows of all views, the inboxes, the deadlines and the progress of each projection.
+    ///
+    /// A model that is [restored](Self::restore) after a restart continues from this state instead of from the first event. To store the
+    /// bytes in a file, write them to a temporary file and rename it.
     ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if the value cannot be encoded as JSON.
@@ -76,33 +77,35 @@ impl<T> MemoryReadModel<T> {
     {
         let committed = self.read();
         let refused = |error| Error::with_source(ErrorKind::Unencodable("a snapshot of a read model".into()), error);
-        serde_json::to_vec(&Kept::of(&*committed.value, &committed.tables)).map_err(refused)
+        serde_json::to_vec(&StoredModel::of(&*committed.value, &committed.tables)).map_err(refused)
     }
 
-    /// Creates a model in the state of a [`snapshot`](Self::snapshot).
+    /// Creates a model from a [`snapshot`](Self::snapshot).
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] for bytes that are not a snapshot of such a model, or that a newer release has written. Start from an empty
-    /// model then.
+    /// [`ErrorKind::Corrupt`] if the bytes are not a snapshot of a model with this type of value, or if a newer release has written them.
+    /// Start from an empty model then.
     pub fn restore(snapshot: &[u8]) -> Result<Self>
     where
         T: DeserializeOwned,
     {
         let damaged =
             |error: BoxError| Error::with_source(ErrorKind::Corrupt("a snapshot of a read model".into()), error);
-        let kept: Kept<T> = serde_json::from_slice(snapshot).map_err(|error| damaged(error.into()))?;
-        if kept.format != FORMAT {
-            return Err(damaged(format!("it has format {}, known is {FORMAT}", kept.format).into()));
+        let stored: StoredModel<T> = serde_json::from_slice(snapshot).map_err(|error| damaged(error.into()))?;
+        if stored.format != FORMAT {
+            return Err(damaged(
+                format!("format {} is unknown, this release reads format {FORMAT}", stored.format).into(),
+            ));
         }
-        Ok(Self::of(kept.restored().map_err(|error| damaged(error.into()))?))
+        Ok(Self::of(stored.restored().map_err(|error| damaged(error.into()))?))
     }
 }
 
-impl<V> Kept<V> {
+impl<V> StoredModel<V> {
     fn of(value: V, tables: &Tables) -> Self {
         let progress = tables.progress.iter().map(|(name, rows)| (name.clone(), pairs(rows)));
         let parking = tables.parking.iter().map(|(name, own)| {
-            let parked = own.parked.iter().map(KeptParked::of).collect();
+            let parked = own.parked.iter().map(StoredParked::of).collect();
             (name.clone(), own.changes, parked)
         });
         let views = tables.views.rows.iter().map(|(id, rows)| {
@@ -112,7 +115,7 @@ impl<V> Kept<V> {
             (id.view().clone(), id.generation(), rows.collect())
         });
         let deadlines = tables.deadlines.iter().map(|(name, own)| {
-            let own = own.values().map(KeptDeadline::of).collect();
+            let own = own.values().map(StoredDeadline::of).collect();
             (name.clone(), own)
         });
         Self {
@@ -132,7 +135,7 @@ impl<V> Kept<V> {
     fn restored(self) -> Result<Committed<V>> {
         let progress = self.progress.into_iter().map(|(name, rows)| (name, rows.into_iter().collect()));
         let parking = self.parking.into_iter().map(|(name, changes, parked)| {
-            let parked = parked.into_iter().map(KeptParked::restored).collect::<Result<_>>()?;
+            let parked = parked.into_iter().map(StoredParked::restored).collect::<Result<_>>()?;
             Ok((name, Parking { changes, parked }))
         });
         let rows = self.views.into_iter().map(|(view, generation, rows)| {
@@ -160,9 +163,9 @@ fn pairs<K: Clone, V: Clone>(map: &HashMap<K, V>) -> Vec<(K, V)> {
     map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-fn restored_rows(kept: Vec<KeptRow>) -> Rows {
+fn restored_rows(stored: Vec<StoredRow>) -> Rows {
     let (mut by_key, mut entries) = (BTreeMap::new(), BTreeMap::new());
-    for (key, state, fields, position) in kept {
+    for (key, state, fields, position) in stored {
         let text = key.as_str().to_owned();
         entries
             .extend(fields.iter().map(|(field, value)| ((field.to_owned(), value.to_owned(), text.clone()), Some(()))));
@@ -174,7 +177,7 @@ fn restored_rows(kept: Vec<KeptRow>) -> Rows {
     rows
 }
 
-impl KeptParked {
+impl StoredParked {
     fn of(parked: &Parked) -> Self {
         Self {
             stream: parked.stream.clone(),
@@ -188,7 +191,8 @@ impl KeptParked {
     }
 
     fn restored(self) -> Result<Parked> {
-        let unknown = || ErrorKind::Corrupt(format!("the parked aggregate {} has state {:?}", self.stream, self.state));
+        let unknown =
+            || ErrorKind::Corrupt(format!("parked aggregate {}: unknown state {:?}", self.stream, self.state));
         let state = ParkedState::parse(&self.state).ok_or_else(unknown)?;
         Ok(Parked {
             stream: self.stream,
@@ -202,7 +206,7 @@ impl KeptParked {
     }
 }
 
-impl KeptDeadline {
+impl StoredDeadline {
     fn of(deadline: &Deadline) -> Self {
         Self {
             id: deadline.id,

@@ -1,4 +1,4 @@
-//! The transactions of a model in memory: they take turns, and stage what they change next to the value.
+//! The transactions of a read model in memory: one at a time, with staged changes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::mem;
@@ -12,52 +12,52 @@ use crate::store::memory::model::rows::Rows;
 use crate::store::model::deadlines::DeadlineChange;
 use crate::store::model::views::ViewId;
 
-/// The changes of one transaction that are not part of the value. They become visible with the commit.
+/// The changes of one transaction outside the value. They become visible with the commit.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
-    /// The generations of views that the transaction has changed, whole.
+    /// All rows of each generation of a view that the transaction has changed.
     pub(crate) rows: BTreeMap<ViewId, Rows>,
     pub(crate) handled: HashSet<(ProjectionName, EventId)>,
     pub(crate) deadlines: Vec<(ProjectionName, Vec<DeadlineChange>)>,
 }
 
-/// The turns that the transactions of one model take. Cloning gives another handle of the same turns.
+/// Serializes the transactions of one model. Cloning creates another handle for the same model.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Turns(Arc<sync::Mutex<()>>);
+pub(crate) struct Transactions(Arc<sync::Mutex<()>>);
 
-/// A turn at changing the model: there is one at a time, until it is dropped.
+/// The right to change the model. Only one guard exists at a time.
 #[derive(Debug)]
-pub(crate) struct InTurn<'m> {
-    turns: &'m Turns,
+pub(crate) struct TransactionGuard<'m> {
+    transactions: &'m Transactions,
     _held: sync::MutexGuard<'m, ()>,
 }
 
 /// An open transaction.
 #[derive(Debug)]
 struct Transaction {
-    /// Whose turn it holds.
-    turns: Turns,
+    /// The transactions of the model that this one belongs to.
+    transactions: Transactions,
     staged: Mutex<Staged>,
-    /// The transaction of another model that this one was opened in.
+    /// The transaction, of another model, in which this one was opened.
     outer: Option<Arc<Transaction>>,
 }
 
 tokio::task_local! {
-    /// The transaction that the running code belongs to.
+    /// The transaction that the current code runs in.
     ///
-    /// It lives outside the model because a transaction is the future of its work: calls that the work makes are found to be inside,
-    /// calls of other tasks are not, and whatever a failed or dropped transaction has staged ends with it.
+    /// It is stored with the task instead of the model, because a transaction is the future of its work. Calls that the work makes are inside
+    /// the transaction, calls of other tasks are not, and the staged changes of a failed or dropped transaction are dropped with its future.
     static CURRENT: Arc<Transaction>;
 }
 
-impl Turns {
-    /// Waits until no other transaction is open.
+impl Transactions {
+    /// Waits until no other transaction is open, and begins one. `call` is the name of the caller's method, for the error.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] within a transaction of the same model, where `call` would wait for itself.
-    pub(crate) async fn take(&self, call: &str) -> Result<InTurn<'_>> {
+    pub(crate) async fn begin(&self, call: &str) -> Result<TransactionGuard<'_>> {
         self.refuse_inside(call)?;
-        Ok(InTurn { turns: self, _held: self.0.lock().await })
+        Ok(TransactionGuard { transactions: self, _held: self.0.lock().await })
     }
 
     /// Refuses a call that would wait for the transaction that the caller runs in.
@@ -72,10 +72,10 @@ impl Turns {
         Err(ErrorKind::Invalid(format!("{call} {problem}")).into())
     }
 
-    /// Passes `access` what the transaction has staged that the caller runs in.
+    /// Calls `access` with the staged changes of the transaction that the caller runs in.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] outside of a transaction of this model.
+    /// [`ErrorKind::Invalid`] outside a transaction of this model.
     pub(crate) fn staged<R>(&self, call: &str, access: impl FnOnce(&mut Staged) -> R) -> Result<R> {
         let outside = || {
             let problem = "belongs inside a transaction of this read model: call it from the work of a commit";
@@ -84,21 +84,22 @@ impl Turns {
         self.open().map(|transaction| access(&mut transaction.staged())).ok_or_else(outside)
     }
 
-    /// The transaction of this model that the caller runs in.
+    /// Returns the transaction of this model that the caller runs in.
     fn open(&self) -> Option<Arc<Transaction>> {
         let mut current = CURRENT.try_with(Arc::clone).ok();
-        while let Some(transaction) = current.take_if(|transaction| !Arc::ptr_eq(&transaction.turns.0, &self.0)) {
+        while let Some(transaction) = current.take_if(|transaction| !Arc::ptr_eq(&transaction.transactions.0, &self.0))
+        {
             current.clone_from(&transaction.outer);
         }
         current
     }
 }
 
-impl InTurn<'_> {
-    /// Runs the work of a transaction, and returns what it has staged.
+impl TransactionGuard<'_> {
+    /// Runs the work of a transaction and returns its staged changes.
     pub(crate) async fn run(&self, work: impl Future<Output = Result<()>>) -> Result<Staged> {
         let transaction = Arc::new(Transaction {
-            turns: self.turns.clone(),
+            transactions: self.transactions.clone(),
             staged: Mutex::default(),
             outer: CURRENT.try_with(Arc::clone).ok(),
         });
@@ -109,7 +110,7 @@ impl InTurn<'_> {
 }
 
 impl Transaction {
-    /// A panic cannot leave it half-changed: it ends the transaction.
+    /// Locks the staged changes. A poisoned lock is safe to use, because a panic ends the transaction.
     fn staged(&self) -> MutexGuard<'_, Staged> {
         self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }

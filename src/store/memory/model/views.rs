@@ -9,7 +9,7 @@ use crate::store::memory::model::rows::Rows;
 use crate::store::model::views::{Changes, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live};
 
 impl<T> MemoryReadModel<T> {
-    /// The committed rows of a generation, or of the live one.
+    /// Returns the committed rows of `generation`, or of the live one if it is `None`.
     fn committed_rows(&self, view: &ProjectionName, generation: Option<Generation>) -> Result<Rows> {
         let tables = &self.read().tables;
         let generation = generation.unwrap_or_else(|| tables.views.live(view));
@@ -20,25 +20,25 @@ impl<T> MemoryReadModel<T> {
 #[async_trait]
 impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
     async fn load_rows(&self, _: &mut T, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
-        let staged = self.turns.staged("load_rows", |staged| staged.rows.get(view).cloned())?;
+        let staged = self.transactions.staged("load_rows", |staged| staged.rows.get(view).cloned())?;
         let rows = staged.unwrap_or_else(|| self.read().tables.views.of(view));
         let row = |key: &ViewKey| rows.by_key.get(key.as_str()).map(|row| ViewRow::clone(row));
         Ok(keys.iter().map(|key| row(key).unwrap_or_else(|| ViewRow::empty(key.clone()))).collect())
     }
 
     async fn save_rows(&self, _: &mut T, view: &ViewId, before: &[ViewRow], after: &[ViewRow]) -> Result<()> {
-        self.turns.staged("save_rows", |staged| {
+        self.transactions.staged("save_rows", |staged| {
             let rows = staged.rows.entry(view.clone()).or_insert_with(|| self.read().tables.views.of(view));
             rows.save(&Changes::between(before, after));
         })
     }
 
     async fn clear_rows(&self, _: &mut T, view: &ViewId) -> Result<()> {
-        self.turns.staged("clear_rows", |staged| drop(staged.rows.insert(view.clone(), Rows::default())))
+        self.transactions.staged("clear_rows", |staged| drop(staged.rows.insert(view.clone(), Rows::default())))
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
-        let _turn = self.turns.take("promote").await?;
+        let _transaction = self.transactions.begin("promote").await?;
         let tables = &mut self.write().tables;
         let live = ViewId::new(view.view().as_str(), tables.views.live(view.view()))?;
         let standing = |view: &ViewId| {
@@ -50,9 +50,9 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
         Ok(live.generation())
     }
 
-    /// Deletes all of it at once: that costs no more than one row.
+    /// Deletes the whole generation at once, because that costs no more than deleting one row.
     async fn delete_generation(&self, view: &ViewId, _: usize) -> Result<bool> {
-        let _turn = self.turns.take("delete_generation").await?;
+        let _transaction = self.transactions.begin("delete_generation").await?;
         let tables = &mut self.write().tables;
         if tables.views.live(view.view()) == view.generation() {
             return Err(still_live(view));

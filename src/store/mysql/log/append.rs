@@ -1,4 +1,4 @@
-//! Commits appends: one transaction for all that wait.
+//! Commits appends: one transaction commits all waiting appends.
 
 use std::sync::Arc;
 
@@ -24,35 +24,35 @@ use crate::store::server::convert::{commit_id, count, from_sql};
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
 
-/// Bytes one statement brings, unless a single row has more: or half of the largest packet the server takes, if that is less.
+/// The most bytes of rows in one statement, unless a single row is larger. The limit is lower if half of the server's largest packet is less.
 const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// How often an append in a caller's transaction looks again because what it saw was taken back.
-const SETTLING_LOOKS: usize = 20;
+/// The most attempts of an append in the caller's transaction to read rows that no other transaction rolls back.
+const MAX_SETTLE_ATTEMPTS: usize = 20;
 
 /// The driver's side of group commit.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     pub(crate) connections: Connections,
     statement_bytes: usize,
-    pub(crate) grown: watch::Sender<Position>,
-    /// What runs within each transaction.
+    pub(crate) growth: watch::Sender<Position>,
+    /// The projections that run within each transaction.
     pub(crate) inline: Inlines<MySqlConnection>,
 }
 
 impl Writer {
-    /// `packet`: the largest that the server takes, in bytes.
+    /// Creates a writer. `packet` is the size of the server's largest packet in bytes.
     pub(crate) fn new(connections: Connections, packet: usize) -> Self {
-        let grown = watch::Sender::new(Position::ZERO);
-        Self { connections, statement_bytes: STATEMENT_BYTES.min(packet / 2), grown, inline: Inlines::none() }
+        let growth = watch::Sender::new(Position::ZERO);
+        Self { connections, statement_bytes: STATEMENT_BYTES.min(packet / 2), growth, inline: Inlines::none() }
     }
 
-    /// One more that runs within each transaction.
+    /// Returns a writer that also runs `inline` within each transaction.
     pub(crate) fn with_inline(&self, inline: Arc<dyn Inline<MySqlConnection>>) -> Self {
         Self { inline: self.inline.and(inline), ..self.clone() }
     }
 
-    /// What the append under `key` did.
+    /// Returns the outcome of the append under `key`.
     pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         let failed = |error| classify(error, "look up an idempotency key");
         let mut lease = self.connections.lease().await.map_err(failed)?;
@@ -61,15 +61,15 @@ impl Writer {
     }
 
     pub(crate) fn watch_head(&self) -> watch::Receiver<Position> {
-        self.grown.subscribe()
+        self.growth.subscribe()
     }
 
-    /// Closes the connections, once no append needs them any more.
+    /// Closes the connections after the last append has ended.
     pub(crate) async fn close(&self) {
         self.connections.close().await;
     }
 
-    /// The stream that holds a value.
+    /// Returns the stream that holds a value.
     pub(crate) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         let failed = |error| classify(error, "look up a unique value");
         let mut lease = self.connections.lease().await.map_err(failed)?;
@@ -79,7 +79,7 @@ impl Writer {
         row.map_or(Ok(None), |row| claims::holder(&row).map_err(failed))
     }
 
-    /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
+    /// Appends inside the caller's transaction. A failure rolls back to a savepoint, so the transaction stays usable.
     pub(crate) async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
         let failed = |error| classify(error, "append");
         let mut error = match self.try_in(tx, append).await? {
@@ -87,7 +87,7 @@ impl Writer {
             Err(error) => error,
         };
         if refusal(&error) == Refusal::Taken {
-            // In read committed a second look sees who was faster. In the levels above, the snapshot stays as it was.
+            // In read committed, a second attempt sees the winner's commit. In the stricter levels, the snapshot stays the same.
             error = match self.try_in(tx, append).await? {
                 Ok(result) => return result,
                 Err(error) => error,
@@ -107,10 +107,10 @@ impl Writer {
         })
     }
 
-    /// One attempt, inside a savepoint. The inner error is what was undone.
+    /// Makes one attempt, inside a savepoint. The inner error is that of an attempt that was rolled back.
     async fn try_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Result<Result<Appended>, sqlx::Error>> {
         let failed = |error| classify(error, "append");
-        // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
+        // Plain statements, because the caller may have begun its transaction without sqlx, which then does not count it.
         raw_sql(SAVEPOINT).execute(&mut *tx).await.map_err(|error| {
             let kind = ErrorKind::Invalid("the connection has no open transaction".into());
             if is_no_savepoint(&error) { kind.into() } else { failed(error) }
@@ -131,21 +131,24 @@ impl Writer {
         match raw_sql(ROLL_BACK).execute(&mut *tx).await {
             Ok(_) => Ok(Err(error)),
             Err(gone) if is_no_savepoint(&gone) => {
-                let kind = ErrorKind::Transient("append: the server has rolled the whole transaction back".into());
+                let kind = ErrorKind::Transient(
+                    "append: the server rolled back the whole transaction; roll back and begin again".into(),
+                );
                 Err(Error::with_source(kind, error))
             }
             Err(_) => Err(failed(error)),
         }
     }
 
-    /// Writes on top of what is committed, or of the transaction itself: the caller's may be one that reads what others take back.
+    /// Writes on top of rows that are committed or belong to the transaction itself: the caller's isolation level may also show rows that other
+    /// transactions later roll back.
     ///
-    /// What was found is read once more under a lock that waits for its end. These rows are named by their tables' keys, and are there
-    /// for good once they are committed: so it is they alone that are locked, no gap beside them, and for reading.
+    /// Reads each row again under a shared lock, which waits until the row's transaction ends. The lookup is by the table's primary key, and a
+    /// committed row is never deleted, so the lock covers only these rows and no gaps.
     async fn write_settled(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Result<Appended>, sqlx::Error> {
         let claims = Claims::lock(&mut *tx, &[append]).await?;
         let parts: Vec<&StreamAppend> = append.streams().iter().collect();
-        for _ in 0..SETTLING_LOOKS {
+        for _ in 0..MAX_SETTLE_ATTEMPTS {
             let found = versions(&mut *tx, &parts).await?;
             let mut outcomes = kept(&mut *tx, &[append], KEPT_END).await?;
             if outcomes[0].is_some() {
@@ -159,7 +162,7 @@ impl Writer {
         Ok(Err(rounds::lost()))
     }
 
-    /// Reads before it writes: so none of its locks is held while it looks, but those of the values it claims.
+    /// Commits a round. Reads before it writes, so during the reads it holds no locks except those on claimed values.
     async fn commit(
         &self,
         connection: &mut MySqlConnection,
@@ -169,7 +172,7 @@ impl Writer {
         let claims = Claims::lock(&mut tx, round).await?;
         let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
         let found = versions(&mut tx, &parts).await?;
-        // After the versions: whoever sees that another append under the same key has moved the stream sees the key as well.
+        // The keys are read after the versions: a transaction that sees a version written under the same key then also sees the key.
         let kept = kept(&mut tx, round, KEPT_END).await?;
         let results = self.write(&mut tx, round, &found, kept, &claims).await?;
         inline::apply_inline(&self.inline, &mut *tx, round, &results)
@@ -180,7 +183,7 @@ impl Writer {
         Ok(results)
     }
 
-    /// Writes what goes with the versions and the outcomes found.
+    /// Writes the appends that the versions and the outcomes in `found` and `kept` allow.
     async fn write(
         &self,
         tx: &mut MySqlConnection,
@@ -189,17 +192,19 @@ impl Writer {
         kept: Vec<Option<Result<KeptOutcome>>>,
         claims: &Claims<'_>,
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        let mut plan = Plan::of(round, found, kept, |append| claims.refusal(append));
+        let mut plan = Plan::new(round, found, kept, |append| claims.refusal(append));
         claims.keep(&mut *tx, |append| plan.is_written(append)).await?;
         if plan.events == 0 {
             if plan.repeats() {
-                // A commit can be seen before it is on the disk, and this one acknowledges what it saw: so it writes something, and waits.
+                // A commit becomes visible before it is on the disk. A repeated append acknowledges such a commit, so it writes a row: its own
+                // commit then waits for the disk.
                 let number = sqlx::query(INSERT_COMMIT).bind(0).execute(&mut *tx).await?.last_insert_id();
                 sqlx::query(DELETE_COMMIT).bind(number).execute(&mut *tx).await?;
             }
             return Ok(plan.outcomes(0));
         }
-        // Drawn after the versions were read, and given out in the order of asking, so never smaller than what they were written under.
+        // The number is drawn after the versions were read and the server assigns numbers in the order of the requests, so it is larger than
+        // the numbers of the commits that wrote these versions.
         let commit = sqlx::query(INSERT_COMMIT).bind(count(plan.events)).execute(&mut *tx).await?.last_insert_id();
         let commit = i64::try_from(commit).unwrap_or(i64::MAX);
         insert_events(tx, commit, &plan.rows(), self.statement_bytes).await?;
@@ -212,8 +217,8 @@ impl Writer {
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
         let results = rounds::append_batch(self, &batch).await;
-        // The number only says that something is new; positions come later.
-        self.grown.send_modify(|grown| *grown = grown.next());
+        // The number only signals that something is new. It is no position of the log: a commit gets its positions later.
+        self.growth.send_modify(|growth| *growth = growth.next());
         results
     }
 }
@@ -225,7 +230,7 @@ impl Rounds for Writer {
         match self.commit(&mut lease, round).await {
             Ok(results) => Ok(lease.end(Ok(results))?),
             Err(Ended::Server(error)) => Ok(lease.end(Err(error))?),
-            // A projection may have left a query half-way: the connection is closed, and with it ends the transaction.
+            // A projection may have dropped a query half-way, so the connection is closed, which ends the transaction.
             Err(inline) => Err(inline),
         }
     }
@@ -245,7 +250,7 @@ impl Rounds for Writer {
     }
 }
 
-/// One of these ids that is in the log already.
+/// Returns one of `ids` that is already in the log.
 async fn known_id(connection: &mut MySqlConnection, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
     for ids in ids.chunks(ROWS) {
         let mut query = QueryBuilder::new(KNOWN_IDS);
@@ -258,7 +263,7 @@ async fn known_id(connection: &mut MySqlConnection, ids: &[Uuid]) -> Result<Opti
     Ok(None)
 }
 
-/// Whether the events found are still there, once those who wrote them have ended.
+/// Returns whether the events in `found` still exist after the transactions that wrote them have ended.
 async fn are_settled(tx: &mut MySqlConnection, found: &[Newest]) -> Result<bool, sqlx::Error> {
     let known: Vec<&Newest> = found.iter().filter(|newest| newest.version > Version::ZERO).collect();
     for chunk in known.chunks(LOOKED_UP) {
@@ -276,13 +281,13 @@ async fn are_settled(tx: &mut MySqlConnection, found: &[Newest]) -> Result<bool,
     Ok(true)
 }
 
-/// The versions the streams are at, in order.
+/// Returns the newest event of each part's stream, in the order of `parts`.
 async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<Vec<Newest>, sqlx::Error> {
     let mut found = vec![Newest::default(); parts.len()];
     for (chunk, first) in parts.chunks(LOOKED_UP).zip((0..).step_by(LOOKED_UP)) {
         let mut query = QueryBuilder::new("");
         for place in 0..padded(chunk.len(), LOOKED_UP) {
-            // What fills up the statement names no stream, and finds none.
+            // A padding entry binds NULL and finds no stream.
             let stream = chunk.get(place).map(|part| &part.stream);
             query.push(if place == 0 { "" } else { " UNION ALL " });
             query.push(VERSION_PLACE).push_bind(count(place));
@@ -300,7 +305,7 @@ async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<V
     Ok(found)
 }
 
-/// For each append the outcome that its key stands for, if it has one that was used.
+/// Returns the outcome under the key of each append of the round, or `None` for an append without a key or with an unused key.
 async fn kept(
     tx: &mut MySqlConnection,
     round: &[&Append],
@@ -327,8 +332,9 @@ async fn kept(
 fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {
     let failed = |error| classify(error, "read an outcome");
     let json = text(row.try_get("streams").map_err(failed)?).map_err(failed)?;
-    let kept: Vec<(String, String, i64)> = serde_json::from_str(json)
-        .map_err(|error| Error::with_source(ErrorKind::Corrupt("the outcome of an idempotency key".into()), error))?;
+    let kept: Vec<(String, String, i64)> = serde_json::from_str(json).map_err(|error| {
+        Error::with_source(ErrorKind::Corrupt("cannot decode the outcome of an idempotency key".into()), error)
+    })?;
     let streams = kept.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>()?;
     let versions =
         kept.iter().map(|(_, _, version)| from_sql(*version, "version").map(Version::new)).collect::<Result<_>>()?;
@@ -336,7 +342,7 @@ fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {
     Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
 }
 
-/// One stream's version is looked up by these four and what is bound between them; UNION ALL joins the streams.
+/// The lookup of a stream's version is these four parts with the binds between them. UNION ALL joins the streams.
 const VERSION_PLACE: &str = "(SELECT CAST(";
 const VERSION_TYPE: &str =
     " AS SIGNED) AS place, version, commit_id, ordinal FROM retell_events WHERE aggregate_type = ";
@@ -346,17 +352,17 @@ const VERSION_NEWEST: &str = " ORDER BY version DESC LIMIT 1)";
 const KEPT: &str =
     "SELECT idempotency_key, commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key IN ";
 
-/// Behind the keys.
+/// The end of the lookup, after the list of keys.
 const KEPT_END: &str = "";
 const KEPT_END_LOCKED: &str = " LOCK IN SHARE MODE";
 
-/// A stream's newest event is looked up by the table's own key: by another, the server would lock the gap before it as well. UNION ALL
-/// joins the streams.
+/// Looks up a stream's newest event by the primary key: with another index, the server would also lock the gap before the row. UNION ALL joins
+/// the streams.
 const SETTLED_COMMIT: &str = "(SELECT ordinal FROM retell_events WHERE commit_id = ";
 const SETTLED_ORDINAL: &str = " AND ordinal = ";
 const SETTLED_END: &str = " LOCK IN SHARE MODE)";
 
-/// The second half fails where no transaction is open: there a savepoint ends with its own statement.
+/// Outside a transaction the second statement fails, because the savepoint ends with the first one.
 const SAVEPOINT: &str = "SAVEPOINT retell_append; ROLLBACK TO SAVEPOINT retell_append";
 
 const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
@@ -365,7 +371,7 @@ const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append; RELEASE SAVEPOINT 
 
 const OUTCOME: &str = "SELECT commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key = ?";
 
-/// Draws the commit's number. The server's counter gives them out one after the other, and holds no lock to the transaction's end.
+/// Draws the commit's number. The server's counter assigns numbers in order and holds no lock until the transaction's end.
 const INSERT_COMMIT: &str = "INSERT INTO retell_commits (events) VALUES (?)";
 
 const DELETE_COMMIT: &str = "DELETE FROM retell_commits WHERE commit_id = ?";

@@ -1,4 +1,4 @@
-//! The rows of unique values: locked before anything else of an append, and written with it.
+//! The rows of unique values. An append locks them first and writes them with its events.
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
@@ -11,20 +11,21 @@ use crate::store::mysql::convert::text;
 use crate::store::mysql::log::statement::{LOOKED_UP, padded};
 use crate::store::server::convert::count;
 
-/// What the appends of a round claim, and who held it when its rows were locked.
+/// The claims of a round's appends, each with the stream that held the value when its row was locked.
 pub(crate) struct Claims<'a>(Vec<Claim<'a>>);
 
 struct Claim<'a> {
-    /// Whose it is: the append's place in the round.
+    /// The index of the claiming append in the round.
     append: usize,
     claimed: Claimed<'a>,
     holder: Option<StreamId>,
 }
 
 impl<'a> Claims<'a> {
-    /// Locks what is claimed to the transaction's end. No statement where nothing is.
+    /// Locks the claimed values until the transaction ends. Runs no statement if the round claims nothing.
     ///
-    /// This comes before the commit's number is drawn: so in the log, whoever reserves a value stands behind whoever has released it.
+    /// The locks are taken before the commit's number is drawn, so the log has the append that releases a value before the append that
+    /// reserves it next.
     pub(crate) async fn lock(tx: &mut MySqlConnection, round: &[&'a Append]) -> Result<Self, sqlx::Error> {
         let mut claims: Vec<_> = round
             .iter()
@@ -35,7 +36,7 @@ impl<'a> Claims<'a> {
             .collect();
         claims.sort_unstable_by_key(|claim| (claim.claimed.scope, claim.claimed.value));
         for chunk in claims.chunks(LOOKED_UP) {
-            // A value that nobody holds has a row without a holder meanwhile: there is something to lock then.
+            // A free value gets a row without a holder until the transaction ends, because a missing row cannot be locked.
             write(&mut *tx, chunk.iter().map(|claim| (&claim.claimed, None)), LOCKED).await?;
         }
         for chunk in claims.chunks_mut(LOOKED_UP) {
@@ -44,13 +45,13 @@ impl<'a> Claims<'a> {
         Ok(Self(claims))
     }
 
-    /// Why the append at this place of the round may not have what it claims.
+    /// Returns the error of the append at index `append` of the round, if another stream holds a value that it claims.
     pub(crate) fn refusal(&self, append: usize) -> Option<Error> {
         let own = self.0.iter().filter(|claim| claim.append == append);
         own.into_iter().find_map(|claim| claim.claimed.refusal(claim.holder.as_ref()))
     }
 
-    /// Writes what the appends claim that were written, and takes away the rows without a holder.
+    /// Writes the claims of the appends that were written, and deletes the rows without a holder.
     pub(crate) async fn keep(
         &self,
         tx: &mut MySqlConnection,
@@ -75,7 +76,7 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// The stream in a row; none in one without a holder.
+/// Returns the stream in a row, or `None` for a row without a holder.
 pub(crate) fn holder(row: &MySqlRow) -> Result<Option<StreamId>, sqlx::Error> {
     let (kind, id) = (text(row.try_get("aggregate_type")?)?, text(row.try_get("aggregate_id")?)?);
     if kind.is_empty() {
@@ -84,7 +85,7 @@ pub(crate) fn holder(row: &MySqlRow) -> Result<Option<StreamId>, sqlx::Error> {
     StreamId::parse(kind, id).map(Some).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Binds for each row: scope, value, aggregate type, aggregate id. Filled up with the last row, which changes nothing.
+/// Binds for each row: scope, value, aggregate type, aggregate id. Repeats the last row as padding, which changes nothing.
 async fn write<'c>(
     tx: &mut MySqlConnection,
     rows: impl ExactSizeIterator<Item = (&'c Claimed<'c>, Option<&'c StreamId>)> + Clone,
@@ -102,7 +103,7 @@ async fn write<'c>(
     query.build().execute(tx).await.map(drop)
 }
 
-/// Reads the holders. By a locking read, since the transaction's snapshot may be older than the rows.
+/// Reads the holders. This is a locking read, because the transaction's snapshot may be older than the rows.
 async fn find(tx: &mut MySqlConnection, claims: &mut [Claim<'_>]) -> Result<(), sqlx::Error> {
     let mut query = QueryBuilder::new("");
     for place in 0..padded(claims.len(), LOOKED_UP) {
@@ -131,32 +132,32 @@ async fn remove(tx: &mut MySqlConnection, values: &[&Claimed<'_>]) -> Result<(),
     query.build().execute(tx).await.map(drop)
 }
 
-/// Scope and value. What fills up a statement names none.
+/// Binds the scope and the value of a claim, or NULL for a padding entry.
 fn push_value(query: &mut QueryBuilder<MySql>, claimed: Option<&Claimed<'_>>, between: &str) {
     query.push_bind(claimed.map(|claimed| claimed.scope.as_str().as_bytes().to_vec()));
     query.push(between).push_bind(claimed.map(|claimed| claimed.value.as_str().as_bytes().to_vec()));
 }
 
-/// The key of a row, for a lookup.
+/// Returns the key of a row, for a lookup.
 pub(crate) fn key<'v>(scope: &'v ClaimScope, value: &'v ClaimValue) -> (&'v [u8], &'v [u8]) {
     (scope.as_str().as_bytes(), value.as_str().as_bytes())
 }
 
 const WRITE: &str = "INSERT INTO retell_reservations (scope, value, aggregate_type, aggregate_id) ";
 
-/// Locks the row for writing also where it was there: two who held it for reading would wait for each other.
+/// Takes an exclusive lock even if the row exists: two transactions with shared locks would deadlock.
 const LOCKED: &str = " ON DUPLICATE KEY UPDATE aggregate_type = retell_reservations.aggregate_type";
 
 const HELD: &str =
     " ON DUPLICATE KEY UPDATE aggregate_type = VALUES(aggregate_type), aggregate_id = VALUES(aggregate_id)";
 
-/// One row is looked up by these four and what is bound between them; UNION ALL joins the rows.
+/// The lookup of a row is these four parts with the binds between them. UNION ALL joins the rows.
 const FIND_PLACE: &str = "(SELECT CAST(";
 const FIND_SCOPE: &str = " AS SIGNED) AS place, aggregate_type, aggregate_id FROM retell_reservations WHERE scope = ";
 const FIND_VALUE: &str = " AND value = ";
 const FIND_END: &str = " FOR UPDATE)";
 
-/// The list comes first and the rows by their key: a scan of the table would wait for the rows of others.
+/// Reads the list first and looks up each row by its key: a scan of the table would wait for rows that other transactions have locked.
 const REMOVE: &str = "DELETE r FROM (";
 const REMOVE_FIRST: &str = "SELECT CAST(";
 const REMOVE_NEXT: &str = " UNION ALL SELECT CAST(";

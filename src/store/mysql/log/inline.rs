@@ -13,7 +13,7 @@ use crate::store::mysql::store::{COMMITS_AT_ONCE, MySqlStore};
 use crate::store::server::inline;
 
 impl MySqlStore {
-    /// The read models that lie in the log's own database, such as those of [inline](mod@crate::inline) projections.
+    /// Returns the read models in the log's own database, such as those of [inline](mod@crate::inline) projections.
     pub fn read_model(&self) -> MySqlReadModel {
         MySqlReadModel { connections: self.writer.connections.clone() }
     }

@@ -1,4 +1,4 @@
-//! Writes what a plan says, in as few statements as the server takes.
+//! Inserts the rows of a plan, in as few statements as the server accepts.
 
 use chrono::NaiveDateTime;
 use sqlx::{MySqlConnection, QueryBuilder};
@@ -9,23 +9,23 @@ use crate::store::mysql::log::plan::{NewRow, Plan};
 use crate::store::mysql::log::statement::{LOOKED_UP, ROWS};
 use crate::store::server::convert::{count, to_sql};
 
-/// Inserts of a few rows have a statement for each number of them, larger ones are put together from these: so a connection's cache of
-/// 100 statements holds them all.
+/// Below this number, each number of rows has its own statement. Larger inserts combine such statements, so a connection's cache of 100
+/// statements holds all of them.
 const FEW_ROWS: usize = 64;
 
 pub(crate) async fn insert_events(
     tx: &mut MySqlConnection,
     commit: i64,
     mut rows: &[NewRow<'_>],
-    most: usize,
+    max_bytes: usize,
 ) -> Result<(), sqlx::Error> {
-    // A commit has one time. Asked for after the versions were read: so a stream's times never decrease along its versions.
+    // All statements of a commit use one time. It is read after the versions, so a stream's times never decrease along its versions.
     let mut time: Option<NaiveDateTime> = None;
-    if statement_rows(rows, most) < rows.len() {
+    if statement_rows(rows, max_bytes) < rows.len() {
         time = sqlx::query_scalar(NOW).fetch_optional(&mut *tx).await?;
     }
     while !rows.is_empty() {
-        let (now, later) = rows.split_at(statement_rows(rows, most));
+        let (now, later) = rows.split_at(statement_rows(rows, max_bytes));
         let mut query = QueryBuilder::new(INSERT_EVENTS);
         query.push_values(now, |mut values, row| {
             values
@@ -52,12 +52,12 @@ pub(crate) async fn insert_events(
     Ok(())
 }
 
-/// How many of the rows the next statement takes, at most so many bytes of them.
-fn statement_rows(rows: &[NewRow<'_>], most: usize) -> usize {
+/// Returns the number of rows in the next statement, which has at most `max_bytes` bytes or a single row.
+fn statement_rows(rows: &[NewRow<'_>], max_bytes: usize) -> usize {
     let mut bytes = 0;
     let fit = rows.iter().take_while(|row| {
         bytes += row.bytes();
-        bytes <= most
+        bytes <= max_bytes
     });
     match fit.take(ROWS).count() {
         ROWS => ROWS,
@@ -66,7 +66,7 @@ fn statement_rows(rows: &[NewRow<'_>], most: usize) -> usize {
     }
 }
 
-/// In key order, as with the events.
+/// Inserts the idempotency keys, in key order to prevent deadlocks.
 pub(crate) async fn insert_keys(tx: &mut MySqlConnection, commit: i64, plan: &Plan<'_>) -> Result<(), sqlx::Error> {
     let mut keyed: Vec<_> = plan.written().filter_map(|written| Some((written.0.key()?.as_str(), written))).collect();
     keyed.sort_by_key(|(key, _)| *key);
@@ -88,7 +88,7 @@ fn streams_to_json(append: &Append, versions: &[Version]) -> Vec<u8> {
         .zip(versions)
         .map(|(stream, version)| (stream.aggregate_type().as_str(), stream.aggregate_id().as_str(), version.get()))
         .collect();
-    // Text and numbers are always JSON.
+    // Text and numbers always encode as JSON.
     serde_json::to_vec(&streams).unwrap_or_default()
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of each append of a round: decided in memory, from the versions and the outcomes found.
+//! Decides the outcome of each append of a round in memory, from the versions and the outcomes found.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
@@ -14,17 +14,17 @@ pub(crate) struct Newest {
     pub(crate) ordinal: i32,
 }
 
-/// What becomes of each append of a round.
+/// The decision on each append of a round.
 pub(crate) struct Plan<'a> {
-    appends: Vec<(&'a Append, Fate)>,
+    appends: Vec<(&'a Append, Decision)>,
     pub(crate) events: usize,
 }
 
-enum Fate {
+enum Decision {
     Written {
-        /// The place of its first event in the commit, from 1.
+        /// The ordinal of its first event in the commit, from 1.
         first: usize,
-        /// Its streams' new versions.
+        /// The new versions of its streams.
         versions: Vec<Version>,
     },
     Refused(Error),
@@ -47,8 +47,8 @@ impl NewRow<'_> {
 }
 
 impl<'a> Plan<'a> {
-    /// `taken`: why the append at a place of the round may not have the values it claims.
-    pub(crate) fn of(
+    /// Decides on each append. `taken` returns the error of the append at an index of the round if a value that it claims is taken.
+    pub(crate) fn new(
         round: &[&'a Append],
         found: &[Newest],
         kept: Vec<Option<Result<KeptOutcome>>>,
@@ -58,41 +58,45 @@ impl<'a> Plan<'a> {
         let mut found = found.iter().map(|newest| newest.version);
         for ((append, kept), place) in round.iter().zip(kept).zip(0..) {
             let found: Vec<Version> = found.by_ref().take(append.streams().len()).collect();
-            let fate = match (kept, append.key()) {
+            let decision = match (kept, append.key()) {
                 (Some(kept), Some(key)) => kept
                     .and_then(|kept| kept.repeat(key, append.stream_ids()))
-                    .map_or_else(Fate::Refused, Fate::Repeated),
+                    .map_or_else(Decision::Refused, Decision::Repeated),
                 _ => plan.write(append, &found, || taken(place)),
             };
-            plan.appends.push((append, fate));
+            plan.appends.push((append, decision));
         }
         plan
     }
 
-    fn write(&mut self, append: &Append, found: &[Version], taken: impl FnOnce() -> Option<Error>) -> Fate {
+    fn write(&mut self, append: &Append, found: &[Version], taken: impl FnOnce() -> Option<Error>) -> Decision {
         let parts = || append.streams().iter().zip(found);
         if let Some((part, &actual)) = parts().find(|(part, found)| !part.expected.allows(**found)) {
             let (stream, expected) = (part.stream.clone(), part.expected);
-            return Fate::Refused(ErrorKind::Conflict { stream, expected, actual }.into());
+            return Decision::Refused(ErrorKind::Conflict { stream, expected, actual }.into());
         }
         if let Some(taken) = taken() {
-            return Fate::Refused(taken);
+            return Decision::Refused(taken);
         }
         let first = self.events + 1;
         self.events += append.streams().iter().map(|part| part.events.len()).sum::<usize>();
-        Fate::Written { first, versions: parts().map(|(part, found)| found.plus(part.events.len() as u64)).collect() }
+        Decision::Written {
+            first,
+            versions: parts().map(|(part, found)| found.plus(part.events.len() as u64)).collect(),
+        }
     }
 
-    /// The events in the order of their keys, so that two calls that want the same streams meet at the first of them and not crosswise.
+    /// Returns the events in the order of their keys, so that two calls that append to the same streams lock them in the same order and cannot
+    /// deadlock.
     pub(crate) fn rows(&self) -> Vec<NewRow<'a>> {
         let mut rows = Vec::with_capacity(self.events);
-        for (append, fate) in &self.appends {
-            let Fate::Written { first, versions } = fate else { continue };
+        for (append, decision) in &self.appends {
+            let Decision::Written { first, versions } = decision else { continue };
             let mut ordinals = *first..;
             for (part, last) in append.streams().iter().zip(versions) {
                 let before = last.get() - part.events.len() as u64;
                 for ((event, version), ordinal) in part.events.iter().zip(before + 1..).zip(ordinals.by_ref()) {
-                    // `Append::check` has refused what cannot be written.
+                    // `Append::check` has refused metadata that cannot be encoded.
                     let metadata = event.metadata.to_json().ok().flatten();
                     rows.push(NewRow {
                         ordinal,
@@ -109,31 +113,31 @@ impl<'a> Plan<'a> {
         rows
     }
 
-    /// Whether the append at a place of the round is written.
+    /// Returns whether the append at index `place` of the round is written.
     pub(crate) fn is_written(&self, place: usize) -> bool {
-        matches!(self.appends.get(place), Some((_, Fate::Written { .. })))
+        matches!(self.appends.get(place), Some((_, Decision::Written { .. })))
     }
 
     pub(crate) fn repeats(&self) -> bool {
-        self.appends.iter().any(|(_, fate)| matches!(fate, Fate::Repeated(_)))
+        self.appends.iter().any(|(_, decision)| matches!(decision, Decision::Repeated(_)))
     }
 
-    /// What was written, each with the place of its last event.
+    /// Returns the appends to write, each with the new versions of its streams and the ordinal of its last event.
     pub(crate) fn written(&self) -> impl Iterator<Item = (&'a Append, &Vec<Version>, i32)> {
-        self.appends.iter().filter_map(|(append, fate)| match fate {
-            Fate::Written { first, versions } => Some((*append, versions, last_ordinal(append, *first))),
+        self.appends.iter().filter_map(|(append, decision)| match decision {
+            Decision::Written { first, versions } => Some((*append, versions, last_ordinal(append, *first))),
             _ => None,
         })
     }
 
     pub(crate) fn outcomes(&mut self, commit: i64) -> Vec<Result<Appended>> {
-        let outcome = |(append, fate): (&Append, Fate)| match fate {
-            Fate::Written { first, versions } => {
+        let outcome = |(append, decision): (&Append, Decision)| match decision {
+            Decision::Written { first, versions } => {
                 let commit = commit_id(commit, last_ordinal(append, first));
                 Ok(Appended { commit, versions, outcome: Outcome::Written })
             }
-            Fate::Refused(error) => Err(error),
-            Fate::Repeated(appended) => Ok(appended),
+            Decision::Refused(error) => Err(error),
+            Decision::Repeated(appended) => Ok(appended),
         };
         self.appends.drain(..).map(outcome).collect()
     }

@@ -1,4 +1,4 @@
-//! Reads the log: streams as the rows arrive, pages by two range scans.
+//! Reads the log: decodes streams as their rows arrive, and reads pages with two range scans.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -78,7 +78,7 @@ impl Reader {
         self.joined(query).await.map(Page::found)
     }
 
-    /// Events that the server has joined with their places.
+    /// Returns the events of a query that joins them with their positions.
     async fn joined(&self, query: sqlx::query::Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
         let mut lease = self.connections.lease().await.map_err(failed)?;
@@ -195,7 +195,7 @@ fn replayed(row: &MySqlRow) -> Result<Replayed<'_>, sqlx::Error> {
     })
 }
 
-/// Columns by their place, as every query here selects them: looking them up by name costs more than reading them.
+/// Reads the columns by index, in the order that every query here selects: a lookup by name costs more than reading the value.
 fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
     Ok(Columns {
         event_id: row.try_get(2)?,
@@ -213,8 +213,8 @@ fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
     })
 }
 
-/// Binds: aggregate type, aggregate id, after, up to version, up to time. The index is named since a long stream makes a scan and a sort
-/// of the whole table look cheap, and then no row would come before the last was read.
+/// Binds: aggregate type, aggregate id, after, up to version, up to time. Forces the index: for a long stream, the optimizer would scan and
+/// sort the whole table, and then the first row would arrive only after the last was read.
 const REPLAY: &str = "
     SELECT version, event_type, schema_version, codec, payload FROM retell_events FORCE INDEX (events_stream)
     WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND recorded_at <= ?
@@ -227,13 +227,13 @@ const SNAPSHOT: &str = "
 
 const HEAD: &str = "SELECT position FROM retell_head WHERE id = 1";
 
-/// Binds: place in the commit, commit.
+/// Binds: ordinal in the commit, commit.
 const POSITION_OF: &str = "
     SELECT first_position + ? - 1 FROM retell_log
     WHERE commit_id = ? AND first_position <= (SELECT position FROM retell_head WHERE id = 1)";
 
-/// Binds: after, end, the position after `after`, limit. Begins with the commit that holds the next position. The limit only says that the
-/// rows are few.
+/// Binds: after, end, the position after `after`, limit. The first row is the commit that holds the next position. The limit only tells the
+/// optimizer to expect few rows.
 const LOG: &str = "
     SELECT first_position, commit_id, events FROM retell_log
     WHERE first_position + events - 1 > ? AND first_position <= ?
@@ -241,7 +241,7 @@ const LOG: &str = "
         AND first_position <= (SELECT position FROM retell_head WHERE id = 1)
     ORDER BY first_position LIMIT ?";
 
-/// Binds: end, after, the position after that. Begins as `LOG` does.
+/// Binds: end, after, the position after `after`. The first row is the commit that holds the next position, as in `LOG`.
 const TAIL: &str = concat!(
     "SELECT e.commit_id, e.ordinal, ",
     event_columns!("e."),
@@ -251,7 +251,7 @@ const TAIL: &str = concat!(
         AND l.first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)"
 );
 
-/// First commit, last commit, and the names that a filter lets pass.
+/// Binds: first commit, last commit, and the names that pass the filter.
 const EVENTS_FROM: &str = concat!(
     "SELECT commit_id, ordinal, ",
     event_columns!(""),
@@ -262,7 +262,7 @@ const EVENTS_TO: &str = " AND commit_id <= ";
 const OF_AGGREGATE_TYPES: &str = " AND aggregate_type IN (";
 const OF_EVENT_TYPES: &str = " AND event_type IN (";
 
-/// Binds: aggregate type, aggregate id, after, limit. The index is named as above.
+/// Binds: aggregate type, aggregate id, after, limit. Forces the index for the reason given at `REPLAY`.
 const STREAM: &str = concat!(
     "SELECT e.commit_id, e.ordinal, ",
     event_columns!("e."),
@@ -273,7 +273,7 @@ const STREAM: &str = concat!(
     ORDER BY e.version LIMIT ?"
 );
 
-/// Binds: event type, limit. Sorts keys out of indexes, and only then gets the payloads of those few.
+/// Binds: event type, limit. Sorts keys from indexes alone, and then reads the payloads of the selected rows.
 const NEWEST: &str = concat!(
     "SELECT e.commit_id, e.ordinal, ",
     event_columns!("e."),
@@ -286,7 +286,7 @@ const NEWEST: &str = concat!(
     ORDER BY found.first_position DESC, e.ordinal DESC"
 );
 
-/// Binds: time, limit. As above.
+/// Binds: time, limit. Sorts keys first, as `NEWEST` does.
 const RECORDED_AFTER: &str = concat!(
     "SELECT e.commit_id, e.ordinal, ",
     event_columns!("e."),

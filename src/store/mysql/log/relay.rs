@@ -1,4 +1,4 @@
-//! What a relay keeps: its position, and its lease.
+//! Stores the position and the lease of a relay.
 
 use std::time::Duration;
 
@@ -28,11 +28,11 @@ impl RelayStore for MySqlStore {
     async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let (connections, name) = (&self.writer.connections, relay.as_bytes());
-        let failed = |error| classify(error, "move a relay's position");
+        let failed = |error| classify(error, "advance a relay's position");
         let (position, number) = (to_sql(position.get()), to_sql(fence.get()));
         let set = sqlx::query(ADVANCE).bind(name).bind(position).bind(number).bind(number).bind(position).bind(number);
         connections.execute(set).await.map_err(failed)?;
-        // The server returns nothing of what it wrote. A fence that has become larger in between is as good a reason to stop.
+        // The server does not return the row it wrote. If another relay has raised the fence in between, this relay must stop too.
         let (newest,): (i64,) = connections.one(sqlx::query_as(FENCE).bind(name)).await.map_err(failed)?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
     }
@@ -74,8 +74,8 @@ const ADVANCE: &str = "
 
 const FENCE: &str = "SELECT fence FROM retell_relays WHERE relay = ?";
 
-/// Binds: name, holder, length in microseconds; then holder, holder, holder, length. Assigned from left to right: the first two look at
-/// the old end, the last at the new holder.
+/// Binds: name, holder, length in microseconds; then holder, holder, holder, length. The server assigns from left to right: the first two
+/// assignments read the old end, the last one reads the new holder.
 const ACQUIRE_LEASE: &str = "
     INSERT INTO retell_leases (name, holder, fence, ends_at) VALUES (?, ?, 1, UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND)
     ON DUPLICATE KEY UPDATE

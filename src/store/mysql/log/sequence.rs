@@ -1,4 +1,4 @@
-//! The sequencer: gives positions to commits, in the order of their numbers.
+//! The sequencer: assigns positions to commits, in the order of their numbers.
 
 use sqlx::MySqlConnection;
 
@@ -9,19 +9,19 @@ use crate::store::mysql::error::classify;
 use crate::store::server::convert::from_sql;
 use crate::store::server::page;
 
-/// Gives positions to the commits that are visible, waits while another session does so, and returns the last position readers may read.
+/// Assigns positions to all visible commits, waits while another session does so, and returns the last position that readers may read.
 ///
-/// This takes two commits. InnoDB lets others see a commit before it is on the disk. The first commit returns when it is on the disk, and only
-/// then does the second move the mark that readers read up to.
+/// This takes two commits, because InnoDB shows a commit to other sessions before it is on the disk. The first commit writes the positions and
+/// returns when they are on the disk. Only then does the second one move the head, up to which readers read.
 pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Position>> {
-    let failed = |error| classify(error, "give out positions");
+    let failed = |error| classify(error, "assign positions");
     for delay in page::looks() {
         let pending = connections.one(sqlx::query_as(PENDING)).await;
         let (head, last, waiting): (i64, i64, i64) = pending.map_err(failed)?;
         if waiting == 0 && head == last {
             return from_sql(head, "position").map(Position::new).map(Some);
         }
-        let Some(Run { last, leaves }) = attempt(connections).await.map_err(failed)? else {
+        let Some(Run { last, has_more }) = attempt(connections).await.map_err(failed)? else {
             tokio::time::sleep(delay).await;
             continue;
         };
@@ -29,83 +29,83 @@ pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Positio
             let moved = connections.execute(sqlx::query(MOVE_HEAD).bind(last).bind(last)).await;
             moved.map_err(failed)?;
         }
-        if !leaves {
+        if !has_more {
             return from_sql(last, "position").map(Position::new).map(Some);
         }
     }
-    Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
+    Err(Error::new(ErrorKind::Transient("assign positions: another session holds the sequencer's lock".into())))
 }
 
-/// Runs the sequencer once on a connection of its own.
+/// Runs the sequencer once, on a leased connection.
 async fn attempt(connections: &Connections) -> Result<Option<Run>, sqlx::Error> {
     let mut lease = connections.lease().await?;
     let run = sequence_once(&mut lease).await;
     lease.end(run)
 }
 
-/// What a run of the sequencer has done.
+/// The result of one run of the sequencer.
 struct Run {
     /// The log's last position.
     last: i64,
-    /// Whether it left commits for the next run.
-    leaves: bool,
+    /// Whether commits are left for the next run.
+    has_more: bool,
 }
 
-/// Gives positions to what is visible now, unless another session is at it.
+/// Assigns positions to the commits that are visible now. Returns `None` if another session holds the sequencer's lock.
 async fn sequence_once(connection: &mut MySqlConnection) -> Result<Option<Run>, sqlx::Error> {
     let mut tx = begin(connection).await?;
     if sqlx::query(LOCK_SEQUENCER).fetch_optional(&mut *tx).await?.is_none() {
         tx.rollback().await?;
         return Ok(None);
     }
-    // Read committed: from here on each statement's snapshot is taken after the lock, and sees all that earlier holders did.
+    // In read committed, each statement from here on takes its snapshot after the lock and sees the commits of all earlier holders.
     let before: i64 = sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?;
     let placed = sqlx::query(PLACE).bind(before).execute(&mut *tx).await?.rows_affected();
-    let mut run = Run { last: before, leaves: placed == PLACED_AT_ONCE };
+    let mut run = Run { last: before, has_more: placed == MAX_PLACED };
     if placed > 0 {
-        let (last, late): (i64, Option<i64>) = sqlx::query_as(SECOND_LOOK).fetch_one(&mut *tx).await?;
+        let (last, late): (i64, Option<i64>) = sqlx::query_as(LATE_COMMIT).fetch_one(&mut *tx).await?;
         run.last = last;
         if let Some(late) = late {
-            // It may belong before those with larger numbers: they wait for the next run.
+            // The late commit comes before commits with larger numbers, so those wait for the next run.
             sqlx::query(UNPLACE).bind(before).bind(late).execute(&mut *tx).await?;
-            run = Run { last: sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?, leaves: true };
+            run = Run { last: sqlx::query_scalar(LAST_POSITION).fetch_one(&mut *tx).await?, has_more: true };
         }
     }
     if run.last > before {
-        sqlx::query(TAKE_PLACED).bind(before).execute(&mut *tx).await?;
+        sqlx::query(DELETE_PLACED).bind(before).execute(&mut *tx).await?;
     } else {
-        // A session may have placed commits and died before it moved the mark. Only a commit that has written something waits until
-        // the disk has all that is visible here.
+        // A session may have placed commits and died before it moved the head. Only a commit that writes something waits until everything
+        // visible here is on the disk.
         sqlx::query(COUNT_RUN).execute(&mut *tx).await?;
     }
     tx.commit().await?;
     Ok(Some(run))
 }
 
-/// Commits that one run of the sequencer places at most: what it holds at once stays bounded. As in `PLACE`.
-const PLACED_AT_ONCE: u64 = 10_000;
+/// The most commits that one run of the sequencer places, which bounds its transaction. `PLACE` has the same limit.
+const MAX_PLACED: u64 = 10_000;
 
-/// The last position anyone may read, the last there is, and whether commits wait for theirs.
+/// Selects the last position that readers may read, the last position in the log, and whether commits wait for positions.
 const PENDING: &str = "
     SELECT position, CAST(COALESCE((SELECT first_position + events - 1 FROM retell_log ORDER BY first_position DESC LIMIT 1), 0) AS SIGNED),
         CAST(EXISTS (SELECT 1 FROM retell_commits) AS SIGNED)
     FROM retell_head WHERE id = 1";
 
-/// One at a time: a second caller finds the row locked and leaves. The lock ends with the transaction, however it ends.
+/// One session sequences at a time: a second one finds the row locked and has_more. The lock ends with the transaction, however that ends.
 const LOCK_SEQUENCER: &str = "SELECT id FROM retell_sequencer WHERE id = 1 FOR UPDATE SKIP LOCKED";
 
 const LAST_POSITION: &str = "
     SELECT CAST(COALESCE((SELECT first_position + events - 1 FROM retell_log ORDER BY first_position DESC LIMIT 1), 0) AS SIGNED)";
 
-/// Binds: the last position. One statement, so one snapshot; under read committed it waits for no row of others.
+/// Binds: the last position. One statement uses one snapshot. In read committed it waits for no rows of other transactions.
 const PLACE: &str = "
     INSERT INTO retell_log (first_position, commit_id, events)
     SELECT ? + 1 + SUM(fresh.events) OVER (ORDER BY fresh.commit_id) - fresh.events, fresh.commit_id, fresh.events
     FROM (SELECT commit_id, events FROM retell_commits ORDER BY commit_id LIMIT 10000) AS fresh";
 
-/// The last position now; and the first commit that has shown itself since `PLACE` looked, with a smaller number than one placed there.
-/// A snapshot of MariaDB's may miss a commit and yet see one that was built on it. It cannot be missed twice.
-const SECOND_LOOK: &str = "
+/// Selects the new last position, and the first commit that became visible after the snapshot of `PLACE` with a smaller number than a placed
+/// commit. A snapshot of MariaDB may miss a commit and yet see a later one that depends on it. The next snapshot cannot miss it.
+const LATE_COMMIT: &str = "
     SELECT CAST(l.first_position + l.events - 1 AS SIGNED), (
         SELECT c.commit_id FROM retell_commits AS c LEFT JOIN retell_log AS placed ON placed.commit_id = c.commit_id
         WHERE c.commit_id < l.commit_id AND placed.commit_id IS NULL ORDER BY c.commit_id LIMIT 1)
@@ -114,9 +114,8 @@ const SECOND_LOOK: &str = "
 /// Binds: the last position before, commit number.
 const UNPLACE: &str = "DELETE FROM retell_log WHERE first_position > ? AND commit_id > ?";
 
-/// Binds: the last position before. Looks up by their keys just the rows that were placed: a scan would wait for those of open
-/// transactions.
-const TAKE_PLACED: &str = "
+/// Binds: the last position before. Looks up only the placed rows, by their keys: a scan would wait for the rows of open transactions.
+const DELETE_PLACED: &str = "
     DELETE c FROM retell_log AS l STRAIGHT_JOIN retell_commits AS c FORCE INDEX (PRIMARY) ON c.commit_id = l.commit_id
     WHERE l.first_position > ?";
 

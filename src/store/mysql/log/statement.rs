@@ -1,22 +1,22 @@
-//! How large a statement gets, and how few different ones there are.
+//! Limits the size of statements and the number of different ones.
 
 use sqlx::QueryBuilder;
 
-/// Rows one statement inserts at most: 14 binds each stay far below the limit of 65,535.
+/// The most rows that one statement inserts: with 14 binds each it stays far below the limit of 65,535.
 pub(crate) const ROWS: usize = 512;
 
-/// Streams or keys one statement looks up.
+/// The most streams or keys that one statement looks up.
 pub(crate) const LOOKED_UP: usize = 64;
 
-/// A bracketed list of binds, filled up with NULL, which equals nothing.
+/// Pushes a list of binds in parentheses, padded with NULL, which equals nothing.
 pub(crate) fn push_list<'a, T>(
     query: &mut QueryBuilder<sqlx::MySql>,
     values: impl ExactSizeIterator<Item = T>,
-    most: usize,
+    max: usize,
 ) where
     Option<T>: sqlx::Encode<'a, sqlx::MySql> + sqlx::Type<sqlx::MySql>,
 {
-    let places = padded(values.len(), most);
+    let places = padded(values.len(), max);
     query.push("(");
     let mut list = query.separated(", ");
     for value in values.map(Some).chain(std::iter::repeat_with(|| None)).take(places) {
@@ -25,7 +25,7 @@ pub(crate) fn push_list<'a, T>(
     query.push(")");
 }
 
-/// The next power of two: few different statements serve any number.
-pub(crate) fn padded(number: usize, most: usize) -> usize {
-    number.next_power_of_two().min(most)
+/// Returns the next power of two, at most `max`, so that a few different statements serve any number.
+pub(crate) fn padded(number: usize, max: usize) -> usize {
+    number.next_power_of_two().min(max)
 }

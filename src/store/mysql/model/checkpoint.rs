@@ -1,4 +1,4 @@
-//! The rows of checkpoints.
+//! Reads, locks and moves the rows of checkpoints.
 
 use sqlx::mysql::MySqlArguments;
 use sqlx::query::Query;
@@ -12,8 +12,8 @@ use crate::store::model::parking::Step;
 use crate::store::mysql::error::classify;
 use crate::store::server::convert::{from_sql, to_sql};
 
-/// Locks the projection's row, and makes it if it does not exist.
-pub(crate) async fn take(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<Checkpoint> {
+/// Locks the projection's row. Inserts it first if it does not exist.
+pub(crate) async fn lock_checkpoint(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<Checkpoint> {
     let (position, changes, per_aggregate, state) =
         row(tx, projection).await.map_err(|error| classify(error, "lock a checkpoint"))?;
     Ok(Checkpoint {
@@ -29,13 +29,13 @@ async fn row(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<(i
     if let Some(row) = sqlx::query_as(LOCK).bind(name).fetch_optional(&mut *tx).await? {
         return Ok(row);
     }
-    sqlx::query(MAKE).bind(name).execute(&mut *tx).await?;
+    sqlx::query(INSERT).bind(name).execute(&mut *tx).await?;
     sqlx::query_as(LOCK).bind(name).fetch_one(&mut *tx).await
 }
 
-/// Returns the query that moves a checkpoint as a step says, if it is there as the step begins with it.
-pub(crate) fn move_on(step: &Step) -> Query<'_, MySql, MySqlArguments> {
-    sqlx::query(MOVE_ON)
+/// Returns the query that moves a checkpoint from the step's start to its end. It changes no row if the checkpoint is not at the start.
+pub(crate) fn advance(step: &Step) -> Query<'_, MySql, MySqlArguments> {
+    sqlx::query(ADVANCE)
         .bind(to_sql(step.to.get()))
         .bind(to_sql(step.changes_after()))
         .bind(step.projection.as_str().as_bytes())
@@ -55,11 +55,11 @@ const LOCK: &str = "
     SELECT position, parking_changes, per_aggregate, CONVERT(state USING utf8mb4)
     FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
 
-/// Locks the row for writing also where somebody else was faster: two who held it for reading would wait for each other.
-const MAKE: &str = "
+/// Takes an exclusive lock even if another transaction has inserted the row: two transactions with shared locks would deadlock.
+const INSERT: &str = "
     INSERT INTO retell_checkpoints (projection, position) VALUES (?, 0) ON DUPLICATE KEY UPDATE position = position";
 
-/// Binds: position and count of changes, projection, position and count before. Compares once more: work that makes a table commits on
-/// its way, and others may come in between.
-const MOVE_ON: &str = "
+/// Binds: new position, new count of changes, projection, old position, old count. Compares the old values again: work that creates a table
+/// commits implicitly, and another worker may then move the checkpoint.
+const ADVANCE: &str = "
     UPDATE retell_checkpoints SET position = ?, parking_changes = ? WHERE projection = ? AND position = ? AND parking_changes = ?";

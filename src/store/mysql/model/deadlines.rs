@@ -15,7 +15,7 @@ use crate::store::mysql::error::classify;
 use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::limit_to_sql;
 
-/// Rows of one statement.
+/// The most rows in one statement.
 const ROWS: usize = 256;
 
 #[async_trait]
@@ -75,7 +75,7 @@ async fn change(
             row.push_bind(deadline.name.as_bytes()).push_bind(time_to_sql(deadline.at));
             row.push_bind(deadline.correlation_id.map(|id| *id.as_uuid()));
         });
-        query.push(UNLESS_THERE).build().execute(&mut *tx).await?;
+        query.push(IGNORE_EXISTING).build().execute(&mut *tx).await?;
     }
     for chunk in ended.chunks(ROWS) {
         let mut query = QueryBuilder::new(END);
@@ -105,7 +105,7 @@ fn columns(row: &MySqlRow) -> Result<DeadlineColumns<'_>, sqlx::Error> {
 /// Binds for each row: process, id, key, name, time, correlation id.
 const SET: &str = "INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id) ";
 
-const UNLESS_THERE: &str = " ON DUPLICATE KEY UPDATE attempts = retell_deadlines.attempts";
+const IGNORE_EXISTING: &str = " ON DUPLICATE KEY UPDATE attempts = retell_deadlines.attempts";
 
 const END: &str = "DELETE FROM retell_deadlines WHERE process = ";
 

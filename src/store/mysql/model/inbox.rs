@@ -15,24 +15,25 @@ impl MySqlReadModel {
         reaction: &ProjectionName,
         event: EventId,
     ) -> Result<bool> {
-        let take = sqlx::query(TAKE).bind(reaction.as_str().as_bytes()).bind(*event.as_uuid());
-        let taken = take.execute(tx).await.map_err(|error| classify(error, "take an event into an inbox"))?;
-        Ok(taken.rows_affected() == 1)
+        let insert = sqlx::query(INSERT_HANDLED).bind(reaction.as_str().as_bytes()).bind(*event.as_uuid());
+        let inserted = insert.execute(tx).await.map_err(|error| classify(error, "record an event in an inbox"))?;
+        Ok(inserted.rows_affected() == 1)
     }
 
     pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        let failed = |error| classify(error, "keep where a reaction begins");
-        let keep = sqlx::query(BEGIN).bind(reaction.as_str().as_bytes()).bind(to_sql(position.get()));
-        self.connections.execute(keep).await.map_err(failed)?;
-        let kept = self.connections.one(sqlx::query_as(BEGUN).bind(reaction.as_str().as_bytes()));
-        let (position,): (i64,) = kept.await.map_err(failed)?;
+        let failed = |error| classify(error, "record the start of a reaction");
+        let insert = sqlx::query(INSERT_START).bind(reaction.as_str().as_bytes()).bind(to_sql(position.get()));
+        self.connections.execute(insert).await.map_err(failed)?;
+        let start = self.connections.one(sqlx::query_as(START).bind(reaction.as_str().as_bytes()));
+        let (position,): (i64,) = start.await.map_err(failed)?;
         from_sql(position, "position").map(Position::new)
     }
 }
 
-/// `IGNORE`, since the server would count a row that is there and stays as it is. Nothing else can be wrong with names of 255 bytes.
-const TAKE: &str = "INSERT IGNORE INTO retell_inbox (reaction, event_id) VALUES (?, ?)";
+/// `IGNORE`, because `ON DUPLICATE KEY UPDATE` would count an existing row that does not change. It hides no other error: names have at most
+/// 255 bytes.
+const INSERT_HANDLED: &str = "INSERT IGNORE INTO retell_inbox (reaction, event_id) VALUES (?, ?)";
 
-const BEGIN: &str = "INSERT IGNORE INTO retell_reactions (reaction, begins_after) VALUES (?, ?)";
+const INSERT_START: &str = "INSERT IGNORE INTO retell_reactions (reaction, begins_after) VALUES (?, ?)";
 
-const BEGUN: &str = "SELECT begins_after FROM retell_reactions WHERE reaction = ?";
+const START: &str = "SELECT begins_after FROM retell_reactions WHERE reaction = ?";

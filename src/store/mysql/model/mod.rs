@@ -1,4 +1,4 @@
-//! Read models in a MySQL or MariaDB database, which may be another than the log's.
+//! Read models in a MySQL or MariaDB database, which may differ from the log's.
 
 pub(crate) mod checkpoint;
 pub(crate) mod deadlines;

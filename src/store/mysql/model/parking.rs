@@ -1,4 +1,4 @@
-//! The rows of parked aggregates.
+//! Reads and writes the rows of parked aggregates.
 
 use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::query::Query;
@@ -9,7 +9,7 @@ use crate::store::model::parking::{ParkedColumns, ParkingChange};
 use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::server::convert::to_sql;
 
-/// Returns the query that writes a change of what is parked.
+/// Returns the query that parks or releases an aggregate.
 pub(crate) fn park<'c>(projection: &'c ProjectionName, change: &'c ParkingChange) -> Query<'c, MySql, MySqlArguments> {
     let statement = match change {
         ParkingChange::Park(_) => PARK,

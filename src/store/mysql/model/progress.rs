@@ -1,4 +1,4 @@
-//! Order per aggregate in MySQL and MariaDB: one statement makes and locks the rows of a batch, one reads them, one writes what has changed.
+//! Order per aggregate in MySQL and MariaDB: one statement creates and locks the rows of a batch, one reads them, one writes the changed rows.
 
 use std::collections::HashMap;
 
@@ -15,13 +15,13 @@ use crate::store::model::read_model::Work;
 use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::{classify, classify_work};
-use crate::store::mysql::model::checkpoint::take;
+use crate::store::mysql::model::checkpoint::lock_checkpoint;
 use crate::store::mysql::model::parking::{columns, park};
 use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::{from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 
-/// Rows of one statement. More take several, each after the other in key order.
+/// The most rows in one statement. More rows take several statements, one after the other in key order.
 pub(crate) const ROWS: usize = 1024;
 
 impl MySqlReadModel {
@@ -33,7 +33,7 @@ impl MySqlReadModel {
         let failed = |error| classify(error, "set up a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
-        let found = take(&mut tx, projection).await?;
+        let found = lock_checkpoint(&mut tx, projection).await?;
         let allowed = found.state.check_running(projection).and_then(|()| found.check_aggregate_order(projection));
         if let Err(refused) = allowed {
             let rolled_back = tx.rollback().await;
@@ -74,7 +74,7 @@ impl MySqlReadModel {
         let parked = read_parked(&mut tx, projection, &parked_of(&streams, &locked)).await?;
         let before = progress_of(streams, &locked, parked)?;
         let mut after = before.clone();
-        // Work that fails may have left a query half-way: the connection is closed then, and with it ends the transaction.
+        // Work that fails may have dropped a query half-way. The connection is then closed, which ends the transaction.
         turn(&mut tx, &mut after).await.map_err(classify_work)?;
         let (changed, parking) = changes(&before, &after);
         set(&mut tx, projection, &changed).await.map_err(failed)?;
@@ -86,7 +86,7 @@ impl MySqlReadModel {
     }
 
     pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        let failed = |error| classify(error, "move a swept position");
+        let failed = |error| classify(error, "advance a swept position");
         let query = sqlx::query(SWEEP).bind(projection.as_str().as_bytes()).bind(to_sql(to.get()));
         self.connections.execute(query).await.map_err(failed)?;
         let swept: (i64,) =
@@ -101,7 +101,7 @@ impl InlineModels for MySqlReadModel {
         let failed = |error| classify(error, "set up an inline projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
-        let found = take(&mut tx, projection).await?;
+        let found = lock_checkpoint(&mut tx, projection).await?;
         let allowed = match found.state {
             ProjectionState::Inline => Ok(()),
             other => other.check_running(projection).and_then(|()| found.check_aggregate_order(projection)),
@@ -117,7 +117,7 @@ impl InlineModels for MySqlReadModel {
     }
 }
 
-/// Marks the projection's row before the work, which may make a table and so commit on its way.
+/// Sets the state in the projection's row, then runs the work. The state comes first because work that creates a table commits implicitly.
 async fn set_up(
     tx: &mut MySqlConnection,
     projection: &ProjectionName,
@@ -129,7 +129,7 @@ async fn set_up(
     work(tx).await.map_err(classify_work)
 }
 
-/// Makes the rows that are not there, and locks all of them, in key order.
+/// Inserts the missing rows and locks all of them, in key order.
 async fn lock(
     tx: &mut MySqlConnection,
     projection: &ProjectionName,
@@ -164,7 +164,7 @@ async fn write(
     query.build().execute(tx).await.map(drop)
 }
 
-/// The next power of two of them, by repeating the last one, which changes nothing: few different statements serve any number.
+/// Pads `rows` to the next power of two by repeating the last row, which changes nothing: a few different statements serve any number of rows.
 pub(crate) fn padded<T>(rows: impl ExactSizeIterator<Item = T> + Clone) -> impl Iterator<Item = T> {
     let (number, last) = (rows.len(), rows.clone().skip(rows.len().saturating_sub(1)));
     rows.chain(last.cycle().take(number.next_power_of_two() - number))
@@ -199,7 +199,7 @@ async fn read_parked(
     projection: &ProjectionName,
     streams: &[&StreamId],
 ) -> Result<Vec<Parked>> {
-    let failed = |error| classify(error, "read what is parked");
+    let failed = |error| classify(error, "read parked aggregates");
     let mut parked = Vec::new();
     for chunk in streams.chunks(ROWS) {
         let mut query = QueryBuilder::new(PARKED);
@@ -225,12 +225,12 @@ const BEGIN_PER_AGGREGATE: &str = "UPDATE retell_checkpoints SET per_aggregate =
 
 const WRITE: &str = "INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen) ";
 
-/// Locks the row for writing also where it was there: two who held it for reading would wait for each other.
+/// Takes an exclusive lock even if the row exists: two transactions with shared locks would deadlock.
 const LOCKED: &str = " ON DUPLICATE KEY UPDATE applied = retell_progress.applied";
 
 const CHANGED: &str = " ON DUPLICATE KEY UPDATE applied = VALUES(applied), seen = VALUES(seen)";
 
-/// Within a transaction that has locked them, rows stay as they are read.
+/// In a transaction that has locked the rows, they do not change after this read.
 const FIND: &str = "SELECT aggregate_type, aggregate_id, applied, seen FROM retell_progress WHERE projection = ";
 
 const PARKED: &str = "

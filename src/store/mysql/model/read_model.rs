@@ -15,12 +15,22 @@ use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::mysql::connection::{Connections, begin};
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
-use crate::store::mysql::model::checkpoint::{CHANGES, READ, STATE, move_on, take};
+use crate::store::mysql::model::checkpoint::{CHANGES, READ, STATE, advance, lock_checkpoint};
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::{connection, migrate};
 use crate::store::server::convert::from_sql;
 
-/// Tables of projections, and their checkpoints. Cloning gives another handle.
+/// The read models in a MySQL or MariaDB database: the tables of projections and their checkpoints. Clones share one pool.
+///
+/// # Examples
+/// ```no_run
+/// use retell::store::mysql::MySqlReadModel;
+///
+/// # async fn example() -> retell::Result<()> {
+/// let models = MySqlReadModel::connect("mysql://localhost/shop").await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct MySqlReadModel {
     pub(crate) connections: Connections,
@@ -30,23 +40,25 @@ impl MySqlReadModel {
     /// Opens read models in the database at `url`, with default settings.
     ///
     /// # Errors
-    /// As [`MySqlStore::connect`](crate::store::mysql::MySqlStore::connect).
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if `url` is not the URL of a MySQL database, otherwise the same as for
+    /// [`open`](Self::open).
     pub async fn connect(url: &str) -> Result<Self> {
         Self::open(connection::pool(url).await?).await
     }
 
-    /// Opens read models over a pool of the caller's.
+    /// Opens read models over the caller's pool. The server may have any durability, because a lost batch is applied again.
     ///
     /// # Errors
-    /// As [`MySqlStore::open_with`](crate::store::mysql::MySqlStore::open_with), except that any durability of the server is fine: a lost
-    /// batch is applied again.
+    /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release has changed the schema, otherwise a
+    /// [write error](crate::Error#write-errors).
     pub async fn open(pool: MySqlPool) -> Result<Self> {
         let connections = Connections::of(pool);
         migrate::apply(&connections).await?;
         Ok(Self { connections })
     }
 
-    /// The pool, for queries. As with [`MySqlStore::pool`](crate::store::mysql::MySqlStore::pool), let each come to its end.
+    /// Returns the pool, for queries on the read models. Let each query run to its end, as with
+    /// [`MySqlStore::pool`](crate::store::mysql::MySqlStore::pool).
     pub fn pool(&self) -> &MySqlPool {
         self.connections.pool()
     }
@@ -54,10 +66,10 @@ impl MySqlReadModel {
 
 #[async_trait]
 impl ReadModel for MySqlReadModel {
-    /// The connection, inside the batch's transaction, which is read committed. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library.
-    /// Make tables in [`setup`](crate::Projection::setup) alone, and if they are not there: `CREATE`, `ALTER`, `DROP` and `TRUNCATE` commit
-    /// by themselves. Savepoints are fine. A query that is dropped half-way, as by a timeout, must make the work fail: the connection is
-    /// closed then.
+    /// The connection, inside the batch's transaction, which is read committed. Do not execute `BEGIN`, `COMMIT` or `ROLLBACK`; savepoints are
+    /// fine. `CREATE`, `ALTER`, `DROP` and `TRUNCATE` commit implicitly: create tables only in [`setup`](crate::Projection::setup), and only if
+    /// they do not exist. If a query is dropped half-way, for example by a timeout, the work must return an error, so that the connection is
+    /// closed.
     type Tx = MySqlConnection;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -79,8 +91,8 @@ impl ReadModel for MySqlReadModel {
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
-        let failed = |error| classify(error, "read what is parked");
-        // First of all: if the rows change after it was read, so does the count.
+        let failed = |error| classify(error, "read parked aggregates");
+        // The count is read before the rows: if a row changes later, the count differs at the commit.
         let changes: Option<(i64,)> = self
             .connections
             .optional(sqlx::query_as(CHANGES).bind(projection.as_str().as_bytes()))
@@ -111,20 +123,20 @@ impl ReadModel for MySqlReadModel {
         let failed = |error| classify(error, "commit a batch");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
-        // First of all: whoever holds the row is the only one to change the model until its commit.
-        if let Err(refused) = take(&mut tx, &step.projection).await?.check(&step) {
+        // The row is locked before the work: until the commit, only the worker that holds it changes the model.
+        if let Err(refused) = lock_checkpoint(&mut tx, &step.projection).await?.check(&step) {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
             return Err(refused);
         }
-        // Work that fails may have left a query half-way: the connection is closed then, and with it ends the transaction.
+        // Work that fails may have dropped a query half-way. The connection is then closed, which ends the transaction.
         work(&mut tx).await.map_err(classify_work)?;
-        let found = move_on(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
+        let found = advance(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
         if found == 0 {
-            // The work made a table, which let go of the row.
-            return Err(step.moved(take(&mut tx, &step.projection).await?.position));
+            // The work created a table: the implicit commit released the row's lock, and another worker moved the checkpoint.
+            return Err(step.moved(lock_checkpoint(&mut tx, &step.projection).await?.position));
         }
-        // After the checkpoint, so that they are not written where it has moved.
+        // Written after the checkpoint, so that nothing is written if the checkpoint has moved.
         for change in &step.parking {
             park(&step.projection, change).execute(&mut *tx).await.map_err(failed)?;
         }

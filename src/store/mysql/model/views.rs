@@ -1,4 +1,4 @@
-//! Views in MySQL and MariaDB: rows are read and written many at a time, as many as a packet takes.
+//! Views in MySQL and MariaDB: each statement reads or writes as many rows as fit into a packet.
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
@@ -13,23 +13,23 @@ use crate::store::model::views::{
 use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::classify;
-use crate::store::mysql::model::checkpoint::take;
+use crate::store::mysql::model::checkpoint::lock_checkpoint;
 use crate::store::mysql::model::progress::{ROWS, padded};
 use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
 
-/// So much of states and fields goes into one statement; a single row may be larger. Padded it is at most twice that, below the 16 MiB of
-/// `max_allowed_packet` that is MariaDB's default.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// The most bytes of states and fields in one statement, unless a single row is larger. Padding at most doubles them, which stays below the 16 MiB
+/// of `max_allowed_packet`, MariaDB's default.
+const MAX_STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 
 #[async_trait]
 impl ViewStore for MySqlReadModel {
     async fn load_rows(&self, tx: &mut MySqlConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         let failed = |error| classify(error, "read a view's rows");
         if is_shared(tx, view).await.map_err(failed)? {
-            // All of them before the first is read: so they are locked in key order.
+            // All rows are locked before the first is read, so the locks are taken in key order.
             for chunk in keys.chunks(ROWS) {
-                make(tx, view, chunk).await.map_err(failed)?;
+                lock_rows(tx, view, chunk).await.map_err(failed)?;
             }
         }
         let mut loaded: Vec<ViewRow> = keys.iter().cloned().map(ViewRow::empty).collect();
@@ -56,19 +56,19 @@ impl ViewStore for MySqlReadModel {
     }
 
     async fn clear_rows(&self, tx: &mut MySqlConnection, view: &ViewId) -> Result<()> {
-        let cleared = take_away_rows(tx, view, usize::MAX).await;
-        cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
+        let cleared = delete_rows(tx, view, usize::MAX).await;
+        cleared.map(drop).map_err(|error| classify(error, "delete a view's rows"))
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
         let failed = |error| classify(error, "switch a view's generation");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
-        let judged = judge(&mut tx, view, when).await?;
-        let Ok(live) = judged else {
+        let checked = check_promotion(&mut tx, view, when).await?;
+        let Ok(live) = checked else {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
-            return judged;
+            return checked;
         };
         let query = sqlx::query(PROMOTE).bind(to_sql(view.generation().get())).bind(view.view().as_str().as_bytes());
         query.execute(&mut *tx).await.map_err(failed)?;
@@ -78,22 +78,22 @@ impl ViewStore for MySqlReadModel {
     }
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
-        let failed = |error| classify(error, "take away a view's generation");
+        let failed = |error| classify(error, "delete a view's generation");
         let projection = view.projection().as_str().as_bytes();
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = begin(&mut lease).await.map_err(failed)?;
-        // In the order of a switch: the checkpoint, and then which one is live.
-        take(&mut tx, view.projection()).await?;
-        if hold_live(&mut tx, view.view()).await? == view.generation() {
+        // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
+        lock_checkpoint(&mut tx, view.projection()).await?;
+        if lock_live(&mut tx, view.view()).await? == view.generation() {
             let rolled_back = tx.rollback().await;
             lease.end(rolled_back).map_err(failed)?;
             return Err(still_live(view));
         }
-        sqlx::query(DELETE).bind(projection).execute(&mut *tx).await.map_err(failed)?;
-        let is_gone = take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
+        sqlx::query(MARK_DELETING).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+        let is_gone = delete_rows(&mut tx, view, rows).await.map_err(failed)?;
         if is_gone {
-            for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
-                sqlx::query(forget).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+            for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+                sqlx::query(delete).bind(projection).execute(&mut *tx).await.map_err(failed)?;
             }
         }
         let committed = tx.commit().await;
@@ -116,7 +116,7 @@ impl ViewStore for MySqlReadModel {
     ) -> Result<Vec<ViewRow>> {
         let failed = |error| classify(error, "read a view's rows");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        // One snapshot for all the statements.
+        // One snapshot for all statements.
         sqlx::raw_sql(SNAPSHOT).execute(&mut *lease).await.map_err(failed)?;
         let mut found = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(ROWS) {
@@ -161,25 +161,26 @@ impl ViewStore for MySqlReadModel {
     }
 }
 
-/// Whether readers may be given this generation, and which one they see. Neither that nor a checkpoint changes until the transaction ends.
-async fn judge(tx: &mut MySqlConnection, view: &ViewId, when: Switch) -> Result<Result<Generation>> {
+/// Returns the live generation, or the error of a promotion that `when` does not allow. Locks the live generation and both checkpoints until
+/// the transaction ends.
+async fn check_promotion(tx: &mut MySqlConnection, view: &ViewId, when: Switch) -> Result<Result<Generation>> {
     let standing = |found: Checkpoint| Standing { position: found.position, state: found.state };
-    let built = standing(take(tx, view.projection()).await?);
-    let live = ViewId::new(view.view().as_str(), hold_live(tx, view.view()).await?)?;
-    let live_at = standing(take(tx, live.projection()).await?);
+    let built = standing(lock_checkpoint(tx, view.projection()).await?);
+    let live = ViewId::new(view.view().as_str(), lock_live(tx, view.view()).await?)?;
+    let live_at = standing(lock_checkpoint(tx, live.projection()).await?);
     Ok(when.check(view, built, live_at).map(|()| live.generation()))
 }
 
-/// Reads which generation is live, and lets nobody change it until the transaction ends.
-async fn hold_live(tx: &mut MySqlConnection, view: &ProjectionName) -> Result<Generation> {
+/// Returns the live generation and locks it until the transaction ends.
+async fn lock_live(tx: &mut MySqlConnection, view: &ProjectionName) -> Result<Generation> {
     let failed = |error| classify(error, "read a view's generation");
-    sqlx::query(HOLD_LIVE).bind(view.as_str().as_bytes()).execute(&mut *tx).await.map_err(failed)?;
+    sqlx::query(LOCK_LIVE).bind(view.as_str().as_bytes()).execute(&mut *tx).await.map_err(failed)?;
     let live = sqlx::query_scalar(LIVE).bind(view.as_str().as_bytes()).fetch_one(&mut *tx).await.map_err(failed)?;
     from_sql(live, "generation").map(Generation::new)
 }
 
-/// Returns whether there are none any more.
-async fn take_away_rows(tx: &mut MySqlConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
+/// Deletes at most `at_most` rows of a generation and as many of its fields. Returns whether none are left.
+async fn delete_rows(tx: &mut MySqlConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
     let (name, generation) = (view.view().as_str().as_bytes(), to_sql(view.generation().get()));
     let limit = limit_to_sql(at_most);
     for statement in [DELETE_GENERATION, DELETE_GENERATION_FIELDS] {
@@ -191,15 +192,15 @@ async fn take_away_rows(tx: &mut MySqlConnection, view: &ViewId, at_most: usize)
     Ok(true)
 }
 
-/// Whether workers share the projection.
+/// Returns whether workers share the projection.
 async fn is_shared(tx: &mut MySqlConnection, view: &ViewId) -> Result<bool, sqlx::Error> {
     let query = sqlx::query_scalar(IS_SHARED).bind(view.projection().as_str().as_bytes());
     Ok(query.fetch_optional(tx).await?.unwrap_or(false))
 }
 
-/// Makes the rows that are not there, and locks all of them, in key order.
-async fn make(tx: &mut MySqlConnection, view: &ViewId, keys: &[ViewKey]) -> Result<(), sqlx::Error> {
-    let mut query = QueryBuilder::new(MAKE);
+/// Inserts the missing rows and locks all of them, in key order.
+async fn lock_rows(tx: &mut MySqlConnection, view: &ViewId, keys: &[ViewKey]) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::new(INSERT_EMPTY);
     query.push_values(padded(keys.iter()), |mut row, key| {
         row.push_bind(view.view().as_str().as_bytes()).push_bind(to_sql(view.generation().get()));
         row.push_bind(key.as_str().as_bytes()).push_bind(0_i64);
@@ -231,13 +232,13 @@ async fn save(tx: &mut MySqlConnection, view: &ViewId, changes: &Changes<'_>) ->
     Ok(())
 }
 
-/// How many of the rows the next statement takes.
+/// Returns the number of rows in the next statement.
 fn statement_rows(rows: &[&ViewRow]) -> usize {
     let mut bytes = 0;
     let fit = rows.iter().take_while(|row| {
         bytes += row.state.as_ref().map_or(0, String::len);
         bytes += row.fields.iter().map(|(field, value)| field.len() + value.len()).sum::<usize>();
-        bytes <= MOST_BYTES
+        bytes <= MAX_STATEMENT_BYTES
     });
     fit.take(ROWS).count().max(1)
 }
@@ -259,7 +260,7 @@ async fn write_fields(tx: &mut MySqlConnection, view: &ViewId, entries: &[Entry<
         values.push_bind(view.view().as_str().as_bytes()).push_bind(to_sql(view.generation().get()));
         values.push_bind(field.as_bytes()).push_bind(value.as_bytes()).push_bind(key.as_str().as_bytes());
     });
-    query.push(FIELD_THERE);
+    query.push(IGNORE_EXISTING);
     query.build().execute(tx).await.map(drop)
 }
 
@@ -273,7 +274,7 @@ async fn remove_fields(tx: &mut MySqlConnection, view: &ViewId, entries: &[Entry
     query.build().execute(tx).await.map(drop)
 }
 
-/// A statement about the rows under some keys of a generation.
+/// Returns a query of `statement` for the rows of a generation that have one of `keys`.
 fn among<'q>(statement: &'static str, view: &'q ViewId, keys: &'q [ViewKey]) -> QueryBuilder<MySql> {
     let mut query = QueryBuilder::new(statement);
     query.push_bind(view.view().as_str().as_bytes()).push(OF_GENERATION).push_bind(to_sql(view.generation().get()));
@@ -290,7 +291,7 @@ fn push_keys(query: &mut QueryBuilder<MySql>, keys: &[ViewKey]) {
     query.push(")");
 }
 
-/// Columns: state, fields, position, key.
+/// Parses the columns state, fields, position and key.
 fn parse(row: &MySqlRow) -> Result<ViewRow> {
     let failed = |error| classify(error, "read a view's row");
     let column = |place: usize| -> Result<Option<&str>, sqlx::Error> {
@@ -304,14 +305,14 @@ fn parse(row: &MySqlRow) -> Result<ViewRow> {
 
 const IS_SHARED: &str = "SELECT per_aggregate FROM retell_checkpoints WHERE projection = ?";
 
-/// With order per aggregate each row is made first, an empty one: what is not there cannot be locked. Binds for each: view, generation, key,
-/// position.
-const MAKE: &str = "INSERT INTO retell_views (view, generation, `key`, position) ";
+/// Binds for each row: view, generation, key, position. With order per aggregate each missing row is inserted empty, because a missing row
+/// cannot be locked.
+const INSERT_EMPTY: &str = "INSERT INTO retell_views (view, generation, `key`, position) ";
 
-/// Locks the row for writing also where it was there: two who held it for reading would wait for each other.
+/// Takes an exclusive lock even if the row exists: two transactions with shared locks would deadlock.
 const LOCKED: &str = " ON DUPLICATE KEY UPDATE position = retell_views.position";
 
-/// Within a transaction that has locked them, rows stay as they are read.
+/// In a transaction that has locked the rows, they do not change after this read.
 const LOAD: &str = "SELECT state, fields, position, `key` FROM retell_views WHERE view = ";
 
 const OF_GENERATION: &str = " AND generation = ";
@@ -324,16 +325,16 @@ const WRITE: &str = "INSERT INTO retell_views (view, generation, `key`, state, f
 const CHANGED: &str =
     " ON DUPLICATE KEY UPDATE state = VALUES(state), fields = VALUES(fields), position = VALUES(position)";
 
-/// In log order.
+/// Deletes rows, if the projection is in log order.
 const REMOVE: &str = "DELETE FROM retell_views WHERE view = ";
 
-/// With order per aggregate others may be waiting for the row.
+/// Empties rows, because with order per aggregate other workers may wait for their locks.
 const EMPTY: &str = "UPDATE retell_views SET state = NULL, fields = NULL, position = 0 WHERE view = ";
 
-/// Binds for each: view, generation, field, value, key.
+/// Binds for each row: view, generation, field, value, key.
 const WRITE_FIELDS: &str = "INSERT INTO retell_view_fields (view, generation, field, value, `key`) ";
 
-const FIELD_THERE: &str = " ON DUPLICATE KEY UPDATE field = retell_view_fields.field";
+const IGNORE_EXISTING: &str = " ON DUPLICATE KEY UPDATE field = retell_view_fields.field";
 
 const REMOVE_FIELDS: &str = "DELETE FROM retell_view_fields WHERE view = ";
 
@@ -341,22 +342,22 @@ const AMONG_FIELDS: &str = " AND (field, value, `key`) IN ";
 
 const LIVE: &str = "SELECT live FROM retell_view_generations WHERE view = ?";
 
-/// Locks the row for writing also where it was there.
-const HOLD_LIVE: &str = "INSERT INTO retell_view_generations (view, live) VALUES (?, 1) ON DUPLICATE KEY UPDATE live = retell_view_generations.live";
+/// Takes an exclusive lock even if the row exists.
+const LOCK_LIVE: &str = "INSERT INTO retell_view_generations (view, live) VALUES (?, 1) ON DUPLICATE KEY UPDATE live = retell_view_generations.live";
 
 const PROMOTE: &str = "UPDATE retell_view_generations SET live = ? WHERE view = ?";
 
-const DELETE: &str = "UPDATE retell_checkpoints SET position = 0, state = 'deleting' WHERE projection = ?";
+const MARK_DELETING: &str = "UPDATE retell_checkpoints SET position = 0, state = 'deleting' WHERE projection = ?";
 
 const DELETE_GENERATION: &str = "DELETE FROM retell_views WHERE view = ? AND generation = ? LIMIT ?";
 
 const DELETE_GENERATION_FIELDS: &str = "DELETE FROM retell_view_fields WHERE view = ? AND generation = ? LIMIT ?";
 
-const FORGET_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?";
+const DELETE_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?";
 
-const FORGET_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?";
+const DELETE_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?";
 
-const FORGET_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?";
+const DELETE_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?";
 
 const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION READ ONLY";
 
@@ -368,14 +369,14 @@ const OR_LIVE: &str = ", (SELECT live FROM retell_view_generations WHERE view = 
 
 const OR_FIRST: &str = "), 1)";
 
-/// Binds: view, generation or NULL, view, key to begin after, limit.
+/// Binds: view, generation or NULL, view, key to start after, limit.
 const PAGE: &str = "
     SELECT state, fields, position, `key` FROM retell_views
     WHERE view = ? AND generation = COALESCE(?, (SELECT live FROM retell_view_generations WHERE view = ?), 1)
         AND `key` > ? AND state IS NOT NULL
     ORDER BY `key` LIMIT ?";
 
-/// Binds: view, generation or NULL, view, field, value, key to begin after, limit.
+/// Binds: view, generation or NULL, view, field, value, key to start after, limit.
 const PAGE_OF: &str = "
     SELECT v.state, v.fields, v.position, v.`key`
     FROM retell_view_fields AS f

@@ -1,4 +1,4 @@
-//! Commits appends: one call of the server's `append` function for all that wait.
+//! Commits appends: one call of the server's `append` function commits all waiting appends.
 
 use std::sync::Arc;
 
@@ -30,24 +30,24 @@ pub(crate) struct Writer {
     pub(crate) lane: i32,
     pub(crate) durable: bool,
     pub(crate) signals: Arc<Signals>,
-    /// What runs within each transaction.
+    /// The projections that run within each transaction.
     pub(crate) inline: Inlines<PgConnection>,
     pub(crate) schema: Schema,
 }
 
 impl Writer {
     pub(crate) fn new(connections: Connections, schema: Schema, durable: bool, signals: Signals) -> Self {
-        // Each process starts its search for a free lane at a place of its own.
+        // Each process starts its search for a free lane at a random lane, so that processes rarely try the same one.
         let lane = i32::from(Uuid::new_v4().as_bytes()[0] % 32);
         Self { connections, lane, durable, signals: Arc::new(signals), inline: Inlines::none(), schema }
     }
 
-    /// One more that runs within each transaction.
+    /// Returns a writer that also runs `inline` within each transaction.
     pub(crate) fn with_inline(&self, inline: Arc<dyn Inline<PgConnection>>) -> Self {
         Self { inline: self.inline.and(inline), ..self.clone() }
     }
 
-    /// What the append under `key` did.
+    /// Returns the outcome of the append under `key`.
     pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
         self.outcome_in(self.connections.pool(), key)
             .await
@@ -55,7 +55,7 @@ impl Writer {
             .transpose()
     }
 
-    /// The stream that holds a value.
+    /// Returns the stream that holds a value.
     pub(crate) async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         let row = sqlx::query_as(self.schema.sql(HOLDER)).bind(scope.as_str()).bind(value.as_str());
         let row: Option<(String, String)> =
@@ -67,7 +67,7 @@ impl Writer {
         self.signals.subscribe()
     }
 
-    /// Closes the connections, once no append needs them any more.
+    /// Closes the connections after the last append has ended.
     pub(crate) async fn close(&self) {
         self.signals.close().await;
         self.connections.close().await;
@@ -82,10 +82,10 @@ impl Writer {
         Ok((!rows.is_empty()).then(|| kept_outcome(rows)))
     }
 
-    /// Appends inside a transaction of the caller's. A failure is undone to a savepoint, so that the transaction stays usable.
+    /// Appends inside the caller's transaction. A failure rolls back to a savepoint, so the transaction stays usable.
     pub(crate) async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
         let failed = |error| classify(error, "append");
-        // Plain statements: the caller may have begun its transaction in any way, also past sqlx's counting.
+        // Plain statements, because the caller may have begun its transaction without sqlx, which then does not count it.
         tx.execute(SAVEPOINT).await.map_err(|error| match code(&error).as_deref() {
             Some("25P01") => ErrorKind::Invalid("the connection has no open transaction".into()).into(),
             _ => failed(error),
@@ -109,22 +109,22 @@ impl Writer {
         }
     }
 
-    /// Appends a round by one call of the server. `callers`: whether the transaction is a caller's.
+    /// Appends a round by one call of the server's function. `callers` says whether the transaction belongs to the caller.
     async fn call(
         &self,
         db: &mut PgConnection,
         round: &[&Append],
         callers: bool,
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
-        if let Some(one) = One::of(round) {
+        if let Some(one) = One::from_round(round) {
             let query =
                 sqlx::query_scalar(self.schema.sql(APPEND_ONE)).bind(self.lane).bind(callers).bind(self.durable);
             let numbers: Vec<Option<i64>> = one.bind(query).fetch_one(db).await?;
-            return Ok(vec![verdict::on_one(&numbers, round[0])]);
+            return Ok(vec![verdict::decode_one(&numbers, round[0])]);
         }
-        let claims = claims::of(round);
+        let claims = claims::numbered(round);
         let query = sqlx::query(self.schema.sql(APPEND)).bind(self.lane).bind(callers).bind(self.durable);
-        let query = claims::bind(Batch::of(round).bind(query), &claims);
+        let query = claims::bind(Batch::from_round(round).bind(query), &claims);
         let answer = Answer::from_row(&query.fetch_one(&mut *db).await?)?;
         let mut results = Vec::with_capacity(round.len());
         for (verdict, append) in answer.verdicts(round, &claims).into_iter().zip(round) {
@@ -133,9 +133,9 @@ impl Writer {
                 (Verdict::Refused(error), _) => Err(error),
                 (Verdict::Repeated, Some(key)) => match self.outcome_in(&mut *db, key).await? {
                     Some(kept) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
-                    None => Err(ErrorKind::Corrupt(format!("the events of key {key} are missing")).into()),
+                    None => Err(ErrorKind::Corrupt(format!("the events of idempotency key {key} are missing")).into()),
                 },
-                (Verdict::Repeated, None) => Err(verdict::unanswered()),
+                (Verdict::Repeated, None) => Err(verdict::missing_verdict()),
             });
         }
         Ok(results)
@@ -178,12 +178,12 @@ impl Rounds for Writer {
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
         let results = rounds::append_batch(self, &batch).await;
-        self.signals.kick(batch.len());
+        self.signals.committed(batch.len());
         results
     }
 }
 
-/// One stream of an append under a key: commit, the append's last place there, the stream's names and its version after.
+/// One stream of an append under a key: the commit, the append's last ordinal in it, the stream's type and id, and its version after the append.
 type KeptRow = (i64, i32, String, String, i64);
 
 fn kept_outcome(rows: Vec<KeptRow>) -> Result<KeptOutcome> {
@@ -202,10 +202,10 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
-/// Binds: lane, whether the transaction is a caller's, durable, two arrays of keys, six of parts, nine of events, five of claims.
+/// Binds: lane, whether the transaction is the caller's, durable, two arrays of keys, six of parts, ten of events, five of claims.
 const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)";
 
-/// Binds: lane, whether the transaction is a caller's, durable, four values of the stream, eight of the event.
+/// Binds: lane, whether the transaction is the caller's, durable, four values of the stream, eight of the event.
 const APPEND_ONE: &str = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 
 const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM {schema}.reservations WHERE scope = $1 AND value = $2";

@@ -34,7 +34,7 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn of(round: &[&'a Append]) -> Self {
+    pub(crate) fn from_round(round: &[&'a Append]) -> Self {
         let mut binds = Self::default();
         let mut parts: Vec<(i32, &StreamAppend)> = Vec::with_capacity(round.len());
         let mut keys: Vec<(&str, i32)> = Vec::new();
@@ -45,7 +45,7 @@ impl<'a> Batch<'a> {
                 parts.push((count(binds.part_id.len()), part));
             }
         }
-        // The server writes in this order.
+        // The function inserts events in the order of the arrays. One order for all calls prevents deadlocks.
         parts.sort_unstable_by_key(|(_, part)| &part.stream);
         for (number, part) in parts {
             for (place, event) in (1..).zip(&part.events) {
@@ -61,14 +61,14 @@ impl<'a> Batch<'a> {
         self.part_append.push(append);
         self.part_type.push(part.stream.aggregate_type().as_str());
         self.part_id.push(part.stream.aggregate_id().as_str());
-        let (kind, version) = demand(part.expected);
+        let (kind, version) = expectation(part.expected);
         self.part_kind.push(kind);
         self.part_version.push(version);
         self.part_events.push(count(part.events.len()));
     }
 
     fn event(&mut self, part: i32, place: i32, event: &'a NewEvent) {
-        let event = Stored::of(event);
+        let event = Stored::new(event);
         self.event_part.push(part);
         self.event_place.push(place);
         self.event_id.push(event.id);
@@ -113,12 +113,12 @@ pub(crate) struct One<'a> {
 }
 
 impl<'a> One<'a> {
-    /// If that is all there is to append.
-    pub(crate) fn of(round: &[&'a Append]) -> Option<Self> {
+    /// Returns the arguments if the round is a single event without a key and without claims.
+    pub(crate) fn from_round(round: &[&'a Append]) -> Option<Self> {
         let [append] = round else { return None };
         let ([part], None) = (append.streams(), append.key()) else { return None };
         let ([event], []) = (&part.events[..], &part.claims[..]) else { return None };
-        Some(Self { stream: &part.stream, expected: part.expected, event: Stored::of(event) })
+        Some(Self { stream: &part.stream, expected: part.expected, event: Stored::new(event) })
     }
 
     /// Binds the values, in the order of the function's parameters.
@@ -126,7 +126,7 @@ impl<'a> One<'a> {
         self,
         query: QueryScalar<'a, Postgres, O, PgArguments>,
     ) -> QueryScalar<'a, Postgres, O, PgArguments> {
-        let (kind, version) = demand(self.expected);
+        let (kind, version) = expectation(self.expected);
         query
             .bind(self.stream.aggregate_type().as_str())
             .bind(self.stream.aggregate_id().as_str())
@@ -143,7 +143,7 @@ impl<'a> One<'a> {
     }
 }
 
-/// The columns of an event's row, without its place.
+/// The columns of an event's row, without its place in the log and the stream.
 struct Stored<'a> {
     id: Uuid,
     event_type: &'a str,
@@ -156,7 +156,7 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn of(event: &'a NewEvent) -> Self {
+    fn new(event: &'a NewEvent) -> Self {
         Self {
             id: *event.id.as_uuid(),
             event_type: event.event_type.as_str(),
@@ -164,15 +164,15 @@ impl<'a> Stored<'a> {
             codec: i16::from(event.codec.number()),
             correlation: event.metadata.correlation_id.map(|id| *id.as_uuid()),
             causation: event.metadata.causation_id.map(|id| *id.as_uuid()),
-            // `Append::check` has refused what cannot be written.
+            // `Append::check` has refused metadata that cannot be encoded.
             metadata: event.metadata.to_json().ok().flatten(),
             payload: &event.payload,
         }
     }
 }
 
-/// The kind and the number of an expected version, as the server's `version_fits` takes them.
-fn demand(expected: ExpectedVersion) -> (&'static str, Option<i64>) {
+/// Returns the kind and the number of an expected version, as the server's `version_fits` takes them.
+fn expectation(expected: ExpectedVersion) -> (&'static str, Option<i64>) {
     match expected {
         ExpectedVersion::Any => ("any", None),
         ExpectedVersion::Exists => ("exists", None),

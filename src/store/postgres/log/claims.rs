@@ -19,14 +19,15 @@ pub(crate) struct NumberedClaim<'a> {
 }
 
 impl NumberedClaim<'_> {
-    /// Returns the error of an append that wants a value which another stream holds.
+    /// Returns the error of an append that claims a value which the stream `by` holds.
     pub(crate) fn taken(&self, by: StreamId) -> Error {
         self.claimed.taken(by)
     }
 }
 
-/// The claims of a round in the order of their values: two calls that want the same values meet at the first and cannot deadlock.
-pub(crate) fn of<'a>(round: &[&'a Append]) -> Vec<NumberedClaim<'a>> {
+/// Returns the claims of a round in the order of their values: two calls that claim the same values lock them in the same order and cannot
+/// deadlock.
+pub(crate) fn numbered<'a>(round: &[&'a Append]) -> Vec<NumberedClaim<'a>> {
     let (mut claims, mut parts) = (Vec::new(), 0);
     for (append, number) in round.iter().zip(1..) {
         let part =
@@ -43,7 +44,7 @@ pub(crate) fn of<'a>(round: &[&'a Append]) -> Vec<NumberedClaim<'a>> {
     claims
 }
 
-/// Binds five arrays, one entry for each claim, or NULL if there are none.
+/// Binds five arrays with one entry for each claim, or NULL if there are no claims.
 pub(crate) fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     claims: &[NumberedClaim<'q>],
@@ -56,6 +57,6 @@ pub(crate) fn bind<'q>(
         .bind(column(claims, |claim| claim.release))
 }
 
-fn column<'q, T>(claims: &[NumberedClaim<'q>], of: impl Fn(&NumberedClaim<'q>) -> T) -> Option<Vec<T>> {
-    (!claims.is_empty()).then(|| claims.iter().map(of).collect())
+fn column<'q, T>(claims: &[NumberedClaim<'q>], value: impl Fn(&NumberedClaim<'q>) -> T) -> Option<Vec<T>> {
+    (!claims.is_empty()).then(|| claims.iter().map(value).collect())
 }

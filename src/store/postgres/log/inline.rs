@@ -13,7 +13,7 @@ use crate::store::postgres::store::{COMMITS_AT_ONCE, PostgresStore};
 use crate::store::server::inline;
 
 impl PostgresStore {
-    /// The read models that lie in the log's own schema, such as those of [inline](mod@crate::inline) projections.
+    /// Returns the read models in the log's own schema, such as those of [inline](mod@crate::inline) projections.
     pub fn read_model(&self) -> PostgresReadModel {
         PostgresReadModel { pool: self.pool().clone(), schema: self.schema.clone() }
     }

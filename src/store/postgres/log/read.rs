@@ -1,4 +1,4 @@
-//! Reads the log: streams as the rows arrive, pages by two range scans.
+//! Reads the log: decodes streams as their rows arrive, and reads pages with two range scans.
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -71,7 +71,7 @@ impl Reader {
         self.joined(query).await.map(Page::found)
     }
 
-    /// Events that the server has joined with their places.
+    /// Returns the events of a query that joins them with their positions.
     async fn joined(&self, query: sqlx::query::Query<'_, Postgres, PgArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
         let mut lease = self.connections.lease().await.map_err(failed)?;
@@ -158,17 +158,17 @@ impl Scans for Reader {
         lease.end(Ok(())).map_err(failed)
     }
 
-    /// If another session is at it, waits for it.
+    /// Waits while another session assigns positions.
     async fn sequence(&self) -> Result<Option<Position>> {
         for wait in page::looks() {
             match self.connections.one(sqlx::query_as::<_, (Option<i64>,)>(self.schema.sql(SEQUENCE))).await {
                 Ok((Some(head),)) => return Ok(u64::try_from(head).ok().map(Position::new)),
-                // Where sessions see an older snapshot than the lock, a second sequencer is refused by the first one's rows.
-                Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "give out positions")),
+                // If sessions use a snapshot older than the lock, the rows of the first sequencer refuse the second one.
+                Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "assign positions")),
                 Ok((None,)) | Err(_) => tokio::time::sleep(wait).await,
             }
         }
-        Err(Error::new(ErrorKind::Transient("give out positions: another session is at it".into())))
+        Err(Error::new(ErrorKind::Transient("assign positions: another session holds the sequencer's lock".into())))
     }
 }
 
@@ -189,8 +189,8 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> Option<Vec<&'a str>> {
     (!names.is_empty()).then_some(names)
 }
 
-/// Columns by their place, as every query here selects them: looking them up by name costs more than reading them. Their types are those of our
-/// own tables, so they are not compared once more in each row.
+/// Reads the columns by index, in the order that every query here selects: a lookup by name costs more than reading the value. The types
+/// are those of our own tables, so they are not checked again in each row.
 fn columns(row: &PgRow) -> Result<Columns<'_>, sqlx::Error> {
     Ok(Columns {
         event_id: row.try_get_unchecked(2)?,
@@ -215,7 +215,7 @@ const REPLAY: &str = "
         AND ($5::timestamptz IS NULL OR recorded_at <= $5)
     ORDER BY version";
 
-/// Binds: aggregate type, aggregate id, after, up to version, fingerprint. The snapshot, if it is used, is a row without event type.
+/// Binds: aggregate type, aggregate id, after, up to version, fingerprint. A row without an event type is the snapshot.
 const REPLAY_FROM_SNAPSHOT: &str = "
     WITH snapshot AS MATERIALIZED (
         SELECT version, state FROM {schema}.snapshots
@@ -227,25 +227,27 @@ const REPLAY_FROM_SNAPSHOT: &str = "
     WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > coalesce((SELECT version FROM snapshot), $3) AND version <= $4
     ORDER BY version)";
 
-/// On a replica, and in a session that may only read, positions are what others gave out. Asked anew each time: a replica may be promoted.
+/// A replica and a read-only session cannot assign positions: they read the positions that other sessions have assigned. The statement checks
+/// this each time, because a replica may be promoted.
 const SEQUENCE: &str = "
     SELECT CASE current_setting('transaction_read_only') WHEN 'on' THEN -1 ELSE {schema}.sequence_commits() END";
 
 const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1";
 
-/// Binds: commit, place in it.
+/// Binds: commit, ordinal in it.
 const POSITION_OF: &str = "SELECT first_position + $2 - 1 FROM {schema}.log WHERE commit_id = $1";
 
-/// Binds: after, end. Begins with the commit that holds the next position. The limit only says that the rows are few.
+/// Binds: after, end. The first row is the commit that holds the next position. The limit only tells the planner to expect few rows.
 const LOG: &str = "
     SELECT first_position, commit_id, events FROM {schema}.log
     WHERE first_position + events - 1 > $1 AND first_position <= $2
         AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)
     ORDER BY first_position LIMIT $2 - $1";
 
-/// Here and below: `LATERAL` with `OFFSET 0` is looked up row by row. Planned as a join while the table was empty, it would read all of it until
-/// the table is analyzed.
-/// Binds: after, end. Begins as `LOG` does.
+/// Binds: after, end. The first row is the commit that holds the next position, as in `LOG`.
+///
+/// Here and below, `LATERAL` with `OFFSET 0` forces a lookup for each row. A join that was planned while the table was empty would read the
+/// whole table until it is analyzed.
 const TAIL: &str = concat!(
     "SELECT e.commit_id, e.ordinal, ",
     event_columns!("e."),

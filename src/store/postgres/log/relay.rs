@@ -1,4 +1,4 @@
-//! What a relay keeps: its position, and its lease.
+//! Stores the position and the lease of a relay.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl RelayStore for PostgresStore {
             .bind(to_sql(fence.get()))
             .fetch_one(self.writer.connections.pool())
             .await
-            .map_err(|error| classify(error, "move a relay's position"))?;
+            .map_err(|error| classify(error, "advance a relay's position"))?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
     }
 
@@ -61,7 +61,7 @@ impl RelayStore for PostgresStore {
 
 const POSITION: &str = "SELECT position FROM {schema}.relays WHERE relay = $1";
 
-/// Binds: relay, position, fence. Returns the newest fence: if that is larger, nothing was changed.
+/// Binds: relay, position, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
 const ADVANCE: &str = "
     INSERT INTO {schema}.relays AS r (relay, position, fence) VALUES ($1, $2, $3)
     ON CONFLICT (relay) DO UPDATE SET
@@ -69,8 +69,8 @@ const ADVANCE: &str = "
         fence = greatest(r.fence, excluded.fence)
     RETURNING fence";
 
-/// Binds: name, holder, length in microseconds. Returns nothing while it is somebody else's. Where sessions race for it, the second waits for
-/// the first one's row, and looks at the clock again.
+/// Binds: name, holder, length in microseconds. Returns no row while another holder has the lease. If two sessions race, the second waits for
+/// the row of the first, and then reads the clock again.
 const ACQUIRE_LEASE: &str = "
     INSERT INTO {schema}.leases AS l (name, holder, fence, ends_at)
     VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')

@@ -1,7 +1,7 @@
-//! Tells readers that the log has grown: those of this process at once, those of others by `NOTIFY`.
+//! Signals that the log has grown: to readers of this process at once, to other processes by `NOTIFY`.
 //!
-//! The notification is sent after the commit, in a transaction of its own: one inside the append's would make all appends of the database
-//! commit one after another. It may get lost; whoever waits for it polls as well.
+//! The notification is sent after the commit, in a separate transaction: a `NOTIFY` inside the append's transaction would make all appends of
+//! the database commit one after another. A notification may get lost, so readers also poll.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,38 +18,38 @@ use uuid::Uuid;
 use crate::id::Position;
 use crate::store::postgres::schema::Schema;
 
-/// The shortest interval between two notifications. Each is a transaction, and makes the server flush its log once more.
+/// The shortest interval between two notifications. Each one is a transaction that makes the server flush its log once more.
 const MIN_NOTIFY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The interval while the log is busy, that is, at an append each millisecond. Readers of a busy log find events without a notification.
+/// The longest interval, used while the log is busy (one append per millisecond). Readers of a busy log find events without a notification.
 const MAX_NOTIFY_INTERVAL: Duration = Duration::from_millis(40);
 
-/// The delay before a new connection listens after one was lost.
+/// The delay before a new connection listens after the previous one was lost.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// Appends that no notification has told of yet, and when another process has last notified.
-struct Committed {
+/// The appends since the last notification of this process, and the time of the last notification from another process.
+struct Pending {
     appends: AtomicUsize,
-    some: Notify,
+    added: Notify,
     heard: watch::Sender<Option<Instant>>,
 }
 
-impl Committed {
+impl Pending {
     fn heard_within(&self, time: Duration) -> bool {
         self.heard.borrow().is_some_and(|heard| heard.elapsed() < time)
     }
 }
 
-impl Default for Committed {
+impl Default for Pending {
     fn default() -> Self {
-        Self { appends: AtomicUsize::new(0), some: Notify::new(), heard: watch::Sender::new(None) }
+        Self { appends: AtomicUsize::new(0), added: Notify::new(), heard: watch::Sender::new(None) }
     }
 }
 
-/// The two ways of a signal. Its task ends when this is dropped.
+/// Sends and receives signals. The background task ends when this is dropped.
 pub(crate) struct Signals {
-    grown: watch::Sender<Position>,
-    committed: Arc<Committed>,
+    growth: watch::Sender<Position>,
+    pending: Arc<Pending>,
     task: TaskTracker,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -62,18 +62,18 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Signals within the process, and between processes if `pool` is there.
+    /// Creates signals within the process, and between processes if `pool` is given.
     pub(crate) fn new(pool: Option<PgPool>, schema: &Schema) -> Self {
         let stop = CancellationToken::new();
         let signals = Self {
-            grown: watch::Sender::new(Position::ZERO),
-            committed: Arc::default(),
+            growth: watch::Sender::new(Position::ZERO),
+            pending: Arc::default(),
             task: TaskTracker::new(),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
         };
         if let Some(pool) = pool {
-            let exchange = exchange(pool, Voice::new(schema), signals.grown.clone(), signals.committed.clone());
+            let exchange = exchange(pool, Notifier::new(schema), signals.growth.clone(), signals.pending.clone());
             let stop = signals.stop.clone();
             signals.task.spawn(async move {
                 tokio::select! {
@@ -86,15 +86,15 @@ impl Signals {
         signals
     }
 
-    /// So many appends were committed here.
-    pub(crate) fn kick(&self, appends: usize) {
-        signal(&self.grown);
-        self.committed.appends.fetch_add(appends, Ordering::Relaxed);
-        self.committed.some.notify_one();
+    /// Signals that this process has committed `appends` appends.
+    pub(crate) fn committed(&self, appends: usize) {
+        signal(&self.growth);
+        self.pending.appends.fetch_add(appends, Ordering::Relaxed);
+        self.pending.added.notify_one();
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Position> {
-        self.grown.subscribe()
+        self.growth.subscribe()
     }
 
     pub(crate) async fn close(&self) {
@@ -103,32 +103,32 @@ impl Signals {
     }
 }
 
-/// The number only says that something is new; positions come later.
-fn signal(grown: &watch::Sender<Position>) {
-    grown.send_modify(|grown| *grown = grown.next());
+/// Signals that something is new. The number is no position of the log: a commit gets its positions later.
+fn signal(growth: &watch::Sender<Position>) {
+    growth.send_modify(|growth| *growth = growth.next());
 }
 
 /// Sends and receives until it is dropped.
-async fn exchange(pool: PgPool, voice: Voice, grown: watch::Sender<Position>, committed: Arc<Committed>) {
-    futures::join!(receive(&pool, &voice, &grown, &committed), send(&pool, &voice, &committed));
+async fn exchange(pool: PgPool, notifier: Notifier, growth: watch::Sender<Position>, pending: Arc<Pending>) {
+    futures::join!(receive(&pool, &notifier, &growth, &pending), send(&pool, &notifier, &pending));
 }
 
-/// Listens on a connection of its own: one that still listened when it came back to the pool would fail the next call of whoever gets it.
-async fn receive(pool: &PgPool, voice: &Voice, grown: &watch::Sender<Position>, committed: &Committed) {
+/// Listens on a separate connection: a pooled connection that still listens when it is returned would fail the next call that uses it.
+async fn receive(pool: &PgPool, notifier: &Notifier, growth: &watch::Sender<Position>, pending: &Pending) {
     let options = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
     loop {
-        // A lost connection is no error: readers poll meanwhile, and this comes back.
+        // A lost connection is no error: readers poll until this loop reconnects.
         if let Ok(own) = options.clone().connect_with(pool.connect_options().as_ref().clone()).await
             && let Ok(mut listener) = PgListener::connect_with(&own).await
-            && listener.listen(&voice.channel).await.is_ok()
+            && listener.listen(&notifier.channel).await.is_ok()
         {
             listener.eager_reconnect(false);
-            // Whatever was missed before.
-            signal(grown);
+            // Commits before `LISTEN` sent their notifications without this listener.
+            signal(growth);
             while let Ok(Some(heard)) = listener.try_recv().await {
-                if heard.payload() != voice.name {
-                    committed.heard.send_replace(Some(Instant::now()));
-                    signal(grown);
+                if heard.payload() != notifier.name {
+                    pending.heard.send_replace(Some(Instant::now()));
+                    signal(growth);
                 }
             }
         }
@@ -136,40 +136,40 @@ async fn receive(pool: &PgPool, voice: &Voice, grown: &watch::Sender<Position>, 
     }
 }
 
-/// However many commits there were since the last time, one notification tells of them all, also of those of other processes: while one
-/// of them speaks, the others are silent.
-async fn send(pool: &PgPool, voice: &Voice, committed: &Committed) {
+/// Sends one notification for all commits since the last one. It also covers the commits of other processes: while one process notifies, the
+/// others stay silent.
+async fn send(pool: &PgPool, notifier: &Notifier, pending: &Pending) {
     let mut interval = MIN_NOTIFY_INTERVAL;
     loop {
-        committed.some.notified().await;
-        while committed.heard_within(interval) {
+        pending.added.notified().await;
+        while pending.heard_within(interval) {
             interval = MAX_NOTIFY_INTERVAL.min(interval * 2);
-            // Not all at the same time.
-            tokio::time::sleep(interval.mul_f32(voice.patience)).await;
+            // The jitter keeps processes from notifying at the same time.
+            tokio::time::sleep(interval.mul_f32(notifier.jitter)).await;
         }
-        let busy = committed.appends.swap(0, Ordering::Relaxed) as u128 >= interval.as_millis();
+        let busy = pending.appends.swap(0, Ordering::Relaxed) as u128 >= interval.as_millis();
         interval = if busy { MAX_NOTIFY_INTERVAL.min(interval * 2) } else { MIN_NOTIFY_INTERVAL };
-        // A notification that fails is a lost one.
-        drop(sqlx::query(NOTIFY).bind(&voice.channel).bind(&voice.name).execute(pool).await);
+        // A notification that fails is a lost notification, which readers tolerate.
+        drop(sqlx::query(NOTIFY).bind(&notifier.channel).bind(&notifier.name).execute(pool).await);
         tokio::time::sleep(interval).await;
     }
 }
 
-/// Who speaks where.
-struct Voice {
+/// The channel of a log, and this process as a sender on it.
+struct Notifier {
     channel: String,
     name: String,
-    /// From 1 to 2.
-    patience: f32,
+    /// A factor from 1 to 2 for the wait between notifications.
+    jitter: f32,
 }
 
-impl Voice {
+impl Notifier {
     fn new(schema: &Schema) -> Self {
         let name = Uuid::new_v4();
-        let patience = 1.0 + f32::from(name.as_bytes()[0]) / 256.0;
-        Self { channel: format!("retell_{}", schema.name()), name: name.to_string(), patience }
+        let jitter = 1.0 + f32::from(name.as_bytes()[0]) / 256.0;
+        Self { channel: format!("retell_{}", schema.name()), name: name.to_string(), jitter }
     }
 }
 
-/// Nothing is lost with a lost notification, so it does not wait for the disk.
+/// Does not wait for the disk, because a lost notification loses no event.
 const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";

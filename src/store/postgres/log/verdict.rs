@@ -1,4 +1,4 @@
-//! Decodes the server's verdicts on appends. The server has judged: nothing here compares versions or holders again.
+//! Decodes the server's verdicts on appends. The server has made the decision: nothing here compares versions or holders again.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub(crate) enum Verdict {
     Refused(Error),
 }
 
-/// The row that `append` returns; see there.
+/// The row that the server's `append` function returns. Its SQL file describes the columns.
 pub(crate) struct Answer {
     commit: i64,
     verdicts: Vec<String>,
@@ -43,18 +43,18 @@ impl Answer {
         })
     }
 
-    /// One verdict for each append of the round, in order.
+    /// Returns one verdict for each append of the round, in order.
     pub(crate) fn verdicts(&self, round: &[&Append], claims: &[NumberedClaim<'_>]) -> Vec<Verdict> {
         let mut next = 0;
         let verdict = |(place, append): (usize, &&Append)| {
             let parts = next..next + append.streams().len();
             next = parts.end;
-            self.verdict(place, append, parts, claims).unwrap_or_else(|| Verdict::Refused(unanswered()))
+            self.verdict(place, append, parts, claims).unwrap_or_else(|| Verdict::Refused(missing_verdict()))
         };
         round.iter().enumerate().map(verdict).collect()
     }
 
-    /// `None` if the row has no verdict on the append at `place`, whose parts these are.
+    /// Returns the verdict on the append at `place`, whose parts are `parts`, or `None` if the row has none.
     fn verdict(
         &self,
         place: usize,
@@ -84,27 +84,27 @@ impl Answer {
         let (before, last) = (self.versions.get(parts.clone())?, parts.end.checked_sub(1)?);
         let own = count(append.streams().last()?.events.len());
         let commit = commit_id(self.commit, self.places.get(last).copied().flatten()? + own);
-        let after = append.streams().iter().zip(before).map(|(part, before)| after(part, *before));
+        let after = append.streams().iter().zip(before).map(|(part, before)| version_after(part, *before));
         let written = |versions| Appended { commit, versions, outcome: Outcome::Written };
         Some(after.collect::<Result<_>>().map_or_else(Verdict::Refused, |versions| Verdict::Written(written(versions))))
     }
 
-    /// The place of the part or the claim that the append was refused for.
+    /// Returns the index of the part or the claim for which the server refused the append.
     fn culprit(&self, place: usize) -> Option<usize> {
         let number = self.culprits.as_ref()?.get(place).copied().flatten()?;
         usize::try_from(number).ok()?.checked_sub(1)
     }
 }
 
-/// Decodes what `append_one` returns: commit and version before, or no commit and the version found.
-pub(crate) fn on_one(numbers: &[Option<i64>], append: &Append) -> Result<Appended> {
+/// Decodes the result of `append_one`: the commit and the version before it, or no commit and the version found.
+pub(crate) fn decode_one(numbers: &[Option<i64>], append: &Append) -> Result<Appended> {
     match (numbers, append.streams()) {
         ([Some(commit), Some(before)], [part]) => {
-            let versions = vec![after(part, *before)?];
+            let versions = vec![version_after(part, *before)?];
             Ok(Appended { commit: commit_id(*commit, 1), versions, outcome: Outcome::Written })
         }
         ([None, Some(found)], [part]) => Err(conflict(part, *found)),
-        _ => Err(unanswered()),
+        _ => Err(missing_verdict()),
     }
 }
 
@@ -112,8 +112,8 @@ fn version(stored: i64) -> Result<Version> {
     from_sql(stored, "version").map(Version::new)
 }
 
-/// The version of a stream once its part was written.
-fn after(part: &StreamAppend, before: i64) -> Result<Version> {
+/// Returns the version of a stream after its part was written.
+fn version_after(part: &StreamAppend, before: i64) -> Result<Version> {
     version(before).map(|before| before.plus(part.events.len() as u64))
 }
 
@@ -125,7 +125,7 @@ fn conflict(part: &StreamAppend, found: i64) -> Error {
     }
 }
 
-/// The server returned something else than a verdict.
-pub(crate) fn unanswered() -> Error {
-    ErrorKind::Corrupt("the server gave no verdict on an append".into()).into()
+/// Returns the error of a result that is not a verdict.
+pub(crate) fn missing_verdict() -> Error {
+    ErrorKind::Corrupt("the server returned no verdict on an append".into()).into()
 }

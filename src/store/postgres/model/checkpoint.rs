@@ -1,4 +1,4 @@
-//! The rows of checkpoints.
+//! Reads, locks and moves the rows of checkpoints.
 
 use sqlx::PgConnection;
 
@@ -11,9 +11,9 @@ use crate::store::postgres::error::classify;
 use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{from_sql, to_sql};
 
-/// Locks the row and moves it as the step says, if it is there as the step begins with it. Returns whether it was.
-pub(crate) async fn move_on(schema: &Schema, step: &Step, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let moved = sqlx::query(schema.sql(MOVE_ON))
+/// Locks the row and moves it from the step's start to its end. Returns `false` if the row does not exist or is not at the step's start.
+pub(crate) async fn advance(schema: &Schema, step: &Step, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query(schema.sql(ADVANCE))
         .bind(step.projection.as_str())
         .bind(to_sql(step.from.get()))
         .bind(to_sql(step.changes))
@@ -24,7 +24,7 @@ pub(crate) async fn move_on(schema: &Schema, step: &Step, tx: &mut PgConnection)
     Ok(moved.is_some())
 }
 
-/// Runs a statement that makes or changes the row of a projection, and so locks it. `statement` returns the row's four columns.
+/// Runs `statement`, which inserts or updates the row of a projection and so locks it. It returns the row's four columns.
 pub(crate) async fn lock(
     schema: &Schema,
     statement: &'static str,
@@ -50,14 +50,14 @@ pub(crate) const READ: &str = "
 
 pub(crate) const STATE: &str = "SELECT state FROM {schema}.checkpoints WHERE projection = $1";
 
-/// Binds: projection, position, count of changes, and both as they are to be. A process that is paused with the row in its hands would stop
-/// every other worker of its projection: so the server ends the transaction when it hears nothing in it for 30 seconds.
-const MOVE_ON: &str = "
+/// Binds: projection, old position, old count of changes, new position, new count of changes. A process that is paused while it holds the row
+/// would block every other worker of its projection, so the server ends a transaction that is idle for 30 seconds.
+const ADVANCE: &str = "
     UPDATE {schema}.checkpoints SET position = $4, parking_changes = $5
     WHERE projection = $1 AND position = $2 AND parking_changes = $3 AND NOT per_aggregate AND state = 'running'
     RETURNING set_config('idle_in_transaction_session_timeout', '30s', true)";
 
-/// Makes the row if it is not there, and locks it.
+/// Locks the row. Inserts it first if it does not exist.
 pub(crate) const LOCK: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position

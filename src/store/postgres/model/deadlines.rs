@@ -92,9 +92,8 @@ const SET: &str = "
     SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::uuid[])
     ON CONFLICT (process, deadline_id) DO NOTHING";
 
-/// Each is looked up by itself, whatever the planner believed of a table that was small when it looked. One that somebody changes meanwhile
-/// may stay: a row too many does no harm.
-/// Binds: process, ids.
+/// Binds: process, ids. Looks up each row separately, so a plan made while the table was small stays fast. A row that another transaction
+/// changes at the same time may stay, which is harmless.
 const END: &str = "
     DELETE FROM {schema}.deadlines WHERE ctid = ANY (ARRAY(
         SELECT d.ctid FROM unnest($2::uuid[]) AS ended (id), LATERAL (

@@ -15,23 +15,24 @@ impl PostgresReadModel {
         reaction: &ProjectionName,
         event: EventId,
     ) -> Result<bool> {
-        let take = sqlx::query(self.schema.sql(TAKE)).bind(reaction.as_str()).bind(*event.as_uuid());
-        let taken = take.execute(tx).await.map_err(|error| classify(error, "take an event into an inbox"))?;
-        Ok(taken.rows_affected() == 1)
+        let insert = sqlx::query(self.schema.sql(INSERT_HANDLED)).bind(reaction.as_str()).bind(*event.as_uuid());
+        let inserted = insert.execute(tx).await.map_err(|error| classify(error, "record an event in an inbox"))?;
+        Ok(inserted.rows_affected() == 1)
     }
 
     pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        let failed = |error| classify(error, "keep where a reaction begins");
-        let keep = sqlx::query(self.schema.sql(BEGIN)).bind(reaction.as_str()).bind(to_sql(position.get()));
-        keep.execute(&self.pool).await.map_err(failed)?;
-        // A statement of its own: it sees the row of whoever was faster.
-        let kept = sqlx::query_scalar(self.schema.sql(BEGUN)).bind(reaction.as_str());
-        from_sql(kept.fetch_one(&self.pool).await.map_err(failed)?, "position").map(Position::new)
+        let failed = |error| classify(error, "record the start of a reaction");
+        let insert = sqlx::query(self.schema.sql(INSERT_START)).bind(reaction.as_str()).bind(to_sql(position.get()));
+        insert.execute(&self.pool).await.map_err(failed)?;
+        // A separate statement, because it must see the row of a process that inserted it first.
+        let start = sqlx::query_scalar(self.schema.sql(START)).bind(reaction.as_str());
+        from_sql(start.fetch_one(&self.pool).await.map_err(failed)?, "position").map(Position::new)
     }
 }
 
-const TAKE: &str = "INSERT INTO {schema}.inbox (reaction, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+const INSERT_HANDLED: &str = "INSERT INTO {schema}.inbox (reaction, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
-const BEGIN: &str = "INSERT INTO {schema}.reactions (reaction, begins_after) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+const INSERT_START: &str =
+    "INSERT INTO {schema}.reactions (reaction, begins_after) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
-const BEGUN: &str = "SELECT begins_after FROM {schema}.reactions WHERE reaction = $1";
+const START: &str = "SELECT begins_after FROM {schema}.reactions WHERE reaction = $1";

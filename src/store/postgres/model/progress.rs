@@ -1,4 +1,4 @@
-//! Order per aggregate in PostgreSQL: one statement makes and locks the rows of a batch, one writes what has changed of them.
+//! Order per aggregate in PostgreSQL: one statement creates and locks the rows of a batch, another writes the changed ones.
 
 use std::collections::HashMap;
 
@@ -76,7 +76,7 @@ impl PostgresReadModel {
             .bind(to_sql(to.get()))
             .fetch_one(&self.pool)
             .await
-            .map_err(|error| classify(error, "move a swept position"))?;
+            .map_err(|error| classify(error, "advance a swept position"))?;
         from_sql(swept, "position").map(Position::new)
     }
 }
@@ -107,7 +107,7 @@ impl PostgresReadModel {
         if streams.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |error| classify(error, "read what is parked");
+        let failed = |error| classify(error, "read parked aggregates");
         let (kinds, ids) = keys(streams.iter().copied());
         let query = sqlx::query(self.schema.sql(PARKED)).bind(projection.as_str()).bind(kinds).bind(ids);
         let rows = query.fetch_all(tx).await.map_err(failed)?;
@@ -152,21 +152,20 @@ fn row_of(row: &PgRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
     Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
 }
 
-/// A projection that has begun in log order stays in it, unless it is still at position zero.
+/// A projection that has begun in log order keeps that order, unless it is still at position zero.
 const BEGIN_PER_AGGREGATE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, 0, true)
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
     RETURNING position, parking_changes, per_aggregate, state";
 
-/// `BEGIN_PER_AGGREGATE` for a projection that appends apply from now on.
+/// `BEGIN_PER_AGGREGATE` for a projection that appends will apply inline.
 const BEGIN_INLINE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate, state) VALUES ($1, 0, true, 'inline')
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0,
         state = CASE c.state WHEN 'running' THEN 'inline' ELSE c.state END
     RETURNING position, parking_changes, per_aggregate, state";
 
-/// Row by row, whatever the planner believed of a table that was small when it looked.
-/// Binds: projection, aggregate types, aggregate ids.
+/// Binds: projection, aggregate types, aggregate ids. Looks up each row separately, so a plan made while the table was small stays fast.
 const FIND: &str = "
     SELECT wanted.aggregate_type, wanted.aggregate_id, p.applied, p.seen
     FROM unnest($2::text[], $3::text[]) AS wanted (aggregate_type, aggregate_id), LATERAL (
@@ -175,10 +174,11 @@ const FIND: &str = "
         OFFSET 0
     ) AS p";
 
-/// Makes the rows that are not there, and locks all of them, in the order in which they are given: that of their key. What another
-/// transaction has locked is read as it is after that one's end. A process that is paused with the rows in its hands would stop every other
-/// worker there: so the server ends the transaction when it hears nothing in it for 30 seconds.
 /// Binds: projection, aggregate types, aggregate ids.
+///
+/// Inserts the missing rows and locks all of them in the given order, which is key order. A row that another transaction has locked is read
+/// after that transaction ends. A process that is paused while it holds the rows would block the other workers at these rows, so the server
+/// ends a transaction that is idle for 30 seconds.
 const LOCK: &str = "
     INSERT INTO {schema}.progress AS p (projection, aggregate_type, aggregate_id, applied, seen)
     SELECT $1, aggregate_type, aggregate_id, 0, 0
@@ -187,8 +187,8 @@ const LOCK: &str = "
     ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = p.applied
     RETURNING aggregate_type, aggregate_id, applied, seen, set_config('idle_in_transaction_session_timeout', '30s', true)";
 
-/// All of them are there: the conflict finds each by its key.
-/// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen.
+/// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen. All rows exist, so each insert becomes an update that
+/// finds the row by its key.
 const SET: &str = "
     INSERT INTO {schema}.progress (projection, aggregate_type, aggregate_id, applied, seen)
     SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[])

@@ -13,14 +13,24 @@ use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::postgres::error::{classify, classify_work};
-use crate::store::postgres::model::checkpoint::{CHANGES, LOCK, READ, STATE, lock, move_on};
+use crate::store::postgres::model::checkpoint::{CHANGES, LOCK, READ, STATE, advance, lock};
 use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
 use crate::store::postgres::{connection, migrate};
 use crate::store::server::convert::from_sql;
 
-/// Tables of projections, and their checkpoints. Cloning gives another handle.
+/// The read models in one schema of a PostgreSQL database: the tables of projections and their checkpoints. Clones share one pool.
+///
+/// # Examples
+/// ```no_run
+/// use retell::store::postgres::PostgresReadModel;
+///
+/// # async fn example() -> retell::Result<()> {
+/// let models = PostgresReadModel::connect("postgres://localhost/shop").await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct PostgresReadModel {
     pub(crate) pool: PgPool,
@@ -31,30 +41,30 @@ impl PostgresReadModel {
     /// Opens read models in the database at `url`, with default settings.
     ///
     /// # Errors
-    /// As [`PostgresStore::connect`](crate::store::postgres::PostgresStore::connect).
+    /// The same as for [`PostgresStore::connect`](crate::store::postgres::PostgresStore::connect).
     pub async fn connect(url: &str) -> Result<Self> {
         Self::open(connection::pool(url).await?).await
     }
 
-    /// Opens read models over a pool of the caller's, with default settings.
+    /// Opens read models over the caller's pool, with default settings.
     ///
     /// # Errors
-    /// As [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
+    /// The same as for [`open_with`](Self::open_with).
     pub async fn open(pool: PgPool) -> Result<Self> {
         Self::open_with(pool, PostgresOptions::new()).await
     }
 
-    /// Opens read models over a pool of the caller's, in the schema that `options` name.
+    /// Opens read models over the caller's pool, in the schema that `options` names.
     ///
     /// # Errors
-    /// As [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
+    /// The same as for [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         migrate::apply(&pool, &schema).await?;
         Ok(Self { pool, schema })
     }
 
-    /// The pool, for queries.
+    /// Returns the pool, for queries on the read models.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
@@ -62,7 +72,7 @@ impl PostgresReadModel {
 
 #[async_trait]
 impl ReadModel for PostgresReadModel {
-    /// The connection, inside the batch's transaction. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library; savepoints are fine.
+    /// The connection, inside the batch's transaction. Do not execute `BEGIN`, `COMMIT` or `ROLLBACK`; savepoints are fine.
     type Tx = PgConnection;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -84,8 +94,8 @@ impl ReadModel for PostgresReadModel {
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
-        let failed = |error| classify(error, "read what is parked");
-        // First of all: if the rows change after it was read, so does the count.
+        let failed = |error| classify(error, "read parked aggregates");
+        // The count is read before the rows: if a row changes later, the count differs at the commit.
         let changes: Option<i64> = sqlx::query_scalar(self.schema.sql(CHANGES))
             .bind(projection.as_str())
             .fetch_optional(&self.pool)
@@ -116,11 +126,11 @@ impl ReadModel for PostgresReadModel {
         let failed = |error| classify(error, "commit a batch");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        // First of all: whoever holds the row is the only one to change the model until its commit.
-        if !move_on(&self.schema, &step, &mut tx).await.map_err(failed)? {
+        // The row is locked before the work: until the commit, only the worker that holds it changes the model.
+        if !advance(&self.schema, &step, &mut tx).await.map_err(failed)? {
             let found = lock(&self.schema, LOCK, &step.projection, &mut tx).await?;
             found.check(&step)?;
-            if !move_on(&self.schema, &step, &mut tx).await.map_err(failed)? {
+            if !advance(&self.schema, &step, &mut tx).await.map_err(failed)? {
                 return Err(step.moved(found.position));
             }
         }

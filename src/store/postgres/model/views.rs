@@ -1,4 +1,4 @@
-//! Views in PostgreSQL: a batch's rows are read by one statement and written by one.
+//! Views in PostgreSQL: one statement reads the rows of a batch and one writes them.
 
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgRow};
@@ -19,10 +19,10 @@ use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
 impl ViewStore for PostgresReadModel {
     async fn load_rows(&self, tx: &mut PgConnection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>> {
         let texts: Vec<&str> = keys.iter().map(ViewKey::as_str).collect();
-        let load = self.of(LOAD, view).bind(texts).bind(view.projection().as_str());
+        let load = self.view_query(LOAD, view).bind(texts).bind(view.projection().as_str());
         let found = load.fetch_all(tx).await.map_err(|error| classify(error, "read a view's rows"))?;
         if found.len() != keys.len() {
-            return Err(ErrorKind::Transient("lock a view's rows: somebody takes them away".into()).into());
+            return Err(ErrorKind::Transient("lock a view's rows: another process is deleting them".into()).into());
         }
         keys.iter().zip(&found).map(|(key, row)| parse(row, key.clone())).collect()
     }
@@ -47,37 +47,37 @@ impl ViewStore for PostgresReadModel {
     }
 
     async fn clear_rows(&self, tx: &mut PgConnection, view: &ViewId) -> Result<()> {
-        let cleared = self.take_away_rows(tx, view, usize::MAX).await;
-        cleared.map(drop).map_err(|error| classify(error, "take away a view's rows"))
+        let cleared = self.delete_rows(tx, view, usize::MAX).await;
+        cleared.map(drop).map_err(|error| classify(error, "delete a view's rows"))
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
         let failed = |error| classify(error, "switch a view's generation");
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        let checkpoint = self.hold_checkpoint(&mut tx, view).await?;
-        let live = ViewId::new(view.view().as_str(), self.hold_live(&mut tx, view.view()).await?)?;
-        let live_at = self.hold_checkpoint(&mut tx, &live).await?;
+        let checkpoint = self.lock_checkpoint(&mut tx, view).await?;
+        let live = ViewId::new(view.view().as_str(), self.lock_live(&mut tx, view.view()).await?)?;
+        let live_at = self.lock_checkpoint(&mut tx, &live).await?;
         when.check(view, checkpoint, live_at)?;
-        self.of(PROMOTE, view).execute(&mut *tx).await.map_err(failed)?;
+        self.view_query(PROMOTE, view).execute(&mut *tx).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(live.generation())
     }
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
-        let failed = |error| classify(error, "take away a view's generation");
+        let failed = |error| classify(error, "delete a view's generation");
         let projection = view.projection().as_str();
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let mut tx = connection.begin().await.map_err(failed)?;
-        // In the order of a switch: the checkpoint, and then which one is live.
-        sqlx::query(self.schema.sql(DELETE)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
-        if self.hold_live(&mut tx, view.view()).await? == view.generation() {
+        // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
+        sqlx::query(self.schema.sql(MARK_DELETING)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+        if self.lock_live(&mut tx, view.view()).await? == view.generation() {
             return Err(still_live(view));
         }
-        let is_gone = self.take_away_rows(&mut tx, view, rows).await.map_err(failed)?;
+        let is_gone = self.delete_rows(&mut tx, view, rows).await.map_err(failed)?;
         if is_gone {
-            for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
-                sqlx::query(self.schema.sql(forget)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+            for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+                sqlx::query(self.schema.sql(delete)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
             }
         }
         tx.commit().await.map_err(failed)?;
@@ -135,7 +135,7 @@ impl PostgresReadModel {
         if !changes.kept.is_empty() {
             let kept = || changes.kept.iter();
             let query = self
-                .of(write, view)
+                .view_query(write, view)
                 .bind(kept().map(|row| row.key.as_str()).collect::<Vec<_>>())
                 .bind(kept().map(|row| row.state.as_deref()).collect::<Vec<_>>())
                 .bind(kept().map(|row| row.fields.to_json()).collect::<Vec<_>>())
@@ -144,15 +144,15 @@ impl PostgresReadModel {
         }
         if !changes.removed.is_empty() {
             let keys: Vec<_> = changes.removed.iter().map(|row| row.key.as_str()).collect();
-            let remove = self.of(REMOVE, view).bind(keys.clone()).bind(view.projection().as_str());
+            let remove = self.view_query(REMOVE, view).bind(keys.clone()).bind(view.projection().as_str());
             if remove.execute(&mut *tx).await?.rows_affected() == 0 {
-                self.of(EMPTY, view).bind(keys).execute(&mut *tx).await?;
+                self.view_query(EMPTY, view).bind(keys).execute(&mut *tx).await?;
             }
         }
         for (statement, entries) in [(REMOVE_FIELDS, &changes.lost), (write_fields, &changes.won)] {
             if !entries.is_empty() {
                 let column = |part: fn(&Entry<'_>) -> String| entries.iter().map(part).collect::<Vec<_>>();
-                let query = self.of(statement, view).bind(column(|entry| entry.0.to_owned()));
+                let query = self.view_query(statement, view).bind(column(|entry| entry.0.to_owned()));
                 let query = query.bind(column(|entry| entry.1.to_owned())).bind(column(|entry| entry.2.to_string()));
                 query.execute(&mut *tx).await?;
             }
@@ -166,14 +166,14 @@ impl PostgresReadModel {
         rows.iter().map(|row| parse(row, stored_key(row.try_get(3).map_err(failed)?)?)).collect()
     }
 
-    /// Returns a query of a statement whose first binds are the view and its generation.
-    fn of<'v>(&self, statement: &'static str, view: &'v ViewId) -> Query<'v, Postgres, PgArguments> {
+    /// Returns a query with the view and its generation as the first two binds of `statement`.
+    fn view_query<'v>(&self, statement: &'static str, view: &'v ViewId) -> Query<'v, Postgres, PgArguments> {
         sqlx::query(self.schema.sql(statement)).bind(view.view().as_str()).bind(to_sql(view.generation().get()))
     }
 
-    /// Reads a generation's checkpoint, which then stays where it is until the transaction ends.
-    async fn hold_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<Standing> {
-        let query = sqlx::query_as(self.schema.sql(HOLD_CHECKPOINT)).bind(view.projection().as_str());
+    /// Reads a generation's checkpoint and locks it until the transaction ends.
+    async fn lock_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<Standing> {
+        let query = sqlx::query_as(self.schema.sql(LOCK_CHECKPOINT)).bind(view.projection().as_str());
         let found: Option<(i64, String)> =
             query.fetch_optional(tx).await.map_err(|error| classify(error, "read a checkpoint"))?;
         let Some((position, state)) = found else { return Ok(Standing::default()) };
@@ -181,19 +181,19 @@ impl PostgresReadModel {
         Ok(Standing { position, state: ProjectionState::parse(&state)? })
     }
 
-    /// Reads which generation is live, and lets nobody change it until the transaction ends.
-    async fn hold_live(&self, tx: &mut PgConnection, view: &ProjectionName) -> Result<Generation> {
-        let live = sqlx::query_scalar(self.schema.sql(HOLD_LIVE)).bind(view.as_str()).fetch_one(tx).await;
+    /// Returns the live generation and locks it until the transaction ends.
+    async fn lock_live(&self, tx: &mut PgConnection, view: &ProjectionName) -> Result<Generation> {
+        let live = sqlx::query_scalar(self.schema.sql(LOCK_LIVE)).bind(view.as_str()).fetch_one(tx).await;
         let live = live.map_err(|error| classify(error, "read a view's generation"))?;
         from_sql(live, "generation").map(Generation::new)
     }
 
-    /// Returns whether there are none any more.
-    async fn take_away_rows(&self, tx: &mut PgConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
+    /// Deletes at most `at_most` rows of a generation and as many of its fields. Returns whether none are left.
+    async fn delete_rows(&self, tx: &mut PgConnection, view: &ViewId, at_most: usize) -> Result<bool, sqlx::Error> {
         let limit = limit_to_sql(at_most);
         for statement in [DELETE_GENERATION, DELETE_GENERATION_FIELDS] {
-            let taken = self.of(statement, view).bind(limit).execute(&mut *tx).await?.rows_affected();
-            if to_sql(taken) >= limit {
+            let deleted = self.view_query(statement, view).bind(limit).execute(&mut *tx).await?.rows_affected();
+            if to_sql(deleted) >= limit {
                 return Ok(false);
             }
         }
@@ -201,7 +201,7 @@ impl PostgresReadModel {
     }
 }
 
-/// Columns: state, fields, position; all NULL where there is no row.
+/// Parses the columns state, fields and position. All are NULL if the row does not exist.
 fn parse(row: &PgRow, key: ViewKey) -> Result<ViewRow> {
     let failed = |error| classify(error, "read a view's row");
     let position: Option<i64> = row.try_get(2).map_err(failed)?;
@@ -209,7 +209,7 @@ fn parse(row: &PgRow, key: ViewKey) -> Result<ViewRow> {
     ViewRow::stored(key, row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?, position)
 }
 
-/// A function of the server's: what takes several statements is one round trip. Binds: view, generation, keys, projection.
+/// Binds: view, generation, keys, projection. A function on the server, because the several statements take one round trip this way.
 const LOAD: &str = "SELECT row_state, row_fields, row_position FROM {schema}.load_rows($1, $2, $3, $4)";
 
 /// Binds: view, generation, keys, states, fields, positions.
@@ -220,7 +220,7 @@ const WRITE: &str = "
     ON CONFLICT (view, generation, key) DO UPDATE
     SET state = excluded.state, fields = excluded.fields, position = excluded.position";
 
-/// Where nothing can be there, it need not be looked for: half the work of `WRITE`. Binds as there.
+/// Binds: as in `WRITE`. For rows that cannot exist yet: without the conflict check it is half the work of `WRITE`.
 const ADD: &str = "
     INSERT INTO {schema}.views (view, generation, key, state, fields, position)
     SELECT $1, $2, key, state, fields, position
@@ -231,13 +231,13 @@ const ADD_FIELDS: &str = "
     INSERT INTO {schema}.view_fields (view, generation, field, value, key)
     SELECT $1, $2, field, value, key FROM unnest($3::text[], $4::text[], $5::text[]) AS new (field, value, key)";
 
-/// In log order. Binds: view, generation, keys, projection.
+/// Deletes rows, if the projection is in log order. Binds: view, generation, keys, projection.
 const REMOVE: &str = "
     DELETE FROM {schema}.views
     WHERE view = $1 AND generation = $2 AND key = ANY ($3)
         AND NOT EXISTS (SELECT FROM {schema}.checkpoints WHERE projection = $4 AND per_aggregate)";
 
-/// With order per aggregate others may be waiting for the row. Binds: view, generation, keys.
+/// Empties rows, because with order per aggregate other workers may wait for their locks. Binds: view, generation, keys.
 const EMPTY: &str = "
     UPDATE {schema}.views SET state = NULL, fields = NULL, position = 0
     WHERE view = $1 AND generation = $2 AND key = ANY ($3)";
@@ -260,14 +260,14 @@ const PROMOTE: &str = "
     INSERT INTO {schema}.view_generations (view, live) VALUES ($1, $2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
-const HOLD_CHECKPOINT: &str = "SELECT position, state FROM {schema}.checkpoints WHERE projection = $1 FOR UPDATE";
+const LOCK_CHECKPOINT: &str = "SELECT position, state FROM {schema}.checkpoints WHERE projection = $1 FOR UPDATE";
 
-const HOLD_LIVE: &str = "
+const LOCK_LIVE: &str = "
     INSERT INTO {schema}.view_generations AS g (view, live) VALUES ($1, 1)
     ON CONFLICT (view) DO UPDATE SET live = g.live
     RETURNING live";
 
-const DELETE: &str = "
+const MARK_DELETING: &str = "
     INSERT INTO {schema}.checkpoints (projection, position, state) VALUES ($1, 0, 'deleting')
     ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
 
@@ -281,11 +281,11 @@ const DELETE_GENERATION_FIELDS: &str = "
     DELETE FROM {schema}.view_fields
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM {schema}.view_fields WHERE view = $1 AND generation = $2 LIMIT $3))";
 
-const FORGET_CHECKPOINT: &str = "DELETE FROM {schema}.checkpoints WHERE projection = $1";
+const DELETE_CHECKPOINT: &str = "DELETE FROM {schema}.checkpoints WHERE projection = $1";
 
-const FORGET_PARKED: &str = "DELETE FROM {schema}.parked WHERE projection = $1";
+const DELETE_PARKED: &str = "DELETE FROM {schema}.parked WHERE projection = $1";
 
-const FORGET_PROGRESS: &str = "DELETE FROM {schema}.progress WHERE projection = $1";
+const DELETE_PROGRESS: &str = "DELETE FROM {schema}.progress WHERE projection = $1";
 
 /// Binds: view, keys, generation or NULL.
 const FIND: &str = "
@@ -293,14 +293,14 @@ const FIND: &str = "
     WHERE view = $1 AND key = ANY ($2) AND state IS NOT NULL
         AND generation = coalesce($3, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)";
 
-/// Binds: view, key to begin after, limit, generation or NULL.
+/// Binds: view, key to start after, limit, generation or NULL.
 const PAGE: &str = "
     SELECT state, fields, position, key FROM {schema}.views
     WHERE view = $1 AND key > $2 AND state IS NOT NULL
         AND generation = coalesce($4, (SELECT live FROM {schema}.view_generations WHERE view = $1), 1)
     ORDER BY key LIMIT $3";
 
-/// Binds: view, key to begin after, limit, generation or NULL, field, value.
+/// Binds: view, key to start after, limit, generation or NULL, field, value.
 const PAGE_OF: &str = "
     SELECT v.state, v.fields, v.position, v.key
     FROM {schema}.view_fields AS f

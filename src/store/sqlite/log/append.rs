@@ -1,4 +1,4 @@
-//! Commits appends. The sequencer of this driver is the append itself: one writer at a time gives out the positions.
+//! Commits appends. An append is also the sequencer of this driver: one writer at a time assigns the positions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,14 +25,14 @@ use crate::store::sqlite::transaction::OpenTransaction;
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) pool: Arc<Pool>,
-    /// The newest position this process knows of.
+    /// The newest position that this process knows.
     pub(crate) head: watch::Sender<Position>,
-    /// What runs within each commit.
+    /// The projections that run within each commit.
     pub(crate) inline: Inlines<Connection>,
 }
 
 impl Writer {
-    /// Appends and runs the caller's work, in one transaction. Goes past group commit: the work may take its time.
+    /// Appends and runs the caller's work in one transaction. It bypasses group commit, because the work may take long.
     pub(crate) async fn append_with<T: Send + 'static, E: From<Error> + Send + 'static>(
         self: &Arc<Self>,
         append: Append,
@@ -42,17 +42,17 @@ impl Writer {
         self.pool
             .run("append", move |db| {
                 let written = commit_with(db, &append, work, (&writer.inline, &runtime))?;
-                // Here and not in the caller's task, which may be gone by now.
+                // Signaled here, because the caller's task may already be dropped.
                 Ok(written.map(|(result, head)| {
-                    writer.grown_to(head);
+                    writer.advance_head(head);
                     result
                 }))
             })
             .await?
     }
 
-    /// Commits end one after the other, but are heard of in any order.
-    fn grown_to(&self, head: Position) {
+    /// Raises the known head. Commits end one after another, but their results may arrive in any order.
+    fn advance_head(&self, head: Position) {
         self.head.send_if_modified(|known| {
             let grown = head > *known;
             *known = head.max(*known);
@@ -67,7 +67,7 @@ impl BatchAppend for Writer {
         let (size, inline, runtime) = (batch.len(), self.inline.clone(), Handle::current());
         match self.pool.run("append", move |db| commit(db, &batch, (&inline, &runtime))).await {
             Ok((results, head)) => {
-                self.grown_to(head);
+                self.advance_head(head);
                 results
             }
             Err(error) => vec![Err(error); size],
@@ -75,25 +75,25 @@ impl BatchAppend for Writer {
     }
 }
 
-/// What runs within a commit, and where.
-type Within<'i> = (&'i Inlines<Connection>, &'i Handle);
+/// The inline projections of a commit, and the runtime that runs them.
+type InlineContext<'i> = (&'i Inlines<Connection>, &'i Handle);
 
-/// Commits all appends that may be, together, and returns the new head. What an inline projection fails on is halved, until it is clear which
-/// append is at fault.
+/// Commits all valid appends of a batch together and returns their results and the new head. If an inline projection fails, splits the batch in
+/// half until it finds the append at fault.
 fn commit(
     db: &mut Connection,
     batch: &[Append],
-    within: Within<'_>,
+    context: InlineContext<'_>,
 ) -> Result<(Vec<Result<Appended>>, Position), Failure> {
-    match commit_all(db, batch, within) {
-        Err(Failure::Own(error)) if is_projections(&error) && batch.len() == 1 => {
+    match commit_all(db, batch, context) {
+        Err(Failure::Own(error)) if is_projection_error(&error) && batch.len() == 1 => {
             Ok((vec![Err(error)], Position::ZERO))
         }
-        Err(Failure::Own(error)) if is_projections(&error) => {
+        Err(Failure::Own(error)) if is_projection_error(&error) => {
             let (first, second) = batch.split_at(batch.len() / 2);
-            let (mut results, head) = commit(db, first, within)?;
-            // What is committed stays so: an error here is that of the second half alone.
-            match commit(db, second, within) {
+            let (mut results, head) = commit(db, first, context)?;
+            // The first half is committed, so an error here belongs only to the second half.
+            match commit(db, second, context) {
                 Ok((more, new_head)) => {
                     results.extend(more);
                     Ok((results, head.max(new_head)))
@@ -109,8 +109,8 @@ fn commit(
     }
 }
 
-/// Whether an inline projection failed on an event of the append's.
-fn is_projections(error: &Error) -> bool {
+/// Returns whether the error is that of an inline projection that failed on an event of the append.
+fn is_projection_error(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Projection { .. }
@@ -120,16 +120,16 @@ fn is_projections(error: &Error) -> bool {
     )
 }
 
-/// An append that only the insert itself finds at fault (an
-/// event id that is there already) is left out, and the others are tried again: rare, so the common way pays nothing for it.
+/// Commits all valid appends of a batch in one transaction. If only the insert finds an append at fault (a duplicate event id), starts again
+/// without that append: this is rare, so the common case does not pay for a check in advance.
 fn commit_all(
     db: &mut Connection,
     batch: &[Append],
-    (inline, runtime): Within<'_>,
+    (inline, runtime): InlineContext<'_>,
 ) -> Result<(Vec<Result<Appended>>, Position), Failure> {
     let mut refused: Vec<Option<Error>> = vec![None; batch.len()];
     'attempt: loop {
-        // Immediate: the versions read below stay true until the commit.
+        // The transaction has the write lock, so the versions read below stay the same until the commit.
         let open = OpenTransaction::begin(db)?;
         let mut results = Vec::with_capacity(batch.len());
         let (before, written, head) = {
@@ -156,15 +156,16 @@ fn commit_all(
     }
 }
 
-/// What came of an append and the caller's work, and the new head.
+/// The results of an append and the caller's work, and the new head.
 type WrittenWith<T> = ((Appended, Option<T>), Position);
 
-/// The outer error is ours, the inner one the caller's. Dropping the transaction after either, or in a panic, rolls back.
+/// Commits an append and the caller's work. The outer error is this library's, the inner one the caller's. After either, or in a panic, dropping the
+/// transaction rolls it back.
 fn commit_with<T, E: From<Error>>(
     db: &mut Connection,
     append: &Append,
     work: impl FnOnce(&Connection) -> Result<T, E>,
-    (inline, runtime): Within<'_>,
+    (inline, runtime): InlineContext<'_>,
 ) -> Result<Result<WrittenWith<T>, E>, Failure> {
     let open = OpenTransaction::begin(db)?;
     let (appended, before, written, head) = {
@@ -172,7 +173,7 @@ fn commit_with<T, E: From<Error>>(
         let before = commit.head;
         let appended = match commit.check(append)? {
             Check::Refused(error) => return Err(error.into()),
-            // Its rows were written with the first one's events.
+            // The caller's rows were written with the events of the first append.
             Check::Repeated(first) => return Ok(Ok(((first, None), commit.head))),
             Check::Free(versions) => commit.write(append, versions)??,
         };
@@ -181,7 +182,7 @@ fn commit_with<T, E: From<Error>>(
     let guard = TransactionGuard::over(open.db)?;
     let result = work(open.db);
     if guard.was_ended() {
-        let ended = "the work within an append ended its transaction";
+        let ended = "the work of `append_with` ended the transaction";
         return Ok(result.and_then(|_| Err(Error::new(ErrorKind::Invalid(ended.into())).into())));
     }
     drop(guard);
@@ -195,8 +196,8 @@ fn commit_with<T, E: From<Error>>(
     }
 }
 
-/// While this lives, nothing is committed, and a rollback does not go unnoticed. SQLite rolls back by itself, too, as where the disk is full
-/// or a statement says `OR ROLLBACK`; what runs after that would be committed at once.
+/// Prevents every commit and detects a rollback while it exists. SQLite itself also rolls back, for example if the disk is full or a statement
+/// says `OR ROLLBACK`; later statements would then commit at once.
 struct TransactionGuard<'tx> {
     tx: &'tx Connection,
     rolled_back: Arc<AtomicBool>,
@@ -207,7 +208,7 @@ impl<'tx> TransactionGuard<'tx> {
         let guard = Self { tx, rolled_back: Arc::default() };
         let rolled_back = guard.rolled_back.clone();
         tx.rollback_hook(Some(move || rolled_back.store(true, Ordering::Relaxed)))?;
-        // What it answers `true` becomes a rollback.
+        // A commit hook that returns `true` turns the commit into a rollback.
         tx.commit_hook(Some(|| true))?;
         Ok(guard)
     }
@@ -219,13 +220,13 @@ impl<'tx> TransactionGuard<'tx> {
 
 impl Drop for TransactionGuard<'_> {
     fn drop(&mut self) {
-        // Both refuse only a connection that is not ours.
+        // Both calls fail only on a connection that rusqlite does not own.
         drop(self.tx.commit_hook(None::<fn() -> bool>));
         drop(self.tx.rollback_hook(None::<fn()>));
     }
 }
 
-/// The statements of one commit and its place in the log.
+/// The statements of one commit, and its place in the log.
 struct Commit<'tx> {
     tx: &'tx Connection,
     version: CachedStatement<'tx>,
@@ -234,14 +235,14 @@ struct Commit<'tx> {
     keep_outcome: CachedStatement<'tx>,
     head: Position,
     recorded_at: i64,
-    /// The events, if somebody wants them.
+    /// The written events, if inline projections need them.
     written: Vec<RecordedEvent>,
     keeps_written: bool,
 }
 
-/// What the log says of an append before it is written.
+/// The result of checking an append before it is written.
 enum Check {
-    /// It may be written; the versions its streams are at.
+    /// The append may be written. The field holds the current versions of its streams.
     Free(Vec<Version>),
     Repeated(Appended),
     Refused(Error),
@@ -258,7 +259,7 @@ impl<'tx> Commit<'tx> {
             outcome: tx.prepare_cached(OUTCOME)?,
             keep_outcome: tx.prepare_cached(INSERT_KEY)?,
             head: Position::new(from_sql(head, "position")?),
-            // Time never goes backward along the log, whatever the clock does.
+            // Times never decrease along the log, even if the clock goes backward.
             recorded_at: Utc::now().timestamp_micros().max(last_time),
             written: Vec::new(),
             keeps_written: !inline.is_empty(),
@@ -292,7 +293,7 @@ impl<'tx> Commit<'tx> {
         Ok(Version::new(from_sql(version.unwrap_or(0), "version")?))
     }
 
-    /// The inner error is the append's own fault.
+    /// Writes an append. The inner error means that the append itself is at fault.
     fn write(&mut self, append: &Append, mut versions: Vec<Version>) -> Result<Result<Appended>, Failure> {
         for (part, version) in append.streams().iter().zip(&mut versions) {
             for event in &part.events {
@@ -313,8 +314,9 @@ impl<'tx> Commit<'tx> {
                     (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str(), version.get())
                 })
                 .collect();
-            let streams = serde_json::to_string(&streams)
-                .map_err(|error| Error::with_source(ErrorKind::Unencodable("an outcome".into()), error))?;
+            let streams = serde_json::to_string(&streams).map_err(|error| {
+                Error::with_source(ErrorKind::Unencodable("the outcome of an idempotency key".into()), error)
+            })?;
             self.keep_outcome.execute((key.as_str(), to_sql(commit.get()), streams))?;
         }
         Ok(Ok(Appended { commit, versions, outcome: Outcome::Written }))
@@ -354,7 +356,7 @@ impl<'tx> Commit<'tx> {
                 }
                 Ok(Ok(()))
             }
-            // Position and version were read under the write lock, so only the event id can be there already.
+            // Position and version were read under the write lock, so only the event id can be a duplicate.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                 Ok(Err(Error::with_source(ErrorKind::DuplicateEvent(event.id), error)))
             }
@@ -363,7 +365,7 @@ impl<'tx> Commit<'tx> {
     }
 }
 
-/// What the append under `key` did.
+/// Returns the outcome of the append under `key`.
 pub(crate) fn find_by_key(db: &Connection, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
     read_outcome(&mut db.prepare_cached(OUTCOME)?, key)
 }
@@ -372,8 +374,8 @@ fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Re
     let row: Option<(i64, String)> =
         statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((commit, json)) = row else { return Ok(None) };
-    let parts: Vec<(String, String, u64)> =
-        serde_json::from_str(&json).map_err(|error| corrupt(format!("outcome of key {key}: {error}")))?;
+    let parts: Vec<(String, String, u64)> = serde_json::from_str(&json)
+        .map_err(|error| corrupt(format!("cannot decode the outcome of idempotency key {key}: {error}")))?;
     let versions = parts.iter().map(|(_, _, version)| Version::new(*version)).collect();
     let streams = parts.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>();
     let commit = CommitId::new(from_sql(commit, "commit")?);

@@ -1,4 +1,4 @@
-//! Inline projections within a commit: applies its events, and catches a model up that is behind.
+//! Runs inline projections within a commit: applies its events, and catches up a model that is behind.
 
 use rusqlite::Connection;
 use tokio::runtime::Handle;
@@ -11,7 +11,7 @@ use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::log::read;
 use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
 
-/// Events that are read and applied at a time where the model is behind.
+/// The events that a catch-up reads and applies at a time.
 const BATCH: usize = 1_000;
 
 /// Applies the events of a commit that began after `before` and ends with `head`.
@@ -30,14 +30,14 @@ pub(crate) fn apply(
             apply_wanted(db, runtime, &**inline, events)?;
             set_checkpoint(db, inline.projection(), head, found.parking_changes)?;
         } else {
-            // Somebody has appended past the projection.
+            // Another process has appended without running the projection.
             catch_up(db, runtime, &**inline, head)?;
         }
     }
     Ok(())
 }
 
-/// Brings a model to the log's end.
+/// Catches a model up to `head`, the end of the log.
 pub(crate) fn catch_up(
     db: &mut Connection,
     runtime: &Handle,

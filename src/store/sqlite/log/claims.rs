@@ -1,4 +1,4 @@
-//! The rows of unique values. The write lock is held, so what is read stays true until the commit.
+//! Reads and writes the rows of unique values. The caller holds the write lock, so the rows read here do not change until the commit.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -8,7 +8,7 @@ use crate::store::log::append::Append;
 use crate::store::log::claims::claimed;
 use crate::store::sqlite::error::Failure;
 
-/// Why an append may not have what it claims.
+/// Returns the error of an append if another stream holds a value that it claims.
 pub(crate) fn refusal(db: &Connection, append: &Append) -> Result<Option<Error>, Failure> {
     for claim in claimed(append) {
         if let Some(refusal) = claim.refusal(holder(db, claim.scope, claim.value)?.as_ref()) {
@@ -18,7 +18,7 @@ pub(crate) fn refusal(db: &Connection, append: &Append) -> Result<Option<Error>,
     Ok(None)
 }
 
-/// Writes what an append claims.
+/// Writes the claims of an append.
 pub(crate) fn keep(db: &Connection, append: &Append) -> Result<(), Failure> {
     for claim in claimed(append) {
         let (scope, value) = (claim.scope.as_str(), claim.value.as_str());
@@ -33,7 +33,7 @@ pub(crate) fn keep(db: &Connection, append: &Append) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The stream that holds a value.
+/// Returns the stream that holds a value.
 pub(crate) fn holder(db: &Connection, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, Failure> {
     let row: Option<(String, String)> = db
         .prepare_cached(HOLDER)?

@@ -1,4 +1,4 @@
-//! Projections within the log's own transactions. Their checkpoints are kept as a worker keeps them, and so is their order.
+//! Projections within the log's own transactions. They keep their checkpoints and the log order as a worker does.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::transaction::OpenTransaction;
 
 impl SqliteStore {
-    /// The read models that lie in the log's own file, such as those of [inline](mod@crate::inline) projections. A worker that writes there
-    /// takes turns with the appends; other read models have a file of their own.
+    /// Returns the read models in the log's own file, such as those of [inline](mod@crate::inline) projections. A worker that writes there takes
+    /// turns with the appends, so other read models belong in a separate file.
     pub fn read_model(&self) -> SqliteReadModel {
         SqliteReadModel { writer: self.writer.pool.clone(), readers: self.readers.clone() }
     }
@@ -37,8 +37,10 @@ impl InlineStore for SqliteStore {
             .run("set up an inline projection", move |db| {
                 let open = OpenTransaction::begin(db)?;
                 if !parked(open.db, new.projection())?.is_empty() {
-                    let problem =
-                        format!("projection {} has parked aggregates: it cannot go on inline", new.projection());
+                    let problem = format!(
+                        "projection {} has parked aggregates: release them before it is applied inline",
+                        new.projection()
+                    );
                     return Err(Failure::Own(ErrorKind::Invalid(problem).into()));
                 }
                 runtime.block_on(new.set_up(open.db)).map_err(classify_work)?;

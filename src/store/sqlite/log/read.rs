@@ -12,7 +12,7 @@ use crate::store::sqlite::convert::{position_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::row::events;
 
-/// Rows one page may pass over in search of events that pass the filter: no call blocks a reader for long.
+/// The most rows that one page scans for events that pass the filter, so that no call occupies a reader for long.
 const SCANNED_ROWS: u64 = 200_000;
 
 pub(crate) fn head(db: &Connection) -> Result<Position, Failure> {
@@ -21,12 +21,12 @@ pub(crate) fn head(db: &Connection) -> Result<Position, Failure> {
 }
 
 pub(crate) fn page(db: &mut Connection, after: Position, limit: usize, filter: &Filter) -> Result<Page, Failure> {
-    // One snapshot for head and rows: otherwise an event between the two would seem looked at.
+    // One snapshot for the head and the rows: otherwise the page would seem to cover an event that was committed between the two reads.
     let tx = db.transaction()?;
     page_in(&tx, after, limit, filter)
 }
 
-/// The same within a transaction.
+/// Reads a page within the caller's transaction.
 pub(crate) fn page_in(tx: &Connection, after: Position, limit: usize, filter: &Filter) -> Result<Page, Failure> {
     let head = head(tx)?;
     if limit == 0 || after >= head {
@@ -46,7 +46,7 @@ pub(crate) fn page_in(tx: &Connection, after: Position, limit: usize, filter: &F
     Ok(Page::of(events, limit, end))
 }
 
-/// A list for `json_each`; `None` lets everything pass.
+/// Returns a JSON list of `names` for `json_each`, or `None` if there are none, which lets every event pass.
 fn json_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<Option<String>, Failure> {
     let names: Vec<_> = names.collect();
     if names.is_empty() {
@@ -85,7 +85,7 @@ pub(crate) fn recorded_after(
     unfiltered(&tx, Position::new(first), limit, usize::MAX)
 }
 
-/// Invariant: positions are contiguous; a hole would be an event that no projection ever gets.
+/// Returns events without a filter and checks that their positions are contiguous: no projection would ever get a missing event.
 fn unfiltered(
     db: &Connection,
     after: Position,
@@ -97,14 +97,14 @@ fn unfiltered(
     for event in &events {
         position = position.next();
         if event.position != position {
-            return Err(corrupt(format!("position {position}: found position {} in its place", event.position)));
+            return Err(corrupt(format!("position {position}: found position {} instead", event.position)));
         }
     }
     Ok(events)
 }
 
-/// The last position recorded at `time` or before. Times never decrease along the log, so some 20 look-ups find it, without an index
-/// that every append would pay for.
+/// Returns the last position recorded at `time` or earlier. Times never decrease along the log, so a binary search with some 20 lookups finds it,
+/// and appends need not maintain an index.
 fn last_recorded_by(db: &Connection, time: i64) -> Result<u64, Failure> {
     let mut statement = db.prepare_cached(RECORDED_AT)?;
     let (mut early, mut late) = (0, head(db)?.get() + 1);
@@ -132,7 +132,8 @@ const ALL: &str = concat!(
     ORDER BY position LIMIT ?2"
 );
 
-/// Binds: after, up to, limit, aggregate types and event types as JSON arrays or NULL. The plus keeps the scan in log order.
+/// Binds: after, up to, limit, aggregate types and event types as JSON arrays or NULL. The unary plus prevents the use of other indexes, so the scan
+/// stays in log order.
 const FILTERED: &str = concat!(
     "SELECT position, ",
     event_columns!(""),

@@ -1,4 +1,4 @@
-//! What a relay keeps: its position, and its lease.
+//! Stores the position and the lease of a relay.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl RelayStore for SqliteStore {
         let relay = relay.to_owned();
         self.writer
             .pool
-            .run("move a relay's position", move |db| {
+            .run("advance a relay's position", move |db| {
                 let mut set = db.prepare_cached(ADVANCE)?;
                 let binds = (&relay, to_sql(position.get()), to_sql(fence.get()));
                 let newest = set.query_row(binds, |row| row.get(0))?;
@@ -71,7 +71,7 @@ impl RelayStore for SqliteStore {
 
 const POSITION: &str = "SELECT position FROM retell_relays WHERE relay = ?1";
 
-/// Binds: relay, position, fence. Returns the newest fence: if that is larger, nothing was changed.
+/// Binds: relay, position, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
 const ADVANCE: &str = "
     INSERT INTO retell_relays (relay, position, fence) VALUES (?1, ?2, ?3)
     ON CONFLICT (relay) DO UPDATE SET
@@ -79,7 +79,7 @@ const ADVANCE: &str = "
         fence = max(fence, excluded.fence)
     RETURNING fence";
 
-/// Binds: name, holder, now, end. Returns nothing while it is somebody else's.
+/// Binds: name, holder, now, end. Returns no row while another holder has the lease.
 const ACQUIRE_LEASE: &str = "
     INSERT INTO retell_leases (name, holder, fence, ends_at) VALUES (?1, ?2, 1, ?4)
     ON CONFLICT (name) DO UPDATE SET

@@ -1,4 +1,4 @@
-//! Replays a stream in chunks: one is decoded while the next is read.
+//! Replays a stream in chunks: decodes one chunk while the next is read.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::store::sqlite::convert::{from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::row::{CHUNK_BYTES, RESERVED_ROWS, codec};
 
-/// Chunks that may wait to be decoded.
+/// The most chunks that may wait to be decoded.
 const CHUNKS_AHEAD: usize = 2;
 
 /// Part of a stream, copied out of SQLite's pages.
 #[derive(Default)]
 struct Chunk {
-    /// In the first chunk, if there is one. Handed over by itself it would wake the visitor once more, for nothing.
+    /// The snapshot, if this is the first chunk and the stream has one. Sending it separately would wake the visitor once more for no gain.
     snapshot: Option<(Version, Vec<u8>)>,
     bytes: Vec<u8>,
     rows: Vec<ChunkRow>,
 }
 
 impl Chunk {
-    /// An empty chunk with room for what one holds.
-    fn roomy() -> Self {
+    /// Creates an empty chunk with the capacity of a full one.
+    fn with_full_capacity() -> Self {
         Self {
             snapshot: None,
             bytes: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4),
@@ -62,8 +62,8 @@ pub(crate) async fn replay(
         }
         Ok::<(), Error>(())
     };
-    // Both at once: one chunk is decoded while the next one is read. After an error of the visitor's, the reading thread finds that
-    // nobody listens and ends.
+    // Both run at once: one chunk is decoded while the next one is read. After an error of the visitor, the reading thread finds the channel
+    // closed and ends.
     let (last, ()) = futures::future::try_join(reading, visiting).await?;
     visit(&last, stream, visitor)
 }
@@ -74,7 +74,7 @@ fn visit(chunk: &Chunk, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<
     }
     chunk.rows.iter().try_for_each(|row| {
         let event_type = std::str::from_utf8(&chunk.bytes[row.event_type.clone()]).map_err(|error| {
-            let what = format!("{stream} version {}: the event type is not text", row.version);
+            let what = format!("{stream} version {}: the event type is not UTF-8", row.version);
             Error::with_source(ErrorKind::Corrupt(what), error)
         })?;
         let payload = &chunk.bytes[row.payload.clone()];
@@ -83,7 +83,7 @@ fn visit(chunk: &Chunk, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<
     })
 }
 
-/// Sends full chunks on and returns the last one, so that a short stream costs no channel.
+/// Sends full chunks to `chunks` and returns the last one, so that a short stream sends nothing through the channel.
 fn read_stream(
     db: &mut Connection,
     stream: &StreamId,
@@ -110,7 +110,7 @@ fn read_stream(
     }
     let mut version = Version::new(from_sql(after, "version")?);
     if version == Version::ZERO {
-        // From the very beginning, so that a damaged version below 1 is met and not passed over.
+        // The scan starts below version 1, so that it finds a damaged version there instead of skipping it.
         after = i64::MIN;
     }
     let mut statement = db.prepare_cached(REPLAY)?;
@@ -119,9 +119,9 @@ fn read_stream(
         version = version.next();
         chunk.push(row, version).map_err(|failure| failure.in_row(format_args!("{stream} version {version}")))?;
         if chunk.bytes.len() >= CHUNK_BYTES
-            && chunks.blocking_send(std::mem::replace(&mut chunk, Chunk::roomy())).is_err()
+            && chunks.blocking_send(std::mem::replace(&mut chunk, Chunk::with_full_capacity())).is_err()
         {
-            // The visitor has seen enough, or the caller is gone.
+            // The visitor has failed, or the caller has dropped the call.
             return Ok(Chunk::default());
         }
     }
@@ -129,11 +129,11 @@ fn read_stream(
 }
 
 impl Chunk {
-    /// Invariant: versions are contiguous; a hole would be a state that never was.
+    /// Adds a row and checks that versions are contiguous: a replay with a missing event would lead to a state that never existed.
     fn push(&mut self, row: &Row<'_>, version: Version) -> Result<(), Failure> {
         let found = from_sql(row.get(0)?, "version")?;
         if found != version.get() {
-            return Err(corrupt(format!("found version {found} in its place")));
+            return Err(corrupt(format!("found version {found} instead")));
         }
         let number: i64 = row.get(3)?;
         let codec = codec(number).ok_or_else(|| corrupt(format!("unknown codec {number}")))?;

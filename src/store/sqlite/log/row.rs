@@ -1,4 +1,4 @@
-//! Reads whole events from rows. Their payloads share few buffers and their types one allocation each.
+//! Reads events from rows. Payloads share a few buffers, and each type name has one allocation.
 
 use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
@@ -12,14 +12,16 @@ use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Versi
 use crate::store::sqlite::convert::{from_sql, position_from_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
 
-/// Bytes of a chunk of a stream, and of a buffer that payloads share: enough to hide the hand-over, little enough to stay in a cache, and
-/// below the size from which allocators ask the system for fresh pages each time (128 KiB), which costs more than reading them.
+/// The size in bytes of a stream's chunk and of a buffer that payloads share. It is large enough to hide the cost of the channel and small enough to
+/// stay in a CPU cache. It is also below 128 KiB, the size from which allocators request fresh pages from the system each time, which costs more
+/// than reading the rows.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Rows that a page or a chunk has room for at first; a longer one grows.
+/// The initial capacity of a page or a chunk, in rows.
 pub(crate) const RESERVED_ROWS: usize = 512;
 
-/// Returns the events that a statement selects, up to the one whose payload brings them to `enough_bytes`.
+/// Returns the events that a statement selects, up to the one whose payload brings the total to `enough_bytes`. `at_most` is the number of rows to
+/// reserve capacity for.
 pub(crate) fn events(
     db: &Connection,
     sql: &'static str,
@@ -56,9 +58,9 @@ impl EventsReader {
     }
 
     fn read_at(&mut self, position: Position, row: &Row<'_>) -> Result<RecordedEvent, Failure> {
-        let aggregate_type = known(&mut self.aggregate_types, text(row, 2)?, AggregateType::as_str)?;
+        let aggregate_type = interned(&mut self.aggregate_types, text(row, 2)?, AggregateType::as_str)?;
         let aggregate_id = AggregateId::new(text(row, 3)?).map_err(Error::from)?;
-        let event_type = known(&mut self.event_types, text(row, 5)?, EventType::as_str)?;
+        let event_type = interned(&mut self.event_types, text(row, 5)?, EventType::as_str)?;
         let number: i64 = row.get(7)?;
         let micros: i64 = row.get(8)?;
         let metadata = Metadata::from_parts(
@@ -72,9 +74,10 @@ impl EventsReader {
             position,
             stream: StreamId::new(aggregate_type, aggregate_id),
             version: Version::new(from_sql(row.get(4)?, "version")?),
-            recorded_at: DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("time {micros}")))?,
+            recorded_at: DateTime::from_timestamp_micros(micros)
+                .ok_or_else(|| corrupt(format!("invalid time {micros}")))?,
             event: NewEvent {
-                id: id(row, 1)?.ok_or_else(|| corrupt("no event id".into()))?.into(),
+                id: id(row, 1)?.ok_or_else(|| corrupt("the event id is NULL".into()))?.into(),
                 event_type,
                 schema_version: row.get(6)?,
                 codec: codec(number).ok_or_else(|| corrupt(format!("unknown codec {number}")))?,
@@ -84,7 +87,7 @@ impl EventsReader {
         })
     }
 
-    /// Copies a payload into a buffer it shares with its neighbours.
+    /// Copies a payload into a buffer that it shares with the payloads before and after it.
     fn keep(&mut self, payload: &[u8]) -> Bytes {
         if self.payloads.capacity() < payload.len() {
             self.payloads = BytesMut::with_capacity(payload.len().max(CHUNK_BYTES));
@@ -105,8 +108,8 @@ fn id(row: &Row<'_>, column: usize) -> Result<Option<Uuid>, Failure> {
     Uuid::from_slice(bytes).map(Some).map_err(|error| corrupt(error.to_string()))
 }
 
-/// A log has few kinds of things: the same text is the same allocation.
-fn known<'t, T>(known: &mut Vec<T>, text: &'t str, as_str: fn(&T) -> &str) -> Result<T, Failure>
+/// Returns the name with this text, from `known` if it is there: a log has few types, so all events of a type share one allocation.
+fn interned<'t, T>(known: &mut Vec<T>, text: &'t str, as_str: fn(&T) -> &str) -> Result<T, Failure>
 where
     T: Clone + TryFrom<&'t str>,
     Error: From<T::Error>,

@@ -1,4 +1,4 @@
-//! The rows of checkpoints.
+//! Reads and writes the rows of checkpoints.
 
 use rusqlite::Connection;
 
@@ -8,7 +8,7 @@ use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 
-/// Reads a projection's row; the one of a projection that never ran if there is none.
+/// Returns a projection's row, or that of a projection that never ran if there is no row.
 pub(crate) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result<Checkpoint, Failure> {
     let mut statement = db.prepare_cached(CHECKPOINT)?;
     let mut rows = statement.query([projection.as_str()])?;

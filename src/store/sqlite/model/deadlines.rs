@@ -97,7 +97,7 @@ fn parse(row: &Row<'_>) -> Result<Deadline, Failure> {
         id: Uuid::from_bytes(row.get(0)?),
         key: text(1)?,
         name: text(2)?,
-        at: DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("time {micros}")))?,
+        at: DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("invalid time {micros}")))?,
         correlation_id: row.get::<_, Option<[u8; 16]>>(4)?.map(Uuid::from_bytes),
         attempts: row.get(5)?,
     };

@@ -11,29 +11,30 @@ use crate::store::sqlite::transaction::OpenTransaction;
 
 impl SqliteReadModel {
     pub(crate) fn record_handled(tx: &mut Connection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
-        take(tx, reaction, event).map_err(|failure| failure.to("take an event into an inbox"))
+        insert_handled(tx, reaction, event).map_err(|failure| failure.to("record an event in an inbox"))
     }
 
     pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
         let reaction = reaction.clone();
         self.writer
-            .run("keep where a reaction begins", move |db| {
+            .run("record the start of a reaction", move |db| {
                 let open = OpenTransaction::begin(db)?;
-                open.db.prepare_cached(BEGIN)?.execute((reaction.as_str(), to_sql(position.get())))?;
-                let kept = open.db.prepare_cached(BEGUN)?.query_row([reaction.as_str()], |row| row.get(0))?;
+                open.db.prepare_cached(INSERT_START)?.execute((reaction.as_str(), to_sql(position.get())))?;
+                let start = open.db.prepare_cached(START)?.query_row([reaction.as_str()], |row| row.get(0))?;
                 open.commit()?;
-                position_from_sql(kept)
+                position_from_sql(start)
             })
             .await
     }
 }
 
-fn take(db: &Connection, reaction: &ProjectionName, event: EventId) -> Result<bool, Failure> {
-    Ok(db.prepare_cached(TAKE)?.execute((reaction.as_str(), event.as_uuid().as_bytes()))? == 1)
+fn insert_handled(db: &Connection, reaction: &ProjectionName, event: EventId) -> Result<bool, Failure> {
+    Ok(db.prepare_cached(INSERT_HANDLED)?.execute((reaction.as_str(), event.as_uuid().as_bytes()))? == 1)
 }
 
-const TAKE: &str = "INSERT INTO retell_inbox (reaction, event_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+const INSERT_HANDLED: &str = "INSERT INTO retell_inbox (reaction, event_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
 
-const BEGIN: &str = "INSERT INTO retell_reactions (reaction, begins_after) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+const INSERT_START: &str =
+    "INSERT INTO retell_reactions (reaction, begins_after) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
 
-const BEGUN: &str = "SELECT begins_after FROM retell_reactions WHERE reaction = ?1";
+const START: &str = "SELECT begins_after FROM retell_reactions WHERE reaction = ?1";

@@ -1,4 +1,4 @@
-//! Read models in a SQLite file of their own: a file has one writer, and that of the log is busy.
+//! Read models in a separate SQLite file: a file has one writer, and the log's writer is busy with appends.
 
 pub(crate) mod checkpoint;
 pub(crate) mod deadlines;

@@ -1,4 +1,4 @@
-//! The rows of parked aggregates.
+//! Reads and writes the rows of parked aggregates.
 
 use chrono::DateTime;
 use rusqlite::{Connection, Row};
@@ -21,7 +21,7 @@ pub(crate) fn parked(db: &Connection, projection: &ProjectionName) -> Result<Vec
 pub(crate) fn parse_parked(row: &Row<'_>) -> Result<Parked, Failure> {
     let text = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?);
     let micros: i64 = row.get(6)?;
-    let next_at = DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("time {micros}")))?;
+    let next_at = DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("invalid time {micros}")))?;
     let columns = ParkedColumns {
         aggregate_type: text(0)?,
         aggregate_id: text(1)?,

@@ -1,4 +1,4 @@
-//! Order per aggregate in a SQLite file. A transaction has the whole file for itself: the rows need no locks of their own.
+//! Order per aggregate in a SQLite file. A transaction locks the whole file, so the rows need no locks.
 
 use std::collections::HashMap;
 
@@ -41,7 +41,7 @@ impl SqliteReadModel {
         let (projection, streams) = (projection.clone(), streams.to_vec());
         self.readers
             .run("read progress", move |db| {
-                // One snapshot, and not one for each row.
+                // One snapshot for all rows.
                 let tx = db.transaction()?;
                 let rows = rows(&tx, &projection, &streams)?;
                 Ok(rows.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
@@ -81,7 +81,7 @@ impl SqliteReadModel {
     pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
         let projection = projection.clone();
         self.writer
-            .run("move a swept position", move |db| {
+            .run("advance a swept position", move |db| {
                 let mut sweep = db.prepare_cached(SWEEP)?;
                 let swept = sweep.query_row((projection.as_str(), to_sql(to.get())), |row| row.get(0))?;
                 position_from_sql(swept)

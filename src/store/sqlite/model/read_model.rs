@@ -1,7 +1,6 @@
 //! The read model: its connections, its checkpoints, and the batches that move them.
 
 use std::collections::HashMap;
-
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +23,19 @@ use crate::store::sqlite::model::parking::{RETRY, park, parked};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 use crate::store::sqlite::transaction::OpenTransaction;
 
-/// Tables of projections, and their checkpoints. Cloning gives another handle.
+/// The read models in one SQLite file: the tables of projections and their checkpoints. Clones share the connections.
+///
+/// # Examples
+/// ```
+/// use retell::store::sqlite::SqliteReadModel;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let models = SqliteReadModel::in_memory().await?;
+/// let sum: i64 = models.query(|db| db.query_row("SELECT 1 + 1", [], |row| row.get(0))).await?;
+/// assert_eq!(sum, 2);
+/// # Ok::<(), retell::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct SqliteReadModel {
     pub(crate) writer: Arc<Pool>,
@@ -32,27 +43,27 @@ pub struct SqliteReadModel {
 }
 
 impl SqliteReadModel {
-    /// Opens a file with default settings, and makes it if it is not there. Commits are [`Synchronous::Normal`]: after a power cut a projection may have to
-    /// apply its last batches again, but model and checkpoint always agree.
+    /// Opens read models in a file with default settings, and creates the file if it does not exist. Commits are [`Synchronous::Normal`]: after a
+    /// power failure a projection may apply its last batches again, but model and checkpoint always agree.
     ///
     /// # Errors
-    /// As [`SqliteStore::open_with`](crate::store::sqlite::SqliteStore::open_with).
+    /// The same as for [`SqliteStore::open_with`](crate::store::sqlite::SqliteStore::open_with).
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, SqliteOptions::new().with_synchronous(Synchronous::Normal)).await
     }
 
-    /// Opens a file, and makes it if it is not there.
+    /// Opens read models in a file, and creates the file if it does not exist.
     ///
     /// # Errors
-    /// As [`SqliteStore::open_with`](crate::store::sqlite::SqliteStore::open_with).
+    /// The same as for [`SqliteStore::open_with`](crate::store::sqlite::SqliteStore::open_with).
     pub async fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self> {
         Self::at(Location::File(path.as_ref().to_owned()), options).await
     }
 
-    /// Opens read models in memory, which are gone with the last handle.
+    /// Opens read models in memory. They are lost when the last handle is dropped.
     ///
     /// # Errors
-    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite refuses.
+    /// [`ErrorKind::Backend`](crate::ErrorKind::Backend) if SQLite cannot open the database.
     pub async fn in_memory() -> Result<Self> {
         Self::at(Location::Memory, SqliteOptions::new()).await
     }
@@ -62,10 +73,10 @@ impl SqliteReadModel {
         Ok(Self { writer, readers })
     }
 
-    /// Runs a query on a blocking thread, beside the projections' writes.
+    /// Runs `query` on a blocking thread, concurrently with the projections' writes.
     ///
     /// # Errors
-    /// What the query returns, sorted into this library's kinds.
+    /// The error that `query` returns, as a [read error](crate::Error#read-errors).
     pub async fn query<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -73,10 +84,11 @@ impl SqliteReadModel {
         self.readers.run("query a read model", move |db| Ok(query(db)?)).await
     }
 
-    /// The projections of this file, by name, and how many positions each is behind a log's [`head`](crate::EventReader::head).
+    /// Returns the projections of this file, by name, and how many positions each is behind `head`, a log's
+    /// [`head`](crate::EventReader::head).
     ///
     /// # Errors
-    /// What reading met.
+    /// A [read error](crate::Error#read-errors).
     pub async fn behind(&self, head: Position) -> Result<Vec<(ProjectionName, u64)>> {
         self.readers.run("read the checkpoints", move |db| health::behind(db, head)).await
     }
@@ -84,7 +96,7 @@ impl SqliteReadModel {
 
 #[async_trait]
 impl ReadModel for SqliteReadModel {
-    /// The connection, inside the batch's transaction. Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the library.
+    /// The connection, inside the batch's transaction. Do not execute `BEGIN`, `COMMIT` or `ROLLBACK`.
     type Tx = Connection;
 
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
@@ -100,8 +112,8 @@ impl ReadModel for SqliteReadModel {
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         let projection = projection.clone();
         self.readers
-            .run("read what is parked", move |db| {
-                // One snapshot for both.
+            .run("read parked aggregates", move |db| {
+                // One snapshot for the count and the rows.
                 let tx = db.transaction()?;
                 let changes = checkpoint(&tx, &projection)?.parking_changes;
                 Ok(Parking { changes, parked: parked(&tx, &projection)? })

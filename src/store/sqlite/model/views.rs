@@ -1,5 +1,5 @@
-//! Views in a SQLite file. A transaction has the whole file for itself, so rows need no locks; and since the database is in the process, a
-//! prepared statement for each row is faster than one for all of them.
+//! Views in a SQLite file. A transaction locks the whole file, so rows need no locks. The database is in the process, so a prepared statement for
+//! each row is faster than one statement for all rows.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -26,8 +26,8 @@ impl ViewStore for SqliteReadModel {
     }
 
     async fn clear_rows(&self, tx: &mut Connection, view: &ViewId) -> Result<()> {
-        let cleared = take_away_rows(tx, view, usize::MAX);
-        cleared.map(drop).map_err(|failure| failure.to("take away a view's rows"))
+        let cleared = delete_rows(tx, view, usize::MAX);
+        cleared.map(drop).map_err(|failure| failure.to("delete a view's rows"))
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
@@ -51,17 +51,17 @@ impl ViewStore for SqliteReadModel {
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
         let view = view.clone();
         self.writer
-            .run("take away a view's generation", move |db| {
+            .run("delete a view's generation", move |db| {
                 let open = OpenTransaction::begin(db)?;
                 if live(open.db, view.view())? == view.generation() {
                     return Err(still_live(&view).into());
                 }
                 let projection = view.projection().as_str();
-                open.db.prepare_cached(DELETE)?.execute([projection])?;
-                let is_gone = take_away_rows(open.db, &view, rows)?;
+                open.db.prepare_cached(MARK_DELETING)?.execute([projection])?;
+                let is_gone = delete_rows(open.db, &view, rows)?;
                 if is_gone {
-                    for forget in [FORGET_PROGRESS, FORGET_PARKED, FORGET_CHECKPOINT] {
-                        open.db.prepare_cached(forget)?.execute([projection])?;
+                    for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+                        open.db.prepare_cached(delete)?.execute([projection])?;
                     }
                 }
                 open.commit()?;
@@ -84,7 +84,7 @@ impl ViewStore for SqliteReadModel {
         let (view, keys, generation) = (view.clone(), keys.to_vec(), generation.map(|number| to_sql(number.get())));
         self.readers
             .run("read a view's rows", move |db| {
-                // One snapshot for all of them.
+                // One snapshot for all rows.
                 let tx = db.transaction()?;
                 let mut find = tx.prepare_cached(FIND)?;
                 let mut found = Vec::with_capacity(keys.len());
@@ -137,7 +137,7 @@ fn load(db: &Connection, view: &ViewId, keys: &[ViewKey]) -> Result<Vec<ViewRow>
     keys.iter().map(row).collect()
 }
 
-/// Columns: state, fields, position.
+/// Parses the columns state, fields and position.
 fn parse(row: &Row<'_>, key: ViewKey) -> Result<ViewRow, Failure> {
     let fields = row.get_ref(1)?.as_str_or_null().map_err(rusqlite::Error::from)?;
     let (state, position) = (row.get(0)?, position_from_sql(row.get(2)?)?);
@@ -177,13 +177,13 @@ fn save(db: &Connection, view: &ViewId, changes: &Changes<'_>) -> Result<(), Fai
     entries(WRITE_FIELD, &changes.won)
 }
 
-/// Returns whether there are none any more.
-fn take_away_rows(db: &Connection, view: &ViewId, at_most: usize) -> Result<bool, Failure> {
+/// Deletes at most `at_most` rows of a generation and as many of its fields. Returns whether none are left.
+fn delete_rows(db: &Connection, view: &ViewId, at_most: usize) -> Result<bool, Failure> {
     let (name, generation) = (view.view().as_str(), to_sql(view.generation().get()));
-    let take = |statement| {
+    let delete = |statement| {
         Ok::<_, Failure>(db.prepare_cached(statement)?.execute((name, generation, count_to_sql(at_most)))?)
     };
-    Ok(take(DELETE_GENERATION)? < at_most && take(DELETE_GENERATION_FIELDS)? < at_most)
+    Ok(delete(DELETE_GENERATION)? < at_most && delete(DELETE_GENERATION_FIELDS)? < at_most)
 }
 
 const LOAD: &str = "
@@ -212,7 +212,7 @@ const PROMOTE: &str = "
     INSERT INTO retell_view_generations (view, live) VALUES (?1, ?2)
     ON CONFLICT (view) DO UPDATE SET live = excluded.live";
 
-const DELETE: &str = "
+const MARK_DELETING: &str = "
     INSERT INTO retell_checkpoints (projection, position, state) VALUES (?1, 0, 'deleting')
     ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
 
@@ -229,11 +229,11 @@ const DELETE_GENERATION_FIELDS: &str = "
         AND (field, value, key) IN (
             SELECT field, value, key FROM retell_view_fields WHERE view = ?1 AND generation = ?2 LIMIT ?3)";
 
-const FORGET_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?1";
+const DELETE_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?1";
 
-const FORGET_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?1";
+const DELETE_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?1";
 
-const FORGET_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?1";
+const DELETE_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?1";
 
 /// Binds: view, key, generation or NULL.
 const FIND: &str = "
@@ -241,14 +241,14 @@ const FIND: &str = "
     WHERE view = ?1 AND key = ?2 AND state IS NOT NULL
         AND generation = coalesce(?3, (SELECT live FROM retell_view_generations WHERE view = ?1), 1)";
 
-/// Binds: view, key to begin after, limit, generation or NULL.
+/// Binds: view, key to start after, limit, generation or NULL.
 const PAGE: &str = "
     SELECT state, fields, position, key FROM retell_views
     WHERE view = ?1 AND key > ?2 AND state IS NOT NULL
         AND generation = coalesce(?4, (SELECT live FROM retell_view_generations WHERE view = ?1), 1)
     ORDER BY key LIMIT ?3";
 
-/// Binds: view, key to begin after, limit, generation or NULL, field, value.
+/// Binds: view, key to start after, limit, generation or NULL, field, value.
 const PAGE_OF: &str = "
     SELECT v.state, v.fields, v.position, v.key
     FROM retell_view_fields AS f

@@ -1,4 +1,4 @@
-//! Orders, a place for the log, and what a run makes of them.
+//! A test fixture: a file of orders, a place for the log, and the results of a run over them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -13,7 +13,7 @@ use crate::orders::{LINES, generated_orders};
 use crate::place::Place;
 use crate::process::{Shop, run, shop, text};
 
-/// What a file of orders adds up to.
+/// The totals of a file of orders.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     customers: u64,
@@ -24,14 +24,14 @@ pub(crate) struct Sums {
     repeat: u64,
 }
 
-/// A folder with orders and a place for the log.
-pub(crate) struct Bench {
+/// A folder with orders, and a place for the log.
+pub(crate) struct Fixture {
     pub(crate) orders: PathBuf,
     place: Place,
     folder: TempDir,
 }
 
-impl Bench {
+impl Fixture {
     pub(crate) fn new() -> Self {
         Self::with(&generated_orders(LINES))
     }
@@ -46,20 +46,21 @@ impl Bench {
     }
 
     fn within(place: Place, orders: &str, folder: TempDir) -> Self {
-        let bench = Self { orders: folder.path().join("orders.txt"), place, folder };
-        fs::write(&bench.orders, orders).expect("the folder is writable");
-        bench
+        let fixture = Self { orders: folder.path().join("orders.txt"), place, folder };
+        fs::write(&fixture.orders, orders).expect("the folder is writable");
+        fixture
     }
 
-    /// The file of the log.
+    /// Returns the file of the log.
     pub(crate) fn db(&self) -> &Path {
         match &self.place {
             Place::File(path) => path,
-            _ => panic!("the log lies on a server"),
+            _ => panic!("the log is on a server"),
         }
     }
 
-    /// A file beside the orders. Where it is there already, whoever reads it meanwhile finds the old one or the new one, and never half of it.
+    /// Writes a file next to the orders. A concurrent reader of an existing file sees the old text or the new one,
+    /// never a part of it.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let (path, new) = (self.folder.path().join(name), self.folder.path().join("new"));
         fs::write(&new, text).expect("the folder is writable");
@@ -77,21 +78,21 @@ impl Bench {
         run(self.command(arguments).arg("--json"))
     }
 
-    /// Runs to the end and returns the report as people read it.
-    pub(crate) fn report_for_people(&self, arguments: &[&str]) -> String {
+    /// Runs to the end and returns the text report.
+    pub(crate) fn text_report(&self, arguments: &[&str]) -> String {
         let output = run(&mut self.command(arguments)).output();
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// Runs to the end.
+    /// Runs to the end and returns the JSON report.
     pub(crate) fn report(&self, arguments: &[&str]) -> Value {
         let output = self.start(arguments).output();
         assert!(output.status.success(), "{}", text(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("the report is JSON")
     }
 
-    /// Runs to the end and returns what the read models say.
+    /// Runs to the end and returns the totals of the read models.
     pub(crate) fn sell(&self, arguments: &[&str]) -> Sums {
         let report = self.report(arguments);
         let number = |field: &str| report[field].as_u64().unwrap_or_else(|| panic!("no number {field}: {report}"));
@@ -106,21 +107,21 @@ impl Bench {
         }
     }
 
-    /// Starts, and waits until the log has so many events or the run has ended.
+    /// Starts a run and waits until the log has `events` events or the run has ended.
     pub(crate) fn start_and_await(&self, events: u64) -> Shop {
         let mut shop = self.start(&[]);
         self.await_events(&mut shop, events);
         shop
     }
 
-    /// Waits until the log has so many events or the process has ended.
+    /// Waits until the log has `events` events or the process has ended.
     pub(crate) fn await_events(&self, shop: &mut Shop, events: u64) {
         while shop.is_running() && self.count_events() < events {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Starts, and kills it without a warning.
+    /// Starts a run and kills it once the log has `events` events.
     pub(crate) fn kill_at(&self, events: u64) {
         self.start_and_await(events).kill();
     }
@@ -130,17 +131,17 @@ impl Bench {
     }
 
     #[track_caller]
-    pub(crate) fn assert_refused(&self, line: u32, complaint: &str) {
+    pub(crate) fn assert_refused(&self, line: u32, problem: &str) {
         let output = self.start(&[]).output();
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains(&format!("orders.txt, line {line}: ")), "{message}");
-        assert!(message.contains(complaint), "{message}");
+        assert!(message.contains(problem), "{message}");
         assert_eq!((text(&output.stdout).as_str(), self.count_events()), ("", 0));
     }
 
-    /// The sums of the file, by code that shares nothing with the shop's.
-    pub(crate) fn truth(&self) -> Sums {
+    /// Computes the totals of the file with code that shares nothing with the shop's.
+    pub(crate) fn sums_of_file(&self) -> Sums {
         let file = fs::read_to_string(&self.orders).expect("the file can be read");
         let mut sums = Sums::default();
         let mut orders: HashMap<&str, u32> = HashMap::new();
@@ -159,7 +160,7 @@ impl Bench {
     }
 }
 
-/// At least so many events: the deliveries after the first come on top.
-pub(crate) fn expected_events(truth: &Sums) -> u64 {
-    truth.customers + 6 * truth.orders + 100
+/// Returns the minimum number of events; deliveries after the first add to it.
+pub(crate) fn expected_events(sums_of_file: &Sums) -> u64 {
+    sums_of_file.customers + 6 * sums_of_file.orders + 100
 }

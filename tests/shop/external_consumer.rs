@@ -1,4 +1,4 @@
-//! A program that knows nothing of the library: it reads a channel and looks into the envelopes.
+//! A consumer that does not use the library: it reads a channel and parses the envelopes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,44 +13,45 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::place::block_on;
 
 /// The longest wait for the next message.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Reads a channel until so many different events have come, and returns their positions. A relay may send an event twice.
+/// Reads a channel until it has delivered `events` distinct events, and returns their positions. A relay may send an
+/// event twice.
 pub(crate) fn read_events(broker: &str, queue: &str, events: u64) -> BTreeSet<u64> {
     block_on(async {
         let connection = Connection::connect(broker, ConnectionProperties::default()).await.expect("the broker is up");
         let channel = connection.create_channel().await.expect("a channel can be opened");
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consumed = channel.basic_consume(queue.into(), "stranger".into(), options, arguments).await;
+        let consumed = channel.basic_consume(queue.into(), "external".into(), options, arguments).await;
         let mut messages = consumed.expect("the channel is declared");
         let mut positions = BTreeSet::new();
         while positions.len() as u64 != events {
-            let next = timeout(PATIENCE, messages.next()).await;
-            let next = next.unwrap_or_else(|_| panic!("{events} events are due in {queue}, these came: {positions:?}"));
+            let next = timeout(TIMEOUT, messages.next()).await;
+            let next = next.unwrap_or_else(|_| panic!("expected {events} events in {queue}, got: {positions:?}"));
             let message = next.expect("the queue stays").expect("the connection stays");
             let envelope: Value = serde_json::from_slice(&message.data).expect("an envelope is JSON");
             assert_eq!(envelope["event_type"], message.routing_key.as_str(), "{envelope}");
             positions.insert(envelope["position"].as_u64().expect("an envelope has a position"));
             message.ack(BasicAckOptions::default()).await.expect("the connection stays");
         }
-        connection.close(200, "done".into()).await.expect("it can be closed");
+        connection.close(200, "done".into()).await.expect("the connection can be closed");
         positions
     })
 }
 
-/// Waits until a channel holds so many messages.
+/// Waits until a queue holds at least `count` messages.
 pub(crate) fn await_messages(broker: &str, queue: &str, count: u32) {
     block_on(async {
         let started = Instant::now();
-        while held(broker, queue).await.unwrap_or(0) < count {
-            assert!(started.elapsed() < PATIENCE, "{queue} does not get as far as {count} messages");
+        while message_count(broker, queue).await.unwrap_or(0) < count {
+            assert!(started.elapsed() < TIMEOUT, "{queue} did not reach {count} messages");
             sleep(Duration::from_millis(50)).await;
         }
     });
 }
 
-/// An error as long as nobody has declared it.
-async fn held(broker: &str, queue: &str) -> lapin::Result<u32> {
+/// Returns the number of messages in the queue, or an error if it is not declared yet.
+async fn message_count(broker: &str, queue: &str) -> lapin::Result<u32> {
     let connection = Connection::connect(broker, ConnectionProperties::default()).await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let channel = connection.create_channel().await?;

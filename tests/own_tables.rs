@@ -1,4 +1,4 @@
-//! Who else uses the log's database: an application with migrations of its own, and people at a prompt. Needs `POSTGRES_URL` and
+//! The log's database is shared: applications run their own migrations in it, and people query it at a prompt. Needs `POSTGRES_URL` and
 //! `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -23,7 +23,7 @@ use sqlx::{
 
 use databases::{Database, Place, Store};
 
-/// What `sqlx::migrate!` makes of a folder with two files.
+/// Returns what `sqlx::migrate!` creates from a folder with `newest` of two files.
 fn migrator(newest: i64) -> Migrator {
     let steps =
         ["CREATE TABLE orders (id INTEGER PRIMARY KEY)", "CREATE TABLE migrations (number INTEGER PRIMARY KEY)"];
@@ -33,11 +33,11 @@ fn migrator(newest: i64) -> Migrator {
     Migrator { migrations: migrations.collect(), ..Migrator::DEFAULT }
 }
 
-/// How many events there are before a round, and how many migrations the application has in it: each of the two is opened again and
-/// again, before and after the other.
+/// Rounds of (events before the round, migrations of the application). Library and application both open the database again in each round,
+/// in either order.
 const ROUNDS: [(u64, i64); 4] = [(0, 1), (1, 1), (2, 2), (3, 2)];
 
-/// One event more, and a projection one further.
+/// Appends one event and moves a projection over it.
 async fn used<M: ReadModel>(store: impl EventStore, model: M, before: u64) {
     let nothing: Work<M::Tx> = Box::new(|_| Box::pin(async { Ok(()) }));
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(1))).await.unwrap();
@@ -49,7 +49,7 @@ async fn used<M: ReadModel>(store: impl EventStore, model: M, before: u64) {
 }
 
 #[tokio::test]
-async fn an_applications_own_migrations_live_beside_ours_in_sqlite() {
+async fn application_migrations_coexist_with_ours_in_sqlite() {
     let database = Database::sqlite();
     let Place::Sqlite(path) = &database.place else { unreachable!("a file") };
     let mut db = sqlite(path).await;
@@ -64,9 +64,9 @@ async fn sqlite(path: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await.unwrap()
 }
 
-/// In a schema of our own, and in the application's.
+/// Uses the library's default schema and the application's.
 #[tokio::test]
-async fn an_applications_own_migrations_live_beside_ours_in_postgres() {
+async fn application_migrations_coexist_with_ours_in_postgres() {
     for schema in ["retell", "public"] {
         let database = Database::postgres().await;
         let Place::Postgres(url) = &database.place else { unreachable!("a server") };
@@ -84,7 +84,7 @@ async fn an_applications_own_migrations_live_beside_ours_in_postgres() {
 }
 
 #[tokio::test]
-async fn an_applications_own_migrations_live_beside_ours_in_mysql() {
+async fn application_migrations_coexist_with_ours_in_mysql() {
     let database = Database::mysql().await;
     let Place::MySql(url) = &database.place else { unreachable!("a server") };
     let mut db = MySqlConnection::connect(url).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_applications_own_migrations_live_beside_ours_in_mysql() {
 
 // -- At a prompt --
 
-/// A log with one event of each kind of payload, and the day they were recorded on.
+/// Creates a log with one event of each kind of payload, and returns it with the date of its events.
 async fn readable(database: &Database) -> (Store, String) {
     let store = database.place.open().await.unwrap();
     let mut compact = event(vec![0, 0xab]);
@@ -109,13 +109,13 @@ async fn readable(database: &Database) -> (Store, String) {
     noted.metadata.source = Some("billing".into());
     let append = Append::new(stream("zoë"), ExpectedVersion::Any, vec![noted, compact]);
     store.events.append(append.and(stream("b"), ExpectedVersion::Any, vec![event("")])).await.unwrap();
-    // On a server, an event is in the view once it has a position.
+    // On a server, an event appears in the view once it has a position.
     let log = whole_log(&*store.events).await.unwrap();
     assert_eq!(log.len(), 3);
     (store, log[0].recorded_at.date_naive().to_string())
 }
 
-/// What each statement shows, row by row.
+/// Expected output of each statement, row by row.
 const READABLE: [[&str; 6]; 3] = [
     ["1", "account", "zoë", "1", r#"{"to": "zoë 🦀"}"#, r#"{"source":"billing"}"#],
     ["2", "account", "zoë", "2", "compact: 00ab", ""],

@@ -1,4 +1,4 @@
-//! Other sessions of the same PostgreSQL server: their transactions are long, and some append to the log in them.
+//! Other sessions of the same PostgreSQL server with long transactions, some of which append to the log.
 
 use std::str::FromStr;
 use std::sync::mpsc::Sender;
@@ -13,20 +13,20 @@ use crate::check::{Answer, Call, Entry, Part};
 use crate::child::now;
 use crate::database::Postgres;
 
-pub(crate) const STRANGERS: u64 = 2;
+pub(crate) const OTHER_SESSIONS: u64 = 2;
 
-/// Work until the count of acknowledged appends is dropped. A server that is killed ends them.
+/// Starts sessions that run until the count of acknowledged appends is dropped. A server that is killed ends them.
 pub(crate) fn start(runtime: &Runtime, postgres: &Postgres, lines: &Sender<Entry>, acknowledged: &watch::Sender<u64>) {
     runtime.spawn(write_in_another_database(postgres.url.clone(), acknowledged.subscribe()));
-    for number in 0..STRANGERS {
-        let stranger = Stranger { number, lines: lines.clone(), acknowledged: acknowledged.subscribe() };
+    for number in 0..OTHER_SESSIONS {
+        let session = OtherSession { number, lines: lines.clone(), acknowledged: acknowledged.subscribe() };
         let postgres = postgres.clone();
         let failures = lines.clone();
         runtime.spawn(async move {
-            if let Err(error) = stranger.run(&postgres).await
+            if let Err(error) = session.run(&postgres).await
                 && !is_lost_server(&error)
             {
-                drop(failures.send(Entry::Failed(format!("a stranger: {error:?}"))));
+                drop(failures.send(Entry::Failed(format!("another session: {error:?}"))));
             }
         });
     }
@@ -37,7 +37,7 @@ fn is_lost_server(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || code.is_some_and(|code| code.starts_with("57P"))
 }
 
-/// A transaction with an id that stays open all the time.
+/// Keeps a transaction with an assigned id open the whole time.
 async fn write_in_another_database(url: String, mut acknowledged: watch::Receiver<u64>) -> sqlx::Result<()> {
     let url = PgConnectOptions::from_str(&url)?.database("template1");
     let mut db = PgConnection::connect_with(&url).await?;
@@ -47,20 +47,20 @@ async fn write_in_another_database(url: String, mut acknowledged: watch::Receive
     tx.rollback().await
 }
 
-pub(crate) struct Stranger {
+pub(crate) struct OtherSession {
     pub(crate) number: u64,
     pub(crate) lines: Sender<Entry>,
     pub(crate) acknowledged: watch::Receiver<u64>,
 }
 
-impl Stranger {
+impl OtherSession {
     async fn run(mut self, postgres: &Postgres) -> sqlx::Result<()> {
         let mut db = postgres.connect().await;
         for number in 0.. {
             let call = Call {
-                append: format!("stranger{}.{number}", self.number),
+                append: format!("session{}.{number}", self.number),
                 at: now(),
-                parts: vec![Part { stream: format!("stranger{}", self.number), expected: None, events: 1 }],
+                parts: vec![Part { stream: format!("session{}", self.number), expected: None, events: 1 }],
                 keyed: false,
             };
             if !self.transaction(&mut db, postgres, call).await? {
@@ -70,8 +70,8 @@ impl Stranger {
         db.close().await
     }
 
-    /// Takes its transaction id early, rolls back a first try, appends, and commits (or not) long after everybody else. `false` at the
-    /// end of the run.
+    /// Takes a transaction id early, rolls back a first attempt, appends, and commits or rolls back long after
+    /// concurrent appends. Returns `false` at the end of the run.
     async fn transaction(&mut self, db: &mut PgConnection, postgres: &Postgres, call: Call) -> sqlx::Result<bool> {
         let mut tx = db.begin().await?;
         tx.execute("SELECT pg_current_xact_id()").await?;
@@ -79,33 +79,33 @@ impl Stranger {
         let append = APPEND.replace("{schema}", &postgres.schema);
         let rolls_back = call.append.ends_with(['3', '7']);
         let (name, stream, event) = (call.append.clone(), call.parts[0].stream.clone(), call.event(0, 0));
-        self.say(Entry::Called(call));
+        self.record(Entry::Called(call));
         tx.execute("SAVEPOINT tried").await?;
         sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
         tx.execute("ROLLBACK TO SAVEPOINT tried").await?;
         let row = sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
         let (found, commit): (i64, i64) = (row.try_get("found")?, row.try_get("commit_number")?);
-        let goes_on = self.wait(100).await;
+        let continues = self.wait(100).await;
         let answer = if rolls_back {
             tx.rollback().await?;
             Answer::Refused
         } else {
             tx.commit().await?;
-            // As the library's `CommitId` has it: number and place.
+            // The format of the library's `CommitId`: the number, then the place within the commit.
             Answer::Written { commit: commit.unsigned_abs() << 24 | 1, versions: vec![found.unsigned_abs() + 1] }
         };
-        self.say(Entry::Answered { append: name, at: now(), answer });
-        Ok(goes_on)
+        self.record(Entry::Answered { append: name, at: now(), answer });
+        Ok(continues)
     }
 
-    /// Until that many more appends were acknowledged; `false` at the end of the run.
+    /// Waits for `more` acknowledged appends; returns `false` at the end of the run.
     pub(crate) async fn wait(&mut self, more: u64) -> bool {
         let wanted = *self.acknowledged.borrow() + more;
         self.acknowledged.wait_for(|acknowledged| *acknowledged >= wanted).await.is_ok()
     }
 
-    pub(crate) fn say(&self, entry: Entry) {
-        // Nobody listens once the run has ended.
+    pub(crate) fn record(&self, entry: Entry) {
+        // The receiver is gone once the run has ended.
         drop(self.lines.send(entry));
     }
 }
