@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use futures::{FutureExt, TryFutureExt};
 use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::rabbitmq::topology::Topology;
-use retell::broker::{Announced, Announcer, Broker, Confirm, Consumption, Publisher};
+use retell::broker::{Announced, Announcer, Broker, Confirm, Publisher, SubscriptionMode};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::relay::RelayOptions;
@@ -189,7 +189,7 @@ impl Place {
         let options = RabbitMqOptions::new(&self.amqp).unwrap().with_topology(topology.clone());
         let broker = RabbitMqBroker::new(options).unwrap();
         broker.declare().await.unwrap();
-        drop(broker.subscribe(&sales_name(), Consumption::Sole).await.unwrap());
+        drop(broker.subscribe(&sales_name(), SubscriptionMode::Exclusive).await.unwrap());
         (broker, topology)
     }
 
@@ -266,8 +266,10 @@ async fn relay() {
 async fn relay_round(place: &Place, side: &str) -> Cost {
     let (broker, topology) = place.broker(&prefix()).await;
     let channel = messages::channel(&place.amqp).await;
-    let (frames, events) =
-        (topology.queue(&sales_name(), Consumption::Sole).unwrap(), format!("{}.all", topology.event_exchange.name));
+    let (frames, events) = (
+        topology.queue(&sales_name(), SubscriptionMode::Exclusive).unwrap(),
+        format!("{}.all", topology.event_exchange.name),
+    );
     messages::queue(&channel, &events, &topology.event_exchange.name).await;
     let (relayed, stop) = (ConfirmTracker::new(&broker), CancellationToken::new());
     let clock = Clock::start();
@@ -374,7 +376,7 @@ async fn drained(
         .execute("TRUNCATE sales, checkpoints, views, view_fields; UPDATE by_hand_checkpoint SET position = 0")
         .await
         .unwrap();
-    let queue = topology.queue(&sales_name(), Consumption::Sole).unwrap();
+    let queue = topology.queue(&sales_name(), SubscriptionMode::Exclusive).unwrap();
     let clock = Clock::start();
     side(place, &broker, &queue).await;
     let cost = clock.stop(events);
@@ -659,7 +661,7 @@ async fn memory() {
             assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
             println!("{part:32} {}", String::from_utf8(child.stdout).unwrap().trim());
         }
-        let queue = topology.queue(&sales_name(), Consumption::Sole).unwrap();
+        let queue = topology.queue(&sales_name(), SubscriptionMode::Exclusive).unwrap();
         messages::delete(&messages::channel(&place.amqp).await, &queue).await;
         broker.close().await.unwrap();
     }

@@ -151,7 +151,7 @@ async fn fill(log: &impl EventStore, size: u64) -> u64 {
         );
         let append = scattered
             .into_iter()
-            .fold(rest, |append, (stream, event)| append.and(stream, ExpectedVersion::Any, vec![event]));
+            .fold(rest, |append, (stream, event)| append.with_stream(stream, ExpectedVersion::Any, vec![event]));
         log.append(append).await.unwrap();
     }
     bytes

@@ -152,7 +152,7 @@ fn all_events(criterion: &mut Criterion, runtime: &Runtime, path: &Path) {
                 .fold(None, |append: Option<Append>, (stream, events)| {
                     Some(match append {
                         None => Append::new(stream, ExpectedVersion::Any, events),
-                        Some(append) => append.and(stream, ExpectedVersion::Any, events),
+                        Some(append) => append.with_stream(stream, ExpectedVersion::Any, events),
                     })
                 })
                 .unwrap();

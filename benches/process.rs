@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 use retell::event::NewEvent;
-use retell::process::{Effects, NotExecuted, Process, ProcessManager};
+use retell::process::{CommandFailure, Effects, Process, ProcessManager};
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, DeadlineStore};
 use retell::{
@@ -90,7 +90,7 @@ impl Process for Paying {
         effects.send(Charge { cents });
     }
 
-    async fn execute(&self, order: &AggregateId, charge: Charge, context: Context) -> Result<(), NotExecuted> {
+    async fn execute(&self, order: &AggregateId, charge: Charge, context: Context) -> Result<(), CommandFailure> {
         self.payments.execute_with(order.clone(), charge, context).await?;
         Ok(())
     }

@@ -38,8 +38,8 @@ impl Process for Payment {
     }
 
     // Mostly `self.orders.execute_with(order, command, context).await?`.
-    async fn execute(&self, order: &AggregateId, command: String, _: Context) -> Result<(), NotExecuted> {
-        self.0.send(format!("{command} {order}")).await.map_err(|_| NotExecuted::Rejected("it is over".into()))
+    async fn execute(&self, order: &AggregateId, command: String, _: Context) -> Result<(), CommandFailure> {
+        self.0.send(format!("{command} {order}")).await.map_err(|_| CommandFailure::Rejected("it is over".into()))
     }
 }
 

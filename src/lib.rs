@@ -117,7 +117,7 @@ pub use id::{
     AggregateId, AggregateType, ClaimScope, ClaimValue, CommitId, CorrelationId, EventId, EventType, ExpectedVersion,
     Fence, Generation, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
 };
-pub use process::{Effects, NotExecuted, Process, ProcessManager};
+pub use process::{CommandFailure, Effects, Process, ProcessManager};
 pub use projection::Projection;
 pub use reaction::{Reaction, StartFrom};
 pub use rebuild::{Rebuild, RebuildOptions};
@@ -126,7 +126,7 @@ pub use repository::{Loaded, Repository, RepositoryOptions, RetryPolicy};
 #[cfg(feature = "macros")]
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use retell_macros::{Aggregate, Event, EventUnion};
-pub use view::{Found, Paging, View, ViewProjection, Views};
+pub use view::{Paging, RowPage, View, ViewProjection, Views};
 pub use worker::{CaughtUp, ParkingOptions, Worker, WorkerOptions};
 
 pub use broker::memory::MemoryBroker;
@@ -175,9 +175,10 @@ pub mod prelude {
     pub use crate::store::{Append, EventReader, EventReaderExt, EventStore, EventStoreExt, Fields, Filter};
     pub use crate::{
         Aggregate, AggregateId, AnyEvent, App, Apply, BoxError, BoxFuture, CancellationToken, Claim, CommandError,
-        Context, Effects, Envelope, Event, ExpectedVersion, Handle, InvalidName, MemoryBroker, MemoryReadModel,
-        MemoryStore, Metadata, NewEvent, NotExecuted, Paging, Position, Process, ProcessManager, Projection, Reaction,
-        Rebuild, Relay, Repository, StartFrom, StreamId, Version, View, ViewProjection, Views, Worker, async_trait,
+        CommandFailure, Context, Effects, Envelope, Event, ExpectedVersion, Handle, InvalidName, MemoryBroker,
+        MemoryReadModel, MemoryStore, Metadata, NewEvent, Paging, Position, Process, ProcessManager, Projection,
+        Reaction, Rebuild, Relay, Repository, StartFrom, StreamId, Version, View, ViewProjection, Views, Worker,
+        async_trait,
     };
 
     #[cfg(feature = "macros")]

@@ -70,7 +70,7 @@ pub use manager::ProcessManager;
 ///     }
 ///
 ///     // Usually `self.orders.execute_with(order, command, context).await?`, with a repository of orders.
-///     async fn execute(&self, order: &AggregateId, command: String, _: Context) -> Result<(), NotExecuted> {
+///     async fn execute(&self, order: &AggregateId, command: String, _: Context) -> Result<(), CommandFailure> {
 ///         println!("{command} {order}");
 ///         Ok(())
 ///     }
@@ -126,10 +126,10 @@ pub trait Process: Send + Sync + 'static {
     /// [`Repository`](crate::Repository), this is `self.orders.execute_with(id, command, context).await?`.
     ///
     /// # Errors
-    /// [`NotExecuted::Rejected`] is recorded, and [`on_rejected`](Self::on_rejected) decides what follows. After [`NotExecuted::Failed`], the
+    /// [`CommandFailure::Rejected`] is recorded, and [`on_rejected`](Self::on_rejected) decides what follows. After [`CommandFailure::Failed`], the
     /// event or the deadline is retried later, and parked if the retries fail. The idempotency keys keep commands that were sent before from
     /// taking effect twice.
-    async fn execute(&self, key: &AggregateId, command: Self::Command, context: Context) -> Result<(), NotExecuted>;
+    async fn execute(&self, key: &AggregateId, command: Self::Command, context: Context) -> Result<(), CommandFailure>;
 
     /// Returns the filter for the events that the process receives, as a projection's [`filter`](crate::Projection::filter) does.
     ///
@@ -163,7 +163,7 @@ impl<P: Process> Process for Arc<P> {
         (**self).on_rejected(state, command, reason, effects);
     }
 
-    async fn execute(&self, key: &AggregateId, command: P::Command, context: Context) -> Result<(), NotExecuted> {
+    async fn execute(&self, key: &AggregateId, command: P::Command, context: Context) -> Result<(), CommandFailure> {
         (**self).execute(key, command, context).await
     }
 
@@ -213,7 +213,7 @@ impl<C> Effects<C> {
 /// The reason why a command of a process had no effect.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NotExecuted {
+pub enum CommandFailure {
     /// The domain refused the command, for this reason.
     #[error("refused: {0}")]
     Rejected(String),
@@ -222,7 +222,7 @@ pub enum NotExecuted {
     Failed(#[from] Error),
 }
 
-impl<E: std::fmt::Display> From<CommandError<E>> for NotExecuted {
+impl<E: std::fmt::Display> From<CommandError<E>> for CommandFailure {
     fn from(error: CommandError<E>) -> Self {
         match error {
             CommandError::Rejected(reason) => Self::Rejected(reason.to_string()),

@@ -42,7 +42,7 @@ use crate::store::log::query::Filter;
 use crate::store::model::views::{Fields, ViewId};
 
 pub use fold::ViewProjection;
-pub use reader::{Found, Paging, Views};
+pub use reader::{Paging, RowPage, Views};
 
 /// A read model of rows: each event selects a row by its key and changes the row's state. See the [module](self) for an example.
 ///

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use retell::app::{Health, Role, State};
-use retell::process::{Effects, NotExecuted, Process};
+use retell::process::{CommandFailure, Effects, Process};
 use retell::shutdown::Signal;
 use retell::store::{Append, DeadlineStore};
 use retell::testing::store::{events, stream};
@@ -263,7 +263,7 @@ impl Process for Settling {
         effects.send(());
     }
 
-    async fn execute(&self, key: &AggregateId, (): (), context: Context) -> Result<(), NotExecuted> {
+    async fn execute(&self, key: &AggregateId, (): (), context: Context) -> Result<(), CommandFailure> {
         Ok(self.0.execute_with(key.clone(), Rename("settled"), context).await.map(drop)?)
     }
 }

@@ -18,7 +18,7 @@ use retell::broker::envelope::Announcement;
 use retell::broker::frame::Frame;
 use retell::broker::rabbitmq::topology::{Channel, Topology};
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use retell::broker::{Announced, Announcer, Broker, Consumption, Publisher};
+use retell::broker::{Announced, Announcer, Broker, Publisher, SubscriptionMode};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::{Position, ProjectionName};
 use retell::{Codec, ErrorKind, EventId, EventType, StreamId, Version};
@@ -86,9 +86,9 @@ async fn publish(broker: &RabbitMqBroker, frames: &[Frame]) -> retell::Result<()
 async fn a_frame_is_persistent_and_names_its_positions() {
     let topology = topology();
     let broker = broker(&topology);
-    drop(broker.subscribe(&sales(), Consumption::Sole).await.unwrap());
+    drop(broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap());
     broker.publish(&[frame(7)]).await.unwrap().await.unwrap();
-    let (plain_client, queue) = (plain_client().await, topology.queue(&sales(), Consumption::Sole).unwrap());
+    let (plain_client, queue) = (plain_client().await, topology.queue(&sales(), SubscriptionMode::Exclusive).unwrap());
     let tag = "plain_client".into();
     let options = BasicConsumeOptions::default();
     let mut messages = plain_client.basic_consume(queue.into(), tag, options, FieldTable::default()).await.unwrap();
@@ -103,21 +103,21 @@ async fn a_frame_is_persistent_and_names_its_positions() {
 async fn a_rejected_message_is_dead_lettered_with_the_reason() {
     let topology = topology();
     let broker = broker(&topology);
-    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
     broker.publish(&[frame(7)]).await.unwrap().await.unwrap();
     let delivery = consumer.next(1).await.unwrap().remove(0);
     consumer.reject(delivery, "not a frame: it is a joke").await.unwrap();
     let letter = get(&plain_client().await, &topology.dead_letter_queue.queue).await;
     assert_eq!(letter.data, *frame(7).body());
     assert_eq!(*header(&letter, "reason"), text("not a frame: it is a joke"));
-    assert_eq!(*header(&letter, "queue"), text(&topology.queue(&sales(), Consumption::Sole).unwrap()));
+    assert_eq!(*header(&letter, "queue"), text(&topology.queue(&sales(), SubscriptionMode::Exclusive).unwrap()));
 }
 
 #[tokio::test]
 async fn one_of_two_consumers_gets_everything_until_it_ends() {
     let broker = new_broker();
-    let mut first = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
-    let mut second = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut first = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
+    let mut second = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
     broker.publish(&[frame(1), frame(2)]).await.unwrap().await.unwrap();
     assert_eq!(first.next(1).await.unwrap().len(), 1);
     drop(first);
@@ -135,13 +135,13 @@ async fn one_of_two_consumers_gets_everything_until_it_ends() {
 async fn a_deleted_queue_is_an_error_and_is_declared_again() {
     let topology = topology();
     let broker = broker(&topology);
-    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
     let plain_client = plain_client().await;
-    let queue = topology.queue(&sales(), Consumption::Sole).unwrap();
+    let queue = topology.queue(&sales(), SubscriptionMode::Exclusive).unwrap();
     plain_client.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let error = consumer.next(1).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
-    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
     broker.publish(&[frame(1)]).await.unwrap().await.unwrap();
     assert_eq!(consumer.next(1).await.unwrap()[0].body, *frame(1).body());
 }
@@ -164,12 +164,12 @@ async fn a_deleted_exchange_is_declared_again() {
 #[tokio::test]
 async fn a_queue_with_other_arguments_is_refused() {
     let topology = topology();
-    let queue = topology.queue(&sales(), Consumption::Sole).unwrap();
+    let queue = topology.queue(&sales(), SubscriptionMode::Exclusive).unwrap();
     let plain_client = plain_client().await;
     let classic =
         plain_client.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default());
     classic.await.unwrap();
-    let error = broker(&topology).subscribe(&sales(), Consumption::Sole).await.map(drop).unwrap_err();
+    let error = broker(&topology).subscribe(&sales(), SubscriptionMode::Exclusive).await.map(drop).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Topology(_)), "{error}");
     let message = error.to_string();
     assert!(message.contains(&queue) && message.contains("other arguments"), "{message}");
@@ -242,7 +242,7 @@ async fn an_announced_event_is_routed_by_its_type() {
     let created = event(1, "order.created");
     let announced = broker.announce(&[created.clone(), event(2, "user.registered")]).await.unwrap().await.unwrap();
     assert_eq!(announced, Announced::new(1), "no channel is bound to user events");
-    let expected = Announcement::of(&created).unwrap();
+    let expected = Announcement::from_event(&created).unwrap();
     let plain_client = plain_client().await;
     let queue = topology.channels[0].queue.clone();
     let message = get(&plain_client, &queue).await;
@@ -285,7 +285,7 @@ async fn an_unreachable_broker_is_transient_for_every_call() {
     let errors = [
         broker.declare().await.unwrap_err(),
         publish(&broker, &[frame(1)]).await.unwrap_err(),
-        broker.subscribe(&sales(), Consumption::Sole).await.map(drop).unwrap_err(),
+        broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.map(drop).unwrap_err(),
     ];
     assert!(errors.iter().all(retell::Error::is_transient), "{errors:?}");
     broker.close().await.unwrap();
@@ -309,10 +309,10 @@ fn an_invalid_url_is_refused_without_showing_its_password() {
 #[tokio::test]
 async fn a_call_after_close_connects_again() {
     let broker = new_broker();
-    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
     broker.close().await.unwrap();
     assert!(consumer.next(1).await.unwrap_err().is_transient());
-    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
     broker.publish(&[frame(3)]).await.unwrap().await.unwrap();
     assert_eq!(consumer.next(1).await.unwrap()[0].body, *frame(3).body());
 }
@@ -320,7 +320,7 @@ async fn a_call_after_close_connects_again() {
 #[tokio::test]
 async fn many_small_and_large_messages_arrive_intact_and_in_order() {
     let broker = new_broker();
-    let mut consumer = broker.subscribe(&sales(), Consumption::Sole).await.unwrap();
+    let mut consumer = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();
     let body = |number: u64| {
         let size = if number.is_multiple_of(300) { 300 * 1024 } else { 100 };
         let mut body = number.to_le_bytes().to_vec();

@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::ready;
 use proptest::prelude::*;
 use retell::broker::frame::{Frame, ReceivedFrame};
-use retell::broker::{Broker, Confirm, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
+use retell::broker::{Broker, Confirm, Consumer, Delivery, DeliveryTag, Publisher, SubscriptionMode};
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
@@ -423,7 +423,7 @@ async fn the_sweep_delivers_everything_without_a_broker() {
 
     #[async_trait]
     impl Broker for Dead {
-        async fn subscribe(&self, _: &ProjectionName, _: Consumption) -> Result<Box<dyn Consumer>> {
+        async fn subscribe(&self, _: &ProjectionName, _: SubscriptionMode) -> Result<Box<dyn Consumer>> {
             Err(Error::new(ErrorKind::Transient("reach the broker".into())))
         }
     }
@@ -441,7 +441,8 @@ async fn a_relay_resumes_from_its_confirmed_position() {
     let store = MemoryStore::new();
     add(&store, "a", 0..25).await;
     let broker = MemoryBroker::new();
-    let mut consumer = broker.subscribe(&ProjectionName::new("tap").unwrap(), Consumption::Sole).await.unwrap();
+    let mut consumer =
+        broker.subscribe(&ProjectionName::new("tap").unwrap(), SubscriptionMode::Exclusive).await.unwrap();
     let options = RelayOptions::new().with_frame_events(10);
     let relay = || {
         Running::relay(
@@ -560,7 +561,7 @@ impl Publisher for Scripted {
 
 #[async_trait]
 impl Broker for Scripted {
-    async fn subscribe(&self, _: &ProjectionName, _: Consumption) -> Result<Box<dyn Consumer>> {
+    async fn subscribe(&self, _: &ProjectionName, _: SubscriptionMode) -> Result<Box<dyn Consumer>> {
         Ok(Box::new(self.clone()))
     }
 }

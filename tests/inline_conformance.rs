@@ -13,7 +13,7 @@ use std::sync::Arc;
 use databases::{Database, Place};
 use futures::FutureExt;
 use retell::error::{ErrorKind, Result};
-use retell::store::{Append, Appended, Inline, InlineStore, KeptOutcome, Page, Query, Replay, Snapshot, Visitor};
+use retell::store::{Append, Appended, Inline, InlineStore, KeyedOutcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::testing::inline::noting;
 use retell::testing::{inline, store};
 use retell::{
@@ -194,7 +194,7 @@ impl EventStore for Faulty {
         }
     }
 
-    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         self.log.find_by_key(key).await
     }
 

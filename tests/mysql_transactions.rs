@@ -334,7 +334,7 @@ async fn a_deadlock_is_retried() {
         written(&store, &mut other, &format!("weight {id}")).await;
     }
     written(&store, &mut other, "b").await;
-    let both = append("a", ExpectedVersion::NoStream).and(stream("b"), ExpectedVersion::NoStream, events(1));
+    let both = append("a", ExpectedVersion::NoStream).with_stream(stream("b"), ExpectedVersion::NoStream, events(1));
     let appending = tokio::spawn({
         let store = store.clone();
         async move { store.append(both).await }
@@ -445,7 +445,8 @@ async fn callers_of_all_isolation_levels_share_one_ordered_log() {
             while committed < 10 {
                 let mut tx = begin(database, isolation).await;
                 let append = Append::new(shared.clone(), ExpectedVersion::Any, events(1));
-                let append = append.and(stream(&format!("{caller} {committed}")), ExpectedVersion::NoStream, events(1));
+                let append =
+                    append.with_stream(stream(&format!("{caller} {committed}")), ExpectedVersion::NoStream, events(1));
                 match store.append_in(&mut tx, &append).await {
                     Ok(_) => {
                         run(&mut tx, "COMMIT").await;

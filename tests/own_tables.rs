@@ -108,7 +108,7 @@ async fn readable(database: &Database) -> (Store, String) {
     let mut noted = event(r#"{"to": "zoë 🦀"}"#);
     noted.metadata.source = Some("billing".into());
     let append = Append::new(stream("zoë"), ExpectedVersion::Any, vec![noted, compact]);
-    store.events.append(append.and(stream("b"), ExpectedVersion::Any, vec![event("")])).await.unwrap();
+    store.events.append(append.with_stream(stream("b"), ExpectedVersion::Any, vec![event("")])).await.unwrap();
     // On a server, an event appears in the view once it has a position.
     let log = whole_log(&*store.events).await.unwrap();
     assert_eq!(log.len(), 3);

@@ -21,7 +21,7 @@ use futures::FutureExt;
 use futures::future::ready;
 use proptest::prelude::*;
 use retell::broker::frame::Frame;
-use retell::broker::{Broker, Confirm, Consumer, Consumption, Delivery, DeliveryTag, Publisher};
+use retell::broker::{Broker, Confirm, Consumer, Delivery, DeliveryTag, Publisher, SubscriptionMode};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
@@ -178,8 +178,8 @@ impl Publisher for Scripted {
 
 #[async_trait]
 impl Broker for Scripted {
-    async fn subscribe(&self, _: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
-        self.done.lock().unwrap().push(format!("subscribe {consumption:?}"));
+    async fn subscribe(&self, _: &ProjectionName, mode: SubscriptionMode) -> Result<Box<dyn Consumer>> {
+        self.done.lock().unwrap().push(format!("subscribe {mode:?}"));
         Ok(Box::new(self.clone()))
     }
 }
@@ -252,7 +252,7 @@ async fn out_of_order_frames_do_not_advance_the_swept_position() {
     while_running(&worker, broker.has_done("ack 4")).await;
     assert_eq!(*models.value(), fold(&store).await, "missing earlier events are read from the store");
     assert_eq!(models.checkpoint(&seen()).await.unwrap(), Position::ZERO, "only a sweep advances the swept position");
-    assert_eq!(broker.done.lock().unwrap()[0], "subscribe Shared");
+    assert_eq!(broker.done.lock().unwrap()[0], "subscribe Competing");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use retell::event::{NewEvent, RecordedEvent};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
-use retell::store::{Append, Filter, KeptOutcome, Outcome, ReadModel, RelayStore, Replay, Snapshot, Step, Work};
+use retell::store::{Append, Filter, KeyedOutcome, Outcome, ReadModel, RelayStore, Replay, Snapshot, Step, Work};
 use retell::testing::store::{event, events, replayed, stream, whole_log};
 use retell::{
     Error, ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Fence, IdempotencyKey, Position,
@@ -134,7 +134,7 @@ async fn a_dump_taken_during_writes_is_a_complete_log() {
         let (store, stopped) = (open(&server).await, stopped.clone());
         tasks.spawn(async move {
             while stopped.has_changed().is_ok() {
-                let both = append("shared").and(stream(&writer.to_string()), ExpectedVersion::Any, events(2));
+                let both = append("shared").with_stream(stream(&writer.to_string()), ExpectedVersion::Any, events(2));
                 store.append(both).await.unwrap();
                 store.head().await.unwrap();
             }
@@ -182,7 +182,7 @@ async fn a_replica_reads_sequenced_events_and_refuses_writes() {
     assert_eq!(log(&there).await, log(&store).await);
     assert_eq!(there.position_of(kept.commit).await.unwrap(), Some(Position::new(2)));
     let outcome = there.find_by_key(&IdempotencyKey::new("pay").unwrap()).await.unwrap().unwrap();
-    let KeptOutcome { streams, appended, .. } = outcome;
+    let KeyedOutcome { streams, appended, .. } = outcome;
     assert_eq!((streams, appended.versions), (vec![stream("a")], kept.versions));
 
     // No reader of the primary has given the event a position. The replica cannot assign one, so it does not show the
@@ -228,7 +228,7 @@ async fn a_reader_of_a_replica_never_sees_a_gap() {
         let store = open(&primary).await;
         tasks.spawn(async move {
             for _ in 0..APPENDS {
-                let both = append("shared").and(stream(&writer.to_string()), ExpectedVersion::Any, events(2));
+                let both = append("shared").with_stream(stream(&writer.to_string()), ExpectedVersion::Any, events(2));
                 store.append(both).await.unwrap();
                 // Assigns positions, in runs of different lengths.
                 store.head().await.unwrap();
@@ -345,7 +345,7 @@ async fn store_with(deadlock_timeout: &'static str) -> PostgresStore {
 /// Appends to several streams at once. The store writes streams in the order of their names.
 fn append_in_order(ids: &[&str], store: &PostgresStore) -> tokio::task::JoinHandle<Result<Vec<Version>, Error>> {
     let first = append(ids[0]);
-    let all = ids[1..].iter().fold(first, |all, id| all.and(stream(id), ExpectedVersion::Any, events(1)));
+    let all = ids[1..].iter().fold(first, |all, id| all.with_stream(stream(id), ExpectedVersion::Any, events(1)));
     let store = store.clone();
     tokio::spawn(async move { Ok(store.append(all).await?.versions) })
 }
@@ -566,7 +566,9 @@ async fn a_full_tablespace_refuses_whole_appends_until_freed() {
     let pool = pool_at(small, &[("default_tablespace", "small")]).await;
     let store = PostgresStore::open(pool).await.unwrap();
 
-    let both = |number: usize| keyed(&number.to_string(), "a", bulky()).and(stream("b"), ExpectedVersion::Any, bulky());
+    let both = |number: usize| {
+        keyed(&number.to_string(), "a", bulky()).with_stream(stream("b"), ExpectedVersion::Any, bulky())
+    };
     let mut written = 0;
     let error = loop {
         match store.append(both(written)).await {

@@ -180,7 +180,7 @@ async fn a_deadlock_is_retried() {
     let mut other = begin("READ COMMITTED").await;
     other.execute("SET deadlock_timeout = '10min'").await.unwrap();
     written(&store, &mut other, "b").await;
-    let both = append("a", ExpectedVersion::NoStream).and(stream("b"), ExpectedVersion::NoStream, events(1));
+    let both = append("a", ExpectedVersion::NoStream).with_stream(stream("b"), ExpectedVersion::NoStream, events(1));
     let appending = tokio::spawn({
         let store = store.clone();
         async move { store.append(both).await }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
-use retell::store::{Append, Appended, KeptOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
+use retell::store::{Append, Appended, KeyedOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::{
     ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventReaderExt,
     EventStore, EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Position, Repository, Result,
@@ -104,7 +104,7 @@ impl EventStore for CountingStore {
         self.store.append(append).await
     }
 
-    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         self.count_read().await?;
         self.store.find_by_key(key).await
     }

@@ -86,8 +86,11 @@ async fn start(place: &Place, process: u64) {
     let store = place.open().await.unwrap().events;
     for _ in 0..APPENDS {
         let own = stream(&process.to_string());
-        let append =
-            Append::new(stream("shared"), ExpectedVersion::Any, events(1)).and(own, ExpectedVersion::Any, events(2));
+        let append = Append::new(stream("shared"), ExpectedVersion::Any, events(1)).with_stream(
+            own,
+            ExpectedVersion::Any,
+            events(2),
+        );
         store.append(append).await.unwrap();
         store.head().await.unwrap();
     }

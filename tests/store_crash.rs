@@ -220,7 +220,7 @@ async fn append_forever(store: SqliteStore, writer: usize) -> Result<()> {
     loop {
         let [shared, left, right] = streams.each_ref().map(note);
         let single = Append::new(streams[0].clone(), ExpectedVersion::Any, vec![shared]);
-        let pair = Append::new(streams[1].clone(), ExpectedVersion::Any, vec![left]).and(
+        let pair = Append::new(streams[1].clone(), ExpectedVersion::Any, vec![left]).with_stream(
             streams[2].clone(),
             ExpectedVersion::Any,
             vec![right],
@@ -301,8 +301,11 @@ async fn open_and_append(directory: &Path) -> Result<()> {
     let own = stream(&std::process::id().to_string());
     for number in 0..10 {
         let expected = ExpectedVersion::Exact(Version::new(number));
-        let append =
-            Append::new(own.clone(), expected, events(1)).and(stream("shared"), ExpectedVersion::Any, events(1));
+        let append = Append::new(own.clone(), expected, events(1)).with_stream(
+            stream("shared"),
+            ExpectedVersion::Any,
+            events(1),
+        );
         store.append(append).await?;
     }
     store.close().await

@@ -298,7 +298,7 @@ async fn a_full_quota_refuses_whole_appends_until_raised() {
     let store = log.open_with(quota).await;
     let pair = || {
         let large = || vec![event(vec![b'x'; 20_000]), event(vec![b'x'; 20_000])];
-        Append::new(stream("a"), ExpectedVersion::Any, large()).and(stream("b"), ExpectedVersion::Any, large())
+        Append::new(stream("a"), ExpectedVersion::Any, large()).with_stream(stream("b"), ExpectedVersion::Any, large())
     };
     let mut acknowledged = 0;
     let error = loop {

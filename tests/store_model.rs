@@ -255,7 +255,7 @@ fn append_of(parts: &[Part], key: Option<u8>, id: Option<EventId>, step: usize) 
         last.id = id;
     }
     let append = parts.fold(Append::new(stream, expected, events), |append, (stream, expected, events)| {
-        append.and(stream, expected, events)
+        append.with_stream(stream, expected, events)
     });
     match key {
         Some(name) => append.with_key(key_named(name)),

@@ -236,7 +236,7 @@ mod opening {
                 for _ in 0..25 {
                     let append = Append::new(shared.clone(), ExpectedVersion::Any, vec![event("1")]);
                     let own = stream(&own.to_string());
-                    store.append(append.and(own, ExpectedVersion::Any, events(2))).await.unwrap();
+                    store.append(append.with_stream(own, ExpectedVersion::Any, events(2))).await.unwrap();
                 }
             }
         };
@@ -271,7 +271,7 @@ mod opening {
         let (store, _database) = store().await;
         let mut large = Append::new(stream("0"), ExpectedVersion::NoStream, events(1_300));
         for number in 1..200 {
-            large = large.and(stream(&number.to_string()), ExpectedVersion::NoStream, events(1));
+            large = large.with_stream(stream(&number.to_string()), ExpectedVersion::NoStream, events(1));
         }
         let key = retell::IdempotencyKey::new("large").unwrap();
         let large = large.with_key(key.clone());

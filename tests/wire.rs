@@ -87,7 +87,7 @@ fn wire(announcement: &Announcement) -> Vec<u8> {
 
 fn assert_matches_fixture(name: &str, event: &RecordedEvent) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/wire").join(name).with_extension("txt");
-    let sent = wire(&Announcement::of(event).unwrap());
+    let sent = wire(&Announcement::from_event(event).unwrap());
     if env::var_os("RETELL_MAKE_FIXTURES").is_some() && !path.exists() {
         fs::write(&path, &sent).unwrap();
     }
@@ -104,7 +104,7 @@ fn an_announced_event_matches_its_fixture() {
 }
 
 fn parsed(event: &RecordedEvent) -> Value {
-    serde_json::from_slice(&Announcement::of(event).unwrap().body).unwrap()
+    serde_json::from_slice(&Announcement::from_event(event).unwrap().body).unwrap()
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn every_field_can_be_read_back_from_the_body() {
 
 #[test]
 fn the_payload_is_embedded_as_stored() {
-    let (event, announcement) = (full(), Announcement::of(&full()).unwrap());
+    let (event, announcement) = (full(), Announcement::from_event(&full()).unwrap());
     let body = std::str::from_utf8(&announcement.body).unwrap();
     let payload = std::str::from_utf8(&event.event.payload).unwrap();
     assert!(body.contains(&format!(r#","payload":{payload},"position":4711,"#)), "{body}");
@@ -163,7 +163,7 @@ fn metadata_never_duplicates_a_key_of_the_envelope() {
     let mut event = full();
     let names = ["correlation_id", "causation_id", "payload", "event_id"];
     event.event.metadata.extra = names.map(|name| (name.to_owned(), "mine".to_owned())).into();
-    let body: Body = serde_json::from_slice(&Announcement::of(&event).unwrap().body).unwrap();
+    let body: Body = serde_json::from_slice(&Announcement::from_event(&event).unwrap().body).unwrap();
     assert_eq!((body.metadata.correlation_id, body.metadata.causation_id), (id(2), id(3)));
     assert_eq!(body.metadata.rest.keys().collect::<Vec<_>>(), ["event_id", "payload", "source"]);
 }
@@ -172,7 +172,7 @@ fn metadata_never_duplicates_a_key_of_the_envelope() {
 fn a_large_body_is_compressed_and_marked() {
     let mut event = full();
     event.event.payload = format!(r#"{{"text": "{}"}}"#, "many words ".repeat(1_000)).into();
-    let plain = Announcement::of(&event).unwrap();
+    let plain = Announcement::from_event(&event).unwrap();
     assert_eq!(plain.clone().compressed(plain.body.len()).unwrap(), plain, "the body is not over the threshold");
     let mut compressed = plain.clone().compressed(4 * 1024).unwrap();
     assert_eq!(compressed.content_encoding, Some("zstd"));

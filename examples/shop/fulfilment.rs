@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use retell::process::{Effects, NotExecuted, Process};
+use retell::process::{CommandFailure, Effects, Process};
 use retell::{AggregateId, Context, Envelope, EventStore, EventUnion, Repository, async_trait};
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,7 @@ impl Process for Fulfilment {
         effects.send(Command::Cancel);
     }
 
-    async fn execute(&self, order: &AggregateId, command: Command, context: Context) -> Result<(), NotExecuted> {
+    async fn execute(&self, order: &AggregateId, command: Command, context: Context) -> Result<(), CommandFailure> {
         let (order, context) = (order.as_str(), context.with_source(SOURCE));
         match command {
             Command::Deduct(item) => self.warehouse.deduct(&item, context).await?,

@@ -39,7 +39,7 @@ const RESERVED_KEYS: [&str; 3] = ["source", "correlation_id", "causation_id"];
 ///
 /// let noted = event(r#"{"note":"hello"}"#);
 /// let noted = RecordedEvent::new(Position::new(7), stream("1"), Version::new(1), DateTime::UNIX_EPOCH, noted);
-/// let message = Announcement::of(&noted)?;
+/// let message = Announcement::from_event(&noted)?;
 /// assert_eq!(message.routing_key.as_str(), "account.noted");
 /// assert!(message.body.ends_with(br#""payload":{"note":"hello"},"position":7,"schema_version":1,"recorded_at":"1970-01-01T00:00:00.000000Z"}"#));
 /// # Ok::<(), retell::Error>(())
@@ -80,7 +80,7 @@ impl Announcement {
     ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if a text of the event cannot be written as JSON.
-    pub fn of(event: &RecordedEvent) -> Result<Self> {
+    pub fn from_event(event: &RecordedEvent) -> Result<Self> {
         Ok(Self {
             routing_key: event.event.event_type.clone(),
             body: body(event).map_err(|error| unencodable(event, error))?.into(),

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::broker::frame::Frame;
 use crate::broker::{
-    Broker, Confirm, Consumer, Consumption, DeadLetter, DeadLetters, Delivery, DeliveryTag, Publisher,
+    Broker, Confirm, Consumer, DeadLetter, DeadLetters, Delivery, DeliveryTag, Publisher, SubscriptionMode,
 };
 use crate::error::Result;
 use crate::id::ProjectionName;
@@ -24,14 +24,14 @@ const DEFAULT_CAPACITY: usize = 256;
 ///
 /// ```
 /// use retell::broker::frame::Frame;
-/// use retell::broker::{Consumer, Consumption, Publisher};
+/// use retell::broker::{Consumer, SubscriptionMode, Publisher};
 /// use retell::testing::store::{event, stream};
 /// use retell::{Broker, DateTime, MemoryBroker, Position, ProjectionName, RecordedEvent, Version};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), retell::BoxError> {
 /// let broker = MemoryBroker::new();
-/// let mut consumer = broker.subscribe(&ProjectionName::new("sales")?, Consumption::Sole).await?;
+/// let mut consumer = broker.subscribe(&ProjectionName::new("sales")?, SubscriptionMode::Exclusive).await?;
 ///
 /// let event = RecordedEvent::new(Position::new(1), stream("1"), Version::new(1), DateTime::UNIX_EPOCH, event("{}"));
 /// let frames = Frame::split(&[event], 100, 64 * 1024)?;
@@ -82,7 +82,7 @@ impl Default for MemoryBroker {
     }
 }
 
-type Queues = HashMap<(ProjectionName, Consumption), Arc<Queue>>;
+type Queues = HashMap<(ProjectionName, SubscriptionMode), Arc<Queue>>;
 
 #[derive(Default)]
 struct Queue {
@@ -119,8 +119,8 @@ impl Publisher for MemoryBroker {
 
 #[async_trait]
 impl Broker for MemoryBroker {
-    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
-        let queue = self.queues().entry((projection.clone(), consumption)).or_default().clone();
+    async fn subscribe(&self, projection: &ProjectionName, mode: SubscriptionMode) -> Result<Box<dyn Consumer>> {
+        let queue = self.queues().entry((projection.clone(), mode)).or_default().clone();
         Ok(Box::new(MemoryConsumer { queue, delivered: 0, unacknowledged: VecDeque::new() }))
     }
 }

@@ -56,7 +56,7 @@ pub trait Publisher: Send + Sync + 'static {
 /// impl Announcer for Console {
 ///     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
 ///         for event in events {
-///             let message = Announcement::of(event)?;
+///             let message = Announcement::from_event(event)?;
 ///             println!("{}: {}", message.routing_key, String::from_utf8_lossy(&message.body));
 ///         }
 ///         Ok(ready(Ok(Announced::default())).boxed())
@@ -95,20 +95,20 @@ impl Announced {
 #[async_trait]
 pub trait Broker: Publisher {
     /// Subscribes to the queue of `projection`. Creates the queue if it does not exist; from then on it gets every published frame. Each
-    /// kind of consumption has its own queue.
+    /// mode has its own queue.
     ///
     /// # Errors
     /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is unreachable.
-    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>>;
+    async fn subscribe(&self, projection: &ProjectionName, mode: SubscriptionMode) -> Result<Box<dyn Consumer>>;
 }
 
 /// How the consumers of one queue share its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Consumption {
+pub enum SubscriptionMode {
     /// One consumer at a time gets every message, in order. The others may wait as standbys until it stops.
-    Sole,
+    Exclusive,
     /// The consumers compete: each message goes to one of them.
-    Shared,
+    Competing,
 }
 
 #[async_trait]
@@ -127,8 +127,8 @@ impl<B: Announcer + ?Sized> Announcer for Arc<B> {
 
 #[async_trait]
 impl<B: Broker + ?Sized> Broker for Arc<B> {
-    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
-        (**self).subscribe(projection, consumption).await
+    async fn subscribe(&self, projection: &ProjectionName, mode: SubscriptionMode) -> Result<Box<dyn Consumer>> {
+        (**self).subscribe(projection, mode).await
     }
 }
 

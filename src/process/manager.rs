@@ -19,7 +19,7 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::Envelope;
 use crate::id::{AggregateId, CorrelationId, Position, ProjectionName, StreamId, Version};
 use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
-use crate::process::{NotExecuted, Process};
+use crate::process::{CommandFailure, Process};
 use crate::projection::Projection;
 use crate::repository::Repository;
 use crate::store::log::append::Outcome;
@@ -317,8 +317,8 @@ impl<P: Process> Steps<P> {
             let context = of.context.clone().with_key(sent.key::<P>()?);
             match self.process.execute(key, command.clone(), context).await {
                 Ok(()) => return Ok(Vec::new()),
-                Err(NotExecuted::Failed(error)) => return Err(error),
-                Err(NotExecuted::Rejected(reason)) => reason,
+                Err(CommandFailure::Failed(error)) => return Err(error),
+                Err(CommandFailure::Rejected(reason)) => reason,
             }
         };
         self.step(of, Decision::on_rejected(&self.process, key, sent, &command, &reason)).await

@@ -14,5 +14,5 @@ pub use crate::store::model::deadlines::parts as deadline_parts;
 pub use crate::store::model::progress::{
     Row as ProgressRow, changes, in_aggregate_order, in_key_order, in_log_order, progress_of,
 };
-pub use crate::store::model::views::{Changes, Entry, Standing, still_live};
+pub use crate::store::model::views::{Changes, Entry, GenerationStatus, still_live};
 pub use crate::store::model::work::of_work;

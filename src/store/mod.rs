@@ -17,7 +17,7 @@ pub(crate) mod server;
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub mod sqlite;
 
-pub use log::append::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
+pub use log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
 pub use log::event_store::{EventStore, EventStoreExt, MAX_PAYLOAD_BYTES, Snapshot};
 pub use log::group_commit::{BatchAppend, GroupCommit};
 pub use log::inline::{Inline, InlineStore};

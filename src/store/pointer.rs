@@ -15,7 +15,7 @@ use crate::id::{
     ClaimScope, ClaimValue, CommitId, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId,
     Version, ViewKey,
 };
-use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::query::{Page, Query};
@@ -64,7 +64,7 @@ forward! {
     EventStore {
         async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()>;
         async fn append(&self, append: Append) -> Result<Appended>;
-        async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>>;
+        async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>>;
         async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>>;
         async fn close(&self) -> Result<()>;
     }

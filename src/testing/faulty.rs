@@ -14,7 +14,7 @@ use futures::future::{ready, try_join_all};
 use futures::{FutureExt, TryFutureExt};
 
 use crate::broker::frame::Frame;
-use crate::broker::{Broker, Confirm, Consumer, Consumption, Publisher};
+use crate::broker::{Broker, Confirm, Consumer, Publisher, SubscriptionMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::testing::faulty::script::seeded;
@@ -148,7 +148,7 @@ impl<B: Broker> Publisher for FaultyBroker<B> {
 
 #[async_trait]
 impl<B: Broker> Broker for FaultyBroker<B> {
-    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
-        self.inner.subscribe(projection, consumption).await
+    async fn subscribe(&self, projection: &ProjectionName, mode: SubscriptionMode) -> Result<Box<dyn Consumer>> {
+        self.inner.subscribe(projection, mode).await
     }
 }

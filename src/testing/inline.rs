@@ -345,7 +345,7 @@ where
     let log = noting_of(log, &models).await;
     let key = IdempotencyKey::new("k").expect("a valid key");
     let both = |payload: &str| {
-        let append = one("a", "fine").and(stream("b"), ExpectedVersion::Any, vec![event(payload.to_owned())]);
+        let append = one("a", "fine").with_stream(stream("b"), ExpectedVersion::Any, vec![event(payload.to_owned())]);
         append.with_key(key.clone())
     };
     let refused = log.append(both("poison")).await.expect_err("the projection fails on it");

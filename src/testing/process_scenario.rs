@@ -1,7 +1,7 @@
 //! Scenarios for processes: given past events, when an event arrives or time passes, then the process sends commands.
 //!
 //! ```
-//! # use retell::process::{Effects, NotExecuted, Process};
+//! # use retell::process::{Effects, CommandFailure, Process};
 //! # use retell::{AggregateId, Context, Envelope, Event, async_trait};
 //! # #[derive(Event)]
 //! # enum OrderEvent { #[event("order.created")] Created, #[event("order.paid")] Paid }
@@ -24,7 +24,7 @@
 //! #     }
 //! #     fn on_deadline(&self, _: &mut bool, _: &str, effects: &mut Effects<Do>) { effects.send(Do::Cancel); }
 //! #     fn on_rejected(&self, _: &mut bool, _: &Do, reason: &str, effects: &mut Effects<Do>) { effects.send(Do::Apologise(reason.into())); }
-//! #     async fn execute(&self, _: &AggregateId, _: Do, _: Context) -> Result<(), NotExecuted> { Ok(()) }
+//! #     async fn execute(&self, _: &AggregateId, _: Do, _: Context) -> Result<(), CommandFailure> { Ok(()) }
 //! # }
 //! use retell::testing::given_process;
 //! use std::time::Duration;

@@ -81,7 +81,7 @@ impl Paging {
         Self { after: None, limit: limit.max(1) }
     }
 
-    /// Selects the rows after `key`. Pass [`Found::next`] to get the next page.
+    /// Selects the rows after `key`. Pass [`RowPage::next`] to get the next page.
     pub fn after(mut self, key: ViewKey) -> Self {
         self.after = Some(key);
         self
@@ -91,7 +91,7 @@ impl Paging {
 /// One page of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Found<S> {
+pub struct RowPage<S> {
     /// The keys and states of the rows, ordered by key.
     pub rows: Vec<(ViewKey, S)>,
     /// The key to pass to [`Paging::after`] for the next page; `None` if this is the last page.
@@ -138,7 +138,7 @@ impl<V: View, M: ViewStore> Views<V, M> {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn find(&self, field: &str, value: impl fmt::Display, paging: Paging) -> Result<Found<V::State>> {
+    pub async fn find(&self, field: &str, value: impl fmt::Display, paging: Paging) -> Result<RowPage<V::State>> {
         self.page(Some((field.to_owned(), value.to_string())), paging).await
     }
 
@@ -146,18 +146,18 @@ impl<V: View, M: ViewStore> Views<V, M> {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn all(&self, paging: Paging) -> Result<Found<V::State>> {
+    pub async fn all(&self, paging: Paging) -> Result<RowPage<V::State>> {
         self.page(None, paging).await
     }
 
-    async fn page(&self, of: Option<(String, String)>, Paging { after, limit }: Paging) -> Result<Found<V::State>> {
+    async fn page(&self, of: Option<(String, String)>, Paging { after, limit }: Paging) -> Result<RowPage<V::State>> {
         // Ask for one more row, to learn whether there is a next page.
         let page = ViewPage { of, after, limit: limit.saturating_add(1) };
         let mut rows = self.models.page(&self.view()?, None, &page).await?;
         let has_more = rows.len() > limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| has_more).map(|row| row.key.clone());
-        Ok(Found { rows: self.states(rows)?, next })
+        Ok(RowPage { rows: self.states(rows)?, next })
     }
 
     fn states(&self, rows: Vec<ViewRow>) -> Result<Vec<(ViewKey, V::State)>> {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::retry_transient;
 use crate::broker::frame::received::ReceivedFrame;
-use crate::broker::{Consumption, Delivery};
+use crate::broker::{Delivery, SubscriptionMode};
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{AggregateType, Position, StreamId, Version};
@@ -210,7 +210,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
             // Unknown at first: as if events were slow.
             pace: TRANSACTION_TIME,
         };
-        Self::new(job, order, Consumption::Shared, stop)
+        Self::new(job, order, SubscriptionMode::Competing, stop)
     }
 
     /// The swept position never moves backward.

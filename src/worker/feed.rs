@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::frame::received::ReceivedFrame;
-use crate::broker::{Broker, Consumer, Consumption, Delivery, DeliveryTag};
+use crate::broker::{Broker, Consumer, Delivery, DeliveryTag, SubscriptionMode};
 use crate::error::{Error, Result};
 use crate::id::{Position, ProjectionName};
 use crate::worker::options::WorkerOptions;
@@ -19,7 +19,7 @@ use crate::worker::options::WorkerOptions;
 pub(super) struct Feed {
     broker: Option<Arc<dyn Broker>>,
     projection: ProjectionName,
-    consumption: Consumption,
+    mode: SubscriptionMode,
     options: WorkerOptions,
     /// The attempt to subscribe. It runs concurrently with everything else: a broker that does not answer must not hold up the store.
     subscribing: Option<Subscribing>,
@@ -44,13 +44,13 @@ impl Feed {
     pub(super) fn new(
         broker: Option<Arc<dyn Broker>>,
         projection: ProjectionName,
-        consumption: Consumption,
+        mode: SubscriptionMode,
         options: WorkerOptions,
         grown: watch::Receiver<Position>,
         stop: CancellationToken,
     ) -> Self {
         let (subscribing, consumer, has_consumed) = (None, None, false);
-        Self { broker, projection, consumption, options, subscribing, consumer, has_consumed, grown, stop }
+        Self { broker, projection, mode, options, subscribing, consumer, has_consumed, grown, stop }
     }
 
     /// Begins to subscribe, unless there is a consumer or one is on its way.
@@ -59,8 +59,8 @@ impl Feed {
             && self.consumer.is_none()
             && self.subscribing.is_none()
         {
-            let (projection, consumption) = (self.projection.clone(), self.consumption);
-            self.subscribing = Some(async move { broker.subscribe(&projection, consumption).await }.boxed());
+            let (projection, mode) = (self.projection.clone(), self.mode);
+            self.subscribing = Some(async move { broker.subscribe(&projection, mode).await }.boxed());
         }
     }
 
@@ -108,7 +108,7 @@ impl Feed {
         let end = Instant::now() + self.options.gather;
         let (mut counted, mut events) = (0, 0);
         loop {
-            if self.consumption == Consumption::Shared {
+            if self.mode == SubscriptionMode::Competing {
                 events += deliveries[counted..].iter().map(events_in).sum::<u64>();
                 counted = deliveries.len();
             }
@@ -135,7 +135,7 @@ impl Feed {
     /// Returns how many messages to take next into a batch of `taken` messages: one at a time from a queue that several workers share.
     fn room(&self, taken: usize) -> usize {
         let left = self.options.messages.saturating_sub(taken);
-        if self.consumption == Consumption::Shared { left.min(1) } else { left }
+        if self.mode == SubscriptionMode::Competing { left.min(1) } else { left }
     }
 
     pub(super) async fn reject(&mut self, delivery: Delivery, junk: &Error) {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Delays;
 use crate::broker::frame::received::ReceivedFrame;
-use crate::broker::{Consumption, Delivery};
+use crate::broker::{Delivery, SubscriptionMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, Version};
@@ -180,7 +180,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
 impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
     pub(super) fn in_log_order(job: &'w Job<P, M>, stop: CancellationToken) -> Result<Self> {
         let order = LogOrder { stored: Position::ZERO, standby: job.options.standby() };
-        Self::new(job, order, Consumption::Sole, stop)
+        Self::new(job, order, SubscriptionMode::Exclusive, stop)
     }
 
     fn step_to(&self, to: Position, parking: &[ParkingChange]) -> Step {

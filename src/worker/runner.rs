@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{Delays, retry_transient};
-use crate::broker::{Consumption, DeadLetter, Delivery};
+use crate::broker::{DeadLetter, Delivery, SubscriptionMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName, StreamId};
@@ -105,7 +105,7 @@ enum Pass {
 }
 
 impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
-    pub(super) fn new(job: &'w Job<P, M>, order: O, consumption: Consumption, stop: CancellationToken) -> Result<Self> {
+    pub(super) fn new(job: &'w Job<P, M>, order: O, mode: SubscriptionMode, stop: CancellationToken) -> Result<Self> {
         let name = ProjectionName::new(job.projection.name())?;
         let (broker, grown) = (job.broker.clone(), job.reader.watch_head());
         Ok(Self {
@@ -118,7 +118,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
             next_look: Instant::now(),
             failed: Vec::new(),
             breaker: Breaker::new(),
-            feed: Feed::new(broker, name.clone(), consumption, job.options, grown, stop.clone()),
+            feed: Feed::new(broker, name.clone(), mode, job.options, grown, stop.clone()),
             name,
             stop,
         })

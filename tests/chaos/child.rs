@@ -9,7 +9,7 @@ use futures::FutureExt;
 use retell::broker::frame::ReceivedFrame;
 use retell::broker::rabbitmq::topology::Topology;
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use retell::broker::{Broker, Consumption, Publisher};
+use retell::broker::{Broker, Publisher, SubscriptionMode};
 use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::rusqlite::Connection;
@@ -187,7 +187,7 @@ async fn without_gate<Tx: Tallies>(
     let name = ProjectionName::new(NAME).unwrap();
     let mut kept = models.checkpoint(&name).await.unwrap();
     models.commit(Step::new(&name, kept, kept), applied(cure, Vec::new())).await.unwrap();
-    let mut consumer = broker.subscribe(&name, Consumption::Sole).await.unwrap();
+    let mut consumer = broker.subscribe(&name, SubscriptionMode::Exclusive).await.unwrap();
     while !stop.is_cancelled() {
         let received = tokio::select! {
             () = stop.cancelled() => return,

@@ -7,7 +7,7 @@ use lapin::options::{BasicGetOptions, BasicPublishOptions, QueuePurgeOptions};
 use lapin::types::AMQPValue;
 use lapin::{BasicProperties, ConnectionProperties};
 use retell::broker::frame::Frame;
-use retell::broker::{Broker, Consumption};
+use retell::broker::{Broker, SubscriptionMode};
 use retell::store::ParkedState;
 use retell::{ProjectionName, StreamId};
 
@@ -59,12 +59,12 @@ impl Run {
         self.end();
     }
 
-    fn consumption(&self) -> Consumption {
-        if self.worker.has_order_per_aggregate() { Consumption::Shared } else { Consumption::Sole }
+    fn mode(&self) -> SubscriptionMode {
+        if self.worker.has_order_per_aggregate() { SubscriptionMode::Competing } else { SubscriptionMode::Exclusive }
     }
 
     fn queue(&self) -> String {
-        self.topology.queue(&ProjectionName::new(NAME).unwrap(), self.consumption()).unwrap()
+        self.topology.queue(&ProjectionName::new(NAME).unwrap(), self.mode()).unwrap()
     }
 
     /// Opens a channel of a client that does not use the library.
@@ -94,7 +94,7 @@ impl Run {
     fn declare_queue(&self) {
         let broker = self.job(Role::Worker).broker();
         let name = ProjectionName::new(NAME).unwrap();
-        self.runtime.block_on(broker.subscribe(&name, self.consumption())).map(drop).unwrap();
+        self.runtime.block_on(broker.subscribe(&name, self.mode())).map(drop).unwrap();
     }
 
     fn publish(&self, bodies: impl IntoIterator<Item = Vec<u8>>) {

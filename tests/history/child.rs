@@ -251,7 +251,7 @@ fn append_of(call: &Call) -> Append {
     });
     let append = parts.reduce(|append, part| {
         let part = &part.streams()[0];
-        append.and(part.stream.clone(), part.expected, part.events.clone())
+        append.with_stream(part.stream.clone(), part.expected, part.events.clone())
     });
     let append = append.expect("an append has a part");
     if call.keyed { append.with_key(IdempotencyKey::new(&call.append).unwrap()) } else { append }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use retell::process::{Effects, NotExecuted, Process};
+use retell::process::{CommandFailure, Effects, Process};
 use retell::{
     Aggregate, AggregateId, Apply, Context, Envelope, Event, EventStore, EventUnion, Handle, Repository, async_trait,
 };
@@ -197,7 +197,7 @@ impl Process for Fulfilment {
         }
     }
 
-    async fn execute(&self, _: &AggregateId, command: Do, context: Context) -> Result<(), NotExecuted> {
+    async fn execute(&self, _: &AggregateId, command: Do, context: Context) -> Result<(), CommandFailure> {
         self.live_on();
         match command {
             Do::Reserve { order, quantity } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use retell::process::{Effects, NotExecuted, Process};
+use retell::process::{CommandFailure, Effects, Process};
 use retell::testing::given_process;
 use retell::testing::process_scenario::GivenProcess;
 use retell::{AggregateId, Context, Envelope, EventStore, MemoryStore, async_trait};
@@ -162,7 +162,7 @@ impl Process for Alarm {
         };
     }
 
-    async fn execute(&self, _: &AggregateId, _: String, _: Context) -> Result<(), NotExecuted> {
+    async fn execute(&self, _: &AggregateId, _: String, _: Context) -> Result<(), CommandFailure> {
         unreachable!("a scenario executes nothing")
     }
 }

@@ -162,7 +162,7 @@ fn append(name: &str, random: &mut Random) -> Append {
         append = Some(
             match append {
                 None => Append::new(stream, expected, events),
-                Some(append) => append.and(stream, expected, events),
+                Some(append) => append.with_stream(stream, expected, events),
             }
             .with_claims(claims),
         );

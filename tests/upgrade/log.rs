@@ -68,7 +68,7 @@ fn appends() -> Vec<Append> {
             vec![event(1, "account.opened", br#"{"owner": "Ada"}"#), compact],
         ),
         Append::new(one(), ExpectedVersion::Exact(Version::new(2)), vec![event(3, "account.noted", b"{}")])
-            .and(order(), ExpectedVersion::NoStream, vec![full])
+            .with_stream(order(), ExpectedVersion::NoStream, vec![full])
             .with_key(key("pay 'n go")),
         Append::new(stream("2"), ExpectedVersion::Any, vec![event(5, "account.opened", b"")]),
         // Nothing reads the log after this append, so on a server it has no position yet.
@@ -191,7 +191,7 @@ async fn check_append(store: &Store) {
     let known = Append::new(stream("3"), ExpectedVersion::Any, vec![event(3, "account.noted", b"{}")]);
     assert!(matches!(store.events.append(known).await.unwrap_err().kind(), ErrorKind::DuplicateEvent(_)));
     let next = Append::new(order(), ExpectedVersion::Exact(Version::new(2)), events(1))
-        .and(stream("3"), ExpectedVersion::NoStream, events(2))
+        .with_stream(stream("3"), ExpectedVersion::NoStream, events(2))
         .with_claims([reserve()])
         .with_key(key("next"));
     let appended = store.events.append(next).await.unwrap();

@@ -10,7 +10,7 @@ use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::store::driver::{self, Lease, Verdict, Written, claimed, judge, record};
 use retell::store::{
-    Append, Appended, BatchAppend, GroupCommit, KeptOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query, RelayStore,
+    Append, Appended, BatchAppend, GroupCommit, KeyedOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query, RelayStore,
     Replay, Select, Snapshot, Visitor,
 };
 use retell::{
@@ -135,10 +135,10 @@ fn insert(rows: &mut RowsMut<'_>, recorded: RecordedEvent) -> Result<(), BoxErro
 impl<T: Readable> Written for Rows<T> {
     type Failure = BoxError;
 
-    fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeptOutcome>, BoxError> {
+    fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeyedOutcome>, BoxError> {
         Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, streams)| {
             let (streams, versions) = streams.into_iter().unzip();
-            KeptOutcome::new(streams, Appended::new(commit, versions, Outcome::Repeated))
+            KeyedOutcome::new(streams, Appended::new(commit, versions, Outcome::Repeated))
         }))
     }
 
@@ -269,7 +269,7 @@ impl EventStore for RedbStore {
         self.commits.append(append).await
     }
 
-    async fn find_by_key(&self, name: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, name: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         let name = name.clone();
         self.file.read("look up an idempotency key", move |rows| rows.outcome(&name)).await
     }

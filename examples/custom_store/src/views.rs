@@ -2,7 +2,7 @@
 
 use redb::WriteTransaction;
 use retell::id::Generation;
-use retell::store::driver::{self, Changes, Checkpoint, Standing};
+use retell::store::driver::{self, Changes, Checkpoint, GenerationStatus};
 use retell::store::{Fields, ProjectionState, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 use retell::{BoxError, Position, ProjectionName, Result, ViewKey, async_trait};
 
@@ -46,7 +46,7 @@ impl ViewStore for RedbReadModel {
             let live = ViewId::new(view.view().as_str(), live(&rows, view.view())?)?;
             let standing = |view: &ViewId| {
                 let checkpoint = checkpoint(&rows, view.projection())?;
-                Ok::<_, BoxError>(Standing::new(checkpoint.position, checkpoint.state))
+                Ok::<_, BoxError>(GenerationStatus::new(checkpoint.position, checkpoint.state))
             };
             when.check(&view, standing(&view)?, standing(&live)?)?;
             rows.put(&key!("live", view.view()), &view.generation())?;

@@ -20,7 +20,9 @@ use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, short};
 use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
 use crate::broker::rabbitmq::options::PERSISTENT;
 use crate::broker::rabbitmq::publish::Message;
-use crate::broker::{Announced, Announcer, Broker, Confirm, Consumer, Consumption, DeadLetter, DeadLetters, Publisher};
+use crate::broker::{
+    Announced, Announcer, Broker, Confirm, Consumer, DeadLetter, DeadLetters, Publisher, SubscriptionMode,
+};
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
@@ -107,12 +109,12 @@ impl Publisher for RabbitMqBroker {
 
 #[async_trait]
 impl Broker for RabbitMqBroker {
-    async fn subscribe(&self, projection: &ProjectionName, consumption: Consumption) -> Result<Box<dyn Consumer>> {
+    async fn subscribe(&self, projection: &ProjectionName, mode: SubscriptionMode) -> Result<Box<dyn Consumer>> {
         let options = &self.inner.options;
-        let queue = options.topology.queue(projection, consumption)?;
+        let queue = options.topology.queue(projection, mode)?;
         let link = &self.inner.consuming;
         let channel = link.new_channel().await?;
-        declare_queue(&channel, &queue, options.topology.projection_arguments(consumption)).await?;
+        declare_queue(&channel, &queue, options.topology.projection_arguments(mode)).await?;
         bind(&channel, &queue, &options.topology.log_exchange, "").await?;
         link.within("set the prefetch limit", channel.basic_qos(options.prefetch, BasicQosOptions::default())).await?;
         let consume =
@@ -129,7 +131,7 @@ impl Announcer for RabbitMqBroker {
         let options = &self.inner.options;
         let announcements: Vec<Announcement> = events
             .iter()
-            .map(|event| Announcement::of(event)?.compressed(options.compress_over))
+            .map(|event| Announcement::from_event(event)?.compressed(options.compress_over))
             .collect::<Result<_>>()?;
         let messages = announcements.iter().map(|announcement| Message {
             key: announcement.routing_key.as_str(),
@@ -148,7 +150,7 @@ impl DeadLetters for RabbitMqBroker {
     /// Publishes the event's envelope to the dead-letter exchange, with the additional headers `projection`, `reason` and `attempts`.
     async fn add(&self, letter: &DeadLetter) -> Result<()> {
         let Some(exchange) = &self.inner.options.topology.dead_letter_exchange else { return Ok(()) };
-        let announcement = Announcement::of(&letter.event)?;
+        let announcement = Announcement::from_event(&letter.event)?;
         let mut headers = headers(&announcement);
         headers.insert("projection".into(), AMQPValue::LongString(letter.projection.as_str().into()));
         headers.insert("reason".into(), AMQPValue::LongString(letter.reason.as_str().into()));

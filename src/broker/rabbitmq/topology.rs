@@ -3,7 +3,7 @@
 use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::Consumption;
+use crate::broker::SubscriptionMode;
 use crate::error::{ErrorKind, Result};
 use crate::id::ProjectionName;
 
@@ -241,15 +241,15 @@ impl Topology {
         })
     }
 
-    /// Returns the name of the queue of `projection`. The queue of [`Consumption::Shared`] has the suffix `.shared`, since the arguments of
+    /// Returns the name of the queue of `projection`. The queue of [`SubscriptionMode::Competing`] has the suffix `.shared`, since the arguments of
     /// an existing queue cannot change.
     ///
     /// # Errors
     /// [`ErrorKind::Topology`] if the name is too long.
-    pub fn queue(&self, projection: &ProjectionName, consumption: Consumption) -> Result<String> {
-        let suffix = match consumption {
-            Consumption::Sole => "",
-            Consumption::Shared => ".shared",
+    pub fn queue(&self, projection: &ProjectionName, mode: SubscriptionMode) -> Result<String> {
+        let suffix = match mode {
+            SubscriptionMode::Exclusive => "",
+            SubscriptionMode::Competing => ".shared",
         };
         let name = format!("{}{projection}{suffix}", self.projections.prefix);
         if name.len() > MAX_NAME_BYTES {
@@ -261,11 +261,11 @@ impl Topology {
 
     /// Returns the arguments of a projection's queue. Quorum queues keep the publishing order even after a redelivery, and a single active
     /// consumer leaves the others on standby.
-    pub(super) fn projection_arguments(&self, consumption: Consumption) -> FieldTable {
+    pub(super) fn projection_arguments(&self, mode: SubscriptionMode) -> FieldTable {
         let queues = &self.projections;
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), text(&queues.kind));
-        if consumption == Consumption::Sole {
+        if mode == SubscriptionMode::Exclusive {
             arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         }
         if let Some(exchange) = &self.dead_letter_exchange {
@@ -350,9 +350,12 @@ mod tests {
         assert_eq!(topology.log_exchange.name, "test.event.log");
         assert_eq!(topology.channels[0].queue, "test.all.events");
         let sales = ProjectionName::new("sales").unwrap();
-        assert_eq!(topology.queue(&sales, Consumption::Sole).unwrap(), "test.projection.sales");
-        assert_eq!(topology.queue(&sales, Consumption::Shared).unwrap(), "test.projection.sales.shared");
+        assert_eq!(topology.queue(&sales, SubscriptionMode::Exclusive).unwrap(), "test.projection.sales");
+        assert_eq!(topology.queue(&sales, SubscriptionMode::Competing).unwrap(), "test.projection.sales.shared");
         let long = ProjectionName::new("x".repeat(250)).unwrap();
-        assert!(matches!(topology.queue(&long, Consumption::Sole).unwrap_err().kind(), ErrorKind::Topology(_)));
+        assert!(matches!(
+            topology.queue(&long, SubscriptionMode::Exclusive).unwrap_err().kind(),
+            ErrorKind::Topology(_)
+        ));
     }
 }

@@ -22,7 +22,7 @@ use crate::store::log::token::Token;
 /// let log = MemoryStore::new();
 /// let moved = |pieces| NewEvent::new(&StockEvent::Moved { pieces });
 /// let append = Append::new(StreamId::parse("stock", "north")?, ExpectedVersion::NoStream, vec![moved(-3)?])
-///     .and(StreamId::parse("stock", "south")?, ExpectedVersion::NoStream, vec![moved(3)?])
+///     .with_stream(StreamId::parse("stock", "south")?, ExpectedVersion::NoStream, vec![moved(3)?])
 ///     .with_key(IdempotencyKey::new("move-17")?);
 /// let first = log.append(append.clone()).await?;
 /// assert_eq!(first.outcome, Outcome::Written);
@@ -64,7 +64,7 @@ impl Append {
     }
 
     /// Adds `events` for another stream to the same commit.
-    pub fn and(mut self, stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+    pub fn with_stream(mut self, stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
         self.streams.push(StreamAppend::new(stream, expected, events));
         self
     }
@@ -145,14 +145,14 @@ impl From<&Appended> for Token {
 /// The outcome that a store keeps under an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct KeptOutcome {
+pub struct KeyedOutcome {
     /// The streams of the append, in order.
     pub streams: Vec<StreamId>,
     /// The outcome of the append, with [`Outcome::Repeated`].
     pub appended: Appended,
 }
 
-impl KeptOutcome {
+impl KeyedOutcome {
     /// Creates the stored outcome of an append to `streams`.
     pub fn new(streams: Vec<StreamId>, appended: Appended) -> Self {
         Self { streams, appended }

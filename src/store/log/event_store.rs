@@ -7,7 +7,7 @@ use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
 use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::reader::EventReader;
 
 /// The default limit of one event's payload, in bytes. It equals the default message limit of RabbitMQ 4.
@@ -62,7 +62,7 @@ pub trait EventStore: EventReader {
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
-    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>>;
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>>;
 
     /// Returns the stream that holds a unique value; `None` if it is free. Another append may change the holder at any time, so only the
     /// append that reserves the value decides.

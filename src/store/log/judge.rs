@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::error::{Error, ErrorKind};
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, EventId, IdempotencyKey, Position, StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::claims::claimed;
 
 /// The lookups that [`judge`] makes in the log. They include everything that the same commit has already written, and no other writer may
@@ -20,7 +20,7 @@ pub trait Written {
     ///
     /// # Errors
     /// The error of a failed lookup.
-    fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Self::Failure>;
+    fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>, Self::Failure>;
 
     /// Returns the version of `stream`; zero if it has no events.
     ///

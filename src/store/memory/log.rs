@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
@@ -105,7 +105,7 @@ pub(crate) struct State {
     /// The indexes of each stream's events in `events`: the event with version `v` has index `v - 1`.
     streams: HashMap<StreamId, Vec<usize>>,
     ids: HashSet<EventId>,
-    keys: HashMap<IdempotencyKey, KeptOutcome>,
+    keys: HashMap<IdempotencyKey, KeyedOutcome>,
     reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     snapshots: HashMap<StreamId, Snapshot>,
     relayed: HashMap<String, (Position, Fence)>,
@@ -165,7 +165,7 @@ impl State {
         let appended = Appended { commit: CommitId::new(self.head().get()), versions, outcome: Outcome::Written };
         if let Some((key, streams)) = kept {
             let kept = Appended { outcome: Outcome::Repeated, ..appended.clone() };
-            self.keys.insert(key, KeptOutcome { streams, appended: kept });
+            self.keys.insert(key, KeyedOutcome { streams, appended: kept });
         }
         Ok(appended)
     }
@@ -210,7 +210,7 @@ impl State {
 impl Written for State {
     type Failure = Infallible;
 
-    fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Infallible> {
+    fn outcome(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>, Infallible> {
         Ok(self.keys.get(key).cloned())
     }
 
@@ -290,7 +290,7 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
         self.commits.append(append).await
     }
 
-    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         Ok(self.log.read().keys.get(key).cloned())
     }
 

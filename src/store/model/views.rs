@@ -238,12 +238,12 @@ pub enum Switch {
 }
 
 impl Switch {
-    /// Decides whether readers may switch to the generation `to`, whose standing is `built`, from the live generation, whose standing is
+    /// Decides whether readers may switch to the generation `to`, whose status is `built`, from the live generation, whose status is
     /// `live`. A store calls this in a transaction in which neither checkpoint moves.
     ///
     /// # Errors
     /// [`ErrorKind::BehindLive`] or [`ErrorKind::Invalid`], as for [`ViewStore::promote`].
-    pub fn check(self, to: &ViewId, built: Standing, live: Standing) -> Result<()> {
+    pub fn check(self, to: &ViewId, built: GenerationStatus, live: GenerationStatus) -> Result<()> {
         let (checkpoint, live_at) = (built.position, live.position);
         // A generation whose checkpoint is zero was never built, or it was deleted.
         let forced = self == Self::Force && checkpoint > Position::ZERO;
@@ -268,15 +268,15 @@ impl Switch {
 /// The checkpoint and the state of a generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Standing {
+pub struct GenerationStatus {
     /// The checkpoint of its projection.
     pub position: Position,
     /// The state of its projection.
     pub state: ProjectionState,
 }
 
-impl Standing {
-    /// Creates the standing of a generation whose projection has the checkpoint `position` and the state `state`.
+impl GenerationStatus {
+    /// Creates the status of a generation whose projection has the checkpoint `position` and the state `state`.
     pub fn new(position: Position, state: ProjectionState) -> Self {
         Self { position, state }
     }

@@ -10,7 +10,7 @@ macro_rules! log_ports {
 
             use crate::error::Result;
             use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
-            use crate::store::log::append::{Append, Appended, KeptOutcome};
+            use crate::store::log::append::{Append, Appended, KeyedOutcome};
             use crate::store::log::event_store::{EventStore, Snapshot};
             use crate::store::log::query::{Page, Query};
             use crate::store::log::reader::{EventReader, Replay, Visitor};
@@ -45,7 +45,7 @@ macro_rules! log_ports {
                     self.commits.append(append).await
                 }
 
-                async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+                async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
                     self.writer.find_by_key(key).await
                 }
 

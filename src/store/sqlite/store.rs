@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
-use crate::store::log::append::{Append, Appended, KeptOutcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::inline::Inlines;
@@ -197,7 +197,7 @@ impl EventStore for SqliteStore {
         self.commits.append(append).await
     }
 
-    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         let key = key.clone();
         self.readers.run("look up an idempotency key", move |db| append::find_by_key(db, &key)).await
     }

@@ -81,8 +81,8 @@ pub async fn an_append_conflicts_exactly_when_its_expectation_fails(store: Store
 pub async fn an_append_to_several_streams_returns_a_version_for_each(store: Store) {
     written(&store, &stream("b"), events(2)).await;
     let append = Append::new(stream("b"), ExpectedVersion::Exact(Version::new(2)), events(1))
-        .and(stream("a"), ExpectedVersion::NoStream, events(3))
-        .and(stream("c"), ExpectedVersion::Any, events(1));
+        .with_stream(stream("a"), ExpectedVersion::NoStream, events(3))
+        .with_stream(stream("c"), ExpectedVersion::Any, events(1));
     let appended = store.append(append).await.expect("all streams have the expected versions");
     position_of(&*store, &appended).await;
     assert_eq!(appended.versions, [3, 3, 1].map(Version::new));
@@ -94,8 +94,8 @@ pub async fn an_append_to_several_streams_returns_a_version_for_each(store: Stor
 pub async fn a_conflict_in_the_second_stream_writes_nothing(store: Store) {
     let first = written(&store, &stream("b"), events(1)).await;
     let append = Append::new(stream("a"), ExpectedVersion::Any, events(2))
-        .and(stream("b"), ExpectedVersion::NoStream, events(1))
-        .and(stream("c"), ExpectedVersion::Any, events(1));
+        .with_stream(stream("b"), ExpectedVersion::NoStream, events(1))
+        .with_stream(stream("c"), ExpectedVersion::Any, events(1));
     let (expected, actual) = (ExpectedVersion::NoStream, first.versions[0]);
     assert_eq!(refusal(&store, append).await, ErrorKind::Conflict { stream: stream("b"), expected, actual });
     assert_eq!(log_of(&store).await.len(), 1);
@@ -109,7 +109,7 @@ pub async fn a_conflict_in_a_shared_commit_fails_no_other_append(store: Store) {
         let append = Append::new(stream(&format!("{number} a")), ExpectedVersion::NoStream, events(1));
         match number % 3 {
             2 => append,
-            _ => append.and(stream(&format!("{number} b")), ExpectedVersion::Exists, events(1)),
+            _ => append.with_stream(stream(&format!("{number} b")), ExpectedVersion::Exists, events(1)),
         }
     });
     for (number, outcome) in append_at_once(&store, appends.collect()).await.into_iter().enumerate() {
@@ -137,16 +137,22 @@ pub async fn one_of_racing_appends_at_one_version_wins(store: Store) {
 
 /// A stream without events in an append is invalid.
 pub async fn an_append_without_events_is_refused(store: Store) {
-    let append =
-        Append::new(stream("a"), ExpectedVersion::Any, events(1)).and(stream("b"), ExpectedVersion::Any, Vec::new());
+    let append = Append::new(stream("a"), ExpectedVersion::Any, events(1)).with_stream(
+        stream("b"),
+        ExpectedVersion::Any,
+        Vec::new(),
+    );
     assert!(matches!(refusal(&store, append).await, ErrorKind::Invalid(_)));
     assert_eq!(log_of(&store).await, []);
 }
 
 /// Two expectations for one stream would be ambiguous.
 pub async fn an_append_that_names_a_stream_twice_is_refused(store: Store) {
-    let append =
-        Append::new(stream("a"), ExpectedVersion::Any, events(1)).and(stream("a"), ExpectedVersion::Any, events(1));
+    let append = Append::new(stream("a"), ExpectedVersion::Any, events(1)).with_stream(
+        stream("a"),
+        ExpectedVersion::Any,
+        events(1),
+    );
     assert!(matches!(refusal(&store, append).await, ErrorKind::Invalid(problem) if problem.contains("account/a")));
     assert_eq!(log_of(&store).await, []);
 }
@@ -182,7 +188,7 @@ pub async fn an_event_id_is_accepted_once(store: Store) {
     let duplicate = ErrorKind::DuplicateEvent(one.id);
     let within = Append::new(stream("a"), ExpectedVersion::Any, vec![one.clone(), two.clone(), one.clone()]);
     assert_eq!(refusal(&store, within).await, duplicate);
-    let across_streams = Append::new(stream("a"), ExpectedVersion::Any, vec![one.clone()]).and(
+    let across_streams = Append::new(stream("a"), ExpectedVersion::Any, vec![one.clone()]).with_stream(
         stream("b"),
         ExpectedVersion::Any,
         vec![two.clone(), one.clone()],
@@ -193,7 +199,7 @@ pub async fn an_event_id_is_accepted_once(store: Store) {
     written(&store, &stream("a"), vec![one.clone()]).await;
     let again = Append::new(stream("b"), ExpectedVersion::Any, vec![two.clone(), one.clone()]);
     assert_eq!(refusal(&store, again).await, duplicate);
-    let conflict_too = Append::new(stream("b"), ExpectedVersion::Any, vec![one.clone()]).and(
+    let conflict_too = Append::new(stream("b"), ExpectedVersion::Any, vec![one.clone()]).with_stream(
         stream("a"),
         ExpectedVersion::NoStream,
         events(1),

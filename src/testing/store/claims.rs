@@ -96,7 +96,7 @@ pub async fn values_are_swapped_within_one_append(store: Store) {
     succeeds(&store, claiming("b", [reserve("x")])).await;
 
     let swap = claiming("a", [reserve("x"), release("y")])
-        .and(stream("b"), ExpectedVersion::Any, events(1))
+        .with_stream(stream("b"), ExpectedVersion::Any, events(1))
         .with_claims([reserve("y"), release("x")]);
     succeeds(&store, swap).await;
     assert_eq!((holder(&store, "x").await, holder(&store, "y").await), (Some(stream("a")), Some(stream("b"))));
@@ -115,7 +115,7 @@ pub async fn an_append_whose_value_is_taken_writes_nothing(store: Store) {
     succeeds(&store, claiming("a", [reserve("m")])).await;
     succeeds(&store, claiming("b", [reserve("own")])).await;
     let append = claiming("b", [reserve("c"), release("own")])
-        .and(stream("c"), ExpectedVersion::Any, events(2))
+        .with_stream(stream("c"), ExpectedVersion::Any, events(2))
         .with_claims([reserve("m"), reserve("z")]);
     assert_eq!(refusal(&store, append).await, taken("m", "a"));
     for free in ["c", "z"] {
@@ -202,8 +202,9 @@ pub async fn an_append_that_claims_a_value_for_two_streams_is_refused(store: Sto
         (reserve("x"), "append reserves user.email x for two streams"),
         (release("x"), "append releases user.email x for two streams"),
     ] {
-        let append =
-            claiming("a", [claim.clone()]).and(stream("b"), ExpectedVersion::Any, events(1)).with_claims([claim]);
+        let append = claiming("a", [claim.clone()])
+            .with_stream(stream("b"), ExpectedVersion::Any, events(1))
+            .with_claims([claim]);
         assert_eq!(refusal(&store, append).await, ErrorKind::Invalid(problem.to_owned()));
     }
     assert!(log_of(&store).await.is_empty());

@@ -2,7 +2,7 @@
 
 use crate::error::ErrorKind;
 use crate::id::{ExpectedVersion, IdempotencyKey, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::testing::store::{Store, append_at_once, events, log_of, position_of, refusal, stream, written};
 
 fn key(name: &str) -> IdempotencyKey {
@@ -13,7 +13,7 @@ fn key(name: &str) -> IdempotencyKey {
 pub async fn a_repeated_key_returns_the_first_outcome_and_writes_nothing(store: Store) {
     let append = || {
         Append::new(stream("a"), ExpectedVersion::NoStream, events(2))
-            .and(stream("b"), ExpectedVersion::NoStream, events(1))
+            .with_stream(stream("b"), ExpectedVersion::NoStream, events(1))
             .with_key(key("pay 7"))
     };
     let first = store.append(append()).await.expect("the first append succeeds");
@@ -24,7 +24,7 @@ pub async fn a_repeated_key_returns_the_first_outcome_and_writes_nothing(store: 
     let repeated = Appended { outcome: Outcome::Repeated, ..first };
     for _ in 0..2 {
         assert_eq!(store.append(append()).await.expect("the first outcome"), repeated);
-        let kept = KeptOutcome { streams: vec![stream("a"), stream("b")], appended: repeated.clone() };
+        let kept = KeyedOutcome { streams: vec![stream("a"), stream("b")], appended: repeated.clone() };
         assert_eq!(store.find_by_key(&key("pay 7")).await.expect("outcomes can be read"), Some(kept));
     }
     assert_eq!(log_of(&store).await.len(), 4);
@@ -34,7 +34,7 @@ pub async fn a_repeated_key_returns_the_first_outcome_and_writes_nothing(store: 
 pub async fn a_key_used_for_other_streams_is_refused(store: Store) {
     let append = |ids: [&str; 2]| {
         Append::new(stream(ids[0]), ExpectedVersion::Any, events(1))
-            .and(stream(ids[1]), ExpectedVersion::Any, events(1))
+            .with_stream(stream(ids[1]), ExpectedVersion::Any, events(1))
             .with_key(key("pay"))
     };
     let first = store.append(append(["a", "b"])).await.expect("the first append succeeds");

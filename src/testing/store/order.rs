@@ -24,7 +24,7 @@ const APPENDS: u64 = 12;
 /// The events of an append are contiguous, and a later commit has greater positions.
 pub async fn positions_are_contiguous_and_in_commit_order(store: Store) {
     let appends = (0..64).map(|number| {
-        Append::new(stream(&format!("a{number}")), ExpectedVersion::Any, events(1 + number % 3)).and(
+        Append::new(stream(&format!("a{number}")), ExpectedVersion::Any, events(1 + number % 3)).with_stream(
             stream(&format!("b{number}")),
             ExpectedVersion::Any,
             events(1),
@@ -109,7 +109,7 @@ pub async fn a_reader_never_sees_a_gap(store: Store) {
         writers.spawn(async move {
             for number in 0..APPENDS {
                 let own = stream(&format!("{writer}-{number}"));
-                let append = Append::new(stream(&writer.to_string()), ExpectedVersion::Any, events(2)).and(
+                let append = Append::new(stream(&writer.to_string()), ExpectedVersion::Any, events(2)).with_stream(
                     own,
                     ExpectedVersion::NoStream,
                     events(1),

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::rows::Rows;
-use crate::store::model::views::{Changes, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live};
+use crate::store::model::views::{Changes, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live};
 
 impl<T> MemoryReadModel<T> {
     /// Returns the committed rows of `generation`, or of the live one if it is `None`.
@@ -43,7 +43,7 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
         let live = ViewId::new(view.view().as_str(), tables.views.live(view.view()))?;
         let standing = |view: &ViewId| {
             let position = tables.checkpoint(view.projection());
-            Standing { position, ..Standing::default() }
+            GenerationStatus { position, ..GenerationStatus::default() }
         };
         when.check(view, standing(view), standing(&live))?;
         tables.views.live.insert(view.view().clone(), view.generation());

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome, StreamAppend};
+use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
 use crate::store::mysql::connection::{Connections, begin};
@@ -53,7 +53,7 @@ impl Writer {
     }
 
     /// Returns the outcome of the append under `key`.
-    pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         let failed = |error| classify(error, "look up an idempotency key");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&mut *lease).await;
@@ -189,7 +189,7 @@ impl Writer {
         tx: &mut MySqlConnection,
         round: &[&Append],
         found: &[Newest],
-        kept: Vec<Option<Result<KeptOutcome>>>,
+        kept: Vec<Option<Result<KeyedOutcome>>>,
         claims: &Claims<'_>,
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         let mut plan = Plan::new(round, found, kept, |append| claims.refusal(append));
@@ -310,8 +310,8 @@ async fn kept(
     tx: &mut MySqlConnection,
     round: &[&Append],
     end: &str,
-) -> Result<Vec<Option<Result<KeptOutcome>>>, sqlx::Error> {
-    let mut kept: Vec<Option<Result<KeptOutcome>>> = vec![None; round.len()];
+) -> Result<Vec<Option<Result<KeyedOutcome>>>, sqlx::Error> {
+    let mut kept: Vec<Option<Result<KeyedOutcome>>> = vec![None; round.len()];
     let keyed: Vec<_> =
         round.iter().zip(0..).filter_map(|(append, place)| Some((append.key()?.as_str(), place))).collect();
     for chunk in keyed.chunks(LOOKED_UP) {
@@ -329,7 +329,7 @@ async fn kept(
     Ok(kept)
 }
 
-fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {
+fn kept_outcome(row: &MySqlRow) -> Result<KeyedOutcome> {
     let failed = |error| classify(error, "read an outcome");
     let json = text(row.try_get("streams").map_err(failed)?).map_err(failed)?;
     let kept: Vec<(String, String, i64)> = serde_json::from_str(json).map_err(|error| {
@@ -339,7 +339,7 @@ fn kept_outcome(row: &MySqlRow) -> Result<KeptOutcome> {
     let versions =
         kept.iter().map(|(_, _, version)| from_sql(*version, "version").map(Version::new)).collect::<Result<_>>()?;
     let commit = commit_id(row.try_get("commit_id").map_err(failed)?, row.try_get("last_ordinal").map_err(failed)?);
-    Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
+    Ok(KeyedOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
 }
 
 /// The lookup of a stream's version is these four parts with the binds between them. UNION ALL joins the streams.

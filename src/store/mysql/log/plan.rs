@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::server::convert::{commit_id, count};
 
 /// A stream's newest event: its version, and the key of its row.
@@ -51,7 +51,7 @@ impl<'a> Plan<'a> {
     pub(crate) fn new(
         round: &[&'a Append],
         found: &[Newest],
-        kept: Vec<Option<Result<KeptOutcome>>>,
+        kept: Vec<Option<Result<KeyedOutcome>>>,
         taken: impl Fn(usize) -> Option<Error>,
     ) -> Self {
         let mut plan = Self { appends: Vec::with_capacity(round.len()), events: 0 };

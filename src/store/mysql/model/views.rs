@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
 use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::views::{
-    Changes, Entry, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
+    Changes, Entry, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
 use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
@@ -164,7 +164,7 @@ impl ViewStore for MySqlReadModel {
 /// Returns the live generation, or the error of a promotion that `when` does not allow. Locks the live generation and both checkpoints until
 /// the transaction ends.
 async fn check_promotion(tx: &mut MySqlConnection, view: &ViewId, when: Switch) -> Result<Result<Generation>> {
-    let standing = |found: Checkpoint| Standing { position: found.position, state: found.state };
+    let standing = |found: Checkpoint| GenerationStatus { position: found.position, state: found.state };
     let built = standing(lock_checkpoint(tx, view.projection()).await?);
     let live = ViewId::new(view.view().as_str(), lock_live(tx, view.view()).await?)?;
     let live_at = standing(lock_checkpoint(tx, live.projection()).await?);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
 use crate::store::postgres::connection::Connections;
@@ -48,7 +48,7 @@ impl Writer {
     }
 
     /// Returns the outcome of the append under `key`.
-    pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeptOutcome>> {
+    pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         self.outcome_in(self.connections.pool(), key)
             .await
             .map_err(|error| classify(error, "look up an idempotency key"))?
@@ -77,7 +77,7 @@ impl Writer {
         &self,
         executor: impl PgExecutor<'e>,
         key: &IdempotencyKey,
-    ) -> Result<Option<Result<KeptOutcome>>, sqlx::Error> {
+    ) -> Result<Option<Result<KeyedOutcome>>, sqlx::Error> {
         let rows = sqlx::query_as(self.schema.sql(OUTCOME)).bind(key.as_str()).fetch_all(executor).await?;
         Ok((!rows.is_empty()).then(|| kept_outcome(rows)))
     }
@@ -186,14 +186,14 @@ impl BatchAppend for Writer {
 /// One stream of an append under a key: the commit, the append's last ordinal in it, the stream's type and id, and its version after the append.
 type KeptRow = (i64, i32, String, String, i64);
 
-fn kept_outcome(rows: Vec<KeptRow>) -> Result<KeptOutcome> {
+fn kept_outcome(rows: Vec<KeptRow>) -> Result<KeyedOutcome> {
     let (mut streams, mut versions, mut commit) = (Vec::new(), Vec::new(), CommitId::default());
     for (number, last, kind, id, version) in rows {
         commit = commit_id(number, last);
         streams.push(StreamId::parse(&kind, &id)?);
         versions.push(Version::new(from_sql(version, "version")?));
     }
-    Ok(KeptOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
+    Ok(KeyedOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
 }
 
 const SAVEPOINT: &str = "SAVEPOINT retell_append";

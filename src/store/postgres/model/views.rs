@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::views::{
-    Changes, Entry, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
+    Changes, Entry, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::read_model::PostgresReadModel;
@@ -172,13 +172,13 @@ impl PostgresReadModel {
     }
 
     /// Reads a generation's checkpoint and locks it until the transaction ends.
-    async fn lock_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<Standing> {
+    async fn lock_checkpoint(&self, tx: &mut PgConnection, view: &ViewId) -> Result<GenerationStatus> {
         let query = sqlx::query_as(self.schema.sql(LOCK_CHECKPOINT)).bind(view.projection().as_str());
         let found: Option<(i64, String)> =
             query.fetch_optional(tx).await.map_err(|error| classify(error, "read a checkpoint"))?;
-        let Some((position, state)) = found else { return Ok(Standing::default()) };
+        let Some((position, state)) = found else { return Ok(GenerationStatus::default()) };
         let position = Position::new(from_sql(position, "position")?);
-        Ok(Standing { position, state: ProjectionState::parse(&state)? })
+        Ok(GenerationStatus { position, state: ProjectionState::parse(&state)? })
     }
 
     /// Returns the live generation and locks it until the transaction ends.

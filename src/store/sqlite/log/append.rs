@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{NewEvent, RecordedEvent};
 use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeptOutcome, Outcome};
+use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::Inlines;
 use crate::store::sqlite::connection::Pool;
@@ -366,11 +366,11 @@ impl<'tx> Commit<'tx> {
 }
 
 /// Returns the outcome of the append under `key`.
-pub(crate) fn find_by_key(db: &Connection, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+pub(crate) fn find_by_key(db: &Connection, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>, Failure> {
     read_outcome(&mut db.prepare_cached(OUTCOME)?, key)
 }
 
-fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Result<Option<KeptOutcome>, Failure> {
+fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>, Failure> {
     let row: Option<(i64, String)> =
         statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((commit, json)) = row else { return Ok(None) };
@@ -380,7 +380,7 @@ fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Re
     let streams = parts.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>();
     let commit = CommitId::new(from_sql(commit, "commit")?);
     let appended = Appended { commit, versions, outcome: Outcome::Repeated };
-    Ok(Some(KeptOutcome { streams: streams.map_err(Error::from)?, appended }))
+    Ok(Some(KeyedOutcome { streams: streams.map_err(Error::from)?, appended }))
 }
 
 const LAST: &str = "SELECT position, recorded_at FROM retell_events ORDER BY position DESC LIMIT 1";

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
 use crate::store::model::views::{
-    Changes, Entry, Standing, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
+    Changes, Entry, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
@@ -38,7 +38,7 @@ impl ViewStore for SqliteReadModel {
                 let live = ViewId::new(view.view().as_str(), live(open.db, view.view())?)?;
                 let standing = |view: &ViewId| {
                     let found = checkpoint(open.db, view.projection())?;
-                    Ok::<_, Failure>(Standing { position: found.position, state: found.state })
+                    Ok::<_, Failure>(GenerationStatus { position: found.position, state: found.state })
                 };
                 when.check(&view, standing(&view)?, standing(&live)?)?;
                 open.db.prepare_cached(PROMOTE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
