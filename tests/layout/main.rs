@@ -212,6 +212,24 @@ fn macros_and_library_agree_on_the_longest_name() {
     assert!(read("macros/src/check.rs").contains(&stated), "macros/src/check.rs does not say `{stated}`");
 }
 
+/// A guarantee names the tests that show it. A name in backquotes with three underscores or more is such a test.
+#[test]
+fn the_guarantees_cite_tests_that_exist() {
+    let guarantees = read("src/docs/guarantees.md");
+    let is_test = |name: &&str| {
+        name.matches('_').count() >= 3 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let cited: Vec<&str> = guarantees.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(cited.len() > 80, "only {} tests are cited", cited.len());
+    let code: String = ["src", "tests", "macros"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let missing: Vec<_> = cited.into_iter().filter(|name| !code.contains(name)).collect();
+    assert!(missing.is_empty(), "src/docs/guarantees.md cites tests that do not exist: {missing:?}");
+}
+
 #[test]
 fn readme_shows_both_commands_and_ci_runs_the_tests_first() {
     let readme = read("README.md");
