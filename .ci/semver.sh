@@ -11,6 +11,6 @@ baseline="${1:-$(cat .ci/semver-baseline)}"
 tools="$PWD/target/tools"
 export PATH="$PATH:$tools/bin"
 command -v cargo-semver-checks >/dev/null ||
-  cargo install --quiet --locked --root "$tools" cargo-semver-checks
+  cargo install --quiet --locked --root "$tools" cargo-semver-checks@0.51.0
 # The macros crate has no API of its own to compare: its output is covered by the library's tests.
 cargo semver-checks --package retell --all-features --baseline-rev "$baseline"
