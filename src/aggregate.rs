@@ -111,7 +111,20 @@ pub trait Handle<C>: Aggregate {
     fn handle(&self, command: &C) -> Result<Vec<Self::Event>, Self::Error>;
 }
 
-/// Decides when the repository saves an aggregate's state, so that a later load replays fewer events.
+/// Decides when the repository saves an aggregate's state, so that a later load replays fewer events. The attribute `snapshots` of
+/// `#[derive(Aggregate)]` selects the policy.
+///
+/// # Examples
+/// ```
+/// use retell::SnapshotPolicy;
+///
+/// assert!(SnapshotPolicy::Every(100).is_due(200, 300));
+/// assert!(!SnapshotPolicy::Never.is_due(0, 1_000_000));
+///
+/// // Saves at versions 100, 200, 400, 800: a long stream needs few snapshots.
+/// let doubling = SnapshotPolicy::When(|snapshot, version| version >= (2 * snapshot).max(100));
+/// assert!(doubling.is_due(0, 100) && !doubling.is_due(100, 199));
+/// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum SnapshotPolicy {

@@ -85,6 +85,23 @@ pub use health::{Health, State};
 pub use running::Running;
 
 /// Selects the tasks of an app that this process runs. Other processes with the same store and broker run the rest.
+///
+/// # Examples
+/// ```
+/// use retell::{App, MemoryReadModel, MemoryStore, ReadModel, Role};
+///
+/// /// Gives an app the role that the program's first argument names.
+/// fn with_role<M: ReadModel + Clone>(app: App<M>, argument: Option<&str>) -> App<M> {
+///     app.with_role(match argument {
+///         Some("api") => Role::Api,
+///         Some("relay") => Role::Relay,
+///         Some("worker") => Role::Worker,
+///         _ => Role::All,
+///     })
+/// }
+///
+/// let app = with_role(App::new(MemoryStore::new(), MemoryReadModel::new()), std::env::args().nth(1).as_deref());
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {

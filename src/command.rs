@@ -72,6 +72,20 @@ impl Context {
 }
 
 /// The outcome of a command.
+///
+/// # Examples
+/// ```
+/// use retell::{Executed, store::Outcome};
+///
+/// /// Returns the status and the entity tag of an HTTP answer to a command.
+/// fn answer(executed: &Executed) -> (u16, String) {
+///     let status = match executed.outcome {
+///         Outcome::Written => 201,
+///         Outcome::Repeated => 200,
+///     };
+///     (status, format!("\"{}\"", executed.version))
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Executed {

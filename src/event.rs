@@ -251,6 +251,22 @@ impl Metadata {
 }
 
 /// An encoded event, ready to append.
+///
+/// # Examples
+/// ```
+/// use retell::{Event, Metadata, NewEvent};
+///
+/// #[derive(Event)]
+/// #[event("shoe.sold")]
+/// struct Sold {
+///     cents: u64,
+/// }
+///
+/// let sold = NewEvent::new(&Sold { cents: 500 })?.with_metadata(Metadata::new().with_source("web shop"));
+/// assert_eq!(sold.event_type.as_str(), "shoe.sold");
+/// assert_eq!(sold.payload, r#"{"cents":500}"#);
+/// # Ok::<(), retell::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NewEvent {
@@ -296,6 +312,26 @@ impl NewEvent {
 }
 
 /// An event as the log records it, still encoded.
+///
+/// # Examples
+/// ```
+/// use retell::{RecordedEvent, prelude::*};
+///
+/// #[derive(Event, Debug, PartialEq)]
+/// #[event("shoe.sold")]
+/// struct Sold {
+///     cents: u64,
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = MemoryStore::new();
+/// log.append_events(("shoe", "1"), ExpectedVersion::NoStream, [Sold { cents: 500 }]).await?;
+/// let recorded: Vec<RecordedEvent> = log.read_stream(&StreamId::parse("shoe", "1")?, Version::ZERO, 100).await?;
+/// assert_eq!(recorded[0].event.event_type.as_str(), "shoe.sold");
+/// assert_eq!(recorded[0].decode::<Sold>()?.event, Sold { cents: 500 });
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordedEvent {
@@ -376,6 +412,20 @@ impl RecordedEvent {
 }
 
 /// A decoded event with its place in the log and its metadata, as projections and reactions receive it.
+///
+/// # Examples
+/// ```
+/// use retell::{Context, Envelope};
+///
+/// /// Returns the context of a command that a reaction sends because of `placed`, under the tenant of the event.
+/// fn follow_up<E>(placed: &Envelope<E>) -> Context {
+///     let context = Context::caused_by(placed);
+///     match placed.metadata.extra.get("tenant") {
+///         Some(tenant) => context.with_entry("tenant", tenant),
+///         None => context,
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Envelope<E> {
@@ -396,6 +446,28 @@ pub struct Envelope<E> {
 }
 
 /// An undecoded event of any type, for projections that read the whole log, such as an audit trail.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// /// Lists, for each stream, the events that it has had.
+/// struct AuditTrail;
+///
+/// impl View for AuditTrail {
+///     const NAME: &'static str = "audit_trail";
+///     type Event = AnyEvent;
+///     type State = Vec<String>;
+///
+///     fn key(&self, event: &Envelope<AnyEvent>) -> Option<String> {
+///         Some(event.stream.to_string())
+///     }
+///
+///     fn apply(&self, trail: &mut Vec<String>, event: Envelope<AnyEvent>) {
+///         trail.push(format!("{} {}", event.recorded_at, event.event.event_type));
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnyEvent {

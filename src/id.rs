@@ -189,6 +189,28 @@ number!(
 );
 
 /// The version that an append requires a stream to have.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// #[derive(Event)]
+/// #[event("shoe.sold")]
+/// struct Sold {
+///     cents: u64,
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let log = MemoryStore::new();
+/// let read = Version::ZERO;
+/// log.append_events(("shoe", "1"), ExpectedVersion::Exact(read), [Sold { cents: 500 }]).await?;
+///
+/// // A second writer has read the same version, so its append conflicts and writes nothing.
+/// let second = log.append_events(("shoe", "1"), ExpectedVersion::Exact(read), [Sold { cents: 450 }]).await;
+/// assert!(second.is_err_and(|error| error.is_conflict()));
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpectedVersion {

@@ -150,6 +150,20 @@ impl<P: Projection> Projection for Arc<P> {
 ///
 /// # Cancel safety
 /// May be dropped at any time: it changes nothing.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::projection::wait_for;
+/// use retell::{Appended, ProjectionName, prelude::*};
+///
+/// /// Waits until the projection `sales`, which another process runs, has applied an append of this process.
+/// async fn sales_of(log: &SqliteStore, models: &SqliteReadModel, appended: &Appended) -> retell::Result<()> {
+///     let sales = ProjectionName::new("sales")?;
+///     wait_for(models, log, &sales, appended.token(), Duration::from_secs(5)).await
+/// }
+/// ```
 pub async fn wait_for(
     models: &impl ReadModel,
     log: &impl EventReader,

@@ -133,6 +133,20 @@ impl<R: Reaction> Reaction for Arc<R> {
 ///
 /// The place is stored at the first run, and later settings do not change it. The reaction never handles earlier events, even if its
 /// checkpoint is set back.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+/// use retell::rusqlite::Connection;
+///
+/// /// Adds a reaction that takes over from another program, which has sent the mails of all events up to `sent_up_to`.
+/// fn take_over<R>(app: App<SqliteReadModel>, mails: R, sent_up_to: Option<Position>) -> App<SqliteReadModel>
+/// where
+///     R: Reaction<Tx = Connection>,
+/// {
+///     app.reaction(mails, sent_up_to.map_or(StartFrom::Now, StartFrom::After))
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartFrom {

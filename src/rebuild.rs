@@ -46,6 +46,54 @@ pub use progress::Progress;
 const MAX_SWITCH_ATTEMPTS: usize = 100;
 
 /// Builds the rows of a view's [`generation`](View::generation), compares them and makes them live.
+///
+/// # Examples
+/// ```
+/// use retell::{Generation, prelude::*};
+///
+/// /// Counts the events of each stream, in a generation that a release of the program chooses.
+/// struct Activity(Generation);
+///
+/// impl View for Activity {
+///     const NAME: &'static str = "activity";
+///     type Event = AnyEvent;
+///     type State = u64;
+///
+///     fn generation(&self) -> Generation {
+///         self.0
+///     }
+///
+///     fn key(&self, event: &Envelope<AnyEvent>) -> Option<String> {
+///         Some(event.stream.to_string())
+///     }
+///
+///     fn apply(&self, events: &mut u64, _: Envelope<AnyEvent>) {
+///         *events += 1;
+///     }
+/// }
+///
+/// #[derive(Event)]
+/// #[event("shoe.sold")]
+/// struct Sold {
+///     cents: u64,
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
+/// log.append_events(("shoe", "1"), ExpectedVersion::NoStream, [Sold { cents: 500 }]).await?;
+/// let old = Activity(Generation::new(1));
+/// Worker::view(old, log.clone(), models.clone()).catch_up().await?;
+///
+/// let rebuild = Rebuild::new(Activity(Generation::new(2)), log, models);
+/// println!("{} events to fold", rebuild.plan().await?.events);
+/// rebuild.run(CancellationToken::new()).await?;
+/// let diff = rebuild.diff(10).await?;
+/// assert_eq!((diff.same, diff.different), (1, 0));
+/// let replaced = rebuild.switch().await?;
+/// rebuild.drop_old(replaced).await?;
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct Rebuild<V, M> {
     job: Job<V, M>,
 }

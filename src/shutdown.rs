@@ -3,6 +3,20 @@
 use std::io;
 
 /// The signal that asked the process to stop.
+///
+/// # Examples
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use retell::prelude::*;
+///
+/// #[tokio::main]
+/// async fn main() -> retell::Result<ExitCode> {
+///     let (log, models) = (SqliteStore::open("log.db").await?, SqliteReadModel::open("models.db").await?);
+///     let signal = App::new(log, models).run().await?;
+///     Ok(ExitCode::from(signal.exit_code()))
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Signal {
@@ -29,6 +43,21 @@ impl Signal {
 ///
 /// # Cancel safety
 /// May be dropped at any time and called again.
+///
+/// # Examples
+/// ```no_run
+/// use retell::{CancellationToken, shutdown};
+///
+/// #[tokio::main]
+/// async fn main() -> std::io::Result<()> {
+///     let stop = CancellationToken::new();
+///     // Pass clones of `stop` to the tasks of the program here.
+///     let signal = shutdown::requested().await?;
+///     println!("stopping after {signal:?}");
+///     stop.cancel();
+///     Ok(())
+/// }
+/// ```
 pub async fn requested() -> io::Result<Signal> {
     #[cfg(unix)]
     {

@@ -3,6 +3,22 @@
 use std::collections::BTreeMap;
 
 /// The state of each task, by the task's name.
+///
+/// # Examples
+/// ```
+/// use retell::app::{Health, State};
+///
+/// /// Lists the failed tasks, for the answer to a readiness probe.
+/// fn failures(health: &Health) -> Vec<String> {
+///     let failure = |(task, state): (&str, &State)| match state {
+///         State::Failed { times, error } => Some(format!("{task} failed {times} times: {error}")),
+///         _ => None,
+///     };
+///     health.tasks().filter_map(failure).collect()
+/// }
+///
+/// assert!(failures(&Health::default()).is_empty());
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health(BTreeMap<String, State>);
 

@@ -19,6 +19,22 @@ use crate::store::log::token::Token;
 use crate::store::model::read_model::ReadModel;
 
 /// The handle of an [`App`](crate::App) that has been started. Dropping it aborts the app's tasks.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::prelude::*;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
+/// let running = App::new(log, models).with_broker(MemoryBroker::new()).start();
+/// running.wait_for_all(Duration::from_secs(10)).await?;
+/// assert!(running.health().borrow().is_good());
+/// running.stop().await?;
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct Running {
     store: Arc<dyn EventStore>,
     watcher: Watcher,

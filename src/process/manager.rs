@@ -52,6 +52,21 @@ const MAX_DELAY_SECS: u32 = 300;
 ///
 /// Events are handled in log order. An event that keeps failing parks its aggregate, as with any projection, and later events of other
 /// aggregates continue, including those of the same process.
+///
+/// See [`Process`] for an example of a process. An [`App`](crate::App) starts its managers and restarts those that fail.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::prelude::*;
+///
+/// /// Takes the steps of `process` until `stop` is cancelled, and looks for passed deadlines ten times a second.
+/// async fn follow(process: impl Process, store: MemoryStore, stop: CancellationToken) -> retell::Result<()> {
+///     let manager = ProcessManager::new(process, store, MemoryReadModel::new());
+///     manager.with_look(Duration::from_millis(100)).run(stop).await
+/// }
+/// ```
 pub struct ProcessManager<P: Process, M: DeadlineStore> {
     steps: Arc<Steps<P>>,
     models: M,

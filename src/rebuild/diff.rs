@@ -19,6 +19,19 @@ const PAGE_ROWS: usize = 1_000;
 /// States are compared as JSON regardless of field order, and so are the fields that rows are found by. Rows with an event beyond the
 /// smaller of the two checkpoints are left out, since one generation may not have that event yet. A row that such an event has deleted
 /// counts as a difference.
+///
+/// # Examples
+/// ```
+/// use retell::rebuild::Diff;
+///
+/// /// Decides whether a deployment may switch to the new generation, and logs the rows that differ.
+/// fn may_switch(diff: &Diff) -> bool {
+///     for difference in &diff.differences {
+///         println!("{}: live {:?}, built {:?}", difference.key, difference.live, difference.built);
+///     }
+///     diff.different == 0
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Diff {

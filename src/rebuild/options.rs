@@ -3,6 +3,14 @@
 use crate::worker::options::WorkerOptions;
 
 /// Settings of a [`Rebuild`](crate::Rebuild).
+///
+/// # Examples
+/// ```
+/// use retell::RebuildOptions;
+///
+/// // For a machine with little memory: smaller transactions, and each row is written more often.
+/// let options = RebuildOptions::new().with_rows(20_000).with_payload_bytes(32 * 1024 * 1024);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RebuildOptions {

@@ -16,7 +16,7 @@ use crate::view::View;
 const SAMPLES: u64 = 5;
 const SAMPLE_EVENTS: usize = 2_000;
 
-/// The estimated cost of a build.
+/// The estimated cost of a build. [`Rebuild::plan`](crate::Rebuild::plan) makes it; see [`Rebuild`](crate::Rebuild) for an example.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {

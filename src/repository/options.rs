@@ -48,6 +48,20 @@ impl Default for RepositoryOptions {
 }
 
 /// The policy for retries after a conflict: how often a command is decided again, and how long it waits before each retry.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::{RepositoryOptions, RetryPolicy};
+///
+/// // For an aggregate that many processes change at once: more retries, further apart.
+/// let patient = RetryPolicy::new()
+///     .with_retries(20)
+///     .with_first_delay(Duration::from_millis(5))
+///     .with_longest_delay(Duration::from_secs(1));
+/// let options = RepositoryOptions::new().with_retry(patient);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {

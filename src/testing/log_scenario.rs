@@ -51,7 +51,7 @@ pub fn given_log<E: Event>(events: impl IntoIterator<Item = (&'static str, E)>) 
     GivenLog { log: recorded.collect(), event: PhantomData }
 }
 
-/// The log of a scenario.
+/// The log of a scenario. See the [module](self) for an example.
 #[derive(Debug, Clone)]
 pub struct GivenLog<E> {
     log: Vec<RecordedEvent>,

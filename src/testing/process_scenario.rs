@@ -83,7 +83,7 @@ pub fn given_process<P: Process>(process: P) -> GivenProcess<P> {
     }
 }
 
-/// A process instance that has handled its past events.
+/// A process instance that has handled its past events. See the [module](self) for an example.
 pub struct GivenProcess<P: Process> {
     process: P,
     record: Record,

@@ -60,7 +60,7 @@ pub(super) fn round_trip<E: Event>(event: &E) -> E {
     E::decode(stored).unwrap_or_else(|error| panic!("cannot decode {} after encoding it: {error:?}", schema.name))
 }
 
-/// An aggregate that has applied its past events.
+/// An aggregate that has applied its past events. See the [module](self) for an example.
 #[derive(Debug, Clone)]
 #[must_use = "a scenario checks nothing before its `then`"]
 pub struct Given<A> {

@@ -69,6 +69,22 @@ impl<V: View, M> fmt::Debug for Views<V, M> {
 }
 
 /// Selects a page of the result. The rows of a result are ordered by key.
+///
+/// # Examples
+/// ```
+/// use retell::{prelude::*, store::ViewStore};
+///
+/// /// Counts the rows of a view, 1,000 rows at a time.
+/// async fn count<V: View>(views: &Views<V, impl ViewStore>) -> retell::Result<usize> {
+///     let (mut paging, mut rows) = (Paging::first(1_000), 0);
+///     loop {
+///         let found = views.all(paging).await?;
+///         rows += found.rows.len();
+///         let Some(last) = found.next else { return Ok(rows) };
+///         paging = Paging::first(1_000).after(last);
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paging {
     after: Option<ViewKey>,

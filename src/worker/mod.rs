@@ -46,6 +46,53 @@ pub use options::WorkerOptions;
 pub use parking::ParkingOptions;
 
 /// Applies every event of the log to one projection, in log order.
+///
+/// The example starts and stops a worker; [`catch_up`](Self::catch_up) shows a program that does not keep running. An
+/// [`App`](crate::App) starts its workers and restarts those that fail.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// #[derive(Event)]
+/// #[event("shoe.sold")]
+/// struct Sold {
+///     cents: u64,
+/// }
+///
+/// /// Counts the events of each stream.
+/// struct Activity;
+///
+/// impl View for Activity {
+///     const NAME: &'static str = "activity";
+///     type Event = AnyEvent;
+///     type State = u64;
+///
+///     fn key(&self, event: &Envelope<AnyEvent>) -> Option<String> {
+///         Some(event.stream.to_string())
+///     }
+///
+///     fn apply(&self, events: &mut u64, _: Envelope<AnyEvent>) {
+///         *events += 1;
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
+/// let (worker, stop) = (Worker::view(Activity, log.clone(), models.clone()), CancellationToken::new());
+/// let mut applied = worker.applied();
+/// let task = tokio::spawn({
+///     let stop = stop.clone();
+///     async move { worker.run(stop).await }
+/// });
+/// log.append_events(("shoe", "1"), ExpectedVersion::NoStream, [Sold { cents: 500 }]).await?;
+/// applied.wait_for(|position| *position == Position::new(1)).await?;
+/// assert_eq!(Views::new(&Activity, models).get("shoe/1").await?, Some(1));
+/// stop.cancel();
+/// task.await??;
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 pub struct Worker<P: Projection, M> {
     job: Job<P, M>,
     order: EventOrder,

@@ -9,6 +9,19 @@ use crate::worker::parking::ParkingOptions;
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 
 /// Settings of a [`Worker`](crate::Worker).
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::WorkerOptions;
+///
+/// // For a projection that may lag: larger batches, and fewer transactions.
+/// let bulk = WorkerOptions::new().with_batch_events(5_000).with_gather(Duration::from_millis(50));
+///
+/// // For a projection whose events fail often: park an aggregate after two short retries.
+/// let brittle = WorkerOptions::new().with_retries(2).with_longest_delay(Duration::from_millis(200));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerOptions {

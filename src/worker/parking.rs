@@ -17,6 +17,20 @@ use crate::store::model::parking::{Parked, ParkedState, Parking, ParkingChange};
 const REASON_CHARS: usize = 1_000;
 
 /// How a worker parks aggregates and retries them; part of [`WorkerOptions`](crate::WorkerOptions).
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::{ParkingOptions, WorkerOptions};
+///
+/// // Retry a parked aggregate after 5 seconds, later every half hour. Assume an outage after 20 failures in a row.
+/// let parking = ParkingOptions::new()
+///     .with_retries(48)
+///     .with_delays(Duration::from_secs(5), Duration::from_mins(30))
+///     .with_outage_after(20);
+/// let options = WorkerOptions::new().with_parking(parking);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParkingOptions {

@@ -85,7 +85,8 @@ pub trait EventStore: EventReader {
     async fn close(&self) -> Result<()>;
 }
 
-/// Appends domain events without an aggregate. Every [`EventStore`] has these methods; a store does not implement them.
+/// Appends domain events without an aggregate. Every [`EventStore`] has these methods; a store does not implement them. See
+/// [`append_events`](Self::append_events) for an example.
 pub trait EventStoreExt: EventStore {
     /// Encodes `events` and appends them to `stream`, all or none, if the stream is at the `expected` version.
     ///

@@ -26,7 +26,7 @@ const MAX_QUEUED_APPENDS: usize = 1024;
 /// A commit takes no further append once its payloads reach this many bytes, which bounds the memory that it needs.
 const MAX_COMMIT_BYTES: usize = 32 * 1024 * 1024;
 
-/// Commits several appends at once: the part of [`GroupCommit`] that a driver implements.
+/// Commits several appends at once: the part of [`GroupCommit`] that a driver implements. See [`GroupCommit`] for an example.
 #[async_trait]
 pub trait BatchAppend: Send + Sync + 'static {
     /// Commits the appends of `batch` together. Returns one outcome per append, in order. A conflict of one append never fails another.

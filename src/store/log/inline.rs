@@ -12,7 +12,7 @@ use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
 
 /// A projection that a store applies in the transaction of each append. [`inline`](crate::inline::inline) makes one from a
-/// [`Projection`](crate::Projection).
+/// [`Projection`](crate::Projection), and shows how to use it.
 #[async_trait]
 pub trait Inline<Tx: ?Sized>: Send + Sync + 'static {
     /// Returns the name of the projection. Its checkpoint records that it is applied inline.

@@ -179,7 +179,17 @@ impl Replay {
     }
 }
 
-/// The end of a replay.
+/// The end of a replay. [`Repository::load_at`](crate::Repository::load_at) loads an aggregate up to such an end.
+///
+/// # Examples
+/// ```
+/// use retell::{Utc, UpTo, Version};
+///
+/// let (second, third) = (Version::new(2), Version::new(3));
+/// assert!(UpTo::Version(second).includes(second, Utc::now()));
+/// assert!(!UpTo::Version(second).includes(third, Utc::now()));
+/// assert!(UpTo::Time(Utc::now()).includes(third, Utc::now() - std::time::Duration::from_secs(1)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpTo {
     /// The newest event of the stream.

@@ -9,6 +9,27 @@ use crate::id::{Position, ProjectionName, StreamId, Version};
 
 /// An aggregate that a projection has set aside because one of its events failed. The projection applies none of the later events of the
 /// aggregate before that event.
+///
+/// # Examples
+/// ```
+/// use retell::{MemoryReadModel, ParkedState, ProjectionName, ReadModel};
+///
+/// /// Retries every aggregate that `projection` has given up, for example after a bug in it was fixed.
+/// async fn retry_dead(models: &impl ReadModel, projection: &ProjectionName) -> retell::Result<()> {
+///     for parked in models.parking(projection).await?.parked {
+///         if parked.state == ParkedState::Dead {
+///             println!("retrying {}, which failed {} times: {}", parked.stream, parked.attempts, parked.error);
+///             models.retry_parked(projection, &parked.stream).await?;
+///         }
+///     }
+///     Ok(())
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// retry_dead(&MemoryReadModel::new(), &ProjectionName::new("sales")?).await?;
+/// # Ok::<(), retell::BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parked {

@@ -8,6 +8,19 @@ use crate::store::model::checkpoint::ProjectionState;
 use crate::store::server::convert::from_sql;
 
 /// The health of a log: its head, its backlog, its open transactions and the lag of its projections.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::store::Health;
+///
+/// /// Lists the sessions whose transactions have been open for more than a minute.
+/// fn slow_sessions(health: &Health) -> Vec<u64> {
+///     let slow = health.open.seen().iter().filter(|transaction| transaction.age > Duration::from_mins(1));
+///     slow.map(|transaction| transaction.session).collect()
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {

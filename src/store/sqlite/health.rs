@@ -11,6 +11,22 @@ use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::log::read;
 
 /// The health of a log.
+///
+/// # Examples
+/// ```
+/// use retell::prelude::*;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let health = SqliteStore::in_memory().await?.health().await?;
+/// for (projection, behind) in &health.projections {
+///     println!("{projection} is {behind} positions behind {}", health.head);
+/// }
+/// if health.wal_bytes > 64 * 1024 * 1024 {
+///     println!("a process keeps a read transaction open");
+/// }
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
