@@ -93,19 +93,16 @@ impl Handle<Add> for KeptOrder {
 struct Orders;
 
 impl View for Orders {
+    const NAME: &'static str = "orders";
     type Event = OrderEvent;
     type State = order::Order;
-
-    fn name(&self) -> &'static str {
-        "orders"
-    }
 
     fn key(&self, event: &Envelope<OrderEvent>) -> Option<String> {
         Some(event.stream.aggregate_id().to_string())
     }
 
-    fn apply(&self, order: &mut Option<order::Order>, event: Envelope<OrderEvent>) {
-        event.event.fold(order.get_or_insert_default());
+    fn apply(&self, order: &mut order::Order, event: Envelope<OrderEvent>) {
+        event.event.fold(order);
     }
 }
 
