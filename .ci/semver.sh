@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares the public API with that of the last release, and fails if a change breaks it without a new version number.
-# Run before a release. `.ci/run` leaves it out: the tool takes longer to install than the tests take to run.
+# Run before a release. `.ci/run` leaves it out, because installing the tool takes about ten minutes of processor time.
 #
 #   .ci/semver.sh            against the revision in .ci/semver-baseline
 #   .ci/semver.sh REVISION   against another one

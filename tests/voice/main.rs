@@ -12,7 +12,7 @@ use regex::Regex;
 
 use prose::paragraphs;
 
-/// What is read by people. Fixtures and compiler output are kept as they were made.
+/// The files whose text people read. Fixtures and compiler output are kept as they were made.
 const ROOTS: [&str; 11] = [
     "src",
     "macros",
