@@ -349,6 +349,22 @@ async fn stopping_in_a_store_outage_releases_the_lease_if_possible() {
 }
 
 /// Runs on the real clock: the whole process pauses, timers included, for longer than its lease.
+#[tokio::test(start_paused = true)]
+async fn a_relay_stopped_in_a_store_outage_ends_without_an_error() {
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    let unreliable = UnreliableStore::of(&store);
+    let first = Running::start(relay(&store, unreliable.clone(), broker.link("first")));
+    add(&store, 3).await;
+    broker.await_sent(3).await;
+    // The relay has published more than it has stored.
+    unreliable.cut_off.store(true, Ordering::SeqCst);
+    first.stop().await.unwrap();
+    assert_eq!(store.position("main").await.unwrap(), Position::ZERO);
+    let second = Running::start(relay(&store, store.clone(), broker.link("second")));
+    until(async || broker.sent_by("second") == [1, 2, 3]).await;
+    second.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_paused_process_publishes_nothing_until_it_leads_again() {
     /// Pauses the process in its first call. Later calls check whether the lease is free.

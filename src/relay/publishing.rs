@@ -241,14 +241,17 @@ impl Progress<'_> {
         Ok(())
     }
 
-    /// Stores the final position. Makes a single attempt: if it fails, the next relay publishes the unstored part again.
+    /// Stores the final position. Makes a single attempt, and a transient failure does not matter: the next relay publishes the unstored part
+    /// again.
     async fn store_final(&self) -> Halt {
         let Some(Leadership { store, name, fence, .. }) = self.sender.leadership else { return Halt::Stopped };
         if self.stored == self.confirmed {
             return Halt::Stopped;
         }
-        let stored = store.advance(name, self.confirmed, *fence).await;
-        stored.map_or_else(|error| fenced_is_lost(Halt::Failed(error)), |()| Halt::Stopped)
+        match store.advance(name, self.confirmed, *fence).await {
+            Err(error) if !error.is_transient() => fenced_is_lost(Halt::Failed(error)),
+            _ => Halt::Stopped,
+        }
     }
 }
 

@@ -1,0 +1,1 @@
+//! A4. Handlers that need connections do not deadlock with the workers that run them.

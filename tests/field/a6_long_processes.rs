@@ -1,0 +1,1 @@
+//! A6. Long processes and many open deadlines cost by what changes.

@@ -1,0 +1,1 @@
+//! B3. Events of two aggregates do not mix under one stored name.

@@ -1,0 +1,1 @@
+//! B6. A clock that jumps does not drag the log along.

@@ -1,0 +1,1 @@
+//! C11. A call to a server that is gone ends within seconds.

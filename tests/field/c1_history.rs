@@ -1,0 +1,1 @@
+//! C1. A log that went back in time is noticed by everything that remembers a place in it.

@@ -1,0 +1,1 @@
+//! C2. A connection that dies silently costs one call a limited time.

@@ -1,0 +1,1 @@
+//! C3. Sessions that the server ends cost no call.

@@ -1,0 +1,1 @@
+//! C4. Sessions on a demoted primary are replaced.

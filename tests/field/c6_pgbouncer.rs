@@ -1,0 +1,1 @@
+//! C6. The log works behind PgBouncer in transaction mode.

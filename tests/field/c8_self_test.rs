@@ -1,0 +1,1 @@
+//! C8. A server that breaks the order of the log is refused.

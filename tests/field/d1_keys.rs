@@ -1,0 +1,1 @@
+//! D1. Another request under a used idempotency key is refused.

@@ -1,0 +1,1 @@
+//! D2. Readers and `wait_for` agree on the generation of a view.

@@ -1,0 +1,1 @@
+//! D3. The order of builder calls means nothing.

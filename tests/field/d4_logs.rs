@@ -1,0 +1,1 @@
+//! D4. No payload reaches a log file.

@@ -1,0 +1,1 @@
+//! D5. An error prints its causes.
