@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::id::{
-    ClaimScope, ClaimValue, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Position,
+    ClaimScope, ClaimValue, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Place, Position,
     ProjectionName, StreamId, Version,
 };
 
@@ -200,6 +200,26 @@ pub enum ErrorKind {
         /// The last position of the log.
         head: Position,
     },
+    /// The log does not have an event that `what` remembers. The log was restored from an older backup, a replica was promoted before it had
+    /// every event, or `what` belongs to another log. Nothing was written. A retry of the same call fails in the same way.
+    #[error(
+        "{what} remembers {}{place}, but the log {}: the log has another history, because of a restored backup, a failover that lost \
+         events, or another database; {remedy}",
+        event_at(*.remembered),
+        found_instead(*.found)
+    )]
+    HistoryChanged {
+        /// The remembering part, such as `the cached state of order/17` or `projection sales`.
+        what: String,
+        /// The place that it remembers.
+        place: Place,
+        /// The id of the event that was at the place, if it is known.
+        remembered: Option<EventId>,
+        /// The id of the event that is at the place now, if there is one and it is known.
+        found: Option<EventId>,
+        /// The call or the step that makes `what` fit the log again.
+        remedy: &'static str,
+    },
     /// A generation of a view is behind the live generation, which readers see. Nothing was changed.
     #[error(
         "projection {projection}: the checkpoint {checkpoint} is behind {live}, the checkpoint of the live generation"
@@ -248,6 +268,11 @@ impl Error {
         matches!(*self.kind, ErrorKind::Conflict { .. })
     }
 
+    /// Returns whether the log does not have an event that the caller remembers: see [`ErrorKind::HistoryChanged`].
+    pub fn is_history_changed(&self) -> bool {
+        matches!(*self.kind, ErrorKind::HistoryChanged { .. })
+    }
+
     /// Returns whether another stream holds a value that the append reserves.
     pub fn is_taken(&self) -> bool {
         matches!(*self.kind, ErrorKind::Taken { .. })
@@ -269,6 +294,14 @@ impl Error {
                 | ErrorKind::NewerStore { .. }
         )
     }
+}
+
+fn event_at(id: Option<EventId>) -> String {
+    id.map_or_else(String::new, |id| format!("event {id} at "))
+}
+
+fn found_instead(id: Option<EventId>) -> String {
+    id.map_or_else(|| "does not have it".to_owned(), |id| format!("has event {id} there"))
 }
 
 /// Returns `error` and its causes, outermost first.
@@ -305,5 +338,32 @@ impl From<InvalidName> for Error {
 impl From<Infallible> for Error {
     fn from(never: Infallible) -> Self {
         match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn changed_history_names_holder_place_events_and_remedy() {
+        let id = |number| Some(EventId::from(Uuid::from_u128(number)));
+        let changed = |found| ErrorKind::HistoryChanged {
+            what: "projection sales".into(),
+            place: Place::Log(Position::new(7)),
+            remembered: id(1),
+            found,
+            remedy: "rebuild it",
+        };
+        assert_eq!(
+            changed(id(2)).to_string(),
+            "projection sales remembers event 00000000-0000-0000-0000-000000000001 at position 7, but the log has event \
+             00000000-0000-0000-0000-000000000002 there: the log has another history, because of a restored backup, a failover that lost \
+             events, or another database; rebuild it"
+        );
+        assert!(changed(None).to_string().contains("at position 7, but the log does not have it: "));
+        assert!(!Error::new(changed(None)).is_transient());
     }
 }

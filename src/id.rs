@@ -188,6 +188,33 @@ number!(
     Fence
 );
 
+/// The place of an event: in the log or in its stream.
+///
+/// # Examples
+/// ```
+/// use retell::{Place, Position, StreamId, Version};
+///
+/// assert_eq!(Place::Log(Position::new(7)).to_string(), "position 7");
+/// assert_eq!(Place::Stream(StreamId::parse("order", "17")?, Version::new(3)).to_string(), "order/17 version 3");
+/// # Ok::<(), retell::InvalidName>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A position of the log.
+    Log(Position),
+    /// A version of a stream.
+    Stream(StreamId, Version),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Log(position) => write!(f, "position {position}"),
+            Self::Stream(stream, version) => write!(f, "{stream} version {version}"),
+        }
+    }
+}
+
 /// The version that an append requires a stream to have.
 ///
 /// # Examples

@@ -115,7 +115,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata, NewEvent, RecordedEvent};
 pub use id::{
     AggregateId, AggregateType, ClaimScope, ClaimValue, CommitId, CorrelationId, EventId, EventType, ExpectedVersion,
-    Fence, Generation, IdempotencyKey, InvalidName, Position, ProjectionName, StreamId, Version, ViewKey,
+    Fence, Generation, IdempotencyKey, InvalidName, Place, Position, ProjectionName, StreamId, Version, ViewKey,
 };
 pub use process::{CommandFailure, Effects, Process, ProcessManager};
 pub use projection::Projection;

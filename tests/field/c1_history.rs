@@ -1,1 +1,4 @@
 //! C1. A log that went back in time is noticed by everything that remembers a place in it.
+
+mod log;
+mod positions;

@@ -1,0 +1,1 @@
+//! The log side: cached states, snapshots, appends, tokens and deadlines.

@@ -1,0 +1,1 @@
+//! The side of positions: checkpoints, rows of progress, relays, frames and generations.
