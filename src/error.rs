@@ -242,6 +242,11 @@ pub enum ErrorKind {
         /// The fence of the newer lease.
         newest: Fence,
     },
+    /// The program's own code panicked: it decides a command, or applies an event to an aggregate. Nothing was written. The text of the panic is
+    /// the cause. A panic anywhere else has the kind of that place, such as [`Projection`](Self::Projection) or
+    /// [`Undecodable`](Self::Undecodable).
+    #[error("cannot {0}")]
+    Panicked(String),
     /// Any other failure of the backend. The source has the details.
     #[error("cannot {0}")]
     Backend(String),

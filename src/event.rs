@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
+use crate::panics::catch;
 
 /// A type of domain event that can be stored and read back. `#[derive(Event)]` implements it.
 ///
@@ -292,8 +293,8 @@ impl NewEvent {
     pub fn new<E: Event>(event: &E) -> Result<Self, Error> {
         let schema = event.schema();
         let mut payload = Vec::with_capacity(128);
-        event
-            .encode(&mut payload)
+        let encoded = catch(|| event.encode(&mut payload)).unwrap_or_else(|panicked| Err(panicked.into()));
+        encoded
             .map_err(|source| Error::with_source(ErrorKind::Unencodable(format!("event {}", schema.name)), source))?;
         let event_type = EventType::new(schema.name)?;
         Ok(Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into()))
@@ -379,8 +380,8 @@ impl RecordedEvent {
     /// # Errors
     /// [`ErrorKind::UnknownEventType`], [`ErrorKind::UnknownSchema`] or [`ErrorKind::Undecodable`], each with stream and version.
     pub fn decode<E: Event>(&self) -> Result<Envelope<E>, Error> {
-        let event =
-            E::decode(self.stored()).map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
+        let event = decode_stored(self.stored())
+            .map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
         Ok(Envelope {
             position: self.position,
             stream: self.stream.clone(),
@@ -397,8 +398,8 @@ impl RecordedEvent {
     /// # Errors
     /// As [`decode`](Self::decode).
     pub fn into_envelope<E: Event>(self) -> Result<Envelope<E>, Error> {
-        let event =
-            E::decode(self.stored()).map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
+        let event = decode_stored(self.stored())
+            .map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
         Ok(Envelope {
             position: self.position,
             stream: self.stream,
@@ -409,6 +410,12 @@ impl RecordedEvent {
             event,
         })
     }
+}
+
+/// Decodes a stored event. A panic of its upcaster or of a field's own `Deserialize` is an error of this event.
+#[inline]
+pub(crate) fn decode_stored<E: Event>(stored: StoredEvent<'_>) -> Result<E, DecodeError> {
+    catch(|| E::decode(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
 }
 
 /// A decoded event with its place in the log and its metadata, as projections and reactions receive it.

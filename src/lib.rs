@@ -30,6 +30,7 @@ pub mod event;
 pub mod id;
 pub mod inline;
 pub mod lifecycle;
+mod panics;
 pub mod process;
 pub mod projection;
 pub mod reaction;

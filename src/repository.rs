@@ -3,6 +3,7 @@
 mod fold;
 mod options;
 
+use std::any::type_name;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,12 +13,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
 use crate::command::{CommandError, Context, Executed};
-#[cfg(doc)]
-use crate::error::ErrorKind;
-use crate::error::{BoxError, Error, Result};
-use crate::event::NewEvent;
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::event::{Event, NewEvent};
 use crate::id::{AggregateId, AggregateType, EventId, ExpectedVersion, InvalidName, StreamId, Version};
-use crate::repository::fold::Fold;
+use crate::panics::catch;
+use crate::repository::fold::{Fold, unapplied};
 use crate::store::log::append::{Append, Appended, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::reader::{Replay, UpTo};
@@ -165,8 +165,9 @@ impl<A: Aggregate> Repository<A> {
     ///
     /// # Errors
     /// [`CommandError::Rejected`] with the domain's error, [`CommandError::Taken`] for a value that another aggregate holds,
-    /// [`CommandError::Conflict`] if all retries conflicted, [`CommandError::Corrupt`] if the aggregate cannot be read. Nothing was written in
-    /// these cases. After [`CommandError::Transient`], the events may have been written: execute the command again under the same idempotency
+    /// [`CommandError::Conflict`] if all retries conflicted, [`CommandError::Corrupt`] if the aggregate cannot be read,
+    /// [`CommandError::Failed`] with [`ErrorKind::Panicked`] if the aggregate panics while it decides, or while the new events are applied to a
+    /// copy of it. Nothing was written in these cases. After [`CommandError::Transient`], the events may have been written: execute the command again under the same idempotency
     /// key to find out.
     ///
     /// # Cancel safety
@@ -191,8 +192,9 @@ impl<A: Aggregate> Repository<A> {
         let mut waits = self.inner.retry.waits();
         loop {
             let loaded = slot.get_or_insert_default();
-            let decided = loaded.state.handle(&command);
-            let appends = decided.as_ref().is_ok_and(|events| !events.is_empty());
+            let version = loaded.version;
+            let decided = decide(&stream, loaded, &command, &context);
+            let appends = matches!(decided, Ok(Some(_)));
             // Without an append, no version check shows whether the cached state is current. So read the stream before the refusal.
             if !appends && !newest {
                 drop(decided);
@@ -205,14 +207,12 @@ impl<A: Aggregate> Repository<A> {
             if !appends && let Some(executed) = self.executed_before(&stream, &context).await? {
                 return Ok(executed);
             }
-            let events = decided.map_err(CommandError::Rejected)?;
-            if events.is_empty() {
-                return Ok(Executed::unchanged(loaded.version));
-            }
-            let (append, last_event) = encode::<A>(&stream, loaded.version, &events, &context)?;
+            let Some(Decided { append, last_event, after }) = decided? else {
+                return Ok(Executed::unchanged(version));
+            };
             match self.inner.store.append(append).await {
                 Ok(appended) => {
-                    self.update_cache(&stream, &mut slot, events, &appended);
+                    self.update_cache(&stream, &mut slot, after, &appended);
                     return Ok(Executed::from_appended(&appended, last_event));
                 }
                 Err(error) if error.is_conflict() => {
@@ -308,37 +308,34 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Applies the events just appended to the cached state. If an earlier append under the same key wrote the events, the state stays at its
-    /// version, and the next append conflicts if that version is too old.
-    fn update_cache(
-        &self,
-        stream: &StreamId,
-        slot: &mut Option<Loaded<A>>,
-        events: Vec<A::Event>,
-        appended: &Appended,
-    ) {
+    /// Replaces the cached state by the state `after` the events that were just appended. If an earlier append under the same key wrote the events,
+    /// the state stays at its version, and the next append conflicts if that version is too old.
+    fn update_cache(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>, mut after: Loaded<A>, appended: &Appended) {
         if appended.outcome == Outcome::Repeated {
             return;
         }
-        let Some(mut loaded) = slot.take() else { return };
-        for event in events {
-            loaded.state.apply(event);
-            loaded.version = loaded.version.next();
-        }
-        if A::SNAPSHOTS.is_due(loaded.snapshot.get(), loaded.version.get())
+        if self.is_snapshot_due(&after)
             && let Ok(permit) = self.inner.snapshots.permits.clone().try_acquire_owned()
         {
-            loaded.snapshot = loaded.version;
-            self.spawn_snapshot(stream.clone(), loaded.clone(), permit);
+            after.snapshot = after.version;
+            self.spawn_snapshot(stream.clone(), after.clone(), permit);
         }
-        *slot = Some(loaded);
+        *slot = Some(after);
+    }
+
+    fn is_snapshot_due(&self, loaded: &Loaded<A>) -> bool {
+        let due = catch(|| A::SNAPSHOTS.is_due(loaded.snapshot.get(), loaded.version.get()));
+        due.unwrap_or_else(|_| {
+            self.inner.snapshots.failures.fetch_add(1, Ordering::Relaxed);
+            false
+        })
     }
 
     fn spawn_snapshot(&self, stream: StreamId, loaded: Loaded<A>, permit: OwnedSemaphorePermit) {
         let (store, failures) = (self.inner.store.clone(), self.inner.snapshots.failures.clone());
         self.inner.snapshots.tasks.spawn(async move {
             let saved: Result<(), BoxError> = async {
-                let state = loaded.state.to_snapshot()?;
+                let state = catch(|| loaded.state.to_snapshot())??;
                 let snapshot = Snapshot { version: loaded.version, fingerprint: A::FINGERPRINT, state };
                 Ok(store.save_snapshot(&stream, snapshot).await?)
             }
@@ -348,6 +345,47 @@ impl<A: Aggregate> Repository<A> {
             drop(permit);
         });
     }
+}
+
+/// A command that was decided, and is not yet written.
+struct Decided<A> {
+    append: Append,
+    /// The id of the last event.
+    last_event: Option<EventId>,
+    /// The state after the events.
+    after: Loaded<A>,
+}
+
+/// Lets the aggregate decide, encodes its events and applies them to a copy of the state. Returns `None` if there are no events.
+///
+/// The copy comes before the append: an event that the aggregate cannot apply would make it unreadable.
+fn decide<A: Handle<C>, C>(
+    stream: &StreamId,
+    loaded: &Loaded<A>,
+    command: &C,
+    context: &Context,
+) -> Result<Option<Decided<A>>, CommandError<A::Error>> {
+    let decided = catch(|| loaded.state.handle(command)).map_err(|panicked| {
+        let what = format!("decide {} on {stream} at version {}", type_name::<C>(), loaded.version);
+        Error::with_source(ErrorKind::Panicked(what), panicked)
+    })?;
+    let events = decided.map_err(CommandError::Rejected)?;
+    if events.is_empty() {
+        return Ok(None);
+    }
+    let (append, last_event) = encode::<A>(stream, loaded.version, &events, context)?;
+    let after = apply_all(stream, loaded.clone(), events)?;
+    Ok(Some(Decided { append, last_event, after }))
+}
+
+/// Returns the state `loaded` after `events`.
+fn apply_all<A: Aggregate>(stream: &StreamId, mut loaded: Loaded<A>, events: Vec<A::Event>) -> Result<Loaded<A>> {
+    for event in events {
+        let (name, version) = (event.schema().name, loaded.version.next());
+        catch(|| loaded.state.apply(event)).map_err(|panicked| unapplied(panicked, stream, version, name))?;
+        loaded.version = version;
+    }
+    Ok(loaded)
 }
 
 /// Encodes `events` as an append to `stream`. Returns the append and the id of its last event.
@@ -365,7 +403,11 @@ fn encode<A: Aggregate>(
         let correlation = *metadata.correlation_id.get_or_insert(new.id.into());
         new.metadata.correlation_id = Some(correlation);
         encoded.push(new);
-        claims.extend(A::claims(event)?);
+        let claimed = catch(|| A::claims(event)).map_err(|panicked| {
+            let what = format!("list the claims of {} for {stream}", event.schema().name);
+            Error::with_source(ErrorKind::Panicked(what), panicked)
+        })?;
+        claims.extend(claimed?);
     }
     let last = encoded.last().map(|event| event.id);
     let append = Append::new(stream.clone(), ExpectedVersion::Exact(version), encoded).with_claims(claims);

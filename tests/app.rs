@@ -98,7 +98,12 @@ async fn a_failed_or_panicked_task_restarts_alone() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hear = heard.clone();
     let app = App::new(store, models.clone())
-        .with_on_failure(move |task, error| hear.lock().unwrap().push((task.to_owned(), error.to_string())))
+        .with_on_failure(move |task, error| {
+            let text = format!("{error}: {}", std::error::Error::source(error).unwrap());
+            hear.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((task.to_owned(), text));
+            // A callback that panics ends no task either.
+            panic!("on_failure panics");
+        })
         .projection(broken)
         .projection(Noting::named("well"));
     let running = app.start();
@@ -111,7 +116,7 @@ async fn a_failed_or_panicked_task_restarts_alone() {
     assert_eq!(models.value().len(), 10, "each projection has every event once");
     assert!(health.borrow().is_good());
     running.stop().await.unwrap();
-    let heard = heard.lock().unwrap();
+    let heard = heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     assert_eq!(heard.len(), 3, "{heard:?}");
     assert!(heard.iter().all(|(task, _)| task == "broken"), "{heard:?}");
     assert!(heard[0].1.contains("setup panics") && heard[1].1.contains("set up projection broken"), "{heard:?}");

@@ -1,10 +1,8 @@
 //! Tasks that restart after each failure, until they are told to stop.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -14,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::health::{Health, State};
 use crate::backoff::delays;
 use crate::error::{Error, ErrorKind, Result};
+use crate::panics::{catch, catch_in};
 use crate::worker::parking::reason;
 
 /// The shortest and the longest wait before a failed task restarts.
@@ -52,7 +51,8 @@ impl Task {
                 (times, waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
             }
             times += 1;
-            (watcher.on_failure)(&self.name, &error);
+            // A callback that panics loses this report, and the task still restarts.
+            drop(catch(|| (watcher.on_failure)(&self.name, &error)));
             watcher.set(&self.name, State::Failed { times, error: reason(&error) });
             let wait = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT));
             if stop.run_until_cancelled(wait).await.is_none() {
@@ -64,16 +64,11 @@ impl Task {
 
     /// Runs the task until it ends. Turns a panic into an error.
     async fn run_once(&self, stop: CancellationToken) -> Result<()> {
-        let ended = AssertUnwindSafe((self.run)(stop)).catch_unwind().await;
-        ended.unwrap_or_else(|panic| {
-            Err(ErrorKind::Backend(format!("run {}: it panicked: {}", self.name, panic_text(&*panic))).into())
+        let ended = catch_in(async { (self.run)(stop).await }).await;
+        ended.unwrap_or_else(|panicked| {
+            Err(Error::with_source(ErrorKind::Panicked(format!("run {}", self.name)), panicked))
         })
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the payload of the panic is not text")
 }
 
 /// Records the state of each task.

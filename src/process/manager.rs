@@ -18,6 +18,7 @@ use crate::command::{CommandError, Context};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::Envelope;
 use crate::id::{AggregateId, CorrelationId, Position, ProjectionName, StreamId, Version};
+use crate::panics::catch_in;
 use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
 use crate::process::{CommandFailure, Process};
 use crate::projection::Projection;
@@ -330,7 +331,12 @@ impl<P: Process> Steps<P> {
             String::new()
         } else {
             let context = of.context.clone().with_key(sent.key::<P>()?);
-            match self.process.execute(key, command.clone(), context).await {
+            let executed = catch_in(async { self.process.execute(key, command.clone(), context).await }).await;
+            let executed = executed.unwrap_or_else(|panicked| {
+                let what = format!("execute a command of process {}/{key}", P::NAME);
+                Err(Error::with_source(ErrorKind::Panicked(what), panicked).into())
+            });
+            match executed {
                 Ok(()) => return Ok(Vec::new()),
                 Err(CommandFailure::Failed(error)) => return Err(error),
                 Err(CommandFailure::Rejected(reason)) => reason,

@@ -195,7 +195,11 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
                 return Ok(Some(page.through));
             }
         }
-        self.cache.fold(changes);
+        if self.cache.fold(changes).is_err() {
+            // The row of the event that panicked is lost, so everything since the checkpoint is folded again, by a worker.
+            (self.cache, self.folded) = (Cache::new(self.job.view.clone(), self.kept), self.kept);
+            return Ok(Some(page.through));
+        }
         self.folded = failing.map_or(page.through, |position| Position::new(position.get().saturating_sub(1)));
         Ok(failing)
     }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ViewKey};
+use crate::panics::{Panicked, catch};
 use crate::store::model::views::{Fields, ViewRow};
 use crate::view::View;
 use crate::view::fold::{advance, encode, state_of};
@@ -53,11 +54,13 @@ impl<V: View> Change<V> {
     /// Decodes an event. Returns `None` if it changes no row.
     ///
     /// # Errors
-    /// Returns an error if the event cannot be decoded or its key is invalid.
+    /// Returns an error if the event cannot be decoded, its key is invalid, or the view panics.
     pub(super) fn of(view: &V, event: RecordedEvent) -> Result<Option<Self>> {
         let payload_bytes = event.payload_bytes();
         let event = event.into_envelope()?;
-        let Some(key) = view.key(&event) else { return Ok(None) };
+        let Some(key) = catch(|| view.key(&event)).map_err(|panicked| failed(view, panicked))? else {
+            return Ok(None);
+        };
         Ok(Some(Self { key: ViewKey::new(key)?, payload_bytes, event }))
     }
 }
@@ -93,10 +96,11 @@ impl<V: View> Cache<V> {
     /// Adds rows that were read. Keys without a row get an empty one when an event is folded.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a row whose state cannot be decoded.
+    /// [`ErrorKind::Corrupt`] for a row whose state cannot be decoded.
     pub(super) fn keep(&mut self, found: Vec<ViewRow>) -> Result<()> {
         for row in found {
-            let (state, position) = (state_of::<V>(self.view.name(), &row)?, row.position);
+            let state = catch(|| state_of::<V>(self.view.name(), &row));
+            let (state, position) = (state.map_err(|panicked| failed(&*self.view, panicked))??, row.position);
             let cached = Cached { kept: row, state, position, has_changed: false };
             self.rows.insert(cached.kept.key.clone(), cached);
         }
@@ -104,7 +108,10 @@ impl<V: View> Cache<V> {
     }
 
     /// Folds events in order.
-    pub(super) fn fold(&mut self, changes: Vec<Change<V>>) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Panicked`] if the view panics. The rows are then no longer the fold of their events.
+    pub(super) fn fold(&mut self, changes: Vec<Change<V>>) -> Result<()> {
         for Change { key, payload_bytes, event } in changes {
             self.payload_bytes += payload_bytes;
             let row = match self.rows.entry(key) {
@@ -117,20 +124,21 @@ impl<V: View> Cache<V> {
             self.changed += usize::from(!row.has_changed);
             row.has_changed = true;
             row.position = row.position.max(event.position);
-            advance(&*self.view, &mut row.state, event);
+            catch(|| advance(&*self.view, &mut row.state, event)).map_err(|panicked| failed(&*self.view, panicked))?;
         }
+        Ok(())
     }
 
     /// Returns the changed rows in key order.
     ///
     /// # Errors
-    /// Returns an error if a state cannot be encoded or its fields are invalid.
+    /// Returns an error if a state cannot be encoded, its fields are invalid, or the view panics.
     pub(super) fn changes(&self) -> Result<Rows> {
         let mut changed: Vec<_> = self.rows.values().filter(|row| row.has_changed).collect();
         changed.sort_unstable_by(|one, other| one.kept.key.cmp(&other.kept.key));
         let (new, others): (Vec<_>, Vec<_>) = changed.into_iter().partition(|row| row.kept.state.is_none());
         let encoded =
-            |rows: &[&Cached<V::State>]| rows.iter().map(|row| row.encoded(&*self.view)).collect::<Result<_>>();
+            |rows: &[&Cached<V::State>]| rows.iter().map(|row| row.encoded_caught(&*self.view)).collect::<Result<_>>();
         let (new, after) = (encoded(&new)?, encoded(&others)?);
         Ok(Rows { new, before: others.into_iter().map(|row| row.kept.clone()).collect(), after })
     }
@@ -150,7 +158,16 @@ impl<V: View> Cache<V> {
     }
 }
 
+/// Returns the error of a view that panicked.
+fn failed<V: View>(view: &V, panicked: Panicked) -> Error {
+    Error::with_source(ErrorKind::Panicked(format!("fold view {}", view.name())), panicked)
+}
+
 impl<S: serde::Serialize> Cached<S> {
+    fn encoded_caught<V: View<State = S>>(&self, view: &V) -> Result<ViewRow> {
+        catch(|| self.encoded(view)).map_err(|panicked| failed(view, panicked))?
+    }
+
     fn encoded<V: View<State = S>>(&self, view: &V) -> Result<ViewRow> {
         let key = self.kept.key.clone();
         let (state, fields) = match &self.state {

@@ -2,8 +2,9 @@
 
 use crate::aggregate::Aggregate;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{DecodeError, Event, StoredEvent};
+use crate::event::{DecodeError, StoredEvent, decode_stored};
 use crate::id::{EventType, StreamId, Version};
+use crate::panics::{Panicked, catch};
 use crate::store::log::reader::Visitor;
 
 /// An aggregate's state and its version.
@@ -32,7 +33,8 @@ pub(super) struct Fold<'s, A> {
 
 impl<A: Aggregate> Visitor for Fold<'_, A> {
     fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()> {
-        let state = A::from_snapshot(state).map_err(|source| {
+        let decoded = catch(|| A::from_snapshot(state)).unwrap_or_else(|panicked| Err(panicked.into()));
+        let state = decoded.map_err(|source| {
             self.bad_snapshot = true;
             Error::with_source(ErrorKind::Corrupt(format!("snapshot of {} at version {version}", self.stream)), source)
         })?;
@@ -45,8 +47,10 @@ impl<A: Aggregate> Visitor for Fold<'_, A> {
             let problem = format!("{}: version {version} follows version {}", self.stream, self.loaded.version);
             return Err(ErrorKind::Corrupt(problem).into());
         }
-        let event = A::Event::decode(event).map_err(|error| self.undecodable(error, version, event.event_type))?;
-        self.loaded.state.apply(event);
+        let name = event.event_type;
+        let event = decode_stored(event).map_err(|error| self.undecodable(error, version, name))?;
+        // The caller drops the state if an event cannot be applied to it.
+        catch(|| self.loaded.state.apply(event)).map_err(|panicked| unapplied(panicked, self.stream, version, name))?;
         self.loaded.version = version;
         Ok(())
     }
@@ -60,4 +64,10 @@ impl<A> Fold<'_, A> {
             Err(name) => Error::with_source(ErrorKind::Corrupt(format!("{} version {version}", self.stream)), name),
         }
     }
+}
+
+/// Returns the error of an event whose `apply` panicked.
+#[cold]
+pub(super) fn unapplied(panicked: Panicked, stream: &StreamId, version: Version, event_type: &str) -> Error {
+    Error::with_source(ErrorKind::Panicked(format!("apply {event_type}, version {version} of {stream}")), panicked)
 }

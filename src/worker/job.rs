@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
+use crate::panics::catch_in;
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
 use crate::store::log::reader::EventReader;
@@ -43,7 +44,8 @@ impl<P: Projection, M> Job<P, M> {
         let projection = self.projection.clone();
         Box::new(move |tx| {
             async move {
-                projection.setup(tx).await.map_err(|source| {
+                let done = catch_in(async { projection.setup(tx).await }).await;
+                done.unwrap_or_else(|panicked| Err(panicked.into())).map_err(|source| {
                     Error::with_source(ErrorKind::Backend(format!("set up projection {}", projection.name())), source)
                 })
             }

@@ -22,7 +22,7 @@ use crate::worker::gate::{Admission, admit};
 use crate::worker::job::Job;
 use crate::worker::parking::{ParkedAggregates, from_event};
 use crate::worker::runner::{Group, Order, Runner};
-use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, failure, read_parked};
+use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, apply, failure, read_parked};
 
 /// One checkpoint, moved by compare-and-set.
 pub(super) struct LogOrder {
@@ -245,7 +245,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
         let failed = failure(&self.name, first);
         let decoded: Vec<Envelope<P::Event>> = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
         let projection = self.job.projection.clone();
-        Ok(Box::new(move |tx| async move { projection.apply_batch(tx, decoded).await.map_err(failed) }.boxed()))
+        Ok(Box::new(move |tx| async move { apply(&*projection, tx, decoded, failed).await }.boxed()))
     }
 
     /// Reads the next events of a parked aggregate. None is beyond `applied`: later events arrive, or have arrived, with the live ones.

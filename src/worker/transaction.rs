@@ -4,8 +4,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::event::RecordedEvent;
+use crate::event::{Envelope, RecordedEvent};
 use crate::id::{ProjectionName, StreamId, Version};
+use crate::panics::catch_in;
+use crate::projection::Projection;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::Parked;
 use crate::worker::options::WorkerOptions;
@@ -103,6 +105,17 @@ impl Attempts {
 pub(super) fn failure(name: &ProjectionName, first: &RecordedEvent) -> impl FnOnce(BoxError) -> Error + Send + use<> {
     let (projection, position, event_type) = (name.clone(), first.position, first.event.event_type.clone());
     move |source| Error::with_source(ErrorKind::Projection { projection, position, event_type }, source)
+}
+
+/// Applies a batch. A panic of the projection is its failure on the batch.
+pub(super) async fn apply<P: Projection>(
+    projection: &P,
+    tx: &mut P::Tx,
+    events: Vec<Envelope<P::Event>>,
+    failed: impl FnOnce(BoxError) -> Error,
+) -> Result<()> {
+    let applied = catch_in(async { projection.apply_batch(tx, events).await }).await;
+    applied.unwrap_or_else(|panicked| Err(panicked.into())).map_err(failed)
 }
 
 /// Whether the projection itself failed, and not the store beneath it.

@@ -8,6 +8,7 @@
 mod counter;
 #[path = "../support/databases.rs"]
 mod databases;
+mod sites;
 
 mod a1_panics;
 mod a2_slow_handlers;

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::panics::catch_in;
 use crate::store::log::append::{Append, Appended};
 
 /// The capacity of a queue; a caller waits while its queue is full. Also the maximum number of appends that share one commit.
@@ -25,6 +26,9 @@ const MAX_QUEUED_APPENDS: usize = 1024;
 
 /// A commit takes no further append once its payloads reach this many bytes, which bounds the memory that it needs.
 const MAX_COMMIT_BYTES: usize = 32 * 1024 * 1024;
+
+/// The attempt that fails if a commit ends without an answer.
+const LEARN_OUTCOME: &str = "learn the outcome of an append";
 
 /// Commits several appends at once: the part of [`GroupCommit`] that a driver implements. See [`GroupCommit`] for an example.
 #[async_trait]
@@ -96,7 +100,7 @@ impl GroupCommit {
     ///
     /// # Errors
     /// The error of the driver for this append, [`ErrorKind::Closed`] after [`close`](Self::close), and [`ErrorKind::Transient`] if the
-    /// commit panicked and the outcome is unknown.
+    /// driver panicked and the outcome is unknown. A panic fails the appends of its commit and no later ones.
     ///
     /// # Cancel safety
     /// A call that is dropped while it waits for a place in the queue writes nothing. A call that is dropped later is still committed.
@@ -114,7 +118,7 @@ impl GroupCommit {
             place = waiting.reserve() => place.map_err(|_| closed())?,
         };
         place.send((append, outcome));
-        answer.await.map_err(|_| Error::new(ErrorKind::Transient("learn the outcome of an append".into())))?
+        answer.await.map_err(|_| Error::new(ErrorKind::Transient(LEARN_OUTCOME.into())))?
     }
 
     /// Chooses the queue of an append by its first stream. Two queues may hold appends to a common stream; the database resolves that
@@ -147,7 +151,7 @@ impl GroupCommit {
         self.closing.cancel();
         for queue in &self.queues {
             if let Some(task) = queue.task.lock().await.take() {
-                // The task has no result. If it panicked, it dropped the senders, and each caller got an error.
+                // The task has no result.
                 drop(task.await);
             }
         }
@@ -209,7 +213,13 @@ async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>,
         // A caller that just got an outcome may append again immediately: yielding lets that append join this commit.
         tokio::task::yield_now().await;
         let (batch, outcomes) = gather(first, &mut waiting);
-        for (result, outcome) in driver.append_batch(batch).await.into_iter().zip(outcomes) {
+        let size = batch.len();
+        // A panic costs this batch its outcomes and must not end the queue, which every later append of the process needs.
+        let results = catch_in(async { driver.append_batch(batch).await }).await.unwrap_or_else(|panicked| {
+            let unknown = Error::with_source(ErrorKind::Transient(LEARN_OUTCOME.into()), panicked);
+            vec![Err(unknown); size]
+        });
+        for (result, outcome) in results.into_iter().zip(outcomes) {
             // The receiver is gone if the caller was dropped.
             drop(outcome.send(result));
         }

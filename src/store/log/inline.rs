@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
+use crate::panics::catch_in;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
 
@@ -83,7 +84,28 @@ impl<Tx: ?Sized + 'static> fmt::Debug for Inlines<Tx> {
     }
 }
 
+/// Sets up an inline projection. Its panic is an error.
+pub(crate) async fn set_up<Tx: Send + ?Sized + 'static>(inline: &dyn Inline<Tx>, tx: &mut Tx) -> Result<()> {
+    catch_in(inline.set_up(tx)).await.unwrap_or_else(|panicked| {
+        let what = format!("set up projection {}", inline.projection());
+        Err(Error::with_source(ErrorKind::Backend(what), panicked))
+    })
+}
+
+/// Applies `events` to an inline projection, except for those that it does not want. Its panic is its failure on the first of them.
+pub(crate) async fn apply<Tx: Send + ?Sized + 'static>(
+    inline: &dyn Inline<Tx>,
+    tx: &mut Tx,
+    events: &[RecordedEvent],
+) -> Result<()> {
+    let wanted = wanted(inline.filter(), events);
+    let Some(first) = wanted.first() else { return Ok(()) };
+    let (projection, position) = (inline.projection().clone(), first.position);
+    let kind = ErrorKind::Projection { projection, position, event_type: first.event.event_type.clone() };
+    catch_in(inline.apply(tx, wanted)).await.unwrap_or_else(|panicked| Err(Error::with_source(kind, panicked)))
+}
+
 /// Returns the events that pass `filter`.
-pub(crate) fn wanted(filter: &Filter, events: &[RecordedEvent]) -> Vec<RecordedEvent> {
+fn wanted(filter: &Filter, events: &[RecordedEvent]) -> Vec<RecordedEvent> {
     events.iter().filter(|event| filter.passes(event)).cloned().collect()
 }

@@ -9,7 +9,7 @@ use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::store::log::append::{Append, Appended};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
-use crate::store::log::inline::{Inline, InlineStore, Inlines, wanted};
+use crate::store::log::inline::{Inline, InlineStore, Inlines, apply, set_up};
 use crate::store::log::judge::{Verdict, judge, record};
 use crate::store::memory::log::{MemoryLog, MemoryStore};
 use crate::store::memory::model::MemoryReadModel;
@@ -73,7 +73,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
         }
         let (head, mut value) = (self.log.read().head(), T::clone(&before));
         let apply = async {
-            inline.set_up(&mut value).await?;
+            set_up(inline, &mut value).await?;
             self.catch_up(inline, &mut value, head).await
         };
         let staged = transaction.run(apply).await?;
@@ -118,7 +118,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
     async fn apply(&self, value: &mut T, head: Position, events: &[RecordedEvent]) -> Result<()> {
         for inline in self.inlines.iter() {
             self.catch_up(&**inline, value, head).await?;
-            apply_wanted(&**inline, value, events).await?;
+            apply(&**inline, value, events).await?;
         }
         Ok(())
     }
@@ -133,7 +133,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
                 state.events[index(at)..index(head)].iter().take(BATCH).cloned().collect()
             };
             at = at.plus(events.len() as u64);
-            apply_wanted(inline, value, &events).await?;
+            apply(inline, value, &events).await?;
         }
         Ok(())
     }
@@ -157,9 +157,4 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
             tables.checkpoints.insert(inline.projection().clone(), head);
         }
     }
-}
-
-async fn apply_wanted<T: 'static>(inline: &dyn Inline<T>, value: &mut T, events: &[RecordedEvent]) -> Result<()> {
-    let wanted = wanted(inline.filter(), events);
-    if wanted.is_empty() { Ok(()) } else { inline.apply(value, wanted).await }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName, Version};
 use crate::store::log::append::{Append, Appended, Outcome};
-use crate::store::log::inline::{Inline, Inlines, wanted};
+use crate::store::log::inline::{Inline, Inlines, apply, set_up};
 use crate::store::log::reader::EventReader;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::read_model::{ReadModel, Work};
@@ -48,10 +48,7 @@ pub(crate) async fn apply_inline<Tx: Send + 'static>(
     }
     let written = written(round, results);
     for inline in inlines.iter() {
-        let wanted = wanted(inline.filter(), &written);
-        if !wanted.is_empty() {
-            inline.apply(tx, wanted).await?;
-        }
+        apply(&**inline, tx, &written).await?;
     }
     Ok(())
 }
@@ -86,7 +83,7 @@ pub(crate) async fn begin_inline<M: InlineModels>(
             return Err(refused("has parked aggregates: release them before it is applied inline".into()));
         }
     }
-    let work: Work<M::Tx> = Box::new(move |tx| async move { inline.set_up(tx).await }.boxed());
+    let work: Work<M::Tx> = Box::new(move |tx| async move { set_up(&*inline, tx).await }.boxed());
     models.begin_inline(&projection, work).await
 }
 

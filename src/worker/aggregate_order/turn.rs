@@ -15,7 +15,7 @@ use crate::store::model::parking::ParkedState;
 use crate::store::model::progress::{Progress, Turn};
 use crate::worker::parking::from_event;
 use crate::worker::runner::{Group, Runner};
-use crate::worker::transaction::{Report, failure, follow, read_parked};
+use crate::worker::transaction::{Report, apply, failure, follow, read_parked};
 
 /// One attempt at a transaction, and its report: it may end on another thread.
 pub(super) struct Attempt<P> {
@@ -97,7 +97,7 @@ impl<P: Projection> Attempt<P> {
             (report.planned, report.first) = (events.len(), Some(first.clone()));
         }
         let decoded: Vec<Envelope<P::Event>> = events.iter().map(RecordedEvent::decode).collect::<Result<_>>()?;
-        self.projection.apply_batch(tx, decoded).await.map_err(failure(&self.name, first))
+        apply(&*self.projection, tx, decoded, failure(&self.name, first)).await
     }
 
     fn wants(&self, event: &RecordedEvent) -> bool {

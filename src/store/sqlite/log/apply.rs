@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use crate::error::ErrorKind;
 use crate::event::RecordedEvent;
 use crate::id::Position;
-use crate::store::log::inline::{Inline, Inlines, wanted};
+use crate::store::log::inline::{self, Inline, Inlines};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::log::read;
 use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
@@ -27,7 +27,7 @@ pub(crate) fn apply(
         let found = checkpoint(db, inline.projection())?;
         found.check_log_order(inline.projection())?;
         if found.position == before {
-            apply_wanted(db, runtime, &**inline, events)?;
+            runtime.block_on(inline::apply(&**inline, db, events)).map_err(classify_work)?;
             set_checkpoint(db, inline.projection(), head, found.parking_changes)?;
         } else {
             // Another process has appended without running the projection.
@@ -54,21 +54,8 @@ pub(crate) fn catch_up(
     }
     while at < head {
         let page = read::page_in(db, at, BATCH, inline.filter())?;
-        apply_wanted(db, runtime, inline, &page.events)?;
+        runtime.block_on(inline::apply(inline, db, &page.events)).map_err(classify_work)?;
         at = page.through;
     }
     set_checkpoint(db, projection, head, found.parking_changes)
-}
-
-fn apply_wanted(
-    db: &mut Connection,
-    runtime: &Handle,
-    inline: &dyn Inline<Connection>,
-    events: &[RecordedEvent],
-) -> Result<(), Failure> {
-    let wanted = wanted(inline.filter(), events);
-    if !wanted.is_empty() {
-        runtime.block_on(inline.apply(db, wanted)).map_err(classify_work)?;
-    }
-    Ok(())
 }

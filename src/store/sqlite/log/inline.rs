@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{ErrorKind, Result};
 use crate::store::log::group_commit::GroupCommit;
-use crate::store::log::inline::{Inline, InlineStore};
+use crate::store::log::inline::{Inline, InlineStore, set_up};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::log::append::Writer;
 use crate::store::sqlite::log::apply::catch_up;
@@ -43,7 +43,7 @@ impl InlineStore for SqliteStore {
                     );
                     return Err(Failure::Own(ErrorKind::Invalid(problem).into()));
                 }
-                runtime.block_on(new.set_up(open.db)).map_err(classify_work)?;
+                runtime.block_on(set_up(&*new, open.db)).map_err(classify_work)?;
                 let head = read::head(open.db)?;
                 catch_up(open.db, &runtime, &*new, head)?;
                 open.commit()
