@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, fmt_chain};
 use crate::event::{Envelope, Metadata};
 use crate::id::{ClaimScope, ClaimValue, CorrelationId, EventId, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Appended, Outcome};
@@ -126,7 +126,7 @@ impl Executed {
 /// The error of a command, by how a caller can react.
 ///
 /// It implements [`std::error::Error`] for every `E` that implements `Display` and `Debug`, so `?` converts it into a `Box<dyn Error>` even
-/// if the domain's own error is plain text. A rejection displays `E` as its message but does not expose the source of `E`: match on
+/// if the domain's own error is plain text. `{}` displays the error alone, and `{:#}` the error followed by its causes. A rejection displays `E` as its message but does not expose the source of `E`: match on
 /// [`Rejected`](Self::Rejected) to reach it.
 ///
 /// # Examples
@@ -140,7 +140,7 @@ impl Executed {
 ///         CommandError::Rejected(reason) => format!("refused: {reason}"),
 ///         CommandError::Taken { value, .. } => format!("{value} is taken"),
 ///         CommandError::Conflict(_) | CommandError::Transient(_) => "try again later".to_owned(),
-///         error => format!("internal error: {error}"),
+///         error => format!("internal error: {error:#}"),
 ///     }
 /// }
 ///
@@ -175,10 +175,23 @@ impl<E: fmt::Display> fmt::Display for CommandError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rejected(reason) => reason.fmt(f),
-            Self::Conflict(_) => f.write_str("the command conflicted with other writers on every attempt; retry later"),
+            Self::Conflict(error) => fmt_chain(f, &Conflicted(error), Some(error)),
             Self::Taken { scope, value, by } => write!(f, "{scope} {value} is taken by {by}"),
             Self::Transient(error) | Self::Corrupt(error) | Self::Failed(error) => error.fmt(f),
         }
+    }
+}
+
+/// The message of [`CommandError::Conflict`].
+struct Conflicted<'e>(&'e Error);
+
+impl fmt::Display for Conflicted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.kind() {
+            ErrorKind::Conflict { stream, .. } => write!(f, "the command on {stream} ")?,
+            _ => f.write_str("the command ")?,
+        }
+        f.write_str("conflicted with other writers on every attempt; retry later")
     }
 }
 

@@ -17,6 +17,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The error type of this library. Its [`kind`](Error::kind) tells callers how to react; its [`source`](std::error::Error::source) is the cause.
 ///
+/// `{}` displays the error alone, and `{:#}` the error followed by its causes, for logs. [`chain`](Self::chain) iterates over them.
+///
 /// # Examples
 /// ```
 /// use retell::{Error, ErrorKind};
@@ -268,6 +270,21 @@ impl Error {
         &self.kind
     }
 
+    /// Returns this error and its causes, outermost first. `{:#}` displays them as one text.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::{Error, ErrorKind};
+    ///
+    /// let error = Error::with_source(ErrorKind::Transient("append".into()), "connection reset by peer");
+    /// assert_eq!(error.to_string(), "temporarily unable to append");
+    /// assert_eq!(format!("{error:#}"), "temporarily unable to append: connection reset by peer");
+    /// assert_eq!(error.chain().count(), 2);
+    /// ```
+    pub fn chain(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        chain(self)
+    }
+
     /// Returns whether another writer changed the stream first. Load the aggregate, decide and append again.
     pub fn is_conflict(&self) -> bool {
         matches!(*self.kind, ErrorKind::Conflict { .. })
@@ -316,9 +333,32 @@ pub(crate) fn chain<'e>(
     std::iter::successors(Some(error), |error| error.source())
 }
 
+/// Writes `message`, and with `{:#}` the chain of causes that begins with `source`.
+///
+/// A cause is left out if the text before it already ends with it: many errors repeat their cause in their own message.
+pub(crate) fn fmt_chain(
+    f: &mut fmt::Formatter<'_>,
+    message: &dyn fmt::Display,
+    source: Option<&(dyn std::error::Error + 'static)>,
+) -> fmt::Result {
+    if !f.alternate() {
+        return write!(f, "{message}");
+    }
+    let mut before = message.to_string();
+    f.write_str(&before)?;
+    for cause in source.into_iter().flat_map(chain) {
+        let text = cause.to_string();
+        if !before.ends_with(&text) {
+            write!(f, ": {text}")?;
+            before = text;
+        }
+    }
+    Ok(())
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.kind, f)
+        fmt_chain(f, &self.kind, std::error::Error::source(self))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The forms of an event: the domain's own type, encoded for an append, recorded in the log, and decoded for a projection.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
-use crate::error::{BoxError, Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind, fmt_chain};
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::panics::catch;
 
@@ -123,14 +124,14 @@ impl<'a> StoredEvent<'a> {
 }
 
 /// The reason why a stored event cannot be decoded.
-#[derive(Debug, thiserror::Error)]
+///
+/// `{:#}` displays the codec's error, too.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The Rust type holds no event of this stored name.
-    #[error("unknown event type")]
     UnknownType,
     /// The schema version is unknown.
-    #[error("schema version {found} is unknown, this release knows 1 to {known}")]
     UnknownSchema {
         /// The schema version in the store.
         found: u32,
@@ -138,8 +139,28 @@ pub enum DecodeError {
         known: u32,
     },
     /// The payload does not match its type and schema version.
-    #[error("cannot decode the payload")]
-    Payload(#[source] BoxError),
+    Payload(BoxError),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownType => f.write_str("unknown event type"),
+            Self::UnknownSchema { found, known } => {
+                write!(f, "schema version {found} is unknown, this release knows 1 to {known}")
+            }
+            Self::Payload(error) => fmt_chain(f, &"cannot decode the payload", Some(&**error as _)),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::UnknownType | Self::UnknownSchema { .. } => None,
+            Self::Payload(error) => Some(&**error as _),
+        }
+    }
 }
 
 impl DecodeError {

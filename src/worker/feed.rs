@@ -140,7 +140,7 @@ impl Feed {
 
     pub(super) async fn reject(&mut self, delivery: Delivery, junk: &Error) {
         if let Some(consumer) = &mut self.consumer
-            && consumer.reject(delivery, &junk.to_string()).await.is_err()
+            && consumer.reject(delivery, &format!("{junk:#}")).await.is_err()
         {
             self.consumer = None;
         }

@@ -8,7 +8,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use crate::backoff::delays;
-use crate::error::{Error, chain};
+use crate::error::Error;
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
 use crate::store::model::parking::{Parked, ParkedState, Parking, ParkingChange};
@@ -126,8 +126,7 @@ impl Default for ParkingOptions {
 
 /// Returns an error and its causes as one text that every database takes.
 pub(crate) fn reason(error: &Error) -> String {
-    let causes: Vec<_> = chain(error).map(ToString::to_string).collect();
-    causes.join(": ").replace('\0', "\u{fffd}").chars().take(REASON_CHARS).collect()
+    format!("{error:#}").replace('\0', "\u{fffd}").chars().take(REASON_CHARS).collect()
 }
 
 /// Returns a parked aggregate with `event` as the first of its events that is not applied.
