@@ -305,6 +305,11 @@ impl Error {
         matches!(*self.kind, ErrorKind::Transient(_) | ErrorKind::TimedOut(_) | ErrorKind::Behind { .. })
     }
 
+    /// Returns whether the store cannot work at the moment, whatever the call: it is unreachable or busy, its disk is full, or it is read-only.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.is_transient() || matches!(*self.kind, ErrorKind::Full | ErrorKind::ReadOnly)
+    }
+
     /// Returns whether stored data cannot be read. Only a repair or a newer release helps.
     pub fn is_corrupt(&self) -> bool {
         matches!(

@@ -12,7 +12,7 @@ use crate::sites::{Site, on_every_store};
 const UNLUCKY: u64 = 13;
 
 fn check(place: &str, number: u64) {
-    assert!(number != UNLUCKY, "{place}: nobody expected {number}");
+    assert!(number != UNLUCKY, "{place}: no code here expects {number}");
 }
 
 #[derive(Event, Debug, Clone)]
@@ -111,7 +111,7 @@ async fn panicking_command_writes_nothing<S: EventStore + Clone, M>(Site { store
             let CommandError::Failed(error) = &refused else { panic!("{refused:?}") };
             assert!(matches!(error.kind(), ErrorKind::Panicked(_)), "{error:?}");
             let text = text(error);
-            assert!(text.contains(&format!("panicked: {place}: nobody expected 13")), "{text}");
+            assert!(text.contains(&format!("panicked: {place}: no code here expects 13")), "{text}");
             assert!(text.contains("thing/a"), "{text}");
         }
     }
@@ -129,7 +129,7 @@ async fn unreadable_event_is_an_error_with_its_text<S: EventStore + Clone, M>(Si
     for (id, place) in [("upcast", "upcaster"), ("decode", "Deserialize"), ("apply", "Aggregate::apply")] {
         for _ in 0..2 {
             let text = text(&things.load(id).await.unwrap_err());
-            assert!(text.contains(&format!("panicked: {place}: nobody expected 13")), "{text}");
+            assert!(text.contains(&format!("panicked: {place}: no code here expects 13")), "{text}");
             assert!(text.contains(&format!("thing/{id}")) && text.contains("version 1"), "{text}");
             assert!(text.contains("thing."), "{text}");
         }

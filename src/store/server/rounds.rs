@@ -99,7 +99,7 @@ fn split_round(batch: &[Append], waiting: &[usize]) -> (Vec<usize>, Vec<usize>) 
 }
 
 /// Commits a round and retries it if a concurrent writer was faster; the next attempt then detects the conflict. A round that keeps failing
-/// is split into single appends, so that only the append at fault fails.
+/// is halved until the append at fault is found, so that only that append fails.
 async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appended>> {
     let began = Instant::now();
     let mut error = None;
@@ -115,12 +115,19 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
                     error = Some(Error::with_source(ErrorKind::Transient("append".into()), failed));
                     continue;
                 }
-                _ if round.len() == 1 || failed.is_transient() => return vec![Err(failed); round.len()],
+                _ if round.len() == 1 || failed.is_outage() => return vec![Err(failed); round.len()],
                 _ => break,
             },
         };
         match driver.refusal(&failed) {
-            Refusal::Other => return vec![Err(driver.classify(failed, "append")); round.len()],
+            Refusal::Other => {
+                let is_refused = is_refused(&failed);
+                let failed = driver.classify(failed, "append");
+                if round.len() == 1 || !is_refused || failed.is_outage() {
+                    return vec![Err(failed); round.len()];
+                }
+                break;
+            }
             Refusal::Duplicate if round.len() == 1 => return vec![Err(duplicate(driver, round[0], failed).await)],
             Refusal::Duplicate => break,
             Refusal::Blocked => error = Some(driver.classify(failed, "append")),
@@ -139,11 +146,16 @@ async fn append_round(driver: &dyn Rounds, round: &[&Append]) -> Vec<Result<Appe
     if round.len() == 1 {
         return vec![Err(error.unwrap_or_else(lost))];
     }
-    let mut results = Vec::with_capacity(round.len());
-    for append in round {
-        results.extend(Box::pin(append_round(driver, std::slice::from_ref(append))).await);
-    }
+    let (first, second) = round.split_at(round.len() / 2);
+    let mut results = Box::pin(append_round(driver, first)).await;
+    results.extend(Box::pin(append_round(driver, second)).await);
     results
+}
+
+/// Returns whether the server, or sqlx before it sent anything, refused a statement, so that nothing was written. After any other error the
+/// round may be in the log, and a second attempt would find its own events.
+fn is_refused(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(_) | sqlx::Error::Encode(_))
 }
 
 /// Returns why the server refused a statement of an inline projection, or [`Refusal::Other`] if the error did not come from the server.

@@ -35,6 +35,26 @@ impl Failure {
         }
     }
 
+    /// Returns whether a commit that failed may succeed without one of its appends. Nothing was written.
+    pub(crate) fn may_be_of_one_append(&self) -> bool {
+        match self {
+            Self::Own(error) => !error.is_outage(),
+            Self::Sqlite(error) => !matches!(
+                error.sqlite_error_code(),
+                Some(
+                    ErrorCode::DatabaseBusy
+                        | ErrorCode::DatabaseLocked
+                        | ErrorCode::OperationInterrupted
+                        | ErrorCode::DiskFull
+                        | ErrorCode::ReadOnly
+                        | ErrorCode::SystemIoFailure
+                        | ErrorCode::CannotOpen
+                        | ErrorCode::OutOfMemory
+                )
+            ),
+        }
+    }
+
     /// Converts to the [`Corrupt`](ErrorKind::Corrupt) error of the row at `place`, which cannot be read.
     pub(crate) fn in_row(self, place: impl Display) -> Self {
         match self {

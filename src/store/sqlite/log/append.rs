@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -65,7 +65,7 @@ impl Writer {
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
         let (size, inline, runtime) = (batch.len(), self.inline.clone(), Handle::current());
-        match self.pool.run("append", move |db| commit(db, &batch, (&inline, &runtime))).await {
+        match self.pool.run("append", move |db| Ok(commit(db, &batch, (&inline, &runtime)))).await {
             Ok((results, head)) => {
                 self.advance_head(head);
                 results
@@ -78,46 +78,21 @@ impl BatchAppend for Writer {
 /// The inline projections of a commit, and the runtime that runs them.
 type InlineContext<'i> = (&'i Inlines<Connection>, &'i Handle);
 
-/// Commits all valid appends of a batch together and returns their results and the new head. If an inline projection fails, splits the batch in
-/// half until it finds the append at fault.
-fn commit(
-    db: &mut Connection,
-    batch: &[Append],
-    context: InlineContext<'_>,
-) -> Result<(Vec<Result<Appended>>, Position), Failure> {
-    match commit_all(db, batch, context) {
-        Err(Failure::Own(error)) if is_projection_error(&error) && batch.len() == 1 => {
-            Ok((vec![Err(error)], Position::ZERO))
-        }
-        Err(Failure::Own(error)) if is_projection_error(&error) => {
-            let (first, second) = batch.split_at(batch.len() / 2);
-            let (mut results, head) = commit(db, first, context)?;
-            // The first half is committed, so an error here belongs only to the second half.
-            match commit(db, second, context) {
-                Ok((more, new_head)) => {
-                    results.extend(more);
-                    Ok((results, head.max(new_head)))
-                }
-                Err(failure) => {
-                    let error = failure.to("append");
-                    results.extend(second.iter().map(|_| Err(error.clone())));
-                    Ok((results, head))
-                }
-            }
-        }
-        done => done,
+/// Commits all valid appends of a batch together and returns their results and the new head. If one of them may be at fault for a failure,
+/// halves the batch until it finds that append.
+fn commit(db: &mut Connection, batch: &[Append], context: InlineContext<'_>) -> (Vec<Result<Appended>>, Position) {
+    let failure = match commit_all(db, batch, context) {
+        Ok(done) => return done,
+        Err(failure) => failure,
+    };
+    if batch.len() == 1 || !failure.may_be_of_one_append() {
+        return (vec![Err(failure.to("append")); batch.len()], Position::ZERO);
     }
-}
-
-/// Returns whether the error is that of an inline projection that failed on an event of the append.
-fn is_projection_error(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Projection { .. }
-            | ErrorKind::Undecodable { .. }
-            | ErrorKind::UnknownSchema { .. }
-            | ErrorKind::UnknownEventType { .. }
-    )
+    let (first, second) = batch.split_at(batch.len() / 2);
+    let (mut results, head) = commit(db, first, context);
+    let (more, new_head) = commit(db, second, context);
+    results.extend(more);
+    (results, head.max(new_head))
 }
 
 /// Commits all valid appends of a batch in one transaction. If only the insert finds an append at fault (a duplicate event id), starts again
@@ -357,12 +332,17 @@ impl<'tx> Commit<'tx> {
                 Ok(Ok(()))
             }
             // Position and version were read under the write lock, so only the event id can be a duplicate.
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Err(error) if is_unique_violation(&error) => {
                 Ok(Err(Error::with_source(ErrorKind::DuplicateEvent(event.id), error)))
             }
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn is_unique_violation(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(code, Some(ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY))
 }
 
 /// Returns the outcome of the append under `key`.
