@@ -8,6 +8,8 @@
 mod counter;
 #[path = "../support/databases.rs"]
 mod databases;
+#[path = "../support/server.rs"]
+mod server;
 mod sites;
 
 mod a1_panics;

@@ -33,6 +33,9 @@ LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 -- A session keeps its plans, and a table may have been empty when it made them.
 SET enable_seqscan = off
+-- Otherwise PostgreSQL compiles a statement whose estimated cost is high, in each session and for up to a second. The estimates grow with the log,
+-- the work does not.
+SET jit = off
 AS $$
 DECLARE
     durability text := {schema}.wait_for_disk(durable);

@@ -10,6 +10,7 @@ CREATE OR REPLACE FUNCTION {schema}.append_one(
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     durability text := {schema}.wait_for_disk(durable);

@@ -9,6 +9,7 @@ RETURNS TABLE (row_state text, row_fields text, row_position bigint)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM {schema}.checkpoints WHERE projection = by_projection AND per_aggregate) THEN

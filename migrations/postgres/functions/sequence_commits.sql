@@ -1,6 +1,9 @@
 -- Assigns positions to the commits that have none, and returns the head of the log. One transaction does this at a time. If another one holds
 -- the lock, returns NULL.
-CREATE OR REPLACE FUNCTION {schema}.sequence_commits() RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.sequence_commits() RETURNS bigint LANGUAGE plpgsql
+-- The planner expects a third of all commits to have no position. In a long log, that estimate would make PostgreSQL compile the statement below.
+SET jit = off
+AS $$
 DECLARE
     durability text;
     head bigint;

@@ -26,7 +26,7 @@ pub(crate) async fn health(pool: &PgPool, schema: &Schema) -> Result<Health> {
 const LOG: &str = "
     SELECT
         coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0),
-        (SELECT count(*) FROM {schema}.lanes l JOIN {schema}.commits c ON c.lane = l.lane AND c.commit_id > l.sequenced)";
+        {schema}.unsequenced()";
 
 /// The advisory lock of a lane has the log's key as its upper half and the lane's number as its lower half.
 const LANES: &str = "

@@ -244,7 +244,7 @@ const LOG: &str = "
         AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)
     ORDER BY first_position LIMIT $2 - $1";
 
-/// Binds: after, end. The first row is the commit that holds the next position, as in `LOG`.
+/// Binds: after, end. The first row is the commit that holds the next position, as in `LOG`, and so is the reason for the limit.
 ///
 /// Here and below, `LATERAL` with `OFFSET 0` forces a lookup for each row. A join that was planned while the table was empty would read the
 /// whole table until it is analyzed.
@@ -252,9 +252,12 @@ const TAIL: &str = concat!(
     "SELECT e.commit_id, e.ordinal, ",
     event_columns!("e."),
     ", l.first_position
-    FROM {schema}.log l, LATERAL (SELECT * FROM {schema}.events e WHERE e.commit_id = l.commit_id OFFSET 0) AS e
-    WHERE l.first_position <= $2 AND l.first_position + l.events - 1 > $1
-        AND l.first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)"
+    FROM (
+        SELECT first_position, commit_id FROM {schema}.log
+        WHERE first_position + events - 1 > $1 AND first_position <= $2
+            AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)
+        ORDER BY first_position LIMIT $2 - $1
+    ) AS l, LATERAL (SELECT * FROM {schema}.events e WHERE e.commit_id = l.commit_id OFFSET 0) AS e"
 );
 
 /// Binds: first commit, last commit.

@@ -1,0 +1,8 @@
+-- Returns the number of visible commits without a position. Like the sequencer, looks up each lane's commits past its mark.
+CREATE OR REPLACE FUNCTION {schema}.unsequenced() RETURNS bigint LANGUAGE sql STABLE
+SET jit = off
+AS $$
+    SELECT count(*) FROM {schema}.lanes l, LATERAL (
+        SELECT FROM {schema}.commits c WHERE c.lane = l.lane AND c.commit_id > l.sequenced OFFSET 0
+    ) AS waiting
+$$;
