@@ -56,6 +56,7 @@ mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::try_join_all;
@@ -133,7 +134,11 @@ pub struct App<M> {
     role: Role,
     on_failure: OnFailure,
     parts: Vec<Box<dyn Part>>,
+    grace: Duration,
 }
+
+/// The time that tasks have to stop, as most supervisors give it to a process.
+const GRACE: Duration = Duration::from_secs(30);
 
 impl<M> std::fmt::Debug for App<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -152,7 +157,8 @@ impl<M: ReadModel + Clone> App<M> {
     /// Creates an app whose store is chosen at run time. `store` and `relays` are handles of the same store.
     pub fn over(store: Arc<dyn EventStore>, relays: Arc<dyn RelayStore>, models: M) -> Self {
         let on_failure: OnFailure = Arc::new(|_, _| {});
-        Self { store, relays, models, carrier: Carrier::Store, role: Role::All, on_failure, parts: Vec::new() }
+        let (carrier, parts) = (Carrier::Store, Vec::new());
+        Self { store, relays, models, carrier, role: Role::All, on_failure, parts, grace: GRACE }
     }
 
     /// Runs only the tasks of `role` in this process.
@@ -164,6 +170,13 @@ impl<M: ReadModel + Clone> App<M> {
     /// Calls `on_failure` with the name and error of each task that fails, before the task restarts. Use it for logging.
     pub fn with_on_failure(mut self, on_failure: impl Fn(&str, &Error) + Send + Sync + 'static) -> Self {
         self.on_failure = Arc::new(on_failure);
+        self
+    }
+
+    /// Gives the tasks `grace` to end when the app [stops](Running::stop) (30 seconds by default, as most supervisors do). Then they are dropped
+    /// with their transactions. A worker may have a shorter one of its own, see [`WorkerOptions::with_grace`](crate::WorkerOptions::with_grace).
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 
@@ -248,12 +261,12 @@ impl<M: ReadModel + Clone> App<M> {
 
     /// Starts the tasks of the app's role.
     pub fn start(self) -> Running {
-        let Self { store, relays, models, carrier, role, on_failure, parts } = self;
+        let Self { store, relays, models, carrier, role, on_failure, parts, grace } = self;
         let checkpoint: ReadCheckpoint = Arc::new(move |projection| {
             let models = models.clone();
             async move { models.checkpoint(&ProjectionName::new(projection)?).await }.boxed()
         });
-        let mut running = Running::new(store.clone(), checkpoint, on_failure);
+        let mut running = Running::new(store.clone(), checkpoint, on_failure, grace);
         for part in parts {
             let part = part.with_carrier(&carrier);
             if role.has(Role::Worker) { running.run(&part) } else { running.track_remote(&*part) }
@@ -266,10 +279,10 @@ impl<M: ReadModel + Clone> App<M> {
         running
     }
 
-    /// Runs the app until SIGTERM or Ctrl-C, then stops it as [`Running::stop`] does.
+    /// Runs the app until SIGTERM or Ctrl-C, then stops it as [`Running::stop`] does. A second Ctrl-C ends the process at once.
     ///
     /// # Errors
-    /// Returns the error of closing the log, or [`ErrorKind::Backend`] if the system refuses to deliver signals.
+    /// The errors of [`Running::stop`], or [`ErrorKind::Backend`] if the system refuses to deliver signals.
     ///
     /// # Cancel safety
     /// May be dropped at any time: the tasks are aborted, and no event is lost.

@@ -38,12 +38,21 @@ impl Delays {
         !stop.is_cancelled()
     }
 
-    /// Sleeps for the next wait after a transient error.
+    /// Sleeps for the next wait after an error that may pass: a transient one, or a store that is full or read-only. Such a store needs a
+    /// person or a failover, so the wait is the longest.
     ///
     /// # Errors
-    /// Returns `failed` if it is not transient, or if `stop` is canceled.
+    /// Returns `failed` if it is of another kind, or if `stop` is canceled.
     pub(crate) async fn pause_after(&mut self, failed: Error, stop: &CancellationToken) -> Result<()> {
-        if failed.is_transient() && self.pause(stop).await { Ok(()) } else { Err(failed) }
+        if failed.is_outage() && self.pause_for(&failed, stop).await { Ok(()) } else { Err(failed) }
+    }
+
+    /// Sleeps as [`pause_after`](Self::pause_after) does. Returns `false` if `stop` is canceled.
+    pub(crate) async fn pause_for(&mut self, outage: &Error, stop: &CancellationToken) -> bool {
+        if !outage.is_transient() {
+            self.waits = delays(self.longest, self.longest).waits;
+        }
+        self.pause(stop).await
     }
 }
 
@@ -55,11 +64,11 @@ impl Iterator for Delays {
     }
 }
 
-/// Runs `attempt` at least once, until it succeeds or fails with an error that is not transient. Sleeps for the next of `delays` between
-/// attempts.
+/// Runs `attempt` at least once, until it succeeds or fails with an error that is not an [outage](Error::is_outage). Sleeps for the next of
+/// `delays` between attempts.
 ///
 /// # Errors
-/// Returns the error of the last attempt. It is transient only if `stop` was canceled.
+/// Returns the error of the last attempt. It is an outage only if `stop` was canceled.
 pub(crate) async fn retry_transient<T, F: Future<Output = Result<T>>>(
     stop: &CancellationToken,
     mut delays: Delays,

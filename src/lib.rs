@@ -27,6 +27,7 @@ pub mod codec;
 pub mod command;
 pub mod error;
 pub mod event;
+mod grace;
 pub mod id;
 pub mod inline;
 pub mod lifecycle;

@@ -89,10 +89,10 @@ impl Relay {
     }
 
     /// Publishes until `stop` is canceled, or is on standby while another relay of the same name publishes. It retries transient errors of the
-    /// store and the broker without limit. When stopped, it waits for the outstanding confirms, stores its position and releases its lease.
+    /// store and the broker without limit, and waits for a store that is full or read-only. When stopped, it waits for the outstanding confirms, stores its position and releases its lease.
     ///
     /// # Errors
-    /// Returns an error of the store or the broker that is not transient. [`Fenced`](crate::ErrorKind::Fenced) means that the position was moved
+    /// Returns any other error of the store or the broker. [`Fenced`](crate::ErrorKind::Fenced) means that the position was moved
     /// under a fence that this store's leases have not reached: leases and positions come from different databases or backups.
     ///
     /// # Cancel safety

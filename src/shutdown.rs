@@ -1,6 +1,10 @@
 //! Waits for the signal that asks a process to stop.
 
 use std::io;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
+use std::sync::{Arc, OnceLock};
 
 /// The signal that asked the process to stop.
 ///
@@ -36,7 +40,8 @@ impl Signal {
     }
 }
 
-/// Waits until SIGTERM or Ctrl-C asks the process to stop, and returns the signal.
+/// Waits until SIGTERM or Ctrl-C asks the process to stop, and returns the signal. From then on, Ctrl-C ends the process at once, with
+/// [`Signal::exit_code`].
 ///
 /// # Errors
 /// Returns the system's error if it refuses to install a signal handler.
@@ -63,14 +68,38 @@ pub async fn requested() -> io::Result<Signal> {
     {
         use tokio::signal::unix::{SignalKind, signal};
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => Ok(Signal::Terminate),
-            _ = interrupt.recv() => Ok(Signal::Interrupt),
-        }
+        let is_stopping = end_at_interrupt()?;
+        let signal = tokio::select! {
+            _ = terminate.recv() => Signal::Terminate,
+            _ = interrupt.recv() => Signal::Interrupt,
+        };
+        is_stopping.store(true, Ordering::SeqCst);
+        Ok(signal)
     }
     #[cfg(not(unix))]
     {
         tokio::signal::ctrl_c().await?;
+        tokio::spawn(async {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(Signal::Interrupt.exit_code().into());
+            }
+        });
         Ok(Signal::Interrupt)
     }
+}
+
+/// Ends the process at an interrupt from the moment on at which the returned flag is set. The signal's handler does it, so that it works even if
+/// a handler blocks the threads of the runtime.
+#[cfg(unix)]
+fn end_at_interrupt() -> io::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::SIGINT;
+    use signal_hook::flag::register_conditional_shutdown;
+
+    static IS_STOPPING: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    if let Some(is_stopping) = IS_STOPPING.get() {
+        return Ok(is_stopping.clone());
+    }
+    let is_stopping = IS_STOPPING.get_or_init(Arc::default);
+    register_conditional_shutdown(SIGINT, Signal::Interrupt.exit_code().into(), is_stopping.clone())?;
+    Ok(is_stopping.clone())
 }

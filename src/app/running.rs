@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::app::health::Health;
 use crate::app::part::Part;
 use crate::app::tasks::{Group, OnFailure, Task, Watcher};
 use crate::app::waiting::{Goal, ReadCheckpoint, Waiting};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::Position;
 use crate::relay::Relay;
 use crate::store::log::event_store::EventStore;
@@ -41,6 +42,7 @@ pub struct Running {
     workers: Group,
     relays: Group,
     waiting: Waiting,
+    grace: Duration,
 }
 
 impl std::fmt::Debug for Running {
@@ -50,10 +52,15 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
-    pub(super) fn new(store: Arc<dyn EventStore>, checkpoint: ReadCheckpoint, on_failure: OnFailure) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn EventStore>,
+        checkpoint: ReadCheckpoint,
+        on_failure: OnFailure,
+        grace: Duration,
+    ) -> Self {
         let waiting = Waiting::new(store.clone(), checkpoint);
         let watcher = Watcher::new(on_failure);
-        Self { store, watcher, workers: Group::new(), relays: Group::new(), waiting }
+        Self { store, watcher, workers: Group::new(grace), relays: Group::new(grace), waiting, grace }
     }
 
     /// Runs a part of the app in this process.
@@ -133,13 +140,24 @@ impl Running {
 
     /// Stops the workers first, then the relays, then closes the log. Each task finishes its current batch.
     ///
+    /// Each of these three steps has the [grace period](crate::App::with_grace). At its end, handlers that have not returned are dropped with
+    /// their transactions; a later start repeats their events.
+    ///
     /// The read models stay open for readers. [Close](crate::ReadModel::close) them after the last read, or drop their last handle.
     ///
     /// # Errors
-    /// Returns the error of closing the log.
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) with the name of a task that was dropped, or if the log could not be closed in time. Otherwise
+    /// the error of closing the log.
     pub async fn stop(mut self) -> Result<()> {
-        self.workers.stop().await;
-        self.relays.stop().await;
-        self.store.close().await
+        let workers = self.workers.stop().await;
+        let relays = self.relays.stop().await;
+        let closed = timeout(self.grace, self.store.close()).await.unwrap_or_else(|_| {
+            Err(ErrorKind::TimedOut(format!(
+                "the log did not close within {:?}: a call on it has not returned",
+                self.grace
+            ))
+            .into())
+        });
+        workers.and(relays).and(closed)
     }
 }

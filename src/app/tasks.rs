@@ -1,17 +1,19 @@
 //! Tasks that restart after each failure, until they are told to stop.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::health::{Health, State};
 use crate::backoff::delays;
 use crate::error::{Error, ErrorKind, Result};
+use crate::grace::within_grace;
 use crate::panics::{catch, catch_in};
 use crate::worker::parking::reason;
 
@@ -21,6 +23,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A task that ran this long restarts with a fresh backoff.
 const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+
+/// The time to drop tasks at the end of their grace period.
+const TO_DROP: Duration = Duration::from_secs(1);
 
 /// Receives the name and the error of each task that fails.
 pub(super) type OnFailure = Arc<dyn Fn(&str, &Error) + Send + Sync>;
@@ -39,13 +44,16 @@ impl Task {
         Self { name: name.to_owned(), run: Arc::new(run) }
     }
 
-    /// Runs the task and restarts it after each failure, until it is told to stop.
-    async fn supervise(self, stop: CancellationToken, watcher: Watcher) {
+    /// Runs the task and restarts it after each failure, until it is told to stop. Then it has `grace` to end. Returns the error of a task that
+    /// did not end in time.
+    async fn supervise(self, stop: CancellationToken, grace: Duration, watcher: Watcher) -> Result<()> {
         let (mut times, mut waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
         loop {
             let began = Instant::now();
-            let Err(error) = self.run_once(stop.clone()).await else {
-                break watcher.set(&self.name, State::Stopped);
+            let ended = within_grace(&stop, grace, self.run_once(stop.clone())).await;
+            let Err(error) = ended.unwrap_or_else(|| Err(dropped(&self.name, grace))) else {
+                watcher.set(&self.name, State::Stopped);
+                return Ok(());
             };
             if began.elapsed() >= HEALTHY_AFTER {
                 (times, waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
@@ -54,9 +62,12 @@ impl Task {
             // A callback that panics loses this report, and the task still restarts.
             drop(catch(|| (watcher.on_failure)(&self.name, &error)));
             watcher.set(&self.name, State::Failed { times, error: reason(&error) });
+            if stop.is_cancelled() && matches!(error.kind(), ErrorKind::TimedOut(_)) {
+                return Err(error);
+            }
             let wait = tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT));
             if stop.run_until_cancelled(wait).await.is_none() {
-                break;
+                return Ok(());
             }
             watcher.set(&self.name, State::Running);
         }
@@ -69,6 +80,11 @@ impl Task {
             Err(Error::with_source(ErrorKind::Panicked(format!("run {}", self.name)), panicked))
         })
     }
+}
+
+/// Returns the error of a task that was dropped because it did not stop.
+fn dropped(task: &str, grace: Duration) -> Error {
+    ErrorKind::TimedOut(format!("{task} did not stop within {grace:?} and was dropped")).into()
 }
 
 /// Records the state of each task.
@@ -94,24 +110,43 @@ impl Watcher {
 
 /// Tasks that stop together.
 pub(super) struct Group {
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Result<()>>,
+    names: HashMap<Id, String>,
     stop: CancellationToken,
+    grace: Duration,
 }
 
 impl Group {
-    pub(super) fn new() -> Self {
-        Self { tasks: JoinSet::new(), stop: CancellationToken::new() }
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { tasks: JoinSet::new(), names: HashMap::new(), stop: CancellationToken::new(), grace }
     }
 
     pub(super) fn spawn(&mut self, task: Task, watcher: &Watcher) {
         watcher.set(&task.name, State::Running);
-        self.tasks.spawn(task.supervise(self.stop.clone(), watcher.clone()));
+        let name = task.name.clone();
+        let spawned = self.tasks.spawn(task.supervise(self.stop.clone(), self.grace, watcher.clone()));
+        self.names.insert(spawned.id(), name);
     }
 
     /// Tells the tasks to stop, and waits until each has ended.
-    pub(super) async fn stop(&mut self) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`] if a task was dropped at the end of its grace period, or if its handler blocks its thread, which cannot be ended.
+    pub(super) async fn stop(&mut self) -> Result<()> {
         self.stop.cancel();
-        // The results carry no error: `supervise` catches every panic.
-        while self.tasks.join_next().await.is_some() {}
+        let mut ended = Ok(());
+        let limit = Instant::now() + self.grace + TO_DROP;
+        while let Ok(Some(joined)) = timeout_at(limit, self.tasks.join_next_with_id()).await {
+            // `supervise` catches every panic, so a task that has no result was aborted by its runtime.
+            if let Ok((id, result)) = joined {
+                self.names.remove(&id);
+                ended = ended.and(result);
+            }
+        }
+        self.tasks.abort_all();
+        match self.names.values().next().filter(|_| !self.tasks.is_empty()) {
+            Some(task) => Err(dropped(task, self.grace)),
+            None => ended,
+        }
     }
 }

@@ -10,6 +10,7 @@ use chrono::Utc;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{delays, retry_transient};
@@ -17,6 +18,7 @@ use crate::broker::{Broker, DeadLetters};
 use crate::command::{CommandError, Context};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::Envelope;
+use crate::grace::within_grace;
 use crate::id::{AggregateId, CorrelationId, Position, ProjectionName, StreamId, Version};
 use crate::panics::catch_in;
 use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
@@ -142,7 +144,12 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
             done
         };
         let watch = async {
-            let done = self.watch(&name, &ended).await;
+            let grace = self.worker.grace();
+            let done = within_grace(&ended, grace, self.watch(&name, &ended)).await.unwrap_or_else(|| {
+                let what =
+                    format!("the deadlines of process {name} did not stop within {grace:?}: their steps were dropped");
+                Err(ErrorKind::TimedOut(what).into())
+            });
             ended.cancel();
             done
         };
@@ -193,7 +200,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
                     stream::iter(due).for_each_concurrent(MAX_CONCURRENT, |deadline| self.pass(name, deadline)).await;
                     full
                 }
-                Err(error) if error.is_transient() => false,
+                Err(error) if error.is_outage() => false,
                 Err(error) => return Err(error),
             };
             if !full {
@@ -206,7 +213,11 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
     /// Handles one deadline, and postpones it if its step fails. If even the postponement cannot be written, the deadline is still due.
     async fn pass(&self, name: &ProjectionName, deadline: Deadline) {
         let passed = async {
-            let mut changes = self.steps.pass(&deadline).await?;
+            let limit = self.worker.longest_call();
+            let step = timeout(limit, self.steps.pass(&deadline)).await.unwrap_or_else(|_| {
+                Err(ErrorKind::TimedOut(format!("the step did not end within {limit:?} and was dropped")).into())
+            });
+            let mut changes = step?;
             changes.push(DeadlineChange::End(deadline.id));
             self.models.settle_deadlines(name, &changes).await
         };

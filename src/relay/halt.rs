@@ -33,7 +33,7 @@ pub(super) async fn retry<T, F: Future<Output = Result<T>>>(
     match retry_transient(stop, delays, guarded).await {
         Ok(Some(done)) => Ok(done),
         Ok(None) => Err(Halt::LeaseLost),
-        Err(error) if error.is_transient() => Err(Halt::Stopped),
+        Err(error) if error.is_outage() => Err(Halt::Stopped),
         Err(error) => Err(Halt::Failed(error)),
     }
 }

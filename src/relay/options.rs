@@ -96,6 +96,13 @@ impl RelayOptions {
         self
     }
 
+    /// Sets the longest wait between two attempts during an outage of the store or the broker (5 seconds by default: an operator who restores
+    /// it need not wait longer).
+    pub fn with_longest_delay(mut self, delay: Duration) -> Self {
+        self.longest_delay = delay;
+        self
+    }
+
     /// Returns the waits between attempts.
     pub(super) fn delays(&self) -> Delays {
         delays(FIRST_DELAY, self.longest_delay)

@@ -84,11 +84,11 @@ impl<'r> Publishing<'r> {
             let before = self.progress.confirmed;
             match self.publish().await {
                 Ok(()) | Err(Halt::Stopped) => return self.progress.store_final().await,
-                Err(Halt::Failed(error)) if error.is_transient() => {
+                Err(Halt::Failed(error)) if error.is_outage() => {
                     if self.progress.confirmed > before {
                         delays = options.delays();
                     }
-                    delays.pause(self.sender.stop).await;
+                    delays.pause_for(&error, self.sender.stop).await;
                 }
                 Err(halt) => return halt,
             }
@@ -249,7 +249,7 @@ impl Progress<'_> {
             return Halt::Stopped;
         }
         match store.advance(name, self.confirmed, *fence).await {
-            Err(error) if !error.is_transient() => fenced_is_lost(Halt::Failed(error)),
+            Err(error) if !error.is_outage() => fenced_is_lost(Halt::Failed(error)),
             _ => Halt::Stopped,
         }
     }

@@ -117,7 +117,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         let seen = match retry_transient(&self.stop, self.delays(), || models.seen(name, &streams)).await {
             Ok(seen) => seen,
             // The worker is stopped.
-            Err(error) if error.is_transient() => return Ok(false),
+            Err(error) if error.is_outage() => return Ok(false),
             Err(error) => return Err(error),
         };
         events.retain(|event| seen.get(&event.stream).is_none_or(|seen| event.version > *seen));
@@ -130,7 +130,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
                 Ok(true)
             }
             // The next sweep will do.
-            Err(error) if error.is_transient() => Ok(false),
+            Err(error) if error.is_outage() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -288,7 +288,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
                 Ok(()) => return Ok((Outcome::Committed, report)),
                 Err(error) if report.unread => return Ok((Outcome::Unread(error), report)),
                 Err(error) => {
-                    if let Some(outcome) = attempts.after(error, &self.stop).await? {
+                    if let Some(outcome) = attempts.after(error, report.took, &self.stop).await? {
                         return Ok((outcome, report));
                     }
                 }

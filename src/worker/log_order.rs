@@ -3,6 +3,8 @@
 //! Invariant: the checkpoint moves only over positions whose events are applied, parked or not wanted, in the transaction that applied or
 //! parked them. The gate drops repeated and reordered messages, and lost ones are read from the store.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -30,6 +32,21 @@ pub(super) struct LogOrder {
     stored: Position,
     /// The waits of a worker that loses one race after another.
     standby: Delays,
+    took: Took,
+}
+
+/// How long the last call of the projection took. The transaction may end on another thread.
+#[derive(Clone, Default)]
+struct Took(Arc<AtomicU64>);
+
+impl Took {
+    fn set(&self, took: Duration) {
+        self.0.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrder> {
@@ -121,7 +138,8 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
         let report = Report { has_rest: due.next().is_some(), ..Report::of(&part) };
         let Some(last) = part.last() else { return Ok((Outcome::Committed, report)) };
         let to = if report.has_rest { last.position } else { through };
-        Ok((self.commit_parking_failed(&part, to).await?, report))
+        let outcome = self.commit_parking_failed(&part, to).await?;
+        Ok((outcome, Report { took: self.order.took.get(), ..report }))
     }
 
     async fn end_batch(&mut self, through: Position) -> Result<bool> {
@@ -144,7 +162,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
             }
             Err(error) if has_moved(&error) => self.reload().await.map(|()| false),
             // The next time will do.
-            Err(error) if error.is_transient() => Ok(false),
+            Err(error) if error.is_outage() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -169,7 +187,8 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
             Some(next) => ParkingChange::Park(from_event(parked.clone(), &next)),
             None => ParkingChange::Release(parked.stream.clone()),
         };
-        Ok((self.commit(&part, self.applied, &[change]).await?, report))
+        let outcome = self.commit(&part, self.applied, &[change]).await?;
+        Ok((outcome, Report { took: self.order.took.get(), ..report }))
     }
 
     async fn keep_parked(&mut self, parked: Parked) -> Result<()> {
@@ -179,7 +198,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
 
 impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
     pub(super) fn in_log_order(job: &'w Job<P, M>, stop: CancellationToken) -> Result<Self> {
-        let order = LogOrder { stored: Position::ZERO, standby: job.options.standby() };
+        let order = LogOrder { stored: Position::ZERO, standby: job.options.standby(), took: Took::default() };
         Self::new(job, order, SubscriptionMode::Exclusive, stop)
     }
 
@@ -210,6 +229,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
             if !events.is_empty() && !self.job.may_go_on(&self.stop).await {
                 return Ok(Outcome::Interrupted);
             }
+            self.order.took.set(Duration::ZERO);
             let work = match self.work(events) {
                 Ok(work) => work,
                 Err(undecodable) => return Ok(Outcome::Failed(undecodable)),
@@ -232,7 +252,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
                     return Ok(Outcome::Interrupted);
                 }
                 Err(error) => {
-                    if let Some(outcome) = attempts.after(error, &self.stop).await? {
+                    if let Some(outcome) = attempts.after(error, self.order.took.get(), &self.stop).await? {
                         return Ok(outcome);
                     }
                 }
@@ -244,8 +264,16 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
         let Some(first) = events.first() else { return Ok(Box::new(|_| async { Ok(()) }.boxed())) };
         let failed = failure(&self.name, first);
         let decoded: Vec<Envelope<P::Event>> = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
-        let projection = self.job.projection.clone();
-        Ok(Box::new(move |tx| async move { apply(&*projection, tx, decoded, failed).await }.boxed()))
+        let (projection, limit, took) =
+            (self.job.projection.clone(), self.job.options.longest_call, self.order.took.clone());
+        Ok(Box::new(move |tx| {
+            async move {
+                let (applied, time) = apply(&*projection, tx, decoded, limit, failed).await;
+                took.set(time);
+                applied
+            }
+            .boxed()
+        }))
     }
 
     /// Reads the next events of a parked aggregate. None is beyond `applied`: later events arrive, or have arrived, with the live ones.

@@ -16,11 +16,13 @@ mod gate;
 mod job;
 mod log_order;
 pub(crate) mod options;
+mod pace;
 pub(crate) mod parking;
 mod runner;
 mod transaction;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::watch;
@@ -28,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::retry_transient;
 use crate::broker::{Broker, DeadLetters};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+use crate::grace::within_grace;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
@@ -159,7 +162,8 @@ where
         self.job.applied.subscribe()
     }
 
-    /// Applies events until stopped; finishes and acknowledges the batch in progress first.
+    /// Applies events until stopped; finishes and acknowledges the batch in progress first, within the [grace
+    /// period](WorkerOptions::with_grace).
     ///
     /// Several workers of one projection in log order are safe, in one process or in many: the checkpoint lets one of them commit, and the
     /// others continue from there. A worker that loses the race backs off (at most one sweep interval), so that one is active and the
@@ -170,17 +174,46 @@ where
     /// is over, or has lasted too long; see [`ParkingOptions`].
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointAhead`](crate::ErrorKind::CheckpointAhead) for a read model of another log, otherwise a
-    /// [read](crate::Error#read-errors) or [write error](crate::Error#write-errors) that is not transient. Nothing was passed over: a worker
-    /// that is started again continues with the same event.
+    /// [`ErrorKind::CheckpointAhead`] for a read model of another log, [`ErrorKind::TimedOut`] if the handler did not return within the grace
+    /// period, otherwise a [read](crate::Error#read-errors) or [write error](crate::Error#write-errors). The worker retries transient errors
+    /// without limit, and waits for a store that is full or read-only. Nothing was passed over: a worker that is started again continues with
+    /// the same event.
     ///
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
-        match self.order {
-            EventOrder::Log => Runner::in_log_order(&self.job, stop)?.run().boxed().await,
-            EventOrder::Aggregate => Runner::in_aggregate_order(&self.job, stop)?.run().boxed().await,
-        }
+        let run = async {
+            match self.order {
+                EventOrder::Log => Runner::in_log_order(&self.job, stop.clone())?.run().boxed().await,
+                EventOrder::Aggregate => Runner::in_aggregate_order(&self.job, stop.clone())?.run().boxed().await,
+            }
+        };
+        self.stopping_within_grace(&stop, run).await
+    }
+
+    async fn stopping_within_grace<T>(
+        &self,
+        stop: &CancellationToken,
+        run: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let grace = self.grace();
+        within_grace(stop, grace, run).await.unwrap_or_else(|| {
+            let (name, applied) = (self.name(), *self.job.applied.borrow());
+            Err(ErrorKind::TimedOut(format!(
+                "projection {name} did not stop within {grace:?}: its handler was dropped with its transaction, after position {applied}"
+            ))
+            .into())
+        })
+    }
+
+    /// Returns the limit of one call of the handler.
+    pub(crate) fn longest_call(&self) -> Duration {
+        self.job.options.longest_call
+    }
+
+    /// Returns how long the handler has to return when the worker is stopped.
+    pub(crate) fn grace(&self) -> Duration {
+        self.job.options.grace
     }
 
     /// Applies every event that is in the log now, stores the checkpoint, and returns how far the projection is. For a program that does not keep
@@ -244,10 +277,15 @@ where
 
     /// Applies every event up to `to`, as [`catch_up`](Self::catch_up), unless stopped before.
     pub(crate) async fn catch_up_to(&self, to: Position, stop: CancellationToken) -> Result<CaughtUp> {
-        match self.order {
-            EventOrder::Log => Runner::in_log_order(&self.job, stop)?.catch_up(to).boxed().await,
-            EventOrder::Aggregate => Runner::in_aggregate_order(&self.job, stop)?.catch_up(to).boxed().await,
-        }
+        let run = async {
+            match self.order {
+                EventOrder::Log => Runner::in_log_order(&self.job, stop.clone())?.catch_up(to).boxed().await,
+                EventOrder::Aggregate => {
+                    Runner::in_aggregate_order(&self.job, stop.clone())?.catch_up(to).boxed().await
+                }
+            }
+        };
+        self.stopping_within_grace(&stop, run).await
     }
 }
 

@@ -30,13 +30,17 @@ pub struct WorkerOptions {
     pub(super) gather: Duration,
     pub(super) sweep: Duration,
     pub(super) retries: usize,
-    longest_delay: Duration,
+    pub(super) longest_delay: Duration,
+    pub(super) batch_time: Duration,
+    pub(super) longest_call: Duration,
+    pub(super) grace: Duration,
     pub(super) parking: ParkingOptions,
 }
 
 impl WorkerOptions {
     /// Returns the defaults: batches of up to 1,000 events, made of those that arrived while the last one was committed; a sweep every
-    /// 500 ms; 5 retries of a failing event, at most 5 seconds apart, before its aggregate is parked as [`ParkingOptions::new`] says.
+    /// 500 ms; 5 retries of a failing event, at most 5 seconds apart, before its aggregate is parked as [`ParkingOptions::new`] says;
+    /// transactions of about 10 seconds at most; 20 seconds for a call of the handler, and 30 seconds for it to end when the worker is stopped.
     pub fn new() -> Self {
         Self {
             batch_events: 1_000,
@@ -45,6 +49,9 @@ impl WorkerOptions {
             sweep: Duration::from_millis(500),
             retries: 5,
             longest_delay: Duration::from_secs(5),
+            batch_time: Duration::from_secs(10),
+            longest_call: Duration::from_secs(20),
+            grace: Duration::from_secs(30),
             parking: ParkingOptions::new(),
         }
     }
@@ -78,6 +85,32 @@ impl WorkerOptions {
     /// Sets the longest wait between two attempts in place, and between two probes during an outage.
     pub fn with_longest_delay(mut self, delay: Duration) -> Self {
         self.longest_delay = delay;
+        self
+    }
+
+    /// Sizes batches so that the handler takes about `time` for each (10 seconds by default). A server ends a transaction that is idle for too
+    /// long, after 30 seconds on PostgreSQL and MariaDB if the library has opened the connection. Also, a longer batch loses more work if it
+    /// fails. The first batches of a worker are small, until it knows how long the handler takes.
+    pub fn with_batch_time(mut self, time: Duration) -> Self {
+        self.batch_time = time;
+        self
+    }
+
+    /// Drops a call of the handler after `limit` (20 seconds by default), with its transaction. The call counts as a failure of its events: they
+    /// are applied in smaller batches, down to one, and an event that takes too long alone has its aggregate parked. The default is less than
+    /// the 30 seconds after which a server ends an idle transaction: then nothing of the call would be committed.
+    ///
+    /// A handler that blocks its thread cannot be dropped before it returns.
+    pub fn with_longest_call(mut self, limit: Duration) -> Self {
+        self.longest_call = limit;
+        self
+    }
+
+    /// Gives the handler `grace` to return after the worker was told to stop (30 seconds by default, which is also the time between the first
+    /// and the last signal of most supervisors). Then the handler is dropped with its transaction, and the run ends with
+    /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut).
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 

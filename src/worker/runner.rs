@@ -21,6 +21,7 @@ use crate::store::model::read_model::ReadModel;
 use crate::worker::caught_up::CaughtUp;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
+use crate::worker::pace::Pace;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event};
 use crate::worker::transaction::{Attempted, Outcome, is_undecodable};
 
@@ -44,6 +45,7 @@ pub(super) struct Runner<'w, P: Projection, M, O> {
     /// Aggregates that failed in this pass over a batch, and are not parked yet.
     pub(super) failed: Vec<Parked>,
     breaker: Breaker,
+    pace: Pace,
     pub(super) feed: Feed,
     pub(super) stop: CancellationToken,
 }
@@ -118,6 +120,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
             next_look: Instant::now(),
             failed: Vec::new(),
             breaker: Breaker::new(),
+            pace: Pace::new(job.options.batch_time),
             feed: Feed::new(broker, name.clone(), mode, job.options, grown, stop.clone()),
             name,
             stop,
@@ -150,8 +153,16 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'_, P, M, O>
 where
     Self: Order,
 {
-    /// Runs until stopped.
-    pub(super) async fn run(mut self) -> Result<()> {
+    /// Runs until stopped. A worker that is stopped during an outage of its store ends without an error.
+    pub(super) async fn run(self) -> Result<()> {
+        let stop = self.stop.clone();
+        match self.run_to_stop().await {
+            Err(error) if stop.is_cancelled() && error.is_outage() => Ok(()),
+            ended => ended,
+        }
+    }
+
+    async fn run_to_stop(mut self) -> Result<()> {
         self.start().await?;
         self.feed.subscribe();
         self.read_log(None).await?;
@@ -181,10 +192,10 @@ where
     async fn start(&mut self) -> Result<()> {
         let mut delays = self.delays();
         while let Err(failed) = self.try_start().await {
-            if !failed.is_transient() {
+            if !failed.is_outage() {
                 return Err(failed);
             }
-            if !delays.pause(&self.stop).await {
+            if !delays.pause_for(&failed, &self.stop).await {
                 break;
             }
         }
@@ -235,7 +246,7 @@ where
                     match retry_transient(&self.stop, self.delays(), || reader.read_all(after, limit, &filter)).await {
                         Ok(page) => page,
                         // The worker is stopped.
-                        Err(error) if error.is_transient() => return Ok(()),
+                        Err(error) if error.is_outage() => return Ok(()),
                         Err(error) => return Err(error),
                     }
                 }
@@ -298,11 +309,12 @@ where
     async fn pass_group(&mut self, group: &Group, through: Position) -> Result<Pass> {
         let (mut most, mut grows) = (usize::MAX, false);
         loop {
-            let (outcome, report) = self.try_part(group, through, most).await?;
+            let (outcome, report) = self.try_part(group, through, most.min(self.pace.most())).await?;
             match outcome {
                 Outcome::Committed => {
                     if report.planned > 0 {
                         self.breaker.reset();
+                        self.pace.measured(report.planned, report.took);
                     }
                     if !report.has_rest {
                         return Ok(Pass::Through);
@@ -336,7 +348,11 @@ where
         loop {
             let (outcome, report) = self.apply_part(group, through, most).await?;
             let may_pass = match &outcome {
-                Outcome::Failed(error) => report.planned == 1 && !self.breaker.is_open() && !is_undecodable(error),
+                // A slow handler would hold up the other aggregates once more for each retry.
+                Outcome::Failed(error) => {
+                    let is_slow = report.took > self.job.options.longest_delay;
+                    report.planned == 1 && !is_slow && !self.breaker.is_open() && !is_undecodable(error)
+                }
                 Outcome::Unread(error) => error.is_transient(),
                 Outcome::Committed | Outcome::Interrupted => false,
             };
@@ -360,7 +376,7 @@ where
             match self.job.models.parking(&self.name).await {
                 Ok(parking) => self.take_parked(parking).await?,
                 // The next look will do.
-                Err(error) if error.is_transient() => {}
+                Err(error) if error.is_outage() => {}
                 Err(error) => return Err(error),
             }
             // With many parked aggregates a look takes long: it never takes more than a small part of the time.
@@ -377,7 +393,7 @@ where
 
     /// Applies the events of a parked aggregate from the one that failed, in order, as far as they succeed.
     async fn retry(&mut self, stream: &StreamId) -> Result<()> {
-        let mut most = self.job.most();
+        let mut most = self.job.most().min(self.pace.most());
         // The retry of another aggregate may have found that another worker has retried this one.
         while let Some(mut parked) = self.parked.due_one(stream) {
             let (outcome, report) = self.retry_part(&parked, most).await?;

@@ -1,5 +1,8 @@
 //! How a transaction of a worker ends, and what a failed one means: the projection's failure, or trouble of the store beneath it.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Delays;
@@ -11,6 +14,9 @@ use crate::projection::Projection;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::Parked;
 use crate::worker::options::WorkerOptions;
+
+/// A transaction that is lost after its handler took at least this long counts against its events. A shorter one is lost for another reason.
+const SLOW_CALL: Duration = Duration::from_secs(1);
 
 /// How a transaction ended.
 pub(super) enum Outcome {
@@ -39,6 +45,8 @@ pub(super) struct Report {
     pub(super) parked: Option<Parked>,
     /// Whether the log could not be read.
     pub(super) unread: bool,
+    /// How long the handler took.
+    pub(super) took: Duration,
 }
 
 impl Report {
@@ -73,31 +81,46 @@ pub(super) struct Attempts {
     delays: Delays,
     blamed: usize,
     retries: usize,
+    /// Whether a transaction was lost after its handler was slow.
+    is_lost: bool,
 }
 
 impl Attempts {
     pub(super) fn new(options: &WorkerOptions) -> Self {
-        Self { delays: options.delays(), blamed: 0, retries: options.retries }
+        Self { delays: options.delays(), blamed: 0, retries: options.retries, is_lost: false }
     }
 
-    /// Waits after an attempt that failed. Returns `None` if the transaction must be retried.
+    /// Waits after an attempt that failed, whose handler took `took`. Returns `None` if the transaction must be retried.
     ///
     /// # Errors
     /// `failed` itself if another attempt cannot help.
-    pub(super) async fn after(&mut self, failed: Error, stop: &CancellationToken) -> Result<Option<Outcome>> {
+    pub(super) async fn after(
+        &mut self,
+        failed: Error,
+        took: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Option<Outcome>> {
         if is_own(&failed) || is_undecodable(&failed) {
             return Ok(Some(Outcome::Failed(failed)));
         }
-        if !failed.is_transient() {
+        if !failed.is_outage() {
             return Err(failed);
         }
         // A lost connection is retried without counting it as a failure of the projection. If only this projection's statements keep failing,
         // as one does that always takes too long, it counts.
-        self.blamed += usize::from(is_beneath_projection(&failed));
+        self.blamed += usize::from(failed.is_transient() && is_beneath_projection(&failed));
         if self.blamed > self.retries {
             return Ok(Some(Outcome::Failed(failed)));
         }
-        Ok(if self.delays.pause(stop).await { None } else { Some(Outcome::Interrupted) })
+        // A server ends a transaction that is idle for too long. That is its answer to a slow handler, and it would be the same each time.
+        if took >= SLOW_CALL && failed.is_transient() {
+            if self.is_lost {
+                let kind = ErrorKind::Transient(format!("keep a transaction while its handler runs for {took:.1?}"));
+                return Ok(Some(Outcome::Failed(Error::with_source(kind, failed))));
+            }
+            self.is_lost = true;
+        }
+        Ok(if self.delays.pause_for(&failed, stop).await { None } else { Some(Outcome::Interrupted) })
     }
 }
 
@@ -107,15 +130,22 @@ pub(super) fn failure(name: &ProjectionName, first: &RecordedEvent) -> impl FnOn
     move |source| Error::with_source(ErrorKind::Projection { projection, position, event_type }, source)
 }
 
-/// Applies a batch. A panic of the projection is its failure on the batch.
+/// Calls a projection with a batch, and measures the call. A panic, and a call that takes longer than `limit`, are its failure on the batch.
 pub(super) async fn apply<P: Projection>(
     projection: &P,
     tx: &mut P::Tx,
     events: Vec<Envelope<P::Event>>,
+    limit: Duration,
     failed: impl FnOnce(BoxError) -> Error,
-) -> Result<()> {
-    let applied = catch_in(async { projection.apply_batch(tx, events).await }).await;
-    applied.unwrap_or_else(|panicked| Err(panicked.into())).map_err(failed)
+) -> (Result<()>, Duration) {
+    let began = Instant::now();
+    let call = catch_in(async { projection.apply_batch(tx, events).await });
+    let applied = match timeout(limit, call).await {
+        Ok(Ok(applied)) => applied,
+        Ok(Err(panicked)) => Err(panicked.into()),
+        Err(_) => Err(format!("the handler did not return within {limit:?} and was dropped").into()),
+    };
+    (applied.map_err(failed), began.elapsed())
 }
 
 /// Whether the projection itself failed, and not the store beneath it.

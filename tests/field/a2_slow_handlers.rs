@@ -1,1 +1,286 @@
 //! A2. A handler that is slower than the server allows counts as failed, and is parked.
+
+use std::future::pending;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use retell::prelude::*;
+use retell::sqlx::{MySqlConnection, PgConnection, raw_sql};
+use retell::{
+    DateTime, DeadlineStore, MySqlReadModel, MySqlStore, Parked, ParkingOptions, PostgresReadModel, PostgresStore,
+    ProjectionName, ReadModel, Utc, WorkerOptions,
+};
+
+use crate::sites::{self, Site, on_every_store};
+
+#[derive(Event)]
+#[event("job.started")]
+struct Started(u64);
+
+/// Is slow with the events of the aggregate `bad`.
+struct Slow<T: ?Sized, F> {
+    slow: F,
+    seen: Arc<Mutex<Vec<usize>>>,
+    tx: PhantomData<fn(&T)>,
+}
+
+impl<T: ?Sized, F> Slow<T, F> {
+    fn new(slow: F) -> Self {
+        Self { slow, seen: Arc::default(), tx: PhantomData }
+    }
+}
+
+#[async_trait]
+impl<T, F> Projection for Slow<T, F>
+where
+    T: Send + ?Sized + 'static,
+    F: AsyncSlow<T>,
+{
+    const NAME: &'static str = "slow";
+    type Event = Started;
+    type Tx = T;
+
+    async fn apply(&self, tx: &mut T, event: Envelope<Started>) -> Result<(), BoxError> {
+        if event.stream.aggregate_id().as_str() == "bad" {
+            self.slow.take(tx).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_batch(&self, tx: &mut T, events: Vec<Envelope<Started>>) -> Result<(), BoxError> {
+        let count = events.len();
+        for event in events {
+            self.apply(tx, event).await?;
+        }
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(count);
+        Ok(())
+    }
+}
+
+/// Something that takes long.
+#[async_trait]
+trait AsyncSlow<T: ?Sized>: Send + Sync + 'static {
+    async fn take(&self, tx: &mut T) -> Result<(), BoxError>;
+}
+
+/// Never returns.
+struct Never;
+
+#[async_trait]
+impl<T: Send + ?Sized + 'static> AsyncSlow<T> for Never {
+    async fn take(&self, _: &mut T) -> Result<(), BoxError> {
+        pending().await
+    }
+}
+
+/// Lets the server end the transaction, and does not notice.
+struct Idle;
+
+#[async_trait]
+impl AsyncSlow<PgConnection> for Idle {
+    async fn take(&self, tx: &mut PgConnection) -> Result<(), BoxError> {
+        raw_sql("SET LOCAL idle_in_transaction_session_timeout = '300ms'").execute(tx).await?;
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl AsyncSlow<MySqlConnection> for Idle {
+    async fn take(&self, tx: &mut MySqlConnection) -> Result<(), BoxError> {
+        raw_sql("SET SESSION idle_transaction_timeout = 1").execute(tx).await?;
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        Ok(())
+    }
+}
+
+async fn append(store: &impl EventStore) {
+    for job in 0..20 {
+        let name = if job == 10 { "bad".to_owned() } else { format!("good{job}") };
+        store.append_events(("job", name), ExpectedVersion::Any, [Started(job)]).await.unwrap();
+    }
+}
+
+fn options() -> WorkerOptions {
+    let long = Duration::from_hours(1);
+    WorkerOptions::new().with_retries(0).with_parking(ParkingOptions::new().with_delays(long, long))
+}
+
+fn assert_bad_is_parked(parked: &[Parked], reason: &str) {
+    let [parked] = parked else { panic!("{parked:?}") };
+    assert_eq!(parked.stream.to_string(), "job/bad");
+    assert!(parked.error.contains(reason), "{}", parked.error);
+}
+
+/// A handler that never returns is dropped at its limit, and parked alone.
+async fn endless_handler_is_parked<S, M>(Site { store, models, .. }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ReadModel + Clone,
+{
+    append(&store).await;
+    let options = options().with_longest_call(Duration::from_millis(200));
+    let worker = Worker::new(Slow::<M::Tx, _>::new(Never), store, models).with_options(options);
+    let caught_up = worker.catch_up().await.unwrap();
+    assert_bad_is_parked(&caught_up.parked, "the handler did not return within 200ms");
+    assert_eq!(caught_up.position, Position::new(20));
+}
+
+async fn endless_handler_is_parked_per_aggregate<S, M>(Site { store, models, .. }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ReadModel + Clone,
+{
+    append(&store).await;
+    let options = options().with_longest_call(Duration::from_millis(200));
+    let worker = Worker::new(Slow::<M::Tx, _>::new(Never), store, models).with_options(options);
+    let caught_up = worker.with_order_per_aggregate().catch_up().await.unwrap();
+    assert_bad_is_parked(&caught_up.parked, "the handler did not return within 200ms");
+    assert_eq!(caught_up.position, Position::new(20));
+}
+
+/// A process whose command or deadline never ends.
+struct Waiting;
+
+#[async_trait]
+impl Process for Waiting {
+    const NAME: &'static str = "waiting";
+    type Event = Started;
+    type State = ();
+    type Command = String;
+
+    fn key(&self, event: &Envelope<Started>) -> Option<AggregateId> {
+        Some(event.stream.aggregate_id().clone())
+    }
+
+    fn on_event(&self, (): &mut (), event: &Envelope<Started>, effects: &mut Effects<String>) {
+        effects.send("now".into()).set_deadline("later", event.recorded_at);
+    }
+
+    fn on_deadline(&self, (): &mut (), _: &str, effects: &mut Effects<String>) {
+        effects.send("later".into());
+    }
+
+    async fn execute(&self, key: &AggregateId, command: String, _: Context) -> Result<(), CommandFailure> {
+        match (key.as_str(), &*command) {
+            ("bad", "now") | ("good1", "later") => pending().await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A command that never ends parks its event, and postpones its deadline. The others are executed.
+async fn endless_command_is_parked<S, M>(Site { store, models, .. }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: DeadlineStore + Clone,
+{
+    append(&store).await;
+    let options = options().with_longest_call(Duration::from_millis(400));
+    let manager = ProcessManager::new(Waiting, store, models.clone()).with_options(options);
+    let caught_up = manager.catch_up().await.unwrap();
+    assert_bad_is_parked(&caught_up.parked, "the handler did not return within 400ms");
+    let name = ProjectionName::new(Waiting::NAME).unwrap();
+    let due = models.due_deadlines(&name, DateTime::<Utc>::MAX_UTC, 100).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.key.as_str()).collect::<Vec<_>>(), ["good1"]);
+    assert_eq!(due[0].attempts, 1);
+}
+
+/// Batches become as small as the time of a batch demands.
+async fn batches_fit_into_their_time<S, M>(Site { store, models, .. }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ReadModel + Clone,
+{
+    for event in 0..200 {
+        store.append_events(("job", "bad"), ExpectedVersion::Any, [Started(event)]).await.unwrap();
+    }
+    let slow = Slow::<M::Tx, _>::new(Pause);
+    let seen = slow.seen.clone();
+    let options = options().with_batch_time(Duration::from_millis(50));
+    let caught_up = Worker::new(slow, store, models).with_options(options).catch_up().await.unwrap();
+    assert!(caught_up.is_complete() && caught_up.position == Position::new(200), "{caught_up:?}");
+    let seen = seen.lock().unwrap();
+    // A pause takes at least 5 ms, so that at most ten fit.
+    assert!(seen[0] == 64 && seen[1..].iter().all(|events| *events <= 10), "{seen:?}");
+}
+
+/// Takes 5 ms.
+struct Pause;
+
+#[async_trait]
+impl<T: Send + ?Sized + 'static> AsyncSlow<T> for Pause {
+    async fn take(&self, _: &mut T) -> Result<(), BoxError> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok(())
+    }
+}
+
+on_every_store! {
+    endless_handler_is_parked,
+    endless_handler_is_parked_per_aggregate,
+    endless_command_is_parked,
+    batches_fit_into_their_time,
+}
+
+/// A commit that the server refuses because the transaction was idle counts against the event.
+async fn idle_transaction_is_parked<S, M>(Site { store, models, database: _database }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ReadModel + Clone,
+    Idle: AsyncSlow<M::Tx>,
+{
+    append(&store).await;
+    for per_aggregate in [false, true] {
+        let slow = Slow::<M::Tx, _>::new(Idle);
+        let worker = Worker::new(Titled(slow, format!("slow{per_aggregate}")), store.clone(), models.clone());
+        let worker = worker.with_options(options());
+        let worker = if per_aggregate { worker.with_order_per_aggregate() } else { worker };
+        let caught_up = worker.catch_up().await.unwrap();
+        assert_bad_is_parked(&caught_up.parked, "keep a transaction while its handler runs");
+        assert_eq!(caught_up.position, Position::new(20));
+    }
+}
+
+/// A projection under a name of its own.
+struct Titled<P>(P, String);
+
+#[async_trait]
+impl<P: Projection> Projection for Titled<P> {
+    const NAME: &'static str = "titled";
+    type Event = P::Event;
+    type Tx = P::Tx;
+
+    fn name(&self) -> &str {
+        &self.1
+    }
+
+    async fn apply(&self, tx: &mut P::Tx, event: Envelope<P::Event>) -> Result<(), BoxError> {
+        self.0.apply(tx, event).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_transaction_is_parked_on_postgres() {
+    let site: Site<PostgresStore, PostgresReadModel> = sites::postgres().await;
+    idle_transaction_is_parked(site).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_transaction_is_parked_on_mariadb() {
+    let site: Site<MySqlStore, MySqlReadModel> = sites::mysql().await;
+    idle_transaction_is_parked(site).await;
+}
+
+/// An inline projection that never returns fails its append after 20 seconds, and later appends are written.
+#[tokio::test(start_paused = true)]
+async fn endless_inline_projection_fails_its_append() {
+    let store = MemoryStore::new();
+    let log = inline(store.clone(), Slow::<(), _>::new(Never)).await.unwrap();
+    let append = async |name| log.append_events(("job", name), ExpectedVersion::Any, [Started(1)]).await;
+    let (bad, good) = tokio::join!(append("bad"), append("good"));
+    assert!(bad.unwrap_err().to_string().contains("slow"));
+    good.unwrap();
+    append("later").await.unwrap();
+}

@@ -65,7 +65,7 @@ impl Source {
 const ORDER: [&[&str]; 12] = [
     &["id"],
     &["error"],
-    &["codec", "claim", "backoff", "panics"],
+    &["codec", "claim", "backoff", "grace", "panics"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
@@ -92,7 +94,11 @@ pub(crate) async fn set_up<Tx: Send + ?Sized + 'static>(inline: &dyn Inline<Tx>,
     })
 }
 
-/// Applies `events` to an inline projection, except for those that it does not want. Its panic is its failure on the first of them.
+/// The longest call of an inline projection. All appends of the process wait for it, and a server ends an idle transaction after 30 seconds.
+const LONGEST_CALL: Duration = Duration::from_secs(20);
+
+/// Applies `events` to an inline projection, except for those that it does not want. A panic, and a call that takes longer than
+/// [`LONGEST_CALL`], are its failure on the first of them.
 pub(crate) async fn apply<Tx: Send + ?Sized + 'static>(
     inline: &dyn Inline<Tx>,
     tx: &mut Tx,
@@ -102,7 +108,14 @@ pub(crate) async fn apply<Tx: Send + ?Sized + 'static>(
     let Some(first) = wanted.first() else { return Ok(()) };
     let (projection, position) = (inline.projection().clone(), first.position);
     let kind = ErrorKind::Projection { projection, position, event_type: first.event.event_type.clone() };
-    catch_in(inline.apply(tx, wanted)).await.unwrap_or_else(|panicked| Err(Error::with_source(kind, panicked)))
+    match timeout(LONGEST_CALL, catch_in(inline.apply(tx, wanted))).await {
+        Ok(Ok(applied)) => applied,
+        Ok(Err(panicked)) => Err(Error::with_source(kind, panicked)),
+        Err(_) => {
+            let late = format!("the projection did not return within {LONGEST_CALL:?} and was dropped");
+            Err(Error::with_source(kind, late))
+        }
+    }
 }
 
 /// Returns the events that pass `filter`.

@@ -1,11 +1,13 @@
 //! Connections to a file, each used by one call at a time.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::convert::to_sql;
@@ -82,6 +84,22 @@ impl Pool {
         .map_err(|failure| failure.to(attempt))
     }
 
+    /// Runs `work`, which calls the program's async code through [`AsyncWork::block_on`]. If this future is dropped, that code is dropped, too, and
+    /// its statement is interrupted. Otherwise a handler that never returns would hold a thread, and the runtime could not shut down.
+    pub(crate) async fn run_async<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempt: &'static str,
+        work: impl FnOnce(&mut Connection, &AsyncWork) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T> {
+        let call = AsyncWork { runtime: Handle::current(), dropped: CancellationToken::new(), running: Arc::default() };
+        let _dropped = CallGuard { dropped: call.dropped.clone(), running: call.running.clone() };
+        self.run(attempt, move |db| {
+            let _running = call.begin(db);
+            work(db, &call)
+        })
+        .await
+    }
+
     /// Waits for the calls under way and closes every connection. Closing twice is fine.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<()> {
         // Only the first call gets the permits; it then owns every connection.
@@ -95,6 +113,58 @@ impl Pool {
 
     fn take(&self) -> Option<Connection> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// A call that runs the program's async code on a blocking thread.
+pub(crate) struct AsyncWork {
+    runtime: Handle,
+    /// Canceled when the call is dropped.
+    dropped: CancellationToken,
+    running: Arc<Interrupt>,
+}
+
+impl AsyncWork {
+    /// Runs `work` to its end, or until the call is dropped.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let done = self.runtime.block_on(self.dropped.run_until_cancelled(work));
+        done.ok_or_else(|| Error::new(ErrorKind::Transient("run a handler: its call was dropped".into())).into())
+    }
+
+    fn begin(&self, db: &Connection) -> Running<'_> {
+        lock(&self.running).replace(db.get_interrupt_handle());
+        Running(&self.running)
+    }
+}
+
+/// The interrupt handle of a connection, while a call uses it.
+type Interrupt = Mutex<Option<InterruptHandle>>;
+
+fn lock(interrupt: &Interrupt) -> MutexGuard<'_, Option<InterruptHandle>> {
+    interrupt.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the interrupt handle when the work ends: after that, another call may use the connection.
+struct Running<'c>(&'c Interrupt);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(self.0).take();
+    }
+}
+
+/// Ends the work of a call that is dropped.
+struct CallGuard {
+    dropped: CancellationToken,
+    running: Arc<Interrupt>,
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.dropped.cancel();
+        if let Some(statement) = &*lock(&self.running) {
+            statement.interrupt();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A transaction of order per aggregate: finds the events to apply while it holds the rows, and applies them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::Utc;
 use futures::FutureExt;
@@ -25,6 +26,7 @@ pub(super) struct Attempt<P> {
     filter: Filter,
     /// No event up to here is wanted.
     begins_after: Position,
+    longest_call: Duration,
     report: Mutex<Report>,
 }
 
@@ -36,6 +38,7 @@ impl<P: Projection> Attempt<P> {
             reader: runner.job.reader.clone(),
             filter: runner.filter.clone(),
             begins_after: runner.begins_after,
+            longest_call: runner.job.options.longest_call,
             report: Mutex::default(),
         })
     }
@@ -97,7 +100,10 @@ impl<P: Projection> Attempt<P> {
             (report.planned, report.first) = (events.len(), Some(first.clone()));
         }
         let decoded: Vec<Envelope<P::Event>> = events.iter().map(RecordedEvent::decode).collect::<Result<_>>()?;
-        apply(&*self.projection, tx, decoded, failure(&self.name, first)).await
+        let failed = failure(&self.name, first);
+        let (applied, took) = apply(&*self.projection, tx, decoded, self.longest_call, failed).await;
+        self.report().took = took;
+        applied
     }
 
     fn wants(&self, event: &RecordedEvent) -> bool {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension};
-use tokio::runtime::Handle;
 
 use crate::error::Result;
 use crate::id::{Position, ProjectionName, StreamId, Version};
@@ -19,15 +18,15 @@ use crate::store::sqlite::transaction::OpenTransaction;
 
 impl SqliteReadModel {
     pub(crate) async fn begin_per_aggregate(&self, projection: &ProjectionName, work: Work<Connection>) -> Result<()> {
-        let (runtime, projection) = (Handle::current(), projection.clone());
+        let projection = projection.clone();
         self.writer
-            .run("set up a projection", move |db| {
+            .run_async("set up a projection", move |db, call| {
                 let open = OpenTransaction::begin(db)?;
                 let found = checkpoint(open.db, &projection)?;
                 found.state.check_running(&projection)?;
                 found.check_aggregate_order(&projection)?;
                 open.db.prepare_cached(BEGIN_PER_AGGREGATE)?.execute([projection.as_str()])?;
-                runtime.block_on(work(open.db)).map_err(classify_work)?;
+                call.block_on(work(open.db))?.map_err(classify_work)?;
                 open.commit()
             })
             .await
@@ -55,16 +54,16 @@ impl SqliteReadModel {
         streams: Vec<StreamId>,
         turn: Turn<Connection>,
     ) -> Result<()> {
-        let (runtime, projection) = (Handle::current(), projection.clone());
+        let projection = projection.clone();
         self.writer
-            .run("commit a batch", move |db| {
+            .run_async("commit a batch", move |db, call| {
                 let open = OpenTransaction::begin(db)?;
                 let streams = in_key_order(streams);
                 let rows = rows(open.db, &projection, &streams)?;
                 let parked = parked_of(open.db, &projection, &rows)?;
                 let before = progress_of(streams, &rows, parked)?;
                 let mut after = before.clone();
-                runtime.block_on(turn(open.db, &mut after)).map_err(classify_work)?;
+                call.block_on(turn(open.db, &mut after))?.map_err(classify_work)?;
                 let (changed, parking) = changes(&before, &after);
                 let mut set = open.db.prepare_cached(SET)?;
                 for row in changed {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::Utc;
 use rusqlite::Connection;
-use tokio::runtime::Handle;
 
 use crate::error::Result;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
@@ -133,12 +132,11 @@ impl ReadModel for SqliteReadModel {
     }
 
     async fn commit(&self, step: Step, work: Work<Connection>) -> Result<()> {
-        let runtime = Handle::current();
         self.writer
-            .run("commit a batch", move |db| {
+            .run_async("commit a batch", move |db, call| {
                 let open = OpenTransaction::begin(db)?;
                 checkpoint(open.db, &step.projection)?.check(&step)?;
-                runtime.block_on(work(open.db)).map_err(classify_work)?;
+                call.block_on(work(open.db))?.map_err(classify_work)?;
                 step.parking.iter().try_for_each(|change| park(open.db, &step.projection, change))?;
                 set_checkpoint(open.db, &step.projection, step.to, step.changes_after())?;
                 open.commit()
