@@ -268,7 +268,7 @@ impl Projection for Hanging {
     }
 }
 
-/// Starts a child process and waits until its handler hangs.
+/// Starts a child process and waits for its handler.
 fn start(mode: &str) -> (Child, mpsc::Receiver<String>) {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "a3_stop::child", "--nocapture"])

@@ -147,7 +147,7 @@ impl<S: RelayStore> RelayStore for Refusing<S> {
     }
 }
 
-/// The errors of a store that nobody can write to at the moment.
+/// The errors of a store that is down.
 fn outages() -> [ErrorKind; 3] {
     [ErrorKind::Full, ErrorKind::ReadOnly, ErrorKind::Transient("reach the server".into())]
 }
