@@ -451,7 +451,7 @@ impl EventReader for EmptyLog {
     }
 
     async fn read(&self, query: Query<'_>) -> Result<Page> {
-        let through = if let Select::Log { after, .. } = query.select { after } else { Position::ZERO };
+        let through = if let Select::Log { after, .. } = query.select { after } else { Position::ZERO.into() };
         Ok(Page::new(Vec::new(), through))
     }
 

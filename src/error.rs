@@ -192,16 +192,6 @@ pub enum ErrorKind {
         /// The checkpoint now.
         actual: Position,
     },
-    /// A projection has applied more than the log holds: its read model belongs to another log, or the log was restored from an older backup.
-    #[error("projection {projection}: the checkpoint {checkpoint} is beyond the log's head {head}")]
-    CheckpointAhead {
-        /// The projection.
-        projection: ProjectionName,
-        /// The checkpoint of the projection.
-        checkpoint: Position,
-        /// The last position of the log.
-        head: Position,
-    },
     /// The log does not have an event that `what` remembers. The log was restored from an older backup, a replica was promoted before it had
     /// every event, or `what` belongs to another log. Nothing was written. A retry of the same call fails in the same way.
     #[error(

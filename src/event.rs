@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, fmt_chain};
+use crate::id::mark::Mark;
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::panics::catch;
 
@@ -379,6 +380,11 @@ impl RecordedEvent {
         event: NewEvent,
     ) -> Self {
         Self { position, stream, version, recorded_at, event }
+    }
+
+    /// Returns the place of the event in the log.
+    pub fn mark(&self) -> Mark {
+        Mark::new(self.position, self.event.id)
     }
 
     /// Returns the size of the encoded payload in bytes.

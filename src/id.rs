@@ -3,6 +3,7 @@
 //! Each type checks its value when it is created, so every value that exists is valid.
 
 mod define;
+pub(crate) mod mark;
 
 use std::convert::Infallible;
 use std::fmt;

@@ -115,6 +115,7 @@ pub use codec::Codec;
 pub use command::{CommandError, Context, Executed};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{AnyEvent, Envelope, Event, Metadata, NewEvent, RecordedEvent};
+pub use id::mark::Mark;
 pub use id::{
     AggregateId, AggregateType, ClaimScope, ClaimValue, CommitId, CorrelationId, EventId, EventType, ExpectedVersion,
     Fence, Generation, IdempotencyKey, InvalidName, Place, Position, ProjectionName, StreamId, Version, ViewKey,

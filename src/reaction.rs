@@ -18,10 +18,11 @@ use async_trait::async_trait;
 
 use crate::error::{BoxError, Result};
 use crate::event::{Envelope, Event};
+use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
-use crate::store::log::reader::EventReader;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::read_model::ReadModel;
 
 pub(crate) use rate::Rate;
@@ -166,12 +167,12 @@ impl StartFrom {
         reaction: &ProjectionName,
         log: &dyn EventReader,
         models: &impl ReadModel,
-    ) -> Result<Position> {
+    ) -> Result<Mark> {
         let after = match self {
-            Self::Beginning => Position::ZERO,
-            Self::After(position) => position,
-            Self::Now => match models.checkpoint(reaction).await? {
-                Position::ZERO => log.head().await?,
+            Self::Beginning => Mark::START,
+            Self::After(position) => log.mark_at(position).await?,
+            Self::Now => match models.mark(reaction).await? {
+                Mark::START => log.mark_at(log.head().await?).await?,
                 reached => reached,
             },
         };

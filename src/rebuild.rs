@@ -28,11 +28,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ErrorKind, Result};
-use crate::id::{Generation, Position};
+use crate::id::Generation;
+use crate::id::mark::Mark;
 use crate::rebuild::build::{Build, PAGE_EVENTS};
 use crate::rebuild::job::Job;
 use crate::store::log::reader::EventReader;
-use crate::store::model::parking::{ParkingChange, Step};
 use crate::store::model::read_model::Work;
 use crate::store::model::views::{Switch, ViewId, ViewStore};
 use crate::view::View;
@@ -140,7 +140,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// last transaction.
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointAhead`] for a read model of another log, [`ErrorKind::Invalid`] for a view whose workers have order per
+    /// [`ErrorKind::HistoryChanged`] for a read model of another log, [`ErrorKind::Invalid`] for a view whose workers have order per
     /// aggregate: the workers build such a generation. Otherwise a [read](crate::Error#read-errors) or [write
     /// error](crate::Error#write-errors) that is not transient.
     ///
@@ -172,6 +172,8 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// A dropped call may still switch.
     pub async fn switch(&self) -> Result<Generation> {
         let id = self.job.id()?;
+        // Rows of another history are not shown, however far they are.
+        self.job.check(self.job.models.mark(id.projection()).await?).await?;
         for _ in 1..MAX_SWITCH_ATTEMPTS {
             match self.job.models.promote(&id, Switch::IfCaughtUp).await {
                 Err(error) if is_close(error.kind()) => Build::to_head(&self.job).await?,
@@ -217,29 +219,20 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     }
 
     /// Deletes all rows of this generation, even if it is live, and moves its checkpoint back to the beginning, in one transaction. Readers
-    /// see it grow again, and running workers continue from the beginning.
+    /// see it grow again, and running workers continue from the beginning. Stop the workers first if they have order per aggregate.
+    ///
+    /// Call this after a worker has stopped with [`ErrorKind::HistoryChanged`].
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a view whose workers have order per aggregate, since they would not notice. Otherwise a
-    /// [read](crate::Error#read-errors) or [write error](crate::Error#write-errors).
+    /// The errors of [`ReadModel::reset`](crate::ReadModel::reset).
     ///
     /// # Cancel safety
     /// A dropped call may still delete the rows.
     pub async fn reset(&self) -> Result<()> {
         let id = self.job.id()?;
-        loop {
-            let at = self.job.models.checkpoint(id.projection()).await?;
-            let parking = self.job.models.parking(id.projection()).await?;
-            let released = parking.parked.into_iter().map(|parked| ParkingChange::Release(parked.stream)).collect();
-            let step = Step::new(id.projection(), at, Position::ZERO).with_parking(parking.changes, released);
-            let (models, id) = (self.job.models.clone(), id.clone());
-            let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear_rows(tx, &id).await }.boxed());
-            match self.job.models.commit(step, clear).await {
-                // A worker committed first. Try again at once: workers commit seldom enough.
-                Err(error) if matches!(error.kind(), ErrorKind::CheckpointMoved { .. }) => {}
-                done => return done,
-            }
-        }
+        let (models, projection) = (self.job.models.clone(), id.projection().clone());
+        let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear_rows(tx, &id).await }.boxed());
+        self.job.models.reset(&projection, Mark::START, clear).await
     }
 }
 

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Announcer, Publisher};
 use crate::error::Result;
-use crate::id::{Fence, Position};
+use crate::id::Fence;
+use crate::id::mark::Mark;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::publishing::{Leadership, Outlet, Publishing, Route};
-use crate::store::log::reader::EventReader;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
 
 pub use options::RelayOptions;
@@ -94,6 +95,8 @@ impl Relay {
     /// # Errors
     /// Returns any other error of the store or the broker. [`Fenced`](crate::ErrorKind::Fenced) means that the position was moved
     /// under a fence that this store's leases have not reached: leases and positions come from different databases or backups.
+    /// [`HistoryChanged`](crate::ErrorKind::HistoryChanged) means that the log no longer has the last published event, after a failover or a
+    /// restored backup: [`RelayStore::reset`] sets the position from which the relay publishes again.
     ///
     /// # Cancel safety
     /// May be dropped at any time. The lease expires, and the next relay publishes the events after the stored position again.
@@ -129,7 +132,7 @@ impl Relay {
     }
 
     async fn publish_alone(&self, stop: &CancellationToken) -> Halt {
-        match retry(stop, self.route.options.delays(), None, || self.route.reader.head()).await {
+        match retry(stop, self.route.options.delays(), None, || end_of(&*self.route.reader)).await {
             Ok(head) => Publishing::new(&self.route, None, head, stop).run().await,
             Err(halt) => halt,
         }
@@ -152,8 +155,12 @@ impl Relay {
     }
 }
 
-/// Raises the fence, then returns the stored position. In this order the previous leader can no longer move the position.
-async fn take_over(store: &dyn RelayStore, name: &str, fence: Fence) -> Result<Position> {
-    store.advance(name, Position::ZERO, fence).await?;
-    store.position(name).await
+/// Raises the fence, then returns the stored place. In this order the previous leader can no longer move it.
+async fn take_over(store: &dyn RelayStore, name: &str, fence: Fence) -> Result<Mark> {
+    store.advance(name, Mark::START, fence).await?;
+    store.mark(name).await
+}
+
+async fn end_of(reader: &dyn EventReader) -> Result<Mark> {
+    reader.mark_at(reader.head().await?).await
 }

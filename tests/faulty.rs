@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
+use retell::Mark;
 use retell::store::DeadlineStore;
 use retell::store::{Deadline, DeadlineChange, Step, Turn, Work};
 use retell::testing::faulty::{CommitFault, Fault, FaultyModels, assert_survives};
@@ -122,10 +123,10 @@ async fn faults_before_the_commit_keep_nothing_and_later_ones_all() {
 async fn changes_outside_a_projection_fail_like_its_transactions() {
     for fault in [CommitFault::Refuse, CommitFault::LoseAnswer] {
         let models = FaultyModels::new(MemoryReadModel::with_value(0_u64), [fault; 2]);
-        check(fault, models.start_after(&name(), Position::new(7)).await);
-        let kept = models.inner().start_after(&name(), Position::new(8)).await.unwrap();
-        assert_eq!(kept, Position::new(if is_kept(fault) { 7 } else { 8 }));
-        check(fault, models.sweep(&name(), Position::new(5)).await);
+        check(fault, models.start_after(&name(), Position::new(7).into()).await);
+        let kept = models.inner().start_after(&name(), Position::new(8).into()).await.unwrap();
+        assert_eq!(kept.position, Position::new(if is_kept(fault) { 7 } else { 8 }));
+        check(fault, models.sweep(&name(), Mark::START, Position::new(5).into()).await);
         let swept = models.checkpoint(&name()).await.unwrap();
         assert_eq!(swept == Position::new(5), is_kept(fault));
 

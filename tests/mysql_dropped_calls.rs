@@ -179,7 +179,7 @@ impl Subject {
         let subject = Self { in_chunks: chunked, pool, store, model };
         let first = Append::new(stream("known"), ExpectedVersion::NoStream, events(3)).with_key(key());
         subject.store.append(first).await.unwrap();
-        subject.store.advance("known", Position::new(77), Fence::ZERO).await.unwrap();
+        subject.store.advance("known", Position::new(77).into(), Fence::ZERO).await.unwrap();
         subject.store.save_snapshot(&stream("known"), state(2, b"two")).await.unwrap();
         subject.advance("known", 0, 55).await.unwrap();
         subject
@@ -196,7 +196,7 @@ impl Subject {
         vec![
             async move { drop(store.find_by_key(&key()).await) }.boxed(),
             async move { drop(store.position("known").await) }.boxed(),
-            async move { drop(store.advance("other", Position::new(round), Fence::ZERO).await) }.boxed(),
+            async move { drop(store.advance("other", Position::new(round).into(), Fence::ZERO).await) }.boxed(),
             async move { drop(store.acquire_lease("other", Uuid::from_u128(round.into()), Duration::ZERO).await) }
                 .boxed(),
             async move { drop(store.release_lease("other", Uuid::from_u128(round.into())).await) }.boxed(),

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use retell::Mark;
 use retell::broker::{DeadLetter, DeadLetters};
 use retell::event::NewEvent;
 use retell::relay::RelayOptions;
@@ -414,8 +415,8 @@ struct Killable<S>(S, KillPoint);
 impl ReadModel for Killable<MemoryReadModel<Applied>> {
     type Tx = Applied;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        self.0.checkpoint(projection).await
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
+        self.0.mark(projection).await
     }
 
     async fn state(&self, projection: &ProjectionName) -> retell::Result<retell::store::ProjectionState> {
@@ -454,16 +455,20 @@ impl ReadModel for Killable<MemoryReadModel<Applied>> {
         self.0.turn(projection, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        self.0.sweep(projection, to).await
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+        self.0.sweep(projection, from, to).await
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()> {
+        self.0.reset(projection, to, work).await
     }
 
     async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         self.0.mark_handled(tx, reaction, event).await
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        self.0.start_after(reaction, position).await
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
+        self.0.start_after(reaction, mark).await
     }
 }
 

@@ -89,7 +89,7 @@ async fn a_restored_log_continues_where_the_dump_ended() {
         store.append(append(id)).await.unwrap();
     }
     store.save_snapshot(&stream("a"), Snapshot::new(Version::new(2), 7, vec![1])).await.unwrap();
-    store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
+    store.advance("main", Position::new(3).into(), Fence::ZERO).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
     let before = log(&store).await;
     // The last append has no position yet, and the number before its own belongs to a transaction that the dump does
@@ -205,7 +205,7 @@ async fn a_replica_reads_sequenced_events_and_refuses_writes() {
     tx.rollback().await.unwrap();
     let snapshot = Snapshot::new(Version::new(1), 1, Vec::new());
     refused(there.save_snapshot(&stream("a"), snapshot).await);
-    refused(there.advance("main", Position::new(1), Fence::ZERO).await);
+    refused(there.advance("main", Position::new(1).into(), Fence::ZERO).await);
     refused(there.acquire_lease("main", Uuid::nil(), TIMEOUT).await.map(drop));
     let model = PostgresReadModel::connect(&replica.url()).await.unwrap();
     assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);

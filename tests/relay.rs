@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::future::ready;
 use futures::{FutureExt, TryFutureExt};
+use retell::Mark;
 use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::{Announced, Announcer, Confirm, Publisher};
 use retell::error::{Error, Result};
@@ -263,12 +264,16 @@ impl RelayStore for UnreliableStore {
         self.reach()?.release_lease(name, holder).await
     }
 
-    async fn position(&self, relay: &str) -> Result<Position> {
-        self.reach()?.position(relay).await
+    async fn mark(&self, relay: &str) -> Result<Mark> {
+        self.reach()?.mark(relay).await
     }
 
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
-        self.reach()?.advance(relay, position, fence).await
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
+        self.reach()?.advance(relay, to, fence).await
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        self.reach()?.reset(relay, to).await
     }
 }
 
@@ -413,7 +418,7 @@ async fn a_zombies_checkpoint_is_refused_and_it_steps_down() {
         .await
         .unwrap()
         .expect("the lease expired by the store's clock");
-    store.advance("main", Position::new(1), fence).await.unwrap();
+    store.advance("main", Position::new(1).into(), fence).await.unwrap();
     add(&store, 1).await;
     broker.await_sent(2).await;
     unreliable.deceived.store(false, Ordering::SeqCst);
@@ -431,7 +436,7 @@ async fn a_zombies_checkpoint_is_refused_and_it_steps_down() {
 #[tokio::test(start_paused = true)]
 async fn a_position_with_a_newer_fence_is_an_error() {
     let (store, broker) = (MemoryStore::new(), Broker::new());
-    store.advance("main", Position::new(1), Fence::new(7)).await.unwrap();
+    store.advance("main", Position::new(1).into(), Fence::new(7)).await.unwrap();
     let ended = relay(&store, store.clone(), broker.link("first")).run(CancellationToken::new()).await;
     let expected = ErrorKind::Fenced { relay: "main".into(), fence: Fence::new(1), newest: Fence::new(7) };
     assert_eq!(*ended.unwrap_err().kind(), expected);

@@ -272,7 +272,10 @@ async fn a_read_only_log_refuses_every_write_and_can_be_read() {
     assert_eq!(*append(&store, "a", events(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
     let snapshot = Snapshot::new(Version::new(1), 1, Vec::new());
     assert_eq!(*store.save_snapshot(&stream("a"), snapshot).await.unwrap_err().kind(), ErrorKind::ReadOnly);
-    assert_eq!(*store.advance("main", Position::new(1), Fence::ZERO).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(
+        *store.advance("main", Position::new(1).into(), Fence::ZERO).await.unwrap_err().kind(),
+        ErrorKind::ReadOnly
+    );
     let lease = store.acquire_lease("main", Uuid::nil(), Duration::from_secs(1)).await;
     assert_eq!(*lease.unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(replay_a(&store).await.unwrap(), [1, 2, 3]);
@@ -447,7 +450,7 @@ async fn reopening_finds_everything_that_was_written() {
     let first = store.append(append()).await.unwrap();
     let snapshot = Snapshot::new(Version::new(2), 7, vec![1, 2]);
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
-    store.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
+    store.advance("main", Position::new(3).into(), Fence::ZERO).await.unwrap();
     let before = whole_log(&store).await.unwrap();
     store.close().await.unwrap();
 

@@ -225,11 +225,11 @@ async fn write_outside_a_transaction_is_refused() {
 async fn snapshot_restores_value_inboxes_and_deadlines() {
     let (models, event) = (MemoryReadModel::with_value(0), EventId::generate());
     models.commit(step(0, 1), changing(&models, event, async { Ok(()) }.boxed())).await.unwrap();
-    models.start_after(&name("mails"), Position::new(7)).await.unwrap();
+    models.start_after(&name("mails"), Position::new(7).into()).await.unwrap();
     let restored = MemoryReadModel::restore(&models.snapshot().unwrap()).unwrap();
     assert_eq!(written(&restored, event).await, (1, true, 1, 1));
     assert_eq!(restored.due_deadlines(&name("orders"), Utc::now(), 9).await.unwrap(), [deadline()]);
-    assert_eq!(restored.start_after(&name("mails"), Position::new(9)).await.unwrap(), Position::new(7));
+    assert_eq!(restored.start_after(&name("mails"), Position::new(9).into()).await.unwrap().position, Position::new(7));
     // A value of another type cannot be restored.
     assert!(MemoryReadModel::<String>::restore(&models.snapshot().unwrap()).unwrap_err().is_corrupt());
 }

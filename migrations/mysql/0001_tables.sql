@@ -107,6 +107,7 @@ CREATE TABLE IF NOT EXISTS retell_snapshots (
 CREATE TABLE IF NOT EXISTS retell_relays (
     relay VARBINARY(255) NOT NULL,
     position BIGINT NOT NULL,
+    event_id BINARY(16), -- of the event at the position; a log that has another event there has another history
     fence BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (relay)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
@@ -124,6 +125,7 @@ CREATE TABLE IF NOT EXISTS retell_leases (
 CREATE TABLE IF NOT EXISTS retell_checkpoints (
     projection VARBINARY(255) NOT NULL,
     position BIGINT NOT NULL,
+    event_id BINARY(16), -- of the event at the position; a log that has another event there has another history
     -- Counts the changes of the projection's rows in `retell_parked`. A step compares it together with the position, because releasing an
     -- aggregate does not move the position.
     parking_changes BIGINT NOT NULL DEFAULT 0,
@@ -213,5 +215,6 @@ CREATE TABLE IF NOT EXISTS retell_inbox (
 CREATE TABLE IF NOT EXISTS retell_reactions (
     reaction VARBINARY(255) NOT NULL,
     begins_after BIGINT NOT NULL,
+    event_id BINARY(16), -- of the event at that position
     PRIMARY KEY (reaction)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;

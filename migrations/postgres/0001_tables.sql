@@ -100,6 +100,7 @@ CREATE TABLE {schema}.snapshots (
 CREATE TABLE {schema}.relays (
     relay text PRIMARY KEY,
     position bigint NOT NULL,
+    event_id uuid, -- of the event at the position; a log that has another event there has another history
     fence bigint NOT NULL DEFAULT 0
 );
 
@@ -115,6 +116,7 @@ CREATE TABLE {schema}.leases (
 CREATE TABLE {schema}.checkpoints (
     projection text COLLATE "C" PRIMARY KEY,
     position bigint NOT NULL,
+    event_id uuid, -- of the event at the position; a log that has another event there has another history
     -- Counts the changes of the projection's rows in `parked`. A step compares it together with the position, because releasing an
     -- aggregate does not move the position.
     parking_changes bigint NOT NULL DEFAULT 0,
@@ -202,5 +204,6 @@ CREATE TABLE {schema}.inbox (
 -- Where each reaction began. It never reacts to earlier events, even if its checkpoint is moved back.
 CREATE TABLE {schema}.reactions (
     reaction text COLLATE "C" PRIMARY KEY,
-    begins_after bigint NOT NULL
+    begins_after bigint NOT NULL,
+    event_id uuid -- of the event at that position
 );

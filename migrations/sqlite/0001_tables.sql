@@ -79,6 +79,7 @@ CREATE TABLE retell_snapshots (
 CREATE TABLE retell_relays (
     relay TEXT PRIMARY KEY,
     position INTEGER NOT NULL,
+    event_id BLOB, -- of the event at the position; a log that has another event there has another history
     fence INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
@@ -94,6 +95,7 @@ CREATE TABLE retell_leases (
 CREATE TABLE retell_checkpoints (
     projection TEXT PRIMARY KEY,
     position INTEGER NOT NULL,
+    event_id BLOB, -- of the event at the position; a log that has another event there has another history
     -- Counts the changes of the projection's rows in `retell_parked`. A step compares it together with the position, because releasing an
     -- aggregate does not move the position.
     parking_changes INTEGER NOT NULL DEFAULT 0,
@@ -179,5 +181,6 @@ CREATE TABLE retell_inbox (
 -- Where each reaction began. It never reacts to earlier events, even if its checkpoint is moved back.
 CREATE TABLE retell_reactions (
     reaction TEXT PRIMARY KEY,
-    begins_after INTEGER NOT NULL
+    begins_after INTEGER NOT NULL,
+    event_id BLOB -- of the event at that position
 ) STRICT, WITHOUT ROWID;

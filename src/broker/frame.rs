@@ -1,10 +1,11 @@
 //! The wire format for projection workers: one message carries a contiguous run of the log.
 //!
-//! A body consists of the format number (one byte), the first position and the count (unsigned LEB128), and the events, each in
+//! A body consists of the format number (one byte), the first position and the count (unsigned LEB128), the id of the event before the first
+//! one (a byte 0, or a byte 1, the length 16 and the id), and the events, each in
 //! [postcard](https://postcard.jamesmunns.com/wire-format). Payloads are copied from the store without being parsed. Format 1 holds the
 //! events uncompressed. Format 2 holds them compressed with zstd; they expand to at most 64 MiB. The head is never compressed, so a worker
 //! that already knows the events of a frame does not expand them. Positions are contiguous, so the first position alone tells a worker
-//! whether events are missing before a frame.
+//! whether events are missing before a frame. The id before it tells the worker whether the frame continues the history that it knows.
 
 mod format;
 pub(crate) mod received;
@@ -21,6 +22,7 @@ use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::Position;
+use crate::id::mark::Mark;
 
 pub use received::ReceivedFrame;
 
@@ -59,6 +61,20 @@ impl Frame {
     /// [`ErrorKind::Invalid`] if the positions are not contiguous, [`ErrorKind::Unencodable`] if the metadata of an event cannot be
     /// encoded.
     pub fn split(events: &[RecordedEvent], max_events: usize, max_bytes: usize) -> Result<Vec<Self>> {
+        Self::split_after(Mark::START, events, max_events, max_bytes)
+    }
+
+    /// Splits as [`split`](Self::split) a run that follows the place `after`. Each frame carries the id of the event before it, so that a worker
+    /// applies it only after this event. A worker reads a frame whose event before it is unknown from the store.
+    ///
+    /// # Errors
+    /// As [`split`](Self::split).
+    pub fn split_after(
+        mut after: Mark,
+        events: &[RecordedEvent],
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Self>> {
         let mut frames = Vec::new();
         let mut rest = events;
         while !rest.is_empty() {
@@ -70,7 +86,8 @@ impl Frame {
                 count += 1;
             }
             let (run, later) = rest.split_at(count);
-            frames.push(Self::encode(run, bytes)?);
+            frames.push(Self::encode(after, run, bytes)?);
+            after = run.last().map_or(after, RecordedEvent::mark);
             rest = later;
         }
         Ok(frames)
@@ -98,12 +115,14 @@ impl Frame {
         &self.body
     }
 
-    fn encode(run: &[RecordedEvent], payload_bytes: usize) -> Result<Self> {
+    fn encode(after: Mark, run: &[RecordedEvent], payload_bytes: usize) -> Result<Self> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Err(ErrorKind::Invalid("a frame needs at least one event".into()).into());
         };
         let count = run.len() as u64;
-        let head = Head { format: PLAIN, first: first.position.get(), count };
+        let follows = after.position.next() == first.position;
+        let after = after.event_id.filter(|_| follows).map(|id| *id.as_uuid());
+        let head = Head { format: PLAIN, first: first.position.get(), count, after };
         let mut body = Vec::with_capacity(payload_bytes + run.len() * 160);
         encode_part(&head, &mut body)?;
         for (event, place) in run.iter().zip(0..) {
@@ -235,7 +254,7 @@ mod tests {
             parse(Bytes::from_static(b"{\"a\":1}")).unwrap_err().to_string(),
             "not a frame: unknown format 123, supported are 1 and 2"
         );
-        let counts_too_many = [PLAIN, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        let counts_too_many = [PLAIN, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0];
         assert!(parse(Bytes::copy_from_slice(&counts_too_many)).is_err());
     }
     #[cfg(feature = "zstd")]
@@ -245,7 +264,7 @@ mod tests {
         /// Returns a body in format 2 with any bytes as its events.
         fn body(count: u64, events: &[u8]) -> Bytes {
             let mut body = Vec::new();
-            encode_part(&Head { format: COMPRESSED, first: 1, count }, &mut body).unwrap();
+            encode_part(&Head { format: COMPRESSED, first: 1, count, after: None }, &mut body).unwrap();
             body.extend(zip::compress(events).unwrap());
             body.into()
         }
@@ -300,7 +319,7 @@ mod tests {
         #[test]
         fn garbage_and_every_truncation_is_a_bad_frame() {
             let plain = Frame::split(&[event(1, 300), event(2, 300)], 10, 1000).unwrap().remove(0).body;
-            let head = 3;
+            let head = 4;
             let whole = body(2, &plain[head..]);
             assert_eq!(events(whole.clone()).unwrap().len(), 2);
             for end in 0..whole.len() {
@@ -312,7 +331,7 @@ mod tests {
                 body(2, &plain[head + 1..]),
                 body(3, &plain[head..]),
                 body(1, &plain[head..]),
-                Bytes::from([&[COMPRESSED, 1, 2][..], &plain[head..]].concat()),
+                Bytes::from([&[COMPRESSED, 1, 2, 0][..], &plain[head..]].concat()),
             ] {
                 assert!(matches!(events(bad).unwrap_err().kind(), ErrorKind::BadFrame(_)));
             }

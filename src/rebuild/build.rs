@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{self, Delays, retry_transient};
 use crate::error::{ErrorKind, Result};
+use crate::id::mark::Mark;
 use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::job::Job;
@@ -39,9 +40,9 @@ pub(super) struct Build<'r, V: View, M> {
     id: ViewId,
     filter: Filter,
     /// The checkpoint as stored.
-    kept: Position,
-    /// Position up to which everything is folded.
-    folded: Position,
+    kept: Mark,
+    /// Place up to which everything is folded.
+    folded: Mark,
     /// Count of parking changes, read with the checkpoint: a worker that retries a parked aggregate changes rows too.
     changes: u64,
     parked: HashSet<StreamId>,
@@ -90,8 +91,8 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             filter: job.view.filter()?,
             job,
             id,
-            kept: Position::ZERO,
-            folded: Position::ZERO,
+            kept: Mark::START,
+            folded: Mark::START,
             changes: 0,
             parked: HashSet::new(),
             speed: Speed::new(),
@@ -99,13 +100,8 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             stop,
         };
         build.reload().await?;
-        build.speed.begin(build.kept);
-        // Read the head after the checkpoint: a worker may have moved the checkpoint meanwhile.
-        let head = job.reader.head().await?;
-        if build.kept > head {
-            let (projection, checkpoint) = (build.id.projection().clone(), build.kept);
-            return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
-        }
+        build.speed.begin(build.kept.position);
+        job.check(build.kept).await?;
         Ok(build)
     }
 
@@ -113,12 +109,12 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     /// the count that is read with it.
     async fn reload(&mut self) -> Result<()> {
         let models = &self.job.models;
-        self.kept = models.checkpoint(self.id.projection()).await?;
+        self.kept = models.mark(self.id.projection()).await?;
         let parking = models.parking(self.id.projection()).await?;
         self.folded = self.kept;
         self.changes = parking.changes;
         self.parked = parking.parked.into_iter().map(|parked| parked.stream).collect();
-        self.cache = Cache::new(self.job.view.clone(), self.kept);
+        self.cache = Cache::new(self.job.view.clone(), self.kept.position);
         Ok(())
     }
 
@@ -127,7 +123,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         match self.pass().await? {
             Ended::Through => {
                 let live = self.job.live_checkpoint().await?;
-                return Ok(self.kept >= live);
+                return Ok(self.kept.position >= live);
             }
             Ended::Failing(position) => self.hand_over(position).await?,
             Ended::Moved => {
@@ -169,15 +165,17 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     }
 
     fn report_progress(&self, head: Position) {
-        self.job.progress.send_replace(self.speed.progress(self.folded, head));
+        self.job.progress.send_replace(self.speed.progress(self.folded.position, head));
     }
 
     /// Folds a page. Returns the position of the first event that fails, if any; everything before it is folded.
     async fn fold(&mut self, page: Page) -> Result<Option<Position>> {
         let mut changes = Vec::with_capacity(page.events.len());
-        let mut failing = None;
+        let (mut failing, mut through, end) = (None, self.folded, page.mark());
         for event in page.events {
+            let mark = event.mark();
             if self.parked.contains(&event.stream) {
+                through = mark;
                 continue;
             }
             let position = event.position;
@@ -186,21 +184,22 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
                 break;
             };
             changes.extend(change);
+            through = mark;
         }
         let missing = self.cache.missing(&changes);
         if !missing.is_empty() {
             let found = self.load(&missing).await?;
             if self.cache.keep(found).is_err() {
                 // A row whose state cannot be decoded fails its events.
-                return Ok(Some(page.through));
+                return Ok(Some(end.position));
             }
         }
         if self.cache.fold(changes).is_err() {
             // The row of the event that panicked is lost, so everything since the checkpoint is folded again, by a worker.
-            (self.cache, self.folded) = (Cache::new(self.job.view.clone(), self.kept), self.kept);
-            return Ok(Some(page.through));
+            (self.cache, self.folded) = (Cache::new(self.job.view.clone(), self.kept.position), self.kept);
+            return Ok(Some(end.position));
         }
-        self.folded = failing.map_or(page.through, |position| Position::new(position.get().saturating_sub(1)));
+        self.folded = if failing.is_some() { through } else { end };
         Ok(failing)
     }
 
@@ -215,7 +214,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         if self.folded == self.kept {
             return Ok(Ended::Through);
         }
-        let Ok(rows) = self.cache.changes() else { return Ok(Ended::Failing(self.folded)) };
+        let Ok(rows) = self.cache.changes() else { return Ok(Ended::Failing(self.folded.position)) };
         let rows = Arc::new(rows);
         let step = Step::new(self.id.projection(), self.kept, self.folded).with_parking(self.changes, Vec::new());
         let commit = || self.job.models.commit(step.clone(), self.save(&rows));
@@ -228,7 +227,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         match Arc::into_inner(rows) {
             Some(rows) => self.cache.written(rows, self.job.options.rows),
             // An earlier attempt at the transaction still holds the rows.
-            None => self.cache = Cache::new(self.job.view.clone(), self.kept),
+            None => self.cache = Cache::new(self.job.view.clone(), self.kept.position),
         }
         Ok(Ended::Through)
     }
@@ -274,20 +273,20 @@ struct Pages {
 }
 
 impl Pages {
-    fn read(reader: Arc<dyn EventReader>, mut after: Position, to: Position, filter: Filter) -> Self {
+    fn read(reader: Arc<dyn EventReader>, mut after: Mark, to: Position, filter: Filter) -> Self {
         let (pages, arriving) = mpsc::channel(PAGES_AHEAD);
         let mut reading = JoinSet::new();
         reading.spawn(async move {
             // Dropping the task stops it.
             let never = CancellationToken::new();
-            while after < to {
+            while after.position < to {
                 let read = || reader.read_all(after, PAGE_EVENTS, &filter);
                 let page = retry_transient(&never, delays(), read).await;
-                let Ok(through) = page.as_ref().map(|page| page.through) else {
+                let Ok(through) = page.as_ref().map(Page::mark) else {
                     drop(pages.send(page).await);
                     return;
                 };
-                if through == after || pages.send(page).await.is_err() {
+                if through.position == after.position || pages.send(page).await.is_err() {
                     return;
                 }
                 after = through;

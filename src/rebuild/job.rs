@@ -6,9 +6,11 @@ use tokio::sync::watch;
 
 use crate::error::Result;
 use crate::id::Position;
+use crate::id::mark::Mark;
 use crate::rebuild::options::RebuildOptions;
 use crate::rebuild::progress::Progress;
-use crate::store::log::reader::EventReader;
+use crate::store::log::mark::{changed, remembered_by};
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
 
@@ -28,6 +30,17 @@ impl<V: View, M: ViewStore + Clone> Job<V, M> {
     /// Deletes a generation, in bounded transactions.
     pub(super) async fn delete_generation(&self, id: &ViewId) -> Result<()> {
         while !self.models.delete_generation(id, DELETED_ROWS).await? {}
+        Ok(())
+    }
+
+    /// Checks that the log has the place that the generation has reached.
+    pub(super) async fn check(&self, kept: Mark) -> Result<()> {
+        let id = self.id()?;
+        let named = |error| remembered_by(error, || format!("projection {}", id.projection()), "call `Rebuild::reset`");
+        self.reader.check(kept).await.map_err(named)?;
+        if kept.event_id.is_none() && kept.position > self.reader.head().await? {
+            return Err(named(changed(kept, None)));
+        }
         Ok(())
     }
 

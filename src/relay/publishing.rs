@@ -11,10 +11,12 @@ use crate::broker::frame::Frame;
 use crate::broker::{Announcer, Confirm, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{Fence, Position};
+use crate::id::Fence;
+use crate::id::mark::Mark;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
+use crate::store::log::mark::remembered_by;
 use crate::store::log::query::{Filter, PAGE_BYTES};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
@@ -49,14 +51,16 @@ pub(super) struct Leadership<'r> {
 struct Batch {
     events: Vec<RecordedEvent>,
     bytes: usize,
-    through: Position,
+    /// The place that the events follow.
+    after: Mark,
+    through: Mark,
     /// Whether the log may already hold more events.
     full: bool,
 }
 
 /// A page that waits for its confirm. The confirm returns how many of the page's events no queue received.
 struct Unconfirmed {
-    through: Position,
+    through: Mark,
     confirm: Confirm<u64>,
 }
 
@@ -70,7 +74,7 @@ impl<'r> Publishing<'r> {
     pub(super) fn new(
         route: &'r Route,
         leadership: Option<&'r Leadership<'r>>,
-        start: Position,
+        start: Mark,
         stop: &'r CancellationToken,
     ) -> Self {
         let sender = Sender { route, leadership, stop };
@@ -85,7 +89,7 @@ impl<'r> Publishing<'r> {
             match self.publish().await {
                 Ok(()) | Err(Halt::Stopped) => return self.progress.store_final().await,
                 Err(Halt::Failed(error)) if error.is_outage() => {
-                    if self.progress.confirmed > before {
+                    if self.progress.confirmed != before {
                         delays = options.delays();
                     }
                     delays.pause_for(&error, self.sender.stop).await;
@@ -119,7 +123,7 @@ struct Sender<'r> {
 }
 
 impl Sender<'_> {
-    async fn send(&self, start: Position, sent: mpsc::Sender<Unconfirmed>) -> Result<(), Halt> {
+    async fn send(&self, start: Mark, sent: mpsc::Sender<Unconfirmed>) -> Result<(), Halt> {
         let options = &self.route.options;
         let (mut after, mut limit, mut ahead) = (start, options.page_events, None);
         let mut head = self.route.reader.watch_head();
@@ -141,11 +145,11 @@ impl Sender<'_> {
             // Backpressure: wait for a free slot. If the channel is closed, the confirming side has failed and reports why.
             let Ok(slot) = sent.reserve().await else { break };
             let confirm = if batch.full {
-                let (confirm, next) = futures::join!(self.publish(&batch.events), self.read(batch.through, limit));
+                let (confirm, next) = futures::join!(self.publish(&batch), self.read(batch.through, limit));
                 ahead = Some(next?);
                 confirm?
             } else {
-                self.publish(&batch.events).await?
+                self.publish(&batch).await?
             };
             slot.send(Unconfirmed { through: batch.through, confirm });
             after = batch.through;
@@ -158,35 +162,45 @@ impl Sender<'_> {
         retry(self.stop, self.route.options.delays(), lease, attempt).await
     }
 
-    async fn read(&self, after: Position, limit: usize) -> Result<Batch, Halt> {
+    async fn read(&self, after: Mark, limit: usize) -> Result<Batch, Halt> {
         let all = Filter::all();
-        let page = self.retry(|| self.route.reader.read_all(after, limit, &all)).await?;
+        let page = self.retry(|| self.route.reader.read_all(after, limit, &all)).await;
+        let page = page.map_err(|halt| self.of_this_relay(halt))?;
+        let through = page.mark();
         let bytes = page.events.iter().map(RecordedEvent::payload_bytes).sum();
         let full = page.events.len() >= limit || bytes >= PAGE_BYTES;
-        Ok(Batch { events: page.events, bytes, through: page.through, full })
+        Ok(Batch { events: page.events, bytes, after, through, full })
     }
 
-    /// Passes `events` to the broker, and returns their confirm.
-    async fn publish(&self, events: &[RecordedEvent]) -> Result<Confirm<u64>, Halt> {
+    /// Names the relay in an error about a log with another history.
+    fn of_this_relay(&self, halt: Halt) -> Halt {
+        let Halt::Failed(error) = halt else { return halt };
+        let remedy = "call `RelayStore::reset` with the place after which it publishes";
+        let what = || self.leadership.map_or("the relay".into(), |leadership| format!("relay {}", leadership.name));
+        Halt::Failed(remembered_by(error, what, remedy))
+    }
+
+    /// Passes the events of `batch` to the broker, and returns their confirm.
+    async fn publish(&self, batch: &Batch) -> Result<Confirm<u64>, Halt> {
         if self.leadership.is_some_and(|leadership| !leadership.lease.is_certain()) {
             return Err(Halt::LeaseLost);
         }
         let confirm = match &self.route.outlet {
             Outlet::Frames(publisher) => {
-                let confirm = publisher.publish(&self.frames(events).map_err(Halt::Failed)?).await;
+                let confirm = publisher.publish(&self.frames(batch).map_err(Halt::Failed)?).await;
                 confirm.map(|confirm| confirm.map_ok(|()| 0).boxed())
             }
             Outlet::Single(announcer) => {
-                let confirm = announcer.announce(events).await;
+                let confirm = announcer.announce(&batch.events).await;
                 confirm.map(|confirm| confirm.map_ok(|announced| announced.unroutable).boxed())
             }
         };
         confirm.map_err(Halt::Failed)
     }
 
-    fn frames(&self, events: &[RecordedEvent]) -> Result<Vec<Frame>> {
+    fn frames(&self, batch: &Batch) -> Result<Vec<Frame>> {
         let options = &self.route.options;
-        let frames = Frame::split(events, options.frame_events, options.frame_bytes)?;
+        let frames = Frame::split_after(batch.after, &batch.events, options.frame_events, options.frame_bytes)?;
         #[cfg(feature = "zstd")]
         if let Some(over) = options.compress_over {
             return frames.into_iter().map(|frame| frame.compressed(over)).collect();
@@ -199,9 +213,9 @@ impl Sender<'_> {
 struct Progress<'r> {
     sender: Sender<'r>,
     /// The broker has confirmed every event up to this position.
-    confirmed: Position,
+    confirmed: Mark,
     /// The position in the store.
-    stored: Position,
+    stored: Mark,
     stored_at: Instant,
 }
 
@@ -225,14 +239,14 @@ impl Progress<'_> {
                         self.store().await?;
                     }
                 }
-                () = sleep_until(due), if self.stored < self.confirmed => self.store().await?,
+                () = sleep_until(due), if self.stored.position < self.confirmed.position => self.store().await?,
             }
         }
     }
 
     async fn store(&mut self) -> Result<(), Halt> {
         if let Some(Leadership { store, name, fence, .. }) = self.sender.leadership
-            && self.stored < self.confirmed
+            && self.stored.position < self.confirmed.position
         {
             let stored = self.sender.retry(|| store.advance(name, self.confirmed, *fence)).await;
             stored.map_err(fenced_is_lost)?;

@@ -7,6 +7,7 @@
 pub use crate::store::log::claims::{Claimed, claimed};
 pub use crate::store::log::judge::{Verdict, Written, judge, record};
 pub use crate::store::log::lease::Lease;
+pub use crate::store::log::mark::check_mark;
 pub use crate::store::log::relay::{LONGEST_LEASE, check_fence, check_lease_name, check_relay_name};
 pub use crate::store::log::replay::{replay_in_pages, snapshot_fits};
 pub use crate::store::model::checkpoint_row::Checkpoint;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::id::mark::Mark;
 use crate::id::{
     ClaimScope, ClaimValue, CommitId, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId,
     Version, ViewKey,
@@ -72,8 +73,9 @@ forward! {
 
 forward! {
     RelayStore {
-        async fn position(&self, relay: &str) -> Result<Position>;
-        async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()>;
+        async fn mark(&self, relay: &str) -> Result<Mark>;
+        async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()>;
+        async fn reset(&self, relay: &str, to: Mark) -> Result<()>;
         async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;
         async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
     }
@@ -82,7 +84,7 @@ forward! {
 forward! {
     ReadModel {
         type Tx;
-        async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position>;
+        async fn mark(&self, projection: &ProjectionName) -> Result<Mark>;
         async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState>;
         async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
         async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool>;
@@ -90,9 +92,10 @@ forward! {
         async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
         async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>>;
         async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()>;
-        async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position>;
+        async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark>;
+        async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()>;
         async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool>;
-        async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position>;
+        async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark>;
         async fn close(&self) -> Result<()>;
     }
 }

@@ -152,8 +152,8 @@ pub async fn one_of_concurrent_transactions_handles_an_event<M: ReadModel + Clon
 /// The first start of a reaction is stored, and later calls return it. Each reaction has its own start.
 pub async fn start_is_stored_once<M: ReadModel + Clone>(model: &M) {
     let start = async |name: &str, position| {
-        let stored = model.start_after(&reaction(name), Position::new(position)).await;
-        stored.expect("the start is stored").get()
+        let stored = model.start_after(&reaction(name), Position::new(position).into()).await;
+        stored.expect("the start is stored").position.get()
     };
     assert_eq!(start("mails", 7).await, 7);
     assert_eq!(start("mails", 9).await, 7);
@@ -166,8 +166,8 @@ pub async fn start_is_stored_once<M: ReadModel + Clone>(model: &M) {
 /// Every call returns the same position.
 pub async fn one_of_concurrent_starts_is_stored<M: ReadModel + Clone>(model: &M) {
     let mails = reaction("mails");
-    let starts = (1..=8).map(|position| model.start_after(&mails, Position::new(position)));
+    let starts = (1..=8).map(|position| model.start_after(&mails, Position::new(position).into()));
     let stored = try_join_all(starts).await.expect("each call succeeds");
     assert!(stored.windows(2).all(|pair| pair[0] == pair[1]), "{stored:?}");
-    assert_eq!(model.start_after(&mails, Position::new(99)).await.expect("the read succeeds"), stored[0]);
+    assert_eq!(model.start_after(&mails, Position::new(99).into()).await.expect("the read succeeds"), stored[0]);
 }

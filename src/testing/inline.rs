@@ -456,7 +456,7 @@ where
         let (ran, ()) = tokio::join!(worker.run(stop.clone()), soon);
         if let Err(error) = ran {
             let kind = error.kind();
-            assert!(matches!(kind, ErrorKind::CheckpointAhead { .. } | ErrorKind::Invalid(_)), "{error}");
+            assert!(matches!(kind, ErrorKind::HistoryChanged { .. } | ErrorKind::Invalid(_)), "{error}");
         }
         log.append(one("more", "x")).await.expect("an append that expects no version succeeds");
         assert_eq!(assert_agreement(&log, &models).await, events);

@@ -13,7 +13,8 @@ use futures::FutureExt;
 use futures::future::{join_all, try_join_all};
 
 use crate::error::{ErrorKind, Result};
-use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::model::parking::ParkedState;
 use crate::store::model::parking::{Parked, Step};
 use crate::store::model::progress::{Progress, Turn};
@@ -43,7 +44,8 @@ macro_rules! progress_conformance {
             a_turn_sees_the_changes_of_the_turn_it_waited_for,
             a_parked_row_is_listed_until_it_is_released,
             progress_belongs_to_one_projection,
-            the_swept_position_never_goes_backward,
+            the_swept_position_moves_by_compare_and_set,
+            a_reset_forgets_all_progress,
             a_projection_keeps_its_order,
         }
     };
@@ -215,19 +217,45 @@ pub async fn progress_belongs_to_one_projection<M: Counting>(model: &M) {
     model.begin(&other, nothing()).await.expect("a projection begins");
     let rows = model.seen(&other, &[stream("a")]).await.expect("the read succeeds");
     assert!(rows.get(&stream("a")).is_none_or(|seen| *seen == Version::ZERO), "{rows:?}");
-    model.sweep(&other, Position::new(9)).await.expect("the sweep succeeds");
+    model.sweep(&other, Mark::START, Position::new(9).into()).await.expect("the sweep succeeds");
     assert_eq!(model.checkpoint(&totals()).await.expect("the read succeeds"), Position::ZERO);
 }
 
-/// A sweep to an earlier position returns the current position.
-pub async fn the_swept_position_never_goes_backward<M: Counting>(model: &M) {
+/// A sweep that begins elsewhere, or after another event at the same position, moves nothing and returns the current place.
+pub async fn the_swept_position_moves_by_compare_and_set<M: Counting>(model: &M) {
     begin(model).await;
-    for (to, then) in [(5, 5), (3, 5), (5, 5), (8, 8)] {
-        let swept = model.sweep(&totals(), Position::new(to)).await.expect("the sweep succeeds");
-        assert_eq!(swept, Position::new(then));
+    let (five, other, eight) = (mark(5), mark(5), mark(8));
+    for (from, to, then) in [
+        (Mark::START, five, five),
+        (Mark::START, mark(3), five),
+        (mark(7), mark(9), five),
+        (other, eight, five),
+        (five, eight, eight),
+        (eight, mark(8), mark(8)),
+    ] {
+        let swept = model.sweep(&totals(), from, to).await.expect("the sweep succeeds");
+        assert_eq!(swept.position, then.position, "from {from} to {to}");
     }
     begin(model).await;
     assert_eq!(model.checkpoint(&totals()).await.expect("the read succeeds"), Position::new(8));
+}
+
+/// A reset forgets progress and parked aggregates with the work, and refuses any place but the beginning.
+pub async fn a_reset_forgets_all_progress<M: Counting>(model: &M) {
+    begin(model).await;
+    turn(model, &["a", "b"], change(advance_by_one)).await.expect("the transaction commits");
+    model.sweep(&totals(), Mark::START, mark(2)).await.expect("the sweep succeeds");
+    let refused = model.reset(&totals(), mark(1), M::count()).await.expect_err("progress has no place in the middle");
+    assert!(matches!(refused.kind(), ErrorKind::Invalid(_)), "{refused}");
+    assert_eq!((model.counted().await.expect("the read succeeds"), seen(model, &["a"]).await), (0, vec![1]));
+    model.reset(&totals(), Mark::START, M::count()).await.expect("the transaction commits");
+    assert_eq!((model.counted().await.expect("the read succeeds"), seen(model, &["a", "b"]).await), (1, vec![0, 0]));
+    assert_eq!(model.mark(&totals()).await.expect("the read succeeds"), Mark::START);
+    begin(model).await;
+}
+
+fn mark(position: u64) -> Mark {
+    Mark::new(Position::new(position), EventId::generate())
 }
 
 /// The rows of one order, and the position of the other, do not contain what the other order needs.

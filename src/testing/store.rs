@@ -104,6 +104,7 @@ macro_rules! store_conformance {
             a_page_has_exactly_the_events_that_pass_the_filter,
             only_the_last_filtered_page_may_be_short,
             a_page_reports_how_far_it_has_read,
+            a_mark_of_another_history_is_refused,
             a_page_of_large_events_ends_when_it_is_full,
             large_events_of_a_stream_are_read_up_to_the_limit,
             a_page_of_any_query_reports_its_greatest_position,
@@ -161,6 +162,7 @@ macro_rules! relay_store_conformance {
             @cases $fresh;
             a_relays_checkpoint_never_goes_backward,
             a_smaller_fence_cannot_move_the_checkpoint,
+            a_reset_relay_is_at_the_given_place_and_has_no_leader,
             relay_and_lease_names_follow_the_rules_of_names,
             each_new_holder_of_a_lease_gets_a_greater_fence,
             a_holder_renews_its_lease_under_the_same_fence,

@@ -23,6 +23,7 @@ use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Delivery, SubscriptionMode};
 use crate::error::Result;
 use crate::event::RecordedEvent;
+use crate::id::mark::Mark;
 use crate::id::{AggregateType, Position, StreamId, Version};
 use crate::projection::Projection;
 use crate::store::log::query::{Filter, Page};
@@ -62,11 +63,11 @@ pub(super) struct AggregateOrder {
 impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, AggregateOrder> {
     const SEES_ALL_PARKED: bool = false;
 
-    async fn begin(&mut self, checkpoint: Position) -> Result<()> {
+    async fn begin(&mut self, checkpoint: Mark) -> Result<()> {
         self.job.models.begin(&self.name, self.job.set_up()).await?;
-        if self.begins_after > checkpoint {
-            let swept = self.job.models.sweep(&self.name, self.begins_after).await?;
-            self.reach_swept(swept);
+        if self.begins_after.position > checkpoint.position {
+            let swept = self.job.models.sweep(&self.name, checkpoint, self.begins_after).await?;
+            self.reach(swept);
         }
         Ok(())
     }
@@ -81,7 +82,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         let Some(last) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
         let mut batch = Vec::new();
         for delivery in deliveries {
-            match open(&delivery, self.applied, &self.order.scope) {
+            match open(&delivery, self.applied.position, &self.order.scope) {
                 Ok(events) => batch.extend(events),
                 Err(junk) => self.feed.reject(delivery, &junk).await,
             }
@@ -99,16 +100,28 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         if since.elapsed() > self.job.options.sweep / 10 { self.read_log(None).await } else { Ok(()) }
     }
 
-    async fn before_reading(&mut self) -> Filter {
+    async fn before_reading(&mut self) -> Result<Filter> {
         self.order.unswept_since = None;
-        // Skip events that another worker has swept. If its position cannot be read, reading them again does no harm.
-        let swept = self.job.models.checkpoint(&self.name).await.unwrap_or_default();
-        self.reach_swept(swept);
-        self.order.scope.clone()
+        // Another worker may have swept further. A read model that was restored from a backup is further back.
+        match self.job.models.mark(&self.name).await {
+            Ok(swept) => self.reach(swept),
+            // The worker's own position will do: a sweep that does not begin at the stored one moves nothing.
+            Err(error) if error.is_outage() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(self.order.scope.clone())
+    }
+
+    async fn return_to_stored(&mut self) -> Result<()> {
+        let (models, name) = (&self.job.models, &self.name);
+        let swept = retry_transient(&self.stop, self.delays(), || models.mark(name)).await?;
+        self.reach(swept);
+        Ok(())
     }
 
     async fn settle(&mut self, page: Page) -> Result<bool> {
-        let Page { mut events, through, .. } = page;
+        let through = page.mark();
+        let mut events = page.events;
         self.leave_out_unknown_kinds(&mut events);
         // Most events arrived from the broker before: finding that out needs no lock.
         let streams: HashSet<_> = events.iter().map(|event| &event.stream).collect();
@@ -124,9 +137,10 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         if !self.apply_timed(events).await? {
             return Ok(false);
         }
-        match self.job.models.sweep(&self.name, through).await {
+        match self.job.models.sweep(&self.name, self.applied, through).await {
+            // If another worker was faster, or the read model was restored, the log is read on from there.
             Ok(swept) => {
-                self.reach_swept(swept);
+                self.reach(swept);
                 Ok(true)
             }
             // The next sweep will do.
@@ -151,7 +165,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         groups.into_iter().map(|(_, events)| Group::new(events)).collect()
     }
 
-    async fn apply_part(&mut self, group: &Group, through: Position, most: usize) -> Attempted {
+    async fn apply_part(&mut self, group: &Group, through: Mark, most: usize) -> Attempted {
         let passed_over: Vec<_> = self.failed.iter().map(|parked| parked.stream.clone()).collect();
         let streams = group.iter().map(|event| event.stream.clone()).collect();
         let most = most.min(self.job.most());
@@ -164,7 +178,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         Ok((outcome, report))
     }
 
-    async fn end_batch(&mut self, _through: Position) -> Result<bool> {
+    async fn end_batch(&mut self, _through: Mark) -> Result<bool> {
         if self.failed.is_empty() {
             return Ok(true);
         }
@@ -213,15 +227,10 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
         Self::new(job, order, SubscriptionMode::Competing, stop)
     }
 
-    /// The swept position never moves backward.
-    fn reach_swept(&mut self, swept: Position) {
-        self.reach(swept.max(self.applied));
-    }
-
     /// Applies what is not applied yet. Returns as [`apply`](Self::apply).
     async fn apply_timed(&mut self, events: Vec<RecordedEvent>) -> Result<bool> {
         let (began, count) = (Instant::now(), u32::try_from(events.len()).unwrap_or(u32::MAX));
-        let is_done = self.apply(events, Position::ZERO).await?;
+        let is_done = self.apply(events, Mark::START).await?;
         if is_done && count > 0 {
             self.order.pace = began.elapsed() / count;
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
+use crate::id::mark::Mark;
 use crate::panics::catch_in;
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
@@ -31,8 +32,8 @@ pub(super) struct Job<P: Projection, M> {
 
 /// The rules of a reaction's worker: where it begins, how fast it may be, and how many events share a transaction.
 pub(super) struct Reacting {
-    /// Returns the position after which the reaction begins.
-    pub(super) begin: Box<dyn Fn() -> BoxFuture<'static, Result<Position>> + Send + Sync>,
+    /// Returns the place after which the reaction begins.
+    pub(super) begin: Box<dyn Fn() -> BoxFuture<'static, Result<Mark>> + Send + Sync>,
     pub(super) rate: Arc<Rate>,
     /// Events of one transaction, if there is no rate.
     pub(super) at_once: usize,
@@ -62,11 +63,11 @@ impl<P: Projection, M> Job<P, M> {
         }
     }
 
-    /// Returns the position up to which no event is wanted.
-    pub(super) async fn begins_after(&self) -> Result<Position> {
+    /// Returns the place up to which no event is wanted.
+    pub(super) async fn begins_after(&self) -> Result<Mark> {
         match &self.reacting {
             Some(reacting) => (reacting.begin)().await,
-            None => Ok(Position::ZERO),
+            None => Ok(Mark::START),
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Delays;
@@ -15,6 +16,7 @@ use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Delivery, SubscriptionMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
+use crate::id::mark::Mark;
 use crate::id::{Position, Version};
 use crate::projection::Projection;
 use crate::store::log::query::{Filter, Page};
@@ -29,7 +31,9 @@ use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, apply, fa
 /// One checkpoint, moved by compare-and-set.
 pub(super) struct LogOrder {
     /// The checkpoint as stored. `applied` is ahead of it only by events that are not wanted, or whose aggregates are parked.
-    stored: Position,
+    stored: Mark,
+    /// When the worker last compared `stored` with the row: a read model that is restored from a backup goes back.
+    compared_at: Instant,
     /// The waits of a worker that loses one race after another.
     standby: Delays,
     took: Took,
@@ -53,7 +57,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
     // Every transaction compares a count of the table's changes.
     const SEES_ALL_PARKED: bool = true;
 
-    async fn begin(&mut self, checkpoint: Position) -> Result<()> {
+    async fn begin(&mut self, checkpoint: Mark) -> Result<()> {
         self.order.stored = checkpoint;
         self.reach(checkpoint);
         match self.job.models.commit(self.step_to(checkpoint, &[]), self.job.set_up()).await {
@@ -70,7 +74,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
     /// Applies what continues the log, drops what is known, and reads what is missing from the store.
     async fn receive(&mut self, deliveries: Vec<Delivery>) -> Result<()> {
         let Some(last_tag) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
-        let (mut batch, mut through, mut brought) = (Vec::new(), self.applied, self.applied);
+        let (mut batch, mut through, mut brought) = (Vec::new(), self.applied, self.applied.position);
         for delivery in deliveries {
             let tag = delivery.tag;
             let (admission, last, events) = match open(&delivery, through) {
@@ -83,66 +87,81 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
             match admission {
                 Admission::Known => continue,
                 Admission::Next => {
-                    let is_new = |event: &RecordedEvent| event.position > through && self.filter.passes(event);
+                    let is_new = |event: &RecordedEvent| event.position > through.position && self.filter.passes(event);
                     batch.extend(events.into_iter().filter(is_new));
-                    (through, brought) = (last, brought.max(last));
+                    (through, brought) = (last, brought.max(last.position));
                 }
                 Admission::Gap => {
                     // Missing events were lost or arrive later: the store has all of them, including this frame's.
                     self.apply(std::mem::take(&mut batch), through).await?;
                     self.read_log(None).await?;
-                    (through, brought) = (self.applied, brought.max(last));
+                    (through, brought) = (self.applied, brought.max(last.position));
                 }
             }
             if batch.len() >= self.job.options.batch_events {
                 self.apply(std::mem::take(&mut batch), through).await?;
                 through = self.applied;
                 // The broker sends more while the rest is applied.
-                if self.applied >= brought {
+                if self.applied.position >= brought {
                     self.feed.acknowledge(tag).await;
                 }
             }
         }
         self.apply(batch, through).await?;
-        if self.applied < brought {
+        if self.applied.position < brought {
             // Another worker was faster, and has not got as far as these frames: they will not come again.
             self.read_log(None).await?;
         }
         // A worker that is stopped half-way leaves them to the next one.
-        if self.applied >= brought {
+        if self.applied.position >= brought {
             self.feed.acknowledge(last_tag).await;
         }
         Ok(())
     }
 
-    async fn before_reading(&mut self) -> Filter {
-        self.filter.clone()
+    async fn before_reading(&mut self) -> Result<Filter> {
+        if self.order.compared_at.elapsed() >= self.job.options.sweep {
+            self.order.compared_at = Instant::now();
+            match self.job.models.mark(&self.name).await {
+                Ok(stored) if stored != self.order.stored => self.reload().await?,
+                Ok(_) => {}
+                // The next time will do.
+                Err(error) if error.is_outage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.filter.clone())
+    }
+
+    async fn return_to_stored(&mut self) -> Result<()> {
+        self.reload().await
     }
 
     /// After a lost race the log is read on from the winner's checkpoint.
     async fn settle(&mut self, page: Page) -> Result<bool> {
-        self.apply(page.events, page.through).await.map(|_| true)
+        let through = page.mark();
+        self.apply(page.events, through).await.map(|_| true)
     }
 
     fn groups(&self, events: Vec<RecordedEvent>) -> Vec<Group> {
         vec![Group::new(events)]
     }
 
-    async fn apply_part(&mut self, group: &Group, through: Position, most: usize) -> Attempted {
+    async fn apply_part(&mut self, group: &Group, through: Mark, most: usize) -> Attempted {
         let most = if self.job.reacting.is_some() { most.min(self.job.most()) } else { most };
         let is_failed = |event: &RecordedEvent| self.failed.iter().any(|parked| parked.stream == event.stream);
-        let mut due = group
-            .iter()
-            .filter(|event| event.position > self.applied && !self.parked.holds(&event.stream) && !is_failed(event));
+        let mut due = group.iter().filter(|event| {
+            event.position > self.applied.position && !self.parked.holds(&event.stream) && !is_failed(event)
+        });
         let part: Vec<_> = due.by_ref().take(most).collect();
         let report = Report { has_rest: due.next().is_some(), ..Report::of(&part) };
         let Some(last) = part.last() else { return Ok((Outcome::Committed, report)) };
-        let to = if report.has_rest { last.position } else { through };
+        let to = if report.has_rest { last.mark() } else { through };
         let outcome = self.commit_parking_failed(&part, to).await?;
         Ok((outcome, Report { took: self.order.took.get(), ..report }))
     }
 
-    async fn end_batch(&mut self, through: Position) -> Result<bool> {
+    async fn end_batch(&mut self, through: Mark) -> Result<bool> {
         if self.failed.is_empty() {
             self.reach(through);
             return Ok(true);
@@ -151,7 +170,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
     }
 
     async fn store_applied(&mut self) -> Result<bool> {
-        if self.applied <= self.order.stored {
+        if self.applied.position <= self.order.stored.position {
             return Ok(true);
         }
         let work: Work<P::Tx> = Box::new(|_| async { Ok(()) }.boxed());
@@ -198,11 +217,16 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
 
 impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
     pub(super) fn in_log_order(job: &'w Job<P, M>, stop: CancellationToken) -> Result<Self> {
-        let order = LogOrder { stored: Position::ZERO, standby: job.options.standby(), took: Took::default() };
+        let order = LogOrder {
+            stored: Mark::START,
+            compared_at: Instant::now(),
+            standby: job.options.standby(),
+            took: Took::default(),
+        };
         Self::new(job, order, SubscriptionMode::Exclusive, stop)
     }
 
-    fn step_to(&self, to: Position, parking: &[ParkingChange]) -> Step {
+    fn step_to(&self, to: Mark, parking: &[ParkingChange]) -> Step {
         Step::new(&self.name, self.order.stored, to).with_parking(self.parked.changes, parking.to_vec())
     }
 
@@ -213,7 +237,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
     }
 
     /// Commits events, and parks the aggregates that failed before them.
-    async fn commit_parking_failed(&mut self, events: &[&RecordedEvent], to: Position) -> Result<Outcome> {
+    async fn commit_parking_failed(&mut self, events: &[&RecordedEvent], to: Mark) -> Result<Outcome> {
         let parking: Vec<_> = self.failed.iter().cloned().map(ParkingChange::Park).collect();
         let outcome = self.commit(events, to, &parking).await?;
         if let Outcome::Committed = outcome {
@@ -223,7 +247,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
     }
 
     /// Commits one transaction, retried until the store takes it.
-    async fn commit(&mut self, events: &[&RecordedEvent], to: Position, parking: &[ParkingChange]) -> Result<Outcome> {
+    async fn commit(&mut self, events: &[&RecordedEvent], to: Mark, parking: &[ParkingChange]) -> Result<Outcome> {
         let mut attempts = Attempts::new(&self.job.options);
         loop {
             if !events.is_empty() && !self.job.may_go_on(&self.stop).await {
@@ -285,16 +309,16 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
         let (reader, stream, from) = (&*self.job.reader, &parked.stream, parked.from_version);
         // A replica may lag behind what the broker has brought: it does not show all that was passed over.
         let head = reader.head().await?;
-        if head < self.applied {
+        if head < self.applied.position {
             return Err(ErrorKind::Transient(format!("read {stream}: the log ends at {head} here")).into());
         }
         let after = Version::new(from.get().saturating_sub(1));
         let (mut events, rest) = read_parked(reader, stream, after, most).await?;
-        events.retain(|event| event.position <= self.applied);
+        events.retain(|event| event.position <= self.applied.position);
         if events.is_empty() {
             return Err(ErrorKind::Corrupt(format!("{stream}: version {from} is missing")).into());
         }
-        Ok((events, rest.filter(|next| next.position <= self.applied)))
+        Ok((events, rest.filter(|next| next.position <= self.applied.position)))
     }
 }
 
@@ -303,10 +327,18 @@ fn has_moved(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::CheckpointMoved { .. })
 }
 
-/// Judges a message by its positions. Events that are applied already are not decompressed and parsed.
-fn open(delivery: &Delivery, through: Position) -> Result<(Admission, Position, Vec<RecordedEvent>)> {
+/// Judges a message by its positions and by the event before what is new in it. Events that are applied already are not decompressed and
+/// parsed.
+fn open(delivery: &Delivery, through: Mark) -> Result<(Admission, Mark, Vec<RecordedEvent>)> {
     let frame = ReceivedFrame::parse(delivery.body.clone())?;
-    let admission = admit(through, frame.first(), frame.last());
+    let admission = admit(through.position, frame.first(), frame.last());
     let events = if admission == Admission::Known { Vec::new() } else { frame.events()? };
-    Ok((admission, frame.last(), events))
+    let last = events.last().map_or(frame.last().into(), RecordedEvent::mark);
+    let before = match events.iter().find(|event| event.position == through.position) {
+        Some(event) => event.mark(),
+        None => frame.after(),
+    };
+    let continues = through.position == Position::ZERO || before.event_id.is_some() && before == through;
+    let admission = if admission == Admission::Next && !continues { Admission::Gap } else { admission };
+    Ok((admission, last, events))
 }

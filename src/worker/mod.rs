@@ -174,7 +174,7 @@ where
     /// is over, or has lasted too long; see [`ParkingOptions`].
     ///
     /// # Errors
-    /// [`ErrorKind::CheckpointAhead`] for a read model of another log, [`ErrorKind::TimedOut`] if the handler did not return within the grace
+    /// [`ErrorKind::HistoryChanged`] for a read model of another log, [`ErrorKind::TimedOut`] if the handler did not return within the grace
     /// period, otherwise a [read](crate::Error#read-errors) or [write error](crate::Error#write-errors). The worker retries transient errors
     /// without limit, and waits for a store that is full or read-only. Nothing was passed over: a worker that is started again continues with
     /// the same event.

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{Delays, retry_transient};
 use crate::broker::{DeadLetter, Delivery, SubscriptionMode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
+use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::projection::Projection;
+use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
@@ -36,9 +38,9 @@ pub(super) struct Runner<'w, P: Projection, M, O> {
     /// The events that the projection wants.
     pub(super) filter: Filter,
     /// No event up to here is wanted.
-    pub(super) begins_after: Position,
+    pub(super) begins_after: Mark,
     /// Everything up to here is applied, parked or not wanted.
-    pub(super) applied: Position,
+    pub(super) applied: Mark,
     pub(super) parked: ParkedAggregates,
     /// When to read the parked rows again: another process may have asked for a retry.
     next_look: Instant,
@@ -59,7 +61,7 @@ pub(super) trait Order {
     const SEES_ALL_PARKED: bool;
 
     /// Prepares the read model of a projection that is at `checkpoint`.
-    fn begin(&mut self, checkpoint: Position) -> impl Future<Output = Result<()>> + Send;
+    fn begin(&mut self, checkpoint: Mark) -> impl Future<Output = Result<()>> + Send;
 
     /// Returns how long to wait for a message before the log is read.
     fn idle(&self) -> Duration;
@@ -67,8 +69,11 @@ pub(super) trait Order {
     /// Applies messages and acknowledges them.
     fn receive(&mut self, deliveries: Vec<Delivery>) -> impl Future<Output = Result<()>> + Send;
 
-    /// Returns which events to read from the log, after looking how far other workers are.
-    fn before_reading(&mut self) -> impl Future<Output = Filter> + Send;
+    /// Returns which events to read from the log, after looking how far other workers are, and whether the read model was restored.
+    fn before_reading(&mut self) -> impl Future<Output = Result<Filter>> + Send;
+
+    /// Continues from the stored place, even if it is an earlier one.
+    fn return_to_stored(&mut self) -> impl Future<Output = Result<()>> + Send;
 
     /// Applies a page of the log and moves `applied` over it. Returns whether to read on.
     fn settle(&mut self, page: Page) -> impl Future<Output = Result<bool>> + Send;
@@ -78,10 +83,10 @@ pub(super) trait Order {
 
     /// Applies the next events of a batch that ends at `through`: at most `most`, and no more than fit one transaction. If there are any, parks
     /// the aggregates that failed before.
-    fn apply_part(&mut self, group: &Group, through: Position, most: usize) -> impl Future<Output = Attempted> + Send;
+    fn apply_part(&mut self, group: &Group, through: Mark, most: usize) -> impl Future<Output = Attempted> + Send;
 
     /// Ends a pass over a batch at `through`: parks the aggregates that failed. Returns whether that is done; if not, the worker is interrupted.
-    fn end_batch(&mut self, through: Position) -> impl Future<Output = Result<bool>> + Send;
+    fn end_batch(&mut self, through: Mark) -> impl Future<Output = Result<bool>> + Send;
 
     /// Stores `applied` if only events that are not wanted or parked have moved it. Returns whether it is stored.
     fn store_applied(&mut self) -> impl Future<Output = Result<bool>> + Send;
@@ -94,6 +99,11 @@ pub(super) trait Order {
 
     /// Stores a parked aggregate whose retry has failed.
     fn keep_parked(&mut self, parked: Parked) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Returns the later of two places of one log.
+fn later(one: Mark, other: Mark) -> Mark {
+    if other.position > one.position { other } else { one }
 }
 
 /// How a pass over a batch ended.
@@ -114,8 +124,8 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
             job,
             order,
             filter: job.projection.filter()?,
-            begins_after: Position::ZERO,
-            applied: Position::ZERO,
+            begins_after: Mark::START,
+            applied: Mark::START,
             parked: ParkedAggregates::of(Parking::default()),
             next_look: Instant::now(),
             failed: Vec::new(),
@@ -129,18 +139,25 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
 
     /// Reads the checkpoint, and takes over the parked rows. The checkpoint comes first: a worker that changes the parked rows later changes the
     /// count that comes with them.
-    pub(super) async fn load(&mut self) -> Result<Position> {
+    pub(super) async fn load(&mut self) -> Result<Mark> {
         let (models, name) = (&self.job.models, &self.name);
-        let read = || async move { Ok((models.checkpoint(name).await?, models.parking(name).await?)) };
+        let read = || async move { Ok((models.mark(name).await?, models.parking(name).await?)) };
         let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
         self.parked = ParkedAggregates::of(parking);
         Ok(checkpoint)
     }
 
-    /// Sets the position up to which everything is applied, and announces it.
-    pub(super) fn reach(&mut self, position: Position) {
-        self.applied = position.max(self.begins_after);
-        self.job.applied.send_replace(self.applied);
+    /// Sets the place up to which everything is applied, and announces it.
+    pub(super) fn reach(&mut self, mark: Mark) {
+        self.applied = later(mark, self.begins_after);
+        self.job.applied.send_replace(self.applied.position);
+    }
+
+    /// Names the projection in an error about a log with another history.
+    fn of_this_projection(&self, error: Error) -> Error {
+        let remedy =
+            "restore matching backups, or call `Rebuild::reset` for a view and `ReadModel::reset` for any projection";
+        remembered_by(error, || format!("projection {}", self.name), remedy)
     }
 
     /// Returns the waits between attempts.
@@ -180,13 +197,13 @@ where
             self.read_log(Some(to)).await?;
             let is_stored = !self.stop.is_cancelled() && self.store_applied().await?;
             // If not, another worker was faster, or a replica does not show everything yet.
-            if is_stored && self.applied >= to || !delays.pause(&self.stop).await {
+            if is_stored && self.applied.position >= to || !delays.pause(&self.stop).await {
                 break;
             }
         }
         let (models, name) = (&self.job.models, &self.name);
         let parking = retry_transient(&self.stop, self.delays(), || models.parking(name)).await?;
-        Ok(CaughtUp { position: self.applied, parked: parking.parked })
+        Ok(CaughtUp { position: self.applied.position, parked: parking.parked })
     }
 
     async fn start(&mut self) -> Result<()> {
@@ -204,12 +221,12 @@ where
 
     async fn try_start(&mut self) -> Result<()> {
         self.begins_after = self.job.begins_after().await?;
-        // The checkpoint comes first: a worker that moves it later is not ahead of a head that was read earlier.
         let checkpoint = self.load().await?;
-        let head = self.job.reader.head().await?;
-        if checkpoint.max(self.begins_after) > head {
-            let projection = self.name.clone();
-            return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
+        // The log has everything up to the later place if it has the event there.
+        let from = later(checkpoint, self.begins_after);
+        self.job.reader.check(from).await.map_err(|error| self.of_this_projection(error))?;
+        if from.event_id.is_none() && from.position > self.job.reader.head().await? {
+            return Err(self.of_this_projection(changed(from, None)));
         }
         self.begin(checkpoint).await
     }
@@ -231,33 +248,41 @@ where
     /// Reads the log from where everything is applied to its head, or as far as `to`, and applies it.
     pub(super) async fn read_log(&mut self, to: Option<Position>) -> Result<()> {
         let (reader, limit) = (self.job.reader.clone(), self.job.options.batch_events);
-        let filter = self.before_reading().await;
+        let filter = self.before_reading().await?;
         let mut ahead = None;
         while !self.stop.is_cancelled() {
             self.retry_parked().await?;
             let after = self.applied;
-            if to.is_some_and(|to| after >= to) {
+            if to.is_some_and(|to| after.position >= to) {
                 break;
             }
             let page = match ahead.take() {
-                Some((position, Ok(page))) if position == after => page,
+                Some((mark, Ok(page))) if mark == after => page,
                 // A page that could not be read ahead is read again.
                 _ => {
                     match retry_transient(&self.stop, self.delays(), || reader.read_all(after, limit, &filter)).await {
                         Ok(page) => page,
                         // The worker is stopped.
                         Err(error) if error.is_outage() => return Ok(()),
+                        Err(error) if error.is_history_changed() => {
+                            // The log and the read model may have been restored together. Then the stored place is in the log.
+                            self.return_to_stored().await?;
+                            if self.applied == after {
+                                return Err(self.of_this_projection(error));
+                            }
+                            continue;
+                        }
                         Err(error) => return Err(error),
                     }
                 }
             };
-            let through = page.through;
-            if through == after {
+            let through = page.mark();
+            if through.position == after.position {
                 return Ok(());
             }
             // The next page is read while this one is applied. It comes first, so that its reading starts first.
             let next = async {
-                let is_last = to.is_some_and(|to| through >= to);
+                let is_last = to.is_some_and(|to| through.position >= to);
                 if is_last { None } else { Some((through, reader.read_all(through, limit, &filter).await)) }
             };
             let (next, settled) = futures::join!(next, self.settle(page));
@@ -271,7 +296,7 @@ where
 
     /// Applies a batch that ends at `through`. During an outage it tries again until that is over. Returns whether every event is applied or
     /// parked; if not, another worker was faster or the worker is stopped.
-    pub(super) async fn apply(&mut self, events: Vec<RecordedEvent>, through: Position) -> Result<bool> {
+    pub(super) async fn apply(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
         let (groups, mut delays) = (self.groups(events), self.delays());
         loop {
             match self.pass(&groups, through).await? {
@@ -286,7 +311,7 @@ where
         }
     }
 
-    async fn pass(&mut self, groups: &[Group], through: Position) -> Result<Pass> {
+    async fn pass(&mut self, groups: &[Group], through: Mark) -> Result<Pass> {
         self.failed.clear();
         for group in groups {
             match self.pass_group(group, through).await? {
@@ -306,7 +331,7 @@ where
 
     /// Halves a part that fails until one event is left: each failing event costs about twenty more transactions in a batch of 1,000, and the
     /// others stay together. Its aggregate is parked with the next part that succeeds, or at the end.
-    async fn pass_group(&mut self, group: &Group, through: Position) -> Result<Pass> {
+    async fn pass_group(&mut self, group: &Group, through: Mark) -> Result<Pass> {
         let (mut most, mut grows) = (usize::MAX, false);
         loop {
             let (outcome, report) = self.try_part(group, through, most.min(self.pace.most())).await?;
@@ -343,7 +368,7 @@ where
 
     /// Retries a single event in place: most failures are over at once. Not during an outage, whose every probe would take as long, nor if
     /// decoding fails, since that depends on nothing but the event. An event that the log does not show yet may appear in a moment.
-    async fn try_part(&mut self, group: &Group, through: Position, most: usize) -> Attempted {
+    async fn try_part(&mut self, group: &Group, through: Mark, most: usize) -> Attempted {
         let (mut delays, mut retries) = (self.delays(), self.job.options.retries);
         loop {
             let (outcome, report) = self.apply_part(group, through, most).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use retell::prelude::*;
 use retell::store::{ProjectionState, Step, Turn, Work};
 use retell::{
-    ErrorKind, EventId, Fence, Parking, ProjectionName, ReadModel, RelayOptions, RelayStore, SqliteOptions, Uuid,
+    ErrorKind, EventId, Fence, Mark, Parking, ProjectionName, ReadModel, RelayOptions, RelayStore, SqliteOptions, Uuid,
     WorkerOptions,
 };
 
@@ -72,8 +72,8 @@ impl<M> Refusing<M> {
 impl<M: ReadModel> ReadModel for Refusing<M> {
     type Tx = M::Tx;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> retell::Result<Position> {
-        self.inner.checkpoint(projection).await
+    async fn mark(&self, projection: &ProjectionName) -> retell::Result<Mark> {
+        self.inner.mark(projection).await
     }
 
     async fn state(&self, projection: &ProjectionName) -> retell::Result<ProjectionState> {
@@ -111,30 +111,40 @@ impl<M: ReadModel> ReadModel for Refusing<M> {
         self.inner.turn(projection, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> retell::Result<Position> {
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> retell::Result<Mark> {
         self.check()?;
-        self.inner.sweep(projection, to).await
+        self.inner.sweep(projection, from, to).await
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<M::Tx>) -> retell::Result<()> {
+        self.check()?;
+        self.inner.reset(projection, to, work).await
     }
 
     async fn mark_handled(&self, tx: &mut M::Tx, reaction: &ProjectionName, event: EventId) -> retell::Result<bool> {
         self.inner.mark_handled(tx, reaction, event).await
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> retell::Result<Position> {
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> retell::Result<Mark> {
         self.check()?;
-        self.inner.start_after(reaction, position).await
+        self.inner.start_after(reaction, mark).await
     }
 }
 
 #[async_trait]
 impl<S: RelayStore> RelayStore for Refusing<S> {
-    async fn position(&self, relay: &str) -> retell::Result<Position> {
-        self.inner.position(relay).await
+    async fn mark(&self, relay: &str) -> retell::Result<Mark> {
+        self.inner.mark(relay).await
     }
 
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> retell::Result<()> {
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> retell::Result<()> {
         self.check()?;
-        self.inner.advance(relay, position, fence).await
+        self.inner.advance(relay, to, fence).await
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> retell::Result<()> {
+        self.check()?;
+        self.inner.reset(relay, to).await
     }
 
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> retell::Result<Option<Fence>> {

@@ -88,7 +88,7 @@ pub(crate) async fn write(place: &Place) {
     }
     let snapshot = Snapshot::new(Version::new(2), FINGERPRINT, vec![0, 0xff, b'\'']);
     store.events.save_snapshot(&stream("1"), snapshot).await.unwrap();
-    store.relays.advance("main", Position::new(3), Fence::ZERO).await.unwrap();
+    store.relays.advance("main", Position::new(3).into(), Fence::ZERO).await.unwrap();
     advance(place, Position::ZERO, Position::new(4)).await.unwrap();
     store.events.close().await.unwrap();
 }
@@ -163,11 +163,11 @@ async fn check_other_tables(store: &Store) {
 
 /// Checks that a relay from a release without leases can continue: such relays wrote with the lowest fence.
 async fn check_relay(store: &Store) {
-    store.relays.advance("main", Position::new(4), Fence::ZERO).await.unwrap();
+    store.relays.advance("main", Position::new(4).into(), Fence::ZERO).await.unwrap();
     let taken = store.relays.acquire_lease("main", id(1), Duration::from_hours(1)).await.unwrap();
     assert_eq!(taken, Some(Fence::new(1)));
-    store.relays.advance("main", Position::new(5), Fence::new(1)).await.unwrap();
-    assert!(store.relays.advance("main", Position::new(6), Fence::ZERO).await.is_err());
+    store.relays.advance("main", Position::new(5).into(), Fence::new(1)).await.unwrap();
+    assert!(store.relays.advance("main", Position::new(6).into(), Fence::ZERO).await.is_err());
     assert_eq!(store.relays.position("main").await.unwrap(), Position::new(5));
 }
 

@@ -15,7 +15,7 @@ use retell::store::{
 };
 use retell::{
     BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
-    IdempotencyKey, Metadata, Position, Result, StreamId, Version, async_trait,
+    IdempotencyKey, Mark, Metadata, Position, Result, StreamId, Version, async_trait,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -186,9 +186,16 @@ fn at(rows: &Rows<impl Readable>, position: Position) -> Result<RecordedEvent, B
 }
 
 /// Reads a page of the log.
-fn page(rows: &Rows<impl Readable>, after: Position, limit: usize, filter: &Filter) -> Result<Page, BoxError> {
-    let end = if limit == 0 { after } else { head_of(rows)?.0.max(after) };
-    let events = (after.get()..end.get()).map(|before| at(rows, Position::new(before + 1)));
+fn page(rows: &Rows<impl Readable>, mark: Mark, limit: usize, filter: &Filter) -> Result<Page, BoxError> {
+    if limit == 0 {
+        return Ok(Page::new(Vec::new(), mark));
+    }
+    let (head, after) = (head_of(rows)?.0, mark.position);
+    let mark_of = |position: Position| Ok::<_, BoxError>(at(rows, position)?.mark());
+    let found = if after > Position::ZERO && after <= head { mark_of(after)?.event_id } else { None };
+    driver::check_mark(mark, found)?;
+    let end = if head > after { mark_of(head)? } else { mark };
+    let events = (after.get()..end.position.get()).map(|before| at(rows, Position::new(before + 1)));
     Page::fill(events.filter(|event| event.as_ref().map_or(true, |event| filter.passes(event))), limit, end)
 }
 
@@ -297,8 +304,8 @@ impl EventStore for RedbStore {
     }
 }
 
-/// `relay`, name -> position, newest fence.
-type RelayRow = (Position, Fence);
+/// `relay`, name -> position and event, newest fence.
+type RelayRow = (Mark, Fence);
 /// `lease`, name -> fence, the holder and the end in microseconds. A lease without a holder is free.
 type LeaseRow = (Fence, Option<(Uuid, i64)>);
 
@@ -309,21 +316,34 @@ fn lease_of(row: Option<LeaseRow>) -> Lease<i64> {
 
 #[async_trait]
 impl RelayStore for RedbStore {
-    async fn position(&self, relay: &str) -> Result<Position> {
+    async fn mark(&self, relay: &str) -> Result<Mark> {
         driver::check_relay_name(relay)?;
         let row: Option<RelayRow> = self.file.get("read a relay's position", key!("relay", relay)).await?;
         Ok(row.unwrap_or_default().0)
     }
 
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         driver::check_relay_name(relay)?;
         let name = relay.to_owned();
         let advance = move |row: Option<RelayRow>| {
             let (at, newest) = row.unwrap_or_default();
             driver::check_fence(&name, fence, newest)?;
-            Ok((Some((position.max(at), fence)), ()))
+            let to = if to.position > at.position { to } else { at };
+            Ok((Some((to, fence)), ()))
         };
         self.file.update("move a relay's position", key!("relay", relay), advance).await
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        driver::check_relay_name(relay)?;
+        // The lease ends first: the leader that takes it next has a fence that the second update does not exceed.
+        let end = |row: Option<LeaseRow>| {
+            let fence = row.map_or(Fence::ZERO, |(fence, _)| fence.next());
+            Ok((row.map(|_| (fence, None)), fence))
+        };
+        let fence = self.file.update("end a lease", key!("lease", relay), end).await?;
+        let reset = move |row: Option<RelayRow>| Ok((Some((to, fence.max(row.unwrap_or_default().1))), ()));
+        self.file.update("reset a relay", key!("relay", relay), reset).await
     }
 
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {

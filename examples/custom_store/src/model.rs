@@ -7,7 +7,7 @@ use redb::WriteTransaction;
 use retell::id::EventId;
 use retell::store::driver::{self, Checkpoint};
 use retell::store::{Parked, ParkedState, Parking, ParkingChange, ProjectionState, ReadModel, Step, Turn, Work};
-use retell::{BoxError, Error, Position, ProjectionName, Result, StreamId, Version, async_trait};
+use retell::{BoxError, Error, Mark, Position, ProjectionName, Result, StreamId, Version, async_trait};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
@@ -15,8 +15,8 @@ use crate::file::{File, classify, corrupt, kind};
 use crate::log::{RedbStore, from_micros};
 use crate::rows::{Readable, Rows, Saved, key, rows};
 
-/// `checkpoint`, projection -> position, number of parking changes, whether the projection has per-aggregate order, state.
-type CheckpointRow = (Position, u64, bool, String);
+/// `checkpoint`, projection -> position and event, number of parking changes, whether the projection has per-aggregate order, state.
+type CheckpointRow = (Mark, u64, bool, String);
 /// `parked`, projection, aggregate -> the aggregate, version and position of the event that failed, error, attempts, next time, state.
 type ParkedRow = (StreamId, (Version, Position), String, u32, i64, String);
 /// `progress`, projection, aggregate -> versions applied and seen.
@@ -50,9 +50,9 @@ impl ReadModel for RedbReadModel {
     /// A projection opens its own tables in this transaction, which commits them with the checkpoint.
     type Tx = WriteTransaction;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
         let name = projection.clone();
-        self.file.read("read a checkpoint", move |rows| Ok(checkpoint(rows, &name)?.position)).await
+        self.file.read("read a checkpoint", move |rows| Ok(checkpoint(rows, &name)?.mark)).await
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
@@ -143,14 +143,30 @@ impl ReadModel for RedbReadModel {
         self.file.write("commit a batch", turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
         let name = projection.clone();
         let sweep = move |tx: &mut WriteTransaction| {
-            let swept = checkpoint(&rows(tx)?, &name)?.swept(to);
+            let swept = checkpoint(&rows(tx)?, &name)?.swept(from, to);
             set_checkpoint(tx, &name, swept)?;
-            Ok(swept.position)
+            Ok(swept.mark)
         };
         self.file.write("move a swept position", sweep).await
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<WriteTransaction>) -> Result<()> {
+        let (name, runtime) = (projection.clone(), Handle::current());
+        let reset = move |tx: &mut WriteTransaction| {
+            let checkpoint = checkpoint(&rows(tx)?, &name)?.reset(&name, to)?;
+            runtime.block_on(work(tx)).map_err(of_work)?;
+            forget(tx, &name)?;
+            set_checkpoint(tx, &name, checkpoint)?;
+            let (start, mut rows) = (key!("start", name), rows(tx)?);
+            match rows.get::<Mark>(&start)? {
+                Some(_) if to != Mark::START => rows.put(&start, &to),
+                _ => Ok(()),
+            }
+        };
+        self.file.write("reset a projection", reset).await
     }
 
     async fn mark_handled(&self, tx: &mut WriteTransaction, reaction: &ProjectionName, event: EventId) -> Result<bool> {
@@ -163,8 +179,8 @@ impl ReadModel for RedbReadModel {
         mark().map_err(|error| classify("mark an event as handled", error))
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        let start = move |kept: Option<Position>| Ok((kept.or(Some(position)), kept.unwrap_or(position)));
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
+        let start = move |kept: Option<Mark>| Ok((kept.or(Some(mark)), kept.unwrap_or(mark)));
         self.file.update("store where a reaction starts", key!("start", reaction), start).await
     }
 
@@ -182,9 +198,9 @@ fn of_work(error: Error) -> Error {
 /// Reads the checkpoint of a projection. A projection without a row has the default checkpoint.
 pub(crate) fn checkpoint(rows: &Rows<impl Readable>, projection: &ProjectionName) -> Result<Checkpoint, BoxError> {
     let row: Option<CheckpointRow> = rows.get(&key!("checkpoint", projection))?;
-    let Some((position, parking_changes, per_aggregate, state)) = row else { return Ok(Checkpoint::default()) };
+    let Some((mark, parking_changes, per_aggregate, state)) = row else { return Ok(Checkpoint::default()) };
     let state = ProjectionState::parse(&state)?;
-    let mut checkpoint = Checkpoint::new(position).with_parking_changes(parking_changes).with_state(state);
+    let mut checkpoint = Checkpoint::new(mark).with_parking_changes(parking_changes).with_state(state);
     checkpoint.per_aggregate = per_aggregate;
     Ok(checkpoint)
 }
@@ -194,7 +210,7 @@ pub(crate) fn set_checkpoint(
     projection: &ProjectionName,
     to: Checkpoint,
 ) -> Result<(), BoxError> {
-    let row = (to.position, to.parking_changes, to.per_aggregate, to.state.as_str());
+    let row = (to.mark, to.parking_changes, to.per_aggregate, to.state.as_str());
     rows(tx)?.put(&key!("checkpoint", projection), &row)
 }
 

@@ -46,7 +46,7 @@ impl ViewStore for RedbReadModel {
             let live = ViewId::new(view.view().as_str(), live(&rows, view.view())?)?;
             let standing = |view: &ViewId| {
                 let checkpoint = checkpoint(&rows, view.projection())?;
-                Ok::<_, BoxError>(GenerationStatus::new(checkpoint.position, checkpoint.state))
+                Ok::<_, BoxError>(GenerationStatus::new(checkpoint.mark.position, checkpoint.state))
             };
             when.check(&view, standing(&view)?, standing(&live)?)?;
             rows.put(&key!("live", view.view()), &view.generation())?;

@@ -14,6 +14,8 @@ pub(super) struct Head {
     pub(super) format: u8,
     pub(super) first: u64,
     pub(super) count: u64,
+    /// The id of the event before the first one.
+    pub(super) after: Option<Uuid>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use chrono::DateTime;
+use uuid::Uuid;
 
 use crate::broker::frame::format::{COMPRESSED, Head, PLAIN, WireEvent};
 #[cfg(feature = "zstd")]
@@ -9,6 +10,7 @@ use crate::broker::zip;
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent};
+use crate::id::mark::Mark;
 use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
 
 /// A received frame whose head is parsed: enough to decide whether its events are needed.
@@ -16,6 +18,7 @@ use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Versi
 pub struct ReceivedFrame {
     first: Position,
     count: u64,
+    after: Option<Uuid>,
     format: u8,
     events: Bytes,
 }
@@ -26,20 +29,25 @@ impl ReceivedFrame {
     /// # Errors
     /// [`ErrorKind::BadFrame`] if `body` is not a frame, or has a format that this release does not support.
     pub fn parse(mut body: Bytes) -> Result<Self> {
-        let (head, rest): (Head, _) = postcard::take_from_bytes(&body).map_err(|e| bad(e.to_string()))?;
-        if ![PLAIN, COMPRESSED].contains(&head.format) {
-            return Err(bad(format!("unknown format {}, supported are {PLAIN} and {COMPRESSED}", head.format)));
+        if let Some(format) = body.first().filter(|format| ![PLAIN, COMPRESSED].contains(format)) {
+            return Err(bad(format!("unknown format {format}, supported are {PLAIN} and {COMPRESSED}")));
         }
+        let (head, rest): (Head, _) = postcard::take_from_bytes(&body).map_err(|e| bad(e.to_string()))?;
         if head.count == 0 || head.first == 0 {
             return Err(bad(format!("{} events from position {}", head.count, head.first)));
         }
         let events = body.split_off(body.len() - rest.len());
-        Ok(Self { first: Position::new(head.first), count: head.count, format: head.format, events })
+        Ok(Self { first: Position::new(head.first), count: head.count, after: head.after, format: head.format, events })
     }
 
     /// Returns the position of the first event.
     pub fn first(&self) -> Position {
         self.first
+    }
+
+    /// Returns the place that the frame follows. Its event is unknown if the publisher did not know it.
+    pub fn after(&self) -> Mark {
+        Mark::from(Position::new(self.first.get() - 1)).with_event_id(self.after.map(Into::into))
     }
 
     /// Returns the position of the last event.

@@ -10,6 +10,7 @@ pub(crate) mod group_commit;
 pub(crate) mod inline;
 pub(crate) mod judge;
 pub(crate) mod lease;
+pub(crate) mod mark;
 pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod relay;

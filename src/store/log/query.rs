@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventTypes, RecordedEvent};
-use crate::id::{AggregateType, EventType, Position, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{AggregateType, EventId, EventType, Position, StreamId, Version};
 
 /// The byte limit of a page of the log ([`Select::Log`]). A page ends with the event whose payload reaches it, even below
 /// [`Query::limit`], so a reader that reads page by page holds a bounded part of the log.
@@ -40,8 +41,8 @@ pub struct Query<'q> {
 pub enum Select<'q> {
     /// Events of the whole log, in log order.
     Log {
-        /// Only events after this position.
-        after: Position,
+        /// Only events after this place. If it knows its event, the store compares that with the log in the snapshot of the page.
+        after: Mark,
         /// Only events that pass this filter.
         filter: &'q Filter,
     },
@@ -62,9 +63,11 @@ impl<'q> Query<'q> {
     /// The default of [`limit`](Self::limit). It is large enough that the round trip of a page costs little per event.
     pub const DEFAULT_LIMIT: usize = 1_000;
 
-    /// Creates a query for the events after the position `after` that pass `filter`, in log order.
-    pub const fn log(after: Position, filter: &'q Filter) -> Self {
-        Self::of(Select::Log { after, filter })
+    /// Creates a query for the events after the place `after` that pass `filter`, in log order.
+    ///
+    /// If `after` is a [`Mark`] with an event, [`read`](crate::EventReader::read) refuses a log that does not have this event at this position.
+    pub fn log(after: impl Into<Mark>, filter: &'q Filter) -> Self {
+        Self::of(Select::Log { after: after.into(), filter })
     }
 
     /// Creates a query for the events of `stream` after the version `after`, in version order.
@@ -178,12 +181,21 @@ pub struct Page {
     /// For [`Select::Log`], the position up to which the store has examined every event: the next page starts after it. For other queries,
     /// the greatest position among the events, or zero if there are none.
     pub through: Position,
+    /// The id of the event at `through`, so that the next page can start after this [mark](Self::mark); `None` if there is no such event, or if
+    /// the store does not know it.
+    pub through_id: Option<EventId>,
 }
 
 impl Page {
-    /// Creates a page that has examined the log up to `through`. The next page starts after that position.
-    pub fn new(events: Vec<RecordedEvent>, through: Position) -> Self {
-        Self { events, through }
+    /// Creates a page that has examined the log up to `through`. The next page starts after that place.
+    pub fn new(events: Vec<RecordedEvent>, through: impl Into<Mark>) -> Self {
+        let Mark { position, event_id } = through.into();
+        Self { events, through: position, through_id: event_id }
+    }
+
+    /// Returns the place that the next page starts after.
+    pub fn mark(&self) -> Mark {
+        Mark::from(self.through).with_event_id(self.through_id)
     }
 
     /// Takes `events`, which are in log order and pass the filter, until the page is full. The store has looked at every event up to `end`.
@@ -194,7 +206,7 @@ impl Page {
     pub fn fill<E>(
         events: impl IntoIterator<Item = Result<RecordedEvent, E>>,
         limit: usize,
-        end: Position,
+        end: impl Into<Mark>,
     ) -> Result<Self, E> {
         let (mut page, mut bytes, mut events) = (Vec::new(), 0, events.into_iter());
         while page.len() < limit && bytes < PAGE_BYTES {
@@ -207,16 +219,18 @@ impl Page {
 
     /// Creates the page for a query other than [`Select::Log`].
     pub fn found(events: Vec<RecordedEvent>) -> Self {
-        let through = events.iter().map(|event| event.position).max().unwrap_or(Position::ZERO);
-        Self { events, through }
+        let through = events.iter().max_by_key(|event| event.position).map_or(Mark::START, RecordedEvent::mark);
+        Self::new(events, through)
     }
 
     /// Creates the page for [`Select::Log`] from at most `limit` events, after the store has examined every event up to `end`. If the page
     /// is full, by `limit` or by [`PAGE_BYTES`], it reaches only to its last event, because the store stopped there.
-    pub fn of(events: Vec<RecordedEvent>, limit: usize, end: Position) -> Self {
+    pub fn of(events: Vec<RecordedEvent>, limit: usize, end: impl Into<Mark>) -> Self {
+        let end = end.into();
         let full =
             events.len() >= limit || events.iter().map(RecordedEvent::payload_bytes).sum::<usize>() >= PAGE_BYTES;
-        let through = events.last().filter(|_| full).map_or(end, |last| last.position);
-        Self { events, through }
+        let last = events.last().filter(|last| full || last.position == end.position);
+        let through = last.map_or(end, RecordedEvent::mark);
+        Self::new(events, through)
     }
 }

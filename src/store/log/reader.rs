@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::event::{RecordedEvent, StoredEvent};
+use crate::id::mark::Mark;
 use crate::id::{CommitId, EventType, Position, StreamId, Version};
 #[cfg(doc)]
 use crate::store::log::query::Select;
@@ -39,7 +40,9 @@ pub trait EventReader: Send + Sync + 'static {
     /// the limit means that there are no more.
     ///
     /// # Errors
-    /// A [read error](crate::Error#read-errors). [`ErrorKind::Corrupt`] names the position of a damaged row.
+    /// [`ErrorKind::HistoryChanged`] if the query starts after a [`Mark`] whose event is not in the log at its position, and
+    /// [`ErrorKind::Transient`] instead if this is a replica that has not reached it. Otherwise a [read error](crate::Error#read-errors);
+    /// [`ErrorKind::Corrupt`] names the position of a damaged row.
     async fn read(&self, query: Query<'_>) -> Result<Page>;
 
     /// Returns the position of the last event in the log; zero if it is empty.
@@ -81,18 +84,42 @@ pub trait EventReader: Send + Sync + 'static {
 /// # }).unwrap();
 /// ```
 pub trait EventReaderExt: EventReader {
-    /// Returns at most `limit` events after the position `after` that pass `filter`, in log order. A page of large events is
+    /// Returns at most `limit` events after the place `after` that pass `filter`, in log order. A page of large events is
     /// [shorter](crate::store::PAGE_BYTES).
     ///
     /// # Errors
     /// The errors of [`read`](EventReader::read).
     fn read_all<'r>(
         &'r self,
-        after: Position,
+        after: impl Into<Mark>,
         limit: usize,
         filter: &'r Filter,
     ) -> impl Future<Output = Result<Page>> + Send {
         self.read(Query::log(after, filter).with_limit(limit))
+    }
+
+    /// Returns the place of the event at `position`. Its event is unknown if the log ends before it.
+    ///
+    /// # Errors
+    /// The errors of [`read`](EventReader::read).
+    fn mark_at(&self, position: Position) -> impl Future<Output = Result<Mark>> + Send {
+        async move {
+            let Some(before) = position.get().checked_sub(1) else { return Ok(Mark::START) };
+            let all = Filter::all();
+            let page = self.read(Query::log(Position::new(before), &all).with_limit(1)).await?;
+            Ok(page.events.first().map_or(position.into(), RecordedEvent::mark))
+        }
+    }
+
+    /// Checks that the log has the event of `mark` at its position.
+    ///
+    /// # Errors
+    /// [`ErrorKind::HistoryChanged`] if it has not, otherwise the errors of [`read`](EventReader::read).
+    fn check(&self, mark: Mark) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let all = Filter::all();
+            self.read(Query::log(mark, &all).with_limit(1)).await.map(drop)
+        }
     }
 
     /// Returns at most `limit` events of `stream` after the version `after`, in version order.

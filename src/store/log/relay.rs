@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::{ErrorKind, Result};
+use crate::id::mark::Mark;
 use crate::id::{Fence, InvalidName, Position, parse_name};
 
 /// The maximum length of a lease. A store shortens a longer one, so that its end fits the timestamp type of every database.
@@ -30,28 +31,47 @@ pub const LONGEST_LEASE: Duration = Duration::from_hours(365 * 24);
 /// let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
 /// let fence = store.acquire_lease("main", first, Duration::from_secs(10)).await?.expect("the lease is free");
 /// assert_eq!(store.acquire_lease("main", second, Duration::from_secs(10)).await?, None);
-/// store.advance("main", Position::new(7), fence).await?;
+/// store.advance("main", Position::new(7).into(), fence).await?;
 /// assert_eq!(store.position("main").await?, Position::new(7));
 /// # Ok::<(), BoxError>(())
 /// # }).unwrap();
 /// ```
 #[async_trait]
 pub trait RelayStore: Send + Sync + 'static {
-    /// Returns the position up to which the broker has confirmed every event; zero for a relay that never ran.
+    /// Returns the place up to which the broker has confirmed every event; [`Mark::START`] for a relay that never ran.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if `relay` is not 1 to 255 bytes without NUL, otherwise a [read error](crate::Error#read-errors).
-    async fn position(&self, relay: &str) -> Result<Position>;
+    async fn mark(&self, relay: &str) -> Result<Mark>;
 
-    /// Moves the position of `relay` forward to `position`, never backward, and stores `fence` even if the position stays the same.
+    /// Returns the position of the [mark](Self::mark).
+    ///
+    /// # Errors
+    /// The errors of [`mark`](Self::mark).
+    async fn position(&self, relay: &str) -> Result<Position> {
+        Ok(self.mark(relay).await?.position)
+    }
+
+    /// Moves the position of `relay` forward to `to`, never backward, and stores `fence` even if the position stays the same.
     ///
     /// # Errors
     /// [`ErrorKind::Fenced`] if an earlier call had a larger fence: another relay holds the lease now, and nothing was changed.
-    /// [`ErrorKind::Invalid`] as for [`position`](Self::position), otherwise a [write error](crate::Error#write-errors).
+    /// [`ErrorKind::Invalid`] as for [`mark`](Self::mark), otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still move the position.
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()>;
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()>;
+
+    /// Moves the position of `relay` to `to`, forward or backward, and ends the lease of the same name, so that the leading relay starts over
+    /// from there. For an operator, after a relay has stopped with [`ErrorKind::HistoryChanged`]: the events after `to` are published, even if
+    /// they were before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] as for [`mark`](Self::mark), otherwise a [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still move the position, or only end the lease.
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()>;
 
     /// Acquires the lease `name` if it is free or has ended, or extends it under the same fence if `holder` already has it.
     /// Returns `None` while another holder has it.

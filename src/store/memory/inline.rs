@@ -6,11 +6,13 @@ use async_trait::async_trait;
 
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
+use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName};
 use crate::store::log::append::{Append, Appended};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::inline::{Inline, InlineStore, Inlines, apply, set_up};
 use crate::store::log::judge::{Verdict, judge, record};
+use crate::store::log::mark::{changed, remembered_by};
 use crate::store::memory::log::{MemoryLog, MemoryStore};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::committed::Tables;
@@ -71,7 +73,8 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
             let problem = format!("projection {projection} {problem}");
             return Err(ErrorKind::Invalid(problem).into());
         }
-        let (head, mut value) = (self.log.read().head(), T::clone(&before));
+        let (end, mut value) = (self.log.read().end(), T::clone(&before));
+        let head = end.position;
         let apply = async {
             set_up(inline, &mut value).await?;
             self.catch_up(inline, &mut value, head).await
@@ -79,7 +82,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
         let staged = transaction.run(apply).await?;
         let mut committed = self.models.write();
         committed.commit(value, staged);
-        self.move_checkpoints(&mut committed.tables, head);
+        self.move_checkpoints(&mut committed.tables, end);
         Ok(())
     }
 
@@ -108,7 +111,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
             let appended = state.append_at(append, |_| recorded_at)?;
             let mut committed = self.models.write();
             committed.commit(value, staged);
-            self.move_checkpoints(&mut committed.tables, state.head());
+            self.move_checkpoints(&mut committed.tables, state.end());
             self.log.head.send_replace(state.head());
             return Ok(appended);
         }
@@ -125,7 +128,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
 
     /// Applies the events up to `head` that a projection has not applied.
     async fn catch_up(&self, inline: &dyn Inline<T>, value: &mut T, head: Position) -> Result<()> {
-        let mut at = self.checkpoint(inline.projection(), head)?;
+        let mut at = self.checkpoint(inline.projection())?;
         while at < head {
             let events: Vec<_> = {
                 let state = self.log.read();
@@ -138,21 +141,25 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
         Ok(())
     }
 
-    /// Returns the checkpoint of a projection. Refuses a projection with per-aggregate order or with a checkpoint beyond `head`.
-    fn checkpoint(&self, projection: &ProjectionName, head: Position) -> Result<Position> {
-        let tables = &self.models.read().tables;
-        if tables.progress.contains_key(projection) {
-            return Err(in_aggregate_order(projection));
+    /// Returns the checkpoint of a projection. Refuses a projection with per-aggregate order or with a checkpoint that is not in the log.
+    fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        // The lock of the model is free before the log is locked: an append locks the log first.
+        let checkpoint = {
+            let tables = &self.models.read().tables;
+            if tables.progress.contains_key(projection) {
+                return Err(in_aggregate_order(projection));
+            }
+            tables.checkpoint(projection)
+        };
+        let state = self.log.read();
+        let found = state.mark_at(checkpoint.position).event_id;
+        if checkpoint.event_id.is_some_and(|id| found != Some(id)) || checkpoint.position > state.head() {
+            return Err(remembered_by(changed(checkpoint, found), || format!("projection {projection}"), "reset it"));
         }
-        let checkpoint = tables.checkpoint(projection);
-        if checkpoint > head {
-            let projection = projection.clone();
-            return Err(ErrorKind::CheckpointAhead { projection, checkpoint, head }.into());
-        }
-        Ok(checkpoint)
+        Ok(checkpoint.position)
     }
 
-    fn move_checkpoints(&self, tables: &mut Tables, head: Position) {
+    fn move_checkpoints(&self, tables: &mut Tables, head: Mark) {
         for inline in self.inlines.iter() {
             tables.checkpoints.insert(inline.projection().clone(), head);
         }

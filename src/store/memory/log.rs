@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
+use crate::id::mark::Mark;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::claims::claimed;
@@ -21,6 +22,7 @@ use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
 use crate::store::log::lease::Lease;
+use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
@@ -108,7 +110,7 @@ pub(crate) struct State {
     keys: HashMap<IdempotencyKey, KeyedOutcome>,
     reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     snapshots: HashMap<StreamId, Snapshot>,
-    relayed: HashMap<String, (Position, Fence)>,
+    relayed: HashMap<String, (Mark, Fence)>,
     leases: HashMap<String, Lease<Instant>>,
 }
 
@@ -186,12 +188,28 @@ impl State {
         self.events.last().map_or(now, |last| last.recorded_at.max(now))
     }
 
-    fn page(&self, after: Position, limit: usize, filter: &Filter) -> Page {
+    fn page(&self, mark: Mark, limit: usize, filter: &Filter) -> Result<Page> {
+        let after = mark.position;
+        if limit == 0 {
+            return Ok(Page::new(Vec::new(), mark));
+        }
+        check_mark(mark, self.mark_at(after).event_id)?;
         let first = usize::try_from(after.get()).unwrap_or(usize::MAX).min(self.events.len());
         let events = self.events[first..].iter().filter(|event| filter.passes(event));
-        let end = if limit == 0 { after } else { self.head().max(after) };
+        let end = if self.head() > after { self.end() } else { mark };
         let Ok(page) = Page::fill(events.cloned().map(Ok::<_, Infallible>), limit, end);
-        page
+        Ok(page)
+    }
+
+    /// Returns the mark of the last event.
+    pub(crate) fn end(&self) -> Mark {
+        self.events.last().map_or(Mark::START, RecordedEvent::mark)
+    }
+
+    /// Returns the mark of the event at `position`.
+    pub(crate) fn mark_at(&self, position: Position) -> Mark {
+        let before = position.get().checked_sub(1).and_then(|before| usize::try_from(before).ok());
+        before.and_then(|before| self.events.get(before)).map_or(position.into(), RecordedEvent::mark)
     }
 
     /// Returns the events of `stream` after the version `after`, in order.
@@ -252,7 +270,7 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
     async fn read(&self, query: Query<'_>) -> Result<Page> {
         let (state, limit) = (self.log.read(), query.limit);
         let events: Vec<_> = match query.select {
-            Select::Log { after, filter } => return Ok(state.page(after, limit, filter)),
+            Select::Log { after, filter } => return state.page(after, limit, filter),
             Select::Stream { stream, after } => state.after(stream, after).take(limit).cloned().collect(),
             Select::Newest(event_type) => {
                 let newest = state.events.iter().rev().filter(|event| event.event.event_type == *event_type);
@@ -315,17 +333,32 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
 
 #[async_trait]
 impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
-    async fn position(&self, relay: &str) -> Result<Position> {
+    async fn mark(&self, relay: &str) -> Result<Mark> {
         check_relay_name(relay)?;
-        Ok(self.log.read().relayed.get(relay).map_or(Position::ZERO, |(position, _)| *position))
+        Ok(self.log.read().relayed.get(relay).map_or(Mark::START, |(mark, _)| *mark))
     }
 
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let mut state = self.log.write();
         let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
         check_fence(relay, fence, *newest)?;
-        (*relayed, *newest) = (position.max(*relayed), fence);
+        if to.position > relayed.position {
+            *relayed = to;
+        }
+        *newest = fence;
+        Ok(())
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        check_relay_name(relay)?;
+        let mut state = self.log.write();
+        let fence = state.leases.get_mut(relay).map_or(Fence::ZERO, |lease| {
+            (lease.fence, lease.held) = (lease.fence.next(), None);
+            lease.fence
+        });
+        let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
+        (*relayed, *newest) = (to, fence.max(*newest));
         Ok(())
     }
 

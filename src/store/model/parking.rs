@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::error::{Error, ErrorKind};
+use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId, Version};
 
 /// An aggregate that a projection has set aside because one of its events failed. The projection applies none of the later events of the
@@ -193,10 +194,10 @@ impl ParkingChange {
 pub struct Step {
     /// The projection.
     pub projection: ProjectionName,
-    /// The position that the checkpoint must have.
-    pub from: Position,
-    /// The position that the checkpoint gets.
-    pub to: Position,
+    /// The place that the checkpoint must be at.
+    pub from: Mark,
+    /// The place that the checkpoint gets.
+    pub to: Mark,
     /// The number of [`changes`](Parking::changes) that the parked aggregates must have had. A worker that releases an aggregate may leave
     /// the checkpoint where it is, so the position alone would not show another worker that its view of the parked aggregates is out of date.
     pub changes: u64,
@@ -206,8 +207,8 @@ pub struct Step {
 
 impl Step {
     /// Creates a step of a projection that has never parked an aggregate.
-    pub fn new(projection: &ProjectionName, from: Position, to: Position) -> Self {
-        Self { projection: projection.clone(), from, to, changes: 0, parking: Vec::new() }
+    pub fn new(projection: &ProjectionName, from: impl Into<Mark>, to: impl Into<Mark>) -> Self {
+        Self { projection: projection.clone(), from: from.into(), to: to.into(), changes: 0, parking: Vec::new() }
     }
 
     /// Adds the changes `parking` to the step, which starts after `changes` earlier [changes](Parking::changes).
@@ -220,7 +221,7 @@ impl Step {
     /// Returns the error of a step that does not start at the checkpoint, which is at `actual`, or that does not know the last change to the
     /// parked aggregates. A store compares both in the transaction of the step.
     pub fn moved(&self, actual: Position) -> Error {
-        let (projection, expected) = (self.projection.clone(), self.from);
+        let (projection, expected) = (self.projection.clone(), self.from.position);
         ErrorKind::CheckpointMoved { projection, expected, actual }.into()
     }
 

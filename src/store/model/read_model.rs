@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
@@ -50,12 +51,20 @@ pub trait ReadModel: Send + Sync + 'static {
     /// The transaction that a projection writes through. It may be a trait object, so that one projection runs on several databases.
     type Tx: Send + ?Sized + 'static;
 
-    /// Returns the position up to which `projection` has applied everything except parked aggregates. It is the head of the log if appends
-    /// apply the projection inline, and zero if the projection never ran or is being deleted.
+    /// Returns the place up to which `projection` has applied everything except parked aggregates. It is the head of the log, without its event,
+    /// if appends apply the projection inline, and [`Mark::START`] if the projection never ran or is being deleted.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position>;
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark>;
+
+    /// Returns the position of the [mark](Self::mark).
+    ///
+    /// # Errors
+    /// The errors of [`mark`](Self::mark).
+    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+        Ok(self.mark(projection).await?.position)
+    }
 
     /// Returns the state of `projection`: [`ProjectionState::Running`] if it never ran.
     ///
@@ -121,14 +130,30 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A dropped call may still commit, but never in part.
     async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()>;
 
-    /// Moves the swept position forward to `to`, never backward, and returns the new swept position.
+    /// Moves the swept position to `to` if it is at `from`, and returns the swept position. It is another one if another worker has moved it, or
+    /// if the read model was restored from a backup.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still move the swept position.
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position>;
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark>;
+
+    /// Moves `projection` to `to`, forward or backward, forgets its parked aggregates and its progress with each aggregate, and runs `work`, all in
+    /// one transaction. `work` makes the read model match `to`: for the beginning of the log, it deletes all rows.
+    ///
+    /// For an operator, after a worker has stopped with [`ErrorKind::HistoryChanged`]. A reaction keeps its inbox, so it handles no event again;
+    /// if `to` is not the beginning of the log, the reaction begins after it. Workers in log order may run and continue from `to`. Stop the workers
+    /// of a projection with per-aggregate order first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the [state](Self::state) is not [`ProjectionState::Running`], or if the projection has per-aggregate order and `to`
+    /// is not the beginning of the log. Otherwise the errors of [`commit`](Self::commit).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still commit, but never in part.
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()>;
 
     /// Marks `event` as handled in the inbox of `reaction`, inside the transaction `tx` of the reaction. Returns whether the event was new.
     ///
@@ -136,14 +161,14 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A [write error](crate::Error#write-errors), with the database's error as its source.
     async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool>;
 
-    /// Stores `position` as the position after which `reaction` starts, unless one is already stored. Returns the stored position.
+    /// Stores `mark` as the place after which `reaction` starts, unless one is already stored. Returns the stored place.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still store the position.
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position>;
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark>;
 
     /// Waits for the calls in flight, then closes the database for every handle of this read model. Later calls fail.
     ///

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::error::{ErrorKind, Result};
+use crate::id::mark::Mark;
 use crate::id::{CommitId, Position};
 use crate::store::log::relay::LONGEST_LEASE;
 
@@ -49,4 +52,18 @@ pub(crate) fn from_sql(number: i64, what: &str) -> Result<u64> {
 /// Returns the position of the event with the number `ordinal` in the commit that begins at position `first`.
 pub(crate) fn position(first: u64, ordinal: i32) -> Position {
     Position::new((first + u64::from(ordinal.unsigned_abs())).saturating_sub(1))
+}
+
+/// The columns of a mark: its position and the id of its event.
+pub(crate) type MarkRow = (i64, Option<Uuid>);
+
+/// Converts the stored columns of a mark.
+pub(crate) fn mark_from_sql((position, event_id): MarkRow) -> Result<Mark> {
+    let position = Position::new(from_sql(position, "position")?);
+    Ok(Mark::from(position).with_event_id(event_id.map(Into::into)))
+}
+
+/// Converts the id of a mark's event.
+pub(crate) fn id_to_sql(mark: Mark) -> Option<Uuid> {
+    mark.event_id.map(|id| *id.as_uuid())
 }

@@ -11,7 +11,8 @@ use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName, Version};
 use crate::store::log::append::{Append, Appended, Outcome};
 use crate::store::log::inline::{Inline, Inlines, apply, set_up};
-use crate::store::log::reader::EventReader;
+use crate::store::log::mark::remembered_by;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::work::of_work;
@@ -73,10 +74,14 @@ pub(crate) async fn begin_inline<M: InlineModels>(
     let projection = inline.projection().clone();
     let refused = |problem: String| ErrorKind::Invalid(format!("projection {projection} {problem}")).into();
     if models.state(&projection).await? == ProjectionState::Running {
-        let (checkpoint, head) = (models.checkpoint(&projection).await?, log.head().await?);
-        if checkpoint != head {
+        let (checkpoint, head) = (models.mark(&projection).await?, log.head().await?);
+        log.check(checkpoint)
+            .await
+            .map_err(|error| remembered_by(error, || format!("projection {projection}"), "reset it"))?;
+        if checkpoint.position != head {
             return Err(refused(format!(
-                "is at position {checkpoint} and the log ends at {head}: let a worker catch up before it is applied inline"
+                "is at position {} and the log ends at {head}: let a worker catch up before it is applied inline",
+                checkpoint.position
             )));
         }
         if !models.parking(&projection).await?.parked.is_empty() {

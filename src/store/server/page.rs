@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::backoff::delays;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::Position;
+use crate::id::mark::Mark;
+use crate::id::{EventId, Position};
+use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
 use crate::store::server::convert::{from_sql, position};
 use crate::store::server::row::{Columns, EventBuilder};
@@ -31,8 +34,27 @@ pub(crate) struct Placed {
     events: u64,
 }
 
+/// A row of a scan of the commits: first position, commit, number of events, and in the first row the id of the event before the page.
+pub(crate) type PlacedRow = (i64, i64, i32, Option<Uuid>);
+
+/// The commits of a page, and the event before it.
+pub(crate) struct Scan {
+    placed: Vec<Placed>,
+    before: Option<EventId>,
+}
+
+impl Scan {
+    /// Creates the scan for a page after `after` from the commits, starting with the one that holds `after`.
+    pub(crate) fn of(rows: Vec<PlacedRow>, after: Position) -> Result<Self> {
+        let before = rows.first().and_then(|row| row.3).map(EventId::from);
+        let placed =
+            rows.into_iter().map(Placed::from_sql).filter(|row| !row.as_ref().is_ok_and(|row| row.end() <= after));
+        Ok(Self { placed: placed.collect::<Result<_>>()?, before })
+    }
+}
+
 impl Placed {
-    pub(crate) fn from_sql((first, commit, events): (i64, i64, i32)) -> Result<Self> {
+    fn from_sql((first, commit, events, _): PlacedRow) -> Result<Self> {
         Ok(Self { first: from_sql(first, "position")?, commit, events: from_sql(events.into(), "count")? })
     }
 
@@ -48,8 +70,15 @@ pub(crate) type Rows<'v> = &'v mut (dyn for<'r> FnMut(i64, i32, Result<Columns<'
 /// The queries of a driver that [`page`] reads with.
 #[async_trait]
 pub(crate) trait Scans: Sync {
-    /// Returns the commits from the one that holds the position after `after` to the one that holds `end`, or to the last one of the log.
-    async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>>;
+    /// Returns the commits from the one that holds the position after `after` to the one that holds `end`, or to the last one of the log, and
+    /// in the same snapshot the event at `after`.
+    async fn placed(&self, after: Position, end: Position) -> Result<Scan>;
+
+    /// Returns the id of the event with the number `ordinal` in `commit`.
+    async fn event_id(&self, commit: i64, ordinal: u64) -> Result<Option<EventId>>;
+
+    /// Returns whether this session may not write, as on a replica, which may lag behind.
+    async fn is_read_only(&self) -> Result<bool>;
 
     /// Passes to `rows` the events of the commits `first` to `last` that pass the filter, in any order.
     async fn events_between(&self, first: i64, last: i64, filter: &Filter, rows: Rows<'_>) -> Result<()>;
@@ -63,46 +92,60 @@ pub(crate) trait Scans: Sync {
 }
 
 /// Reads a page of the log.
-pub(crate) async fn page(driver: &dyn Scans, after: Position, limit: usize, filter: &Filter) -> Result<Page> {
+pub(crate) async fn page(driver: &dyn Scans, mark: Mark, limit: usize, filter: &Filter) -> Result<Page> {
+    let nothing = || Ok(Page::new(Vec::new(), mark));
+    let after = mark.position;
     if limit == 0 {
-        return Ok(Page { events: Vec::new(), through: after });
+        return nothing();
     }
     let reach = after.plus(if filter.is_all() { limit } else { limit.max(MIN_SCANNED_EVENTS) } as u64);
-    let mut placed = driver.placed(after, reach).await?;
-    if placed.last().map_or(after, Placed::end) < reach {
+    let mut scan = driver.placed(after, reach).await?;
+    if scan.placed.last().map_or(after, Placed::end) < reach {
         // The page reaches the end of the log, where commits may have no positions yet.
-        match driver.sequence().await? {
-            Some(end) if end == after => return Ok(Page { events: Vec::new(), through: after }),
-            Some(end) if end > after && end.since(after) <= MAX_TAIL_EVENTS.min(limit as u64) => {
+        let end = driver.sequence().await?;
+        let is_known = check_mark(mark, scan.before).is_ok();
+        match end {
+            Some(end) if is_known && end == after => return nothing(),
+            Some(end) if is_known && end > after && end.since(after) <= MAX_TAIL_EVENTS.min(limit as u64) => {
                 return tail(driver, after, end, limit, filter).await;
             }
-            _ => placed = driver.placed(after, reach).await?,
+            _ => scan = driver.placed(after, reach).await?,
+        }
+        if mark.event_id.is_some() && scan.before.is_none() && driver.is_read_only().await? {
+            return Err(ErrorKind::Transient(format!("read after {mark}: the replica has not reached it")).into());
         }
     }
-    let (Some(first), Some(last)) = (placed.first(), placed.last()) else {
-        return Ok(Page { events: Vec::new(), through: after });
-    };
+    check_mark(mark, scan.before)?;
+    let placed = scan.placed;
+    let (Some(first), Some(last)) = (placed.first(), placed.last()) else { return nothing() };
     let end = last.end();
     if first.first > after.get() + 1 {
         return Err(ErrorKind::Corrupt(format!("no commit at position {}", after.next())).into());
     }
     let mut events = read_first(driver, &placed, after, limit, filter).await?;
     events.truncate(limit);
-    check_complete(Page::of(events, limit, end), after, filter)
+    let mut page = check_complete(Page::of(events, limit, end), after, filter)?;
+    if page.through_id.is_none() {
+        page.through_id = driver.event_id(last.commit, last.events).await?;
+    }
+    Ok(page)
 }
 
 /// Reads a few new events at the end of the log. The join costs more per event than the two scans, but it saves a round trip.
 async fn tail(driver: &dyn Scans, after: Position, end: Position, limit: usize, filter: &Filter) -> Result<Page> {
-    let (mut earliest, mut builder) = (Earliest::default(), EventBuilder::default());
+    let (mut earliest, mut builder, mut last) = (Earliest::default(), EventBuilder::default(), Mark::from(end));
     let mut take = |first: i64, ordinal: i32, columns: Result<Columns<'_>, sqlx::Error>| {
         let event = builder.build(from_sql(first, "position")?, ordinal, columns)?;
+        if event.position == end {
+            last = event.mark();
+        }
         if event.position > after && filter.passes(&event) {
             earliest.push(event);
         }
         Ok(())
     };
     driver.tail(after, end, &mut take).await?;
-    check_complete(Page::of(earliest.into_sorted(), limit, end), after, filter)
+    check_complete(Page::of(earliest.into_sorted(), limit, last), after, filter)
 }
 
 /// Returns `page`, or an error if events are missing in it.

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey};
+use crate::id::mark::Mark;
+use crate::id::{EventId, Generation, ProjectionName, StreamId, Version, ViewKey};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::{Parking, Step};
@@ -167,8 +168,8 @@ fn failing_turn<Tx: Send + ?Sized + 'static>(turn: Turn<Tx>, fault: CommitFault)
 impl<M: ReadModel> ReadModel for FaultyModels<M> {
     type Tx = M::Tx;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        self.inner.checkpoint(projection).await
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
+        self.inner.mark(projection).await
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
@@ -205,16 +206,22 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
         self.answer(fault, ended).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        self.change(self.inner.sweep(projection, to)).await
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+        self.change(self.inner.sweep(projection, from, to)).await
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()> {
+        let fault = self.next();
+        let ended = self.inner.reset(projection, to, failing_work(work, fault)).await;
+        self.answer(fault, ended).await
     }
 
     async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         self.inner.mark_handled(tx, reaction, event).await
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        self.change(self.inner.start_after(reaction, position)).await
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
+        self.change(self.inner.start_after(reaction, mark)).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -6,7 +6,9 @@ use chrono::TimeDelta;
 use tokio::time::timeout;
 
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, EventType, Position, Version};
+use crate::id::mark::Mark;
+use crate::id::{AggregateType, EventId, EventType, Position, Version};
+use crate::store::log::mark::changed;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page, Query};
 use crate::store::log::reader::EventReaderExt;
 use crate::testing::store::{Store, TIMEOUT, event, event_of, events, log_of, position_of, stream, stream_of, written};
@@ -115,10 +117,40 @@ pub async fn a_page_reports_how_far_it_has_read(store: Store) {
     assert_eq!(through(9, 5, &lines).await, head, "four lines come after the first");
     assert_eq!(through(0, 10, &Filter::all()).await, 10);
     for filter in [Filter::all(), none, lines] {
-        assert_eq!(page(&store, 5, 0, &filter).await, Page { events: vec![], through: Position::new(5) }, "limit 0");
+        assert_eq!(page(&store, 5, 0, &filter).await, Page::new(vec![], Position::new(5)), "limit 0");
         for after in [head, head + 1, head + 1_000] {
-            let beyond = Page { events: vec![], through: Position::new(after) };
+            let beyond = Page::new(vec![], Position::new(after));
             assert_eq!(page(&store, after, 10, &filter).await, beyond);
+        }
+    }
+}
+
+/// Every page knows the event that it ends with, whether that passes the filter or not. A reader that continues after a page's mark reads on if
+/// the log has this event at this position, and otherwise gets an error, also if the log ends before it.
+pub async fn a_mark_of_another_history_is_refused(store: Store) {
+    let log = mixed_log(&store).await;
+    let (head, none) = (log.len() as u64, filter(&["unknown"], &[]));
+    let sparse = filter(&["order.line"], &["placed"]);
+    for filter in [Filter::all(), none, sparse] {
+        for after in [0, 1, 7, head - 1, head] {
+            let known =
+                log.iter().rfind(|event| event.position.get() <= after).map_or(Mark::START, RecordedEvent::mark);
+            for limit in [1, 3, 1_000] {
+                let page = store.read_all(known, limit, &filter).await.expect("the log has this mark");
+                let through = log.iter().find(|event| event.position == page.through);
+                let expected = through.map_or(known, RecordedEvent::mark);
+                assert_eq!(page.mark(), expected, "{filter:?}, {limit} after {after}");
+                if after > 0 {
+                    let other = Mark::new(known.position, EventId::generate());
+                    let error = store.read_all(other, limit, &filter).await.expect_err("another event is there");
+                    assert_eq!(*error.kind(), changed(other, known.event_id).kind().clone(), "{filter:?}");
+                }
+            }
+        }
+        for beyond in [head + 1, head + 7_000] {
+            let beyond = Mark::new(Position::new(beyond), EventId::generate());
+            let error = store.read_all(beyond, 10, &filter).await.expect_err("the log ends before");
+            assert_eq!(*error.kind(), changed(beyond, None).kind().clone(), "{filter:?}");
         }
     }
 }
@@ -240,7 +272,7 @@ pub async fn events_recorded_after_a_time_come_in_log_order(store: Store) {
 /// Reading an empty log is not an error.
 pub async fn an_empty_log_has_nothing_to_read(store: Store) {
     assert_eq!(store.head().await.expect("the head can be read"), Position::ZERO);
-    assert_eq!(page(&store, 0, 10, &Filter::all()).await, Page { events: vec![], through: Position::ZERO });
+    assert_eq!(page(&store, 0, 10, &Filter::all()).await, Page::new(vec![], Position::ZERO));
     assert_eq!(page(&store, 0, 10, &filter(&["order"], &[])).await.through, Position::ZERO);
     let placed = EventType::new("placed").expect("a valid name");
     assert_eq!(store.newest(&placed, 10).await.expect("the newest events can be read"), []);

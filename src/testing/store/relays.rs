@@ -7,7 +7,8 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind};
-use crate::id::{Fence, MAX_NAME_BYTES, Position};
+use crate::id::mark::Mark;
+use crate::id::{EventId, Fence, MAX_NAME_BYTES, Position};
 use crate::store::log::relay::RelayStore;
 use crate::testing::store::TIMEOUT;
 use crate::testing::store::names::HOSTILE;
@@ -26,7 +27,7 @@ async fn acquire(store: &Relays, name: &str, holder: Uuid, length: Duration) -> 
 }
 
 async fn set(store: &Relays, relay: &str, position: u64, fence: u64) -> Result<(), Error> {
-    store.advance(relay, Position::new(position), Fence::new(fence)).await
+    store.advance(relay, Position::new(position).into(), Fence::new(fence)).await
 }
 
 async fn relayed(store: &Relays, relay: &str) -> u64 {
@@ -62,6 +63,26 @@ pub async fn a_smaller_fence_cannot_move_the_checkpoint(store: Relays) {
     set(&store, "two", 1, 0).await.expect("another relay has its own fences");
     set(&store, "one", 9, 4).await.expect("the newest fence still writes");
     assert_eq!(relayed(&store, "one").await, 9);
+}
+
+/// A reset moves the position backward or forward, and the leader of that time can neither move it again nor keep its lease.
+pub async fn a_reset_relay_is_at_the_given_place_and_has_no_leader(store: Relays) {
+    let ([holder, other], id) = (holders(), EventId::generate());
+    let fence = acquire(&store, "one", holder, LONG).await.expect("the lease is free");
+    let far = Mark::new(Position::new(9), EventId::generate());
+    store.advance("one", far, fence).await.expect("the leader may write");
+    assert_eq!(store.mark("one").await.expect("a relay's position can be read"), far);
+    for to in [Mark::new(Position::new(4), id), Mark::START, Mark::new(Position::new(12), id)] {
+        store.reset("one", to).await.expect("a relay can be reset");
+        assert_eq!(store.mark("one").await.expect("a relay's position can be read"), to);
+        let error = store.advance("one", far, fence).await.expect_err("the leader of that time is fenced");
+        assert!(matches!(error.kind(), ErrorKind::Fenced { .. }), "{error}");
+    }
+    let next = acquire(&store, "one", other, LONG).await.expect("the lease has ended");
+    store.advance("one", Position::new(13).into(), next).await.expect("the next leader may write");
+    store.reset("never ran", Mark::new(Position::new(3), id)).await.expect("a relay that never ran can be reset");
+    assert_eq!(relayed(&store, "never ran").await, 3);
+    assert_eq!(relayed(&store, "one").await, 13, "another relay");
 }
 
 /// The store validates these names and keeps them byte by byte.

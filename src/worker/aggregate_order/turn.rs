@@ -37,7 +37,7 @@ impl<P: Projection> Attempt<P> {
             name: runner.name.clone(),
             reader: runner.job.reader.clone(),
             filter: runner.filter.clone(),
-            begins_after: runner.begins_after,
+            begins_after: runner.begins_after.position,
             longest_call: runner.job.options.longest_call,
             report: Mutex::default(),
         })

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName, StreamId};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::memory::model::rows::Generations;
 use crate::store::memory::model::transaction::Staged;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, parts};
@@ -23,14 +24,14 @@ pub(crate) struct Committed<T> {
 /// The state of projections, views, reactions and process managers in a model, apart from the value.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
-    pub(crate) checkpoints: HashMap<ProjectionName, Position>,
+    pub(crate) checkpoints: HashMap<ProjectionName, Mark>,
     pub(crate) parking: HashMap<ProjectionName, Parking>,
     /// The progress rows of the projections with per-aggregate order.
     pub(crate) progress: HashMap<ProjectionName, HashMap<StreamId, Row>>,
     /// The inboxes of all reactions.
     pub(crate) handled: HashSet<(ProjectionName, EventId)>,
-    /// The position after which each reaction starts.
-    pub(crate) starts: HashMap<ProjectionName, Position>,
+    /// The place after which each reaction starts.
+    pub(crate) starts: HashMap<ProjectionName, Mark>,
     pub(crate) views: Generations,
     /// The deadlines of each process manager.
     pub(crate) deadlines: HashMap<ProjectionName, BTreeMap<Uuid, Deadline>>,
@@ -51,10 +52,11 @@ impl Tables {
         }
         let actual = self.checkpoint(&step.projection);
         let changes = self.parking.get(&step.projection).map_or(0, |parking| parking.changes);
-        if (actual, changes) == (step.from, step.changes) { Ok(()) } else { Err(step.moved(actual)) }
+        let begins_here = step.from.is_at(actual) && changes == step.changes;
+        if begins_here { Ok(()) } else { Err(step.moved(actual.position)) }
     }
 
-    pub(crate) fn checkpoint(&self, projection: &ProjectionName) -> Position {
+    pub(crate) fn checkpoint(&self, projection: &ProjectionName) -> Mark {
         self.checkpoints.get(projection).copied().unwrap_or_default()
     }
 
@@ -63,6 +65,19 @@ impl Tables {
         self.checkpoints.remove(projection);
         self.parking.remove(projection);
         self.progress.remove(projection);
+    }
+
+    /// Moves a projection to `to` and forgets its parked aggregates and its progress.
+    pub(crate) fn reset(&mut self, projection: &ProjectionName, to: Mark) {
+        self.checkpoints.insert(projection.clone(), to);
+        let parking = self.parking.entry(projection.clone()).or_default();
+        (parking.changes, parking.parked) = (parking.changes + 1, Vec::new());
+        if let Some(rows) = self.progress.get_mut(projection) {
+            rows.clear();
+        }
+        if let Some(start) = self.starts.get_mut(projection).filter(|_| to != Mark::START) {
+            *start = to;
+        }
     }
 
     /// Moves the checkpoint and changes the parked aggregates as `step` says.

@@ -1,7 +1,8 @@
 //! The inboxes of reactions in memory.
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName};
 use crate::store::memory::model::MemoryReadModel;
 
 impl<T: Clone + Send + Sync + 'static> MemoryReadModel<T> {
@@ -14,8 +15,8 @@ impl<T: Clone + Send + Sync + 'static> MemoryReadModel<T> {
         self.transactions.staged("mark_handled", |staged| staged.handled.insert(entry))
     }
 
-    /// Stores the position after which a reaction starts, unless one is stored. Returns the stored position.
-    pub(crate) fn record_start(&self, reaction: &ProjectionName, position: Position) -> Position {
-        *self.write().tables.starts.entry(reaction.clone()).or_insert(position)
+    /// Stores the place after which a reaction starts, unless one is stored. Returns the stored place.
+    pub(crate) fn record_start(&self, reaction: &ProjectionName, mark: Mark) -> Mark {
+        *self.write().tables.starts.entry(reaction.clone()).or_insert(mark)
     }
 }

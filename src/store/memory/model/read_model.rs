@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName, StreamId, Version};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::{Turn, changes, in_key_order, in_log_order, progress_of};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -16,7 +18,7 @@ use crate::store::model::read_model::{ReadModel, Work};
 impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     type Tx = T;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
         Ok(self.read().tables.checkpoint(projection))
     }
 
@@ -60,7 +62,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         let before = {
             let committed = self.read();
             let is_new =
-                committed.tables.checkpoints.get(projection).is_none_or(|checkpoint| *checkpoint == Position::ZERO);
+                committed.tables.checkpoints.get(projection).is_none_or(|checkpoint| *checkpoint == Mark::START);
             if !is_new && !committed.tables.progress.contains_key(projection) {
                 return Err(in_log_order(projection));
             }
@@ -104,18 +106,36 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         Ok(())
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
         let mut committed = self.write();
         let swept = committed.tables.checkpoints.entry(projection.clone()).or_default();
-        *swept = to.max(*swept);
+        if from.is_at(*swept) {
+            *swept = to;
+        }
         Ok(*swept)
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<T>) -> Result<()> {
+        let transaction = self.transactions.begin("reset").await?;
+        let before = {
+            let committed = self.read();
+            let per_aggregate = committed.tables.progress.contains_key(projection);
+            Checkpoint { per_aggregate, ..Checkpoint::default() }.reset(projection, to)?;
+            committed.value.clone()
+        };
+        let mut value = T::clone(&before);
+        let staged = transaction.run(async { work(&mut value).await }).await?;
+        let mut committed = self.write();
+        committed.commit(value, staged);
+        committed.tables.reset(projection, to);
+        Ok(())
     }
 
     async fn mark_handled(&self, _: &mut T, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         self.record_handled(reaction, event)
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        Ok(self.record_start(reaction, position))
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
+        Ok(self.record_start(reaction, mark))
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::id::mark::Mark;
 use crate::id::{
     AggregateId, CorrelationId, EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey,
 };
@@ -27,13 +28,13 @@ const FORMAT: u32 = 1;
 struct StoredModel<V> {
     format: u32,
     value: V,
-    checkpoints: Vec<(ProjectionName, Position)>,
+    checkpoints: Vec<(ProjectionName, Mark)>,
     /// The number of changes and the parked aggregates of each projection.
     parking: Vec<(ProjectionName, u64, Vec<StoredParked>)>,
     /// The applied and seen versions of each projection with per-aggregate order.
     progress: Vec<(ProjectionName, Vec<(StreamId, Row)>)>,
     handled: Vec<(ProjectionName, EventId)>,
-    starts: Vec<(ProjectionName, Position)>,
+    starts: Vec<(ProjectionName, Mark)>,
     views: Vec<(ProjectionName, Generation, Vec<StoredRow>)>,
     live: Vec<(ProjectionName, Generation)>,
     deadlines: Vec<(ProjectionName, Vec<StoredDeadline>)>,

@@ -42,7 +42,7 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
         let tables = &mut self.write().tables;
         let live = ViewId::new(view.view().as_str(), tables.views.live(view.view()))?;
         let standing = |view: &ViewId| {
-            let position = tables.checkpoint(view.projection());
+            let position = tables.checkpoint(view.projection()).position;
             GenerationStatus { position, ..GenerationStatus::default() }
         };
         when.check(view, standing(view), standing(&live))?;

@@ -5,10 +5,11 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::{MySql, QueryBuilder, Row};
+use uuid::Uuid;
 
 use crate::error::Result;
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::id::{AggregateType, CommitId, EventId, EventType, Position, StreamId};
 use crate::store::log::columns::event_columns;
 use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{Replay, UpTo, Visitor};
@@ -17,7 +18,7 @@ use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::log::sequence::sequence;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
-use crate::store::server::page::{self, Placed, Rows, Scans};
+use crate::store::server::page::{self, Rows, Scan, Scans};
 use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
 
 #[derive(Debug, Clone)]
@@ -125,15 +126,29 @@ impl Reader {
 
 #[async_trait]
 impl Scans for Reader {
-    async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>> {
+    async fn placed(&self, after: Position, end: Position) -> Result<Scan> {
         let failed = |error| classify(error, "read the log");
+        let first = to_sql(after.get());
         let query = sqlx::query_as(LOG)
-            .bind(to_sql(after.get()))
+            .bind(first)
+            .bind(first)
             .bind(to_sql(end.get()))
-            .bind(to_sql(after.get().saturating_add(1)))
-            .bind(to_sql(end.since(after)));
+            .bind(first)
+            .bind(to_sql(end.since(after).saturating_add(1)));
         let rows = self.connections.all(query).await.map_err(failed)?;
-        rows.into_iter().map(Placed::from_sql).collect()
+        Scan::of(rows, after)
+    }
+
+    async fn event_id(&self, commit: i64, ordinal: u64) -> Result<Option<EventId>> {
+        let query = sqlx::query_as(EVENT_ID).bind(commit).bind(to_sql(ordinal));
+        let found: Option<(Uuid,)> =
+            self.connections.optional(query).await.map_err(|error| classify(error, "read the log"))?;
+        Ok(found.map(|(id,)| id.into()))
+    }
+
+    async fn is_read_only(&self) -> Result<bool> {
+        let asked = self.connections.one(sqlx::query_as::<_, (i64,)>(IS_READ_ONLY)).await;
+        asked.map(|(is,)| is != 0).map_err(|error| classify(error, "check whether the database is read-only"))
     }
 
     async fn events_between(&self, first: i64, last: i64, filter: &Filter, take: Rows<'_>) -> Result<()> {
@@ -232,16 +247,23 @@ const POSITION_OF: &str = "
     SELECT first_position + ? - 1 FROM retell_log
     WHERE commit_id = ? AND first_position <= (SELECT position FROM retell_head WHERE id = 1)";
 
-/// Binds: after, end, the position after `after`, limit. The first row is the commit that holds the next position. The limit only tells the
-/// optimizer to expect few rows.
+/// Binds: after, after, end, after, limit. The first row is the commit that holds `after`, or the first commit, and has the id of the event
+/// there. The limit only tells the optimizer to expect few rows.
 const LOG: &str = "
-    SELECT first_position, commit_id, events FROM retell_log
-    WHERE first_position + events - 1 > ? AND first_position <= ?
+    SELECT first_position, commit_id, events, CASE WHEN first_position <= ? THEN (
+        SELECT e.event_id FROM retell_events AS e WHERE e.commit_id = l.commit_id AND e.ordinal = ? - l.first_position + 1) END
+    FROM retell_log AS l
+    WHERE first_position <= ?
         AND first_position >= (SELECT COALESCE(MAX(first_position), 0) FROM retell_log WHERE first_position <= ?)
         AND first_position <= (SELECT position FROM retell_head WHERE id = 1)
     ORDER BY first_position LIMIT ?";
 
-/// Binds: end, after, the position after `after`. The first row is the commit that holds the next position, as in `LOG`.
+/// Binds: commit, ordinal.
+const EVENT_ID: &str = "SELECT event_id FROM retell_events WHERE commit_id = ? AND ordinal = ?";
+
+const IS_READ_ONLY: &str = "SELECT CAST(@@global.read_only AS SIGNED)";
+
+/// Binds: end, after, the position after `after`. The first row is the commit that holds the next position.
 const TAIL: &str = concat!(
     "SELECT e.commit_id, e.ordinal, ",
     event_columns!("e."),

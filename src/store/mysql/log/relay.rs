@@ -6,35 +6,48 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::{Fence, Position};
+use crate::id::Fence;
+use crate::id::mark::Mark;
 use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::store::MySqlStore;
-use crate::store::server::convert::{from_sql, micros_to_sql, to_sql};
+use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, micros_to_sql, to_sql};
 
 #[async_trait]
 impl RelayStore for MySqlStore {
-    async fn position(&self, relay: &str) -> Result<Position> {
+    async fn mark(&self, relay: &str) -> Result<Mark> {
         check_relay_name(relay)?;
-        let position: Option<(i64,)> = self
+        let found: Option<MarkRow> = self
             .writer
             .connections
-            .optional(sqlx::query_as(POSITION).bind(relay.as_bytes()))
+            .optional(sqlx::query_as(MARK).bind(relay.as_bytes()))
             .await
             .map_err(|error| classify(error, "read a relay's position"))?;
-        from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
+        found.map_or(Ok(Mark::START), mark_from_sql)
     }
 
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let (connections, name) = (&self.writer.connections, relay.as_bytes());
         let failed = |error| classify(error, "advance a relay's position");
-        let (position, number) = (to_sql(position.get()), to_sql(fence.get()));
-        let set = sqlx::query(ADVANCE).bind(name).bind(position).bind(number).bind(number).bind(position).bind(number);
+        let (position, id, number) = (to_sql(to.position.get()), id_to_sql(to), to_sql(fence.get()));
+        let set = sqlx::query(ADVANCE).bind(name).bind(position).bind(id).bind(number);
+        let set = set.bind(number).bind(position).bind(id).bind(number).bind(position).bind(number);
         connections.execute(set).await.map_err(failed)?;
         // The server does not return the row it wrote. If another relay has raised the fence in between, this relay must stop too.
         let (newest,): (i64,) = connections.one(sqlx::query_as(FENCE).bind(name)).await.map_err(failed)?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        check_relay_name(relay)?;
+        let (connections, name) = (&self.writer.connections, relay.as_bytes());
+        let failed = |error| classify(error, "reset a relay");
+        let (position, id) = (to_sql(to.position.get()), id_to_sql(to));
+        // The lease ends first: a leader that takes it again gets a fence that the second statement does not exceed.
+        connections.execute(sqlx::query(END_LEASE).bind(name)).await.map_err(failed)?;
+        let reset = sqlx::query(RESET).bind(name).bind(position).bind(id).bind(name);
+        connections.execute(reset.bind(position).bind(id)).await.map_err(failed)
     }
 
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
@@ -64,15 +77,24 @@ impl RelayStore for MySqlStore {
     }
 }
 
-const POSITION: &str = "SELECT position FROM retell_relays WHERE relay = ?";
+const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?";
 
-/// Binds: relay, position, fence; then fence, position, fence. The server assigns from left to right, and each assignment sees those
-/// before it.
+/// Binds: relay, position, event, fence; then fence, position, event, fence, position, fence. The server assigns from left to right, and each
+/// assignment sees those before it.
 const ADVANCE: &str = "
-    INSERT INTO retell_relays (relay, position, fence) VALUES (?, ?, ?)
-    ON DUPLICATE KEY UPDATE position = IF(fence <= ?, GREATEST(position, ?), position), fence = GREATEST(fence, ?)";
+    INSERT INTO retell_relays (relay, position, event_id, fence) VALUES (?, ?, ?, ?)
+    ON DUPLICATE KEY UPDATE event_id = IF(fence <= ? AND position < ?, ?, event_id), position = IF(fence <= ?, GREATEST(position, ?), position), fence = GREATEST(fence, ?)";
 
 const FENCE: &str = "SELECT fence FROM retell_relays WHERE relay = ?";
+
+/// Binds: name.
+const END_LEASE: &str = "UPDATE retell_leases SET fence = fence + 1, holder = NULL WHERE name = ?";
+
+/// Binds: relay, position, event, name; then position, event.
+const RESET: &str = "
+    INSERT INTO retell_relays (relay, position, event_id, fence)
+    SELECT ?, ?, ?, COALESCE((SELECT fence FROM retell_leases WHERE name = ?), 0)
+    ON DUPLICATE KEY UPDATE position = ?, event_id = ?, fence = GREATEST(retell_relays.fence, VALUES(fence))";
 
 /// Binds: name, holder, length in microseconds; then holder, holder, holder, length. The server assigns from left to right: the first two
 /// assignments read the old end, the last one reads the new holder.

@@ -3,10 +3,11 @@
 use sqlx::MySqlConnection;
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::model::read_model::MySqlReadModel;
-use crate::store::server::convert::{from_sql, to_sql};
+use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 
 impl MySqlReadModel {
     pub(crate) async fn record_handled(
@@ -20,13 +21,13 @@ impl MySqlReadModel {
         Ok(inserted.rows_affected() == 1)
     }
 
-    pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+    pub(crate) async fn record_start(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         let failed = |error| classify(error, "record the start of a reaction");
-        let insert = sqlx::query(INSERT_START).bind(reaction.as_str().as_bytes()).bind(to_sql(position.get()));
+        let insert = sqlx::query(INSERT_START).bind(reaction.as_str().as_bytes());
+        let insert = insert.bind(to_sql(mark.position.get())).bind(id_to_sql(mark));
         self.connections.execute(insert).await.map_err(failed)?;
         let start = self.connections.one(sqlx::query_as(START).bind(reaction.as_str().as_bytes()));
-        let (position,): (i64,) = start.await.map_err(failed)?;
-        from_sql(position, "position").map(Position::new)
+        mark_from_sql(start.await.map_err(failed)?)
     }
 }
 
@@ -34,6 +35,6 @@ impl MySqlReadModel {
 /// 255 bytes.
 const INSERT_HANDLED: &str = "INSERT IGNORE INTO retell_inbox (reaction, event_id) VALUES (?, ?)";
 
-const INSERT_START: &str = "INSERT IGNORE INTO retell_reactions (reaction, begins_after) VALUES (?, ?)";
+const INSERT_START: &str = "INSERT IGNORE INTO retell_reactions (reaction, begins_after, event_id) VALUES (?, ?, ?)";
 
-const START: &str = "SELECT begins_after FROM retell_reactions WHERE reaction = ?";
+const START: &str = "SELECT begins_after, event_id FROM retell_reactions WHERE reaction = ?";

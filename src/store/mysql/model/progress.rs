@@ -7,7 +7,8 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
@@ -18,7 +19,7 @@ use crate::store::mysql::error::{classify, classify_work};
 use crate::store::mysql::model::checkpoint::lock_checkpoint;
 use crate::store::mysql::model::parking::{columns, park};
 use crate::store::mysql::model::read_model::MySqlReadModel;
-use crate::store::server::convert::{from_sql, to_sql};
+use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 
 /// The most rows in one statement. More rows take several statements, one after the other in key order.
@@ -85,13 +86,15 @@ impl MySqlReadModel {
         lease.end(committed).map_err(failed)
     }
 
-    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
         let failed = |error| classify(error, "advance a swept position");
-        let query = sqlx::query(SWEEP).bind(projection.as_str().as_bytes()).bind(to_sql(to.get()));
+        let (name, id) = (projection.as_str().as_bytes(), id_to_sql(from));
+        let query = sqlx::query(SWEEP).bind(to_sql(to.position.get())).bind(id_to_sql(to)).bind(name);
+        let query = query.bind(to_sql(from.position.get())).bind(id).bind(id);
         self.connections.execute(query).await.map_err(failed)?;
-        let swept: (i64,) =
-            self.connections.one(sqlx::query_as(SWEPT).bind(projection.as_str().as_bytes())).await.map_err(failed)?;
-        from_sql(swept.0, "position").map(Position::new)
+        // A projection has its row since it began.
+        let swept = self.connections.optional(sqlx::query_as(SWEPT).bind(name)).await.map_err(failed)?;
+        swept.map_or(Ok(Mark::START), mark_from_sql)
     }
 }
 
@@ -239,9 +242,9 @@ const PARKED: &str = "
 
 const AMONG: &str = " AND (aggregate_type, aggregate_id) IN ";
 
-/// Binds: projection, position.
+/// Binds: new position and event, projection, old position, old event twice.
 const SWEEP: &str = "
-    INSERT INTO retell_checkpoints (projection, position, per_aggregate) VALUES (?, ?, TRUE)
-    ON DUPLICATE KEY UPDATE position = IF(state = 'running', GREATEST(position, VALUES(position)), position)";
+    UPDATE retell_checkpoints SET position = ?, event_id = ?
+    WHERE projection = ? AND state = 'running' AND position = ? AND (? IS NULL OR event_id = ?)";
 
-const SWEPT: &str = "SELECT position FROM retell_checkpoints WHERE projection = ?";
+const SWEPT: &str = "SELECT position, event_id FROM retell_checkpoints WHERE projection = ?";

@@ -7,7 +7,8 @@ use chrono::Utc;
 use sqlx::{MySqlConnection, MySqlPool};
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
@@ -15,10 +16,12 @@ use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::mysql::connection::{Connections, begin};
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
-use crate::store::mysql::model::checkpoint::{CHANGES, READ, STATE, advance, lock_checkpoint};
+use crate::store::mysql::model::checkpoint::{
+    CHANGES, FORGET_PARKED, FORGET_PROGRESS, READ, RESET, RESET_START, STATE, advance, lock_checkpoint,
+};
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::{connection, migrate};
-use crate::store::server::convert::from_sql;
+use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
 
 /// The read models in a MySQL or MariaDB database: the tables of projections and their checkpoints. Clones share one pool.
 ///
@@ -72,13 +75,13 @@ impl ReadModel for MySqlReadModel {
     /// closed.
     type Tx = MySqlConnection;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        let position: Option<(i64,)> = self
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
+        let found: Option<MarkRow> = self
             .connections
             .optional(sqlx::query_as(READ).bind(projection.as_str().as_bytes()))
             .await
             .map_err(|error| classify(error, "read a checkpoint"))?;
-        from_sql(position.map_or(0, |(position,)| position), "position").map(Position::new)
+        found.map_or(Ok(Mark::START), mark_from_sql)
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
@@ -134,7 +137,7 @@ impl ReadModel for MySqlReadModel {
         let found = advance(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
         if found == 0 {
             // The work created a table: the implicit commit released the row's lock, and another worker moved the checkpoint.
-            return Err(step.moved(lock_checkpoint(&mut tx, &step.projection).await?.position));
+            return Err(step.moved(lock_checkpoint(&mut tx, &step.projection).await?.mark.position));
         }
         // Written after the checkpoint, so that nothing is written if the checkpoint has moved.
         for change in &step.parking {
@@ -161,16 +164,42 @@ impl ReadModel for MySqlReadModel {
         self.run_turn(projection, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        self.sweep_to(projection, to).await
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+        self.sweep_to(projection, from, to).await
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<MySqlConnection>) -> Result<()> {
+        let failed = |error| classify(error, "reset a projection");
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        let reset = match lock_checkpoint(&mut tx, projection).await?.reset(projection, to) {
+            Ok(reset) => reset,
+            Err(refused) => {
+                let rolled_back = tx.rollback().await;
+                lease.end(rolled_back).map_err(failed)?;
+                return Err(refused);
+            }
+        };
+        work(&mut tx).await.map_err(classify_work)?;
+        let (name, position, id) = (projection.as_str().as_bytes(), to_sql(to.position.get()), id_to_sql(to));
+        for statement in [FORGET_PROGRESS, FORGET_PARKED] {
+            sqlx::query(statement).bind(name).execute(&mut *tx).await.map_err(failed)?;
+        }
+        let set = sqlx::query(RESET).bind(position).bind(id).bind(to_sql(reset.parking_changes)).bind(name);
+        set.execute(&mut *tx).await.map_err(failed)?;
+        if to != Mark::START {
+            sqlx::query(RESET_START).bind(position).bind(id).bind(name).execute(&mut *tx).await.map_err(failed)?;
+        }
+        let committed = tx.commit().await;
+        lease.end(committed).map_err(failed)
     }
 
     async fn mark_handled(&self, tx: &mut MySqlConnection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         self.record_handled(tx, reaction, event).await
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        self.record_start(reaction, position).await
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
+        self.record_start(reaction, mark).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -164,7 +164,7 @@ impl ViewStore for MySqlReadModel {
 /// Returns the live generation, or the error of a promotion that `when` does not allow. Locks the live generation and both checkpoints until
 /// the transaction ends.
 async fn check_promotion(tx: &mut MySqlConnection, view: &ViewId, when: Switch) -> Result<Result<Generation>> {
-    let standing = |found: Checkpoint| GenerationStatus { position: found.position, state: found.state };
+    let standing = |found: Checkpoint| GenerationStatus { position: found.mark.position, state: found.state };
     let built = standing(lock_checkpoint(tx, view.projection()).await?);
     let live = ViewId::new(view.view().as_str(), lock_live(tx, view.view()).await?)?;
     let live_at = standing(lock_checkpoint(tx, live.projection()).await?);
@@ -347,7 +347,8 @@ const LOCK_LIVE: &str = "INSERT INTO retell_view_generations (view, live) VALUES
 
 const PROMOTE: &str = "UPDATE retell_view_generations SET live = ? WHERE view = ?";
 
-const MARK_DELETING: &str = "UPDATE retell_checkpoints SET position = 0, state = 'deleting' WHERE projection = ?";
+const MARK_DELETING: &str =
+    "UPDATE retell_checkpoints SET position = 0, event_id = NULL, state = 'deleting' WHERE projection = ?";
 
 const DELETE_GENERATION: &str = "DELETE FROM retell_views WHERE view = ? AND generation = ? LIMIT ?";
 

@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Postgres, Row};
+use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventType, Position, StreamId};
+use crate::id::{AggregateType, CommitId, EventId, EventType, Position, StreamId};
 use crate::store::log::columns::event_columns;
 use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{Replay, UpTo, Visitor};
@@ -15,7 +16,7 @@ use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, refusal};
 use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
-use crate::store::server::page::{self, Placed, Rows, Scans};
+use crate::store::server::page::{self, Rows, Scan, Scans};
 use crate::store::server::rounds::Refusal;
 use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
 
@@ -120,10 +121,22 @@ impl Reader {
 
 #[async_trait]
 impl Scans for Reader {
-    async fn placed(&self, after: Position, end: Position) -> Result<Vec<Placed>> {
+    async fn placed(&self, after: Position, end: Position) -> Result<Scan> {
         let rows = sqlx::query_as(self.schema.sql(LOG)).bind(to_sql(after.get())).bind(to_sql(end.get()));
         let rows = self.connections.all(rows).await.map_err(|error| classify(error, "read the log"))?;
-        rows.into_iter().map(Placed::from_sql).collect()
+        Scan::of(rows, after)
+    }
+
+    async fn event_id(&self, commit: i64, ordinal: u64) -> Result<Option<EventId>> {
+        let query = sqlx::query_as(self.schema.sql(EVENT_ID)).bind(commit).bind(to_sql(ordinal));
+        let found: Option<(Uuid,)> =
+            self.connections.optional(query).await.map_err(|error| classify(error, "read the log"))?;
+        Ok(found.map(|(id,)| id.into()))
+    }
+
+    async fn is_read_only(&self) -> Result<bool> {
+        let asked = self.connections.one(sqlx::query_as::<_, (bool,)>(IS_READ_ONLY)).await;
+        asked.map(|(is,)| is).map_err(|error| classify(error, "check whether the database is read-only"))
     }
 
     async fn events_between(&self, first: i64, last: i64, filter: &Filter, take: Rows<'_>) -> Result<()> {
@@ -237,14 +250,22 @@ const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER B
 /// Binds: commit, ordinal in it.
 const POSITION_OF: &str = "SELECT first_position + $2 - 1 FROM {schema}.log WHERE commit_id = $1";
 
-/// Binds: after, end. The first row is the commit that holds the next position. The limit only tells the planner to expect few rows.
+/// Binds: after, end. The first row is the commit that holds `after`, or the first commit, and has the id of the event there. The limit only
+/// tells the planner to expect few rows.
 const LOG: &str = "
-    SELECT first_position, commit_id, events FROM {schema}.log
-    WHERE first_position + events - 1 > $1 AND first_position <= $2
-        AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1 + 1), 0)
-    ORDER BY first_position LIMIT $2 - $1";
+    SELECT first_position, commit_id, events, CASE WHEN first_position <= $1 THEN (
+        SELECT event_id FROM {schema}.events e WHERE e.commit_id = l.commit_id AND e.ordinal = $1 - l.first_position + 1) END
+    FROM {schema}.log l
+    WHERE first_position <= $2
+        AND first_position >= coalesce((SELECT max(first_position) FROM {schema}.log WHERE first_position <= $1), 0)
+    ORDER BY first_position LIMIT $2 - $1 + 1";
 
-/// Binds: after, end. The first row is the commit that holds the next position, as in `LOG`, and so is the reason for the limit.
+/// Binds: commit, ordinal.
+const EVENT_ID: &str = "SELECT event_id FROM {schema}.events WHERE commit_id = $1 AND ordinal = $2";
+
+const IS_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::boolean";
+
+/// Binds: after, end. The first row is the commit that holds the next position. The limit is there for the reason given at `LOG`.
 ///
 /// Here and below, `LATERAL` with `OFFSET 0` forces a lookup for each row. A join that was planned while the table was empty would read the
 /// whole table until it is analyzed.

@@ -6,34 +6,47 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::{Fence, Position};
+use crate::id::Fence;
+use crate::id::mark::Mark;
 use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::store::PostgresStore;
-use crate::store::server::convert::{from_sql, micros_to_sql, to_sql};
+use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, micros_to_sql, to_sql};
 
 #[async_trait]
 impl RelayStore for PostgresStore {
-    async fn position(&self, relay: &str) -> Result<Position> {
+    async fn mark(&self, relay: &str) -> Result<Mark> {
         check_relay_name(relay)?;
-        let position: Option<i64> = sqlx::query_scalar(self.schema.sql(POSITION))
+        let found: Option<MarkRow> = sqlx::query_as(self.schema.sql(MARK))
             .bind(relay)
             .fetch_optional(self.writer.connections.pool())
             .await
             .map_err(|error| classify(error, "read a relay's position"))?;
-        from_sql(position.unwrap_or(0), "position").map(Position::new)
+        found.map_or(Ok(Mark::START), mark_from_sql)
     }
 
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let newest: i64 = sqlx::query_scalar(self.schema.sql(ADVANCE))
             .bind(relay)
-            .bind(to_sql(position.get()))
+            .bind(to_sql(to.position.get()))
+            .bind(id_to_sql(to))
             .bind(to_sql(fence.get()))
             .fetch_one(self.writer.connections.pool())
             .await
             .map_err(|error| classify(error, "advance a relay's position"))?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        check_relay_name(relay)?;
+        let reset = sqlx::query(self.schema.sql(RESET))
+            .bind(relay)
+            .bind(to_sql(to.position.get()))
+            .bind(id_to_sql(to))
+            .execute(self.writer.connections.pool())
+            .await;
+        reset.map(drop).map_err(|error| classify(error, "reset a relay"))
     }
 
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
@@ -59,15 +72,23 @@ impl RelayStore for PostgresStore {
     }
 }
 
-const POSITION: &str = "SELECT position FROM {schema}.relays WHERE relay = $1";
+const MARK: &str = "SELECT position, event_id FROM {schema}.relays WHERE relay = $1";
 
-/// Binds: relay, position, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
+/// Binds: relay, position, event, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
 const ADVANCE: &str = "
-    INSERT INTO {schema}.relays AS r (relay, position, fence) VALUES ($1, $2, $3)
+    INSERT INTO {schema}.relays AS r (relay, position, event_id, fence) VALUES ($1, $2, $3, $4)
     ON CONFLICT (relay) DO UPDATE SET
+        event_id = CASE WHEN r.fence <= excluded.fence AND r.position < excluded.position THEN excluded.event_id ELSE r.event_id END,
         position = CASE WHEN r.fence <= excluded.fence THEN greatest(r.position, excluded.position) ELSE r.position END,
         fence = greatest(r.fence, excluded.fence)
     RETURNING fence";
+
+/// Binds: relay, position, event. The lease that the leading relay holds ends, and its fence is not enough to move the position.
+const RESET: &str = "
+    WITH lease AS (UPDATE {schema}.leases SET fence = fence + 1, holder = NULL WHERE name = $1 RETURNING fence)
+    INSERT INTO {schema}.relays AS r (relay, position, event_id, fence) VALUES ($1, $2, $3, coalesce((SELECT fence FROM lease), 0))
+    ON CONFLICT (relay) DO UPDATE
+    SET position = excluded.position, event_id = excluded.event_id, fence = greatest(r.fence, excluded.fence)";
 
 /// Binds: name, holder, length in microseconds. Returns no row while another holder has the lease. If two sessions race, the second waits for
 /// the row of the first, and then reads the clock again.

@@ -1,30 +1,33 @@
 //! Reads, locks and moves the rows of checkpoints.
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName};
+use crate::id::ProjectionName;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::parking::Step;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::schema::Schema;
-use crate::store::server::convert::{from_sql, to_sql};
+use crate::store::server::convert::{from_sql, id_to_sql, mark_from_sql, to_sql};
 
 /// Locks the row and moves it from the step's start to its end. Returns `false` if the row does not exist or is not at the step's start.
 pub(crate) async fn advance(schema: &Schema, step: &Step, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let moved = sqlx::query(schema.sql(ADVANCE))
         .bind(step.projection.as_str())
-        .bind(to_sql(step.from.get()))
+        .bind(to_sql(step.from.position.get()))
+        .bind(id_to_sql(step.from))
         .bind(to_sql(step.changes))
-        .bind(to_sql(step.to.get()))
+        .bind(to_sql(step.to.position.get()))
+        .bind(id_to_sql(step.to))
         .bind(to_sql(step.changes_after()))
         .fetch_optional(tx)
         .await?;
     Ok(moved.is_some())
 }
 
-/// Runs `statement`, which inserts or updates the row of a projection and so locks it. It returns the row's four columns.
+/// Runs `statement`, which inserts or updates the row of a projection and so locks it. It returns the row's columns.
 pub(crate) async fn lock(
     schema: &Schema,
     statement: &'static str,
@@ -32,10 +35,10 @@ pub(crate) async fn lock(
     tx: &mut PgConnection,
 ) -> Result<Checkpoint> {
     let row = sqlx::query_as(schema.sql(statement)).bind(projection.as_str()).fetch_one(tx).await;
-    let (position, changes, per_aggregate, state): (i64, i64, bool, String) =
+    let (position, event_id, changes, per_aggregate, state): (i64, Option<Uuid>, i64, bool, String) =
         row.map_err(|error| classify(error, "lock a checkpoint"))?;
     Ok(Checkpoint {
-        position: Position::new(from_sql(position, "position")?),
+        mark: mark_from_sql((position, event_id))?,
         parking_changes: from_sql(changes, "count")?,
         per_aggregate,
         state: ProjectionState::parse(&state)?,
@@ -45,22 +48,35 @@ pub(crate) async fn lock(
 pub(crate) const READ: &str = "
     SELECT CASE WHEN state = 'inline'
         THEN coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0)
-        ELSE position END
+        ELSE position END, CASE WHEN state = 'inline' THEN NULL ELSE event_id END
     FROM {schema}.checkpoints WHERE projection = $1";
 
 pub(crate) const STATE: &str = "SELECT state FROM {schema}.checkpoints WHERE projection = $1";
 
-/// Binds: projection, old position, old count of changes, new position, new count of changes. A process that is paused while it holds the row
+/// Binds: projection, old position and event, old count of changes, new position and event, new count of changes. A process that is paused while it holds the row
 /// would block every other worker of its projection, so the server ends a transaction that is idle for 30 seconds.
 const ADVANCE: &str = "
-    UPDATE {schema}.checkpoints SET position = $4, parking_changes = $5
-    WHERE projection = $1 AND position = $2 AND parking_changes = $3 AND NOT per_aggregate AND state = 'running'
+    UPDATE {schema}.checkpoints SET position = $5, event_id = $6, parking_changes = $7
+    WHERE projection = $1 AND position = $2 AND ($3::uuid IS NULL OR event_id = $3) AND parking_changes = $4 AND NOT per_aggregate
+        AND state = 'running'
     RETURNING set_config('idle_in_transaction_session_timeout', '30s', true)";
+
+/// Binds: projection, position, event, count of changes.
+pub(crate) const RESET: &str =
+    "UPDATE {schema}.checkpoints SET position = $2, event_id = $3, parking_changes = $4 WHERE projection = $1";
 
 /// Locks the row. Inserts it first if it does not exist.
 pub(crate) const LOCK: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position
-    RETURNING position, parking_changes, per_aggregate, state";
+    RETURNING position, event_id, parking_changes, per_aggregate, state";
 
 pub(crate) const CHANGES: &str = "SELECT parking_changes FROM {schema}.checkpoints WHERE projection = $1";
+
+/// Binds: reaction, position, event.
+pub(crate) const RESET_START: &str =
+    "UPDATE {schema}.reactions SET begins_after = $2, event_id = $3 WHERE reaction = $1";
+
+pub(crate) const FORGET_PROGRESS: &str = "DELETE FROM {schema}.progress WHERE projection = $1";
+
+pub(crate) const FORGET_PARKED: &str = "DELETE FROM {schema}.parked WHERE projection = $1";

@@ -3,10 +3,11 @@
 use sqlx::PgConnection;
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::read_model::PostgresReadModel;
-use crate::store::server::convert::{from_sql, to_sql};
+use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 
 impl PostgresReadModel {
     pub(crate) async fn record_handled(
@@ -20,19 +21,20 @@ impl PostgresReadModel {
         Ok(inserted.rows_affected() == 1)
     }
 
-    pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+    pub(crate) async fn record_start(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         let failed = |error| classify(error, "record the start of a reaction");
-        let insert = sqlx::query(self.schema.sql(INSERT_START)).bind(reaction.as_str()).bind(to_sql(position.get()));
+        let insert = sqlx::query(self.schema.sql(INSERT_START)).bind(reaction.as_str());
+        let insert = insert.bind(to_sql(mark.position.get())).bind(id_to_sql(mark));
         insert.execute(&self.pool).await.map_err(failed)?;
         // A separate statement, because it must see the row of a process that inserted it first.
-        let start = sqlx::query_scalar(self.schema.sql(START)).bind(reaction.as_str());
-        from_sql(start.fetch_one(&self.pool).await.map_err(failed)?, "position").map(Position::new)
+        let start = sqlx::query_as(self.schema.sql(START)).bind(reaction.as_str());
+        mark_from_sql(start.fetch_one(&self.pool).await.map_err(failed)?)
     }
 }
 
 const INSERT_HANDLED: &str = "INSERT INTO {schema}.inbox (reaction, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
 const INSERT_START: &str =
-    "INSERT INTO {schema}.reactions (reaction, begins_after) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    "INSERT INTO {schema}.reactions (reaction, begins_after, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
 
-const START: &str = "SELECT begins_after FROM {schema}.reactions WHERE reaction = $1";
+const START: &str = "SELECT begins_after, event_id FROM {schema}.reactions WHERE reaction = $1";

@@ -7,7 +7,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row as _};
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
@@ -17,7 +18,7 @@ use crate::store::postgres::model::checkpoint;
 use crate::store::postgres::model::parking::{columns, park};
 use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::postgres::schema::Schema;
-use crate::store::server::convert::{from_sql, to_sql};
+use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 
 impl PostgresReadModel {
@@ -70,14 +71,17 @@ impl PostgresReadModel {
         tx.commit().await.map_err(failed)
     }
 
-    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        let swept: i64 = sqlx::query_scalar(self.schema.sql(SWEEP))
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+        let swept = sqlx::query_as(self.schema.sql(SWEEP))
             .bind(projection.as_str())
-            .bind(to_sql(to.get()))
+            .bind(to_sql(from.position.get()))
+            .bind(id_to_sql(from))
+            .bind(to_sql(to.position.get()))
+            .bind(id_to_sql(to))
             .fetch_one(&self.pool)
             .await
             .map_err(|error| classify(error, "advance a swept position"))?;
-        from_sql(swept, "position").map(Position::new)
+        mark_from_sql(swept)
     }
 }
 
@@ -156,14 +160,14 @@ fn row_of(row: &PgRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
 const BEGIN_PER_AGGREGATE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, 0, true)
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
-    RETURNING position, parking_changes, per_aggregate, state";
+    RETURNING position, event_id, parking_changes, per_aggregate, state";
 
 /// `BEGIN_PER_AGGREGATE` for a projection that appends will apply inline.
 const BEGIN_INLINE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate, state) VALUES ($1, 0, true, 'inline')
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0,
         state = CASE c.state WHEN 'running' THEN 'inline' ELSE c.state END
-    RETURNING position, parking_changes, per_aggregate, state";
+    RETURNING position, event_id, parking_changes, per_aggregate, state";
 
 /// Binds: projection, aggregate types, aggregate ids. Looks up each row separately, so a plan made while the table was small stays fast.
 const FIND: &str = "
@@ -201,8 +205,11 @@ const PARKED: &str = "
     JOIN {schema}.parked USING (aggregate_type, aggregate_id)
     WHERE projection = $1";
 
+/// Binds: projection, old position and event, new position and event. A projection without a row is at zero.
 const SWEEP: &str = "
-    INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, $2, true)
-    ON CONFLICT (projection) DO UPDATE
-    SET position = CASE c.state WHEN 'running' THEN greatest(c.position, excluded.position) ELSE c.position END
-    RETURNING position";
+    INSERT INTO {schema}.checkpoints AS c (projection, position, event_id, per_aggregate)
+    VALUES ($1, CASE WHEN $2 = 0 THEN $4 ELSE 0 END, CASE WHEN $2 = 0 THEN $5::uuid END, true)
+    ON CONFLICT (projection) DO UPDATE SET
+        position = CASE WHEN c.state = 'running' AND c.position = $2 AND ($3::uuid IS NULL OR c.event_id = $3) THEN $4 ELSE c.position END,
+        event_id = CASE WHEN c.state = 'running' AND c.position = $2 AND ($3::uuid IS NULL OR c.event_id = $3) THEN $5 ELSE c.event_id END
+    RETURNING position, event_id";

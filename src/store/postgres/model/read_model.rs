@@ -7,18 +7,21 @@ use chrono::Utc;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::postgres::error::{classify, classify_work};
-use crate::store::postgres::model::checkpoint::{CHANGES, LOCK, READ, STATE, advance, lock};
+use crate::store::postgres::model::checkpoint::{
+    CHANGES, FORGET_PARKED, FORGET_PROGRESS, LOCK, READ, RESET, RESET_START, STATE, advance, lock,
+};
 use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
 use crate::store::postgres::{connection, migrate};
-use crate::store::server::convert::from_sql;
+use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
 
 /// The read models in one schema of a PostgreSQL database: the tables of projections and their checkpoints. Clones share one pool.
 ///
@@ -75,13 +78,13 @@ impl ReadModel for PostgresReadModel {
     /// The connection, inside the batch's transaction. Do not execute `BEGIN`, `COMMIT` or `ROLLBACK`; savepoints are fine.
     type Tx = PgConnection;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        let position: Option<i64> = sqlx::query_scalar(self.schema.sql(READ))
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
+        let found: Option<MarkRow> = sqlx::query_as(self.schema.sql(READ))
             .bind(projection.as_str())
             .fetch_optional(&self.pool)
             .await
             .map_err(|error| classify(error, "read a checkpoint"))?;
-        from_sql(position.unwrap_or(0), "position").map(Position::new)
+        found.map_or(Ok(Mark::START), mark_from_sql)
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
@@ -131,7 +134,7 @@ impl ReadModel for PostgresReadModel {
             let found = lock(&self.schema, LOCK, &step.projection, &mut tx).await?;
             found.check(&step)?;
             if !advance(&self.schema, &step, &mut tx).await.map_err(failed)? {
-                return Err(step.moved(found.position));
+                return Err(step.moved(found.mark.position));
             }
         }
         work(&mut tx).await.map_err(classify_work)?;
@@ -153,16 +156,40 @@ impl ReadModel for PostgresReadModel {
         self.run_turn(projection, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        self.sweep_to(projection, to).await
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+        self.sweep_to(projection, from, to).await
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<PgConnection>) -> Result<()> {
+        let failed = |error| classify(error, "reset a projection");
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut tx = connection.begin().await.map_err(failed)?;
+        let reset = lock(&self.schema, LOCK, projection, &mut tx).await?.reset(projection, to)?;
+        work(&mut tx).await.map_err(classify_work)?;
+        for statement in [FORGET_PROGRESS, FORGET_PARKED] {
+            sqlx::query(self.schema.sql(statement))
+                .bind(projection.as_str())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        let set = sqlx::query(self.schema.sql(RESET)).bind(projection.as_str()).bind(to_sql(to.position.get()));
+        let set = set.bind(id_to_sql(to)).bind(to_sql(reset.parking_changes));
+        set.execute(&mut *tx).await.map_err(failed)?;
+        if to != Mark::START {
+            let begin = sqlx::query(self.schema.sql(RESET_START)).bind(projection.as_str());
+            let begin = begin.bind(to_sql(to.position.get())).bind(id_to_sql(to));
+            begin.execute(&mut *tx).await.map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)
     }
 
     async fn mark_handled(&self, tx: &mut PgConnection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         self.record_handled(tx, reaction, event).await
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        self.record_start(reaction, position).await
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
+        self.record_start(reaction, mark).await
     }
 
     async fn close(&self) -> Result<()> {

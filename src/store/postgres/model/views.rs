@@ -269,7 +269,7 @@ const LOCK_LIVE: &str = "
 
 const MARK_DELETING: &str = "
     INSERT INTO {schema}.checkpoints (projection, position, state) VALUES ($1, 0, 'deleting')
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, event_id = NULL, state = excluded.state";
 
 /// Binds: view, generation, limit.
 const DELETE_GENERATION: &str = "

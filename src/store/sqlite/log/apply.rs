@@ -3,10 +3,11 @@
 use rusqlite::Connection;
 use tokio::runtime::Handle;
 
-use crate::error::ErrorKind;
 use crate::event::RecordedEvent;
 use crate::id::Position;
+use crate::id::mark::Mark;
 use crate::store::log::inline::{self, Inline, Inlines};
+use crate::store::log::mark::{changed, remembered_by};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::log::read;
 use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
@@ -22,11 +23,11 @@ pub(crate) fn apply(
     before: Position,
     events: &[RecordedEvent],
 ) -> Result<(), Failure> {
-    let Some(head) = events.last().map(|event| event.position) else { return Ok(()) };
+    let Some(head) = events.last().map(RecordedEvent::mark) else { return Ok(()) };
     for inline in inlines.iter() {
         let found = checkpoint(db, inline.projection())?;
         found.check_log_order(inline.projection())?;
-        if found.position == before {
+        if found.mark.position == before {
             runtime.block_on(inline::apply(&**inline, db, events)).map_err(classify_work)?;
             set_checkpoint(db, inline.projection(), head, found.parking_changes)?;
         } else {
@@ -42,20 +43,23 @@ pub(crate) fn catch_up(
     db: &mut Connection,
     runtime: &Handle,
     inline: &dyn Inline<Connection>,
-    head: Position,
+    head: Mark,
 ) -> Result<(), Failure> {
     let projection = inline.projection();
     let found = checkpoint(db, projection)?;
     found.check_log_order(projection)?;
-    let mut at = found.position;
-    if at > head {
-        let kind = ErrorKind::CheckpointAhead { projection: projection.clone(), checkpoint: at, head };
-        return Err(Failure::Own(kind.into()));
+    let (mut at, remedy) = (found.mark, "reset it");
+    let of_projection = |failure| match failure {
+        Failure::Own(error) => Failure::Own(remembered_by(error, || format!("projection {projection}"), remedy)),
+        other => other,
+    };
+    if at.position > head.position {
+        return Err(of_projection(Failure::Own(changed(at, None))));
     }
-    while at < head {
-        let page = read::page_in(db, at, BATCH, inline.filter())?;
+    while at.position < head.position {
+        let page = read::page_in(db, at, BATCH, inline.filter()).map_err(of_projection)?;
         runtime.block_on(inline::apply(inline, db, &page.events)).map_err(classify_work)?;
-        at = page.through;
+        at = page.mark();
     }
     set_checkpoint(db, projection, head, found.parking_changes)
 }

@@ -45,7 +45,7 @@ impl InlineStore for SqliteStore {
                 }
                 runtime.block_on(set_up(&*new, open.db)).map_err(classify_work)?;
                 let head = read::head(open.db)?;
-                catch_up(open.db, &runtime, &*new, head)?;
+                catch_up(open.db, &runtime, &*new, read::mark_at(open.db, head)?)?;
                 open.commit()
             })
             .await?;

@@ -5,10 +5,12 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::{Error, ErrorKind};
 use crate::event::RecordedEvent;
+use crate::id::mark::Mark;
 use crate::id::{AggregateType, EventType, Position, StreamId, Version};
 use crate::store::log::columns::event_columns;
+use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
-use crate::store::sqlite::convert::{position_from_sql, to_sql};
+use crate::store::sqlite::convert::{event_id_from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::row::events;
 
@@ -20,17 +22,23 @@ pub(crate) fn head(db: &Connection) -> Result<Position, Failure> {
     position_from_sql(head.unwrap_or(0))
 }
 
-pub(crate) fn page(db: &mut Connection, after: Position, limit: usize, filter: &Filter) -> Result<Page, Failure> {
+pub(crate) fn page(db: &mut Connection, after: Mark, limit: usize, filter: &Filter) -> Result<Page, Failure> {
     // One snapshot for the head and the rows: otherwise the page would seem to cover an event that was committed between the two reads.
     let tx = db.transaction()?;
     page_in(&tx, after, limit, filter)
 }
 
 /// Reads a page within the caller's transaction.
-pub(crate) fn page_in(tx: &Connection, after: Position, limit: usize, filter: &Filter) -> Result<Page, Failure> {
-    let head = head(tx)?;
-    if limit == 0 || after >= head {
-        return Ok(Page { events: Vec::new(), through: after });
+pub(crate) fn page_in(tx: &Connection, mark: Mark, limit: usize, filter: &Filter) -> Result<Page, Failure> {
+    let (head, after) = (head(tx)?, mark.position);
+    if limit == 0 {
+        return Ok(Page::new(Vec::new(), mark));
+    }
+    if mark.event_id.is_some() {
+        check_mark(mark, mark_at(tx, after)?.event_id)?;
+    }
+    if after >= head {
+        return Ok(Page::new(Vec::new(), mark));
     }
     let end = if filter.is_all() { head } else { head.min(after.plus(SCANNED_ROWS)) };
     let events = if filter.is_all() {
@@ -43,7 +51,17 @@ pub(crate) fn page_in(tx: &Connection, after: Position, limit: usize, filter: &F
         );
         events(tx, FILTERED, (first, last, rows, kinds, types), limit, PAGE_BYTES)?
     };
-    Ok(Page::of(events, limit, end))
+    let mut page = Page::of(events, limit, end);
+    if page.through_id.is_none() {
+        page.through_id = mark_at(tx, page.through)?.event_id;
+    }
+    Ok(page)
+}
+
+/// Returns the mark of the event at a position.
+pub(crate) fn mark_at(db: &Connection, position: Position) -> Result<Mark, Failure> {
+    let id = db.prepare_cached(EVENT_ID)?.query_row([to_sql(position.get())], |row| row.get(0)).optional()?;
+    Ok(Mark::from(position).with_event_id(event_id_from_sql(id)))
 }
 
 /// Returns a JSON list of `names` for `json_each`, or `None` if there are none, which lets every event pass.
@@ -120,6 +138,8 @@ fn last_recorded_by(db: &Connection, time: i64) -> Result<u64, Failure> {
     }
     Ok(early)
 }
+
+const EVENT_ID: &str = "SELECT event_id FROM retell_events WHERE position = ?1";
 
 const HEAD: &str = "SELECT max(position) FROM retell_events";
 

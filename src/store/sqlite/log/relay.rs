@@ -8,34 +8,52 @@ use rusqlite::OptionalExtension;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::{Fence, Position};
+use crate::id::Fence;
+use crate::id::mark::Mark;
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
-use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::store::SqliteStore;
+use crate::store::sqlite::transaction::OpenTransaction;
 
 #[async_trait]
 impl RelayStore for SqliteStore {
-    async fn position(&self, relay: &str) -> Result<Position> {
+    async fn mark(&self, relay: &str) -> Result<Mark> {
         check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.readers
             .run("read a relay's position", move |db| {
-                let position = db.prepare_cached(POSITION)?.query_row([relay], |row| row.get(0)).optional()?;
-                position_from_sql(position.unwrap_or(0))
+                let mut find = db.prepare_cached(MARK)?;
+                let found = find.query_row([relay], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+                found.map_or(Ok(Mark::START), mark_from_sql)
             })
             .await
     }
 
-    async fn advance(&self, relay: &str, position: Position, fence: Fence) -> Result<()> {
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let relay = relay.to_owned();
         self.writer
             .pool
             .run("advance a relay's position", move |db| {
                 let mut set = db.prepare_cached(ADVANCE)?;
-                let binds = (&relay, to_sql(position.get()), to_sql(fence.get()));
+                let binds = (&relay, to_sql(to.position.get()), event_id_to_sql(to.event_id), to_sql(fence.get()));
                 let newest = set.query_row(binds, |row| row.get(0))?;
                 Ok(check_fence(&relay, fence, Fence::new(from_sql(newest, "fence")?))?)
+            })
+            .await
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        check_relay_name(relay)?;
+        let relay = relay.to_owned();
+        self.writer
+            .pool
+            .run("reset a relay", move |db| {
+                let open = OpenTransaction::begin(db)?;
+                open.db.prepare_cached(END_LEASE)?.execute([&relay])?;
+                let binds = (&relay, to_sql(to.position.get()), event_id_to_sql(to.event_id));
+                open.db.prepare_cached(RESET)?.execute(binds)?;
+                open.commit()
             })
             .await
     }
@@ -69,15 +87,26 @@ impl RelayStore for SqliteStore {
     }
 }
 
-const POSITION: &str = "SELECT position FROM retell_relays WHERE relay = ?1";
+const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?1";
 
-/// Binds: relay, position, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
+/// Binds: relay, position, event, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
 const ADVANCE: &str = "
-    INSERT INTO retell_relays (relay, position, fence) VALUES (?1, ?2, ?3)
+    INSERT INTO retell_relays (relay, position, event_id, fence) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (relay) DO UPDATE SET
+        event_id = CASE WHEN fence <= excluded.fence AND position < excluded.position THEN excluded.event_id ELSE event_id END,
         position = CASE WHEN fence <= excluded.fence THEN max(position, excluded.position) ELSE position END,
         fence = max(fence, excluded.fence)
     RETURNING fence";
+
+/// Binds: name.
+const END_LEASE: &str = "UPDATE retell_leases SET fence = fence + 1, holder = NULL WHERE name = ?1";
+
+/// Binds: relay, position, event.
+const RESET: &str = "
+    INSERT INTO retell_relays (relay, position, event_id, fence)
+    VALUES (?1, ?2, ?3, coalesce((SELECT fence FROM retell_leases WHERE name = ?1), 0))
+    ON CONFLICT (relay) DO UPDATE
+    SET position = excluded.position, event_id = excluded.event_id, fence = max(fence, excluded.fence)";
 
 /// Binds: name, holder, now, end. Returns no row while another holder has the lease.
 const ACQUIRE_LEASE: &str = "

@@ -2,10 +2,11 @@
 
 use rusqlite::Connection;
 
-use crate::id::{Position, ProjectionName};
+use crate::id::ProjectionName;
+use crate::id::mark::Mark;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::checkpoint_row::Checkpoint;
-use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 
 /// Returns a projection's row, or that of a projection that never ran if there is no row.
@@ -14,28 +15,36 @@ pub(crate) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result
     let mut rows = statement.query([projection.as_str()])?;
     let Some(row) = rows.next()? else { return Ok(Checkpoint::default()) };
     Ok(Checkpoint {
-        position: position_from_sql(row.get(0)?)?,
-        parking_changes: from_sql(row.get(1)?, "count")?,
-        per_aggregate: row.get(2)?,
-        state: ProjectionState::parse(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?,
+        mark: mark_from_sql((row.get(0)?, row.get(1)?))?,
+        parking_changes: from_sql(row.get(2)?, "count")?,
+        per_aggregate: row.get(3)?,
+        state: ProjectionState::parse(row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?)?,
     })
 }
 
 pub(crate) fn set_checkpoint(
     db: &Connection,
     projection: &ProjectionName,
-    to: Position,
+    to: Mark,
     changes: u64,
 ) -> Result<(), Failure> {
-    let binds = (projection.as_str(), to_sql(to.get()), to_sql(changes));
+    let binds = (projection.as_str(), to_sql(to.position.get()), event_id_to_sql(to.event_id), to_sql(changes));
     db.prepare_cached(SET_CHECKPOINT)?.execute(binds)?;
     Ok(())
 }
 
 const CHECKPOINT: &str =
-    "SELECT position, parking_changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";
+    "SELECT position, event_id, parking_changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";
 
-/// Binds: projection, position, count of changes.
+/// Binds: projection, position, event, count of changes.
 const SET_CHECKPOINT: &str = "
-    INSERT INTO retell_checkpoints (projection, position, parking_changes) VALUES (?1, ?2, ?3)
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, parking_changes = excluded.parking_changes";
+    INSERT INTO retell_checkpoints (projection, position, event_id, parking_changes) VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (projection) DO UPDATE
+    SET position = excluded.position, event_id = excluded.event_id, parking_changes = excluded.parking_changes";
+
+/// Binds: reaction, position, event.
+pub(crate) const RESET_START: &str = "UPDATE retell_reactions SET begins_after = ?2, event_id = ?3 WHERE reaction = ?1";
+
+pub(crate) const FORGET_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?1";
+
+pub(crate) const FORGET_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?1";

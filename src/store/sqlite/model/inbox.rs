@@ -1,10 +1,11 @@
 //! Inboxes in a SQLite file.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use crate::error::Result;
-use crate::id::{EventId, Position, ProjectionName};
-use crate::store::sqlite::convert::{position_from_sql, to_sql};
+use crate::id::mark::Mark;
+use crate::id::{EventId, ProjectionName};
+use crate::store::sqlite::convert::{event_id_to_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
@@ -14,15 +15,17 @@ impl SqliteReadModel {
         insert_handled(tx, reaction, event).map_err(|failure| failure.to("record an event in an inbox"))
     }
 
-    pub(crate) async fn record_start(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
+    pub(crate) async fn record_start(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         let reaction = reaction.clone();
         self.writer
             .run("record the start of a reaction", move |db| {
                 let open = OpenTransaction::begin(db)?;
-                open.db.prepare_cached(INSERT_START)?.execute((reaction.as_str(), to_sql(position.get())))?;
-                let start = open.db.prepare_cached(START)?.query_row([reaction.as_str()], |row| row.get(0))?;
+                let binds = (reaction.as_str(), to_sql(mark.position.get()), event_id_to_sql(mark.event_id));
+                open.db.prepare_cached(INSERT_START)?.execute(binds)?;
+                let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                let start = open.db.prepare_cached(START)?.query_row([reaction.as_str()], columns)?;
                 open.commit()?;
-                position_from_sql(start)
+                mark_from_sql(start)
             })
             .await
     }
@@ -35,6 +38,6 @@ fn insert_handled(db: &Connection, reaction: &ProjectionName, event: EventId) ->
 const INSERT_HANDLED: &str = "INSERT INTO retell_inbox (reaction, event_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
 
 const INSERT_START: &str =
-    "INSERT INTO retell_reactions (reaction, begins_after) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    "INSERT INTO retell_reactions (reaction, begins_after, event_id) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
 
-const START: &str = "SELECT begins_after FROM retell_reactions WHERE reaction = ?1";
+const START: &str = "SELECT begins_after, event_id FROM retell_reactions WHERE reaction = ?1";

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::Result;
-use crate::id::{Position, ProjectionName, StreamId, Version};
+use crate::id::mark::Mark;
+use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{Row, Turn, changes, in_key_order, progress_of};
 use crate::store::model::read_model::Work;
-use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::model::checkpoint::checkpoint;
 use crate::store::sqlite::model::parking::{park, parse_parked};
@@ -77,13 +78,14 @@ impl SqliteReadModel {
             .await
     }
 
-    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
         let projection = projection.clone();
         self.writer
             .run("advance a swept position", move |db| {
                 let mut sweep = db.prepare_cached(SWEEP)?;
-                let swept = sweep.query_row((projection.as_str(), to_sql(to.get())), |row| row.get(0))?;
-                position_from_sql(swept)
+                let (old, new) = (event_id_to_sql(from.event_id), event_id_to_sql(to.event_id));
+                let binds = (projection.as_str(), to_sql(from.position.get()), old, to_sql(to.position.get()), new);
+                mark_from_sql(sweep.query_row(binds, |row| Ok((row.get(0)?, row.get(1)?)))?)
             })
             .await
     }
@@ -135,8 +137,11 @@ const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
     FROM retell_parked WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
 
+/// Binds: projection, old position and event, new position and event. A projection without a row is at zero.
 const SWEEP: &str = "
-    INSERT INTO retell_checkpoints (projection, position, per_aggregate) VALUES (?1, ?2, 1)
-    ON CONFLICT (projection) DO UPDATE
-    SET position = CASE state WHEN 'running' THEN max(position, excluded.position) ELSE position END
-    RETURNING position";
+    INSERT INTO retell_checkpoints (projection, position, event_id, per_aggregate)
+    VALUES (?1, CASE WHEN ?2 = 0 THEN ?4 ELSE 0 END, CASE WHEN ?2 = 0 THEN ?5 END, 1)
+    ON CONFLICT (projection) DO UPDATE SET
+        position = CASE WHEN state = 'running' AND position = ?2 AND (?3 IS NULL OR event_id = ?3) THEN ?4 ELSE position END,
+        event_id = CASE WHEN state = 'running' AND position = ?2 AND (?3 IS NULL OR event_id = ?3) THEN ?5 ELSE event_id END
+    RETURNING position, event_id";

@@ -9,15 +9,19 @@ use chrono::Utc;
 use rusqlite::Connection;
 
 use crate::error::Result;
+use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::sqlite::connection::{Location, Pool};
+use crate::store::sqlite::convert::{event_id_to_sql, to_sql};
 use crate::store::sqlite::error::classify_work;
 use crate::store::sqlite::health;
-use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
+use crate::store::sqlite::model::checkpoint::{
+    FORGET_PARKED, FORGET_PROGRESS, RESET_START, checkpoint, set_checkpoint,
+};
 use crate::store::sqlite::model::parking::{RETRY, park, parked};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 use crate::store::sqlite::transaction::OpenTransaction;
@@ -98,9 +102,9 @@ impl ReadModel for SqliteReadModel {
     /// The connection, inside the batch's transaction. Do not execute `BEGIN`, `COMMIT` or `ROLLBACK`.
     type Tx = Connection;
 
-    async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
+    async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
         let projection = projection.clone();
-        self.readers.run("read a checkpoint", move |db| Ok(checkpoint(db, &projection)?.position)).await
+        self.readers.run("read a checkpoint", move |db| Ok(checkpoint(db, &projection)?.mark)).await
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
@@ -156,16 +160,36 @@ impl ReadModel for SqliteReadModel {
         self.run_turn(projection, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, to: Position) -> Result<Position> {
-        self.sweep_to(projection, to).await
+    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+        self.sweep_to(projection, from, to).await
+    }
+
+    async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Connection>) -> Result<()> {
+        let projection = projection.clone();
+        self.writer
+            .run_async("reset a projection", move |db, call| {
+                let open = OpenTransaction::begin(db)?;
+                let reset = checkpoint(open.db, &projection)?.reset(&projection, to)?;
+                call.block_on(work(open.db))?.map_err(classify_work)?;
+                for statement in [FORGET_PROGRESS, FORGET_PARKED] {
+                    open.db.prepare_cached(statement)?.execute([projection.as_str()])?;
+                }
+                set_checkpoint(open.db, &projection, to, reset.parking_changes)?;
+                if to != Mark::START {
+                    let binds = (projection.as_str(), to_sql(to.position.get()), event_id_to_sql(to.event_id));
+                    open.db.prepare_cached(RESET_START)?.execute(binds)?;
+                }
+                open.commit()
+            })
+            .await
     }
 
     async fn mark_handled(&self, tx: &mut Connection, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         Self::record_handled(tx, reaction, event)
     }
 
-    async fn start_after(&self, reaction: &ProjectionName, position: Position) -> Result<Position> {
-        self.record_start(reaction, position).await
+    async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
+        self.record_start(reaction, mark).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -38,7 +38,7 @@ impl ViewStore for SqliteReadModel {
                 let live = ViewId::new(view.view().as_str(), live(open.db, view.view())?)?;
                 let standing = |view: &ViewId| {
                     let found = checkpoint(open.db, view.projection())?;
-                    Ok::<_, Failure>(GenerationStatus { position: found.position, state: found.state })
+                    Ok::<_, Failure>(GenerationStatus { position: found.mark.position, state: found.state })
                 };
                 when.check(&view, standing(&view)?, standing(&live)?)?;
                 open.db.prepare_cached(PROMOTE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
@@ -214,7 +214,7 @@ const PROMOTE: &str = "
 
 const MARK_DELETING: &str = "
     INSERT INTO retell_checkpoints (projection, position, state) VALUES (?1, 0, 'deleting')
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, state = excluded.state";
+    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, event_id = NULL, state = excluded.state";
 
 /// Binds: view, generation, limit.
 const DELETE_GENERATION: &str = "
