@@ -36,7 +36,7 @@ use crate::store::log::query::Filter;
 ///
 /// Appends that share a commit share the projection's batch. If the projection fails, it is called again with fewer of these appends, until
 /// the failing append is found. That append is refused with [`ErrorKind::Projection`] or with its decoding error, and writes nothing; the
-/// other appends are written. An append that is repeated under its idempotency key applies nothing.
+/// other appends are written. A panic, and a call that takes longer than 20 seconds, are failures too. An append that is repeated under its idempotency key applies nothing.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] if aggregates of the projection are parked or, on a server, if the projection is behind the log;

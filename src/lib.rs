@@ -105,6 +105,7 @@ pub mod docs {
         page!(d0015_connections, "docs/decisions/0015-connection-reuse.md");
         page!(d0016_less_work_per_event, "docs/decisions/0016-less-work-per-event.md");
         page!(d0017_one_schema, "docs/decisions/0017-one-schema.md");
+        page!(d0018_panics, "docs/decisions/0018-panics-and-time-budgets.md");
     }
 }
 

@@ -125,6 +125,9 @@ pub trait Process: Send + Sync + 'static {
     /// Sends `command` of the process `key` to its aggregate, under `context`, which holds the idempotency key. With a
     /// [`Repository`](crate::Repository), this is `self.orders.execute_with(id, command, context).await?`.
     ///
+    /// The commands of a batch share the [limit](crate::WorkerOptions::with_longest_call) of a call, 20 seconds by default. A call that takes
+    /// longer is dropped and counts as a failure. So does a panic.
+    ///
     /// # Errors
     /// [`CommandFailure::Rejected`] is recorded, and [`on_rejected`](Self::on_rejected) decides what follows. After [`CommandFailure::Failed`], the
     /// event or the deadline is retried later, and parked if the retries fail. The idempotency keys keep commands that were sent before from

@@ -97,6 +97,9 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Applies one event.
     ///
+    /// A call that takes longer than the [limit](crate::WorkerOptions::with_longest_call), 20 seconds by default, is dropped with its transaction
+    /// and counts as an error. So does a panic.
+    ///
     /// # Errors
     /// An error rolls the batch back. The event is retried; if the retries fail, its aggregate is parked and later retried from this event
     /// on. Keep the database's error in the chain of causes, so that a lost connection does not count as a failure of the event.

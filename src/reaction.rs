@@ -98,7 +98,8 @@ pub trait Reaction: Send + Sync + 'static {
 
     /// Performs the side effect for one event. Writes through `tx` are committed together with the inbox. An effect outside may be repeated:
     /// pass the event's id to the receiver as an idempotency key. The transaction stays open meanwhile, so a slow effect needs a timeout; on
-    /// SQLite, other writers of the file wait.
+    /// SQLite, other writers of the file wait. A call that takes longer than the [limit](crate::WorkerOptions::with_longest_call), 20 seconds by
+    /// default, is dropped and counts as an error. So does a panic.
     ///
     /// # Errors
     /// After an error nothing is committed. The event is retried; if the retries fail, its aggregate is parked and later retried from this

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Announcer, Publisher};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+use crate::grace::within_grace;
 use crate::id::Fence;
 use crate::id::mark::Mark;
 use crate::relay::halt::{Halt, retry};
@@ -90,17 +91,29 @@ impl Relay {
     }
 
     /// Publishes until `stop` is canceled, or is on standby while another relay of the same name publishes. It retries transient errors of the
-    /// store and the broker without limit, and waits for a store that is full or read-only. When stopped, it waits for the outstanding confirms, stores its position and releases its lease.
+    /// store and the broker without limit, and waits for a store that is full or read-only. When stopped, it waits for the outstanding confirms,
+    /// stores its position and releases its lease, within the [grace period](RelayOptions::with_grace).
     ///
     /// # Errors
-    /// Returns any other error of the store or the broker. [`Fenced`](crate::ErrorKind::Fenced) means that the position was moved
+    /// [`ErrorKind::TimedOut`] if the broker has not confirmed the last events within the grace period: the next relay publishes them again.
+    /// Returns any other error of the store or the broker. [`ErrorKind::Fenced`] means that the position was moved
     /// under a fence that this store's leases have not reached: leases and positions come from different databases or backups.
-    /// [`HistoryChanged`](crate::ErrorKind::HistoryChanged) means that the log no longer has the last published event, after a failover or a
+    /// [`ErrorKind::HistoryChanged`] means that the log no longer has the last published event, after a failover or a
     /// restored backup: [`RelayStore::reset`] sets the position from which the relay publishes again.
     ///
     /// # Cancel safety
     /// May be dropped at any time. The lease expires, and the next relay publishes the events after the stored position again.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
+        let grace = self.route.options.grace;
+        within_grace(&stop, grace, self.run_to_stop(stop.clone())).await.unwrap_or_else(|| {
+            let name = self.checkpoint.as_ref().map_or("without a name", |(_, name)| name);
+            let what =
+                format!("relay {name} did not stop within {grace:?}: the broker has not confirmed its last events");
+            Err(ErrorKind::TimedOut(what).into())
+        })
+    }
+
+    async fn run_to_stop(&self, stop: CancellationToken) -> Result<()> {
         let Some((store, name)) = &self.checkpoint else {
             return match self.publish_alone(&stop).await {
                 Halt::Failed(error) => Err(error),

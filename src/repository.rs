@@ -374,7 +374,10 @@ fn decide<A: Handle<C>, C>(
         return Ok(None);
     }
     let (append, last_event) = encode::<A>(stream, loaded.version, &events, context)?;
-    let after = apply_all(stream, loaded.clone(), events)?;
+    let copy = catch(|| loaded.clone()).map_err(|panicked| {
+        Error::with_source(ErrorKind::Panicked(format!("copy {stream} at version {}", loaded.version)), panicked)
+    })?;
+    let after = apply_all(stream, copy, events)?;
     Ok(Some(Decided { append, last_event, after }))
 }
 

@@ -29,6 +29,7 @@ pub struct RelayOptions {
     pub(super) poll: Duration,
     pub(super) checkpoint_every: Duration,
     longest_delay: Duration,
+    pub(super) grace: Duration,
     pub(super) lease: Duration,
 }
 
@@ -46,6 +47,7 @@ impl RelayOptions {
             poll: Duration::from_millis(200),
             checkpoint_every: Duration::from_secs(1),
             longest_delay: Duration::from_secs(5),
+            grace: Duration::from_secs(30),
             lease: Duration::from_secs(10),
         }
     }
@@ -100,6 +102,13 @@ impl RelayOptions {
     /// it need not wait longer).
     pub fn with_longest_delay(mut self, delay: Duration) -> Self {
         self.longest_delay = delay;
+        self
+    }
+
+    /// Waits at most `grace` for the last confirms after the relay was told to stop (30 seconds by default, as for a
+    /// [worker](crate::WorkerOptions::with_grace)).
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 

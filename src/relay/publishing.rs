@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::Fence;
 use crate::id::mark::Mark;
+use crate::panics::catch_in;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
@@ -187,11 +188,12 @@ impl Sender<'_> {
         }
         let confirm = match &self.route.outlet {
             Outlet::Frames(publisher) => {
-                let confirm = publisher.publish(&self.frames(batch).map_err(Halt::Failed)?).await;
+                let frames = self.frames(batch).map_err(Halt::Failed)?;
+                let confirm = caught(publisher.publish(&frames)).await;
                 confirm.map(|confirm| confirm.map_ok(|()| 0).boxed())
             }
             Outlet::Single(announcer) => {
-                let confirm = announcer.announce(&batch.events).await;
+                let confirm = caught(announcer.announce(&batch.events)).await;
                 confirm.map(|confirm| confirm.map_ok(|announced| announced.unroutable).boxed())
             }
         };
@@ -230,7 +232,7 @@ impl Progress<'_> {
             tokio::select! {
                 page = unconfirmed.recv() => {
                     let Some(Unconfirmed { through, confirm }) = page else { return Ok(()) };
-                    let unroutable = confirm.await.map_err(Halt::Failed)?;
+                    let unroutable = caught(confirm).await.map_err(Halt::Failed)?;
                     if unroutable > 0 {
                         route.unroutable.send_modify(|sum| *sum += unroutable);
                     }
@@ -267,6 +269,13 @@ impl Progress<'_> {
             _ => Halt::Stopped,
         }
     }
+}
+
+/// Awaits a call of the broker. A panic of a publisher is retried as its failure: it must not end the relay.
+async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    catch_in(call).await.unwrap_or_else(|panicked| {
+        Err(Error::with_source(ErrorKind::Transient("publish: the publisher panicked".into()), panicked))
+    })
 }
 
 /// Turns [`ErrorKind::Fenced`] into a lost lease: another relay has moved the position under a newer fence.

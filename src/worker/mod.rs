@@ -30,9 +30,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::retry_transient;
 use crate::broker::{Broker, DeadLetters};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::grace::within_grace;
 use crate::id::{Position, ProjectionName};
+use crate::panics::catch_in;
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
 use crate::reaction::{Reaction, ReactionProjection, StartFrom};
@@ -197,6 +198,13 @@ where
         run: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let grace = self.grace();
+        // Handlers never panic this far. A clone of the model's value may, for example.
+        let run = async {
+            let ended = catch_in(run).await;
+            ended.unwrap_or_else(|panicked| {
+                Err(Error::with_source(ErrorKind::Panicked(format!("run projection {}", self.name())), panicked))
+            })
+        };
         within_grace(stop, grace, run).await.unwrap_or_else(|| {
             let (name, applied) = (self.name(), *self.job.applied.borrow());
             Err(ErrorKind::TimedOut(format!(

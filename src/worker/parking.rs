@@ -134,6 +134,14 @@ pub(super) fn from_event(parked: Parked, event: &RecordedEvent) -> Parked {
     Parked { from_version: event.version, from_position: event.position, ..parked }
 }
 
+/// Returns a parked aggregate whose handler failed after `took`. Its retry comes no earlier than ten times later, so that an aggregate whose
+/// handler never returns costs at most a tenth of the worker's time.
+pub(super) fn rested(parked: Parked, took: Duration) -> Parked {
+    let rest = TimeDelta::from_std(took * 10).unwrap_or(TimeDelta::MAX);
+    let earliest = Utc::now().checked_add_signed(rest).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6);
+    Parked { next_at: parked.next_at.max(earliest), ..parked }
+}
+
 /// The parked aggregates that a worker knows of.
 ///
 /// Invariant: in log order they are those of the table, as of the checkpoint that the worker holds. They are read after the checkpoint, and each

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
+use crate::panics::catch_in;
 use crate::projection::Projection;
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::query::{Filter, Page};
@@ -24,7 +25,7 @@ use crate::worker::caught_up::CaughtUp;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
 use crate::worker::pace::Pace;
-use crate::worker::parking::{Breaker, ParkedAggregates, from_event};
+use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
 use crate::worker::transaction::{Attempted, Outcome, is_undecodable};
 
 /// Parked aggregates that are retried in a row before live events have their turn.
@@ -357,7 +358,7 @@ where
                     let Some(event) = report.first else { return Err(error) };
                     (most, grows) = (1, true);
                     let options = &self.job.options.parking;
-                    self.failed.push(options.parked(&event, &error));
+                    self.failed.push(rested(options.parked(&event, &error), report.took));
                     if self.breaker.trips(self.failed.len(), options) {
                         return Ok(Pass::Outage);
                     }
@@ -411,17 +412,23 @@ where
             if self.stop.is_cancelled() {
                 break;
             }
-            self.retry(&stream).await?;
+            // After a slow retry, the live events of other aggregates have their turn.
+            if self.retry(&stream).await? > self.job.options.longest_delay {
+                break;
+            }
         }
         Ok(())
     }
 
-    /// Applies the events of a parked aggregate from the one that failed, in order, as far as they succeed.
-    async fn retry(&mut self, stream: &StreamId) -> Result<()> {
+    /// Applies the events of a parked aggregate from the one that failed, in order, as far as they succeed. Returns how long the last call of the
+    /// handler took.
+    async fn retry(&mut self, stream: &StreamId) -> Result<Duration> {
+        let mut took = Duration::ZERO;
         let mut most = self.job.most().min(self.pace.most());
         // The retry of another aggregate may have found that another worker has retried this one.
         while let Some(mut parked) = self.parked.due_one(stream) {
             let (outcome, report) = self.retry_part(&parked, most).await?;
+            took = report.took;
             match outcome {
                 Outcome::Committed => {
                     if report.planned > 0 {
@@ -434,17 +441,19 @@ where
                 Outcome::Interrupted => break,
                 Outcome::Unread(error) => {
                     self.job.options.parking.postpone(&mut parked, &error);
-                    return self.keep_parked(parked).await;
+                    self.keep_parked(parked).await?;
+                    break;
                 }
                 Outcome::Failed(_) if report.planned > 1 => most = report.planned / 2,
                 Outcome::Failed(error) => {
                     let (Some(event), Some(parked)) = (report.first, report.parked) else { return Err(error) };
                     let parked = self.failed_again(parked, &event, &error).await;
-                    return self.keep_parked(parked).await;
+                    self.keep_parked(rested(parked, took)).await?;
+                    break;
                 }
             }
         }
-        Ok(())
+        Ok(took)
     }
 
     /// Counts one more failure. The dead letter is sent before the aggregate is dead: it may be sent twice, and never not at all. If it cannot be
@@ -455,7 +464,7 @@ where
         if options.is_spent(parked.attempts) {
             let letter = DeadLetter::new(self.name.clone(), event.clone(), parked.error.clone(), parked.attempts);
             let is_sent = match &self.job.dead_letters {
-                Some(dead_letters) => dead_letters.add(&letter).await.is_ok(),
+                Some(dead_letters) => matches!(catch_in(dead_letters.add(&letter)).await, Ok(Ok(()))),
                 None => true,
             };
             parked.state = if is_sent { ParkedState::Dead } else { parked.state };

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use retell::broker::frame::Frame;
+use retell::broker::{Confirm, Publisher};
 use retell::prelude::*;
 use retell::{
     DateTime, DeadlineStore, ErrorKind, Fields, InlineStore, Parked, ParkingOptions, ProjectionName, ReadModel,
-    RebuildOptions, ViewStore, WorkerOptions,
+    RebuildOptions, RelayStore, ViewStore, WorkerOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -500,6 +503,34 @@ where
     }
     store.append_events(("thing", "other"), ExpectedVersion::NoStream, [Thing::Happened(1)]).await.unwrap();
     assert_eq!(store.head().await.unwrap(), Position::new(2 * (40 - 3) + 1));
+}
+
+/// Panics on its first two batches.
+struct Fussy(AtomicU64, MemoryBroker);
+
+#[async_trait]
+impl Publisher for Fussy {
+    async fn publish(&self, frames: &[Frame]) -> retell::Result<Confirm<()>> {
+        assert!(self.0.fetch_add(1, Ordering::SeqCst) > 1, "a fussy publisher");
+        self.1.publish(frames).await
+    }
+}
+
+/// A publisher that panics delays its relay, and does not end it.
+#[tokio::test(start_paused = true)]
+async fn panicking_publisher_does_not_end_its_relay() {
+    let store = MemoryStore::new();
+    append(&store, "a", [Thing::Happened(1)]).await;
+    let relay = Relay::new(store.clone(), Fussy(AtomicU64::new(0), MemoryBroker::new()));
+    let relay = relay.with_checkpoint(store.clone(), "frames");
+    let stop = CancellationToken::new();
+    let (ended, ()) = tokio::join!(relay.run(stop.clone()), async {
+        while store.position("frames").await.unwrap() < Position::new(1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.cancel();
+    });
+    ended.unwrap();
 }
 
 on_every_store! {

@@ -9,7 +9,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use retell::app::State;
+use retell::broker::frame::Frame;
+use retell::broker::{Confirm, Publisher};
 use retell::prelude::*;
 use retell::rusqlite::Connection;
 use retell::{DeadlineStore, ErrorKind, ReadModel, WorkerOptions};
@@ -172,6 +175,31 @@ on_every_store! {
     app_names_the_task_that_it_drops,
 }
 
+/// Never confirms.
+struct Silent;
+
+#[async_trait]
+impl Publisher for Silent {
+    async fn publish(&self, _: &[Frame]) -> retell::Result<Confirm<()>> {
+        Ok(pending().boxed())
+    }
+}
+
+/// A relay whose broker never confirms ends within its grace period.
+#[tokio::test(start_paused = true)]
+async fn relay_gives_up_its_last_confirms() {
+    let store = MemoryStore::new();
+    append(&store).await;
+    let relay = Relay::new(store.clone(), Silent).with_checkpoint(store, "frames");
+    let stop = CancellationToken::new();
+    let (ended, ()) = tokio::join!(timeout(PATIENCE, relay.run(stop.clone())), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+    });
+    let error = ended.expect("the run ends").unwrap_err();
+    assert!(error.to_string().contains("relay frames did not stop within 30s"), "{error}");
+}
+
 /// Counts without end, in one statement.
 struct Counting(Arc<Notify>);
 
@@ -238,7 +266,7 @@ fn child() {
         let store = SqliteStore::open(folder.path().join("log.db")).await.unwrap();
         append(&store).await;
         let models = SqliteReadModel::open(folder.path().join("models.db")).await.unwrap();
-        let grace = if mode == "async" { GRACE } else { PATIENCE };
+        let grace = if mode == "patient" { PATIENCE } else { GRACE };
         App::new(store, models).projection(Hanging { blocks: mode != "async" }).with_grace(grace).run().await
     });
     drop(runtime);
@@ -308,10 +336,20 @@ fn process_ends_after_main() {
     assert!(output.iter().any(|line| line.contains("hanging did not stop within 100ms")), "{output:?}");
 }
 
+/// The same, although a handler of SQLite blocks its thread.
+#[test]
+fn blocked_handler_of_sqlite_keeps_no_process() {
+    let (child, lines) = start("blocking");
+    interrupt(&child, Signal::TERM);
+    assert!(wait(child).success());
+    let output: Vec<_> = lines.iter().collect();
+    assert!(output.iter().any(|line| line.contains("hanging did not stop within 100ms")), "{output:?}");
+}
+
 /// The second Ctrl-C ends the process at once, although a handler blocks its thread.
 #[test]
 fn second_interrupt_ends_the_process() {
-    let (mut child, _lines) = start("blocking");
+    let (mut child, _lines) = start("patient");
     let mut sent = 0;
     // A second signal that arrives before the first is handled counts as one with it.
     while child.try_wait().unwrap().is_none() {

@@ -1,1 +1,1 @@
-//! B1. What cannot be decoded again is refused when it is written.
+//! B1. A value that cannot be decoded again is refused when it is written.

@@ -268,6 +268,31 @@ mod tests {
         }
     }
 
+    /// A driver that panics on each commit for the order "bad".
+    struct PanickingDriver;
+
+    #[async_trait]
+    impl BatchAppend for PanickingDriver {
+        async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
+            let is_bad = |stream: &StreamId| stream.aggregate_id().as_str() == "bad";
+            assert!(!batch.iter().flat_map(Append::stream_ids).any(is_bad), "a bad order");
+            let appended = || Appended { commit: CommitId::default(), versions: Vec::new(), outcome: Outcome::Written };
+            batch.iter().map(|_| Ok(appended())).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_driver_fails_one_commit() {
+        let commits = GroupCommit::new(Arc::new(PanickingDriver));
+        commits.append(append("good")).await.unwrap();
+        for _ in 0..2 {
+            let error = commits.append(append("bad")).await.unwrap_err();
+            assert!(error.is_transient() && format!("{error:#}").contains("panicked: a bad order"), "{error:#}");
+            commits.append(append("good")).await.unwrap();
+        }
+        commits.close().await;
+    }
+
     fn append(id: &str) -> Append {
         Append::new(StreamId::parse("order", id).unwrap(), ExpectedVersion::Any, Vec::new())
     }

@@ -1,12 +1,14 @@
 //! Connections to a file, each used by one call at a time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +36,7 @@ pub(crate) struct Pool {
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
     size: u32,
+    thread: HandlerThread,
 }
 
 impl Pool {
@@ -64,7 +67,7 @@ impl Pool {
     fn new(connections: Vec<Connection>) -> Self {
         let size = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(connections.len()));
-        Self { idle: Mutex::new(connections), permits, size }
+        Self { idle: Mutex::new(connections), permits, size, thread: HandlerThread::default() }
     }
 
     /// Runs `work` with exclusive use of a connection. The work runs to its end even if this future is dropped.
@@ -73,19 +76,35 @@ impl Pool {
         attempt: &'static str,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T> {
+        blocking(self.checked_out(work).await?).await?.map_err(|failure| failure.to(attempt))
+    }
+
+    /// As [`run`](Self::run), for work that calls the program's code: it runs on a thread that does not keep the process from ending.
+    pub(crate) async fn run_handler<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempt: &'static str,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T> {
+        let work = self.checked_out(work).await?;
+        self.thread.run(work).await?.map_err(|failure| failure.to(attempt))
+    }
+
+    /// Waits for a free connection. Returns the function that takes it and does the work.
+    async fn checked_out<T, W: FnOnce(&mut Connection) -> Result<T, Failure>>(
+        self: &Arc<Self>,
+        work: W,
+    ) -> Result<impl FnOnce() -> Result<T, Failure> + use<T, W>> {
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
         let pool = self.clone();
-        blocking(move || {
+        Ok(move || {
             let mut checkout = Checkout { connection: pool.take(), pool, _permit: permit };
             let connection = checkout.connection.as_mut().ok_or_else(|| Failure::from(closed()))?;
             work(connection)
         })
-        .await?
-        .map_err(|failure| failure.to(attempt))
     }
 
     /// Runs `work`, which calls the program's async code through [`AsyncWork::block_on`]. If this future is dropped, that code is dropped, too, and
-    /// its statement is interrupted. Otherwise a handler that never returns would hold a thread, and the runtime could not shut down.
+    /// its statement is interrupted. Otherwise a handler that never returns would keep its connection.
     pub(crate) async fn run_async<T: Send + 'static>(
         self: &Arc<Self>,
         attempt: &'static str,
@@ -93,7 +112,7 @@ impl Pool {
     ) -> Result<T> {
         let call = AsyncWork { runtime: Handle::current(), dropped: CancellationToken::new(), running: Arc::default() };
         let _dropped = CallGuard { dropped: call.dropped.clone(), running: call.running.clone() };
-        self.run(attempt, move |db| {
+        self.run_handler(attempt, move |db| {
             let _running = call.begin(db);
             work(db, &call)
         })
@@ -113,6 +132,30 @@ impl Pool {
 
     fn take(&self) -> Option<Connection> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// A thread for handlers. A handler may block it forever: unlike a thread of the runtime, it then does not keep the process from ending. It ends
+/// with its pool.
+#[derive(Debug, Default)]
+struct HandlerThread(OnceLock<mpsc::Sender<Box<dyn FnOnce() + Send>>>);
+
+impl HandlerThread {
+    /// Runs `work` after the work that waits already. Its panic continues in the caller.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let (sender, done) = oneshot::channel();
+        let work = Box::new(move || drop(sender.send(catch_unwind(AssertUnwindSafe(work)))));
+        let ended = || Error::new(ErrorKind::Backend("start a thread for handlers".into()));
+        self.0.get_or_init(Self::start).send(work).map_err(|_| ended())?;
+        done.await.map_err(|_| ended())?.map_err(|panic| resume_unwind(panic))
+    }
+
+    fn start() -> mpsc::Sender<Box<dyn FnOnce() + Send>> {
+        let (sender, waiting) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let run = move || waiting.into_iter().for_each(|work| work());
+        // Without a thread, the channel is closed, and each call is an error.
+        drop(thread::Builder::new().name("retell-handlers".into()).spawn(run));
+        sender
     }
 }
 

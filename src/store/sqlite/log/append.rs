@@ -65,7 +65,14 @@ impl Writer {
 impl BatchAppend for Writer {
     async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
         let (size, inline, runtime) = (batch.len(), self.inline.clone(), Handle::current());
-        match self.pool.run("append", move |db| Ok(commit(db, &batch, (&inline, &runtime)))).await {
+        let calls_handlers = !inline.is_empty();
+        let work = move |db: &mut Connection| Ok(commit(db, &batch, (&inline, &runtime)));
+        let committed = if calls_handlers {
+            self.pool.run_handler("append", work).await
+        } else {
+            self.pool.run("append", work).await
+        };
+        match committed {
             Ok((results, head)) => {
                 self.advance_head(head);
                 results

@@ -34,7 +34,7 @@ impl InlineStore for SqliteStore {
         let (runtime, new) = (Handle::current(), inline.clone());
         self.writer
             .pool
-            .run("set up an inline projection", move |db| {
+            .run_handler("set up an inline projection", move |db| {
                 let open = OpenTransaction::begin(db)?;
                 if !parked(open.db, new.projection())?.is_empty() {
                     let problem = format!(
