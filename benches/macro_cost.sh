@@ -34,7 +34,7 @@ by_hand() {
   echo "pub enum OrderEvent {"
   each "    Happened@(Happened@),"
   echo "}"
-  each "const HAPPENED@: EventSchema = EventSchema { name: \"order.happened@\", version: 1, codec: Codec::Json };"
+  each "const HAPPENED@: EventSchema = EventSchema::new(\"order.happened@\", 1, Codec::Json);"
   echo "fn read<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, DecodeError> {"
   echo "    serde_json::from_slice(payload).map_err(|error| DecodeError::Payload(error.into()))"
   echo "}"

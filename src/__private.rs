@@ -2,17 +2,34 @@
 
 pub use serde;
 
+use crate::codec;
 use crate::error::BoxError;
 use crate::event::{EventSchema, EventTypes};
 
-/// Encodes `state` for a snapshot. The encoding is self-describing, so that a nested type that changed does not decode into nonsense.
+/// Encodes `state` for a snapshot. The encoding is self-describing, so that a nested type that changed does not decode into nonsense. A state
+/// that would be read back as another one is refused.
 pub fn to_snapshot<T: serde::Serialize>(state: &T) -> Result<Vec<u8>, BoxError> {
-    Ok(serde_json::to_vec(state)?)
+    codec::encode_state(state)
 }
 
 /// Decodes a state that [`to_snapshot`] encoded.
 pub fn from_snapshot<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
-    Ok(serde_json::from_slice(bytes)?)
+    codec::decode_state(bytes)
+}
+
+/// Fails to compile if one of `events` names another aggregate than `aggregate`.
+pub const fn belong(events: EventTypes, aggregate: &str) {
+    let EventTypes::Only(schemas) = events else { return };
+    let mut s = 0;
+    while s < schemas.len() {
+        if let Some(named) = schemas[s].aggregate {
+            assert!(
+                same(named, aggregate),
+                "an event of this aggregate names another one by `#[event(aggregate = ..)]`: write the stored name of this aggregate there"
+            );
+        }
+        s += 1;
+    }
 }
 
 /// Returns how many kinds of event the members of a union hold in total.

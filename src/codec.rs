@@ -1,8 +1,12 @@
-//! The encodings of event payloads.
+//! The encodings of event payloads and of states.
+
+mod plain;
+mod strict;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::codec::strict::{Checked, Nulls};
 use crate::error::BoxError;
 
 /// The encoding of an event's payload. The store records it with each event, so a type can change its codec at any time.
@@ -49,10 +53,10 @@ impl Codec {
     /// Appends the encoded `value` to `bytes`.
     ///
     /// # Errors
-    /// Returns the error of the value's own `Serialize`.
+    /// Returns the error of the value's own `Serialize`. JSON refuses NaN and infinity, which it could only write as `null`.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T, bytes: &mut Vec<u8>) -> Result<(), BoxError> {
         match self {
-            Self::Json => serde_json::to_writer(bytes, value)?,
+            Self::Json => serde_json::to_writer(bytes, &Checked { value, nulls: Nulls::Allowed })?,
             Self::Compact => {
                 postcard::to_io(value, bytes)?;
             }
@@ -67,13 +71,24 @@ impl Codec {
     #[inline]
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, BoxError> {
         match self {
-            Self::Json => Ok(serde_json::from_slice(bytes)?),
+            Self::Json => Ok(plain::from_slice(bytes)?),
             Self::Compact => match postcard::take_from_bytes(bytes)? {
                 (value, []) => Ok(value),
                 (_, rest) => Err(format!("{} bytes left over", rest.len()).into()),
             },
         }
     }
+}
+
+/// Encodes a state as JSON. A state is refused that JSON would change: with NaN, infinity, or `Some` of a value that is written as `null`.
+/// Otherwise a state would depend on when it was last stored.
+pub(crate) fn encode_state<T: Serialize + ?Sized>(state: &T) -> Result<Vec<u8>, BoxError> {
+    Ok(serde_json::to_vec(&Checked { value: state, nulls: Nulls::Refused })?)
+}
+
+/// Decodes a state that [`encode_state`] encoded.
+pub(crate) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
+    Ok(plain::from_slice(bytes)?)
 }
 
 #[cfg(test)]
@@ -96,5 +111,33 @@ mod tests {
     fn trailing_bytes_are_an_error() {
         assert!(Codec::Json.decode::<u8>(b"1 2").is_err());
         assert!(Codec::Compact.decode::<u8>(&[1, 2]).is_err());
+    }
+
+    #[test]
+    fn json_refuses_numbers_that_it_cannot_write() {
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let refused = Codec::Json.encode(&vec![Some(number)], &mut Vec::new()).unwrap_err();
+            assert_eq!(refused.to_string(), format!("JSON has no form for the number {number}"));
+            Codec::Compact.encode(&number, &mut Vec::new()).unwrap();
+        }
+        assert!(Codec::Json.encode(&f32::NAN, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn state_that_json_would_change_is_refused() {
+        assert!(encode_state(&Some(None::<u8>)).is_err());
+        assert!(encode_state(&vec![Some(Some(()))]).is_err());
+        assert!(encode_state(&Some(vec![None::<u8>])).is_ok());
+        assert!(encode_state(&(None::<Option<u8>>, Some(Some(1)), ())).is_ok());
+    }
+
+    #[test]
+    fn every_float_survives_json() {
+        for bits in (0..10_000u64).map(|i| 0x3ff0_0000_0000_0000 + i * 0x000f_1234_5678_9) {
+            let float = f64::from_bits(bits);
+            let mut bytes = Vec::new();
+            Codec::Json.encode(&float, &mut bytes).unwrap();
+            assert_eq!(Codec::Json.decode::<f64>(&bytes).unwrap().to_bits(), bits);
+        }
     }
 }

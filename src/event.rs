@@ -55,8 +55,8 @@ pub trait Event: Sized + Send + Sync + 'static {
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError>;
 }
 
-/// The stored form of one kind of event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The stored form of one kind of event. Two are equal if the stored form is the same, wherever it is declared.
+#[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct EventSchema {
     /// The stored name, such as `order.created`.
@@ -65,12 +65,37 @@ pub struct EventSchema {
     pub version: u32,
     /// The codec that encodes new events.
     pub codec: Codec,
+    /// The stored name of the only aggregate that has such events, if it is declared.
+    pub aggregate: Option<&'static str>,
+    /// The path of the Rust type that declares this kind of event. Empty for an implementation by hand that names none.
+    pub declaration: &'static str,
 }
+
+impl PartialEq for EventSchema {
+    fn eq(&self, other: &Self) -> bool {
+        let form = |schema: &Self| (schema.name, schema.version, schema.codec, schema.aggregate);
+        form(self) == form(other)
+    }
+}
+
+impl Eq for EventSchema {}
 
 impl EventSchema {
     /// Creates the schema of the kind of event with the stored name `name`. `version` is its newest schema version.
     pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
-        Self { name, version, codec }
+        Self { name, version, codec, aggregate: None, declaration: "" }
+    }
+
+    /// Sets the aggregate that has such events: a [filter](crate::Filter::of) for them passes no event of the same name of another aggregate.
+    pub const fn with_aggregate(mut self, aggregate: &'static str) -> Self {
+        self.aggregate = Some(aggregate);
+        self
+    }
+
+    /// Sets the path of the Rust type that declares this kind of event.
+    pub const fn with_declaration(mut self, path: &'static str) -> Self {
+        self.declaration = path;
+        self
     }
 }
 
@@ -308,18 +333,35 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// Encodes `event` under a new id, without metadata.
+    /// Encodes `event` under a new id, without metadata. Decodes it again, so that no event is written that cannot be read.
     ///
     /// # Errors
-    /// [`ErrorKind::Unencodable`] if a field cannot be encoded, [`ErrorKind::Invalid`] if no store accepts the stored name.
+    /// [`ErrorKind::Unencodable`] if a field cannot be encoded or the encoded event cannot be decoded, [`ErrorKind::Invalid`] if no store
+    /// accepts the stored name.
     pub fn new<E: Event>(event: &E) -> Result<Self, Error> {
+        Ok(Self::with_stored_form(event)?.0)
+    }
+
+    /// As [`new`](Self::new), and also returns the event as every reader will decode it. The two differ in what the encoding does not keep,
+    /// such as a skipped field.
+    pub(crate) fn with_stored_form<E: Event>(event: &E) -> Result<(Self, E), Error> {
         let schema = event.schema();
+        let refused = |what: &str, source| {
+            Error::with_source(ErrorKind::Unencodable(format!("event {}{what}", schema.name)), source)
+        };
         let mut payload = Vec::with_capacity(128);
         let encoded = catch(|| event.encode(&mut payload)).unwrap_or_else(|panicked| Err(panicked.into()));
-        encoded
-            .map_err(|source| Error::with_source(ErrorKind::Unencodable(format!("event {}", schema.name)), source))?;
+        encoded.map_err(|source| refused("", source))?;
         let event_type = EventType::new(schema.name)?;
-        Ok(Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into()))
+        let stored = StoredEvent::new(schema.name, schema.version, schema.codec, &payload);
+        let decoded = decode_stored::<E>(stored).map_err(|error| {
+            let source = match error {
+                DecodeError::Payload(source) => source,
+                other => other.into(),
+            };
+            refused(": it could not be decoded again", source)
+        })?;
+        Ok((Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into()), decoded))
     }
 
     /// Creates an event whose payload is already encoded. For drivers that read an event back, and for copies from another log.
@@ -520,7 +562,7 @@ impl Event for AnyEvent {
 
     /// Returns a placeholder. The stored name of an event that was read is in [`event_type`](Self::event_type).
     fn schema(&self) -> EventSchema {
-        EventSchema { name: "retell.any", version: self.schema_version, codec: self.codec }
+        EventSchema::new("retell.any", self.schema_version, self.codec)
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), BoxError> {

@@ -335,7 +335,12 @@ impl<A: Aggregate> Repository<A> {
         let (store, failures) = (self.inner.store.clone(), self.inner.snapshots.failures.clone());
         self.inner.snapshots.tasks.spawn(async move {
             let saved: Result<(), BoxError> = async {
-                let state = catch(|| loaded.state.to_snapshot())??;
+                let state = catch(|| {
+                    let state = loaded.state.to_snapshot()?;
+                    // A snapshot that cannot be read would cost every later load a second replay.
+                    A::from_snapshot(&state)?;
+                    Ok::<_, BoxError>(state)
+                })??;
                 let snapshot = Snapshot { version: loaded.version, fingerprint: A::FINGERPRINT, state };
                 Ok(store.save_snapshot(&stream, snapshot).await?)
             }
@@ -373,11 +378,11 @@ fn decide<A: Handle<C>, C>(
     if events.is_empty() {
         return Ok(None);
     }
-    let (append, last_event) = encode::<A>(stream, loaded.version, &events, context)?;
+    let Encoded { append, stored, last_event } = encode::<A>(stream, loaded.version, &events, context)?;
     let copy = catch(|| loaded.clone()).map_err(|panicked| {
         Error::with_source(ErrorKind::Panicked(format!("copy {stream} at version {}", loaded.version)), panicked)
     })?;
-    let after = apply_all(stream, copy, events)?;
+    let after = apply_all(stream, copy, stored)?;
     Ok(Some(Decided { append, last_event, after }))
 }
 
@@ -391,32 +396,44 @@ fn apply_all<A: Aggregate>(stream: &StreamId, mut loaded: Loaded<A>, events: Vec
     Ok(loaded)
 }
 
-/// Encodes `events` as an append to `stream`. Returns the append and the id of its last event.
+/// The events of a command, ready to append.
+struct Encoded<E> {
+    append: Append,
+    /// The events as every reader will decode them. Only these may change a state, so that a state in memory equals the fold of the log.
+    stored: Vec<E>,
+    /// The id of the last event.
+    last_event: Option<EventId>,
+}
+
+/// Encodes `events` as an append to `stream`.
 fn encode<A: Aggregate>(
     stream: &StreamId,
     version: Version,
     events: &[A::Event],
     context: &Context,
-) -> Result<(Append, Option<EventId>)> {
+) -> Result<Encoded<A::Event>> {
     let mut metadata = context.metadata.clone();
-    let (mut encoded, mut claims) = (Vec::with_capacity(events.len()), Vec::new());
+    let (mut encoded, mut stored, mut claims) =
+        (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()), Vec::new());
     for event in events {
-        let mut new = NewEvent::new(event)?.with_metadata(metadata.clone());
+        let (new, event) = NewEvent::with_stored_form(event)?;
+        let mut new = new.with_metadata(metadata.clone());
         // The id of a request's first event is the correlation id of the whole chain.
         let correlation = *metadata.correlation_id.get_or_insert(new.id.into());
         new.metadata.correlation_id = Some(correlation);
         encoded.push(new);
-        let claimed = catch(|| A::claims(event)).map_err(|panicked| {
+        let claimed = catch(|| A::claims(&event)).map_err(|panicked| {
             let what = format!("list the claims of {} for {stream}", event.schema().name);
             Error::with_source(ErrorKind::Panicked(what), panicked)
         })?;
         claims.extend(claimed?);
+        stored.push(event);
     }
-    let last = encoded.last().map(|event| event.id);
+    let last_event = encoded.last().map(|event| event.id);
     let append = Append::new(stream.clone(), ExpectedVersion::Exact(version), encoded).with_claims(claims);
     let append = match &context.key {
         Some(key) => append.with_key(key.clone()),
         None => append,
     };
-    Ok((append, last))
+    Ok(Encoded { append, stored, last_event })
 }

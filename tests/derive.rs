@@ -134,9 +134,9 @@ enum Partial {
 #[derive(Debug, Clone, PartialEq, Event)]
 #[event(codec = "compact")]
 enum CompactByDefault {
-    #[event("a")]
+    #[event("compact.a")]
     A(u8),
-    #[event("b", codec = "json")]
+    #[event("compact.b", codec = "json")]
     B(u8),
 }
 

@@ -24,13 +24,17 @@ pub(crate) struct Target {
 pub(crate) const EVENT_ENUM: Target = Target {
     attribute: "event",
     on: "an enum",
-    known: &["codec", "crate"],
+    known: &["aggregate", "codec", "crate"],
     no_name: Some("an enum has no stored name: write one above each variant"),
 };
 pub(crate) const EVENT_VARIANT: Target =
     Target { attribute: "event", on: "a variant", known: &["version", "upcast", "codec"], no_name: None };
-pub(crate) const EVENT_STRUCT: Target =
-    Target { attribute: "event", on: "a struct", known: &["version", "upcast", "codec", "crate"], no_name: None };
+pub(crate) const EVENT_STRUCT: Target = Target {
+    attribute: "event",
+    on: "a struct",
+    known: &["version", "upcast", "codec", "aggregate", "crate"],
+    no_name: None,
+};
 pub(crate) const UNION: Target = Target {
     attribute: "event",
     on: "a union of events",
@@ -49,6 +53,7 @@ pub(crate) fn usage(option: &str) -> &'static str {
     match option {
         "version" => "`version` is an integer of at least 1, such as `version = 2`",
         "upcast" => "`upcast` lists functions, oldest version first, such as `upcast(from_v1, from_v2)`",
+        "aggregate" => "`aggregate` is the stored name of an aggregate in quotes, such as `aggregate = \"order\"`",
         "codec" => "`codec` is `\"json\"` or `\"compact\"`, such as `codec = \"compact\"`",
         "crate" => "`crate` is a path in quotes, such as `crate = \"path::to::retell\"`",
         "event" => "`event` is the type of the aggregate's events, such as `event = AccountEvent`",
@@ -97,6 +102,7 @@ pub(crate) struct Attr {
     pub(crate) version: Option<Number>,
     pub(crate) upcast: Option<Upcast>,
     pub(crate) codec: Option<Codec>,
+    pub(crate) aggregate: Option<LitStr>,
     pub(crate) event: Option<Type>,
     pub(crate) snapshots: Option<Snapshots>,
     pub(crate) snapshot_version: Option<Number>,
@@ -193,6 +199,7 @@ impl Attr {
         match key.to_string().as_str() {
             "version" => self.version = Some(number(input)?),
             "codec" => self.codec = Some(codec(input)?),
+            "aggregate" => self.aggregate = Some(input.parse()?),
             "crate" => {
                 self.krate = Some(input.parse::<LitStr>()?.parse_with(Path::parse_mod_style)?);
             }

@@ -18,6 +18,9 @@ const NOT_COMPACT: &[&str] = &["flatten", "skip_serializing", "skip_serializing_
 pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
     no_generics(event.input, errors);
     no_attribute_on_fields(event.input, "event", "a variant or a struct", errors);
+    if let Some(aggregate) = &event.attr.aggregate {
+        stored_name(aggregate, errors);
+    }
     match &event.input.data {
         Data::Enum(_) => event_enum(event, errors),
         Data::Struct(data) => {
@@ -46,13 +49,28 @@ fn event_enum(event: &Event<'_>, errors: &mut Errors) {
 /// Checks one kind of event: a variant or a struct.
 fn kind(ident: &Ident, attr: &Attr, suggested: &str, errors: &mut Errors) {
     match &attr.name {
-        Some(name) => stored_name(name, errors),
+        Some(name) if stored_name(name, errors) && !name.value().contains('.') => {
+            errors.add(
+                name,
+                format!(
+                    "a stored name has a dot, so that the events of two aggregates never share one: write `{}`",
+                    dotted(&name.value(), suggested)
+                ),
+            );
+        }
+        Some(_) => {}
         None if attr.broken => {}
         None => errors.add(ident, format!("`{ident}` has no stored name: write `#[event(\"{suggested}\")]` above it")),
     }
     if !attr.broken {
         upcasters(attr, errors);
     }
+}
+
+/// Returns `name` with the subject of `suggested` in front.
+fn dotted(name: &str, suggested: &str) -> String {
+    let subject = suggested.split_once('.').map_or("order", |(subject, _)| subject);
+    format!("{subject}.{name}")
 }
 
 /// Requires one upcaster for each older version.
@@ -208,7 +226,9 @@ fn aggregate_attribute(ident: &Ident, attr: &Attr, errors: &mut Errors) {
 }
 
 /// Checks that a stored name consists of lowercase words of letters, digits and `_`, joined by dots, in at most 255 bytes.
-fn stored_name(literal: &LitStr, errors: &mut Errors) {
+///
+/// Returns whether the name is valid.
+fn stored_name(literal: &LitStr, errors: &mut Errors) -> bool {
     let name = literal.value();
     let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     if name.is_empty() {
@@ -224,7 +244,10 @@ fn stored_name(literal: &LitStr, errors: &mut Errors) {
             literal,
             format!("a stored name has at most {MAX_NAME_BYTES} bytes, but this one has {bytes}: shorten it"),
         );
+    } else {
+        return true;
     }
+    false
 }
 
 fn no_generics(input: &DeriveInput, errors: &mut Errors) {

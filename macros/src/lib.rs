@@ -55,7 +55,8 @@ use crate::errors::Errors;
 /// ```
 ///
 /// # `#[event(..)]` on a variant, or on a struct
-/// - The stored name comes first: words of `a-z`, `0-9` and `_`, joined by dots. It never changes, even if the Rust name does.
+/// - The stored name comes first: two or more words of `a-z`, `0-9` and `_`, joined by dots, such as `order.created`. It never changes, even
+///   if the Rust name does.
 /// - `version = 2`: the schema version of new events. Defaults to 1.
 /// - `upcast(from_v1, from_v2)`: functions that convert older versions, oldest first, one per version. `from_v1` takes the type that
 ///   version 1 decodes into and returns the argument of `from_v2`; the last function returns the event.
@@ -63,6 +64,8 @@ use crate::errors::Errors;
 ///   compact payload holds every field, so its fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
 ///
 /// # `#[event(..)]` on an enum, or on a struct
+/// - `aggregate = "order"`: the stored name of the only aggregate that has these events. A view, projection, reaction or process that reads
+///   them then ignores events of the same name of other aggregates, and no other aggregate can have them.
 /// - `codec = ".."`: the codec of all variants that name none. Defaults to `"json"`.
 /// - `crate = "path::to::retell"`: the path to the library. Defaults to `::retell`.
 ///

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::aggregate::{Aggregate, Handle, SnapshotPolicy};
 use crate::codec::Codec;
 use crate::error::{BoxError, Result};
-use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, StoredEvent};
+use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, NewEvent, StoredEvent};
 use crate::id::{AggregateId, IdempotencyKey};
 use crate::process::{Effects, Process};
 
@@ -64,6 +64,14 @@ pub(crate) struct Step<P: Process> {
     pub(super) ended: Vec<Pending>,
 }
 
+impl<P: Process> Step<P> {
+    /// Returns the step as every reader decodes it, so that the commands sent now are those that a retry would send.
+    pub(super) fn into_stored(self) -> Result<Self> {
+        // Deadlines and an empty list of commands do not change by being stored.
+        if self.commands.is_empty() { Ok(self) } else { Ok(NewEvent::with_stored_form(&self)?.1) }
+    }
+}
+
 impl<P: Process> Clone for Step<P> {
     fn clone(&self) -> Self {
         let Self { state, commands, set, ended } = self;
@@ -105,7 +113,7 @@ impl<P: Process> Event for Step<P> {
     }
 
     fn encode(&self, payload: &mut Vec<u8>) -> Result<(), BoxError> {
-        Ok(serde_json::to_writer(payload, self)?)
+        STEPPED.codec.encode(self, payload)
     }
 
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError> {
@@ -120,7 +128,7 @@ impl<P: Process> Event for Step<P> {
 }
 
 /// The stored name does not name the process, because the aggregate type of the stream does.
-const STEPPED: EventSchema = EventSchema { name: "process.stepped", version: 1, codec: Codec::Json };
+const STEPPED: EventSchema = EventSchema::new("process.stepped", 1, Codec::Json);
 
 /// The state and the pending deadlines of a process, as of its last step.
 pub(crate) struct Instance<P: Process> {

@@ -311,7 +311,11 @@ impl<P: Process> Steps<P> {
             let context = of.context.clone().with_key(trigger.key::<P>()?);
             let executed = self.instances.execute_with(key.clone(), &decision, context).await.map_err(failed)?;
             let repeated = executed.outcome == Outcome::Repeated;
-            let step = if repeated { Some(self.recorded(key, executed.version).await?) } else { decision.into_step() };
+            let step = if repeated {
+                Some(self.recorded(key, executed.version).await?)
+            } else {
+                decision.into_step().map(Step::into_stored).transpose()?
+            };
             let Some(Step { commands, set, ended, .. }) = step else { return Ok(Vec::new()) };
             let mut changes: Vec<_> = ended.into_iter().map(|ended| DeadlineChange::End(ended.id)).collect();
             changes.extend(set.into_iter().map(|Pending { name, id, at }| {

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
 use crate::id::{Position, ViewKey};
@@ -163,7 +166,7 @@ fn failed<V: View>(view: &V, panicked: Panicked) -> Error {
     Error::with_source(ErrorKind::Panicked(format!("fold view {}", view.name())), panicked)
 }
 
-impl<S: serde::Serialize> Cached<S> {
+impl<S: Serialize + DeserializeOwned> Cached<S> {
     fn encoded_caught<V: View<State = S>>(&self, view: &V) -> Result<ViewRow> {
         catch(|| self.encoded(view)).map_err(|panicked| failed(view, panicked))?
     }

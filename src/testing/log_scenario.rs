@@ -33,8 +33,9 @@ use chrono::DateTime;
 use crate::event::{Event, RecordedEvent};
 use crate::store::model::views::ViewRow;
 use crate::testing::record::Record;
+use crate::testing::scenario::text;
 use crate::view::View;
-use crate::view::fold::rows_of;
+use crate::view::fold::{rows_of, state_of};
 
 /// Starts a scenario with the events of a log, each with its aggregate as `type/id`. Each event is encoded and decoded. The n-th event is
 /// recorded n seconds after 1970-01-01T00:00:00Z.
@@ -108,15 +109,14 @@ impl<E: Event> GivenLog<E> {
     #[track_caller]
     fn state<V: View<Event = E>>(&self, view: &V, key: &str) -> Option<V::State> {
         let row = self.rows(view).into_iter().find(|row| row.key.as_str() == key)?;
-        let state = serde_json::from_str(row.state.as_deref()?);
-        Some(state.unwrap_or_else(|error| panic!("cannot read back the state under {key}: {error}")))
+        state_of::<V>(view.name(), &row).unwrap_or_else(|error| panic!("{}", text(&error)))
     }
 
     #[track_caller]
     fn rows<V: View<Event = E>>(&self, view: &V) -> Vec<ViewRow> {
-        let filter = view.filter().unwrap_or_else(|error| panic!("{error}"));
+        let filter = view.filter().unwrap_or_else(|error| panic!("{}", text(&error)));
         let wanted = self.log.iter().filter(|event| filter.passes(event));
-        let events = wanted.map(|event| event.decode().unwrap_or_else(|error| panic!("{error}"))).collect();
-        rows_of(view, events).unwrap_or_else(|error| panic!("{error}"))
+        let events = wanted.map(|event| event.decode().unwrap_or_else(|error| panic!("{}", text(&error)))).collect();
+        rows_of(view, events).unwrap_or_else(|error| panic!("{}", text(&error)))
     }
 }

@@ -60,7 +60,7 @@ use crate::id::AggregateId;
 use crate::process::Process;
 use crate::process::instance::{Decision, Instance, Trigger};
 use crate::testing::record::Record;
-use crate::testing::scenario::round_trip;
+use crate::testing::scenario::{round_trip, text};
 
 /// Limit of deadlines that may pass in one call of [`after`](GivenProcess::after). Beyond it, the process sets them in an endless loop.
 const MAX_PASSED_DEADLINES: usize = 10_000;
@@ -127,11 +127,11 @@ impl<P: Process> GivenProcess<P> {
     pub fn when(mut self, aggregate: &str, event: P::Event) -> Self {
         self = self.accept_sent();
         let recorded = self.record.next(aggregate, &event, self.now);
-        let filter = self.process.filter().unwrap_or_else(|error| panic!("{error}"));
+        let filter = self.process.filter().unwrap_or_else(|error| panic!("{}", text(&error)));
         if !filter.passes(&recorded) {
             return self;
         }
-        let event: Envelope<P::Event> = recorded.decode().unwrap_or_else(|error| panic!("{error}"));
+        let event: Envelope<P::Event> = recorded.decode().unwrap_or_else(|error| panic!("{}", text(&error)));
         let Some(key) = self.process.key(&event) else { return self };
         let own = self.key.get_or_insert_with(|| key.clone());
         assert_eq!(key, *own, "the event of {aggregate} belongs to another process than the events before it");

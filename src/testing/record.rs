@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::event::{Event, NewEvent, RecordedEvent};
 use crate::id::{Position, StreamId, Version};
+use crate::testing::scenario::text;
 
 /// Assigns positions, versions and ids to the events of a scenario. An event's id is derived from its position, so every run gives the same ids.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +25,7 @@ impl Record {
         let version = self.versions.entry(stream.clone()).or_default();
         *version = version.next();
         self.position = self.position.next();
-        let event = NewEvent::new(event).unwrap_or_else(|error| panic!("{error}"));
+        let event = NewEvent::new(event).unwrap_or_else(|error| panic!("{}", text(&error)));
         RecordedEvent {
             position: self.position,
             stream,

@@ -29,13 +29,15 @@
 use std::fmt::Debug;
 
 use crate::aggregate::{Aggregate, Handle};
-use crate::event::Event;
+use crate::error::{Error, chain};
+use crate::event::{Event, NewEvent};
 
 /// Starts a scenario with the aggregate's past events. Each event is encoded and decoded, so a scenario also detects an event that cannot be
 /// read back.
 ///
 /// # Panics
 /// If an event cannot be encoded or decoded.
+#[track_caller]
 pub fn given<A: Aggregate>(events: impl IntoIterator<Item = A::Event>) -> Given<A> {
     let mut state = A::default();
     for event in events {
@@ -45,19 +47,14 @@ pub fn given<A: Aggregate>(events: impl IntoIterator<Item = A::Event>) -> Given<
 }
 
 /// Encodes an event and decodes it again, as a store would.
+#[track_caller]
 pub(super) fn round_trip<E: Event>(event: &E) -> E {
-    let schema = event.schema();
-    let mut payload = Vec::new();
-    if let Err(error) = event.encode(&mut payload) {
-        panic!("cannot encode {}: {error}", schema.name);
-    }
-    let stored = crate::event::StoredEvent {
-        event_type: schema.name,
-        schema_version: schema.version,
-        codec: schema.codec,
-        payload: &payload,
-    };
-    E::decode(stored).unwrap_or_else(|error| panic!("cannot decode {} after encoding it: {error:?}", schema.name))
+    NewEvent::with_stored_form(event).unwrap_or_else(|error| panic!("{}", text(&error))).1
+}
+
+/// Returns an error and its causes as one text.
+pub(super) fn text(error: &Error) -> String {
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// An aggregate that has applied its past events. See the [module](self) for an example.
@@ -68,12 +65,18 @@ pub struct Given<A> {
 }
 
 impl<A: Aggregate> Given<A> {
-    /// Handles a command.
+    /// Handles a command. Each event that it emits is encoded and decoded.
+    ///
+    /// # Panics
+    /// If an event cannot be encoded or decoded.
+    #[track_caller]
     pub fn when<C>(self, command: C) -> When<A, A::Error>
     where
         A: Handle<C>,
     {
-        When { decided: self.state.handle(&command) }
+        let decided = self.state.handle(&command);
+        let stored = decided.iter().flatten().map(round_trip).collect();
+        When { decided, stored }
     }
 
     /// Asserts that the aggregate's state equals `expected`.
@@ -94,6 +97,8 @@ impl<A: Aggregate> Given<A> {
 #[must_use = "a scenario checks nothing before its `then`"]
 pub struct When<A: Aggregate, R> {
     decided: Result<Vec<A::Event>, R>,
+    /// The emitted events as a store returns them.
+    stored: Vec<A::Event>,
 }
 
 impl<A: Aggregate, R: Debug> When<A, R>
@@ -103,12 +108,15 @@ where
     /// Asserts that the command emitted exactly the `expected` events.
     ///
     /// # Panics
-    /// If the command emitted other events or was rejected.
+    /// If the command emitted other events or was rejected, or if an event differs from its stored form.
     #[track_caller]
     pub fn then(self, expected: impl IntoIterator<Item = A::Event>) {
         let expected: Vec<_> = expected.into_iter().collect();
         match self.decided {
-            Ok(events) => assert_eq!(events, expected, "the command emitted other events"),
+            Ok(events) => {
+                assert_eq!(events, expected, "the command emitted other events");
+                assert_eq!(self.stored, expected, "the events are others after they were encoded and decoded");
+            }
             Err(rejection) => panic!("the command was rejected with {rejection:?}, expected events {expected:?}"),
         }
     }

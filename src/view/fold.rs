@@ -5,7 +5,10 @@ use std::collections::btree_map::Entry;
 use std::fmt;
 
 use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::codec::{decode_state, encode_state};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::Envelope;
 use crate::id::{Position, ViewKey};
@@ -126,12 +129,17 @@ pub(crate) fn state_of<V: View>(view: &str, row: &ViewRow) -> Result<Option<V::S
         let problem = format!("view {view}: the state under {} cannot be decoded", row.key);
         Error::with_source(ErrorKind::Corrupt(problem), error)
     };
-    row.state.as_deref().map(serde_json::from_str).transpose().map_err(damaged)
+    row.state.as_deref().map(|state| decode_state(state.as_bytes())).transpose().map_err(damaged)
 }
 
-/// Encodes the state of the row under `key`.
-pub(crate) fn encode(view: &str, key: &ViewKey, state: &impl serde::Serialize) -> Result<String> {
+/// Encodes the state of the row under `key`, and decodes it again: a row that cannot be read would fail every later event of its key.
+pub(crate) fn encode<S: Serialize + DeserializeOwned>(view: &str, key: &ViewKey, state: &S) -> Result<String> {
+    let encoded = || -> Result<String, BoxError> {
+        let json = encode_state(state)?;
+        decode_state::<S>(&json).map_err(|error| format!("it could not be decoded again: {error}"))?;
+        Ok(String::from_utf8(json)?)
+    };
     let refused =
         |error| Error::with_source(ErrorKind::Unencodable(format!("view {view}: the state under {key}")), error);
-    serde_json::to_string(state).map_err(refused)
+    encoded().map_err(refused)
 }

@@ -11,6 +11,7 @@ mod databases;
 #[path = "../support/server.rs"]
 mod server;
 mod sites;
+mod stores;
 
 mod a1_panics;
 mod a2_slow_handlers;

@@ -26,6 +26,8 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
         &quote! {
             #shadow
 
+            const _: () = #krate::__private::belong(<#event as #krate::event::Event>::TYPES, #name);
+
             #[automatically_derived]
             impl #krate::aggregate::Aggregate for #ident {
                 const TYPE: &'static str = #name;

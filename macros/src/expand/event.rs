@@ -27,7 +27,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
     let shadow = shadow(event, &krate);
     let ident = &event.input.ident;
     let count = kinds.len();
-    let schemas = kinds.iter().map(|kind| schema(kind.attr, event.attr.codec, &krate));
+    let schemas = kinds.iter().map(|kind| schema(kind.attr, event, &krate));
     let (schema, encode) = if kinds.is_empty() {
         (quote!(match *self {}), quote!(match *self {}))
     } else {
@@ -205,15 +205,19 @@ fn rename_all(event: &Event<'_>, variant: &Variant<'_>) -> Option<TokenStream> {
     })
 }
 
-fn schema(attr: &Attr, default: Option<Codec>, krate: &TokenStream) -> TokenStream {
+fn schema(attr: &Attr, event: &Event<'_>, krate: &TokenStream) -> TokenStream {
     let name = &attr.name;
     let version = newest(attr);
-    let codec = match attr.codec.or(default) {
+    let aggregate = event.attr.aggregate.as_ref().map(|aggregate| quote!(.with_aggregate(#aggregate)));
+    let ident = event.input.ident.to_string();
+    let codec = match attr.codec.or(event.attr.codec) {
         Some(Codec::Compact) => quote!(Compact),
         Some(Codec::Json) | None => quote!(Json),
     };
     quote! {
         #krate::event::EventSchema::new(#name, #version, #krate::codec::Codec::#codec)
+            #aggregate
+            .with_declaration(::core::concat!(::core::module_path!(), "::", #ident))
     }
 }
 

@@ -2,9 +2,7 @@
 
 use async_trait::async_trait;
 
-#[cfg(doc)]
-use crate::error::ErrorKind;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, NewEvent};
 use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
@@ -91,8 +89,9 @@ pub trait EventStoreExt: EventStore {
     /// Encodes `events` and appends them to `stream`, all or none, if the stream is at the `expected` version.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no store accepts the name of the stream, [`ErrorKind::Unencodable`] if an event cannot be encoded, and the
-    /// errors of [`append`](EventStore::append).
+    /// [`ErrorKind::Invalid`] if no store accepts the name of the stream or an event belongs to [another
+    /// aggregate](crate::event::EventSchema::aggregate), [`ErrorKind::Unencodable`] if an event cannot be encoded and decoded again, and
+    /// the errors of [`append`](EventStore::append).
     ///
     /// # Cancel safety
     /// A dropped call may still write. The store stays usable.
@@ -134,7 +133,17 @@ fn encoded<E: Event>(
     events: impl IntoIterator<Item = E>,
 ) -> Result<Append> {
     let stream = stream.try_into().map_err(Into::into)?;
-    let events = events.into_iter().map(|event| NewEvent::new(&event)).collect::<Result<_>>()?;
+    let new = |event: E| {
+        let schema = event.schema();
+        match schema.aggregate {
+            Some(owner) if owner != stream.aggregate_type().as_str() => {
+                let problem = format!("event {} belongs to aggregate {owner}, not to {stream}", schema.name);
+                Err(ErrorKind::Invalid(problem).into())
+            }
+            _ => NewEvent::new(&event),
+        }
+    };
+    let events = events.into_iter().map(new).collect::<Result<_>>()?;
     Ok(Append::new(stream, expected, events))
 }
 

@@ -1,9 +1,13 @@
 //! Queries: the events that a reader asks for, their order and their maximum number.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Result};
+#[cfg(doc)]
+use crate::event::EventSchema;
 use crate::event::{Event, EventTypes, RecordedEvent};
 use crate::id::mark::Mark;
 use crate::id::{AggregateType, EventId, EventType, Position, StreamId, Version};
@@ -123,7 +127,8 @@ impl Filter {
         Self::default()
     }
 
-    /// Creates a filter for the event types that `E` can hold.
+    /// Creates a filter for the event types that `E` can hold. If each of them [names its aggregate](EventSchema::aggregate), only events of
+    /// these aggregates pass.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if a hand-written implementation of [`Event`] has no event types, or one with a name that no store accepts.
@@ -136,7 +141,9 @@ impl Filter {
             .into());
         }
         let event_types = schemas.iter().map(|schema| EventType::new(schema.name)).collect::<Result<_, _>>()?;
-        Ok(Self { event_types, ..Self::default() })
+        let aggregates: Option<BTreeSet<_>> = schemas.iter().map(|schema| schema.aggregate).collect();
+        let aggregate_types = aggregates.into_iter().flatten().map(AggregateType::new).collect::<Result<_, _>>()?;
+        Ok(Self { aggregate_types, event_types })
     }
 
     /// Creates a filter for all events of aggregates of these types, including event types that do not exist yet.

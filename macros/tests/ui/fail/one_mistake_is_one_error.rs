@@ -14,7 +14,7 @@ enum ShopEvent {
 }
 
 #[derive(Event)]
-#[event("paid")]
+#[event("order.paid")]
 struct PaidEvent;
 
 #[derive(Default, Clone, Aggregate)]

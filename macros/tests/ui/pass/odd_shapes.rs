@@ -13,13 +13,13 @@ enum NoEvent {}
 
 #[derive(Event)]
 enum r#Struct {
-    #[event("single_segment")]
+    #[event("odd.two_words")]
     r#Match { r#type: u8, r#fn: Option<u8> },
     #[event("a.b_2.c")]
     r#Loop {},
-    #[event("tuple")]
+    #[event("odd.tuple")]
     Tuple(),
-    #[event("attributes", version = 1, codec = "json",)]
+    #[event("odd.attributes", version = 1, codec = "json",)]
     Attributes {
         #[serde(default = "seven", alias = "count", rename(serialize = "n", deserialize = "n"))]
         number: u8,
@@ -30,9 +30,9 @@ enum r#Struct {
         #[serde(flatten)]
         rest: BTreeMap<String, String>,
     },
-    #[event("newtype")]
+    #[event("odd.newtype")]
     Newtype(#[serde(with = "nested")] Option<String>),
-    #[event("types")]
+    #[event("odd.types")]
     Types(
         <Vec<u8> as IntoIterator>::Item,
         [u8; 2 + 1],
@@ -41,7 +41,7 @@ enum r#Struct {
         PhantomData<fn(NotSerialisable) -> u8>,
         Duration,
     ),
-    #[event("renamed")]
+    #[event("odd.renamed")]
     #[serde(rename_all(serialize = "camelCase", deserialize = "camelCase"), deny_unknown_fields)]
     Renamed { two_words: u8 },
 }
@@ -68,11 +68,11 @@ mod nested {
 /// Private fields in a separate module.
 mod hidden {
     #[derive(retell::Event)]
-    #[event("hidden")]
+    #[event("odd.hidden")]
     pub struct Hidden(u8, pub(super) u8);
 
     #[derive(retell::Event)]
-    #[event("empty")]
+    #[event("odd.empty")]
     pub struct Empty {}
 }
 
