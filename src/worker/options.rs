@@ -97,7 +97,7 @@ impl WorkerOptions {
     }
 
     /// Drops a call of the handler after `limit` (20 seconds by default), with its transaction. The call counts as a failure of its events: they
-    /// are applied in smaller batches, down to one, and an event that takes too long alone has its aggregate parked. The default is less than
+    /// are applied one by one, and an event that takes too long alone has its aggregate parked. The default is less than
     /// the 30 seconds after which a server ends an idle transaction: then nothing of the call would be committed.
     ///
     /// A handler that blocks its thread cannot be dropped before it returns.

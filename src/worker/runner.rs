@@ -26,7 +26,7 @@ use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
 use crate::worker::pace::Pace;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
-use crate::worker::transaction::{Attempted, Outcome, is_undecodable};
+use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable};
 
 /// Parked aggregates that are retried in a row before live events have their turn.
 const RETRIES_IN_A_ROW: usize = 16;
@@ -332,8 +332,10 @@ where
 
     /// Halves a part that fails until one event is left: each failing event costs about twenty more transactions in a batch of 1,000, and the
     /// others stay together. Its aggregate is parked with the next part that succeeds, or at the end.
+    ///
+    /// A part whose handler was slow is applied event by event instead, since each half with the slow event would take as long again.
     async fn pass_group(&mut self, group: &Group, through: Mark) -> Result<Pass> {
-        let (mut most, mut grows) = (usize::MAX, false);
+        let (mut most, mut grows, mut singly) = (usize::MAX, false, 0);
         loop {
             let (outcome, report) = self.try_part(group, through, most.min(self.pace.most())).await?;
             match outcome {
@@ -347,16 +349,20 @@ where
                     }
                     // After one half of a failed part has succeeded, the other half fails: the parts grow again after that.
                     most = if grows { most.saturating_mul(2) } else { most };
-                    grows = true;
+                    singly = usize::saturating_sub(singly, report.planned);
+                    grows = singly == 0;
                 }
                 Outcome::Interrupted => return Ok(Pass::Interrupted),
                 // A log that lags behind is no damaged log.
                 Outcome::Unread(error) if error.is_transient() => return Ok(Pass::Interrupted),
                 Outcome::Unread(error) => return Err(error),
+                Outcome::Failed(_) if report.planned > 1 && self.is_slow(&report) => {
+                    (most, grows, singly) = (1, false, report.planned);
+                }
                 Outcome::Failed(_) if report.planned > 1 => (most, grows) = (report.planned / 2, false),
                 Outcome::Failed(error) => {
                     let Some(event) = report.first else { return Err(error) };
-                    (most, grows) = (1, true);
+                    (most, grows, singly) = (1, true, 0);
                     let options = &self.job.options.parking;
                     self.failed.push(rested(options.parked(&event, &error), report.took));
                     if self.breaker.trips(self.failed.len(), options) {
@@ -365,6 +371,12 @@ where
                 }
             }
         }
+    }
+
+    /// Returns whether the handler took so long that another attempt would hold up the other aggregates.
+    fn is_slow(&self, report: &Report) -> bool {
+        let options = &self.job.options;
+        report.took >= options.longest_call.min(options.longest_delay)
     }
 
     /// Retries a single event in place: most failures are over at once. Not during an outage, whose every probe would take as long, nor if
@@ -376,7 +388,7 @@ where
             let may_pass = match &outcome {
                 // A slow handler would hold up the other aggregates once more for each retry.
                 Outcome::Failed(error) => {
-                    let is_slow = report.took > self.job.options.longest_delay;
+                    let is_slow = self.is_slow(&report);
                     report.planned == 1 && !is_slow && !self.breaker.is_open() && !is_undecodable(error)
                 }
                 Outcome::Unread(error) => error.is_transient(),
@@ -413,7 +425,7 @@ where
                 break;
             }
             // After a slow retry, the live events of other aggregates have their turn.
-            if self.retry(&stream).await? > self.job.options.longest_delay {
+            if self.retry(&stream).await? >= self.job.options.longest_delay {
                 break;
             }
         }

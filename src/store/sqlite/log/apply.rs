@@ -51,7 +51,7 @@ pub(crate) fn catch_up(
     let (mut at, remedy) = (found.mark, "reset it");
     let of_projection = |failure| match failure {
         Failure::Own(error) => Failure::Own(remembered_by(error, || format!("projection {projection}"), remedy)),
-        other => other,
+        other @ Failure::Sqlite(_) => other,
     };
     if at.position > head.position {
         return Err(of_projection(Failure::Own(changed(at, None))));
