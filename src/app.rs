@@ -53,6 +53,7 @@ mod part;
 mod running;
 mod tasks;
 mod waiting;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,8 +64,8 @@ use futures::future::try_join_all;
 
 use crate::app::carrier::Carrier;
 use crate::app::part::Part;
-use crate::app::tasks::OnFailure;
 use crate::app::waiting::ReadCheckpoint;
+use crate::app::watch::OnFailure;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ProjectionName;
@@ -82,7 +83,7 @@ use crate::view::View;
 use crate::worker::Worker;
 use crate::worker::caught_up::CaughtUp;
 
-pub use health::{Health, State};
+pub use health::{Health, HealthOptions, State};
 pub use running::Running;
 
 /// Selects the tasks of an app that this process runs. Other processes with the same store and broker run the rest.
@@ -132,6 +133,7 @@ pub struct App<M> {
     models: M,
     carrier: Carrier,
     role: Role,
+    health: HealthOptions,
     on_failure: OnFailure,
     parts: Vec<Box<dyn Part>>,
     grace: Duration,
@@ -157,8 +159,8 @@ impl<M: ReadModel + Clone> App<M> {
     /// Creates an app whose store is chosen at run time. `store` and `relays` are handles of the same store.
     pub fn over(store: Arc<dyn EventStore>, relays: Arc<dyn RelayStore>, models: M) -> Self {
         let on_failure: OnFailure = Arc::new(|_, _| {});
-        let (carrier, parts) = (Carrier::Store, Vec::new());
-        Self { store, relays, models, carrier, role: Role::All, on_failure, parts, grace: GRACE }
+        let (carrier, role, health, parts) = (Carrier::Store, Role::All, HealthOptions::new(), Vec::new());
+        Self { store, relays, models, carrier, role, health, on_failure, parts, grace: GRACE }
     }
 
     /// Runs only the tasks of `role` in this process.
@@ -170,6 +172,12 @@ impl<M: ReadModel + Clone> App<M> {
     /// Calls `on_failure` with the name and error of each task that fails, before the task restarts. Use it for logging.
     pub fn with_on_failure(mut self, on_failure: impl Fn(&str, &Error) + Send + Sync + 'static) -> Self {
         self.on_failure = Arc::new(on_failure);
+        self
+    }
+
+    /// Sets when a task counts as stuck or behind.
+    pub fn with_health(mut self, options: HealthOptions) -> Self {
+        self.health = options;
         self
     }
 
@@ -261,14 +269,16 @@ impl<M: ReadModel + Clone> App<M> {
 
     /// Starts the tasks of the app's role.
     pub fn start(self) -> Running {
-        let Self { store, relays, models, carrier, role, on_failure, parts, grace } = self;
+        let Self { store, relays, models, carrier, role, health, on_failure, parts, grace } = self;
         let checkpoint: ReadCheckpoint = Arc::new(move |projection| {
             let models = models.clone();
             async move { models.checkpoint(&ProjectionName::new(projection)?).await }.boxed()
         });
-        let mut running = Running::new(store.clone(), checkpoint, on_failure, grace);
+        let mut running = Running::new(store.clone(), checkpoint, health, on_failure, grace);
+        let mut views = Vec::new();
         for part in parts {
             let part = part.with_carrier(&carrier);
+            views.extend(part.live().map(|live| (part.name().to_owned(), live)));
             if role.has(Role::Worker) { running.run(&part) } else { running.track_remote(&*part) }
         }
         if role.has(Role::Relay) {
@@ -276,6 +286,7 @@ impl<M: ReadModel + Clone> App<M> {
                 running.relay(name, relay);
             }
         }
+        running.watch(views);
         running
     }
 

@@ -3,15 +3,41 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason};
+use crate::status::{Reporter, Wait};
+
+/// A loop that fails for this long, or twice, is reported as a wait. A single short failure, such as a deadlock, is not.
+const REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// An endless sequence of waits, each about twice as long as the one before. [`Iterator::take`] bounds it.
 #[derive(Debug)]
 pub(crate) struct Delays {
     waits: ExponentialBackoff,
     longest: Duration,
+    /// The time after which a transient error is returned.
+    limit: Option<Duration>,
+    began: Instant,
+    report: Option<Report>,
+}
+
+/// The report of a loop that fails. It ends with the loop.
+#[derive(Debug)]
+struct Report {
+    reporter: Reporter,
+    on: Wait,
+    failures: u32,
+    is_reported: bool,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if self.is_reported {
+            self.reporter.done(self.on);
+        }
+    }
 }
 
 /// Returns waits that double from `first` up to `longest`. A random part of up to its own length is added to each wait, so that callers
@@ -23,10 +49,34 @@ pub(crate) fn delays(first: Duration, longest: Duration) -> Delays {
         .without_max_times()
         .with_jitter()
         .build();
-    Delays { waits, longest }
+    Delays { waits, longest, limit: None, began: Instant::now(), report: None }
 }
 
 impl Delays {
+    /// Reports the errors of the loop to `reporter`, as a wait `on` the other side. The report ends when this value is dropped.
+    pub(crate) fn reporting(mut self, reporter: &Reporter, on: Wait) -> Self {
+        self.report = Some(Report { reporter: reporter.clone(), on, failures: 0, is_reported: false });
+        self
+    }
+
+    /// Returns a transient error instead of sleeping once `limit` has passed, if there is a limit.
+    pub(crate) fn with_limit(mut self, limit: Option<Duration>) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Reports a failure of the loop.
+    fn report(&mut self, error: &Error) {
+        let (is_long, Some(report)) = (self.began.elapsed() >= REPORTED_AFTER, &mut self.report) else { return };
+        report.failures += 1;
+        if report.failures > 1 || is_long {
+            report.is_reported = true;
+            report.reporter.waits_after(report.on, reason(error));
+        } else {
+            report.reporter.saw(error);
+        }
+    }
+
     /// Returns the next wait.
     pub(crate) fn next_delay(&mut self) -> Duration {
         self.waits.next().unwrap_or(self.longest)
@@ -38,17 +88,19 @@ impl Delays {
         !stop.is_cancelled()
     }
 
-    /// Sleeps for the next wait after an error that may pass: a transient one, or a store that is full or read-only. Such a store needs a
-    /// person or a failover, so the wait is the longest.
+    /// Reports an error that may pass, and sleeps for the next wait: a transient error, or a store that is full or read-only. Such a store needs
+    /// a person or a failover, so the wait is the longest.
     ///
     /// # Errors
-    /// Returns `failed` if it is of another kind, or if `stop` is canceled.
+    /// Returns `failed` if it is of another kind, if the limit has passed, or if `stop` is canceled.
     pub(crate) async fn pause_after(&mut self, failed: Error, stop: &CancellationToken) -> Result<()> {
-        if failed.is_outage() && self.pause_for(&failed, stop).await { Ok(()) } else { Err(failed) }
+        let is_over = self.limit.is_some_and(|limit| self.began.elapsed() >= limit);
+        if failed.is_outage() && !is_over && self.pause_for(&failed, stop).await { Ok(()) } else { Err(failed) }
     }
 
     /// Sleeps as [`pause_after`](Self::pause_after) does. Returns `false` if `stop` is canceled.
     pub(crate) async fn pause_for(&mut self, outage: &Error, stop: &CancellationToken) -> bool {
+        self.report(outage);
         if !outage.is_transient() {
             self.waits = delays(self.longest, self.longest).waits;
         }

@@ -9,6 +9,9 @@ use crate::id::{
     ProjectionName, StreamId, Version,
 };
 
+/// Characters that are stored of an error.
+const REASON_CHARS: usize = 1_000;
+
 /// A result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -328,6 +331,11 @@ pub(crate) fn chain<'e>(
     std::iter::successors(Some(error), |error| error.source())
 }
 
+/// Returns an error and its causes as one text that every database takes.
+pub(crate) fn reason(error: &Error) -> String {
+    format!("{error:#}").replace('\0', "\u{fffd}").chars().take(REASON_CHARS).collect()
+}
+
 /// Writes `message`, and with `{:#}` the chain of causes that begins with `source`.
 ///
 /// A cause is left out if the text before it already ends with it: many errors repeat their cause in their own message.
@@ -405,5 +413,13 @@ mod tests {
         );
         assert!(changed(None).to_string().contains("at position 7, but the log does not have it: "));
         assert!(!Error::new(changed(None)).is_transient());
+    }
+
+    #[test]
+    fn a_reason_is_text_of_bounded_length_that_every_database_takes() {
+        let error = Error::with_source(ErrorKind::Backend("x\0y".into()), "ü".repeat(5_000));
+        let reason = reason(&error);
+        assert_eq!(reason.chars().count(), REASON_CHARS);
+        assert!(reason.starts_with("cannot x\u{fffd}y: üü"), "{reason}");
     }
 }

@@ -39,6 +39,7 @@ pub mod rebuild;
 pub mod relay;
 pub mod repository;
 pub mod shutdown;
+pub mod status;
 pub mod store;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]

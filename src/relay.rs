@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Announcer, Publisher};
 use crate::error::{ErrorKind, Result};
 use crate::grace::within_grace;
-use crate::id::Fence;
 use crate::id::mark::Mark;
+use crate::id::{Fence, Position};
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::publishing::{Leadership, Outlet, Publishing, Route};
+use crate::status::{Reporter, Status, Wait};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
 
@@ -68,8 +69,15 @@ impl Relay {
     }
 
     fn build(outlet: Outlet, reader: impl EventReader) -> Self {
-        let (unroutable, options) = (watch::Sender::new(0), RelayOptions::new());
-        Self { route: Route { reader: Arc::new(reader), outlet, unroutable, options }, checkpoint: None }
+        let route = Route {
+            reader: Arc::new(reader),
+            outlet,
+            unroutable: watch::Sender::new(0),
+            published: watch::Sender::new(Position::ZERO),
+            reporter: Reporter::default(),
+            options: RelayOptions::new(),
+        };
+        Self { route, checkpoint: None }
     }
 
     /// Stores the confirmed position in `store` under `name`, and starts from there. Only one of the relays that share `name`, in any process,
@@ -90,6 +98,16 @@ impl Relay {
         self.route.unroutable.subscribe()
     }
 
+    /// Watches the position up to which the broker has confirmed the log. It does not move while another relay of the same name publishes.
+    pub fn published(&self) -> watch::Receiver<Position> {
+        self.route.published.subscribe()
+    }
+
+    /// Watches whether the relay runs, what it waits for and the last error that it saw.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.route.reporter.status()
+    }
+
     /// Publishes until `stop` is canceled, or is on standby while another relay of the same name publishes. It retries transient errors of the
     /// store and the broker without limit, and waits for a store that is full or read-only. When stopped, it waits for the outstanding confirms,
     /// stores its position and releases its lease, within the [grace period](RelayOptions::with_grace).
@@ -105,7 +123,8 @@ impl Relay {
     /// May be dropped at any time. The lease expires, and the next relay publishes the events after the stored position again.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
         let grace = self.route.options.grace;
-        within_grace(&stop, grace, self.run_to_stop(stop.clone())).await.unwrap_or_else(|| {
+        let run = self.route.reporter.track(self.run_to_stop(stop.clone()));
+        within_grace(&stop, grace, run).await.unwrap_or_else(|| {
             let name = self.checkpoint.as_ref().map_or("without a name", |(_, name)| name);
             let what =
                 format!("relay {name} did not stop within {grace:?}: the broker has not confirmed its last events");
@@ -120,11 +139,12 @@ impl Relay {
                 Halt::Stopped | Halt::LeaseLost => Ok(()),
             };
         };
-        let options = &self.route.options;
-        let lease = Lease::new(store.clone(), name.clone(), options.lease);
+        let reporter = &self.route.reporter;
+        let lease = Lease::new(store.clone(), name.clone(), self.route.options.lease, reporter.clone());
         while !stop.is_cancelled() {
-            let halt = match retry(&stop, options.delays(), None, || lease.acquire()).await {
+            let halt = match retry(&stop, self.route.delays(), None, || lease.acquire()).await {
                 Ok(Some(fence)) => {
+                    reporter.done(Wait::Lease);
                     let leadership = Leadership { lease: &lease, store: &**store, name, fence };
                     self.lead(&leadership, &stop).await
                 }
@@ -132,7 +152,11 @@ impl Relay {
                 Err(halt) => halt,
             };
             match halt {
-                Halt::LeaseLost => lease.wait_on_standby(&stop).await,
+                Halt::LeaseLost => {
+                    reporter.runs();
+                    reporter.waits(Wait::Lease);
+                    lease.wait_on_standby(&stop).await;
+                }
                 Halt::Stopped => return lease.release().await,
                 Halt::Failed(error) => {
                     // Ignore the result: this error says more than a failed release, after which the lease expires.
@@ -145,7 +169,7 @@ impl Relay {
     }
 
     async fn publish_alone(&self, stop: &CancellationToken) -> Halt {
-        match retry(stop, self.route.options.delays(), None, || end_of(&*self.route.reader)).await {
+        match retry(stop, self.route.delays(), None, || end_of(&*self.route.reader)).await {
             Ok(head) => Publishing::new(&self.route, None, head, stop).run().await,
             Err(halt) => halt,
         }
@@ -155,7 +179,7 @@ impl Relay {
     async fn lead(&self, leadership: &Leadership<'_>, stop: &CancellationToken) -> Halt {
         let Leadership { lease, store, name, fence } = *leadership;
         let publishing = async {
-            match retry(stop, self.route.options.delays(), Some(lease), || take_over(store, name, fence)).await {
+            match retry(stop, self.route.delays(), Some(lease), || take_over(store, name, fence)).await {
                 Ok(start) => Publishing::new(&self.route, Some(leadership), start, stop).run().await,
                 Err(halt) => halt,
             }

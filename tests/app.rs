@@ -9,14 +9,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use retell::app::{Health, Role, State};
+use retell::broker::frame::Frame;
+use retell::broker::{Confirm, Consumer, Publisher, SubscriptionMode};
 use retell::process::{CommandFailure, Effects, Process};
 use retell::shutdown::Signal;
+use retell::status::{Activity, Status, Wait};
 use retell::store::{Append, DeadlineStore};
 use retell::testing::store::{events, stream};
 use retell::{
-    AggregateId, App, BoxError, Context, Envelope, ErrorKind, EventReader, EventStore, ExpectedVersion, MemoryBroker,
-    MemoryReadModel, MemoryStore, Position, Projection, ProjectionName, Reaction, ReadModel, Repository,
-    SqliteReadModel, StartFrom, View, Views, async_trait, rusqlite,
+    AggregateId, App, BoxError, Broker, CancellationToken, Context, Envelope, Error, ErrorKind, EventReader,
+    EventStore, ExpectedVersion, MemoryBroker, MemoryReadModel, MemoryStore, Position, Projection, ProjectionName,
+    Reaction, ReadModel, Repository, SqliteReadModel, StartFrom, View, Views, Worker, WorkerOptions, async_trait,
+    rusqlite,
 };
 use serde::{Deserialize, Serialize};
 use support::{Add, Counter, CounterEvent, Rename};
@@ -114,7 +118,7 @@ async fn a_failed_or_panicked_task_restarts_alone() {
     assert!(states(&health.borrow()).contains(&("well".to_owned(), State::Running)));
     timeout(PATIENCE, running.has_applied(Position::new(5))).await.unwrap();
     assert_eq!(models.value().len(), 10, "each projection has every event once");
-    assert!(health.borrow().is_good());
+    timeout(PATIENCE, health.wait_for(Health::is_good)).await.unwrap().unwrap();
     running.stop().await.unwrap();
     let heard = heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     assert_eq!(heard.len(), 3, "{heard:?}");
@@ -358,4 +362,132 @@ async fn catch_up_returns_the_error_of_a_worker() {
     let app = App::new(five_events().await, MemoryReadModel::with_value(Vec::new())).projection(broken);
     assert!(app.catch_up().await.unwrap_err().to_string().contains("set up projection broken"));
     app.catch_up().await.unwrap();
+}
+
+/// A projection that waits inside a transaction for as long as it is told to.
+struct Hanging(tokio::sync::watch::Receiver<bool>);
+
+#[async_trait]
+impl Projection for Hanging {
+    const NAME: &'static str = "hanging";
+    type Event = CounterEvent;
+    type Tx = Vec<u64>;
+
+    async fn apply(&self, _: &mut Vec<u64>, _: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        drop(self.0.clone().wait_for(|hangs| !hangs).await);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_stands_still_without_an_error_is_stuck() {
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
+    let hangs = tokio::sync::watch::Sender::new(true);
+    let worker = Worker::new(Hanging(hangs.subscribe()), store.clone(), models.clone());
+    let worker = worker.with_options(WorkerOptions::new().with_longest_call(Duration::from_hours(1)));
+    let running = App::new(store, models).worker(worker).start();
+    let mut health = running.health();
+    let stuck = |health: &Health| matches!(health.task("hanging"), Some(State::Stuck { .. }));
+    let seen = timeout(PATIENCE, health.wait_for(stuck)).await.unwrap().unwrap().clone();
+    let Some(State::Stuck { position, head, .. }) = seen.task("hanging") else { unreachable!() };
+    assert_eq!((position.get(), head.get()), (0, 5));
+    assert!(!seen.is_good() && seen.to_string().contains("hanging: stuck at position 0 since "), "{seen}");
+    hangs.send_replace(false);
+    timeout(PATIENCE, health.wait_for(Health::is_good)).await.unwrap().unwrap();
+    running.stop().await.unwrap();
+}
+
+/// A projection whose every event fails.
+struct Refusing;
+
+#[async_trait]
+impl Projection for Refusing {
+    const NAME: &'static str = "refusing";
+    type Event = CounterEvent;
+    type Tx = Vec<u64>;
+
+    async fn apply(&self, _: &mut Vec<u64>, _: Envelope<CounterEvent>) -> Result<(), BoxError> {
+        Err("the mail server is down".into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_a_wait_with_its_cause() {
+    let store = MemoryStore::new();
+    let counters = Repository::<Counter>::new(store.clone());
+    for id in ["a", "b", "c", "d", "e", "f"] {
+        counters.execute(id, Add(vec![1])).await.unwrap();
+    }
+    let running = App::new(store, MemoryReadModel::with_value(Vec::new())).projection(Refusing).start();
+    let waits =
+        |health: &Health| matches!(health.task("refusing"), Some(State::Waiting(wait)) if wait.on == Wait::Outage);
+    let mut health = running.health();
+    let seen = timeout(PATIENCE, health.wait_for(waits)).await.unwrap().unwrap().clone();
+    let line = seen.task("refusing").unwrap().to_string();
+    assert!(line.starts_with("waiting for the end of an outage since 2"), "{line}");
+    assert!(line.ends_with("the mail server is down"), "{line}");
+    assert!(!seen.is_good());
+    let stuck = |health: &Health| {
+        let Some(State::Stuck { cause: Some(cause), .. }) = health.task("refusing") else { return false };
+        cause.ends_with("the mail server is down")
+    };
+    timeout(PATIENCE, health.wait_for(stuck)).await.unwrap().unwrap();
+    running.stop().await.unwrap();
+}
+
+/// A broker that is down.
+#[derive(Clone)]
+struct Unreachable;
+
+#[async_trait]
+impl Publisher for Unreachable {
+    async fn publish(&self, _: &[Frame]) -> retell::Result<Confirm> {
+        Err(Error::with_source(ErrorKind::Transient("publish".into()), "connection refused"))
+    }
+}
+
+#[async_trait]
+impl Broker for Unreachable {
+    async fn subscribe(&self, _: &ProjectionName, _: SubscriptionMode) -> retell::Result<Box<dyn Consumer>> {
+        Err(Error::with_source(ErrorKind::Transient("subscribe".into()), "connection refused"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_broker_is_named_by_worker_and_relay() {
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
+    let app = App::new(store.clone(), models.clone()).with_broker(Unreachable).projection(Noting::named("one"));
+    let running = app.start();
+    Repository::<Counter>::new(store).execute("b", Add(vec![1])).await.unwrap();
+    let wait_of = |health: &Health, task: &str| match health.task(task) {
+        Some(State::Waiting(wait)) if wait.on == Wait::Broker => wait.error.clone(),
+        _ => None,
+    };
+    let mut health = running.health();
+    let both = |health: &Health| wait_of(health, "one").is_some() && wait_of(health, "relay").is_some();
+    let seen = timeout(PATIENCE, health.wait_for(both)).await.unwrap().unwrap().clone();
+    assert_eq!(wait_of(&seen, "relay").as_deref(), Some("temporarily unable to publish: connection refused"));
+    assert!(!seen.is_good());
+    timeout(PATIENCE, running.has_applied(Position::new(6))).await.unwrap();
+    let stuck = |health: &Health| matches!(health.task("relay"), Some(State::Stuck { cause: Some(_), .. }));
+    timeout(PATIENCE, health.wait_for(stuck)).await.unwrap().unwrap();
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_an_app_reports_its_status() {
+    let (store, models) = (five_events().await, MemoryReadModel::with_value(Vec::new()));
+    let worker = Arc::new(Worker::new(Noting::named("one"), store, models).with_broker(Unreachable));
+    let (mut status, stop) = (worker.status(), CancellationToken::new());
+    assert_eq!(status.borrow().activity, Activity::Idle);
+    let task = tokio::spawn({
+        let (worker, stop) = (worker.clone(), stop.clone());
+        async move { worker.run(stop).await }
+    });
+    let on_broker = |status: &Status| status.wait().is_some_and(|wait| wait.on == Wait::Broker);
+    let line = timeout(PATIENCE, status.wait_for(on_broker)).await.unwrap().unwrap().to_string();
+    assert!(line.ends_with(": temporarily unable to subscribe: connection refused"), "{line}");
+    stop.cancel();
+    task.await.unwrap().unwrap();
+    assert_eq!(status.borrow().to_string(), "stopped");
 }

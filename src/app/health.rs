@@ -1,56 +1,189 @@
 //! The health of an app's tasks.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
 
-/// The state of each task, by the task's name.
+use chrono::{DateTime, Utc};
+
+use crate::id::Position;
+use crate::status::{Waiting, time};
+
+/// The state of each task, by the task's name, and the state of the log. `{}` displays it with one line for each task.
 ///
 /// # Examples
 /// ```
 /// use retell::app::{Health, State};
 ///
-/// /// Lists the failed tasks, for the answer to a readiness probe.
-/// fn failures(health: &Health) -> Vec<String> {
-///     let failure = |(task, state): (&str, &State)| match state {
-///         State::Failed { times, error } => Some(format!("{task} failed {times} times: {error}")),
-///         _ => None,
-///     };
-///     health.tasks().filter_map(failure).collect()
+/// /// Lists the tasks that need attention, for the answer to a readiness probe.
+/// fn problems(health: &Health) -> Vec<String> {
+///     let bad = health.tasks().filter(|(_, state)| !state.is_good());
+///     bad.map(|(task, state)| format!("{task}: {state}")).collect()
 /// }
 ///
-/// assert!(failures(&Health::default()).is_empty());
+/// assert!(problems(&Health::default()).is_empty());
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Health(BTreeMap<String, State>);
+#[non_exhaustive]
+pub struct Health {
+    tasks: BTreeMap<String, State>,
+    log: State,
+    sequencer: State,
+}
 
 impl Health {
-    /// Returns whether every task is running.
+    /// Returns whether every task makes progress, the log can be read, and each of its commits gets a position.
     pub fn is_good(&self) -> bool {
-        self.0.values().all(|state| *state == State::Running)
+        let own = [&self.log, &self.sequencer];
+        // A stopped task is good to have, but a program without it is not ready.
+        own.into_iter().chain(self.tasks.values()).all(|state| state.is_good() && *state != State::Stopped)
     }
 
-    /// Returns the name and state of each task.
+    /// Returns the name and state of each task: relays, projections, views, reactions and processes.
+    ///
+    /// A view whose readers see a generation that nothing keeps up to date is listed twice: by its name, and by the name of that generation
+    /// with the addition `(live)`.
     pub fn tasks(&self) -> impl Iterator<Item = (&str, &State)> {
-        self.0.iter().map(|(name, state)| (name.as_str(), state))
+        self.tasks.iter().map(|(name, state)| (name.as_str(), state))
     }
 
-    pub(super) fn set(&mut self, task: &str, state: State) {
-        self.0.insert(task.to_owned(), state);
+    /// Returns the state of the task called `name`.
+    pub fn task(&self, name: &str) -> Option<&State> {
+        self.tasks.get(name)
+    }
+
+    /// Returns whether the log can be read: [`State::Running`], or else [`State::Waiting`] for the database.
+    pub fn log(&self) -> &State {
+        &self.log
+    }
+
+    /// Returns whether commits get positions: [`State::Running`], or else [`State::Stuck`]. Always [`State::Running`] on SQLite and in
+    /// memory, where an append assigns its positions itself.
+    pub fn sequencer(&self) -> &State {
+        &self.sequencer
+    }
+
+    pub(super) fn new(tasks: BTreeMap<String, State>, log: State, sequencer: State) -> Self {
+        Self { tasks, log, sequencer }
     }
 }
 
-/// The state of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "log: {}\nsequencer: {}", self.log, self.sequencer)?;
+        self.tasks().try_for_each(|(name, state)| write!(f, "\n{name}: {state}"))
+    }
+}
+
+/// The state of a task. `{}` displays it on one line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// The task is running.
+    /// The task is running, and it has handled all events that were in the log a [beat](HealthOptions::with_beat) ago, or has not been behind
+    /// for longer than the [limit](HealthOptions::with_limit).
+    #[default]
     Running,
-    /// The task has failed and restarts after a delay.
+    /// The task waits. It is a problem if the wait has an error.
+    Waiting(Waiting),
+    /// The task makes progress, but has been behind the head of the log for longer than the [limit](HealthOptions::with_limit).
+    Behind {
+        /// The number of positions that the task is behind.
+        events: u64,
+        /// When it began to be behind.
+        since: DateTime<Utc>,
+    },
+    /// The task has not moved for longer than the [limit](HealthOptions::with_limit), although the log has more events.
+    Stuck {
+        /// The position of the task.
+        position: Position,
+        /// The head of the log.
+        head: Position,
+        /// When the task last moved, or the log grew beyond it.
+        since: DateTime<Utc>,
+        /// The last cause that was seen, if there was one.
+        cause: Option<String>,
+    },
+    /// The task has failed and restarts after a delay. The state changes back when the task has made progress or has run for a moment.
     Failed {
         /// The number of consecutive failures.
         times: u32,
-        /// The error of the last failure.
+        /// The error of the last failure, with its causes.
         error: String,
     },
     /// The task was told to stop and has ended.
     Stopped,
+}
+
+impl State {
+    /// Returns whether nothing needs attention: the task runs, has stopped, or waits without an error.
+    pub fn is_good(&self) -> bool {
+        match self {
+            Self::Running | Self::Stopped => true,
+            Self::Waiting(waiting) => waiting.error.is_none(),
+            Self::Behind { .. } | Self::Stuck { .. } | Self::Failed { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Waiting(waiting) => waiting.fmt(f),
+            Self::Behind { events, since } => write!(f, "behind by {events} events since {}", time(*since)),
+            Self::Stuck { position, head, since, cause } => {
+                write!(f, "stuck at position {position} since {}, the log is at {head}", time(*since))?;
+                cause.as_ref().map_or(Ok(()), |cause| write!(f, ": {cause}"))
+            }
+            Self::Failed { times, error } => write!(f, "failed {times} times: {error}"),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// Settings of the watch over the tasks of an app, which compares their positions with the head of the log.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use retell::app::HealthOptions;
+/// use retell::prelude::*;
+///
+/// // A projection that lags by ten seconds is a problem here.
+/// let options = HealthOptions::new().with_limit(Duration::from_secs(10)).with_beat(Duration::from_secs(1));
+/// let app = App::new(MemoryStore::new(), MemoryReadModel::new()).with_health(options);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthOptions {
+    pub(super) limit: Duration,
+    pub(super) beat: Duration,
+}
+
+impl HealthOptions {
+    /// Returns the defaults: a limit of 60 seconds, and a beat of 5 seconds.
+    pub fn new() -> Self {
+        Self { limit: Duration::from_mins(1), beat: Duration::from_secs(5) }
+    }
+
+    /// Reports a task as [`Stuck`](State::Stuck) or [`Behind`](State::Behind) after `limit`. The default is 60 seconds: longer than a
+    /// failover takes, and than an event that fails is retried in place.
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Reads the head of the log every `beat` (minimum 1 ms). The default is 5 seconds: one small query, and a problem is seen soon after the
+    /// limit.
+    pub fn with_beat(mut self, beat: Duration) -> Self {
+        self.beat = beat.max(Duration::from_millis(1));
+        self
+    }
+}
+
+impl Default for HealthOptions {
+    fn default() -> Self {
+        Self::new()
+    }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::carrier::Carrier;
+use crate::app::watch::Reports;
 use crate::error::Result;
 use crate::id::Position;
 use crate::process::Process;
@@ -17,12 +18,18 @@ use crate::store::model::deadlines::DeadlineStore;
 use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;
 use crate::worker::caught_up::CaughtUp;
+use crate::worker::job::ReadLive;
 
 /// A projection, view, reaction or process, together with its runner.
 pub(super) trait Part: Send + Sync {
     fn name(&self) -> &str;
 
     fn applied(&self) -> watch::Receiver<Position>;
+
+    fn reports(&self) -> Reports;
+
+    /// For a view: reads which generation its readers see.
+    fn live(&self) -> Option<ReadLive>;
 
     fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>>;
 
@@ -33,7 +40,7 @@ pub(super) trait Part: Send + Sync {
 
 /// Implements [`Part`] for a runner. The runners have the same methods, but do not share a trait.
 macro_rules! part {
-    ($runner:ty, $name:expr, where $($bounds:tt)*) => {
+    ($runner:ty, $name:expr, $live:expr, where $($bounds:tt)*) => {
         impl<P, M> Part for $runner
         where
             $($bounds)*
@@ -44,6 +51,14 @@ macro_rules! part {
 
             fn applied(&self) -> watch::Receiver<Position> {
                 self.applied()
+            }
+
+            fn reports(&self) -> Reports {
+                Reports { status: self.status(), position: self.applied() }
+            }
+
+            fn live(&self) -> Option<ReadLive> {
+                $live(self)
             }
 
             fn run(&self, stop: CancellationToken) -> BoxFuture<'_, Result<()>> {
@@ -68,5 +83,5 @@ macro_rules! part {
     };
 }
 
-part!(Worker<P, M>, Self::name, where P: Projection, M: ReadModel<Tx = P::Tx>);
-part!(ProcessManager<P, M>, |_| P::NAME, where P: Process, M: DeadlineStore + Clone);
+part!(Worker<P, M>, Self::name, Self::live, where P: Projection, M: ReadModel<Tx = P::Tx>);
+part!(ProcessManager<P, M>, |_| P::NAME, |_| None, where P: Process, M: DeadlineStore + Clone);

@@ -7,10 +7,11 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::app::health::Health;
+use crate::app::health::{Health, HealthOptions};
 use crate::app::part::Part;
-use crate::app::tasks::{Group, OnFailure, Task, Watcher};
+use crate::app::tasks::{Group, Task};
 use crate::app::waiting::{Goal, ReadCheckpoint, Waiting};
+use crate::app::watch::{OnFailure, Reports, Watcher};
 use crate::error::{ErrorKind, Result};
 use crate::id::Position;
 use crate::relay::Relay;
@@ -18,6 +19,7 @@ use crate::store::log::event_store::EventStore;
 use crate::store::log::token::Token;
 #[cfg(doc)]
 use crate::store::model::read_model::ReadModel;
+use crate::worker::job::ReadLive;
 
 /// The handle of an [`App`](crate::App) that has been started. Dropping it aborts the app's tasks.
 ///
@@ -41,6 +43,8 @@ pub struct Running {
     watcher: Watcher,
     workers: Group,
     relays: Group,
+    /// The watch over all tasks.
+    watch: Group,
     waiting: Waiting,
     grace: Duration,
 }
@@ -55,19 +59,21 @@ impl Running {
     pub(super) fn new(
         store: Arc<dyn EventStore>,
         checkpoint: ReadCheckpoint,
+        options: HealthOptions,
         on_failure: OnFailure,
         grace: Duration,
     ) -> Self {
         let waiting = Waiting::new(store.clone(), checkpoint);
-        let watcher = Watcher::new(on_failure);
-        Self { store, watcher, workers: Group::new(grace), relays: Group::new(grace), waiting, grace }
+        let watcher = Watcher::new(options, on_failure);
+        let [workers, relays, watch] = [Group::new(grace), Group::new(grace), Group::new(grace)];
+        Self { store, watcher, workers, relays, watch, waiting, grace }
     }
 
     /// Runs a part of the app in this process.
     pub(super) fn run(&mut self, part: &Arc<dyn Part>) {
         self.waiting.add(part.name(), Some(part.applied()));
         let runner = part.clone();
-        let task = Task::new(part.name(), move |stop| {
+        let task = Task::new(part.name(), part.reports(), move |stop| {
             let part = runner.clone();
             async move { part.run(stop).await }.boxed()
         });
@@ -81,14 +87,24 @@ impl Running {
 
     pub(super) fn relay(&mut self, name: &str, relay: Relay) {
         let relay = Arc::new(relay);
-        let task = Task::new(name, move |stop| {
+        let reports = Reports { status: relay.status(), position: relay.published() };
+        let task = Task::new(name, reports, move |stop| {
             let relay = relay.clone();
             async move { relay.run(stop).await }.boxed()
         });
         self.relays.spawn(task, &self.watcher);
     }
 
+    /// Compares the progress of all tasks with the head of the log from now on.
+    pub(super) fn watch(&mut self, views: Vec<(String, ReadLive)>) {
+        let (watcher, log) = (self.watcher.clone(), self.store.clone());
+        self.watch.spawn_watch(|stop| async move { watcher.watch(log, views, stop).await }.boxed());
+    }
+
     /// Returns a receiver of the state of each task, updated with every change.
+    ///
+    /// Each task reports what it waits for and why it fails. In addition, the app compares the position of each task with the head of the log,
+    /// as [`HealthOptions`] say, so a task that makes no progress is noticed even without an error.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.watcher.health()
     }
@@ -151,6 +167,7 @@ impl Running {
     pub async fn stop(mut self) -> Result<()> {
         let workers = self.workers.stop().await;
         let relays = self.relays.stop().await;
+        let watch = self.watch.stop().await;
         let closed = timeout(self.grace, self.store.close()).await.unwrap_or_else(|_| {
             Err(ErrorKind::TimedOut(format!(
                 "the log did not close within {:?}: a call on it has not returned",
@@ -158,6 +175,6 @@ impl Running {
             ))
             .into())
         });
-        workers.and(relays).and(closed)
+        workers.and(relays).and(watch).and(closed)
     }
 }

@@ -5,17 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::health::{Health, State};
+use crate::app::watch::{Reports, Watcher};
 use crate::backoff::delays;
 use crate::error::{Error, ErrorKind, Result};
 use crate::grace::within_grace;
-use crate::panics::{catch, catch_in};
-use crate::worker::parking::reason;
+use crate::panics::catch_in;
 
 /// The shortest and the longest wait before a failed task restarts.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -27,21 +25,23 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 /// The time to drop tasks at the end of their grace period.
 const TO_DROP: Duration = Duration::from_secs(1);
 
-/// Receives the name and the error of each task that fails.
-pub(super) type OnFailure = Arc<dyn Fn(&str, &Error) + Send + Sync>;
+/// A failed task counts as recovered after it has run this long, unless it has moved its position before.
+const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 
 /// A named task that runs until it is told to stop, and that can be restarted.
 pub(super) struct Task {
     name: String,
+    reports: Reports,
     run: Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<()>> + Send + Sync>,
 }
 
 impl Task {
     pub(super) fn new(
         name: &str,
+        reports: Reports,
         run: impl Fn(CancellationToken) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.to_owned(), run: Arc::new(run) }
+        Self { name: name.to_owned(), reports, run: Arc::new(run) }
     }
 
     /// Runs the task and restarts it after each failure, until it is told to stop. Then it has `grace` to end. Returns the error of a task that
@@ -50,18 +50,17 @@ impl Task {
         let (mut times, mut waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
         loop {
             let began = Instant::now();
-            let ended = within_grace(&stop, grace, self.run_once(stop.clone())).await;
+            let run = self.run_watched(stop.clone(), &watcher, times > 0);
+            let ended = within_grace(&stop, grace, run).await;
             let Err(error) = ended.unwrap_or_else(|| Err(dropped(&self.name, grace))) else {
-                watcher.set(&self.name, State::Stopped);
+                watcher.stopped(&self.name);
                 return Ok(());
             };
             if began.elapsed() >= HEALTHY_AFTER {
                 (times, waits) = (0, delays(FIRST_WAIT, LONGEST_WAIT));
             }
             times += 1;
-            // A callback that panics loses this report, and the task still restarts.
-            drop(catch(|| (watcher.on_failure)(&self.name, &error)));
-            watcher.set(&self.name, State::Failed { times, error: reason(&error) });
+            watcher.failed(&self.name, times, &error);
             if stop.is_cancelled() && matches!(error.kind(), ErrorKind::TimedOut(_)) {
                 return Err(error);
             }
@@ -69,7 +68,31 @@ impl Task {
             if stop.run_until_cancelled(wait).await.is_none() {
                 return Ok(());
             }
-            watcher.set(&self.name, State::Running);
+        }
+    }
+
+    /// Runs the task until it ends, and passes its reports on. A task that `has_failed` before counts as failed until it makes progress.
+    async fn run_watched(&self, stop: CancellationToken, watcher: &Watcher, mut has_failed: bool) -> Result<()> {
+        let Reports { mut status, mut position } = self.reports.clone();
+        position.mark_unchanged();
+        let mut run = std::pin::pin!(self.run_once(stop));
+        let mut next_look = Instant::now() + RECOVERED_AFTER;
+        loop {
+            tokio::select! {
+                ended = &mut run => return ended,
+                Ok(()) = status.changed() => watcher.refresh(),
+                Ok(()) = position.changed(), if has_failed => {
+                    has_failed = false;
+                    watcher.recovered(&self.name);
+                }
+                () = sleep_until(next_look), if has_failed => {
+                    next_look += RECOVERED_AFTER;
+                    if self.reports.is_running() {
+                        has_failed = false;
+                        watcher.recovered(&self.name);
+                    }
+                }
+            }
         }
     }
 
@@ -87,27 +110,6 @@ fn dropped(task: &str, grace: Duration) -> Error {
     ErrorKind::TimedOut(format!("{task} did not stop within {grace:?} and was dropped")).into()
 }
 
-/// Records the state of each task.
-#[derive(Clone)]
-pub(super) struct Watcher {
-    health: watch::Sender<Health>,
-    on_failure: OnFailure,
-}
-
-impl Watcher {
-    pub(super) fn new(on_failure: OnFailure) -> Self {
-        Self { health: watch::Sender::new(Health::default()), on_failure }
-    }
-
-    pub(super) fn health(&self) -> watch::Receiver<Health> {
-        self.health.subscribe()
-    }
-
-    fn set(&self, task: &str, state: State) {
-        self.health.send_modify(|health| health.set(task, state));
-    }
-}
-
 /// Tasks that stop together.
 pub(super) struct Group {
     tasks: JoinSet<Result<()>>,
@@ -121,8 +123,18 @@ impl Group {
         Self { tasks: JoinSet::new(), names: HashMap::new(), stop: CancellationToken::new(), grace }
     }
 
+    /// Runs `watch` until the group is told to stop.
+    pub(super) fn spawn_watch(&mut self, watch: impl FnOnce(CancellationToken) -> BoxFuture<'static, ()>) {
+        let watch = watch(self.stop.clone());
+        let spawned = self.tasks.spawn(async {
+            watch.await;
+            Ok(())
+        });
+        self.names.insert(spawned.id(), "the watch over the tasks".to_owned());
+    }
+
     pub(super) fn spawn(&mut self, task: Task, watcher: &Watcher) {
-        watcher.set(&task.name, State::Running);
+        watcher.add(&task.name, task.reports.clone());
         let name = task.name.clone();
         let spawned = self.tasks.spawn(task.supervise(self.stop.clone(), self.grace, watcher.clone()));
         self.names.insert(spawned.id(), name);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::{delays, retry_transient};
 use crate::broker::{Broker, DeadLetters};
 use crate::command::{CommandError, Context};
-use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::error::{BoxError, Error, ErrorKind, Result, reason};
 use crate::event::Envelope;
 use crate::grace::within_grace;
 use crate::id::{AggregateId, CorrelationId, Position, ProjectionName, StreamId, Version};
@@ -25,6 +25,7 @@ use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
 use crate::process::{CommandFailure, Process};
 use crate::projection::Projection;
 use crate::repository::Repository;
+use crate::status::{Status, Wait};
 use crate::store::log::append::Outcome;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
@@ -33,7 +34,6 @@ use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::worker::Worker;
 use crate::worker::caught_up::CaughtUp;
 use crate::worker::options::WorkerOptions;
-use crate::worker::parking::reason;
 
 /// Maximum number of processes handled concurrently: their appends share commits.
 const MAX_CONCURRENT: usize = 128;
@@ -127,6 +127,11 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         self.worker.applied()
     }
 
+    /// Watches whether the manager runs, what it waits for and the last error that it saw.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.worker.status()
+    }
+
     /// Follows the log and watches the deadlines until `stop` is cancelled; finishes work in progress first.
     ///
     /// # Errors
@@ -154,7 +159,9 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
             done
         };
         let (followed, watched) = futures::join!(follow, watch);
-        followed.and(watched)
+        let ended = followed.and(watched);
+        self.worker.reporter().ended(ended.as_ref().err());
+        ended
     }
 
     /// Takes the step of every event now in the log, sends the commands of these steps, and then handles the deadlines that have passed.
@@ -183,7 +190,10 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         let (name, now, never) = (ProjectionName::new(P::NAME)?, Utc::now(), CancellationToken::new());
         loop {
             let look = || self.models.due_deadlines(&name, now, DUE_PER_QUERY);
-            let due = retry_transient(&never, delays(FIRST_DELAY, self.look), look).await?;
+            let delays = delays(FIRST_DELAY, self.look)
+                .with_limit(Some(self.worker.catch_up_limit()))
+                .reporting(self.worker.reporter(), Wait::Deadlines);
+            let due = retry_transient(&never, delays, look).await?;
             let is_last = due.len() < DUE_PER_QUERY;
             stream::iter(due).for_each_concurrent(MAX_CONCURRENT, |deadline| self.pass(&name, deadline)).await;
             if is_last {
@@ -196,11 +206,15 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         while !stop.is_cancelled() {
             let full = match self.models.due_deadlines(name, Utc::now(), DUE_PER_QUERY).await {
                 Ok(due) => {
+                    self.worker.reporter().done(Wait::Deadlines);
                     let full = due.len() == DUE_PER_QUERY;
                     stream::iter(due).for_each_concurrent(MAX_CONCURRENT, |deadline| self.pass(name, deadline)).await;
                     full
                 }
-                Err(error) if error.is_outage() => false,
+                Err(error) if error.is_outage() => {
+                    self.worker.reporter().waits_after(Wait::Deadlines, reason(&error));
+                    false
+                }
                 Err(error) => return Err(error),
             };
             if !full {
@@ -222,6 +236,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
             self.models.settle_deadlines(name, &changes).await
         };
         if let Err(error) = passed.await {
+            self.worker.reporter().saw(&error);
             let wait = Duration::from_secs(MAX_DELAY_SECS.min(1 << deadline.attempts.min(16)).into());
             drop(self.models.postpone_deadline(name, deadline.id, Utc::now() + wait, &reason(&error)).await);
         }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::backoff::{delays, retry_transient};
 use crate::error::Result;
 use crate::id::Fence;
+use crate::status::{Reporter, Wait};
 use crate::store::log::relay::RelayStore;
 
 /// The first wait after a failed request about the lease.
@@ -24,11 +25,12 @@ pub(super) struct Lease {
     /// The end of the lease by this process's monotonic clock. It counts from before the request, so it is never later than the end in the
     /// store.
     until: Mutex<Instant>,
+    reporter: Reporter,
 }
 
 impl Lease {
-    pub(super) fn new(store: Arc<dyn RelayStore>, name: String, length: Duration) -> Self {
-        Self { store, name, holder: Uuid::now_v7(), length, until: Mutex::new(Instant::now()) }
+    pub(super) fn new(store: Arc<dyn RelayStore>, name: String, length: Duration, reporter: Reporter) -> Self {
+        Self { store, name, holder: Uuid::now_v7(), length, until: Mutex::new(Instant::now()), reporter }
     }
 
     /// Acquires or renews the lease. Returns `None` while another relay holds it.
@@ -67,7 +69,7 @@ impl Lease {
     /// Retries `attempt` until the store answers. The caller sets the time limit.
     async fn retry<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
         // With jitter, a wait is at most twice as long: a tenth of the lease's length has time for at least two attempts.
-        let delays = delays(FIRST_DELAY, self.length / 50);
+        let delays = delays(FIRST_DELAY, self.length / 50).reporting(&self.reporter, Wait::Database);
         retry_transient(&CancellationToken::new(), delays, attempt).await
     }
 

@@ -7,16 +7,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Delays;
 use crate::broker::frame::Frame;
 use crate::broker::{Announcer, Confirm, Publisher};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, reason};
 use crate::event::RecordedEvent;
-use crate::id::Fence;
 use crate::id::mark::Mark;
+use crate::id::{Fence, Position};
 use crate::panics::catch_in;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
+use crate::status::{Reporter, Wait};
 use crate::store::log::mark::remembered_by;
 use crate::store::log::query::{Filter, PAGE_BYTES};
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -31,7 +33,17 @@ pub(super) struct Route {
     pub(super) reader: Arc<dyn EventReader>,
     pub(super) outlet: Outlet,
     pub(super) unroutable: watch::Sender<u64>,
+    /// The position up to which the broker has confirmed the log.
+    pub(super) published: watch::Sender<Position>,
+    pub(super) reporter: Reporter,
     pub(super) options: RelayOptions,
+}
+
+impl Route {
+    /// Returns the waits between attempts at a call to the store.
+    pub(super) fn delays(&self) -> Delays {
+        self.options.delays().reporting(&self.reporter, Wait::Database)
+    }
 }
 
 /// The form in which a relay publishes events, and the broker's side for it.
@@ -78,6 +90,8 @@ impl<'r> Publishing<'r> {
         start: Mark,
         stop: &'r CancellationToken,
     ) -> Self {
+        route.published.send_replace(start.position);
+        route.reporter.runs();
         let sender = Sender { route, leadership, stop };
         Self { sender, progress: Progress { sender, confirmed: start, stored: start, stored_at: Instant::now() } }
     }
@@ -93,6 +107,7 @@ impl<'r> Publishing<'r> {
                     if self.progress.confirmed != before {
                         delays = options.delays();
                     }
+                    self.sender.route.reporter.waits_after(Wait::Broker, reason(&error));
                     delays.pause_for(&error, self.sender.stop).await;
                 }
                 Err(halt) => return halt,
@@ -160,7 +175,7 @@ impl Sender<'_> {
 
     async fn retry<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T, Halt> {
         let lease = self.leadership.map(|leadership| leadership.lease);
-        retry(self.stop, self.route.options.delays(), lease, attempt).await
+        retry(self.stop, self.route.delays(), lease, attempt).await
     }
 
     async fn read(&self, after: Mark, limit: usize) -> Result<Batch, Halt> {
@@ -237,6 +252,8 @@ impl Progress<'_> {
                         route.unroutable.send_modify(|sum| *sum += unroutable);
                     }
                     self.confirmed = through;
+                    route.published.send_replace(through.position);
+                    route.reporter.done(Wait::Broker);
                     if Instant::now() >= due {
                         self.store().await?;
                     }

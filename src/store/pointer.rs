@@ -57,6 +57,7 @@ forward! {
         async fn read(&self, query: Query<'_>) -> Result<Page>;
         async fn head(&self) -> Result<Position>;
         async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
+        async fn unsequenced(&self) -> Result<u64>;
         fn watch_head(&self) -> watch::Receiver<Position>;
     }
 }

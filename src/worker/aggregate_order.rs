@@ -129,9 +129,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         let (models, name) = (&self.job.models, &self.name);
         let seen = match retry_transient(&self.stop, self.delays(), || models.seen(name, &streams)).await {
             Ok(seen) => seen,
-            // The worker is stopped.
-            Err(error) if error.is_outage() => return Ok(false),
-            Err(error) => return Err(error),
+            Err(error) => return self.unless_stopped(error).map(|()| false),
         };
         events.retain(|event| seen.get(&event.stream).is_none_or(|seen| event.version > *seen));
         if !self.apply_timed(events).await? {
@@ -144,7 +142,11 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
                 Ok(true)
             }
             // The next sweep will do.
-            Err(error) if error.is_outage() => Ok(false),
+            Err(error) if error.is_outage() => {
+                self.job.reporter.saw(&error);
+                self.unstored = Some(error);
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -288,7 +290,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
 
     /// Runs a transaction, retried until the store takes it.
     async fn transact(&mut self, streams: Vec<StreamId>, turn: impl Fn(Arc<Attempt<P>>) -> Turn<P::Tx>) -> Attempted {
-        let mut attempts = Attempts::new(&self.job.options);
+        let mut attempts = Attempts::new(&self.job.options, self.delays());
         loop {
             let attempt = Attempt::of(self);
             let done = self.job.models.turn(&self.name, streams.clone(), turn(attempt.clone())).await;

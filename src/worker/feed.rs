@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Broker, Consumer, Delivery, DeliveryTag, SubscriptionMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason};
 use crate::id::{Position, ProjectionName};
+use crate::status::{Reporter, Wait};
 use crate::worker::options::WorkerOptions;
 
 /// A worker's way to the broker, which may be unreachable at any time.
@@ -27,6 +28,7 @@ pub(super) struct Feed {
     /// Whether there ever was a consumer.
     has_consumed: bool,
     grown: watch::Receiver<Position>,
+    reporter: Reporter,
     stop: CancellationToken,
 }
 
@@ -47,10 +49,11 @@ impl Feed {
         mode: SubscriptionMode,
         options: WorkerOptions,
         grown: watch::Receiver<Position>,
+        reporter: Reporter,
         stop: CancellationToken,
     ) -> Self {
         let (subscribing, consumer, has_consumed) = (None, None, false);
-        Self { broker, projection, mode, options, subscribing, consumer, has_consumed, grown, stop }
+        Self { broker, projection, mode, options, subscribing, consumer, has_consumed, grown, reporter, stop }
     }
 
     /// Begins to subscribe, unless there is a consumer or one is on its way.
@@ -71,25 +74,31 @@ impl Feed {
             biased;
             () = self.stop.cancelled() => Ok(Next::Nothing),
             received = next(self.consumer.as_mut(), limit), if has_broker => {
-                let Ok(deliveries) = received else {
-                    // The broker is gone; the store is not. Until it is back, every sweep tries again.
-                    self.consumer = None;
-                    return Ok(Next::ReadLog);
-                };
-                Ok(Next::Messages(self.gather(deliveries).await))
+                match received {
+                    Ok(deliveries) => Ok(Next::Messages(self.gather(deliveries).await)),
+                    Err(error) => {
+                        // The broker is gone; the store is not. Until it is back, every sweep tries again.
+                        self.lose(&error);
+                        Ok(Next::ReadLog)
+                    }
+                }
             }
             subscribed = subscribed(self.subscribing.as_mut()) => {
                 self.subscribing = None;
                 match subscribed {
                     Ok(consumer) => {
                         (self.consumer, self.has_consumed) = (Some(consumer), true);
+                        self.reporter.done(Wait::Broker);
                         // Read events that were published before the queue existed.
                         Ok(Next::ReadLog)
                     }
                     // A set-up that is refused from the start is a mistake. Later, whatever is wrong with the broker must not stop the
                     // projection.
                     Err(error) if !error.is_transient() && !self.has_consumed => Err(error),
-                    Err(_) => Ok(Next::Nothing),
+                    Err(error) => {
+                        self.lose(&error);
+                        Ok(Next::Nothing)
+                    }
                 }
             }
             Ok(()) = self.grown.changed(), if !has_broker => {
@@ -121,11 +130,13 @@ impl Feed {
                 biased;
                 () = self.stop.cancelled() => return deliveries,
                 more = next(self.consumer.as_mut(), room) => {
-                    let Ok(more) = more else {
-                        self.consumer = None;
-                        return deliveries;
-                    };
-                    deliveries.extend(more);
+                    match more {
+                        Ok(more) => deliveries.extend(more),
+                        Err(error) => {
+                            self.lose(&error);
+                            return deliveries;
+                        }
+                    }
                 }
                 () = tokio::time::sleep_until(end) => return deliveries,
             }
@@ -139,20 +150,27 @@ impl Feed {
     }
 
     pub(super) async fn reject(&mut self, delivery: Delivery, junk: &Error) {
+        self.reporter.saw(junk);
         if let Some(consumer) = &mut self.consumer
-            && consumer.reject(delivery, &format!("{junk:#}")).await.is_err()
+            && let Err(error) = consumer.reject(delivery, &format!("{junk:#}")).await
         {
-            self.consumer = None;
+            self.lose(&error);
         }
     }
 
     /// Acknowledges everything up to a message. If the acknowledgement is lost, the messages arrive again and are dropped.
     pub(super) async fn acknowledge(&mut self, tag: DeliveryTag) {
         if let Some(consumer) = &mut self.consumer
-            && consumer.ack_through(tag).await.is_err()
+            && let Err(error) = consumer.ack_through(tag).await
         {
-            self.consumer = None;
+            self.lose(&error);
         }
+    }
+
+    /// Drops the consumer, if there is one, after the broker has failed. The next sweep subscribes again.
+    fn lose(&mut self, error: &Error) {
+        self.consumer = None;
+        self.reporter.waits_after(Wait::Broker, reason(error));
     }
 
     /// Returns messages that are not acknowledged to the queue. The next sweep subscribes again.

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::Position;
 use crate::id::mark::Mark;
+use crate::id::{Position, ProjectionName};
 use crate::panics::catch_in;
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
+use crate::status::{Reporter, Wait};
 use crate::store::log::reader::EventReader;
 use crate::store::model::read_model::Work;
 use crate::worker::options::WorkerOptions;
@@ -28,7 +29,13 @@ pub(super) struct Job<P: Projection, M> {
     pub(super) options: WorkerOptions,
     pub(super) applied: watch::Sender<Position>,
     pub(super) reacting: Option<Reacting>,
+    pub(super) reporter: Reporter,
+    /// For a view: reads which generation its readers see, and its checkpoint.
+    pub(super) live: Option<ReadLive>,
 }
+
+/// Reads which generation the readers of a view see, and its checkpoint.
+pub(crate) type ReadLive = Arc<dyn Fn() -> BoxFuture<'static, Result<(ProjectionName, Position)>> + Send + Sync>;
 
 /// The rules of a reaction's worker: where it begins, how fast it may be, and how many events share a transaction.
 pub(super) struct Reacting {
@@ -74,6 +81,10 @@ impl<P: Projection, M> Job<P, M> {
     /// Waits until the rate allows the next event. Returns whether to continue: a reaction's worker that is stopped need not finish a batch.
     pub(super) async fn may_go_on(&self, stop: &CancellationToken) -> bool {
         let Some(reacting) = &self.reacting else { return true };
+        if reacting.rate.ready().now_or_never().is_some() {
+            return !stop.is_cancelled();
+        }
+        self.reporter.waits(Wait::Rate);
         tokio::select! {
             biased;
             () = stop.cancelled() => false,

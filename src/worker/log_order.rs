@@ -19,6 +19,7 @@ use crate::event::{Envelope, RecordedEvent};
 use crate::id::mark::Mark;
 use crate::id::{Position, Version};
 use crate::projection::Projection;
+use crate::status::Wait;
 use crate::store::log::query::{Filter, Page};
 use crate::store::model::parking::{Parked, Parking, ParkingChange, Step};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -181,7 +182,11 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
             }
             Err(error) if has_moved(&error) => self.reload().await.map(|()| false),
             // The next time will do.
-            Err(error) if error.is_outage() => Ok(false),
+            Err(error) if error.is_outage() => {
+                self.job.reporter.saw(&error);
+                self.unstored = Some(error);
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -248,7 +253,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
 
     /// Commits one transaction, retried until the store takes it.
     async fn commit(&mut self, events: &[&RecordedEvent], to: Mark, parking: &[ParkingChange]) -> Result<Outcome> {
-        let mut attempts = Attempts::new(&self.job.options);
+        let mut attempts = Attempts::new(&self.job.options, self.delays());
         loop {
             if !events.is_empty() && !self.job.may_go_on(&self.stop).await {
                 return Ok(Outcome::Interrupted);
@@ -264,6 +269,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
                 Ok(()) => {
                     self.order.stored = to;
                     self.order.standby = self.job.options.standby();
+                    self.job.reporter.done(Wait::Standby);
                     self.parked.take(changes, parking);
                     self.reach(to);
                     return Ok(Outcome::Committed);
@@ -271,6 +277,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
                 Err(error) if has_moved(&error) => {
                     // Another worker of this projection was faster, and nothing of this batch was kept. Back off before continuing from its
                     // checkpoint: every lost race is a batch read and decoded for nothing.
+                    self.job.reporter.waits(Wait::Standby);
                     self.order.standby.pause(&self.stop).await;
                     self.reload().await?;
                     return Ok(Outcome::Interrupted);

@@ -13,7 +13,7 @@ mod aggregate_order;
 pub(crate) mod caught_up;
 mod feed;
 mod gate;
-mod job;
+pub(crate) mod job;
 mod log_order;
 pub(crate) mod options;
 mod pace;
@@ -37,12 +37,13 @@ use crate::panics::catch_in;
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
 use crate::reaction::{Reaction, ReactionProjection, StartFrom};
+use crate::status::{Reporter, Status};
 use crate::store::log::reader::EventReader;
 use crate::store::model::read_model::ReadModel;
-use crate::store::model::views::ViewStore;
+use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
 use crate::view::fold::ViewProjection;
-use crate::worker::job::{Job, Reacting};
+use crate::worker::job::{Job, Reacting, ReadLive};
 use crate::worker::runner::Runner;
 
 pub use caught_up::CaughtUp;
@@ -131,6 +132,8 @@ where
             options: WorkerOptions::new(),
             applied: watch::Sender::new(Position::ZERO),
             reacting: None,
+            reporter: Reporter::default(),
+            live: None,
         };
         Self { job, order: EventOrder::Log }
     }
@@ -163,6 +166,23 @@ where
         self.job.applied.subscribe()
     }
 
+    /// Watches whether the worker runs, what it waits for and the last error that it saw.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.job.reporter.status()
+    }
+
+    pub(crate) fn catch_up_limit(&self) -> std::time::Duration {
+        self.job.options.catch_up_limit
+    }
+
+    pub(crate) fn live(&self) -> Option<ReadLive> {
+        self.job.live.clone()
+    }
+
+    pub(crate) fn reporter(&self) -> &Reporter {
+        &self.job.reporter
+    }
+
     /// Applies events until stopped; finishes and acknowledges the batch in progress first, within the [grace
     /// period](WorkerOptions::with_grace).
     ///
@@ -189,7 +209,7 @@ where
                 EventOrder::Aggregate => Runner::in_aggregate_order(&self.job, stop.clone())?.run().boxed().await,
             }
         };
-        self.stopping_within_grace(&stop, run).await
+        self.stopping_within_grace(&stop, self.job.reporter.track(run)).await
     }
 
     async fn stopping_within_grace<T>(
@@ -228,8 +248,8 @@ where
     /// running, and for tests: it reads the store only, so it needs neither a broker nor a task to stop.
     ///
     /// An event that fails has its aggregate parked as in [`run`](Self::run), and the result lists what is parked. Parked aggregates whose retry
-    /// is due are retried. An outage ends after [`ParkingOptions::with_longest_outage`]. A store that is unreachable is retried without a limit:
-    /// put the call into `tokio::time::timeout` to set one.
+    /// is due are retried. An outage ends after [`ParkingOptions::with_longest_outage`]. A database that is unreachable is retried for at most
+    /// [`WorkerOptions::with_catch_up_limit`], and then its error is returned.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -279,7 +299,8 @@ where
     /// ```
     pub async fn catch_up(&self) -> Result<CaughtUp> {
         let never = CancellationToken::new();
-        let head = retry_transient(&never, self.job.options.delays(), || self.job.reader.head()).await?;
+        let delays = self.job.options.delays().with_limit(Some(self.job.options.catch_up_limit));
+        let head = retry_transient(&never, delays, || self.job.reader.head()).await?;
         self.catch_up_to(head, never).await
     }
 
@@ -293,7 +314,7 @@ where
                 }
             }
         };
-        self.stopping_within_grace(&stop, run).await
+        self.stopping_within_grace(&stop, self.job.reporter.track(run)).await
     }
 }
 
@@ -304,7 +325,20 @@ where
 {
     /// Creates a worker that keeps a view's rows. Reads the store only, as [`new`](Self::new).
     pub fn view(view: V, reader: impl EventReader, models: M) -> Self {
-        Self::new(ViewProjection::new(view, models.clone()), reader, models)
+        let (name, kept) = (view.name().to_owned(), models.clone());
+        let live = move || {
+            let (name, models) = (name.clone(), kept.clone());
+            async move {
+                let view = ViewId::new(&name, ViewId::FIRST)?;
+                let live = ViewId::new(&name, models.live_generation(view.view()).await?)?;
+                let position = models.checkpoint(live.projection()).await?;
+                Ok((live.projection().clone(), position))
+            }
+            .boxed()
+        };
+        let mut worker = Self::new(ViewProjection::new(view, models.clone()), reader, models);
+        worker.job.live = Some(Arc::new(live));
+        worker
     }
 }
 

@@ -34,6 +34,7 @@ pub struct WorkerOptions {
     pub(super) batch_time: Duration,
     pub(super) longest_call: Duration,
     pub(super) grace: Duration,
+    pub(super) catch_up_limit: Duration,
     pub(super) parking: ParkingOptions,
 }
 
@@ -52,6 +53,7 @@ impl WorkerOptions {
             batch_time: Duration::from_secs(10),
             longest_call: Duration::from_secs(20),
             grace: Duration::from_secs(30),
+            catch_up_limit: Duration::from_secs(30),
             parking: ParkingOptions::new(),
         }
     }
@@ -111,6 +113,15 @@ impl WorkerOptions {
     /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut).
     pub fn with_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Lets [`catch_up`](crate::Worker::catch_up) return the error of a database that has been unreachable for `limit`. The default is 30
+    /// seconds: longer than a server takes to restart, and short enough for a job that a scheduler repeats.
+    ///
+    /// [`run`](crate::Worker::run) has no such limit, because it continues when the database is back.
+    pub fn with_catch_up_limit(mut self, limit: Duration) -> Self {
+        self.catch_up_limit = limit;
         self
     }
 

@@ -8,13 +8,10 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use crate::backoff::delays;
-use crate::error::Error;
+use crate::error::{Error, reason};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
 use crate::store::model::parking::{Parked, ParkedState, Parking, ParkingChange};
-
-/// Characters that are stored of an error.
-const REASON_CHARS: usize = 1_000;
 
 /// How a worker parks aggregates and retries them; part of [`WorkerOptions`](crate::WorkerOptions).
 ///
@@ -122,11 +119,6 @@ impl Default for ParkingOptions {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Returns an error and its causes as one text that every database takes.
-pub(crate) fn reason(error: &Error) -> String {
-    format!("{error:#}").replace('\0', "\u{fffd}").chars().take(REASON_CHARS).collect()
 }
 
 /// Returns a parked aggregate with `event` as the first of its events that is not applied.
@@ -265,15 +257,6 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
-
-    #[test]
-    fn a_reason_is_text_of_bounded_length_that_every_database_takes() {
-        let error = Error::with_source(ErrorKind::Backend("x\0y".into()), "ü".repeat(5_000));
-        let reason = reason(&error);
-        assert_eq!(reason.chars().count(), REASON_CHARS);
-        assert!(reason.starts_with("cannot x\u{fffd}y: üü"), "{reason}");
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_breaker_opens_for_a_bounded_time_and_resets_on_success() {

@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{Delays, retry_transient};
 use crate::broker::{DeadLetter, Delivery, SubscriptionMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, reason};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::panics::catch_in;
 use crate::projection::Projection;
+use crate::status::Wait;
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -51,6 +52,10 @@ pub(super) struct Runner<'w, P: Projection, M, O> {
     pace: Pace,
     pub(super) feed: Feed,
     pub(super) stop: CancellationToken,
+    /// How long a database may be unreachable, for a run that only catches up.
+    limit: Option<Duration>,
+    /// The error of the last attempt to store the position, until it is looked at.
+    pub(super) unstored: Option<Error>,
 }
 
 /// Events that are applied together, if possible.
@@ -132,9 +137,11 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
             failed: Vec::new(),
             breaker: Breaker::new(),
             pace: Pace::new(job.options.batch_time),
-            feed: Feed::new(broker, name.clone(), mode, job.options, grown, stop.clone()),
+            feed: Feed::new(broker, name.clone(), mode, job.options, grown, job.reporter.clone(), stop.clone()),
             name,
             stop,
+            limit: None,
+            unstored: None,
         })
     }
 
@@ -161,9 +168,14 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
         remembered_by(error, || format!("projection {}", self.name), remedy)
     }
 
-    /// Returns the waits between attempts.
+    /// Returns the waits between attempts at a call to a database.
     pub(super) fn delays(&self) -> Delays {
-        self.job.options.delays()
+        self.job.options.delays().with_limit(self.limit).reporting(&self.job.reporter, Wait::Database)
+    }
+
+    /// Takes a transient error that ends a loop of attempts for the end of the run, if the worker is stopped.
+    pub(super) fn unless_stopped(&self, failed: Error) -> Result<()> {
+        if failed.is_outage() && self.stop.is_cancelled() { Ok(()) } else { Err(failed) }
     }
 }
 
@@ -182,6 +194,7 @@ where
 
     async fn run_to_stop(mut self) -> Result<()> {
         self.start().await?;
+        self.job.reporter.runs();
         self.feed.subscribe();
         self.read_log(None).await?;
         while !self.stop.is_cancelled() {
@@ -192,13 +205,23 @@ where
 
     /// Runs until everything up to `to` is applied and stored, or the worker is stopped.
     pub(super) async fn catch_up(mut self, to: Position) -> Result<CaughtUp> {
+        self.limit = Some(self.job.options.catch_up_limit);
         self.start().await?;
+        self.job.reporter.runs();
         let mut delays = self.delays();
         loop {
             self.read_log(Some(to)).await?;
             let is_stored = !self.stop.is_cancelled() && self.store_applied().await?;
-            // If not, another worker was faster, or a replica does not show everything yet.
-            if is_stored && self.applied.position >= to || !delays.pause(&self.stop).await {
+            if is_stored && self.applied.position >= to {
+                break;
+            }
+            // Another worker was faster, a replica does not show everything yet, or the database has failed.
+            if let Some(failed) = self.unstored.take() {
+                delays.pause_after(failed, &self.stop).await.or_else(|failed| self.unless_stopped(failed))?;
+            } else {
+                delays.pause(&self.stop).await;
+            }
+            if self.stop.is_cancelled() {
                 break;
             }
         }
@@ -210,11 +233,8 @@ where
     async fn start(&mut self) -> Result<()> {
         let mut delays = self.delays();
         while let Err(failed) = self.try_start().await {
-            if !failed.is_outage() {
-                return Err(failed);
-            }
-            if !delays.pause_for(&failed, &self.stop).await {
-                break;
+            if let Err(failed) = delays.pause_after(failed, &self.stop).await {
+                return self.unless_stopped(failed);
             }
         }
         Ok(())
@@ -235,6 +255,7 @@ where
     /// Waits for messages, the log's signal or time, whichever comes first, and handles it.
     async fn step(&mut self) -> Result<()> {
         self.retry_parked().await?;
+        self.job.reporter.done(Wait::Rate);
         let rest = self.parked.rest().unwrap_or(Duration::MAX).min(self.idle());
         match self.feed.next(rest).await? {
             Next::Messages(deliveries) => self.receive(deliveries).await,
@@ -263,8 +284,6 @@ where
                 _ => {
                     match retry_transient(&self.stop, self.delays(), || reader.read_all(after, limit, &filter)).await {
                         Ok(page) => page,
-                        // The worker is stopped.
-                        Err(error) if error.is_outage() => return Ok(()),
                         Err(error) if error.is_history_changed() => {
                             // The log and the read model may have been restored together. Then the stored place is in the log.
                             self.return_to_stored().await?;
@@ -273,7 +292,7 @@ where
                             }
                             continue;
                         }
-                        Err(error) => return Err(error),
+                        Err(error) => return self.unless_stopped(error),
                     }
                 }
             };
@@ -298,12 +317,17 @@ where
     /// Applies a batch that ends at `through`. During an outage it tries again until that is over. Returns whether every event is applied or
     /// parked; if not, another worker was faster or the worker is stopped.
     pub(super) async fn apply(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
-        let (groups, mut delays) = (self.groups(events), self.delays());
+        let (groups, mut delays) = (self.groups(events), self.job.options.delays());
         loop {
             match self.pass(&groups, through).await? {
-                Pass::Through => return Ok(true),
+                Pass::Through => {
+                    self.job.reporter.done(Wait::Outage);
+                    return Ok(true);
+                }
                 Pass::Interrupted => return Ok(false),
                 Pass::Outage => {
+                    let cause = self.failed.last().map(|parked| parked.error.clone()).unwrap_or_default();
+                    self.job.reporter.waits_after(Wait::Outage, cause);
                     if !delays.pause(&self.stop).await {
                         return Ok(false);
                     }
@@ -394,6 +418,9 @@ where
                 Outcome::Unread(error) => error.is_transient(),
                 Outcome::Committed | Outcome::Interrupted => false,
             };
+            if let Outcome::Failed(error) | Outcome::Unread(error) = &outcome {
+                self.job.reporter.saw(error);
+            }
             if !may_pass || retries == 0 {
                 return Ok((outcome, report));
             }
@@ -414,7 +441,7 @@ where
             match self.job.models.parking(&self.name).await {
                 Ok(parking) => self.take_parked(parking).await?,
                 // The next look will do.
-                Err(error) if error.is_outage() => {}
+                Err(error) if error.is_outage() => self.job.reporter.saw(&error),
                 Err(error) => return Err(error),
             }
             // With many parked aggregates a look takes long: it never takes more than a small part of the time.
@@ -476,7 +503,17 @@ where
         if options.is_spent(parked.attempts) {
             let letter = DeadLetter::new(self.name.clone(), event.clone(), parked.error.clone(), parked.attempts);
             let is_sent = match &self.job.dead_letters {
-                Some(dead_letters) => matches!(catch_in(dead_letters.add(&letter)).await, Ok(Ok(()))),
+                Some(dead_letters) => {
+                    let sent = catch_in(dead_letters.add(&letter)).await;
+                    let sent = sent.unwrap_or_else(|panicked| {
+                        Err(Error::with_source(ErrorKind::Panicked("send a dead letter".into()), panicked))
+                    });
+                    match &sent {
+                        Ok(()) => self.job.reporter.done(Wait::DeadLetters),
+                        Err(error) => self.job.reporter.waits_after(Wait::DeadLetters, reason(error)),
+                    }
+                    sent.is_ok()
+                }
                 None => true,
             };
             parked.state = if is_sent { ParkedState::Dead } else { parked.state };

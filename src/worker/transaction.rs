@@ -86,8 +86,8 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(options: &WorkerOptions) -> Self {
-        Self { delays: options.delays(), blamed: 0, retries: options.retries, is_lost: false }
+    pub(super) fn new(options: &WorkerOptions, delays: Delays) -> Self {
+        Self { delays, blamed: 0, retries: options.retries, is_lost: false }
     }
 
     /// Waits after an attempt that failed, whose handler took `took`. Returns `None` if the transaction must be retried.
@@ -120,7 +120,11 @@ impl Attempts {
             }
             self.is_lost = true;
         }
-        Ok(if self.delays.pause_for(&failed, stop).await { None } else { Some(Outcome::Interrupted) })
+        match self.delays.pause_after(failed, stop).await {
+            Ok(()) => Ok(None),
+            Err(_) if stop.is_cancelled() => Ok(Some(Outcome::Interrupted)),
+            Err(failed) => Err(failed),
+        }
     }
 }
 

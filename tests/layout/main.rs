@@ -62,9 +62,10 @@ impl Source {
 }
 
 /// Each module may import from itself and from the modules before it.
-const ORDER: [&[&str]; 12] = [
+const ORDER: [&[&str]; 13] = [
     &["id"],
     &["error"],
+    &["status"],
     &["codec", "claim", "backoff", "grace", "panics"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],

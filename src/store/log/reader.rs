@@ -57,6 +57,16 @@ pub trait EventReader: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
 
+    /// Returns the number of commits that are visible and have no position yet. If it stays above zero, nothing reads the end of the log.
+    ///
+    /// The default is zero, for stores whose appends assign their positions themselves.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn unsequenced(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Returns a receiver that is notified when the log grows. It may miss appends of other processes, so also poll at a longer interval.
     fn watch_head(&self) -> watch::Receiver<Position>;
 }

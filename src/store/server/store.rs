@@ -33,6 +33,10 @@ macro_rules! log_ports {
                     self.reader.position_of(commit).await
                 }
 
+                async fn unsequenced(&self) -> Result<u64> {
+                    self.reader.unsequenced().await
+                }
+
                 fn watch_head(&self) -> watch::Receiver<Position> {
                     self.writer.watch_head()
                 }

@@ -101,6 +101,12 @@ impl Reader {
         from_sql(head, "position").map(Position::new)
     }
 
+    pub(crate) async fn unsequenced(&self) -> Result<u64> {
+        let failed = |error| classify(error, "count the commits without a position");
+        let (commits,): (i64,) = self.connections.one(sqlx::query_as(UNSEQUENCED)).await.map_err(failed)?;
+        from_sql(commits, "count")
+    }
+
     pub(crate) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
         if commit == CommitId::ZERO {
             return Ok(Some(Position::ZERO));
@@ -241,6 +247,8 @@ const SNAPSHOT: &str = "
     WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND fingerprint = ?";
 
 const HEAD: &str = "SELECT position FROM retell_head WHERE id = 1";
+
+const UNSEQUENCED: &str = "SELECT COUNT(*) FROM retell_commits";
 
 /// Binds: ordinal in the commit, commit.
 const POSITION_OF: &str = "

@@ -97,6 +97,15 @@ impl Reader {
         from_sql(head.map_or(0, |(head,)| head), "position").map(Position::new)
     }
 
+    pub(crate) async fn unsequenced(&self) -> Result<u64> {
+        let (commits,): (i64,) = self
+            .connections
+            .one(sqlx::query_as(self.schema.sql(UNSEQUENCED)))
+            .await
+            .map_err(|error| classify(error, "count the commits without a position"))?;
+        from_sql(commits, "count")
+    }
+
     pub(crate) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
         if commit == CommitId::ZERO {
             return Ok(Some(Position::ZERO));
@@ -246,6 +255,9 @@ const SEQUENCE: &str = "
     SELECT CASE current_setting('transaction_read_only') WHEN 'on' THEN -1 ELSE {schema}.sequence_commits() END";
 
 const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1";
+
+const UNSEQUENCED: &str = "
+    SELECT count(*) FROM {schema}.lanes l JOIN {schema}.commits c ON c.lane = l.lane AND c.commit_id > l.sequenced";
 
 /// Binds: commit, ordinal in it.
 const POSITION_OF: &str = "SELECT first_position + $2 - 1 FROM {schema}.log WHERE commit_id = $1";

@@ -1,0 +1,285 @@
+//! Watches the tasks of an app: combines what they report with their positions and the head of the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::health::{Health, HealthOptions, State};
+use crate::error::{Error, ErrorKind, Result, reason};
+use crate::id::Position;
+use crate::panics::catch;
+use crate::status::{Activity, Status, Wait, Waiting};
+use crate::store::log::reader::EventReader;
+use crate::worker::job::ReadLive;
+
+/// Receives the name and the error of each task that fails.
+pub(super) type OnFailure = Arc<dyn Fn(&str, &Error) + Send + Sync>;
+
+/// The report of a task: its status, and the position that it has reached.
+#[derive(Clone)]
+pub(super) struct Reports {
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) position: watch::Receiver<Position>,
+}
+
+/// Records the state of each task. Clones share it.
+#[derive(Clone)]
+pub(super) struct Watcher(Arc<Inner>);
+
+struct Inner {
+    seen: Mutex<Seen>,
+    health: watch::Sender<Health>,
+    options: HealthOptions,
+    on_failure: OnFailure,
+}
+
+/// Everything that the states are derived from.
+#[derive(Default)]
+struct Seen {
+    tasks: BTreeMap<String, Entry>,
+    /// Generations of views that readers see and that no task here writes.
+    live: BTreeMap<String, (Lag, String)>,
+    head: Position,
+    /// The head one beat before. An event that is younger is not late yet.
+    head_before: Position,
+    log: State,
+    /// Since when commits have had no position, although none got one.
+    unsequenced: Option<Since>,
+    unsequenced_commits: u64,
+}
+
+/// A task, as its supervisor and its reports say.
+struct Entry {
+    reports: Reports,
+    outcome: Outcome,
+    lag: Lag,
+}
+
+enum Outcome {
+    Runs,
+    Failed { times: u32, error: String },
+    Stopped,
+}
+
+/// A point in time, for comparisons by the monotonic clock and for display.
+#[derive(Clone, Copy)]
+struct Since(Instant, DateTime<Utc>);
+
+impl Since {
+    fn now() -> Self {
+        Self(Instant::now(), Utc::now())
+    }
+}
+
+/// How long something has not moved, and how long it has been behind.
+#[derive(Default)]
+struct Lag {
+    position: Position,
+    unmoved: Option<Since>,
+    behind: Option<Since>,
+}
+
+impl Lag {
+    fn observe(&mut self, position: Position, head_before: Position) {
+        if position >= head_before {
+            (self.position, self.unmoved, self.behind) = (position, None, None);
+            return;
+        }
+        self.behind.get_or_insert_with(Since::now);
+        if position != self.position {
+            (self.position, self.unmoved) = (position, None);
+        }
+        self.unmoved.get_or_insert_with(Since::now);
+    }
+}
+
+impl Seen {
+    fn health(&self, options: &HealthOptions) -> Health {
+        let is_over = |since: &Option<Since>| since.filter(|since| since.0.elapsed() >= options.limit);
+        let stuck = |lag: &Lag, cause: Option<String>| {
+            let (position, head) = (lag.position, self.head);
+            is_over(&lag.unmoved).map(|since| State::Stuck { position, head, since: since.1, cause })
+        };
+        let state = |entry: &Entry| {
+            let status = entry.reports.status.borrow();
+            let wait = status.wait().cloned();
+            let is_bad = wait.as_ref().is_some_and(|wait| wait.error.is_some());
+            let is_standby = wait.as_ref().is_some_and(|wait| wait.on == Wait::Lease);
+            let waits = |wait: Option<Waiting>| wait.map_or(State::Running, State::Waiting);
+            match &entry.outcome {
+                Outcome::Stopped => return State::Stopped,
+                Outcome::Failed { times, error } => return State::Failed { times: *times, error: error.clone() },
+                Outcome::Runs if is_standby => return waits(wait),
+                Outcome::Runs => {}
+            }
+            let cause = wait.as_ref().filter(|_| is_bad).map(ToString::to_string);
+            let last =
+                || status.last_error.as_ref().filter(|last| entry.lag.unmoved.is_some_and(|lag| last.at >= lag.1));
+            let cause = cause.or_else(|| Some(last()?.error.clone()));
+            if let Some(stuck) = stuck(&entry.lag, cause) {
+                return stuck;
+            }
+            match is_over(&entry.lag.behind).filter(|_| !is_bad) {
+                Some(since) => State::Behind { events: self.head.since(entry.lag.position), since: since.1 },
+                None => waits(wait),
+            }
+        };
+        let mut tasks: BTreeMap<_, _> = self.tasks.iter().map(|(name, entry)| (name.clone(), state(entry))).collect();
+        tasks.extend(
+            self.live
+                .iter()
+                .filter_map(|(name, (lag, cause))| Some((format!("{name} (live)"), stuck(lag, Some(cause.clone()))?))),
+        );
+        let sequencer = is_over(&self.unsequenced).map_or(State::Running, |since| State::Stuck {
+            position: self.head,
+            head: self.head,
+            since: since.1,
+            cause: Some(format!(
+                "{} commits have no position: a session holds the sequencer's lock, or an open transaction its lane",
+                self.unsequenced_commits
+            )),
+        });
+        Health::new(tasks, self.log.clone(), sequencer)
+    }
+}
+
+impl Watcher {
+    pub(super) fn new(options: HealthOptions, on_failure: OnFailure) -> Self {
+        let health = watch::Sender::new(Health::default());
+        Self(Arc::new(Inner { seen: Mutex::default(), health, options, on_failure }))
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.0.health.subscribe()
+    }
+
+    pub(super) fn add(&self, task: &str, reports: Reports) {
+        let lag = Lag { position: *reports.position.borrow(), ..Lag::default() };
+        self.seen().tasks.insert(task.to_owned(), Entry { reports, outcome: Outcome::Runs, lag });
+        self.refresh();
+    }
+
+    pub(super) fn failed(&self, task: &str, times: u32, error: &Error) {
+        // A callback that panics loses this report, and the task still restarts.
+        drop(catch(|| (self.0.on_failure)(task, error)));
+        self.set(task, Outcome::Failed { times, error: reason(error) });
+    }
+
+    pub(super) fn recovered(&self, task: &str) {
+        self.set(task, Outcome::Runs);
+    }
+
+    pub(super) fn stopped(&self, task: &str) {
+        self.set(task, Outcome::Stopped);
+    }
+
+    fn set(&self, task: &str, outcome: Outcome) {
+        if let Some(entry) = self.seen().tasks.get_mut(task) {
+            entry.outcome = outcome;
+        }
+        self.refresh();
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Derives the states again, and notifies if one has changed.
+    pub(super) fn refresh(&self) {
+        let mut seen = self.seen();
+        let head_before = seen.head_before;
+        for entry in seen.tasks.values_mut() {
+            let position = *entry.reports.position.borrow();
+            entry.lag.observe(position, head_before);
+        }
+        let health = seen.health(&self.0.options);
+        // Still under the lock, so that an older state never replaces a newer one.
+        self.0.health.send_if_modified(|known| {
+            let is_new = *known != health;
+            *known = health;
+            is_new
+        });
+    }
+
+    /// Compares the tasks with the head of the log at every beat, until stopped.
+    pub(super) async fn watch(
+        &self,
+        log: Arc<dyn EventReader>,
+        views: Vec<(String, ReadLive)>,
+        stop: CancellationToken,
+    ) {
+        let HealthOptions { limit, beat } = self.0.options;
+        loop {
+            let looked = async {
+                let looked = timeout(limit.max(beat), self.look(&*log, &views)).await;
+                looked.unwrap_or_else(|elapsed| {
+                    Err(Error::with_source(ErrorKind::Transient("read the head of the log".into()), elapsed))
+                })
+            };
+            let Some(looked) = stop.run_until_cancelled(looked).await else { return };
+            self.found(looked.err());
+            self.refresh();
+            if stop.run_until_cancelled(tokio::time::sleep(beat)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Takes over whether the log could be read.
+    fn found(&self, failed: Option<Error>) {
+        let mut seen = self.seen();
+        seen.log = match failed {
+            None => State::Running,
+            Some(error) => {
+                let since = if let State::Waiting(before) = &seen.log { before.since } else { Utc::now() };
+                State::Waiting(Waiting { on: Wait::Database, since, error: Some(reason(&error)) })
+            }
+        };
+    }
+
+    async fn look(&self, log: &dyn EventReader, views: &[(String, ReadLive)]) -> Result<()> {
+        // The unsequenced commits come last: reading the head gives positions to those before.
+        let head = log.head().await?;
+        let unsequenced = log.unsequenced().await?;
+        {
+            let mut seen = self.seen();
+            let has_moved = head != seen.head;
+            (seen.head_before, seen.head, seen.unsequenced_commits) = (seen.head, head, unsequenced);
+            if unsequenced == 0 || has_moved {
+                seen.unsequenced = None;
+            }
+            if unsequenced > 0 {
+                seen.unsequenced.get_or_insert_with(Since::now);
+            }
+        }
+        let live = join_all(views.iter().map(async |(own, live)| (own, live().await))).await;
+        let mut seen = self.seen();
+        let (mut known, head_before) = (std::mem::take(&mut seen.live), seen.head_before);
+        for (own, live) in live {
+            let Ok((name, position)) = live else { continue };
+            if seen.tasks.contains_key(name.as_str()) {
+                continue;
+            }
+            let advice = format!(
+                "readers see this generation, which nothing keeps up to date: switch them to {own} with `Rebuild::switch`, or run the \
+                 program that keeps {name} up to date"
+            );
+            let mut lag = known.remove(name.as_str()).map(|(lag, _)| lag).unwrap_or_default();
+            lag.observe(position, head_before);
+            seen.live.insert(name.to_string(), (lag, advice));
+        }
+        Ok(())
+    }
+}
+
+impl Reports {
+    /// Returns whether the task has started.
+    pub(super) fn is_running(&self) -> bool {
+        self.status.borrow().activity == Activity::Running
+    }
+}
