@@ -1,6 +1,8 @@
 //! The storage ports and their drivers. The store is the source of truth: an event that is not in the store has not happened.
 
 pub mod driver;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) mod held;
 pub(crate) mod log;
 pub mod memory;
 pub(crate) mod model;

@@ -1,11 +1,12 @@
 //! Connections to the server, and how transactions begin.
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
-use sqlx::{Connection, MySql, MySqlConnection, MySqlPool, Transaction};
+use sqlx::{MySql, MySqlConnection, MySqlPool};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::mysql::error::classify;
 use crate::store::server::connections;
+use crate::store::server::limits::Limits;
 
 /// The only connections of this driver. Nothing runs on the pool directly, so a connection in an unknown state is closed.
 pub(crate) type Connections = connections::Connections<MySql>;
@@ -13,29 +14,25 @@ pub(crate) type Connections = connections::Connections<MySql>;
 impl Connections {
     /// Returns a connection that never returns to the pool.
     pub(crate) async fn detached(&self) -> Result<MySqlConnection, sqlx::Error> {
-        Ok(self.pool().acquire().await?.detach())
+        Ok(self.acquire().await?.detach())
     }
-}
-
-/// Begins a transaction in one round trip. It is read committed regardless of the session's default: each statement must see all earlier
-/// commits, and a refused row must not leave gap locks.
-pub(crate) async fn begin(connection: &mut MySqlConnection) -> Result<Transaction<'_, MySql>, sqlx::Error> {
-    connection.begin_with(BEGIN).await
 }
 
 /// Opens a pool of ten connections to the database at `url`.
 pub(crate) async fn pool(url: &str) -> Result<MySqlPool> {
     let invalid = |error| Error::with_source(ErrorKind::Invalid("not the URL of a MySQL database".into()), error);
     let options: MySqlConnectOptions = url.parse().map_err(invalid)?;
-    // A test before each use would cost a round trip. A call on a lost connection returns an error anyway.
-    let pool = MySqlPoolOptions::new().max_connections(10).test_before_acquire(false).after_connect(|connection, _| {
-        Box::pin(async { sqlx::raw_sql(END_IDLE_TRANSACTIONS).execute(connection).await.map(drop) })
-    });
+    // `Connections` asks connections that were unused for a while, and keeps the limit of a wait.
+    let pool = MySqlPoolOptions::new()
+        .max_connections(10)
+        .test_before_acquire(false)
+        .acquire_timeout(Limits::default().wait)
+        .after_connect(|connection, _| {
+            Box::pin(async { sqlx::raw_sql(END_IDLE_TRANSACTIONS).execute(connection).await.map(drop) })
+        });
     pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
 }
 
 /// A process that is paused within a transaction would keep its rows locked, and so block every other worker of its projection or every
 /// sequencer. MariaDB ends such a transaction after 30 seconds. MySQL has no such setting and sees a comment.
 const END_IDLE_TRANSACTIONS: &str = "SET @retell = 1 /*M! , SESSION idle_transaction_timeout = 30 */";
-
-const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";

@@ -1,10 +1,24 @@
 //! Classifies the error numbers of MySQL and MariaDB.
 
+use std::io;
+
+use sqlx::MySql;
 use sqlx::mysql::MySqlDatabaseError;
 
 use crate::error::{Error, ErrorKind};
+use crate::store::server::connections::{Fault, Server, is_lost};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
+
+/// Returns whether the session is read-only: `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.
+fn is_read_only(number: u16) -> bool {
+    matches!(number, 1290 | 1792 | 1836 | 1874)
+}
+
+/// Returns whether the session has ended: server shutting down or gone, connection lost, aborted, killed or idle for too long.
+fn is_ended(number: u16) -> bool {
+    matches!(number, 1053 | 1152 | 1158..=1161 | 1184 | 1927 | 2006 | 2013 | 3169 | 4031)
+}
 
 /// Classifies an error by the server's number. `attempt` completes "cannot ..".
 pub(crate) fn classify(error: sqlx::Error, attempt: &str) -> Error {
@@ -22,8 +36,38 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
+        sqlx::Error::Configuration(problem) => ErrorKind::Invalid(problem.to_string()),
         sqlx::Error::Database(_) => by_number(number(error), attempt),
         _ => ErrorKind::Backend(attempt),
+    }
+}
+
+impl Server for MySql {
+    /// Read committed regardless of the session's default: each statement must see all earlier commits, and a refused row must not leave gap
+    /// locks.
+    const BEGIN: Option<&'static str> = Some("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION");
+    const RECOVERS: bool = false;
+
+    fn fault(error: &sqlx::Error) -> Fault {
+        match (error, number(error)) {
+            (sqlx::Error::Io(error), _) if is_lost(error) => Fault::Ended,
+            (_, Some(number)) if is_read_only(number) => Fault::ReadOnly,
+            (_, Some(number)) if is_ended(number) => Fault::Ended,
+            _ => Fault::Other,
+        }
+    }
+}
+
+/// Returns whether a statement failed before the server did anything for it, because its session is read-only or was ended while idle.
+pub(crate) fn is_before_work(error: &sqlx::Error) -> bool {
+    number(error).is_some_and(|number| number == 4031 || is_read_only(number))
+}
+
+/// Returns the error of a commit. Even if the disk is full, the commit may be in the binary log, and then it is there after a restart.
+pub(crate) fn commit_failed(error: sqlx::Error) -> sqlx::Error {
+    match number(&error) {
+        Some(1021 | 1114) => sqlx::Error::Io(io::Error::other(error)),
+        _ => error,
     }
 }
 
@@ -31,13 +75,11 @@ fn by_number(number: Option<u16>, attempt: String) -> ErrorKind {
     match number {
         // Disk full, table or tablespace full.
         Some(1021 | 1114) => ErrorKind::Full,
-        // `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.
-        Some(1290 | 1792 | 1836 | 1874) => ErrorKind::ReadOnly,
-        // Too many connections (in total, of the user, or of a resource limit), server shutting down, server gone, connection lost, query or
-        // connection killed, statement timeout (MySQL, MariaDB), row changed since read, lock wait timeout, deadlock, NOWAIT.
-        Some(1040 | 1203 | 1226 | 1053 | 2006 | 2013 | 1317 | 1927 | 3024 | 1969 | 1020 | 1205 | 1213 | 3572) => {
-            ErrorKind::Transient(attempt)
-        }
+        Some(number) if is_read_only(number) => ErrorKind::ReadOnly,
+        Some(number) if is_ended(number) => ErrorKind::Transient(attempt),
+        // Too many connections (in total, of the user, or of a resource limit), query killed, statement timeout (MySQL, MariaDB), row changed
+        // since read, lock wait timeout, deadlock, NOWAIT.
+        Some(1040 | 1203 | 1226 | 1317 | 3024 | 1969 | 1020 | 1205 | 1213 | 3572) => ErrorKind::Transient(attempt),
         // Index or table file damaged.
         Some(1034 | 1035 | 126 | 127 | 1712 | 1877) => ErrorKind::Corrupt(attempt),
         // This includes 1153, a packet over `max_allowed_packet`: `MySqlStore::append` refuses larger payloads before it sends them.

@@ -1,6 +1,9 @@
 //! Settings of a log in MySQL or MariaDB.
 
+use std::time::Duration;
+
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
+use crate::store::server::limits::Limits;
 
 /// Settings of a log in MySQL or MariaDB. Settings of the connections belong to sqlx's pool.
 ///
@@ -15,13 +18,14 @@ use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
 pub struct MySqlOptions {
     pub(crate) durable: bool,
     pub(crate) max_payload: usize,
+    pub(crate) limits: Limits,
 }
 
 impl MySqlOptions {
     /// Creates the default settings: only servers whose commits wait for the disk, and payloads up to 16 MiB if the server accepts packets of
     /// that size.
     pub fn new() -> Self {
-        Self { durable: true, max_payload: MAX_PAYLOAD_BYTES }
+        Self { durable: true, max_payload: MAX_PAYLOAD_BYTES, limits: Limits::default() }
     }
 
     /// Lets the server's `innodb_flush_log_at_trx_commit` decide whether a commit waits for the disk, and also `sync_binlog` if the server writes a
@@ -35,6 +39,23 @@ impl MySqlOptions {
     /// of 16 MiB, that limit is slightly below this library's default.
     pub fn with_max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
+        self
+    }
+
+    /// Sets the longest time that a call waits for the server, 30 seconds by default. After that, the connection is closed and the call fails
+    /// with [`Transient`](crate::ErrorKind::Transient). A healthy server answers within seconds; the default leaves room for a stalled disk.
+    ///
+    /// The limit applies to each call of this library, except that a long answer only has to continue within it. Handlers of your own have the
+    /// limits of their workers. An upgrade of the schema may take ten minutes.
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.call = timeout;
+        self
+    }
+
+    /// Sets the longest time that a call waits for a connection, 5 seconds by default. The pool's own `acquire_timeout` is a second limit. While
+    /// the server cannot be reached, only the first call waits this long; the next ones fail within 250 milliseconds, until it is back.
+    pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.wait = timeout;
         self
     }
 }

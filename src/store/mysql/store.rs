@@ -9,7 +9,7 @@ use crate::store::log::append::{Append, Appended};
 #[cfg(doc)]
 use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
-use crate::store::mysql::connection::{Connections, begin, pool};
+use crate::store::mysql::connection::{Connections, pool};
 use crate::store::mysql::error::{classify, refusal};
 use crate::store::mysql::log::append::Writer;
 use crate::store::mysql::log::read::Reader;
@@ -44,6 +44,8 @@ pub struct MySqlStore {
     pub(crate) writer: Arc<Writer>,
     pub(crate) commits: Arc<GroupCommit>,
     pub(crate) reader: Reader,
+    /// The connections of the read models, see [`read_model`](Self::read_model).
+    pub(crate) models: Connections,
     pub(crate) max_payload: usize,
 }
 
@@ -94,14 +96,19 @@ impl MySqlStore {
     ///   [`repair`](Self::repair)
     /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
-        let connections = Connections::of(pool);
-        let packet = check_server(&connections, &options).await?;
-        migrate::apply(&connections).await?;
-        check_numbers(&connections).await?;
+        let connections = Connections::of(pool, options.limits);
+        let opened = async {
+            let packet = check_server(&connections, &options).await?;
+            migrate::apply(&connections).await?;
+            check_numbers(&connections).await?;
+            Ok(packet)
+        };
+        let packet = options.limits.long().call("open the log", opened).await?;
         let writer = Arc::new(Writer::new(connections.clone(), packet));
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
+            models: connections.apart(),
             reader: Reader { connections },
             max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),
         })
@@ -111,15 +118,19 @@ impl MySqlStore {
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors).
-    pub async fn repair(pool: &MySqlPool, _options: &MySqlOptions) -> Result<()> {
+    pub async fn repair(pool: &MySqlPool, options: &MySqlOptions) -> Result<()> {
         let failed = |error| classify(error, "repair the commit numbers");
-        let mut lease = Connections::of(pool.clone()).lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
-        for sql in [ADVANCE_COUNTER, DELETE_PLACEHOLDER] {
-            sqlx::query(sql).execute(&mut *tx).await.map_err(failed)?;
-        }
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)
+        let limits = options.limits.long();
+        let mut lease = Connections::of(pool.clone(), limits).lease().await.map_err(failed)?;
+        let repaired = limits.statements(async {
+            let mut tx = lease.begin().await?;
+            for sql in [ADVANCE_COUNTER, DELETE_PLACEHOLDER] {
+                sqlx::query(sql).execute(&mut *tx).await?;
+            }
+            tx.commit().await
+        });
+        let repaired = repaired.await;
+        lease.end(repaired).map_err(failed)
     }
 
     /// Appends inside the caller's transaction: the caller's rows and the events become durable together, or not at all. The connection must
@@ -143,7 +154,7 @@ impl MySqlStore {
     /// If the call is dropped, close the connection, which rolls the transaction back. sqlx cannot use the connection any more.
     pub async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
         append.check(self.max_payload)?;
-        self.writer.append_in(tx, append).await
+        self.writer.connections.call("append", self.writer.append_in(tx, append)).await
     }
 
     /// Returns the health of the log: its head, the number of commits without a position, the open transactions, and how far behind its
@@ -157,7 +168,8 @@ impl MySqlStore {
     /// # Errors
     /// A [read error](crate::Error#read-errors).
     pub async fn health(&self) -> Result<Health> {
-        health::health(&self.writer.connections).await
+        let connections = &self.writer.connections;
+        connections.repeat("read the log's health", || health::health(connections)).await
     }
 
     /// Returns the pool, for the caller's queries. Let each query run to its end: sqlx cannot use a connection after a query on it was dropped
@@ -193,7 +205,7 @@ async fn check_server(connections: &Connections, options: &MySqlOptions) -> Resu
 async fn check_numbers(connections: &Connections) -> Result<()> {
     let failed = |error| classify(error, "check the commit numbers");
     let mut lease = connections.lease().await.map_err(failed)?;
-    let mut tx = begin(&mut lease).await.map_err(failed)?;
+    let mut tx = lease.begin().await.map_err(failed)?;
     // The data is read first, because other processes may be writing.
     let newest: i64 = sqlx::query_scalar(NEWEST_COMMIT).fetch_one(&mut *tx).await.map_err(failed)?;
     let drawn = sqlx::query(DRAW_NUMBER).execute(&mut *tx).await;

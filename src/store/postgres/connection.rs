@@ -6,15 +6,25 @@ use sqlx::{PgPool, Postgres};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::postgres::error::classify;
 use crate::store::server::connections;
+use crate::store::server::limits::Limits;
 
-/// The connections for frequent statements. Rare statements run directly on the pool.
+/// The only connections of this driver. Nothing runs on the pool directly, so every call has a limit.
 pub(crate) type Connections = connections::Connections<Postgres>;
 
 /// Opens a pool of ten connections to the database at `url`.
 pub(crate) async fn pool(url: &str) -> Result<PgPool> {
     let invalid = |error| Error::with_source(ErrorKind::Invalid("not the URL of a PostgreSQL database".into()), error);
     let options: PgConnectOptions = url.parse().map_err(invalid)?;
-    // A test before each use would cost a round trip. A call on a lost connection returns an error anyway.
-    let pool = PgPoolOptions::new().max_connections(10).test_before_acquire(false).connect_with(options).await;
-    pool.map_err(|error| classify(error, "connect"))
+    // `Connections` asks connections that were unused for a while, and keeps the limit of a wait.
+    let pool = PgPoolOptions::new()
+        .max_connections(10)
+        .test_before_acquire(false)
+        .acquire_timeout(Limits::default().wait)
+        .after_connect(|connection, _| {
+            Box::pin(async { sqlx::raw_sql(KEEPALIVE).execute(connection).await.map(drop) })
+        });
+    pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
 }
+
+/// The server notices within two minutes that a client has disappeared, and ends its transaction. The default of the system is two hours.
+const KEEPALIVE: &str = "SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6";

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
+use sqlx::Postgres;
 use sqlx::error::ErrorKind as SqlKind;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::{Error, ErrorKind};
+use crate::store::server::connections::{Fault, Server, is_lost};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 
@@ -24,6 +27,10 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
+        sqlx::Error::Configuration(problem) => ErrorKind::Invalid(problem.to_string()),
+        // The backend has ended, and the outcome is unknown: one that fails to write the log for a commit reports a full disk, and the
+        // commit may be there after the restart.
+        sqlx::Error::Database(_) if is_end_of_session(error) => ErrorKind::Transient(attempt),
         sqlx::Error::Database(_) => by_code(code(error).as_deref().unwrap_or_default(), attempt),
         _ => ErrorKind::Backend(attempt),
     }
@@ -34,6 +41,34 @@ pub(crate) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }
 
+impl Server for Postgres {
+    const BEGIN: Option<&'static str> = None;
+    const RECOVERS: bool = true;
+
+    fn fault(error: &sqlx::Error) -> Fault {
+        match error {
+            sqlx::Error::Io(error) if is_lost(error) => Fault::Ended,
+            _ if is_end_of_session(error) => Fault::Ended,
+            _ if code(error).as_deref() == Some("25006") => Fault::ReadOnly,
+            _ => Fault::Other,
+        }
+    }
+}
+
+/// Returns whether a statement failed before the server did anything for it, because its session is read-only or was ended while idle.
+pub(crate) fn is_before_work(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("25006" | "57P05"))
+}
+
+/// Returns whether the server ended the session with this error. The refusal of a login is not such an end: another attempt is refused too.
+fn is_end_of_session(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>()) else {
+        return false;
+    };
+    let is_refused_login = error.code().starts_with("28") || matches!(error.code(), "3D000" | "42501");
+    matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) && !is_refused_login
+}
+
 fn by_code(code: &str, attempt: String) -> ErrorKind {
     match code {
         // Disk full.
@@ -41,7 +76,7 @@ fn by_code(code: &str, attempt: String) -> ErrorKind {
         "25006" => ErrorKind::ReadOnly,
         // Serialization failure, deadlock, lock not available, statement or lock timeout, idle-in-transaction timeout,
         // too many connections, out of memory, and the server going down or coming up.
-        "40001" | "40P01" | "55P03" | "57014" | "25P03" | "53300" | "53200" | "57P01" | "57P02" | "57P03" => {
+        "40001" | "40P01" | "55P03" | "57014" | "25P03" | "53300" | "53200" | "57P01" | "57P02" | "57P03" | "57P05" => {
             ErrorKind::Transient(attempt)
         }
         // Connection exceptions.

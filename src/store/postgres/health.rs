@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
-
 use crate::error::Result;
+use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::schema::Schema;
 use crate::store::server::health::{Health, OpenTransaction, OpenTransactions};
 
-pub(crate) async fn health(pool: &PgPool, schema: &Schema) -> Result<Health> {
+pub(crate) async fn health(connections: &Connections, schema: &Schema) -> Result<Health> {
     let failed = |error| classify(error, "read the log's health");
-    let log = sqlx::query_as(schema.sql(LOG)).fetch_one(pool).await.map_err(failed)?;
-    let lanes = sqlx::query_as(schema.sql(LANES)).fetch_all(pool).await.map_err(failed)?;
-    let checkpoints = sqlx::query_as(schema.sql(PROJECTIONS)).fetch_all(pool).await.map_err(failed)?;
+    let log = connections.one(sqlx::query_as(schema.sql(LOG))).await.map_err(failed)?;
+    let lanes = connections.all(sqlx::query_as(schema.sql(LANES))).await.map_err(failed)?;
+    let checkpoints = connections.all(sqlx::query_as(schema.sql(PROJECTIONS))).await.map_err(failed)?;
     let lane = |(lane, pid, query, age): (i64, i32, String, f64)| OpenTransaction {
         session: u64::from(pid.unsigned_abs()),
         lane: u32::try_from(lane).ok(),

@@ -1,6 +1,9 @@
 //! Settings of a log in PostgreSQL.
 
+use std::time::Duration;
+
 use crate::store::log::event_store::MAX_PAYLOAD_BYTES;
+use crate::store::server::limits::Limits;
 
 /// Settings of a log in PostgreSQL. Settings of the connections belong to sqlx's pool.
 ///
@@ -17,13 +20,20 @@ pub struct PostgresOptions {
     pub(crate) durable: bool,
     pub(crate) listen: bool,
     pub(crate) max_payload: usize,
+    pub(crate) limits: Limits,
 }
 
 impl PostgresOptions {
     /// Creates the default settings: the schema `retell`, commits that wait for the disk regardless of the server's default, one connection
     /// that listens for the commits of other processes, and payloads up to 16 MiB.
     pub fn new() -> Self {
-        Self { schema: "retell".to_owned(), durable: true, listen: true, max_payload: MAX_PAYLOAD_BYTES }
+        Self {
+            schema: "retell".to_owned(),
+            durable: true,
+            listen: true,
+            max_payload: MAX_PAYLOAD_BYTES,
+            limits: Limits::default(),
+        }
     }
 
     /// Turns `LISTEN` off, so the store finds the commits of other processes only by polling. Use this behind a connection pooler in
@@ -51,6 +61,23 @@ impl PostgresOptions {
     /// Sets the largest payload of one event, in bytes.
     pub fn with_max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
+        self
+    }
+
+    /// Sets the longest time that a call waits for the server, 30 seconds by default. After that, the connection is closed and the call fails
+    /// with [`Transient`](crate::ErrorKind::Transient). A healthy server answers within seconds; the default leaves room for a stalled disk.
+    ///
+    /// The limit applies to each call of this library, except that a long answer only has to continue within it. Handlers of your own have the
+    /// limits of their workers. An upgrade of the schema may take ten minutes.
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.call = timeout;
+        self
+    }
+
+    /// Sets the longest time that a call waits for a connection, 5 seconds by default. The pool's own `acquire_timeout` is a second limit. While
+    /// the server cannot be reached, only the first call waits this long; the next ones fail within 250 milliseconds, until it is back.
+    pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.wait = timeout;
         self
     }
 }

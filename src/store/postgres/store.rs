@@ -42,6 +42,8 @@ pub struct PostgresStore {
     pub(crate) commits: Arc<GroupCommit>,
     pub(crate) schema: Schema,
     pub(crate) reader: Reader,
+    /// The connections of the read models, see [`read_model`](Self::read_model).
+    pub(crate) models: Connections,
     pub(crate) max_payload: usize,
 }
 
@@ -76,17 +78,21 @@ impl PostgresStore {
     /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
-        migrate::apply(&pool, &schema).await?;
-        check_numbers(&pool, &schema).await?;
+        let connections = Connections::of(pool, options.limits);
+        let opened = async {
+            migrate::apply(connections.pool(), &schema).await?;
+            check_numbers(connections.pool(), &schema).await?;
+            is_read_only(connections.pool()).await
+        };
+        let is_read_only = options.limits.long().call("open the log", opened).await?;
         // A replica does not support `LISTEN`.
-        let listen = options.listen && !is_read_only(&pool).await?;
-        let signals = Signals::new(listen.then(|| pool.clone()), &schema);
-        let connections = Connections::of(pool);
+        let signals = Signals::new((options.listen && !is_read_only).then(|| connections.clone()), &schema);
         let writer = Arc::new(Writer::new(connections.clone(), schema.clone(), options.durable, signals));
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
-            reader: Reader { connections, schema: schema.clone() },
+            models: connections.apart(),
+            reader: Reader { connections, schema: schema.clone(), expects_writes: !is_read_only },
             max_payload: options.max_payload,
             schema,
         })
@@ -98,8 +104,9 @@ impl PostgresStore {
     /// [`ErrorKind::Invalid`] if the schema's name is not a plain identifier, otherwise a [write error](crate::Error#write-errors).
     pub async fn repair(pool: &PgPool, options: &PostgresOptions) -> Result<()> {
         let schema = Schema::parse(&options.schema)?;
-        let repaired = sqlx::query(schema.sql(REPAIR_NUMBERS)).execute(pool).await;
-        repaired.map(drop).map_err(|error| classify(error, "repair the commit numbers"))
+        let failed = |error| classify(error, "repair the commit numbers");
+        let connections = Connections::of(pool.clone(), options.limits.long());
+        connections.execute(sqlx::query(schema.sql(REPAIR_NUMBERS))).await.map_err(failed)
     }
 
     /// Appends inside the caller's transaction, in any isolation level: the caller's rows and the events become durable together, or not at
@@ -113,7 +120,7 @@ impl PostgresStore {
     /// If the call is dropped, roll the transaction back.
     pub async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
         append.check(self.max_payload)?;
-        self.writer.append_in(tx, append).await
+        self.writer.connections.call("append", self.writer.append_in(tx, append)).await
     }
 
     /// Returns the health of the log: its head, the number of commits without a position, the transactions that hold a lane, and how far behind
@@ -122,7 +129,8 @@ impl PostgresStore {
     /// # Errors
     /// A [read error](crate::Error#read-errors).
     pub async fn health(&self) -> Result<Health> {
-        health::health(self.writer.connections.pool(), &self.schema).await
+        let connections = &self.writer.connections;
+        connections.repeat("read the log's health", || health::health(connections, &self.schema)).await
     }
 
     /// Returns the pool, for the caller's queries.

@@ -4,6 +4,7 @@ pub(crate) mod connections;
 pub(crate) mod convert;
 pub(crate) mod health;
 pub(crate) mod inline;
+pub(crate) mod limits;
 pub(crate) mod page;
 pub(crate) mod rounds;
 pub(crate) mod row;

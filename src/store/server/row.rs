@@ -109,6 +109,11 @@ impl<'v> Visit<'v> {
         Self { stream, visitor, due: None }
     }
 
+    /// Returns whether the visitor has seen nothing yet.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.due.is_none()
+    }
+
     pub(crate) fn snapshot(&mut self, version: i64, state: &[u8]) -> Result<()> {
         let version = Version::new(from_sql(version, "version")?);
         self.due = Some(version.next());

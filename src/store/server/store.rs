@@ -1,7 +1,7 @@
 //! The ports of the log, which all stores on database servers implement in the same way.
 
 /// Implements [`EventReader`](crate::store::EventReader) and [`EventStore`](crate::store::EventStore) for a store with the fields `reader`,
-/// `writer`, `commits` and `max_payload`. The reader and the writer have a method for each call that differs between servers.
+/// `writer`, `commits`, `models` and `max_payload`. The reader and the writer have a method for each call that differs between servers.
 macro_rules! log_ports {
     ($store:ty) => {
         const _: () = {
@@ -22,15 +22,17 @@ macro_rules! log_ports {
                 }
 
                 async fn read(&self, query: Query<'_>) -> Result<Page> {
-                    self.reader.read(query).await
+                    let reader = &self.reader;
+                    reader.connections.repeat("read the log", || reader.read(query)).await
                 }
 
                 async fn head(&self) -> Result<Position> {
-                    self.reader.head().await
+                    self.reader.connections.repeat("read the head", || self.reader.head()).await
                 }
 
                 async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-                    self.reader.position_of(commit).await
+                    let reader = &self.reader;
+                    reader.connections.repeat("find a commit's position", || reader.position_of(commit)).await
                 }
 
                 async fn unsequenced(&self) -> Result<u64> {
@@ -46,24 +48,32 @@ macro_rules! log_ports {
             impl EventStore for $store {
                 async fn append(&self, append: Append) -> Result<Appended> {
                     append.check(self.max_payload)?;
+                    self.writer.connections.check_free()?;
                     self.commits.append(append).await
                 }
 
                 async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
-                    self.writer.find_by_key(key).await
+                    let writer = &self.writer;
+                    writer.connections.repeat("look up an idempotency key", || writer.find_by_key(key)).await
                 }
 
                 async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
-                    self.writer.holder(scope, value).await
+                    let writer = &self.writer;
+                    writer.connections.repeat("look up a unique value", || writer.holder(scope, value)).await
                 }
 
                 async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-                    self.writer.save_snapshot(stream, snapshot).await
+                    let writer = &self.writer;
+                    writer
+                        .connections
+                        .repeat("save a snapshot", || writer.save_snapshot(stream, snapshot.clone()))
+                        .await
                 }
 
                 async fn close(&self) -> Result<()> {
                     self.commits.close().await;
                     self.writer.close().await;
+                    self.models.close().await;
                     Ok(())
                 }
             }

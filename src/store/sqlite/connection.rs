@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::held::{self, Held, holding_here};
 use crate::store::sqlite::convert::to_sql;
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::migrate;
@@ -37,6 +39,9 @@ pub(crate) struct Pool {
     permits: Arc<Semaphore>,
     size: u32,
     thread: HandlerThread,
+    acquire_timeout: Duration,
+    /// The mark of the tasks whose transaction holds the only connection that can serve this pool's calls.
+    held: Option<Held>,
 }
 
 impl Pool {
@@ -49,13 +54,17 @@ impl Pool {
             } else {
                 migrate::apply(&mut writer)?;
             }
-            let writers = Arc::new(Self::new(vec![writer]));
+            let held = match &location {
+                Location::File(path) => Some(Held::file(path.canonicalize().unwrap_or_else(|_| path.clone()))),
+                Location::Memory => None,
+            };
+            let writers = Arc::new(Self::new(vec![writer], &options).held_as(held));
             let readers = match &location {
                 Location::Memory => writers.clone(),
                 Location::File(_) => {
                     let options = SqliteOptions { read_only: true, ..options };
                     let readers = (0..options.readers).map(|_| connect(&location, &options));
-                    Arc::new(Self::new(readers.collect::<Result<_, _>>()?))
+                    Arc::new(Self::new(readers.collect::<Result<_, _>>()?, &options))
                 }
             };
             Ok((writers, readers))
@@ -64,10 +73,27 @@ impl Pool {
         .map_err(|failure: Failure| failure.to("open the database"))
     }
 
-    fn new(connections: Vec<Connection>) -> Self {
+    fn new(connections: Vec<Connection>, options: &SqliteOptions) -> Self {
         let size = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(connections.len()));
-        Self { idle: Mutex::new(connections), permits, size, thread: HandlerThread::default() }
+        let (acquire_timeout, thread) = (options.acquire_timeout, HandlerThread::default());
+        Self { idle: Mutex::new(connections), permits, size, thread, acquire_timeout, held: None }
+    }
+
+    /// Makes this a pool of one connection. All writers of a file share a mark; a database in memory has its own.
+    fn held_as(self, file: Option<Held>) -> Self {
+        let held = file.unwrap_or_else(|| Held::pool(Arc::as_ptr(&self.permits).addr()));
+        Self { held: Some(held), ..self }
+    }
+
+    /// Returns an error if the calling handler runs in a transaction that this pool's call would wait for.
+    pub(crate) fn check_free(&self) -> Result<()> {
+        if !self.held.as_ref().is_some_and(held::is_held) {
+            return Ok(());
+        }
+        let problem = "a handler uses the SQLite file whose only writing connection its own transaction holds: keep the read model in a \
+                       file of its own (`SqliteReadModel::open`)";
+        Err(ErrorKind::Invalid(problem.into()).into())
     }
 
     /// Runs `work` with exclusive use of a connection. The work runs to its end even if this future is dropped.
@@ -76,7 +102,7 @@ impl Pool {
         attempt: &'static str,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T> {
-        blocking(self.checked_out(work).await?).await?.map_err(|failure| failure.to(attempt))
+        blocking(self.checked_out(attempt, work).await?).await?.map_err(|failure| failure.to(attempt))
     }
 
     /// As [`run`](Self::run), for work that calls the program's code: it runs on a thread that does not keep the process from ending.
@@ -85,21 +111,32 @@ impl Pool {
         attempt: &'static str,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T> {
-        let work = self.checked_out(work).await?;
+        let work = self.checked_out(attempt, work).await?;
         self.thread.run(work).await?.map_err(|failure| failure.to(attempt))
     }
 
     /// Waits for a free connection. Returns the function that takes it and does the work.
     async fn checked_out<T, W: FnOnce(&mut Connection) -> Result<T, Failure>>(
         self: &Arc<Self>,
+        attempt: &str,
         work: W,
     ) -> Result<impl FnOnce() -> Result<T, Failure> + use<T, W>> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
+        self.check_free()?;
+        let Ok(permit) = timeout(self.acquire_timeout, self.permits.clone().acquire_owned()).await else {
+            let waited = self.acquire_timeout;
+            let problem = format!("{attempt}: other transactions have held the file's connection for {waited:?}");
+            return Err(ErrorKind::Transient(problem).into());
+        };
+        let permit = permit.map_err(|_| closed())?;
         let pool = self.clone();
         Ok(move || {
             let mut checkout = Checkout { connection: pool.take(), pool, _permit: permit };
             let connection = checkout.connection.as_mut().ok_or_else(|| Failure::from(closed()))?;
-            work(connection)
+            match checkout.pool.held.clone() {
+                // Handlers run inside this work, on this thread.
+                Some(held) => holding_here(held, || work(connection)),
+                None => work(connection),
+            }
         })
     }
 

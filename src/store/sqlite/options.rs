@@ -30,6 +30,7 @@ pub struct SqliteOptions {
     pub(crate) read_only: bool,
     pub(crate) readers: usize,
     pub(crate) busy_timeout: Duration,
+    pub(crate) acquire_timeout: Duration,
     pub(crate) max_payload: usize,
     pub(crate) max_file_bytes: Option<u64>,
 }
@@ -46,6 +47,7 @@ impl SqliteOptions {
             read_only: false,
             readers: 2,
             busy_timeout: Duration::from_secs(5),
+            acquire_timeout: Duration::from_mins(1),
             max_payload: MAX_PAYLOAD_BYTES,
             max_file_bytes: None,
         }
@@ -75,6 +77,14 @@ impl SqliteOptions {
     /// Sets how long a write waits for another process before it fails with [`Transient`](crate::ErrorKind::Transient).
     pub fn with_busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a call waits for a connection of its own process before it fails with [`Transient`](crate::ErrorKind::Transient), one
+    /// minute by default. A file has one connection that writes, and the transaction of a projection holds it while its handlers run. The
+    /// default is longer than the transactions of a rebuild.
+    pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
         self
     }
 

@@ -194,6 +194,7 @@ impl EventReader for SqliteStore {
 impl EventStore for SqliteStore {
     async fn append(&self, append: Append) -> Result<Appended> {
         append.check(self.max_payload)?;
+        self.writer.pool.check_free()?;
         self.commits.append(append).await
     }
 

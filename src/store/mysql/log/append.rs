@@ -4,22 +4,24 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySqlConnection, QueryBuilder, Row, raw_sql};
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row, raw_sql};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId, Version};
+use crate::store::held::holding;
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
-use crate::store::mysql::connection::{Connections, begin};
+use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::text;
-use crate::store::mysql::error::{classify, classify_work, is_no_savepoint, refusal};
+use crate::store::mysql::error::{classify, classify_work, commit_failed, is_before_work, is_no_savepoint, refusal};
 use crate::store::mysql::log::claims::{self, Claims};
 use crate::store::mysql::log::insert::{insert_events, insert_keys};
 use crate::store::mysql::log::plan::{Newest, Plan};
 use crate::store::mysql::log::statement::{LOOKED_UP, ROWS, padded, push_list};
+use crate::store::server::connections::Lease;
 use crate::store::server::convert::{commit_id, count, from_sql};
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
@@ -56,7 +58,8 @@ impl Writer {
     pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
         let failed = |error| classify(error, "look up an idempotency key");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let row = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&mut *lease).await;
+        let query = sqlx::query(OUTCOME).bind(key.as_str().as_bytes()).fetch_optional(&mut *lease);
+        let row = self.connections.limits().statements(query).await;
         lease.end(row).map_err(failed)?.map(|row| kept_outcome(&row)).transpose()
     }
 
@@ -74,7 +77,8 @@ impl Writer {
         let failed = |error| classify(error, "look up a unique value");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let (scope, value) = claims::key(scope, value);
-        let row = sqlx::query(claims::HOLDER).bind(scope).bind(value).fetch_optional(&mut *lease).await;
+        let query = sqlx::query(claims::HOLDER).bind(scope).bind(value).fetch_optional(&mut *lease);
+        let row = self.connections.limits().statements(query).await;
         let row = lease.end(row).map_err(failed)?;
         row.map_or(Ok(None), |row| claims::holder(&row).map_err(failed))
     }
@@ -163,24 +167,34 @@ impl Writer {
     }
 
     /// Commits a round. Reads before it writes, so during the reads it holds no locks except those on claimed values.
-    async fn commit(
-        &self,
-        connection: &mut MySqlConnection,
-        round: &[&Append],
-    ) -> Result<Vec<Result<Appended>>, Ended> {
-        let mut tx = begin(connection).await?;
-        let claims = Claims::lock(&mut tx, round).await?;
-        let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
-        let found = versions(&mut tx, &parts).await?;
-        // The keys are read after the versions: a transaction that sees a version written under the same key then also sees the key.
-        let kept = kept(&mut tx, round, KEPT_END).await?;
-        let results = self.write(&mut tx, round, &found, kept, &claims).await?;
-        inline::apply_inline(&self.inline, &mut *tx, round, &results)
+    async fn commit(&self, lease: &mut Lease<MySql>, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
+        let limits = self.connections.limits();
+        let mut tx = lease.begin().await?;
+        let written = limits.statements(async {
+            let claims = Claims::lock(&mut tx, round).await?;
+            let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
+            let found = versions(&mut tx, &parts).await?;
+            // The keys are read after the versions: a transaction that sees a version written under the same key then also sees the key.
+            let kept = kept(&mut tx, round, KEPT_END).await?;
+            self.write(&mut tx, round, &found, kept, &claims).await
+        });
+        let results: Vec<Result<Appended>> = written.await?;
+        holding(self.connections.held(), inline::apply_inline(&self.inline, &mut *tx, round, &results))
             .await
             .map_err(classify_work)
             .map_err(Ended::Inline)?;
-        tx.commit().await?;
+        limits.statements(tx.commit()).await.map_err(commit_failed)?;
         Ok(results)
+    }
+
+    async fn try_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
+        let mut lease = self.connections.lease().await?;
+        match self.commit(&mut lease, round).await {
+            Ok(results) => Ok(lease.end(Ok(results))?),
+            Err(Ended::Server(error)) => Ok(lease.end(Err(error))?),
+            // A projection may have dropped a query half-way, so the connection is closed, which ends the transaction.
+            Err(inline) => Err(inline),
+        }
     }
 
     /// Writes the appends that the versions and the outcomes in `found` and `kept` allow.
@@ -226,18 +240,16 @@ impl BatchAppend for Writer {
 #[async_trait]
 impl Rounds for Writer {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
-        let mut lease = self.connections.lease().await?;
-        match self.commit(&mut lease, round).await {
-            Ok(results) => Ok(lease.end(Ok(results))?),
-            Err(Ended::Server(error)) => Ok(lease.end(Err(error))?),
-            // A projection may have dropped a query half-way, so the connection is closed, which ends the transaction.
-            Err(inline) => Err(inline),
+        match self.try_round(round).await {
+            // The statement was not executed, and another session may be able to write.
+            Err(Ended::Server(error)) if is_before_work(&error) => self.try_round(round).await,
+            ended => ended,
         }
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
         let mut lease = self.connections.lease().await?;
-        let known = known_id(&mut lease, ids).await;
+        let known = self.connections.limits().statements(known_id(&mut lease, ids)).await;
         lease.end(known)
     }
 

@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
 use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::{MySql, QueryBuilder, Row};
 use uuid::Uuid;
@@ -17,6 +16,7 @@ use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::log::sequence::sequence;
+use crate::store::server::connections::Fault;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
 use crate::store::server::page::{self, Rows, Scan, Scans};
 use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
@@ -28,6 +28,17 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let mut visit = Visit::new(stream, visitor);
+        match self.try_replay(stream, replay, &mut visit).await {
+            // The visitor has seen nothing yet.
+            Err(error) if visit.is_untouched() && Fault::of::<MySql>(&error) == Fault::Ended => {
+                self.try_replay(stream, replay, &mut visit).await
+            }
+            replayed => replayed,
+        }
+    }
+
+    async fn try_replay(&self, stream: &StreamId, replay: Replay, visit: &mut Visit<'_>) -> Result<()> {
         let (last, until) = match replay.up_to {
             UpTo::Head => (i64::MAX, None),
             UpTo::Version(version) => (to_sql(version.get()), None),
@@ -35,19 +46,13 @@ impl Reader {
         };
         let (kind, id) = (stream.aggregate_type().as_str().as_bytes(), stream.aggregate_id().as_str().as_bytes());
         let mut after = to_sql(replay.after.get());
-        let mut visit = Visit::new(stream, visitor);
         let failed = |error| classify(error, "replay a stream");
+        let limits = self.connections.limits();
         let mut lease = self.connections.lease().await.map_err(failed)?;
         if let (Some(fingerprint), None) = (replay.snapshot, until) {
-            let snapshot: Option<(i64, Vec<u8>)> = sqlx::query_as(SNAPSHOT)
-                .bind(kind)
-                .bind(id)
-                .bind(after)
-                .bind(last)
-                .bind(fingerprint.cast_signed())
-                .fetch_optional(&mut *lease)
-                .await
-                .map_err(failed)?;
+            let query = sqlx::query_as(SNAPSHOT).bind(kind).bind(id).bind(after).bind(last);
+            let query = query.bind(fingerprint.cast_signed()).fetch_optional(&mut *lease);
+            let snapshot: Option<(i64, Vec<u8>)> = limits.statements(query).await.map_err(failed)?;
             if let Some((version, state)) = snapshot {
                 visit.snapshot(version, &state)?;
                 after = version;
@@ -55,7 +60,7 @@ impl Reader {
         }
         let until = time_to_sql(until.unwrap_or(DateTime::<Utc>::MAX_UTC));
         let mut rows = sqlx::query(REPLAY).bind(kind).bind(id).bind(after).bind(last).bind(until).fetch(&mut *lease);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
+        while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
             let replayed = replayed(&row).map_err(|error| visit.damaged(error))?;
             visit.event(&replayed)?;
         }
@@ -83,7 +88,7 @@ impl Reader {
     async fn joined(&self, query: sqlx::query::Query<'_, MySql, MySqlArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let rows = query.fetch_all(&mut *lease).await;
+        let rows = self.connections.limits().statements(query.fetch_all(&mut *lease)).await;
         let rows = lease.end(rows).map_err(failed)?;
         let mut builder = EventBuilder::default();
         let read = |row: &MySqlRow| {
@@ -163,9 +168,10 @@ impl Scans for Reader {
         push_names(&mut query, OF_AGGREGATE_TYPES, filter.aggregate_types.iter().map(AggregateType::as_str));
         push_names(&mut query, OF_EVENT_TYPES, filter.event_types.iter().map(EventType::as_str));
         let failed = |error| classify(error, "read events");
+        let limits = self.connections.limits();
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut rows = query.build().fetch(&mut *lease);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
+        while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
             let commit = row.try_get(0).map_err(failed)?;
             let ordinal = row.try_get(1).map_err(failed)?;
             take(commit, ordinal, columns(&row))?;
@@ -176,13 +182,14 @@ impl Scans for Reader {
 
     async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
         let failed = |error| classify(error, "read events");
+        let limits = self.connections.limits();
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let query = sqlx::query(TAIL)
             .bind(to_sql(end.get()))
             .bind(to_sql(after.get()))
             .bind(to_sql(after.get().saturating_add(1)));
         let mut rows = query.fetch(&mut *lease);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
+        while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
             take(row.try_get(14).map_err(failed)?, row.try_get(1).map_err(failed)?, columns(&row))?;
         }
         drop(rows);

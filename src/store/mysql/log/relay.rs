@@ -13,9 +13,32 @@ use crate::store::mysql::error::classify;
 use crate::store::mysql::store::MySqlStore;
 use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, micros_to_sql, to_sql};
 
+/// Each call may be repeated: the position and the fence never decrease, and a lease that the holder has is extended.
 #[async_trait]
 impl RelayStore for MySqlStore {
     async fn mark(&self, relay: &str) -> Result<Mark> {
+        self.writer.connections.repeat("read a relay's position", || self.relay_mark(relay)).await
+    }
+
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
+        self.writer.connections.repeat("advance a relay's position", || self.advance_relay(relay, to, fence)).await
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to)).await
+    }
+
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        self.writer.connections.repeat("acquire a lease", || self.take_lease(name, holder, length)).await
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        self.writer.connections.repeat("release a lease", || self.give_up_lease(name, holder)).await
+    }
+}
+
+impl MySqlStore {
+    async fn relay_mark(&self, relay: &str) -> Result<Mark> {
         check_relay_name(relay)?;
         let found: Option<MarkRow> = self
             .writer
@@ -26,7 +49,7 @@ impl RelayStore for MySqlStore {
         found.map_or(Ok(Mark::START), mark_from_sql)
     }
 
-    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
+    async fn advance_relay(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let (connections, name) = (&self.writer.connections, relay.as_bytes());
         let failed = |error| classify(error, "advance a relay's position");
@@ -39,7 +62,7 @@ impl RelayStore for MySqlStore {
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
     }
 
-    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+    async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
         check_relay_name(relay)?;
         let (connections, name) = (&self.writer.connections, relay.as_bytes());
         let failed = |error| classify(error, "reset a relay");
@@ -50,7 +73,7 @@ impl RelayStore for MySqlStore {
         connections.execute(reset.bind(position).bind(id)).await.map_err(failed)
     }
 
-    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         check_lease_name(name)?;
         let (connections, name, holder) = (&self.writer.connections, name.as_bytes(), &holder.as_bytes()[..]);
         let failed = |error| classify(error, "acquire a lease");
@@ -70,7 +93,7 @@ impl RelayStore for MySqlStore {
         fence.map(|(fence,)| from_sql(fence, "fence").map(Fence::new)).transpose()
     }
 
-    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+    async fn give_up_lease(&self, name: &str, holder: Uuid) -> Result<()> {
         check_lease_name(name)?;
         let release = sqlx::query(RELEASE_LEASE).bind(name.as_bytes()).bind(&holder.as_bytes()[..]);
         self.writer.connections.execute(release).await.map_err(|error| classify(error, "release a lease"))

@@ -1,11 +1,12 @@
 //! The sequencer: assigns positions to commits, in the order of their numbers.
 
-use sqlx::MySqlConnection;
+use sqlx::MySql;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
-use crate::store::mysql::connection::{Connections, begin};
+use crate::store::mysql::connection::Connections;
 use crate::store::mysql::error::classify;
+use crate::store::server::connections::Lease;
 use crate::store::server::convert::from_sql;
 use crate::store::server::page;
 
@@ -39,7 +40,7 @@ pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Positio
 /// Runs the sequencer once, on a leased connection.
 async fn attempt(connections: &Connections) -> Result<Option<Run>, sqlx::Error> {
     let mut lease = connections.lease().await?;
-    let run = sequence_once(&mut lease).await;
+    let run = connections.limits().statements(sequence_once(&mut lease)).await;
     lease.end(run)
 }
 
@@ -52,8 +53,8 @@ struct Run {
 }
 
 /// Assigns positions to the commits that are visible now. Returns `None` if another session holds the sequencer's lock.
-async fn sequence_once(connection: &mut MySqlConnection) -> Result<Option<Run>, sqlx::Error> {
-    let mut tx = begin(connection).await?;
+async fn sequence_once(lease: &mut Lease<MySql>) -> Result<Option<Run>, sqlx::Error> {
+    let mut tx = lease.begin().await?;
     if sqlx::query(LOCK_SEQUENCER).fetch_optional(&mut *tx).await?.is_none() {
         tx.rollback().await?;
         return Ok(None);

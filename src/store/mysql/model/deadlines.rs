@@ -9,7 +9,6 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::ProjectionName;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineColumns, DeadlineStore, parts};
-use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::model::read_model::MySqlReadModel;
@@ -31,20 +30,24 @@ impl DeadlineStore for MySqlReadModel {
 
     async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
         let failed = |error| classify(error, "change deadlines");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
-        change(&mut tx, process, changes).await.map_err(failed)?;
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)
+        let settle = || async {
+            let mut lease = self.connections.lease().await.map_err(failed)?;
+            let mut tx = lease.begin().await.map_err(failed)?;
+            change(&mut tx, process, changes).await.map_err(failed)?;
+            let committed = tx.commit().await;
+            lease.end(committed).map_err(failed)
+        };
+        self.connections.repeat("change deadlines", settle).await
     }
 
     async fn due_deadlines(&self, process: &ProjectionName, now: DateTime<Utc>, limit: usize) -> Result<Vec<Deadline>> {
         let failed = |error| classify(error, "read deadlines");
-        let due = sqlx::query(DUE).bind(process.as_str().as_bytes()).bind(time_to_sql(now)).bind(limit_to_sql(limit));
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let rows = due.fetch_all(&mut *lease).await;
-        let rows = lease.end(rows).map_err(failed)?;
-        rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
+        let read = || async {
+            let due = sqlx::query(DUE).bind(process.as_str().as_bytes()).bind(time_to_sql(now));
+            let rows = self.connections.rows(due.bind(limit_to_sql(limit))).await.map_err(failed)?;
+            rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
+        };
+        self.connections.repeat("read deadlines", read).await
     }
 
     async fn postpone_deadline(

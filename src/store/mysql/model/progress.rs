@@ -9,16 +9,17 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{ProjectionName, StreamId, Version};
+use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
 use crate::store::model::read_model::Work;
-use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::{classify, classify_work};
 use crate::store::mysql::model::checkpoint::lock_checkpoint;
 use crate::store::mysql::model::parking::{columns, park};
 use crate::store::mysql::model::read_model::MySqlReadModel;
+use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 
@@ -31,19 +32,7 @@ impl MySqlReadModel {
         projection: &ProjectionName,
         work: Work<MySqlConnection>,
     ) -> Result<()> {
-        let failed = |error| classify(error, "set up a projection");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
-        let found = lock_checkpoint(&mut tx, projection).await?;
-        let allowed = found.state.check_running(projection).and_then(|()| found.check_aggregate_order(projection));
-        if let Err(refused) = allowed {
-            let rolled_back = tx.rollback().await;
-            lease.end(rolled_back).map_err(failed)?;
-            return Err(refused);
-        }
-        set_up(&mut tx, projection, ProjectionState::Running, work).await?;
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)
+        self.begin_as(projection, ProjectionState::Running, work).await
     }
 
     pub(crate) async fn seen_versions(
@@ -52,13 +41,16 @@ impl MySqlReadModel {
         streams: &[StreamId],
     ) -> Result<HashMap<StreamId, Version>> {
         let failed = |error| classify(error, "read progress");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut seen = HashMap::new();
-        for chunk in streams.chunks(ROWS) {
-            let found = rows(&mut lease, projection, chunk).await?;
-            seen.extend(found.into_iter().map(|(stream, (_, seen))| (stream, seen)));
-        }
-        lease.end(Ok(seen)).map_err(failed)
+        let read = || async {
+            let mut lease = self.connections.lease().await.map_err(failed)?;
+            let mut seen = HashMap::new();
+            for chunk in streams.chunks(ROWS) {
+                let found = rows(&mut lease, projection, chunk).await?;
+                seen.extend(found.into_iter().map(|(stream, (_, seen))| (stream, seen)));
+            }
+            lease.end(Ok(seen)).map_err(failed)
+        };
+        self.connections.repeat("read progress", read).await
     }
 
     pub(crate) async fn run_turn(
@@ -67,23 +59,18 @@ impl MySqlReadModel {
         streams: Vec<StreamId>,
         turn: Turn<MySqlConnection>,
     ) -> Result<()> {
-        let failed = |error| classify(error, "commit a batch");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
         let streams = in_key_order(streams);
-        let locked = lock(&mut tx, projection, &streams).await?;
-        let parked = read_parked(&mut tx, projection, &parked_of(&streams, &locked)).await?;
-        let before = progress_of(streams, &locked, parked)?;
-        let mut after = before.clone();
-        // Work that fails may have dropped a query half-way. The connection is then closed, which ends the transaction.
-        turn(&mut tx, &mut after).await.map_err(classify_work)?;
-        let (changed, parking) = changes(&before, &after);
-        set(&mut tx, projection, &changed).await.map_err(failed)?;
-        for change in &parking {
-            park(projection, change).execute(&mut *tx).await.map_err(failed)?;
+        let _turn = self.connections.turn().await?;
+        let (mut turn, mut is_first) = (Some(turn), true);
+        loop {
+            let lease = self.connections.lease().await;
+            let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
+            let done = self.turn_on(&mut lease, projection, &streams, &mut turn).await;
+            let done = lease.finish(done);
+            if !std::mem::take(&mut is_first) || turn.is_none() || !Fault::may_pass::<MySql, _>(&done) {
+                return done;
+            }
         }
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)
     }
 
     pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
@@ -101,35 +88,89 @@ impl MySqlReadModel {
 #[async_trait]
 impl InlineModels for MySqlReadModel {
     async fn begin_inline(&self, projection: &ProjectionName, work: Work<MySqlConnection>) -> Result<()> {
-        let failed = |error| classify(error, "set up an inline projection");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
-        let found = lock_checkpoint(&mut tx, projection).await?;
-        let allowed = match found.state {
-            ProjectionState::Inline => Ok(()),
-            other => other.check_running(projection).and_then(|()| found.check_aggregate_order(projection)),
-        };
-        if let Err(refused) = allowed {
-            let rolled_back = tx.rollback().await;
-            lease.end(rolled_back).map_err(failed)?;
-            return Err(refused);
-        }
-        set_up(&mut tx, projection, ProjectionState::Inline, work).await?;
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)
+        self.begin_as(projection, ProjectionState::Inline, work).await
     }
 }
 
-/// Sets the state in the projection's row, then runs the work. The state comes first because work that creates a table commits implicitly.
-async fn set_up(
-    tx: &mut MySqlConnection,
-    projection: &ProjectionName,
-    state: ProjectionState,
-    work: Work<MySqlConnection>,
-) -> Result<()> {
-    let mark = sqlx::query(BEGIN_PER_AGGREGATE).bind(state.as_str().as_bytes()).bind(projection.as_str().as_bytes());
-    mark.execute(&mut *tx).await.map_err(|error| classify(error, "set up a projection"))?;
-    work(tx).await.map_err(classify_work)
+impl MySqlReadModel {
+    /// Sets the projection up with order per aggregate, in this state.
+    async fn begin_as(
+        &self,
+        projection: &ProjectionName,
+        state: ProjectionState,
+        work: Work<MySqlConnection>,
+    ) -> Result<()> {
+        let _turn = self.connections.turn().await?;
+        let (mut work, mut is_first) = (Some(work), true);
+        loop {
+            let lease = self.connections.lease().await;
+            let mut lease = lease.map_err(|error| classify(error, "set up a projection"))?;
+            let done = self.begin_on(&mut lease, projection, state, &mut work).await;
+            let done = lease.finish(done);
+            if !std::mem::take(&mut is_first) || work.is_none() || !Fault::may_pass::<MySql, _>(&done) {
+                return done;
+            }
+        }
+    }
+
+    /// Sets the projection up. Takes `work` when it runs it.
+    async fn begin_on(
+        &self,
+        lease: &mut Lease<MySql>,
+        projection: &ProjectionName,
+        state: ProjectionState,
+        work: &mut Option<Work<MySqlConnection>>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "set up a projection");
+        let limits = self.connections.limits();
+        let mut tx = lease.begin().await.map_err(failed)?;
+        let found = limits.call("set up a projection", lock_checkpoint(&mut tx, projection)).await?;
+        if found.state != ProjectionState::Inline || state != ProjectionState::Inline {
+            found.state.check_running(projection)?;
+            found.check_aggregate_order(projection)?;
+        }
+        // The state comes first because work that creates a table commits implicitly.
+        let mark = sqlx::query(BEGIN_PER_AGGREGATE);
+        let mark = mark.bind(state.as_str().as_bytes()).bind(projection.as_str().as_bytes());
+        limits.statements(mark.execute(&mut *tx)).await.map_err(failed)?;
+        if let Some(work) = work.take() {
+            holding(self.connections.held(), work(&mut tx)).await.map_err(classify_work)?;
+        }
+        limits.statements(tx.commit()).await.map_err(failed)
+    }
+
+    /// Runs a turn. Takes `turn` when it runs it.
+    async fn turn_on(
+        &self,
+        lease: &mut Lease<MySql>,
+        projection: &ProjectionName,
+        streams: &[StreamId],
+        turn: &mut Option<Turn<MySqlConnection>>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "commit a batch");
+        let limits = self.connections.limits();
+        let mut tx = lease.begin().await.map_err(failed)?;
+        let locked = async {
+            let locked = lock(&mut tx, projection, streams).await?;
+            let parked = read_parked(&mut tx, projection, &parked_of(streams, &locked)).await?;
+            progress_of(streams.to_vec(), &locked, parked)
+        };
+        let before = limits.call("commit a batch", locked).await?;
+        let mut after = before.clone();
+        // Work that fails may have dropped a query half-way. The connection is then closed, which ends the transaction.
+        if let Some(turn) = turn.take() {
+            holding(self.connections.held(), turn(&mut tx, &mut after)).await.map_err(classify_work)?;
+        }
+        let (changed, parking) = changes(&before, &after);
+        let committed = async {
+            set(&mut tx, projection, &changed).await?;
+            for change in &parking {
+                park(projection, change).execute(&mut *tx).await?;
+            }
+            tx.commit().await
+        };
+        limits.statements(committed).await.map_err(failed)
+    }
 }
 
 /// Inserts the missing rows and locks all of them, in key order.

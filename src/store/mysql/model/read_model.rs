@@ -4,23 +4,26 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use chrono::Utc;
-use sqlx::{MySqlConnection, MySqlPool};
+use sqlx::{MySql, MySqlConnection, MySqlPool};
 
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId, Version};
+use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
-use crate::store::mysql::connection::{Connections, begin};
+use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
 use crate::store::mysql::model::checkpoint::{
     CHANGES, FORGET_PARKED, FORGET_PROGRESS, READ, RESET, RESET_START, STATE, advance, lock_checkpoint,
 };
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
+use crate::store::mysql::options::MySqlOptions;
 use crate::store::mysql::{connection, migrate};
+use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
 
 /// The read models in a MySQL or MariaDB database: the tables of projections and their checkpoints. Clones share one pool.
@@ -55,8 +58,16 @@ impl MySqlReadModel {
     /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release has changed the schema, otherwise a
     /// [write error](crate::Error#write-errors).
     pub async fn open(pool: MySqlPool) -> Result<Self> {
-        let connections = Connections::of(pool);
-        migrate::apply(&connections).await?;
+        Self::open_with(pool, MySqlOptions::new()).await
+    }
+
+    /// Opens read models over the caller's pool, with the time limits of `options`.
+    ///
+    /// # Errors
+    /// The same as for [`open`](Self::open).
+    pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
+        let connections = Connections::of(pool, options.limits);
+        options.limits.long().call("open the read models", migrate::apply(&connections)).await?;
         Ok(Self { connections })
     }
 
@@ -76,75 +87,64 @@ impl ReadModel for MySqlReadModel {
     type Tx = MySqlConnection;
 
     async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
-        let found: Option<MarkRow> = self
-            .connections
-            .optional(sqlx::query_as(READ).bind(projection.as_str().as_bytes()))
-            .await
-            .map_err(|error| classify(error, "read a checkpoint"))?;
-        found.map_or(Ok(Mark::START), mark_from_sql)
+        let failed = |error| classify(error, "read a checkpoint");
+        let read = || async {
+            let query = sqlx::query_as(READ).bind(projection.as_str().as_bytes());
+            let found: Option<MarkRow> = self.connections.optional(query).await.map_err(failed)?;
+            found.map_or(Ok(Mark::START), mark_from_sql)
+        };
+        self.connections.repeat("read a checkpoint", read).await
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
-        let state: Option<(String,)> = self
-            .connections
-            .optional(sqlx::query_as(STATE).bind(projection.as_str().as_bytes()))
-            .await
-            .map_err(|error| classify(error, "read a projection's state"))?;
-        state.map_or(Ok(ProjectionState::Running), |(state,)| ProjectionState::parse(&state))
+        let failed = |error| classify(error, "read a projection's state");
+        let read = || async {
+            let query = sqlx::query_as(STATE).bind(projection.as_str().as_bytes());
+            let state: Option<(String,)> = self.connections.optional(query).await.map_err(failed)?;
+            state.map_or(Ok(ProjectionState::Running), |(state,)| ProjectionState::parse(&state))
+        };
+        self.connections.repeat("read a projection's state", read).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         let failed = |error| classify(error, "read parked aggregates");
-        // The count is read before the rows: if a row changes later, the count differs at the commit.
-        let changes: Option<(i64,)> = self
-            .connections
-            .optional(sqlx::query_as(CHANGES).bind(projection.as_str().as_bytes()))
-            .await
-            .map_err(failed)?;
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let rows = sqlx::query(PARKED).bind(projection.as_str().as_bytes()).fetch_all(&mut *lease).await;
-        let rows = lease.end(rows).map_err(failed)?;
-        let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
-        let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
-        Ok(Parking { changes, parked: columns.collect::<Result<_>>()? })
+        let read = || async {
+            // The count is read before the rows: if a row changes later, the count differs at the commit.
+            let query = sqlx::query_as(CHANGES).bind(projection.as_str().as_bytes());
+            let changes: Option<(i64,)> = self.connections.optional(query).await.map_err(failed)?;
+            let query = sqlx::query(PARKED).bind(projection.as_str().as_bytes());
+            let rows = self.connections.rows(query).await.map_err(failed)?;
+            let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
+            let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
+            Ok(Parking { changes, parked: columns.collect::<Result<_>>()? })
+        };
+        self.connections.repeat("read parked aggregates", read).await
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
         let failed = |error| classify(error, "retry a parked aggregate");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let retried = sqlx::query(RETRY)
+        let query = sqlx::query(RETRY)
             .bind(time_to_sql(Utc::now()))
             .bind(projection.as_str().as_bytes())
             .bind(stream.aggregate_type().as_str().as_bytes())
-            .bind(stream.aggregate_id().as_str().as_bytes())
-            .execute(&mut *lease)
-            .await;
+            .bind(stream.aggregate_id().as_str().as_bytes());
+        let retried = self.connections.limits().statements(query.execute(&mut *lease)).await;
         Ok(lease.end(retried).map_err(failed)?.rows_affected() == 1)
     }
 
     async fn commit(&self, step: Step, work: Work<MySqlConnection>) -> Result<()> {
-        let failed = |error| classify(error, "commit a batch");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
-        // The row is locked before the work: until the commit, only the worker that holds it changes the model.
-        if let Err(refused) = lock_checkpoint(&mut tx, &step.projection).await?.check(&step) {
-            let rolled_back = tx.rollback().await;
-            lease.end(rolled_back).map_err(failed)?;
-            return Err(refused);
+        let _turn = self.connections.turn().await?;
+        let (mut work, mut is_first) = (Some(work), true);
+        loop {
+            let lease = self.connections.lease().await;
+            let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
+            let done = self.commit_on(&mut lease, &step, &mut work).await;
+            let done = lease.finish(done);
+            if !std::mem::take(&mut is_first) || work.is_none() || !Fault::may_pass::<MySql, _>(&done) {
+                return done;
+            }
         }
-        // Work that fails may have dropped a query half-way. The connection is then closed, which ends the transaction.
-        work(&mut tx).await.map_err(classify_work)?;
-        let found = advance(&step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
-        if found == 0 {
-            // The work created a table: the implicit commit released the row's lock, and another worker moved the checkpoint.
-            return Err(step.moved(lock_checkpoint(&mut tx, &step.projection).await?.mark.position));
-        }
-        // Written after the checkpoint, so that nothing is written if the checkpoint has moved.
-        for change in &step.parking {
-            park(&step.projection, change).execute(&mut *tx).await.map_err(failed)?;
-        }
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)
     }
 
     async fn begin(&self, projection: &ProjectionName, work: Work<MySqlConnection>) -> Result<()> {
@@ -171,7 +171,7 @@ impl ReadModel for MySqlReadModel {
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<MySqlConnection>) -> Result<()> {
         let failed = |error| classify(error, "reset a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
+        let mut tx = lease.begin().await.map_err(failed)?;
         let reset = match lock_checkpoint(&mut tx, projection).await?.reset(projection, to) {
             Ok(reset) => reset,
             Err(refused) => {
@@ -205,5 +205,39 @@ impl ReadModel for MySqlReadModel {
     async fn close(&self) -> Result<()> {
         self.connections.close().await;
         Ok(())
+    }
+}
+
+impl MySqlReadModel {
+    /// Commits a batch. Takes `work` when it runs it.
+    async fn commit_on(
+        &self,
+        lease: &mut Lease<MySql>,
+        step: &Step,
+        work: &mut Option<Work<MySqlConnection>>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "commit a batch");
+        let limits = self.connections.limits();
+        let mut tx = lease.begin().await.map_err(failed)?;
+        // The row is locked before the work: until the commit, only the worker that holds it changes the model.
+        let found = limits.call("commit a batch", lock_checkpoint(&mut tx, &step.projection)).await?;
+        found.check(step)?;
+        // Work that fails may have dropped a query half-way. The connection is then closed, which ends the transaction.
+        if let Some(work) = work.take() {
+            holding(self.connections.held(), work(&mut tx)).await.map_err(classify_work)?;
+        }
+        let committed = async {
+            let found = advance(step).execute(&mut *tx).await.map_err(failed)?.rows_affected();
+            if found == 0 {
+                // The work created a table: the implicit commit released the row's lock, and another worker moved the checkpoint.
+                return Err(step.moved(lock_checkpoint(&mut tx, &step.projection).await?.mark.position));
+            }
+            // Written after the checkpoint, so that nothing is written if the checkpoint has moved.
+            for change in &step.parking {
+                park(&step.projection, change).execute(&mut *tx).await.map_err(failed)?;
+            }
+            tx.commit().await.map_err(failed)
+        };
+        limits.call("commit a batch", committed).await
     }
 }

@@ -10,12 +10,12 @@ use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::views::{
     Changes, Entry, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
-use crate::store::mysql::connection::begin;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::classify;
 use crate::store::mysql::model::checkpoint::lock_checkpoint;
 use crate::store::mysql::model::progress::{ROWS, padded};
 use crate::store::mysql::model::read_model::MySqlReadModel;
+use crate::store::server::connections::Lease;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
 
 /// The most bytes of states and fields in one statement, unless a single row is larger. Padding at most doubles them, which stays below the 16 MiB
@@ -61,44 +61,19 @@ impl ViewStore for MySqlReadModel {
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
-        let failed = |error| classify(error, "switch a view's generation");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
-        let checked = check_promotion(&mut tx, view, when).await?;
-        let Ok(live) = checked else {
-            let rolled_back = tx.rollback().await;
-            lease.end(rolled_back).map_err(failed)?;
-            return checked;
-        };
-        let query = sqlx::query(PROMOTE).bind(to_sql(view.generation().get())).bind(view.view().as_str().as_bytes());
-        query.execute(&mut *tx).await.map_err(failed)?;
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)?;
-        Ok(live)
+        let mut lease =
+            self.connections.lease().await.map_err(|error| classify(error, "switch a view's generation"))?;
+        let promoted = promote_on(&mut lease, view, when);
+        let promoted = self.connections.call("switch a view's generation", promoted).await;
+        lease.finish(promoted)
     }
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
-        let failed = |error| classify(error, "delete a view's generation");
-        let projection = view.projection().as_str().as_bytes();
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let mut tx = begin(&mut lease).await.map_err(failed)?;
-        // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
-        lock_checkpoint(&mut tx, view.projection()).await?;
-        if lock_live(&mut tx, view.view()).await? == view.generation() {
-            let rolled_back = tx.rollback().await;
-            lease.end(rolled_back).map_err(failed)?;
-            return Err(still_live(view));
-        }
-        sqlx::query(MARK_DELETING).bind(projection).execute(&mut *tx).await.map_err(failed)?;
-        let is_gone = delete_rows(&mut tx, view, rows).await.map_err(failed)?;
-        if is_gone {
-            for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
-                sqlx::query(delete).bind(projection).execute(&mut *tx).await.map_err(failed)?;
-            }
-        }
-        let committed = tx.commit().await;
-        lease.end(committed).map_err(failed)?;
-        Ok(is_gone)
+        let mut lease =
+            self.connections.lease().await.map_err(|error| classify(error, "delete a view's generation"))?;
+        let deleted = delete_on(&mut lease, view, rows);
+        let deleted = self.connections.call("delete a view's generation", deleted).await;
+        lease.finish(deleted)
     }
 
     async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
@@ -115,23 +90,26 @@ impl ViewStore for MySqlReadModel {
         keys: &[ViewKey],
     ) -> Result<Vec<ViewRow>> {
         let failed = |error| classify(error, "read a view's rows");
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        // One snapshot for all statements.
-        sqlx::raw_sql(SNAPSHOT).execute(&mut *lease).await.map_err(failed)?;
-        let mut found = Vec::with_capacity(keys.len());
-        for chunk in keys.chunks(ROWS) {
-            let mut query = QueryBuilder::new(FIND);
-            query
-                .push_bind(view.as_str().as_bytes())
-                .push(IS_OF)
-                .push_bind(generation.map(|number| to_sql(number.get())));
-            query.push(OR_LIVE).push_bind(view.as_str().as_bytes()).push(OR_FIRST);
-            push_keys(&mut query, chunk);
-            found.extend(query.build().fetch_all(&mut *lease).await.map_err(failed)?);
-        }
-        let ended = sqlx::raw_sql("COMMIT").execute(&mut *lease).await;
-        lease.end(ended).map_err(failed)?;
-        found.iter().map(parse).collect()
+        let read = || async {
+            let mut lease = self.connections.lease().await.map_err(failed)?;
+            // One snapshot for all statements.
+            sqlx::raw_sql(SNAPSHOT).execute(&mut *lease).await.map_err(failed)?;
+            let mut found = Vec::with_capacity(keys.len());
+            for chunk in keys.chunks(ROWS) {
+                let mut query = QueryBuilder::new(FIND);
+                query
+                    .push_bind(view.as_str().as_bytes())
+                    .push(IS_OF)
+                    .push_bind(generation.map(|number| to_sql(number.get())));
+                query.push(OR_LIVE).push_bind(view.as_str().as_bytes()).push(OR_FIRST);
+                push_keys(&mut query, chunk);
+                found.extend(query.build().fetch_all(&mut *lease).await.map_err(failed)?);
+            }
+            let ended = sqlx::raw_sql("COMMIT").execute(&mut *lease).await;
+            lease.end(ended).map_err(failed)?;
+            found.iter().map(parse).collect()
+        };
+        self.connections.repeat("read a view's rows", read).await
     }
 
     async fn page(
@@ -155,10 +133,38 @@ impl ViewStore for MySqlReadModel {
                 query.bind(after).bind(limit)
             }
         };
-        let mut lease = self.connections.lease().await.map_err(failed)?;
-        let rows = query.fetch_all(&mut *lease).await;
-        lease.end(rows).map_err(failed)?.iter().map(parse).collect()
+        self.connections.rows(query).await.map_err(failed)?.iter().map(parse).collect()
     }
+}
+
+async fn promote_on(lease: &mut Lease<MySql>, view: &ViewId, when: Switch) -> Result<Generation> {
+    let failed = |error| classify(error, "switch a view's generation");
+    let mut tx = lease.begin().await.map_err(failed)?;
+    let live = check_promotion(&mut tx, view, when).await??;
+    let query = sqlx::query(PROMOTE).bind(to_sql(view.generation().get())).bind(view.view().as_str().as_bytes());
+    query.execute(&mut *tx).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    Ok(live)
+}
+
+async fn delete_on(lease: &mut Lease<MySql>, view: &ViewId, rows: usize) -> Result<bool> {
+    let failed = |error| classify(error, "delete a view's generation");
+    let projection = view.projection().as_str().as_bytes();
+    let mut tx = lease.begin().await.map_err(failed)?;
+    // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
+    lock_checkpoint(&mut tx, view.projection()).await?;
+    if lock_live(&mut tx, view.view()).await? == view.generation() {
+        return Err(still_live(view));
+    }
+    sqlx::query(MARK_DELETING).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+    let is_gone = delete_rows(&mut tx, view, rows).await.map_err(failed)?;
+    if is_gone {
+        for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+            sqlx::query(delete).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+        }
+    }
+    tx.commit().await.map_err(failed)?;
+    Ok(is_gone)
 }
 
 /// Returns the live generation, or the error of a promotion that `when` does not allow. Locks the live generation and both checkpoints until

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{Connection, Executor, PgConnection, PgExecutor};
+use sqlx::{Executor, PgConnection, PgExecutor};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId, Version};
+use crate::store::held::holding;
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
 use crate::store::postgres::connection::Connections;
-use crate::store::postgres::error::{classify, classify_work, code, refusal};
+use crate::store::postgres::error::{classify, classify_work, code, is_before_work, refusal};
 use crate::store::postgres::log::binds::{Batch, One};
 use crate::store::postgres::log::claims;
 use crate::store::postgres::log::signals::Signals;
@@ -49,10 +50,9 @@ impl Writer {
 
     /// Returns the outcome of the append under `key`.
     pub(crate) async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
-        self.outcome_in(self.connections.pool(), key)
-            .await
-            .map_err(|error| classify(error, "look up an idempotency key"))?
-            .transpose()
+        let query = sqlx::query_as(self.schema.sql(OUTCOME)).bind(key.as_str());
+        let rows = self.connections.all(query).await.map_err(|error| classify(error, "look up an idempotency key"))?;
+        (!rows.is_empty()).then(|| kept_outcome(rows)).transpose()
     }
 
     /// Returns the stream that holds a value.
@@ -109,6 +109,31 @@ impl Writer {
         }
     }
 
+    async fn try_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
+        let limits = self.connections.limits();
+        let mut lease = self.connections.lease().await?;
+        if self.inline.is_empty() {
+            let called = limits.statements(self.call(&mut lease, round, false)).await;
+            return Ok(lease.end(called)?);
+        }
+        let mut tx = lease.begin().await?;
+        let called = limits.statements(self.call(&mut tx, round, false)).await;
+        let results = match called {
+            Ok(results) => results,
+            Err(error) => {
+                drop(tx);
+                return Ok(lease.end(Err(error))?);
+            }
+        };
+        holding(self.connections.held(), inline::apply_inline(&self.inline, &mut *tx, round, &results))
+            .await
+            .map_err(classify_work)
+            .map_err(Ended::Inline)?;
+        let committed = limits.statements(tx.commit()).await;
+        lease.end(committed)?;
+        Ok(results)
+    }
+
     /// Appends a round by one call of the server's function. `callers` says whether the transaction belongs to the caller.
     async fn call(
         &self,
@@ -145,24 +170,17 @@ impl Writer {
 #[async_trait]
 impl Rounds for Writer {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
-        let mut lease = self.connections.lease().await?;
-        if self.inline.is_empty() {
-            let called = self.call(&mut lease, round, false).await;
-            return Ok(lease.end(called)?);
+        match self.try_round(round).await {
+            // The statement was not executed, and another session may be able to write.
+            Err(Ended::Server(error)) if is_before_work(&error) => self.try_round(round).await,
+            ended => ended,
         }
-        let mut tx = lease.begin().await?;
-        let results = self.call(&mut tx, round, false).await?;
-        inline::apply_inline(&self.inline, &mut *tx, round, &results)
-            .await
-            .map_err(classify_work)
-            .map_err(Ended::Inline)?;
-        let committed = tx.commit().await;
-        lease.end(committed)?;
-        Ok(results)
     }
 
     async fn known_id(&self, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
-        sqlx::query_scalar(self.schema.sql(KNOWN_IDS)).bind(ids).fetch_optional(self.connections.pool()).await
+        let known: Option<(Uuid,)> =
+            self.connections.optional(sqlx::query_as(self.schema.sql(KNOWN_IDS)).bind(ids)).await?;
+        Ok(known.map(|(known,)| known))
     }
 
     fn refusal(&self, error: &sqlx::Error) -> Refusal {

@@ -14,8 +14,11 @@ use crate::store::server::inline;
 
 impl PostgresStore {
     /// Returns the read models in the log's own schema, such as those of [inline](mod@crate::inline) projections.
+    ///
+    /// They have connections of their own, opened when they are first needed: as many as this store has, and at least two. Handlers may
+    /// therefore use the store while their transactions are open. All handles share these connections, and closing the store closes them.
     pub fn read_model(&self) -> PostgresReadModel {
-        PostgresReadModel { pool: self.pool().clone(), schema: self.schema.clone() }
+        PostgresReadModel { connections: self.models.clone(), schema: self.schema.clone() }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Reads the log: decodes streams as their rows arrive, and reads pages with two range scans.
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Postgres, Row};
 use uuid::Uuid;
@@ -15,6 +14,7 @@ use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, refusal};
 use crate::store::postgres::schema::Schema;
+use crate::store::server::connections::Fault;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
 use crate::store::server::page::{self, Rows, Scan, Scans};
 use crate::store::server::rounds::Refusal;
@@ -24,10 +24,23 @@ use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
 pub(crate) struct Reader {
     pub(crate) connections: Connections,
     pub(crate) schema: Schema,
+    /// Whether the store was opened for writing.
+    pub(crate) expects_writes: bool,
 }
 
 impl Reader {
     pub(crate) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
+        let mut visit = Visit::new(stream, visitor);
+        match self.try_replay(stream, replay, &mut visit).await {
+            // The visitor has seen nothing yet.
+            Err(error) if visit.is_untouched() && Fault::of::<Postgres>(&error) == Fault::Ended => {
+                self.try_replay(stream, replay, &mut visit).await
+            }
+            replayed => replayed,
+        }
+    }
+
+    async fn try_replay(&self, stream: &StreamId, replay: Replay, visit: &mut Visit<'_>) -> Result<()> {
         let (last, until) = match replay.up_to {
             UpTo::Head => (i64::MAX, None),
             UpTo::Version(version) => (to_sql(version.get()), None),
@@ -46,10 +59,10 @@ impl Reader {
         };
         let failed = |error| classify(error, "replay a stream");
         let mut lease = self.connections.lease().await.map_err(failed)?;
+        let limits = self.connections.limits();
         let mut rows = query.fetch(&mut *lease);
-        let mut stream = Visit::new(stream, visitor);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
-            visit(&mut stream, &row)?;
+        while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
+            visit_row(visit, &row)?;
         }
         drop(rows);
         lease.end(Ok(())).map_err(failed)
@@ -76,7 +89,7 @@ impl Reader {
     async fn joined(&self, query: sqlx::query::Query<'_, Postgres, PgArguments>) -> Result<Vec<RecordedEvent>> {
         let failed = |error| classify(error, "read events");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let rows = query.fetch_all(&mut *lease).await;
+        let rows = self.connections.limits().statements(query.fetch_all(&mut *lease)).await;
         let rows = lease.end(rows).map_err(failed)?;
         let mut builder = EventBuilder::default();
         let read = |row: &PgRow| {
@@ -157,9 +170,10 @@ impl Scans for Reader {
                 .bind(names(filter.event_types.iter().map(EventType::as_str)));
         }
         let failed = |error| classify(error, "read events");
+        let limits = self.connections.limits();
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut rows = query.fetch(&mut *lease);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
+        while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
             let commit = row.try_get_unchecked(0).map_err(failed)?;
             let ordinal = row.try_get_unchecked(1).map_err(failed)?;
             take(commit, ordinal, columns(&row))?;
@@ -171,9 +185,10 @@ impl Scans for Reader {
     async fn tail(&self, after: Position, end: Position, take: Rows<'_>) -> Result<()> {
         let failed = |error| classify(error, "read events");
         let query = sqlx::query(self.schema.sql(TAIL)).bind(to_sql(after.get())).bind(to_sql(end.get()));
+        let limits = self.connections.limits();
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut rows = query.fetch(&mut *lease);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
+        while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
             take(row.try_get(14).map_err(failed)?, row.try_get(1).map_err(failed)?, columns(&row))?;
         }
         drop(rows);
@@ -183,7 +198,7 @@ impl Scans for Reader {
     /// Waits while another session assigns positions.
     async fn sequence(&self) -> Result<Option<Position>> {
         for wait in page::looks() {
-            match self.connections.one(sqlx::query_as::<_, (Option<i64>,)>(self.schema.sql(SEQUENCE))).await {
+            match self.sequence_once().await {
                 Ok((Some(head),)) => return Ok(u64::try_from(head).ok().map(Position::new)),
                 // If sessions use a snapshot older than the lock, the rows of the first sequencer refuse the second one.
                 Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "assign positions")),
@@ -194,7 +209,21 @@ impl Scans for Reader {
     }
 }
 
-fn visit(visit: &mut Visit<'_>, row: &PgRow) -> Result<()> {
+impl Reader {
+    async fn sequence_once(&self) -> Result<(Option<i64>,), sqlx::Error> {
+        let query = || sqlx::query_as::<_, (Option<i64>,)>(self.schema.sql(SEQUENCE));
+        let mut lease = self.connections.lease().await?;
+        let head = self.connections.limits().statements(query().fetch_one(&mut *lease)).await;
+        // A store that was opened for writing may be connected to a demoted primary, while new sessions reach the new one.
+        if self.expects_writes && matches!(head, Ok((Some(READ_ONLY),))) && lease.is_read_only() {
+            drop(lease);
+            return self.connections.one(query()).await;
+        }
+        lease.end(head)
+    }
+}
+
+fn visit_row(visit: &mut Visit<'_>, row: &PgRow) -> Result<()> {
     let damaged = |error| visit.damaged(error);
     let version: i64 = row.try_get_unchecked(0).map_err(damaged)?;
     let payload: &[u8] = row.try_get_unchecked(4).map_err(damaged)?;
@@ -248,6 +277,9 @@ const REPLAY_FROM_SNAPSHOT: &str = "
     (SELECT version, event_type, schema_version, codec, payload FROM {schema}.events
     WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > coalesce((SELECT version FROM snapshot), $3) AND version <= $4
     ORDER BY version)";
+
+/// The answer of [`SEQUENCE`] in a session that cannot assign positions.
+const READ_ONLY: i64 = -1;
 
 /// A replica and a read-only session cannot assign positions: they read the positions that other sessions have assigned. The statement checks
 /// this each time, because a replica may be promoted.

@@ -13,62 +13,74 @@ use crate::store::postgres::error::classify;
 use crate::store::postgres::store::PostgresStore;
 use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, micros_to_sql, to_sql};
 
+/// Each call may be repeated: the position and the fence never decrease, and a lease that the holder has is extended.
 #[async_trait]
 impl RelayStore for PostgresStore {
     async fn mark(&self, relay: &str) -> Result<Mark> {
+        self.writer.connections.repeat("read a relay's position", || self.relay_mark(relay)).await
+    }
+
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
+        self.writer.connections.repeat("advance a relay's position", || self.advance_relay(relay, to, fence)).await
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to)).await
+    }
+
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+        self.writer.connections.repeat("acquire a lease", || self.take_lease(name, holder, length)).await
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        self.writer.connections.repeat("release a lease", || self.give_up_lease(name, holder)).await
+    }
+}
+
+impl PostgresStore {
+    async fn relay_mark(&self, relay: &str) -> Result<Mark> {
         check_relay_name(relay)?;
-        let found: Option<MarkRow> = sqlx::query_as(self.schema.sql(MARK))
-            .bind(relay)
-            .fetch_optional(self.writer.connections.pool())
+        let query = sqlx::query_as(self.schema.sql(MARK)).bind(relay);
+        let found: Option<MarkRow> = self
+            .writer
+            .connections
+            .optional(query)
             .await
             .map_err(|error| classify(error, "read a relay's position"))?;
         found.map_or(Ok(Mark::START), mark_from_sql)
     }
 
-    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
+    async fn advance_relay(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
-        let newest: i64 = sqlx::query_scalar(self.schema.sql(ADVANCE))
-            .bind(relay)
-            .bind(to_sql(to.position.get()))
-            .bind(id_to_sql(to))
-            .bind(to_sql(fence.get()))
-            .fetch_one(self.writer.connections.pool())
-            .await
-            .map_err(|error| classify(error, "advance a relay's position"))?;
+        let query = sqlx::query_as(self.schema.sql(ADVANCE)).bind(relay).bind(to_sql(to.position.get()));
+        let query = query.bind(id_to_sql(to)).bind(to_sql(fence.get()));
+        let (newest,): (i64,) =
+            self.writer.connections.one(query).await.map_err(|error| classify(error, "advance a relay's position"))?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
     }
 
-    async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+    async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
         check_relay_name(relay)?;
-        let reset = sqlx::query(self.schema.sql(RESET))
-            .bind(relay)
-            .bind(to_sql(to.position.get()))
-            .bind(id_to_sql(to))
-            .execute(self.writer.connections.pool())
-            .await;
-        reset.map(drop).map_err(|error| classify(error, "reset a relay"))
+        let query = sqlx::query(self.schema.sql(RESET)).bind(relay).bind(to_sql(to.position.get())).bind(id_to_sql(to));
+        self.writer.connections.execute(query).await.map_err(|error| classify(error, "reset a relay"))
     }
 
-    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
         check_lease_name(name)?;
-        let fence: Option<i64> = sqlx::query_scalar(self.schema.sql(ACQUIRE_LEASE))
-            .bind(name)
-            .bind(holder)
-            .bind(micros_to_sql(length))
-            .fetch_optional(self.writer.connections.pool())
+        let query = sqlx::query_as(self.schema.sql(ACQUIRE_LEASE)).bind(name).bind(holder);
+        let fence: Option<(i64,)> = self
+            .writer
+            .connections
+            .optional(query.bind(micros_to_sql(length)))
             .await
             .map_err(|error| classify(error, "acquire a lease"))?;
-        fence.map(|fence| from_sql(fence, "fence").map(Fence::new)).transpose()
+        fence.map(|(fence,)| from_sql(fence, "fence").map(Fence::new)).transpose()
     }
 
-    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+    async fn give_up_lease(&self, name: &str, holder: Uuid) -> Result<()> {
         check_lease_name(name)?;
-        let released = sqlx::query(self.schema.sql(RELEASE_LEASE))
-            .bind(name)
-            .bind(holder)
-            .execute(self.writer.connections.pool())
-            .await;
-        released.map(drop).map_err(|error| classify(error, "release a lease"))
+        let query = sqlx::query(self.schema.sql(RELEASE_LEASE)).bind(name).bind(holder);
+        self.writer.connections.execute(query).await.map_err(|error| classify(error, "release a lease"))
     }
 }
 

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::id::Position;
+use crate::store::postgres::connection::Connections;
 use crate::store::postgres::schema::Schema;
 
 /// The shortest interval between two notifications. Each one is a transaction that makes the server flush its log once more.
@@ -26,6 +27,9 @@ const MAX_NOTIFY_INTERVAL: Duration = Duration::from_millis(40);
 
 /// The delay before a new connection listens after the previous one was lost.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+
+/// The longest time without a notification until the listener asks whether its connection still exists.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
 
 /// The appends since the last notification of this process, and the time of the last notification from another process.
 struct Pending {
@@ -62,8 +66,8 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Creates signals within the process, and between processes if `pool` is given.
-    pub(crate) fn new(pool: Option<PgPool>, schema: &Schema) -> Self {
+    /// Creates signals within the process, and between processes if `connections` are given.
+    pub(crate) fn new(connections: Option<Connections>, schema: &Schema) -> Self {
         let stop = CancellationToken::new();
         let signals = Self {
             growth: watch::Sender::new(Position::ZERO),
@@ -72,8 +76,9 @@ impl Signals {
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
         };
-        if let Some(pool) = pool {
-            let exchange = exchange(pool, Notifier::new(schema), signals.growth.clone(), signals.pending.clone());
+        if let Some(connections) = connections {
+            let exchange =
+                exchange(connections, Notifier::new(schema), signals.growth.clone(), signals.pending.clone());
             let stop = signals.stop.clone();
             signals.task.spawn(async move {
                 tokio::select! {
@@ -109,26 +114,37 @@ fn signal(growth: &watch::Sender<Position>) {
 }
 
 /// Sends and receives until it is dropped.
-async fn exchange(pool: PgPool, notifier: Notifier, growth: watch::Sender<Position>, pending: Arc<Pending>) {
-    futures::join!(receive(&pool, &notifier, &growth, &pending), send(&pool, &notifier, &pending));
+async fn exchange(
+    connections: Connections,
+    notifier: Notifier,
+    growth: watch::Sender<Position>,
+    pending: Arc<Pending>,
+) {
+    futures::join!(receive(&connections, &notifier, &growth, &pending), send(&connections, &notifier, &pending));
 }
 
 /// Listens on a separate connection: a pooled connection that still listens when it is returned would fail the next call that uses it.
-async fn receive(pool: &PgPool, notifier: &Notifier, growth: &watch::Sender<Position>, pending: &Pending) {
-    let options = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+async fn receive(connections: &Connections, notifier: &Notifier, growth: &watch::Sender<Position>, pending: &Pending) {
     loop {
         // A lost connection is no error: readers poll until this loop reconnects.
-        if let Ok(own) = options.clone().connect_with(pool.connect_options().as_ref().clone()).await
-            && let Ok(mut listener) = PgListener::connect_with(&own).await
-            && listener.listen(&notifier.channel).await.is_ok()
-        {
-            listener.eager_reconnect(false);
+        if let Ok(mut listener) = connections.limits().statements(listen(connections, &notifier.channel)).await {
             // Commits before `LISTEN` sent their notifications without this listener.
             signal(growth);
-            while let Ok(Some(heard)) = listener.try_recv().await {
-                if heard.payload() != notifier.name {
-                    pending.heard.send_replace(Some(Instant::now()));
-                    signal(growth);
+            loop {
+                match timeout(MAX_SILENCE, listener.try_recv()).await {
+                    Ok(Ok(Some(heard))) if heard.payload() == notifier.name => {}
+                    Ok(Ok(Some(_))) => {
+                        pending.heard.send_replace(Some(Instant::now()));
+                        signal(growth);
+                    }
+                    Ok(Ok(None) | Err(_)) => break,
+                    // The log may be quiet, or the connection lost.
+                    Err(_) => {
+                        let asked = sqlx::query(ASK).execute(&mut listener);
+                        if connections.limits().statements(asked).await.is_err() {
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -136,9 +152,18 @@ async fn receive(pool: &PgPool, notifier: &Notifier, growth: &watch::Sender<Posi
     }
 }
 
+async fn listen(connections: &Connections, channel: &str) -> Result<PgListener, sqlx::Error> {
+    let options = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    let own = options.connect_with(connections.pool().connect_options().as_ref().clone()).await?;
+    let mut listener = PgListener::connect_with(&own).await?;
+    listener.listen(channel).await?;
+    listener.eager_reconnect(false);
+    Ok(listener)
+}
+
 /// Sends one notification for all commits since the last one. It also covers the commits of other processes: while one process notifies, the
 /// others stay silent.
-async fn send(pool: &PgPool, notifier: &Notifier, pending: &Pending) {
+async fn send(connections: &Connections, notifier: &Notifier, pending: &Pending) {
     let mut interval = MIN_NOTIFY_INTERVAL;
     loop {
         pending.added.notified().await;
@@ -150,7 +175,7 @@ async fn send(pool: &PgPool, notifier: &Notifier, pending: &Pending) {
         let busy = pending.appends.swap(0, Ordering::Relaxed) as u128 >= interval.as_millis();
         interval = if busy { MAX_NOTIFY_INTERVAL.min(interval * 2) } else { MIN_NOTIFY_INTERVAL };
         // A notification that fails is a lost notification, which readers tolerate.
-        drop(sqlx::query(NOTIFY).bind(&notifier.channel).bind(&notifier.name).execute(pool).await);
+        drop(connections.execute(sqlx::query(NOTIFY).bind(&notifier.channel).bind(&notifier.name)).await);
         tokio::time::sleep(interval).await;
     }
 }
@@ -170,6 +195,8 @@ impl Notifier {
         Self { channel: format!("retell_{}", schema.name()), name: name.to_string(), jitter }
     }
 }
+
+const ASK: &str = "SELECT 1";
 
 /// Does not wait for the disk, because a lost notification loses no event.
 const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::error::Result;
@@ -27,17 +27,24 @@ impl DeadlineStore for PostgresReadModel {
 
     async fn settle_deadlines(&self, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<()> {
         let failed = |error| classify(error, "change deadlines");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
-        change(&self.schema, &mut tx, process, changes).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)
+        let settle = || async {
+            let mut lease = self.connections.lease().await.map_err(failed)?;
+            let mut tx = lease.begin().await.map_err(failed)?;
+            change(&self.schema, &mut tx, process, changes).await.map_err(failed)?;
+            let committed = tx.commit().await;
+            lease.end(committed).map_err(failed)
+        };
+        self.connections.repeat("change deadlines", settle).await
     }
 
     async fn due_deadlines(&self, process: &ProjectionName, now: DateTime<Utc>, limit: usize) -> Result<Vec<Deadline>> {
         let failed = |error| classify(error, "read deadlines");
-        let due = sqlx::query(self.schema.sql(DUE)).bind(process.as_str()).bind(now).bind(limit_to_sql(limit));
-        let rows = due.fetch_all(&self.pool).await.map_err(failed)?;
-        rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
+        let read = || async {
+            let due = sqlx::query(self.schema.sql(DUE)).bind(process.as_str()).bind(now).bind(limit_to_sql(limit));
+            let rows = self.connections.rows(due).await.map_err(failed)?;
+            rows.iter().map(|row| columns(row).map_err(failed)?.parse()).collect()
+        };
+        self.connections.repeat("read deadlines", read).await
     }
 
     async fn postpone_deadline(
@@ -48,7 +55,7 @@ impl DeadlineStore for PostgresReadModel {
         error: &str,
     ) -> Result<()> {
         let query = sqlx::query(self.schema.sql(POSTPONE)).bind(process.as_str()).bind(id).bind(until).bind(error);
-        query.execute(&self.pool).await.map(drop).map_err(|error| classify(error, "postpone a deadline"))
+        self.connections.execute(query).await.map_err(|error| classify(error, "postpone a deadline"))
     }
 }
 

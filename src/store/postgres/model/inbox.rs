@@ -25,10 +25,10 @@ impl PostgresReadModel {
         let failed = |error| classify(error, "record the start of a reaction");
         let insert = sqlx::query(self.schema.sql(INSERT_START)).bind(reaction.as_str());
         let insert = insert.bind(to_sql(mark.position.get())).bind(id_to_sql(mark));
-        insert.execute(&self.pool).await.map_err(failed)?;
+        self.connections.execute(insert).await.map_err(failed)?;
         // A separate statement, because it must see the row of a process that inserted it first.
         let start = sqlx::query_as(self.schema.sql(START)).bind(reaction.as_str());
-        mark_from_sql(start.fetch_one(&self.pool).await.map_err(failed)?)
+        mark_from_sql(self.connections.one(start).await.map_err(failed)?)
     }
 }
 

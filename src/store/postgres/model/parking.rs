@@ -69,4 +69,5 @@ const RELEASE: &str = "DELETE FROM {schema}.parked WHERE projection = $1 AND agg
 /// Binds: projection, aggregate type, aggregate id, now.
 pub(crate) const RETRY: &str = "
     UPDATE {schema}.parked SET state = 'waiting', attempts = 0, next_at = $4
-    WHERE projection = $1 AND aggregate_type = $2 AND aggregate_id = $3";
+    WHERE projection = $1 AND aggregate_type = $2 AND aggregate_id = $3
+    RETURNING 1";

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row as _};
+use sqlx::{PgConnection, Postgres, Row as _};
 
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{ProjectionName, StreamId, Version};
+use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
 use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
@@ -18,6 +19,7 @@ use crate::store::postgres::model::checkpoint;
 use crate::store::postgres::model::parking::{columns, park};
 use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::postgres::schema::Schema;
+use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 
@@ -27,14 +29,7 @@ impl PostgresReadModel {
         projection: &ProjectionName,
         work: Work<PgConnection>,
     ) -> Result<()> {
-        let failed = |error| classify(error, "set up a projection");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
-        let begun = checkpoint::lock(&self.schema, BEGIN_PER_AGGREGATE, projection, &mut tx).await?;
-        begun.state.check_running(projection)?;
-        begun.check_aggregate_order(projection)?;
-        work(&mut tx).await.map_err(classify_work)?;
-        tx.commit().await.map_err(failed)
+        self.begin_as(projection, ProjectionState::Running, work).await
     }
 
     pub(crate) async fn seen_versions(
@@ -43,9 +38,12 @@ impl PostgresReadModel {
         streams: &[StreamId],
     ) -> Result<HashMap<StreamId, Version>> {
         let failed = |error| classify(error, "read progress");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let found = rows(&mut connection, &self.schema, FIND, projection, streams).await?;
-        Ok(found.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+        let read = || async {
+            let mut lease = self.connections.lease().await.map_err(failed)?;
+            let found = rows(&mut lease, &self.schema, FIND, projection, streams).await;
+            Ok(lease.finish(found)?.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+        };
+        self.connections.repeat("read progress", read).await
     }
 
     pub(crate) async fn run_turn(
@@ -54,33 +52,28 @@ impl PostgresReadModel {
         streams: Vec<StreamId>,
         turn: Turn<PgConnection>,
     ) -> Result<()> {
-        let failed = |error| classify(error, "commit a batch");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
         let streams = in_key_order(streams);
-        let locked = rows(&mut tx, &self.schema, LOCK, projection, &streams).await?;
-        let parked = self.parked_of(&mut tx, projection, &parked_of(&streams, &locked)).await?;
-        let before = progress_of(streams, &locked, parked)?;
-        let mut after = before.clone();
-        turn(&mut tx, &mut after).await.map_err(classify_work)?;
-        let (changed, parking) = changes(&before, &after);
-        self.set(&mut tx, projection, &changed).await.map_err(failed)?;
-        for change in &parking {
-            park(&self.schema, projection, change).execute(&mut *tx).await.map_err(failed)?;
+        let _turn = self.connections.turn().await?;
+        let (mut turn, mut is_first) = (Some(turn), true);
+        loop {
+            let lease = self.connections.lease().await;
+            let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
+            let done = self.turn_on(&mut lease, projection, &streams, &mut turn).await;
+            let done = lease.finish(done);
+            if !std::mem::take(&mut is_first) || turn.is_none() || !Fault::may_pass::<Postgres, _>(&done) {
+                return done;
+            }
         }
-        tx.commit().await.map_err(failed)
     }
 
     pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
-        let swept = sqlx::query_as(self.schema.sql(SWEEP))
+        let query = sqlx::query_as(self.schema.sql(SWEEP))
             .bind(projection.as_str())
             .bind(to_sql(from.position.get()))
             .bind(id_to_sql(from))
             .bind(to_sql(to.position.get()))
-            .bind(id_to_sql(to))
-            .fetch_one(&self.pool)
-            .await
-            .map_err(|error| classify(error, "advance a swept position"))?;
+            .bind(id_to_sql(to));
+        let swept = self.connections.one(query).await.map_err(|error| classify(error, "advance a swept position"))?;
         mark_from_sql(swept)
     }
 }
@@ -88,20 +81,87 @@ impl PostgresReadModel {
 #[async_trait]
 impl InlineModels for PostgresReadModel {
     async fn begin_inline(&self, projection: &ProjectionName, work: Work<PgConnection>) -> Result<()> {
-        let failed = |error| classify(error, "set up an inline projection");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
-        let begun = checkpoint::lock(&self.schema, BEGIN_INLINE, projection, &mut tx).await?;
-        if begun.state != ProjectionState::Inline {
-            begun.state.check_running(projection)?;
-        }
-        begun.check_aggregate_order(projection)?;
-        work(&mut tx).await.map_err(classify_work)?;
-        tx.commit().await.map_err(failed)
+        self.begin_as(projection, ProjectionState::Inline, work).await
     }
 }
 
 impl PostgresReadModel {
+    /// Sets the projection up with order per aggregate, in this state.
+    async fn begin_as(
+        &self,
+        projection: &ProjectionName,
+        state: ProjectionState,
+        work: Work<PgConnection>,
+    ) -> Result<()> {
+        let _turn = self.connections.turn().await?;
+        let (mut work, mut is_first) = (Some(work), true);
+        loop {
+            let lease = self.connections.lease().await;
+            let mut lease = lease.map_err(|error| classify(error, "set up a projection"))?;
+            let done = self.begin_on(&mut lease, projection, state, &mut work).await;
+            let done = lease.finish(done);
+            if !std::mem::take(&mut is_first) || work.is_none() || !Fault::may_pass::<Postgres, _>(&done) {
+                return done;
+            }
+        }
+    }
+
+    /// Sets the projection up. Takes `work` when it runs it.
+    async fn begin_on(
+        &self,
+        lease: &mut Lease<Postgres>,
+        projection: &ProjectionName,
+        state: ProjectionState,
+        work: &mut Option<Work<PgConnection>>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "set up a projection");
+        let limits = self.connections.limits();
+        let mut tx = lease.begin().await.map_err(failed)?;
+        let statement = if state == ProjectionState::Inline { BEGIN_INLINE } else { BEGIN_PER_AGGREGATE };
+        let locked = checkpoint::lock(&self.schema, statement, projection, &mut tx);
+        let begun = limits.call("set up a projection", locked).await?;
+        if begun.state != ProjectionState::Inline || state != ProjectionState::Inline {
+            begun.state.check_running(projection)?;
+        }
+        begun.check_aggregate_order(projection)?;
+        if let Some(work) = work.take() {
+            holding(self.connections.held(), work(&mut tx)).await.map_err(classify_work)?;
+        }
+        limits.statements(tx.commit()).await.map_err(failed)
+    }
+
+    /// Runs a turn. Takes `turn` when it runs it.
+    async fn turn_on(
+        &self,
+        lease: &mut Lease<Postgres>,
+        projection: &ProjectionName,
+        streams: &[StreamId],
+        turn: &mut Option<Turn<PgConnection>>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "commit a batch");
+        let limits = self.connections.limits();
+        let mut tx = lease.begin().await.map_err(failed)?;
+        let locked = async {
+            let locked = rows(&mut tx, &self.schema, LOCK, projection, streams).await?;
+            let parked = self.parked_of(&mut tx, projection, &parked_of(streams, &locked)).await?;
+            progress_of(streams.to_vec(), &locked, parked)
+        };
+        let before = limits.call("commit a batch", locked).await?;
+        let mut after = before.clone();
+        if let Some(turn) = turn.take() {
+            holding(self.connections.held(), turn(&mut tx, &mut after)).await.map_err(classify_work)?;
+        }
+        let (changed, parking) = changes(&before, &after);
+        let committed = async {
+            self.set(&mut tx, projection, &changed).await?;
+            for change in &parking {
+                park(&self.schema, projection, change).execute(&mut *tx).await?;
+            }
+            tx.commit().await
+        };
+        limits.statements(committed).await.map_err(failed)
+    }
+
     async fn parked_of(
         &self,
         tx: &mut PgConnection,

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use chrono::Utc;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres};
 
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId, Version};
+use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, classify_work};
 use crate::store::postgres::model::checkpoint::{
     CHANGES, FORGET_PARKED, FORGET_PROGRESS, LOCK, READ, RESET, RESET_START, STATE, advance, lock,
@@ -21,6 +23,7 @@ use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
 use crate::store::postgres::{connection, migrate};
+use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
 
 /// The read models in one schema of a PostgreSQL database: the tables of projections and their checkpoints. Clones share one pool.
@@ -36,7 +39,7 @@ use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql,
 /// ```
 #[derive(Debug, Clone)]
 pub struct PostgresReadModel {
-    pub(crate) pool: PgPool,
+    pub(crate) connections: Connections,
     pub(crate) schema: Schema,
 }
 
@@ -63,13 +66,15 @@ impl PostgresReadModel {
     /// The same as for [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
-        migrate::apply(&pool, &schema).await?;
-        Ok(Self { pool, schema })
+        let connections = Connections::of(pool, options.limits);
+        let opened = migrate::apply(connections.pool(), &schema);
+        options.limits.long().call("open the read models", opened).await?;
+        Ok(Self { connections, schema })
     }
 
     /// Returns the pool, for queries on the read models.
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        self.connections.pool()
     }
 }
 
@@ -79,69 +84,65 @@ impl ReadModel for PostgresReadModel {
     type Tx = PgConnection;
 
     async fn mark(&self, projection: &ProjectionName) -> Result<Mark> {
-        let found: Option<MarkRow> = sqlx::query_as(self.schema.sql(READ))
-            .bind(projection.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(|error| classify(error, "read a checkpoint"))?;
-        found.map_or(Ok(Mark::START), mark_from_sql)
+        let failed = |error| classify(error, "read a checkpoint");
+        let read = || async {
+            let query = sqlx::query_as(self.schema.sql(READ)).bind(projection.as_str());
+            let found: Option<MarkRow> = self.connections.optional(query).await.map_err(failed)?;
+            found.map_or(Ok(Mark::START), mark_from_sql)
+        };
+        self.connections.repeat("read a checkpoint", read).await
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
-        let state: Option<String> = sqlx::query_scalar(self.schema.sql(STATE))
-            .bind(projection.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(|error| classify(error, "read a projection's state"))?;
-        state.map_or(Ok(ProjectionState::Running), |state| ProjectionState::parse(&state))
+        let failed = |error| classify(error, "read a projection's state");
+        let read = || async {
+            let query = sqlx::query_as(self.schema.sql(STATE)).bind(projection.as_str());
+            let state: Option<(String,)> = self.connections.optional(query).await.map_err(failed)?;
+            state.map_or(Ok(ProjectionState::Running), |(state,)| ProjectionState::parse(&state))
+        };
+        self.connections.repeat("read a projection's state", read).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         let failed = |error| classify(error, "read parked aggregates");
-        // The count is read before the rows: if a row changes later, the count differs at the commit.
-        let changes: Option<i64> = sqlx::query_scalar(self.schema.sql(CHANGES))
-            .bind(projection.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(failed)?;
-        let rows = sqlx::query(self.schema.sql(PARKED))
-            .bind(projection.as_str())
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed)?;
-        let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
-        Ok(Parking { changes: from_sql(changes.unwrap_or(0), "count")?, parked: columns.collect::<Result<_>>()? })
+        let read = || async {
+            // The count is read before the rows: if a row changes later, the count differs at the commit.
+            let query = sqlx::query_as(self.schema.sql(CHANGES)).bind(projection.as_str());
+            let changes: Option<(i64,)> = self.connections.optional(query).await.map_err(failed)?;
+            let query = sqlx::query(self.schema.sql(PARKED)).bind(projection.as_str());
+            let rows = self.connections.rows(query).await.map_err(failed)?;
+            let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
+            let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
+            Ok(Parking { changes, parked: columns.collect::<Result<_>>()? })
+        };
+        self.connections.repeat("read parked aggregates", read).await
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
-        let retried = sqlx::query(self.schema.sql(RETRY))
-            .bind(projection.as_str())
-            .bind(stream.aggregate_type().as_str())
-            .bind(stream.aggregate_id().as_str())
-            .bind(Utc::now())
-            .execute(&self.pool)
-            .await
-            .map_err(|error| classify(error, "retry a parked aggregate"))?;
-        Ok(retried.rows_affected() == 1)
+        let failed = |error| classify(error, "retry a parked aggregate");
+        let retry = || async {
+            let query = sqlx::query(self.schema.sql(RETRY))
+                .bind(projection.as_str())
+                .bind(stream.aggregate_type().as_str())
+                .bind(stream.aggregate_id().as_str())
+                .bind(Utc::now());
+            Ok(!self.connections.rows(query).await.map_err(failed)?.is_empty())
+        };
+        self.connections.repeat("retry a parked aggregate", retry).await
     }
 
     async fn commit(&self, step: Step, work: Work<PgConnection>) -> Result<()> {
-        let failed = |error| classify(error, "commit a batch");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
-        // The row is locked before the work: until the commit, only the worker that holds it changes the model.
-        if !advance(&self.schema, &step, &mut tx).await.map_err(failed)? {
-            let found = lock(&self.schema, LOCK, &step.projection, &mut tx).await?;
-            found.check(&step)?;
-            if !advance(&self.schema, &step, &mut tx).await.map_err(failed)? {
-                return Err(step.moved(found.mark.position));
+        let _turn = self.connections.turn().await?;
+        let (mut work, mut is_first) = (Some(work), true);
+        loop {
+            let lease = self.connections.lease().await;
+            let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
+            let done = self.commit_on(&mut lease, &step, &mut work).await;
+            let done = lease.finish(done);
+            if !std::mem::take(&mut is_first) || work.is_none() || !Fault::may_pass::<Postgres, _>(&done) {
+                return done;
             }
         }
-        work(&mut tx).await.map_err(classify_work)?;
-        for change in &step.parking {
-            park(&self.schema, &step.projection, change).execute(&mut *tx).await.map_err(failed)?;
-        }
-        tx.commit().await.map_err(failed)
     }
 
     async fn begin(&self, projection: &ProjectionName, work: Work<PgConnection>) -> Result<()> {
@@ -162,8 +163,8 @@ impl ReadModel for PostgresReadModel {
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<PgConnection>) -> Result<()> {
         let failed = |error| classify(error, "reset a projection");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let mut tx = lease.begin().await.map_err(failed)?;
         let reset = lock(&self.schema, LOCK, projection, &mut tx).await?.reset(projection, to)?;
         work(&mut tx).await.map_err(classify_work)?;
         for statement in [FORGET_PROGRESS, FORGET_PARKED] {
@@ -193,7 +194,43 @@ impl ReadModel for PostgresReadModel {
     }
 
     async fn close(&self) -> Result<()> {
-        self.pool.close().await;
+        self.connections.close().await;
         Ok(())
+    }
+}
+
+impl PostgresReadModel {
+    /// Commits a batch. Takes `work` when it runs it.
+    async fn commit_on(
+        &self,
+        lease: &mut Lease<Postgres>,
+        step: &Step,
+        work: &mut Option<Work<PgConnection>>,
+    ) -> Result<()> {
+        let failed = |error| classify(error, "commit a batch");
+        let limits = self.connections.limits();
+        let mut tx = lease.begin().await.map_err(failed)?;
+        let locked = async {
+            // The row is locked before the work: until the commit, only the worker that holds it changes the model.
+            if !advance(&self.schema, step, &mut tx).await.map_err(failed)? {
+                let found = lock(&self.schema, LOCK, &step.projection, &mut tx).await?;
+                found.check(step)?;
+                if !advance(&self.schema, step, &mut tx).await.map_err(failed)? {
+                    return Err(step.moved(found.mark.position));
+                }
+            }
+            Ok(())
+        };
+        limits.call("commit a batch", locked).await?;
+        if let Some(work) = work.take() {
+            holding(self.connections.held(), work(&mut tx)).await.map_err(classify_work)?;
+        }
+        let committed = async {
+            for change in &step.parking {
+                park(&self.schema, &step.projection, change).execute(&mut *tx).await?;
+            }
+            tx.commit().await
+        };
+        limits.statements(committed).await.map_err(failed)
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
+use sqlx::{PgConnection, Postgres, Row as _};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
@@ -13,6 +13,7 @@ use crate::store::model::views::{
 };
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::read_model::PostgresReadModel;
+use crate::store::server::connections::Lease;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
 
 #[async_trait]
@@ -53,44 +54,25 @@ impl ViewStore for PostgresReadModel {
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
         let failed = |error| classify(error, "switch a view's generation");
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
-        let checkpoint = self.lock_checkpoint(&mut tx, view).await?;
-        let live = ViewId::new(view.view().as_str(), self.lock_live(&mut tx, view.view()).await?)?;
-        let live_at = self.lock_checkpoint(&mut tx, &live).await?;
-        when.check(view, checkpoint, live_at)?;
-        self.view_query(PROMOTE, view).execute(&mut *tx).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        Ok(live.generation())
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let promoted = self.promote_on(&mut lease, view, when);
+        let promoted = self.connections.call("switch a view's generation", promoted).await;
+        lease.finish(promoted)
     }
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
         let failed = |error| classify(error, "delete a view's generation");
-        let projection = view.projection().as_str();
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
-        let mut tx = connection.begin().await.map_err(failed)?;
-        // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
-        sqlx::query(self.schema.sql(MARK_DELETING)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
-        if self.lock_live(&mut tx, view.view()).await? == view.generation() {
-            return Err(still_live(view));
-        }
-        let is_gone = self.delete_rows(&mut tx, view, rows).await.map_err(failed)?;
-        if is_gone {
-            for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
-                sqlx::query(self.schema.sql(delete)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
-            }
-        }
-        tx.commit().await.map_err(failed)?;
-        Ok(is_gone)
+        let mut lease = self.connections.lease().await.map_err(failed)?;
+        let deleted = self.delete_on(&mut lease, view, rows);
+        let deleted = self.connections.call("delete a view's generation", deleted).await;
+        lease.finish(deleted)
     }
 
     async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {
-        let live: Option<i64> = sqlx::query_scalar(self.schema.sql(LIVE))
-            .bind(view.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(|error| classify(error, "read a view's generation"))?;
-        live.map_or(Ok(ViewId::FIRST), |live| from_sql(live, "generation").map(Generation::new))
+        let query = sqlx::query_as(self.schema.sql(LIVE)).bind(view.as_str());
+        let live: Option<(i64,)> =
+            self.connections.optional(query).await.map_err(|error| classify(error, "read a view's generation"))?;
+        live.map_or(Ok(ViewId::FIRST), |(live,)| from_sql(live, "generation").map(Generation::new))
     }
 
     async fn rows(
@@ -124,6 +106,37 @@ impl ViewStore for PostgresReadModel {
 }
 
 impl PostgresReadModel {
+    async fn promote_on(&self, lease: &mut Lease<Postgres>, view: &ViewId, when: Switch) -> Result<Generation> {
+        let failed = |error| classify(error, "switch a view's generation");
+        let mut tx = lease.begin().await.map_err(failed)?;
+        let checkpoint = self.lock_checkpoint(&mut tx, view).await?;
+        let live = ViewId::new(view.view().as_str(), self.lock_live(&mut tx, view.view()).await?)?;
+        let live_at = self.lock_checkpoint(&mut tx, &live).await?;
+        when.check(view, checkpoint, live_at)?;
+        self.view_query(PROMOTE, view).execute(&mut *tx).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(live.generation())
+    }
+
+    async fn delete_on(&self, lease: &mut Lease<Postgres>, view: &ViewId, rows: usize) -> Result<bool> {
+        let failed = |error| classify(error, "delete a view's generation");
+        let projection = view.projection().as_str();
+        let mut tx = lease.begin().await.map_err(failed)?;
+        // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
+        sqlx::query(self.schema.sql(MARK_DELETING)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+        if self.lock_live(&mut tx, view.view()).await? == view.generation() {
+            return Err(still_live(view));
+        }
+        let is_gone = self.delete_rows(&mut tx, view, rows).await.map_err(failed)?;
+        if is_gone {
+            for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+                sqlx::query(self.schema.sql(delete)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
+            }
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(is_gone)
+    }
+
     async fn write(
         &self,
         tx: &mut PgConnection,
@@ -162,7 +175,7 @@ impl PostgresReadModel {
 
     async fn read(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<ViewRow>> {
         let failed = |error| classify(error, "read a view's rows");
-        let rows = query.fetch_all(&self.pool).await.map_err(failed)?;
+        let rows = self.connections.rows(query).await.map_err(failed)?;
         rows.iter().map(|row| parse(row, stored_key(row.try_get(3).map_err(failed)?)?)).collect()
     }
 
