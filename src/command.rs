@@ -22,6 +22,8 @@ use crate::store::log::token::Token;
 pub struct Context {
     pub(crate) metadata: Metadata,
     pub(crate) key: Option<IdempotencyKey>,
+    /// Whether the library has derived the key from the command, so that no other command can have it.
+    pub(crate) is_key_derived: bool,
 }
 
 impl Context {
@@ -33,7 +35,7 @@ impl Context {
     /// Creates the context of a command that `event` led to. The command's events inherit the correlation id and name `event` as their cause.
     pub fn caused_by<E>(event: &Envelope<E>) -> Self {
         let correlation = event.metadata.correlation_id.unwrap_or(event.id.into());
-        Self { metadata: Metadata::new().with_correlation(correlation).with_causation(event.id), key: None }
+        Self { metadata: Metadata::new().with_correlation(correlation).with_causation(event.id), ..Self::default() }
     }
 
     /// Sets the correlation id of a chain that began elsewhere.
@@ -65,8 +67,18 @@ impl Context {
     }
 
     /// Sets the idempotency key. A command that is executed again under the same key writes nothing and returns the first outcome.
+    ///
+    /// Another command under the key is refused with [`ErrorKind::KeyReused`]. To tell the two apart, the repository decides the command
+    /// again on the state before the first call, where the same command leads to the same events. A retry is refused too if its handler
+    /// decides by anything else than the state and the command, such as a random id.
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
-        self.key = Some(key);
+        (self.key, self.is_key_derived) = (Some(key), false);
+        self
+    }
+
+    /// Sets an idempotency key that is derived from the command itself.
+    pub(crate) fn with_derived_key(mut self, key: IdempotencyKey) -> Self {
+        (self.key, self.is_key_derived) = (Some(key), true);
         self
     }
 }

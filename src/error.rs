@@ -68,8 +68,8 @@ pub enum ErrorKind {
     /// An event with this id is already in the log. Nothing was written.
     #[error("event {0} is already in the log")]
     DuplicateEvent(EventId),
-    /// The idempotency key was already used for an append to other streams. Nothing was written.
-    #[error("idempotency key {0} was already used for an append to other streams")]
+    /// The idempotency key was already used for another command, or for an append to other streams. Nothing was written.
+    #[error("idempotency key {0} was already used for another request; use a new key")]
     KeyReused(IdempotencyKey),
     /// Another stream holds a value that the append reserves. Nothing was written.
     #[error("{scope} {value} is taken by {by}")]

@@ -2,6 +2,7 @@
 
 mod fold;
 mod options;
+mod request;
 
 use std::any::type_name;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::event::{Event, NewEvent};
 use crate::id::{AggregateId, AggregateType, EventId, ExpectedVersion, InvalidName, StreamId, Version};
 use crate::panics::catch;
 use crate::repository::fold::{Fold, unapplied};
+use crate::repository::request::{MOST_EVENTS, Tail};
 use crate::store::log::append::{Append, Appended, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::reader::{Replay, UpTo};
@@ -167,7 +169,8 @@ impl<A: Aggregate> Repository<A> {
     /// [`CommandError::Rejected`] with the domain's error, [`CommandError::Taken`] for a value that another aggregate holds,
     /// [`CommandError::Conflict`] if all retries conflicted, [`CommandError::Corrupt`] if the aggregate cannot be read,
     /// [`CommandError::Failed`] with [`ErrorKind::Panicked`] if the aggregate panics while it decides, or while the new events are applied to a
-    /// copy of it. Nothing was written in these cases. After [`CommandError::Transient`], the events may have been written: execute the command again under the same idempotency
+    /// copy of it, or with [`ErrorKind::KeyReused`] if the context's idempotency key was used for another command. Nothing was written in these
+    /// cases. After [`CommandError::Transient`], the events may have been written: execute the command again under the same idempotency
     /// key to find out.
     ///
     /// # Cancel safety
@@ -204,7 +207,7 @@ impl<A: Aggregate> Repository<A> {
             }
             // Look up the key after reading the state, never before: a call under the same key that commits in between would change the state,
             // and this call would be refused because of its own outcome.
-            if !appends && let Some(executed) = self.executed_before(&stream, &context).await? {
+            if !appends && let Some(executed) = self.executed_before(&stream, &command, &context).await? {
                 return Ok(executed);
             }
             let Some(Decided { append, last_event, after }) = decided? else {
@@ -212,6 +215,7 @@ impl<A: Aggregate> Repository<A> {
             };
             match self.inner.store.append(append).await {
                 Ok(appended) => {
+                    self.check_repeated(&stream, &command, &context, &appended).await?;
                     self.update_cache(&stream, &mut slot, after, &appended);
                     return Ok(Executed::from_appended(&appended, last_event));
                 }
@@ -227,10 +231,42 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Returns the outcome of an earlier call under the same key.
-    async fn executed_before(&self, stream: &StreamId, context: &Context) -> Result<Option<Executed>> {
+    async fn executed_before<C>(&self, stream: &StreamId, command: &C, context: &Context) -> Result<Option<Executed>>
+    where
+        A: Handle<C>,
+    {
         let Some(key) = &context.key else { return Ok(None) };
         let Some(kept) = self.inner.store.find_by_key(key).await? else { return Ok(None) };
-        Ok(Some(Executed::from_appended(&kept.repeat(key, [stream])?, None)))
+        let appended = kept.repeat(key, [stream])?;
+        self.check_repeated(stream, command, context, &appended).await?;
+        Ok(Some(Executed::from_appended(&appended, None)))
+    }
+
+    /// Refuses an outcome that the key has from another command. Costs nothing unless the outcome is a repetition.
+    async fn check_repeated<C>(
+        &self,
+        stream: &StreamId,
+        command: &C,
+        context: &Context,
+        appended: &Appended,
+    ) -> Result<()>
+    where
+        A: Handle<C>,
+    {
+        let (Some(key), Some(&version)) = (&context.key, appended.versions.first()) else { return Ok(()) };
+        if appended.outcome == Outcome::Written || context.is_key_derived {
+            return Ok(());
+        }
+        let start = Version::new(version.get().saturating_sub(MOST_EVENTS));
+        let up_to_start = Replay { up_to: UpTo::Version(start), snapshot: Some(A::FINGERPRINT), ..Replay::ALL };
+        let before = self.replay(stream, Loaded::default(), up_to_start).await?;
+        let mut tail = Tail::default();
+        self.inner.store.replay(stream, Replay::after(start).with_up_to(UpTo::Version(version)), &mut tail).await?;
+        if tail.ends_with_events_of(stream, before, command)? {
+            Ok(())
+        } else {
+            Err(ErrorKind::KeyReused(key.clone()).into())
+        }
     }
 
     /// Returns the aggregate's current state; the default state at version zero if it has no events.

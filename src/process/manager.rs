@@ -323,7 +323,7 @@ impl<P: Process> Steps<P> {
     fn step<'s>(&'s self, of: Of<'s>, decision: Decision<'s, P>) -> BoxFuture<'s, Result<Vec<DeadlineChange>>> {
         async move {
             let (key, trigger) = (decision.key, decision.trigger());
-            let context = of.context.clone().with_key(trigger.key::<P>()?);
+            let context = of.context.clone().with_derived_key(trigger.key::<P>()?);
             let executed = self.instances.execute_with(key.clone(), &decision, context).await.map_err(failed)?;
             let repeated = executed.outcome == Outcome::Repeated;
             let step = if repeated {
@@ -360,7 +360,7 @@ impl<P: Process> Steps<P> {
             // The step that followed the rejection is already recorded.
             String::new()
         } else {
-            let context = of.context.clone().with_key(sent.key::<P>()?);
+            let context = of.context.clone().with_derived_key(sent.key::<P>()?);
             let executed = catch_in(async { self.process.execute(key, command.clone(), context).await }).await;
             let executed = executed.unwrap_or_else(|panicked| {
                 let what = format!("execute a command of process {}/{key}", P::NAME);
