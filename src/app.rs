@@ -64,6 +64,7 @@ use futures::future::try_join_all;
 
 use crate::app::carrier::Carrier;
 use crate::app::part::Part;
+use crate::app::running::named_twice;
 use crate::app::waiting::ReadCheckpoint;
 use crate::app::watch::OnFailure;
 use crate::broker::{Announcer, Broker, DeadLetters};
@@ -259,6 +260,7 @@ impl<M: ReadModel + Clone> App<M> {
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.
     pub async fn catch_up(&self) -> Result<BTreeMap<String, CaughtUp>> {
+        self.check()?;
         let head = self.store.head().await?;
         let parts = self.parts.iter().map(async |part| -> Result<_> {
             let caught_up = part.catch_up_to(head).await?;
@@ -267,8 +269,29 @@ impl<M: ReadModel + Clone> App<M> {
         Ok(try_join_all(parts).await?.into_iter().collect())
     }
 
+    /// Checks that no two projections, views, reactions or processes of the app have one name. [`run`](Self::run) and
+    /// [`catch_up`](Self::catch_up) check this first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with the first name that occurs twice.
+    pub fn check(&self) -> Result<()> {
+        self.repeated_names().first().map_or(Ok(()), |name| Err(named_twice(name)))
+    }
+
+    fn repeated_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.parts.iter().map(|part| part.name().to_owned()).collect();
+        names.sort();
+        let pairs = names.windows(2).filter(|pair| pair[0] == pair[1]);
+        let mut repeated: Vec<_> = pairs.map(|pair| pair[0].clone()).collect();
+        repeated.dedup();
+        repeated
+    }
+
     /// Starts the tasks of the app's role.
+    ///
+    /// Parts that share a name do not run: they fail with the error of [`check`](Self::check), which [`Running::health`] shows.
     pub fn start(self) -> Running {
+        let repeated = self.repeated_names();
         let Self { store, relays, models, carrier, role, health, on_failure, parts, grace } = self;
         let checkpoint: ReadCheckpoint = Arc::new(move |projection| {
             let models = models.clone();
@@ -279,6 +302,10 @@ impl<M: ReadModel + Clone> App<M> {
         for part in parts {
             let part = part.with_carrier(&carrier);
             views.extend(part.live().map(|live| (part.name().to_owned(), live)));
+            if role.has(Role::Worker) && repeated.iter().any(|name| name == part.name()) {
+                running.refuse(&part);
+                continue;
+            }
             if role.has(Role::Worker) { running.run(&part) } else { running.track_remote(&*part) }
         }
         if role.has(Role::Relay) {
@@ -298,6 +325,7 @@ impl<M: ReadModel + Clone> App<M> {
     /// # Cancel safety
     /// May be dropped at any time: the tasks are aborted, and no event is lost.
     pub async fn run(self) -> Result<Signal> {
+        self.check()?;
         let running = self.start();
         let signal = shutdown::requested().await;
         let stopped = running.stop().await;

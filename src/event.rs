@@ -315,7 +315,7 @@ impl Metadata {
 /// assert_eq!(sold.payload, r#"{"cents":500}"#);
 /// # Ok::<(), retell::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NewEvent {
     /// Its id, unique in the log.
@@ -330,6 +330,20 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// Data about the event besides its payload.
     pub metadata: Metadata,
+}
+
+/// Shows the size of the payload only, so that no payload gets into a log.
+impl fmt::Debug for NewEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewEvent")
+            .field("id", &self.id)
+            .field("event_type", &self.event_type)
+            .field("schema_version", &self.schema_version)
+            .field("codec", &self.codec)
+            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .field("metadata", &self.metadata)
+            .finish()
+    }
 }
 
 impl NewEvent {
@@ -544,7 +558,7 @@ pub struct Envelope<E> {
 ///     }
 /// }
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnyEvent {
     /// Its stored name.
@@ -555,6 +569,18 @@ pub struct AnyEvent {
     pub codec: Codec,
     /// The encoded payload.
     pub payload: Bytes,
+}
+
+/// Shows the size of the payload only, so that no payload gets into a log.
+impl fmt::Debug for AnyEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnyEvent")
+            .field("event_type", &self.event_type)
+            .field("schema_version", &self.schema_version)
+            .field("codec", &self.codec)
+            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .finish()
+    }
 }
 
 impl Event for AnyEvent {

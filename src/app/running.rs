@@ -12,7 +12,7 @@ use crate::app::part::Part;
 use crate::app::tasks::{Group, Task};
 use crate::app::waiting::{Goal, ReadCheckpoint, Waiting};
 use crate::app::watch::{OnFailure, Reports, Watcher};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
 use crate::relay::Relay;
 use crate::store::log::event_store::EventStore;
@@ -69,9 +69,19 @@ impl Running {
         Self { store, watcher, workers, relays, watch, waiting, grace }
     }
 
+    /// Registers a part whose name another part has, too. It fails instead of running.
+    pub(super) fn refuse(&mut self, part: &Arc<dyn Part>) {
+        let name = part.name().to_owned();
+        let task = Task::new(part.name(), part.reports(), move |_| {
+            let refused = Err(named_twice(&name));
+            async { refused }.boxed()
+        });
+        self.workers.spawn(task, &self.watcher);
+    }
+
     /// Runs a part of the app in this process.
     pub(super) fn run(&mut self, part: &Arc<dyn Part>) {
-        self.waiting.add(part.name(), Some(part.applied()));
+        self.waiting.add(part.name(), Some(part.applied()), part.live());
         let runner = part.clone();
         let task = Task::new(part.name(), part.reports(), move |stop| {
             let part = runner.clone();
@@ -82,7 +92,7 @@ impl Running {
 
     /// Registers a part of the app that another process runs, so that waits include it.
     pub(super) fn track_remote(&mut self, part: &dyn Part) {
-        self.waiting.add(part.name(), None);
+        self.waiting.add(part.name(), None, part.live());
     }
 
     pub(super) fn relay(&mut self, name: &str, relay: Relay) {
@@ -112,7 +122,8 @@ impl Running {
     /// Waits until every part of the app has applied a command's events (read your own writes). It reads the checkpoint of a part that
     /// another process runs, so it works in every role.
     ///
-    /// A part that has parked the events' aggregate counts as having applied them.
+    /// A part that has parked the events' aggregate counts as having applied them. For a view, this waits until readers see the events: in the
+    /// live generation, even if this app runs another one.
     ///
     /// # Errors
     /// [`Behind`](crate::ErrorKind::Behind) if a part has not applied the events within `timeout`, with the part's name and position;
@@ -177,4 +188,10 @@ impl Running {
         });
         workers.and(relays).and(watch).and(closed)
     }
+}
+
+/// Returns the error of an app with several parts called `name`.
+pub(super) fn named_twice(name: &str) -> Error {
+    let problem = "several parts of the app have this name and would share one checkpoint: give each its own name";
+    ErrorKind::Invalid(format!("part {name}: {problem}")).into()
 }

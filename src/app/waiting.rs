@@ -12,6 +12,7 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::store::log::reader::EventReader;
 use crate::store::log::token::Token;
+use crate::worker::job::ReadLive;
 
 /// The shortest and the longest wait between two reads of a checkpoint that another process moves.
 const FIRST_POLL: Duration = Duration::from_millis(1);
@@ -25,6 +26,8 @@ pub(super) struct Progress {
     name: String,
     /// The position as it advances; `None` if another process runs the part.
     applied: Option<watch::Receiver<Position>>,
+    /// For a view: reads the generation that readers see.
+    live: Option<ReadLive>,
 }
 
 impl Progress {
@@ -33,14 +36,33 @@ impl Progress {
         self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
     }
 
-    async fn applied(&self, checkpoint: &ReadCheckpoint) -> Result<Position> {
-        match &self.applied {
-            Some(applied) => Ok(*applied.borrow()),
-            None => checkpoint(self.name.clone()).await,
+    /// Returns the part, or for a view the generation that readers see, and how far it is: the one that is further behind.
+    async fn applied(&self, checkpoint: &ReadCheckpoint) -> Result<(ProjectionName, Position)> {
+        let position = match &self.applied {
+            Some(applied) => *applied.borrow(),
+            None => checkpoint(self.name.clone()).await?,
+        };
+        let own = (ProjectionName::new(&self.name)?, position);
+        let Some(live) = &self.live else { return Ok(own) };
+        let live = live().await?;
+        Ok(if live.0 == own.0 || own.1 <= live.1 { own } else { live })
+    }
+
+    /// Waits until the part has applied the log up to `position`, and for a view until its readers see that.
+    async fn reach(&self, position: Position, checkpoint: &ReadCheckpoint) -> Result<()> {
+        self.reach_own(position, checkpoint).await?;
+        let Some(live) = &self.live else { return Ok(()) };
+        let mut delays = delays(FIRST_POLL, LONGEST_POLL);
+        loop {
+            let (name, seen) = live().await?;
+            if name.as_str() == self.name || seen >= position {
+                return Ok(());
+            }
+            tokio::time::sleep(delays.next_delay()).await;
         }
     }
 
-    async fn reach(&self, position: Position, checkpoint: &ReadCheckpoint) -> Result<()> {
+    async fn reach_own(&self, position: Position, checkpoint: &ReadCheckpoint) -> Result<()> {
         if let Some(applied) = &self.applied {
             // Cannot fail while the app runs: the task that owns the sender restarts until the app stops.
             drop(applied.clone().wait_for(|applied| *applied >= position).await);
@@ -67,8 +89,8 @@ impl Waiting {
     }
 
     /// Adds the part called `name`, with its progress if it runs in this process.
-    pub(super) fn add(&mut self, name: &str, applied: Option<watch::Receiver<Position>>) {
-        self.parts.push(Progress { name: name.to_owned(), applied });
+    pub(super) fn add(&mut self, name: &str, applied: Option<watch::Receiver<Position>>, live: Option<ReadLive>) {
+        self.parts.push(Progress { name: name.to_owned(), applied, live });
     }
 
     pub(super) fn all(&self) -> Vec<&Progress> {
@@ -100,9 +122,8 @@ impl Waiting {
             return reached.map(drop);
         }
         for part in parts {
-            let applied = part.applied(&self.checkpoint).await?;
+            let (projection, applied) = part.applied(&self.checkpoint).await?;
             if applied < position {
-                let projection = ProjectionName::new(&part.name)?;
                 return Err(ErrorKind::Behind { projection, applied, wanted: position }.into());
             }
         }
@@ -112,7 +133,7 @@ impl Waiting {
     /// Waits until the parts that run in this process have applied the log up to `position`.
     pub(super) async fn wait_here(&self, position: Position) {
         let here = self.parts.iter().filter(|part| part.applied.is_some());
-        join_all(here.map(|part| part.reach(position, &self.checkpoint))).await;
+        join_all(here.map(|part| part.reach_own(position, &self.checkpoint))).await;
     }
 
     /// Returns the position of a commit. A store that assigns positions after the commit may not know it yet.

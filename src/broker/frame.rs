@@ -10,6 +10,8 @@
 mod format;
 pub(crate) mod received;
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -46,11 +48,22 @@ pub use received::ReceivedFrame;
 /// assert_eq!(received.events()?, run[..2]);
 /// # Ok::<(), retell::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     first: Position,
     last: Position,
     body: Bytes,
+}
+
+/// Shows the size of the payload only, so that no payload gets into a log.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("first", &self.first)
+            .field("last", &self.last)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
 }
 
 impl Frame {

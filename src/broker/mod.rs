@@ -9,6 +9,7 @@ pub mod rabbitmq;
 #[cfg(feature = "zstd")]
 mod zip;
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -232,8 +233,18 @@ impl DeliveryTag {
     }
 }
 
+/// Shows the size of the payload only, so that no payload gets into a log.
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("tag", &self.tag)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
+}
+
 /// A received message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivery {
     /// The tag to acknowledge this message with.

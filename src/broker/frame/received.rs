@@ -1,5 +1,7 @@
 //! Reads a frame.
 
+use std::fmt;
+
 use bytes::Bytes;
 use chrono::DateTime;
 use uuid::Uuid;
@@ -14,13 +16,25 @@ use crate::id::mark::Mark;
 use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
 
 /// A received frame whose head is parsed: enough to decide whether its events are needed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ReceivedFrame {
     first: Position,
     count: u64,
     after: Option<Uuid>,
     format: u8,
     events: Bytes,
+}
+
+/// Shows the size of the payload only, so that no payload gets into a log.
+impl fmt::Debug for ReceivedFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceivedFrame")
+            .field("first", &self.first)
+            .field("count", &self.count)
+            .field("format", &self.format)
+            .field("events", &format_args!("{} bytes", self.events.len()))
+            .finish()
+    }
 }
 
 impl ReceivedFrame {

@@ -137,8 +137,9 @@ impl Announcer for RabbitMqBroker {
             key: announcement.routing_key.as_str(),
             body: &announcement.body,
             properties: announcement_properties(announcement),
-            // `mandatory` makes the broker return a message that no queue wants, so that it is counted. The broker confirms it anyway.
-            options: BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
+            // `mandatory` makes the broker return a message that no queue wants, so that it is counted. The broker confirms it anyway. The client
+            // library logs each returned message with its payload.
+            options: BasicPublishOptions { mandatory: options.counts_unroutable, ..BasicPublishOptions::default() },
         });
         let sent = self.inner.announcing.send(&options.topology.event_exchange.name, messages).await?;
         Ok(async { Ok(Announced::new(sent.confirmed().await?)) }.boxed())

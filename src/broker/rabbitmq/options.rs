@@ -35,6 +35,7 @@ pub struct RabbitMqOptions {
     pub(super) prefetch: u16,
     pub(super) compress_over: usize,
     pub(super) timeout: Duration,
+    pub(super) counts_unroutable: bool,
 }
 
 impl RabbitMqOptions {
@@ -59,6 +60,7 @@ impl RabbitMqOptions {
             prefetch: 100,
             compress_over: usize::MAX,
             timeout: Duration::from_secs(30),
+            counts_unroutable: false,
         })
     }
 
@@ -90,6 +92,15 @@ impl RabbitMqOptions {
     /// consumers must support it. By default envelopes are not compressed.
     pub fn with_compressed_envelopes(mut self, over: usize) -> Self {
         self.compress_over = over;
+        self
+    }
+
+    /// Counts the announced events that no queue receives, for [`Relay::unroutable`](crate::Relay::unroutable). By default they are not counted.
+    ///
+    /// RabbitMQ then sends each of these messages back, and the client library `lapin` logs it **with its payload** at the level WARN. Exclude
+    /// the target `lapin::returned_messages` from your log before you call this.
+    pub fn with_unroutable_count(mut self) -> Self {
+        self.counts_unroutable = true;
         self
     }
 
