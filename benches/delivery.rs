@@ -34,7 +34,6 @@ use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::rabbitmq::topology::Topology;
 use retell::broker::{Announced, Announcer, Broker, Confirm, Publisher, SubscriptionMode};
 use retell::event::{NewEvent, RecordedEvent};
-use retell::id::CommitId;
 use retell::relay::RelayOptions;
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Query, Replay, Select, Visitor};
@@ -459,7 +458,7 @@ impl EventReader for EmptyLog {
         Ok(Position::ZERO)
     }
 
-    async fn position_of(&self, _: CommitId) -> Result<Option<Position>> {
+    async fn position_of(&self, _: retell::Token) -> Result<Option<Position>> {
         Ok(None)
     }
 
@@ -537,8 +536,8 @@ async fn latency_round(place: &Place, side: &str) -> [f64; 3] {
     drop(worker);
     let seen = seen.await.unwrap();
     let mut delays = Vec::new();
-    for (commit, returned) in executed {
-        let position = place.store.position_of(commit).await.unwrap().unwrap();
+    for (token, returned) in executed {
+        let position = place.store.position_of(token).await.unwrap().unwrap();
         let applied = seen[seen.partition_point(|(applied, _)| *applied < position)].1;
         delays.push(applied.saturating_duration_since(returned).as_secs_f64() * 1e3);
     }
@@ -625,9 +624,9 @@ fn order(number: u64) -> String {
     format!("order-{}", number % 500)
 }
 
-async fn command(orders: Repository<KeptOrder>, number: u64) -> (CommitId, Instant) {
+async fn command(orders: Repository<KeptOrder>, number: u64) -> (retell::Token, Instant) {
     let executed = orders.execute(order(number), Add(number)).await.unwrap();
-    (executed.token.commit(), Instant::now())
+    (executed.token, Instant::now())
 }
 
 const BACKLOG: u64 = 1_000_000;

@@ -252,6 +252,9 @@ async fn fill_around_snapshot(store: &SqliteStore, version: u64) {
     fill(store, &id, 0..version, OrderEvent::numbered).await;
     let loaded = uncached::<KeptOrder>(store).load(&*id).await.unwrap();
     let (fingerprint, state) = (KeptOrder::FINGERPRINT, loaded.state.to_snapshot().unwrap());
-    store.save_snapshot(&stream(&id), Snapshot::new(loaded.version, fingerprint, state)).await.unwrap();
+    store
+        .save_snapshot(&stream(&id), Snapshot::new(loaded.version, loaded.last_event().unwrap(), fingerprint, state))
+        .await
+        .unwrap();
     fill(store, &id, version..version + 50, OrderEvent::numbered).await;
 }

@@ -66,7 +66,7 @@ async fn measure(url: &str, size: u64) {
         let appended = probe.append(one_event()).await.unwrap();
         let began = Instant::now();
         let position = loop {
-            if let Some(position) = reader.position_of(appended.commit).await.unwrap() {
+            if let Some(position) = reader.position_of(appended.token()).await.unwrap() {
                 break position;
             }
         };

@@ -124,9 +124,9 @@ impl From<Executed> for Token {
 }
 
 impl Executed {
-    pub(crate) fn from_appended(appended: &Appended, last_event: Option<EventId>) -> Self {
+    pub(crate) fn from_appended(appended: &Appended) -> Self {
         let version = appended.versions.first().copied().unwrap_or_default();
-        let last_event = last_event.filter(|_| appended.outcome == Outcome::Written);
+        let last_event = Some(appended.last_event).filter(|_| appended.outcome == Outcome::Written);
         Self { version, outcome: appended.outcome, last_event, token: appended.token() }
     }
 

@@ -149,7 +149,7 @@ impl<P: Projection> Projection for Arc<P> {
 ///
 /// # Errors
 /// [`ErrorKind::Behind`] if the projection has not applied the events within `timeout`, [`ErrorKind::TimedOut`] if the store has not assigned
-/// a position to them by then, otherwise a [read error](crate::Error#read-errors).
+/// a position to them by then, [`ErrorKind::HistoryChanged`] if the log lost the events, otherwise a [read error](crate::Error#read-errors).
 ///
 /// # Cancel safety
 /// May be dropped at any time: it changes nothing.
@@ -178,7 +178,7 @@ pub async fn wait_for(
     let mut delays = delays(Duration::from_millis(1), Duration::from_millis(50));
     loop {
         let mut behind = ErrorKind::TimedOut(format!("waiting for the position of commit {}", token.commit()));
-        if let Some(wanted) = log.position_of(token.commit()).await? {
+        if let Some(wanted) = log.position_of(token).await? {
             let applied = models.checkpoint(projection).await?;
             if applied >= wanted {
                 return Ok(());

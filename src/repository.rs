@@ -16,7 +16,7 @@ use crate::aggregate::{Aggregate, Handle};
 use crate::command::{CommandError, Context, Executed};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Event, NewEvent};
-use crate::id::{AggregateId, AggregateType, EventId, ExpectedVersion, InvalidName, StreamId, Version};
+use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId, Version};
 use crate::panics::catch;
 use crate::repository::fold::{Fold, unapplied};
 use crate::repository::request::{MOST_EVENTS, Tail};
@@ -210,16 +210,17 @@ impl<A: Aggregate> Repository<A> {
             if !appends && let Some(executed) = self.executed_before(&stream, &command, &context).await? {
                 return Ok(executed);
             }
-            let Some(Decided { append, last_event, after }) = decided? else {
+            let Some(Decided { append, after }) = decided? else {
                 return Ok(Executed::unchanged(version));
             };
             match self.inner.store.append(append).await {
                 Ok(appended) => {
                     self.check_repeated(&stream, &command, &context, &appended).await?;
                     self.update_cache(&stream, &mut slot, after, &appended);
-                    return Ok(Executed::from_appended(&appended, last_event));
+                    return Ok(Executed::from_appended(&appended));
                 }
-                Err(error) if error.is_conflict() => {
+                // After a conflict the state is behind the stream. If the history has changed, the state is none of the stream's.
+                Err(error) if error.is_conflict() || error.is_history_changed() => {
                     let delay = waits.next().ok_or(error)?;
                     tokio::time::sleep(delay).await;
                     self.refresh(&stream, &mut slot).await?;
@@ -239,7 +240,7 @@ impl<A: Aggregate> Repository<A> {
         let Some(kept) = self.inner.store.find_by_key(key).await? else { return Ok(None) };
         let appended = kept.repeat(key, [stream])?;
         self.check_repeated(stream, command, context, &appended).await?;
-        Ok(Some(Executed::from_appended(&appended, None)))
+        Ok(Some(Executed::from_appended(&appended)))
     }
 
     /// Refuses an outcome that the key has from another command. Costs nothing unless the outcome is a repetition.
@@ -261,7 +262,9 @@ impl<A: Aggregate> Repository<A> {
         let up_to_start = Replay { up_to: UpTo::Version(start), snapshot: Some(A::FINGERPRINT), ..Replay::ALL };
         let before = self.replay(stream, Loaded::default(), up_to_start).await?;
         let mut tail = Tail::default();
-        self.inner.store.replay(stream, Replay::after(start).with_up_to(UpTo::Version(version)), &mut tail).await?;
+        let replay =
+            Replay { after_event: before.last_event, ..Replay::after(start).with_up_to(UpTo::Version(version)) };
+        self.inner.store.replay(stream, replay, &mut tail).await?;
         if tail.ends_with_events_of(stream, before, command)? {
             Ok(())
         } else {
@@ -312,12 +315,16 @@ impl<A: Aggregate> Repository<A> {
         self.inner.cache.get_with_by_ref(stream.aggregate_id(), Arc::default)
     }
 
-    /// Brings the state in `slot` up to date with the stream. The slot is empty meanwhile, so a canceled call leaves no partial state.
+    /// Brings the state in `slot` up to date with the stream. Drops a state whose last event is not in the log, and loads the aggregate again.
+    /// The slot is empty meanwhile, so a canceled call leaves no partial state.
     async fn refresh(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>) -> Result<()> {
         let newest = match slot.take() {
             Some(known) => {
-                let replay = Replay::after(known.version);
-                self.replay(stream, known, replay).await?
+                let replay = Replay { after_event: known.last_event, ..Replay::after(known.version) };
+                match self.replay(stream, known, replay).await {
+                    Err(error) if error.is_history_changed() => self.load_newest(stream).await?,
+                    replayed => replayed?,
+                }
             }
             None => self.load_newest(stream).await?,
         };
@@ -369,6 +376,7 @@ impl<A: Aggregate> Repository<A> {
 
     fn spawn_snapshot(&self, stream: StreamId, loaded: Loaded<A>, permit: OwnedSemaphorePermit) {
         let (store, failures) = (self.inner.store.clone(), self.inner.snapshots.failures.clone());
+        let Some(event_id) = loaded.last_event else { return };
         self.inner.snapshots.tasks.spawn(async move {
             let saved: Result<(), BoxError> = async {
                 let state = catch(|| {
@@ -377,7 +385,7 @@ impl<A: Aggregate> Repository<A> {
                     A::from_snapshot(&state)?;
                     Ok::<_, BoxError>(state)
                 })??;
-                let snapshot = Snapshot { version: loaded.version, fingerprint: A::FINGERPRINT, state };
+                let snapshot = Snapshot::new(loaded.version, event_id, A::FINGERPRINT, state);
                 Ok(store.save_snapshot(&stream, snapshot).await?)
             }
             .await;
@@ -391,8 +399,6 @@ impl<A: Aggregate> Repository<A> {
 /// A command that was decided, and is not yet written.
 struct Decided<A> {
     append: Append,
-    /// The id of the last event.
-    last_event: Option<EventId>,
     /// The state after the events.
     after: Loaded<A>,
 }
@@ -414,12 +420,13 @@ fn decide<A: Handle<C>, C>(
     if events.is_empty() {
         return Ok(None);
     }
-    let Encoded { append, stored, last_event } = encode::<A>(stream, loaded.version, &events, context)?;
+    let Encoded { append, stored } = encode::<A>(stream, loaded, &events, context)?;
     let copy = catch(|| loaded.clone()).map_err(|panicked| {
         Error::with_source(ErrorKind::Panicked(format!("copy {stream} at version {}", loaded.version)), panicked)
     })?;
-    let after = apply_all(stream, copy, stored)?;
-    Ok(Some(Decided { append, last_event, after }))
+    let mut after = apply_all(stream, copy, stored)?;
+    after.last_event = append.last_new_event();
+    Ok(Some(Decided { append, after }))
 }
 
 /// Returns the state `loaded` after `events`.
@@ -437,14 +444,12 @@ struct Encoded<E> {
     append: Append,
     /// The events as every reader will decode them. Only these may change a state, so that a state in memory equals the fold of the log.
     stored: Vec<E>,
-    /// The id of the last event.
-    last_event: Option<EventId>,
 }
 
-/// Encodes `events` as an append to `stream`.
+/// Encodes `events` as an append to `stream` that continues `loaded`.
 fn encode<A: Aggregate>(
     stream: &StreamId,
-    version: Version,
+    loaded: &Loaded<A>,
     events: &[A::Event],
     context: &Context,
 ) -> Result<Encoded<A::Event>> {
@@ -465,11 +470,13 @@ fn encode<A: Aggregate>(
         claims.extend(claimed?);
         stored.push(event);
     }
-    let last_event = encoded.last().map(|event| event.id);
-    let append = Append::new(stream.clone(), ExpectedVersion::Exact(version), encoded).with_claims(claims);
+    let mut append = Append::new(stream.clone(), ExpectedVersion::Exact(loaded.version), encoded).with_claims(claims);
+    if let Some(last_event) = loaded.last_event {
+        append = append.with_last_event(last_event);
+    }
     let append = match &context.key {
         Some(key) => append.with_key(key.clone()),
         None => append,
     };
-    Ok(Encoded { append, stored, last_event })
+    Ok(Encoded { append, stored })
 }

@@ -16,7 +16,6 @@ use retell::Mark;
 use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::{Broker, Confirm, Consumer, Delivery, DeliveryTag, Publisher, SubscriptionMode};
 use retell::event::NewEvent;
-use retell::id::CommitId;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
 use retell::store::{Append, Page, Parking, Query, RelayStore, Replay, Select, Step, Turn, Visitor, Work};
@@ -641,8 +640,8 @@ impl EventReader for NoPages {
         Ok(Position::ZERO)
     }
 
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        self.0.position_of(commit).await
+    async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
+        self.0.position_of(token).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -169,8 +169,8 @@ impl EventReader for Faulty {
         self.log.head().await
     }
 
-    async fn position_of(&self, commit: retell::CommitId) -> Result<Option<Position>> {
-        self.log.position_of(commit).await
+    async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
+        self.log.position_of(token).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

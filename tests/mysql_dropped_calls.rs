@@ -22,7 +22,7 @@ use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
 use retell::store::{
     Append, EventReader, EventReaderExt, EventStore, Filter, ReadModel, RelayStore, Replay, Snapshot, Step, Visitor,
 };
-use retell::testing::store::{events, stream, whole_log};
+use retell::testing::store::{event_at, events, stream, whole_log};
 use retell::{ErrorKind, EventType, ExpectedVersion, Fence, IdempotencyKey, Position, Version};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{MySqlConnection, MySqlPool};
@@ -122,12 +122,12 @@ struct Visited {
 }
 
 impl Visitor for Visited {
-    fn snapshot(&mut self, _: Version, state: &[u8]) -> retell::Result<()> {
+    fn snapshot(&mut self, _: Version, _: retell::EventId, state: &[u8]) -> retell::Result<()> {
         self.snapshot = Some(state.to_vec());
         Ok(())
     }
 
-    fn event(&mut self, version: Version, _: StoredEvent<'_>) -> retell::Result<()> {
+    fn event(&mut self, version: Version, _: retell::EventId, _: StoredEvent<'_>) -> retell::Result<()> {
         self.versions.push(version.get());
         Ok(())
     }
@@ -154,8 +154,8 @@ fn noted() -> EventType {
     events(1)[0].event_type.clone()
 }
 
-fn state(version: u64, state: &[u8]) -> Snapshot {
-    Snapshot::new(Version::new(version), 7, state.to_vec())
+fn state(version: u64, event: retell::EventId, state: &[u8]) -> Snapshot {
+    Snapshot::new(Version::new(version), event, 7, state.to_vec())
 }
 
 fn work(tx: &mut MySqlConnection) -> BoxFuture<'_, retell::Result<()>> {
@@ -180,7 +180,8 @@ impl Subject {
         let first = Append::new(stream("known"), ExpectedVersion::NoStream, events(3)).with_key(key());
         subject.store.append(first).await.unwrap();
         subject.store.advance("known", Position::new(77).into(), Fence::ZERO).await.unwrap();
-        subject.store.save_snapshot(&stream("known"), state(2, b"two")).await.unwrap();
+        let second = event_at(&subject.store, &stream("known"), 2).await;
+        subject.store.save_snapshot(&stream("known"), state(2, second, b"two")).await.unwrap();
         subject.advance("known", 0, 55).await.unwrap();
         subject
     }
@@ -200,7 +201,10 @@ impl Subject {
             async move { drop(store.acquire_lease("other", Uuid::from_u128(round.into()), Duration::ZERO).await) }
                 .boxed(),
             async move { drop(store.release_lease("other", Uuid::from_u128(round.into())).await) }.boxed(),
-            async move { drop(store.save_snapshot(&stream("other"), state(round, b"other")).await) }.boxed(),
+            async move {
+                drop(store.save_snapshot(&stream("other"), state(round, retell::EventId::generate(), b"other")).await)
+            }
+            .boxed(),
             async move { drop(self.model.checkpoint(&name("known")).await) }.boxed(),
             async move { drop(self.advance(&format!("other {round}"), 0, 5).await) }.boxed(),
             async move { drop(self.advance("known", 1, 5).await) }.boxed(),
@@ -227,7 +231,7 @@ impl Subject {
     async fn assert_answers(&self, round: u64) {
         let store = &self.store;
         for _ in 0..2 {
-            let commit = self.append(round).await.unwrap().commit;
+            let token = self.append(round).await.unwrap().token();
             assert_eq!(store.find_by_key(&key()).await.unwrap().unwrap().appended.versions, [Version::new(3)]);
             assert_eq!(store.position("known").await.unwrap().get(), 77);
             assert_eq!(self.model.checkpoint(&name("known")).await.unwrap().get(), 55);
@@ -235,7 +239,7 @@ impl Subject {
             store.replay(&stream("known"), SNAPSHOT, &mut seen).await.unwrap();
             assert_eq!((seen.snapshot.as_deref(), &*seen.versions), (Some(&b"two"[..]), &[3][..]));
             let head = store.head().await.unwrap();
-            assert_eq!(store.position_of(commit).await.unwrap(), Some(head));
+            assert_eq!(store.position_of(token).await.unwrap(), Some(head));
             assert_eq!(whole_log(store).await.unwrap().len() as u64, head.get());
         }
     }

@@ -106,12 +106,12 @@ async fn late_commit_with_an_early_number_keeps_its_place() {
             store.append(append(id, ExpectedVersion::Any)).await.unwrap();
         }
         assert_eq!(log(&store).await, ["a", "b", "x", "y", "x", "y"], "readers do not wait for the open transaction");
-        assert_eq!(store.position_of(token.commit()).await.unwrap(), None);
+        assert_eq!(store.position_of(token).await.unwrap(), None);
         run(&mut late, "COMMIT").await;
         store.append(append("c", ExpectedVersion::NoStream)).await.unwrap();
         // Neither `late` nor `c` has a position yet, and `late` has the lower number.
         assert_eq!(log(&store).await[6..], ["late", "c"], "{isolation}");
-        assert_eq!(store.position_of(token.commit()).await.unwrap(), Some(Position::new(7)));
+        assert_eq!(store.position_of(token).await.unwrap(), Some(Position::new(7)));
     }
 }
 
@@ -530,7 +530,8 @@ async fn user_without_rights_on_the_schema_uses_a_log_that_is_there() {
     let owners = MySqlStore::open(owner).await.unwrap();
     let store = MySqlStore::open(pool.clone()).await.unwrap();
     store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
-    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), 1, vec![1])).await.unwrap();
+    let first = retell::testing::store::event_at(&store, &stream("a"), 1).await;
+    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), first, 1, vec![1])).await.unwrap();
     let models = MySqlReadModel::open(pool).await.unwrap();
     let name = ProjectionName::new("totals").unwrap();
     let step = Step::new(&name, Position::ZERO, Position::new(1));

@@ -231,8 +231,8 @@ impl EventReader for Unswept {
         self.0.head().await
     }
 
-    async fn position_of(&self, commit: retell::id::CommitId) -> Result<Option<Position>> {
-        self.0.position_of(commit).await
+    async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
+        self.0.position_of(token).await
     }
 
     fn watch_head(&self) -> tokio::sync::watch::Receiver<Position> {

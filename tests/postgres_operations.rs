@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 use retell::store::{Append, Filter, KeyedOutcome, Outcome, ReadModel, RelayStore, Replay, Snapshot, Step, Work};
-use retell::testing::store::{event, events, replayed, stream, whole_log};
+use retell::testing::store::{event, event_at, events, replayed, stream, whole_log};
 use retell::{
     Error, ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Fence, IdempotencyKey, Position,
     ProjectionName, Version,
@@ -88,7 +88,13 @@ async fn a_restored_log_continues_where_the_dump_ended() {
     for id in ["b", "c", "a"] {
         store.append(append(id)).await.unwrap();
     }
-    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(2), 7, vec![1])).await.unwrap();
+    store
+        .save_snapshot(
+            &stream("a"),
+            Snapshot::new(Version::new(2), event_at(&store, &stream("a"), 2).await, 7, vec![1]),
+        )
+        .await
+        .unwrap();
     store.advance("main", Position::new(3).into(), Fence::ZERO).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(4)), no_work()).await.unwrap();
     let before = log(&store).await;
@@ -180,7 +186,7 @@ async fn a_replica_reads_sequenced_events_and_refuses_writes() {
     let replica = tokio::task::block_in_place(|| primary.replica());
     let there = open(&replica).await;
     assert_eq!(log(&there).await, log(&store).await);
-    assert_eq!(there.position_of(kept.commit).await.unwrap(), Some(Position::new(2)));
+    assert_eq!(there.position_of(kept.token()).await.unwrap(), Some(Position::new(2)));
     let outcome = there.find_by_key(&IdempotencyKey::new("pay").unwrap()).await.unwrap().unwrap();
     let KeyedOutcome { streams, appended, .. } = outcome;
     assert_eq!((streams, appended.versions), (vec![stream("a")], kept.versions));
@@ -190,7 +196,7 @@ async fn a_replica_reads_sequenced_events_and_refuses_writes() {
     let late = store.append(append("b")).await.unwrap();
     let versions = async || replayed(&there, &stream("b"), Replay::ALL).await.unwrap().versions();
     until("the event on the replica", async || versions().await == [1]).await;
-    assert_eq!(there.position_of(late.commit).await.unwrap(), None);
+    assert_eq!(there.position_of(late.token()).await.unwrap(), None);
     assert_eq!((there.head().await.unwrap(), log(&there).await.len()), (Position::new(2), 2));
     assert_eq!(there.health().await.unwrap().unsequenced, 1);
     assert_eq!(store.head().await.unwrap(), Position::new(3));
@@ -203,7 +209,7 @@ async fn a_replica_reads_sequenced_events_and_refuses_writes() {
     let mut tx = there.pool().begin().await.unwrap();
     refused(there.append_in(&mut tx, &append("c")).await.map(drop));
     tx.rollback().await.unwrap();
-    let snapshot = Snapshot::new(Version::new(1), 1, Vec::new());
+    let snapshot = Snapshot::new(Version::new(1), retell::EventId::generate(), 1, Vec::new());
     refused(there.save_snapshot(&stream("a"), snapshot).await);
     refused(there.advance("main", Position::new(1).into(), Fence::ZERO).await);
     refused(there.acquire_lease("main", Uuid::nil(), TIMEOUT).await.map(drop));
@@ -525,7 +531,8 @@ async fn a_user_without_create_privilege_uses_an_existing_log() {
     sqlx::raw_sql(AssertSqlSafe(grants)).execute(&pool).await.unwrap();
     let restricted = PostgresStore::open_with(app.clone(), options.clone()).await.unwrap();
     restricted.append(append("a")).await.unwrap();
-    restricted.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), 1, vec![1])).await.unwrap();
+    let first = event_at(&restricted, &stream("a"), 1).await;
+    restricted.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), first, 1, vec![1])).await.unwrap();
     let model = PostgresReadModel::open_with(app.clone(), options).await.unwrap();
     model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await.unwrap();
     assert_eq!(log(&restricted).await, log(&store).await);

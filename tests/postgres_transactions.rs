@@ -76,12 +76,12 @@ async fn late_commit_with_an_early_id_keeps_its_place() {
             store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
         }
         assert_eq!(log(&store).await, ["a", "b"], "readers do not wait for the open transaction");
-        assert_eq!(store.position_of(token.commit()).await.unwrap(), None);
+        assert_eq!(store.position_of(token).await.unwrap(), None);
         late.execute("COMMIT").await.unwrap();
         store.append(append("c", ExpectedVersion::NoStream)).await.unwrap();
         // Neither `late` nor `c` has a position yet, and `late` has the lower number.
         assert_eq!(log(&store).await, ["a", "b", "late", "c"], "{isolation}");
-        assert_eq!(store.position_of(token.commit()).await.unwrap(), Some(Position::new(3)));
+        assert_eq!(store.position_of(token).await.unwrap(), Some(Position::new(3)));
     }
 }
 

@@ -15,7 +15,7 @@ use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::{Announced, Announcer, Confirm, Publisher};
 use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
-use retell::id::{CommitId, Fence};
+use retell::id::Fence;
 use retell::relay::RelayOptions;
 use retell::store::{Append, PAGE_BYTES, Page, Query, RelayStore, Replay, Visitor};
 use retell::testing::store::{event, events, stream};
@@ -476,8 +476,8 @@ impl EventReader for CountingReader {
         self.store.head().await
     }
 
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        self.store.position_of(commit).await
+    async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
+        self.store.position_of(token).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::FutureExt;
 use proptest::prelude::*;
 use retell::event::{NewEvent, RecordedEvent};
-use retell::id::CommitId;
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
 use retell::store::{Append, Appended, KeyedOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::{
@@ -84,8 +83,8 @@ impl EventReader for CountingStore {
         self.store.head().await
     }
 
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        self.store.position_of(commit).await
+    async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
+        self.store.position_of(token).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {
@@ -411,7 +410,8 @@ async fn an_undecodable_snapshot_is_skipped_and_counted() {
         store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(amount)])).await.unwrap();
     }
     let fingerprint = <Counter as retell::Aggregate>::FINGERPRINT;
-    let snapshot = Snapshot::new(Version::new(4), fingerprint, b"{\"total\":".to_vec());
+    let fourth = retell::testing::store::event_at(&store, &stream("a"), 4).await;
+    let snapshot = Snapshot::new(Version::new(4), fourth, fingerprint, b"{\"total\":".to_vec());
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
     let counters = Repository::<Counter>::new(store);
     assert_eq!(counters.load("a").await.unwrap().state.total, 21);
@@ -424,7 +424,8 @@ async fn a_snapshot_of_another_shape_is_never_read() {
     store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(1)])).await.unwrap();
     let fingerprint = <Counter as retell::Aggregate>::FINGERPRINT ^ 1;
     let state = br#"{"total":99,"events":99,"name":""}"#.to_vec();
-    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), fingerprint, state)).await.unwrap();
+    let first = retell::testing::store::event_at(&store, &stream("a"), 1).await;
+    store.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), first, fingerprint, state)).await.unwrap();
     assert_eq!(Repository::<Counter>::new(store).load("a").await.unwrap().state.total, 1);
 }
 
@@ -432,12 +433,12 @@ async fn a_snapshot_of_another_shape_is_never_read() {
 struct Replayed(Vec<Version>, Option<Version>);
 
 impl Visitor for Replayed {
-    fn snapshot(&mut self, version: Version, _: &[u8]) -> Result<()> {
+    fn snapshot(&mut self, version: Version, _: retell::EventId, _: &[u8]) -> Result<()> {
         self.1 = Some(version);
         Ok(())
     }
 
-    fn event(&mut self, version: Version, _: retell::event::StoredEvent<'_>) -> Result<()> {
+    fn event(&mut self, version: Version, _: retell::EventId, _: retell::event::StoredEvent<'_>) -> Result<()> {
         self.0.push(version);
         Ok(())
     }

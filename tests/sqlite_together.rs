@@ -100,9 +100,9 @@ async fn events_and_rows_are_one_commit() {
         .await
         .unwrap();
     assert_eq!(seen, Some(((1, 1), 0)), "only the work sees the events");
-    assert_eq!((appended.outcome, appended.versions), (Outcome::Written, vec![Version::new(1)]));
+    assert_eq!((appended.outcome, &appended.versions), (Outcome::Written, &vec![Version::new(1)]));
     assert_eq!(*grown.borrow(), Position::new(1), "readers are notified");
-    assert_eq!(shop.store.position_of(appended.commit).await.unwrap(), Some(Position::new(1)));
+    assert_eq!(shop.store.position_of(appended.token()).await.unwrap(), Some(Position::new(1)));
     shop.assert_usable(1).await;
 }
 
@@ -270,7 +270,7 @@ async fn slow_work_delays_writers_but_not_readers() {
     });
     running.await.unwrap();
     let mut other = Box::pin(shop.store.append(append("other")));
-    let snapshot = Snapshot::new(Version::new(1), 1, vec![1]);
+    let snapshot = Snapshot::new(Version::new(1), retell::EventId::generate(), 1, vec![1]);
     let waiting = stream("a");
     let mut save = Box::pin(shop.store.save_snapshot(&waiting, snapshot));
     assert!((&mut other).now_or_never().is_none() && (&mut save).now_or_never().is_none());

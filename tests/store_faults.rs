@@ -270,7 +270,7 @@ async fn a_read_only_log_refuses_every_write_and_can_be_read() {
     let log = Log::new().await;
     let store = log.open_with(SqliteOptions::new().with_read_only()).await;
     assert_eq!(*append(&store, "a", events(1)).await.unwrap_err().kind(), ErrorKind::ReadOnly);
-    let snapshot = Snapshot::new(Version::new(1), 1, Vec::new());
+    let snapshot = Snapshot::new(Version::new(1), retell::EventId::generate(), 1, Vec::new());
     assert_eq!(*store.save_snapshot(&stream("a"), snapshot).await.unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(
         *store.advance("main", Position::new(1).into(), Fence::ZERO).await.unwrap_err().kind(),
@@ -448,7 +448,8 @@ async fn reopening_finds_everything_that_was_written() {
     let key = IdempotencyKey::new("pay").unwrap();
     let append = || Append::new(stream("a"), ExpectedVersion::Exact(Version::new(3)), events(1)).with_key(key.clone());
     let first = store.append(append()).await.unwrap();
-    let snapshot = Snapshot::new(Version::new(2), 7, vec![1, 2]);
+    let second = retell::testing::store::event_at(&store, &stream("a"), 2).await;
+    let snapshot = Snapshot::new(Version::new(2), second, 7, vec![1, 2]);
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
     store.advance("main", Position::new(3).into(), Fence::ZERO).await.unwrap();
     let before = whole_log(&store).await.unwrap();
@@ -456,7 +457,7 @@ async fn reopening_finds_everything_that_was_written() {
 
     let store = log.open().await;
     assert_eq!(whole_log(&store).await.unwrap(), before);
-    let repeated = Appended::new(first.commit, first.versions, Outcome::Repeated);
+    let repeated = Appended::new(first.commit, first.last_event, first.versions, Outcome::Repeated);
     assert_eq!(store.append(append()).await.unwrap(), repeated);
     let seen = replayed(&store, &stream("a"), Replay::ALL.with_snapshot(7)).await.unwrap();
     assert_eq!((seen.snapshot.clone(), seen.versions()), (Some((Version::new(2), vec![1, 2])), vec![3, 4]));
@@ -496,7 +497,7 @@ async fn two_handles_of_one_file_share_one_order() {
         total += 1;
         for outcome in outcomes.into_iter().flatten() {
             for store in [&one, &two] {
-                assert_eq!(store.position_of(outcome.commit).await.unwrap(), Some(Position::new(total)));
+                assert_eq!(store.position_of(outcome.token()).await.unwrap(), Some(Position::new(total)));
             }
         }
     }

@@ -15,7 +15,7 @@ use retell::id::{AggregateType, EventId, EventType, ExpectedVersion, Idempotency
 use retell::store::memory::MemoryStore;
 use retell::store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 use retell::store::{Append, EventReaderExt, EventStore, Filter, Outcome, Replay, Snapshot, UpTo};
-use retell::testing::store::{Replayed, event, position_of, replayed, whole_log};
+use retell::testing::store::{Replayed, event, event_at, position_of, replayed, whole_log};
 use tempfile::TempDir;
 use tokio::runtime;
 
@@ -208,7 +208,9 @@ async fn run_step(store: &dyn EventStore, model: &mut Model, step: Step, number:
             // A caller never saves a snapshot of a version that does not exist yet.
             let version = model.version(of).min(Version::new(version));
             if version > Version::ZERO {
-                let snapshot = Snapshot::new(version, fingerprint, format!("state in step {number}").into_bytes());
+                let event = event_at(store, &stream(of), version.get()).await;
+                let snapshot =
+                    Snapshot::new(version, event, fingerprint, format!("state in step {number}").into_bytes());
                 store.save_snapshot(&stream(of), snapshot.clone()).await.unwrap();
                 model.save(of, snapshot);
             }

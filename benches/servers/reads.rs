@@ -41,9 +41,10 @@ impl Database {
         turns("load, cached", rounds(1), by_hand, async || drop(cached.load(&*id).await.unwrap())).await;
 
         let kept = Repository::<KeptOrder>::over(store.clone()).with_options(uncached);
-        let state = kept.load(&*id).await.unwrap().state.to_snapshot().unwrap();
+        let loaded = kept.load(&*id).await.unwrap();
+        let state = loaded.state.to_snapshot().unwrap();
         self.save_snapshot_by_hand(&id, length, &state).await;
-        let snapshot = Snapshot::new(Version::new(length), KeptOrder::FINGERPRINT, state);
+        let snapshot = Snapshot::new(Version::new(length), loaded.last_event().unwrap(), KeptOrder::FINGERPRINT, state);
         store.save_snapshot(&stream(AggregateId::new(&*id).unwrap()), snapshot).await.unwrap();
         fill(&*store, &id, length..length + TAIL).await;
         self.copy_to_plain(&id, length).await;

@@ -98,6 +98,7 @@ CREATE TABLE IF NOT EXISTS retell_snapshots (
     aggregate_type VARBINARY(255) NOT NULL,
     aggregate_id VARBINARY(255) NOT NULL,
     version BIGINT NOT NULL,
+    event_id BINARY(16) NOT NULL, -- of the event at the version; the snapshot counts only while the log has it there
     fingerprint BIGINT NOT NULL, -- 64 bits, stored as a signed number
     state LONGBLOB NOT NULL,
     PRIMARY KEY (aggregate_type, aggregate_id)

@@ -91,6 +91,7 @@ CREATE TABLE {schema}.snapshots (
     aggregate_type text COLLATE "C" NOT NULL,
     aggregate_id text COLLATE "C" NOT NULL,
     version bigint NOT NULL,
+    event_id uuid NOT NULL, -- of the event at the version; the snapshot counts only while the log has it there
     fingerprint bigint NOT NULL, -- 64 bits, stored as a signed number
     state bytea NOT NULL,
     PRIMARY KEY (aggregate_type, aggregate_id)

@@ -70,6 +70,7 @@ CREATE TABLE retell_snapshots (
     aggregate_type TEXT NOT NULL,
     aggregate_id TEXT NOT NULL,
     version INTEGER NOT NULL,
+    event_id BLOB NOT NULL, -- of the event at the version; the snapshot counts only while the log has it there
     fingerprint INTEGER NOT NULL, -- 64 bits, stored as a signed number
     state BLOB NOT NULL,
     PRIMARY KEY (aggregate_type, aggregate_id)

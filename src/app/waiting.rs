@@ -140,7 +140,7 @@ impl Waiting {
     async fn position_of(&self, token: Token, end: Instant) -> Result<Position> {
         let mut delays = delays(FIRST_POLL, LONGEST_POLL);
         loop {
-            if let Some(position) = self.log.position_of(token.commit()).await? {
+            if let Some(position) = self.log.position_of(token).await? {
                 return Ok(position);
             }
             if Instant::now() >= end {

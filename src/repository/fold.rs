@@ -3,7 +3,7 @@
 use crate::aggregate::Aggregate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DecodeError, StoredEvent, decode_stored};
-use crate::id::{EventType, StreamId, Version};
+use crate::id::{EventId, EventType, StreamId, Version};
 use crate::panics::{Panicked, catch};
 use crate::store::log::reader::Visitor;
 
@@ -14,13 +14,23 @@ pub struct Loaded<A> {
     pub state: A,
     /// The version of its last event; zero if it has none.
     pub version: Version,
+    /// The id of its last event. The state belongs to the log only as long as the log has this event under this version.
+    pub(super) last_event: Option<EventId>,
     /// The version of the newest snapshot that this repository knows of.
     pub(super) snapshot: Version,
 }
 
+impl<A> Loaded<A> {
+    /// Returns the id of the last event in the state; `None` if the aggregate has no events. An append that names it
+    /// ([`with_last_event`](crate::store::Append::with_last_event)) is refused if the log no longer has this event.
+    pub fn last_event(&self) -> Option<EventId> {
+        self.last_event
+    }
+}
+
 impl<A: Default> Default for Loaded<A> {
     fn default() -> Self {
-        Self { state: A::default(), version: Version::ZERO, snapshot: Version::ZERO }
+        Self { state: A::default(), version: Version::ZERO, last_event: None, snapshot: Version::ZERO }
     }
 }
 
@@ -32,17 +42,17 @@ pub(super) struct Fold<'s, A> {
 }
 
 impl<A: Aggregate> Visitor for Fold<'_, A> {
-    fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()> {
+    fn snapshot(&mut self, version: Version, id: EventId, state: &[u8]) -> Result<()> {
         let decoded = catch(|| A::from_snapshot(state)).unwrap_or_else(|panicked| Err(panicked.into()));
         let state = decoded.map_err(|source| {
             self.bad_snapshot = true;
             Error::with_source(ErrorKind::Corrupt(format!("snapshot of {} at version {version}", self.stream)), source)
         })?;
-        self.loaded = Loaded { state, version, snapshot: version };
+        self.loaded = Loaded { state, version, last_event: Some(id), snapshot: version };
         Ok(())
     }
 
-    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()> {
+    fn event(&mut self, version: Version, id: EventId, event: StoredEvent<'_>) -> Result<()> {
         if version != self.loaded.version.next() {
             let problem = format!("{}: version {version} follows version {}", self.stream, self.loaded.version);
             return Err(ErrorKind::Corrupt(problem).into());
@@ -52,6 +62,7 @@ impl<A: Aggregate> Visitor for Fold<'_, A> {
         // The caller drops the state if an event cannot be applied to it.
         catch(|| self.loaded.state.apply(event)).map_err(|panicked| unapplied(panicked, self.stream, version, name))?;
         self.loaded.version = version;
+        self.loaded.last_event = Some(id);
         Ok(())
     }
 }

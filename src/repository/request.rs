@@ -7,7 +7,7 @@ use crate::aggregate::{Aggregate, Handle};
 use crate::codec::Codec;
 use crate::error::Result;
 use crate::event::{Event, NewEvent, StoredEvent};
-use crate::id::{StreamId, Version};
+use crate::id::{EventId, StreamId, Version};
 use crate::panics::catch;
 use crate::repository::fold::{Fold, Loaded};
 use crate::store::log::reader::Visitor;
@@ -17,6 +17,7 @@ pub(super) const MOST_EVENTS: u64 = 256;
 
 /// An event as it is stored.
 struct Written {
+    id: EventId,
     event_type: String,
     schema_version: u32,
     codec: Codec,
@@ -28,14 +29,14 @@ struct Written {
 pub(super) struct Tail(Vec<(Version, Written)>);
 
 impl Visitor for Tail {
-    fn snapshot(&mut self, _: Version, _: &[u8]) -> Result<()> {
+    fn snapshot(&mut self, _: Version, _: EventId, _: &[u8]) -> Result<()> {
         Ok(())
     }
 
-    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()> {
+    fn event(&mut self, version: Version, id: EventId, event: StoredEvent<'_>) -> Result<()> {
         let StoredEvent { schema_version, codec, .. } = event;
         let (event_type, payload) = (event.event_type.to_owned(), event.payload.to_vec());
-        self.0.push((version, Written { event_type, schema_version, codec, payload }));
+        self.0.push((version, Written { id, event_type, schema_version, codec, payload }));
         Ok(())
     }
 }
@@ -53,7 +54,7 @@ impl Tail {
             if leads_to(&fold.loaded.state, command, &self.0[place..]) {
                 return Ok(true);
             }
-            fold.event(*version, written.stored())?;
+            fold.event(*version, written.id, written.stored())?;
         }
         Ok(false)
     }

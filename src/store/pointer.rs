@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{
-    ClaimScope, ClaimValue, CommitId, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId,
-    Version, ViewKey,
+    ClaimScope, ClaimValue, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, Version,
+    ViewKey,
 };
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
@@ -22,6 +22,7 @@ use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::query::{Page, Query};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::relay::RelayStore;
+use crate::store::log::token::Token;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::{Parking, Step};
@@ -56,7 +57,7 @@ forward! {
         async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
         async fn read(&self, query: Query<'_>) -> Result<Page>;
         async fn head(&self) -> Result<Position>;
-        async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
+        async fn position_of(&self, token: Token) -> Result<Option<Position>>;
         async fn unsequenced(&self) -> Result<u64>;
         fn watch_head(&self) -> watch::Receiver<Position>;
     }

@@ -25,6 +25,7 @@ use crate::store::log::reader::{EventReader, EventReaderExt, Replay, Visitor};
 
 mod append;
 mod claims;
+mod history;
 mod keys;
 mod log;
 mod names;
@@ -35,6 +36,7 @@ mod snapshots;
 
 pub use append::*;
 pub use claims::*;
+pub use history::*;
 pub use keys::*;
 pub use log::*;
 pub use names::*;
@@ -100,6 +102,12 @@ macro_rules! store_conformance {
             a_replay_up_to_a_time_uses_no_snapshot,
             an_older_snapshot_does_not_replace_a_newer_one,
             a_snapshot_of_another_fingerprint_replaces_the_old_one,
+            an_append_requires_the_last_event_of_each_stream,
+            an_append_to_another_history_fails_no_other_append,
+            a_replay_after_another_event_is_refused,
+            a_replay_passes_the_id_of_each_event,
+            a_snapshot_of_an_event_not_in_the_log_is_ignored,
+            a_token_of_another_event_has_no_position,
             pages_cover_the_log_exactly_once,
             a_page_has_exactly_the_events_that_pass_the_filter,
             only_the_last_filtered_page_may_be_short,
@@ -222,7 +230,7 @@ pub fn events(count: u64) -> Vec<NewEvent> {
 pub async fn position_of(store: &dyn EventStore, appended: &Appended) -> Position {
     let poll = async {
         loop {
-            match store.position_of(appended.commit).await.expect("the position of a commit can be read") {
+            match store.position_of(appended.token()).await.expect("the position of a commit can be read") {
                 Some(position) => return position,
                 None => sleep(Duration::from_millis(2)).await,
             }
@@ -273,7 +281,7 @@ impl Replayed {
 }
 
 impl Visitor for Replayed {
-    fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()> {
+    fn snapshot(&mut self, version: Version, _: EventId, state: &[u8]) -> Result<()> {
         assert!(
             self.events.is_empty() && self.snapshot.is_none(),
             "a replay passes at most one snapshot, before its events"
@@ -282,7 +290,7 @@ impl Visitor for Replayed {
         Ok(())
     }
 
-    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()> {
+    fn event(&mut self, version: Version, _: EventId, event: StoredEvent<'_>) -> Result<()> {
         self.events.push((version, event.payload.to_vec()));
         Ok(())
     }
@@ -305,6 +313,13 @@ async fn written(store: &Store, stream: &StreamId, events: Vec<NewEvent>) -> App
     assert_eq!(appended.outcome, Outcome::Written);
     position_of(&**store, &appended).await;
     appended
+}
+
+/// Returns the id of the event of `stream` at `version`.
+pub async fn event_at(store: &dyn EventReader, stream: &StreamId, version: u64) -> EventId {
+    let before = Version::new(version - 1);
+    let events = store.read_stream(stream, before, 1).await.expect("the stream can be read");
+    events.first().expect("the stream has this version").event.id
 }
 
 async fn log_of(store: &Store) -> Vec<RecordedEvent> {
@@ -352,6 +367,7 @@ mod tests {
         let cases = [
             include_str!("store/append.rs"),
             include_str!("store/claims.rs"),
+            include_str!("store/history.rs"),
             include_str!("store/keys.rs"),
             include_str!("store/log.rs"),
             include_str!("store/names.rs"),

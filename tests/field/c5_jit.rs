@@ -31,7 +31,7 @@ async fn no_statement_is_compiled_on_a_log_of_many_commits() {
         store.append(of("one", 1)).await.unwrap();
         let appended = store.append(of("keyed", 3).with_key(IdempotencyKey::new(&*id).unwrap())).await.unwrap();
         store.append(of("claiming", 1).with_claims([Claim::reserve("email", &id).unwrap()])).await.unwrap();
-        store.position_of(appended.commit).await.unwrap().unwrap();
+        store.position_of(appended.token()).await.unwrap().unwrap();
         let page = store.read_all(through, 1_000, &Filter::all()).await.unwrap();
         assert_eq!(page.events.len(), 5);
         through = page.through;

@@ -48,11 +48,11 @@ pub(crate) struct Part {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Written {
-        commit: u64,
+        token: String,
         versions: Vec<u64>,
     },
     Repeated {
-        commit: u64,
+        token: String,
         versions: Vec<u64>,
     },
     /// A conflict: nothing was written.
@@ -94,10 +94,10 @@ impl Call {
 }
 
 impl Answer {
-    /// Returns the commit and the versions if the append was acknowledged.
-    pub(crate) fn acknowledged(&self) -> Option<(u64, &[u64])> {
+    /// Returns the token and the versions if the append was acknowledged.
+    pub(crate) fn acknowledged(&self) -> Option<(&str, &[u64])> {
         match self {
-            Self::Written { commit, versions } | Self::Repeated { commit, versions } => Some((*commit, versions)),
+            Self::Written { token, versions } | Self::Repeated { token, versions } => Some((token, versions)),
             Self::Refused | Self::Unknown(_) => None,
         }
     }
@@ -176,7 +176,7 @@ fn appends<'h>(entries: &'h [Entry], found: &mut Vec<String>) -> BTreeMap<&'h st
 }
 
 impl<'h> Append<'h> {
-    fn acknowledgements(&self) -> impl Iterator<Item = (u64, (u64, &'h [u64]))> {
+    fn acknowledgements(&self) -> impl Iterator<Item = (u64, (&'h str, &'h [u64]))> {
         self.answers.iter().filter_map(|(at, answer)| Some((*at, answer.acknowledged()?)))
     }
 
@@ -199,11 +199,11 @@ impl<'h> Append<'h> {
             found.push(format!("{name} was refused but is in the log"));
         }
         let mut acknowledged = self.acknowledgements().map(|(_, answer)| answer);
-        let Some((commit, versions)) = acknowledged.next() else { return };
+        let Some((token, versions)) = acknowledged.next() else { return };
         if present == 0 {
             found.push(format!("{name} was acknowledged but is lost"));
         }
-        if acknowledged.any(|other| other != (commit, versions)) {
+        if acknowledged.any(|other| other != (token, versions)) {
             found.push(format!("{name} got two different acknowledgements: {:?}", self.answers));
         }
         if self.answers.iter().filter(|(_, answer)| matches!(answer, Answer::Written { .. })).count() > 1 {
@@ -321,10 +321,10 @@ pub(crate) mod synthetic {
         let page = Page { called: 50, answered: 60, after: 0, limit: 10, through: 3, events: log.clone() };
         let entries = vec![
             call("a", 10, vec![part("s")]),
-            answered("a", 20, Answer::Written { commit: 1, versions: vec![1] }),
+            answered("a", 20, Answer::Written { token: "1".into(), versions: vec![1] }),
             Entry::Placed { append: "a".to_owned(), position: 1 },
             call("b", 30, vec![part("s"), part("t")]),
-            answered("b", 40, Answer::Written { commit: 2, versions: vec![2, 1] }),
+            answered("b", 40, Answer::Written { token: "2".into(), versions: vec![2, 1] }),
             call("c", 30, vec![part("t")]),
             answered("c", 40, Answer::Refused),
             Entry::Read(page),
@@ -367,7 +367,7 @@ pub(crate) mod synthetic {
                 history.entries[2] = Entry::Placed { append: "a".to_owned(), position: 7 };
             }),
             ("was acknowledged with version 2", |history| {
-                let answer = Answer::Written { commit: 1, versions: vec![2] };
+                let answer = Answer::Written { token: "1".into(), versions: vec![2] };
                 history.entries[1] = Entry::Answered { append: "a".to_owned(), at: 20, answer };
             }),
         ];

@@ -187,11 +187,12 @@ impl Writer {
         let appended = self.store.append(append).await;
         let at = now();
         let answer = match &appended {
-            Ok(Appended { commit, versions, outcome, .. }) => {
-                let (commit, versions) = (commit.get(), versions.iter().map(|version| version.get()).collect());
+            Ok(appended @ Appended { versions, outcome, .. }) => {
+                let (token, versions) =
+                    (appended.token().to_string(), versions.iter().map(|version| version.get()).collect());
                 match outcome {
-                    Outcome::Written => Answer::Written { commit, versions },
-                    Outcome::Repeated => Answer::Repeated { commit, versions },
+                    Outcome::Written => Answer::Written { token, versions },
+                    Outcome::Repeated => Answer::Repeated { token, versions },
                 }
             }
             Err(error) => match error.kind() {
@@ -226,7 +227,7 @@ impl Writer {
 
     async fn ask_for_position(&self, call: &Call, appended: &Appended) {
         let append = call.append.clone();
-        match self.store.position_of(appended.commit).await {
+        match self.store.position_of(appended.token()).await {
             Ok(Some(position)) => record(&Entry::Placed { append, position: position.get() }),
             // The commit was acknowledged, so it must get a position.
             Ok(None) => record(&Entry::Failed(format!("{append} has no position"))),

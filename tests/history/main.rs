@@ -27,7 +27,7 @@ use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
-use retell::id::{CommitId, ExpectedVersion};
+use retell::id::ExpectedVersion;
 use retell::store::{Append, EventStore};
 use retell::testing::store::{events, stream};
 use tempfile::TempDir;
@@ -361,11 +361,11 @@ impl Run {
             self.history.log = log;
             asked.extend(failed.map(Entry::Failed));
             let acknowledged = self.history.entries.iter().filter_map(|entry| match entry {
-                Entry::Answered { append, answer, .. } => Some((append, answer.acknowledged()?.0)),
+                Entry::Answered { append, answer, .. } => Some((append, answer.acknowledged()?.0.parse().unwrap())),
                 _ => None,
             });
-            for (append, commit) in acknowledged.step_by(10) {
-                match store.position_of(CommitId::new(commit)).await {
+            for (append, token) in acknowledged.step_by(10) {
+                match store.position_of(token).await {
                     Ok(Some(position)) => {
                         let position = position.get();
                         asked.push(Entry::Placed { append: append.clone(), position });

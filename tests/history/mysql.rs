@@ -7,8 +7,8 @@ use std::sync::mpsc::Sender;
 
 use retell::error::Result;
 use retell::id::ExpectedVersion;
+use retell::store::Append;
 use retell::store::mysql::MySqlStore;
-use retell::store::{Append, Appended};
 use retell::testing::store::{event, stream};
 use serde::{Deserialize, Serialize};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
@@ -159,14 +159,15 @@ impl MySql {
         run(&mut tx, "SAVEPOINT tried").await.map_err(lost)?;
         store.append_in(&mut tx, &append()).await?;
         run(&mut tx, "ROLLBACK TO SAVEPOINT tried").await.map_err(lost)?;
-        let Appended { commit, versions, .. } = store.append_in(&mut tx, &append()).await?;
+        let appended = store.append_in(&mut tx, &append()).await?;
         let goes_on = session.wait(100).await;
         let answer = if number % 10 == 3 || number % 10 == 7 {
             run(&mut tx, "ROLLBACK").await.map_err(lost)?;
             Answer::Refused
         } else {
             run(&mut tx, "COMMIT").await.map_err(lost)?;
-            Answer::Written { commit: commit.get(), versions: versions.iter().map(|version| version.get()).collect() }
+            let versions = appended.versions.iter().map(|version| version.get()).collect();
+            Answer::Written { token: appended.token().to_string(), versions }
         };
         session.record(Entry::Answered { append: call.append.clone(), at: now(), answer });
         Ok(goes_on)

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::mpsc::Sender;
 
+use retell::{CommitId, Token};
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
@@ -78,12 +79,13 @@ impl OtherSession {
         self.wait(50).await;
         let append = APPEND.replace("{schema}", &postgres.schema);
         let rolls_back = call.append.ends_with(['3', '7']);
+        let id = uuid::Uuid::new_v4();
         let (name, stream, event) = (call.append.clone(), call.parts[0].stream.clone(), call.event(0, 0));
         self.record(Entry::Called(call));
         tx.execute("SAVEPOINT tried").await?;
-        sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
+        sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).bind(id).fetch_one(&mut *tx).await?;
         tx.execute("ROLLBACK TO SAVEPOINT tried").await?;
-        let row = sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).fetch_one(&mut *tx).await?;
+        let row = sqlx::query(AssertSqlSafe(&*append)).bind(&stream).bind(&event).bind(id).fetch_one(&mut *tx).await?;
         let (found, commit): (i64, i64) = (row.try_get("found")?, row.try_get("commit_number")?);
         let continues = self.wait(100).await;
         let answer = if rolls_back {
@@ -92,7 +94,9 @@ impl OtherSession {
         } else {
             tx.commit().await?;
             // The format of the library's `CommitId`: the number, then the place within the commit.
-            Answer::Written { commit: commit.unsigned_abs() << 24 | 1, versions: vec![found.unsigned_abs() + 1] }
+            let commit = CommitId::new(commit.unsigned_abs() << 24 | 1);
+            let token = Token::new(commit, id.into()).to_string();
+            Answer::Written { token, versions: vec![found.unsigned_abs() + 1] }
         };
         self.record(Entry::Answered { append: name, at: now(), answer });
         Ok(continues)
@@ -110,9 +114,9 @@ impl OtherSession {
     }
 }
 
-/// Binds: stream, payload.
+/// Binds: stream, payload, event id.
 const APPEND: &str = "
     SELECT *, versions[1] AS found FROM {schema}.append(0, true, true, '{}', '{}', ARRAY[1], ARRAY['account'], ARRAY[$1], ARRAY['any'],
-        ARRAY[NULL]::bigint[], ARRAY[1],
-        ARRAY[1], ARRAY[1], ARRAY[gen_random_uuid()], ARRAY['account.noted'], ARRAY[1]::bigint[], ARRAY[0]::smallint[], ARRAY[NULL]::uuid[],
+        ARRAY[NULL]::bigint[], ARRAY[NULL]::uuid[], ARRAY[1],
+        ARRAY[1], ARRAY[1], ARRAY[$3::uuid], ARRAY['account.noted'], ARRAY[1]::bigint[], ARRAY[0]::smallint[], ARRAY[NULL]::uuid[],
         ARRAY[NULL]::uuid[], ARRAY[NULL]::text[], ARRAY[convert_to($2, 'UTF8')], NULL, NULL, NULL, NULL, NULL)";

@@ -10,7 +10,7 @@ use retell::store::mysql::MySqlReadModel;
 use retell::store::postgres::PostgresReadModel;
 use retell::store::sqlite::SqliteReadModel;
 use retell::store::{Append, Outcome, ReadModel, Replay, Snapshot, Step, Work};
-use retell::testing::store::{events, replayed, stream, whole_log};
+use retell::testing::store::{event_at, events, replayed, stream, whole_log};
 use retell::{
     Claim, ClaimScope, ClaimValue, ErrorKind, EventReaderExt, ExpectedVersion, Fence, IdempotencyKey, Position,
     ProjectionName, StreamId, Version,
@@ -86,7 +86,8 @@ pub(crate) async fn write(place: &Place) {
         }
         store.events.append(append).await.unwrap();
     }
-    let snapshot = Snapshot::new(Version::new(2), FINGERPRINT, vec![0, 0xff, b'\'']);
+    let second = event_at(&*store.events, &stream("1"), 2).await;
+    let snapshot = Snapshot::new(Version::new(2), second, FINGERPRINT, vec![0, 0xff, b'\'']);
     store.events.save_snapshot(&stream("1"), snapshot).await.unwrap();
     store.relays.advance("main", Position::new(3).into(), Fence::ZERO).await.unwrap();
     advance(place, Position::ZERO, Position::new(4)).await.unwrap();
@@ -155,7 +156,7 @@ async fn check_other_tables(store: &Store) {
         assert!(kept.streams.iter().eq(append.stream_ids()));
         let again = store.events.append(append).await.unwrap();
         assert_eq!((again.outcome, &again), (Outcome::Repeated, &kept.appended));
-        let position = store.events.position_of(again.commit).await.unwrap();
+        let position = store.events.position_of(again.token()).await.unwrap();
         assert_eq!(position, Some(Position::new(if key.as_str() == "ship" { 6 } else { 4 })));
     }
     assert_eq!(store.relays.position("main").await.unwrap(), Position::new(3));
@@ -198,7 +199,7 @@ async fn check_append(store: &Store) {
     assert_eq!((appended.outcome, &appended.versions[..]), (Outcome::Written, &[3, 2].map(Version::new)[..]));
     let log = whole_log(&*store.events).await.unwrap();
     assert_eq!(log.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
-    assert_eq!(store.events.position_of(appended.commit).await.unwrap(), Some(Position::new(9)));
+    assert_eq!(store.events.position_of(appended.token()).await.unwrap(), Some(Position::new(9)));
     let day = log[8].recorded_at.date_naive().to_string();
     assert_ne!(day, DAY);
 }

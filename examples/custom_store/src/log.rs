@@ -11,7 +11,7 @@ use retell::id::CommitId;
 use retell::store::driver::{self, Lease, Verdict, Written, claimed, judge, record};
 use retell::store::{
     Append, Appended, BatchAppend, GroupCommit, KeyedOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query, RelayStore,
-    Replay, Select, Snapshot, Visitor,
+    Replay, Select, Snapshot, Token, Visitor,
 };
 use retell::{
     BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
@@ -30,13 +30,13 @@ type EventRow = (
     (EventId, EventType, u32, u8, Bytes),
     (Option<CorrelationId>, Option<EventId>, Option<String>),
 );
-/// `key`, idempotency key -> the commit, and each stream of the append with its new version.
+/// `key`, idempotency key -> the commit, its last event, and each stream of the append with its new version.
 ///
 /// Rows without a type of their own: `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position ->
 /// position. `id`, event id -> nothing. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
-type OutcomeRow = (CommitId, Vec<(StreamId, Version)>);
-/// `snapshot`, aggregate type, aggregate id -> version, fingerprint, state.
-type SnapshotRow = (Version, u64, Bytes);
+type OutcomeRow = (CommitId, EventId, Vec<(StreamId, Version)>);
+/// `snapshot`, aggregate type, aggregate id -> version, the event there, fingerprint, state.
+type SnapshotRow = (Version, EventId, u64, Bytes);
 
 /// A log in a redb file. Clones share the open file. Only one process at a time can open a file.
 #[derive(Debug, Clone)]
@@ -105,6 +105,7 @@ fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64)
         }
     }
     let (idempotency_key, streams) = (append.key().cloned(), append.stream_ids().cloned().collect::<Vec<_>>());
+    let last_event = append.last_new_event().ok_or("the append has no events")?;
     let (events, versions) = record(append, versions, *head, from_micros(time)?);
     for event in events {
         *head = event.position;
@@ -113,9 +114,9 @@ fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64)
     let commit = CommitId::new(head.get());
     if let Some(name) = idempotency_key {
         let streams = streams.into_iter().zip(versions.iter().copied()).collect();
-        rows.put::<OutcomeRow>(&key!("key", name), &(commit, streams))?;
+        rows.put::<OutcomeRow>(&key!("key", name), &(commit, last_event, streams))?;
     }
-    Ok(Ok(Appended::new(commit, versions, Outcome::Written)))
+    Ok(Ok(Appended::new(commit, last_event, versions, Outcome::Written)))
 }
 
 /// Writes an event and its index rows.
@@ -136,15 +137,20 @@ impl<T: Readable> Written for Rows<T> {
     type Failure = BoxError;
 
     fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeyedOutcome>, BoxError> {
-        Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, streams)| {
+        Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, last_event, streams)| {
             let (streams, versions) = streams.into_iter().unzip();
-            KeyedOutcome::new(streams, Appended::new(commit, versions, Outcome::Repeated))
+            KeyedOutcome::new(streams, Appended::new(commit, last_event, versions, Outcome::Repeated))
         }))
     }
 
     fn version(&self, stream: &StreamId) -> Result<Version, BoxError> {
         let last = self.below::<(Version, Position)>(&versions_of(stream), "")?.next_back().transpose()?;
         Ok(last.map_or(Version::ZERO, |(_, (version, _))| version))
+    }
+
+    fn last_event(&self, stream: &StreamId) -> Result<Option<EventId>, BoxError> {
+        let last = self.below::<(Version, Position)>(&versions_of(stream), "")?.next_back().transpose()?;
+        last.map(|(_, (_, position))| Ok(at(self, position)?.event.id)).transpose()
     }
 
     fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, BoxError> {
@@ -206,7 +212,8 @@ impl EventReader for RedbStore {
             Some(_) => self.file.get("read a snapshot", snapshot_of(stream)).await?,
             None => None,
         };
-        let snapshot = row.map(|(version, fingerprint, state)| Snapshot::new(version, fingerprint, state.into()));
+        let snapshot =
+            row.map(|(version, event, fingerprint, state)| Snapshot::new(version, event, fingerprint, state.into()));
         driver::replay_in_pages(self, stream, replay, snapshot, visitor).await
     }
 
@@ -255,9 +262,15 @@ impl EventReader for RedbStore {
         self.file.read("read the head", |rows| Ok(head_of(rows)?.0)).await
     }
 
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+    async fn position_of(&self, token: Token) -> Result<Option<Position>> {
+        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
         // A commit's number is the position of its last event.
-        Ok(Some(Position::new(commit.get())).filter(|position| *position <= *self.head.borrow()))
+        let position = Position::new(token.commit().get());
+        if position > *self.head.borrow() {
+            return Ok(None);
+        }
+        let found = self.file.read("find a commit's position", move |rows| at(rows, position)).await?.event.id;
+        if found == last_event { Ok(Some(position)) } else { Err(driver::token_changed(token, position, Some(found))) }
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {
@@ -285,16 +298,29 @@ impl EventStore for RedbStore {
         self.file.get("look up a unique value", key!("claim", scope, value)).await
     }
 
-    async fn save_snapshot(
-        &self,
-        stream: &StreamId,
-        Snapshot { version, fingerprint, state, .. }: Snapshot,
-    ) -> Result<()> {
-        let replace = move |kept: Option<SnapshotRow>| {
-            let is_older = |(kept, shape, _): SnapshotRow| shape == fingerprint && kept >= version;
-            Ok((kept.is_none_or(|kept| !is_older(kept)).then(|| (version, fingerprint, state.into())), ()))
+    async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
+        let (place, versions) = (snapshot_of(stream), versions_of(stream));
+        let save = move |tx: &mut redb::WriteTransaction| {
+            let mut rows = rows(tx)?;
+            // A snapshot counts only if the log has its event under its version.
+            let event_at = |rows: &RowsMut<'_>, version: Version| -> Result<Option<EventId>, BoxError> {
+                let row = rows.get::<(Version, Position)>(&key!(versions, number(version.get())))?;
+                row.map(|(_, position)| Ok(at(rows, position)?.event.id)).transpose()
+            };
+            if event_at(&rows, snapshot.version)? != Some(snapshot.event_id) {
+                return Ok(());
+            }
+            if let Some((version, event, fingerprint, _)) = rows.get::<SnapshotRow>(&place)?
+                && fingerprint == snapshot.fingerprint
+                && version >= snapshot.version
+                && event_at(&rows, version)? == Some(event)
+            {
+                return Ok(());
+            }
+            let Snapshot { version, event_id, fingerprint, state, .. } = snapshot;
+            rows.put::<SnapshotRow>(&place, &(version, event_id, fingerprint, state.into()))
         };
-        self.file.update("save a snapshot", snapshot_of(stream), replace).await
+        self.file.write("save a snapshot", save).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -5,7 +5,7 @@
 --   durable     whether the commit waits for the disk even if the server's default is not to
 --   key_*       one entry for each append with an idempotency key: the append (from 1) and the key
 --   part_*      one entry for each stream: its append, its names, the kind and number of its expected version (see `version_fits`; the number
---               is NULL unless the kind is exact), and the number of its events. The parts of an append are adjacent.
+--               is NULL unless the kind is exact), the id that its last event must have (NULL for any), and the number of its events. The parts of an append are adjacent.
 --   event_*     one entry for each event: its part (from 1), its place in the part (from 1), and the columns of its row
 --   claim_*     one entry for each claimed value: its append, the value, and the parts that reserve and release it (NULL if none does); all
 --               five are NULL if nothing is claimed
@@ -13,15 +13,16 @@
 -- other at the first of them and cannot deadlock.
 -- Returns
 --   commit_number   the commit, if an append was written
---   verdicts        one for each append: written, repeated (its key has an outcome), conflict, or taken
---   culprits        one for each append: the first part that conflicts, or the first claim that is taken; NULL if every append is allowed
+--   verdicts        one for each append: written, repeated (its key has an outcome), conflict, changed (the last event of a stream is another one), or taken
+--   culprits        one for each append: the first part that conflicts or changed, or the first claim that is taken; NULL if every append is allowed
 --   versions        one for each part: the version of its stream before the append
 --   places          one for each part: the number of events before its own in the commit; NULL if they were not written
 --   holder_types, holder_ids    one for each claim: the stream that held the value before; empty text if there was none
 CREATE OR REPLACE FUNCTION {schema}.append(
     lane_hint integer, callers boolean, durable boolean,
     key_append integer[], key_text text[],
-    part_append integer[], part_type text[], part_id text[], part_kind text[], part_version bigint[], part_events integer[],
+    part_append integer[], part_type text[], part_id text[], part_kind text[], part_version bigint[],
+    part_last_event uuid[], part_events integer[],
     event_part integer[], event_place integer[], event_id uuid[], event_type text[], event_schema bigint[], event_codec smallint[],
     event_correlation uuid[], event_causation uuid[], event_metadata text[], event_payload bytea[],
     claim_append integer[], claim_scope text[], claim_value text[], claim_reserve integer[], claim_release integer[],
@@ -41,6 +42,8 @@ DECLARE
     durability text := {schema}.wait_for_disk(durable);
     held_lane integer;
     at timestamptz;
+    -- One entry for each part: whether its last event is the required one.
+    continues boolean[];
     known_keys integer[];
     firsts integer[];
     lasts integer[];
@@ -67,20 +70,29 @@ BEGIN
     -- One statement, which draws the number after it has taken the snapshot that checks the versions. If the number were drawn earlier, version
     -- 2 of a stream could get a smaller number than version 1. Here and below, `unnest` is in the select list: in FROM it would fill a buffer.
     SELECT nextval('{schema}.commit_number'), greatest(clock_timestamp(), max(last.recorded_at)),
-        array_agg(coalesce(last.version, 0) ORDER BY part.place)
-    INTO commit_number, at, versions
-    FROM (SELECT unnest(part_type) AS kind, unnest(part_id) AS id, generate_subscripts(part_id, 1) AS place) AS part
+        array_agg(coalesce(last.version, 0) ORDER BY part.place),
+        array_agg(part.last_event IS NULL OR part.last_event IS NOT DISTINCT FROM last.event_id ORDER BY part.place)
+    INTO commit_number, at, versions, continues
+    FROM (
+        SELECT unnest(part_type) AS kind, unnest(part_id) AS id, unnest(part_last_event) AS last_event,
+            generate_subscripts(part_id, 1) AS place
+    ) AS part
     LEFT JOIN LATERAL (
-        SELECT e.version, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = part.kind AND e.aggregate_id = part.id
+        SELECT e.version, e.event_id, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = part.kind AND e.aggregate_id = part.id
         ORDER BY e.version DESC LIMIT 1
     ) AS last ON true;
     /* hook: after-number */
-    -- A NULL in `part_version` equals no version, so the loop is skipped only if every part demands an exact version and all are found.
-    IF versions <> part_version THEN
+    -- A NULL in `part_version` equals no version, so the loop is skipped only if every part demands an exact version, all are found,
+    -- and the last events are the required ones.
+    IF versions <> part_version OR false = ANY (continues) THEN
         FOR p IN REVERSE cardinality(part_append)..1 LOOP
             IF {schema}.version_fits(part_kind[p], part_version[p], versions[p]) IS NOT TRUE THEN
                 culprits := coalesce(culprits, array_fill(NULL::integer, ARRAY[cardinality(verdicts)]));
                 verdicts[part_append[p]] := 'conflict';
+                culprits[part_append[p]] := p;
+            ELSIF NOT continues[p] THEN
+                culprits := coalesce(culprits, array_fill(NULL::integer, ARRAY[cardinality(verdicts)]));
+                verdicts[part_append[p]] := 'changed';
                 culprits[part_append[p]] := p;
             END IF;
         END LOOP;

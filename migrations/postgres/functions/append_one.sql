@@ -1,9 +1,11 @@
 -- Does what `append` does for the most common call: one event of one stream, without a key and without claims. Plain values instead of arrays
 -- halve the processor time. The settings are those of `append`, for the same reasons.
 --   kind, expected    the expected version, as in `version_fits`
--- Returns [commit number, version before] if the event was written, [NULL, version found] if it conflicts.
+--   last_event        the id that the stream's last event must have; NULL for any
+-- Returns [commit number, version before] if the event was written, [NULL, version found] if it conflicts, and [NULL, version found, 1] if
+-- the last event is another one.
 CREATE OR REPLACE FUNCTION {schema}.append_one(
-    lane_hint integer, callers boolean, durable boolean, stream_type text, stream_id text, kind text, expected bigint,
+    lane_hint integer, callers boolean, durable boolean, stream_type text, stream_id text, kind text, expected bigint, last_event uuid,
     event_id uuid, event_type text, event_schema bigint, event_codec smallint,
     event_correlation uuid, event_causation uuid, event_metadata text, event_payload bytea
 ) RETURNS bigint[]
@@ -17,6 +19,7 @@ DECLARE
     held_lane integer := lane_hint;
     commit_number bigint;
     found_version bigint;
+    found_event uuid;
     at timestamptz;
 BEGIN
     -- The first step of `take_lane`, inlined to save the cost of the call.
@@ -25,15 +28,18 @@ BEGIN
     END IF;
     /* hook: before-number */
     -- One statement, which draws the number after it has taken the snapshot that checks the version.
-    SELECT nextval('{schema}.commit_number'), coalesce(last.version, 0), greatest(clock_timestamp(), last.recorded_at)
-    INTO commit_number, found_version, at
+    SELECT nextval('{schema}.commit_number'), coalesce(last.version, 0), last.event_id, greatest(clock_timestamp(), last.recorded_at)
+    INTO commit_number, found_version, found_event, at
     FROM (SELECT) AS one LEFT JOIN LATERAL (
-        SELECT e.version, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = stream_type AND e.aggregate_id = stream_id
+        SELECT e.version, e.event_id, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = stream_type AND e.aggregate_id = stream_id
         ORDER BY e.version DESC LIMIT 1
     ) AS last ON true;
     /* hook: after-number */
     IF {schema}.version_fits(kind, expected, found_version) IS NOT TRUE THEN
         RETURN ARRAY[NULL, found_version];
+    END IF;
+    IF last_event IS NOT NULL AND last_event IS DISTINCT FROM found_event THEN
+        RETURN ARRAY[NULL, found_version, 1];
     END IF;
     INSERT INTO {schema}.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
         recorded_at, correlation_id, causation_id, metadata, payload)

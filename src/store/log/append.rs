@@ -3,7 +3,7 @@
 use crate::claim::Claim;
 use crate::error::{ErrorKind, Result};
 use crate::event::NewEvent;
-use crate::id::{CommitId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::id::{CommitId, EventId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::log::token::Token;
 
 /// Events for one or more streams that become durable together or not at all.
@@ -45,6 +45,9 @@ pub struct StreamAppend {
     pub stream: StreamId,
     /// The version that the stream must be at.
     pub expected: ExpectedVersion,
+    /// The id that the last event of the stream must have, if the caller knows it. The version alone does not tell whether the stream is the
+    /// one that the caller has read: a log that lost events gives their versions to other events.
+    pub last_event: Option<EventId>,
     /// The events to add, in order.
     pub events: Vec<NewEvent>,
     /// The values that the stream reserves and releases with these events.
@@ -53,7 +56,7 @@ pub struct StreamAppend {
 
 impl StreamAppend {
     fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
-        Self { stream, expected, events, claims: Vec::new() }
+        Self { stream, expected, last_event: None, events, claims: Vec::new() }
     }
 }
 
@@ -66,6 +69,15 @@ impl Append {
     /// Adds `events` for another stream to the same commit.
     pub fn with_stream(mut self, stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
         self.streams.push(StreamAppend::new(stream, expected, events));
+        self
+    }
+
+    /// Requires the last event of the last named stream to have this id, besides the expected version. Otherwise the append is refused with
+    /// [`ErrorKind::HistoryChanged`].
+    pub fn with_last_event(mut self, id: EventId) -> Self {
+        if let Some(part) = self.streams.last_mut() {
+            part.last_event = Some(id);
+        }
         self
     }
 
@@ -106,6 +118,11 @@ impl Append {
         self.streams.iter().any(|part| !part.claims.is_empty())
     }
 
+    /// Returns the id of the last event that the append adds; `None` if it has no events.
+    pub fn last_new_event(&self) -> Option<EventId> {
+        self.streams.last().and_then(|part| part.events.last()).map(|event| event.id)
+    }
+
     /// Returns the total size of all payloads, in bytes.
     pub fn payload_bytes(&self) -> usize {
         self.streams.iter().flat_map(|part| &part.events).map(|event| event.payload.len()).sum()
@@ -118,6 +135,8 @@ impl Append {
 pub struct Appended {
     /// The commit that made the append durable.
     pub commit: CommitId,
+    /// The id of the last event of the append. For a repeated append, that of the first call.
+    pub last_event: EventId,
     /// The new version of each stream, in the order of the append.
     pub versions: Vec<Version>,
     /// Whether this call or an earlier one wrote the events.
@@ -125,14 +144,15 @@ pub struct Appended {
 }
 
 impl Appended {
-    /// Creates the outcome of an append. `versions` holds the new version of each stream, in the order of the append.
-    pub fn new(commit: CommitId, versions: Vec<Version>, outcome: Outcome) -> Self {
-        Self { commit, versions, outcome }
+    /// Creates the outcome of an append. `last_event` is the id of its last event. `versions` holds the new version of each stream, in the
+    /// order of the append.
+    pub fn new(commit: CommitId, last_event: EventId, versions: Vec<Version>, outcome: Outcome) -> Self {
+        Self { commit, last_event, versions, outcome }
     }
 
     /// Returns the token to wait for until a projection has applied these events.
     pub fn token(&self) -> Token {
-        Token::of(self.commit)
+        Token::new(self.commit, self.last_event)
     }
 }
 

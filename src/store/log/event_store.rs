@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, NewEvent};
-use crate::id::{ClaimScope, ClaimValue, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::id::{ClaimScope, ClaimValue, EventId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::reader::EventReader;
 
@@ -46,6 +46,7 @@ pub trait EventStore: EventReader {
     /// - [`ErrorKind::Conflict`] if a stream is not at the expected version, [`ErrorKind::Taken`] for a unique value that another stream
     ///   holds, and [`ErrorKind::DuplicateEvent`] for an event id that is already in the log. If several apply, the first of these three is
     ///   reported.
+    /// - [`ErrorKind::HistoryChanged`] if the last event of a stream does not have the [required id](crate::store::StreamAppend::last_event).
     /// - [`ErrorKind::KeyReused`] if the idempotency key belongs to an append to other streams, [`ErrorKind::Full`],
     ///   [`ErrorKind::ReadOnly`], and the errors of [`Append::check`].
     ///
@@ -70,7 +71,8 @@ pub trait EventStore: EventReader {
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>>;
 
     /// Saves the state of a stream's aggregate, unless the store has a newer snapshot with the same fingerprint. A store keeps one snapshot
-    /// per stream.
+    /// per stream. It does not save a snapshot whose event is not in the log under its version, and such a stored snapshot gives way to any
+    /// other.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors). A snapshot that was not saved costs time, never data.
@@ -153,6 +155,8 @@ fn encoded<E: Event>(
 pub struct Snapshot {
     /// The version of the last event in the state.
     pub version: Version,
+    /// The id of that event. The snapshot counts only while the log has this event under this version.
+    pub event_id: EventId,
     /// The fingerprint of the state's type. A state type with another fingerprint does not read this snapshot.
     pub fingerprint: u64,
     /// The encoded state.
@@ -160,8 +164,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Creates a snapshot of the encoded `state` as of `version`.
-    pub fn new(version: Version, fingerprint: u64, state: Vec<u8>) -> Self {
-        Self { version, fingerprint, state }
+    /// Creates a snapshot of the encoded `state` as of the event `event_id` at `version`.
+    pub fn new(version: Version, event_id: EventId, fingerprint: u64, state: Vec<u8>) -> Self {
+        Self { version, event_id, fingerprint, state }
     }
 }

@@ -44,7 +44,7 @@ pub trait BatchAppend: Send + Sync + 'static {
 /// use std::sync::Arc;
 ///
 /// use retell::store::{Appended, BatchAppend, GroupCommit, Outcome};
-/// use retell::{CommitId, prelude::*};
+/// use retell::{CommitId, EventId, prelude::*};
 ///
 /// struct Driver;
 ///
@@ -52,7 +52,7 @@ pub trait BatchAppend: Send + Sync + 'static {
 /// impl BatchAppend for Driver {
 ///     async fn append_batch(&self, batch: Vec<Append>) -> Vec<retell::Result<Appended>> {
 ///         // A driver writes the whole batch in one transaction here.
-///         let written = || Appended::new(CommitId::new(1), vec![Version::new(1)], Outcome::Written);
+///         let written = || Appended::new(CommitId::new(1), EventId::generate(), vec![Version::new(1)], Outcome::Written);
 ///         batch.iter().map(|_| Ok(written())).collect()
 ///     }
 /// }
@@ -251,7 +251,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::id::{CommitId, ExpectedVersion, StreamId};
+    use crate::id::{CommitId, EventId, ExpectedVersion, StreamId};
     use crate::store::Outcome;
 
     /// A driver in which each commit for the order "held" waits for a permit.
@@ -263,7 +263,7 @@ mod tests {
             if batch.iter().flat_map(Append::stream_ids).any(|stream| stream.aggregate_id().as_str() == "held") {
                 self.0.acquire().await.unwrap().forget();
             }
-            let appended = || Appended { commit: CommitId::default(), versions: Vec::new(), outcome: Outcome::Written };
+            let appended = || Appended::new(CommitId::default(), EventId::generate(), Vec::new(), Outcome::Written);
             batch.iter().map(|_| Ok(appended())).collect()
         }
     }
@@ -276,7 +276,7 @@ mod tests {
         async fn append_batch(&self, batch: Vec<Append>) -> Vec<Result<Appended>> {
             let is_bad = |stream: &StreamId| stream.aggregate_id().as_str() == "bad";
             assert!(!batch.iter().flat_map(Append::stream_ids).any(is_bad), "a bad order");
-            let appended = || Appended { commit: CommitId::default(), versions: Vec::new(), outcome: Outcome::Written };
+            let appended = || Appended::new(CommitId::default(), EventId::generate(), Vec::new(), Outcome::Written);
             batch.iter().map(|_| Ok(appended())).collect()
         }
     }

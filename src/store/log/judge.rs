@@ -9,6 +9,7 @@ use crate::event::RecordedEvent;
 use crate::id::{ClaimScope, ClaimValue, EventId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::claims::claimed;
+use crate::store::log::history::stream_changed;
 
 /// The lookups that [`judge`] makes in the log. They include everything that the same commit has already written, and no other writer may
 /// change their results before the commit ends.
@@ -27,6 +28,12 @@ pub trait Written {
     /// # Errors
     /// The error of a failed lookup.
     fn version(&self, stream: &StreamId) -> Result<Version, Self::Failure>;
+
+    /// Returns the id of the last event of `stream`; `None` if it has no events. Called only for an append that requires an id.
+    ///
+    /// # Errors
+    /// The error of a failed lookup.
+    fn last_event(&self, stream: &StreamId) -> Result<Option<EventId>, Self::Failure>;
 
     /// Returns the stream that holds a unique value.
     ///
@@ -54,8 +61,8 @@ pub enum Verdict {
 
 /// Decides whether an append may be written.
 ///
-/// The order of the checks is part of the [port](crate::store::EventStore::append): the idempotency key, then the expected versions, then
-/// the unique values, then the ids of the events.
+/// The order of the checks is part of the [port](crate::store::EventStore::append): the idempotency key, then the expected versions and
+/// last events, then the unique values, then the ids of the events.
 ///
 /// # Errors
 /// The error of a failed lookup. It says nothing about the append.
@@ -71,6 +78,12 @@ pub fn judge<W: Written + ?Sized>(log: &W, append: &Append) -> Result<Verdict, W
         if !part.expected.allows(actual) {
             let (stream, expected) = (part.stream.clone(), part.expected);
             return Ok(Verdict::Refused(ErrorKind::Conflict { stream, expected, actual }.into()));
+        }
+        if let Some(remembered) = part.last_event {
+            let found = log.last_event(&part.stream)?;
+            if found != Some(remembered) {
+                return Ok(Verdict::Refused(stream_changed(&part.stream, actual, remembered, found)));
+            }
         }
         versions.push(actual);
     }

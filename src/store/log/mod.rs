@@ -7,6 +7,7 @@ pub(crate) mod claims;
 pub(crate) mod columns;
 pub(crate) mod event_store;
 pub(crate) mod group_commit;
+pub(crate) mod history;
 pub(crate) mod inline;
 pub(crate) mod judge;
 pub(crate) mod lease;

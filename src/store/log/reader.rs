@@ -10,10 +10,11 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::event::{RecordedEvent, StoredEvent};
 use crate::id::mark::Mark;
-use crate::id::{CommitId, EventType, Position, StreamId, Version};
+use crate::id::{EventId, EventType, Position, StreamId, Version};
 #[cfg(doc)]
 use crate::store::log::query::Select;
 use crate::store::log::query::{Filter, Page, Query};
+use crate::store::log::token::Token;
 
 /// Reads the log. A relay, a worker or a report gets an `EventReader`, so it cannot write.
 ///
@@ -23,10 +24,12 @@ pub trait EventReader: Send + Sync + 'static {
     /// Passes the events of one stream to `visitor`, in version order, each borrowed from the store's buffer.
     ///
     /// The store never holds the whole stream in memory. If [`Replay::snapshot`] names a fingerprint and the store has a snapshot with that
-    /// fingerprint that is not beyond [`Replay::up_to`], the visitor gets the snapshot first and then only the events after it.
+    /// fingerprint that is not beyond [`Replay::up_to`], the visitor gets the snapshot first and then only the events after it. A snapshot
+    /// counts only if the log has its event under its version.
     ///
     /// # Errors
-    /// The error of the visitor, unchanged; otherwise a [read error](crate::Error#read-errors).
+    /// The error of the visitor, unchanged; [`ErrorKind::HistoryChanged`], before any call of the visitor, if the stream does not have the
+    /// event [`Replay::after_event`]; otherwise a [read error](crate::Error#read-errors).
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()>;
 
     /// Returns the events that `query` asks for, complete and with their positions.
@@ -51,11 +54,13 @@ pub trait EventReader: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn head(&self) -> Result<Position>;
 
-    /// Returns the position of the last event of a commit; `None` while its events have no positions yet.
+    /// Returns the position of the last event of an append; `None` while its events have no positions yet. Also returns `None` if the log lost
+    /// the commit and has not written as many commits again.
     ///
     /// # Errors
-    /// A [read error](crate::Error#read-errors).
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>>;
+    /// [`ErrorKind::HistoryChanged`] if the log has other events under the commit's number, otherwise a
+    /// [read error](crate::Error#read-errors).
+    async fn position_of(&self, token: Token) -> Result<Option<Position>>;
 
     /// Returns the number of commits that are visible and have no position yet. If it stays above zero, nothing reads the end of the log.
     ///
@@ -188,6 +193,9 @@ impl<R: EventReader + ?Sized> EventReaderExt for R {}
 pub struct Replay {
     /// The replay starts after this version.
     pub after: Version,
+    /// The id of the event at the version `after`, if the caller knows it. A replay fails if the stream has another event there, or none:
+    /// the events that follow do not continue the caller's state. Such a replay may ignore [`snapshot`](Self::snapshot).
+    pub after_event: Option<EventId>,
     /// The end of the replay.
     pub up_to: UpTo,
     /// The fingerprint of a snapshot that the replay may use; `None` to use no snapshot.
@@ -196,11 +204,17 @@ pub struct Replay {
 
 impl Replay {
     /// Replays every event of the stream.
-    pub const ALL: Self = Self { after: Version::ZERO, up_to: UpTo::Head, snapshot: None };
+    pub const ALL: Self = Self { after: Version::ZERO, after_event: None, up_to: UpTo::Head, snapshot: None };
 
     /// Replays every event after `version`.
     pub const fn after(version: Version) -> Self {
         Self { after: version, ..Self::ALL }
+    }
+
+    /// Requires the event at the version where the replay starts to have this id.
+    pub const fn with_after_event(mut self, id: EventId) -> Self {
+        self.after_event = Some(id);
+        self
     }
 
     /// Sets the end of the replay.
@@ -263,18 +277,18 @@ impl UpTo {
 /// # Examples
 /// ```
 /// use retell::event::StoredEvent;
-/// use retell::prelude::*;
 /// use retell::store::{Replay, Visitor};
+/// use retell::{EventId, prelude::*};
 ///
 /// /// Counts the events of a stream.
 /// struct Counter(usize);
 ///
 /// impl Visitor for Counter {
-///     fn snapshot(&mut self, _: Version, _: &[u8]) -> retell::Result<()> {
+///     fn snapshot(&mut self, _: Version, _: EventId, _: &[u8]) -> retell::Result<()> {
 ///         Ok(())
 ///     }
 ///
-///     fn event(&mut self, _: Version, _: StoredEvent<'_>) -> retell::Result<()> {
+///     fn event(&mut self, _: Version, _: EventId, _: StoredEvent<'_>) -> retell::Result<()> {
 ///         self.0 += 1;
 ///         Ok(())
 ///     }
@@ -288,16 +302,16 @@ impl UpTo {
 /// # }).unwrap();
 /// ```
 pub trait Visitor: Send {
-    /// Receives the encoded state as of `version`. The store calls this before any event, at most once, and only if [`Replay::snapshot`]
+    /// Receives the encoded state as of `version`, and the id of the event at that version. The store calls this before any event, at most once, and only if [`Replay::snapshot`]
     /// asks for it.
     ///
     /// # Errors
     /// An error ends the replay, and [`EventReader::replay`] returns it.
-    fn snapshot(&mut self, version: Version, state: &[u8]) -> Result<()>;
+    fn snapshot(&mut self, version: Version, id: EventId, state: &[u8]) -> Result<()>;
 
-    /// Receives the next event.
+    /// Receives the next event and its id.
     ///
     /// # Errors
     /// An error ends the replay, and [`EventReader::replay`] returns it.
-    fn event(&mut self, version: Version, event: StoredEvent<'_>) -> Result<()>;
+    fn event(&mut self, version: Version, id: EventId, event: StoredEvent<'_>) -> Result<()>;
 }

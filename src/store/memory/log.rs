@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
@@ -19,6 +19,7 @@ use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
+use crate::store::log::history::{stream_changed, token_changed};
 use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
 use crate::store::log::lease::Lease;
@@ -27,6 +28,7 @@ use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::log::replay::snapshot_fits;
+use crate::store::log::token::Token;
 use crate::store::memory::model::MemoryReadModel;
 
 /// The number of events of a stream that a replay copies under one lock.
@@ -157,6 +159,9 @@ impl State {
             Verdict::Refused(refusal) => return Err(refusal),
         };
         self.keep_claims(&append);
+        let Some(last_event) = append.last_new_event() else {
+            return Err(ErrorKind::Invalid("the append has no events".into()).into());
+        };
         let kept = append.key().map(|key| (key.clone(), append.stream_ids().cloned().collect()));
         let (events, versions) = record(append, versions, self.head(), time(self));
         for event in events {
@@ -164,7 +169,8 @@ impl State {
             self.ids.insert(event.event.id);
             self.events.push(event);
         }
-        let appended = Appended { commit: CommitId::new(self.head().get()), versions, outcome: Outcome::Written };
+        let commit = CommitId::new(self.head().get());
+        let appended = Appended { commit, last_event, versions, outcome: Outcome::Written };
         if let Some((key, streams)) = kept {
             let kept = Appended { outcome: Outcome::Repeated, ..appended.clone() };
             self.keys.insert(key, KeyedOutcome { streams, appended: kept });
@@ -219,6 +225,12 @@ impl State {
         places[first..].iter().map(|&place| &self.events[place])
     }
 
+    /// Returns the id of the event of `stream` at `version`.
+    fn event_at(&self, stream: &StreamId, version: Version) -> Option<EventId> {
+        let before = version.get().checked_sub(1)?;
+        self.after(stream, Version::new(before)).next().map(|event| event.event.id)
+    }
+
     fn replay_chunk(&self, stream: &StreamId, after: Version, up_to: UpTo) -> Vec<RecordedEvent> {
         let wanted = self.after(stream, after).take_while(|event| up_to.includes(event.version, event.recorded_at));
         wanted.take(REPLAY_CHUNK).cloned().collect()
@@ -236,6 +248,11 @@ impl Written for State {
         Ok(Version::new(self.streams.get(stream).map_or(0, |events| events.len() as u64)))
     }
 
+    fn last_event(&self, stream: &StreamId) -> Result<Option<EventId>, Infallible> {
+        let last = self.streams.get(stream).and_then(|events| events.last());
+        Ok(last.map(|&place| self.events[place].event.id))
+    }
+
     fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>, Infallible> {
         Ok(self.reservations.get(&(scope.clone(), value.clone())).cloned())
     }
@@ -249,16 +266,21 @@ impl Written for State {
 impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
     async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
         let mut after = replay.after;
-        if let Some(snapshot) = self.log.read().snapshots.get(stream).cloned()
-            && snapshot_fits(replay, &snapshot)
-        {
-            visitor.snapshot(snapshot.version, &snapshot.state)?;
+        if let Some(known) = replay.after_event {
+            let found = self.log.read().event_at(stream, after);
+            if found != Some(known) {
+                return Err(stream_changed(stream, after, known, found));
+            }
+        }
+        let snapshot = self.log.read().snapshots.get(stream).cloned();
+        if let Some(snapshot) = snapshot.filter(|snapshot| snapshot_fits(replay, snapshot)) {
+            visitor.snapshot(snapshot.version, snapshot.event_id, &snapshot.state)?;
             after = snapshot.version;
         }
         loop {
             let chunk = self.log.read().replay_chunk(stream, after, replay.up_to);
             for event in &chunk {
-                visitor.event(event.version, event.stored())?;
+                visitor.event(event.version, event.event.id, event.stored())?;
                 after = event.version;
             }
             if chunk.len() < REPLAY_CHUNK {
@@ -288,8 +310,17 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
         Ok(self.log.read().head())
     }
 
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        Ok(Some(Position::new(commit.get())).filter(|position| *position <= self.log.read().head()))
+    async fn position_of(&self, token: Token) -> Result<Option<Position>> {
+        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
+        // The number of a commit is the position of its last event.
+        let position = Position::new(token.commit().get());
+        let state = self.log.read();
+        let place = position.get().checked_sub(1).and_then(|place| usize::try_from(place).ok());
+        let Some(found) = place.and_then(|place| state.events.get(place)) else { return Ok(None) };
+        if found.event.id != last_event {
+            return Err(token_changed(token, position, Some(found.event.id)));
+        }
+        Ok(Some(position))
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {
@@ -318,6 +349,9 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
 
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let mut state = self.log.write();
+        if state.event_at(stream, snapshot.version) != Some(snapshot.event_id) {
+            return Ok(());
+        }
         match state.snapshots.get(stream) {
             Some(kept) if kept.fingerprint == snapshot.fingerprint && kept.version >= snapshot.version => {}
             _ => drop(state.snapshots.insert(stream.clone(), snapshot)),

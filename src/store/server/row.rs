@@ -7,9 +7,11 @@ use uuid::Uuid;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Metadata, NewEvent, RecordedEvent, StoredEvent};
-use crate::id::{AggregateId, AggregateType, EventType, Position, StreamId, Version};
-use crate::store::log::reader::Visitor;
-use crate::store::server::convert::{from_sql, position};
+use crate::id::{AggregateId, AggregateType, EventId, EventType, Position, StreamId, Version};
+use crate::store::log::history::{stream_changed, token_changed};
+use crate::store::log::reader::{Replay, UpTo, Visitor};
+use crate::store::log::token::Token;
+use crate::store::server::convert::{from_sql, position, to_sql};
 
 /// The stored columns of an event.
 pub(crate) struct Columns<'r> {
@@ -91,6 +93,7 @@ where
 /// The columns of an event that a replay needs.
 pub(crate) struct Replayed<'r> {
     pub(crate) version: i64,
+    pub(crate) id: Uuid,
     pub(crate) event_type: &'r str,
     pub(crate) schema_version: i64,
     pub(crate) codec: i16,
@@ -102,11 +105,22 @@ pub(crate) struct Visit<'v> {
     pub(crate) stream: &'v StreamId,
     visitor: &'v mut dyn Visitor,
     due: Option<Version>,
+    /// The event that the rows must begin with. The visitor does not get it.
+    known: Option<Known>,
+}
+
+/// An event that the caller knows, or the last one in a snapshot.
+struct Known {
+    version: Version,
+    id: EventId,
+    /// The state as of the event. The visitor gets it once the event is found.
+    snapshot: Option<Vec<u8>>,
 }
 
 impl<'v> Visit<'v> {
-    pub(crate) fn new(stream: &'v StreamId, visitor: &'v mut dyn Visitor) -> Self {
-        Self { stream, visitor, due: None }
+    pub(crate) fn new(stream: &'v StreamId, visitor: &'v mut dyn Visitor, replay: Replay) -> Self {
+        let known = replay.after_event.map(|id| Known { version: replay.after, id, snapshot: None });
+        Self { stream, visitor, due: None, known }
     }
 
     /// Returns whether the visitor has seen nothing yet.
@@ -114,15 +128,38 @@ impl<'v> Visit<'v> {
         self.due.is_none()
     }
 
-    pub(crate) fn snapshot(&mut self, version: i64, state: &[u8]) -> Result<()> {
+    /// Creates the visit of a replay that starts after a snapshot of `state`.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "PostgreSQL checks the snapshot in the statement"))]
+    pub(crate) fn from_snapshot(
+        stream: &'v StreamId,
+        visitor: &'v mut dyn Visitor,
+        replay: Replay,
+        state: Vec<u8>,
+    ) -> Self {
+        let mut visit = Self::new(stream, visitor, replay);
+        if let Some(known) = &mut visit.known {
+            known.snapshot = Some(state);
+        }
+        visit
+    }
+
+    pub(crate) fn snapshot(&mut self, version: i64, id: Uuid, state: &[u8]) -> Result<()> {
         let version = Version::new(from_sql(version, "version")?);
         self.due = Some(version.next());
-        self.visitor.snapshot(version, state)
+        self.visitor.snapshot(version, id.into(), state)
     }
 
     pub(crate) fn event(&mut self, row: &Replayed<'_>) -> Result<()> {
         let stream = self.stream;
-        let version = Version::new(from_sql(row.version, "version")?);
+        let (version, id) = (Version::new(from_sql(row.version, "version")?), EventId::from(row.id));
+        if let Some(known) = self.known.take() {
+            if (version, id) != (known.version, known.id) {
+                let found = Some(id).filter(|_| version == known.version);
+                return Err(stream_changed(stream, known.version, known.id, found));
+            }
+            self.due = Some(version.next());
+            return known.snapshot.map_or(Ok(()), |state| self.visitor.snapshot(version, id, &state));
+        }
         if let Some(due) = self.due
             && due != version
         {
@@ -133,7 +170,12 @@ impl<'v> Visit<'v> {
         let codec = codec(row.codec).map_err(damaged)?;
         let schema_version = schema_version(row.schema_version).map_err(damaged)?;
         let (event_type, payload) = (row.event_type, row.payload);
-        self.visitor.event(version, StoredEvent { event_type, schema_version, codec, payload })
+        self.visitor.event(version, id, StoredEvent { event_type, schema_version, codec, payload })
+    }
+
+    /// Ends the visit after the last row.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        self.known.take().map_or(Ok(()), |known| Err(stream_changed(self.stream, known.version, known.id, None)))
     }
 
     /// Returns the error of a row whose columns cannot be read.
@@ -149,4 +191,27 @@ fn codec(number: i16) -> Result<Codec, String> {
 
 fn schema_version(number: i64) -> Result<u32, String> {
     u32::try_from(number).map_err(|_| format!("invalid schema version {number}"))
+}
+
+/// Returns the version that the rows of a replay begin with: the known event, or the first one after the start.
+pub(crate) fn first_version(replay: Replay) -> i64 {
+    to_sql(if replay.after_event.is_some() { replay.after } else { replay.after.next() }.get())
+}
+
+/// Returns the last version that the rows of a replay include, and the time of the last one.
+pub(crate) fn end_of(replay: Replay) -> (i64, Option<DateTime<Utc>>) {
+    match replay.up_to {
+        UpTo::Head => (i64::MAX, None),
+        UpTo::Version(version) => (to_sql(version.max(replay.after).get()), None),
+        UpTo::Time(time) => (i64::MAX, Some(time)),
+    }
+}
+
+/// Returns the position that a token's commit has, if the commit's event there is that of the token.
+pub(crate) fn position_of(token: Token, last_event: EventId, position: i64, found: Option<Uuid>) -> Result<Position> {
+    let position = Position::new(from_sql(position, "position")?);
+    match found.map(EventId::from) {
+        Some(found) if found == last_event => Ok(position),
+        found => Err(token_changed(token, position, found)),
+    }
 }

@@ -9,11 +9,12 @@ macro_rules! log_ports {
             use ::tokio::sync::watch;
 
             use crate::error::Result;
-            use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
+            use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
             use crate::store::log::append::{Append, Appended, KeyedOutcome};
             use crate::store::log::event_store::{EventStore, Snapshot};
             use crate::store::log::query::{Page, Query};
             use crate::store::log::reader::{EventReader, Replay, Visitor};
+            use crate::store::log::token::Token;
 
             #[async_trait]
             impl EventReader for $store {
@@ -30,9 +31,9 @@ macro_rules! log_ports {
                     self.reader.connections.repeat("read the head", || self.reader.head()).await
                 }
 
-                async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
+                async fn position_of(&self, token: Token) -> Result<Option<Position>> {
                     let reader = &self.reader;
-                    reader.connections.repeat("find a commit's position", || reader.position_of(commit)).await
+                    reader.connections.repeat("find a commit's position", || reader.position_of(token)).await
                 }
 
                 async fn unsequenced(&self) -> Result<u64> {

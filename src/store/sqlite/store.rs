@@ -8,13 +8,15 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use crate::id::{ClaimScope, ClaimValue, CommitId, IdempotencyKey, Position, StreamId};
+use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::history::token_changed;
 use crate::store::log::inline::Inlines;
 use crate::store::log::query::{Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
+use crate::store::log::token::Token;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::health::{self, Health};
 use crate::store::sqlite::log::append::{self, Writer};
@@ -177,12 +179,14 @@ impl EventReader for SqliteStore {
         self.readers.run("read the head", |db| read::head(db)).await
     }
 
-    async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        let position = Position::new(commit.get());
-        let known = position <= *self.writer.head.borrow();
-        // Another process that has opened this file may have written it.
-        let written = known || position <= self.head().await?;
-        Ok(written.then_some(position))
+    async fn position_of(&self, token: Token) -> Result<Option<Position>> {
+        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
+        // The number of a commit is the position of its last event.
+        let position = Position::new(token.commit().get());
+        match self.readers.run("find a commit's position", move |db| read::mark_at(db, position)).await?.event_id {
+            Some(found) if found != last_event => Err(token_changed(token, position, Some(found))),
+            found => Ok(found.map(|_| position)),
+        }
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -39,15 +39,15 @@ pub async fn positions_are_contiguous_and_in_commit_order(store: Store) {
     let mut commits: Vec<_> = outcomes
         .into_iter()
         .zip(&appends)
-        .map(|(outcome, append)| (outcome.expect("an append that expects no version succeeds").commit, append))
+        .map(|(outcome, append)| (outcome.expect("an append that expects no version succeeds").token(), append))
         .collect();
-    commits.sort_by_key(|(commit, _)| *commit);
+    commits.sort_by_key(|(token, _)| token.commit());
     let in_commit_order = commits.iter().flat_map(|(_, append)| append.streams()).flat_map(|part| &part.events);
     assert!(log.iter().map(|recorded| recorded.event.id).eq(in_commit_order.map(|event| event.id)));
-    for (commit, append) in &commits {
+    for (token, append) in &commits {
         let last = append.streams()[1].events[0].id;
         let position =
-            store.position_of(*commit).await.expect("positions can be read").expect("the commit has a position");
+            store.position_of(*token).await.expect("positions can be read").expect("the commit has a position");
         assert_eq!(log[usize::try_from(position.get()).expect("a short log") - 1].event.id, last);
     }
 }

@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::StoredEvent;
-use crate::id::{ExpectedVersion, StreamId, Version};
+use crate::id::{EventId, ExpectedVersion, StreamId, Version};
 use crate::store::log::append::Append;
 use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::testing::store::{
@@ -98,11 +98,11 @@ struct FailsAt {
 }
 
 impl Visitor for FailsAt {
-    fn snapshot(&mut self, _: Version, _: &[u8]) -> Result<()> {
+    fn snapshot(&mut self, _: Version, _: EventId, _: &[u8]) -> Result<()> {
         panic!("no snapshot was asked for");
     }
 
-    fn event(&mut self, version: Version, _: StoredEvent<'_>) -> Result<()> {
+    fn event(&mut self, version: Version, _: EventId, _: StoredEvent<'_>) -> Result<()> {
         assert!(version <= self.at, "the replay continued after an error");
         self.seen += 1;
         if version == self.at { Err(Error::new(ErrorKind::TimedOut("enough".into()))) } else { Ok(()) }

@@ -2,13 +2,14 @@
 
 use crate::id::{StreamId, Version};
 use crate::store::log::reader::{Replay, UpTo};
-use crate::testing::store::{Snapshot, Store, events, log_of, replay_of, stream, written};
+use crate::testing::store::{Snapshot, Store, event_at, events, log_of, replay_of, stream, written};
 
 /// A fingerprint above `i64::MAX`, which a store with signed columns must convert.
 const FINGERPRINT: u64 = u64::MAX - 5;
 
 async fn save(store: &Store, stream: &StreamId, version: u64, fingerprint: u64, state: &str) {
-    let snapshot = Snapshot { version: Version::new(version), fingerprint, state: state.into() };
+    let snapshot =
+        Snapshot::new(Version::new(version), event_at(store, stream, version).await, fingerprint, state.into());
     store.save_snapshot(stream, snapshot).await.expect("a snapshot can be saved");
 }
 

@@ -307,10 +307,11 @@ async fn versions(tx: &mut MySqlConnection, parts: &[&StreamAppend]) -> Result<V
             query.push(VERSION_ID).push_bind(stream.map(|stream| stream.aggregate_id().as_str().as_bytes()));
             query.push(VERSION_NEWEST);
         }
-        for (place, version, commit, ordinal) in query.build_query_as().fetch_all(&mut *tx).await? {
-            let (place, version): (i64, i64) = (place, version);
+        for (place, version, commit, ordinal, event) in query.build_query_as().fetch_all(&mut *tx).await? {
+            let (place, version, event): (i64, i64, Uuid) = (place, version, event);
             if let Some(found) = usize::try_from(place).ok().and_then(|place| found.get_mut(first + place)) {
-                *found = Newest { version: Version::new(version.unsigned_abs()), commit, ordinal };
+                let version = Version::new(version.unsigned_abs());
+                *found = Newest { version, commit, ordinal, event: Some(event.into()) };
             }
         }
     }
@@ -351,18 +352,24 @@ fn kept_outcome(row: &MySqlRow) -> Result<KeyedOutcome> {
     let versions =
         kept.iter().map(|(_, _, version)| from_sql(*version, "version").map(Version::new)).collect::<Result<_>>()?;
     let commit = commit_id(row.try_get("commit_id").map_err(failed)?, row.try_get("last_ordinal").map_err(failed)?);
-    Ok(KeyedOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
+    let last_event: Option<Uuid> = row.try_get("last_event").map_err(failed)?;
+    let missing = || Error::new(ErrorKind::Corrupt("the events of an idempotency key are missing".into()));
+    let last_event = last_event.ok_or_else(missing)?.into();
+    Ok(KeyedOutcome { streams, appended: Appended { commit, last_event, versions, outcome: Outcome::Repeated } })
 }
 
 /// The lookup of a stream's version is these four parts with the binds between them. UNION ALL joins the streams.
 const VERSION_PLACE: &str = "(SELECT CAST(";
 const VERSION_TYPE: &str =
-    " AS SIGNED) AS place, version, commit_id, ordinal FROM retell_events WHERE aggregate_type = ";
+    " AS SIGNED) AS place, version, commit_id, ordinal, event_id FROM retell_events WHERE aggregate_type = ";
 const VERSION_ID: &str = " AND aggregate_id = ";
 const VERSION_NEWEST: &str = " ORDER BY version DESC LIMIT 1)";
 
-const KEPT: &str =
-    "SELECT idempotency_key, commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key IN ";
+const KEPT: &str = "
+    SELECT idempotency_key, commit_id, last_ordinal, streams, (
+        SELECT event_id FROM retell_events e WHERE e.commit_id = k.commit_id AND e.ordinal = k.last_ordinal
+    ) AS last_event
+    FROM retell_keys k WHERE idempotency_key IN ";
 
 /// The end of the lookup, after the list of keys.
 const KEPT_END: &str = "";
@@ -381,7 +388,11 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append; RELEASE SAVEPOINT retell_append";
 
-const OUTCOME: &str = "SELECT commit_id, last_ordinal, streams FROM retell_keys WHERE idempotency_key = ?";
+const OUTCOME: &str = "
+    SELECT commit_id, last_ordinal, streams, (
+        SELECT event_id FROM retell_events e WHERE e.commit_id = k.commit_id AND e.ordinal = k.last_ordinal
+    ) AS last_event
+    FROM retell_keys k WHERE idempotency_key = ?";
 
 /// Draws the commit's number. The server's counter assigns numbers in order and holds no lock until the transaction's end.
 const INSERT_COMMIT: &str = "INSERT INTO retell_commits (events) VALUES (?)";

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::NewEvent;
-use crate::id::{StreamId, Version};
+use crate::id::{EventId, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
+use crate::store::log::history::stream_changed;
 use crate::store::server::convert::{commit_id, count};
 
 /// A stream's newest event: its version, and the key of its row.
@@ -12,6 +13,7 @@ pub(crate) struct Newest {
     pub(crate) version: Version,
     pub(crate) commit: i64,
     pub(crate) ordinal: i32,
+    pub(crate) event: Option<EventId>,
 }
 
 /// The decision on each append of a round.
@@ -24,6 +26,8 @@ enum Decision {
     Written {
         /// The ordinal of its first event in the commit, from 1.
         first: usize,
+        /// The id of its last event.
+        last_event: EventId,
         /// The new versions of its streams.
         versions: Vec<Version>,
     },
@@ -55,34 +59,47 @@ impl<'a> Plan<'a> {
         taken: impl Fn(usize) -> Option<Error>,
     ) -> Self {
         let mut plan = Self { appends: Vec::with_capacity(round.len()), events: 0 };
-        let mut found = found.iter().map(|newest| newest.version);
+        let mut found = found;
         for ((append, kept), place) in round.iter().zip(kept).zip(0..) {
-            let found: Vec<Version> = found.by_ref().take(append.streams().len()).collect();
+            let (own, rest) = found.split_at(append.streams().len().min(found.len()));
+            found = rest;
             let decision = match (kept, append.key()) {
                 (Some(kept), Some(key)) => kept
                     .and_then(|kept| kept.repeat(key, append.stream_ids()))
                     .map_or_else(Decision::Refused, Decision::Repeated),
-                _ => plan.write(append, &found, || taken(place)),
+                _ => plan.write(append, own, || taken(place)),
             };
             plan.appends.push((append, decision));
         }
         plan
     }
 
-    fn write(&mut self, append: &Append, found: &[Version], taken: impl FnOnce() -> Option<Error>) -> Decision {
+    fn write(&mut self, append: &Append, found: &[Newest], taken: impl FnOnce() -> Option<Error>) -> Decision {
         let parts = || append.streams().iter().zip(found);
-        if let Some((part, &actual)) = parts().find(|(part, found)| !part.expected.allows(**found)) {
-            let (stream, expected) = (part.stream.clone(), part.expected);
-            return Decision::Refused(ErrorKind::Conflict { stream, expected, actual }.into());
+        for (part, newest) in parts() {
+            let actual = newest.version;
+            if !part.expected.allows(actual) {
+                let (stream, expected) = (part.stream.clone(), part.expected);
+                return Decision::Refused(ErrorKind::Conflict { stream, expected, actual }.into());
+            }
+            if let Some(remembered) = part.last_event
+                && newest.event != Some(remembered)
+            {
+                return Decision::Refused(stream_changed(&part.stream, actual, remembered, newest.event));
+            }
         }
         if let Some(taken) = taken() {
             return Decision::Refused(taken);
         }
+        let Some(last_event) = append.last_new_event() else {
+            return Decision::Refused(ErrorKind::Invalid("the append has no events".into()).into());
+        };
         let first = self.events + 1;
         self.events += append.streams().iter().map(|part| part.events.len()).sum::<usize>();
         Decision::Written {
             first,
-            versions: parts().map(|(part, found)| found.plus(part.events.len() as u64)).collect(),
+            last_event,
+            versions: parts().map(|(part, found)| found.version.plus(part.events.len() as u64)).collect(),
         }
     }
 
@@ -91,7 +108,7 @@ impl<'a> Plan<'a> {
     pub(crate) fn rows(&self) -> Vec<NewRow<'a>> {
         let mut rows = Vec::with_capacity(self.events);
         for (append, decision) in &self.appends {
-            let Decision::Written { first, versions } = decision else { continue };
+            let Decision::Written { first, versions, .. } = decision else { continue };
             let mut ordinals = *first..;
             for (part, last) in append.streams().iter().zip(versions) {
                 let before = last.get() - part.events.len() as u64;
@@ -125,16 +142,16 @@ impl<'a> Plan<'a> {
     /// Returns the appends to write, each with the new versions of its streams and the ordinal of its last event.
     pub(crate) fn written(&self) -> impl Iterator<Item = (&'a Append, &Vec<Version>, i32)> {
         self.appends.iter().filter_map(|(append, decision)| match decision {
-            Decision::Written { first, versions } => Some((*append, versions, last_ordinal(append, *first))),
+            Decision::Written { first, versions, .. } => Some((*append, versions, last_ordinal(append, *first))),
             _ => None,
         })
     }
 
     pub(crate) fn outcomes(&mut self, commit: i64) -> Vec<Result<Appended>> {
         let outcome = |(append, decision): (&Append, Decision)| match decision {
-            Decision::Written { first, versions } => {
+            Decision::Written { first, last_event, versions } => {
                 let commit = commit_id(commit, last_ordinal(append, first));
-                Ok(Appended { commit, versions, outcome: Outcome::Written })
+                Ok(Appended { commit, last_event, versions, outcome: Outcome::Written })
             }
             Decision::Refused(error) => Err(error),
             Decision::Repeated(appended) => Ok(appended),

@@ -3,23 +3,25 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::mysql::{MySqlArguments, MySqlRow};
-use sqlx::{MySql, QueryBuilder, Row};
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventId, EventType, Position, StreamId};
+use crate::id::{AggregateType, EventId, EventType, Position, StreamId, Version};
 use crate::store::log::columns::event_columns;
 use crate::store::log::query::{Filter, Page, Query, Select};
-use crate::store::log::reader::{Replay, UpTo, Visitor};
+use crate::store::log::reader::{Replay, Visitor};
+use crate::store::log::token::Token;
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::log::sequence::sequence;
 use crate::store::server::connections::Fault;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
+use crate::store::server::limits::Limits;
 use crate::store::server::page::{self, Rows, Scan, Scans};
-use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
+use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit, end_of, first_version, position_of};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -28,43 +30,54 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        let mut visit = Visit::new(stream, visitor);
-        match self.try_replay(stream, replay, &mut visit).await {
+        let mut begun = false;
+        match self.try_replay(stream, replay, visitor, &mut begun).await {
             // The visitor has seen nothing yet.
-            Err(error) if visit.is_untouched() && Fault::of::<MySql>(&error) == Fault::Ended => {
-                self.try_replay(stream, replay, &mut visit).await
+            Err(error) if !begun && Fault::of::<MySql>(&error) == Fault::Ended => {
+                self.try_replay(stream, replay, visitor, &mut begun).await
             }
             replayed => replayed,
         }
     }
 
-    async fn try_replay(&self, stream: &StreamId, replay: Replay, visit: &mut Visit<'_>) -> Result<()> {
-        let (last, until) = match replay.up_to {
-            UpTo::Head => (i64::MAX, None),
-            UpTo::Version(version) => (to_sql(version.get()), None),
-            UpTo::Time(time) => (i64::MAX, Some(time)),
-        };
-        let (kind, id) = (stream.aggregate_type().as_str().as_bytes(), stream.aggregate_id().as_str().as_bytes());
-        let mut after = to_sql(replay.after.get());
+    /// Replays once. Sets `begun` when the visitor may have been called.
+    async fn try_replay(
+        &self,
+        stream: &StreamId,
+        replay: Replay,
+        visitor: &mut dyn Visitor,
+        begun: &mut bool,
+    ) -> Result<()> {
         let failed = |error| classify(error, "replay a stream");
         let limits = self.connections.limits();
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        if let (Some(fingerprint), None) = (replay.snapshot, until) {
-            let query = sqlx::query_as(SNAPSHOT).bind(kind).bind(id).bind(after).bind(last);
-            let query = query.bind(fingerprint.cast_signed()).fetch_optional(&mut *lease);
-            let snapshot: Option<(i64, Vec<u8>)> = limits.statements(query).await.map_err(failed)?;
-            if let Some((version, state)) = snapshot {
-                visit.snapshot(version, &state)?;
-                after = version;
+        let (last, until) = end_of(replay);
+        // A replay after a known event needs no snapshot: the caller has a state.
+        if let (Some(fingerprint), None, None) = (replay.snapshot, until, replay.after_event) {
+            let query = sqlx::query_as(SNAPSHOT)
+                .bind(stream.aggregate_type().as_str().as_bytes())
+                .bind(stream.aggregate_id().as_str().as_bytes())
+                .bind(first_version(replay))
+                .bind(last)
+                .bind(fingerprint.cast_signed())
+                .fetch_optional(&mut *lease);
+            let snapshot: Option<(i64, Uuid, Vec<u8>)> = limits.statements(query).await.map_err(failed)?;
+            if let Some((version, id, state)) = snapshot {
+                let after = Version::new(from_sql(version, "version")?);
+                let tail = Replay { after, after_event: Some(id.into()), snapshot: None, ..replay };
+                let mut visit = Visit::from_snapshot(stream, &mut *visitor, tail, state);
+                let visited = events(&mut lease, limits, tail, &mut visit).await;
+                *begun = !visit.is_untouched();
+                // If the log does not have the snapshot's event, the snapshot belongs to another history and does not count.
+                if *begun || !visited.as_ref().is_err_and(Error::is_history_changed) {
+                    return visited.and_then(|()| lease.end(Ok(())).map_err(failed));
+                }
             }
         }
-        let until = time_to_sql(until.unwrap_or(DateTime::<Utc>::MAX_UTC));
-        let mut rows = sqlx::query(REPLAY).bind(kind).bind(id).bind(after).bind(last).bind(until).fetch(&mut *lease);
-        while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
-            let replayed = replayed(&row).map_err(|error| visit.damaged(error))?;
-            visit.event(&replayed)?;
-        }
-        drop(rows);
+        let mut visit = Visit::new(stream, visitor, replay);
+        let visited = events(&mut lease, limits, replay, &mut visit).await;
+        *begun = !visit.is_untouched();
+        visited?;
         lease.end(Ok(())).map_err(failed)
     }
 
@@ -112,20 +125,15 @@ impl Reader {
         from_sql(commits, "count")
     }
 
-    pub(crate) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        if commit == CommitId::ZERO {
-            return Ok(Some(Position::ZERO));
-        }
-        let (number, ordinal) = split_commit_id(commit);
+    pub(crate) async fn position_of(&self, token: Token) -> Result<Option<Position>> {
+        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
+        let (number, ordinal) = split_commit_id(token.commit());
         let failed = |error| classify(error, "find a commit's position");
         for looked in [false, true] {
-            let position: Option<(i64,)> = self
-                .connections
-                .optional(sqlx::query_as(POSITION_OF).bind(ordinal).bind(number))
-                .await
-                .map_err(failed)?;
-            if let Some((position,)) = position {
-                return from_sql(position, "position").map(Position::new).map(Some);
+            let query = sqlx::query_as(POSITION_OF).bind(ordinal).bind(number).bind(ordinal).bind(number);
+            let row: Option<(i64, Option<Uuid>)> = self.connections.optional(query).await.map_err(failed)?;
+            if let Some((position, found)) = row {
+                return position_of(token, last_event, position, found).map(Some);
             }
             if !looked {
                 self.sequence().await?;
@@ -213,6 +221,25 @@ fn push_names<'a>(query: &mut QueryBuilder<MySql>, of: &str, names: impl Iterato
     list.push_unseparated(")");
 }
 
+/// Passes the events of a replay to `visit`.
+async fn events(connection: &mut MySqlConnection, limits: Limits, replay: Replay, visit: &mut Visit<'_>) -> Result<()> {
+    let (last, until) = end_of(replay);
+    let stream = visit.stream;
+    let mut rows = sqlx::query(REPLAY)
+        .bind(stream.aggregate_type().as_str().as_bytes())
+        .bind(stream.aggregate_id().as_str().as_bytes())
+        .bind(first_version(replay))
+        .bind(last)
+        .bind(time_to_sql(until.unwrap_or(DateTime::<Utc>::MAX_UTC)))
+        .bind(to_sql(replay.after.get()))
+        .fetch(connection);
+    while let Some(row) = limits.next_row(&mut rows).await.map_err(|error| classify(error, "replay a stream"))? {
+        let replayed = replayed(&row).map_err(|error| visit.damaged(error))?;
+        visit.event(&replayed)?;
+    }
+    visit.end()
+}
+
 fn replayed(row: &MySqlRow) -> Result<Replayed<'_>, sqlx::Error> {
     Ok(Replayed {
         version: row.try_get(0)?,
@@ -220,6 +247,7 @@ fn replayed(row: &MySqlRow) -> Result<Replayed<'_>, sqlx::Error> {
         schema_version: row.try_get(2)?,
         codec: row.try_get(3)?,
         payload: row.try_get(4)?,
+        id: row.try_get(5)?,
     })
 }
 
@@ -241,25 +269,26 @@ fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
     })
 }
 
-/// Binds: aggregate type, aggregate id, after, up to version, up to time. Forces the index: for a long stream, the optimizer would scan and
-/// sort the whole table, and then the first row would arrive only after the last was read.
+/// Binds: aggregate type, aggregate id, first version, up to version, up to time, the version before the replay, whose event has no limit of
+/// time. Forces the index: for a long stream, the optimizer would scan and sort the whole table, and then the first row would arrive only after
+/// the last was read.
 const REPLAY: &str = "
-    SELECT version, event_type, schema_version, codec, payload FROM retell_events FORCE INDEX (events_stream)
-    WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND recorded_at <= ?
+    SELECT version, event_type, schema_version, codec, payload, event_id FROM retell_events FORCE INDEX (events_stream)
+    WHERE aggregate_type = ? AND aggregate_id = ? AND version >= ? AND version <= ? AND (recorded_at <= ? OR version = ?)
     ORDER BY version";
 
-/// Binds: aggregate type, aggregate id, after, up to version, fingerprint.
+/// Binds: aggregate type, aggregate id, first version, up to version, fingerprint.
 const SNAPSHOT: &str = "
-    SELECT version, state FROM retell_snapshots
-    WHERE aggregate_type = ? AND aggregate_id = ? AND version > ? AND version <= ? AND fingerprint = ?";
+    SELECT version, event_id, state FROM retell_snapshots
+    WHERE aggregate_type = ? AND aggregate_id = ? AND version >= ? AND version <= ? AND fingerprint = ?";
 
 const HEAD: &str = "SELECT position FROM retell_head WHERE id = 1";
 
 const UNSEQUENCED: &str = "SELECT COUNT(*) FROM retell_commits";
 
-/// Binds: ordinal in the commit, commit.
+/// Binds: ordinal in the commit, commit, ordinal, commit.
 const POSITION_OF: &str = "
-    SELECT first_position + ? - 1 FROM retell_log
+    SELECT first_position + ? - 1, (SELECT event_id FROM retell_events WHERE commit_id = ? AND ordinal = ?) FROM retell_log
     WHERE commit_id = ? AND first_position <= (SELECT position FROM retell_head WHERE id = 1)";
 
 /// Binds: after, after, end, after, limit. The first row is the commit that holds `after`, or the first commit, and has the id of the event

@@ -201,17 +201,18 @@ impl BatchAppend for Writer {
     }
 }
 
-/// One stream of an append under a key: the commit, the append's last ordinal in it, the stream's type and id, and its version after the append.
-type KeptRow = (i64, i32, String, String, i64);
+/// One stream of an append under a key: the commit, the append's last ordinal in it and the event there, the stream's type and id, and its version
+/// after the append.
+type KeptRow = (i64, i32, Uuid, String, String, i64);
 
 fn kept_outcome(rows: Vec<KeptRow>) -> Result<KeyedOutcome> {
-    let (mut streams, mut versions, mut commit) = (Vec::new(), Vec::new(), CommitId::default());
-    for (number, last, kind, id, version) in rows {
-        commit = commit_id(number, last);
+    let (mut streams, mut versions, mut end) = (Vec::new(), Vec::new(), (CommitId::default(), Uuid::nil()));
+    for (number, last, last_event, kind, id, version) in rows {
+        end = (commit_id(number, last), last_event);
         streams.push(StreamId::parse(&kind, &id)?);
         versions.push(Version::new(from_sql(version, "version")?));
     }
-    Ok(KeyedOutcome { streams, appended: Appended { commit, versions, outcome: Outcome::Repeated } })
+    Ok(KeyedOutcome { streams, appended: Appended::new(end.0, end.1.into(), versions, Outcome::Repeated) })
 }
 
 const SAVEPOINT: &str = "SAVEPOINT retell_append";
@@ -220,16 +221,18 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
-/// Binds: lane, whether the transaction is the caller's, durable, two arrays of keys, six of parts, ten of events, five of claims.
-const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)";
+/// Binds: lane, whether the transaction is the caller's, durable, two arrays of keys, seven of parts, ten of events, five of claims.
+const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)";
 
-/// Binds: lane, whether the transaction is the caller's, durable, four values of the stream, eight of the event.
-const APPEND_ONE: &str = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+/// Binds: lane, whether the transaction is the caller's, durable, five values of the stream, eight of the event.
+const APPEND_ONE: &str =
+    "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 
 const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM {schema}.reservations WHERE scope = $1 AND value = $2";
 
 const OUTCOME: &str = "
-    SELECT k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id, max(e.version)
+    SELECT k.commit_id, k.last_ordinal,
+        (SELECT event_id FROM {schema}.events l WHERE l.commit_id = k.commit_id AND l.ordinal = k.last_ordinal), e.aggregate_type, e.aggregate_id, max(e.version)
     FROM {schema}.keys k JOIN {schema}.events e ON e.commit_id = k.commit_id AND e.ordinal BETWEEN k.first_ordinal AND k.last_ordinal
     WHERE k.idempotency_key = $1
     GROUP BY k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id ORDER BY min(e.ordinal)";

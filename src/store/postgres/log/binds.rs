@@ -6,7 +6,7 @@ use sqlx::query::{Query, QueryScalar};
 use uuid::Uuid;
 
 use crate::event::NewEvent;
-use crate::id::{ExpectedVersion, StreamId};
+use crate::id::ExpectedVersion;
 use crate::store::log::append::{Append, StreamAppend};
 use crate::store::server::convert::{count, to_sql};
 
@@ -20,6 +20,7 @@ pub(crate) struct Batch<'a> {
     part_id: Vec<&'a str>,
     part_kind: Vec<&'static str>,
     part_version: Vec<Option<i64>>,
+    part_last_event: Vec<Option<Uuid>>,
     part_events: Vec<i32>,
     event_part: Vec<i32>,
     event_place: Vec<i32>,
@@ -64,6 +65,7 @@ impl<'a> Batch<'a> {
         let (kind, version) = expectation(part.expected);
         self.part_kind.push(kind);
         self.part_version.push(version);
+        self.part_last_event.push(part.last_event.map(Uuid::from));
         self.part_events.push(count(part.events.len()));
     }
 
@@ -91,6 +93,7 @@ impl<'a> Batch<'a> {
             .bind(self.part_id)
             .bind(self.part_kind)
             .bind(self.part_version)
+            .bind(self.part_last_event)
             .bind(self.part_events)
             .bind(self.event_part)
             .bind(self.event_place)
@@ -107,8 +110,7 @@ impl<'a> Batch<'a> {
 
 /// The arguments of `append_one`: one event of one stream, without a key and without claims.
 pub(crate) struct One<'a> {
-    stream: &'a StreamId,
-    expected: ExpectedVersion,
+    part: &'a StreamAppend,
     event: Stored<'a>,
 }
 
@@ -118,7 +120,7 @@ impl<'a> One<'a> {
         let [append] = round else { return None };
         let ([part], None) = (append.streams(), append.key()) else { return None };
         let ([event], []) = (&part.events[..], &part.claims[..]) else { return None };
-        Some(Self { stream: &part.stream, expected: part.expected, event: Stored::new(event) })
+        Some(Self { part, event: Stored::new(event) })
     }
 
     /// Binds the values, in the order of the function's parameters.
@@ -126,12 +128,13 @@ impl<'a> One<'a> {
         self,
         query: QueryScalar<'a, Postgres, O, PgArguments>,
     ) -> QueryScalar<'a, Postgres, O, PgArguments> {
-        let (kind, version) = expectation(self.expected);
+        let (kind, version) = expectation(self.part.expected);
         query
-            .bind(self.stream.aggregate_type().as_str())
-            .bind(self.stream.aggregate_id().as_str())
+            .bind(self.part.stream.aggregate_type().as_str())
+            .bind(self.part.stream.aggregate_id().as_str())
             .bind(kind)
             .bind(version)
+            .bind(self.part.last_event.map(Uuid::from))
             .bind(self.event.id)
             .bind(self.event.event_type)
             .bind(self.event.schema)

@@ -7,10 +7,11 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::{AggregateType, CommitId, EventId, EventType, Position, StreamId};
+use crate::id::{AggregateType, EventId, EventType, Position, StreamId};
 use crate::store::log::columns::event_columns;
 use crate::store::log::query::{Filter, Page, Query, Select};
-use crate::store::log::reader::{Replay, UpTo, Visitor};
+use crate::store::log::reader::{Replay, Visitor};
+use crate::store::log::token::Token;
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, refusal};
 use crate::store::postgres::schema::Schema;
@@ -18,7 +19,7 @@ use crate::store::server::connections::Fault;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
 use crate::store::server::page::{self, Rows, Scan, Scans};
 use crate::store::server::rounds::Refusal;
-use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit};
+use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit, end_of, first_version, position_of};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -30,42 +31,50 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) async fn replay(&self, stream: &StreamId, replay: Replay, visitor: &mut dyn Visitor) -> Result<()> {
-        let mut visit = Visit::new(stream, visitor);
-        match self.try_replay(stream, replay, &mut visit).await {
+        let mut begun = false;
+        match self.try_replay(stream, replay, visitor, &mut begun).await {
             // The visitor has seen nothing yet.
-            Err(error) if visit.is_untouched() && Fault::of::<Postgres>(&error) == Fault::Ended => {
-                self.try_replay(stream, replay, &mut visit).await
+            Err(error) if !begun && Fault::of::<Postgres>(&error) == Fault::Ended => {
+                self.try_replay(stream, replay, visitor, &mut begun).await
             }
             replayed => replayed,
         }
     }
 
-    async fn try_replay(&self, stream: &StreamId, replay: Replay, visit: &mut Visit<'_>) -> Result<()> {
-        let (last, until) = match replay.up_to {
-            UpTo::Head => (i64::MAX, None),
-            UpTo::Version(version) => (to_sql(version.get()), None),
-            UpTo::Time(time) => (i64::MAX, Some(time)),
-        };
-        let snapshot = replay.snapshot.filter(|_| until.is_none());
+    /// Replays once. Sets `begun` when the visitor may have been called.
+    async fn try_replay(
+        &self,
+        stream: &StreamId,
+        replay: Replay,
+        visitor: &mut dyn Visitor,
+        begun: &mut bool,
+    ) -> Result<()> {
+        let (last, until) = end_of(replay);
+        // A replay after a known event needs no snapshot: the caller has a state.
+        let snapshot = replay.snapshot.filter(|_| until.is_none() && replay.after_event.is_none());
         let statement = if snapshot.is_some() { REPLAY_FROM_SNAPSHOT } else { REPLAY };
         let mut query = sqlx::query(self.schema.sql(statement))
             .bind(stream.aggregate_type().as_str())
             .bind(stream.aggregate_id().as_str())
-            .bind(to_sql(replay.after.get()))
+            .bind(first_version(replay))
             .bind(last);
         query = match snapshot {
             Some(fingerprint) => query.bind(fingerprint.cast_signed()),
-            None => query.bind(until),
+            None => query.bind(until).bind(to_sql(replay.after.get())),
         };
         let failed = |error| classify(error, "replay a stream");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let limits = self.connections.limits();
         let mut rows = query.fetch(&mut *lease);
+        let mut visit = Visit::new(stream, visitor, replay);
         while let Some(row) = limits.next_row(&mut rows).await.map_err(failed)? {
-            visit_row(visit, &row)?;
+            let visited = visit_row(&mut visit, &row);
+            *begun = !visit.is_untouched();
+            visited?;
         }
         drop(rows);
-        lease.end(Ok(())).map_err(failed)
+        lease.end(Ok(())).map_err(failed)?;
+        visit.end()
     }
 
     pub(crate) async fn read(&self, query: Query<'_>) -> Result<Page> {
@@ -119,19 +128,17 @@ impl Reader {
         from_sql(commits, "count")
     }
 
-    pub(crate) async fn position_of(&self, commit: CommitId) -> Result<Option<Position>> {
-        if commit == CommitId::ZERO {
-            return Ok(Some(Position::ZERO));
-        }
-        let (number, ordinal) = split_commit_id(commit);
+    pub(crate) async fn position_of(&self, token: Token) -> Result<Option<Position>> {
+        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
+        let (number, ordinal) = split_commit_id(token.commit());
         for looked in [false, true] {
-            let position: Option<(i64,)> = self
+            let row: Option<(i64, Option<Uuid>)> = self
                 .connections
                 .optional(sqlx::query_as(self.schema.sql(POSITION_OF)).bind(number).bind(ordinal))
                 .await
                 .map_err(|error| classify(error, "find a commit's position"))?;
-            if let Some((position,)) = position {
-                return from_sql(position, "position").map(Position::new).map(Some);
+            if let Some((position, found)) = row {
+                return position_of(token, last_event, position, found).map(Some);
             }
             if !looked {
                 self.sequence().await?;
@@ -227,12 +234,13 @@ fn visit_row(visit: &mut Visit<'_>, row: &PgRow) -> Result<()> {
     let damaged = |error| visit.damaged(error);
     let version: i64 = row.try_get_unchecked(0).map_err(damaged)?;
     let payload: &[u8] = row.try_get_unchecked(4).map_err(damaged)?;
+    let id: Uuid = row.try_get_unchecked(5).map_err(damaged)?;
     let Some(event_type) = row.try_get_unchecked::<Option<&str>, _>(1).map_err(damaged)? else {
-        return visit.snapshot(version, payload);
+        return visit.snapshot(version, id, payload);
     };
     let schema_version: i64 = row.try_get_unchecked(2).map_err(damaged)?;
     let codec: i16 = row.try_get_unchecked(3).map_err(damaged)?;
-    visit.event(&Replayed { version, event_type, schema_version, codec, payload })
+    visit.event(&Replayed { version, id, event_type, schema_version, codec, payload })
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> Option<Vec<&'a str>> {
@@ -259,23 +267,29 @@ fn columns(row: &PgRow) -> Result<Columns<'_>, sqlx::Error> {
     })
 }
 
-/// Binds: aggregate type, aggregate id, after, up to version, up to time or NULL.
+/// Binds: aggregate type, aggregate id, first version, up to version, up to time or NULL, the version before the replay, whose event has no
+/// limit of time.
 const REPLAY: &str = "
-    SELECT version, event_type, schema_version, codec, payload FROM {schema}.events
-    WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > $3 AND version <= $4
-        AND ($5::timestamptz IS NULL OR recorded_at <= $5)
+    SELECT version, event_type, schema_version, codec, payload, event_id FROM {schema}.events
+    WHERE aggregate_type = $1 AND aggregate_id = $2 AND version >= $3 AND version <= $4
+        AND ($5::timestamptz IS NULL OR recorded_at <= $5 OR version = $6)
     ORDER BY version";
 
-/// Binds: aggregate type, aggregate id, after, up to version, fingerprint. A row without an event type is the snapshot.
+/// Binds: aggregate type, aggregate id, first version, up to version, fingerprint. A row without an event type is the snapshot. It counts only
+/// if the log has its event under its version. `OFFSET 0` makes this one lookup by the stream.
 const REPLAY_FROM_SNAPSHOT: &str = "
     WITH snapshot AS MATERIALIZED (
-        SELECT version, state FROM {schema}.snapshots
-        WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > $3 AND version <= $4 AND fingerprint = $5
+        SELECT s.version, s.state, s.event_id FROM {schema}.snapshots s, LATERAL (
+            SELECT FROM {schema}.events e
+            WHERE e.aggregate_type = $1 AND e.aggregate_id = $2 AND e.version = s.version AND e.event_id = s.event_id
+            OFFSET 0
+        ) AS kept
+        WHERE s.aggregate_type = $1 AND s.aggregate_id = $2 AND s.version >= $3 AND s.version <= $4 AND s.fingerprint = $5
     )
-    SELECT version, NULL, NULL, NULL, state FROM snapshot
+    SELECT version, NULL, NULL, NULL, state, event_id FROM snapshot
     UNION ALL
-    (SELECT version, event_type, schema_version, codec, payload FROM {schema}.events
-    WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > coalesce((SELECT version FROM snapshot), $3) AND version <= $4
+    (SELECT version, event_type, schema_version, codec, payload, event_id FROM {schema}.events
+    WHERE aggregate_type = $1 AND aggregate_id = $2 AND version >= coalesce((SELECT version + 1 FROM snapshot), $3) AND version <= $4
     ORDER BY version)";
 
 /// The answer of [`SEQUENCE`] in a session that cannot assign positions.
@@ -292,7 +306,9 @@ const UNSEQUENCED: &str = "
     SELECT count(*) FROM {schema}.lanes l JOIN {schema}.commits c ON c.lane = l.lane AND c.commit_id > l.sequenced";
 
 /// Binds: commit, ordinal in it.
-const POSITION_OF: &str = "SELECT first_position + $2 - 1 FROM {schema}.log WHERE commit_id = $1";
+const POSITION_OF: &str = "
+    SELECT first_position + $2 - 1, (SELECT event_id FROM {schema}.events WHERE commit_id = $1 AND ordinal = $2)
+    FROM {schema}.log WHERE commit_id = $1";
 
 /// Binds: after, end. The first row is the commit that holds `after`, or the first commit, and has the id of the event there. The limit only
 /// tells the planner to expect few rows.

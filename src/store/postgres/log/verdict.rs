@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{StreamId, Version};
 use crate::store::log::append::{Append, Appended, Outcome, StreamAppend};
+use crate::store::log::history::stream_changed;
 use crate::store::postgres::log::claims::NumberedClaim;
 use crate::store::server::convert::{commit_id, count, from_sql};
 
@@ -70,6 +71,11 @@ impl Answer {
                 let stream = append.streams().get(part.checked_sub(parts.start)?)?;
                 Verdict::Refused(conflict(stream, *self.versions.get(part)?))
             }
+            "changed" => {
+                let part = self.culprit(place)?;
+                let stream = append.streams().get(part.checked_sub(parts.start)?)?;
+                Verdict::Refused(changed(stream, *self.versions.get(part)?))
+            }
             "taken" => {
                 let claim = self.culprit(place)?;
                 let (kind, id) = (self.holder_types.as_ref()?.get(claim)?, self.holder_ids.as_ref()?.get(claim)?);
@@ -85,7 +91,8 @@ impl Answer {
         let own = count(append.streams().last()?.events.len());
         let commit = commit_id(self.commit, self.places.get(last).copied().flatten()? + own);
         let after = append.streams().iter().zip(before).map(|(part, before)| version_after(part, *before));
-        let written = |versions| Appended { commit, versions, outcome: Outcome::Written };
+        let last_event = append.last_new_event()?;
+        let written = |versions| Appended { commit, last_event, versions, outcome: Outcome::Written };
         Some(after.collect::<Result<_>>().map_or_else(Verdict::Refused, |versions| Verdict::Written(written(versions))))
     }
 
@@ -96,14 +103,17 @@ impl Answer {
     }
 }
 
-/// Decodes the result of `append_one`: the commit and the version before it, or no commit and the version found.
+/// Decodes the result of `append_one`: the commit and the version before it, or no commit and the version found, and whether that version has
+/// another event than required.
 pub(crate) fn decode_one(numbers: &[Option<i64>], append: &Append) -> Result<Appended> {
     match (numbers, append.streams()) {
         ([Some(commit), Some(before)], [part]) => {
             let versions = vec![version_after(part, *before)?];
-            Ok(Appended { commit: commit_id(*commit, 1), versions, outcome: Outcome::Written })
+            let last_event = append.last_new_event().ok_or_else(missing_verdict)?;
+            Ok(Appended { commit: commit_id(*commit, 1), last_event, versions, outcome: Outcome::Written })
         }
         ([None, Some(found)], [part]) => Err(conflict(part, *found)),
+        ([None, Some(found), Some(_)], [part]) => Err(changed(part, *found)),
         _ => Err(missing_verdict()),
     }
 }
@@ -122,6 +132,15 @@ fn conflict(part: &StreamAppend, found: i64) -> Error {
     match version(found) {
         Ok(actual) => ErrorKind::Conflict { stream, expected, actual }.into(),
         Err(damaged) => damaged,
+    }
+}
+
+/// Returns the error of a stream whose last event is not the required one.
+fn changed(part: &StreamAppend, found: i64) -> Error {
+    match (version(found), part.last_event) {
+        (Ok(found), Some(remembered)) => stream_changed(&part.stream, found, remembered, None),
+        (Ok(_), None) => missing_verdict(),
+        (Err(damaged), _) => damaged,
     }
 }
 

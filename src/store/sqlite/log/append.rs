@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ffi};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{NewEvent, RecordedEvent};
-use crate::id::{CommitId, IdempotencyKey, Position, StreamId, Version};
-use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
+use crate::id::{CommitId, EventId, IdempotencyKey, Position, StreamId, Version};
+use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
 use crate::store::log::group_commit::BatchAppend;
+use crate::store::log::history::stream_changed;
 use crate::store::log::inline::Inlines;
 use crate::store::sqlite::connection::Pool;
 use crate::store::sqlite::convert::{from_sql, to_sql};
@@ -212,6 +214,7 @@ impl Drop for TransactionGuard<'_> {
 struct Commit<'tx> {
     tx: &'tx Connection,
     version: CachedStatement<'tx>,
+    newest: CachedStatement<'tx>,
     insert: CachedStatement<'tx>,
     outcome: CachedStatement<'tx>,
     keep_outcome: CachedStatement<'tx>,
@@ -237,6 +240,7 @@ impl<'tx> Commit<'tx> {
         Ok(Self {
             tx,
             version: tx.prepare_cached(VERSION)?,
+            newest: tx.prepare_cached(NEWEST)?,
             insert: tx.prepare_cached(INSERT_EVENT)?,
             outcome: tx.prepare_cached(OUTCOME)?,
             keep_outcome: tx.prepare_cached(INSERT_KEY)?,
@@ -259,20 +263,33 @@ impl<'tx> Commit<'tx> {
         }
         let mut versions = Vec::with_capacity(append.streams().len());
         for part in append.streams() {
-            let actual = self.version_of(&part.stream)?;
+            let (actual, last_event) = self.newest_of(part)?;
             if !part.expected.allows(actual) {
                 let (stream, expected) = (part.stream.clone(), part.expected);
                 return Ok(Check::Refused(ErrorKind::Conflict { stream, expected, actual }.into()));
+            }
+            if let Some(remembered) = part.last_event
+                && last_event != Some(remembered)
+            {
+                return Ok(Check::Refused(stream_changed(&part.stream, actual, remembered, last_event)));
             }
             versions.push(actual);
         }
         Ok(claims::refusal(self.tx, append)?.map_or(Check::Free(versions), Check::Refused))
     }
 
-    fn version_of(&mut self, stream: &StreamId) -> Result<Version, Failure> {
-        let names = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
-        let version: Option<i64> = self.version.query_row(names, |row| row.get(0)).optional()?;
-        Ok(Version::new(from_sql(version.unwrap_or(0), "version")?))
+    /// Returns the version of a part's stream, and the id of the event there if the part requires one.
+    fn newest_of(&mut self, part: &StreamAppend) -> Result<(Version, Option<EventId>), Failure> {
+        let names = (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str());
+        let (version, id): (i64, Option<Uuid>) = if part.last_event.is_none() {
+            // The index has every column that this statement reads.
+            let version = self.version.query_row(names, |row| row.get(0)).optional()?;
+            (version.unwrap_or(0), None)
+        } else {
+            let newest = |row: &Row<'_>| Ok((row.get(0)?, Some(Uuid::from_bytes(row.get(1)?))));
+            self.newest.query_row(names, newest).optional()?.unwrap_or((0, None))
+        };
+        Ok((Version::new(from_sql(version, "version")?), id.map(EventId::from)))
     }
 
     /// Writes an append. The inner error means that the append itself is at fault.
@@ -285,6 +302,9 @@ impl<'tx> Commit<'tx> {
                 }
             }
         }
+        let Some(last_event) = append.last_new_event() else {
+            return Ok(Err(ErrorKind::Invalid("the append has no events".into()).into()));
+        };
         claims::keep(self.tx, append)?;
         let commit = CommitId::new(self.head.get());
         if let Some(key) = append.key() {
@@ -301,7 +321,7 @@ impl<'tx> Commit<'tx> {
             })?;
             self.keep_outcome.execute((key.as_str(), to_sql(commit.get()), streams))?;
         }
-        Ok(Ok(Appended { commit, versions, outcome: Outcome::Written }))
+        Ok(Ok(Appended { commit, last_event, versions, outcome: Outcome::Written }))
     }
 
     fn insert(&mut self, stream: &StreamId, version: Version, event: &NewEvent) -> Result<Result<()>, Failure> {
@@ -358,15 +378,17 @@ pub(crate) fn find_by_key(db: &Connection, key: &IdempotencyKey) -> Result<Optio
 }
 
 fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>, Failure> {
-    let row: Option<(i64, String)> =
-        statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((commit, json)) = row else { return Ok(None) };
+    let row: Option<(i64, String, Option<[u8; 16]>)> =
+        statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    let Some((commit, json, last_event)) = row else { return Ok(None) };
+    let last_event = last_event.ok_or_else(|| corrupt(format!("the events of idempotency key {key} are missing")))?;
+    let last_event = EventId::from(Uuid::from_bytes(last_event));
     let parts: Vec<(String, String, u64)> = serde_json::from_str(&json)
         .map_err(|error| corrupt(format!("cannot decode the outcome of idempotency key {key}: {error}")))?;
     let versions = parts.iter().map(|(_, _, version)| Version::new(*version)).collect();
     let streams = parts.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>();
     let commit = CommitId::new(from_sql(commit, "commit")?);
-    let appended = Appended { commit, versions, outcome: Outcome::Repeated };
+    let appended = Appended { commit, last_event, versions, outcome: Outcome::Repeated };
     Ok(Some(KeyedOutcome { streams: streams.map_err(Error::from)?, appended }))
 }
 
@@ -376,13 +398,20 @@ const VERSION: &str = "
     SELECT version FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2
     ORDER BY version DESC LIMIT 1";
 
+const NEWEST: &str = "
+    SELECT version, event_id FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2
+    ORDER BY version DESC LIMIT 1";
+
 const INSERT_EVENT: &str = "
     INSERT INTO retell_events
         (position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
          correlation_id, causation_id, metadata, payload)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
-const OUTCOME: &str = "SELECT commit_id, streams FROM retell_keys WHERE idempotency_key = ?1";
+/// The number of a commit is the position of its last event.
+const OUTCOME: &str = "
+    SELECT commit_id, streams, (SELECT event_id FROM retell_events WHERE position = commit_id)
+    FROM retell_keys WHERE idempotency_key = ?1";
 
 /// Binds: key, commit, streams as JSON.
 const INSERT_KEY: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES (?1, ?2, ?3)";

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::StoredEvent;
-use crate::id::{StreamId, Version};
+use crate::id::{EventId, StreamId, Version};
+use crate::store::log::history::stream_changed;
 use crate::store::log::reader::{Replay, UpTo, Visitor};
 use crate::store::sqlite::connection::Pool;
 use crate::store::sqlite::convert::{from_sql, to_sql};
@@ -23,7 +25,7 @@ const CHUNKS_AHEAD: usize = 2;
 #[derive(Default)]
 struct Chunk {
     /// The snapshot, if this is the first chunk and the stream has one. Sending it separately would wake the visitor once more for no gain.
-    snapshot: Option<(Version, Vec<u8>)>,
+    snapshot: Option<(Version, EventId, Vec<u8>)>,
     bytes: Vec<u8>,
     rows: Vec<ChunkRow>,
 }
@@ -41,6 +43,7 @@ impl Chunk {
 
 struct ChunkRow {
     version: Version,
+    id: EventId,
     schema_version: u32,
     codec: Codec,
     event_type: Range<usize>,
@@ -69,8 +72,8 @@ pub(crate) async fn replay(
 }
 
 fn visit(chunk: &Chunk, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<()> {
-    if let Some((version, state)) = &chunk.snapshot {
-        visitor.snapshot(*version, state)?;
+    if let Some((version, id, state)) = &chunk.snapshot {
+        visitor.snapshot(*version, *id, state)?;
     }
     chunk.rows.iter().try_for_each(|row| {
         let event_type = std::str::from_utf8(&chunk.bytes[row.event_type.clone()]).map_err(|error| {
@@ -79,7 +82,7 @@ fn visit(chunk: &Chunk, stream: &StreamId, visitor: &mut dyn Visitor) -> Result<
         })?;
         let payload = &chunk.bytes[row.payload.clone()];
         let (schema_version, codec) = (row.schema_version, row.codec);
-        visitor.event(row.version, StoredEvent { event_type, schema_version, codec, payload })
+        visitor.event(row.version, row.id, StoredEvent { event_type, schema_version, codec, payload })
     })
 }
 
@@ -96,25 +99,61 @@ fn read_stream(
         UpTo::Version(version) => (to_sql(version.get()), i64::MAX),
         UpTo::Time(time) => (i64::MAX, time.timestamp_micros()),
     };
-    let mut after = to_sql(replay.after.get());
-    let mut chunk = Chunk::default();
     if let Some(fingerprint) = replay.snapshot
         && until == i64::MAX
+        && replay.after_event.is_none()
     {
-        let mut snapshot = db.prepare_cached(SNAPSHOT)?;
-        let binds = (kind, id, fingerprint.cast_signed(), after, last);
-        if let Some((version, state)) = snapshot.query_row(binds, |row| Ok((row.get(0)?, row.get(1)?))).optional()? {
-            after = version;
-            chunk.snapshot = Some((Version::new(from_sql(version, "snapshot version")?), state));
+        let mut statement = db.prepare_cached(SNAPSHOT)?;
+        let binds = (kind, id, fingerprint.cast_signed(), to_sql(replay.after.get()), last);
+        let row = |row: &Row<'_>| Ok((row.get(0)?, EventId::from(Uuid::from_bytes(row.get(1)?)), row.get(2)?));
+        if let Some((version, event, state)) = statement.query_row(binds, row).optional()? {
+            let version = Version::new(from_sql(version, "snapshot version")?);
+            let first = Chunk { snapshot: Some((version, event, state)), ..Chunk::default() };
+            // If the log does not have the snapshot's event, the snapshot belongs to another history and does not count.
+            if let Some(last_chunk) = read_events(db, stream, (version, Some(event)), (last, until), first, chunks)? {
+                return Ok(last_chunk);
+            }
         }
     }
-    let mut version = Version::new(from_sql(after, "version")?);
-    if version == Version::ZERO {
-        // The scan starts below version 1, so that it finds a damaged version there instead of skipping it.
-        after = i64::MIN;
+    let start = (replay.after, replay.after_event);
+    match (read_events(db, stream, start, (last, until), Chunk::default(), chunks)?, replay.after_event) {
+        (Some(last_chunk), _) => Ok(last_chunk),
+        (None, Some(known)) => {
+            let at = (kind, id, to_sql(replay.after.get()));
+            let found =
+                db.prepare_cached(EVENT_AT)?.query_row(at, |row| Ok(Uuid::from_bytes(row.get(0)?))).optional()?;
+            Err(stream_changed(stream, replay.after, known, found.map(EventId::from)).into())
+        }
+        (None, None) => Ok(Chunk::default()),
     }
+}
+
+/// Reads the events after the version `after` into `chunk`, sends full chunks and returns the last one. If `known` is the id of the event at
+/// `after`, the same statement reads that event once more. Returns `None`, and sends nothing, if the stream has another event there.
+fn read_events(
+    db: &Connection,
+    stream: &StreamId,
+    (after, known): (Version, Option<EventId>),
+    (last, until): (i64, i64),
+    mut chunk: Chunk,
+    chunks: &mpsc::Sender<Chunk>,
+) -> Result<Option<Chunk>, Failure> {
+    let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+    let from = match (after, known) {
+        // The scan starts below version 1, so that it finds a damaged version there instead of skipping it.
+        (Version::ZERO, None) => i64::MIN,
+        (after, None) => to_sql(after.next().get()),
+        (after, Some(_)) => to_sql(after.get()),
+    };
     let mut statement = db.prepare_cached(REPLAY)?;
-    let mut rows = statement.query((kind, id, after, last, until))?;
+    let mut rows = statement.query((kind, id, from, last, until, to_sql(after.get())))?;
+    if let Some(known) = known {
+        let Some(row) = rows.next()? else { return Ok(None) };
+        if (from_sql(row.get(0)?, "version")?, event_id(row)?) != (after.get(), known) {
+            return Ok(None);
+        }
+    }
+    let mut version = after;
     while let Some(row) = rows.next()? {
         version = version.next();
         chunk.push(row, version).map_err(|failure| failure.in_row(format_args!("{stream} version {version}")))?;
@@ -122,10 +161,15 @@ fn read_stream(
             && chunks.blocking_send(std::mem::replace(&mut chunk, Chunk::with_full_capacity())).is_err()
         {
             // The visitor has failed, or the caller has dropped the call.
-            return Ok(Chunk::default());
+            return Ok(Some(Chunk::default()));
         }
     }
-    Ok(chunk)
+    Ok(Some(chunk))
+}
+
+fn event_id(row: &Row<'_>) -> Result<EventId, Failure> {
+    let id = row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?;
+    Uuid::from_slice(id).map(EventId::from).map_err(|error| corrupt(error.to_string()))
 }
 
 impl Chunk {
@@ -139,7 +183,14 @@ impl Chunk {
         let codec = codec(number).ok_or_else(|| corrupt(format!("unknown codec {number}")))?;
         let event_type = self.keep(row.get_ref(1)?.as_bytes().map_err(rusqlite::Error::from)?);
         let payload = self.keep(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?);
-        self.rows.push(ChunkRow { version, schema_version: row.get(2)?, codec, event_type, payload });
+        self.rows.push(ChunkRow {
+            version,
+            id: event_id(row)?,
+            schema_version: row.get(2)?,
+            codec,
+            event_type,
+            payload,
+        });
         Ok(())
     }
 
@@ -150,13 +201,19 @@ impl Chunk {
     }
 }
 
-/// Binds: aggregate type, aggregate id, after, up to version, up to time.
+/// Binds: aggregate type, aggregate id, first version, up to version, up to time, the version before the replay. The event at the last of these
+/// is not part of the replay, so it has no limit.
 const REPLAY: &str = "
-    SELECT version, event_type, schema_version, codec, payload FROM retell_events
-    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version > ?3 AND version <= ?4 AND recorded_at <= ?5
+    SELECT version, event_type, schema_version, codec, payload, event_id FROM retell_events
+    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version >= ?3 AND version <= max(?4, ?6)
+        AND (recorded_at <= ?5 OR version = ?6)
     ORDER BY version";
 
 /// Binds: aggregate type, aggregate id, fingerprint, after, up to version.
 const SNAPSHOT: &str = "
-    SELECT version, state FROM retell_snapshots
+    SELECT version, event_id, state FROM retell_snapshots
     WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND fingerprint = ?3 AND version > ?4 AND version <= ?5";
+
+/// Binds: aggregate type, aggregate id, version.
+const EVENT_AT: &str =
+    "SELECT event_id FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version = ?3";
