@@ -107,6 +107,7 @@ pub mod docs {
         page!(d0016_less_work_per_event, "docs/decisions/0016-less-work-per-event.md");
         page!(d0017_one_schema, "docs/decisions/0017-one-schema.md");
         page!(d0018_panics, "docs/decisions/0018-panics-and-time-budgets.md");
+        page!(d0021_history, "docs/decisions/0021-identity-of-history.md");
     }
 }
 

@@ -196,8 +196,8 @@ async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
 #[tokio::test]
 async fn a_damaged_snapshot_does_not_become_an_empty_state() {
     let (store, _log) = Log::damaged(
-        "INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, fingerprint, state)
-         VALUES ('account', 'a', -5, 7, x'00')",
+        "INSERT INTO retell_snapshots (aggregate_type, aggregate_id, version, event_id, fingerprint, state)
+         VALUES ('account', 'a', -5, x'00', 7, x'00')",
     )
     .await;
     let seen = replayed(&store, &stream("a"), Replay::ALL.with_snapshot(7)).await.unwrap();
