@@ -263,19 +263,20 @@ impl EventReader for RedbStore {
     }
 
     async fn position_of(&self, token: Token) -> Result<Option<Position>> {
-        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
         // A commit's number is the position of its last event.
         let position = Position::new(token.commit().get());
-        if position > *self.head.borrow() {
-            return Ok(None);
-        }
-        let found = self.file.read("find a commit's position", move |rows| at(rows, position)).await?.event.id;
-        if found == last_event { Ok(Some(position)) } else { Err(driver::token_changed(token, position, Some(found))) }
+        let written = position > Position::ZERO && position <= *self.head.borrow();
+        let find = move |rows: &Saved| written.then(|| Ok(at(rows, position)?.event.id)).transpose();
+        driver::token_at(token, position, self.file.read("find a commit's position", find).await?)
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.head.subscribe()
     }
+}
+
+fn kept((version, event, fingerprint, state): SnapshotRow) -> Snapshot {
+    Snapshot::new(version, event, fingerprint, state.into())
 }
 
 fn snapshot_of(stream: &StreamId) -> String {
@@ -302,23 +303,15 @@ impl EventStore for RedbStore {
         let (place, versions) = (snapshot_of(stream), versions_of(stream));
         let save = move |tx: &mut redb::WriteTransaction| {
             let mut rows = rows(tx)?;
-            // A snapshot counts only if the log has its event under its version.
-            let event_at = |rows: &RowsMut<'_>, version: Version| -> Result<Option<EventId>, BoxError> {
+            let event_at = |version: Version| -> Result<Option<EventId>, BoxError> {
                 let row = rows.get::<(Version, Position)>(&key!(versions, number(version.get())))?;
-                row.map(|(_, position)| Ok(at(rows, position)?.event.id)).transpose()
+                row.map(|(_, position)| Ok(at(&rows, position)?.event.id)).transpose()
             };
-            if event_at(&rows, snapshot.version)? != Some(snapshot.event_id) {
-                return Ok(());
+            if driver::snapshot_replaces(&snapshot, rows.get(&place)?.map(kept).as_ref(), event_at)? {
+                let Snapshot { version, event_id, fingerprint, state, .. } = snapshot;
+                rows.put::<SnapshotRow>(&place, &(version, event_id, fingerprint, state.into()))?;
             }
-            if let Some((version, event, fingerprint, _)) = rows.get::<SnapshotRow>(&place)?
-                && fingerprint == snapshot.fingerprint
-                && version >= snapshot.version
-                && event_at(&rows, version)? == Some(event)
-            {
-                return Ok(());
-            }
-            let Snapshot { version, event_id, fingerprint, state, .. } = snapshot;
-            rows.put::<SnapshotRow>(&place, &(version, event_id, fingerprint, state.into()))
+            Ok(())
         };
         self.file.write("save a snapshot", save).await
     }

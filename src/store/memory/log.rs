@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
@@ -19,7 +19,7 @@ use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
-use crate::store::log::history::{stream_changed, token_changed};
+use crate::store::log::history::{snapshot_replaces, stream_changed, token_at};
 use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
 use crate::store::log::lease::Lease;
@@ -311,16 +311,11 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
     }
 
     async fn position_of(&self, token: Token) -> Result<Option<Position>> {
-        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
         // The number of a commit is the position of its last event.
         let position = Position::new(token.commit().get());
-        let state = self.log.read();
         let place = position.get().checked_sub(1).and_then(|place| usize::try_from(place).ok());
-        let Some(found) = place.and_then(|place| state.events.get(place)) else { return Ok(None) };
-        if found.event.id != last_event {
-            return Err(token_changed(token, position, Some(found.event.id)));
-        }
-        Ok(Some(position))
+        let state = self.log.read();
+        token_at(token, position, place.and_then(|place| state.events.get(place)).map(|event| event.event.id))
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {
@@ -349,12 +344,9 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
 
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let mut state = self.log.write();
-        if state.event_at(stream, snapshot.version) != Some(snapshot.event_id) {
-            return Ok(());
-        }
-        match state.snapshots.get(stream) {
-            Some(kept) if kept.fingerprint == snapshot.fingerprint && kept.version >= snapshot.version => {}
-            _ => drop(state.snapshots.insert(stream.clone(), snapshot)),
+        let event_at = |version| Ok::<_, Error>(state.event_at(stream, version));
+        if snapshot_replaces(&snapshot, state.snapshots.get(stream), event_at)? {
+            state.snapshots.insert(stream.clone(), snapshot);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
-use crate::store::log::history::token_changed;
+use crate::store::log::history::token_at;
 use crate::store::log::inline::Inlines;
 use crate::store::log::query::{Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
@@ -180,13 +180,10 @@ impl EventReader for SqliteStore {
     }
 
     async fn position_of(&self, token: Token) -> Result<Option<Position>> {
-        let Some(last_event) = token.last_event() else { return Ok(Some(Position::ZERO)) };
         // The number of a commit is the position of its last event.
         let position = Position::new(token.commit().get());
-        match self.readers.run("find a commit's position", move |db| read::mark_at(db, position)).await?.event_id {
-            Some(found) if found != last_event => Err(token_changed(token, position, Some(found))),
-            found => Ok(found.map(|_| position)),
-        }
+        let found = self.readers.run("find a commit's position", move |db| read::mark_at(db, position)).await?;
+        token_at(token, position, found.event_id)
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {
