@@ -242,9 +242,54 @@ pub enum ErrorKind {
     /// [`Undecodable`](Self::Undecodable).
     #[error("cannot {0}")]
     Panicked(String),
+    /// The database server, its settings or the rights of the database user would break a promise or make calls fail. Opening found these
+    /// problems, all of them at once. Nothing was changed.
+    #[error("the database server cannot be used: {}", list(.0))]
+    UnfitServer(Vec<ServerProblem>),
     /// Any other failure of the backend. The source has the details.
     #[error("cannot {0}")]
     Backend(String),
+}
+
+/// A problem of a database server that opening a store or a read model found, and its remedy.
+///
+/// # Examples
+/// ```
+/// use retell::{Error, ErrorKind};
+///
+/// /// Prints each problem of an unfit server on its own line.
+/// fn explain(error: &Error) {
+///     if let ErrorKind::UnfitServer(problems) = error.kind() {
+///         for found in problems {
+///             println!("{}\n    {}", found.problem, found.remedy);
+///         }
+///     }
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerProblem {
+    /// The state of the server that cannot be used.
+    pub problem: String,
+    /// The change that solves it: SQL to run, or a setting.
+    pub remedy: String,
+}
+
+impl ServerProblem {
+    /// Creates a problem, for authors of stores.
+    pub fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { problem: problem.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for ServerProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.problem, self.remedy)
+    }
+}
+
+fn list(problems: &[ServerProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl Error {

@@ -223,7 +223,8 @@ async fn a_channel_declared_by_hand_is_compatible() {
 #[tokio::test]
 async fn an_announced_event_is_routed_by_its_type() {
     let topology = topology().with_channel(Channel::new("order.events", ["order.*"]));
-    let broker = broker(&topology);
+    let options = RabbitMqOptions::new(&url()).unwrap().with_topology(topology.clone()).with_unroutable_count();
+    let broker = RabbitMqBroker::new(options).unwrap();
     let event = |position: u64, event_type: &str| {
         RecordedEvent::new(
             Position::new(position),

@@ -369,7 +369,7 @@ impl ReadModel for Contested {
         &self,
         projection: &ProjectionName,
         streams: &[StreamId],
-    ) -> Result<HashMap<StreamId, retell::Version>> {
+    ) -> Result<HashMap<StreamId, retell::store::Seen>> {
         self.models.seen(projection, streams).await
     }
 

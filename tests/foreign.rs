@@ -102,7 +102,8 @@ async fn message_count(queue: &str) -> u32 {
 #[tokio::test]
 async fn a_python_consumer_reads_the_orders_of_a_declared_channel() {
     let topology = topology();
-    let broker = broker(&topology);
+    let options = RabbitMqOptions::new(&url()).unwrap().with_topology(topology.clone()).with_unroutable_count();
+    let broker = broker_with(options);
     assert_eq!(broker.announce(&events()).await.unwrap().await.unwrap(), Announced::new(2));
     assert_eq!(printed(&consume(&topology, 3)), golden());
     assert_eq!(message_count(&topology.channels[0].queue).await, 0, "the consumer acknowledged every message");

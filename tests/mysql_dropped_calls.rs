@@ -202,7 +202,7 @@ impl Subject {
                 .boxed(),
             async move { drop(store.release_lease("other", Uuid::from_u128(round.into())).await) }.boxed(),
             async move {
-                drop(store.save_snapshot(&stream("other"), state(round, retell::EventId::generate(), b"other")).await)
+                drop(store.save_snapshot(&stream("other"), state(round, retell::EventId::generate(), b"other")).await);
             }
             .boxed(),
             async move { drop(self.model.checkpoint(&name("known")).await) }.boxed(),

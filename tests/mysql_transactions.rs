@@ -524,7 +524,7 @@ async fn user_without_rights_on_the_schema_uses_a_log_that_is_there() {
     let pool =
         MySqlPoolOptions::new().connect_with(database.options().username(&user).password("retell")).await.unwrap();
     let refused = MySqlStore::open(pool.clone()).await.unwrap_err();
-    assert!(matches!(refused.kind(), ErrorKind::Backend(_)), "{refused:?}");
+    assert!(matches!(refused.kind(), ErrorKind::UnfitServer(_)), "{refused:?}");
 
     let owner = MySqlPoolOptions::new().connect_with(database.options()).await.unwrap();
     let owners = MySqlStore::open(owner).await.unwrap();

@@ -447,7 +447,7 @@ impl ReadModel for Killable<MemoryReadModel<Applied>> {
         &self,
         projection: &ProjectionName,
         streams: &[StreamId],
-    ) -> Result<HashMap<StreamId, retell::Version>> {
+    ) -> Result<HashMap<StreamId, retell::store::Seen>> {
         self.0.seen(projection, streams).await
     }
 

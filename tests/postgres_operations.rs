@@ -518,7 +518,7 @@ async fn a_user_without_create_privilege_uses_an_existing_log() {
     let app = pool_at(user, &[]).await;
     assert!(matches!(
         PostgresStore::open_with(app.clone(), options.clone()).await.unwrap_err().kind(),
-        ErrorKind::Backend(_)
+        ErrorKind::UnfitServer(_)
     ));
     let store = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap();
     let name = format!("app_{}", std::process::id());

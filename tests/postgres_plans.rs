@@ -59,7 +59,8 @@ async fn sessions_opened_on_an_empty_log_never_scan_it() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(reported.1, appended.cast_signed(), "the server did not report all inserts in time");
+    // Each opening has also inserted an event, to see that it cannot be changed, and rolled it back.
+    assert!(reported.1 >= appended.cast_signed(), "the server did not report all inserts in time");
     // If one of these statements scanned a table, it would have read tens of thousands of rows.
     assert!(reported.0 < 3_000, "{} rows were read by sequential scans", reported.0);
 }

@@ -339,7 +339,8 @@ async fn open_detects_stale_commit_numbers_and_repair_fixes_them() {
     let error = PostgresStore::open_with(pool.clone(), options.clone()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the store is corrupt: the last commit number is 1, but the data has 3: call `repair`"
+        "the store is corrupt: the last commit number is 1, but the data has 6: call `repair`",
+        "opening has drawn three numbers"
     );
     PostgresStore::repair(&pool, &options).await.unwrap();
     let store = PostgresStore::open_with(pool, options).await.unwrap();

@@ -9,7 +9,7 @@
 # with sudo. If neither is allowed, they fail and say so.
 #
 # To use your own servers, set POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. AMQP_URL=amqp://.. (see compose.yaml). To use your own Python
-# with pika, set PIKA_PYTHON=/path/to/python.
+# with pika, set PIKA_PYTHON=/path/to/python; to use your own PgBouncer (1.21 or later), set PGBOUNCER=/path/to/pgbouncer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/services.sh
@@ -28,6 +28,7 @@ start_postgres
 start_mariadb
 start_rabbitmq
 make_python
+make_pgbouncer
 mkdir "$SERVICES/tmp"
 export TMPDIR="$SERVICES/tmp"
 

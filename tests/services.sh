@@ -149,6 +149,33 @@ make_python() {
   export PIKA_PYTHON="$SERVICES/python/bin/python"
 }
 
+# Finds PgBouncer 1.21 or later, or builds it from the sources of a later Debian: older ones lose prepared statements.
+make_pgbouncer() {
+  [ -z "${PGBOUNCER:-}" ] || return 0
+  local version from apt
+  version="$(pgbouncer --version 2>/dev/null | sed -n 's/^PgBouncer 1\.\([0-9]*\).*/\1/p')"
+  if [ "${version:-0}" -ge 21 ]; then
+    PGBOUNCER="$(command -v pgbouncer)"
+    export PGBOUNCER
+    return
+  fi
+  local package
+  for package in make gcc pkg-config libevent-dev libssl-dev; do
+    dpkg -s "$package" >/dev/null 2>&1 || install_package "$package" "$package, to build PgBouncer" PGBOUNCER
+  done
+  from="$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -m 1 -E '/debian/?$' || true)"
+  [ -n "$from" ] || missing "PgBouncer 1.21 or later" "name one of your own in PGBOUNCER"
+  mkdir -p "$SERVICES/pgbouncer/lists/partial" "$SERVICES/pgbouncer/cache/archives/partial"
+  echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $from trixie main" >"$SERVICES/pgbouncer/sources"
+  apt=(apt-get -qq -o "Dir::Etc::sourcelist=$SERVICES/pgbouncer/sources" -o Dir::Etc::sourceparts=/dev/null
+    -o "Dir::State::lists=$SERVICES/pgbouncer/lists" -o "Dir::Cache=$SERVICES/pgbouncer/cache" -o APT::Sandbox::User=root)
+  (
+    cd "$SERVICES/pgbouncer" && "${apt[@]}" update && "${apt[@]}" source --download-only pgbouncer &&
+      tar xf pgbouncer_*.orig.tar.gz --strip-components=1 && ./configure --without-cares && make -j2 pgbouncer
+  ) >"$SERVICES/pgbouncer.log" 2>&1 || { tail -n 20 "$SERVICES/pgbouncer.log" >&2; missing "PgBouncer 1.21 or later" "its build failed; name one of your own in PGBOUNCER"; }
+  export PGBOUNCER="$SERVICES/pgbouncer/pgbouncer"
+}
+
 # Succeeds if the process has ended. A zombie counts as ended. Without ps, the state is read from /proc.
 has_ended() {
   kill -0 "$1" 2>/dev/null || return 0

@@ -159,6 +159,7 @@ CREATE TABLE IF NOT EXISTS retell_progress (
     aggregate_id VARBINARY(255) NOT NULL,
     applied BIGINT NOT NULL, -- the last version that was applied or filtered out
     seen BIGINT NOT NULL, -- the last version that was applied, or skipped because the aggregate is parked
+    seen_id BINARY(16), -- of the event at that version; a log that has another event there has another history
     PRIMARY KEY (projection, aggregate_type, aggregate_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 

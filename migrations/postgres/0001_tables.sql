@@ -149,6 +149,7 @@ CREATE TABLE {schema}.progress (
     aggregate_id text COLLATE "C" NOT NULL,
     applied bigint NOT NULL, -- the last version that was applied or filtered out
     seen bigint NOT NULL, -- the last version that was applied, or skipped because the aggregate is parked
+    seen_id uuid, -- of the event at that version; a log that has another event there has another history
     PRIMARY KEY (projection, aggregate_type, aggregate_id)
 ) WITH (fillfactor = 80);
 

@@ -127,6 +127,7 @@ CREATE TABLE retell_progress (
     aggregate_id TEXT NOT NULL,
     applied INTEGER NOT NULL, -- the last version that was applied or filtered out
     seen INTEGER NOT NULL, -- the last version that was applied, or skipped because the aggregate is parked
+    seen_id BLOB, -- of the event at that version; a log that has another event there has another history
     PRIMARY KEY (projection, aggregate_type, aggregate_id)
 ) STRICT, WITHOUT ROWID;
 

@@ -13,8 +13,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{
-    ClaimScope, ClaimValue, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, Version,
-    ViewKey,
+    ClaimScope, ClaimValue, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, ViewKey,
 };
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
@@ -26,7 +25,7 @@ use crate::store::log::token::Token;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::Turn;
+use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
@@ -92,7 +91,7 @@ forward! {
         async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool>;
         async fn commit(&self, step: Step, work: Work<Self::Tx>) -> Result<()>;
         async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
-        async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>>;
+        async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>>;
         async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()>;
         async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark>;
         async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()>;

@@ -45,6 +45,7 @@ macro_rules! progress_conformance {
             a_parked_row_is_listed_until_it_is_released,
             progress_belongs_to_one_projection,
             the_swept_position_moves_by_compare_and_set,
+            a_row_keeps_the_event_it_has_seen,
             a_reset_forgets_all_progress,
             a_projection_keeps_its_order,
         }
@@ -95,7 +96,7 @@ async fn turn<M: ReadModel>(model: &M, ids: &[&str], turn: Turn<M::Tx>) -> Resul
 async fn seen<M: ReadModel>(model: &M, ids: &[&str]) -> Vec<u64> {
     let streams: Vec<_> = ids.iter().map(|id| stream(id)).collect();
     let seen: HashMap<_, _> = model.seen(&totals(), &streams).await.expect("progress can be read");
-    streams.iter().map(|stream| seen.get(stream).copied().unwrap_or_default().get()).collect()
+    streams.iter().map(|stream| seen.get(stream).copied().unwrap_or_default().version.get()).collect()
 }
 
 /// Everything written through the transaction is visible exactly when the rows are.
@@ -196,7 +197,13 @@ pub async fn a_parked_row_is_listed_until_it_is_released<M: Counting>(model: &M)
     let listed = async || model.parking(&totals()).await.expect("the read succeeds").parked;
     assert_eq!(listed().await, std::slice::from_ref(&parked));
     assert_eq!(seen(model, &["a", "b"]).await, [5, 0]);
-    let found = Progress { stream: stream("a"), applied: Version::new(2), seen: Version::new(5), parked: Some(parked) };
+    let found = Progress {
+        stream: stream("a"),
+        applied: Version::new(2),
+        seen: Version::new(5),
+        seen_id: None,
+        parked: Some(parked),
+    };
     let check: Turn<M::Tx> = Box::new(move |_, rows| {
         assert_eq!(rows, [found, Progress::new(stream("b"))]);
         async { Ok(()) }.boxed()
@@ -216,9 +223,25 @@ pub async fn progress_belongs_to_one_projection<M: Counting>(model: &M) {
     let other = ProjectionName::new("total").expect("a valid name");
     model.begin(&other, nothing()).await.expect("a projection begins");
     let rows = model.seen(&other, &[stream("a")]).await.expect("the read succeeds");
-    assert!(rows.get(&stream("a")).is_none_or(|seen| *seen == Version::ZERO), "{rows:?}");
+    assert!(rows.get(&stream("a")).is_none_or(|seen| seen.version == Version::ZERO), "{rows:?}");
     model.sweep(&other, Mark::START, Position::new(9).into()).await.expect("the sweep succeeds");
     assert_eq!(model.checkpoint(&totals()).await.expect("the read succeeds"), Position::ZERO);
+}
+
+/// A row keeps the id of the event it has seen, together with the version.
+pub async fn a_row_keeps_the_event_it_has_seen<M: Counting>(model: &M) {
+    begin(model).await;
+    for id in [Some(EventId::generate()), Some(EventId::generate()), None] {
+        let one_more = change(move |row: &mut Progress| {
+            advance_by_one(row);
+            row.seen_id = id;
+        });
+        turn(model, &["a"], one_more).await.expect("the transaction commits");
+        let rows = model.seen(&totals(), &[stream("a")]).await.expect("the read succeeds");
+        assert_eq!(rows[&stream("a")].event_id, id);
+        let found = change(move |row: &mut Progress| assert_eq!(row.seen_id, id));
+        turn(model, &["a"], found).await.expect("the transaction commits");
+    }
 }
 
 /// A sweep that begins elsewhere, or after another event at the same position, moves nothing and returns the current place.

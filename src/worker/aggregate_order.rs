@@ -26,7 +26,9 @@ use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{AggregateType, Position, StreamId, Version};
 use crate::projection::Projection;
+use crate::store::log::mark::changed_stream;
 use crate::store::log::query::{Filter, Page};
+use crate::store::log::reader::EventReaderExt;
 use crate::store::model::parking::{Parked, Parking, ParkingChange};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::ReadModel;
@@ -54,6 +56,8 @@ pub(super) struct AggregateOrder {
     /// The aggregate types that have had a wanted event, unless the filter names types. The others have no rows: if one of their events is
     /// wanted after all, the events before it are read from the store.
     kinds: HashSet<AggregateType>,
+    /// The last event that the broker brought and that was applied since the last sweep: the log has it, or has lost it.
+    newest: Mark,
     /// When something arrived that the sweep has not covered, for the first time since the last sweep.
     unswept_since: Option<Instant>,
     /// How long an event took in the last batch.
@@ -90,8 +94,12 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         // Late messages arrive after others, and duplicates twice.
         batch.sort_unstable_by_key(|event| event.position);
         batch.dedup_by_key(|event| event.position);
+        let newest = batch.last().map_or(Mark::START, RecordedEvent::mark);
         self.leave_out_unknown_kinds(&mut batch);
         if self.apply_timed(batch).await? {
+            if newest.position > self.order.newest.position {
+                self.order.newest = newest;
+            }
             self.feed.acknowledge(last).await;
         } else {
             self.feed.leave();
@@ -104,10 +112,23 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         self.order.unswept_since = None;
         // Another worker may have swept further. A read model that was restored from a backup is further back.
         match self.job.models.mark(&self.name).await {
-            Ok(swept) => self.reach(swept),
+            Ok(swept) => {
+                if swept.position < self.applied.position {
+                    // The read model no longer has the events that this worker has applied.
+                    self.order.newest = Mark::START;
+                }
+                self.reach(swept);
+            }
             // The worker's own position will do: a sweep that does not begin at the stored one moves nothing.
             Err(error) if error.is_outage() => {}
             Err(error) => return Err(error),
+        }
+        if self.order.newest.position > self.applied.position {
+            match self.job.reader.check(self.order.newest).await {
+                Ok(()) => self.order.newest = Mark::START,
+                Err(error) if error.is_outage() => {}
+                Err(error) => return Err(self.of_this_projection(error)),
+            }
         }
         Ok(self.order.scope.clone())
     }
@@ -131,7 +152,15 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
             Ok(seen) => seen,
             Err(error) => return self.unless_stopped(error).map(|()| false),
         };
-        events.retain(|event| seen.get(&event.stream).is_none_or(|seen| event.version > *seen));
+        // The log has the event that a row has seen, unless the broker brought an event that the log has lost.
+        for event in &events {
+            let Some(seen) = seen.get(&event.stream).filter(|seen| seen.version == event.version) else { continue };
+            if let Some(id) = seen.event_id.filter(|id| *id != event.event.id) {
+                let error = changed_stream(&event.stream, event.version, id, Some(event.event.id));
+                return Err(self.of_this_projection(error));
+            }
+        }
+        events.retain(|event| seen.get(&event.stream).is_none_or(|seen| event.version > seen.version));
         if !self.apply_timed(events).await? {
             return Ok(false);
         }
@@ -222,6 +251,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
         let order = AggregateOrder {
             scope: Filter { aggregate_types: filter.aggregate_types.clone(), ..Filter::all() },
             kinds: filter.aggregate_types.into_iter().collect(),
+            newest: Mark::START,
             unswept_since: None,
             // Unknown at first: as if events were slow.
             pace: TRANSACTION_TIME,
@@ -263,7 +293,9 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
                     if let Some(failed) = failed.filter(|failed| row.applied < failed.from_version) {
                         // The events between the last applied one and this one were not wanted.
                         row.applied = Version::new(failed.from_version.get() - 1);
-                        row.seen = row.seen.max(failed.from_version);
+                        if failed.from_version > row.seen {
+                            (row.seen, row.seen_id) = (failed.from_version, None);
+                        }
                         row.parked = Some(failed.clone());
                     }
                 }

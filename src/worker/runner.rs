@@ -107,6 +107,13 @@ pub(super) trait Order {
     fn keep_parked(&mut self, parked: Parked) -> impl Future<Output = Result<()>> + Send;
 }
 
+/// Names a projection in an error about a log with another history.
+pub(super) fn of_projection(name: &ProjectionName, error: Error) -> Error {
+    let remedy =
+        "restore matching backups, or call `Rebuild::reset` for a view and `ReadModel::reset` for any projection";
+    remembered_by(error, || format!("projection {name}"), remedy)
+}
+
 /// Returns the later of two places of one log.
 fn later(one: Mark, other: Mark) -> Mark {
     if other.position > one.position { other } else { one }
@@ -162,10 +169,8 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
     }
 
     /// Names the projection in an error about a log with another history.
-    fn of_this_projection(&self, error: Error) -> Error {
-        let remedy =
-            "restore matching backups, or call `Rebuild::reset` for a view and `ReadModel::reset` for any projection";
-        remembered_by(error, || format!("projection {}", self.name), remedy)
+    pub(super) fn of_this_projection(&self, error: Error) -> Error {
+        of_projection(&self.name, error)
     }
 
     /// Returns the waits between attempts at a call to a database.
@@ -397,7 +402,7 @@ where
         }
     }
 
-    /// Returns whether the handler took so long that another attempt would hold up the other aggregates.
+    /// Returns whether the handler was slow: another attempt would hold up the other aggregates.
     fn is_slow(&self, report: &Report) -> bool {
         let options = &self.job.options;
         report.took >= options.longest_call.min(options.longest_delay)

@@ -1,5 +1,6 @@
 //! The faults that the suite injects.
 
+use std::thread::sleep;
 use std::time::Duration;
 
 use lapin::message::BasicGetMessage;
@@ -14,12 +15,12 @@ use retell::{ProjectionName, StreamId};
 use crate::child::Role;
 use crate::proxy::{Proxy, Traffic};
 use crate::run::{Kind, Run};
-use crate::tally::{NAME, POISON, SLOW, WORD_IS_POISON, spoken};
+use crate::tally::{NAME, PANICS, POISON, SLOW, WORD_IS_POISON, spoken};
 use crate::view::KEY_IS_POISON;
 
 type Fault = fn(Run);
 
-pub(crate) const FAULTS: [(&str, Fault); 18] = [
+pub(crate) const FAULTS: [(&str, Fault); 22] = [
     ("nothing_breaks", Run::work),
     ("the_broker_is_killed", the_broker_is_killed),
     ("the_broker_is_never_up", the_broker_is_never_up),
@@ -38,6 +39,10 @@ pub(crate) const FAULTS: [(&str, Fault); 18] = [
     ("a_handler_exceeds_the_consumer_timeout", a_handler_exceeds_the_consumer_timeout),
     ("an_event_is_poison", an_event_is_poison),
     ("faults_come_at_random", faults_come_at_random),
+    ("handlers_panic", handlers_panic),
+    ("database_connections_go_silent", database_connections_go_silent),
+    ("the_database_is_read_only_for_a_while", the_database_is_read_only_for_a_while),
+    ("sessions_are_ended", sessions_are_ended),
 ];
 
 /// Number of parts that a run's events are split into; the fault strikes after each part.
@@ -279,14 +284,58 @@ fn an_event_is_poison(mut run: Run) {
     run.end();
 }
 
+/// Ends all sessions of the database several times in a row, as an administrator or a failover does.
+fn sessions_are_ended(run: Run) {
+    // SQLite has no sessions, so this kills the processes that write its file.
+    if run.kind == Kind::Sqlite {
+        return processes_are_killed(run);
+    }
+    run.inject(|run| {
+        for _ in 0..5 {
+            run.end_sessions();
+            run.append_part(10 * PARTS);
+        }
+    });
+}
+
+/// The handler panics once on one event in twenty.
+fn handlers_panic(run: Run) {
+    std::fs::create_dir(run.cure().with_extension(PANICS)).unwrap();
+    run.inject(Run::kill_worker);
+}
+
+/// Makes the database read-only, as a demoted primary or a full disk does. On SQLite, another process holds the write locks.
+fn the_database_is_read_only_for_a_while(run: Run) {
+    run.with_own_server().inject(|run| {
+        run.set_read_only(true);
+        sleep(Duration::from_secs(1));
+        run.set_read_only(false);
+    });
+}
+
+/// The connections to the database carry no more data, and neither side is told. New connections work.
+fn database_connections_go_silent(mut run: Run) {
+    // SQLite has no connections, so this pauses the processes that write its file.
+    if run.kind == Kind::Sqlite {
+        return paused_processes_resume_later(run);
+    }
+    let proxy = run.with_database_proxy();
+    run.start();
+    run.append_part(2);
+    proxy.silence();
+    run.append_rest();
+    run.end();
+}
+
 /// Injects every fault that a run can survive, in an order that the seed decides.
 fn faults_come_at_random(mut run: Run) {
     let proxy = Proxy::start(&run.runtime, run.broker.clone());
     let direct = std::mem::replace(&mut run.broker, proxy.address.to_string());
+    std::fs::create_dir(run.cure().with_extension(PANICS)).unwrap();
     run.start();
     while !run.is_all_appended() {
         run.append_part(20);
-        match run.random.below(8) {
+        match run.random.below(9) {
             0 => run.kill_worker(),
             1 => run.kill_relay(),
             2 => proxy.cut(),
@@ -300,6 +349,7 @@ fn faults_come_at_random(mut run: Run) {
                 run.publish(frames.into_iter().rev().map(|frame| frame.body().to_vec()));
                 run.broker = through_proxy;
             }
+            7 => run.end_sessions(),
             _ => run.await_applied(run.appended()),
         }
     }

@@ -26,21 +26,24 @@ pub(crate) struct Proxy {
     traffic: watch::Sender<Traffic>,
     /// Each change closes all connections.
     cut_count: watch::Sender<u64>,
+    /// Each change silences the connections that are open at that time.
+    silence_count: watch::Sender<u64>,
 }
 
 impl Proxy {
     pub(crate) fn start(runtime: &Runtime, to: String) -> Self {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let (traffic, cut_count) = (watch::Sender::new(Traffic::Normal), watch::Sender::new(0));
-        let (changes, cut) = (traffic.subscribe(), cut_count.subscribe());
+        let traffic = watch::Sender::new(Traffic::Normal);
+        let (cut_count, silence_count) = (watch::Sender::new(0), watch::Sender::new(0));
+        let (changes, cut, silence) = (traffic.subscribe(), cut_count.subscribe(), silence_count.subscribe());
         let to: Arc<str> = to.into();
         runtime.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, to.clone(), changes.clone(), cut.clone()));
+                tokio::spawn(serve(client, to.clone(), changes.clone(), cut.clone(), silence.clone()));
             }
         });
-        Self { address, traffic, cut_count }
+        Self { address, traffic, cut_count, silence_count }
     }
 
     pub(crate) fn set(&self, traffic: Traffic) {
@@ -50,20 +53,35 @@ impl Proxy {
     pub(crate) fn cut(&self) {
         self.cut_count.send_modify(|cut_count| *cut_count += 1);
     }
-}
 
-async fn serve(client: TcpStream, to: Arc<str>, traffic: watch::Receiver<Traffic>, mut cut: watch::Receiver<u64>) {
-    cut.mark_unchanged();
-    let Ok(server) = TcpStream::connect(&*to).await else { return };
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    tokio::select! {
-        () = forward(from_client, to_server, traffic.clone()) => {}
-        () = forward(from_server, to_client, traffic) => {}
-        _ = cut.changed() => {}
+    /// Forwards nothing more on the connections that are open, and tells neither side. New connections work.
+    pub(crate) fn silence(&self) {
+        self.silence_count.send_modify(|silence_count| *silence_count += 1);
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut traffic: watch::Receiver<Traffic>) {
+async fn serve(
+    client: TcpStream,
+    to: Arc<str>,
+    traffic: watch::Receiver<Traffic>,
+    mut cut: watch::Receiver<u64>,
+    mut silence: watch::Receiver<u64>,
+) {
+    cut.mark_unchanged();
+    silence.mark_unchanged();
+    let Ok(server) = TcpStream::connect(&*to).await else { return };
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    tokio::select! {
+        () = forward(&mut from_client, &mut to_server, traffic.clone()) => {}
+        () = forward(&mut from_server, &mut to_client, traffic) => {}
+        _ = cut.changed() => {}
+        // Keeps both sockets open until the proxy is gone.
+        _ = silence.changed() => drop(cut.changed().await),
+    }
+}
+
+async fn forward(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut traffic: watch::Receiver<Traffic>) {
     let mut chunk = vec![0; 64 * 1024];
     loop {
         let Ok(bytes @ 1..) = from.read(&mut chunk).await else { return };

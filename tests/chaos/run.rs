@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 
 use crate::child::{JOB, Job, Role};
 use crate::databases::{Database, Place};
+use crate::proxy::Proxy;
 use crate::rabbitmq::RabbitMq;
 use crate::random::Random;
 use crate::server;
@@ -71,7 +72,11 @@ pub(crate) struct Run {
     relays: Vec<Process>,
     workers: Vec<Process>,
     place: Place,
+    /// Where the processes find the database, if they reach it through a proxy.
+    proxied: Option<Place>,
     cure: TempDir,
+    /// Holds the write locks of SQLite's files while they are read-only.
+    locks: Vec<Connection>,
     /// A server of this run alone, which a test may kill. Otherwise `_database` is on a shared server.
     pub(crate) server: Option<server::Server>,
     _database: Option<Database>,
@@ -107,7 +112,9 @@ impl Run {
             relays: Vec::new(),
             workers: Vec::new(),
             place,
+            proxied: None,
             cure: TempDir::new().unwrap(),
+            locks: Vec::new(),
             server: None,
             _database: database,
         }
@@ -124,7 +131,13 @@ impl Run {
         let runtime = Runtime::new().unwrap();
         // The database that the server comes with may hold the server's own tables.
         runtime.block_on(place(server.url()).run("CREATE DATABASE chaos"));
-        let url = format!("{}/chaos", server.url().rsplit_once('/').unwrap().0);
+        let mut url = format!("{}/chaos", server.url().rsplit_once('/').unwrap().0);
+        if self.kind == Kind::MySql {
+            // A user that may not write while the server is read-only.
+            let user = "CREATE USER chaos@'127.0.0.1'; GRANT ALL ON chaos.* TO chaos@'127.0.0.1'";
+            runtime.block_on(place(server.url()).run(user));
+            url = url.replacen("history@", "chaos@", 1);
+        }
         let mut run = Self::at(self.kind, place(url), None, self.events, runtime);
         run.worker = self.worker;
         run.server = Some(server);
@@ -136,6 +149,78 @@ impl Run {
         let broker = RabbitMq::start_with(settings);
         self.broker = broker.address();
         broker
+    }
+
+    /// Starts a proxy between the processes and the database. This test's own appends do not go through it.
+    pub(crate) fn with_database_proxy(&mut self) -> Proxy {
+        let start = |url: &str| Proxy::start(&self.runtime, address(url));
+        let through = |url: &str, proxy: &Proxy| url.replacen(&address(url), &proxy.address.to_string(), 1);
+        let (proxy, proxied) = match &self.place {
+            Place::Sqlite(_) => unreachable!("a file has no server"),
+            Place::Postgres(url) => {
+                let proxy = start(url);
+                let through = through(url, &proxy);
+                (proxy, Place::Postgres(through))
+            }
+            Place::MySql(url) => {
+                let proxy = start(url);
+                let through = through(url, &proxy);
+                (proxy, Place::MySql(through))
+            }
+        };
+        self.proxied = Some(proxied);
+        proxy
+    }
+
+    /// Runs statements as the administrator of the database.
+    fn administer(&self, sql: &str) {
+        let place = match (&self.server, &self.place) {
+            (Some(server), Place::Postgres(_)) => Place::Postgres(server.url()),
+            (Some(server), Place::MySql(_)) => Place::MySql(server.url()),
+            (_, place) => place.clone(),
+        };
+        self.runtime.block_on(place.run(sql));
+    }
+
+    /// Ends the sessions of all processes.
+    pub(crate) fn end_sessions(&self) {
+        match self.place {
+            Place::Sqlite(_) => {}
+            Place::Postgres(_) => self.administer(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            ),
+            Place::MySql(_) => self.administer(
+                "BEGIN NOT ATOMIC
+                    DECLARE CONTINUE HANDLER FOR 1094 BEGIN END;
+                    FOR session IN (SELECT id FROM information_schema.processlist
+                                    WHERE db = DATABASE() AND id <> CONNECTION_ID()) DO
+                        KILL session.id;
+                    END FOR;
+                 END",
+            ),
+        }
+    }
+
+    /// Makes the database refuse writes, or accept them again.
+    pub(crate) fn set_read_only(&mut self, is_read_only: bool) {
+        let on = if is_read_only { "on" } else { "off" };
+        match &self.place {
+            Place::Sqlite(_) if !is_read_only => self.locks.clear(),
+            Place::Sqlite(path) => {
+                for path in [path.clone(), path.with_extension("models")] {
+                    let lock = Connection::open(path).unwrap();
+                    lock.busy_timeout(STALL_TIMEOUT).unwrap();
+                    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+                    self.locks.push(lock);
+                }
+            }
+            Place::Postgres(_) => {
+                self.administer(&format!("ALTER SYSTEM SET default_transaction_read_only = {on}"));
+                self.administer("SELECT pg_reload_conf()");
+            }
+            Place::MySql(_) => self.administer(&format!("SET GLOBAL read_only = {on}")),
+        }
     }
 
     pub(crate) fn start(&mut self) {
@@ -150,11 +235,12 @@ impl Run {
     }
 
     pub(crate) fn job(&self, role: Role) -> Job {
-        let models = match &self.place {
+        let log = self.proxied.as_ref().unwrap_or(&self.place).clone();
+        let models = match &log {
             Place::Sqlite(path) => Place::Sqlite(path.with_extension("models")),
             other => other.clone(),
         };
-        let (log, broker, topology) = (self.place.clone(), self.broker.clone(), self.topology.clone());
+        let (broker, topology) = (self.broker.clone(), self.topology.clone());
         Job { role, log, models, broker, topology, cure: self.cure() }
     }
 
@@ -417,7 +503,7 @@ async fn append_all(store: &Arc<dyn EventStore>, events: Vec<(u64, NewEvent)>) {
     }
 }
 
-/// Returns host and port of `amqp://user:password@host:port/vhost`.
+/// Returns host and port of a URL such as `amqp://user:password@host:port/vhost`.
 fn address(url: &str) -> String {
     let after = url.rsplit_once('@').map_or(url, |(_, address)| address);
     after.split('/').next().unwrap().to_owned()

@@ -2,8 +2,9 @@
 //! one before it, and folds their weights in a way that depends on their order.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use retell::event::{Envelope, NewEvent};
@@ -58,6 +59,18 @@ pub(crate) const POISON: i64 = -1;
 
 pub(crate) const WORD_IS_POISON: &str = "this word is poison";
 
+/// The extension of a folder next to the file `cure`. If it exists, the handler panics once on some events.
+pub(crate) const PANICS: &str = "panics";
+
+/// Panics on one event in twenty, unless a process has panicked on that event before.
+pub(crate) fn panic_once(cure: &Path, aggregate: &str, version: i64, weight: i64) {
+    let panicked = cure.with_extension(PANICS).join(format!("{aggregate}-{version}"));
+    // `create_new` fails without the folder and for an event that has had its panic.
+    if weight % 20 == 0 && File::create_new(panicked).is_ok() {
+        panic!("the handler panics on {aggregate} version {version}");
+    }
+}
+
 pub(crate) struct Tally<Tx: ?Sized> {
     /// A file. Once it exists, poison is harmless.
     cure: PathBuf,
@@ -95,8 +108,9 @@ impl<Tx: Tallies> Projection for Tally<Tx> {
         if weight == SLOW {
             tokio::time::sleep(SLOW_TIME).await;
         }
-        let version = i64::try_from(event.version.get())?;
-        tx.tally(event.stream.aggregate_id().as_str(), version, weight).await
+        let (aggregate, version) = (event.stream.aggregate_id().as_str(), i64::try_from(event.version.get())?);
+        panic_once(&self.cure, aggregate, version, weight);
+        tx.tally(aggregate, version, weight).await
     }
 }
 

@@ -6,7 +6,7 @@ use retell::event::Envelope;
 use retell::view::Paging;
 use retell::{View, ViewStore, Views};
 
-use crate::tally::{Line, Lines, NAME, POISON, SLOW, SLOW_TIME, Spoken};
+use crate::tally::{Line, Lines, NAME, POISON, SLOW, SLOW_TIME, Spoken, panic_once};
 
 /// A part of the error that poison causes in a view.
 pub(crate) const KEY_IS_POISON: &str = "at most";
@@ -32,7 +32,9 @@ impl View for TallyView {
         if weight == SLOW {
             std::thread::sleep(SLOW_TIME);
         }
-        line.fold(i64::try_from(event.version.get()).unwrap(), weight);
+        let version = i64::try_from(event.version.get()).unwrap();
+        panic_once(&self.cure, event.stream.aggregate_id().as_str(), version, weight);
+        line.fold(version, weight);
     }
 }
 

@@ -243,6 +243,33 @@ where
     }
 }
 
+/// Waits for a statement that ends long after the test.
+struct Statement;
+
+#[async_trait]
+impl AsyncSlow<PgConnection> for Statement {
+    async fn take(&self, tx: &mut PgConnection) -> Result<(), BoxError> {
+        raw_sql("SELECT pg_sleep(600)").execute(tx).await?;
+        Ok(())
+    }
+}
+
+/// A statement that is still running when its handler is dropped does not hold the rows of its transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_statement_is_parked_on_postgres() {
+    let Site { store, models, database: _database } = sites::postgres().await;
+    append(&store).await;
+    let options = options().with_longest_call(Duration::from_millis(300));
+    for per_aggregate in [false, true] {
+        let name = format!("slow{per_aggregate}");
+        let worker = Worker::new(Titled(Slow::<PgConnection, _>::new(Statement), name), store.clone(), models.clone());
+        let worker = worker.with_options(options);
+        let worker = if per_aggregate { worker.with_order_per_aggregate() } else { worker };
+        let caught_up = tokio::time::timeout(Duration::from_mins(1), worker.catch_up()).await.expect("no row is held");
+        assert_bad_is_parked(&caught_up.unwrap().parked, "the handler did not return within 300ms");
+    }
+}
+
 /// A projection under a name of its own.
 struct Titled<P>(P, String);
 

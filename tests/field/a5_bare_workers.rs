@@ -102,7 +102,7 @@ impl<M: ReadModel> ReadModel for Refusing<M> {
         &self,
         projection: &ProjectionName,
         streams: &[StreamId],
-    ) -> retell::Result<HashMap<StreamId, Version>> {
+    ) -> retell::Result<HashMap<StreamId, retell::store::Seen>> {
         self.inner.seen(projection, streams).await
     }
 
@@ -229,6 +229,19 @@ where
     }
 }
 
+/// Runs a worker or a relay until `script` has stopped it. It may not end before.
+async fn run_beside(
+    run: impl Future<Output = retell::Result<()>>,
+    script: impl Future<Output = ()>,
+) -> retell::Result<()> {
+    let mut run = std::pin::pin!(run);
+    tokio::select! {
+        biased;
+        () = script => run.await,
+        ended = &mut run => panic!("ended early: {ended:?}"),
+    }
+}
+
 /// A worker and a relay that are stopped during an outage end without an error.
 async fn stop_in_an_outage_is_no_error<S, M>(Site { store, models, .. }: Site<S, M>)
 where
@@ -242,7 +255,7 @@ where
             let worker = worker(&format!("{kind} {per_aggregate} {is_sudden}"), store.clone(), refusing.clone());
             let worker = if per_aggregate { worker.with_order_per_aggregate() } else { worker };
             let (stop, mut applied) = (CancellationToken::new(), worker.applied());
-            let (ended, ()) = tokio::join!(worker.run(stop.clone()), async {
+            let ended = run_beside(worker.run(stop.clone()), async {
                 if is_sudden {
                     // The outage begins while the worker runs.
                     applied.wait_for(|applied| applied.get() >= 5).await.unwrap();
@@ -251,17 +264,19 @@ where
                 }
                 refusing.refused_often().await;
                 stop.cancel();
-            });
+            })
+            .await;
             ended.unwrap_or_else(|error| panic!("{kind}, per aggregate: {per_aggregate}: {error:?}"));
         }
         let leases = Refusing::new(store.clone(), kind.clone(), u64::MAX);
         let relay = Relay::new(store.clone(), MemoryBroker::new()).with_checkpoint(leases.clone(), "frames");
         let relay = relay.with_options(relay_options());
         let stop = CancellationToken::new();
-        let (ended, ()) = tokio::join!(relay.run(stop.clone()), async {
+        let ended = run_beside(relay.run(stop.clone()), async {
             leases.refused_often().await;
             stop.cancel();
-        });
+        })
+        .await;
         ended.unwrap_or_else(|error| panic!("{kind}: {error:?}"));
     }
 }
@@ -277,13 +292,13 @@ where
         let relay = Relay::new(store.clone(), MemoryBroker::new()).with_checkpoint(leases.clone(), name.clone());
         let relay = relay.with_options(relay_options());
         let stop = CancellationToken::new();
-        let (ended, ()) = tokio::join!(relay.run(stop.clone()), async {
+        let ended = run_beside(relay.run(stop.clone()), async {
             while store.position(&name).await.unwrap() < Position::new(5) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             stop.cancel();
         });
-        ended.unwrap();
+        ended.await.unwrap();
         assert_eq!(leases.refused.load(Ordering::SeqCst), 5, "{kind}");
     }
 }
@@ -305,7 +320,7 @@ async fn worker_continues_when_a_full_file_has_room() {
     let worker = Worker::view(Shelves, store.clone(), models.clone()).with_options(options);
     let rows = Views::new(&Shelves, models.clone());
     let (stop, applied) = (CancellationToken::new(), worker.applied());
-    let (ended, ()) = tokio::join!(worker.run(stop.clone()), async {
+    let ended = run_beside(worker.run(stop.clone()), async {
         let still = async || {
             let before = *applied.borrow();
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -317,7 +332,7 @@ async fn worker_continues_when_a_full_file_has_room() {
         applied.clone().wait_for(|applied| applied.get() == 100).await.unwrap();
         stop.cancel();
     });
-    ended.unwrap();
+    ended.await.unwrap();
     assert_eq!(rows.get("s99").await.unwrap().map(|(count, _)| count), Some(1));
     let parked = models.parking(&ProjectionName::new("shelves").unwrap()).await.unwrap().parked;
     assert!(parked.is_empty(), "{parked:?}");

@@ -2,8 +2,11 @@
 
 use futures::future::join_all;
 use retell::prelude::*;
+use retell::store::mysql::MySqlStore;
+use sqlx::Connection;
 
-use crate::databases::Database;
+use crate::databases::{Database, Place};
+use crate::unfit::report;
 
 #[derive(Event)]
 #[event("note.written")]
@@ -50,4 +53,34 @@ async fn refused_append_fails_alone_on_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_append_fails_alone_on_mysql() {
     innocent_appends_are_written(Database::mysql().await, MYSQL).await;
+}
+
+#[tokio::test]
+async fn database_in_latin1_is_refused_and_left_unchanged() {
+    let server = Database::postgres().await;
+    let Place::Postgres(url) = &server.place else { unreachable!() };
+    let name = format!("{}_latin1", url.rsplit_once('/').unwrap().1);
+    server.place.run(&format!("CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")).await;
+    let latin1 = format!("{}/{name}", url.rsplit_once('/').unwrap().0);
+    let log = PostgresStore::connect(&latin1).await.unwrap_err();
+    let models = PostgresReadModel::connect(&latin1).await.unwrap_err();
+    for error in [log, models] {
+        assert!(report(&error).contains("encoding LATIN1"), "{error}");
+    }
+    let mut db = sqlx::PgConnection::connect(&latin1).await.unwrap();
+    let schemas: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_namespace WHERE nspname = 'retell'")
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    assert_eq!(schemas, 0);
+    db.close().await.unwrap();
+    server.place.run(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+}
+
+#[tokio::test]
+async fn mysql_sessions_in_latin1_are_refused() {
+    let database = Database::mysql().await;
+    let Place::MySql(url) = &database.place else { unreachable!() };
+    let error = MySqlStore::connect(&format!("{url}?charset=latin1")).await.unwrap_err();
+    assert!(report(&error).contains("character_set_client = latin1"), "{error}");
 }

@@ -12,6 +12,7 @@ mod databases;
 mod server;
 mod sites;
 mod stores;
+mod unfit;
 
 mod a1_panics;
 mod a2_slow_handlers;

@@ -135,7 +135,7 @@ impl Kind {
                 let user = directory.join("user.sql");
                 fs::write(
                     &user,
-                    "CREATE USER IF NOT EXISTS history@'127.0.0.1';\nGRANT ALL ON *.* TO history@'127.0.0.1';\n",
+                    "CREATE USER IF NOT EXISTS history@'127.0.0.1';\nGRANT ALL ON *.* TO history@'127.0.0.1' WITH GRANT OPTION;\n",
                 )
                 .unwrap();
                 let mut server = self.program("mariadbd");

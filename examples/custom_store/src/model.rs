@@ -6,7 +6,7 @@ use std::path::Path;
 use redb::WriteTransaction;
 use retell::id::EventId;
 use retell::store::driver::{self, Checkpoint};
-use retell::store::{Parked, ParkedState, Parking, ParkingChange, ProjectionState, ReadModel, Step, Turn, Work};
+use retell::store::{Parked, ParkedState, Parking, ParkingChange, ProjectionState, ReadModel, Seen, Step, Turn, Work};
 use retell::{BoxError, Error, Mark, Position, ProjectionName, Result, StreamId, Version, async_trait};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -20,7 +20,7 @@ type CheckpointRow = (Mark, u64, bool, String);
 /// `parked`, projection, aggregate -> the aggregate, version and position of the event that failed, error, attempts, next time, state.
 type ParkedRow = (StreamId, (Version, Position), String, u32, i64, String);
 /// `progress`, projection, aggregate -> versions applied and seen.
-type ProgressRow = (Version, Version);
+type ProgressRow = driver::ProgressRow;
 
 /// Read models in a redb file. Cloning gives another handle.
 #[derive(Debug, Clone)]
@@ -110,11 +110,11 @@ impl ReadModel for RedbReadModel {
         self.file.write("begin a projection", begin).await
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>> {
         let (name, streams) = (projection.clone(), streams.to_vec());
         let read = move |rows: &Saved| {
             let progress = find::<ProgressRow>("progress", rows, &name, &streams)?;
-            Ok(progress.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+            Ok(progress.into_iter().map(|(stream, row)| (stream, Seen::of(row))).collect())
         };
         self.file.read("read the progress of aggregates", read).await
     }
@@ -136,7 +136,7 @@ impl ReadModel for RedbReadModel {
             runtime.block_on(turn(tx, &mut after)).map_err(of_work)?;
             let (changed, parking) = driver::changes(&before, &after);
             for row in changed {
-                rows(tx)?.put(&of_aggregate("progress", &name, &row.stream), &(row.applied, row.seen))?;
+                rows(tx)?.put(&of_aggregate("progress", &name, &row.stream), &(row.applied, row.seen, row.seen_id))?;
             }
             park(tx, &name, parking)
         };

@@ -33,7 +33,7 @@ impl fmt::Debug for ReceivedFrame {
             .field("count", &self.count)
             .field("format", &self.format)
             .field("events", &format_args!("{} bytes", self.events.len()))
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::mark::Mark;
-use crate::id::{EventId, Place};
+use crate::id::{EventId, Place, StreamId, Version};
 
 /// Compares a mark with the id of the event that the log has at its position; `found` is `None` if the log ends before it. A store calls this
 /// in the same snapshot in which it reads the events after the mark.
@@ -19,6 +19,23 @@ pub(crate) fn changed(mark: Mark, found: Option<EventId>) -> Error {
         what: "the reader".into(),
         place: Place::Log(mark.position),
         remembered: mark.event_id,
+        found,
+        remedy: "read again from the beginning",
+    };
+    kind.into()
+}
+
+/// Returns the error for an event of a stream that the log does not have at its version.
+pub(crate) fn changed_stream(
+    stream: &StreamId,
+    version: Version,
+    remembered: EventId,
+    found: Option<EventId>,
+) -> Error {
+    let kind = ErrorKind::HistoryChanged {
+        what: "the reader".into(),
+        place: Place::Stream(stream.clone(), version),
+        remembered: Some(remembered),
         found,
         remedy: "read again from the beginning",
     };

@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use futures::future::BoxFuture;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ProjectionName, StreamId, Version};
+use crate::id::{EventId, ProjectionName, StreamId, Version};
 use crate::store::model::parking::{Parked, ParkingChange};
 
 /// The progress of a projection with one aggregate.
@@ -22,6 +22,8 @@ pub struct Progress {
     /// The last version that was applied, or skipped because the aggregate is parked. A retry that does not find this version in the log
     /// knows that it has not read every event.
     pub seen: Version,
+    /// The id of the event at `seen`; `None` if it is unknown. A log that has another event there has another history.
+    pub seen_id: Option<EventId>,
     /// The parking row of the aggregate, if it is parked.
     pub parked: Option<Parked>,
 }
@@ -29,7 +31,7 @@ pub struct Progress {
 impl Progress {
     /// Creates the progress of an aggregate that the projection has not seen.
     pub fn new(stream: StreamId) -> Self {
-        Self { stream, applied: Version::ZERO, seen: Version::ZERO, parked: None }
+        Self { stream, applied: Version::ZERO, seen: Version::ZERO, seen_id: None, parked: None }
     }
 }
 
@@ -45,8 +47,26 @@ pub fn in_key_order(mut streams: Vec<StreamId>) -> Vec<StreamId> {
     streams
 }
 
-/// The versions in the progress row of an aggregate: [applied](Progress::applied) and [seen](Progress::seen).
-pub type Row = (Version, Version);
+/// The progress row of an aggregate: the versions [applied](Progress::applied) and [seen](Progress::seen), and the [event](Progress::seen_id) at
+/// the latter.
+pub type Row = (Version, Version, Option<EventId>);
+
+/// The last event of an aggregate that a projection has [seen](Progress::seen).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Seen {
+    /// The version of the event.
+    pub version: Version,
+    /// The id of the event; `None` if it is unknown.
+    pub event_id: Option<EventId>,
+}
+
+impl Seen {
+    /// Creates the last event that a progress row has seen.
+    pub fn of((_, version, event_id): Row) -> Self {
+        Self { version, event_id }
+    }
+}
 
 /// Returns the progress of `streams` as a turn gets it, in the same order. An aggregate without a row is at zero. `parked` must hold exactly
 /// the aggregates whose row has seen more than it has applied.
@@ -60,29 +80,33 @@ pub fn progress_of<S: BuildHasher>(
 ) -> Result<Vec<Progress>> {
     let mut parked: HashMap<_, _> = parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
     let progress = streams.into_iter().map(|stream| {
-        let (applied, seen) = rows.get(&stream).copied().unwrap_or_default();
+        let (applied, seen, seen_id) = rows.get(&stream).copied().unwrap_or_default();
         let parked = parked.remove(&stream);
         if parked.is_some() != (seen > applied) {
             return Err(ErrorKind::Corrupt(format!("progress and parking rows of {stream} disagree")).into());
         }
-        Ok(Progress { stream, applied, seen, parked })
+        Ok(Progress { stream, applied, seen, seen_id, parked })
     });
     progress.collect()
 }
 
+/// The columns of a progress row: aggregate type, aggregate id, applied, seen, event at seen.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) type StoredRow<'r> = (&'r str, &'r str, i64, i64, Option<uuid::Uuid>);
+
 /// Parses a progress row of a database server.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-pub(crate) fn stored((kind, id, applied, seen): (&str, &str, i64, i64)) -> Result<(StreamId, Row)> {
+pub(crate) fn stored((kind, id, applied, seen, seen_id): StoredRow<'_>) -> Result<(StreamId, Row)> {
     let damaged = |problem: &str| Error::new(ErrorKind::Corrupt(format!("progress of {kind}/{id}: {problem}")));
     let version = |number: i64| u64::try_from(number).map(Version::new).map_err(|_| damaged("negative version"));
     let stream = StreamId::parse(kind, id).map_err(|error| damaged(&error.to_string()))?;
-    Ok((stream, (version(applied)?, version(seen)?)))
+    Ok((stream, (version(applied)?, version(seen)?, seen_id.map(Into::into))))
 }
 
 /// Returns the streams that are parked according to their progress rows.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) fn parked_of<'s>(streams: &'s [StreamId], rows: &HashMap<StreamId, Row>) -> Vec<&'s StreamId> {
-    let is_parked = |stream: &&StreamId| rows.get(*stream).is_some_and(|(applied, seen)| seen > applied);
+    let is_parked = |stream: &&StreamId| rows.get(*stream).is_some_and(|(applied, seen, _)| seen > applied);
     streams.iter().filter(is_parked).collect()
 }
 
@@ -90,7 +114,8 @@ pub(crate) fn parked_of<'s>(streams: &'s [StreamId], rows: &HashMap<StreamId, Ro
 /// transaction of the turn.
 pub fn changes<'p>(before: &[Progress], after: &'p [Progress]) -> (Vec<&'p Progress>, Vec<ParkingChange>) {
     let pairs = || before.iter().zip(after);
-    let moved = |(before, after): &(&Progress, &Progress)| (before.applied, before.seen) != (after.applied, after.seen);
+    let place = |row: &Progress| (row.applied, row.seen, row.seen_id);
+    let moved = |(before, after): &(&Progress, &Progress)| place(before) != place(after);
     let rows = pairs().filter(moved).map(|(_, after)| after).collect();
     let parking =
         pairs().filter(|(before, after)| before.parked != after.parked).map(|(_, after)| match &after.parked {

@@ -9,12 +9,12 @@ use futures::future::BoxFuture;
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::mark::Mark;
-use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::id::{EventId, Position, ProjectionName, StreamId};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
 #[cfg(doc)]
 use crate::store::model::progress::Progress;
-use crate::store::model::progress::Turn;
+use crate::store::model::progress::{Seen, Turn};
 
 /// The work of a projection inside its transaction.
 pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
@@ -113,12 +113,12 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A dropped call may still commit.
     async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;
 
-    /// Returns [`Progress::seen`] of the aggregates `streams`, without locks. An aggregate that is missing from the result is at zero. The
-    /// versions may be out of date when the call returns, but they are never too large.
+    /// Returns [`Progress::seen`] of the aggregates `streams`, and the events there, without locks. An aggregate that is missing from the result
+    /// is at zero. The versions may be out of date when the call returns, but they are never too large.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>>;
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>>;
 
     /// Locks the progress rows of the aggregates `streams` in key order, runs `turn` on them, and commits its changes to the rows, the
     /// parked aggregates and the read model in one transaction. `turn` gets the rows in key order, each aggregate once.

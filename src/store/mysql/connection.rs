@@ -1,7 +1,7 @@
 //! Connections to the server, and how transactions begin.
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
-use sqlx::{MySql, MySqlConnection, MySqlPool};
+use sqlx::{ConnectOptions, MySql, MySqlConnection, MySqlPool};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::mysql::error::classify;
@@ -15,6 +15,15 @@ impl Connections {
     /// Returns a connection that never returns to the pool.
     pub(crate) async fn detached(&self) -> Result<MySqlConnection, sqlx::Error> {
         Ok(self.acquire().await?.detach())
+    }
+
+    /// Takes a session that the pool has to spare, or opens one outside of the pool: waiting for the pool while holding one of its connections
+    /// could wait forever.
+    pub(crate) async fn second_session(&self) -> Result<MySqlConnection, sqlx::Error> {
+        match self.pool().try_acquire() {
+            Some(spare) => Ok(spare.detach()),
+            None => self.pool().connect_options().connect().await,
+        }
     }
 }
 

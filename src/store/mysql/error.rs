@@ -5,7 +5,7 @@ use std::io;
 use sqlx::MySql;
 use sqlx::mysql::MySqlDatabaseError;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, chain};
 use crate::store::server::connections::{Fault, Server, is_lost};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
@@ -34,7 +34,10 @@ pub(crate) fn classify_work(error: Error) -> Error {
 fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     let attempt = attempt.to_owned();
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
+        // After `BeginFailed`, the session is in another state than the driver believes. Nothing was executed.
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => {
+            ErrorKind::Transient(attempt)
+        }
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
         sqlx::Error::Configuration(problem) => ErrorKind::Invalid(problem.to_string()),
         sqlx::Error::Database(_) => by_number(number(error), attempt),
@@ -51,6 +54,7 @@ impl Server for MySql {
     fn fault(error: &sqlx::Error) -> Fault {
         match (error, number(error)) {
             (sqlx::Error::Io(error), _) if is_lost(error) => Fault::Ended,
+            (sqlx::Error::BeginFailed, _) => Fault::Ended,
             (_, Some(number)) if is_read_only(number) => Fault::ReadOnly,
             (_, Some(number)) if is_ended(number) => Fault::Ended,
             _ => Fault::Other,
@@ -105,6 +109,12 @@ pub(crate) fn is_no_savepoint(error: &sqlx::Error) -> bool {
 /// Returns whether the user lacks a right on the server, as opposed to a right on a table.
 pub(crate) fn is_not_granted(error: &sqlx::Error) -> bool {
     number(error) == Some(1227)
+}
+
+/// Returns whether the server refused a statement because of the user's rights.
+pub(crate) fn is_denied(error: &Error) -> bool {
+    let denied = |error: &sqlx::Error| matches!(number(error), Some(1044 | 1142 | 1143 | 1227 | 1370 | 1410 | 1419));
+    chain(error).find_map(|cause| cause.downcast_ref::<sqlx::Error>()).is_some_and(denied)
 }
 
 fn number(error: &sqlx::Error) -> Option<u16> {

@@ -9,12 +9,13 @@ use crate::store::log::append::{Append, Appended};
 #[cfg(doc)]
 use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
+use crate::store::mysql::check::{self, Opened, Part};
 use crate::store::mysql::connection::{Connections, pool};
 use crate::store::mysql::error::{classify, refusal};
+use crate::store::mysql::health;
 use crate::store::mysql::log::append::Writer;
 use crate::store::mysql::log::read::Reader;
 use crate::store::mysql::options::MySqlOptions;
-use crate::store::mysql::{health, migrate};
 use crate::store::server::convert::to_sql;
 use crate::store::server::health::Health;
 use crate::store::server::rounds::Refusal;
@@ -90,7 +91,8 @@ impl MySqlStore {
     /// `log_bin_trust_function_creators`.
     ///
     /// # Errors
-    /// - [`ErrorKind::Invalid`] if the server's commits do not wait for the disk and `options` does not allow that
+    /// - [`ErrorKind::UnfitServer`] with a list of all problems and their remedies: if the server's commits do not wait for the disk and `options`
+    ///   does not allow that, if its settings or its behavior would break a promise, or if the database user lacks rights
     /// - [`ErrorKind::NewerStore`] if a newer release has changed the schema
     /// - [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after a manual copy of the tables: call
     ///   [`repair`](Self::repair)
@@ -98,12 +100,15 @@ impl MySqlStore {
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
         let connections = Connections::of(pool, options.limits);
         let opened = async {
-            let packet = check_server(&connections, &options).await?;
-            migrate::apply(&connections).await?;
-            check_numbers(&connections).await?;
-            Ok(packet)
+            let opened = check::open(&connections, Part::Log { durable: options.durable }).await?;
+            if !opened.read_only {
+                // Before the test, which draws numbers.
+                check_numbers(&connections).await?;
+                check::test(&connections).await?;
+            }
+            Ok(opened)
         };
-        let packet = options.limits.long().call("open the log", opened).await?;
+        let Opened { packet, .. } = options.limits.long().call("open the log", opened).await?;
         let writer = Arc::new(Writer::new(connections.clone(), packet));
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
@@ -179,28 +184,6 @@ impl MySqlStore {
     }
 }
 
-/// Checks the server's durability and returns the size of its largest packet. Whether commits wait for the disk is a setting of the server,
-/// which a session cannot override.
-async fn check_server(connections: &Connections, options: &MySqlOptions) -> Result<usize> {
-    let settings = connections.one(sqlx::query_as(SERVER)).await;
-    let (flush, binary_log, sync, packet): (i64, i64, i64, i64) =
-        settings.map_err(|error| classify(error, "read the server's settings"))?;
-    let forgets = match (flush, binary_log, sync) {
-        (1, 0, _) | (1, _, 1) => None,
-        // With a binary log, the server rolls back a commit that is missing from it after a crash.
-        (1, ..) => Some(("sync_binlog", sync)),
-        _ => Some(("innodb_flush_log_at_trx_commit", flush)),
-    };
-    if let Some((setting, value)) = forgets.filter(|_| options.durable) {
-        let problem = format!(
-            "the server can lose commits in a crash: set {setting} to 1 (it is {value}), or allow it with \
-             `MySqlOptions::with_durability_of_the_server`"
-        );
-        return Err(ErrorKind::Invalid(problem).into());
-    }
-    Ok(usize::try_from(packet).unwrap_or(usize::MAX))
-}
-
 /// Draws a number and rolls back: the server offers no other current source of the next number.
 async fn check_numbers(connections: &Connections) -> Result<()> {
     let failed = |error| classify(error, "check the commit numbers");
@@ -225,10 +208,6 @@ async fn check_numbers(connections: &Connections) -> Result<()> {
 }
 
 log_ports!(MySqlStore);
-
-const SERVER: &str = "
-    SELECT CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED), CAST(@@GLOBAL.log_bin AS SIGNED), CAST(@@GLOBAL.sync_binlog AS SIGNED),
-        CAST(@@max_allowed_packet AS SIGNED)";
 
 const NEWEST_COMMIT: &str = "SELECT CAST(COALESCE(MAX(commit_id), 0) AS SIGNED) FROM retell_events";
 

@@ -25,7 +25,10 @@ pub(crate) fn classify_work(error: Error) -> Error {
 fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     let attempt = attempt.to_owned();
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => ErrorKind::Transient(attempt),
+        // After `BeginFailed`, the session is in another state than the driver believes. Nothing was executed.
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => {
+            ErrorKind::Transient(attempt)
+        }
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
         sqlx::Error::Configuration(problem) => ErrorKind::Invalid(problem.to_string()),
         // The backend has ended, and the outcome is unknown: one that fails to write the log for a commit reports a full disk, and the
@@ -48,6 +51,7 @@ impl Server for Postgres {
     fn fault(error: &sqlx::Error) -> Fault {
         match error {
             sqlx::Error::Io(error) if is_lost(error) => Fault::Ended,
+            sqlx::Error::BeginFailed => Fault::Ended,
             _ if is_end_of_session(error) => Fault::Ended,
             _ if code(error).as_deref() == Some("25006") => Fault::ReadOnly,
             _ => Fault::Other,

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 
 use crate::error::{ErrorKind, Result};
 use crate::store::postgres::error::classify;
@@ -87,18 +87,9 @@ const fn hash(text: &[u8], from: usize, to: usize) -> i64 {
     hash.cast_signed()
 }
 
-/// Applies the missing steps and installs the functions that differ, in one transaction. Processes that start at once take turns.
-pub(crate) async fn apply(pool: &PgPool, schema: &Schema) -> Result<()> {
-    let mut connection = pool.acquire().await.map_err(|error| classify(error, "connect"))?;
-    // A replica, and a user without the right to change the schema, can use one that is up to date.
-    if is_up_to_date(&mut connection, schema).await? { Ok(()) } else { run(&mut connection, schema).await }
-}
-
-async fn is_up_to_date(connection: &mut PgConnection, schema: &Schema) -> Result<bool> {
-    let failed = |error| classify(error, "check the schema");
-    let tables_exist: bool =
-        sqlx::query_scalar(schema.script(TABLES_EXIST)).fetch_one(&mut *connection).await.map_err(failed)?;
-    if !tables_exist || newest(connection, schema).await? < KNOWN {
+/// Returns whether the tables, which exist, and the functions are those of this release.
+pub(crate) async fn is_up_to_date(connection: &mut PgConnection, schema: &Schema) -> Result<bool> {
+    if newest(connection, schema).await? < KNOWN {
         return Ok(false);
     }
     let installed = installed(connection, schema).await?;
@@ -126,12 +117,14 @@ async fn installed(connection: &mut PgConnection, schema: &Schema) -> Result<Has
     Ok(rows.into_iter().map(|(name, text, signature)| (name, Hashes { text, signature })).collect())
 }
 
-async fn run(connection: &mut PgConnection, schema: &Schema) -> Result<()> {
+/// Applies the missing steps and installs the functions that differ, in one transaction. Processes that start at once take turns.
+/// `CREATE SCHEMA` demands a right on the database even if the schema exists, so it runs only if the schema is missing.
+pub(crate) async fn run(connection: &mut PgConnection, schema: &Schema, schema_exists: bool) -> Result<()> {
     let failed = |error| classify(error, "migrate");
     let mut tx = connection.begin().await.map_err(failed)?;
     // The key is the schema's name, because the schema may not exist yet.
     sqlx::query(LOCK).bind(schema.name()).execute(&mut *tx).await.map_err(failed)?;
-    for sql in [CREATE_SCHEMA, CREATE_STEPS, CREATE_FUNCTIONS] {
+    for sql in [CREATE_SCHEMA, CREATE_STEPS, CREATE_FUNCTIONS].into_iter().skip(usize::from(schema_exists)) {
         sqlx::query(schema.script(sql)).execute(&mut *tx).await.map_err(failed)?;
     }
     let applied = newest(&mut tx, schema).await?;
@@ -183,9 +176,6 @@ const CREATE_FUNCTIONS: &str = "
         text_hash bigint NOT NULL,
         signature_hash bigint NOT NULL
     )";
-
-const TABLES_EXIST: &str = "
-    SELECT to_regclass('{schema}.retell_migrations') IS NOT NULL AND to_regclass('{schema}.retell_functions') IS NOT NULL";
 
 const NEWEST: &str = "SELECT coalesce(max(number), 0) FROM {schema}.retell_migrations";
 

@@ -36,8 +36,11 @@ impl PostgresOptions {
         }
     }
 
-    /// Turns `LISTEN` off, so the store finds the commits of other processes only by polling. Use this behind a connection pooler in
-    /// transaction mode, where `LISTEN` cannot work. Nothing else here needs a session, but turn off sqlx's statement cache there too.
+    /// Turns `LISTEN` off, so the store finds the commits of other processes only by polling, and uses one connection less.
+    ///
+    /// Behind a connection pooler in transaction mode, where `LISTEN` cannot work, this happens on its own. Such a pooler must keep prepared
+    /// statements: PgBouncer does from version 1.21 on, with `max_prepared_statements` above 0. Any other is refused when the store opens. Add
+    /// `ignore_startup_parameters = extra_float_digits` to its configuration, because sqlx sends that parameter.
     pub fn without_listening(mut self) -> Self {
         self.listen = false;
         self

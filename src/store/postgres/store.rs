@@ -9,14 +9,15 @@ use crate::store::log::append::{Append, Appended};
 #[cfg(doc)]
 use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
+use crate::store::postgres::check::{self, Part};
 use crate::store::postgres::connection::{Connections, pool};
 use crate::store::postgres::error::classify;
+use crate::store::postgres::health;
 use crate::store::postgres::log::append::Writer;
 use crate::store::postgres::log::read::Reader;
 use crate::store::postgres::log::signals::Signals;
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
-use crate::store::postgres::{health, migrate};
 use crate::store::server::health::Health;
 use crate::store::server::store::log_ports;
 
@@ -66,12 +67,14 @@ impl PostgresStore {
 
     /// Opens the log over the caller's pool and upgrades its schema.
     ///
-    /// An upgrade needs the right to create a schema. A schema that is up to date needs no such right, so a log can be opened on a read
-    /// replica or over read-only sessions. There, reads end at the last position that a writable session has assigned, and every write fails
+    /// If the schema does not exist, this needs the right to create it. An upgrade needs the right to create tables and functions in it. A schema
+    /// that is up to date needs no such rights, so a log can be opened on a read replica or over read-only sessions. There, reads end at the last position that a writable session has assigned, and every write fails
     /// with [`ErrorKind::ReadOnly`]. A store opened there finds commits by polling, even after the replica is promoted.
     ///
     /// # Errors
     /// - [`ErrorKind::Invalid`] if the schema's name is not a plain identifier
+    /// - [`ErrorKind::UnfitServer`] with a list of all problems and their remedies: if the server's settings or its behavior would break a promise,
+    ///   if the database is not in UTF-8, if a connection pooler loses prepared statements, or if the database user lacks rights
     /// - [`ErrorKind::NewerStore`] if a newer release has changed the schema
     /// - [`ErrorKind::ReadOnly`] if the schema is out of date and the database is read-only
     /// - [`ErrorKind::Corrupt`] if the commit numbers are behind the data, as after logical replication: call [`repair`](Self::repair)
@@ -80,19 +83,22 @@ impl PostgresStore {
         let schema = Schema::parse(&options.schema)?;
         let connections = Connections::of(pool, options.limits);
         let opened = async {
-            migrate::apply(connections.pool(), &schema).await?;
-            check_numbers(connections.pool(), &schema).await?;
-            is_read_only(connections.pool()).await
+            let pool = connections.pool();
+            let read_only = check::open(pool, &schema, Part::Log).await?;
+            // Before the test, which draws numbers.
+            check::explain(check_numbers(pool, &schema).await)?;
+            let pooled = !read_only && check::test(pool, &schema).await?;
+            // A replica does not support `LISTEN`, and a session that a pooler shares cannot receive anything.
+            Ok((read_only, options.listen && !read_only && !pooled))
         };
-        let is_read_only = options.limits.long().call("open the log", opened).await?;
-        // A replica does not support `LISTEN`.
-        let signals = Signals::new((options.listen && !is_read_only).then(|| connections.clone()), &schema);
+        let (read_only, listen) = options.limits.long().call("open the log", opened).await?;
+        let signals = Signals::new(listen.then(|| connections.clone()), &schema);
         let writer = Arc::new(Writer::new(connections.clone(), schema.clone(), options.durable, signals));
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
             models: connections.apart(),
-            reader: Reader { connections, schema: schema.clone(), expects_writes: !is_read_only },
+            reader: Reader { connections, schema: schema.clone(), expects_writes: !read_only },
             max_payload: options.max_payload,
             schema,
         })
@@ -139,11 +145,6 @@ impl PostgresStore {
     }
 }
 
-async fn is_read_only(pool: &PgPool) -> Result<bool> {
-    let asked = sqlx::query_scalar(IS_READ_ONLY).fetch_one(pool).await;
-    asked.map_err(|error| classify(error, "check whether the database is read-only"))
-}
-
 async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
     let (last, newest): (i64, i64) = sqlx::query_as(schema.sql(NUMBERS))
         .fetch_one(pool)
@@ -157,8 +158,6 @@ async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
 }
 
 log_ports!(PostgresStore);
-
-const IS_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::boolean";
 
 const NUMBERS: &str = "
     SELECT (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {schema}.commit_number),

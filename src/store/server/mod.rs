@@ -6,6 +6,7 @@ pub(crate) mod health;
 pub(crate) mod inline;
 pub(crate) mod limits;
 pub(crate) mod page;
+pub(crate) mod report;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub(crate) mod store;

@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::mark::Mark;
-use crate::id::{EventId, Generation, ProjectionName, StreamId, Version, ViewKey};
+use crate::id::{EventId, Generation, ProjectionName, StreamId, ViewKey};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::Turn;
+use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::testing::faulty::script::seeded;
@@ -196,7 +196,7 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
         self.answer(fault, begun).await
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>> {
         self.inner.seen(projection, streams).await
     }
 

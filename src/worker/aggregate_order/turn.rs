@@ -8,14 +8,15 @@ use futures::FutureExt;
 
 use crate::error::{ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
-use crate::id::{Position, ProjectionName, StreamId};
+use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::projection::Projection;
+use crate::store::log::mark::changed_stream;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::ParkedState;
 use crate::store::model::progress::{Progress, Turn};
 use crate::worker::parking::from_event;
-use crate::worker::runner::{Group, Runner};
+use crate::worker::runner::{Group, Runner, of_projection};
 use crate::worker::transaction::{Report, apply, failure, follow, read_parked};
 
 /// One attempt at a transaction, and its report: it may end on another thread.
@@ -80,7 +81,13 @@ impl<P: Projection> Attempt<P> {
                 // The log is read under the lock: an event that arrives later must find the row as this leaves it.
                 let (mut events, rest) = self.unread_if_failed(self.read_parked(row, most).await)?;
                 row.applied = events.last().map_or(row.applied, |last| last.version);
-                row.seen = rest.as_ref().map_or(row.applied, |next| row.seen.max(next.version));
+                match &rest {
+                    Some(next) if next.version > row.seen => {
+                        (row.seen, row.seen_id) = (next.version, Some(next.event.id));
+                    }
+                    Some(_) => {}
+                    None => (row.seen, row.seen_id) = (row.applied, events.last().map(|last| last.event.id)),
+                }
                 row.parked = rest.map(|next| from_event(parked, &next));
                 events.retain(|event| self.wants(event));
                 self.apply(tx, &events).await?;
@@ -115,10 +122,35 @@ impl<P: Projection> Attempt<P> {
         read
     }
 
-    /// Reads the next `limit` events of an aggregate.
+    /// Checks that the log has the event that the row has seen. An event with the same version has arrived that is another one: it, or what the
+    /// row has seen, is of a history that the log has lost.
+    async fn check_seen(&self, row: &Progress, seen: EventId) -> Result<()> {
+        let before = Version::new(row.seen.get().saturating_sub(1));
+        let found = self.reader.read_stream(&row.stream, before, 1).await?;
+        let Some(found) = found.first().map(|event| event.event.id) else {
+            return Err(ErrorKind::Transient(format!("read {}: version {} is not there", row.stream, row.seen)).into());
+        };
+        if found == seen {
+            return Ok(());
+        }
+        Err(of_projection(&self.name, changed_stream(&row.stream, row.seen, seen, Some(found))))
+    }
+
+    /// Reads the next `limit` events of an aggregate, after the one that the row has seen.
     async fn read_missing(&self, row: &Progress, limit: usize) -> Result<Vec<RecordedEvent>> {
         let (stream, applied) = (&row.stream, row.applied);
-        let found = self.reader.read_stream(stream, applied, limit).await?;
+        let before = Version::new(applied.get().saturating_sub(u64::from(row.seen_id.is_some())));
+        let known = usize::from(before < applied);
+        let mut found = self.reader.read_stream(stream, before, limit.saturating_add(known)).await?;
+        if let (Some(seen), Some(first)) = (row.seen_id, found.first())
+            && first.version == applied
+        {
+            if first.event.id != seen {
+                let error = changed_stream(stream, applied, seen, Some(first.event.id));
+                return Err(of_projection(&self.name, error));
+            }
+            found.remove(0);
+        }
         if found.len() < limit || !follow(applied, &found) {
             return Err(ErrorKind::Transient(format!("read {stream}: versions are missing after {applied}")).into());
         }
@@ -147,11 +179,14 @@ struct Plan<'a, P> {
 impl<P: Projection> Plan<'_, P> {
     /// Adds an event, after the events that are missing before it. Returns whether there was room for all of them.
     async fn take(&mut self, row: &mut Progress, event: &RecordedEvent) -> Result<bool> {
+        if let Some(seen) = row.seen_id.filter(|seen| event.version == row.seen && event.event.id != *seen) {
+            self.attempt.check_seen(row, seen).await?;
+        }
         if event.version <= row.seen {
             return Ok(true);
         }
         if row.parked.is_some() {
-            row.seen = event.version;
+            (row.seen, row.seen_id) = (event.version, Some(event.event.id));
             return Ok(true);
         }
         while row.applied.next() < event.version {
@@ -172,7 +207,7 @@ impl<P: Projection> Plan<'_, P> {
     }
 
     fn push(&mut self, row: &mut Progress, event: &RecordedEvent) {
-        (row.applied, row.seen) = (event.version, event.version);
+        (row.applied, row.seen, row.seen_id) = (event.version, event.version, Some(event.event.id));
         if self.attempt.wants(event) {
             self.events.push(event.clone());
         }

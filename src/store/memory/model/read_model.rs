@@ -6,12 +6,12 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::id::mark::Mark;
-use crate::id::{EventId, ProjectionName, StreamId, Version};
+use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::{Turn, changes, in_key_order, in_log_order, progress_of};
+use crate::store::model::progress::{Seen, Turn, changes, in_key_order, in_log_order, progress_of};
 use crate::store::model::read_model::{ReadModel, Work};
 
 #[async_trait]
@@ -76,10 +76,10 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         Ok(())
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>> {
         let committed = self.read();
         let Some(rows) = committed.tables.progress.get(projection) else { return Ok(HashMap::new()) };
-        let seen = streams.iter().filter_map(|stream| Some((stream.clone(), rows.get(stream)?.1)));
+        let seen = streams.iter().filter_map(|stream| Some((stream.clone(), Seen::of(*rows.get(stream)?))));
         Ok(seen.collect())
     }
 
@@ -101,7 +101,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         committed.commit(value, staged);
         let (changed, parking) = changes(&rows, &after);
         let rows = committed.tables.progress.entry(projection.clone()).or_default();
-        rows.extend(changed.into_iter().map(|row| (row.stream.clone(), (row.applied, row.seen))));
+        rows.extend(changed.into_iter().map(|row| (row.stream.clone(), (row.applied, row.seen, row.seen_id))));
         committed.tables.park(projection, parking);
         Ok(())
     }

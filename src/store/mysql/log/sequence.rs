@@ -22,9 +22,17 @@ pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Positio
         if waiting == 0 && head == last {
             return from_sql(head, "position").map(Position::new).map(Some);
         }
-        let Some(Run { last, has_more }) = attempt(connections).await.map_err(failed)? else {
-            tokio::time::sleep(delay).await;
-            continue;
+        let Run { last, has_more } = match attempt(connections).await.map_err(failed) {
+            Ok(Some(run)) => run,
+            Ok(None) => {
+                tokio::time::sleep(delay).await;
+                continue;
+            }
+            // A replica shows the positions that were assigned on the primary.
+            Err(error) if *error.kind() == ErrorKind::ReadOnly => {
+                return from_sql(head, "position").map(Position::new).map(Some);
+            }
+            Err(error) => return Err(error),
         };
         if last > head {
             let moved = connections.execute(sqlx::query(MOVE_HEAD).bind(last).bind(last)).await;
@@ -93,7 +101,7 @@ const PENDING: &str = "
     FROM retell_head WHERE id = 1";
 
 /// One session sequences at a time: a second one finds the row locked and has_more. The lock ends with the transaction, however that ends.
-const LOCK_SEQUENCER: &str = "SELECT id FROM retell_sequencer WHERE id = 1 FOR UPDATE SKIP LOCKED";
+pub(crate) const LOCK_SEQUENCER: &str = "SELECT id FROM retell_sequencer WHERE id = 1 FOR UPDATE SKIP LOCKED";
 
 const LAST_POSITION: &str = "
     SELECT CAST(COALESCE((SELECT first_position + events - 1 FROM retell_log ORDER BY first_position DESC LIMIT 1), 0) AS SIGNED)";

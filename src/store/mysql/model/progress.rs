@@ -8,11 +8,13 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 
 use crate::error::Result;
 use crate::id::mark::Mark;
-use crate::id::{ProjectionName, StreamId, Version};
+use crate::id::{ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
+use crate::store::model::progress::{
+    Progress, Row, Seen, StoredRow, Turn, changes, in_key_order, parked_of, progress_of, stored,
+};
 use crate::store::model::read_model::Work;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::{classify, classify_work};
@@ -39,14 +41,14 @@ impl MySqlReadModel {
         &self,
         projection: &ProjectionName,
         streams: &[StreamId],
-    ) -> Result<HashMap<StreamId, Version>> {
+    ) -> Result<HashMap<StreamId, Seen>> {
         let failed = |error| classify(error, "read progress");
         let read = || async {
             let mut lease = self.connections.lease().await.map_err(failed)?;
             let mut seen = HashMap::new();
             for chunk in streams.chunks(ROWS) {
                 let found = rows(&mut lease, projection, chunk).await?;
-                seen.extend(found.into_iter().map(|(stream, (_, seen))| (stream, seen)));
+                seen.extend(found.into_iter().map(|(stream, row)| (stream, Seen::of(row))));
             }
             lease.end(Ok(seen)).map_err(failed)
         };
@@ -180,7 +182,7 @@ async fn lock(
     streams: &[StreamId],
 ) -> Result<HashMap<StreamId, Row>> {
     for chunk in streams.chunks(ROWS) {
-        let new = chunk.iter().map(|stream| (stream, Version::ZERO, Version::ZERO));
+        let new = chunk.iter().map(|stream| (stream, Row::default()));
         write(tx, projection, new, LOCKED).await.map_err(|error| classify(error, "lock progress"))?;
     }
     let mut locked = HashMap::new();
@@ -190,19 +192,20 @@ async fn lock(
     Ok(locked)
 }
 
-/// Binds for each row: projection, aggregate type, aggregate id, applied, seen.
+/// Binds for each row: projection, aggregate type, aggregate id, applied, seen, event seen.
 async fn write(
     tx: &mut MySqlConnection,
     projection: &ProjectionName,
-    rows: impl ExactSizeIterator<Item = (&StreamId, Version, Version)> + Clone,
+    rows: impl ExactSizeIterator<Item = (&StreamId, Row)> + Clone,
     end: &str,
 ) -> Result<(), sqlx::Error> {
     let mut query = QueryBuilder::new(WRITE);
-    query.push_values(padded(rows), |mut row, (stream, applied, seen)| {
+    query.push_values(padded(rows), |mut row, (stream, (applied, seen, seen_id))| {
         row.push_bind(projection.as_str().as_bytes());
         row.push_bind(stream.aggregate_type().as_str().as_bytes());
         row.push_bind(stream.aggregate_id().as_str().as_bytes());
         row.push_bind(to_sql(applied.get())).push_bind(to_sql(seen.get()));
+        row.push_bind(seen_id.map(|id| *id.as_uuid()));
     });
     query.push(end);
     query.build().execute(tx).await.map(drop)
@@ -216,7 +219,8 @@ pub(crate) fn padded<T>(rows: impl ExactSizeIterator<Item = T> + Clone) -> impl 
 
 async fn set(tx: &mut MySqlConnection, projection: &ProjectionName, changed: &[&Progress]) -> Result<(), sqlx::Error> {
     for chunk in changed.chunks(ROWS) {
-        write(tx, projection, chunk.iter().map(|row| (&row.stream, row.applied, row.seen)), CHANGED).await?;
+        write(tx, projection, chunk.iter().map(|row| (&row.stream, (row.applied, row.seen, row.seen_id))), CHANGED)
+            .await?;
     }
     Ok(())
 }
@@ -234,8 +238,8 @@ async fn rows(
     found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect()
 }
 
-fn row_of(row: &MySqlRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
-    Ok((text(row.try_get(0)?)?, text(row.try_get(1)?)?, row.try_get(2)?, row.try_get(3)?))
+fn row_of(row: &MySqlRow) -> Result<StoredRow<'_>, sqlx::Error> {
+    Ok((text(row.try_get(0)?)?, text(row.try_get(1)?)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?))
 }
 
 async fn read_parked(
@@ -267,15 +271,17 @@ fn push_keys<'s>(query: &mut QueryBuilder<MySql>, streams: impl ExactSizeIterato
 /// Binds: state, projection.
 const BEGIN_PER_AGGREGATE: &str = "UPDATE retell_checkpoints SET per_aggregate = TRUE, state = ? WHERE projection = ?";
 
-const WRITE: &str = "INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen) ";
+const WRITE: &str = "INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen, seen_id) ";
 
 /// Takes an exclusive lock even if the row exists: two transactions with shared locks would deadlock.
 const LOCKED: &str = " ON DUPLICATE KEY UPDATE applied = retell_progress.applied";
 
-const CHANGED: &str = " ON DUPLICATE KEY UPDATE applied = VALUES(applied), seen = VALUES(seen)";
+const CHANGED: &str =
+    " ON DUPLICATE KEY UPDATE applied = VALUES(applied), seen = VALUES(seen), seen_id = VALUES(seen_id)";
 
 /// In a transaction that has locked the rows, they do not change after this read.
-const FIND: &str = "SELECT aggregate_type, aggregate_id, applied, seen FROM retell_progress WHERE projection = ";
+const FIND: &str =
+    "SELECT aggregate_type, aggregate_id, applied, seen, seen_id FROM retell_progress WHERE projection = ";
 
 const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state

@@ -8,12 +8,14 @@ use sqlx::{MySql, MySqlConnection, MySqlPool};
 
 use crate::error::Result;
 use crate::id::mark::Mark;
-use crate::id::{EventId, ProjectionName, StreamId, Version};
+use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::Turn;
+use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::mysql::check::{self, Part};
+use crate::store::mysql::connection;
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
@@ -22,7 +24,6 @@ use crate::store::mysql::model::checkpoint::{
 };
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::options::MySqlOptions;
-use crate::store::mysql::{connection, migrate};
 use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
 
@@ -55,8 +56,9 @@ impl MySqlReadModel {
     /// Opens read models over the caller's pool. The server may have any durability, because a lost batch is applied again.
     ///
     /// # Errors
-    /// [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release has changed the schema, otherwise a
-    /// [write error](crate::Error#write-errors).
+    /// [`ErrorKind::UnfitServer`](crate::ErrorKind::UnfitServer) with a list of all problems and their remedies if the server or the rights of the
+    /// database user do not allow the use, [`ErrorKind::NewerStore`](crate::ErrorKind::NewerStore) if a newer release has changed the schema,
+    /// otherwise a [write error](crate::Error#write-errors).
     pub async fn open(pool: MySqlPool) -> Result<Self> {
         Self::open_with(pool, MySqlOptions::new()).await
     }
@@ -67,7 +69,8 @@ impl MySqlReadModel {
     /// The same as for [`open`](Self::open).
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
         let connections = Connections::of(pool, options.limits);
-        options.limits.long().call("open the read models", migrate::apply(&connections)).await?;
+        let opened = check::open(&connections, Part::ReadModels);
+        options.limits.long().call("open the read models", opened).await?;
         Ok(Self { connections })
     }
 
@@ -151,7 +154,7 @@ impl ReadModel for MySqlReadModel {
         self.begin_per_aggregate(projection, work).await
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>> {
         self.seen_versions(projection, streams).await
     }
 

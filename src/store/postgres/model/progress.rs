@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Postgres, Row as _};
+use uuid::Uuid;
 
 use crate::error::Result;
 use crate::id::mark::Mark;
@@ -12,7 +13,9 @@ use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::{Progress, Row, Turn, changes, in_key_order, parked_of, progress_of, stored};
+use crate::store::model::progress::{
+    Progress, Row, Seen, StoredRow, Turn, changes, in_key_order, parked_of, progress_of, stored,
+};
 use crate::store::model::read_model::Work;
 use crate::store::postgres::error::{classify, classify_work};
 use crate::store::postgres::model::checkpoint;
@@ -36,12 +39,12 @@ impl PostgresReadModel {
         &self,
         projection: &ProjectionName,
         streams: &[StreamId],
-    ) -> Result<HashMap<StreamId, Version>> {
+    ) -> Result<HashMap<StreamId, Seen>> {
         let failed = |error| classify(error, "read progress");
         let read = || async {
             let mut lease = self.connections.lease().await.map_err(failed)?;
             let found = rows(&mut lease, &self.schema, FIND, projection, streams).await;
-            Ok(lease.finish(found)?.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+            Ok(lease.finish(found)?.into_iter().map(|(stream, row)| (stream, Seen::of(row))).collect())
         };
         self.connections.repeat("read progress", read).await
     }
@@ -189,7 +192,8 @@ impl PostgresReadModel {
             changed.iter().map(|row| to_sql(number(row).get())).collect()
         };
         let query = sqlx::query(self.schema.sql(SET)).bind(projection.as_str()).bind(kinds).bind(ids);
-        let query = query.bind(numbers(|row| row.applied)).bind(numbers(|row| row.seen));
+        let ids: Vec<Option<Uuid>> = changed.iter().map(|row| row.seen_id.map(|id| *id.as_uuid())).collect();
+        let query = query.bind(numbers(|row| row.applied)).bind(numbers(|row| row.seen)).bind(ids);
         query.execute(tx).await.map(drop)
     }
 }
@@ -212,8 +216,8 @@ async fn rows(
     found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect()
 }
 
-fn row_of(row: &PgRow) -> Result<(&str, &str, i64, i64), sqlx::Error> {
-    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+fn row_of(row: &PgRow) -> Result<StoredRow<'_>, sqlx::Error> {
+    Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?))
 }
 
 /// A projection that has begun in log order keeps that order, unless it is still at position zero.
@@ -231,9 +235,9 @@ const BEGIN_INLINE: &str = "
 
 /// Binds: projection, aggregate types, aggregate ids. Looks up each row separately, so a plan made while the table was small stays fast.
 const FIND: &str = "
-    SELECT wanted.aggregate_type, wanted.aggregate_id, p.applied, p.seen
+    SELECT wanted.aggregate_type, wanted.aggregate_id, p.applied, p.seen, p.seen_id
     FROM unnest($2::text[], $3::text[]) AS wanted (aggregate_type, aggregate_id), LATERAL (
-        SELECT applied, seen FROM {schema}.progress AS p
+        SELECT applied, seen, seen_id FROM {schema}.progress AS p
         WHERE p.projection = $1 AND p.aggregate_type = wanted.aggregate_type AND p.aggregate_id = wanted.aggregate_id
         OFFSET 0
     ) AS p";
@@ -242,21 +246,23 @@ const FIND: &str = "
 ///
 /// Inserts the missing rows and locks all of them in the given order, which is key order. A row that another transaction has locked is read
 /// after that transaction ends. A process that is paused while it holds the rows would block the other workers at these rows, so the server
-/// ends a transaction that is idle for 30 seconds.
+/// ends a transaction that is idle for 30 seconds. On Linux it also ends one whose connection the worker has closed, as for a single checkpoint.
 const LOCK: &str = "
     INSERT INTO {schema}.progress AS p (projection, aggregate_type, aggregate_id, applied, seen)
     SELECT $1, aggregate_type, aggregate_id, 0, 0
     FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (aggregate_type, aggregate_id, place)
     ORDER BY place
     ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = p.applied
-    RETURNING aggregate_type, aggregate_id, applied, seen, set_config('idle_in_transaction_session_timeout', '30s', true)";
+    RETURNING aggregate_type, aggregate_id, applied, seen, seen_id, set_config('idle_in_transaction_session_timeout', '30s', true),
+        CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
-/// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen. All rows exist, so each insert becomes an update that
+/// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen, events seen. All rows exist, so each insert becomes an update that
 /// finds the row by its key.
 const SET: &str = "
-    INSERT INTO {schema}.progress (projection, aggregate_type, aggregate_id, applied, seen)
-    SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[])
-    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = excluded.applied, seen = excluded.seen";
+    INSERT INTO {schema}.progress (projection, aggregate_type, aggregate_id, applied, seen, seen_id)
+    SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::uuid[])
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE
+    SET applied = excluded.applied, seen = excluded.seen, seen_id = excluded.seen_id";
 
 /// Binds: projection, aggregate types, aggregate ids.
 const PARKED: &str = "

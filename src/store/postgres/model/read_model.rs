@@ -8,12 +8,14 @@ use sqlx::{PgConnection, PgPool, Postgres};
 
 use crate::error::Result;
 use crate::id::mark::Mark;
-use crate::id::{EventId, ProjectionName, StreamId, Version};
+use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::Turn;
+use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::postgres::check::{self, Part};
+use crate::store::postgres::connection;
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, classify_work};
 use crate::store::postgres::model::checkpoint::{
@@ -22,7 +24,6 @@ use crate::store::postgres::model::checkpoint::{
 use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
-use crate::store::postgres::{connection, migrate};
 use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
 
@@ -67,7 +68,7 @@ impl PostgresReadModel {
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         let connections = Connections::of(pool, options.limits);
-        let opened = migrate::apply(connections.pool(), &schema);
+        let opened = check::open(connections.pool(), &schema, Part::ReadModels);
         options.limits.long().call("open the read models", opened).await?;
         Ok(Self { connections, schema })
     }
@@ -149,7 +150,7 @@ impl ReadModel for PostgresReadModel {
         self.begin_per_aggregate(projection, work).await
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>> {
         self.seen_versions(projection, streams).await
     }
 

@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::model::parking::Parked;
-use crate::store::model::progress::{Row, Turn, changes, in_key_order, progress_of};
+use crate::store::model::progress::{Row, Seen, Turn, changes, in_key_order, progress_of};
 use crate::store::model::read_model::Work;
-use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
+use crate::store::sqlite::convert::{event_id_from_sql, event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::model::checkpoint::checkpoint;
 use crate::store::sqlite::model::parking::{park, parse_parked};
@@ -37,14 +37,14 @@ impl SqliteReadModel {
         &self,
         projection: &ProjectionName,
         streams: &[StreamId],
-    ) -> Result<HashMap<StreamId, Version>> {
+    ) -> Result<HashMap<StreamId, Seen>> {
         let (projection, streams) = (projection.clone(), streams.to_vec());
         self.readers
             .run("read progress", move |db| {
                 // One snapshot for all rows.
                 let tx = db.transaction()?;
                 let rows = rows(&tx, &projection, &streams)?;
-                Ok(rows.into_iter().map(|(stream, (_, seen))| (stream, seen)).collect())
+                Ok(rows.into_iter().map(|(stream, row)| (stream, Seen::of(row))).collect())
             })
             .await
     }
@@ -69,7 +69,8 @@ impl SqliteReadModel {
                 let mut set = open.db.prepare_cached(SET)?;
                 for row in changed {
                     let (kind, id) = (row.stream.aggregate_type().as_str(), row.stream.aggregate_id().as_str());
-                    set.execute((projection.as_str(), kind, id, to_sql(row.applied.get()), to_sql(row.seen.get())))?;
+                    let (applied, seen) = (to_sql(row.applied.get()), to_sql(row.seen.get()));
+                    set.execute((projection.as_str(), kind, id, applied, seen, event_id_to_sql(row.seen_id)))?;
                 }
                 drop(set);
                 parking.iter().try_for_each(|change| park(open.db, &projection, change))?;
@@ -96,9 +97,10 @@ fn rows(db: &Connection, projection: &ProjectionName, streams: &[StreamId]) -> R
     let mut rows = HashMap::new();
     for stream in streams {
         let key = (projection.as_str(), stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
-        if let Some((applied, seen)) = find.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()? {
+        let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        if let Some((applied, seen, seen_id)) = find.query_row(key, columns).optional()? {
             let version = |number| from_sql(number, "version").map(Version::new);
-            rows.insert(stream.clone(), (version(applied)?, version(seen)?));
+            rows.insert(stream.clone(), (version(applied)?, version(seen)?, event_id_from_sql(seen_id)));
         }
     }
     Ok(rows)
@@ -111,7 +113,7 @@ fn parked_of(
 ) -> Result<Vec<Parked>, Failure> {
     let mut find = db.prepare_cached(PARKED)?;
     let mut parked = Vec::new();
-    for (stream, _) in rows.iter().filter(|(_, (applied, seen))| seen > applied) {
+    for (stream, _) in rows.iter().filter(|(_, (applied, seen, _))| seen > applied) {
         let key = (projection.as_str(), stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
         let mut found = find.query(key)?;
         while let Some(row) = found.next()? {
@@ -126,12 +128,14 @@ const BEGIN_PER_AGGREGATE: &str = "
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = 1";
 
 const FIND: &str = "
-    SELECT applied, seen FROM retell_progress WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
+    SELECT applied, seen, seen_id FROM retell_progress WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
 
-/// Binds: projection, aggregate type, aggregate id, applied, seen.
+/// Binds: projection, aggregate type, aggregate id, applied, seen, event seen.
 const SET: &str = "
-    INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen) VALUES (?1, ?2, ?3, ?4, ?5)
-    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = excluded.applied, seen = excluded.seen";
+    INSERT INTO retell_progress (projection, aggregate_type, aggregate_id, applied, seen, seen_id)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE
+    SET applied = excluded.applied, seen = excluded.seen, seen_id = excluded.seen_id";
 
 const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state

@@ -10,10 +10,10 @@ use rusqlite::Connection;
 
 use crate::error::Result;
 use crate::id::mark::Mark;
-use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::id::{EventId, Position, ProjectionName, StreamId};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
-use crate::store::model::progress::Turn;
+use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::convert::{event_id_to_sql, to_sql};
@@ -152,7 +152,7 @@ impl ReadModel for SqliteReadModel {
         self.begin_per_aggregate(projection, work).await
     }
 
-    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Version>> {
+    async fn seen(&self, projection: &ProjectionName, streams: &[StreamId]) -> Result<HashMap<StreamId, Seen>> {
         self.seen_versions(projection, streams).await
     }
 
