@@ -482,7 +482,7 @@ async fn latency() {
             let delays = if *side == "by hand, RabbitMQ" {
                 latency_by_hand(&place).await
             } else {
-                latency_round(&place, side).await
+                Box::pin(latency_round(&place, side)).await
             };
             rounds.push(delays);
             place.drop().await;

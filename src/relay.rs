@@ -123,8 +123,8 @@ impl Relay {
     /// May be dropped at any time. The lease expires, and the next relay publishes the events after the stored position again.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
         let grace = self.route.options.grace;
-        let run = self.route.reporter.track(self.run_to_stop(stop.clone()));
-        Box::pin(within_grace(&stop, grace, run)).await.unwrap_or_else(|| {
+        let run = Box::pin(self.route.reporter.track(self.run_to_stop(stop.clone())));
+        within_grace(&stop, grace, run).await.unwrap_or_else(|| {
             let name = self.checkpoint.as_ref().map_or("without a name", |(_, name)| name);
             let what =
                 format!("relay {name} did not stop within {grace:?}: the broker has not confirmed its last events");

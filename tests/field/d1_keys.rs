@@ -47,8 +47,8 @@ impl Handle<Hold> for Hall {
         if self.closed || hold.0.iter().any(|seat| self.seats.contains(seat)) {
             return Err("taken");
         }
-        let held = hold.0.iter().zip(1..);
-        Ok(held.map(|(seat, more)| HallEvent::Held { seat: *seat, taken: self.seats.len() + more }).collect())
+        let numbered = hold.0.iter().zip(1..);
+        Ok(numbered.map(|(seat, more)| HallEvent::Held { seat: *seat, taken: self.seats.len() + more }).collect())
     }
 }
 
@@ -59,8 +59,8 @@ struct Sell(u32);
 impl Handle<Sell> for Hall {
     type Error = &'static str;
 
-    fn handle(&self, sell: &Sell) -> Result<Vec<HallEvent>, &'static str> {
-        Ok(vec![HallEvent::Held { seat: sell.0, taken: self.seats.len() + 1 }])
+    fn handle(&self, sale: &Sell) -> Result<Vec<HallEvent>, &'static str> {
+        Ok(vec![HallEvent::Held { seat: sale.0, taken: self.seats.len() + 1 }])
     }
 }
 

@@ -99,7 +99,8 @@ impl MySqlStore {
     /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
         let connections = Connections::of(pool, options.limits);
-        let opened = async {
+        // Boxed, because the future is large and a program keeps it within its own.
+        let opened = Box::pin(async {
             let opened = check::open(&connections, Part::Log { durable: options.durable }).await?;
             if !opened.read_only {
                 // Before the test, which draws numbers.
@@ -107,7 +108,7 @@ impl MySqlStore {
                 check::test(&connections).await?;
             }
             Ok(opened)
-        };
+        });
         let Opened { packet, .. } = options.limits.long().call("open the log", opened).await?;
         let writer = Arc::new(Writer::new(connections.clone(), packet));
         Ok(Self {

@@ -82,7 +82,8 @@ impl PostgresStore {
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         let connections = Connections::of(pool, options.limits);
-        let opened = async {
+        // Boxed, because the future is large and a program keeps it within its own.
+        let opened = Box::pin(async {
             let pool = connections.pool();
             let read_only = check::open(pool, &schema, Part::Log).await?;
             // Before the test, which draws numbers.
@@ -90,7 +91,7 @@ impl PostgresStore {
             let pooled = !read_only && check::test(pool, &schema).await?;
             // A replica does not support `LISTEN`, and a session that a pooler shares cannot receive anything.
             Ok((read_only, options.listen && !read_only && !pooled))
-        };
+        });
         let (read_only, listen) = options.limits.long().call("open the log", opened).await?;
         let signals = Signals::new(listen.then(|| connections.clone()), &schema);
         let writer = Arc::new(Writer::new(connections.clone(), schema.clone(), options.durable, signals));

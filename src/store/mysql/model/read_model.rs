@@ -69,7 +69,7 @@ impl MySqlReadModel {
     /// The same as for [`open`](Self::open).
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
         let connections = Connections::of(pool, options.limits);
-        let opened = check::open(&connections, Part::ReadModels);
+        let opened = Box::pin(check::open(&connections, Part::ReadModels));
         options.limits.long().call("open the read models", opened).await?;
         Ok(Self { connections })
     }
