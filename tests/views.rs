@@ -1,6 +1,7 @@
 //! Views: their rows are the fold of the events under all faults. Needs `POSTGRES_URL` and `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::large_futures, reason = "a test may hold many workers in its future")]
 
 #[path = "support/databases.rs"]
 mod databases;

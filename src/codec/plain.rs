@@ -393,7 +393,7 @@ mod tests {
         plain: Vec<Plain>,
         wide: u128,
         by_number: BTreeMap<i64, bool>,
-        by_flag: HashMap<bool, ()>,
+        by_flag: HashMap<bool, u8>,
         nothing: Option<u8>,
         any: serde_json::Value,
     }
@@ -412,7 +412,7 @@ mod tests {
             ],
             wide: u128::MAX,
             by_number: [(-3, true)].into(),
-            by_flag: [(true, ())].into(),
+            by_flag: [(true, 1)].into(),
             nothing: None,
             any: serde_json::json!({"a": [1, -2, 2.5, null, "x"]}),
         };

@@ -210,7 +210,9 @@ impl View for Tally {
     }
 
     fn fields(&self, seen: &Vec<u64>) -> Fields {
-        seen.iter().for_each(|number| self.0.check(At::Fields, *number));
+        for number in seen {
+            self.0.check(At::Fields, *number);
+        }
         Fields::new()
     }
 }

@@ -20,14 +20,14 @@ struct Started(u64);
 
 /// Is slow with the events of the aggregate `bad`.
 struct Slow<T: ?Sized, F> {
-    slow: F,
+    delay: F,
     seen: Arc<Mutex<Vec<usize>>>,
     tx: PhantomData<fn(&T)>,
 }
 
 impl<T: ?Sized, F> Slow<T, F> {
-    fn new(slow: F) -> Self {
-        Self { slow, seen: Arc::default(), tx: PhantomData }
+    fn new(delay: F) -> Self {
+        Self { delay, seen: Arc::default(), tx: PhantomData }
     }
 }
 
@@ -43,7 +43,7 @@ where
 
     async fn apply(&self, tx: &mut T, event: Envelope<Started>) -> Result<(), BoxError> {
         if event.stream.aggregate_id().as_str() == "bad" {
-            self.slow.take(tx).await?;
+            self.delay.take(tx).await?;
         }
         Ok(())
     }

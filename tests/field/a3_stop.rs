@@ -32,14 +32,14 @@ struct Started;
 
 /// Does not return before it is told to.
 struct Endless<T: ?Sized> {
-    is_endless: bool,
+    waits: bool,
     entered: Arc<Notify>,
     tx: PhantomData<fn(&T)>,
 }
 
 impl<T: ?Sized> Endless<T> {
-    fn new(is_endless: bool) -> Self {
-        Self { is_endless, entered: Arc::default(), tx: PhantomData }
+    fn new(waits: bool) -> Self {
+        Self { waits, entered: Arc::default(), tx: PhantomData }
     }
 }
 
@@ -51,7 +51,7 @@ impl<T: Send + ?Sized + 'static> Projection for Endless<T> {
 
     async fn apply(&self, _: &mut T, _: Envelope<Started>) -> Result<(), BoxError> {
         self.entered.notify_one();
-        if self.is_endless { pending().await } else { Ok(()) }
+        if self.waits { pending().await } else { Ok(()) }
     }
 }
 
@@ -72,7 +72,7 @@ impl<T: Send + ?Sized + 'static> Process for Endless<T> {
 
     async fn execute(&self, _: &AggregateId, (): (), _: Context) -> Result<(), CommandFailure> {
         self.entered.notify_one();
-        if self.is_endless { pending().await } else { Ok(()) }
+        if self.waits { pending().await } else { Ok(()) }
     }
 }
 
@@ -97,10 +97,11 @@ where
     stop_drops_the_handler(site, Worker::with_order_per_aggregate).await;
 }
 
-async fn stop_drops_the_handler<S, M>(
-    Site { store, models, database: _database }: Site<S, M>,
-    ordered: fn(Worker<Endless<M::Tx>, M>) -> Worker<Endless<M::Tx>, M>,
-) where
+/// Sets the order of a worker.
+type Ordered<M> = fn(Worker<Endless<<M as ReadModel>::Tx>, M>) -> Worker<Endless<<M as ReadModel>::Tx>, M>;
+
+async fn stop_drops_the_handler<S, M>(Site { store, models, database: _database }: Site<S, M>, ordered: Ordered<M>)
+where
     S: EventStore + Clone,
     M: ReadModel + Clone,
 {

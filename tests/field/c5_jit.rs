@@ -36,7 +36,7 @@ async fn no_statement_is_compiled_on_a_log_of_many_commits() {
         assert_eq!(page.events.len(), 5);
         through = page.through;
         store.read_all(Position::ZERO, 100, &Filter::all()).await.unwrap();
-        store.read_stream(&stream("7"), Default::default(), 10).await.unwrap();
+        store.read_stream(&stream("7"), retell::Version::default(), 10).await.unwrap();
         store.health().await.unwrap();
     }
 

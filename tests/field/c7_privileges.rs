@@ -25,7 +25,7 @@ impl WithUser {
         let host = server.rsplit_once('@').unwrap().1;
         let scheme = server.split_once("://").unwrap().0;
         let url = format!("{scheme}://{user}:retell@{host}/{name}");
-        let created = Self { user, url, database };
+        let created = Self { database, user, url };
         created.run(sql).await;
         created
     }

@@ -16,7 +16,7 @@ pub(crate) struct Site<S, M> {
     pub(crate) database: Option<Database>,
 }
 
-pub(crate) async fn memory() -> Site<MemoryStore, MemoryReadModel> {
+pub(crate) fn memory() -> Site<MemoryStore, MemoryReadModel> {
     Site { store: MemoryStore::new(), models: MemoryReadModel::new(), database: None }
 }
 
@@ -47,7 +47,7 @@ macro_rules! on_every_store {
         mod on_memory {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $case() {
-                super::$case($crate::sites::memory().await).await;
+                super::$case($crate::sites::memory()).await;
             })*
         }
 

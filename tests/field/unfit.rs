@@ -5,7 +5,7 @@ use retell::{Error, ErrorKind};
 /// Returns the problems and remedies of a server that was refused, one per line.
 pub(crate) fn report(error: &Error) -> String {
     let ErrorKind::UnfitServer(problems) = error.kind() else { panic!("{error:?}") };
-    problems.iter().map(|found| format!("{found}\n")).collect()
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Returns the SQL after "run " in each remedy.

@@ -117,7 +117,8 @@ impl Part {
             Place::MySql(_) => "DROP TRIGGER IF EXISTS retell_events_no_delete; START TRANSACTION;".into(),
         };
         for table in self.tables(place) {
-            sql += &format!("DELETE FROM {prefix}{table}; INSERT INTO {prefix}{table} SELECT * FROM dump_{table};");
+            let rows = format!("DELETE FROM {prefix}{table}; INSERT INTO {prefix}{table} SELECT * FROM dump_{table};");
+            sql.push_str(&rows);
         }
         place.run(&(sql + "COMMIT")).await;
     }

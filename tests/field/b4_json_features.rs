@@ -1,1 +1,0 @@
-//! B4. Stored events decode with every feature of serde_json.

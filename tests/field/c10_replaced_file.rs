@@ -1,1 +1,0 @@
-//! C10. A SQLite file that was deleted or replaced is noticed.

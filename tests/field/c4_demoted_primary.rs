@@ -1,1 +1,0 @@
-//! C4. Sessions on a demoted primary are replaced.

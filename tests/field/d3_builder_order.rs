@@ -1,1 +1,0 @@
-//! D3. The order of builder calls means nothing.
