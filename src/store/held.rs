@@ -3,6 +3,7 @@
 //! A handler that needs the connection, or the lock, which its own transaction holds would wait for itself. The mark lets the store refuse
 //! such a call at once. It does not reach tasks that the handler spawns: their calls end by their time limits.
 
+#[cfg(feature = "sqlite")]
 use std::path::PathBuf;
 
 tokio::task_local! {
@@ -18,6 +19,7 @@ enum Key {
     /// A connection of the pool at this address.
     Pool(usize),
     /// The write lock of a file.
+    #[cfg(feature = "sqlite")]
     File(PathBuf),
 }
 

@@ -442,6 +442,7 @@ impl<DB: Server> Lease<DB> {
 
     /// Notes that this session is read-only although the store was opened for writing. Returns whether other sessions may not be, and then this
     /// connection is not used again.
+    #[cfg(feature = "postgres")]
     pub(crate) fn is_read_only(&mut self) -> bool {
         self.connections.note_read_only(self.acquired_at)
     }

@@ -143,6 +143,7 @@ impl<'v> Visit<'v> {
         visit
     }
 
+    #[cfg(feature = "postgres")]
     pub(crate) fn snapshot(&mut self, version: i64, id: Uuid, state: &[u8]) -> Result<()> {
         let version = Version::new(from_sql(version, "version")?);
         self.due = Some(version.next());
