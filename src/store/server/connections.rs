@@ -191,13 +191,16 @@ impl<DB: Server> Connections<DB> {
 
     /// Returns a connection that an earlier call has left, if there is one and it answers.
     async fn cached(&self) -> Option<CachedConnection<DB>> {
-        let mut cached = if self.pool.is_closed() { None } else { self.shared.lock().unused.pop() }?;
-        if cached.unused_since.elapsed() < TRUSTED || answers::<DB>(&mut cached.connection).await {
+        let cached = if self.pool.is_closed() { None } else { self.shared.lock().unused.pop() }?;
+        if cached.unused_since.elapsed() < TRUSTED {
             return Some(cached);
         }
-        discard(cached.connection);
-        self.discard_idle();
-        None
+        let CachedConnection { connection, acquired_at, unused_since } = cached;
+        let answering = Asked::ask(connection).await;
+        if answering.is_none() {
+            self.discard_idle();
+        }
+        answering.map(|connection| CachedConnection { connection, acquired_at, unused_since })
     }
 
     /// Acquires a connection from the pool that answers.
@@ -213,11 +216,10 @@ impl<DB: Server> Connections<DB> {
             let tests_itself = self.pool.options().get_test_before_acquire();
             let wait = if is_idle { MAX_ANSWER.min(left) } else { left };
             match timeout(wait, self.pool.acquire()).await {
-                Ok(Ok(mut connection)) if is_idle && !tests_itself => {
-                    if answers::<DB>(&mut connection).await {
+                Ok(Ok(connection)) if is_idle && !tests_itself => {
+                    if let Some(connection) = Asked::ask(connection).await {
                         return Ok(connection);
                     }
-                    discard(connection);
                 }
                 // The pool may be asking a connection that does not answer.
                 Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) if is_idle && wait < left => {}
@@ -315,9 +317,26 @@ impl<DB: Server> Connections<DB> {
     }
 }
 
-/// Returns whether the server answers on this connection.
-async fn answers<DB: Server>(connection: &mut PoolConnection<DB>) -> bool {
-    timeout(MAX_ANSWER, connection.ping()).await.is_ok_and(|answer| answer.is_ok())
+/// A connection that is being asked whether it answers. If the caller is dropped before the answer, the connection is closed: the answer
+/// would be taken for the answer to the next statement.
+struct Asked<DB: Database>(Option<PoolConnection<DB>>);
+
+impl<DB: Database> Asked<DB> {
+    /// Returns the connection if the server answers on it, and closes it otherwise.
+    async fn ask(connection: PoolConnection<DB>) -> Option<PoolConnection<DB>> {
+        let mut asked = Self(Some(connection));
+        let ping = asked.0.as_mut()?.ping();
+        let is_answered = timeout(MAX_ANSWER, ping).await.is_ok_and(|answer| answer.is_ok());
+        if is_answered { asked.0.take() } else { None }
+    }
+}
+
+impl<DB: Database> Drop for Asked<DB> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            discard(connection);
+        }
+    }
 }
 
 /// Closes a connection without a goodbye, which a connection in doubt might never send.
