@@ -208,7 +208,7 @@ fn read_models_without_their_log_are_refused() {
     fs::remove_file(fixture.db()).expect("the log is there");
     let output = fixture.start(&[]).output();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("is beyond the log's head"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the log has another history"), "{}", text(&output.stderr));
 }
 
 #[test]
