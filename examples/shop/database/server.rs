@@ -33,8 +33,7 @@ macro_rules! database {
                     }
                 });
                 sql.push(" ").push(insert.$existing);
-                // The statement depends on the number of rows, so it is not worth caching.
-                sql.build().persistent(false).execute(self).await?;
+                sql.build().execute(self).await?;
                 Ok(())
             }
 
