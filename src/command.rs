@@ -1,5 +1,6 @@
 //! The context, the outcome and the errors of a command.
 
+use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use crate::error::{Error, ErrorKind, fmt_chain};
 use crate::event::{Envelope, Metadata};
 use crate::id::{ClaimScope, ClaimValue, CorrelationId, EventId, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Appended, Outcome};
+use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::token::Token;
 
 /// The context of a command: its origin and its idempotency key.
@@ -22,8 +24,25 @@ use crate::store::log::token::Token;
 pub struct Context {
     pub(crate) metadata: Metadata,
     pub(crate) key: Option<IdempotencyKey>,
-    /// Whether the library has derived the key from the command, so that no other command can have it.
-    pub(crate) is_key_derived: bool,
+    pub(crate) request: Request,
+}
+
+/// The idempotency key of a command, and the fingerprint that a store keeps with it.
+pub(crate) struct Keyed {
+    pub(crate) key: IdempotencyKey,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+/// What tells the command from other commands under its key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// The type of the command, and the events that it leads to.
+    #[default]
+    Decided,
+    /// The type of the command, and the bytes that the caller has given. The field holds their hash.
+    Given(Fingerprint),
+    /// Nothing: the library has derived the key from the command, so no other command can have it.
+    Derived,
 }
 
 impl Context {
@@ -68,19 +87,73 @@ impl Context {
 
     /// Sets the idempotency key. A command that is executed again under the same key writes nothing and returns the first outcome.
     ///
-    /// Another command under the key is refused with [`ErrorKind::KeyReused`]. To tell the two apart, the repository decides the command
-    /// again on the state before the first call, where the same command leads to the same events. A retry is refused too if its handler
-    /// decides by anything else than the state and the command, such as a random id.
+    /// Another command under the key is refused with [`ErrorKind::KeyReused`]: a command of another type always, and a command of the same
+    /// type if it differs. Give the bytes of the request to [`with_request`](Self::with_request) wherever you have them: then the comparison is
+    /// exact.
+    ///
+    /// Without them, the repository compares events. It decides the command again on the state before the first call, where the same command
+    /// leads to the same events, and leaves out what two decisions do not agree on, such as a random id or the current time. A refusal takes
+    /// about a second, because the command is decided once more after a second, for handlers that stamp whole seconds. A retry is still
+    /// refused if its handler
+    /// - stamps a coarser time, such as a date that has changed since,
+    /// - refuses the command because time has passed,
+    /// - or decides otherwise since a new release.
+    ///
+    /// Two commands of one type that lead to the same events count as one. So do two commands whose events are stored in the compact codec and
+    /// differ between two decisions.
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
-        (self.key, self.is_key_derived) = (Some(key), false);
+        self.key = Some(key);
+        if self.request == Request::Derived {
+            self.request = Request::Decided;
+        }
+        self
+    }
+
+    /// Sets the bytes of the request that led to the command, such as the body of an HTTP request. Only their hash is kept.
+    ///
+    /// They tell whether a second command under the [key](Self::with_key) is a retry: one of the same type with the same bytes gets the first
+    /// outcome, whatever its handler would decide now. Any other is refused with [`ErrorKind::KeyReused`]. The type counts by its name without the path
+    /// of its module, so a retry across a release that renames it is refused.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::{Context, IdempotencyKey};
+    ///
+    /// # fn context(header: &str, body: &[u8]) -> Result<Context, retell::InvalidName> {
+    /// let context = Context::new().with_key(IdempotencyKey::new(header)?).with_request(body);
+    /// # Ok(context)
+    /// # }
+    /// ```
+    pub fn with_request(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        self.request = Request::Given(Fingerprint::of_request("", bytes.as_ref()));
         self
     }
 
     /// Sets an idempotency key that is derived from the command itself.
     pub(crate) fn with_derived_key(mut self, key: IdempotencyKey) -> Self {
-        (self.key, self.is_key_derived) = (Some(key), true);
+        (self.key, self.request) = (Some(key), Request::Derived);
         self
     }
+
+    /// Returns the key, and the fingerprint of a command of type `C` under it.
+    pub(crate) fn keyed<C>(&self) -> Option<Keyed> {
+        let key = self.key.clone()?;
+        let fingerprint = match &self.request {
+            Request::Decided => Fingerprint::of_kind(&short_name(type_name::<C>())),
+            Request::Given(bytes) => Fingerprint::of_request(&short_name(type_name::<C>()), bytes.as_bytes()),
+            Request::Derived => Fingerprint::of_derived_key(),
+        };
+        Some(Keyed { key, fingerprint })
+    }
+}
+
+/// Returns the name of a type without the paths of modules, which change more often than the name.
+fn short_name(name: &str) -> String {
+    let mut short = String::with_capacity(name.len());
+    for part in name.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
+        short.push_str(part.rsplit("::").next().unwrap_or(part));
+    }
+    short
 }
 
 /// The outcome of a command.
@@ -237,6 +310,13 @@ impl<E> From<Error> for CommandError<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_of_a_command_has_no_paths() {
+        let names = ["shop::orders::Place", "alloc::vec::Vec<shop::a::Item>", "(a::B, &c::d::E<'_>)", "[u8; 3]", "u64"];
+        let short = ["Place", "Vec<Item>", "(B, &E<'_>)", "[u8; 3]", "u64"];
+        assert_eq!(names.map(short_name), short);
+    }
 
     #[test]
     fn plain_text_rejection_converts_into_a_boxed_error() {

@@ -13,14 +13,14 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
-use crate::command::{CommandError, Context, Executed};
+use crate::command::{CommandError, Context, Executed, Keyed, Request};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Event, NewEvent};
-use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId, Version};
+use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId};
 use crate::panics::catch;
 use crate::repository::fold::{Fold, unapplied};
-use crate::repository::request::{MOST_EVENTS, Tail};
-use crate::store::log::append::{Append, Appended, Outcome};
+use crate::repository::request::{Events, FirstRequest, Likeness, TICK};
+use crate::store::log::append::{Append, KeyedOutcome, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::reader::{Replay, UpTo};
 
@@ -185,6 +185,7 @@ impl<A: Aggregate> Repository<A> {
         A: Handle<C>,
     {
         let stream = self.stream(id)?;
+        let keyed = context.keyed::<C>();
         let slot = self.slot(&stream);
         let mut slot = slot.lock().await;
         // A command may be refused only on a state that this call has read.
@@ -193,10 +194,10 @@ impl<A: Aggregate> Repository<A> {
             *slot = Some(self.load_newest(&stream).await?);
         }
         let mut waits = self.inner.retry.waits();
-        loop {
+        let kept = loop {
             let loaded = slot.get_or_insert_default();
             let version = loaded.version;
-            let decided = decide(&stream, loaded, &command, &context);
+            let decided = decide(&stream, loaded, &command, &context, keyed.as_ref());
             let appends = matches!(decided, Ok(Some(_)));
             // Without an append, no version check shows whether the cached state is current. So read the stream before the refusal.
             if !appends && !newest {
@@ -207,16 +208,22 @@ impl<A: Aggregate> Repository<A> {
             }
             // Look up the key after reading the state, never before: a call under the same key that commits in between would change the state,
             // and this call would be refused because of its own outcome.
-            if !appends && let Some(executed) = self.executed_before(&stream, &command, &context).await? {
-                return Ok(executed);
+            if !appends && let Some(kept) = self.kept(&stream, keyed.as_ref()).await? {
+                break kept;
             }
             let Some(Decided { append, after }) = decided? else {
                 return Ok(Executed::unchanged(version));
             };
             match self.inner.store.append(append).await {
+                // The cached state stays at its version, and the next append conflicts if that version is too old.
+                Ok(appended) if appended.outcome == Outcome::Repeated => {
+                    match self.kept(&stream, keyed.as_ref()).await? {
+                        Some(kept) => break kept,
+                        None => return Ok(Executed::from_appended(&appended)),
+                    }
+                }
                 Ok(appended) => {
-                    self.check_repeated(&stream, &command, &context, &appended).await?;
-                    self.update_cache(&stream, &mut slot, after, &appended);
+                    self.update_cache(&stream, &mut slot, after);
                     return Ok(Executed::from_appended(&appended));
                 }
                 // After a conflict the state is behind the stream. If the history has changed, the state is none of the stream's.
@@ -228,48 +235,56 @@ impl<A: Aggregate> Repository<A> {
                 }
                 Err(error) => return Err(error.into()),
             }
+        };
+        // Other commands on the aggregate need not wait for the comparison.
+        drop(slot);
+        if let Some(first) = self.first_request(&stream, context.request, &kept).await? {
+            let likeness = first.compare(&command);
+            if matches!(likeness, Likeness::Unclear(_)) {
+                tokio::time::sleep(TICK).await;
+            }
+            let is_same = match likeness {
+                Likeness::Same => true,
+                Likeness::Other => false,
+                Likeness::Unclear(decided) => first.is_like_both(&decided, &command),
+            };
+            if let (false, Some(key)) = (is_same, context.key) {
+                return Err(Error::from(ErrorKind::KeyReused(key)).into());
+            }
+        }
+        Ok(Executed::from_appended(&kept.appended))
+    }
+
+    /// Returns the outcome of an earlier call under the same key, or refuses a key that was used on another stream or for another type of
+    /// command.
+    async fn kept(&self, stream: &StreamId, keyed: Option<&Keyed>) -> Result<Option<KeyedOutcome>> {
+        let Some(Keyed { key, fingerprint }) = keyed else { return Ok(None) };
+        let kept = self.inner.store.find_by_key(key).await?;
+        match kept {
+            Some(kept) if kept.fingerprint != *fingerprint || kept.streams != std::slice::from_ref(stream) => {
+                Err(ErrorKind::KeyReused(key.clone()).into())
+            }
+            kept => Ok(kept),
         }
     }
 
-    /// Returns the outcome of an earlier call under the same key.
-    async fn executed_before<C>(&self, stream: &StreamId, command: &C, context: &Context) -> Result<Option<Executed>>
-    where
-        A: Handle<C>,
-    {
-        let Some(key) = &context.key else { return Ok(None) };
-        let Some(kept) = self.inner.store.find_by_key(key).await? else { return Ok(None) };
-        let appended = kept.repeat(key, [stream])?;
-        self.check_repeated(stream, command, context, &appended).await?;
-        Ok(Some(Executed::from_appended(&appended)))
-    }
-
-    /// Refuses an outcome that the key has from another command. Costs nothing unless the outcome is a repetition.
-    async fn check_repeated<C>(
+    /// Returns the first request under the key, to compare a command with it. `None` if the fingerprint alone tells requests apart.
+    async fn first_request(
         &self,
         stream: &StreamId,
-        command: &C,
-        context: &Context,
-        appended: &Appended,
-    ) -> Result<()>
-    where
-        A: Handle<C>,
-    {
-        let (Some(key), Some(&version)) = (&context.key, appended.versions.first()) else { return Ok(()) };
-        if appended.outcome == Outcome::Written || context.is_key_derived {
-            return Ok(());
+        request: Request,
+        kept: &KeyedOutcome,
+    ) -> Result<Option<FirstRequest<A>>> {
+        let (&[before], &[after]) = (&kept.before[..], &kept.appended.versions[..]) else { return Ok(None) };
+        if request != Request::Decided {
+            return Ok(None);
         }
-        let start = Version::new(version.get().saturating_sub(MOST_EVENTS));
-        let up_to_start = Replay { up_to: UpTo::Version(start), snapshot: Some(A::FINGERPRINT), ..Replay::ALL };
-        let before = self.replay(stream, Loaded::default(), up_to_start).await?;
-        let mut tail = Tail::default();
-        let replay =
-            Replay { after_event: before.last_event, ..Replay::after(start).with_up_to(UpTo::Version(version)) };
-        self.inner.store.replay(stream, replay, &mut tail).await?;
-        if tail.ends_with_events_of(stream, before, command)? {
-            Ok(())
-        } else {
-            Err(ErrorKind::KeyReused(key.clone()).into())
-        }
+        let up_to = Replay { up_to: UpTo::Version(before), snapshot: Some(A::FINGERPRINT), ..Replay::ALL };
+        let state = self.replay(stream, Loaded::default(), up_to).await?;
+        let mut events = Events::default();
+        let replay = Replay { after_event: state.last_event, ..Replay::after(before).with_up_to(UpTo::Version(after)) };
+        self.inner.store.replay(stream, replay, &mut events).await?;
+        Ok(Some(FirstRequest { before: state, events }))
     }
 
     /// Returns the aggregate's current state; the default state at version zero if it has no events.
@@ -351,12 +366,8 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Replaces the cached state by the state `after` the events that were just appended. If an earlier append under the same key wrote the events,
-    /// the state stays at its version, and the next append conflicts if that version is too old.
-    fn update_cache(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>, mut after: Loaded<A>, appended: &Appended) {
-        if appended.outcome == Outcome::Repeated {
-            return;
-        }
+    /// Replaces the cached state by the state `after` the events that were just appended.
+    fn update_cache(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>, mut after: Loaded<A>) {
         if self.is_snapshot_due(&after)
             && let Ok(permit) = self.inner.snapshots.permits.clone().try_acquire_owned()
         {
@@ -411,6 +422,7 @@ fn decide<A: Handle<C>, C>(
     loaded: &Loaded<A>,
     command: &C,
     context: &Context,
+    keyed: Option<&Keyed>,
 ) -> Result<Option<Decided<A>>, CommandError<A::Error>> {
     let decided = catch(|| loaded.state.handle(command)).map_err(|panicked| {
         let what = format!("decide {} on {stream} at version {}", type_name::<C>(), loaded.version);
@@ -421,6 +433,10 @@ fn decide<A: Handle<C>, C>(
         return Ok(None);
     }
     let Encoded { append, stored } = encode::<A>(stream, loaded, &events, context)?;
+    let append = match keyed {
+        Some(keyed) => append.with_key(keyed.key.clone()).with_fingerprint(keyed.fingerprint),
+        None => append,
+    };
     let copy = catch(|| loaded.clone()).map_err(|panicked| {
         Error::with_source(ErrorKind::Panicked(format!("copy {stream} at version {}", loaded.version)), panicked)
     })?;
@@ -474,9 +490,5 @@ fn encode<A: Aggregate>(
     if let Some(last_event) = loaded.last_event {
         append = append.with_last_event(last_event);
     }
-    let append = match &context.key {
-        Some(key) => append.with_key(key.clone()),
-        None => append,
-    };
     Ok(Encoded { append, stored })
 }

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use proptest::prelude::*;
 use retell::event::{NewEvent, RecordedEvent};
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
-use retell::store::{Append, Appended, KeyedOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
+use retell::store::{Append, Appended, Fingerprint, KeyedOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::{
     ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventReaderExt,
     EventStore, EventType, ExpectedVersion, Filter, IdempotencyKey, MemoryStore, Position, Repository, Result,
@@ -226,6 +226,7 @@ async fn a_refusal_looks_up_its_key_after_reading_the_state() {
     for before in 1..6 {
         let key = IdempotencyKey::new("take five").unwrap();
         let rival = Append::new(stream("a"), ExpectedVersion::Any, vec![added(-5)]).with_key(key.clone());
+        let rival = rival.with_fingerprint(fingerprint_of_a_command().await);
         let store = CountingStore { rival: Some((before, rival)), ..CountingStore::new() };
         let counters = Repository::<Counter>::new(store.clone());
         counters.load("a").await.unwrap();
@@ -234,6 +235,14 @@ async fn a_refusal_looks_up_its_key_after_reading_the_state() {
         assert_eq!(executed.unwrap().version, Version::new(2), "before read {before}");
         assert_eq!(counters_total(&store.store).await, 0);
     }
+}
+
+/// Returns the fingerprint that every command `Add` has under a key.
+async fn fingerprint_of_a_command() -> Fingerprint {
+    let (store, key) = (MemoryStore::new(), IdempotencyKey::new("any").unwrap());
+    let counters = Repository::<Counter>::new(store.clone());
+    counters.execute_with("a", Add(vec![1]), Context::new().with_key(key.clone())).await.unwrap();
+    store.find_by_key(&key).await.unwrap().unwrap().fingerprint
 }
 
 #[tokio::test]

@@ -169,7 +169,7 @@ async fn a_gap_in_the_log_is_corruption() {
 
 #[tokio::test]
 async fn a_damaged_outcome_is_reported_with_its_key() {
-    let plant = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES ('pay', 1, 'junk')";
+    let plant = "INSERT INTO retell_keys (idempotency_key, commit_id, fingerprint, streams) VALUES ('pay', 1, zeroblob(32), 'junk')";
     let (store, _log) = Log::damaged(plant).await;
     let key = IdempotencyKey::new("pay").unwrap();
     assert_corrupt(store.find_by_key(&key).await, &["pay"]);

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -14,7 +15,7 @@ use retell::event::NewEvent;
 use retell::id::{AggregateType, EventId, EventType, ExpectedVersion, IdempotencyKey, Position, StreamId, Version};
 use retell::store::memory::MemoryStore;
 use retell::store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
-use retell::store::{Append, EventReaderExt, EventStore, Filter, Outcome, Replay, Snapshot, UpTo};
+use retell::store::{Append, EventReaderExt, EventStore, Filter, Outcome, Replay, Snapshot, StreamAppend, UpTo};
 use retell::testing::store::{Replayed, event, event_at, position_of, replayed, whole_log};
 use tempfile::TempDir;
 use tokio::runtime;
@@ -82,11 +83,14 @@ fn stream(number: usize) -> StreamId {
     StreamId::parse(KINDS[number % 2], &number.to_string()).unwrap()
 }
 
+/// The streams of an append, each with the types and payloads of its events.
+type Request = Vec<(usize, Vec<(EventType, Bytes)>)>;
+
 /// The expected state of the store.
 #[derive(Default)]
 struct Model {
     log: Vec<(usize, Version, NewEvent)>,
-    keys: HashMap<u8, (Vec<usize>, Vec<Version>)>,
+    keys: HashMap<u8, (Request, Vec<Version>)>,
     snapshots: HashMap<usize, Snapshot>,
 }
 
@@ -103,8 +107,12 @@ impl Model {
         key: Option<u8>,
     ) -> Result<(Vec<Version>, Outcome), ErrorKind> {
         let streams: Vec<_> = parts.iter().map(|part| part.stream).collect();
+        let content = |part: &StreamAppend| {
+            part.events.iter().map(|event| (event.event_type.clone(), event.payload.clone())).collect()
+        };
+        let request: Request = streams.iter().copied().zip(append.streams().iter().map(content)).collect();
         if let Some((name, (first, versions))) = key.and_then(|name| self.keys.get_key_value(&name)) {
-            return if *first == streams {
+            return if *first == request {
                 Ok((versions.clone(), Outcome::Repeated))
             } else {
                 Err(ErrorKind::KeyReused(key_named(*name)))
@@ -127,7 +135,7 @@ impl Model {
         }
         let versions: Vec<_> = streams.iter().map(|&stream| self.version(stream)).collect();
         if let Some(key) = key {
-            self.keys.insert(key, (streams, versions.clone()));
+            self.keys.insert(key, (request, versions.clone()));
         }
         Ok((versions, Outcome::Written))
     }

@@ -75,11 +75,12 @@ SELECT
     LOWER(HEX(e.causation_id)) AS causation_id, CONVERT(e.metadata USING utf8mb4) AS metadata
 FROM retell_log l JOIN retell_events e ON e.commit_id = l.commit_id;
 
--- The outcome of an append under an idempotency key: [[aggregate type, aggregate id, version], ..].
+-- The outcome of an append under an idempotency key: [[aggregate type, aggregate id, version before, version after], ..].
 CREATE TABLE IF NOT EXISTS retell_keys (
     idempotency_key VARBINARY(255) NOT NULL,
     commit_id BIGINT NOT NULL,
     last_ordinal INT NOT NULL, -- the place of the append's last event in its commit
+    fingerprint VARBINARY(32) NOT NULL, -- tells the request from others under the key
     streams LONGBLOB NOT NULL,
     PRIMARY KEY (idempotency_key)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;

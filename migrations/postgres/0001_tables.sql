@@ -74,7 +74,8 @@ CREATE TABLE {schema}.keys (
     idempotency_key text COLLATE "C" PRIMARY KEY,
     commit_id bigint NOT NULL,
     first_ordinal integer NOT NULL,
-    last_ordinal integer NOT NULL
+    last_ordinal integer NOT NULL,
+    fingerprint bytea NOT NULL -- tells the request from others under the key
 );
 
 -- The stream that holds each unique value. Written in the transaction of the events that claim it. A row without a holder exists only

@@ -50,10 +50,11 @@ SELECT
     metadata
 FROM retell_events;
 
--- The outcome of an append under an idempotency key: [[aggregate type, aggregate id, version], ..].
+-- The outcome of an append under an idempotency key: [[aggregate type, aggregate id, version before, version after], ..].
 CREATE TABLE retell_keys (
     idempotency_key TEXT PRIMARY KEY,
     commit_id INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL, -- tells the request from others under the key
     streams TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 

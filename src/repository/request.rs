@@ -1,91 +1,119 @@
-//! Tells whether a command is the one that an idempotency key was used for.
+//! Tells whether a command is the one whose events are stored under an idempotency key, if the caller has not given the bytes of its request.
 //!
-//! A store keeps the outcome under a key, and not the command. But a decision is a function of the state and the command. So the command is
-//! decided again on the state before the events that the key stands for: the same command leads to the same events there.
+//! A decision is a function of the state and the command. So the command is decided again on the state before the events, where the same
+//! command leads to the same events. A handler may also make up parts of an event, such as an id or a time. Two decisions differ in these
+//! parts, so only what two decisions agree on is compared with the stored events.
 
-use crate::aggregate::{Aggregate, Handle};
-use crate::codec::Codec;
+use std::time::Duration;
+
+use crate::aggregate::Handle;
+use crate::codec::{Codec, Tree};
 use crate::error::Result;
 use crate::event::{Event, NewEvent, StoredEvent};
-use crate::id::{EventId, StreamId, Version};
+use crate::id::{EventId, Version};
 use crate::panics::catch;
-use crate::repository::fold::{Fold, Loaded};
+use crate::repository::fold::Loaded;
 use crate::store::log::reader::Visitor;
 
-/// The most events of one command that are compared. The number of events under a key is not stored, so each number up to this is tried.
-pub(super) const MOST_EVENTS: u64 = 256;
+/// The time between two decisions in which a handler that stamps whole seconds stamps different ones.
+pub(super) const TICK: Duration = Duration::from_millis(1_100);
 
 /// An event as it is stored.
-struct Written {
-    id: EventId,
+struct Kept {
     event_type: String,
     schema_version: u32,
     codec: Codec,
     payload: Vec<u8>,
 }
 
-/// Collects the last events of a stream.
+/// Collects the events that are stored under a key.
 #[derive(Default)]
-pub(super) struct Tail(Vec<(Version, Written)>);
+pub(super) struct Events(Vec<Kept>);
 
-impl Visitor for Tail {
+impl Visitor for Events {
     fn snapshot(&mut self, _: Version, _: EventId, _: &[u8]) -> Result<()> {
         Ok(())
     }
 
-    fn event(&mut self, version: Version, id: EventId, event: StoredEvent<'_>) -> Result<()> {
+    fn event(&mut self, _: Version, _: EventId, event: StoredEvent<'_>) -> Result<()> {
         let StoredEvent { schema_version, codec, .. } = event;
         let (event_type, payload) = (event.event_type.to_owned(), event.payload.to_vec());
-        self.0.push((version, Written { id, event_type, schema_version, codec, payload }));
+        self.0.push(Kept { event_type, schema_version, codec, payload });
         Ok(())
     }
 }
 
-impl Tail {
-    /// Returns whether `command` led to the last events of the tail. `before` is the state before the first event of the tail.
-    pub(super) fn ends_with_events_of<A: Handle<C>, C>(
-        &self,
-        stream: &StreamId,
-        before: Loaded<A>,
-        command: &C,
-    ) -> Result<bool> {
-        let mut fold = Fold { stream, loaded: before, bad_snapshot: false };
-        for (place, (version, written)) in self.0.iter().enumerate() {
-            if leads_to(&fold.loaded.state, command, &self.0[place..]) {
-                return Ok(true);
-            }
-            fold.event(*version, written.id, written.stored())?;
+/// The first request under a key: the state before its events, and the events.
+pub(super) struct FirstRequest<A> {
+    pub(super) before: Loaded<A>,
+    pub(super) events: Events,
+}
+
+/// The answer to whether a command is the first request under its key.
+pub(super) enum Likeness {
+    Same,
+    Other,
+    /// Two decisions in a row agree on these events, and the stored ones differ. The handler may have stamped a time that has not moved.
+    Unclear(Vec<NewEvent>),
+}
+
+impl<A> FirstRequest<A> {
+    /// Compares `command` with the first request.
+    pub(super) fn compare<C>(&self, command: &C) -> Likeness
+    where
+        A: Handle<C>,
+    {
+        let Some(first) = self.decide(command) else { return Likeness::Other };
+        let pairs = || self.events.0.iter().zip(&first);
+        if pairs().all(|(kept, new)| kept.fits(new, new)) {
+            return Likeness::Same;
         }
-        Ok(false)
+        if self.is_like_both(&first, command) { Likeness::Same } else { Likeness::Unclear(first) }
+    }
+
+    /// Returns whether the stored events are like `first`, an earlier decision, in all that the handler decides now, too.
+    pub(super) fn is_like_both<C>(&self, first: &[NewEvent], command: &C) -> bool
+    where
+        A: Handle<C>,
+    {
+        let Some(second) = self.decide(command) else { return false };
+        self.events.0.iter().zip(first).zip(&second).all(|((kept, first), second)| kept.fits(first, second))
+    }
+
+    /// Decides `command` on the state before the events. Returns `None` if that panics, is refused, or leads to other types of event.
+    fn decide<C>(&self, command: &C) -> Option<Vec<NewEvent>>
+    where
+        A: Handle<C>,
+    {
+        let decided = catch(|| self.before.state.handle(command)).ok()?.ok()?;
+        let mut new = Vec::with_capacity(decided.len());
+        for event in &decided {
+            let kept = self.events.0.get(new.len()).filter(|kept| kept.event_type == event.schema().name)?;
+            // A newer release writes the same event in another form. Then only the types can be compared.
+            let event = NewEvent::new(event).ok()?;
+            let is_of_this_form = (event.schema_version, event.codec) == (kept.schema_version, kept.codec);
+            new.push(if is_of_this_form { event } else { kept.as_new(event) });
+        }
+        (new.len() == self.events.0.len()).then_some(new)
     }
 }
 
-/// Returns whether `state` decides exactly these events on `command`. A decision that panics or is refused does not.
-fn leads_to<A: Handle<C>, C>(state: &A, command: &C, written: &[(Version, Written)]) -> bool {
-    let Ok(Ok(events)) = catch(|| state.handle(command)) else { return false };
-    events.len() == written.len() && events.iter().zip(written).all(|(event, (_, written))| written.is::<A>(event))
-}
-
-impl Written {
-    fn stored(&self) -> StoredEvent<'_> {
-        StoredEvent::new(&self.event_type, self.schema_version, self.codec, &self.payload)
+impl Kept {
+    /// Returns `event` with the stored payload.
+    fn as_new(&self, event: NewEvent) -> NewEvent {
+        NewEvent { payload: self.payload.clone().into(), ..event }
     }
 
-    fn is<A: Aggregate>(&self, event: &A::Event) -> bool {
-        let schema = event.schema();
-        if schema.name != self.event_type {
-            return false;
-        }
-        // A newer release writes the same event in another form, so only the types can be compared.
-        if (schema.version, schema.codec) != (self.schema_version, self.codec) {
+    /// Returns whether the payload is like that of `first` wherever `first` and `second` agree.
+    fn fits(&self, first: &NewEvent, second: &NewEvent) -> bool {
+        if self.payload == first.payload {
             return true;
         }
-        NewEvent::new(event).is_ok_and(|new| new.payload == self.payload || self.is_json_of(&new))
-    }
-
-    /// Returns whether the payloads are equal as JSON. The order of a hash map's entries says nothing.
-    fn is_json_of(&self, new: &NewEvent) -> bool {
-        let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-        self.codec == Codec::Json && json(&new.payload).is_some_and(|new| json(&self.payload) == Some(new))
+        let trees = || Some((Tree::parse(&self.payload)?, Tree::parse(&first.payload)?, Tree::parse(&second.payload)?));
+        match (self.codec == Codec::Json).then(trees).flatten() {
+            Some((own, first, second)) => own.fits(&first, &second),
+            // The parts of a compact payload cannot be told apart.
+            None => first.payload != second.payload,
+        }
     }
 }

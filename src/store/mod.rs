@@ -21,6 +21,7 @@ pub mod sqlite;
 
 pub use log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
 pub use log::event_store::{EventStore, EventStoreExt, MAX_PAYLOAD_BYTES, Snapshot};
+pub use log::fingerprint::Fingerprint;
 pub use log::group_commit::{BatchAppend, GroupCommit};
 pub use log::inline::{Inline, InlineStore};
 pub use log::query::{Filter, PAGE_BYTES, Page, Query, Select};

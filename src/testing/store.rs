@@ -78,6 +78,7 @@ macro_rules! store_conformance {
             a_closed_store_refuses_appends,
             a_repeated_key_returns_the_first_outcome_and_writes_nothing,
             a_key_used_for_other_streams_is_refused,
+            a_key_used_for_another_request_is_refused,
             concurrent_appends_under_one_key_write_once,
             a_refused_append_does_not_consume_its_key,
             an_unknown_key_has_no_outcome,

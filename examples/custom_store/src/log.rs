@@ -10,8 +10,8 @@ use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
 use retell::store::driver::{self, Lease, Verdict, Written, claimed, judge, record};
 use retell::store::{
-    Append, Appended, BatchAppend, GroupCommit, KeyedOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query, RelayStore,
-    Replay, Select, Snapshot, Token, Visitor,
+    Append, Appended, BatchAppend, Fingerprint, GroupCommit, KeyedOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query,
+    RelayStore, Replay, Select, Snapshot, Token, Visitor,
 };
 use retell::{
     BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
@@ -30,11 +30,12 @@ type EventRow = (
     (EventId, EventType, u32, u8, Bytes),
     (Option<CorrelationId>, Option<EventId>, Option<String>),
 );
-/// `key`, idempotency key -> the commit, its last event, and each stream of the append with its new version.
+/// `key`, idempotency key -> the commit, its last event, the fingerprint of the request, and each stream of the append with its versions before
+/// and after.
 ///
 /// Rows without a type of their own: `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position ->
 /// position. `id`, event id -> nothing. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
-type OutcomeRow = (CommitId, EventId, Vec<(StreamId, Version)>);
+type OutcomeRow = (CommitId, EventId, Fingerprint, Vec<(StreamId, (Version, Version))>);
 /// `snapshot`, aggregate type, aggregate id -> version, the event there, fingerprint, state.
 type SnapshotRow = (Version, EventId, u64, Bytes);
 
@@ -104,7 +105,8 @@ fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64)
             None => drop(rows.remove::<StreamId>(&place)?),
         }
     }
-    let (idempotency_key, streams) = (append.key().cloned(), append.stream_ids().cloned().collect::<Vec<_>>());
+    let kept = append.key().cloned().map(|name| (name, append.fingerprint()));
+    let before: Vec<_> = append.stream_ids().cloned().zip(versions.iter().copied()).collect();
     let last_event = append.last_new_event().ok_or("the append has no events")?;
     let (events, versions) = record(append, versions, *head, from_micros(time)?);
     for event in events {
@@ -112,9 +114,9 @@ fn write(rows: &mut RowsMut<'_>, append: Append, head: &mut Position, time: i64)
         insert(rows, event)?;
     }
     let commit = CommitId::new(head.get());
-    if let Some(name) = idempotency_key {
-        let streams = streams.into_iter().zip(versions.iter().copied()).collect();
-        rows.put::<OutcomeRow>(&key!("key", name), &(commit, last_event, streams))?;
+    if let Some((name, fingerprint)) = kept {
+        let streams = before.into_iter().zip(&versions).map(|((stream, before), after)| (stream, (before, *after)));
+        rows.put::<OutcomeRow>(&key!("key", name), &(commit, last_event, fingerprint, streams.collect()))?;
     }
     Ok(Ok(Appended::new(commit, last_event, versions, Outcome::Written)))
 }
@@ -137,9 +139,10 @@ impl<T: Readable> Written for Rows<T> {
     type Failure = BoxError;
 
     fn outcome(&self, name: &IdempotencyKey) -> Result<Option<KeyedOutcome>, BoxError> {
-        Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, last_event, streams)| {
-            let (streams, versions) = streams.into_iter().unzip();
-            KeyedOutcome::new(streams, Appended::new(commit, last_event, versions, Outcome::Repeated))
+        Ok(self.get::<OutcomeRow>(&key!("key", name))?.map(|(commit, last_event, fingerprint, kept)| {
+            let (streams, (before, after)) = kept.into_iter().unzip();
+            let appended = Appended::new(commit, last_event, after, Outcome::Repeated);
+            KeyedOutcome::new(streams, before, fingerprint, appended)
         }))
     }
 

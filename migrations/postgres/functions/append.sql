@@ -3,7 +3,7 @@
 --   lane_hint   where to search for a free lane
 --   callers     whether the transaction belongs to a caller and may stay open
 --   durable     whether the commit waits for the disk even if the server's default is not to
---   key_*       one entry for each append with an idempotency key: the append (from 1) and the key
+--   key_*       one entry for each append with an idempotency key: the append (from 1), the key, and the fingerprint of the request
 --   part_*      one entry for each stream: its append, its names, the kind and number of its expected version (see `version_fits`; the number
 --               is NULL unless the kind is exact), the id that its last event must have (NULL for any), and the number of its events. The parts of an append are adjacent.
 --   event_*     one entry for each event: its part (from 1), its place in the part (from 1), and the columns of its row
@@ -20,7 +20,7 @@
 --   holder_types, holder_ids    one for each claim: the stream that held the value before; empty text if there was none
 CREATE OR REPLACE FUNCTION {schema}.append(
     lane_hint integer, callers boolean, durable boolean,
-    key_append integer[], key_text text[],
+    key_append integer[], key_text text[], key_fingerprint bytea[],
     part_append integer[], part_type text[], part_id text[], part_kind text[], part_version bigint[],
     part_last_event uuid[], part_events integer[],
     event_part integer[], event_place integer[], event_id uuid[], event_type text[], event_schema bigint[], event_codec smallint[],
@@ -131,8 +131,9 @@ BEGIN
         ) AS e
         WHERE places[e.part] IS NOT NULL;
         IF cardinality(key_append) > 0 THEN
-            INSERT INTO {schema}.keys (idempotency_key, commit_id, first_ordinal, last_ordinal)
-            SELECT k.key, commit_number, firsts[k.append], lasts[k.append] FROM unnest(key_append, key_text) AS k (append, key)
+            INSERT INTO {schema}.keys (idempotency_key, commit_id, first_ordinal, last_ordinal, fingerprint)
+            SELECT k.key, commit_number, firsts[k.append], lasts[k.append], k.fingerprint
+            FROM unnest(key_append, key_text, key_fingerprint) AS k (append, key, fingerprint)
             WHERE firsts[k.append] IS NOT NULL;
         END IF;
         INSERT INTO {schema}.commits (lane, commit_id, events, recorded_at) VALUES (held_lane, commit_number, total, at);

@@ -4,6 +4,7 @@ use crate::claim::Claim;
 use crate::error::{ErrorKind, Result};
 use crate::event::NewEvent;
 use crate::id::{CommitId, EventId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::token::Token;
 
 /// Events for one or more streams that become durable together or not at all.
@@ -35,6 +36,7 @@ use crate::store::log::token::Token;
 pub struct Append {
     pub(crate) streams: Vec<StreamAppend>,
     pub(crate) key: Option<IdempotencyKey>,
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 /// The part of an append that concerns one stream.
@@ -63,7 +65,7 @@ impl StreamAppend {
 impl Append {
     /// Creates an append of `events` to one stream.
     pub fn new(stream: StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
-        Self { streams: vec![StreamAppend::new(stream, expected, events)], key: None }
+        Self { streams: vec![StreamAppend::new(stream, expected, events)], key: None, fingerprint: None }
     }
 
     /// Adds `events` for another stream to the same commit.
@@ -92,9 +94,17 @@ impl Append {
         self
     }
 
-    /// Sets the idempotency key: a second append under the same key writes nothing and returns the outcome of the first.
+    /// Sets the idempotency key: a second append under the same key writes nothing and returns the outcome of the first. An append with other
+    /// streams or another [fingerprint](Self::with_fingerprint) is refused with [`ErrorKind::KeyReused`].
     pub fn with_key(mut self, key: IdempotencyKey) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// Sets the fingerprint of the request that led to the append. It is compared in place of the events: set it if a retry may lead to other
+    /// events, such as events with the current time.
+    pub fn with_fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.fingerprint = Some(fingerprint);
         self
     }
 
@@ -106,6 +116,12 @@ impl Append {
     /// Returns the idempotency key.
     pub fn key(&self) -> Option<&IdempotencyKey> {
         self.key.as_ref()
+    }
+
+    /// Returns the fingerprint that the store keeps with the idempotency key. Unless one was set, it is computed from the types and payloads of
+    /// the events. The order of entries in a JSON object does not count.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint.unwrap_or_else(|| Fingerprint::of_events(self.streams.iter().map(|part| &part.events[..])))
     }
 
     /// Returns the streams that the append writes to, in order.
@@ -168,26 +184,33 @@ impl From<&Appended> for Token {
 pub struct KeyedOutcome {
     /// The streams of the append, in order.
     pub streams: Vec<StreamId>,
+    /// The version of each stream before the append.
+    pub before: Vec<Version>,
+    /// The fingerprint of the request.
+    pub fingerprint: Fingerprint,
     /// The outcome of the append, with [`Outcome::Repeated`].
     pub appended: Appended,
 }
 
 impl KeyedOutcome {
-    /// Creates the stored outcome of an append to `streams`.
-    pub fn new(streams: Vec<StreamId>, appended: Appended) -> Self {
-        Self { streams, appended }
+    /// Creates the stored outcome of an append to `streams`, whose versions were `before`.
+    pub fn new(streams: Vec<StreamId>, before: Vec<Version>, fingerprint: Fingerprint, appended: Appended) -> Self {
+        Self { streams, before, fingerprint, appended }
     }
 
     /// Returns the outcome of a second append under the same key.
     ///
     /// # Errors
-    /// [`ErrorKind::KeyReused`] if `streams` are not the streams of the first append, in the same order.
-    pub fn repeat<'a>(self, key: &IdempotencyKey, streams: impl IntoIterator<Item = &'a StreamId>) -> Result<Appended> {
-        if streams.into_iter().eq(&self.streams) {
-            Ok(self.appended)
-        } else {
-            Err(ErrorKind::KeyReused(key.clone()).into())
+    /// [`ErrorKind::KeyReused`] if `append` has other streams than the first append, or the same ones in another order, or another
+    /// fingerprint.
+    pub fn repeat(self, append: &Append) -> Result<Appended> {
+        if append.stream_ids().eq(&self.streams) && append.fingerprint() == self.fingerprint {
+            return Ok(self.appended);
         }
+        Err(match append.key() {
+            Some(key) => ErrorKind::KeyReused(key.clone()).into(),
+            None => ErrorKind::Invalid("an append without a key repeats nothing".into()).into(),
+        })
     }
 }
 

@@ -70,7 +70,7 @@ pub fn judge<W: Written + ?Sized>(log: &W, append: &Append) -> Result<Verdict, W
     if let Some(key) = append.key()
         && let Some(kept) = log.outcome(key)?
     {
-        return Ok(kept.repeat(key, append.stream_ids()).map_or_else(Verdict::Refused, Verdict::Repeated));
+        return Ok(kept.repeat(append).map_or_else(Verdict::Refused, Verdict::Repeated));
     }
     let mut versions = Vec::with_capacity(append.streams().len());
     for part in append.streams() {

@@ -6,6 +6,7 @@ pub(crate) mod claims;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod columns;
 pub(crate) mod event_store;
+pub(crate) mod fingerprint;
 pub(crate) mod group_commit;
 pub(crate) mod history;
 pub(crate) mod inline;

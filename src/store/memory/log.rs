@@ -162,7 +162,10 @@ impl State {
         let Some(last_event) = append.last_new_event() else {
             return Err(ErrorKind::Invalid("the append has no events".into()).into());
         };
-        let kept = append.key().map(|key| (key.clone(), append.stream_ids().cloned().collect()));
+        let kept = append.key().map(|key| {
+            let streams = append.stream_ids().cloned().collect();
+            (key.clone(), (streams, versions.clone(), append.fingerprint()))
+        });
         let (events, versions) = record(append, versions, self.head(), time(self));
         for event in events {
             self.streams.entry(event.stream.clone()).or_default().push(self.events.len());
@@ -171,9 +174,9 @@ impl State {
         }
         let commit = CommitId::new(self.head().get());
         let appended = Appended { commit, last_event, versions, outcome: Outcome::Written };
-        if let Some((key, streams)) = kept {
+        if let Some((key, (streams, before, fingerprint))) = kept {
             let kept = Appended { outcome: Outcome::Repeated, ..appended.clone() };
-            self.keys.insert(key, KeyedOutcome { streams, appended: kept });
+            self.keys.insert(key, KeyedOutcome::new(streams, before, fingerprint, kept));
         }
         Ok(appended)
     }

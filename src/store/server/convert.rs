@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{CommitId, Position};
+use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::relay::LONGEST_LEASE;
 
 /// The number of low bits of a `CommitId` that hold the ordinal of an append's last event in its commit. The other bits hold the number of the
@@ -52,6 +53,12 @@ pub(crate) fn from_sql(number: i64, what: &str) -> Result<u64> {
 /// Returns the position of the event with the number `ordinal` in the commit that begins at position `first`.
 pub(crate) fn position(first: u64, ordinal: i32) -> Position {
     Position::new((first + u64::from(ordinal.unsigned_abs())).saturating_sub(1))
+}
+
+/// Converts a stored fingerprint.
+pub(crate) fn fingerprint_from(bytes: &[u8]) -> Result<Fingerprint> {
+    let known = bytes.try_into().map(Fingerprint::from_bytes);
+    known.map_err(|_| ErrorKind::Corrupt(format!("fingerprint of {} bytes", bytes.len())).into())
 }
 
 /// The columns of a mark: its position and the id of its event.

@@ -3,7 +3,8 @@
 use crate::error::ErrorKind;
 use crate::id::{ExpectedVersion, IdempotencyKey, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
-use crate::testing::store::{Store, append_at_once, events, log_of, position_of, refusal, stream, written};
+use crate::store::log::fingerprint::Fingerprint;
+use crate::testing::store::{Store, append_at_once, event, events, log_of, position_of, refusal, stream, written};
 
 fn key(name: &str) -> IdempotencyKey {
     IdempotencyKey::new(name).expect("a test's key is valid")
@@ -24,7 +25,8 @@ pub async fn a_repeated_key_returns_the_first_outcome_and_writes_nothing(store: 
     let repeated = Appended { outcome: Outcome::Repeated, ..first };
     for _ in 0..2 {
         assert_eq!(store.append(append()).await.expect("the first outcome"), repeated);
-        let kept = KeyedOutcome { streams: vec![stream("a"), stream("b")], appended: repeated.clone() };
+        let (streams, before) = (vec![stream("a"), stream("b")], vec![Version::ZERO; 2]);
+        let kept = KeyedOutcome::new(streams, before, append().fingerprint(), repeated.clone());
         assert_eq!(store.find_by_key(&key("pay 7")).await.expect("outcomes can be read"), Some(kept));
     }
     assert_eq!(log_of(&store).await.len(), 4);
@@ -44,6 +46,35 @@ pub async fn a_key_used_for_other_streams_is_refused(store: Store) {
         assert_eq!(refusal(&store, other).await, ErrorKind::KeyReused(key("pay")));
     }
     assert_eq!(log_of(&store).await.len(), 2);
+}
+
+/// The store refuses a known key with other events, and with another fingerprint. It compares no events if the caller has set a fingerprint.
+pub async fn a_key_used_for_another_request_is_refused(store: Store) {
+    let append = |payload: &'static str| {
+        let several = vec![event("{}"), event(payload)];
+        Append::new(stream("a"), ExpectedVersion::Any, several).with_key(key("pay"))
+    };
+    written(&store, &stream("a"), events(3)).await;
+    let first = store.append(append(r#"{"a": 1, "b": 2}"#)).await.expect("the first append succeeds");
+    // White space and the order of an object's entries do not count.
+    let again = store.append(append(r#"{"b":2,"a":1}"#)).await.expect("the first outcome");
+    assert_eq!((again.outcome, again.token()), (Outcome::Repeated, first.token()));
+    let more = Append::new(stream("a"), ExpectedVersion::Any, vec![event("{}")]).with_key(key("pay"));
+    let other = Fingerprint::of_request("pay", b"1");
+    for other in [append(r#"{"a": 1, "b": 3}"#), append("no json"), more, append("{}").with_fingerprint(other)] {
+        assert_eq!(refusal(&store, other).await, ErrorKind::KeyReused(key("pay")));
+    }
+    let kept = store.find_by_key(&key("pay")).await.expect("outcomes can be read").expect("the key has an outcome");
+    assert_eq!((&kept.before[..], &kept.appended.versions[..]), (&[Version::new(3)][..], &[Version::new(5)][..]));
+
+    let given = |payload: &'static str, request: &[u8]| {
+        let append = Append::new(stream("b"), ExpectedVersion::NoStream, vec![event(payload)]).with_key(key("given"));
+        append.with_fingerprint(Fingerprint::of_request("pay", request))
+    };
+    let first = store.append(given("1", b"1")).await.expect("the first append succeeds");
+    let again = store.append(given("2", b"1")).await.expect("the first outcome");
+    assert_eq!((again.outcome, again.token()), (Outcome::Repeated, first.token()));
+    assert_eq!(refusal(&store, given("1", b"2")).await, ErrorKind::KeyReused(key("given")));
 }
 
 /// A retry may overtake the call that it repeats.

@@ -22,7 +22,7 @@ use crate::store::mysql::log::insert::{insert_events, insert_keys};
 use crate::store::mysql::log::plan::{Newest, Plan};
 use crate::store::mysql::log::statement::{LOOKED_UP, ROWS, padded, push_list};
 use crate::store::server::connections::Lease;
-use crate::store::server::convert::{commit_id, count, from_sql};
+use crate::store::server::convert::{commit_id, count, fingerprint_from, from_sql};
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
 
@@ -345,17 +345,20 @@ async fn kept(
 fn kept_outcome(row: &MySqlRow) -> Result<KeyedOutcome> {
     let failed = |error| classify(error, "read an outcome");
     let json = text(row.try_get("streams").map_err(failed)?).map_err(failed)?;
-    let kept: Vec<(String, String, i64)> = serde_json::from_str(json).map_err(|error| {
+    let kept: Vec<(String, String, i64, i64)> = serde_json::from_str(json).map_err(|error| {
         Error::with_source(ErrorKind::Corrupt("cannot decode the outcome of an idempotency key".into()), error)
     })?;
-    let streams = kept.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>()?;
-    let versions =
-        kept.iter().map(|(_, _, version)| from_sql(*version, "version").map(Version::new)).collect::<Result<_>>()?;
+    let streams = kept.iter().map(|(kind, id, ..)| StreamId::parse(kind, id)).collect::<Result<_, _>>()?;
+    let version = |number: i64| from_sql(number, "version").map(Version::new);
+    let before = kept.iter().map(|(_, _, before, _)| version(*before)).collect::<Result<_>>()?;
+    let versions = kept.iter().map(|(.., after)| version(*after)).collect::<Result<_>>()?;
+    let fingerprint = fingerprint_from(row.try_get("fingerprint").map_err(failed)?)?;
     let commit = commit_id(row.try_get("commit_id").map_err(failed)?, row.try_get("last_ordinal").map_err(failed)?);
     let last_event: Option<Uuid> = row.try_get("last_event").map_err(failed)?;
     let missing = || Error::new(ErrorKind::Corrupt("the events of an idempotency key are missing".into()));
     let last_event = last_event.ok_or_else(missing)?.into();
-    Ok(KeyedOutcome { streams, appended: Appended { commit, last_event, versions, outcome: Outcome::Repeated } })
+    let appended = Appended { commit, last_event, versions, outcome: Outcome::Repeated };
+    Ok(KeyedOutcome::new(streams, before, fingerprint, appended))
 }
 
 /// The lookup of a stream's version is these four parts with the binds between them. UNION ALL joins the streams.
@@ -366,7 +369,7 @@ const VERSION_ID: &str = " AND aggregate_id = ";
 const VERSION_NEWEST: &str = " ORDER BY version DESC LIMIT 1)";
 
 const KEPT: &str = "
-    SELECT idempotency_key, commit_id, last_ordinal, streams, (
+    SELECT idempotency_key, commit_id, last_ordinal, fingerprint, streams, (
         SELECT event_id FROM retell_events e WHERE e.commit_id = k.commit_id AND e.ordinal = k.last_ordinal
     ) AS last_event
     FROM retell_keys k WHERE idempotency_key IN ";
@@ -389,7 +392,7 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append; RELEASE SAVEPOINT retell_append";
 
 const OUTCOME: &str = "
-    SELECT commit_id, last_ordinal, streams, (
+    SELECT commit_id, last_ordinal, fingerprint, streams, (
         SELECT event_id FROM retell_events e WHERE e.commit_id = k.commit_id AND e.ordinal = k.last_ordinal
     ) AS last_event
     FROM retell_keys k WHERE idempotency_key = ?";

@@ -73,9 +73,9 @@ pub(crate) async fn insert_keys(tx: &mut MySqlConnection, commit: i64, plan: &Pl
     for chunk in keyed.chunks(LOOKED_UP) {
         let mut query = QueryBuilder::new(INSERT_KEYS);
         let mut streams = chunk.iter().map(|(_, (append, versions, _))| streams_to_json(append, versions));
-        query.push_values(chunk, |mut values, (key, (_, _, ordinal))| {
+        query.push_values(chunk, |mut values, (key, (append, _, ordinal))| {
             values.push_bind(key.as_bytes()).push_bind(commit).push_bind(*ordinal);
-            values.push_bind(streams.next());
+            values.push_bind(append.fingerprint().as_bytes().to_vec()).push_bind(streams.next());
         });
         query.build().execute(&mut *tx).await?;
     }
@@ -84,9 +84,13 @@ pub(crate) async fn insert_keys(tx: &mut MySqlConnection, commit: i64, plan: &Pl
 
 fn streams_to_json(append: &Append, versions: &[Version]) -> Vec<u8> {
     let streams: Vec<_> = append
-        .stream_ids()
+        .streams()
+        .iter()
         .zip(versions)
-        .map(|(stream, version)| (stream.aggregate_type().as_str(), stream.aggregate_id().as_str(), version.get()))
+        .map(|(part, version)| {
+            let (kind, id) = (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str());
+            (kind, id, version.get() - part.events.len() as u64, version.get())
+        })
         .collect();
     // Text and numbers always encode as JSON.
     serde_json::to_vec(&streams).unwrap_or_default()
@@ -98,4 +102,4 @@ const INSERT_EVENTS: &str = "
     INSERT INTO retell_events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
         recorded_at, correlation_id, causation_id, metadata, payload) ";
 
-const INSERT_KEYS: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, last_ordinal, streams) ";
+const INSERT_KEYS: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, last_ordinal, fingerprint, streams) ";

@@ -63,11 +63,11 @@ impl<'a> Plan<'a> {
         for ((append, kept), place) in round.iter().zip(kept).zip(0..) {
             let (own, rest) = found.split_at(append.streams().len().min(found.len()));
             found = rest;
-            let decision = match (kept, append.key()) {
-                (Some(kept), Some(key)) => kept
-                    .and_then(|kept| kept.repeat(key, append.stream_ids()))
-                    .map_or_else(Decision::Refused, Decision::Repeated),
-                _ => plan.write(append, own, || taken(place)),
+            let decision = match kept {
+                Some(kept) => {
+                    kept.and_then(|kept| kept.repeat(append)).map_or_else(Decision::Refused, Decision::Repeated)
+                }
+                None => plan.write(append, own, || taken(place)),
             };
             plan.appends.push((append, decision));
         }

@@ -20,7 +20,7 @@ use crate::store::postgres::log::claims;
 use crate::store::postgres::log::signals::Signals;
 use crate::store::postgres::log::verdict::{self, Answer, Verdict};
 use crate::store::postgres::schema::Schema;
-use crate::store::server::convert::{commit_id, from_sql};
+use crate::store::server::convert::{commit_id, fingerprint_from, from_sql};
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
 
@@ -157,7 +157,7 @@ impl Writer {
                 (Verdict::Written(appended), _) => Ok(appended),
                 (Verdict::Refused(error), _) => Err(error),
                 (Verdict::Repeated, Some(key)) => match self.outcome_in(&mut *db, key).await? {
-                    Some(kept) => kept.and_then(|kept| kept.repeat(key, append.stream_ids())),
+                    Some(kept) => kept.and_then(|kept| kept.repeat(append)),
                     None => Err(ErrorKind::Corrupt(format!("the events of idempotency key {key} are missing")).into()),
                 },
                 (Verdict::Repeated, None) => Err(verdict::missing_verdict()),
@@ -201,18 +201,21 @@ impl BatchAppend for Writer {
     }
 }
 
-/// One stream of an append under a key: the commit, the append's last ordinal in it and the event there, the stream's type and id, and its version
-/// after the append.
-type KeptRow = (i64, i32, Uuid, String, String, i64);
+/// One stream of an append under a key: the commit, the append's last ordinal in it and the event there, the fingerprint, the stream's type and
+/// id, and its versions before and after the append.
+type KeptRow = (i64, i32, Uuid, Vec<u8>, String, String, i64, i64);
 
 fn kept_outcome(rows: Vec<KeptRow>) -> Result<KeyedOutcome> {
-    let (mut streams, mut versions, mut end) = (Vec::new(), Vec::new(), (CommitId::default(), Uuid::nil()));
-    for (number, last, last_event, kind, id, version) in rows {
-        end = (commit_id(number, last), last_event);
+    let (mut streams, mut before, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut end, mut fingerprint) = ((CommitId::default(), Uuid::nil()), Vec::new());
+    for (number, last, last_event, kept, kind, id, first, version) in rows {
+        (end, fingerprint) = ((commit_id(number, last), last_event), kept);
         streams.push(StreamId::parse(&kind, &id)?);
-        versions.push(Version::new(from_sql(version, "version")?));
+        before.push(Version::new(from_sql(first - 1, "version")?));
+        after.push(Version::new(from_sql(version, "version")?));
     }
-    Ok(KeyedOutcome { streams, appended: Appended::new(end.0, end.1.into(), versions, Outcome::Repeated) })
+    let appended = Appended::new(end.0, end.1.into(), after, Outcome::Repeated);
+    Ok(KeyedOutcome::new(streams, before, fingerprint_from(&fingerprint)?, appended))
 }
 
 const SAVEPOINT: &str = "SAVEPOINT retell_append";
@@ -221,8 +224,8 @@ const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
 
-/// Binds: lane, whether the transaction is the caller's, durable, two arrays of keys, seven of parts, ten of events, five of claims.
-const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)";
+/// Binds: lane, whether the transaction is the caller's, durable, three arrays of keys, seven of parts, ten of events, five of claims.
+const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)";
 
 /// Binds: lane, whether the transaction is the caller's, durable, five values of the stream, eight of the event.
 const APPEND_ONE: &str =
@@ -232,9 +235,10 @@ const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM {schema}.reservat
 
 const OUTCOME: &str = "
     SELECT k.commit_id, k.last_ordinal,
-        (SELECT event_id FROM {schema}.events l WHERE l.commit_id = k.commit_id AND l.ordinal = k.last_ordinal), e.aggregate_type, e.aggregate_id, max(e.version)
+        (SELECT event_id FROM {schema}.events l WHERE l.commit_id = k.commit_id AND l.ordinal = k.last_ordinal), k.fingerprint,
+        e.aggregate_type, e.aggregate_id, min(e.version), max(e.version)
     FROM {schema}.keys k JOIN {schema}.events e ON e.commit_id = k.commit_id AND e.ordinal BETWEEN k.first_ordinal AND k.last_ordinal
     WHERE k.idempotency_key = $1
-    GROUP BY k.commit_id, k.last_ordinal, e.aggregate_type, e.aggregate_id ORDER BY min(e.ordinal)";
+    GROUP BY k.commit_id, k.last_ordinal, k.fingerprint, e.aggregate_type, e.aggregate_id ORDER BY min(e.ordinal)";
 
 const KNOWN_IDS: &str = "SELECT event_id FROM {schema}.events WHERE event_id = ANY($1) LIMIT 1";

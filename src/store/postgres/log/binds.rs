@@ -15,6 +15,7 @@ use crate::store::server::convert::{count, to_sql};
 pub(crate) struct Batch<'a> {
     key_append: Vec<i32>,
     key_text: Vec<&'a str>,
+    key_fingerprint: Vec<Vec<u8>>,
     part_append: Vec<i32>,
     part_type: Vec<&'a str>,
     part_id: Vec<&'a str>,
@@ -38,9 +39,9 @@ impl<'a> Batch<'a> {
     pub(crate) fn from_round(round: &[&'a Append]) -> Self {
         let mut binds = Self::default();
         let mut parts: Vec<(i32, &StreamAppend)> = Vec::with_capacity(round.len());
-        let mut keys: Vec<(&str, i32)> = Vec::new();
+        let mut keys: Vec<(&str, i32, Vec<u8>)> = Vec::new();
         for (number, append) in (1..).zip(round) {
-            keys.extend(append.key().map(|key| (key.as_str(), number)));
+            keys.extend(append.key().map(|key| (key.as_str(), number, append.fingerprint().as_bytes().to_vec())));
             for part in append.streams() {
                 binds.part(number, part);
                 parts.push((count(binds.part_id.len()), part));
@@ -54,7 +55,11 @@ impl<'a> Batch<'a> {
             }
         }
         keys.sort_unstable();
-        (binds.key_text, binds.key_append) = keys.into_iter().unzip();
+        for (key, append, fingerprint) in keys {
+            binds.key_text.push(key);
+            binds.key_append.push(append);
+            binds.key_fingerprint.push(fingerprint);
+        }
         binds
     }
 
@@ -88,6 +93,7 @@ impl<'a> Batch<'a> {
         query
             .bind(self.key_append)
             .bind(self.key_text)
+            .bind(self.key_fingerprint)
             .bind(self.part_append)
             .bind(self.part_type)
             .bind(self.part_id)

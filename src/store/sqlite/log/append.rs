@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{NewEvent, RecordedEvent};
 use crate::id::{CommitId, EventId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
+use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::history::stream_changed;
 use crate::store::log::inline::Inlines;
@@ -256,7 +257,7 @@ impl<'tx> Commit<'tx> {
         if let Some(key) = append.key()
             && let Some(kept) = read_outcome(&mut self.outcome, key)?
         {
-            return Ok(match kept.repeat(key, append.stream_ids()) {
+            return Ok(match kept.repeat(append) {
                 Ok(first) => Check::Repeated(first),
                 Err(error) => Check::Refused(error),
             });
@@ -313,13 +314,15 @@ impl<'tx> Commit<'tx> {
                 .iter()
                 .zip(&versions)
                 .map(|(part, version)| {
-                    (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str(), version.get())
+                    let (kind, id) = (part.stream.aggregate_type().as_str(), part.stream.aggregate_id().as_str());
+                    (kind, id, version.get() - part.events.len() as u64, version.get())
                 })
                 .collect();
             let streams = serde_json::to_string(&streams).map_err(|error| {
                 Error::with_source(ErrorKind::Unencodable("the outcome of an idempotency key".into()), error)
             })?;
-            self.keep_outcome.execute((key.as_str(), to_sql(commit.get()), streams))?;
+            let fingerprint = append.fingerprint();
+            self.keep_outcome.execute((key.as_str(), to_sql(commit.get()), fingerprint.as_bytes(), streams))?;
         }
         Ok(Ok(Appended { commit, last_event, versions, outcome: Outcome::Written }))
     }
@@ -378,18 +381,21 @@ pub(crate) fn find_by_key(db: &Connection, key: &IdempotencyKey) -> Result<Optio
 }
 
 fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>, Failure> {
-    let row: Option<(i64, String, Option<[u8; 16]>)> =
-        statement.query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-    let Some((commit, json, last_event)) = row else { return Ok(None) };
+    let row: Option<(i64, [u8; Fingerprint::BYTES], String, Option<[u8; 16]>)> = statement
+        .query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((commit, fingerprint, json, last_event)) = row else { return Ok(None) };
     let last_event = last_event.ok_or_else(|| corrupt(format!("the events of idempotency key {key} are missing")))?;
     let last_event = EventId::from(Uuid::from_bytes(last_event));
-    let parts: Vec<(String, String, u64)> = serde_json::from_str(&json)
+    let parts: Vec<(String, String, u64, u64)> = serde_json::from_str(&json)
         .map_err(|error| corrupt(format!("cannot decode the outcome of idempotency key {key}: {error}")))?;
-    let versions = parts.iter().map(|(_, _, version)| Version::new(*version)).collect();
-    let streams = parts.iter().map(|(kind, id, _)| StreamId::parse(kind, id)).collect::<Result<_, _>>();
+    let before = parts.iter().map(|(_, _, before, _)| Version::new(*before)).collect();
+    let versions = parts.iter().map(|(_, _, _, version)| Version::new(*version)).collect();
+    let streams = parts.iter().map(|(kind, id, ..)| StreamId::parse(kind, id)).collect::<Result<_, _>>();
     let commit = CommitId::new(from_sql(commit, "commit")?);
     let appended = Appended { commit, last_event, versions, outcome: Outcome::Repeated };
-    Ok(Some(KeyedOutcome { streams: streams.map_err(Error::from)?, appended }))
+    let streams = streams.map_err(Error::from)?;
+    Ok(Some(KeyedOutcome::new(streams, before, Fingerprint::from_bytes(fingerprint), appended)))
 }
 
 const LAST: &str = "SELECT position, recorded_at FROM retell_events ORDER BY position DESC LIMIT 1";
@@ -410,8 +416,9 @@ const INSERT_EVENT: &str = "
 
 /// The number of a commit is the position of its last event.
 const OUTCOME: &str = "
-    SELECT commit_id, streams, (SELECT event_id FROM retell_events WHERE position = commit_id)
+    SELECT commit_id, fingerprint, streams, (SELECT event_id FROM retell_events WHERE position = commit_id)
     FROM retell_keys WHERE idempotency_key = ?1";
 
-/// Binds: key, commit, streams as JSON.
-const INSERT_KEY: &str = "INSERT INTO retell_keys (idempotency_key, commit_id, streams) VALUES (?1, ?2, ?3)";
+/// Binds: key, commit, fingerprint, streams as JSON.
+const INSERT_KEY: &str =
+    "INSERT INTO retell_keys (idempotency_key, commit_id, fingerprint, streams) VALUES (?1, ?2, ?3, ?4)";
