@@ -2,15 +2,13 @@
 
 mod plain;
 mod strict;
-mod tree;
+pub(crate) mod tree;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::strict::{Checked, Nulls};
 use crate::error::BoxError;
-
-pub(crate) use tree::Tree;
 
 /// The encoding of an event's payload. The store records it with each event, so a type can change its codec at any time.
 ///

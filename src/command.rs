@@ -33,7 +33,7 @@ pub(crate) struct Keyed {
     pub(crate) fingerprint: Fingerprint,
 }
 
-/// What tells the command from other commands under its key.
+/// The properties that tell the command from other commands under its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Request {
     /// The type of the command, and the events that it leads to.

@@ -68,7 +68,8 @@ pub enum ErrorKind {
     /// An event with this id is already in the log. Nothing was written.
     #[error("event {0} is already in the log")]
     DuplicateEvent(EventId),
-    /// The idempotency key was already used for another command, or for an append to other streams. Nothing was written.
+    /// The idempotency key was already used for another request: another command, other events, or other streams. Nothing was written. A new
+    /// request needs a new key; a retry needs the bytes of its request, see [`Context::with_request`](crate::Context::with_request).
     #[error("idempotency key {0} was already used for another request; use a new key")]
     KeyReused(IdempotencyKey),
     /// Another stream holds a value that the append reserves. Nothing was written.

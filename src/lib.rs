@@ -108,6 +108,7 @@ pub mod docs {
         page!(d0017_one_schema, "docs/decisions/0017-one-schema.md");
         page!(d0018_panics, "docs/decisions/0018-panics-and-time-budgets.md");
         page!(d0021_history, "docs/decisions/0021-identity-of-history.md");
+        page!(d0022_fingerprints, "docs/decisions/0022-fingerprints-of-requests.md");
     }
 }
 

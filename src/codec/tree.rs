@@ -56,7 +56,9 @@ impl<'j> Tree<'j> {
             }
             Self::Array(entries) => {
                 take(b"[");
-                entries.iter().for_each(|value| value.visit(take));
+                for value in entries {
+                    value.visit(take);
+                }
                 take(b"]");
             }
             Self::Leaf(text) => {

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use crate::aggregate::Handle;
-use crate::codec::{Codec, Tree};
+use crate::codec::Codec;
+use crate::codec::tree::Tree;
 use crate::error::Result;
 use crate::event::{Event, NewEvent, StoredEvent};
 use crate::id::{EventId, Version};

@@ -47,8 +47,8 @@ pub trait EventStore: EventReader {
     ///   holds, and [`ErrorKind::DuplicateEvent`] for an event id that is already in the log. If several apply, the first of these three is
     ///   reported.
     /// - [`ErrorKind::HistoryChanged`] if the last event of a stream does not have the [required id](crate::store::StreamAppend::last_event).
-    /// - [`ErrorKind::KeyReused`] if the idempotency key belongs to an append to other streams, [`ErrorKind::Full`],
-    ///   [`ErrorKind::ReadOnly`], and the errors of [`Append::check`].
+    /// - [`ErrorKind::KeyReused`] if the idempotency key belongs to an append to other streams or with another
+    ///   [fingerprint](Append::fingerprint), [`ErrorKind::Full`], [`ErrorKind::ReadOnly`], and the errors of [`Append::check`].
     ///
     /// Nothing was written in any of these cases. After [`ErrorKind::Transient`] or [`ErrorKind::Backend`] the outcome is unknown: append
     /// again under the same idempotency key to learn it.

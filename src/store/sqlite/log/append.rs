@@ -380,10 +380,12 @@ pub(crate) fn find_by_key(db: &Connection, key: &IdempotencyKey) -> Result<Optio
     read_outcome(&mut db.prepare_cached(OUTCOME)?, key)
 }
 
+/// The commit, the fingerprint, the streams as JSON, and the last event.
+type OutcomeRow = (i64, [u8; Fingerprint::BYTES], String, Option<[u8; 16]>);
+
 fn read_outcome(statement: &mut CachedStatement<'_>, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>, Failure> {
-    let row: Option<(i64, [u8; Fingerprint::BYTES], String, Option<[u8; 16]>)> = statement
-        .query_row([key.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-        .optional()?;
+    let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    let row: Option<OutcomeRow> = statement.query_row([key.as_str()], columns).optional()?;
     let Some((commit, fingerprint, json, last_event)) = row else { return Ok(None) };
     let last_event = last_event.ok_or_else(|| corrupt(format!("the events of idempotency key {key} are missing")))?;
     let last_event = EventId::from(Uuid::from_bytes(last_event));
