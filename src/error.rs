@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::id::{
@@ -39,8 +40,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # Read errors
 /// Every call that reads a store can fail with [`Transient`](ErrorKind::Transient) if the database is busy or the connection is lost,
-/// [`Closed`](ErrorKind::Closed) after the store was closed, [`Corrupt`](ErrorKind::Corrupt) for a damaged row, and
-/// [`Backend`](ErrorKind::Backend) for any other failure of the database.
+/// [`Closed`](ErrorKind::Closed) after the store was closed, [`Corrupt`](ErrorKind::Corrupt) for a damaged row,
+/// [`FileReplaced`](ErrorKind::FileReplaced) if a SQLite file is not at its path any more, and [`Backend`](ErrorKind::Backend) for any
+/// other failure of the database.
 ///
 /// # Write errors
 /// Every call that writes to a store can fail with a read error, with [`ReadOnly`](ErrorKind::ReadOnly) if the store may only be
@@ -149,6 +151,15 @@ pub enum ErrorKind {
     /// The store's disk or quota is full. Nothing was written.
     #[error("the store's disk or quota is full")]
     Full,
+    /// The file of a SQLite store, or one of the two files next to it, was deleted, moved or replaced while the store had it open. The
+    /// outcome of an append is unknown: it may be in the file that was open, and is not in the file at the path. Every later call fails in the
+    /// same way, until the file is back.
+    #[error(
+        "the file {} was deleted, moved or replaced while the store had it open; stop every program that uses it, put the right file in \
+         place, and open the store again",
+        .0.display()
+    )]
+    FileReplaced(PathBuf),
     /// The call failed for a reason that may pass: the database is busy or locked, or the connection is lost. The outcome of an append is
     /// unknown.
     #[error("temporarily unable to {0}")]

@@ -107,6 +107,8 @@ pub mod docs {
         page!(d0016_less_work_per_event, "docs/decisions/0016-less-work-per-event.md");
         page!(d0017_one_schema, "docs/decisions/0017-one-schema.md");
         page!(d0018_panics, "docs/decisions/0018-panics-and-time-budgets.md");
+        page!(d0019_connections, "docs/decisions/0019-connections.md");
+        page!(d0020_self_test, "docs/decisions/0020-self-test.md");
         page!(d0021_history, "docs/decisions/0021-identity-of-history.md");
         page!(d0022_fingerprints, "docs/decisions/0022-fingerprints-of-requests.md");
     }

@@ -7,9 +7,11 @@ mod request;
 use std::any::type_name;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
@@ -94,6 +96,7 @@ struct Inner<A: Aggregate> {
     aggregate_type: Result<AggregateType, InvalidName>,
     cache: Cache<AggregateId, Arc<Slot<A>>>,
     retry: RetryPolicy,
+    command_timeout: Duration,
     snapshots: Snapshots,
 }
 
@@ -135,6 +138,7 @@ impl<A: Aggregate> Repository<A> {
             aggregate_type: AggregateType::new(A::TYPE),
             cache: Cache::new(options.cached_aggregates),
             retry: options.retry,
+            command_timeout: options.command_timeout,
             snapshots: Snapshots {
                 tasks: TaskTracker::new(),
                 permits: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
@@ -184,31 +188,48 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Handle<C>,
     {
-        let stream = self.stream(id)?;
+        let (stream, limit) = (self.stream(id)?, self.inner.command_timeout);
+        match timeout(limit, self.execute_on(&stream, command, context)).await {
+            Ok(executed) => executed,
+            Err(_) => {
+                Err(Error::new(ErrorKind::Transient(format!("execute a command on {stream} within {limit:?}"))).into())
+            }
+        }
+    }
+
+    async fn execute_on<C>(
+        &self,
+        stream: &StreamId,
+        command: C,
+        context: Context,
+    ) -> Result<Executed, CommandError<A::Error>>
+    where
+        A: Handle<C>,
+    {
         let keyed = context.keyed::<C>();
-        let slot = self.slot(&stream);
+        let slot = self.slot(stream);
         let mut slot = slot.lock().await;
         // A command may be refused only on a state that this call has read.
         let mut newest = slot.is_none();
         if newest {
-            *slot = Some(self.load_newest(&stream).await?);
+            *slot = Some(self.load_newest(stream).await?);
         }
         let mut waits = self.inner.retry.waits();
         let kept = loop {
             let loaded = slot.get_or_insert_default();
             let version = loaded.version;
-            let decided = decide(&stream, loaded, &command, &context, keyed.as_ref());
+            let decided = decide(stream, loaded, &command, &context, keyed.as_ref());
             let appends = matches!(decided, Ok(Some(_)));
             // Without an append, no version check shows whether the cached state is current. So read the stream before the refusal.
             if !appends && !newest {
                 drop(decided);
-                self.refresh(&stream, &mut slot).await?;
+                self.refresh(stream, &mut slot).await?;
                 newest = true;
                 continue;
             }
             // Look up the key after reading the state, never before: a call under the same key that commits in between would change the state,
             // and this call would be refused because of its own outcome.
-            if !appends && let Some(kept) = self.kept(&stream, keyed.as_ref()).await? {
+            if !appends && let Some(kept) = self.kept(stream, keyed.as_ref()).await? {
                 break kept;
             }
             let Some(Decided { append, after }) = decided? else {
@@ -217,20 +238,20 @@ impl<A: Aggregate> Repository<A> {
             match self.inner.store.append(append).await {
                 // The cached state stays at its version, and the next append conflicts if that version is too old.
                 Ok(appended) if appended.outcome == Outcome::Repeated => {
-                    match self.kept(&stream, keyed.as_ref()).await? {
+                    match self.kept(stream, keyed.as_ref()).await? {
                         Some(kept) => break kept,
                         None => return Ok(Executed::from_appended(&appended)),
                     }
                 }
                 Ok(appended) => {
-                    self.update_cache(&stream, &mut slot, after);
+                    self.update_cache(stream, &mut slot, after);
                     return Ok(Executed::from_appended(&appended));
                 }
                 // After a conflict the state is behind the stream. If the history has changed, the state is none of the stream's.
                 Err(error) if error.is_conflict() || error.is_history_changed() => {
                     let delay = waits.next().ok_or(error)?;
                     tokio::time::sleep(delay).await;
-                    self.refresh(&stream, &mut slot).await?;
+                    self.refresh(stream, &mut slot).await?;
                     newest = true;
                 }
                 Err(error) => return Err(error.into()),
@@ -238,7 +259,7 @@ impl<A: Aggregate> Repository<A> {
         };
         // Other commands on the aggregate need not wait for the comparison.
         drop(slot);
-        if let Some(first) = self.first_request(&stream, context.request, &kept).await? {
+        if let Some(first) = self.first_request(stream, context.request, &kept).await? {
             let likeness = first.compare(&command);
             if matches!(likeness, Likeness::Unclear(_)) {
                 tokio::time::sleep(TICK).await;

@@ -11,7 +11,7 @@ CREATE TABLE retell_events (
     event_type TEXT NOT NULL,
     schema_version INTEGER NOT NULL,
     codec INTEGER NOT NULL,
-    recorded_at INTEGER NOT NULL, -- microseconds since 1970, never smaller than in the row before
+    recorded_at INTEGER NOT NULL, -- microseconds since 1970; smaller than in the row before only at the positions in `retell_clock_steps`
     correlation_id BLOB,
     causation_id BLOB,
     metadata TEXT,                -- source and extra entries as a JSON object; NULL if there are none
@@ -32,6 +32,11 @@ CREATE TRIGGER retell_events_no_delete BEFORE DELETE ON retell_events
 BEGIN
     SELECT RAISE(ABORT, 'events are immutable');
 END;
+
+-- The positions where recorded times go back, because the clock was wrong before or is wrong since. Between them, times never decrease.
+CREATE TABLE retell_clock_steps (
+    position INTEGER PRIMARY KEY
+) STRICT;
 
 -- The log with readable ids, times and payloads, for people at a prompt.
 CREATE VIEW retell_log AS

@@ -29,6 +29,7 @@ pub struct Health {
     tasks: BTreeMap<String, State>,
     log: State,
     sequencer: State,
+    future_event: Option<DateTime<Utc>>,
 }
 
 impl Health {
@@ -63,14 +64,32 @@ impl Health {
         &self.sequencer
     }
 
+    /// Returns the time of the newest event if it is more than a minute ahead of this process's clock. One of the two clocks is, or was, wrong.
+    ///
+    /// Events appended later have the right time again, but a deadline that counts from this event comes late. It does not make
+    /// [`is_good`](Self::is_good) false: every task works, and a program that gets no requests would never append a later event.
+    pub fn future_event(&self) -> Option<DateTime<Utc>> {
+        self.future_event
+    }
+
     pub(super) fn new(tasks: BTreeMap<String, State>, log: State, sequencer: State) -> Self {
-        Self { tasks, log, sequencer }
+        Self { tasks, log, sequencer, future_event: None }
+    }
+
+    pub(super) fn with_future_event(mut self, time: Option<DateTime<Utc>>) -> Self {
+        self.future_event = time;
+        self
     }
 }
 
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "log: {}\nsequencer: {}", self.log, self.sequencer)?;
+        if let Some(future) = self.future_event {
+            let ahead = (future - Utc::now()).to_std().unwrap_or_default();
+            let ahead = Duration::from_secs(ahead.as_secs());
+            write!(f, "\nclock: the newest event is dated {}, {ahead:?} ahead of this process's clock", time(future))?;
+        }
         self.tasks().try_for_each(|(name, state)| write!(f, "\n{name}: {state}"))
     }
 }

@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result, reason};
 use crate::id::Position;
 use crate::panics::catch;
 use crate::status::{Activity, Status, Wait, Waiting};
+use crate::store::log::clock::far_ahead;
+use crate::store::log::query::{Filter, Query};
 use crate::store::log::reader::EventReader;
 use crate::worker::job::ReadLive;
 
@@ -48,6 +50,8 @@ struct Seen {
     /// The head one beat before. An event that is younger is not late yet.
     head_before: Position,
     log: State,
+    /// The time of the newest event.
+    newest: Option<DateTime<Utc>>,
     /// Since when commits have had no position, although none got one.
     unsequenced: Option<Since>,
     unsequenced_commits: u64,
@@ -144,7 +148,7 @@ impl Seen {
                 self.unsequenced_commits
             )),
         });
-        Health::new(tasks, self.log.clone(), sequencer)
+        Health::new(tasks, self.log.clone(), sequencer).with_future_event(self.newest.and_then(far_ahead))
     }
 }
 
@@ -246,8 +250,10 @@ impl Watcher {
         // The unsequenced commits come last: reading the head gives positions to those before.
         let head = log.head().await?;
         let unsequenced = log.unsequenced().await?;
+        let newest = if head == self.seen().head { None } else { newest_at(log, head).await? };
         {
             let mut seen = self.seen();
+            seen.newest = newest.or(seen.newest);
             let has_moved = head != seen.head;
             (seen.head_before, seen.head, seen.unsequenced_commits) = (seen.head, head, unsequenced);
             if unsequenced == 0 || has_moved {
@@ -275,6 +281,13 @@ impl Watcher {
         }
         Ok(())
     }
+}
+
+/// Returns the time of the event at `head`.
+async fn newest_at(log: &dyn EventReader, head: Position) -> Result<Option<DateTime<Utc>>> {
+    let before = Position::new(head.get().saturating_sub(1));
+    let page = log.read(Query::log(before, &Filter::all()).with_limit(1)).await?;
+    Ok(page.events.first().map(|event| event.recorded_at))
 }
 
 impl Reports {

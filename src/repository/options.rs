@@ -20,12 +20,23 @@ const CACHED_AGGREGATES: u64 = 10_000;
 pub struct RepositoryOptions {
     pub(super) cached_aggregates: u64,
     pub(super) retry: RetryPolicy,
+    pub(super) command_timeout: Duration,
 }
 
 impl RepositoryOptions {
-    /// Creates the default settings: 10,000 aggregates stay in memory, and conflicts are retried by the default [`RetryPolicy`].
+    /// Creates the default settings: 10,000 aggregates stay in memory, conflicts are retried by the default [`RetryPolicy`], and a command takes
+    /// at most 30 seconds.
     pub fn new() -> Self {
-        Self { cached_aggregates: CACHED_AGGREGATES, retry: RetryPolicy::new() }
+        let command_timeout = Duration::from_secs(30);
+        Self { cached_aggregates: CACHED_AGGREGATES, retry: RetryPolicy::new(), command_timeout }
+    }
+
+    /// Sets the longest time of a command, 30 seconds by default: as long as the limit of one call to a database server. It includes the wait for
+    /// earlier commands on the aggregate, every call to the store, and the retries. After that, the command fails with
+    /// [`CommandError::Transient`](crate::CommandError::Transient), and its events may have been written.
+    pub fn with_command_timeout(mut self, timeout: Duration) -> Self {
+        self.command_timeout = timeout;
+        self
     }
 
     /// Sets how many aggregates stay in memory. With 0, each command loads its aggregate from the store.

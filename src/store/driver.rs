@@ -5,6 +5,7 @@
 //! compiles keeps compiling within a major version. A release may add cases to the conformance suites, so run them after every update.
 
 pub use crate::store::log::claims::{Claimed, claimed};
+pub use crate::store::log::clock::recorded_time;
 pub use crate::store::log::history::{snapshot_replaces, stream_changed, token_at};
 pub use crate::store::log::judge::{Verdict, Written, judge, record};
 pub use crate::store::log::lease::Lease;

@@ -1,94 +1,166 @@
 //! C2. A connection that dies silently costs one call a limited time.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use retell::ExpectedVersion;
-use retell::store::mysql::{MySqlOptions, MySqlStore};
-use retell::store::postgres::{PostgresOptions, PostgresStore};
-use retell::store::{Append, EventStore};
-use retell::testing::store::{event, stream};
-use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use futures::FutureExt;
+use retell::prelude::*;
+use retell::store::{Append, EventStore, Replay};
+use retell::testing::store::{event, replayed, stream};
+use retell::{AnyEvent, ErrorKind, ProjectionName, ReadModel, RelayStore, ViewStore, WorkerOptions};
 
-use crate::databases::{Database, Place};
+use crate::proxy::{Limits, Proxied, Traffic, on_proxied_servers};
 
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMITS: Limits = Limits { call: Duration::from_secs(2), wait: Duration::from_secs(2) };
 
-/// Forwards connections to a server. Those that exist when it is silenced stay open and forward nothing more.
-async fn silenceable(server: String) -> (SocketAddr, watch::Sender<u64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, silenced) = (listener.local_addr().unwrap(), watch::Sender::new(0));
-    let epochs = silenced.subscribe();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let (server, mut epochs) = (TcpStream::connect(&server).await.unwrap(), epochs.clone());
-            epochs.mark_unchanged();
-            let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-            tokio::spawn(forward(from_client, to_server, epochs.clone()));
-            tokio::spawn(forward(from_server, to_client, epochs));
-        }
-    });
-    (address, silenced)
+/// A time that no call of these tests takes, even on a busy machine.
+const FAR: Duration = Duration::from_secs(25);
+
+async fn append(store: &impl EventStore) -> retell::Result<u64> {
+    let append = Append::new(stream("1"), ExpectedVersion::Any, vec![event("{}")]);
+    Ok(store.append(append).await?.versions[0].get())
 }
 
-async fn forward(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut epochs: watch::Receiver<u64>,
-) {
-    let mut chunk = vec![0; 65_536];
-    loop {
-        tokio::select! {
-            _ = epochs.changed() => std::future::pending::<()>().await,
-            read = from.read(&mut chunk) => match read {
-                Ok(bytes @ 1..) if to.write_all(&chunk[..bytes]).await.is_ok() => {}
-                _ => return,
-            },
-        }
+/// Waits until every connection is back in the pool, so that the next call asks the one that it gets.
+async fn idle(all_are_back: impl Fn() -> bool) {
+    while !all_are_back() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// After a silence, a call ends within its limits, and closing does too.
-async fn outlasts_silence(store: impl EventStore, silenced: &watch::Sender<u64>) {
-    let append = || Append::new(stream("1"), ExpectedVersion::Any, vec![event("{}")]);
-    store.append(append()).await.unwrap();
-    // The connection is idle in the pool, and is asked before its next use.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    silenced.send_modify(|epoch| *epoch += 1);
-    let began = Instant::now();
-    store.append(append()).await.unwrap();
-    store.head().await.unwrap();
-    assert!(began.elapsed() < 2 * LIMIT, "{:?}", began.elapsed());
-    silenced.send_modify(|epoch| *epoch += 1);
+async fn silent_idle_connections_are_replaced(
+    proxied: &Proxied,
+    store: impl EventStore,
+    _: impl ReadModel,
+    all_are_back: impl Fn() -> bool,
+) {
+    append(&store).await.unwrap();
+    for _ in 0..3 {
+        idle(&all_are_back).await;
+        proxied.proxy.silence();
+        let began = Instant::now();
+        append(&store).await.unwrap();
+        store.head().await.unwrap();
+        assert!(began.elapsed() < FAR, "{:?}", began.elapsed());
+    }
+    proxied.proxy.silence();
     let began = Instant::now();
     store.close().await.unwrap();
-    assert!(began.elapsed() < 5 * LIMIT, "{:?}", began.elapsed());
+    assert!(began.elapsed() < FAR, "{:?}", began.elapsed());
 }
 
-#[tokio::test]
-async fn silent_connections_are_replaced_on_postgres() {
-    let database = Database::postgres().await;
-    let Place::Postgres(url) = &database.place else { unreachable!() };
-    let options: PgConnectOptions = url.parse().unwrap();
-    let (address, silenced) = silenceable(format!("{}:{}", options.get_host(), options.get_port())).await;
-    let options = options.host("127.0.0.1").port(address.port());
-    let pool = PgPoolOptions::new().test_before_acquire(false).connect_with(options).await.unwrap();
-    let options = PostgresOptions::new().with_call_timeout(LIMIT).with_acquire_timeout(LIMIT);
-    outlasts_silence(PostgresStore::open_with(pool, options).await.unwrap(), &silenced).await;
+async fn silence_in_a_call_makes_it_transient(
+    proxied: &Proxied,
+    store: impl EventStore,
+    _: impl ReadModel,
+    all_are_back: impl Fn() -> bool,
+) {
+    append(&store).await.unwrap();
+    let stream = stream("1");
+    for call in 0..3 {
+        idle(&all_are_back).await;
+        // The connection was just asked, so it is used again without a question.
+        store.head().await.unwrap();
+        let held = match call {
+            0 => async { append(&store).await.map(drop) }.boxed(),
+            1 => async { store.head().await.map(drop) }.boxed(),
+            _ => async { replayed(&store, &stream, Replay::ALL).await.map(drop) }.boxed(),
+        };
+        let began = Instant::now();
+        let held = proxied.proxy.start_held(held).await;
+        proxied.proxy.silence();
+        proxied.proxy.set(Traffic::Flows);
+        if let Err(error) = held.await {
+            assert!(matches!(error.kind(), ErrorKind::Transient(_)), "{error:#}");
+        }
+        append(&store).await.unwrap();
+        assert!(began.elapsed() < FAR, "call {call}: {:?}", began.elapsed());
+    }
+    store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn silent_connections_are_replaced_on_mysql() {
-    let database = Database::mysql().await;
-    let Place::MySql(url) = &database.place else { unreachable!() };
-    let options: MySqlConnectOptions = url.parse().unwrap();
-    let (address, silenced) = silenceable(format!("{}:{}", options.get_host(), options.get_port())).await;
-    let options = options.host("127.0.0.1").port(address.port());
-    let pool = MySqlPoolOptions::new().test_before_acquire(false).connect_with(options).await.unwrap();
-    let options = MySqlOptions::new().with_call_timeout(LIMIT).with_acquire_timeout(LIMIT);
-    outlasts_silence(MySqlStore::open_with(pool, options).await.unwrap(), &silenced).await;
+async fn worker_and_stop_outlast_silence<S, M>(proxied: &Proxied, store: S, models: M, _: impl Fn() -> bool)
+where
+    S: EventStore + RelayStore + Clone,
+    M: ViewStore + Clone,
+{
+    struct Events;
+
+    impl View for Events {
+        const NAME: &'static str = "events";
+        type Event = AnyEvent;
+        type State = u64;
+
+        fn key(&self, event: &Envelope<AnyEvent>) -> Option<String> {
+            Some(event.stream.to_string())
+        }
+
+        fn apply(&self, events: &mut u64, _: Envelope<AnyEvent>) {
+            *events += 1;
+        }
+    }
+
+    let options = WorkerOptions::new().with_sweep(Duration::from_millis(20));
+    let worker = Worker::view(Events, store.clone(), models.clone()).with_options(options);
+    let relay = Relay::new(store.clone(), MemoryBroker::new());
+    let (stop, name) = (CancellationToken::new(), ProjectionName::new("events").unwrap());
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { tokio::join!(worker.run(stop.clone()), relay.run(stop)) }
+    });
+    for round in 1..=3 {
+        // A call of the worker or the relay is waiting for its answer.
+        proxied.proxy.hold_one().await;
+        proxied.proxy.silence();
+        proxied.proxy.set(Traffic::Flows);
+        while append(&store).await.is_err() {}
+        let reached = async {
+            while models.checkpoint(&name).await.map_or(0, Position::get) < round {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), reached).await.unwrap();
+    }
+    proxied.proxy.hold_one().await;
+    proxied.proxy.go();
+    stop.cancel();
+    let (worker, relay) = tokio::time::timeout(FAR, running).await.unwrap().unwrap();
+    // A call that is cut off in its last step may report the silence.
+    for ended in [worker, relay] {
+        assert!(ended.as_ref().map_or_else(retell::Error::is_transient, |()| true), "{ended:?}");
+    }
+    tokio::time::timeout(FAR, store.close()).await.unwrap().unwrap();
+}
+
+/// A call that is dropped while its idle connection is asked leaves no answer for the next call.
+async fn dropped_question_leaves_no_answer_behind(
+    proxied: &Proxied,
+    store: impl EventStore,
+    _: impl ReadModel,
+    all_are_back: impl Fn() -> bool,
+) {
+    for version in 1..=5 {
+        assert_eq!(append(&store).await.unwrap(), version);
+        idle(&all_are_back).await;
+        let asking = proxied.proxy.start_held(store.head()).await;
+        drop(asking);
+        proxied.proxy.set(Traffic::Flows);
+        assert_eq!(store.head().await.unwrap(), Position::new(version));
+        let seen = replayed(&store, &stream("1"), Replay::ALL).await.unwrap();
+        assert_eq!(seen.versions(), (1..=version).collect::<Vec<_>>());
+    }
+    store.close().await.unwrap();
+}
+
+on_proxied_servers!(
+    4,
+    super::LIMITS,
+    silent_idle_connections_are_replaced,
+    silence_in_a_call_makes_it_transient,
+    worker_and_stop_outlast_silence,
+);
+
+mod one_connection {
+    use super::{LIMITS, dropped_question_leaves_no_answer_behind, on_proxied_servers};
+
+    on_proxied_servers!(1, super::LIMITS, dropped_question_leaves_no_answer_behind);
 }

@@ -10,6 +10,7 @@
 mod counter;
 #[path = "../support/databases.rs"]
 mod databases;
+mod proxy;
 #[path = "../support/server.rs"]
 mod server;
 mod sites;
@@ -24,14 +25,20 @@ mod b1_unencodable;
 mod b2_equal;
 mod b3_names;
 mod b5_encoding;
+mod b6_clock;
+#[cfg(unix)]
+mod c10_replaced_files;
+mod c11_server_gone;
 mod c13_names_twice;
 mod c1_history;
 mod c2_silent_connections;
 mod c3_ended_sessions;
+mod c4_demoted;
 mod c5_jit;
 mod c6_pgbouncer;
 mod c7_privileges;
 mod c8_self_test;
+mod c9_fatal_full;
 mod d1_keys;
 mod d2_generations;
 mod d4_logs;

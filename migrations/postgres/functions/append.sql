@@ -69,7 +69,9 @@ BEGIN
     /* hook: before-number */
     -- One statement, which draws the number after it has taken the snapshot that checks the versions. If the number were drawn earlier, version
     -- 2 of a stream could get a smaller number than version 1. Here and below, `unnest` is in the select list: in FROM it would fill a buffer.
-    SELECT nextval('{schema}.commit_number'), greatest(clock_timestamp(), max(last.recorded_at)),
+    -- A time far ahead of the clock is not followed: it was recorded while the clock was wrong.
+    SELECT nextval('{schema}.commit_number'), greatest(
+            clock_timestamp(), max(last.recorded_at) FILTER (WHERE last.recorded_at < clock_timestamp() + interval '10 seconds')),
         array_agg(coalesce(last.version, 0) ORDER BY part.place),
         array_agg(part.last_event IS NULL OR part.last_event IS NOT DISTINCT FROM last.event_id ORDER BY part.place)
     INTO commit_number, at, versions, continues

@@ -28,7 +28,9 @@ BEGIN
     END IF;
     /* hook: before-number */
     -- One statement, which draws the number after it has taken the snapshot that checks the version.
-    SELECT nextval('{schema}.commit_number'), coalesce(last.version, 0), last.event_id, greatest(clock_timestamp(), last.recorded_at)
+    -- A time far ahead of the clock is not followed: it was recorded while the clock was wrong.
+    SELECT nextval('{schema}.commit_number'), coalesce(last.version, 0), last.event_id,
+        greatest(clock_timestamp(), CASE WHEN last.recorded_at < clock_timestamp() + interval '10 seconds' THEN last.recorded_at END)
     INTO commit_number, found_version, found_event, at
     FROM (SELECT) AS one LEFT JOIN LATERAL (
         SELECT e.version, e.event_id, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = stream_type AND e.aggregate_id = stream_id

@@ -3,6 +3,7 @@
 pub(crate) mod append;
 pub(crate) mod check;
 pub(crate) mod claims;
+pub(crate) mod clock;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod columns;
 pub(crate) mod event_store;

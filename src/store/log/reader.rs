@@ -234,12 +234,11 @@ impl Replay {
 ///
 /// # Examples
 /// ```
-/// use retell::{Utc, UpTo, Version};
+/// use retell::{UpTo, Utc, Version};
 ///
-/// let (second, third) = (Version::new(2), Version::new(3));
-/// assert!(UpTo::Version(second).includes(second, Utc::now()));
-/// assert!(!UpTo::Version(second).includes(third, Utc::now()));
-/// assert!(UpTo::Time(Utc::now()).includes(third, Utc::now() - std::time::Duration::from_secs(1)));
+/// assert!(UpTo::Version(Version::new(2)).allows_snapshot(Version::new(2)));
+/// assert!(!UpTo::Version(Version::new(2)).allows_snapshot(Version::new(3)));
+/// assert!(!UpTo::Time(Utc::now()).allows_snapshot(Version::new(2)));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpTo {
@@ -247,20 +246,12 @@ pub enum UpTo {
     Head,
     /// The event with this version.
     Version(Version),
-    /// The last event recorded at or before this time.
+    /// The last event of the stream recorded at or before this time. The replay includes every event before it, even one with a later time,
+    /// which was recorded while the clock was wrong.
     Time(DateTime<Utc>),
 }
 
 impl UpTo {
-    /// Returns whether the replay includes an event with this version and time.
-    pub fn includes(self, version: Version, recorded_at: DateTime<Utc>) -> bool {
-        match self {
-            Self::Head => true,
-            Self::Version(end) => version <= end,
-            Self::Time(end) => recorded_at <= end,
-        }
-    }
-
     /// Returns whether a snapshot at `version` may replace the events up to `version`. A replay that ends at a time uses no snapshot, because
     /// a snapshot does not store the time of its last event.
     pub fn allows_snapshot(self, version: Version) -> bool {

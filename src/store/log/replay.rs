@@ -1,5 +1,7 @@
 //! Replays a stream from pages of it, for stores that cannot stream rows.
 
+use chrono::{DateTime, Utc};
+
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
@@ -7,7 +9,7 @@ use crate::event::RecordedEvent;
 use crate::id::{EventId, StreamId, Version};
 use crate::store::log::event_store::Snapshot;
 use crate::store::log::history::stream_changed;
-use crate::store::log::reader::{EventReader, EventReaderExt, Replay, Visitor};
+use crate::store::log::reader::{EventReader, EventReaderExt, Replay, UpTo, Visitor};
 
 /// Events that a replay holds at a time.
 const REPLAY_PAGE: usize = 256;
@@ -22,7 +24,7 @@ pub fn snapshot_fits(replay: Replay, snapshot: &Snapshot) -> bool {
 }
 
 /// Replays a stream by reading pages of it, from `snapshot` if it [fits](snapshot_fits) and the stream has its event. Never holds more than one page. It sees only events
-/// that have positions, so it is for stores whose appends give them out.
+/// that have positions, so it is for stores whose appends give them out. A replay up to a time reads the stream twice.
 ///
 /// # Errors
 /// The visitor's error as it is, [`ErrorKind::HistoryChanged`] if the stream does not have the event that the replay continues after, otherwise
@@ -47,10 +49,15 @@ pub async fn replay_in_pages(
             Err(error) => return Err(error),
         }
     }
+    let end = match replay.up_to {
+        UpTo::Head => Version::new(u64::MAX),
+        UpTo::Version(version) => version,
+        UpTo::Time(time) => last_recorded_by(reader, stream, last.0, time).await?,
+    };
     loop {
         let page = next_page(reader, stream, last, REPLAY_PAGE).await?;
         for event in &page {
-            if !replay.up_to.includes(event.version, event.recorded_at) {
+            if event.version > end {
                 return Ok(());
             }
             visitor.event(event.version, event.event.id, event.stored())?;
@@ -58,6 +65,25 @@ pub async fn replay_in_pages(
         }
         if page.len() < REPLAY_PAGE {
             return Ok(());
+        }
+    }
+}
+
+/// Returns the version of the last event after `after` that was recorded at `time` or earlier; `after` if there is none. An event before it may
+/// have a later time, so all events are read.
+async fn last_recorded_by(
+    reader: &(impl EventReader + ?Sized),
+    stream: &StreamId,
+    after: Version,
+    time: DateTime<Utc>,
+) -> Result<Version> {
+    let (mut last, mut read) = (after, after);
+    loop {
+        let page = reader.read_stream(stream, read, REPLAY_PAGE).await?;
+        last = page.iter().rev().find(|event| event.recorded_at <= time).map_or(last, |event| event.version);
+        match page.last() {
+            Some(event) if page.len() == REPLAY_PAGE => read = event.version,
+            _ => return Ok(last),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::id::mark::Mark;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::claims::claimed;
+use crate::store::log::clock::recorded_time;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::history::{snapshot_replaces, stream_changed, token_at};
@@ -191,10 +192,9 @@ impl State {
         }
     }
 
-    /// Returns the current time, but never a time before the newest event: along the log, time does not go backward.
+    /// Returns the [recorded time](recorded_time) of the next append.
     pub(crate) fn next_time(&self) -> DateTime<Utc> {
-        let now = Utc::now().trunc_subsecs(6);
-        self.events.last().map_or(now, |last| last.recorded_at.max(now))
+        recorded_time(Utc::now().trunc_subsecs(6), self.events.last().map(|last| last.recorded_at))
     }
 
     fn page(&self, mark: Mark, limit: usize, filter: &Filter) -> Result<Page> {
@@ -234,9 +234,22 @@ impl State {
         self.after(stream, Version::new(before)).next().map(|event| event.event.id)
     }
 
-    fn replay_chunk(&self, stream: &StreamId, after: Version, up_to: UpTo) -> Vec<RecordedEvent> {
-        let wanted = self.after(stream, after).take_while(|event| up_to.includes(event.version, event.recorded_at));
+    fn replay_chunk(&self, stream: &StreamId, after: Version, last: Version) -> Vec<RecordedEvent> {
+        let wanted = self.after(stream, after).take_while(|event| event.version <= last);
         wanted.take(REPLAY_CHUNK).cloned().collect()
+    }
+
+    /// Returns the version that a replay ends with.
+    fn last_version(&self, stream: &StreamId, up_to: UpTo) -> Version {
+        match up_to {
+            UpTo::Head => Version::new(u64::MAX),
+            UpTo::Version(version) => version,
+            UpTo::Time(time) => {
+                let places = self.streams.get(stream).map_or(&[] as &[usize], Vec::as_slice);
+                let last = places.iter().rposition(|&place| self.events[place].recorded_at <= time);
+                Version::new(last.map_or(0, |last| last as u64 + 1))
+            }
+        }
     }
 }
 
@@ -280,8 +293,9 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
             visitor.snapshot(snapshot.version, snapshot.event_id, &snapshot.state)?;
             after = snapshot.version;
         }
+        let last = self.log.read().last_version(stream, replay.up_to);
         loop {
-            let chunk = self.log.read().replay_chunk(stream, after, replay.up_to);
+            let chunk = self.log.read().replay_chunk(stream, after, last);
             for event in &chunk {
                 visitor.event(event.version, event.event.id, event.stored())?;
                 after = event.version;
@@ -302,8 +316,7 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
                 newest.take(limit).cloned().collect()
             }
             Select::RecordedAfter(time) => {
-                let first = state.events.partition_point(|event| event.recorded_at <= time);
-                state.events[first..].iter().take(limit).cloned().collect()
+                state.events.iter().filter(|event| event.recorded_at > time).take(limit).cloned().collect()
             }
         };
         Ok(Page::found(events))
@@ -404,6 +417,42 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
         if let Some(lease) = self.log.write().leases.get_mut(name) {
             lease.release(holder);
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::codec::Codec;
+    use crate::event::NewEvent;
+    use crate::id::{EventType, ExpectedVersion};
+    use crate::store::log::reader::EventReaderExt;
+
+    #[tokio::test]
+    async fn wrong_time_is_not_followed() -> Result<()> {
+        let log = MemoryStore::new();
+        let stream = StreamId::parse("shelf", "1")?;
+        let append = || {
+            let (id, event_type) = (EventId::generate(), EventType::new("shelf.filled").expect("a valid name"));
+            let event = NewEvent::stored(id, event_type, 1, Codec::Json, "{}".into());
+            log.append(Append::new(stream.clone(), ExpectedVersion::Any, vec![event]))
+        };
+        append().await?;
+        append().await?;
+        let future = Utc::now() + TimeDelta::days(25_000);
+        log.log.write().events[1].recorded_at = future;
+        let now = Utc::now();
+        append().await?;
+        let state = log.log.read();
+        assert!(state.events[2].recorded_at - now < TimeDelta::hours(1));
+        assert_eq!(state.last_version(&stream, UpTo::Time(state.events[0].recorded_at)).get(), 1);
+        assert_eq!(state.last_version(&stream, UpTo::Time(state.events[2].recorded_at)).get(), 3);
+        drop(state);
+        let found = log.recorded_after(now + TimeDelta::hours(1), 10).await?;
+        assert_eq!(found.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [2]);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use sqlx::MySql;
 use sqlx::mysql::MySqlDatabaseError;
 
 use crate::error::{Error, ErrorKind, chain};
-use crate::store::server::connections::{Fault, Server, is_lost};
+use crate::store::server::fault::{Fault, Server, is_lost};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 

@@ -23,7 +23,11 @@ fn transaction((session, query, seconds): (u64, String, i64)) -> OpenTransaction
     OpenTransaction { session, lane: None, query, age: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) }
 }
 
-const LOG: &str = "SELECT position, (SELECT COUNT(*) FROM retell_commits) FROM retell_head WHERE id = 1";
+const LOG: &str = "
+    SELECT position, (SELECT COUNT(*) FROM retell_commits), (
+        SELECT e.recorded_at FROM retell_log l STRAIGHT_JOIN retell_events e ON e.commit_id = l.commit_id AND e.ordinal = l.events
+        ORDER BY l.first_position DESC LIMIT 1)
+    FROM retell_head WHERE id = 1";
 
 const PROJECTIONS: &str = "SELECT CONVERT(projection USING utf8mb4), position, CONVERT(state USING utf8mb4) FROM retell_checkpoints ORDER BY projection";
 

@@ -7,7 +7,7 @@ use sqlx::error::ErrorKind as SqlKind;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::{Error, ErrorKind};
-use crate::store::server::connections::{Fault, Server, is_lost};
+use crate::store::server::fault::{Fault, Server, is_lost};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 

@@ -25,7 +25,8 @@ pub(crate) async fn health(connections: &Connections, schema: &Schema) -> Result
 const LOG: &str = "
     SELECT
         coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0),
-        {schema}.unsequenced()";
+        {schema}.unsequenced(),
+        (SELECT recorded_at FROM {schema}.log ORDER BY first_position DESC LIMIT 1)";
 
 /// The advisory lock of a lane has the log's key as its upper half and the lane's number as its lower half.
 const LANES: &str = "

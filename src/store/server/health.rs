@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::error::Result;
 use crate::id::{Position, ProjectionName};
+use crate::store::log::clock::far_ahead;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::server::convert::from_sql;
 
@@ -28,6 +31,9 @@ pub struct Health {
     pub head: Position,
     /// The number of commits that are visible and have no position yet. If it stays above a few, no reader reads the end of the log.
     pub unsequenced: u64,
+    /// The time of the newest event if it is more than a minute ahead of this process's clock. One of the two clocks is, or was, wrong: events
+    /// appended later have the right time again, but a deadline that counts from this event comes late.
+    pub future_event: Option<DateTime<Utc>>,
     /// The open transactions that can delay the log.
     pub open: OpenTransactions,
     /// The projections whose read models are in the database of the log, and the number of positions that each is behind. An inline
@@ -73,7 +79,7 @@ pub struct OpenTransaction {
 impl Health {
     /// Creates the health from stored values. `checkpoints` holds the name, the position and the state of each projection.
     pub(crate) fn new(
-        (head, unsequenced): (i64, i64),
+        (head, unsequenced, newest): (i64, i64, Option<DateTime<Utc>>),
         open: OpenTransactions,
         checkpoints: Vec<(String, i64, String)>,
     ) -> Result<Self> {
@@ -89,6 +95,7 @@ impl Health {
         };
         let projections =
             checkpoints.into_iter().filter_map(|row| projection(row).transpose()).collect::<Result<_>>()?;
-        Ok(Self { head, unsequenced: from_sql(unsequenced, "count")?, open, projections })
+        let (unsequenced, future_event) = (from_sql(unsequenced, "count")?, newest.and_then(far_ahead));
+        Ok(Self { head, unsequenced, future_event, open, projections })
     }
 }

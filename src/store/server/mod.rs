@@ -2,11 +2,14 @@
 
 pub(crate) mod connections;
 pub(crate) mod convert;
+pub(crate) mod fault;
 pub(crate) mod health;
 pub(crate) mod inline;
+pub(crate) mod lease;
 pub(crate) mod limits;
 pub(crate) mod page;
 pub(crate) mod report;
 pub(crate) mod rounds;
 pub(crate) mod row;
+pub(crate) mod sessions;
 pub(crate) mod store;

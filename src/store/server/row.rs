@@ -199,13 +199,20 @@ pub(crate) fn first_version(replay: Replay) -> i64 {
     to_sql(if replay.after_event.is_some() { replay.after } else { replay.after.next() }.get())
 }
 
-/// Returns the last version that the rows of a replay include, and the time of the last one.
-pub(crate) fn end_of(replay: Replay) -> (i64, Option<DateTime<Utc>>) {
+/// Returns the last version that the rows of a replay include, or the time that it ends at.
+pub(crate) fn end_of(replay: Replay) -> Result<i64, DateTime<Utc>> {
     match replay.up_to {
-        UpTo::Head => (i64::MAX, None),
-        UpTo::Version(version) => (to_sql(version.max(replay.after).get()), None),
-        UpTo::Time(time) => (i64::MAX, Some(time)),
+        UpTo::Head => Ok(i64::MAX),
+        UpTo::Version(version) => Ok(to_sql(version.max(replay.after).get())),
+        UpTo::Time(time) => Err(time),
     }
+}
+
+/// Returns a replay up to a time as a replay up to the version that a query has found, which is `None` if no event is that old. It uses no
+/// snapshot, as [`UpTo::allows_snapshot`] says.
+pub(crate) fn up_to_found(replay: Replay, version: Option<(i64,)>) -> Result<Replay> {
+    let version = version.map_or(Ok(0), |(version,)| from_sql(version, "version"))?;
+    Ok(Replay { snapshot: None, ..replay.with_up_to(UpTo::Version(Version::new(version))) })
 }
 
 /// Returns the position that a token's commit has, if the commit's event there is that of the token.

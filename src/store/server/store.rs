@@ -50,7 +50,8 @@ macro_rules! log_ports {
                 async fn append(&self, append: Append) -> Result<Appended> {
                     append.check(self.max_payload)?;
                     self.writer.connections.check_free()?;
-                    self.commits.append(append).await
+                    // The limit includes the wait for earlier commits.
+                    self.writer.connections.call("append", self.commits.append(append)).await
                 }
 
                 async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::held::{self, Held, holding_here};
 use crate::store::sqlite::convert::to_sql;
 use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::identity::OpenFiles;
 use crate::store::sqlite::migrate;
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 
@@ -42,6 +43,8 @@ pub(crate) struct Pool {
     acquire_timeout: Duration,
     /// The mark of the tasks whose transaction holds the only connection that can serve this pool's calls.
     held: Option<Held>,
+    /// The files, which must still be at their paths. `None` for a database in memory.
+    files: Option<Arc<OpenFiles>>,
 }
 
 impl Pool {
@@ -54,17 +57,20 @@ impl Pool {
             } else {
                 migrate::apply(&mut writer)?;
             }
-            let held = match &location {
-                Location::File(path) => Some(Held::file(path.canonicalize().unwrap_or_else(|_| path.clone()))),
-                Location::Memory => None,
+            let (held, files) = match &location {
+                Location::File(path) => {
+                    let held = Held::file(path.canonicalize().unwrap_or_else(|_| path.clone()));
+                    (Some(held), OpenFiles::of(path, &writer).map(Arc::new))
+                }
+                Location::Memory => (None, None),
             };
-            let writers = Arc::new(Self::new(vec![writer], &options).held_as(held));
+            let writers = Arc::new(Self::new(vec![writer], &options, files.clone()).held_as(held));
             let readers = match &location {
                 Location::Memory => writers.clone(),
                 Location::File(_) => {
                     let options = SqliteOptions { read_only: true, ..options };
                     let readers = (0..options.readers).map(|_| connect(&location, &options));
-                    Arc::new(Self::new(readers.collect::<Result<_, _>>()?, &options))
+                    Arc::new(Self::new(readers.collect::<Result<_, _>>()?, &options, files))
                 }
             };
             Ok((writers, readers))
@@ -73,11 +79,11 @@ impl Pool {
         .map_err(|failure: Failure| failure.to("open the database"))
     }
 
-    fn new(connections: Vec<Connection>, options: &SqliteOptions) -> Self {
+    fn new(connections: Vec<Connection>, options: &SqliteOptions, files: Option<Arc<OpenFiles>>) -> Self {
         let size = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(connections.len()));
         let (acquire_timeout, thread) = (options.acquire_timeout, HandlerThread::default());
-        Self { idle: Mutex::new(connections), permits, size, thread, acquire_timeout, held: None }
+        Self { idle: Mutex::new(connections), permits, size, thread, acquire_timeout, held: None, files }
     }
 
     /// Makes this a pool of one connection. All writers of a file share a mark; a database in memory has its own.
@@ -132,9 +138,16 @@ impl Pool {
         Ok(move || {
             let mut checkout = Checkout { connection: pool.take(), pool, _permit: permit };
             let connection = checkout.connection.as_mut().ok_or_else(|| Failure::from(closed()))?;
+            let files = checkout.pool.files.as_deref();
+            files.map_or(Ok(()), OpenFiles::check_now_and_then)?;
             match checkout.pool.held.clone() {
                 // Handlers run inside this work, on this thread.
-                Some(held) => holding_here(held, || work(connection)),
+                Some(held) => {
+                    let done = holding_here(held, || work(connection))?;
+                    // After the commit and before the answer: what is acknowledged is in the file at the path.
+                    files.map_or(Ok(()), OpenFiles::check)?;
+                    Ok(done)
+                }
                 None => work(connection),
             }
         })

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::{Error, Result};
 use crate::id::{Position, ProjectionName};
+use crate::store::log::clock::far_ahead;
 use crate::store::sqlite::convert::position_from_sql;
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::log::read;
@@ -32,6 +34,9 @@ use crate::store::sqlite::log::read;
 pub struct Health {
     /// The last position in the log. In SQLite an append assigns its positions in its own commit, so no event waits for one.
     pub head: Position,
+    /// The time of the newest event if it is more than a minute ahead of this process's clock. One of the two clocks is, or was, wrong: events
+    /// appended later have the right time again, but a deadline that counts from this event comes late.
+    pub future_event: Option<DateTime<Utc>>,
     /// The projections whose read models are in the log's own file, and how many positions each is behind. A generation of a view that is being
     /// deleted is not listed. For read models in a separate file, call
     /// [`SqliteReadModel::behind`](crate::store::sqlite::SqliteReadModel::behind).
@@ -48,7 +53,9 @@ pub(crate) fn health(db: &mut Connection) -> Result<Health, Failure> {
     let tx = db.transaction()?;
     let head = read::head(&tx)?;
     let (path, wal) = (tx.path().map(str::to_owned), tx.path().map(|path| format!("{path}-wal")));
-    Ok(Health { head, projections: behind(&tx, head)?, file_bytes: bytes(path), wal_bytes: bytes(wal) })
+    let newest: Option<i64> = tx.prepare_cached(NEWEST_TIME)?.query_row([], |row| row.get(0)).optional()?;
+    let future_event = newest.and_then(DateTime::from_timestamp_micros).and_then(far_ahead);
+    Ok(Health { head, future_event, projections: behind(&tx, head)?, file_bytes: bytes(path), wal_bytes: bytes(wal) })
 }
 
 /// Returns the projections of a file, by name, and how many positions each is behind `head`.
@@ -68,6 +75,8 @@ fn bytes(path: Option<String>) -> u64 {
     let file = path.filter(|path| !path.is_empty()).and_then(|path| Path::new(&path).metadata().ok());
     file.map_or(0, |file| file.len())
 }
+
+const NEWEST_TIME: &str = "SELECT recorded_at FROM retell_events ORDER BY position DESC LIMIT 1";
 
 const CHECKPOINTS: &str = "
     SELECT projection, position FROM retell_checkpoints WHERE state <> 'deleting' ORDER BY projection";

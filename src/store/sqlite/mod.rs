@@ -7,6 +7,7 @@ mod connection;
 mod convert;
 mod error;
 mod health;
+mod identity;
 mod log;
 mod migrate;
 pub(crate) mod model;

@@ -21,8 +21,9 @@ use crate::store::mysql::log::claims::{self, Claims};
 use crate::store::mysql::log::insert::{insert_events, insert_keys};
 use crate::store::mysql::log::plan::{Newest, Plan};
 use crate::store::mysql::log::statement::{LOOKED_UP, ROWS, padded, push_list};
-use crate::store::server::connections::Lease;
 use crate::store::server::convert::{commit_id, count, fingerprint_from, from_sql};
+use crate::store::server::fault::Server;
+use crate::store::server::lease::Lease;
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
 
@@ -168,28 +169,24 @@ impl Writer {
 
     /// Commits a round. Reads before it writes, so during the reads it holds no locks except those on claimed values.
     async fn commit(&self, lease: &mut Lease<MySql>, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
-        let limits = self.connections.limits();
         let mut tx = lease.begin().await?;
-        let written = limits.statements(async {
-            let claims = Claims::lock(&mut tx, round).await?;
-            let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
-            let found = versions(&mut tx, &parts).await?;
-            // The keys are read after the versions: a transaction that sees a version written under the same key then also sees the key.
-            let kept = kept(&mut tx, round, KEPT_END).await?;
-            self.write(&mut tx, round, &found, kept, &claims).await
-        });
-        let results: Vec<Result<Appended>> = written.await?;
+        let claims = Claims::lock(&mut tx, round).await?;
+        let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
+        let found = versions(&mut tx, &parts).await?;
+        // The keys are read after the versions: a transaction that sees a version written under the same key then also sees the key.
+        let kept = kept(&mut tx, round, KEPT_END).await?;
+        let results = self.write(&mut tx, round, &found, kept, &claims).await?;
         holding(self.connections.held(), inline::apply_inline(&self.inline, &mut *tx, round, &results))
             .await
             .map_err(classify_work)
             .map_err(Ended::Inline)?;
-        limits.statements(tx.commit()).await.map_err(commit_failed)?;
+        tx.commit().await.map_err(commit_failed)?;
         Ok(results)
     }
 
     async fn try_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
         let mut lease = self.connections.lease().await?;
-        match self.commit(&mut lease, round).await {
+        match self.connections.limits().statements(self.commit(&mut lease, round)).await {
             Ok(results) => Ok(lease.end(Ok(results))?),
             Err(Ended::Server(error)) => Ok(lease.end(Err(error))?),
             // A projection may have dropped a query half-way, so the connection is closed, which ends the transaction.
@@ -240,10 +237,14 @@ impl BatchAppend for Writer {
 #[async_trait]
 impl Rounds for Writer {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
-        match self.try_round(round).await {
-            // The statement was not executed, and another session may be able to write.
-            Err(Ended::Server(error)) if is_before_work(&error) => self.try_round(round).await,
-            ended => ended,
+        let mut retries = self.connections.retries();
+        loop {
+            match self.try_round(round).await {
+                // The statement was not executed, and another session may be able to write.
+                Err(Ended::Server(error)) if is_before_work(&error) && retries.may_pass_after(MySql::fault(&error)) => {
+                }
+                ended => return ended,
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! Reads the log: decodes streams as their rows arrive, and reads pages with two range scans.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
 use uuid::Uuid;
@@ -17,11 +16,13 @@ use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::log::sequence::sequence;
-use crate::store::server::connections::Fault;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
+use crate::store::server::fault::Fault;
 use crate::store::server::limits::Limits;
 use crate::store::server::page::{self, Rows, Scan, Scans};
-use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit, end_of, first_version, position_of};
+use crate::store::server::row::{
+    Columns, EventBuilder, Replayed, Visit, end_of, first_version, position_of, up_to_found,
+};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -50,10 +51,21 @@ impl Reader {
     ) -> Result<()> {
         let failed = |error| classify(error, "replay a stream");
         let limits = self.connections.limits();
+        let last = match end_of(replay) {
+            Ok(last) => last,
+            Err(time) => {
+                let query = sqlx::query_as(LAST_RECORDED_BY)
+                    .bind(stream.aggregate_type().as_str().as_bytes())
+                    .bind(stream.aggregate_id().as_str().as_bytes())
+                    .bind(time_to_sql(time));
+                let found = self.connections.optional(query).await.map_err(failed)?;
+                let replay = up_to_found(replay, found)?;
+                return Box::pin(self.try_replay(stream, replay, visitor, begun)).await;
+            }
+        };
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let (last, until) = end_of(replay);
         // A replay after a known event needs no snapshot: the caller has a state.
-        if let (Some(fingerprint), None, None) = (replay.snapshot, until, replay.after_event) {
+        if let (Some(fingerprint), None) = (replay.snapshot, replay.after_event) {
             let query = sqlx::query_as(SNAPSHOT)
                 .bind(stream.aggregate_type().as_str().as_bytes())
                 .bind(stream.aggregate_id().as_str().as_bytes())
@@ -66,7 +78,7 @@ impl Reader {
                 let after = Version::new(from_sql(version, "version")?);
                 let tail = Replay { after, after_event: Some(id.into()), snapshot: None, ..replay };
                 let mut visit = Visit::from_snapshot(stream, &mut *visitor, tail, state);
-                let visited = events(&mut lease, limits, tail, &mut visit).await;
+                let visited = events(&mut lease, limits, tail, last, &mut visit).await;
                 *begun = !visit.is_untouched();
                 // If the log does not have the snapshot's event, the snapshot belongs to another history and does not count.
                 if *begun || !visited.as_ref().is_err_and(Error::is_history_changed) {
@@ -75,7 +87,7 @@ impl Reader {
             }
         }
         let mut visit = Visit::new(stream, visitor, replay);
-        let visited = events(&mut lease, limits, replay, &mut visit).await;
+        let visited = events(&mut lease, limits, replay, last, &mut visit).await;
         *begun = !visit.is_untouched();
         visited?;
         lease.end(Ok(())).map_err(failed)
@@ -221,17 +233,20 @@ fn push_names<'a>(query: &mut QueryBuilder<MySql>, of: &str, names: impl Iterato
     list.push_unseparated(")");
 }
 
-/// Passes the events of a replay to `visit`.
-async fn events(connection: &mut MySqlConnection, limits: Limits, replay: Replay, visit: &mut Visit<'_>) -> Result<()> {
-    let (last, until) = end_of(replay);
+/// Passes the events of a replay up to the version `last` to `visit`.
+async fn events(
+    connection: &mut MySqlConnection,
+    limits: Limits,
+    replay: Replay,
+    last: i64,
+    visit: &mut Visit<'_>,
+) -> Result<()> {
     let stream = visit.stream;
     let mut rows = sqlx::query(REPLAY)
         .bind(stream.aggregate_type().as_str().as_bytes())
         .bind(stream.aggregate_id().as_str().as_bytes())
         .bind(first_version(replay))
         .bind(last)
-        .bind(time_to_sql(until.unwrap_or(DateTime::<Utc>::MAX_UTC)))
-        .bind(to_sql(replay.after.get()))
         .fetch(connection);
     while let Some(row) = limits.next_row(&mut rows).await.map_err(|error| classify(error, "replay a stream"))? {
         let replayed = replayed(&row).map_err(|error| visit.damaged(error))?;
@@ -269,13 +284,17 @@ fn columns(row: &MySqlRow) -> Result<Columns<'_>, sqlx::Error> {
     })
 }
 
-/// Binds: aggregate type, aggregate id, first version, up to version, up to time, the version before the replay, whose event has no limit of
-/// time. Forces the index: for a long stream, the optimizer would scan and sort the whole table, and then the first row would arrive only after
-/// the last was read.
+/// Binds: aggregate type, aggregate id, first version, up to version. Forces the index: for a long stream, the optimizer would scan and sort
+/// the whole table, and then the first row would arrive only after the last was read.
 const REPLAY: &str = "
     SELECT version, event_type, schema_version, codec, payload, event_id FROM retell_events FORCE INDEX (events_stream)
-    WHERE aggregate_type = ? AND aggregate_id = ? AND version >= ? AND version <= ? AND (recorded_at <= ? OR version = ?)
+    WHERE aggregate_type = ? AND aggregate_id = ? AND version >= ? AND version <= ?
     ORDER BY version";
+
+/// Binds: aggregate type, aggregate id, time. An earlier event may have a later time, if the clock went back in between.
+const LAST_RECORDED_BY: &str = "
+    SELECT version FROM retell_events FORCE INDEX (events_stream) WHERE aggregate_type = ? AND aggregate_id = ? AND recorded_at <= ?
+    ORDER BY version DESC LIMIT 1";
 
 /// Binds: aggregate type, aggregate id, first version, up to version, fingerprint.
 const SNAPSHOT: &str = "

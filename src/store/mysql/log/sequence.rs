@@ -6,8 +6,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::error::classify;
-use crate::store::server::connections::Lease;
 use crate::store::server::convert::from_sql;
+use crate::store::server::fault::Fault;
+use crate::store::server::lease::Lease;
 use crate::store::server::page;
 
 /// Assigns positions to all visible commits, waits while another session does so, and returns the last position that readers may read.
@@ -16,6 +17,7 @@ use crate::store::server::page;
 /// returns when they are on the disk. Only then does the second one move the head, up to which readers read.
 pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Position>> {
     let failed = |error| classify(error, "assign positions");
+    let mut retries = connections.retries();
     for delay in page::looks() {
         let pending = connections.one(sqlx::query_as(PENDING)).await;
         let (head, last, waiting): (i64, i64, i64) = pending.map_err(failed)?;
@@ -28,6 +30,8 @@ pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Positio
                 tokio::time::sleep(delay).await;
                 continue;
             }
+            // A demoted primary keeps its sessions read-only, while new sessions reach the new one.
+            Err(error) if *error.kind() == ErrorKind::ReadOnly && retries.may_pass_after(Fault::ReadOnly) => continue,
             // A replica shows the positions that were assigned on the primary.
             Err(error) if *error.kind() == ErrorKind::ReadOnly => {
                 return from_sql(head, "position").map(Position::new).map(Some);

@@ -24,8 +24,8 @@ use crate::store::mysql::model::checkpoint::{
 };
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::options::MySqlOptions;
-use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
+use crate::store::server::lease::Lease;
 
 /// The read models in a MySQL or MariaDB database: the tables of projections and their checkpoints. Clones share one pool.
 ///
@@ -138,13 +138,13 @@ impl ReadModel for MySqlReadModel {
 
     async fn commit(&self, step: Step, work: Work<MySqlConnection>) -> Result<()> {
         let _turn = self.connections.turn().await?;
-        let (mut work, mut is_first) = (Some(work), true);
+        let (mut work, mut retries) = (Some(work), self.connections.retries());
         loop {
             let lease = self.connections.lease().await;
             let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
             let done = self.commit_on(&mut lease, &step, &mut work).await;
             let done = lease.finish(done);
-            if !std::mem::take(&mut is_first) || work.is_none() || !Fault::may_pass::<MySql, _>(&done) {
+            if work.is_none() || !retries.may_pass(&done) {
                 return done;
             }
         }

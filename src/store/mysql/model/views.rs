@@ -15,8 +15,8 @@ use crate::store::mysql::error::classify;
 use crate::store::mysql::model::checkpoint::lock_checkpoint;
 use crate::store::mysql::model::progress::{ROWS, padded};
 use crate::store::mysql::model::read_model::MySqlReadModel;
-use crate::store::server::connections::Lease;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
+use crate::store::server::lease::Lease;
 
 /// The most bytes of states and fields in one statement, unless a single row is larger. Padding at most doubles them, which stays below the 16 MiB
 /// of `max_allowed_packet`, MariaDB's default.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{Executor, PgConnection, PgExecutor};
+use sqlx::{Executor, PgConnection, PgExecutor, Postgres};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -21,6 +21,8 @@ use crate::store::postgres::log::signals::Signals;
 use crate::store::postgres::log::verdict::{self, Answer, Verdict};
 use crate::store::postgres::schema::Schema;
 use crate::store::server::convert::{commit_id, fingerprint_from, from_sql};
+use crate::store::server::fault::Server;
+use crate::store::server::lease::Lease;
 use crate::store::server::rounds::{Ended, Refusal, Rounds};
 use crate::store::server::{inline, rounds};
 
@@ -112,25 +114,28 @@ impl Writer {
     async fn try_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
         let limits = self.connections.limits();
         let mut lease = self.connections.lease().await?;
-        if self.inline.is_empty() {
-            let called = limits.statements(self.call(&mut lease, round, false)).await;
-            return Ok(lease.end(called)?);
-        }
-        let mut tx = lease.begin().await?;
-        let called = limits.statements(self.call(&mut tx, round, false)).await;
-        let results = match called {
-            Ok(results) => results,
-            Err(error) => {
-                drop(tx);
-                return Ok(lease.end(Err(error))?);
-            }
+        let done = if self.inline.is_empty() {
+            limits.statements(self.call(&mut lease, round, false)).await.map_err(Ended::Server)
+        } else {
+            limits.statements(self.commit(&mut lease, round)).await
         };
+        match done {
+            Ok(results) => Ok(lease.end(Ok(results))?),
+            Err(Ended::Server(error)) => Ok(lease.end(Err(error))?),
+            // A projection may have dropped a query half-way, so the connection is closed, which ends the transaction.
+            Err(inline) => Err(inline),
+        }
+    }
+
+    /// Appends a round and applies the inline projections, in one transaction.
+    async fn commit(&self, lease: &mut Lease<Postgres>, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
+        let mut tx = lease.begin().await?;
+        let results = self.call(&mut tx, round, false).await?;
         holding(self.connections.held(), inline::apply_inline(&self.inline, &mut *tx, round, &results))
             .await
             .map_err(classify_work)
             .map_err(Ended::Inline)?;
-        let committed = limits.statements(tx.commit()).await;
-        lease.end(committed)?;
+        tx.commit().await?;
         Ok(results)
     }
 
@@ -170,10 +175,14 @@ impl Writer {
 #[async_trait]
 impl Rounds for Writer {
     async fn append_round(&self, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
-        match self.try_round(round).await {
-            // The statement was not executed, and another session may be able to write.
-            Err(Ended::Server(error)) if is_before_work(&error) => self.try_round(round).await,
-            ended => ended,
+        let mut retries = self.connections.retries();
+        loop {
+            match self.try_round(round).await {
+                // The statement was not executed, and another session may be able to write.
+                Err(Ended::Server(error))
+                    if is_before_work(&error) && retries.may_pass_after(Postgres::fault(&error)) => {}
+                ended => return ended,
+            }
         }
     }
 

@@ -15,11 +15,13 @@ use crate::store::log::token::Token;
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, refusal};
 use crate::store::postgres::schema::Schema;
-use crate::store::server::connections::Fault;
 use crate::store::server::convert::{from_sql, limit_to_sql, split_commit_id, to_sql};
+use crate::store::server::fault::Fault;
 use crate::store::server::page::{self, Rows, Scan, Scans};
 use crate::store::server::rounds::Refusal;
-use crate::store::server::row::{Columns, EventBuilder, Replayed, Visit, end_of, first_version, position_of};
+use crate::store::server::row::{
+    Columns, EventBuilder, Replayed, Visit, end_of, first_version, position_of, up_to_found,
+};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -49,20 +51,25 @@ impl Reader {
         visitor: &mut dyn Visitor,
         begun: &mut bool,
     ) -> Result<()> {
-        let (last, until) = end_of(replay);
-        // A replay after a known event needs no snapshot: the caller has a state.
-        let snapshot = replay.snapshot.filter(|_| until.is_none() && replay.after_event.is_none());
-        let statement = if snapshot.is_some() { REPLAY_FROM_SNAPSHOT } else { REPLAY };
-        let mut query = sqlx::query(self.schema.sql(statement))
-            .bind(stream.aggregate_type().as_str())
-            .bind(stream.aggregate_id().as_str())
-            .bind(first_version(replay))
-            .bind(last);
-        query = match snapshot {
-            Some(fingerprint) => query.bind(fingerprint.cast_signed()),
-            None => query.bind(until).bind(to_sql(replay.after.get())),
-        };
         let failed = |error| classify(error, "replay a stream");
+        let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+        let last = match end_of(replay) {
+            Ok(last) => last,
+            Err(time) => {
+                let query = sqlx::query_as(self.schema.sql(LAST_RECORDED_BY)).bind(kind).bind(id).bind(time);
+                let found = self.connections.optional(query).await.map_err(failed)?;
+                let replay = up_to_found(replay, found)?;
+                return Box::pin(self.try_replay(stream, replay, visitor, begun)).await;
+            }
+        };
+        // A replay after a known event needs no snapshot: the caller has a state.
+        let snapshot = replay.snapshot.filter(|_| replay.after_event.is_none());
+        let statement = if snapshot.is_some() { REPLAY_FROM_SNAPSHOT } else { REPLAY };
+        let query = sqlx::query(self.schema.sql(statement)).bind(kind).bind(id).bind(first_version(replay)).bind(last);
+        let query = match snapshot {
+            Some(fingerprint) => query.bind(fingerprint.cast_signed()),
+            None => query,
+        };
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let limits = self.connections.limits();
         let mut rows = query.fetch(&mut *lease);
@@ -219,14 +226,14 @@ impl Scans for Reader {
 impl Reader {
     async fn sequence_once(&self) -> Result<(Option<i64>,), sqlx::Error> {
         let query = || sqlx::query_as::<_, (Option<i64>,)>(self.schema.sql(SEQUENCE));
-        let mut lease = self.connections.lease().await?;
-        let head = self.connections.limits().statements(query().fetch_one(&mut *lease)).await;
-        // A store that was opened for writing may be connected to a demoted primary, while new sessions reach the new one.
-        if self.expects_writes && matches!(head, Ok((Some(READ_ONLY),))) && lease.is_read_only() {
-            drop(lease);
-            return self.connections.one(query()).await;
+        loop {
+            let mut lease = self.connections.lease().await?;
+            let head = self.connections.limits().statements(query().fetch_one(&mut *lease)).await;
+            // A store that was opened for writing may be connected to a demoted primary, while new sessions reach the new one.
+            if !(self.expects_writes && matches!(head, Ok((Some(READ_ONLY),))) && lease.is_read_only()) {
+                return lease.end(head);
+            }
         }
-        lease.end(head)
     }
 }
 
@@ -267,13 +274,16 @@ fn columns(row: &PgRow) -> Result<Columns<'_>, sqlx::Error> {
     })
 }
 
-/// Binds: aggregate type, aggregate id, first version, up to version, up to time or NULL, the version before the replay, whose event has no
-/// limit of time.
+/// Binds: aggregate type, aggregate id, first version, up to version.
 const REPLAY: &str = "
     SELECT version, event_type, schema_version, codec, payload, event_id FROM {schema}.events
     WHERE aggregate_type = $1 AND aggregate_id = $2 AND version >= $3 AND version <= $4
-        AND ($5::timestamptz IS NULL OR recorded_at <= $5 OR version = $6)
     ORDER BY version";
+
+/// Binds: aggregate type, aggregate id, time. An earlier event may have a later time, if the clock went back in between.
+const LAST_RECORDED_BY: &str = "
+    SELECT version FROM {schema}.events WHERE aggregate_type = $1 AND aggregate_id = $2 AND recorded_at <= $3
+    ORDER BY version DESC LIMIT 1";
 
 /// Binds: aggregate type, aggregate id, first version, up to version, fingerprint. A row without an event type is the snapshot. It counts only
 /// if the log has its event under its version. `OFFSET 0` makes this one lookup by the stream.

@@ -22,9 +22,9 @@ use crate::store::postgres::model::checkpoint;
 use crate::store::postgres::model::parking::{columns, park};
 use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::postgres::schema::Schema;
-use crate::store::server::connections::{Fault, Lease};
 use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
+use crate::store::server::lease::Lease;
 
 impl PostgresReadModel {
     pub(crate) async fn begin_per_aggregate(
@@ -57,13 +57,13 @@ impl PostgresReadModel {
     ) -> Result<()> {
         let streams = in_key_order(streams);
         let _turn = self.connections.turn().await?;
-        let (mut turn, mut is_first) = (Some(turn), true);
+        let (mut turn, mut retries) = (Some(turn), self.connections.retries());
         loop {
             let lease = self.connections.lease().await;
             let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
             let done = self.turn_on(&mut lease, projection, &streams, &mut turn).await;
             let done = lease.finish(done);
-            if !std::mem::take(&mut is_first) || turn.is_none() || !Fault::may_pass::<Postgres, _>(&done) {
+            if turn.is_none() || !retries.may_pass(&done) {
                 return done;
             }
         }
@@ -97,13 +97,13 @@ impl PostgresReadModel {
         work: Work<PgConnection>,
     ) -> Result<()> {
         let _turn = self.connections.turn().await?;
-        let (mut work, mut is_first) = (Some(work), true);
+        let (mut work, mut retries) = (Some(work), self.connections.retries());
         loop {
             let lease = self.connections.lease().await;
             let mut lease = lease.map_err(|error| classify(error, "set up a projection"))?;
             let done = self.begin_on(&mut lease, projection, state, &mut work).await;
             let done = lease.finish(done);
-            if !std::mem::take(&mut is_first) || work.is_none() || !Fault::may_pass::<Postgres, _>(&done) {
+            if work.is_none() || !retries.may_pass(&done) {
                 return done;
             }
         }

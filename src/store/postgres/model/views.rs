@@ -13,8 +13,8 @@ use crate::store::model::views::{
 };
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::read_model::PostgresReadModel;
-use crate::store::server::connections::Lease;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
+use crate::store::server::lease::Lease;
 
 #[async_trait]
 impl ViewStore for PostgresReadModel {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ffi};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{NewEvent, RecordedEvent};
 use crate::id::{CommitId, EventId, IdempotencyKey, Position, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
+use crate::store::log::clock::recorded_time;
 use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::history::stream_changed;
@@ -221,6 +222,8 @@ struct Commit<'tx> {
     keep_outcome: CachedStatement<'tx>,
     head: Position,
     recorded_at: i64,
+    /// Whether the clock has gone back by more than recorded times hide. The first event then marks its position.
+    steps_back: bool,
     /// The written events, if inline projections need them.
     written: Vec<RecordedEvent>,
     keeps_written: bool,
@@ -237,7 +240,9 @@ enum Check {
 impl<'tx> Commit<'tx> {
     fn begin(tx: &'tx Connection, inline: &Inlines<Connection>) -> Result<Self, Failure> {
         let last = tx.prepare_cached(LAST)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        let (head, last_time): (i64, i64) = last.unwrap_or((0, i64::MIN));
+        let (head, last_time): (i64, Option<i64>) = last.unwrap_or((0, None));
+        let last_time = last_time.and_then(DateTime::from_timestamp_micros);
+        let recorded_at = recorded_time(Utc::now().trunc_subsecs(6), last_time);
         Ok(Self {
             tx,
             version: tx.prepare_cached(VERSION)?,
@@ -246,8 +251,8 @@ impl<'tx> Commit<'tx> {
             outcome: tx.prepare_cached(OUTCOME)?,
             keep_outcome: tx.prepare_cached(INSERT_KEY)?,
             head: Position::new(from_sql(head, "position")?),
-            // Times never decrease along the log, even if the clock goes backward.
-            recorded_at: Utc::now().timestamp_micros().max(last_time),
+            recorded_at: recorded_at.timestamp_micros(),
+            steps_back: last_time.is_some_and(|last| recorded_at < last),
             written: Vec::new(),
             keeps_written: !inline.is_empty(),
         })
@@ -354,6 +359,9 @@ impl<'tx> Commit<'tx> {
         match inserted {
             Ok(_) => {
                 self.head = position;
+                if std::mem::take(&mut self.steps_back) {
+                    self.tx.prepare_cached(INSERT_CLOCK_STEP)?.execute([to_sql(position.get())])?;
+                }
                 if self.keeps_written {
                     let (stream, event) = (stream.clone(), event.clone());
                     let recorded_at = DateTime::from_timestamp_micros(self.recorded_at).unwrap_or_default();
@@ -415,6 +423,8 @@ const INSERT_EVENT: &str = "
         (position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
          correlation_id, causation_id, metadata, payload)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+
+const INSERT_CLOCK_STEP: &str = "INSERT INTO retell_clock_steps (position) VALUES (?1)";
 
 /// The number of a commit is the position of its last event.
 const OUTCOME: &str = "

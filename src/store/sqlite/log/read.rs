@@ -10,7 +10,7 @@ use crate::id::{AggregateType, EventType, Position, StreamId, Version};
 use crate::store::log::columns::event_columns;
 use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
-use crate::store::sqlite::convert::{event_id_from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::convert::{event_id_from_sql, from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::row::events;
 
@@ -99,8 +99,18 @@ pub(crate) fn recorded_after(
     limit: usize,
 ) -> Result<Vec<RecordedEvent>, Failure> {
     let tx = db.transaction()?;
-    let first = last_recorded_by(&tx, time.timestamp_micros())?;
-    unfiltered(&tx, Position::new(first), limit, usize::MAX)
+    let mut ends = tx.prepare_cached(CLOCK_STEPS)?.query_map([], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    ends.push(to_sql(head(&tx)?.next().get()));
+    let (mut found, mut before) = (Vec::new(), 0);
+    for end in ends {
+        // Within a section between two steps of the clock, times never decrease.
+        let end = from_sql(end, "position")?.saturating_sub(1);
+        let first = last_recorded_by(&tx, time.timestamp_micros(), before, end)?;
+        let wanted = usize::try_from(end - first).unwrap_or(usize::MAX).min(limit - found.len());
+        found.extend(unfiltered(&tx, Position::new(first), wanted, usize::MAX)?);
+        before = end;
+    }
+    Ok(found)
 }
 
 /// Returns events without a filter and checks that their positions are contiguous: no projection would ever get a missing event.
@@ -121,11 +131,11 @@ fn unfiltered(
     Ok(events)
 }
 
-/// Returns the last position recorded at `time` or earlier. Times never decrease along the log, so a binary search with some 20 lookups finds it,
-/// and appends need not maintain an index.
-fn last_recorded_by(db: &Connection, time: i64) -> Result<u64, Failure> {
+/// Returns the last position after `before` and up to `end` that was recorded at `time` or earlier; `before` if there is none. Times never
+/// decrease between the two, so a binary search with some 20 lookups finds it, and appends need not maintain an index.
+fn last_recorded_by(db: &Connection, time: i64, before: u64, end: u64) -> Result<u64, Failure> {
     let mut statement = db.prepare_cached(RECORDED_AT)?;
-    let (mut early, mut late) = (0, head(db)?.get() + 1);
+    let (mut early, mut late) = (before, end + 1);
     while early + 1 < late {
         let middle = early + (late - early) / 2;
         let recorded_at: Option<i64> = statement.query_row([to_sql(middle)], |row| row.get(0)).optional()?;
@@ -180,5 +190,7 @@ const NEWEST: &str = concat!(
     FROM retell_events WHERE event_type = ?1
     ORDER BY position DESC LIMIT ?2"
 );
+
+const CLOCK_STEPS: &str = "SELECT position FROM retell_clock_steps ORDER BY position";
 
 const RECORDED_AT: &str = "SELECT recorded_at FROM retell_events WHERE position = ?1";

@@ -94,13 +94,16 @@ fn read_stream(
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<Chunk, Failure> {
     let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
-    let (last, until) = match replay.up_to {
-        UpTo::Head => (i64::MAX, i64::MAX),
-        UpTo::Version(version) => (to_sql(version.get()), i64::MAX),
-        UpTo::Time(time) => (i64::MAX, time.timestamp_micros()),
+    let (last, snapshot) = match replay.up_to {
+        UpTo::Head => (i64::MAX, replay.snapshot),
+        UpTo::Version(version) => (to_sql(version.get()), replay.snapshot),
+        UpTo::Time(time) => {
+            let mut found = db.prepare_cached(LAST_RECORDED_BY)?;
+            let last = found.query_row((kind, id, time.timestamp_micros()), |row| row.get(0)).optional()?;
+            (last.unwrap_or(0), None)
+        }
     };
-    if let Some(fingerprint) = replay.snapshot
-        && until == i64::MAX
+    if let Some(fingerprint) = snapshot
         && replay.after_event.is_none()
     {
         let mut statement = db.prepare_cached(SNAPSHOT)?;
@@ -110,13 +113,13 @@ fn read_stream(
             let version = Version::new(from_sql(version, "snapshot version")?);
             let first = Chunk { snapshot: Some((version, event, state)), ..Chunk::default() };
             // If the log does not have the snapshot's event, the snapshot belongs to another history and does not count.
-            if let Some(last_chunk) = read_events(db, stream, (version, Some(event)), (last, until), first, chunks)? {
+            if let Some(last_chunk) = read_events(db, stream, (version, Some(event)), last, first, chunks)? {
                 return Ok(last_chunk);
             }
         }
     }
     let start = (replay.after, replay.after_event);
-    match (read_events(db, stream, start, (last, until), Chunk::default(), chunks)?, replay.after_event) {
+    match (read_events(db, stream, start, last, Chunk::default(), chunks)?, replay.after_event) {
         (Some(last_chunk), _) => Ok(last_chunk),
         (None, Some(known)) => {
             let at = (kind, id, to_sql(replay.after.get()));
@@ -134,7 +137,7 @@ fn read_events(
     db: &Connection,
     stream: &StreamId,
     (after, known): (Version, Option<EventId>),
-    (last, until): (i64, i64),
+    last: i64,
     mut chunk: Chunk,
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<Option<Chunk>, Failure> {
@@ -146,7 +149,7 @@ fn read_events(
         (after, Some(_)) => to_sql(after.get()),
     };
     let mut statement = db.prepare_cached(REPLAY)?;
-    let mut rows = statement.query((kind, id, from, last, until, to_sql(after.get())))?;
+    let mut rows = statement.query((kind, id, from, last.max(to_sql(after.get()))))?;
     if let Some(known) = known {
         let Some(row) = rows.next()? else { return Ok(None) };
         if (from_sql(row.get(0)?, "version")?, event_id(row)?) != (after.get(), known) {
@@ -201,13 +204,16 @@ impl Chunk {
     }
 }
 
-/// Binds: aggregate type, aggregate id, first version, up to version, up to time, the version before the replay. The event at the last of these
-/// is not part of the replay, so it has no limit.
+/// Binds: aggregate type, aggregate id, first version, up to version.
 const REPLAY: &str = "
     SELECT version, event_type, schema_version, codec, payload, event_id FROM retell_events
-    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version >= ?3 AND version <= max(?4, ?6)
-        AND (recorded_at <= ?5 OR version = ?6)
+    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND version >= ?3 AND version <= ?4
     ORDER BY version";
+
+/// Binds: aggregate type, aggregate id, time. An earlier event may have a later time, if the clock went back in between.
+const LAST_RECORDED_BY: &str = "
+    SELECT version FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND recorded_at <= ?3
+    ORDER BY version DESC LIMIT 1";
 
 /// Binds: aggregate type, aggregate id, fingerprint, after, up to version.
 const SNAPSHOT: &str = "
