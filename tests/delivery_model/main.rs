@@ -19,6 +19,7 @@
 //! `sequential.rs` models projections in log order from end to end. Two relays, a broker with its queue and two workers at once have more
 //! states than a test has time for, so each is checked with part of the others. The worst possible broker covers the rest: it may deliver
 //! any frame of the log at any time, which includes everything that relays and queues can do. `parallel.rs` has only that broker.
+//! `history.rs` models a log that goes back in time, and everything that remembers a place in it.
 //! `search.rs` is the search. (The crate stateright could search too, but it always pulls in a web server and does not check reachability
 //! of the end.)
 //!
@@ -26,6 +27,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod history;
 mod parallel;
 mod search;
 mod sequential;
@@ -248,5 +250,137 @@ mod in_parallel {
     #[test]
     fn applying_a_later_event_of_a_parked_aggregate_is_found() {
         assert_broken(&Delivery { broken: Broken::ParkedNotPassedOver, ..PARKING }, DIFFER);
+    }
+}
+
+mod in_a_log_that_goes_back {
+    use crate::history::{cache, log_order, per_aggregate, relay};
+    use crate::search::{assert_broken, assert_kept, assert_stuck};
+
+    const MIXED: &str = "a state mixes two histories";
+    const SILENT: &str = "the log and the state differ in silence";
+
+    mod states {
+        use super::*;
+        use cache::{Broken, Loading};
+
+        #[test]
+        fn no_state_mixes_two_histories() {
+            assert_kept(&Loading { broken: Broken::Nothing });
+        }
+
+        #[test]
+        fn a_cached_state_read_on_by_version_is_found() {
+            assert_broken(&Loading { broken: Broken::CachedByVersion }, MIXED);
+        }
+
+        #[test]
+        fn a_snapshot_that_counts_by_version_is_found() {
+            assert_broken(&Loading { broken: Broken::SnapshotByVersion }, MIXED);
+        }
+
+        #[test]
+        fn an_append_that_compares_versions_is_found() {
+            assert_broken(&Loading { broken: Broken::AppendByVersion }, "a command was decided on a lost state");
+        }
+    }
+
+    mod relays {
+        use super::*;
+        use relay::{Broken, Publishing};
+
+        const PASSED_OVER: &str = "a relay passed over an event in silence";
+
+        #[test]
+        fn every_event_of_the_new_history_is_published() {
+            assert_kept(&Publishing { broken: Broken::Nothing });
+        }
+
+        #[test]
+        fn a_position_that_is_compared_at_the_start_only_is_found() {
+            assert_broken(&Publishing { broken: Broken::ComparedAtStartOnly }, PASSED_OVER);
+        }
+
+        #[test]
+        fn a_position_that_is_not_compared_is_found() {
+            assert_broken(&Publishing { broken: Broken::NotCompared }, PASSED_OVER);
+        }
+    }
+
+    mod workers_in_log_order {
+        use super::*;
+        use log_order::{Broken, Delivery};
+
+        #[test]
+        fn models_are_of_one_history_and_skip_nothing() {
+            assert_kept(&Delivery { broken: Broken::Nothing });
+        }
+
+        #[test]
+        fn a_checkpoint_that_is_compared_at_the_start_only_is_found() {
+            assert_broken(&Delivery { broken: Broken::ComparedAtStartOnly }, MIXED);
+        }
+
+        #[test]
+        fn a_gate_that_compares_positions_is_found() {
+            assert_broken(&Delivery { broken: Broken::FramesByPosition }, MIXED);
+        }
+
+        #[test]
+        fn a_compare_and_set_of_positions_is_found() {
+            assert_broken(&Delivery { broken: Broken::CheckpointByPosition }, MIXED);
+        }
+
+        #[test]
+        fn a_worker_that_keeps_the_larger_position_is_found() {
+            assert_stuck(&Delivery { broken: Broken::KeepsTheLarger });
+        }
+
+        #[test]
+        fn a_stored_position_that_is_never_compared_is_found() {
+            assert_stuck(&Delivery { broken: Broken::StoredNotCompared });
+        }
+    }
+
+    mod workers_per_aggregate {
+        use super::*;
+        use per_aggregate::{Broken, Delivery, Faults};
+
+        #[test]
+        fn models_are_of_one_history_and_skip_nothing() {
+            for faults in [Faults::Frames, Faults::Restores, Faults::Crash] {
+                assert_kept(&Delivery { faults, broken: Broken::Nothing });
+            }
+        }
+
+        #[test]
+        fn a_sweep_that_does_not_look_back_is_found() {
+            assert_broken(&Delivery { faults: Faults::Restores, broken: Broken::SweptNotLookedAt }, SILENT);
+        }
+
+        #[test]
+        fn an_applied_event_that_is_not_compared_is_found() {
+            assert_broken(&Delivery { faults: Faults::Frames, broken: Broken::AppliedNotCompared }, SILENT);
+        }
+
+        #[test]
+        fn a_row_ahead_that_is_not_compared_is_found() {
+            assert_broken(&Delivery { faults: Faults::Crash, broken: Broken::AheadNotCompared }, SILENT);
+        }
+
+        #[test]
+        fn a_refusal_that_is_not_stored_is_found() {
+            assert_broken(&Delivery { faults: Faults::Frames, broken: Broken::RefusalNotStored }, SILENT);
+        }
+
+        #[test]
+        fn a_worker_that_keeps_the_larger_position_is_found() {
+            assert_stuck(&Delivery { faults: Faults::Restores, broken: Broken::KeepsTheLarger });
+        }
+
+        #[test]
+        fn a_position_that_is_compared_at_the_start_only_is_found() {
+            assert_broken(&Delivery { faults: Faults::Restores, broken: Broken::ComparedAtStartOnly }, SILENT);
+        }
     }
 }
