@@ -7,6 +7,9 @@
 //! Invariant: the swept position moves only over events that the sweep has read from the store and applied, or found applied or parked. Events
 //! that the broker delivered say nothing about events that it did not deliver, however well they were applied.
 
+mod compare;
+mod remembered;
+mod state;
 mod turn;
 
 use std::collections::{BTreeMap, HashSet};
@@ -21,17 +24,17 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::retry_transient;
 use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Delivery, SubscriptionMode};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
-use crate::id::{AggregateType, Position, StreamId, Version};
+use crate::id::{Position, StreamId, Version};
 use crate::projection::Projection;
-use crate::store::log::mark::changed_stream;
 use crate::store::log::query::{Filter, Page};
-use crate::store::log::reader::EventReaderExt;
 use crate::store::model::parking::{Parked, Parking, ParkingChange};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::ReadModel;
+use crate::worker::aggregate_order::remembered::{Ahead, Swept, last_events};
+use crate::worker::aggregate_order::state::AggregateOrder;
 use crate::worker::aggregate_order::turn::Attempt;
 use crate::worker::job::Job;
 use crate::worker::parking::ParkedAggregates;
@@ -48,21 +51,6 @@ const MAX_GROUPS: u32 = 16;
 /// How long no message arrives before the worker is idle, and sweeps what arrived: a caller that waits for an event to be applied waits for
 /// the sweep.
 const IDLE_AFTER: Duration = Duration::from_millis(2);
-
-/// A row for each aggregate, and the swept position.
-pub(super) struct AggregateOrder {
-    /// The events that move a row: all events of an aggregate, including types that are not wanted.
-    scope: Filter,
-    /// The aggregate types that have had a wanted event, unless the filter names types. The others have no rows: if one of their events is
-    /// wanted after all, the events before it are read from the store.
-    kinds: HashSet<AggregateType>,
-    /// The last event that the broker brought and that was applied since the last sweep: the log has it, or has lost it.
-    newest: Mark,
-    /// When something arrived that the sweep has not covered, for the first time since the last sweep.
-    unswept_since: Option<Instant>,
-    /// How long an event took in the last batch.
-    pace: Duration,
-}
 
 impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, AggregateOrder> {
     const SEES_ALL_PARKED: bool = false;
@@ -94,12 +82,10 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         // Late messages arrive after others, and duplicates twice.
         batch.sort_unstable_by_key(|event| event.position);
         batch.dedup_by_key(|event| event.position);
-        let newest = batch.last().map_or(Mark::START, RecordedEvent::mark);
         self.leave_out_unknown_kinds(&mut batch);
-        if self.apply_timed(batch).await? {
-            if newest.position > self.order.newest.position {
-                self.order.newest = newest;
-            }
+        let is_applied = self.apply_timed(batch).await?;
+        self.order.ahead.add(&self.order.moved);
+        if is_applied {
             self.feed.acknowledge(last).await;
         } else {
             self.feed.leave();
@@ -112,31 +98,21 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         self.order.unswept_since = None;
         // Another worker may have swept further. A read model that was restored from a backup is further back.
         match self.job.models.mark(&self.name).await {
-            Ok(swept) => {
-                if swept.position < self.applied.position {
-                    // The read model no longer has the events that this worker has applied.
-                    self.order.newest = Mark::START;
-                }
-                self.reach(swept);
-            }
+            Ok(swept) => self.follow(swept),
             // The worker's own position will do: a sweep that does not begin at the stored one moves nothing.
             Err(error) if error.is_outage() => {}
             Err(error) => return Err(error),
         }
-        if self.order.newest.position > self.applied.position {
-            match self.job.reader.check(self.order.newest).await {
-                Ok(()) => self.order.newest = Mark::START,
-                Err(error) if error.is_outage() => {}
-                Err(error) => return Err(self.of_this_projection(error)),
-            }
-        }
+        self.compare_newest().await?;
+        self.compare_ahead().await?;
+        self.compare_swept().await?;
         Ok(self.order.scope.clone())
     }
 
     async fn return_to_stored(&mut self) -> Result<()> {
         let (models, name) = (&self.job.models, &self.name);
         let swept = retry_transient(&self.stop, self.delays(), || models.mark(name)).await?;
-        self.reach(swept);
+        self.follow(swept);
         Ok(())
     }
 
@@ -144,34 +120,48 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         let through = page.mark();
         let mut events = page.events;
         self.leave_out_unknown_kinds(&mut events);
-        // Most events arrived from the broker before: finding that out needs no lock.
-        let streams: HashSet<_> = events.iter().map(|event| &event.stream).collect();
-        let streams: Vec<_> = streams.into_iter().cloned().collect();
+        let last = last_events(&events);
+        // Most events arrived from the broker before: finding that out needs no lock. The same query looks at the page before this one.
+        let before = self.order.swept.iter().flat_map(Swept::streams);
+        let streams: HashSet<_> = last.keys().chain(before).cloned().collect();
+        let streams: Vec<_> = streams.into_iter().collect();
         let (models, name) = (&self.job.models, &self.name);
         let seen = match retry_transient(&self.stop, self.delays(), || models.seen(name, &streams)).await {
             Ok(seen) => seen,
             Err(error) => return self.unless_stopped(error).map(|()| false),
         };
-        // The log has the event that a row has seen, unless the broker brought an event that the log has lost.
-        for event in &events {
-            let Some(seen) = seen.get(&event.stream).filter(|seen| seen.version == event.version) else { continue };
-            if let Some(id) = seen.event_id.filter(|id| *id != event.event.id) {
-                let error = changed_stream(&event.stream, event.version, id, Some(event.event.id));
-                return Err(self.of_this_projection(error));
+        if let Some(before) = self.order.swept.take() {
+            if !before.is_in(&seen) {
+                // This page was judged by rows that are gone.
+                return Box::pin(self.apply_again(before)).await;
             }
+            before.add_rows_ahead(&seen, &mut self.order.ahead);
+        }
+        if let Err(error) = self.order.ahead.compare(&events, &last, &seen) {
+            Box::pin(self.refuse_row(error)).await?;
+            // The row was restored in the meantime.
+            return Ok(true);
         }
         events.retain(|event| seen.get(&event.stream).is_none_or(|seen| event.version > seen.version));
         if !self.apply_timed(events).await? {
             return Ok(false);
         }
-        match self.job.models.sweep(&self.name, self.applied, through).await {
+        let from = self.applied;
+        match self.job.models.sweep(&self.name, from, through).await {
             // If another worker was faster, or the read model was restored, the log is read on from there.
             Ok(swept) => {
-                self.reach(swept);
+                self.order.swept = Swept::over(from, through, last);
+                self.order.moved.clear();
+                if swept == through {
+                    self.reach(swept);
+                } else {
+                    self.follow(swept);
+                }
                 Ok(true)
             }
             // The next sweep will do.
             Err(error) if error.is_outage() => {
+                self.order.ahead.add(&self.order.moved);
                 self.job.reporter.saw(&error);
                 self.unstored = Some(error);
                 Ok(false)
@@ -251,7 +241,9 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
         let order = AggregateOrder {
             scope: Filter { aggregate_types: filter.aggregate_types.clone(), ..Filter::all() },
             kinds: filter.aggregate_types.into_iter().collect(),
-            newest: Mark::START,
+            moved: Vec::new(),
+            swept: None,
+            ahead: Ahead::default(),
             unswept_since: None,
             // Unknown at first: as if events were slow.
             pace: TRANSACTION_TIME,
@@ -327,8 +319,18 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
             let attempt = Attempt::of(self);
             let done = self.job.models.turn(&self.name, streams.clone(), turn(attempt.clone())).await;
             let report = std::mem::take(&mut *attempt.report());
+            // If the answer was lost, the transaction may have committed.
+            let may_be_done = done.as_ref().err().is_none_or(Error::is_outage);
+            if may_be_done {
+                self.order.moved.extend(report.moved.iter().cloned());
+            }
             match done {
                 Ok(()) => return Ok((Outcome::Committed, report)),
+                // A row has an event that the log does not have.
+                Err(error) if error.is_history_changed() => {
+                    Box::pin(self.refuse_row(error)).await?;
+                    return Ok((Outcome::Interrupted, report));
+                }
                 Err(error) if report.unread => return Ok((Outcome::Unread(error), report)),
                 Err(error) => {
                     if let Some(outcome) = attempts.after(error, report.took, &self.stop).await? {

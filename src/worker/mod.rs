@@ -205,8 +205,10 @@ where
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
         let run = async {
             match self.order {
-                EventOrder::Log => Runner::in_log_order(&self.job, stop.clone())?.run().boxed().await,
-                EventOrder::Aggregate => Runner::in_aggregate_order(&self.job, stop.clone())?.run().boxed().await,
+                EventOrder::Log => Box::pin(async { Runner::in_log_order(&self.job, stop.clone())?.run().await }).await,
+                EventOrder::Aggregate => {
+                    Box::pin(async { Runner::in_aggregate_order(&self.job, stop.clone())?.run().await }).await
+                }
             }
         };
         self.stopping_within_grace(&stop, self.job.reporter.track(run)).await
@@ -308,9 +310,11 @@ where
     pub(crate) async fn catch_up_to(&self, to: Position, stop: CancellationToken) -> Result<CaughtUp> {
         let run = async {
             match self.order {
-                EventOrder::Log => Runner::in_log_order(&self.job, stop.clone())?.catch_up(to).boxed().await,
+                EventOrder::Log => {
+                    Box::pin(async { Runner::in_log_order(&self.job, stop.clone())?.catch_up(to).await }).await
+                }
                 EventOrder::Aggregate => {
-                    Runner::in_aggregate_order(&self.job, stop.clone())?.catch_up(to).boxed().await
+                    Box::pin(async { Runner::in_aggregate_order(&self.job, stop.clone())?.catch_up(to).await }).await
                 }
             }
         };

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, RecordedEvent};
+use crate::id::mark::Mark;
 use crate::id::{ProjectionName, StreamId, Version};
 use crate::panics::catch_in;
 use crate::projection::Projection;
@@ -29,6 +30,20 @@ pub(super) enum Outcome {
     Unread(Error),
 }
 
+/// An event that a transaction moves the row of its aggregate over.
+#[derive(Debug, Clone)]
+pub(super) struct Moved {
+    pub(super) mark: Mark,
+    pub(super) stream: StreamId,
+    pub(super) version: Version,
+}
+
+impl Moved {
+    pub(super) fn over(event: &RecordedEvent) -> Self {
+        Self { mark: event.mark(), stream: event.stream.clone(), version: event.version }
+    }
+}
+
 /// How a transaction ended and what it reports, unless the worker has to end.
 pub(super) type Attempted = Result<(Outcome, Report)>;
 
@@ -39,6 +54,8 @@ pub(super) struct Report {
     pub(super) planned: usize,
     /// The first of them.
     pub(super) first: Option<RecordedEvent>,
+    /// With order per aggregate, the events of the batch that move a row.
+    pub(super) moved: Vec<Moved>,
     /// Whether there are more events than it was allowed to apply.
     pub(super) has_rest: bool,
     /// The parked state of the aggregate that it retries.

@@ -1,4 +1,6 @@
 //! C1. A log that went back in time is noticed by everything that remembers a place in it.
 
+mod between;
+mod inline;
 mod log;
 mod positions;

@@ -17,7 +17,7 @@ use crate::store::model::parking::ParkedState;
 use crate::store::model::progress::{Progress, Turn};
 use crate::worker::parking::from_event;
 use crate::worker::runner::{Group, Runner, of_projection};
-use crate::worker::transaction::{Report, apply, failure, follow, read_parked};
+use crate::worker::transaction::{Moved, Report, apply, failure, follow, read_parked};
 
 /// One attempt at a transaction, and its report: it may end on another thread.
 pub(super) struct Attempt<P> {
@@ -52,7 +52,7 @@ impl<P: Projection> Attempt<P> {
     pub(super) fn apply_group(self: Arc<Self>, group: Group, passed_over: Vec<StreamId>, most: usize) -> Turn<P::Tx> {
         Box::new(move |tx, rows| {
             async move {
-                let mut plan = Plan { attempt: &self, most, events: Vec::new() };
+                let mut plan = Plan { attempt: &self, most, events: Vec::new(), moved: Vec::new() };
                 for event in group.iter().filter(|event| !passed_over.contains(&event.stream)) {
                     // The aggregate of every event has its row.
                     let Ok(place) = rows.binary_search_by(|row| row.stream.cmp(&event.stream)) else { continue };
@@ -61,6 +61,7 @@ impl<P: Projection> Attempt<P> {
                         break;
                     }
                 }
+                self.report().moved = plan.moved;
                 self.apply(tx, &plan.events).await
             }
             .boxed()
@@ -174,6 +175,8 @@ struct Plan<'a, P> {
     attempt: &'a Attempt<P>,
     most: usize,
     events: Vec<RecordedEvent>,
+    /// The events of the group that move a row.
+    moved: Vec<Moved>,
 }
 
 impl<P: Projection> Plan<'_, P> {
@@ -187,6 +190,7 @@ impl<P: Projection> Plan<'_, P> {
         }
         if row.parked.is_some() {
             (row.seen, row.seen_id) = (event.version, Some(event.event.id));
+            self.moved.push(Moved::over(event));
             return Ok(true);
         }
         while row.applied.next() < event.version {
@@ -203,6 +207,7 @@ impl<P: Projection> Plan<'_, P> {
             return Ok(false);
         }
         self.push(row, event);
+        self.moved.push(Moved::over(event));
         Ok(true)
     }
 

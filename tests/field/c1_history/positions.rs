@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use retell::broker::Publisher;
+use retell::broker::frame::Frame;
 use retell::prelude::*;
 use retell::store::ViewStore;
 use retell::{
@@ -17,14 +18,14 @@ use crate::server::{self, Server};
 
 #[derive(Event)]
 #[event("shelf.filled")]
-struct Filled(u64);
+pub(super) struct Filled(pub(super) u64);
 
 /// Lists the numbers of each stream, in one of two orders.
 #[derive(Clone, Copy)]
-struct Numbers(&'static str);
+pub(super) struct Numbers(pub(super) &'static str);
 
-const IN_LOG_ORDER: Numbers = Numbers("numbers");
-const PER_AGGREGATE: Numbers = Numbers("numbers per aggregate");
+pub(super) const IN_LOG_ORDER: Numbers = Numbers("numbers");
+pub(super) const PER_AGGREGATE: Numbers = Numbers("numbers per aggregate");
 
 impl View for Numbers {
     const NAME: &'static str = "numbers";
@@ -45,27 +46,27 @@ impl View for Numbers {
 }
 
 /// A log and read models in one database, so that both can be restored in one transaction.
-struct Site<S, M> {
-    store: S,
-    models: M,
-    database: Database,
+pub(super) struct Site<S, M> {
+    pub(super) store: S,
+    pub(super) models: M,
+    pub(super) database: Database,
 }
 
-async fn sqlite() -> Site<SqliteStore, SqliteReadModel> {
+pub(super) async fn sqlite() -> Site<SqliteStore, SqliteReadModel> {
     let database = Database::sqlite();
     let Place::Sqlite(path) = &database.place else { unreachable!("a file") };
     let store = SqliteStore::open(path).await.unwrap();
     Site { models: store.read_model(), store, database }
 }
 
-async fn postgres() -> Site<PostgresStore, PostgresReadModel> {
+pub(super) async fn postgres() -> Site<PostgresStore, PostgresReadModel> {
     let database = Database::postgres().await;
     let Place::Postgres(url) = &database.place else { unreachable!("a PostgreSQL database") };
     let store = PostgresStore::connect(url).await.unwrap();
     Site { store, models: PostgresReadModel::connect(url).await.unwrap(), database }
 }
 
-async fn mysql() -> Site<MySqlStore, MySqlReadModel> {
+pub(super) async fn mysql() -> Site<MySqlStore, MySqlReadModel> {
     let database = Database::mysql().await;
     let Place::MySql(url) = &database.place else { unreachable!("a MySQL database") };
     let store = MySqlStore::connect(url).await.unwrap();
@@ -74,7 +75,7 @@ async fn mysql() -> Site<MySqlStore, MySqlReadModel> {
 
 /// A part of the database that is dumped and restored.
 #[derive(Clone, Copy, PartialEq)]
-enum Part {
+pub(super) enum Part {
     Log,
     Models,
     Both,
@@ -98,7 +99,7 @@ impl Part {
     }
 
     /// Copies the tables.
-    async fn dump(self, place: &Place) {
+    pub(super) async fn dump(self, place: &Place) {
         let prefix = prefix(place);
         for table in self.tables(place) {
             place.run(&format!("CREATE TABLE dump_{table} AS SELECT * FROM {prefix}{table}")).await;
@@ -106,7 +107,7 @@ impl Part {
     }
 
     /// Replaces the rows of the tables by the dumped ones under open connections, in one transaction.
-    async fn restore(self, place: &Place) {
+    pub(super) async fn restore(self, place: &Place) {
         let prefix = prefix(place);
         let mut sql = match place {
             Place::Sqlite(_) => {
@@ -128,7 +129,7 @@ fn prefix(place: &Place) -> &'static str {
     if matches!(place, Place::Postgres(_)) { "retell." } else { "retell_" }
 }
 
-async fn append(log: &impl EventStore, numbers: std::ops::Range<u64>) {
+pub(super) async fn append(log: &impl EventStore, numbers: std::ops::Range<u64>) {
     for number in numbers {
         let stream = StreamId::parse("shelf", &(number % 3).to_string()).unwrap();
         log.append_events(stream, ExpectedVersion::Any, [Filled(number)]).await.unwrap();
@@ -136,7 +137,7 @@ async fn append(log: &impl EventStore, numbers: std::ops::Range<u64>) {
 }
 
 /// Returns the numbers of each stream that the log has.
-async fn fold(log: &impl EventReader) -> BTreeMap<String, Vec<u64>> {
+pub(super) async fn fold(log: &impl EventReader) -> BTreeMap<String, Vec<u64>> {
     let mut folded = BTreeMap::<_, Vec<_>>::new();
     for event in log.read_all(Position::ZERO, 10_000, &Filter::all()).await.unwrap().events {
         let filled = event.decode::<Filled>().unwrap();
@@ -145,7 +146,7 @@ async fn fold(log: &impl EventReader) -> BTreeMap<String, Vec<u64>> {
     folded
 }
 
-async fn rows<M: ViewStore + Clone>(models: &M, view: Numbers) -> BTreeMap<String, Vec<u64>> {
+pub(super) async fn rows<M: ViewStore + Clone>(models: &M, view: Numbers) -> BTreeMap<String, Vec<u64>> {
     let mut rows = BTreeMap::new();
     for key in ["shelf/0", "shelf/1", "shelf/2"] {
         if let Some(numbers) = Views::new(&view, models.clone()).get(key).await.unwrap() {
@@ -155,7 +156,7 @@ async fn rows<M: ViewStore + Clone>(models: &M, view: Numbers) -> BTreeMap<Strin
     rows
 }
 
-async fn until(what: &str, done: impl AsyncFn() -> bool) {
+pub(super) async fn until(what: &str, done: impl AsyncFn() -> bool) {
     let waiting = async {
         while !done().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -164,7 +165,7 @@ async fn until(what: &str, done: impl AsyncFn() -> bool) {
     tokio::time::timeout(Duration::from_mins(1), waiting).await.unwrap_or_else(|_| panic!("waited for {what}"));
 }
 
-fn options() -> WorkerOptions {
+pub(super) fn options() -> WorkerOptions {
     WorkerOptions::new().with_sweep(Duration::from_millis(20))
 }
 
@@ -220,7 +221,7 @@ impl Running {
     }
 }
 
-async fn caught_up<S: EventReader, M: ViewStore + Clone>(log: &S, models: &M) {
+pub(super) async fn caught_up<S: EventReader, M: ViewStore + Clone>(log: &S, models: &M) {
     let expected = fold(log).await;
     for view in [IN_LOG_ORDER, PER_AGGREGATE] {
         until(view.0, async || rows(models, view).await == expected).await;
@@ -375,30 +376,47 @@ where
     Part::Log.dump(place).await;
     append(&store, 20..27).await;
     let lost = store.read_all(Position::new(19), 100, &Filter::all()).await.unwrap().events;
-    let frames = retell::broker::frame::Frame::split(&lost, 1, 1 << 20).unwrap();
+    let frames = Frame::split(&lost, 1, 1 << 20).unwrap();
+    append(&store, 27..60).await;
+    // It will continue the row of its stream, when that has 13 events again.
+    let lost = store.read_all(Position::new(41), 1, &Filter::all()).await.unwrap().events;
+    let later = Frame::split(&lost, 1, 1 << 20).unwrap();
     Part::Log.restore(place).await;
     append(&store, 100..102).await;
-    for view in [IN_LOG_ORDER, PER_AGGREGATE] {
-        let (broker, stop) = (MemoryBroker::new(), CancellationToken::new());
-        let worker = worker(view, &store, &models).with_broker(broker.clone());
-        let publish = async {
-            loop {
-                broker.publish(&frames[1..]).await.unwrap().await.unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            ended = worker.run(stop.clone()) => {
-                let error = ended.unwrap_err();
-                assert!(error.is_history_changed(), "{error}");
-            }
-            () = publish => unreachable!("publishes forever"),
-            () = tokio::time::sleep(Duration::from_secs(5)) => {
-                // The worker had read the new tail before the first frame came, and let no lost event in.
-                assert_eq!(rows(&models, view).await, fold(&store).await, "{}", view.0);
-            }
+    // In log order, the gate compares the event before a frame, so no lost event is applied.
+    let (broker, stop) = (MemoryBroker::new(), CancellationToken::new());
+    let in_log_order = worker(IN_LOG_ORDER, &store, &models).with_broker(broker.clone());
+    let publish = async {
+        for number in 102..120 {
+            broker.publish(&frames[1..]).await.unwrap().await.unwrap();
+            append(&store, number..number + 1).await;
+            let expected = fold(&store).await;
+            until("a sweep", async || rows(&models, IN_LOG_ORDER).await == expected).await;
         }
+        stop.cancel();
+    };
+    futures::join!(async { in_log_order.run(stop.clone()).await.unwrap() }, publish);
+    // With order per aggregate, the first lost event is noticed at the next sweep. The next worker is refused, too.
+    let (broker, stop) = (MemoryBroker::new(), CancellationToken::new());
+    let per_aggregate = worker(PER_AGGREGATE, &store, &models).with_broker(broker.clone());
+    let publish = async {
+        loop {
+            broker.publish(&later).await.unwrap().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_mins(1), async {
+        tokio::select! {
+            ended = per_aggregate.run(stop.clone()) => ended.unwrap_err(),
+            () = publish => unreachable!("publishes forever"),
+        }
+    });
+    for error in [ended.await.unwrap(), worker(PER_AGGREGATE, &store, &models).catch_up().await.unwrap_err()] {
+        assert!(error.is_history_changed(), "{error}");
     }
+    Rebuild::new(PER_AGGREGATE, store.clone(), models.clone()).reset().await.unwrap();
+    worker(PER_AGGREGATE, &store, &models).catch_up().await.unwrap();
+    assert_eq!(rows(&models, PER_AGGREGATE).await, fold(&store).await);
 }
 
 macro_rules! drills {

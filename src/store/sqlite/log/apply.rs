@@ -27,11 +27,12 @@ pub(crate) fn apply(
     for inline in inlines.iter() {
         let found = checkpoint(db, inline.projection())?;
         found.check_log_order(inline.projection())?;
-        if found.mark.position == before {
+        // The file's log may have been replaced by one that is as long.
+        if found.mark.position == before && found.mark.is_at(read::mark_at(db, before)?) {
             runtime.block_on(inline::apply(&**inline, db, events)).map_err(classify_work)?;
             set_checkpoint(db, inline.projection(), head, found.parking_changes)?;
         } else {
-            // Another process has appended without running the projection.
+            // Another process has appended without running the projection, or the log has another history, which is an error.
             catch_up(db, runtime, &**inline, head)?;
         }
     }
