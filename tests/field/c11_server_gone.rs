@@ -12,7 +12,7 @@ use retell::{CommandError, MemoryReadModel, RelayStore, RepositoryOptions};
 use crate::counter::{Add, Counter};
 use crate::proxy::{Limits, Proxied, Traffic, on_proxied_servers};
 
-/// The limit of a call is so long that only other limits can end the test.
+/// The limit of a call is minutes long, so only other limits can end the test in time.
 const LIMITS: Limits = Limits { call: Duration::from_mins(5), wait: Duration::from_millis(500) };
 
 const FAR: Duration = Duration::from_secs(25);

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::databases::{Database, Place};
 
-/// What the proxy does with answers.
+/// Selects how the proxy treats answers.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Traffic {
     Flows,

@@ -119,7 +119,8 @@ impl<DB: Server> Sessions<DB> {
     pub(crate) fn discard_idle(&self) -> u32 {
         let cached = std::mem::take(&mut self.shared.lock().unused);
         let cached = cached.into_iter().map(|cached| cached.connection);
-        cached.chain(std::iter::from_fn(|| self.pool.try_acquire())).map(discard).zip(1..).last().map_or(0, |(_, n)| n)
+        let idle = cached.chain(std::iter::from_fn(|| self.pool.try_acquire()));
+        idle.map(discard).fold(0, |count, ()| count + 1)
     }
 
     /// Keeps a connection that was acquired at `acquired_at` for the next call, or returns it to the pool.

@@ -1,6 +1,6 @@
 //! Notices that the file of a store was deleted, moved or replaced while the store has it open.
 //!
-//! SQLite goes on with the open file. On Unix, that file may have no name any more, and everything in it is lost when the last process closes
+//! SQLite continues with the open file. On Unix, that file may have no name any more, and everything in it is lost when the last process closes
 //! it. So the device and the inode of each path are compared with those at the time of opening. Other systems do not let a file be deleted or
 //! renamed while SQLite has it open.
 
