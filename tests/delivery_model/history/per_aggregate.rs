@@ -164,8 +164,8 @@ fn restore(state: &State, steps: &mut Steps) {
     }
     let Some((log, restored)) = state.backup else {
         // A backup with lost events beyond its swept position would be restored into another history only by mistake.
-        let is_at_rest = models.applied == history.log.events(0, models.swept.position);
-        if !history.is_replaced && is_at_rest {
+        let is_at_rest = || models.applied == history.log.events(0, models.swept.position);
+        if !history.is_replaced && is_at_rest() {
             steps.push(Step::new(Fault, "a backup is taken", State { backup: Some((history.log, models)), ..*state }));
         }
         return;
