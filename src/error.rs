@@ -227,6 +227,21 @@ pub enum ErrorKind {
         /// The call or the step that makes `what` fit the log again.
         remedy: &'static str,
     },
+    /// Most of the examined states that a view or a process has stored do not decode as the state of this program. A field was added without a
+    /// default, or a type was changed. Nothing was changed. The error of the first such state is the cause.
+    #[error(
+        "{what}: {unreadable} of the {examined} stored states that were examined do not decode as the state of this program; {remedy}"
+    )]
+    StateChanged {
+        /// The view or the process.
+        what: String,
+        /// The number of examined states that do not decode.
+        unreadable: usize,
+        /// The number of states that were examined.
+        examined: usize,
+        /// The step that makes program and states fit again.
+        remedy: &'static str,
+    },
     /// A generation of a view is behind the live generation, which readers see. Nothing was changed.
     #[error(
         "projection {projection}: the checkpoint {checkpoint} is behind {live}, the checkpoint of the live generation"
@@ -370,6 +385,38 @@ impl Error {
                 | ErrorKind::Corrupt(_)
                 | ErrorKind::NewerStore { .. }
         )
+    }
+}
+
+/// Counts stored states that do not decode, before a part of the program starts to change them.
+///
+/// A few unreadable states are damage, and fail their own events. If most of them do not decode, the type of the state has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Examined {
+    states: usize,
+    unreadable: usize,
+    first: Option<Error>,
+}
+
+impl Examined {
+    pub(crate) fn add(&mut self, decoded: Result<()>) {
+        self.states += 1;
+        if let Err(error) = decoded {
+            self.unreadable += 1;
+            self.first.get_or_insert(error);
+        }
+    }
+
+    /// Returns [`ErrorKind::StateChanged`] if most states are unreadable.
+    pub(crate) fn check(self, what: impl FnOnce() -> String, remedy: &'static str) -> Result<()> {
+        let Self { states, unreadable, first } = self;
+        match first {
+            Some(first) if unreadable * 2 > states => {
+                let kind = ErrorKind::StateChanged { what: what(), unreadable, examined: states, remedy };
+                Err(Error::with_source(kind, first))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

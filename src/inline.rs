@@ -89,6 +89,7 @@ where
     P: Projection<Tx = S::Tx>,
 {
     let (name, filter) = (ProjectionName::new(projection.name())?, projection.filter()?);
+    projection.check().await?;
     log.with_inline(Arc::new(Inlined { name, filter, projection })).await
 }
 

@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::aggregate::SnapshotPolicy;
 use crate::command::{CommandError, Context};
 use crate::error::{Error, Result};
 use crate::event::{Envelope, Event};
@@ -89,6 +90,10 @@ pub trait Process: Send + Sync + 'static {
     /// The name of the checkpoint, and the aggregate type of the processes' streams. It never changes.
     const NAME: &'static str;
 
+    /// Decides when the state and the pending deadlines of one process are saved as a snapshot, so that a manager that does not have the
+    /// process in memory reads few of its steps. The default saves every 100 steps, and the last one.
+    const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy::Every(100);
+
     /// The events that the process follows: those of one aggregate, or a union of several.
     type Event: Event;
 
@@ -146,6 +151,7 @@ pub trait Process: Send + Sync + 'static {
 #[async_trait]
 impl<P: Process> Process for Arc<P> {
     const NAME: &'static str = P::NAME;
+    const SNAPSHOTS: SnapshotPolicy = P::SNAPSHOTS;
     type Event = P::Event;
     type State = P::State;
     type Command = P::Command;
@@ -181,11 +187,13 @@ pub struct Effects<C> {
     key: AggregateId,
     pub(crate) commands: Vec<C>,
     pub(crate) deadlines: Vec<(String, Option<DateTime<Utc>>)>,
+    /// Whether the process ends.
+    pub(crate) is_last: bool,
 }
 
 impl<C> Effects<C> {
     pub(crate) fn new(key: AggregateId) -> Self {
-        Self { key, commands: Vec::new(), deadlines: Vec::new() }
+        Self { key, commands: Vec::new(), deadlines: Vec::new(), is_last: false }
     }
 
     /// Returns the key of the deciding process.
@@ -209,6 +217,19 @@ impl<C> Effects<C> {
     /// Cancels the deadline called `deadline`, if it is pending.
     pub fn cancel_deadline(&mut self, deadline: impl Into<String>) -> &mut Self {
         self.deadlines.push((deadline.into(), None));
+        self
+    }
+
+    /// Ends the process after this step. Its commands are still sent, and all of its deadlines are canceled, including those that this step
+    /// sets.
+    ///
+    /// The end is final. The process ignores every later event of its key, even one that would have started it: a late or repeated event must
+    /// not begin it again. Choose a new [key](Process::key) for another run, such as the order's id followed by the number of the attempt. If a
+    /// command of the last step is refused, the refusal is recorded and [`on_rejected`](Process::on_rejected) is not called.
+    ///
+    /// An ignored event adds no step, and costs one read of the snapshot that the end leaves, however long the history of the process is.
+    pub fn end(&mut self) -> &mut Self {
+        self.is_last = true;
         self
     }
 }

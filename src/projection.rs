@@ -86,6 +86,15 @@ pub trait Projection: Send + Sync + 'static {
         Filter::of::<Self::Event>()
     }
 
+    /// Checks that the projection can continue from what it has stored. The worker calls it at every start, before anything else. The default
+    /// returns `Ok`. A view checks that its rows decode.
+    ///
+    /// # Errors
+    /// An error ends the worker, and a transient one is retried. [`ErrorKind::StateChanged`] is meant for this.
+    async fn check(&self) -> crate::error::Result<()> {
+        Ok(())
+    }
+
     /// Prepares the read model, for example creates missing tables. The worker calls it in a transaction at every start, before the first
     /// event.
     ///
@@ -133,6 +142,10 @@ impl<P: Projection> Projection for Arc<P> {
 
     async fn setup(&self, tx: &mut P::Tx) -> Result<(), BoxError> {
         (**self).setup(tx).await
+    }
+
+    async fn check(&self) -> crate::error::Result<()> {
+        (**self).check().await
     }
 
     async fn apply(&self, tx: &mut P::Tx, event: Envelope<P::Event>) -> Result<(), BoxError> {

@@ -1,7 +1,7 @@
 //! Executes commands: loads an aggregate, lets it decide, appends its events, and retries after a conflict.
 
 mod fold;
-mod options;
+pub(crate) mod options;
 mod request;
 
 use std::any::type_name;
@@ -18,7 +18,7 @@ use crate::aggregate::{Aggregate, Handle};
 use crate::command::{CommandError, Context, Executed, Keyed, Request};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Event, NewEvent};
-use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId};
+use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId, Version};
 use crate::panics::catch;
 use crate::repository::fold::{Fold, unapplied};
 use crate::repository::request::{Events, FirstRequest, Likeness, TICK};
@@ -97,6 +97,7 @@ struct Inner<A: Aggregate> {
     cache: Cache<AggregateId, Arc<Slot<A>>>,
     retry: RetryPolicy,
     command_timeout: Duration,
+    older_snapshots: u32,
     snapshots: Snapshots,
 }
 
@@ -110,7 +111,7 @@ impl<A: Aggregate> std::fmt::Debug for Inner<A> {
 struct Snapshots {
     tasks: TaskTracker,
     permits: Arc<Semaphore>,
-    failures: Arc<AtomicU64>,
+    failures: AtomicU64,
 }
 
 /// An aggregate's slot in the cache. The lock makes the commands on the aggregate take turns.
@@ -139,10 +140,11 @@ impl<A: Aggregate> Repository<A> {
             cache: Cache::new(options.cached_aggregates),
             retry: options.retry,
             command_timeout: options.command_timeout,
+            older_snapshots: options.older_snapshots,
             snapshots: Snapshots {
                 tasks: TaskTracker::new(),
                 permits: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
-                failures: Arc::default(),
+                failures: AtomicU64::default(),
             },
         };
         Self { inner: Arc::new(inner) }
@@ -323,6 +325,10 @@ impl<A: Aggregate> Repository<A> {
 
     /// Returns the aggregate's state as it was at the version or the time `at`.
     ///
+    /// Starts from the newest snapshot before that place. With the default settings, the store keeps up to
+    /// [16](RepositoryOptions::with_older_snapshots) older snapshots along the stream, so this replays at most an eighth of the stream and the
+    /// events between two snapshots. Without snapshots, or in a store that keeps only the newest one, it replays from the first event.
+    ///
     /// # Errors
     /// As [`load`](Self::load).
     pub async fn load_at(&self, id: impl TryInto<AggregateId, Error: Into<Error>>, at: UpTo) -> Result<Loaded<A>> {
@@ -334,6 +340,18 @@ impl<A: Aggregate> Repository<A> {
     /// Returns the number of snapshots that could not be written or read so far. Such a failure costs time, never data.
     pub fn snapshot_failures(&self) -> u64 {
         self.inner.snapshots.failures.load(Ordering::Relaxed)
+    }
+
+    /// Saves the aggregate's newest state as a snapshot, and waits for it. A snapshot that cannot be saved is counted as a failure.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) async fn save_snapshot(&self, id: &AggregateId) -> Result<()> {
+        let loaded = self.load(id.clone()).await?;
+        if loaded.snapshot < loaded.version {
+            self.inner.snapshots.count(&self.inner.save(&self.stream(id.clone())?, &loaded).await);
+        }
+        Ok(())
     }
 
     /// Waits until all pending snapshots are written.
@@ -407,25 +425,42 @@ impl<A: Aggregate> Repository<A> {
     }
 
     fn spawn_snapshot(&self, stream: StreamId, loaded: Loaded<A>, permit: OwnedSemaphorePermit) {
-        let (store, failures) = (self.inner.store.clone(), self.inner.snapshots.failures.clone());
-        let Some(event_id) = loaded.last_event else { return };
+        let inner = self.inner.clone();
         self.inner.snapshots.tasks.spawn(async move {
-            let saved: Result<(), BoxError> = async {
-                let state = catch(|| {
-                    let state = loaded.state.to_snapshot()?;
-                    // A snapshot that cannot be read would cost every later load a second replay.
-                    A::from_snapshot(&state)?;
-                    Ok::<_, BoxError>(state)
-                })??;
-                let snapshot = Snapshot::new(loaded.version, event_id, A::FINGERPRINT, state);
-                Ok(store.save_snapshot(&stream, snapshot).await?)
-            }
-            .await;
-            // A failure needs no handling, since a later commit writes another snapshot. Operators can watch the count.
-            failures.fetch_add(u64::from(saved.is_err()), Ordering::Relaxed);
+            // A failure needs no handling, since a later commit writes another snapshot.
+            inner.snapshots.count(&inner.save(&stream, &loaded).await);
             drop(permit);
         });
     }
+}
+
+impl Snapshots {
+    /// Counts a failure. Operators can watch the count.
+    fn count(&self, saved: &Result<(), BoxError>) {
+        self.failures.fetch_add(u64::from(saved.is_err()), Ordering::Relaxed);
+    }
+}
+
+impl<A: Aggregate> Inner<A> {
+    /// Saves a state that is in the log.
+    async fn save(&self, stream: &StreamId, loaded: &Loaded<A>) -> Result<(), BoxError> {
+        let Some(event_id) = loaded.last_event else { return Ok(()) };
+        let state = catch(|| {
+            let state = loaded.state.to_snapshot()?;
+            // A snapshot that cannot be read would cost every later load a second replay.
+            A::from_snapshot(&state)?;
+            Ok::<_, BoxError>(state)
+        })??;
+        let snapshot = Snapshot::new(loaded.version, event_id, A::FINGERPRINT, state)
+            .with_spacing(spacing(loaded.version, self.older_snapshots));
+        Ok(self.store.save_snapshot(stream, snapshot).await?)
+    }
+}
+
+/// Returns the distance at which at most `older` snapshots cover a stream up to `version`; 0 for none. It is a power of two: when the stream
+/// grows and the distance doubles, every other snapshot is still at the right place.
+fn spacing(version: Version, older: u32) -> u64 {
+    if older == 0 { 0 } else { version.get().div_ceil(older.into()).next_power_of_two() }
 }
 
 /// A command that was decided, and is not yet written.

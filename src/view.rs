@@ -56,7 +56,9 @@ pub trait View: Send + Sync + 'static {
 
     /// The state of a row, stored as JSON. `Default` is the state before the row's first event.
     ///
-    /// A field that is added later needs a default for existing rows. If the fold changes, raise the [`generation`](Self::generation).
+    /// A field that is added later needs a default for existing rows: workers refuse to start with
+    /// [`ErrorKind::StateChanged`](crate::ErrorKind::StateChanged) if most rows do not decode. If the fold changes, or a field gets another
+    /// meaning or name, raise the [`generation`](Self::generation).
     type State: Default + Serialize + DeserializeOwned + Send + 'static;
 
     /// Returns the name of this view's rows: [`NAME`](Self::NAME), unless the name is chosen at run time, for example for one view per tenant.

@@ -525,6 +525,7 @@ async fn a_user_without_create_privilege_uses_an_existing_log() {
     let grants = format!(
         "GRANT USAGE ON SCHEMA {schema} TO {name};
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema} TO {name};
+         GRANT DELETE ON {schema}.snapshots TO {name};
          REVOKE UPDATE ON {schema}.events FROM {name};
          GRANT SELECT, USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {name}"
     );

@@ -293,13 +293,12 @@ async fn a_row_of_another_state_is_an_error_and_unchanged() {
     while_running(&worker, reached(&models, &name(&Names), 1)).await;
     rename(&store, "b", "Bob").await;
     rename(&store, "a", "Ada").await;
-    let worker = [Worker::view(Changed, store.clone(), models.clone()).with_options(eager())];
-    while_running(&worker, reached(&models, &name(&Names), 3)).await;
-    let parked = models.parking(&name(&Names)).await.unwrap().parked;
-    assert_eq!(parked.len(), 1);
-    assert!(parked[0].error.contains("the state under Ada cannot be decoded"), "{}", parked[0].error);
+    let refused = Worker::view(Changed, store.clone(), models.clone()).catch_up().await.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::StateChanged { unreadable: 1, examined: 1, .. }), "{refused:#}");
+    assert!(format!("{refused:#}").contains("the state under Ada cannot be decoded"), "{refused:#}");
+    assert!(models.parking(&name(&Names)).await.unwrap().parked.is_empty());
     let views = Views::new(&Changed, models.clone());
-    assert_eq!(views.get("Bob").await.unwrap(), Some(1));
+    assert_eq!(views.get("Bob").await.unwrap(), None);
     assert!(matches!(views.get("Ada").await.unwrap_err().kind(), ErrorKind::Corrupt(_)));
     assert_eq!(Views::new(&Names, models).get("Ada").await.unwrap(), Some("Ada".into()));
 }

@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS retell_snapshots (
     event_id BINARY(16) NOT NULL, -- of the event at the version; the snapshot counts only while the log has it there
     fingerprint BIGINT NOT NULL, -- 64 bits, stored as a signed number
     state LONGBLOB NOT NULL,
-    PRIMARY KEY (aggregate_type, aggregate_id)
+    PRIMARY KEY (aggregate_type, aggregate_id, version)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.

@@ -95,7 +95,7 @@ CREATE TABLE {schema}.snapshots (
     event_id uuid NOT NULL, -- of the event at the version; the snapshot counts only while the log has it there
     fingerprint bigint NOT NULL, -- 64 bits, stored as a signed number
     state bytea NOT NULL,
-    PRIMARY KEY (aggregate_type, aggregate_id)
+    PRIMARY KEY (aggregate_type, aggregate_id, version)
 );
 
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.

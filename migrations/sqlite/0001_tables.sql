@@ -79,7 +79,7 @@ CREATE TABLE retell_snapshots (
     event_id BLOB NOT NULL, -- of the event at the version; the snapshot counts only while the log has it there
     fingerprint INTEGER NOT NULL, -- 64 bits, stored as a signed number
     state BLOB NOT NULL,
-    PRIMARY KEY (aggregate_type, aggregate_id)
+    PRIMARY KEY (aggregate_type, aggregate_id, version)
 ) STRICT;
 
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.

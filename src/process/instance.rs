@@ -5,11 +5,12 @@ use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
+use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::aggregate::{Aggregate, Handle, SnapshotPolicy};
-use crate::codec::Codec;
+use crate::codec::{Codec, decode_state, encode_state};
 use crate::error::{BoxError, Result};
 use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, NewEvent, StoredEvent};
 use crate::id::{AggregateId, IdempotencyKey};
@@ -62,9 +63,22 @@ pub(crate) struct Step<P: Process> {
     /// The deadlines that have passed, or that this step cancels or replaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) ended: Vec<Pending>,
+    /// Whether the process ends with this step.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) is_last: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl<P: Process> Step<P> {
+    /// Returns a step that leads to nothing.
+    fn empty() -> Self {
+        Self { state: None, commands: Vec::new(), set: Vec::new(), ended: Vec::new(), is_last: false }
+    }
+
     /// Returns the step as every reader decodes it, so that the commands sent now are those that a retry would send.
     pub(super) fn into_stored(self) -> Result<Self> {
         // Deadlines and an empty list of commands do not change by being stored.
@@ -74,8 +88,14 @@ impl<P: Process> Step<P> {
 
 impl<P: Process> Clone for Step<P> {
     fn clone(&self) -> Self {
-        let Self { state, commands, set, ended } = self;
-        Self { state: state.clone(), commands: commands.clone(), set: set.clone(), ended: ended.clone() }
+        let Self { state, commands, set, ended, is_last } = self;
+        Self {
+            state: state.clone(),
+            commands: commands.clone(),
+            set: set.clone(),
+            ended: ended.clone(),
+            is_last: *is_last,
+        }
     }
 }
 
@@ -128,51 +148,72 @@ impl<P: Process> Event for Step<P> {
 }
 
 /// The stored name does not name the process, because the aggregate type of the stream does.
-const STEPPED: EventSchema = EventSchema::new("process.stepped", 1, Codec::Json);
+pub(super) const STEPPED: EventSchema = EventSchema::new("process.stepped", 1, Codec::Json);
 
 /// The state and the pending deadlines of a process, as of its last step.
 pub(crate) struct Instance<P: Process> {
     state: P::State,
-    deadlines: BTreeMap<String, Pending>,
+    /// By name. Copies share their entries, because each decision works on a copy and changes few of them.
+    deadlines: RedBlackTreeMapSync<String, Pending>,
+    /// Whether the process has ended.
+    is_over: bool,
 }
+
+/// The form of an instance in a snapshot.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredInstance<S, D> {
+    state: S,
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    deadlines: Vec<D>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    is_over: bool,
+}
+
+/// The version of [`StoredInstance`]. It says nothing about the process's own state: a step holds a whole state, so a snapshot decodes to the
+/// same state as the step that it replaces.
+const SNAPSHOT_FORMAT: u64 = 1;
 
 impl<P: Process> Default for Instance<P> {
     fn default() -> Self {
-        Self { state: P::State::default(), deadlines: BTreeMap::new() }
+        Self { state: P::State::default(), deadlines: RedBlackTreeMapSync::new_sync(), is_over: false }
     }
 }
 
 impl<P: Process> Clone for Instance<P> {
     fn clone(&self) -> Self {
-        Self { state: self.state.clone(), deadlines: self.deadlines.clone() }
+        Self { state: self.state.clone(), deadlines: self.deadlines.clone(), is_over: self.is_over }
     }
 }
 
 impl<P: Process> Aggregate for Instance<P> {
     const TYPE: &'static str = P::NAME;
-    // The stream of a process is short.
-    const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy::Never;
-    const FINGERPRINT: u64 = 0;
+    const SNAPSHOTS: SnapshotPolicy = P::SNAPSHOTS;
+    const FINGERPRINT: u64 = SNAPSHOT_FORMAT;
     type Event = Step<P>;
 
     fn apply(&mut self, step: Step<P>) {
         for ended in step.ended {
-            self.deadlines.remove(&ended.name);
+            self.deadlines.remove_mut(&ended.name);
         }
         for set in step.set {
-            self.deadlines.insert(set.name.clone(), set);
+            self.deadlines.insert_mut(set.name.clone(), set);
         }
         if let Some(state) = step.state {
             self.state = state;
         }
+        self.is_over |= step.is_last;
     }
 
     fn to_snapshot(&self) -> Result<Vec<u8>, BoxError> {
-        Err("a process has no snapshots".into())
+        let deadlines: Vec<_> = self.deadlines.values().collect();
+        encode_state(&StoredInstance { state: &self.state, deadlines, is_over: self.is_over })
     }
 
-    fn from_snapshot(_: &[u8]) -> Result<Self, BoxError> {
-        Err("a process has no snapshots".into())
+    fn from_snapshot(bytes: &[u8]) -> Result<Self, BoxError> {
+        let StoredInstance { state, deadlines, is_over } = decode_state::<StoredInstance<P::State, Pending>>(bytes)?;
+        let deadlines = deadlines.into_iter().map(|pending| (pending.name.clone(), pending)).collect();
+        Ok(Self { state, deadlines, is_over })
     }
 }
 
@@ -253,23 +294,31 @@ impl<P: Process> Handle<&Decision<'_, P>> for Instance<P> {
 
 impl<P: Process> Instance<P> {
     fn decide(&self, decision: &Decision<'_, P>) -> Option<Step<P>> {
-        let mut pending = self.deadlines.clone();
-        let mut ended = Vec::new();
-        if let Cause::Passed(passed) = decision.cause {
-            ended.push(pending.remove(&passed.name).filter(|pending| pending.id == passed.id)?);
+        if self.is_over {
+            // A refusal is recorded, so that the command is not sent again. It has no other consequence.
+            return matches!(decision.cause, Cause::Rejected(..)).then(Step::empty);
         }
+        let passed = match decision.cause {
+            Cause::Passed(passed) => Some(self.deadlines.get(&passed.name).filter(|found| found.id == passed.id)?),
+            Cause::Event(_) | Cause::Rejected(..) => None,
+        };
         let mut state = self.state.clone();
-        let effects = decision.decide(&mut state);
-        let mut set: Vec<Pending> = Vec::new();
-        for (name, at) in effects.deadlines {
-            // If the same deadline is set or canceled several times, the last call counts.
-            set.retain(|before| before.name != name);
-            ended.extend(pending.remove(&name));
-            if let Some(at) = at {
-                set.push(Pending { id: decision.trigger.deadline(&name).0, name, at });
-            }
+        let Effects { commands, deadlines, is_last, .. } = decision.decide(&mut state);
+        let state = (state != self.state).then_some(state);
+        if is_last {
+            let ended = self.deadlines.values().cloned().collect();
+            return Some(Step { state, commands, set: Vec::new(), ended, is_last });
         }
-        Some(Step { state: (state != self.state).then_some(state), commands: effects.commands, set, ended })
+        // If the same deadline is set or canceled several times, the last call counts.
+        let changed: BTreeMap<String, Option<DateTime<Utc>>> = deadlines.into_iter().collect();
+        let replaced = changed.keys().filter_map(|name| self.deadlines.get(name));
+        let replaced = replaced.filter(|pending| passed.is_none_or(|passed| passed.id != pending.id));
+        let ended = passed.into_iter().chain(replaced).cloned().collect();
+        let set = changed.into_iter().filter_map(|(name, at)| {
+            let id = decision.trigger.deadline(&name).0;
+            Some(Pending { name, id, at: at? })
+        });
+        Some(Step { state, commands, set: set.collect(), ended, is_last })
     }
 }
 
@@ -279,8 +328,70 @@ impl<P: Process> Instance<P> {
         &self.state
     }
 
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// Returns the deadlines that have not passed, ordered by name.
     pub(crate) fn pending(&self) -> impl Iterator<Item = &Pending> {
         self.deadlines.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::command::Context;
+    use crate::event::AnyEvent;
+    use crate::process::CommandFailure;
+
+    struct Nothing;
+
+    #[async_trait]
+    impl Process for Nothing {
+        const NAME: &'static str = "nothing";
+        type Event = AnyEvent;
+        type State = ();
+        type Command = ();
+
+        fn key(&self, _: &Envelope<AnyEvent>) -> Option<AggregateId> {
+            None
+        }
+
+        fn on_event(&self, (): &mut (), _: &Envelope<AnyEvent>, _: &mut Effects<()>) {}
+
+        async fn execute(&self, _: &AggregateId, (): (), _: Context) -> Result<(), CommandFailure> {
+            Ok(())
+        }
+    }
+
+    fn pending(number: u128) -> Pending {
+        Pending { name: format!("deadline {number}"), id: Uuid::from_u128(number), at: DateTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn copies_share_their_deadlines() {
+        let mut instance = Instance::<Nothing>::default();
+        instance.apply(Step { set: (0..10_000).map(pending).collect(), ..Step::empty() });
+        let before = instance.clone();
+        instance.apply(Step { set: vec![pending(10_000)], ended: vec![pending(17)], ..Step::empty() });
+        let is_shared =
+            |pending: &&Pending| before.deadlines.get(&pending.name).is_some_and(|other| std::ptr::eq(other, *pending));
+        assert_eq!((before.deadlines.size(), instance.deadlines.size()), (10_000, 10_000));
+        assert_eq!(instance.deadlines.values().filter(is_shared).count(), 9_999);
+    }
+
+    #[test]
+    fn snapshot_of_a_process_holds_everything() {
+        let mut instance = Instance::<Nothing>::default();
+        instance.apply(Step { set: (0..3).map(pending).collect(), ..Step::empty() });
+        for is_last in [false, true] {
+            instance.apply(Step { is_last, ..Step::empty() });
+            let read = Instance::<Nothing>::from_snapshot(&instance.to_snapshot().unwrap()).unwrap();
+            assert!(read.deadlines == instance.deadlines && read.is_over == is_last);
+        }
+        assert!(Instance::<Nothing>::from_snapshot(b"{}").is_err());
     }
 }

@@ -16,15 +16,16 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::{delays, retry_transient};
 use crate::broker::{Broker, DeadLetters};
 use crate::command::{CommandError, Context};
-use crate::error::{BoxError, Error, ErrorKind, Result, reason};
+use crate::error::{BoxError, Error, ErrorKind, Examined, Result, reason};
 use crate::event::Envelope;
 use crate::grace::within_grace;
-use crate::id::{AggregateId, CorrelationId, Position, ProjectionName, StreamId, Version};
+use crate::id::{AggregateId, CorrelationId, EventType, Position, ProjectionName, StreamId, Version};
 use crate::panics::catch_in;
-use crate::process::instance::{Decision, Instance, Pending, Step, Trigger};
+use crate::process::instance::{Decision, Instance, Pending, STEPPED, Step, Trigger};
 use crate::process::{CommandFailure, Process};
 use crate::projection::Projection;
 use crate::repository::Repository;
+use crate::repository::options::RepositoryOptions;
 use crate::status::{Status, Wait};
 use crate::store::log::append::Outcome;
 use crate::store::log::event_store::EventStore;
@@ -49,6 +50,9 @@ const FIRST_DELAY: Duration = Duration::from_millis(5);
 
 /// Longest delay, in seconds, before a deadline whose step failed is retried.
 const MAX_DELAY_SECS: u32 = 300;
+
+/// Steps that are examined when a manager starts.
+const EXAMINED_STEPS: usize = 100;
 
 /// Runs the steps of one kind of process: follows the log and watches deadlines. Any number of managers may run, in one program or in many:
 /// each event and each deadline leads to one step.
@@ -91,7 +95,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
     /// second.
     pub fn new(process: P, store: impl EventStore, models: M) -> Self {
         let store: Arc<dyn EventStore> = Arc::new(store);
-        let instances = Repository::over(store.clone());
+        let instances = Repository::over(store.clone()).with_options(RepositoryOptions::new().with_older_snapshots(0));
         let steps = Arc::new(Steps { process, instances, store: store.clone() });
         let following = Following { steps: steps.clone(), models: models.clone() };
         let worker = Worker::new(following, store, models.clone()).with_options(options());
@@ -130,6 +134,11 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
     /// Watches whether the manager runs, what it waits for and the last error that it saw.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.worker.status()
+    }
+
+    /// Returns the number of snapshots of processes that could not be written or read so far. Such a failure costs time, never data.
+    pub fn snapshot_failures(&self) -> u64 {
+        self.steps.instances.snapshot_failures()
     }
 
     /// Follows the log and watches the deadlines until `stop` is cancelled; finishes work in progress first.
@@ -263,6 +272,17 @@ impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
         self.steps.process.filter()
     }
 
+    /// Checks that the newest steps of this kind of process decode.
+    async fn check(&self) -> Result<()> {
+        let (stepped, mut examined) = (EventType::new(STEPPED.name)?, Examined::default());
+        let newest = self.steps.store.newest(&stepped, EXAMINED_STEPS).await?;
+        for step in newest.iter().filter(|step| step.stream.aggregate_type().as_str() == P::NAME) {
+            examined.add(step.decode::<Step<P>>().map(drop));
+        }
+        let remedy = "give new fields of its state and its commands a default, and do not change existing ones";
+        examined.check(|| format!("process {}", P::NAME), remedy)
+    }
+
     async fn apply(&self, tx: &mut M::Tx, event: Envelope<P::Event>) -> Result<(), BoxError> {
         self.apply_batch(tx, vec![event]).await
     }
@@ -331,7 +351,7 @@ impl<P: Process> Steps<P> {
             } else {
                 decision.into_step().map(Step::into_stored).transpose()?
             };
-            let Some(Step { commands, set, ended, .. }) = step else { return Ok(Vec::new()) };
+            let Some(Step { commands, set, ended, is_last, .. }) = step else { return Ok(Vec::new()) };
             let mut changes: Vec<_> = ended.into_iter().map(|ended| DeadlineChange::End(ended.id)).collect();
             changes.extend(set.into_iter().map(|Pending { name, id, at }| {
                 let correlation_id = of.correlation_id;
@@ -339,6 +359,10 @@ impl<P: Process> Steps<P> {
             }));
             for (place, command) in commands.into_iter().enumerate() {
                 changes.extend(self.send(of, key, trigger.command(place), command, repeated).await?);
+            }
+            if is_last {
+                // From here on, an event of the process reads this snapshot and no step.
+                self.instances.save_snapshot(key).await?;
             }
             Ok(changes)
         }

@@ -23,7 +23,7 @@ use crate::store::model::parking::Step;
 use crate::store::model::read_model::Work;
 use crate::store::model::views::{ViewId, ViewRow, ViewStore};
 use crate::view::View;
-use crate::view::fold::ViewProjection;
+use crate::view::fold::{ViewProjection, check_rows};
 use crate::worker::Worker;
 
 /// Events per page of the log.
@@ -99,6 +99,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             standby: delays(),
             stop,
         };
+        check_rows::<V>(&build.id, &job.models).await?;
         build.reload().await?;
         build.speed.begin(build.kept.position);
         job.check(build.kept).await?;

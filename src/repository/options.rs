@@ -7,6 +7,10 @@ use crate::backoff::delays;
 /// The default number of aggregates that stay in memory.
 const CACHED_AGGREGATES: u64 = 10_000;
 
+/// The default number of older snapshots of an aggregate. A stream of 100,000 events then replays at most 8,192 events to any version, some
+/// hundredths of a second.
+const OLDER_SNAPSHOTS: u32 = 16;
+
 /// Settings of a [`Repository`](crate::Repository).
 ///
 /// # Examples
@@ -21,14 +25,19 @@ pub struct RepositoryOptions {
     pub(super) cached_aggregates: u64,
     pub(super) retry: RetryPolicy,
     pub(super) command_timeout: Duration,
+    pub(super) older_snapshots: u32,
 }
 
 impl RepositoryOptions {
-    /// Creates the default settings: 10,000 aggregates stay in memory, conflicts are retried by the default [`RetryPolicy`], and a command takes
-    /// at most 30 seconds.
+    /// Creates the default settings: 10,000 aggregates stay in memory, conflicts are retried by the default [`RetryPolicy`], a command takes
+    /// at most 30 seconds, and up to 16 older snapshots of an aggregate are kept.
     pub fn new() -> Self {
-        let command_timeout = Duration::from_secs(30);
-        Self { cached_aggregates: CACHED_AGGREGATES, retry: RetryPolicy::new(), command_timeout }
+        Self {
+            cached_aggregates: CACHED_AGGREGATES,
+            retry: RetryPolicy::new(),
+            command_timeout: Duration::from_secs(30),
+            older_snapshots: OLDER_SNAPSHOTS,
+        }
     }
 
     /// Sets the longest time of a command, 30 seconds by default: as long as the limit of one call to a database server. It includes the wait for
@@ -42,6 +51,14 @@ impl RepositoryOptions {
     /// Sets how many aggregates stay in memory. With 0, each command loads its aggregate from the store.
     pub fn with_cached_aggregates(mut self, aggregates: u64) -> Self {
         self.cached_aggregates = aggregates;
+        self
+    }
+
+    /// Sets how many snapshots of an aggregate are kept besides the newest one, evenly spaced along its stream. They are where
+    /// [`load_at`](crate::Repository::load_at) starts: it replays at most `2 / snapshots` of the stream. Each takes the space of one state.
+    /// With 0, only the newest snapshot is kept.
+    pub fn with_older_snapshots(mut self, snapshots: u32) -> Self {
+        self.older_snapshots = snapshots;
         self
     }
 

@@ -12,6 +12,7 @@ pub use crate::store::log::lease::Lease;
 pub use crate::store::log::mark::check_mark;
 pub use crate::store::log::relay::{LONGEST_LEASE, check_fence, check_lease_name, check_relay_name};
 pub use crate::store::log::replay::{replay_in_pages, snapshot_fits};
+pub use crate::store::log::snapshots::{KeptSnapshot, SnapshotChanges, snapshot_changes};
 pub use crate::store::model::checkpoint_row::Checkpoint;
 pub use crate::store::model::deadlines::parts as deadline_parts;
 pub use crate::store::model::progress::{

@@ -217,6 +217,16 @@ impl<P: Process> GivenProcess<P> {
         self
     }
 
+    /// Asserts that the process has [ended](crate::process::Effects::end).
+    ///
+    /// # Panics
+    /// If the process has not ended.
+    #[track_caller]
+    pub fn then_ended(self) -> Self {
+        assert!(self.instance.is_over(), "the process has not ended");
+        self
+    }
+
     /// Asserts that the process's state equals `expected`.
     ///
     /// # Panics

@@ -100,7 +100,7 @@ macro_rules! store_conformance {
             a_matching_snapshot_replaces_the_events_up_to_it,
             a_snapshot_is_used_only_with_its_fingerprint,
             a_snapshot_beyond_the_requested_end_is_ignored,
-            a_replay_up_to_a_time_uses_no_snapshot,
+            a_replay_up_to_a_time_uses_no_later_snapshot,
             an_older_snapshot_does_not_replace_a_newer_one,
             a_snapshot_of_another_fingerprint_replaces_the_old_one,
             an_append_requires_the_last_event_of_each_stream,

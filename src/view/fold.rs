@@ -9,12 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{decode_state, encode_state};
-use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::error::{BoxError, Error, ErrorKind, Examined, Result};
 use crate::event::Envelope;
 use crate::id::{Position, ViewKey};
+use crate::panics::catch;
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
-use crate::store::model::views::{Fields, ViewId, ViewRow, ViewStore};
+use crate::store::model::views::{Fields, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
 
 /// Adapts a [`View`] to a [`Projection`], so that a worker can run it.
@@ -67,6 +68,10 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
         self.view.filter()
     }
 
+    async fn check(&self) -> Result<()> {
+        check_rows::<V>(&id(&self.view)?, &self.models).await
+    }
+
     async fn apply(&self, tx: &mut M::Tx, event: Envelope<V::Event>) -> Result<(), BoxError> {
         Ok(self.fold(tx, vec![event]).await?)
     }
@@ -74,6 +79,24 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
     async fn apply_batch(&self, tx: &mut M::Tx, events: Vec<Envelope<V::Event>>) -> Result<(), BoxError> {
         Ok(self.fold(tx, events).await?)
     }
+}
+
+/// Rows that are examined before a worker or a build continues from them.
+const EXAMINED_ROWS: usize = 100;
+
+/// Checks that the rows of a generation decode as the state of `V`. The rows are what a worker will read, so they tell more than a stored
+/// description of the type: a field that is added with a default, or a change that no row notices, is no error.
+///
+/// # Errors
+/// [`ErrorKind::StateChanged`] if most of the first rows do not decode, otherwise a [read error](Error#read-errors).
+pub(crate) async fn check_rows<V: View>(view: &ViewId, models: &impl ViewStore) -> Result<()> {
+    let rows = models.page(view.view(), Some(view.generation()), &ViewPage::new(EXAMINED_ROWS)).await?;
+    let mut examined = Examined::default();
+    for row in &rows {
+        examined.add(state_of::<V>(view.view().as_str(), row).map(drop));
+    }
+    let remedy = "give new fields a default, or raise the view's generation and build it with `Rebuild`";
+    examined.check(|| format!("view {view}"), remedy)
 }
 
 fn id(view: &impl View) -> Result<ViewId> {
@@ -129,7 +152,8 @@ pub(crate) fn state_of<V: View>(view: &str, row: &ViewRow) -> Result<Option<V::S
         let problem = format!("view {view}: the state under {} cannot be decoded", row.key);
         Error::with_source(ErrorKind::Corrupt(problem), error)
     };
-    row.state.as_deref().map(|state| decode_state(state.as_bytes())).transpose().map_err(damaged)
+    let decode = |state: &str| catch(|| decode_state(state.as_bytes())).unwrap_or_else(|panicked| Err(panicked.into()));
+    row.state.as_deref().map(decode).transpose().map_err(damaged)
 }
 
 /// Encodes the state of the row under `key`, and decodes it again: a row that cannot be read would fail every later event of its key.

@@ -47,6 +47,14 @@ pub(super) struct Reacting {
 }
 
 impl<P: Projection, M> Job<P, M> {
+    /// Checks that the projection can continue from what it has stored.
+    pub(super) async fn check_projection(&self) -> Result<()> {
+        catch_in(self.projection.check()).await.unwrap_or_else(|panicked| {
+            let what = format!("check projection {}", self.projection.name());
+            Err(Error::with_source(ErrorKind::Panicked(what), panicked))
+        })
+    }
+
     /// Returns the work of a transaction that prepares the read model.
     pub(super) fn set_up(&self) -> Work<P::Tx> {
         let projection = self.projection.clone();

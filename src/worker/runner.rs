@@ -27,7 +27,7 @@ use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
 use crate::worker::pace::Pace;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
-use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable};
+use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable, is_unreadable};
 
 /// Parked aggregates that are retried in a row before live events have their turn.
 const RETRIES_IN_A_ROW: usize = 16;
@@ -48,6 +48,8 @@ pub(super) struct Runner<'w, P: Projection, M, O> {
     next_look: Instant,
     /// Aggregates that failed in this pass over a batch, and are not parked yet.
     pub(super) failed: Vec<Parked>,
+    /// How many of them failed because a stored state cannot be read. That is no outage, however many they are.
+    unreadable: usize,
     breaker: Breaker,
     pace: Pace,
     pub(super) feed: Feed,
@@ -142,6 +144,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
             parked: ParkedAggregates::of(Parking::default()),
             next_look: Instant::now(),
             failed: Vec::new(),
+            unreadable: 0,
             breaker: Breaker::new(),
             pace: Pace::new(job.options.batch_time),
             feed: Feed::new(broker, name.clone(), mode, job.options, grown, job.reporter.clone(), stop.clone()),
@@ -246,6 +249,7 @@ where
     }
 
     async fn try_start(&mut self) -> Result<()> {
+        self.job.check_projection().await?;
         self.begins_after = self.job.begins_after().await?;
         let checkpoint = self.load().await?;
         // The log has everything up to the later place if it has the event there.
@@ -349,7 +353,7 @@ where
                 other => return Ok(other),
             }
         }
-        let suspects = self.failed.len();
+        let suspects = self.suspects();
         if !self.end_batch(through).await? {
             return Ok(Pass::Interrupted);
         }
@@ -393,13 +397,21 @@ where
                     let Some(event) = report.first else { return Err(error) };
                     (most, grows, singly) = (1, true, 0);
                     let options = &self.job.options.parking;
+                    // The list was emptied when its aggregates were parked.
+                    let unreadable = if self.failed.is_empty() { 0 } else { self.unreadable };
                     self.failed.push(rested(options.parked(&event, &error), report.took));
-                    if self.breaker.trips(self.failed.len(), options) {
+                    self.unreadable = unreadable + usize::from(is_unreadable(&error));
+                    if !is_unreadable(&error) && self.breaker.trips(self.suspects(), options) {
                         return Ok(Pass::Outage);
                     }
                 }
             }
         }
+    }
+
+    /// Returns how many of the failed aggregates may have failed because of an outage.
+    fn suspects(&self) -> usize {
+        self.failed.len().saturating_sub(self.unreadable)
     }
 
     /// Returns whether the handler was slow: another attempt would hold up the other aggregates.
@@ -409,7 +421,7 @@ where
     }
 
     /// Retries a single event in place: most failures are over at once. Not during an outage, whose every probe would take as long, nor if
-    /// decoding fails, since that depends on nothing but the event. An event that the log does not show yet may appear in a moment.
+    /// decoding fails, since that depends on nothing but the event or the stored state. An event that the log does not show yet may appear in a moment.
     async fn try_part(&mut self, group: &Group, through: Mark, most: usize) -> Attempted {
         let (mut delays, mut retries) = (self.delays(), self.job.options.retries);
         loop {
@@ -418,7 +430,8 @@ where
                 // A slow handler would hold up the other aggregates once more for each retry.
                 Outcome::Failed(error) => {
                     let is_slow = self.is_slow(&report);
-                    report.planned == 1 && !is_slow && !self.breaker.is_open() && !is_undecodable(error)
+                    let is_certain = is_undecodable(error) || is_unreadable(error);
+                    report.planned == 1 && !is_slow && !self.breaker.is_open() && !is_certain
                 }
                 Outcome::Unread(error) => error.is_transient(),
                 Outcome::Committed | Outcome::Interrupted => false,

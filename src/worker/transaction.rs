@@ -180,6 +180,11 @@ fn is_beneath_projection(error: &Error) -> bool {
     source.and_then(|source| source.downcast_ref::<Error>()).is_some_and(is_own)
 }
 
+/// Whether the projection failed because a state that it has stored cannot be read: a row of a view, or the steps of a process.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    is_own(error) && error.chain().skip(1).any(|cause| cause.downcast_ref::<Error>().is_some_and(Error::is_corrupt))
+}
+
 pub(super) fn is_undecodable(error: &Error) -> bool {
     matches!(
         error.kind(),

@@ -8,6 +8,7 @@
 
 #[path = "../support/mod.rs"]
 mod counter;
+mod counting;
 #[path = "../support/databases.rs"]
 mod databases;
 mod proxy;
@@ -21,6 +22,8 @@ mod a1_panics;
 mod a2_slow_handlers;
 mod a3_stop;
 mod a5_bare_workers;
+mod a6_long_processes;
+mod a7_changed_states;
 mod b1_unencodable;
 mod b2_equal;
 mod b3_names;
@@ -29,6 +32,7 @@ mod b6_clock;
 #[cfg(unix)]
 mod c10_replaced_files;
 mod c11_server_gone;
+mod c12_time_travel;
 mod c13_names_twice;
 mod c1_history;
 mod c2_silent_connections;

@@ -70,9 +70,10 @@ pub trait EventStore: EventReader {
     /// A [read error](crate::Error#read-errors).
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>>;
 
-    /// Saves the state of a stream's aggregate, unless the store has a newer snapshot with the same fingerprint. A store keeps one snapshot
-    /// per stream. It does not save a snapshot whose event is not in the log under its version, and such a stored snapshot gives way to any
-    /// other.
+    /// Saves the state of a stream's aggregate. The store keeps the newest snapshot of a stream, and older ones at the distance of
+    /// [`Snapshot::spacing`]. It deletes the others, and those with another fingerprint. It does not save a snapshot whose event is not in the
+    /// log under its version, and such a stored snapshot gives way to any other. A store that ignores the spacing, and keeps only the newest
+    /// snapshot, is correct.
     ///
     /// # Errors
     /// A [write error](crate::Error#write-errors). A snapshot that was not saved costs time, never data.
@@ -161,11 +162,20 @@ pub struct Snapshot {
     pub fingerprint: u64,
     /// The encoded state.
     pub state: Vec<u8>,
+    /// The distance of the older snapshots that the store keeps: of each `spacing` versions, the first one that has a snapshot. With 0, the
+    /// store keeps none.
+    pub spacing: u64,
 }
 
 impl Snapshot {
-    /// Creates a snapshot of the encoded `state` as of the event `event_id` at `version`.
+    /// Creates a snapshot of the encoded `state` as of the event `event_id` at `version`, without older snapshots.
     pub fn new(version: Version, event_id: EventId, fingerprint: u64, state: Vec<u8>) -> Self {
-        Self { version, event_id, fingerprint, state }
+        Self { version, event_id, fingerprint, state, spacing: 0 }
+    }
+
+    /// Keeps older snapshots at a distance of `spacing` versions.
+    pub fn with_spacing(mut self, spacing: u64) -> Self {
+        self.spacing = spacing;
+        self
     }
 }

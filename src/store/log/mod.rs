@@ -18,4 +18,5 @@ pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod relay;
 pub(crate) mod replay;
+pub(crate) mod snapshots;
 pub(crate) mod token;

@@ -252,8 +252,8 @@ pub enum UpTo {
 }
 
 impl UpTo {
-    /// Returns whether a snapshot at `version` may replace the events up to `version`. A replay that ends at a time uses no snapshot, because
-    /// a snapshot does not store the time of its last event.
+    /// Returns whether a snapshot at `version` may replace the events up to `version`. Returns `false` for a replay that ends at a time, because
+    /// a snapshot does not store the time of its last event: a store that finds the last version first may use a snapshot up to that version.
     pub fn allows_snapshot(self, version: Version) -> bool {
         match self {
             Self::Head => true,

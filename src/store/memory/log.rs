@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
@@ -20,7 +20,7 @@ use crate::store::log::claims::claimed;
 use crate::store::log::clock::recorded_time;
 use crate::store::log::event_store::{EventStore, MAX_PAYLOAD_BYTES, Snapshot};
 use crate::store::log::group_commit::{BatchAppend, GroupCommit};
-use crate::store::log::history::{snapshot_replaces, stream_changed, token_at};
+use crate::store::log::history::{stream_changed, token_at};
 use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
 use crate::store::log::lease::Lease;
@@ -29,6 +29,7 @@ use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::log::replay::snapshot_fits;
+use crate::store::log::snapshots::{KeptSnapshot, snapshot_changes};
 use crate::store::log::token::Token;
 use crate::store::memory::model::MemoryReadModel;
 
@@ -112,7 +113,8 @@ pub(crate) struct State {
     ids: HashSet<EventId>,
     keys: HashMap<IdempotencyKey, KeyedOutcome>,
     reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
-    snapshots: HashMap<StreamId, Snapshot>,
+    /// The snapshots of each stream, in any order.
+    snapshots: HashMap<StreamId, Vec<Snapshot>>,
     relayed: HashMap<String, (Mark, Fence)>,
     leases: HashMap<String, Lease<Instant>>,
 }
@@ -228,10 +230,26 @@ impl State {
         places[first..].iter().map(|&place| &self.events[place])
     }
 
+    /// Returns the event of `stream` at `version`.
+    fn event(&self, stream: &StreamId, version: Version) -> Option<&RecordedEvent> {
+        let before = version.get().checked_sub(1)?;
+        self.after(stream, Version::new(before)).next()
+    }
+
     /// Returns the id of the event of `stream` at `version`.
     fn event_at(&self, stream: &StreamId, version: Version) -> Option<EventId> {
-        let before = version.get().checked_sub(1)?;
-        self.after(stream, Version::new(before)).next().map(|event| event.event.id)
+        self.event(stream, version).map(|event| event.event.id)
+    }
+
+    /// Returns the newest snapshot that a replay may start from.
+    fn snapshot_for(&self, stream: &StreamId, replay: Replay) -> Option<Snapshot> {
+        let up_to_version = replay.with_up_to(UpTo::Version(self.last_version(stream, replay.up_to)));
+        let fits = |snapshot: &&Snapshot| {
+            let is_in_log = self.event_at(stream, snapshot.version) == Some(snapshot.event_id);
+            is_in_log && snapshot_fits(up_to_version, snapshot)
+        };
+        let kept = self.snapshots.get(stream).into_iter().flatten();
+        kept.filter(fits).max_by_key(|snapshot| snapshot.version).cloned()
     }
 
     fn replay_chunk(&self, stream: &StreamId, after: Version, last: Version) -> Vec<RecordedEvent> {
@@ -288,8 +306,8 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
                 return Err(stream_changed(stream, after, known, found));
             }
         }
-        let snapshot = self.log.read().snapshots.get(stream).cloned();
-        if let Some(snapshot) = snapshot.filter(|snapshot| snapshot_fits(replay, snapshot)) {
+        let snapshot = self.log.read().snapshot_for(stream, replay);
+        if let Some(snapshot) = snapshot {
             visitor.snapshot(snapshot.version, snapshot.event_id, &snapshot.state)?;
             after = snapshot.version;
         }
@@ -360,9 +378,17 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
 
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         let mut state = self.log.write();
-        let event_at = |version| Ok::<_, Error>(state.event_at(stream, version));
-        if snapshot_replaces(&snapshot, state.snapshots.get(stream), event_at)? {
-            state.snapshots.insert(stream.clone(), snapshot);
+        let is_in_log = |snapshot: &Snapshot| state.event_at(stream, snapshot.version) == Some(snapshot.event_id);
+        if !is_in_log(&snapshot) {
+            return Ok(());
+        }
+        let kept = state.snapshots.get(stream).into_iter().flatten();
+        let kept = kept.map(|kept| KeptSnapshot::new(kept.version, kept.fingerprint, is_in_log(kept)));
+        let changes = snapshot_changes(&snapshot, &kept.collect::<Vec<_>>());
+        if changes.save {
+            let kept = state.snapshots.entry(stream.clone()).or_default();
+            kept.retain(|kept| kept.version != snapshot.version && !changes.delete.contains(&kept.version));
+            kept.push(snapshot);
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! The rows are an index. The stream of each process records which deadlines are pending, so a process manager detects and removes a row
 //! that is out of date. A row may therefore appear again, but no row may be lost before its deadline is handled.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -119,7 +121,8 @@ pub fn parts(changes: &[DeadlineChange]) -> (Vec<&Deadline>, Vec<Uuid>) {
             DeadlineChange::End(id) => ended.push(*id),
         }
     }
-    set.retain(|deadline| !ended.contains(&deadline.id));
+    let gone: HashSet<_> = ended.iter().collect();
+    set.retain(|deadline| !gone.contains(&deadline.id));
     (set, ended)
 }
 

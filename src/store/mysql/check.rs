@@ -317,7 +317,7 @@ const CHANGE_EVENT: &str = "UPDATE retell_events SET version = version WHERE com
 const DELETE_EVENT: &str = "DELETE FROM retell_events WHERE commit_id = ?";
 
 /// For each right that calls on a log need, a statement that tests it and changes nothing.
-const RIGHTS: [(&str, &str, &str); 22] = [
+const RIGHTS: [(&str, &str, &str); 24] = [
     ("retell_events", "SELECT", "SELECT 1 FROM retell_events LIMIT 0"),
     ("retell_events", "INSERT", "INSERT INTO retell_events (commit_id) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_commits", "SELECT", "SELECT 1 FROM retell_commits LIMIT 0"),
@@ -334,6 +334,8 @@ const RIGHTS: [(&str, &str, &str); 22] = [
     ("retell_keys", "INSERT", "INSERT INTO retell_keys (commit_id) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_snapshots", "SELECT", "SELECT 1 FROM retell_snapshots LIMIT 0"),
     ("retell_snapshots", "INSERT", "INSERT INTO retell_snapshots (version) SELECT 1 FROM DUAL WHERE FALSE"),
+    ("retell_snapshots", "UPDATE", "UPDATE retell_snapshots SET version = version WHERE FALSE"),
+    ("retell_snapshots", "DELETE", "DELETE FROM retell_snapshots WHERE FALSE"),
     ("retell_relays", "SELECT", "SELECT 1 FROM retell_relays LIMIT 0"),
     ("retell_relays", "INSERT", "INSERT INTO retell_relays (position) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_relays", "UPDATE", "UPDATE retell_relays SET position = position WHERE FALSE"),

@@ -333,8 +333,8 @@ const FACTS: &str = "
             AND EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = 'retell_functions') AS has_tables
     FROM (SELECT) AS one LEFT JOIN pg_namespace AS n ON n.nspname = $1";
 
-/// Binds: whether sessions are read-only. Selects objects and the rights on them that the user lacks. Only releasing a value deletes rows of
-/// the log, so that right is not demanded here.
+/// Binds: whether sessions are read-only. Selects objects and the rights on them that the user lacks. The right to delete reservations is not
+/// demanded, because only releasing a value needs it.
 const LOG_RIGHTS: &str = "
     SELECT '{schema}.' || c.relname, wanted.privilege
     FROM (VALUES
@@ -343,7 +343,8 @@ const LOG_RIGHTS: &str = "
         ('relays', 'SELECT'), ('leases', 'SELECT'), ('checkpoints', 'SELECT'),
         ('events', 'INSERT'), ('commits', 'INSERT'), ('log', 'INSERT'), ('keys', 'INSERT'), ('reservations', 'INSERT'),
         ('snapshots', 'INSERT'), ('relays', 'INSERT'), ('leases', 'INSERT'),
-        ('lanes', 'UPDATE'), ('reservations', 'UPDATE'), ('snapshots', 'UPDATE'), ('relays', 'UPDATE'), ('leases', 'UPDATE')
+        ('lanes', 'UPDATE'), ('reservations', 'UPDATE'), ('snapshots', 'UPDATE'), ('relays', 'UPDATE'), ('leases', 'UPDATE'),
+        ('snapshots', 'DELETE')
     ) AS wanted (name, privilege)
     JOIN pg_class AS c ON c.relname = wanted.name AND c.relnamespace = '{schema}'::regnamespace
     WHERE NOT has_table_privilege(c.oid, wanted.privilege) AND NOT ($1 AND wanted.privilege <> 'SELECT')

@@ -208,11 +208,10 @@ pub(crate) fn end_of(replay: Replay) -> Result<i64, DateTime<Utc>> {
     }
 }
 
-/// Returns a replay up to a time as a replay up to the version that a query has found, which is `None` if no event is that old. It uses no
-/// snapshot, as [`UpTo::allows_snapshot`] says.
+/// Returns a replay up to a time as a replay up to the version that a query has found, which is `None` if no event is that old.
 pub(crate) fn up_to_found(replay: Replay, version: Option<(i64,)>) -> Result<Replay> {
     let version = version.map_or(Ok(0), |(version,)| from_sql(version, "version"))?;
-    Ok(Replay { snapshot: None, ..replay.with_up_to(UpTo::Version(Version::new(version))) })
+    Ok(replay.with_up_to(UpTo::Version(Version::new(version))))
 }
 
 /// Returns the position that a token's commit has, if the commit's event there is that of the token.

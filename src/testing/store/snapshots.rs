@@ -61,13 +61,15 @@ pub async fn a_snapshot_beyond_the_requested_end_is_ignored(store: Store) {
     assert_eq!(loaded(&store, up_to(4)).await, (Some((3, "state".into())), vec![4]));
 }
 
-/// A replay up to a time reads only events, because a snapshot does not contain the time of its last event.
-pub async fn a_replay_up_to_a_time_uses_no_snapshot(store: Store) {
+/// A replay up to a time uses no snapshot whose last event was recorded later. A snapshot does not contain that time, so a store may also read
+/// all events.
+pub async fn a_replay_up_to_a_time_uses_no_later_snapshot(store: Store) {
     written(&store, &stream("a"), events(4)).await;
     save(&store, &stream("a"), 3, FINGERPRINT, "state").await;
     let last = log_of(&store).await.last().expect("a log with events").recorded_at;
-    let by_now = Replay { up_to: UpTo::Time(last), ..WITH_SNAPSHOT };
-    assert_eq!(loaded(&store, by_now).await, (None, vec![1, 2, 3, 4]));
+    let by_now = loaded(&store, Replay { up_to: UpTo::Time(last), ..WITH_SNAPSHOT }).await;
+    let allowed = [(None, vec![1, 2, 3, 4]), (Some((3, "state".into())), vec![4])];
+    assert!(allowed.contains(&by_now), "{by_now:?}");
     let earlier = Replay { up_to: UpTo::Time(last - chrono::TimeDelta::days(1)), ..WITH_SNAPSHOT };
     assert_eq!(loaded(&store, earlier).await, (None, vec![]));
 }

@@ -296,10 +296,16 @@ const LAST_RECORDED_BY: &str = "
     SELECT version FROM retell_events FORCE INDEX (events_stream) WHERE aggregate_type = ? AND aggregate_id = ? AND recorded_at <= ?
     ORDER BY version DESC LIMIT 1";
 
-/// Binds: aggregate type, aggregate id, first version, up to version, fingerprint.
+/// Binds: aggregate type, aggregate id, first version, up to version, fingerprint. A snapshot counts only if the log has its event under its
+/// version.
 const SNAPSHOT: &str = "
-    SELECT version, event_id, state FROM retell_snapshots
-    WHERE aggregate_type = ? AND aggregate_id = ? AND version >= ? AND version <= ? AND fingerprint = ?";
+    SELECT s.version, s.event_id, s.state FROM retell_snapshots s
+    WHERE s.aggregate_type = ? AND s.aggregate_id = ? AND s.version >= ? AND s.version <= ? AND s.fingerprint = ? AND EXISTS (
+        SELECT 1 FROM retell_events e
+        WHERE e.aggregate_type = s.aggregate_type AND e.aggregate_id = s.aggregate_id AND e.version = s.version
+            AND e.event_id = s.event_id
+    )
+    ORDER BY s.version DESC LIMIT 1";
 
 const HEAD: &str = "SELECT position FROM retell_head WHERE id = 1";
 

@@ -295,6 +295,7 @@ const REPLAY_FROM_SNAPSHOT: &str = "
             OFFSET 0
         ) AS kept
         WHERE s.aggregate_type = $1 AND s.aggregate_id = $2 AND s.version >= $3 AND s.version <= $4 AND s.fingerprint = $5
+        ORDER BY s.version DESC LIMIT 1
     )
     SELECT version, NULL, NULL, NULL, state, event_id FROM snapshot
     UNION ALL

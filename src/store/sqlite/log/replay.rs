@@ -94,16 +94,16 @@ fn read_stream(
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<Chunk, Failure> {
     let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
-    let (last, snapshot) = match replay.up_to {
-        UpTo::Head => (i64::MAX, replay.snapshot),
-        UpTo::Version(version) => (to_sql(version.get()), replay.snapshot),
+    let last = match replay.up_to {
+        UpTo::Head => i64::MAX,
+        UpTo::Version(version) => to_sql(version.get()),
         UpTo::Time(time) => {
             let mut found = db.prepare_cached(LAST_RECORDED_BY)?;
             let last = found.query_row((kind, id, time.timestamp_micros()), |row| row.get(0)).optional()?;
-            (last.unwrap_or(0), None)
+            last.unwrap_or(0)
         }
     };
-    if let Some(fingerprint) = snapshot
+    if let Some(fingerprint) = replay.snapshot
         && replay.after_event.is_none()
     {
         let mut statement = db.prepare_cached(SNAPSHOT)?;
@@ -215,10 +215,14 @@ const LAST_RECORDED_BY: &str = "
     SELECT version FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND recorded_at <= ?3
     ORDER BY version DESC LIMIT 1";
 
-/// Binds: aggregate type, aggregate id, fingerprint, after, up to version.
+/// Binds: aggregate type, aggregate id, fingerprint, after, up to version. A snapshot counts only if the log has its event under its version.
 const SNAPSHOT: &str = "
-    SELECT version, event_id, state FROM retell_snapshots
-    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND fingerprint = ?3 AND version > ?4 AND version <= ?5";
+    SELECT version, event_id, state FROM retell_snapshots s
+    WHERE aggregate_type = ?1 AND aggregate_id = ?2 AND fingerprint = ?3 AND version > ?4 AND version <= ?5 AND EXISTS (
+        SELECT 1 FROM retell_events e
+        WHERE e.aggregate_type = ?1 AND e.aggregate_id = ?2 AND e.version = s.version AND e.event_id = s.event_id
+    )
+    ORDER BY version DESC LIMIT 1";
 
 /// Binds: aggregate type, aggregate id, version.
 const EVENT_AT: &str =
