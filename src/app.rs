@@ -48,6 +48,7 @@
 //! ```
 
 mod carrier;
+mod check;
 mod health;
 mod part;
 mod running;
@@ -63,8 +64,8 @@ use futures::FutureExt;
 use futures::future::try_join_all;
 
 use crate::app::carrier::Carrier;
+use crate::app::check::problems;
 use crate::app::part::Part;
-use crate::app::running::named_twice;
 use crate::app::waiting::ReadCheckpoint;
 use crate::app::watch::OnFailure;
 use crate::broker::{Announcer, Broker, DeadLetters};
@@ -269,41 +270,38 @@ impl<M: ReadModel + Clone> App<M> {
         Ok(try_join_all(parts).await?.into_iter().collect())
     }
 
-    /// Checks that no two projections, views, reactions or processes of the app have one name. [`run`](Self::run) and
-    /// [`catch_up`](Self::catch_up) check this first.
+    /// Checks that the projections, views, reactions and processes of the app fit together: each has a name of its own, which is not that of a
+    /// relay, and no two of them have different types for events with one stored name, unless both types name their aggregate by
+    /// `#[event(aggregate = "..")]`. [`run`](Self::run) and [`catch_up`](Self::catch_up) check this first.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] with the first name that occurs twice.
+    /// [`ErrorKind::Invalid`] with the first problem.
     pub fn check(&self) -> Result<()> {
-        self.repeated_names().first().map_or(Ok(()), |name| Err(named_twice(name)))
+        self.problems().into_values().next().map_or(Ok(()), Err)
     }
 
-    fn repeated_names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.parts.iter().map(|part| part.name().to_owned()).collect();
-        names.sort();
-        let pairs = names.windows(2).filter(|pair| pair[0] == pair[1]);
-        let mut repeated: Vec<_> = pairs.map(|pair| pair[0].clone()).collect();
-        repeated.dedup();
-        repeated
+    /// Returns the problem of each part that cannot run, under its name.
+    fn problems(&self) -> BTreeMap<String, Error> {
+        problems(&self.parts, self.carrier.task_names())
     }
 
     /// Starts the tasks of the app's role.
     ///
-    /// Parts that share a name do not run: they fail with the error of [`check`](Self::check), which [`Running::health`] shows.
+    /// Parts that do not fit together do not run: they fail with the error of [`check`](Self::check), which [`Running::health`] shows.
     pub fn start(self) -> Running {
-        let repeated = self.repeated_names();
+        let problems = self.problems();
         let Self { store, relays, models, carrier, role, health, on_failure, parts, grace } = self;
         let checkpoint: ReadCheckpoint = Arc::new(move |projection| {
             let models = models.clone();
-            async move { models.checkpoint(&ProjectionName::new(projection)?).await }.boxed()
+            async move { Ok(models.mark(&ProjectionName::new(projection)?).await?.position) }.boxed()
         });
         let mut running = Running::new(store.clone(), checkpoint, health, on_failure, grace);
         let mut views = Vec::new();
         for part in parts {
             let part = part.with_carrier(&carrier);
             views.extend(part.live().map(|live| (part.name().to_owned(), live)));
-            if role.has(Role::Worker) && repeated.iter().any(|name| name == part.name()) {
-                running.refuse(&part);
+            if let Some(problem) = problems.get(part.name()).filter(|_| role.has(Role::Worker)) {
+                running.refuse(&part, problem);
                 continue;
             }
             if role.has(Role::Worker) { running.run(&part) } else { running.track_remote(&*part) }

@@ -1,12 +1,14 @@
 //! The encodings of event payloads and of states.
 
 mod plain;
+mod redact;
 mod strict;
 pub(crate) mod tree;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::codec::redact::redacted;
 use crate::codec::strict::{Checked, Nulls};
 use crate::error::BoxError;
 
@@ -72,7 +74,7 @@ impl Codec {
     #[inline]
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, BoxError> {
         match self {
-            Self::Json => Ok(plain::from_slice(bytes)?),
+            Self::Json => Ok(plain::from_slice(bytes).map_err(redacted)?),
             Self::Compact => match postcard::take_from_bytes(bytes)? {
                 (value, []) => Ok(value),
                 (_, rest) => Err(format!("{} bytes left over", rest.len()).into()),
@@ -89,7 +91,7 @@ pub(crate) fn encode_state<T: Serialize + ?Sized>(state: &T) -> Result<Vec<u8>, 
 
 /// Decodes a state that [`encode_state`] encoded.
 pub(crate) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
-    Ok(plain::from_slice(bytes)?)
+    Ok(plain::from_slice(bytes).map_err(redacted)?)
 }
 
 #[cfg(test)]

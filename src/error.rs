@@ -196,6 +196,15 @@ pub enum ErrorKind {
         /// The type of that event.
         event_type: EventType,
     },
+    /// No projection, view, reaction or process called `projection` has ever run on this read model, and this process runs none. The name is
+    /// misspelt, or the read model is another one.
+    #[error("no projection called {projection} has run on this read model; {}", names(.known))]
+    UnknownProjection {
+        /// The unknown name.
+        projection: ProjectionName,
+        /// The names that have run.
+        known: Vec<ProjectionName>,
+    },
     /// Another worker moved the projection's checkpoint, or changed its parked aggregates (`expected` and `actual` are equal then). This
     /// worker's batch was rolled back.
     #[error("projection {projection}: the checkpoint is at {actual}, not at {expected}")]
@@ -313,6 +322,14 @@ impl fmt::Display for ServerProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.problem, self.remedy)
     }
+}
+
+fn names(known: &[ProjectionName]) -> String {
+    if known.is_empty() {
+        return "none has".to_owned();
+    }
+    let names: Vec<_> = known.iter().map(ProjectionName::as_str).collect();
+    format!("these have: {}", names.join(", "))
 }
 
 fn list(problems: &[ServerProblem]) -> String {

@@ -119,7 +119,7 @@ impl EventTypes {
 }
 
 /// The stored form of an event, borrowed from the store's buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredEvent<'a> {
     /// The stored name.
@@ -130,6 +130,18 @@ pub struct StoredEvent<'a> {
     pub codec: Codec,
     /// The encoded payload.
     pub payload: &'a [u8],
+}
+
+/// Shows the size of the payload only, so that no payload gets into a log.
+impl fmt::Debug for StoredEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredEvent")
+            .field("event_type", &self.event_type)
+            .field("schema_version", &self.schema_version)
+            .field("codec", &self.codec)
+            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .finish()
+    }
 }
 
 impl<'a> StoredEvent<'a> {

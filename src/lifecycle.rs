@@ -54,7 +54,8 @@ impl From<Parked> for Stage {
 /// ([`RelayStore::position`](crate::store::RelayStore::position)).
 ///
 /// # Errors
-/// A [read error](crate::Error#read-errors).
+/// [`UnknownProjection`](crate::ErrorKind::UnknownProjection) if no projection of this name has ever run, otherwise a [read
+/// error](crate::Error#read-errors).
 ///
 /// # Examples
 /// ```
@@ -67,12 +68,30 @@ impl From<Parked> for Stage {
 ///     cents: u64,
 /// }
 ///
+/// struct Sales;
+///
+/// impl View for Sales {
+///     const NAME: &'static str = "sales";
+///     type Event = Sold;
+///     type State = u64;
+///
+///     fn key(&self, _: &Envelope<Sold>) -> Option<String> {
+///         Some("all".to_owned())
+///     }
+///
+///     fn apply(&self, cents: &mut u64, sold: Envelope<Sold>) {
+///         *cents += sold.event.cents;
+///     }
+/// }
+///
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
 /// let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
+/// let worker = Worker::view(Sales, log.clone(), models.clone());
 /// log.append_events(("shoe", "1"), ExpectedVersion::NoStream, [Sold { cents: 500 }]).await?;
 /// let page = log.read_all(Position::ZERO, 1, &Filter::all()).await?;
 /// let stage = stage(&page.events[0], Position::ZERO, &models, &ProjectionName::new("sales")?).await?;
 /// assert_eq!(stage, Stage::Persisted);
+/// worker.catch_up().await?;
 /// # Ok::<(), BoxError>(())
 /// # }).unwrap();
 /// ```

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::backoff::delays;
-use crate::error::{BoxError, ErrorKind, Result};
+use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, Event};
 use crate::id::ProjectionName;
 use crate::store::log::query::Filter;
@@ -162,7 +162,7 @@ impl<P: Projection> Projection for Arc<P> {
 ///
 /// # Errors
 /// [`ErrorKind::Behind`] if the projection has not applied the events within `timeout`, [`ErrorKind::TimedOut`] if the store has not assigned
-/// a position to them by then, [`ErrorKind::HistoryChanged`] if the log lost the events, otherwise a [read error](crate::Error#read-errors).
+/// a position to them by then, [`ErrorKind::UnknownProjection`] if no projection of this name has started by then, [`ErrorKind::HistoryChanged`] if the log lost the events, otherwise a [read error](crate::Error#read-errors).
 ///
 /// # Cancel safety
 /// May be dropped at any time: it changes nothing.
@@ -190,16 +190,19 @@ pub async fn wait_for(
     let end = Instant::now() + timeout;
     let mut delays = delays(Duration::from_millis(1), Duration::from_millis(50));
     loop {
-        let mut behind = ErrorKind::TimedOut(format!("waiting for the position of commit {}", token.commit()));
+        let mut behind =
+            Error::new(ErrorKind::TimedOut(format!("waiting for the position of commit {}", token.commit())));
         if let Some(wanted) = log.position_of(token).await? {
-            let applied = models.checkpoint(projection).await?;
+            let applied = models.mark(projection).await?.position;
             if applied >= wanted {
                 return Ok(());
             }
-            behind = ErrorKind::Behind { projection: projection.clone(), applied, wanted };
+            behind = ErrorKind::Behind { projection: projection.clone(), applied, wanted }.into();
         }
         if Instant::now() >= end {
-            return Err(behind.into());
+            // Only now: a projection that has never run may start within the timeout.
+            models.check_name(projection).await?;
+            return Err(behind);
         }
         tokio::time::sleep_until(end.min(Instant::now() + delays.next_delay())).await;
     }

@@ -33,6 +33,7 @@ use crate::id::mark::Mark;
 use crate::rebuild::build::{Build, PAGE_EVENTS};
 use crate::rebuild::job::Job;
 use crate::store::log::reader::EventReader;
+use crate::store::model::names;
 use crate::store::model::read_model::Work;
 use crate::store::model::views::{Switch, ViewId, ViewStore};
 use crate::view::View;
@@ -107,6 +108,9 @@ impl<V: View, M> fmt::Debug for Rebuild<V, M> {
 impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// Creates a rebuild of `view`, reading from `reader` into `models`.
     pub fn new(view: V, reader: impl EventReader, models: M) -> Self {
+        if let Ok(id) = ViewId::new(view.name(), view.generation()) {
+            names::add(id.projection().as_str());
+        }
         let (options, progress) = (RebuildOptions::new(), watch::Sender::new(Progress::default()));
         Self { job: Job { view: Arc::new(view), reader: Arc::new(reader), models, options, progress } }
     }

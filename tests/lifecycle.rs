@@ -40,6 +40,8 @@ async fn an_event_is_persisted_then_published_then_completed() {
     let (store, models) = (MemoryStore::new(), MemoryReadModel::new());
     store.append(Append::new(stream("a"), ExpectedVersion::Any, events(3))).await.unwrap();
     let log = store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap().events;
+    // The projection starts: before that, its name is unknown.
+    models.commit(Step::new(&sales(), Position::ZERO, Position::ZERO), nothing()).await.unwrap();
     assert_eq!(stages(&log, 0, &models).await, [Stage::Persisted, Stage::Persisted, Stage::Persisted]);
     models.commit(Step::new(&sales(), Position::ZERO, Position::new(1)), nothing()).await.unwrap();
     assert_eq!(stages(&log, 2, &models).await, [Stage::Completed, Stage::Published, Stage::Persisted]);

@@ -214,7 +214,7 @@ async fn a_replica_reads_sequenced_events_and_refuses_writes() {
     refused(there.advance("main", Position::new(1).into(), Fence::ZERO).await);
     refused(there.acquire_lease("main", Uuid::nil(), TIMEOUT).await.map(drop));
     let model = PostgresReadModel::connect(&replica.url()).await.unwrap();
-    assert_eq!(model.checkpoint(&projection()).await.unwrap(), Position::ZERO);
+    assert_eq!(model.mark(&projection()).await.unwrap().position, Position::ZERO);
     refused(model.commit(Step::new(&projection(), Position::ZERO, Position::new(1)), no_work()).await);
     let pool = PgPool::connect(&replica.url()).await.unwrap();
     let nowhere = PostgresStore::open_with(pool, PostgresOptions::new().with_schema("nowhere")).await.map(drop);

@@ -105,7 +105,7 @@ fn projection(view: Amounts) -> ProjectionName {
 
 async fn reached(models: &impl ReadModel, view: Amounts, position: Position) {
     let reached = async {
-        while models.checkpoint(&projection(view)).await.unwrap() < position {
+        while models.mark(&projection(view)).await.unwrap().position < position {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -201,7 +201,7 @@ async fn build_dying<M: ViewStore + Clone>(log: &MemoryStore, models: &M) {
     for number in 0..25 {
         let dying = rebuild(NEW, log, models);
         let ended = tokio::time::timeout(Duration::from_micros(jump(number) % 8_000), run(&dying)).await;
-        let now = models.checkpoint(&projection(NEW)).await.unwrap();
+        let now = models.mark(&projection(NEW)).await.unwrap().position;
         assert!(now >= kept, "the build continues from {kept}, not from {now}");
         kept = now;
         if ended.is_ok() {
@@ -246,7 +246,7 @@ async fn is_never_seen_half_built<M: ViewStore + Clone>(models: M) {
     switcher.drop_old(OLD.generation()).await.unwrap();
     let keys = ["1", "2"].map(|key| ViewKey::new(key).unwrap());
     let left = models.rows(&projection(OLD), Some(OLD.generation()), &keys).await;
-    assert_eq!((left.unwrap(), models.checkpoint(&projection(OLD)).await.unwrap()), (Vec::new(), Position::ZERO));
+    assert_eq!((left.unwrap(), models.mark(&projection(OLD)).await.unwrap().position), (Vec::new(), Position::ZERO));
     let error = switcher.switch_back(OLD.generation()).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::BehindLive { .. }), "{error}");
     assert_eq!(rows(&models).await, fold(&log, NEW).await, "the live generation keeps its rows");
@@ -315,7 +315,7 @@ async fn goes_on_after_a_kill<M: ViewStore + Clone>(place: &Place, log: impl Eve
         reached(&models, NEW, kept.next()).await;
         child.kill().unwrap();
         child.wait().unwrap();
-        let now = models.checkpoint(&projection(NEW)).await.unwrap();
+        let now = models.mark(&projection(NEW)).await.unwrap().position;
         assert!(now > kept);
         kept = now;
     }
@@ -484,7 +484,7 @@ async fn a_stopped_build_keeps_its_rows_and_a_cancelled_one_none() {
     };
     tokio::join!(async { rebuild.run(stop.clone()).await.unwrap() }, begun);
     let counts = ProjectionName::new("counts").unwrap();
-    let at = models.checkpoint(&counts).await.unwrap();
+    let at = models.mark(&counts).await.unwrap().position;
     assert!(at > Position::ZERO && at < Position::new(60_000), "{at}");
     assert_eq!(rebuild.progress().borrow().head, Position::new(60_000));
     let error = rebuild.cancel().await.unwrap_err();
@@ -530,7 +530,7 @@ async fn a_plan_estimates_the_events_and_writes_nothing() {
     let plan = rebuild.plan().await.unwrap();
     assert_eq!((plan.from, plan.head, plan.events), (Position::ZERO, Position::new(50_000), 50_000));
     assert!(plan.events_per_second > 0.0 && plan.time.unwrap() > Duration::ZERO, "{plan:?}");
-    assert_eq!(models.checkpoint(&ProjectionName::new("counts").unwrap()).await.unwrap(), Position::ZERO);
+    assert_eq!(models.mark(&ProjectionName::new("counts").unwrap()).await.unwrap().position, Position::ZERO);
     rebuild.run(CancellationToken::new()).await.unwrap();
     let plan = rebuild.plan().await.unwrap();
     assert_eq!((plan.events, plan.time), (0, None));

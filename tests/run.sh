@@ -37,3 +37,7 @@ cargo build --workspace --all-features --examples
 # The library, its macros, the examples' own tests and the package in tests/, then the doctests.
 cargo test --workspace --all-features --lib --bins --examples --tests -- "$@"
 cargo test --workspace --all-features --doc -- "$@"
+# Features of serde_json that any crate of a program can switch on.
+for feature in arbitrary_precision preserve_order; do
+  cargo test --manifest-path tests/features/Cargo.toml --target-dir target/features --features "$feature" -- "$@"
+done

@@ -178,7 +178,7 @@ fn check_pairs(log: &[RecordedEvent]) {
 /// Asserts that the checkpoint matches the model's rows and is not ahead of the log.
 async fn check_read_model(path: &Path, head: u64) -> u64 {
     let model = SqliteReadModel::open(path).await.unwrap();
-    let checkpoint = model.checkpoint(&projection()).await.unwrap().get();
+    let checkpoint = model.mark(&projection()).await.unwrap().position.get();
     let count = |db: &Connection| {
         let exists: bool = db.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'seen'", [], |r| r.get(0))?;
         if !exists {
@@ -248,7 +248,7 @@ fn payload(stream: &StreamId) -> Vec<u8> {
 async fn project_forever(store: SqliteStore, model: SqliteReadModel) -> Result<()> {
     let mut grown = store.watch_head();
     loop {
-        let from = model.checkpoint(&projection()).await?;
+        let from = model.mark(&projection()).await?.position;
         grown.wait_for(|head| *head > from).await.expect("the store is open");
         let page = store.read_all(from, 20, &Filter::all()).await?;
         let positions: Vec<_> = page.events.iter().map(|event| event.position.get().cast_signed()).collect();

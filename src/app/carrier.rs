@@ -7,6 +7,10 @@ use crate::relay::Relay;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::relay::RelayStore;
 
+/// The names of the relays' tasks.
+const RELAY: &str = "relay";
+const ANNOUNCING: &str = "announcing relay";
+
 /// Selects how events get from the log to the parts of an app.
 pub(super) enum Carrier {
     /// The parts read the store directly.
@@ -32,6 +36,15 @@ impl Carrier {
         }
     }
 
+    /// Returns the names of the relays' tasks.
+    pub(super) fn task_names(&self) -> &'static [&'static str] {
+        match self {
+            Self::Store => &[],
+            Self::Local(_) => &[RELAY],
+            Self::Shared { .. } => &[RELAY, ANNOUNCING],
+        }
+    }
+
     /// Returns the relays that the broker needs, each with the name of its task.
     pub(super) fn relays(
         &self,
@@ -40,12 +53,12 @@ impl Carrier {
     ) -> Vec<(&'static str, Relay)> {
         match self {
             Self::Store => Vec::new(),
-            Self::Local(broker) => vec![("relay", Relay::new(log.clone(), broker.clone()))],
+            Self::Local(broker) => vec![(RELAY, Relay::new(log.clone(), broker.clone()))],
             Self::Shared { broker, announcer, name, .. } => {
                 let frames = Relay::new(log.clone(), broker.clone()).with_checkpoint(positions.clone(), name.clone());
                 let single = Relay::announcing(log.clone(), announcer.clone());
                 let single = single.with_checkpoint(positions.clone(), format!("{name} announcements"));
-                vec![("relay", frames), ("announcing relay", single)]
+                vec![(RELAY, frames), (ANNOUNCING, single)]
             }
         }
     }

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::app::carrier::Carrier;
 use crate::app::watch::Reports;
 use crate::error::Result;
+use crate::event::{Event, EventTypes};
 use crate::id::Position;
 use crate::process::Process;
 use crate::process::manager::ProcessManager;
 use crate::projection::Projection;
+use crate::store::log::query::Filter;
 use crate::store::model::deadlines::DeadlineStore;
 use crate::store::model::read_model::ReadModel;
 use crate::worker::Worker;
@@ -23,6 +25,9 @@ use crate::worker::job::ReadLive;
 /// A projection, view, reaction or process, together with its runner.
 pub(super) trait Part: Send + Sync {
     fn name(&self) -> &str;
+
+    /// Returns the kinds of event that it can decode, and the filter for those that it receives.
+    fn receives(&self) -> (EventTypes, Result<Filter>);
 
     fn applied(&self) -> watch::Receiver<Position>;
 
@@ -40,13 +45,17 @@ pub(super) trait Part: Send + Sync {
 
 /// Implements [`Part`] for a runner. The runners have the same methods, but do not share a trait.
 macro_rules! part {
-    ($runner:ty, $name:expr, $live:expr, where $($bounds:tt)*) => {
+    ($runner:ty, $kind:ident, $name:expr, $live:expr, where $($bounds:tt)*) => {
         impl<P, M> Part for $runner
         where
             $($bounds)*
         {
             fn name(&self) -> &str {
                 $name(self)
+            }
+
+            fn receives(&self) -> (EventTypes, Result<Filter>) {
+                (<<P as $kind>::Event as Event>::TYPES, self.filter())
             }
 
             fn applied(&self) -> watch::Receiver<Position> {
@@ -83,5 +92,5 @@ macro_rules! part {
     };
 }
 
-part!(Worker<P, M>, Self::name, Self::live, where P: Projection, M: ReadModel<Tx = P::Tx>);
-part!(ProcessManager<P, M>, |_| P::NAME, |_| None, where P: Process, M: DeadlineStore + Clone);
+part!(Worker<P, M>, Projection, Self::name, Self::live, where P: Projection, M: ReadModel<Tx = P::Tx>);
+part!(ProcessManager<P, M>, Process, |_| P::NAME, |_| None, where P: Process, M: DeadlineStore + Clone);

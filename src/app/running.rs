@@ -69,11 +69,11 @@ impl Running {
         Self { store, watcher, workers, relays, watch, waiting, grace }
     }
 
-    /// Registers a part whose name another part has, too. It fails instead of running.
-    pub(super) fn refuse(&mut self, part: &Arc<dyn Part>) {
-        let name = part.name().to_owned();
+    /// Registers a part that does not fit the others. It fails with `problem` instead of running.
+    pub(super) fn refuse(&mut self, part: &Arc<dyn Part>, problem: &Error) {
+        let problem = problem.clone();
         let task = Task::new(part.name(), part.reports(), move |_| {
-            let refused = Err(named_twice(&name));
+            let refused = Err(problem.clone());
             async { refused }.boxed()
         });
         self.workers.spawn(task, &self.watcher);
@@ -188,10 +188,4 @@ impl Running {
         });
         workers.and(relays).and(watch).and(closed)
     }
-}
-
-/// Returns the error of an app with several parts called `name`.
-pub(super) fn named_twice(name: &str) -> Error {
-    let problem = "several parts of the app have this name and would share one checkpoint: give each its own name";
-    ErrorKind::Invalid(format!("part {name}: {problem}")).into()
 }

@@ -101,7 +101,9 @@ impl Waiting {
     pub(super) fn named(&self, name: &str) -> Result<Vec<&Progress>> {
         let parts: Vec<_> = self.parts.iter().filter(|part| part.is_named(name)).collect();
         if parts.is_empty() {
-            return Err(ErrorKind::Invalid(format!("the app has no part called {name}")).into());
+            let names: Vec<_> = self.parts.iter().map(|part| part.name.as_str()).collect();
+            let known = if names.is_empty() { "no parts".to_owned() } else { names.join(", ") };
+            return Err(ErrorKind::Invalid(format!("the app has no part called {name}; it has {known}")).into());
         }
         Ok(parts)
     }

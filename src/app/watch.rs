@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -247,22 +247,31 @@ impl Watcher {
     }
 
     async fn look(&self, log: &dyn EventReader, views: &[(String, ReadLive)]) -> Result<()> {
-        // The unsequenced commits come last: reading the head gives positions to those before.
-        let head = log.head().await?;
-        let unsequenced = log.unsequenced().await?;
-        let newest = if head == self.seen().head { None } else { newest_at(log, head).await? };
-        {
+        // Both at once: while commits get no positions, the head may not be readable, and the number of these commits tells why.
+        let count = async {
+            let unsequenced = log.unsequenced().await?;
             let mut seen = self.seen();
-            seen.newest = newest.or(seen.newest);
-            let has_moved = head != seen.head;
-            (seen.head_before, seen.head, seen.unsequenced_commits) = (seen.head, head, unsequenced);
-            if unsequenced == 0 || has_moved {
+            seen.unsequenced_commits = unsequenced;
+            if unsequenced == 0 {
                 seen.unsequenced = None;
-            }
-            if unsequenced > 0 {
+            } else {
                 seen.unsequenced.get_or_insert_with(Since::now);
             }
-        }
+            Ok::<_, Error>(())
+        };
+        let read = async {
+            let head = log.head().await?;
+            let newest = if head == self.seen().head { None } else { newest_at(log, head).await? };
+            let mut seen = self.seen();
+            seen.newest = newest.or(seen.newest);
+            if head != seen.head {
+                seen.unsequenced = None;
+            }
+            (seen.head_before, seen.head) = (seen.head, head);
+            Ok(())
+        };
+        let (counted, read) = join(count, read).await;
+        read.and(counted)?;
         let live = join_all(views.iter().map(async |(own, live)| (own, live().await))).await;
         let mut seen = self.seen();
         let (mut known, head_before) = (std::mem::take(&mut seen.live), seen.head_before);

@@ -8,6 +8,8 @@
 //! The payload is copied from the store without being parsed. A payload of [`Codec::Compact`] is not JSON: then `payload` is a base64
 //! string, followed by the key `payload_encoding` with the value `compact`.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -44,7 +46,7 @@ const RESERVED_KEYS: [&str; 3] = ["source", "correlation_id", "causation_id"];
 /// assert!(message.body.ends_with(br#""payload":{"note":"hello"},"position":7,"schema_version":1,"recorded_at":"1970-01-01T00:00:00.000000Z"}"#));
 /// # Ok::<(), retell::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Announcement {
     /// The key to publish under: the event's type.
@@ -73,6 +75,21 @@ pub enum HeaderValue {
     Text(String),
     /// An integer.
     Number(i64),
+}
+
+/// Shows the size of the body only, so that no payload gets into a log.
+impl fmt::Debug for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Announcement")
+            .field("routing_key", &self.routing_key)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("content_type", &self.content_type)
+            .field("content_encoding", &self.content_encoding)
+            .field("message_id", &self.message_id)
+            .field("timestamp", &self.timestamp)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Announcement {

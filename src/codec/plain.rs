@@ -15,9 +15,9 @@ use serde::{Deserialize, forward_to_deserialize_any};
 /// The name of the only field of the map as which serde_json passes a number with `arbitrary_precision`.
 const NUMBER: &str = "$serde_json::private::Number";
 
-/// Whether serde_json passes numbers as maps in this program.
+/// Whether serde_json passes numbers as maps in this program. Recent releases pass an integer that fits into 64 bits as an integer even then.
 static NUMBERS_ARE_MAPS: LazyLock<bool> =
-    LazyLock::new(|| serde_json::from_slice::<Probe>(b"1").is_ok_and(|probe| probe.0));
+    LazyLock::new(|| serde_json::from_slice::<Probe>(b"0.1").is_ok_and(|probe| probe.0));
 
 struct Probe(bool);
 
@@ -31,7 +31,7 @@ impl<'de> Deserialize<'de> for Probe {
                 f.write_str("a number")
             }
 
-            fn visit_u64<E>(self, _: u64) -> Result<Probe, E> {
+            fn visit_f64<E>(self, _: f64) -> Result<Probe, E> {
                 Ok(Probe(false))
             }
 

@@ -2,20 +2,25 @@
 //!
 //! [`serde_json::Value`] would round large numbers, and its equality depends on features that any crate of the program can switch on.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+/// The most digits of a decimal number that an `f64` keeps apart from its neighbours.
+const FLOAT_DIGITS: usize = 17;
+
 /// The deepest nesting that is taken apart. Below it, values are compared by their text.
 const MAX_DEPTH: usize = 64;
 
-/// A JSON value. Two are equal if they differ in the order of an object's entries and in white space only.
+/// A JSON value. Two are equal if they differ in the order of an object's entries, in white space, and in the form of a float (`1e300` and
+/// `1e+300`) only.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Tree<'j> {
     Object(BTreeMap<String, Tree<'j>>),
     Array(Vec<Tree<'j>>),
     /// The text of any other value.
-    Leaf(&'j str),
+    Leaf(Cow<'j, str>),
 }
 
 impl<'j> Tree<'j> {
@@ -38,7 +43,7 @@ impl<'j> Tree<'j> {
                 return Self::Array(entries.into_iter().map(of).collect());
             }
         }
-        Self::Leaf(text)
+        Self::Leaf(float(text).map_or(Cow::Borrowed(text), Cow::Owned))
     }
 
     /// Passes each part of the tree to `take`, in an order that does not depend on the order of an object's entries. Different trees lead to
@@ -91,6 +96,18 @@ impl<'j> Tree<'j> {
     }
 }
 
+/// Returns one form for a float that encoders write in several. An integer, or a number with more digits than a float has, keeps its text.
+fn float(text: &str) -> Option<String> {
+    let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    if !is_number || !text.contains(['.', 'e', 'E']) {
+        return None;
+    }
+    let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).skip_while(|digit| *digit == b'0').count();
+    let number: f64 = text.parse().ok()?;
+    (digits <= FLOAT_DIGITS && number.is_finite()).then(|| format!("{number:e}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +127,17 @@ mod tests {
         let (one, other) = (r#"{"a":[1,{"c":2,"b":3}],"d":"x"}"#, r#" { "d" : "x", "a" : [ 1, {"b":3, "c":2} ] } "#);
         assert_eq!(tree(one), tree(other));
         assert_eq!(bytes(one), bytes(other));
+    }
+
+    #[test]
+    fn form_of_a_float_does_not_count() {
+        for (one, other) in [("1e300", "1e+300"), ("1E3", "1000.0"), ("-2.50", "-2.5"), ("1e-7", "0.0000001")] {
+            assert_eq!(tree(one), tree(other));
+            assert_eq!(bytes(one), bytes(other));
+        }
+        assert_ne!(tree("0.30000000000000004"), tree("0.3"));
+        assert_ne!(tree("12345678901234567.81"), tree("12345678901234567.82"));
+        assert_ne!(tree("\"1e3\""), tree("\"1E3\""));
     }
 
     #[test]

@@ -126,6 +126,10 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         self
     }
 
+    pub(crate) fn filter(&self) -> Result<Filter> {
+        self.worker.filter()
+    }
+
     /// Watches the position up to which every event has led to its step and the commands of those steps are sent.
     pub fn applied(&self) -> watch::Receiver<Position> {
         self.worker.applied()

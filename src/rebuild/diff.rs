@@ -63,8 +63,8 @@ impl Diff {
     pub(super) async fn of<V: View, M: ViewStore + Clone>(job: &Job<V, M>, limit: usize) -> Result<Self> {
         let (live, built) = (job.live().await?, job.id()?);
         let settled = {
-            let live = job.models.checkpoint(live.projection()).await?;
-            live.min(job.models.checkpoint(built.projection()).await?)
+            let live = job.models.mark(live.projection()).await?.position;
+            live.min(job.models.mark(built.projection()).await?.position)
         };
         let mut diff = Self { live: live.generation(), same: 0, different: 0, unsettled: 0, differences: Vec::new() };
         let (mut live, mut built) = (Rows::of(live), Rows::of(built));

@@ -55,6 +55,6 @@ impl<V: View, M: ViewStore + Clone> Job<V, M> {
     }
 
     pub(super) async fn live_checkpoint(&self) -> Result<Position> {
-        self.models.checkpoint(self.live().await?.projection()).await
+        Ok(self.models.mark(self.live().await?.projection()).await?.position)
     }
 }

@@ -35,7 +35,7 @@ pub struct Plan {
 
 impl Plan {
     pub(super) async fn of<V: View, M: ViewStore + Clone>(job: &Job<V, M>) -> Result<Self> {
-        let from = job.models.checkpoint(job.id()?.projection()).await?;
+        let from = job.models.mark(job.id()?.projection()).await?.position;
         let head = job.reader.head().await?;
         let positions = head.since(from.min(head));
         let (mut passed, mut wanted, began) = (0, 0, Instant::now());

@@ -86,6 +86,7 @@ forward! {
     ReadModel {
         type Tx;
         async fn mark(&self, projection: &ProjectionName) -> Result<Mark>;
+        async fn names(&self) -> Result<Option<Vec<ProjectionName>>>;
         async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState>;
         async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
         async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool>;

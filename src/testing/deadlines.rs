@@ -105,7 +105,7 @@ async fn ids<M: DeadlineStore>(model: &M) -> Vec<u128> {
 
 /// Changes deadlines in the transaction that moves the checkpoint of the process by one.
 async fn step<M: DeadlineStore + Clone>(model: &M, changes: &[DeadlineChange], end: Result<()>) -> Result<()> {
-    let at = model.checkpoint(&orders()).await?;
+    let at = model.mark(&orders()).await?.position;
     let (store, changes) = (model.clone(), changes.to_vec());
     let work: Work<M::Tx> = Box::new(move |tx| {
         async move {
@@ -192,7 +192,7 @@ pub async fn changes_commit_with_the_checkpoint<M: DeadlineStore + Clone>(model:
     assert_eq!(ids(model).await, [1, 2]);
     step(model, &[end(1), set(&deadline(3, time(3)))], Ok(())).await.expect("the transaction commits");
     assert_eq!(ids(model).await, [2, 3]);
-    assert_eq!(model.checkpoint(&orders()).await.expect("the read succeeds"), Position::new(2));
+    assert_eq!(model.mark(&orders()).await.expect("the read succeeds").position, Position::new(2));
 }
 
 /// A failed transaction changes neither the deadlines nor the checkpoint.
@@ -202,7 +202,7 @@ pub async fn failed_transaction_changes_no_deadline<M: DeadlineStore + Clone>(mo
     let error = step(model, &[end(1), set(&deadline(2, time(2)))], failed).await.expect_err("the work fails");
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
     assert_eq!(ids(model).await, [1]);
-    assert_eq!(model.checkpoint(&orders()).await.expect("the read succeeds"), Position::new(1));
+    assert_eq!(model.mark(&orders()).await.expect("the read succeeds").position, Position::new(1));
 }
 
 /// Postponing a deadline moves its time and increments its attempts. The error text may have any length.

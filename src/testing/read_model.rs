@@ -13,6 +13,7 @@ use futures::future::join_all;
 #[cfg(feature = "sqlite")]
 use crate::error::Error;
 use crate::error::{ErrorKind, Result};
+use crate::id::mark::Mark;
 use crate::id::{MAX_NAME_BYTES, Position, ProjectionName, StreamId, Version};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::parking::{Parked, Parking, Step};
@@ -44,6 +45,7 @@ macro_rules! checkpoint_conformance {
             advancing_commits_the_work_and_the_checkpoint_together,
             a_step_from_a_stale_checkpoint_changes_nothing,
             failing_work_changes_nothing,
+            a_name_that_never_ran_is_an_error,
             each_projection_has_its_own_checkpoint,
             one_of_concurrent_advances_from_one_position_wins,
             parking_changes_commit_with_the_checkpoint,
@@ -172,7 +174,7 @@ async fn advance<M: Counting>(model: &M, name: &str, from: u64, to: u64) -> Resu
 
 /// Returns the checkpoint of the projection `totals`, and the counter.
 async fn state<M: Counting>(model: &M) -> (u64, u32) {
-    let checkpoint = model.checkpoint(&projection("totals")).await.expect("a checkpoint can be read");
+    let checkpoint = model.mark(&projection("totals")).await.expect("a checkpoint can be read").position;
     (checkpoint.get(), model.counted().await.expect("the counter can be read"))
 }
 
@@ -215,6 +217,30 @@ pub async fn failing_work_changes_nothing<M: Counting>(model: &M) {
     assert_eq!(state(model).await, (6, 2));
 }
 
+/// A name that has never run is misspelt, or belongs to another read model. The error lists the names that have run.
+pub async fn a_name_that_never_ran_is_an_error<M: Counting>(model: &M) {
+    let (misspelt, stream) = (projection("totalz"), parked("a", 1).stream);
+    let errors = async || {
+        let reset = model.reset(&misspelt, Mark::START, M::count()).await;
+        let checkpoint = model.checkpoint(&misspelt).await.map(drop);
+        let (state, parking) = (model.state(&misspelt).await.map(drop), model.parking(&misspelt).await.map(drop));
+        let retried = model.retry_parked(&misspelt, &stream).await.map(drop);
+        [reset, checkpoint, state, parking, retried].map(|refused| refused.expect_err("the name never ran"))
+    };
+    for known in [vec![], vec![projection("totals")]] {
+        for error in errors().await {
+            let unknown = ErrorKind::UnknownProjection { projection: misspelt.clone(), known: known.clone() };
+            assert_eq!(*error.kind(), unknown);
+        }
+        assert_eq!(model.names().await.expect("names can be listed"), Some(known.clone()));
+        if known.is_empty() {
+            advance(model, "totals", 0, 1).await.expect("the checkpoint is at zero");
+        }
+    }
+    assert_eq!(state(model).await, (1, 1), "a refused reset changes nothing");
+    assert_eq!(model.checkpoint(&projection("totals")).await.expect("the name has run"), Position::new(1));
+}
+
 /// Each projection has its own checkpoint, even if names differ only in case or by a space.
 pub async fn each_projection_has_its_own_checkpoint<M: Counting>(model: &M) {
     let names = ["totals", "Totals", "totals ", "total_", "'; --"];
@@ -222,7 +248,7 @@ pub async fn each_projection_has_its_own_checkpoint<M: Counting>(model: &M) {
         advance(model, name, 0, to).await.expect("each begins at zero");
     }
     for (name, to) in names.iter().zip(1..) {
-        let checkpoint = model.checkpoint(&projection(name)).await.expect("a checkpoint can be read");
+        let checkpoint = model.mark(&projection(name)).await.expect("a checkpoint can be read").position;
         assert_eq!(checkpoint, Position::new(to), "{name:?}");
     }
     assert_eq!(state(model).await, (1, 5));
@@ -268,13 +294,18 @@ fn parked(id: &str, position: u64) -> Parked {
 
 async fn step<M: Counting>(model: &M, to: u64, changes: u64, parking: Vec<ParkingChange>) -> Result<()> {
     let totals = projection("totals");
-    let from = model.checkpoint(&totals).await.expect("a checkpoint can be read");
+    let from = model.mark(&totals).await.expect("a checkpoint can be read").position;
     let step = Step::new(&totals, from, Position::new(to)).with_parking(changes, parking);
     model.commit(step, M::count()).await
 }
 
 async fn parking<M: Counting>(model: &M) -> Parking {
-    model.parking(&projection("totals")).await.expect("parked aggregates can be read")
+    let parking = model.parking(&projection("totals")).await;
+    parking.unwrap_or_else(|error| match error.kind() {
+        // It has not run yet.
+        ErrorKind::UnknownProjection { .. } => Parking::default(),
+        _ => panic!("parked aggregates can be read: {error}"),
+    })
 }
 
 /// Parks an aggregate, updates it after another failure, and releases it. Each change increments the count that the next step must name.
@@ -367,11 +398,8 @@ pub async fn a_parked_aggregate_can_be_retried_on_request<M: Counting>(model: &M
     assert!(before - slack <= due && due <= Utc::now() + slack, "the aggregate is due immediately: {due}");
     let revived = Parked { attempts: 0, next_at: due, state: ParkedState::Waiting, ..dead };
     assert_eq!((changes, now), (1, vec![revived, other.clone()]));
-    for (name, stream) in [("totals", parked("unknown", 1).stream), ("other", other.stream)] {
-        assert!(
-            !model.retry_parked(&projection(name), &stream).await.expect("a request for an unknown aggregate succeeds")
-        );
-    }
+    let unknown = parked("unknown", 1).stream;
+    assert!(!model.retry_parked(&totals, &unknown).await.expect("a request for an unknown aggregate succeeds"));
     step(model, 7, 1, Vec::new()).await.expect("the worker continues");
 }
 

@@ -98,7 +98,7 @@ fn keys(rows: &[ViewRow]) -> Vec<ViewKey> {
 
 /// Loads and saves rows in one transaction, as a worker in log order does. The transaction's work returns `end`.
 async fn batch<M: ViewStore + Clone>(models: &M, view: &ViewId, wanted: &[NewRow<'_>], end: Result<()>) -> Result<()> {
-    let at = models.checkpoint(view.projection()).await?;
+    let at = models.mark(view.projection()).await?.position;
     let after = rows(wanted, at.next());
     let (store, id) = (models.clone(), view.clone());
     let work: Work<M::Tx> = Box::new(move |tx| {
@@ -219,7 +219,7 @@ pub async fn a_failed_batch_changes_nothing<M: ViewStore + Clone>(models: &M) {
     assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");
     assert_eq!(page(models, None, None, 9).await, [("a", "1"), ("b", "1")].map(|(k, s)| (k.into(), s.into())));
     assert_eq!((names(models, Some("Bonn")).await, names(models, Some("Kiel")).await), (vec!["a".into()], vec![]));
-    let checkpoint = models.checkpoint(totals().projection()).await.expect("the read succeeds");
+    let checkpoint = models.mark(totals().projection()).await.expect("the read succeeds").position;
     assert_eq!(checkpoint, Position::new(1));
 }
 

@@ -38,7 +38,9 @@ use crate::projection::Projection;
 use crate::reaction::rate::Rate;
 use crate::reaction::{Reaction, ReactionProjection, StartFrom};
 use crate::status::{Reporter, Status};
+use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReader;
+use crate::store::model::names;
 use crate::store::model::read_model::ReadModel;
 use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
@@ -123,6 +125,7 @@ where
 {
     /// Creates a worker that reads the store only, woken by its signal.
     pub fn new(projection: P, reader: impl EventReader, models: M) -> Self {
+        names::add(projection.name());
         let job = Job {
             projection: Arc::new(projection),
             reader: Arc::new(reader),
@@ -154,6 +157,10 @@ where
     pub fn with_options(mut self, options: WorkerOptions) -> Self {
         self.job.options = options;
         self
+    }
+
+    pub(crate) fn filter(&self) -> Result<Filter> {
+        self.job.projection.filter()
     }
 
     /// Returns the projection's name.
@@ -335,7 +342,7 @@ where
             async move {
                 let view = ViewId::new(&name, ViewId::FIRST)?;
                 let live = ViewId::new(&name, models.live_generation(view.view()).await?)?;
-                let position = models.checkpoint(live.projection()).await?;
+                let position = models.mark(live.projection()).await?.position;
                 Ok((live.projection().clone(), position))
             }
             .boxed()

@@ -185,7 +185,7 @@ async fn without_gate<Tx: Tallies>(
     stop: &CancellationToken,
 ) {
     let name = ProjectionName::new(NAME).unwrap();
-    let mut kept = models.checkpoint(&name).await.unwrap();
+    let mut kept = models.mark(&name).await.unwrap().position;
     models.commit(Step::new(&name, kept, kept), applied(cure, Vec::new())).await.unwrap();
     let mut consumer = broker.subscribe(&name, SubscriptionMode::Exclusive).await.unwrap();
     while !stop.is_cancelled() {

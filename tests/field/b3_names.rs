@@ -103,3 +103,84 @@ fn a_derived_filter_asks_for_the_aggregates_of_a_union() {
     // An event that does not name its aggregate may be of any.
     assert!(types(Filter::of::<Mixed>().unwrap()).is_empty());
 }
+
+mod orders {
+    #[derive(retell::Event, Debug)]
+    pub(super) enum OrderEvent {
+        #[event("thing.placed")]
+        Placed { name: String },
+    }
+}
+
+mod readers {
+    /// A second type for the events of orders, with the fields that a reader needs.
+    #[derive(retell::Event, Debug)]
+    #[event("thing.placed")]
+    pub(super) struct Placed {}
+
+    #[derive(retell::Event, Debug)]
+    #[event("thing.placed", aggregate = "order")]
+    pub(super) struct PlacedOrder {}
+
+    #[derive(retell::Event, Debug)]
+    #[event("thing.placed", aggregate = "bet")]
+    pub(super) struct PlacedBet {}
+}
+
+/// Counts the events of one type.
+struct Counts<E>(&'static str, std::marker::PhantomData<fn(E)>);
+
+impl<E> Counts<E> {
+    fn named(name: &'static str) -> Self {
+        Self(name, std::marker::PhantomData)
+    }
+}
+
+impl<E: Event> View for Counts<E> {
+    const NAME: &'static str = "counts";
+    type Event = E;
+    type State = u64;
+
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn key(&self, event: &Envelope<E>) -> Option<String> {
+        Some(event.stream.to_string())
+    }
+
+    fn apply(&self, count: &mut u64, _: Envelope<E>) {
+        *count += 1;
+    }
+}
+
+/// Two types with one stored name are taken for each other, unless both say which aggregate they belong to.
+#[tokio::test]
+async fn two_types_of_one_name_are_refused_in_an_app() {
+    let app = || App::new(MemoryStore::new(), MemoryReadModel::new());
+    let refused = |app: App<MemoryReadModel>| {
+        let error = app.check().unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::Invalid(problem) if problem.contains("thing.placed") && problem.contains("OrderEvent")),
+            "{error}"
+        );
+    };
+    let orders = || app().view(Counts::<orders::OrderEvent>::named("orders"));
+    refused(orders().view(Counts::<readers::Placed>::named("others")));
+    refused(orders().view(Counts::<readers::PlacedBet>::named("bets")));
+    // The same type twice, and types that name their aggregates.
+    orders().view(Counts::<orders::OrderEvent>::named("again")).check().unwrap();
+    let named = app().view(Counts::<readers::PlacedOrder>::named("orders"));
+    named.view(Counts::<readers::PlacedBet>::named("bets")).check().unwrap();
+
+    let running =
+        orders().view(Counts::<readers::Placed>::named("others")).view(Counts::<Shoe>::named("shoes")).start();
+    let mut health = running.health();
+    let both = |health: &retell::app::Health| {
+        ["orders", "others"].iter().all(|part| health.task(part).is_some_and(|state| !state.is_good()))
+    };
+    let patience = std::time::Duration::from_mins(1);
+    tokio::time::timeout(patience, health.wait_for(both)).await.unwrap().unwrap();
+    assert!(health.borrow().task("shoes").is_some_and(retell::app::State::is_good));
+    running.stop().await.unwrap();
+}

@@ -45,5 +45,7 @@ mod c8_self_test;
 mod c9_fatal_full;
 mod d1_keys;
 mod d2_generations;
+mod d3_builder_order;
 mod d4_logs;
 mod d5_error_text;
+mod i5_watchdog;

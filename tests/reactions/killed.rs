@@ -148,7 +148,7 @@ where
     };
     let name = ProjectionName::new("telling").unwrap();
     let done = async {
-        while models.checkpoint(&name).await.unwrap().get() < end {
+        while models.mark(&name).await.unwrap().position.get() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         std::io::stdout().write_all(b"done\n").unwrap();

@@ -56,11 +56,21 @@ impl ReadModel for RedbReadModel {
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        self.check_name(projection).await?;
         let name = projection.clone();
         self.file.read("read a checkpoint", move |rows| Ok(checkpoint(rows, &name)?.state)).await
     }
 
+    async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
+        let read = |rows: &Saved| {
+            let names = rows.below::<CheckpointRow>(&key!("checkpoint"), "")?;
+            names.map(|row| Ok(ProjectionName::new(row?.0)?)).collect::<Result<_, BoxError>>().map(Some)
+        };
+        self.file.read("list the projections", read).await
+    }
+
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        self.check_name(projection).await?;
         let name = projection.clone();
         // Both reads use one snapshot, so the count belongs to the rows.
         let read = move |rows: &Saved| {
@@ -74,6 +84,7 @@ impl ReadModel for RedbReadModel {
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        self.check_name(projection).await?;
         let revive = |row: Option<ParkedRow>| {
             let parked = row.map(parse).transpose()?.map(|mut parked| {
                 parked.revive();
@@ -154,6 +165,7 @@ impl ReadModel for RedbReadModel {
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<WriteTransaction>) -> Result<()> {
+        self.check_name(projection).await?;
         let (name, runtime) = (projection.clone(), Handle::current());
         let reset = move |tx: &mut WriteTransaction| {
             let checkpoint = checkpoint(&rows(tx)?, &name)?.reset(&name, to)?;

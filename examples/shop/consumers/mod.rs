@@ -20,7 +20,7 @@ const FOLLOWERS: [&str; 6] =
 /// Returns whether all consumers, in whichever process they run, have applied the log up to `end`.
 pub async fn have_applied(models: &impl ReadModels, end: Position) -> retell::Result<bool> {
     for follower in FOLLOWERS {
-        if models.checkpoint(&ProjectionName::new(follower)?).await? < end {
+        if models.mark(&ProjectionName::new(follower)?).await?.position < end {
             return Ok(false);
         }
     }

@@ -1,5 +1,7 @@
 //! The port for writers: appends, their outcomes, unique values and snapshots.
 
+use std::fmt;
+
 use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -151,7 +153,7 @@ fn encoded<E: Event>(
 }
 
 /// The state of a stream's aggregate as of a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The version of the last event in the state.
@@ -165,6 +167,18 @@ pub struct Snapshot {
     /// The distance of the older snapshots that the store keeps: of each `spacing` versions, the first one that has a snapshot. With 0, the
     /// store keeps none.
     pub spacing: u64,
+}
+
+/// Shows the size of the state only, so that no state gets into a log.
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("version", &self.version)
+            .field("event_id", &self.event_id)
+            .field("fingerprint", &self.fingerprint)
+            .field("state", &format_args!("{} bytes", self.state.len()))
+            .finish()
+    }
 }
 
 impl Snapshot {

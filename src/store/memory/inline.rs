@@ -16,6 +16,7 @@ use crate::store::log::mark::{changed, remembered_by};
 use crate::store::memory::log::{MemoryLog, MemoryStore};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::committed::Tables;
+use crate::store::model::names;
 use crate::store::model::progress::in_aggregate_order;
 
 /// The number of events that a projection applies at a time while it catches up.
@@ -26,6 +27,7 @@ impl<T: Clone + Send + Sync + 'static> InlineStore for MemoryStore<T> {
     type Tx = T;
 
     async fn with_inline(&self, inline: Arc<dyn Inline<T>>) -> Result<Self> {
+        names::add(inline.projection().as_str());
         let (log, models) = (self.log.clone(), self.models.clone());
         let set_up = InlineLog { log, models, inlines: Inlines::none().and(inline.clone()) };
         set_up.set_up(&*inline).await?;

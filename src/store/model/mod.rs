@@ -3,6 +3,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod checkpoint_row;
 pub(crate) mod deadlines;
+pub(crate) mod names;
 pub(crate) mod parking;
 pub(crate) mod progress;
 pub(crate) mod read_model;

@@ -27,7 +27,8 @@ use crate::id::{Position, ProjectionName, StreamId, Version};
 /// }
 ///
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// retry_dead(&MemoryReadModel::new(), &ProjectionName::new("sales")?).await?;
+/// let misspelt = retry_dead(&MemoryReadModel::new(), &ProjectionName::new("sails")?).await;
+/// assert!(misspelt.is_err_and(|error| error.to_string().contains("no projection called sails")));
 /// # Ok::<(), retell::BoxError>(())
 /// # }).unwrap();
 /// ```

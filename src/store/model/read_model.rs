@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-#[cfg(doc)]
-use crate::error::ErrorKind;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId};
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::names;
 use crate::store::model::parking::{Parking, Step};
 #[cfg(doc)]
 use crate::store::model::progress::Progress;
@@ -58,32 +57,62 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn mark(&self, projection: &ProjectionName) -> Result<Mark>;
 
-    /// Returns the position of the [mark](Self::mark).
+    /// Returns the position of the [mark](Self::mark), for operators and for programs that wait for a projection.
     ///
     /// # Errors
-    /// The errors of [`mark`](Self::mark).
+    /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), otherwise the errors of [`mark`](Self::mark).
     async fn checkpoint(&self, projection: &ProjectionName) -> Result<Position> {
-        Ok(self.mark(projection).await?.position)
+        let mark = self.mark(projection).await?;
+        if mark == Mark::START {
+            self.check_name(projection).await?;
+        }
+        Ok(mark.position)
     }
 
-    /// Returns the state of `projection`: [`ProjectionState::Running`] if it never ran.
+    /// Returns the names of all projections, views, reactions and processes that have run on this read model, sorted. `None` if it cannot list
+    /// them, as in the default implementation.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
+    async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
+        Ok(None)
+    }
+
+    /// Refuses a name that is misspelt: one that has never run on this read model, and that this process does not run. A read model calls this
+    /// where it finds no trace of a projection.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownProjection`] with the names that have run, otherwise a [read error](crate::Error#read-errors).
+    async fn check_name(&self, projection: &ProjectionName) -> Result<()> {
+        if names::is_run_here(projection.as_str()) {
+            return Ok(());
+        }
+        match self.names().await? {
+            Some(known) if !known.contains(projection) => {
+                Err(ErrorKind::UnknownProjection { projection: projection.clone(), known }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the state of `projection`: [`ProjectionState::Running`] if it has not started yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), otherwise a [read error](crate::Error#read-errors).
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState>;
 
     /// Returns the parked aggregates of `projection`. [`Parking::changes`] is never newer than the rows, so a [`Step`] that is based on it
     /// succeeds only if it knows the current rows.
     ///
     /// # Errors
-    /// A [read error](crate::Error#read-errors).
+    /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), otherwise a [read error](crate::Error#read-errors).
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
 
     /// Makes a parked aggregate due immediately with a fresh retry budget, even if it is dead. The worker of the projection retries it at
     /// its next sweep. Returns whether the aggregate was parked.
     ///
     /// # Errors
-    /// A [write error](crate::Error#write-errors).
+    /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still write.
@@ -148,8 +177,8 @@ pub trait ReadModel: Send + Sync + 'static {
     /// of a projection with per-aggregate order first.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the [state](Self::state) is not [`ProjectionState::Running`], or if the projection has per-aggregate order and `to`
-    /// is not the beginning of the log. Otherwise the errors of [`commit`](Self::commit).
+    /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), [`ErrorKind::Invalid`] if the [state](Self::state) is not
+    /// [`ProjectionState::Running`], or if the projection has per-aggregate order and `to` is not the beginning of the log. Otherwise the errors of [`commit`](Self::commit).
     ///
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.

@@ -139,7 +139,7 @@ pub(crate) fn check_field(field: &str, value: &str) -> Result<()> {
 }
 
 /// A row of a view.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ViewRow {
     /// The key of the row.
@@ -150,6 +150,20 @@ pub struct ViewRow {
     pub fields: Fields,
     /// The position of the last event in the state.
     pub position: Position,
+}
+
+/// Shows the size of the state and the names of the fields only, so that no state gets into a log.
+impl fmt::Debug for ViewRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.as_ref().map_or(0, String::len);
+        let fields: BTreeSet<_> = self.fields.iter().map(|(name, _)| name).collect();
+        f.debug_struct("ViewRow")
+            .field("key", &self.key)
+            .field("state", &format_args!("{state} bytes"))
+            .field("fields", &fields)
+            .field("position", &self.position)
+            .finish()
+    }
 }
 
 impl ViewRow {

@@ -14,6 +14,7 @@ use crate::store::log::inline::{Inline, Inlines, apply, set_up};
 use crate::store::log::mark::remembered_by;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::names;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::work::of_work;
 
@@ -72,6 +73,7 @@ pub(crate) async fn begin_inline<M: InlineModels>(
     inline: Arc<dyn Inline<M::Tx>>,
 ) -> Result<()> {
     let projection = inline.projection().clone();
+    names::add(projection.as_str());
     let refused = |problem: String| ErrorKind::Invalid(format!("projection {projection} {problem}")).into();
     if models.state(&projection).await? == ProjectionState::Running {
         let (checkpoint, head) = (models.mark(&projection).await?, log.head().await?);

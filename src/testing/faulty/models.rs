@@ -176,6 +176,10 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
         self.inner.state(projection).await
     }
 
+    async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
+        self.inner.names().await
+    }
+
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         self.inner.parking(projection).await
     }

@@ -200,7 +200,7 @@ where
     }
     let name = ProjectionName::new(projection(models).name())?;
     let end = store.head().await?;
-    while models.checkpoint(&name).await? < end {
+    while models.mark(&name).await?.position < end {
         sleep(Duration::from_millis(1)).await;
     }
     let parked = models.parking(&name).await?.parked;

@@ -1,6 +1,6 @@
 //! The committed state of a read model in memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -58,6 +58,13 @@ impl Tables {
 
     pub(crate) fn checkpoint(&self, projection: &ProjectionName) -> Mark {
         self.checkpoints.get(projection).copied().unwrap_or_default()
+    }
+
+    /// Returns the names of all projections that have run, sorted.
+    pub(crate) fn names(&self) -> Vec<ProjectionName> {
+        let names: BTreeSet<_> =
+            self.checkpoints.keys().chain(self.progress.keys()).chain(self.starts.keys()).collect();
+        names.into_iter().cloned().collect()
     }
 
     /// Deletes every trace of a projection.

@@ -24,15 +24,22 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
 
     /// Returns [`ProjectionState::Running`] always: appends move the checkpoint of an inline projection as a worker does, and one call deletes
     /// a whole generation.
-    async fn state(&self, _: &ProjectionName) -> Result<ProjectionState> {
+    async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
+        self.check_name(projection).await?;
         Ok(ProjectionState::Running)
     }
 
+    async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
+        Ok(Some(self.read().tables.names()))
+    }
+
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
+        self.check_name(projection).await?;
         Ok(self.read().tables.parking.get(projection).cloned().unwrap_or_default())
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        self.check_name(projection).await?;
         let mut committed = self.write();
         let mut parked =
             committed.tables.parking.get_mut(projection).into_iter().flat_map(|parking| &mut parking.parked);
@@ -116,6 +123,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<T>) -> Result<()> {
+        self.check_name(projection).await?;
         let transaction = self.transactions.begin("reset").await?;
         let before = {
             let committed = self.read();

@@ -55,6 +55,8 @@ pub(crate) const READ: &str = "
         CASE WHEN state = 'inline' THEN NULL ELSE event_id END
     FROM retell_checkpoints WHERE projection = ?";
 
+pub(crate) const NAMES: &str = "SELECT CONVERT(projection USING utf8mb4) FROM retell_checkpoints ORDER BY projection";
+
 pub(crate) const STATE: &str = "SELECT CONVERT(state USING utf8mb4) FROM retell_checkpoints WHERE projection = ?";
 
 pub(crate) const CHANGES: &str = "SELECT parking_changes FROM retell_checkpoints WHERE projection = ?";

@@ -20,7 +20,7 @@ use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
 use crate::store::mysql::model::checkpoint::{
-    CHANGES, FORGET_PARKED, FORGET_PROGRESS, READ, RESET, RESET_START, STATE, advance, lock_checkpoint,
+    CHANGES, FORGET_PARKED, FORGET_PROGRESS, NAMES, READ, RESET, RESET_START, STATE, advance, lock_checkpoint,
 };
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::options::MySqlOptions;
@@ -104,9 +104,21 @@ impl ReadModel for MySqlReadModel {
         let read = || async {
             let query = sqlx::query_as(STATE).bind(projection.as_str().as_bytes());
             let state: Option<(String,)> = self.connections.optional(query).await.map_err(failed)?;
-            state.map_or(Ok(ProjectionState::Running), |(state,)| ProjectionState::parse(&state))
+            state.map(|(state,)| ProjectionState::parse(&state)).transpose()
         };
-        self.connections.repeat("read a projection's state", read).await
+        match self.connections.repeat("read a projection's state", read).await? {
+            Some(state) => Ok(state),
+            None => self.check_name(projection).await.map(|()| ProjectionState::Running),
+        }
+    }
+
+    async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
+        let read = || async {
+            let rows = self.connections.all(sqlx::query_as(NAMES)).await;
+            let rows: Vec<(String,)> = rows.map_err(|error| classify(error, "list the projections"))?;
+            Ok(rows.into_iter().map(|(name,)| ProjectionName::new(name)).collect::<Result<_, _>>()?)
+        };
+        self.connections.repeat("list the projections", read).await.map(Some)
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
@@ -117,11 +129,16 @@ impl ReadModel for MySqlReadModel {
             let changes: Option<(i64,)> = self.connections.optional(query).await.map_err(failed)?;
             let query = sqlx::query(PARKED).bind(projection.as_str().as_bytes());
             let rows = self.connections.rows(query).await.map_err(failed)?;
+            let has_run = changes.is_some();
             let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
             let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
-            Ok(Parking { changes, parked: columns.collect::<Result<_>>()? })
+            Ok((has_run, Parking { changes, parked: columns.collect::<Result<_>>()? }))
         };
-        self.connections.repeat("read parked aggregates", read).await
+        let (has_run, parking) = self.connections.repeat("read parked aggregates", read).await?;
+        if !has_run {
+            self.check_name(projection).await?;
+        }
+        Ok(parking)
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
@@ -133,7 +150,11 @@ impl ReadModel for MySqlReadModel {
             .bind(stream.aggregate_type().as_str().as_bytes())
             .bind(stream.aggregate_id().as_str().as_bytes());
         let retried = self.connections.limits().statements(query.execute(&mut *lease)).await;
-        Ok(lease.end(retried).map_err(failed)?.rows_affected() == 1)
+        let was_parked = lease.end(retried).map_err(failed)?.rows_affected() == 1;
+        if !was_parked {
+            self.check_name(projection).await?;
+        }
+        Ok(was_parked)
     }
 
     async fn commit(&self, step: Step, work: Work<MySqlConnection>) -> Result<()> {
@@ -172,6 +193,7 @@ impl ReadModel for MySqlReadModel {
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<MySqlConnection>) -> Result<()> {
+        self.check_name(projection).await?;
         let failed = |error| classify(error, "reset a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = lease.begin().await.map_err(failed)?;

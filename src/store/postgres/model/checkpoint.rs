@@ -51,6 +51,8 @@ pub(crate) const READ: &str = "
         ELSE position END, CASE WHEN state = 'inline' THEN NULL ELSE event_id END
     FROM {schema}.checkpoints WHERE projection = $1";
 
+pub(crate) const NAMES: &str = "SELECT projection FROM {schema}.checkpoints ORDER BY projection";
+
 pub(crate) const STATE: &str = "SELECT state FROM {schema}.checkpoints WHERE projection = $1";
 
 /// Binds: projection, old position and event, old count of changes, new position and event, new count of changes. A process that is paused while it holds the row

@@ -19,7 +19,7 @@ use crate::store::postgres::connection;
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, classify_work};
 use crate::store::postgres::model::checkpoint::{
-    CHANGES, FORGET_PARKED, FORGET_PROGRESS, LOCK, READ, RESET, RESET_START, STATE, advance, lock,
+    CHANGES, FORGET_PARKED, FORGET_PROGRESS, LOCK, NAMES, READ, RESET, RESET_START, STATE, advance, lock,
 };
 use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
@@ -99,9 +99,21 @@ impl ReadModel for PostgresReadModel {
         let read = || async {
             let query = sqlx::query_as(self.schema.sql(STATE)).bind(projection.as_str());
             let state: Option<(String,)> = self.connections.optional(query).await.map_err(failed)?;
-            state.map_or(Ok(ProjectionState::Running), |(state,)| ProjectionState::parse(&state))
+            state.map(|(state,)| ProjectionState::parse(&state)).transpose()
         };
-        self.connections.repeat("read a projection's state", read).await
+        match self.connections.repeat("read a projection's state", read).await? {
+            Some(state) => Ok(state),
+            None => self.check_name(projection).await.map(|()| ProjectionState::Running),
+        }
+    }
+
+    async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
+        let read = || async {
+            let rows = self.connections.all(sqlx::query_as(self.schema.sql(NAMES))).await;
+            let rows: Vec<(String,)> = rows.map_err(|error| classify(error, "list the projections"))?;
+            Ok(rows.into_iter().map(|(name,)| ProjectionName::new(name)).collect::<Result<_, _>>()?)
+        };
+        self.connections.repeat("list the projections", read).await.map(Some)
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
@@ -112,11 +124,16 @@ impl ReadModel for PostgresReadModel {
             let changes: Option<(i64,)> = self.connections.optional(query).await.map_err(failed)?;
             let query = sqlx::query(self.schema.sql(PARKED)).bind(projection.as_str());
             let rows = self.connections.rows(query).await.map_err(failed)?;
+            let has_run = changes.is_some();
             let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
             let columns = rows.iter().map(|row| columns(row).map_err(failed)?.parse());
-            Ok(Parking { changes, parked: columns.collect::<Result<_>>()? })
+            Ok((has_run, Parking { changes, parked: columns.collect::<Result<_>>()? }))
         };
-        self.connections.repeat("read parked aggregates", read).await
+        let (has_run, parking) = self.connections.repeat("read parked aggregates", read).await?;
+        if !has_run {
+            self.check_name(projection).await?;
+        }
+        Ok(parking)
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
@@ -129,7 +146,11 @@ impl ReadModel for PostgresReadModel {
                 .bind(Utc::now());
             Ok(!self.connections.rows(query).await.map_err(failed)?.is_empty())
         };
-        self.connections.repeat("retry a parked aggregate", retry).await
+        let was_parked = self.connections.repeat("retry a parked aggregate", retry).await?;
+        if !was_parked {
+            self.check_name(projection).await?;
+        }
+        Ok(was_parked)
     }
 
     async fn commit(&self, step: Step, work: Work<PgConnection>) -> Result<()> {
@@ -163,6 +184,7 @@ impl ReadModel for PostgresReadModel {
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<PgConnection>) -> Result<()> {
+        self.check_name(projection).await?;
         let failed = |error| classify(error, "reset a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
         let mut tx = lease.begin().await.map_err(failed)?;

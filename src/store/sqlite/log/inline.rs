@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use crate::error::{ErrorKind, Result};
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::inline::{Inline, InlineStore, set_up};
+use crate::store::model::names;
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::log::append::Writer;
 use crate::store::sqlite::log::apply::catch_up;
@@ -31,6 +32,7 @@ impl InlineStore for SqliteStore {
     type Tx = Connection;
 
     async fn with_inline(&self, inline: Arc<dyn Inline<Connection>>) -> Result<Self> {
+        names::add(inline.projection().as_str());
         let (runtime, new) = (Handle::current(), inline.clone());
         self.writer
             .pool

@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 
+use crate::error::Error;
 use crate::id::ProjectionName;
 use crate::id::mark::Mark;
 use crate::store::model::checkpoint::ProjectionState;
@@ -22,6 +23,13 @@ pub(crate) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result
     })
 }
 
+/// Returns the names of all projections that have run, sorted.
+pub(crate) fn names(db: &Connection) -> Result<Vec<ProjectionName>, Failure> {
+    let mut statement = db.prepare_cached(NAMES)?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+    names.map(|name| Ok(ProjectionName::new(name?).map_err(Error::from)?)).collect()
+}
+
 pub(crate) fn set_checkpoint(
     db: &Connection,
     projection: &ProjectionName,
@@ -32,6 +40,8 @@ pub(crate) fn set_checkpoint(
     db.prepare_cached(SET_CHECKPOINT)?.execute(binds)?;
     Ok(())
 }
+
+const NAMES: &str = "SELECT projection FROM retell_checkpoints ORDER BY projection";
 
 const CHECKPOINT: &str =
     "SELECT position, event_id, parking_changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";

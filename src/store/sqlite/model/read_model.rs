@@ -20,7 +20,7 @@ use crate::store::sqlite::convert::{event_id_to_sql, to_sql};
 use crate::store::sqlite::error::classify_work;
 use crate::store::sqlite::health;
 use crate::store::sqlite::model::checkpoint::{
-    FORGET_PARKED, FORGET_PROGRESS, RESET_START, checkpoint, set_checkpoint,
+    FORGET_PARKED, FORGET_PROGRESS, RESET_START, checkpoint, names, set_checkpoint,
 };
 use crate::store::sqlite::model::parking::{RETRY, park, parked};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
@@ -108,31 +108,46 @@ impl ReadModel for SqliteReadModel {
     }
 
     async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState> {
-        let projection = projection.clone();
-        self.readers.run("read a projection's state", move |db| Ok(checkpoint(db, &projection)?.state)).await
+        let name = projection.clone();
+        let read = move |db: &mut Connection| Ok(checkpoint(db, &name)?.state);
+        let state = self.readers.run("read a projection's state", read).await?;
+        if state == ProjectionState::Running {
+            self.check_name(projection).await?;
+        }
+        Ok(state)
+    }
+
+    async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
+        self.readers.run("list the projections", |db| Ok(Some(names(db)?))).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
-        let projection = projection.clone();
-        self.readers
-            .run("read parked aggregates", move |db| {
-                // One snapshot for the count and the rows.
-                let tx = db.transaction()?;
-                let changes = checkpoint(&tx, &projection)?.parking_changes;
-                Ok(Parking { changes, parked: parked(&tx, &projection)? })
-            })
-            .await
+        let name = projection.clone();
+        let read = move |db: &mut Connection| {
+            // One snapshot for the count and the rows.
+            let tx = db.transaction()?;
+            let changes = checkpoint(&tx, &name)?.parking_changes;
+            Ok(Parking { changes, parked: parked(&tx, &name)? })
+        };
+        let parking = self.readers.run("read parked aggregates", read).await?;
+        if parking.changes == 0 {
+            self.check_name(projection).await?;
+        }
+        Ok(parking)
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
-        let (projection, stream) = (projection.clone(), stream.clone());
-        self.writer
-            .run("retry a parked aggregate", move |db| {
-                let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
-                let now = Utc::now().timestamp_micros();
-                Ok(db.prepare_cached(RETRY)?.execute((projection.as_str(), kind, id, now))? == 1)
-            })
-            .await
+        let (name, stream) = (projection.clone(), stream.clone());
+        let retry = move |db: &mut Connection| {
+            let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+            let now = Utc::now().timestamp_micros();
+            Ok(db.prepare_cached(RETRY)?.execute((name.as_str(), kind, id, now))? == 1)
+        };
+        let was_parked = self.writer.run("retry a parked aggregate", retry).await?;
+        if !was_parked {
+            self.check_name(projection).await?;
+        }
+        Ok(was_parked)
     }
 
     async fn commit(&self, step: Step, work: Work<Connection>) -> Result<()> {
@@ -165,6 +180,7 @@ impl ReadModel for SqliteReadModel {
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Connection>) -> Result<()> {
+        self.check_name(projection).await?;
         let projection = projection.clone();
         self.writer
             .run_async("reset a projection", move |db, call| {
