@@ -182,7 +182,7 @@ async fn a_damaged_outcome_is_reported_with_its_key() {
 async fn damaged_checkpoints_are_corruption_and_not_a_fresh_start() {
     let plant = "INSERT INTO retell_checkpoints (projection, position) VALUES ('totals', -1);
                  INSERT INTO retell_relays (relay, position) VALUES ('main', -1);
-                 INSERT INTO retell_leases (name, fence, ends_at) VALUES ('main', -9, 0);";
+                 INSERT INTO retell_leases (name, fence, ends_at, given_at) VALUES ('main', -9, 0, 0);";
     let (store, log) = Log::damaged(plant).await;
     assert_corrupt(store.position("main").await, &["-1"]);
     assert_corrupt(store.acquire_lease("main", Uuid::nil(), Duration::from_secs(1)).await, &["-8"]);

@@ -114,12 +114,13 @@ CREATE TABLE IF NOT EXISTS retell_relays (
     PRIMARY KEY (relay)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
--- The holder of each lease, and when the lease ends.
+-- The holder of each lease, and when the lease was given and ends. A lease that was given in the future, by a clock that was wrong, has ended.
 CREATE TABLE IF NOT EXISTS retell_leases (
     name VARBINARY(255) NOT NULL,
     holder BINARY(16), -- NULL after the holder released it
     fence BIGINT NOT NULL, -- grows by one with each change of holder
     ends_at DATETIME(6) NOT NULL, -- UTC
+    given_at DATETIME(6) NOT NULL, -- UTC
     PRIMARY KEY (name)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 

@@ -106,12 +106,13 @@ CREATE TABLE {schema}.relays (
     fence bigint NOT NULL DEFAULT 0
 );
 
--- The holder of each lease, and when the lease ends.
+-- The holder of each lease, and when the lease was given and ends. A lease that was given in the future, by a clock that was wrong, has ended.
 CREATE TABLE {schema}.leases (
     name text COLLATE "C" PRIMARY KEY,
     holder uuid, -- NULL after the holder released it
     fence bigint NOT NULL, -- grows by one with each change of holder
-    ends_at timestamptz NOT NULL
+    ends_at timestamptz NOT NULL,
+    given_at timestamptz NOT NULL
 );
 
 -- The progress of each projection. Changed in the transactions that change its read model.

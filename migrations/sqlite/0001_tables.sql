@@ -90,12 +90,13 @@ CREATE TABLE retell_relays (
     fence INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
--- The holder of each lease, and when the lease ends.
+-- The holder of each lease, and when the lease was given and ends. A lease that was given in the future, by a clock that was wrong, has ended.
 CREATE TABLE retell_leases (
     name TEXT PRIMARY KEY,
     holder BLOB, -- NULL after the holder released it
     fence INTEGER NOT NULL, -- grows by one with each change of holder
-    ends_at INTEGER NOT NULL -- microseconds since 1970
+    ends_at INTEGER NOT NULL, -- microseconds since 1970
+    given_at INTEGER NOT NULL -- microseconds since 1970
 ) STRICT, WITHOUT ROWID;
 
 -- The progress of each projection. Changed in the transactions that change its read model.

@@ -12,6 +12,7 @@ use crate::error::{Error, reason};
 use crate::event::RecordedEvent;
 use crate::id::StreamId;
 use crate::store::model::parking::{Parked, ParkedState, Parking, ParkingChange};
+use crate::worker::due::Due;
 
 /// How a worker parks aggregates and retries them; part of [`WorkerOptions`](crate::WorkerOptions).
 ///
@@ -76,6 +77,11 @@ impl ParkingOptions {
         self
     }
 
+    /// Returns the longest delay, without jitter.
+    pub(super) fn longest_wait(&self) -> Duration {
+        self.longest_delay
+    }
+
     /// Whether an aggregate is dead after `attempts`.
     pub(super) fn is_spent(&self, attempts: u32) -> bool {
         attempts > self.retries
@@ -128,9 +134,8 @@ pub(super) fn from_event(parked: Parked, event: &RecordedEvent) -> Parked {
 
 /// Returns a parked aggregate whose handler failed after `took`. Its retry comes no earlier than ten times later, so that an aggregate whose
 /// handler never returns costs at most a tenth of the worker's time.
-pub(super) fn rested(parked: Parked, took: Duration) -> Parked {
-    let rest = TimeDelta::from_std(took * 10).unwrap_or(TimeDelta::MAX);
-    let earliest = Utc::now().checked_add_signed(rest).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6);
+pub(super) fn rested(parked: Parked, took: Duration, due: Due) -> Parked {
+    let earliest = due.after(took.saturating_mul(10)).trunc_subsecs(6);
     Parked { next_at: parked.next_at.max(earliest), ..parked }
 }
 
@@ -143,12 +148,13 @@ pub(super) struct ParkedAggregates {
     pub(super) changes: u64,
     parked: HashMap<StreamId, Parked>,
     next_due: Option<DateTime<Utc>>,
+    due: Due,
 }
 
 impl ParkedAggregates {
-    pub(super) fn of(parking: Parking) -> Self {
+    pub(super) fn of(parking: Parking, due: Due) -> Self {
         let parked = parking.parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
-        let mut known = Self { changes: parking.changes, parked, next_due: None };
+        let mut known = Self { changes: parking.changes, parked, next_due: None, due };
         known.find_next_due();
         known
     }
@@ -185,16 +191,16 @@ impl ParkedAggregates {
 
     /// Returns how long it is until the next one is due.
     pub(super) fn rest(&self) -> Option<Duration> {
-        Some((self.next_due? - Utc::now()).to_std().unwrap_or_default())
+        Some(self.due.rest(self.next_due?, Utc::now()))
     }
 
     /// Returns at most `limit` aggregates that are due, the longest overdue first.
     pub(super) fn due(&self, limit: usize) -> Vec<StreamId> {
         let now = Utc::now();
-        if self.next_due.is_none_or(|next_due| next_due > now) {
+        if self.next_due.is_none_or(|next_due| !self.due.is_due(next_due, now)) {
             return Vec::new();
         }
-        let mut due: Vec<_> = self.waiting().filter(|parked| parked.next_at <= now).collect();
+        let mut due: Vec<_> = self.waiting().filter(|parked| self.due.is_due(parked.next_at, now)).collect();
         due.sort_by_key(|parked| (parked.next_at, parked.from_position));
         due.into_iter().take(limit).map(|parked| parked.stream.clone()).collect()
     }
@@ -202,7 +208,8 @@ impl ParkedAggregates {
     /// Returns a parked aggregate if it is due.
     pub(super) fn due_one(&self, stream: &StreamId) -> Option<Parked> {
         let parked = self.parked.get(stream)?;
-        (parked.state == ParkedState::Waiting && parked.next_at <= Utc::now()).then(|| parked.clone())
+        let is_due = parked.state == ParkedState::Waiting && self.due.is_due(parked.next_at, Utc::now());
+        is_due.then(|| parked.clone())
     }
 }
 

@@ -33,6 +33,7 @@ mod b6_clock;
 mod c10_replaced_files;
 mod c11_server_gone;
 mod c12_time_travel;
+mod b6_retries;
 mod c13_names_twice;
 mod c1_history;
 mod c2_silent_connections;

@@ -76,6 +76,9 @@ pub trait RelayStore: Send + Sync + 'static {
     /// Acquires the lease `name` if it is free or has ended, or extends it under the same fence if `holder` already has it.
     /// Returns `None` while another holder has it.
     ///
+    /// A lease that was given later than a minute from now has ended: the clock was ahead then, and the lease would not end in time. A store that
+    /// measures leases by a clock that never jumps need not look for that.
+    ///
     /// The lease ends `length` after the database received the request, which is never earlier than `length` after the call. The maximum
     /// is [`LONGEST_LEASE`](crate::store::driver::LONGEST_LEASE).
     ///

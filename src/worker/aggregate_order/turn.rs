@@ -15,6 +15,7 @@ use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::ParkedState;
 use crate::store::model::progress::{Progress, Turn};
+use crate::worker::due::Due;
 use crate::worker::parking::from_event;
 use crate::worker::runner::{Group, Runner, of_projection};
 use crate::worker::transaction::{Moved, Report, apply, failure, follow, read_parked};
@@ -28,6 +29,7 @@ pub(super) struct Attempt<P> {
     /// No event up to here is wanted.
     begins_after: Position,
     longest_call: Duration,
+    due: Due,
     report: Mutex<Report>,
 }
 
@@ -40,6 +42,7 @@ impl<P: Projection> Attempt<P> {
             filter: runner.filter.clone(),
             begins_after: runner.begins_after.position,
             longest_call: runner.job.options.longest_call,
+            due: Due::of(&runner.job.options),
             report: Mutex::default(),
         })
     }
@@ -75,7 +78,7 @@ impl<P: Projection> Attempt<P> {
                 let Some(row) = rows.first_mut() else { return Ok(()) };
                 let Some(parked) = row.parked.clone() else { return Ok(()) };
                 self.report().parked = Some(parked.clone());
-                if parked.state == ParkedState::Dead || parked.next_at > Utc::now() {
+                if parked.state == ParkedState::Dead || !self.due.is_due(parked.next_at, Utc::now()) {
                     // The retry of another worker was faster.
                     return Ok(());
                 }

@@ -85,7 +85,8 @@ impl MySqlStore {
             .bind(holder)
             .bind(holder)
             .bind(holder)
-            .bind(length);
+            .bind(length)
+            .bind(holder);
         connections.execute(query).await.map_err(failed)?;
         // Reads the current holder. If the first statement acquired the lease, no other holder can have it by now.
         let fence: Option<(i64,)> =
@@ -119,14 +120,17 @@ const RESET: &str = "
     SELECT ?, ?, ?, COALESCE((SELECT fence FROM retell_leases WHERE name = ?), 0)
     ON DUPLICATE KEY UPDATE position = ?, event_id = ?, fence = GREATEST(retell_relays.fence, VALUES(fence))";
 
-/// Binds: name, holder, length in microseconds; then holder, holder, holder, length. The server assigns from left to right: the first two
-/// assignments read the old end, the last one reads the new holder.
+/// Binds: name, holder, length in microseconds; then holder, holder, holder, length, holder. A lease that was given later than a minute from now
+/// has ended. The server assigns from left to right: the first two assignments read the old times, the others read the new holder.
 const ACQUIRE_LEASE: &str = "
-    INSERT INTO retell_leases (name, holder, fence, ends_at) VALUES (?, ?, 1, UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND)
+    INSERT INTO retell_leases (name, holder, fence, ends_at, given_at)
+    VALUES (?, ?, 1, UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, UTC_TIMESTAMP(6))
     ON DUPLICATE KEY UPDATE
-        fence = IF((holder IS NULL OR ends_at <= UTC_TIMESTAMP(6)) AND NOT (holder <=> ?), fence + 1, fence),
-        holder = IF(holder IS NULL OR ends_at <= UTC_TIMESTAMP(6), ?, holder),
-        ends_at = IF(holder = ?, UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, ends_at)";
+        fence = IF((holder IS NULL OR ends_at <= UTC_TIMESTAMP(6) OR given_at > UTC_TIMESTAMP(6) + INTERVAL 1 MINUTE)
+            AND NOT (holder <=> ?), fence + 1, fence),
+        holder = IF(holder IS NULL OR ends_at <= UTC_TIMESTAMP(6) OR given_at > UTC_TIMESTAMP(6) + INTERVAL 1 MINUTE, ?, holder),
+        ends_at = IF(holder = ?, UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, ends_at),
+        given_at = IF(holder = ?, UTC_TIMESTAMP(6), given_at)";
 
 /// Binds: name, holder.
 const HELD: &str = "SELECT fence FROM retell_leases WHERE name = ? AND holder = ?";

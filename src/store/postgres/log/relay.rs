@@ -102,16 +102,18 @@ const RESET: &str = "
     ON CONFLICT (relay) DO UPDATE
     SET position = excluded.position, event_id = excluded.event_id, fence = greatest(r.fence, excluded.fence)";
 
-/// Binds: name, holder, length in microseconds. Returns no row while another holder has the lease. If two sessions race, the second waits for
-/// the row of the first, and then reads the clock again.
+/// Binds: name, holder, length in microseconds. Returns no row while another holder has the lease. One that was given later than a minute from
+/// now has ended. If two sessions race, the second waits for the row of the first, and then reads the clock again.
 const ACQUIRE_LEASE: &str = "
-    INSERT INTO {schema}.leases AS l (name, holder, fence, ends_at)
-    VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')
+    INSERT INTO {schema}.leases AS l (name, holder, fence, ends_at, given_at)
+    VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond', clock_timestamp())
     ON CONFLICT (name) DO UPDATE SET
         fence = CASE WHEN l.holder = excluded.holder THEN l.fence ELSE l.fence + 1 END,
         holder = excluded.holder,
-        ends_at = excluded.ends_at
+        ends_at = excluded.ends_at,
+        given_at = excluded.given_at
     WHERE l.holder = excluded.holder OR l.holder IS NULL OR l.ends_at <= clock_timestamp()
+        OR l.given_at > clock_timestamp() + interval '1 minute'
     RETURNING fence";
 
 /// Binds: name, holder.

@@ -108,14 +108,15 @@ const RESET: &str = "
     ON CONFLICT (relay) DO UPDATE
     SET position = excluded.position, event_id = excluded.event_id, fence = max(fence, excluded.fence)";
 
-/// Binds: name, holder, now, end. Returns no row while another holder has the lease.
+/// Binds: name, holder, now, end. Returns no row while another holder has the lease. One that was given later than a minute from now has ended.
 const ACQUIRE_LEASE: &str = "
-    INSERT INTO retell_leases (name, holder, fence, ends_at) VALUES (?1, ?2, 1, ?4)
+    INSERT INTO retell_leases (name, holder, fence, ends_at, given_at) VALUES (?1, ?2, 1, ?4, ?3)
     ON CONFLICT (name) DO UPDATE SET
         fence = CASE WHEN holder = excluded.holder THEN fence ELSE fence + 1 END,
         holder = excluded.holder,
-        ends_at = excluded.ends_at
-    WHERE holder = excluded.holder OR holder IS NULL OR ends_at <= ?3
+        ends_at = excluded.ends_at,
+        given_at = excluded.given_at
+    WHERE holder = excluded.holder OR holder IS NULL OR ends_at <= ?3 OR given_at > ?3 + 60000000
     RETURNING fence";
 
 /// Binds: name, holder.
