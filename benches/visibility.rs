@@ -99,13 +99,20 @@ fn one_event() -> Append {
     Append::new(stream, ExpectedVersion::NoStream, vec![event])
 }
 
-/// Writes commits of one event each.
-const FILL: [&str; 5] = [
-    "INSERT INTO retell.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
-        recorded_at, payload)
-     SELECT n, 1, gen_random_uuid(), 'order', 'filled-' || n, 1, 'order.placed', 1, 0, now(), '{}' FROM generate_series(1, {size}) AS n",
-    "INSERT INTO retell.commits (lane, commit_id, events, recorded_at) SELECT n % 32, n, 1, now() FROM generate_series(1, {size}) AS n",
-    "INSERT INTO retell.log (first_position, commit_id, events, recorded_at) SELECT n, n, 1, now() FROM generate_series(1, {size}) AS n",
+/// Writes commits of one event each, every one in a transaction of its own, as a live log has them.
+const FILL: [&str; 3] = [
+    "DO $$
+     BEGIN
+        PERFORM set_config('synchronous_commit', 'off', false);
+        FOR n IN 1..{size} LOOP
+            INSERT INTO retell.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
+                recorded_at, payload)
+            VALUES (n, 1, gen_random_uuid(), 'order', 'filled-' || n, 1, 'order.placed', 1, 0, now(), '{}');
+            INSERT INTO retell.commits (lane, commit_id, events, recorded_at) VALUES (n % 32, n, 1, now());
+            INSERT INTO retell.log (first_position, commit_id, events, recorded_at) VALUES (n, n, 1, now());
+            COMMIT;
+        END LOOP;
+     END $$",
     "UPDATE retell.lanes SET sequenced = {size}; SELECT setval('retell.commit_number', {size})",
     "VACUUM ANALYZE",
 ];

@@ -1,7 +1,7 @@
 //! C5. Events become visible at once with `jit` at the server's default.
 
-use retell::store::{Append, EventReader, EventStore, Filter};
-use retell::testing::store::{events, stream};
+use retell::store::{Append, EventReader, EventStore, Filter, Replay};
+use retell::testing::store::{events, replayed, stream};
 use retell::{Claim, EventReaderExt, ExpectedVersion, IdempotencyKey, Position, PostgresStore};
 use sqlx::Connection;
 
@@ -15,13 +15,13 @@ async fn no_statement_is_compiled_on_a_log_of_many_commits() {
     let statistics = ["shared_preload_libraries=pg_stat_statements", "pg_stat_statements.track=all"];
     let settings = [&statistics[..], &["jit_above_cost=10000", "fsync=off"]].concat();
     let server = Server::start_with(Place::Folder(folder()), &settings);
-    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    let store = PostgresStore::open(pool(&server).await).await.unwrap();
     for sql in FILL {
         sqlx::raw_sql(sql).execute(store.pool()).await.unwrap();
     }
     // New sessions make their plans with the statistics of the long log.
     store.close().await.unwrap();
-    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    let store = PostgresStore::open(pool(&server).await).await.unwrap();
     let mut through = store.head().await.unwrap();
     assert_eq!(through, Position::new(COMMITS));
     for number in 0..20 {
@@ -38,6 +38,7 @@ async fn no_statement_is_compiled_on_a_log_of_many_commits() {
         store.read_all(Position::ZERO, 100, &Filter::all()).await.unwrap();
         store.read_stream(&stream("7"), retell::Version::default(), 10).await.unwrap();
         store.health().await.unwrap();
+        assert_eq!(store.unsequenced().await.unwrap(), 0);
     }
 
     let mut control = sqlx::PgConnection::connect(&server.url()).await.unwrap();
@@ -47,6 +48,31 @@ async fn no_statement_is_compiled_on_a_log_of_many_commits() {
     sqlx::query(EXPENSIVE).execute(&mut control).await.unwrap();
     let compiled: Vec<(i64, String)> = sqlx::query_as(COMPILED).fetch_all(&mut control).await.unwrap();
     assert_eq!(compiled.len(), usize::from(has_compiler), "the statistics count what is compiled");
+}
+
+/// Returns connections that the library has not opened, so they have the server's settings.
+async fn pool(server: &Server) -> sqlx::PgPool {
+    sqlx::PgPool::connect(&server.url()).await.unwrap()
+}
+
+/// The estimated cost of a replay grows with its stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replay_of_a_long_stream_is_not_compiled() {
+    let statistics = ["shared_preload_libraries=pg_stat_statements", "jit_above_cost=100", "fsync=off"];
+    let server = Server::start_with(Place::Folder(folder()), &statistics);
+    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    let long = stream("long");
+    for _ in 0..10 {
+        store.append(Append::new(long.clone(), ExpectedVersion::Any, events(1_000))).await.unwrap();
+    }
+    let mut control = sqlx::PgConnection::connect(&server.url()).await.unwrap();
+    for sql in ["CREATE EXTENSION pg_stat_statements", "ANALYZE", "SELECT pg_stat_statements_reset()"] {
+        sqlx::raw_sql(sql).execute(&mut control).await.unwrap();
+    }
+    let replayed = replayed(&store, &long, Replay::ALL).await.unwrap();
+    assert_eq!(replayed.events.len(), 10_000);
+    let compiled: Vec<(i64, String)> = sqlx::query_as(COMPILED).fetch_all(&mut control).await.unwrap();
+    assert_eq!(compiled, [], "PostgreSQL compiled these statements");
 }
 
 /// Commits of one event each, as 64 writers leave them behind.

@@ -20,11 +20,13 @@ pub(crate) async fn pool(url: &str) -> Result<PgPool> {
         .max_connections(10)
         .test_before_acquire(false)
         .acquire_timeout(Limits::default().wait)
-        .after_connect(|connection, _| {
-            Box::pin(async { sqlx::raw_sql(KEEPALIVE).execute(connection).await.map(drop) })
-        });
+        .after_connect(|connection, _| Box::pin(async { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) }));
     pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
 }
 
 /// The server notices within two minutes that a client has disappeared, and ends its transaction. The default of the system is two hours.
-const KEEPALIVE: &str = "SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6";
+///
+/// Without `jit = off`, the server compiles the replay of a long stream. The functions that appends and readers call set it themselves, since they
+/// also run on pools of the caller.
+const SETTINGS: &str = "
+    SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6; SET jit = off";

@@ -313,8 +313,7 @@ const SEQUENCE: &str = "
 
 const HEAD: &str = "SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1";
 
-const UNSEQUENCED: &str = "
-    SELECT count(*) FROM {schema}.lanes l JOIN {schema}.commits c ON c.lane = l.lane AND c.commit_id > l.sequenced";
+const UNSEQUENCED: &str = "SELECT {schema}.unsequenced()";
 
 /// Binds: commit, ordinal in it.
 const POSITION_OF: &str = "
