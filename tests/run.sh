@@ -27,6 +27,7 @@ chmod 755 "$SERVICES"
 start_postgres
 start_mariadb
 start_rabbitmq
+find_faketime
 make_python
 make_pgbouncer
 mkdir "$SERVICES/tmp"

@@ -140,6 +140,11 @@ start_rabbitmq() {
   export AMQP_URL="amqp://guest:guest@127.0.0.1:$port/%2f"
 }
 
+# Finds the library that gives a process a clock of its own.
+find_faketime() {
+  ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || install_package faketime "libfaketime" "nothing: it is found in /usr/lib/*/faketime"
+}
+
 # Creates a virtual environment below $SERVICES with pika, the client that the consumer in Python uses.
 make_python() {
   [ -z "${PIKA_PYTHON:-}" ] || return 0

@@ -3,30 +3,35 @@
 use std::env;
 use std::io::{BufRead, stdin};
 use std::path::{Path, PathBuf};
+use std::process::exit;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::join_all;
 use retell::broker::frame::ReceivedFrame;
 use retell::broker::rabbitmq::topology::Topology;
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use retell::broker::{Broker, Publisher, SubscriptionMode};
 use retell::error::{Error, Result};
-use retell::event::RecordedEvent;
+use retell::event::{NewEvent, RecordedEvent};
 use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
-use retell::store::{ReadModel, Step, ViewStore, Work};
+use retell::store::{Append, EventStore, ReadModel, Step, ViewStore, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, ErrorKind, MySqlReadModel, PostgresReadModel, Projection, ProjectionName, Relay, SqliteReadModel, Worker,
+    BoxError, ErrorKind, ExpectedVersion, MySqlReadModel, PostgresReadModel, Projection, ProjectionName, Relay,
+    SqliteReadModel, StreamId, Worker,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::databases::{Place, Store};
+use crate::failover::HISTORY_CHANGED;
 use crate::random::Random;
-use crate::tally::{NAME, Tallies, Tally};
+use crate::tally::{NAME, Tallies, Tally, spoken};
 use crate::view::TallyView;
 
 /// The environment variable that holds a child's [`Job`] as JSON.
@@ -57,6 +62,47 @@ pub(crate) enum Role {
     ParallelView,
     /// A consumer that applies every message it receives.
     WithoutGate,
+    /// Appends events and ends.
+    Writer(Words),
+}
+
+/// The events that a writer appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Words {
+    pub(crate) count: u64,
+    /// Number of aggregates that they belong to.
+    pub(crate) aggregates: u64,
+    pub(crate) seed: u64,
+}
+
+impl Words {
+    /// Returns the events, each with the number of its aggregate.
+    pub(crate) fn events(self) -> Vec<(u64, NewEvent)> {
+        let mut random = Random(self.seed);
+        let event = |_| (random.below(self.aggregates), spoken(i64::try_from(random.below(1_000)).unwrap()));
+        (0..self.count).map(event).collect()
+    }
+}
+
+/// Number of concurrent appends.
+const WRITERS: usize = 16;
+
+/// Appends each event to its aggregate. Each aggregate belongs to one task, which keeps its events in order.
+pub(crate) async fn append_all(place: &Place, events: Vec<(u64, NewEvent)>) {
+    let store = place.open().await.unwrap().events;
+    let mut shares: Vec<Vec<(u64, NewEvent)>> = (0..WRITERS).map(|_| Vec::new()).collect();
+    for (aggregate, event) in events {
+        shares[usize::try_from(aggregate).unwrap() % WRITERS].push((aggregate, event));
+    }
+    join_all(shares.into_iter().map(|share| append_share(&store, share))).await;
+    store.close().await.unwrap();
+}
+
+async fn append_share(store: &Arc<dyn EventStore>, events: Vec<(u64, NewEvent)>) {
+    for (aggregate, event) in events {
+        let stream = StreamId::parse("word", &format!("a{aggregate}")).unwrap();
+        store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
+    }
 }
 
 impl Role {
@@ -76,6 +122,9 @@ impl Job {
 
     /// Works until the parent closes standard input or kills the process.
     pub(crate) async fn run(self) {
+        if let Role::Writer(words) = self.role {
+            return append_all(&self.log, words.events()).await;
+        }
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         tokio::task::spawn_blocking(move || {
@@ -143,12 +192,23 @@ impl Job {
         let worker = worker.with_broker(broker.clone()).with_dead_letters(broker);
         let in_order = self.role.has_order_per_aggregate();
         let worker = if in_order { worker.with_order_per_aggregate() } else { worker };
-        worker.run(stop).await.unwrap();
+        end(worker.run(stop).await);
     }
 }
 
 async fn relay(store: Store, publisher: impl Publisher, stop: CancellationToken) {
-    Relay::new(store.events, publisher).with_checkpoint(store.relays, "chaos").run(stop).await.unwrap();
+    end(Relay::new(store.events, publisher).with_checkpoint(store.relays, "chaos").run(stop).await);
+}
+
+/// Ends the process with [`HISTORY_CHANGED`] if that is the error, for the run to reset it.
+fn end(ran: Result<()>) {
+    match ran {
+        Err(error) if error.is_history_changed() => {
+            eprintln!("{error:#}");
+            exit(HISTORY_CHANGED);
+        }
+        ran => ran.unwrap(),
+    }
 }
 
 /// Repeats `attempt` until the server is up.

@@ -9,10 +9,12 @@ use lapin::types::AMQPValue;
 use lapin::{BasicProperties, ConnectionProperties};
 use retell::broker::frame::Frame;
 use retell::broker::{Broker, SubscriptionMode};
-use retell::store::ParkedState;
-use retell::{ProjectionName, StreamId};
+use retell::store::{EventReaderExt, Filter, ParkedState};
+use retell::{Position, ProjectionName, StreamId};
 
 use crate::child::Role;
+use crate::clock::Clocks;
+use crate::failover::Part;
 use crate::proxy::{Proxy, Traffic};
 use crate::run::{Kind, Run};
 use crate::tally::{NAME, PANICS, POISON, SLOW, WORD_IS_POISON, spoken};
@@ -20,7 +22,7 @@ use crate::view::KEY_IS_POISON;
 
 type Fault = fn(Run);
 
-pub(crate) const FAULTS: [(&str, Fault); 22] = [
+pub(crate) const FAULTS: [(&str, Fault); 25] = [
     ("nothing_breaks", Run::work),
     ("the_broker_is_killed", the_broker_is_killed),
     ("the_broker_is_never_up", the_broker_is_never_up),
@@ -43,6 +45,9 @@ pub(crate) const FAULTS: [(&str, Fault); 22] = [
     ("database_connections_go_silent", database_connections_go_silent),
     ("the_database_is_read_only_for_a_while", the_database_is_read_only_for_a_while),
     ("sessions_are_ended", sessions_are_ended),
+    ("the_log_loses_its_tail", the_log_loses_its_tail),
+    ("log_and_models_lose_their_tail", log_and_models_lose_their_tail),
+    ("clocks_jump", clocks_jump),
 ];
 
 /// Number of parts that a run's events are split into; the fault strikes after each part.
@@ -52,6 +57,30 @@ impl Run {
     fn work(mut self) {
         self.start();
         self.end();
+    }
+
+    /// Sets the clock of each process to another time.
+    fn jump(&mut self) {
+        for process in self.relays.iter().chain(&self.workers) {
+            process.clock.as_ref().unwrap().jump(&mut self.random);
+        }
+    }
+
+    /// Asserts that the events after `from`, which this process appended, have the time of its clock, give or take the time of a run.
+    fn assert_dated_by_the_clock(&self, from: Position) {
+        // SQLite's log keeps one order of times.
+        if self.kind == Kind::Sqlite {
+            return;
+        }
+        let page = self.runtime.block_on(async {
+            let log = self.place.open().await.unwrap().events;
+            log.read_all(from, 100_000, &Filter::all()).await.unwrap()
+        });
+        assert!(!page.events.is_empty());
+        for event in page.events {
+            let distance = (event.recorded_at - chrono::Utc::now()).abs();
+            assert!(distance < chrono::TimeDelta::hours(1), "{} is dated {}", event.position, event.recorded_at);
+        }
     }
 
     /// Injects `fault` while the workers are busy with the part that was just appended.
@@ -296,6 +325,78 @@ fn sessions_are_ended(run: Run) {
             run.append_part(10 * PARTS);
         }
     });
+}
+
+/// The log goes back and grows another tail, while the read models remember the lost one: a failover to an asynchronous replica of the log's
+/// server, or an older file.
+fn the_log_loses_its_tail(run: Run) {
+    lose_the_tail(run, Part::Log);
+}
+
+/// The log and the read models go back together.
+fn log_and_models_lose_their_tail(run: Run) {
+    lose_the_tail(run, Part::LogAndModels);
+}
+
+fn lose_the_tail(run: Run, part: Part) {
+    let (mut run, mut standby) = run.with_standby(part);
+    run.start();
+    // Once in the short form, with an applied tail. In the long form also with a tail that is applied in part.
+    let strikes = if run.events > 3_000 { 4 } else { 1 };
+    for strike in 0..strikes {
+        run.append_part(2 * (strikes + 1));
+        standby.leave(&run);
+        run.append_part(2 * (strikes + 1));
+        let resets = run.resets;
+        if strike % 2 == 0 {
+            run.settle();
+        }
+        standby = standby.take_over(&mut run);
+        run.append_part(2 * (strikes + 1));
+        run.settle();
+        // The model had applied every lost event.
+        assert!(
+            part == Part::LogAndModels || strike % 2 == 1 || run.resets > resets,
+            "no worker noticed the lost events"
+        );
+    }
+    run.append_rest();
+    run.settle();
+    run.stop();
+    run.assert_good();
+}
+
+/// The processes' clocks are wrong by minutes to decades, each by another time, and jump. One event in twenty fails once, so its retry is
+/// planned by such a clock. Other processes, whose clocks are right again, continue with everything.
+fn clocks_jump(mut run: Run) {
+    std::fs::create_dir(run.cure().with_extension(PANICS)).unwrap();
+    run.clocks = Some(Clocks::new());
+    run.start();
+    for _ in 1..PARTS {
+        run.append_part_elsewhere(2 * PARTS);
+        run.jump();
+        run.append_part(2 * PARTS);
+        run.append_these(vec![(1, spoken(POISON)), (1, spoken(5))]);
+        run.kill_worker();
+        run.kill_relay();
+    }
+    for process in run.relays.iter().chain(&run.workers) {
+        process.clock.as_ref().unwrap().set("+0");
+    }
+    run.clocks = None;
+    run.kill_relay();
+    let from = run.appended();
+    run.append_rest();
+    run.await_applied(run.appended());
+    run.until(|run| run.parked().iter().all(|parked| parked.state == ParkedState::Dead));
+    std::fs::write(run.cure(), "fixed").unwrap();
+    for parked in run.parked() {
+        run.retry_parked(&parked.stream);
+    }
+    run.until(|run| run.parked().is_empty() && run.relayed() == run.appended());
+    run.assert_dated_by_the_clock(from);
+    run.stop();
+    run.assert_good();
 }
 
 /// The handler panics once on one event in twenty.

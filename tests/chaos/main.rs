@@ -5,14 +5,17 @@
 //! The test binary starts itself again as those processes, so it has its own `main`. In the short form each fault runs
 //! with one database, one kind of worker (a projection or a view, in log order or with order per aggregate) and a few
 //! thousand events; `RETELL_CHAOS=wide` runs every combination, and `RETELL_CHAOS=long` does so with 50,000 events.
+//! In a fault that a database with an older state takes over, an operator resets what refuses to continue; then the same must hold.
 //! `RETELL_CHAOS_SEED`, set to the value that a run printed, repeats that run's choices. Needs `AMQP_URL`,
-//! `POSTGRES_URL` and `MYSQL_URL`.
+//! `POSTGRES_URL` and `MYSQL_URL`, and libfaketime, which gives processes wrong clocks.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod child;
+mod clock;
 #[path = "../support/databases.rs"]
 mod databases;
+mod failover;
 mod faults;
 mod proxy;
 #[path = "../support/rabbitmq.rs"]

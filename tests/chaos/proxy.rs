@@ -2,7 +2,6 @@
 //! has had no release for years.)
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +22,8 @@ pub(crate) enum Traffic {
 
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    /// Host and port that new connections are forwarded to.
+    to: watch::Sender<String>,
     traffic: watch::Sender<Traffic>,
     /// Each change closes all connections.
     cut_count: watch::Sender<u64>,
@@ -37,13 +38,13 @@ impl Proxy {
         let traffic = watch::Sender::new(Traffic::Normal);
         let (cut_count, silence_count) = (watch::Sender::new(0), watch::Sender::new(0));
         let (changes, cut, silence) = (traffic.subscribe(), cut_count.subscribe(), silence_count.subscribe());
-        let to: Arc<str> = to.into();
+        let (to, target) = watch::channel(to);
         runtime.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, to.clone(), changes.clone(), cut.clone(), silence.clone()));
+                tokio::spawn(serve(client, target.borrow().clone(), changes.clone(), cut.clone(), silence.clone()));
             }
         });
-        Self { address, traffic, cut_count, silence_count }
+        Self { address, to, traffic, cut_count, silence_count }
     }
 
     pub(crate) fn set(&self, traffic: Traffic) {
@@ -54,6 +55,12 @@ impl Proxy {
         self.cut_count.send_modify(|cut_count| *cut_count += 1);
     }
 
+    /// Cuts all connections and forwards new ones to another server.
+    pub(crate) fn redirect(&self, to: String) {
+        self.to.send_replace(to);
+        self.cut();
+    }
+
     /// Forwards nothing more on the connections that are open, and tells neither side. New connections work.
     pub(crate) fn silence(&self) {
         self.silence_count.send_modify(|silence_count| *silence_count += 1);
@@ -62,14 +69,14 @@ impl Proxy {
 
 async fn serve(
     client: TcpStream,
-    to: Arc<str>,
+    to: String,
     traffic: watch::Receiver<Traffic>,
     mut cut: watch::Receiver<u64>,
     mut silence: watch::Receiver<u64>,
 ) {
     cut.mark_unchanged();
     silence.mark_unchanged();
-    let Ok(server) = TcpStream::connect(&*to).await else { return };
+    let Ok(server) = TcpStream::connect(to).await else { return };
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     tokio::select! {

@@ -4,41 +4,43 @@ use std::collections::hash_map::RandomState;
 use std::env;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::FutureExt;
 use retell::broker::rabbitmq::topology::Topology;
 use retell::event::NewEvent;
 use retell::rusqlite::Connection;
 use retell::sqlx::{Connection as _, MySqlConnection, PgConnection};
-use retell::store::{Append, EventReaderExt, EventStore, Filter, Parked, Parking, ReadModel};
-use retell::{ExpectedVersion, MySqlReadModel, Position, PostgresReadModel, ProjectionName, SqliteReadModel, StreamId};
+use retell::store::{EventReaderExt, EventStore, Filter, Parked, Parking, ReadModel, Work};
+use retell::{
+    BoxError, Error, ErrorKind, Mark, MySqlReadModel, Position, PostgresReadModel, ProjectionName, Rebuild,
+    SqliteReadModel, StreamId,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::child::{JOB, Job, Role};
+use crate::child::{JOB, Job, Role, Words, append_all};
+use crate::clock::{Clock, Clocks};
 use crate::databases::{Database, Place};
+use crate::failover::{HISTORY_CHANGED, Part, Standby};
 use crate::proxy::Proxy;
 use crate::rabbitmq::RabbitMq;
 use crate::random::Random;
 use crate::server;
-use crate::tally::{self, Line, Lines, NAME, Spoken, spoken};
-use crate::view;
+use crate::tally::{self, Line, Lines, NAME, Spoken, Tallies};
+use crate::view::{self, TallyView};
 
 const SEED: &str = "RETELL_CHAOS_SEED";
 
 const RELAYS: usize = 2;
 const WORKERS: usize = 3;
 
-/// Number of concurrent appends.
-const WRITERS: usize = 16;
-
 /// Fails the run after this long without progress.
-const STALL_TIMEOUT: Duration = Duration::from_mins(2);
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -69,11 +71,19 @@ pub(crate) struct Run {
     /// Total number of events.
     pub(crate) events: u64,
     appended: u64,
-    relays: Vec<Process>,
-    workers: Vec<Process>,
-    place: Place,
+    pub(crate) relays: Vec<Process>,
+    pub(crate) workers: Vec<Process>,
+    pub(crate) place: Place,
     /// Where the processes find the database, if they reach it through a proxy.
     proxied: Option<Place>,
+    /// A database for the read models alone. Otherwise a server has them next to the log.
+    models: Option<Database>,
+    /// Whether processes may stop because the log has another history.
+    pub(crate) history_may_change: bool,
+    /// How often the read model was reset for that.
+    pub(crate) resets: u32,
+    /// The processes' clocks, if they are not the machine's.
+    pub(crate) clocks: Option<Clocks>,
     cure: TempDir,
     /// Holds the write locks of SQLite's files while they are read-only.
     locks: Vec<Connection>,
@@ -113,6 +123,10 @@ impl Run {
             workers: Vec::new(),
             place,
             proxied: None,
+            models: None,
+            history_may_change: false,
+            resets: 0,
+            clocks: None,
             cure: TempDir::new().unwrap(),
             locks: Vec::new(),
             server: None,
@@ -122,12 +136,17 @@ impl Run {
 
     /// Moves the run to a database server of its own.
     pub(crate) fn with_own_server(self) -> Self {
+        self.with_server(server::Server::start)
+    }
+
+    /// Moves the run to a server that `start` starts.
+    fn with_server(self, start: impl FnOnce(server::Kind) -> server::Server) -> Self {
         let (kind, place) = match self.kind {
             Kind::Sqlite => return self,
             Kind::Postgres => (server::Kind::Postgres, Place::Postgres as fn(String) -> Place),
             Kind::MySql => (server::Kind::MariaDb, Place::MySql as fn(String) -> Place),
         };
-        let server = server::Server::start(kind);
+        let server = start(kind);
         let runtime = Runtime::new().unwrap();
         // The database that the server comes with may hold the server's own tables.
         runtime.block_on(place(server.url()).run("CREATE DATABASE chaos"));
@@ -142,6 +161,22 @@ impl Run {
         run.worker = self.worker;
         run.server = Some(server);
         run
+    }
+
+    /// Moves the run to a database whose `part` can be replaced by an older state, which the second value keeps.
+    pub(crate) fn with_standby(self, part: Part) -> (Self, Standby) {
+        let mut run = self.with_server(server::Server::start_primary);
+        run.history_may_change = true;
+        if run.kind == Kind::Sqlite {
+            return (run, Standby::Files(TempDir::new().unwrap(), part));
+        }
+        if part == Part::Log {
+            run.models = Some(run.runtime.block_on(async {
+                if run.kind == Kind::Postgres { Database::postgres().await } else { Database::mysql().await }
+            }));
+        }
+        let (replica, proxy) = (run.server.as_ref().unwrap().replica(), run.with_database_proxy());
+        (run, Standby::Replica(replica, proxy))
     }
 
     /// Starts a broker for this run alone. `settings` has the syntax of `advanced.config`.
@@ -226,19 +261,26 @@ impl Run {
     pub(crate) fn start(&mut self) {
         // Creates the schema before the many processes start.
         self.append(0);
+        self.start_all();
+    }
+
+    pub(crate) fn start_all(&mut self) {
         for _ in 0..RELAYS {
-            self.relays.push(self.process(self.relay));
+            let relay = self.process(self.relay);
+            self.relays.push(relay);
         }
         for _ in 0..WORKERS {
-            self.workers.push(self.process(self.worker));
+            let worker = self.process(self.worker);
+            self.workers.push(worker);
         }
     }
 
     pub(crate) fn job(&self, role: Role) -> Job {
         let log = self.proxied.as_ref().unwrap_or(&self.place).clone();
-        let models = match &log {
-            Place::Sqlite(path) => Place::Sqlite(path.with_extension("models")),
-            other => other.clone(),
+        let models = match (&log, &self.models) {
+            (Place::Sqlite(path), _) => Place::Sqlite(path.with_extension("models")),
+            (_, Some(models)) => models.place.clone(),
+            (log, None) => log.clone(),
         };
         let (broker, topology) = (self.broker.clone(), self.topology.clone());
         Job { role, log, models, broker, topology, cure: self.cure() }
@@ -249,8 +291,9 @@ impl Run {
         self.cure.path().join("cure")
     }
 
-    fn process(&self, role: Role) -> Process {
-        Process::start(&self.job(role))
+    pub(crate) fn process(&mut self, role: Role) -> Process {
+        let clock = self.clocks.as_mut().map(|clocks| clocks.make(&mut self.random));
+        Process::start(&self.job(role), clock)
     }
 
     /// Appends one of `parts` equal parts of all events.
@@ -267,36 +310,38 @@ impl Run {
         self.append(self.events - self.appended);
     }
 
-    fn append(&mut self, count: u64) {
-        let events: Vec<(u64, NewEvent)> = (0..count)
-            .map(|_| (self.random.below(self.aggregates()), spoken(i64::try_from(self.random.below(1_000)).unwrap())))
-            .collect();
+    pub(crate) fn append(&mut self, count: u64) {
+        let events = self.words(count).events();
         self.append_these(events);
+    }
+
+    fn words(&mut self, count: u64) -> Words {
+        Words { count, aggregates: self.aggregates(), seed: self.random.below(u64::MAX) }
+    }
+
+    /// Lets a process append one of `parts` equal parts of all events.
+    pub(crate) fn append_part_elsewhere(&mut self, parts: u64) {
+        let words = self.words((self.events / parts).min(self.events - self.appended));
+        self.process(Role::Writer(words)).stop();
+        self.appended += words.count;
     }
 
     pub(crate) fn aggregates(&self) -> u64 {
         (self.events / 25).max(1)
     }
 
-    /// Appends each event to its aggregate. Each aggregate belongs to one task, which keeps its events in order.
     pub(crate) fn append_these(&mut self, events: Vec<(u64, NewEvent)>) {
         self.appended += events.len() as u64;
         self.events = self.events.max(self.appended);
-        let place = self.place.clone();
-        self.runtime.block_on(async {
-            let store = place.open().await.unwrap().events;
-            let mut shares: Vec<Vec<(u64, NewEvent)>> = (0..WRITERS).map(|_| Vec::new()).collect();
-            for (aggregate, event) in events {
-                let writer = usize::try_from(aggregate).unwrap() % WRITERS;
-                shares[writer].push((aggregate, event));
-            }
-            join_all(shares.into_iter().map(|share| append_all(&store, share))).await;
-            store.close().await.unwrap();
-        });
+        self.runtime.block_on(append_all(&self.place, events));
     }
 
     pub(crate) fn appended(&self) -> Position {
         Position::new(self.appended)
+    }
+
+    pub(crate) fn set_appended(&mut self, head: Position) {
+        self.appended = head.get();
     }
 
     /// Builds frames from the first events of the log, to publish them again without a relay.
@@ -312,6 +357,10 @@ impl Run {
         let slot = usize::try_from(self.random.below(WORKERS as u64)).unwrap();
         self.workers[slot].kill();
         self.workers[slot] = self.process(self.worker);
+    }
+
+    pub(crate) fn kill_all(&mut self) {
+        self.relays.drain(..).chain(self.workers.drain(..)).for_each(|mut process| process.kill());
     }
 
     pub(crate) fn kill_relay(&mut self) {
@@ -341,9 +390,7 @@ impl Run {
                 (applied, moved) = (now, Instant::now());
             }
             assert!(moved.elapsed() < STALL_TIMEOUT, "the model stopped at {applied}, expected {position}");
-            for process in self.relays.iter_mut().chain(&mut self.workers) {
-                process.assert_alive();
-            }
+            self.attend();
             sleep(Duration::from_millis(20));
         }
     }
@@ -353,18 +400,37 @@ impl Run {
         let started = Instant::now();
         while !is_so(self) {
             assert!(started.elapsed() < STALL_TIMEOUT, "the condition did not become true in time");
-            for process in self.relays.iter_mut().chain(&mut self.workers) {
-                process.assert_alive();
-            }
+            self.attend();
             sleep(Duration::from_millis(20));
         }
     }
 
     fn applied(&self) -> Position {
+        self.mark().position
+    }
+
+    /// Returns the place up to which the model has applied everything.
+    pub(crate) fn mark(&self) -> Mark {
         let name = ProjectionName::new(NAME).unwrap();
         // A server that is still starting returns an error, which counts as no progress.
-        let applied = async { self.models().await?.checkpoint(&name).await };
-        self.runtime.block_on(applied).unwrap_or_default()
+        let mark = async { self.models().await?.mark(&name).await };
+        self.runtime.block_on(mark).unwrap_or(Mark::START)
+    }
+
+    /// Returns how far the relays are.
+    pub(crate) fn relayed(&self) -> Position {
+        let relayed = async { self.place.open().await?.relays.position("chaos").await };
+        self.runtime.block_on(relayed).unwrap_or_default()
+    }
+
+    /// Empties the model and moves it to the beginning of the log.
+    pub(crate) fn reset_models(&self) {
+        let (name, view) = (ProjectionName::new(NAME).unwrap(), self.worker.keeps_a_view());
+        self.runtime.block_on(async {
+            let log = self.place.open().await.unwrap().events;
+            let models = self.models().await.unwrap();
+            if view { models.reset_view(log).await } else { models.reset_tally(&name).await }.unwrap();
+        });
     }
 
     /// Returns the parked aggregates.
@@ -408,7 +474,7 @@ impl Run {
         assert!(part < whole, "{id} is not behind: {part} of {whole}");
     }
 
-    fn assert_good(&self) {
+    pub(crate) fn assert_good(&self) {
         let (expected, found) = (self.expected(), self.found());
         let wrong: Vec<_> = expected.iter().filter(|(id, line)| found.get(*id) != Some(line)).take(5).collect();
         let found_of = |id: &String| found.get(id);
@@ -479,8 +545,17 @@ macro_rules! for_each_model {
 }
 
 impl Models {
-    async fn checkpoint(&self, name: &ProjectionName) -> retell::Result<Position> {
-        for_each_model!(self, models => models.checkpoint(name).await)
+    async fn mark(&self, name: &ProjectionName) -> retell::Result<Mark> {
+        for_each_model!(self, models => models.mark(name).await)
+    }
+
+    async fn reset_view(self, log: Arc<dyn EventStore>) -> retell::Result<()> {
+        let view = TallyView { cure: PathBuf::new() };
+        for_each_model!(self, models => Rebuild::new(view, log, models).reset().await)
+    }
+
+    async fn reset_tally(&self, name: &ProjectionName) -> retell::Result<()> {
+        for_each_model!(self, models => models.reset(name, Mark::START, emptied()).await)
     }
 
     async fn view_lines(self) -> retell::Result<Lines> {
@@ -496,29 +571,30 @@ impl Models {
     }
 }
 
-async fn append_all(store: &Arc<dyn EventStore>, events: Vec<(u64, NewEvent)>) {
-    for (aggregate, event) in events {
-        let stream = StreamId::parse("word", &format!("a{aggregate}")).unwrap();
-        store.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
-    }
+/// Returns the work that empties the tally.
+fn emptied<Tx: Tallies>() -> Work<Tx> {
+    let failed = |error: BoxError| Error::with_source(ErrorKind::Backend("tally".into()), error);
+    Box::new(move |tx| async move { tx.clear().await.map_err(failed) }.boxed())
 }
 
 /// Returns host and port of a URL such as `amqp://user:password@host:port/vhost`.
-fn address(url: &str) -> String {
+pub(crate) fn address(url: &str) -> String {
     let after = url.rsplit_once('@').map_or(url, |(_, address)| address);
     after.split('/').next().unwrap().to_owned()
 }
 
-struct Process {
+pub(crate) struct Process {
     role: Role,
     child: Child,
+    pub(crate) clock: Option<Clock>,
 }
 
 impl Process {
-    fn start(job: &Job) -> Self {
+    fn start(job: &Job, clock: Option<Clock>) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
+        command.envs(clock.iter().flat_map(Clock::environment));
         let child = command.env(JOB, serde_json::to_string(job).unwrap()).stdin(Stdio::piped()).spawn().unwrap();
-        Self { role: job.role, child }
+        Self { role: job.role, child, clock }
     }
 
     fn kill(&mut self) {
@@ -530,16 +606,30 @@ impl Process {
         kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal).unwrap();
     }
 
-    fn assert_alive(&mut self) {
+    /// Returns whether the process has stopped because the log has another history, which is a failure unless that `is_expected`.
+    pub(crate) fn has_stopped_for_history(&mut self, is_expected: bool) -> bool {
         let ended = self.child.try_wait().unwrap();
-        assert!(ended.is_none(), "a {:?} ended early: {ended:?}", self.role);
+        let for_history = is_expected && ended.is_some_and(|status| status.code() == Some(HISTORY_CHANGED));
+        assert!(ended.is_none() || for_history, "a {:?} ended early: {ended:?}", self.role);
+        for_history
     }
 
     /// Stops the process after it has finished its current work.
-    fn stop(mut self) {
-        drop(self.child.stdin.take());
-        let status = self.child.wait().unwrap();
+    pub(crate) fn stop(mut self) {
+        let status = self.end();
         assert!(status.success(), "a {:?} ended with {status}", self.role);
+    }
+
+    /// Stops the process, which may have stopped before because the log has another history.
+    pub(crate) fn stop_for_history(mut self) {
+        let status = self.end();
+        let is_expected = status.success() || status.code() == Some(HISTORY_CHANGED);
+        assert!(is_expected, "a {:?} ended with {status}", self.role);
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap()
     }
 }
 

@@ -86,6 +86,7 @@ impl<Tx: ?Sized> Tally<Tx> {
 #[async_trait]
 pub(crate) trait Tallies: Send + 'static {
     async fn create(&mut self) -> Result<(), BoxError>;
+    async fn clear(&mut self) -> Result<(), BoxError>;
     async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError>;
 }
 
@@ -133,12 +134,18 @@ const MYSQL_TALLY: &str = "
     ON DUPLICATE KEY UPDATE out_of_order = out_of_order + CASE WHEN VALUES(version) = version + 1 THEN 0 ELSE 1 END,
         version = VALUES(version), applied = applied + 1, digest = (digest * 31 + VALUES(digest)) % 1000003";
 
+const CLEAR: &str = "DELETE FROM tally";
+
 const LINES: &str = "SELECT aggregate, version, applied, out_of_order, digest FROM tally";
 
 #[async_trait]
 impl Tallies for Connection {
     async fn create(&mut self) -> Result<(), BoxError> {
         Ok(self.execute_batch(CREATE)?)
+    }
+
+    async fn clear(&mut self) -> Result<(), BoxError> {
+        Ok(self.execute_batch(CLEAR)?)
     }
 
     async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError> {
@@ -154,6 +161,11 @@ impl Tallies for PgConnection {
         Ok(())
     }
 
+    async fn clear(&mut self) -> Result<(), BoxError> {
+        sqlx::raw_sql(CLEAR).execute(self).await?;
+        Ok(())
+    }
+
     async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError> {
         sqlx::query(TALLY).bind(aggregate).bind(version).bind(weight).execute(self).await?;
         Ok(())
@@ -164,6 +176,11 @@ impl Tallies for PgConnection {
 impl Tallies for MySqlConnection {
     async fn create(&mut self) -> Result<(), BoxError> {
         sqlx::raw_sql(CREATE).execute(self).await?;
+        Ok(())
+    }
+
+    async fn clear(&mut self) -> Result<(), BoxError> {
+        sqlx::raw_sql(CLEAR).execute(self).await?;
         Ok(())
     }
 

@@ -1,4 +1,6 @@
-//! Database servers that a test starts and may kill.
+//! Database servers that a test starts and may kill, follow and promote.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -8,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use sqlx::{Connection, MySqlConnection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,25 +24,125 @@ pub(crate) struct Server {
     directory: TempDir,
     port: u16,
     process: Child,
+    /// Arguments in addition to those of every server.
+    extra: Vec<String>,
 }
 
 impl Server {
     pub(crate) fn start(kind: Kind) -> Self {
-        let directory = if is_root() {
-            // The server's user must be able to enter the folder; root's own temporary folder may be closed to it.
-            let directory = TempDir::new_in("/tmp").unwrap();
-            chown(directory.path(), Some(user_id(kind.user())), None).unwrap();
-            directory
-        } else {
-            TempDir::new().unwrap()
-        };
+        Self::start_with(kind, Vec::new())
+    }
+
+    /// Starts a server that others can follow.
+    pub(crate) fn start_primary(kind: Kind) -> Self {
+        Self::start_with(kind, kind.replicated(1))
+    }
+
+    fn start_with(kind: Kind, extra: Vec<String>) -> Self {
+        let directory = kind.directory();
         let made = kind.make(directory.path()).output().unwrap();
         assert!(made.status.success(), "{made:?}");
+        Self::on(kind, directory, extra)
+    }
+
+    fn on(kind: Kind, directory: TempDir, extra: Vec<String>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = kind.spawn(directory.path(), port);
-        let mut server = Self { kind, directory, port, process };
+        let process = kind.spawn(directory.path(), port, &extra);
+        let mut server = Self { kind, directory, port, process, extra };
         server.wait();
         server
+    }
+
+    /// Starts a server that follows this one, a primary. Replication is asynchronous: commits do not wait for it.
+    pub(crate) fn replica(&self) -> Self {
+        match self.kind {
+            Kind::Postgres => {
+                let directory = self.kind.directory();
+                let mut copy = self.kind.program("pg_basebackup");
+                copy.arg("-D").arg(directory.path().join("data")).arg("-d").arg(self.url());
+                let copied = copy.args(["-R", "-X", "stream", "--checkpoint=fast", "--no-sync"]).output().unwrap();
+                assert!(copied.status.success(), "{copied:?}");
+                Self::on(self.kind, directory, self.extra.clone())
+            }
+            Kind::MariaDb => {
+                // Starts empty and repeats everything from the primary's first commit.
+                let number = 2 + u32::from(self.port);
+                let replica = Self::start_with(self.kind, self.kind.replicated(number));
+                replica.administer(&format!(
+                    "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = 'history', MASTER_USE_GTID = slave_pos;
+                     START SLAVE",
+                    self.port
+                ));
+                replica
+            }
+        }
+    }
+
+    /// Ends the replication from `primary` once this replica has everything that the primary has now.
+    pub(crate) fn leave(&self, primary: &Self) {
+        match self.kind {
+            Kind::Postgres => {
+                let through = primary.ask("SELECT pg_current_wal_lsn()::text");
+                self.until(&format!("SELECT (pg_last_wal_replay_lsn() >= '{through}')::text"), "true");
+                self.administer("ALTER SYSTEM SET primary_conninfo = ''");
+                self.administer("SELECT pg_reload_conf()");
+                self.until("SELECT count(*)::text FROM pg_stat_wal_receiver", "0");
+            }
+            Kind::MariaDb => {
+                let through = primary.ask("SELECT CAST(@@gtid_binlog_pos AS CHAR)");
+                self.until(&format!("SELECT CAST(MASTER_GTID_WAIT('{through}', 60) AS CHAR)"), "0");
+                self.administer("STOP SLAVE");
+            }
+        }
+    }
+
+    /// Makes a replica that has left its primary accept writes.
+    pub(crate) fn promote(&self) {
+        self.administer(match self.kind {
+            Kind::Postgres => "SELECT pg_promote()",
+            Kind::MariaDb => "RESET SLAVE ALL",
+        });
+    }
+
+    fn administer(&self, sql: &str) {
+        let (url, sql) = (self.url(), AssertSqlSafe(sql.to_owned()));
+        Self::block_on(async {
+            match self.kind {
+                Kind::Postgres => {
+                    let mut db = PgConnection::connect(&url).await?;
+                    sqlx::raw_sql(sql).execute(&mut db).await.map(drop)
+                }
+                Kind::MariaDb => {
+                    let mut db = MySqlConnection::connect(&url).await?;
+                    sqlx::raw_sql(sql).execute(&mut db).await.map(drop)
+                }
+            }
+        })
+        .unwrap();
+    }
+
+    /// Returns the one value, a text, that a query returns.
+    fn ask(&self, query: &str) -> String {
+        let (url, query) = (self.url(), AssertSqlSafe(query.to_owned()));
+        Self::block_on(async {
+            match self.kind {
+                Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&url).await?).await,
+                Kind::MariaDb => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&url).await?).await,
+            }
+        })
+        .unwrap()
+    }
+
+    fn until(&self, query: &str, answer: &str) {
+        let started = Instant::now();
+        while self.ask(query) != answer {
+            assert!(started.elapsed() < Duration::from_mins(1), "{query} is not {answer}: {}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn block_on<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        tokio::runtime::Runtime::new().unwrap().block_on(work)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -52,10 +154,15 @@ impl Server {
 
     /// Kills the server with SIGKILL and starts a new one on the same files.
     pub(crate) fn kill_and_start(&mut self) {
+        self.kill();
+        self.process = self.kind.spawn(self.directory.path(), self.port, &self.extra);
+        self.wait();
+    }
+
+    /// Kills the server with SIGKILL.
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = self.kind.spawn(self.directory.path(), self.port);
-        self.wait();
     }
 
     /// Waits until the server answers. A new server exits at once while processes of the killed one remain, so this
@@ -67,7 +174,7 @@ impl Server {
         while !runtime.block_on(self.kind.answers(&url)) {
             assert!(started.elapsed() < Duration::from_mins(1), "the server does not start: {:?}", self.log());
             if self.process.try_wait().unwrap().is_some() {
-                self.process = self.kind.spawn(self.directory.path(), self.port);
+                self.process = self.kind.spawn(self.directory.path(), self.port, &self.extra);
             }
             sleep(Duration::from_millis(20));
         }
@@ -93,6 +200,32 @@ impl Kind {
         }
     }
 
+    /// Returns a folder that the server's user may use.
+    fn directory(self) -> TempDir {
+        if !is_root() {
+            return TempDir::new().unwrap();
+        }
+        // The server's user must be able to enter the folder; root's own temporary folder may be closed to it.
+        let directory = TempDir::new_in("/tmp").unwrap();
+        chown(directory.path(), Some(user_id(self.user())), None).unwrap();
+        directory
+    }
+
+    /// Returns the arguments of a server that takes part in replication.
+    fn replicated(self, number: u32) -> Vec<String> {
+        match self {
+            Self::Postgres => Vec::new(),
+            Self::MariaDb => vec![
+                format!("--server-id={number}"),
+                "--log-bin=binlog".into(),
+                "--binlog-format=ROW".into(),
+                "--sync-binlog=1".into(),
+                "--log-slave-updates".into(),
+                "--log-bin-trust-function-creators=1".into(),
+            ],
+        }
+    }
+
     /// Returns the command that creates the server's files.
     fn make(self, directory: &Path) -> Command {
         let data = directory.join("data");
@@ -113,7 +246,7 @@ impl Kind {
         }
     }
 
-    fn spawn(self, directory: &Path, port: u16) -> Child {
+    fn spawn(self, directory: &Path, port: u16, extra: &[String]) -> Child {
         let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
         let data = directory.join("data");
         let mut server = match self {
@@ -147,7 +280,7 @@ impl Kind {
                 server
             }
         };
-        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+        server.args(extra).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     async fn answers(self, url: &str) -> bool {
