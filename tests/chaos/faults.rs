@@ -68,10 +68,6 @@ impl Run {
 
     /// Asserts that the events after `from`, which this process appended, have the time of its clock, give or take the time of a run.
     fn assert_dated_by_the_clock(&self, from: Position) {
-        // SQLite's log keeps one order of times.
-        if self.kind == Kind::Sqlite {
-            return;
-        }
         let page = self.runtime.block_on(async {
             let log = self.place.open().await.unwrap().events;
             log.read_all(from, 100_000, &Filter::all()).await.unwrap()

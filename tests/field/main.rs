@@ -29,6 +29,7 @@ mod b2_equal;
 mod b3_names;
 mod b5_encoding;
 mod b6_clock;
+mod b6_retries;
 #[cfg(unix)]
 mod c10_replaced_files;
 mod c11_server_gone;
