@@ -36,7 +36,6 @@ use crate::store::model::read_model::ReadModel;
 use crate::worker::aggregate_order::remembered::{Ahead, Swept, last_events};
 use crate::worker::aggregate_order::state::AggregateOrder;
 use crate::worker::aggregate_order::turn::Attempt;
-use crate::worker::due::Due;
 use crate::worker::job::Job;
 use crate::worker::parking::ParkedAggregates;
 use crate::worker::runner::{Group, Order, Runner};
@@ -215,7 +214,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
     }
 
     async fn take_parked(&mut self, parking: Parking) -> Result<()> {
-        self.parked = ParkedAggregates::of(parking, Due::of(&self.job.options));
+        self.parked = ParkedAggregates::of(parking, self.job.options.due());
         Ok(())
     }
 

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::worker::options::WorkerOptions;
-
 /// The clocks of two workers may differ by this much.
 const TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 
@@ -17,9 +15,10 @@ pub(super) struct Due {
 }
 
 impl Due {
-    pub(super) fn of(options: &WorkerOptions) -> Self {
+    /// Creates the rule for retries after at most `longest_delay`, and calls of the handler that take at most `longest_call`.
+    pub(super) fn new(longest_delay: Duration, longest_call: Duration) -> Self {
         // Jitter may double a delay. A slow handler rests for ten times its duration.
-        let longest = options.parking.longest_wait().saturating_mul(2).max(options.longest_call.saturating_mul(10));
+        let longest = longest_delay.saturating_mul(2).max(longest_call.saturating_mul(10));
         // At most the years that a database can store.
         Self { longest: TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX).min(TimeDelta::days(365_000)) }
     }
@@ -44,13 +43,11 @@ impl Due {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::parking::ParkingOptions;
 
     #[test]
     fn a_retry_further_ahead_than_any_delay_is_due() {
         let minute = Duration::from_mins(1);
-        let parking = ParkingOptions::new().with_delays(minute, 10 * minute);
-        let due = Due::of(&WorkerOptions::new().with_parking(parking).with_longest_call(minute));
+        let due = Due::new(10 * minute, minute);
         let now = Utc::now();
         assert!(due.is_due(now, now) && due.is_due(now - TimeDelta::days(1), now));
         assert_eq!(due.rest(now + minute, now), minute);
@@ -62,8 +59,7 @@ mod tests {
 
     #[test]
     fn any_delay_can_be_set() {
-        let parking = ParkingOptions::new().with_delays(Duration::ZERO, Duration::MAX);
-        let due = Due::of(&WorkerOptions::new().with_parking(parking));
+        let due = Due::new(Duration::MAX, Duration::ZERO);
         assert!(!due.is_due(Utc::now() + TimeDelta::days(1_000), Utc::now()));
     }
 }

@@ -23,7 +23,6 @@ use crate::status::Wait;
 use crate::store::log::query::{Filter, Page};
 use crate::store::model::parking::{Parked, Parking, ParkingChange, Step};
 use crate::store::model::read_model::{ReadModel, Work};
-use crate::worker::due::Due;
 use crate::worker::gate::{Admission, admit};
 use crate::worker::job::Job;
 use crate::worker::parking::{ParkedAggregates, from_event};
@@ -196,7 +195,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
         if parking.changes != self.parked.changes {
             return self.reload().await;
         }
-        self.parked = ParkedAggregates::of(parking, Due::of(&self.job.options));
+        self.parked = ParkedAggregates::of(parking, self.job.options.due());
         Ok(())
     }
 

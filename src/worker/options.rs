@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::backoff::{Delays, delays};
+use crate::worker::due::Due;
 use crate::worker::parking::ParkingOptions;
 
 /// The first wait after something failed.
@@ -56,6 +57,11 @@ impl WorkerOptions {
             catch_up_limit: Duration::from_secs(30),
             parking: ParkingOptions::new(),
         }
+    }
+
+    /// Returns the rule for retries that a wrong clock has planned.
+    pub(super) fn due(&self) -> Due {
+        Due::new(self.parking.longest_wait(), self.longest_call)
     }
 
     /// Applies at most `events` in one transaction.

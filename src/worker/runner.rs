@@ -23,7 +23,6 @@ use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
 use crate::worker::caught_up::CaughtUp;
-use crate::worker::due::Due;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
 use crate::worker::pace::Pace;
@@ -142,7 +141,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
             filter: job.projection.filter()?,
             begins_after: Mark::START,
             applied: Mark::START,
-            parked: ParkedAggregates::of(Parking::default(), Due::of(&job.options)),
+            parked: ParkedAggregates::of(Parking::default(), job.options.due()),
             next_look: Instant::now(),
             failed: Vec::new(),
             unreadable: 0,
@@ -162,7 +161,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
         let (models, name) = (&self.job.models, &self.name);
         let read = || async move { Ok((models.mark(name).await?, models.parking(name).await?)) };
         let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
-        self.parked = ParkedAggregates::of(parking, Due::of(&self.job.options));
+        self.parked = ParkedAggregates::of(parking, self.job.options.due());
         Ok(checkpoint)
     }
 
@@ -400,7 +399,7 @@ where
                     let options = &self.job.options.parking;
                     // The list was emptied when its aggregates were parked.
                     let unreadable = if self.failed.is_empty() { 0 } else { self.unreadable };
-                    self.failed.push(rested(options.parked(&event, &error), report.took, Due::of(&self.job.options)));
+                    self.failed.push(rested(options.parked(&event, &error), report.took, self.job.options.due()));
                     self.unreadable = unreadable + usize::from(is_unreadable(&error));
                     if !is_unreadable(&error) && self.breaker.trips(self.suspects(), options) {
                         return Ok(Pass::Outage);
@@ -506,7 +505,7 @@ where
                 Outcome::Failed(error) => {
                     let (Some(event), Some(parked)) = (report.first, report.parked) else { return Err(error) };
                     let parked = self.failed_again(parked, &event, &error).await;
-                    self.keep_parked(rested(parked, took, Due::of(&self.job.options))).await?;
+                    self.keep_parked(rested(parked, took, self.job.options.due())).await?;
                     break;
                 }
             }

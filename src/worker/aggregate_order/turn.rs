@@ -42,7 +42,7 @@ impl<P: Projection> Attempt<P> {
             filter: runner.filter.clone(),
             begins_after: runner.begins_after.position,
             longest_call: runner.job.options.longest_call,
-            due: Due::of(&runner.job.options),
+            due: runner.job.options.due(),
             report: Mutex::default(),
         })
     }
