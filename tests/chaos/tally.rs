@@ -86,6 +86,7 @@ impl<Tx: ?Sized> Tally<Tx> {
 #[async_trait]
 pub(crate) trait Tallies: Send + 'static {
     async fn create(&mut self) -> Result<(), BoxError>;
+    #[allow(dead_code, reason = "each test file uses its own part")]
     async fn clear(&mut self) -> Result<(), BoxError>;
     async fn tally(&mut self, aggregate: &str, version: i64, weight: i64) -> Result<(), BoxError>;
 }
@@ -134,6 +135,7 @@ const MYSQL_TALLY: &str = "
     ON DUPLICATE KEY UPDATE out_of_order = out_of_order + CASE WHEN VALUES(version) = version + 1 THEN 0 ELSE 1 END,
         version = VALUES(version), applied = applied + 1, digest = (digest * 31 + VALUES(digest)) % 1000003";
 
+#[allow(dead_code, reason = "each test file uses its own part")]
 const CLEAR: &str = "DELETE FROM tally";
 
 const LINES: &str = "SELECT aggregate, version, applied, out_of_order, digest FROM tally";
