@@ -74,7 +74,7 @@ impl Codec {
     #[inline]
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, BoxError> {
         match self {
-            Self::Json => Ok(plain::from_slice(bytes).map_err(redacted)?),
+            Self::Json => Ok(plain::from_slice(bytes).map_err(|error| redacted(&error))?),
             Self::Compact => match postcard::take_from_bytes(bytes)? {
                 (value, []) => Ok(value),
                 (_, rest) => Err(format!("{} bytes left over", rest.len()).into()),
@@ -91,7 +91,7 @@ pub(crate) fn encode_state<T: Serialize + ?Sized>(state: &T) -> Result<Vec<u8>, 
 
 /// Decodes a state that [`encode_state`] encoded.
 pub(crate) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
-    Ok(plain::from_slice(bytes).map_err(redacted)?)
+    Ok(plain::from_slice(bytes).map_err(|error| redacted(&error))?)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const QUOTES: [(&str, char); 6] = [
 /// Returns the text of a decoder's error, with `..` in place of the values that it quotes from the payload: errors get into logs, and payloads
 /// must not.
 #[cold]
-pub(super) fn redacted(error: serde_json::Error) -> String {
+pub(super) fn redacted(error: &serde_json::Error) -> String {
     let text = error.to_string();
     QUOTES.iter().fold(text, |text, (before, end)| without(&text, before, *end))
 }
@@ -41,7 +41,7 @@ mod tests {
     }
 
     fn error<T: for<'de> Deserialize<'de> + std::fmt::Debug>(json: &str) -> String {
-        redacted(serde_json::from_str::<T>(json).unwrap_err())
+        redacted(&serde_json::from_str::<T>(json).unwrap_err())
     }
 
     #[test]

@@ -60,6 +60,9 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(format!("{}{ending}", path.display()))
 }
 
+/// What is done to the file at a path.
+type Change = fn(&Path);
+
 /// Copies a file, and puts the copy in its place.
 fn replace_by_copy(path: &Path) {
     let copy = beside(path, ".copy");
@@ -69,7 +72,7 @@ fn replace_by_copy(path: &Path) {
 
 #[tokio::test]
 async fn deleted_moved_or_replaced_files_are_noticed() {
-    let changes: [(&str, fn(&Path)); 8] = [
+    let changes: [(&str, Change); 8] = [
         ("the file is deleted", |path| fs::remove_file(path).unwrap()),
         ("the file is deleted and created", |path| {
             fs::remove_file(path).unwrap();

@@ -216,12 +216,12 @@ async fn the_callers_bytes_decide_what_a_retry_is() {
         let halls = Repository::<Hall>::over(store.events.clone());
         let request = |bytes: &str| under("k").with_request(bytes);
         let hold = |seat, late| HoldInTime(seat, AtomicBool::new(late));
-        let held = halls.execute_with("1", hold(1, false), request("hold 1")).await.unwrap();
+        let first = halls.execute_with("1", hold(1, false), request("hold 1")).await.unwrap();
         for halls in [&halls, &Repository::over(store.events.clone())] {
             // Neither the command nor its decision counts.
             for retry in [hold(1, false), hold(1, true), hold(9, false)] {
                 let again = halls.execute_with("1", retry, request("hold 1")).await.unwrap();
-                assert_eq!((again.outcome, again.token), (Outcome::Repeated, held.token), "{}", store.name);
+                assert_eq!((again.outcome, again.token), (Outcome::Repeated, first.token), "{}", store.name);
             }
             let bytes = halls.execute_with("1", hold(1, false), request("hold 2")).await.unwrap_err();
             let kind = halls.execute_with("1", Sell(1), request("hold 1")).await.unwrap_err();

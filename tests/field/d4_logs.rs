@@ -1,5 +1,6 @@
 //! D4. No payload reaches a log file.
 
+use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use retell::broker::envelope::Announcement;
@@ -101,7 +102,7 @@ struct Text(String);
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.0 += &format!(" {field}={value:?}");
+        let _ = write!(self.0, " {field}={value:?}");
     }
 }
 

@@ -167,14 +167,11 @@ where
     append(&store, 2).await;
     let Some(database) = database else { return };
     let damage = match &database.place {
-        Place::Sqlite(_) => {
+        Place::Sqlite(_) | Place::MySql(_) => {
             "DROP TRIGGER retell_events_no_update; UPDATE retell_events SET codec = 99 WHERE aggregate_id = '1'"
         }
         Place::Postgres(_) => {
             "ALTER TABLE retell.events DISABLE TRIGGER USER; UPDATE retell.events SET codec = 99 WHERE aggregate_id = '1'"
-        }
-        Place::MySql(_) => {
-            "DROP TRIGGER retell_events_no_update; UPDATE retell_events SET codec = 99 WHERE aggregate_id = '1'"
         }
     };
     database.place.run(damage).await;

@@ -177,6 +177,7 @@ impl fmt::Debug for Snapshot {
             .field("event_id", &self.event_id)
             .field("fingerprint", &self.fingerprint)
             .field("state", &format_args!("{} bytes", self.state.len()))
+            .field("spacing", &self.spacing)
             .finish()
     }
 }

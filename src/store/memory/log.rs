@@ -472,11 +472,12 @@ mod tests {
         log.log.write().events[1].recorded_at = future;
         let now = Utc::now();
         append().await?;
-        let state = log.log.read();
-        assert!(state.events[2].recorded_at - now < TimeDelta::hours(1));
-        assert_eq!(state.last_version(&stream, UpTo::Time(state.events[0].recorded_at)).get(), 1);
-        assert_eq!(state.last_version(&stream, UpTo::Time(state.events[2].recorded_at)).get(), 3);
-        drop(state);
+        {
+            let state = log.log.read();
+            assert!(state.events[2].recorded_at - now < TimeDelta::hours(1));
+            assert_eq!(state.last_version(&stream, UpTo::Time(state.events[0].recorded_at)).get(), 1);
+            assert_eq!(state.last_version(&stream, UpTo::Time(state.events[2].recorded_at)).get(), 3);
+        }
         let found = log.recorded_after(now + TimeDelta::hours(1), 10).await?;
         assert_eq!(found.iter().map(|event| event.position.get()).collect::<Vec<_>>(), [2]);
         Ok(())
