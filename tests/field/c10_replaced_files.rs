@@ -60,7 +60,7 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(format!("{}{ending}", path.display()))
 }
 
-/// What is done to the file at a path.
+/// Deletes, moves or replaces the file at a path.
 type Change = fn(&Path);
 
 /// Copies a file, and puts the copy in its place.
