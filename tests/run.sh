@@ -33,6 +33,9 @@ make_pgbouncer
 mkdir "$SERVICES/tmp"
 export TMPDIR="$SERVICES/tmp"
 
+# Most tests wait for servers most of the time, so more of them run at once than there are processors.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
+
 # tests/shop and tests/examples run the example programs. The `--examples` below builds only the examples' own tests.
 cargo build --workspace --all-features --examples
 # The library, its macros, the examples' own tests and the package in tests/, then the doctests.

@@ -164,8 +164,8 @@ where
         panic!("{} commands; {}", commands(&store).await, *running.health().borrow())
     };
     assert!(outside > 0, "no command from outside was executed, {busy} were not");
-    running.stop().await.unwrap();
     assert_eq!(commands(&store).await, (REACTIONS + NAMES.len()) * THINGS, "each command once");
+    running.stop().await.unwrap();
 }
 
 async fn get_through_on_postgres(connections: u32) {
@@ -174,7 +174,6 @@ async fn get_through_on_postgres(connections: u32) {
     let pool = PgPoolOptions::new().max_connections(connections).connect(url).await.unwrap();
     let store = PostgresStore::open(pool).await.unwrap();
     get_through(store.clone(), store.read_model()).await;
-    store.close().await.unwrap();
 }
 
 async fn get_through_on_mysql(connections: u32) {
@@ -183,7 +182,6 @@ async fn get_through_on_mysql(connections: u32) {
     let pool = MySqlPoolOptions::new().max_connections(connections).connect(url).await.unwrap();
     let store = MySqlStore::open(pool).await.unwrap();
     get_through(store.clone(), store.read_model()).await;
-    store.close().await.unwrap();
 }
 
 macro_rules! pools {

@@ -116,7 +116,7 @@ impl OtherSession {
 
 /// Binds: stream, payload, event id.
 const APPEND: &str = "
-    SELECT *, versions[1] AS found FROM {schema}.append(0, true, true, '{}', '{}', ARRAY[1], ARRAY['account'], ARRAY[$1], ARRAY['any'],
+    SELECT *, versions[1] AS found FROM {schema}.append(0, true, true, '{}', '{}', '{}', ARRAY[1], ARRAY['account'], ARRAY[$1], ARRAY['any'],
         ARRAY[NULL]::bigint[], ARRAY[NULL]::uuid[], ARRAY[1],
         ARRAY[1], ARRAY[1], ARRAY[$3::uuid], ARRAY['account.noted'], ARRAY[1]::bigint[], ARRAY[0]::smallint[], ARRAY[NULL]::uuid[],
         ARRAY[NULL]::uuid[], ARRAY[NULL]::text[], ARRAY[convert_to($2, 'UTF8')], NULL, NULL, NULL, NULL, NULL)";
