@@ -1,6 +1,5 @@
 //! Faults that users of event stores, brokers and drivers have reported. Each module tests one of them on every store that it concerns.
-//!
-//! The number of a module is the number of its fault in `src/docs/guide/guarantees.md`.
+//! `src/docs/guarantees.md` names the tests below what they show.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::large_futures, reason = "a test may hold many workers in its future")]

@@ -102,7 +102,7 @@ mod tests {
             assert!(kept.len() <= 17, "{last}: {kept:?}");
             let from_start = std::iter::once(&0).chain(&kept);
             let widest = from_start.zip(&kept).map(|(before, after)| after - before).max();
-            assert!(widest <= Some(last / 4 + 200), "{last}: {kept:?}");
+            assert!(widest <= Some(last / 8 + 101), "{last}: {kept:?}");
         }
     }
 
