@@ -36,7 +36,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use support::by_hand::{self, State};
+use support::by_hand::{State, sqlite as by_hand};
 use support::limit;
 use support::order::{Add, KeptOrder, Order, OrderEvent};
 

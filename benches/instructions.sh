@@ -13,7 +13,7 @@ command -v valgrind >/dev/null || install_package valgrind valgrind PATH
 recorded=benches/instructions.txt
 # Both runs have the same startup cost, so the difference is that of the additional events.
 few=300 many=6300
-build=$(cargo bench --quiet -p retell-benches --bench instructions --no-run --message-format=json)
+build=$(cargo bench --quiet -p retell-benches --no-default-features --bench instructions --no-run --message-format=json)
 program=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$build" | tail -1)
 
 count() {

@@ -30,7 +30,7 @@ use retell::{
 use sqlx::SqlitePool;
 use tokio::runtime::Runtime;
 
-use support::by_hand::{self, State};
+use support::by_hand::{State, sqlite as by_hand};
 use support::limit;
 use support::order::{CompactEvent, CompactOrder, KeptOrder, Order, OrderEvent};
 

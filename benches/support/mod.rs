@@ -5,14 +5,12 @@ pub(crate) mod by_hand;
 pub(crate) mod limit;
 pub(crate) mod order;
 
-use std::time::Duration;
-
-use criterion::Criterion;
-use tempfile::TempDir;
-
 /// Configures enough samples for a steady median, few enough that a benchmark file runs in two minutes.
-pub(crate) fn criterion() -> Criterion {
-    Criterion::default()
+#[cfg(feature = "all")]
+pub(crate) fn criterion() -> criterion::Criterion {
+    use std::time::Duration;
+
+    criterion::Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
@@ -21,6 +19,7 @@ pub(crate) fn criterion() -> Criterion {
 }
 
 /// Creates a folder in cargo's target directory, which is on a disk. `/tmp` is often a tmpfs, where waiting for the disk takes no time.
-pub(crate) fn directory() -> TempDir {
+#[cfg(feature = "all")]
+pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }

@@ -34,7 +34,7 @@ use tokio::runtime::Runtime;
 
 use child::{Job, Role};
 use faults::FAULTS;
-use run::{Kind, Run};
+use run::{Kind, Run, SEED};
 
 fn main() {
     if let Some(job) = Job::of_this_process() {
@@ -54,8 +54,10 @@ fn main() {
         for (number, kind) in kinds.into_iter().enumerate() {
             for (place, (worker, form)) in workers.into_iter().enumerate() {
                 if is_wide || (turn % kinds.len(), turn % workers.len()) == (number, place) {
-                    trials.push(Trial::test(format!("{name}{form}_on_{}", kind.name()), move || {
+                    let name = format!("{name}{form}_on_{}", kind.name());
+                    trials.push(Trial::test(name.clone(), move || {
                         let mut run = Run::new(kind, events);
+                        eprintln!("{name}: {SEED}={}", run.seed);
                         run.worker = worker;
                         fault(run);
                         Ok(())
@@ -69,7 +71,7 @@ fn main() {
         Ok(())
     }));
     let mut arguments = Arguments::from_args();
-    // One run already has five processes.
-    arguments.test_threads = arguments.test_threads.or(Some(1));
+    // A run has five processes of its own, which mostly wait.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
     libtest_mimic::run(&arguments, trials).exit()
 }

@@ -2,7 +2,9 @@
 
 use std::collections::hash_map::RandomState;
 use std::env;
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -34,10 +36,13 @@ use crate::server;
 use crate::tally::{self, Line, Lines, NAME, Spoken, Tallies};
 use crate::view::{self, TallyView};
 
-const SEED: &str = "RETELL_CHAOS_SEED";
+pub(crate) const SEED: &str = "RETELL_CHAOS_SEED";
 
 const RELAYS: usize = 2;
 const WORKERS: usize = 3;
+
+/// The lines of a process's errors that a failure shows.
+const LAST_ERRORS: usize = 10;
 
 /// Fails the run after this long without progress.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_mins(2);
@@ -60,6 +65,7 @@ impl Kind {
 }
 
 pub(crate) struct Run {
+    pub(crate) seed: u64,
     pub(crate) kind: Kind,
     pub(crate) runtime: Runtime,
     pub(crate) random: Random,
@@ -108,8 +114,8 @@ impl Run {
     fn at(kind: Kind, place: Place, database: Option<Database>, events: u64, runtime: Runtime) -> Self {
         let seed =
             env::var(SEED).map_or_else(|_| RandomState::new().build_hasher().finish(), |seed| seed.parse().unwrap());
-        eprintln!("{SEED}={seed}");
         Self {
+            seed,
             kind,
             runtime,
             random: Random(seed),
@@ -586,6 +592,8 @@ pub(crate) fn address(url: &str) -> String {
 pub(crate) struct Process {
     role: Role,
     child: Child,
+    /// What the process writes to standard error.
+    errors: File,
     pub(crate) clock: Option<Clock>,
 }
 
@@ -593,8 +601,10 @@ impl Process {
     fn start(job: &Job, clock: Option<Clock>) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.envs(clock.iter().flat_map(Clock::environment));
-        let child = command.env(JOB, serde_json::to_string(job).unwrap()).stdin(Stdio::piped()).spawn().unwrap();
-        Self { role: job.role, child, clock }
+        let errors = tempfile::tempfile().unwrap();
+        command.stdin(Stdio::piped()).stderr(errors.try_clone().unwrap());
+        let child = command.env(JOB, serde_json::to_string(job).unwrap()).env("RUST_BACKTRACE", "0").spawn().unwrap();
+        Self { role: job.role, child, errors, clock }
     }
 
     fn kill(&mut self) {
@@ -610,21 +620,30 @@ impl Process {
     pub(crate) fn has_stopped_for_history(&mut self, is_expected: bool) -> bool {
         let ended = self.child.try_wait().unwrap();
         let for_history = is_expected && ended.is_some_and(|status| status.code() == Some(HISTORY_CHANGED));
-        assert!(ended.is_none() || for_history, "a {:?} ended early: {ended:?}", self.role);
+        let is_well = ended.is_none() || for_history;
+        assert!(is_well, "a {:?} ended early with {ended:?}: {}", self.role, self.last_errors());
         for_history
     }
 
     /// Stops the process after it has finished its current work.
     pub(crate) fn stop(mut self) {
         let status = self.end();
-        assert!(status.success(), "a {:?} ended with {status}", self.role);
+        assert!(status.success(), "a {:?} ended with {status}: {}", self.role, self.last_errors());
     }
 
     /// Stops the process, which may have stopped before because the log has another history.
     pub(crate) fn stop_for_history(mut self) {
         let status = self.end();
         let is_expected = status.success() || status.code() == Some(HISTORY_CHANGED);
-        assert!(is_expected, "a {:?} ended with {status}", self.role);
+        assert!(is_expected, "a {:?} ended with {status}: {}", self.role, self.last_errors());
+    }
+
+    /// Returns the end of what the process, which has ended, wrote to standard error.
+    fn last_errors(&self) -> String {
+        let mut written = Vec::new();
+        (&self.errors).seek(SeekFrom::Start(0)).and_then(|_| (&self.errors).read_to_end(&mut written)).unwrap();
+        let lines: Vec<_> = String::from_utf8_lossy(&written).lines().map(str::to_owned).collect();
+        lines[lines.len().saturating_sub(LAST_ERRORS)..].join("\n")
     }
 
     fn end(&mut self) -> ExitStatus {

@@ -44,6 +44,7 @@ impl Failure {
                 Some(
                     ErrorCode::DatabaseBusy
                         | ErrorCode::DatabaseLocked
+                        | ErrorCode::FileLockingProtocolFailed
                         | ErrorCode::OperationInterrupted
                         | ErrorCode::DiskFull
                         | ErrorCode::ReadOnly
@@ -80,9 +81,13 @@ pub(crate) fn classify_work(error: Error) -> Error {
 
 fn kind(error: &rusqlite::Error, attempt: &str) -> ErrorKind {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted) => {
-            ErrorKind::Transient(attempt.to_owned())
-        }
+        // `FileLockingProtocolFailed`: other processes have taken the locks of the write-ahead log for some ten seconds.
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::FileLockingProtocolFailed
+            | ErrorCode::OperationInterrupted,
+        ) => ErrorKind::Transient(attempt.to_owned()),
         Some(ErrorCode::DiskFull) => ErrorKind::Full,
         Some(ErrorCode::ReadOnly) => ErrorKind::ReadOnly,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt(attempt.to_owned()),
@@ -93,4 +98,28 @@ fn kind(error: &rusqlite::Error, attempt: &str) -> ErrorKind {
 /// Returns a [`Corrupt`](ErrorKind::Corrupt) error that says what is damaged.
 pub(crate) fn corrupt(what: String) -> Failure {
     Failure::Own(Error::new(ErrorKind::Corrupt(what)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi::{
+        self, SQLITE_BUSY, SQLITE_BUSY_RECOVERY, SQLITE_BUSY_SNAPSHOT, SQLITE_CONSTRAINT, SQLITE_FULL,
+        SQLITE_INTERRUPT, SQLITE_IOERR_FSYNC, SQLITE_LOCKED, SQLITE_PROTOCOL, SQLITE_READONLY,
+    };
+
+    use super::*;
+
+    #[test]
+    fn locks_of_others_pass_and_faults_of_the_disk_do_not() {
+        let error = |code| classify(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None), "read");
+        let locked =
+            [SQLITE_BUSY, SQLITE_BUSY_RECOVERY, SQLITE_BUSY_SNAPSHOT, SQLITE_LOCKED, SQLITE_PROTOCOL, SQLITE_INTERRUPT];
+        for code in locked {
+            assert!(error(code).is_transient(), "{code}");
+        }
+        for code in [SQLITE_IOERR_FSYNC, SQLITE_CONSTRAINT] {
+            assert!(!error(code).is_outage(), "{code}");
+        }
+        assert!(error(SQLITE_FULL).is_outage() && error(SQLITE_READONLY).is_outage());
+    }
 }
