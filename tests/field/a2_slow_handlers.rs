@@ -1,17 +1,24 @@
 //! A2. A handler that is slower than the server allows counts as failed, and is parked.
 
 use std::future::pending;
+use std::io::Write as _;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use retell::prelude::*;
 use retell::sqlx::{MySqlConnection, PgConnection, raw_sql};
+use retell::store::InlineStore;
 use retell::{
-    DateTime, DeadlineStore, MySqlReadModel, MySqlStore, Parked, ParkingOptions, PostgresReadModel, PostgresStore,
-    ProjectionName, ReadModel, Utc, WorkerOptions,
+    Claim, DateTime, DeadlineStore, MySqlReadModel, MySqlStore, Parked, ParkingOptions, PostgresReadModel,
+    PostgresStore, ProjectionName, ReadModel, Utc, WorkerOptions,
 };
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::{ColumnIndex, Decode, Executor, IntoArguments, Pool, Type};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
+use crate::databases::{Database, Place};
 use crate::sites::{self, Site, on_every_store};
 
 #[derive(Event)]
@@ -254,20 +261,216 @@ impl AsyncSlow<PgConnection> for Statement {
     }
 }
 
+#[async_trait]
+impl AsyncSlow<MySqlConnection> for Statement {
+    async fn take(&self, tx: &mut MySqlConnection) -> Result<(), BoxError> {
+        // Unlike `SLEEP`, this does not end when the client has gone.
+        raw_sql("SELECT BENCHMARK(400000000000, MD5('retell'))").execute(tx).await?;
+        Ok(())
+    }
+}
+
+/// Less than the wait for a locked row, which is 50 seconds in MariaDB.
+const SOON: Duration = Duration::from_secs(40);
+
 /// A statement that is still running when its handler is dropped does not hold the rows of its transaction.
-#[tokio::test(flavor = "multi_thread")]
-async fn endless_statement_is_parked_on_postgres() {
-    let Site { store, models, database: _database } = sites::postgres().await;
-    append(&store).await;
+async fn endless_statement_is_parked<S, M>(store: &S, models: &M)
+where
+    S: EventStore + Clone,
+    M: ReadModel + Clone,
+    Statement: AsyncSlow<M::Tx>,
+{
+    append(store).await;
     let options = options().with_longest_call(Duration::from_millis(300));
     for per_aggregate in [false, true] {
         let name = format!("slow{per_aggregate}");
-        let worker = Worker::new(Titled(Slow::<PgConnection, _>::new(Statement), name), store.clone(), models.clone());
+        let worker = Worker::new(Titled(Slow::<M::Tx, _>::new(Statement), name), store.clone(), models.clone());
         let worker = worker.with_options(options);
         let worker = if per_aggregate { worker.with_order_per_aggregate() } else { worker };
-        let caught_up = tokio::time::timeout(Duration::from_mins(1), worker.catch_up()).await.expect("no row is held");
+        let caught_up = timeout(SOON, worker.catch_up()).await.expect("no row is held");
         assert_bad_is_parked(&caught_up.unwrap().parked, "the handler did not return within 300ms");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_statement_is_parked_on_postgres() {
+    let Site { store, models, database: _database } = sites::postgres().await;
+    endless_statement_is_parked(&store, &models).await;
+    statements_end(models.pool(), RUNNING_ON_POSTGRES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_statement_is_parked_on_mariadb() {
+    let Site { store, models, database: _database } = sites::mysql().await;
+    endless_statement_is_parked(&store, &models).await;
+    statements_end(models.pool(), RUNNING_ON_MARIADB).await;
+}
+
+/// A pool with one connection has none to spare for the end of a session.
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_statement_on_the_only_connection_ends() {
+    let database = Database::mysql().await;
+    let Place::MySql(url) = &database.place else { unreachable!("a MySQL database") };
+    let pool = MySqlPoolOptions::new().max_connections(1).connect(url).await.unwrap();
+    let store = MySqlStore::connect(url).await.unwrap();
+    let models = MySqlReadModel::open(pool).await.unwrap();
+    endless_statement_is_parked(&store, &models).await;
+    statements_end(store.pool(), RUNNING_ON_MARIADB).await;
+}
+
+/// A worker that is stopped drops its handler. Closing the read models ends the statement first.
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_statement_ends_before_the_models_close() {
+    let Site { store, models, database: _database } = sites::mysql().await;
+    append(&store).await;
+    let options = options().with_grace(Duration::ZERO).with_longest_call(Duration::from_hours(1));
+    let worker = Worker::new(Slow::<MySqlConnection, _>::new(Statement), store.clone(), models.clone());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { worker.with_options(options).run(stop).await }
+    });
+    until(async || count(store.pool(), RUNNING_ON_MARIADB).await > 0).await;
+    stop.cancel();
+    // The result names the handler that was dropped.
+    running.await.unwrap().unwrap_err();
+    models.close().await.unwrap();
+    assert_eq!(count(store.pool(), RUNNING_ON_MARIADB).await, 0);
+}
+
+/// Gives its statement a limit of its own, as a careful handler does, and returns the error.
+struct Limited;
+
+#[async_trait]
+impl<T: Send + ?Sized + 'static> AsyncSlow<T> for Limited
+where
+    Statement: AsyncSlow<T>,
+{
+    async fn take(&self, tx: &mut T) -> Result<(), BoxError> {
+        timeout(Duration::from_millis(300), Statement.take(tx)).await?
+    }
+}
+
+/// A statement that outlives its inline projection does not hold the rows of its append.
+async fn endless_statement_fails_its_append<S>(store: &S)
+where
+    S: InlineStore + Clone,
+    Limited: AsyncSlow<S::Tx>,
+{
+    let log = inline(store.clone(), Slow::<S::Tx, _>::new(Limited)).await.unwrap();
+    let claim = || Claim::reserve("email", "ada").unwrap();
+    let append = |log: S, id: &str| {
+        let events = vec![NewEvent::new(&Started(1)).unwrap()];
+        let append = Append::new(StreamId::parse("job", id).unwrap(), ExpectedVersion::Any, events);
+        async move { log.append(append.with_claims([claim()])).await }
+    };
+    append(log.clone(), "bad").await.unwrap_err();
+    // The failed append has held the value's row.
+    timeout(SOON, append(log, "good")).await.expect("no row is held").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_statement_fails_its_append_on_postgres() {
+    let Site { store, database: _database, .. } = sites::postgres().await;
+    endless_statement_fails_its_append(&store).await;
+    statements_end(store.pool(), RUNNING_ON_POSTGRES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_statement_fails_its_append_on_mariadb() {
+    let Site { store, database: _database, .. } = sites::mysql().await;
+    endless_statement_fails_its_append(&store).await;
+    statements_end(store.pool(), RUNNING_ON_MARIADB).await;
+}
+
+/// Waits until no statement of a handler runs.
+async fn statements_end<DB>(pool: &Pool<DB>, running: &'static str)
+where
+    DB: sqlx::Database<Arguments: IntoArguments<DB>>,
+    for<'c> &'c Pool<DB>: Executor<'c, Database = DB>,
+    for<'r> i64: Decode<'r, DB> + Type<DB>,
+    usize: ColumnIndex<DB::Row>,
+{
+    until(async || count(pool, running).await == 0).await;
+}
+
+async fn count<DB>(pool: &Pool<DB>, running: &'static str) -> i64
+where
+    DB: sqlx::Database<Arguments: IntoArguments<DB>>,
+    for<'c> &'c Pool<DB>: Executor<'c, Database = DB>,
+    for<'r> i64: Decode<'r, DB> + Type<DB>,
+    usize: ColumnIndex<DB::Row>,
+{
+    sqlx::query_scalar(running).fetch_one(pool).await.unwrap()
+}
+
+async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, waited).await.expect("the condition holds soon");
+}
+
+const RUNNING_ON_POSTGRES: &str = "
+    SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND query LIKE 'SELECT pg_sleep%'";
+
+const RUNNING_ON_MARIADB: &str = "
+    SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'SELECT BENCHMARK%'";
+
+/// Takes 31 seconds, a second longer than the servers let a transaction be idle.
+struct HalfAMinute;
+
+#[async_trait]
+impl<T: Send + ?Sized + 'static> AsyncSlow<T> for HalfAMinute {
+    async fn take(&self, _: &mut T) -> Result<(), BoxError> {
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        Ok(())
+    }
+}
+
+/// With the default settings, a handler that takes 31 seconds is dropped after 20, and parked. With a longer limit, the server ends its
+/// transaction after 30 seconds, and the event is parked for that.
+async fn handler_of_31_seconds_is_parked<S, M>(Site { store, models, database: _database }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ReadModel + Clone,
+{
+    append(&store).await;
+    let cases = [
+        (WorkerOptions::new(), "the handler did not return within 20s"),
+        (
+            WorkerOptions::new().with_longest_call(Duration::from_mins(1)),
+            "keep a transaction while its handler runs for 31",
+        ),
+    ];
+    for (case, (options, reason)) in cases.into_iter().enumerate() {
+        let slow = Titled(Slow::<M::Tx, _>::new(HalfAMinute), format!("slow{case}"));
+        let worker = Worker::new(slow, store.clone(), models.clone()).with_options(options);
+        let caught_up = timeout(Duration::from_mins(5), worker.catch_up()).await.unwrap().unwrap();
+        assert_bad_is_parked(&caught_up.parked, reason);
+        assert_eq!(caught_up.position, Position::new(20));
+    }
+}
+
+/// Runs a test that takes minutes, if `RETELL_FIELD=long` asks for it.
+async fn in_the_long_form(test: impl Future<Output = ()>) {
+    if std::env::var("RETELL_FIELD").is_ok_and(|form| form == "long") {
+        return test.await;
+    }
+    // Unlike `eprintln!`, this is shown although the test passes.
+    writeln!(std::io::stderr(), "a handler of 31 seconds runs in the long form only: RETELL_FIELD=long").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handler_of_31_seconds_is_parked_on_postgres() {
+    in_the_long_form(async { handler_of_31_seconds_is_parked(sites::postgres().await).await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handler_of_31_seconds_is_parked_on_mariadb() {
+    in_the_long_form(async { handler_of_31_seconds_is_parked(sites::mysql().await).await }).await;
 }
 
 /// A projection under a name of its own.

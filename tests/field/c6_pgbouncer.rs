@@ -1,6 +1,7 @@
 //! C6. A connection pooler in transaction mode works if it keeps prepared statements, and is refused otherwise. Needs
-//! `PGBOUNCER`, the path of PgBouncer 1.21 or later.
+//! `PGBOUNCER`, the path of PgBouncer 1.21 or later. `PGBOUNCER_OLD` may have the path of an older one.
 
+use std::io::{self, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +28,11 @@ struct Pooler {
 
 impl Pooler {
     fn start(database: &Database, settings: &str) -> Self {
+        let binary = env::var("PGBOUNCER").expect("PGBOUNCER is not set: tests/run.sh makes a PgBouncer");
+        Self::start_program(&binary, database, settings)
+    }
+
+    fn start_program(binary: &str, database: &Database, settings: &str) -> Self {
         let Place::Postgres(server) = &database.place else { unreachable!("a file has no server") };
         let (host, name) = server.rsplit_once('@').unwrap().1.split_once('/').unwrap();
         let (host, server_port) = host.split_once(':').unwrap();
@@ -39,8 +45,7 @@ impl Pooler {
              ignore_startup_parameters = extra_float_digits\n{settings}\n"
         );
         fs::write(&config, text).unwrap();
-        let binary = env::var("PGBOUNCER").expect("PGBOUNCER is not set: tests/run.sh makes a PgBouncer");
-        let mut command = program(&binary);
+        let mut command = program(binary);
         let process = command.arg("-q").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -106,10 +111,31 @@ async fn pooler_that_keeps_prepared_statements_works() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pooler_that_loses_prepared_statements_is_refused() {
     let database = Database::postgres().await;
-    let pooler = Pooler::start(&database, "max_prepared_statements = 0");
-    // The same for each process that opens the log.
+    for settings in ["", "server_round_robin = 1", "default_pool_size = 20", "default_pool_size = 1"] {
+        is_refused(&Pooler::start(&database, &format!("max_prepared_statements = 0\n{settings}"))).await;
+    }
+}
+
+/// PgBouncer before 1.21 has no setting for prepared statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_pooler_is_refused() {
+    let Ok(binary) = env::var("PGBOUNCER_OLD") else {
+        // Unlike `eprintln!`, this is shown although the test passes.
+        let note = "PgBouncer before 1.21 is tried only if PGBOUNCER_OLD has its path; the same without `max_prepared_statements` is";
+        return writeln!(io::stderr(), "{note}").unwrap();
+    };
+    let database = Database::postgres().await;
+    is_refused(&Pooler::start_program(&binary, &database, "")).await;
+}
+
+/// Each process that opens the log or read models is told what to do.
+async fn is_refused(pooler: &Pooler) {
     for _ in 0..3 {
-        let error = PostgresStore::connect(&pooler.url).await.unwrap_err();
-        assert!(report(&error).contains("use PgBouncer 1.21 or later with max_prepared_statements"), "{error}");
+        let store = PostgresStore::connect(&pooler.url).await.unwrap_err();
+        let models = PostgresReadModel::connect(&pooler.url).await.unwrap_err();
+        for error in [store, models] {
+            let advice = "use PgBouncer 1.21 or later with max_prepared_statements";
+            assert!(report(&error).contains(advice), "{error:#}");
+        }
     }
 }

@@ -13,6 +13,8 @@ mod databases;
 mod proxy;
 #[path = "../support/server.rs"]
 mod server;
+#[path = "../history/server.rs"]
+mod servers;
 mod sites;
 mod stores;
 mod unfit;
@@ -38,6 +40,7 @@ mod c13_names_twice;
 mod c1_history;
 mod c2_silent_connections;
 mod c3_ended_sessions;
+mod c3_restarts;
 mod c4_demoted;
 mod c5_jit;
 mod c6_pgbouncer;

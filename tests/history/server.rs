@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use std::{env, fs};
+use std::{env, fs, thread};
 
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use tempfile::TempDir;
 
@@ -159,6 +160,18 @@ impl Server {
         self.wait();
     }
 
+    /// Shuts the server down in its orderly way, which ends its sessions, and starts a new one on the same files.
+    pub(crate) fn stop_and_start(&mut self) {
+        let signal = match self.kind {
+            Kind::Postgres => Signal::INT,
+            Kind::MariaDb => Signal::TERM,
+        };
+        kill_process(Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap(), signal).unwrap();
+        self.process.wait().unwrap();
+        self.process = self.kind.spawn(self.directory.path(), self.port, &self.extra);
+        self.wait();
+    }
+
     /// Kills the server with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
@@ -170,8 +183,12 @@ impl Server {
     fn wait(&mut self) {
         let started = Instant::now();
         let url = self.url();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        while !runtime.block_on(self.kind.answers(&url)) {
+        // On a thread of its own, because the caller may be inside a runtime.
+        let answers = |kind: Kind| {
+            let ask = || tokio::runtime::Runtime::new().unwrap().block_on(kind.answers(&url));
+            thread::scope(|scope| scope.spawn(ask).join().unwrap())
+        };
+        while !answers(self.kind) {
             assert!(started.elapsed() < Duration::from_mins(1), "the server does not start: {:?}", self.log());
             if self.process.try_wait().unwrap().is_some() {
                 self.process = self.kind.spawn(self.directory.path(), self.port, &self.extra);

@@ -2,12 +2,15 @@
 
 use std::io;
 
-use sqlx::MySql;
+use async_trait::async_trait;
 use sqlx::mysql::MySqlDatabaseError;
+use sqlx::{MySql, Pool};
 
 use crate::error::{Error, ErrorKind, chain};
+use crate::store::mysql::session;
 use crate::store::server::fault::{Fault, Server, is_lost};
 use crate::store::server::inline;
+use crate::store::server::orphans::Orphan;
 use crate::store::server::rounds::Refusal;
 
 /// Returns whether the session is read-only: `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.
@@ -45,6 +48,7 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
     }
 }
 
+#[async_trait]
 impl Server for MySql {
     /// Read committed regardless of the session's default: each statement must see all earlier commits, and a refused row must not leave gap
     /// locks.
@@ -59,6 +63,10 @@ impl Server for MySql {
             (_, Some(number)) if is_ended(number) => Fault::Ended,
             _ => Fault::Other,
         }
+    }
+
+    async fn end_session(pool: &Pool<Self>, id: u64) -> Result<Orphan, sqlx::Error> {
+        session::end(pool, id).await
     }
 }
 

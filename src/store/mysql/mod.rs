@@ -18,6 +18,7 @@ mod log;
 mod migrate;
 pub(crate) mod model;
 mod options;
+mod session;
 mod store;
 
 pub use model::read_model::MySqlReadModel;

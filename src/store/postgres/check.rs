@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row};
+use tokio::time::error::Elapsed;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result, chain};
@@ -205,9 +206,25 @@ impl Facts {
     }
 }
 
+/// Tests what read models depend on: prepared statements stay.
+pub(crate) async fn test_models(pool: &PgPool) -> Result<()> {
+    let failed = |error| classify(error, "test the server's behavior");
+    let mut first = pool.acquire().await.map_err(failed)?;
+    let test = async {
+        let mut second = second_session(pool).await.map_err(failed)?;
+        is_pooled(&mut first, &mut second).await.map_err(failed)?;
+        drop(second.close().await);
+        Ok(())
+    };
+    explain(tokio::time::timeout(SECOND_SESSION_TIMEOUT, test).await.map_err(late).and_then(|tested| tested))
+}
+
+fn late(_: Elapsed) -> Error {
+    ErrorKind::Transient("test the server's behavior: no second session in time".into()).into()
+}
+
 async fn self_test(pool: &PgPool, schema: &Schema) -> Result<bool> {
     let failed = |error| classify(error, "test the server's behavior");
-    let late = |_| Error::new(ErrorKind::Transient("test the server's behavior: no second session in time".into()));
     let mut first = pool.acquire().await.map_err(failed)?;
     let mut report = Report::default();
     let test = async {

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 
-use sqlx::Postgres;
+use async_trait::async_trait;
 use sqlx::error::ErrorKind as SqlKind;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::{Pool, Postgres};
 
 use crate::error::{Error, ErrorKind};
 use crate::store::server::fault::{Fault, Server, is_lost};
 use crate::store::server::inline;
+use crate::store::server::orphans::Orphan;
 use crate::store::server::rounds::Refusal;
 
 /// Classifies an error by PostgreSQL's code. `attempt` completes "cannot ..".
@@ -44,6 +46,7 @@ pub(crate) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }
 
+#[async_trait]
 impl Server for Postgres {
     const BEGIN: Option<&'static str> = None;
     const RECOVERS: bool = true;
@@ -56,6 +59,11 @@ impl Server for Postgres {
             _ if code(error).as_deref() == Some("25006") => Fault::ReadOnly,
             _ => Fault::Other,
         }
+    }
+
+    /// Transactions that run handlers set `client_connection_check_interval`, so the server itself ends such a session.
+    async fn end_session(_: &Pool<Self>, _: u64) -> Result<Orphan, sqlx::Error> {
+        Ok(Orphan::Gone)
     }
 }
 

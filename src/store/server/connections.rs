@@ -19,6 +19,7 @@ use crate::store::held::{self, Held};
 use crate::store::server::fault::{Fault, Server};
 use crate::store::server::lease::Lease;
 use crate::store::server::limits::Limits;
+use crate::store::server::orphans::SessionId;
 use crate::store::server::sessions::{Asked, MAX_ANSWER, Sessions, give_back};
 
 /// The longest wait for a connection after an earlier call got none. Meanwhile [`Prober`] waits for the server as long as it takes.
@@ -141,11 +142,11 @@ impl<DB: Server> Connections<DB> {
 
     /// Leases a connection for one call.
     pub(crate) async fn lease(&self) -> Result<Lease<DB>, sqlx::Error> {
-        let (connection, acquired_at) = match self.sessions.cached().await {
-            Some(cached) => (cached.connection, cached.acquired_at),
-            None => (self.acquire().await?, Instant::now()),
+        let (connection, acquired_at, session) = match self.sessions.cached().await {
+            Some(cached) => (cached.connection, cached.acquired_at, cached.session),
+            None => (self.acquire().await?, Instant::now(), SessionId::default()),
         };
-        Ok(Lease::of(connection, acquired_at, self.sessions.clone(), self.limits))
+        Ok(Lease::of(connection, acquired_at, session, self.sessions.clone(), self.limits))
     }
 
     /// Acquires a connection from the pool that answers.
@@ -205,6 +206,8 @@ impl<DB: Server> Connections<DB> {
             drop(prober.await);
         }
         self.sessions.end().await;
+        // They hold locks that other programs wait for.
+        self.sessions.orphans.join(self.limits.wait).await;
         // After the limit, connections that the caller has taken from the pool stay open until it drops them.
         drop(timeout(self.limits.call + MAX_ANSWER, self.sessions.pool.close()).await);
     }

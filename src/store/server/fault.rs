@@ -2,11 +2,14 @@
 
 use std::io;
 
-use sqlx::Database;
+use async_trait::async_trait;
+use sqlx::{Database, Pool};
 
 use crate::error::{Error, chain};
+use crate::store::server::orphans::Orphan;
 
 /// A database server of a driver.
+#[async_trait]
 pub(crate) trait Server: Database {
     /// The statement that begins a transaction, if it is not `BEGIN`.
     const BEGIN: Option<&'static str>;
@@ -16,6 +19,9 @@ pub(crate) trait Server: Database {
 
     /// Returns the effect of an error on its session.
     fn fault(error: &sqlx::Error) -> Fault;
+
+    /// Ends the session `id` from another one if it executes a statement. The session belongs to a connection that is closed.
+    async fn end_session(pool: &Pool<Self>, id: u64) -> Result<Orphan, sqlx::Error>;
 }
 
 /// The effect of an error on its session.

@@ -12,6 +12,7 @@ use sqlx::{Connection, SqlSafeStr, Transaction};
 use crate::error::Result;
 use crate::store::server::fault::{Fault, Server};
 use crate::store::server::limits::Limits;
+use crate::store::server::orphans::SessionId;
 use crate::store::server::sessions::{Sessions, discard, give_back};
 
 /// A connection for one call. If the call is dropped or does not reach [`end`](Self::end), the state of the connection is unknown.
@@ -20,6 +21,7 @@ pub(crate) struct Lease<DB: Server> {
     connection: Option<PoolConnection<DB>>,
     acquired_at: Instant,
     reuse: Reuse,
+    session: SessionId,
     sessions: Sessions<DB>,
     limits: Limits,
 }
@@ -39,10 +41,18 @@ impl<DB: Server> Lease<DB> {
     pub(crate) fn of(
         connection: PoolConnection<DB>,
         acquired_at: Instant,
+        session: SessionId,
         sessions: Sessions<DB>,
         limits: Limits,
     ) -> Self {
-        Self { connection: Some(connection), acquired_at, reuse: Reuse::Suspect, sessions, limits }
+        Self { connection: Some(connection), acquired_at, reuse: Reuse::Suspect, session, sessions, limits }
+    }
+
+    /// Returns the id of the session, for the caller to note once it knows it. If the id is known and the call is dropped, the session is
+    /// ended even if the server executes a statement.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn session(&self) -> SessionId {
+        self.session.clone()
     }
 
     /// Ends the call with its `result`, which determines whether the connection can be reused.
@@ -94,11 +104,19 @@ impl<DB: Server> Lease<DB> {
 
     /// Begins a transaction.
     pub(crate) fn begin(&mut self) -> BoxFuture<'_, Result<Transaction<'_, DB>, sqlx::Error>> {
-        let limits = self.limits;
-        match DB::BEGIN.map(SqlSafeStr::into_sql_str) {
-            None => limits.statements(Connection::begin(&mut **self)).boxed(),
-            Some(begin) => limits.statements(Connection::begin_with(&mut **self, begin)).boxed(),
+        match DB::BEGIN {
+            None => self.limits.statements(Connection::begin(&mut **self)).boxed(),
+            Some(begin) => self.begin_with(begin),
         }
+    }
+
+    /// Begins a transaction with statements of the caller's.
+    pub(crate) fn begin_with(
+        &mut self,
+        begin: &'static str,
+    ) -> BoxFuture<'_, Result<Transaction<'_, DB>, sqlx::Error>> {
+        let limits = self.limits;
+        limits.statements(Connection::begin_with(&mut **self, begin.into_sql_str())).boxed()
     }
 }
 
@@ -120,10 +138,13 @@ impl<DB: Server> Drop for Lease<DB> {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         match self.reuse {
-            Reuse::Keep => self.sessions.keep(connection, self.acquired_at),
+            Reuse::Keep => self.sessions.keep(connection, self.acquired_at, self.session.clone()),
             Reuse::ReturnToPool => give_back(connection),
             // An answer may never come. Even if it does, the MySQL driver of sqlx cannot resynchronize with the protocol.
-            Reuse::Suspect => discard(connection),
+            Reuse::Suspect => {
+                discard(connection);
+                self.sessions.orphans.end(&self.sessions.pool, &self.session, self.limits.call);
+            }
         }
     }
 }

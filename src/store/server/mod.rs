@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod inline;
 pub(crate) mod lease;
 pub(crate) mod limits;
+pub(crate) mod orphans;
 pub(crate) mod page;
 pub(crate) mod report;
 pub(crate) mod rounds;

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::store::server::fault::Server;
+use crate::store::server::orphans::{Orphans, SessionId};
 
 /// An unused connection is returned to the pool after this time.
 const MAX_IDLE: Duration = Duration::from_millis(20);
@@ -40,12 +41,13 @@ const READ_ONLY_AGAIN: Duration = Duration::from_secs(1);
 /// The sessions of a pool. Clones share them.
 pub(crate) struct Sessions<DB: Server> {
     pub(crate) pool: Pool<DB>,
+    pub(crate) orphans: Orphans,
     shared: Arc<Shared<DB>>,
 }
 
 impl<DB: Server> Clone for Sessions<DB> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), shared: self.shared.clone() }
+        Self { pool: self.pool.clone(), orphans: self.orphans.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -61,7 +63,7 @@ impl<DB: Server> Sessions<DB> {
     pub(crate) fn of(pool: Pool<DB>) -> Self {
         let shared =
             Shared { cache: Mutex::new(Cache::default()), answers: AtomicU64::new(0), is_down: AtomicBool::new(false) };
-        Self { pool, shared: Arc::new(shared) }
+        Self { pool, orphans: Orphans::default(), shared: Arc::new(shared) }
     }
 
     /// Returns the number of answers from the server.
@@ -97,12 +99,12 @@ impl<DB: Server> Sessions<DB> {
         if cached.unused_since.elapsed() < TRUSTED {
             return Some(cached);
         }
-        let CachedConnection { connection, acquired_at, unused_since } = cached;
+        let CachedConnection { connection, acquired_at, session, unused_since } = cached;
         let answering = Asked::ask(connection).await;
         if answering.is_none() {
             self.discard_idle();
         }
-        answering.map(|connection| CachedConnection { connection, acquired_at, unused_since })
+        answering.map(|connection| CachedConnection { connection, acquired_at, session, unused_since })
     }
 
     /// Returns the cached connections to the pool.
@@ -124,7 +126,7 @@ impl<DB: Server> Sessions<DB> {
     }
 
     /// Keeps a connection that was acquired at `acquired_at` for the next call, or returns it to the pool.
-    pub(crate) fn keep(&self, connection: PoolConnection<DB>, acquired_at: Instant) {
+    pub(crate) fn keep(&self, connection: PoolConnection<DB>, acquired_at: Instant, session: SessionId) {
         let pool = &self.pool;
         let spare = pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections();
         let Ok(runtime) = Handle::try_current() else { return discard(connection) };
@@ -134,8 +136,8 @@ impl<DB: Server> Sessions<DB> {
         if !spare || pool.is_closed() || acquired_at.elapsed() >= MAX_KEPT {
             return give_back(connection);
         }
-        let needs_reaper =
-            self.shared.lock().put(CachedConnection { connection, acquired_at, unused_since: Instant::now() });
+        let unused = CachedConnection { connection, acquired_at, session, unused_since: Instant::now() };
+        let needs_reaper = self.shared.lock().put(unused);
         if needs_reaper {
             // Spawn without holding the lock: a runtime that shuts down drops the task immediately, and the drop takes the lock.
             let reaper = runtime.spawn(Reaper(self.shared.clone()).run());
@@ -252,6 +254,7 @@ pub(crate) struct CachedConnection<DB: Server> {
     pub(crate) connection: PoolConnection<DB>,
     /// The time when the pool handed the connection out.
     pub(crate) acquired_at: Instant,
+    pub(crate) session: SessionId,
     unused_since: Instant,
 }
 

@@ -21,6 +21,7 @@ use crate::store::mysql::log::claims::{self, Claims};
 use crate::store::mysql::log::insert::{insert_events, insert_keys};
 use crate::store::mysql::log::plan::{Newest, Plan};
 use crate::store::mysql::log::statement::{LOOKED_UP, ROWS, padded, push_list};
+use crate::store::mysql::session;
 use crate::store::server::convert::{commit_id, count, fingerprint_from, from_sql};
 use crate::store::server::fault::Server;
 use crate::store::server::lease::Lease;
@@ -169,6 +170,7 @@ impl Writer {
 
     /// Commits a round. Reads before it writes, so during the reads it holds no locks except those on claimed values.
     async fn commit(&self, lease: &mut Lease<MySql>, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
+        let session = lease.session();
         let mut tx = lease.begin().await?;
         let claims = Claims::lock(&mut tx, round).await?;
         let parts: Vec<&StreamAppend> = round.iter().flat_map(|append| append.streams()).collect();
@@ -176,6 +178,9 @@ impl Writer {
         // The keys are read after the versions: a transaction that sees a version written under the same key then also sees the key.
         let kept = kept(&mut tx, round, KEPT_END).await?;
         let results = self.write(&mut tx, round, &found, kept, &claims).await?;
+        if !self.inline.is_empty() {
+            session::identify(&mut tx, &session).await?;
+        }
         holding(self.connections.held(), inline::apply_inline(&self.inline, &mut *tx, round, &results))
             .await
             .map_err(classify_work)

@@ -11,12 +11,24 @@ use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::parking::Step;
 use crate::store::mysql::error::classify;
+use crate::store::mysql::session::session_id;
 use crate::store::server::convert::{from_sql, id_to_sql, mark_from_sql, to_sql};
+use crate::store::server::orphans::SessionId;
 
 /// Locks the projection's row. Inserts it first if it does not exist.
 pub(crate) async fn lock_checkpoint(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<Checkpoint> {
-    let (position, event_id, changes, per_aggregate, state) =
+    lock_checkpoint_in(tx, projection, &SessionId::default()).await
+}
+
+/// As [`lock_checkpoint`], and notes the id of the session.
+pub(crate) async fn lock_checkpoint_in(
+    tx: &mut MySqlConnection,
+    projection: &ProjectionName,
+    session: &SessionId,
+) -> Result<Checkpoint> {
+    let (position, event_id, changes, per_aggregate, state, id) =
         row(tx, projection).await.map_err(|error| classify(error, "lock a checkpoint"))?;
+    session.set(id);
     Ok(Checkpoint {
         mark: mark_from_sql((position, event_id))?,
         parking_changes: from_sql(changes, "count")?,
@@ -25,8 +37,8 @@ pub(crate) async fn lock_checkpoint(tx: &mut MySqlConnection, projection: &Proje
     })
 }
 
-/// Position, event, count of changes, whether the projection has per-aggregate order, and state.
-type Row = (i64, Option<Uuid>, i64, bool, String);
+/// Position, event, count of changes, whether the projection has per-aggregate order, state, and the id of the session.
+type Row = (i64, Option<Uuid>, i64, bool, String, u64);
 
 async fn row(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<Row, sqlx::Error> {
     let name = projection.as_str().as_bytes();
@@ -61,9 +73,11 @@ pub(crate) const STATE: &str = "SELECT CONVERT(state USING utf8mb4) FROM retell_
 
 pub(crate) const CHANGES: &str = "SELECT parking_changes FROM retell_checkpoints WHERE projection = ?";
 
-const LOCK: &str = "
-    SELECT position, event_id, parking_changes, per_aggregate, CONVERT(state USING utf8mb4)
-    FROM retell_checkpoints WHERE projection = ? FOR UPDATE";
+const LOCK: &str = concat!(
+    "SELECT position, event_id, parking_changes, per_aggregate, CONVERT(state USING utf8mb4), ",
+    session_id!(),
+    " FROM retell_checkpoints WHERE projection = ? FOR UPDATE"
+);
 
 /// Takes an exclusive lock even if another transaction has inserted the row: two transactions with shared locks would deadlock.
 const INSERT: &str = "

@@ -18,12 +18,14 @@ use crate::store::model::progress::{
 use crate::store::model::read_model::Work;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::{classify, classify_work};
-use crate::store::mysql::model::checkpoint::lock_checkpoint;
+use crate::store::mysql::model::checkpoint::lock_checkpoint_in;
 use crate::store::mysql::model::parking::{columns, park};
 use crate::store::mysql::model::read_model::MySqlReadModel;
+use crate::store::mysql::session::session_id;
 use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 use crate::store::server::lease::Lease;
+use crate::store::server::orphans::SessionId;
 
 /// The most rows in one statement. More rows take several statements, one after the other in key order.
 pub(crate) const ROWS: usize = 1024;
@@ -47,7 +49,7 @@ impl MySqlReadModel {
             let mut lease = self.connections.lease().await.map_err(failed)?;
             let mut seen = HashMap::new();
             for chunk in streams.chunks(ROWS) {
-                let found = rows(&mut lease, projection, chunk).await?;
+                let (found, _) = rows(&mut lease, projection, chunk).await?;
                 seen.extend(found.into_iter().map(|(stream, row)| (stream, Seen::of(row))));
             }
             lease.end(Ok(seen)).map_err(failed)
@@ -125,8 +127,10 @@ impl MySqlReadModel {
     ) -> Result<()> {
         let failed = |error| classify(error, "set up a projection");
         let limits = self.connections.limits();
+        let session = lease.session();
         let mut tx = lease.begin().await.map_err(failed)?;
-        let found = limits.call("set up a projection", lock_checkpoint(&mut tx, projection)).await?;
+        let locked = lock_checkpoint_in(&mut tx, projection, &session);
+        let found = limits.call("set up a projection", locked).await?;
         if found.state != ProjectionState::Inline || state != ProjectionState::Inline {
             found.state.check_running(projection)?;
             found.check_aggregate_order(projection)?;
@@ -151,9 +155,10 @@ impl MySqlReadModel {
     ) -> Result<()> {
         let failed = |error| classify(error, "commit a batch");
         let limits = self.connections.limits();
+        let session = lease.session();
         let mut tx = lease.begin().await.map_err(failed)?;
         let locked = async {
-            let locked = lock(&mut tx, projection, streams).await?;
+            let locked = lock(&mut tx, projection, streams, &session).await?;
             let parked = read_parked(&mut tx, projection, &parked_of(streams, &locked)).await?;
             progress_of(streams.to_vec(), &locked, parked)
         };
@@ -175,11 +180,12 @@ impl MySqlReadModel {
     }
 }
 
-/// Inserts the missing rows and locks all of them, in key order.
+/// Inserts the missing rows and locks all of them, in key order. Notes the id of the session.
 async fn lock(
     tx: &mut MySqlConnection,
     projection: &ProjectionName,
     streams: &[StreamId],
+    session: &SessionId,
 ) -> Result<HashMap<StreamId, Row>> {
     for chunk in streams.chunks(ROWS) {
         let new = chunk.iter().map(|stream| (stream, Row::default()));
@@ -187,7 +193,11 @@ async fn lock(
     }
     let mut locked = HashMap::new();
     for chunk in streams.chunks(ROWS) {
-        locked.extend(rows(tx, projection, chunk).await?);
+        let (found, id) = rows(tx, projection, chunk).await?;
+        locked.extend(found);
+        if let Some(id) = id {
+            session.set(id);
+        }
     }
     Ok(locked)
 }
@@ -225,17 +235,20 @@ async fn set(tx: &mut MySqlConnection, projection: &ProjectionName, changed: &[&
     Ok(())
 }
 
+/// Returns the rows, and the id of the session if there are any.
 async fn rows(
     db: &mut MySqlConnection,
     projection: &ProjectionName,
     streams: &[StreamId],
-) -> Result<HashMap<StreamId, Row>> {
+) -> Result<(HashMap<StreamId, Row>, Option<u64>)> {
     let failed = |error| classify(error, "read progress");
     let mut query = QueryBuilder::new(FIND);
     query.push_bind(projection.as_str().as_bytes());
     push_keys(&mut query, streams.iter());
     let found = query.build().fetch_all(db).await.map_err(failed)?;
-    found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect()
+    let session = found.first().map(|row| row.try_get(5)).transpose().map_err(failed)?;
+    let rows = found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect::<Result<_>>()?;
+    Ok((rows, session))
 }
 
 fn row_of(row: &MySqlRow) -> Result<StoredRow<'_>, sqlx::Error> {
@@ -280,8 +293,11 @@ const CHANGED: &str =
     " ON DUPLICATE KEY UPDATE applied = VALUES(applied), seen = VALUES(seen), seen_id = VALUES(seen_id)";
 
 /// In a transaction that has locked the rows, they do not change after this read.
-const FIND: &str =
-    "SELECT aggregate_type, aggregate_id, applied, seen, seen_id FROM retell_progress WHERE projection = ";
+const FIND: &str = concat!(
+    "SELECT aggregate_type, aggregate_id, applied, seen, seen_id, ",
+    session_id!(),
+    " FROM retell_progress WHERE projection = "
+);
 
 const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state

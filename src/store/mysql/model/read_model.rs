@@ -21,6 +21,7 @@ use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
 use crate::store::mysql::model::checkpoint::{
     CHANGES, FORGET_PARKED, FORGET_PROGRESS, NAMES, READ, RESET, RESET_START, STATE, advance, lock_checkpoint,
+    lock_checkpoint_in,
 };
 use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
 use crate::store::mysql::options::MySqlOptions;
@@ -196,8 +197,9 @@ impl ReadModel for MySqlReadModel {
         self.check_name(projection).await?;
         let failed = |error| classify(error, "reset a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
+        let session = lease.session();
         let mut tx = lease.begin().await.map_err(failed)?;
-        let reset = match lock_checkpoint(&mut tx, projection).await?.reset(projection, to) {
+        let reset = match lock_checkpoint_in(&mut tx, projection, &session).await?.reset(projection, to) {
             Ok(reset) => reset,
             Err(refused) => {
                 let rolled_back = tx.rollback().await;
@@ -243,9 +245,11 @@ impl MySqlReadModel {
     ) -> Result<()> {
         let failed = |error| classify(error, "commit a batch");
         let limits = self.connections.limits();
+        let session = lease.session();
         let mut tx = lease.begin().await.map_err(failed)?;
         // The row is locked before the work: until the commit, only the worker that holds it changes the model.
-        let found = limits.call("commit a batch", lock_checkpoint(&mut tx, &step.projection)).await?;
+        let locked = lock_checkpoint_in(&mut tx, &step.projection, &session);
+        let found = limits.call("commit a batch", locked).await?;
         found.check(step)?;
         // Work that fails may have dropped a query half-way. The connection is then closed, which ends the transaction.
         if let Some(work) = work.take() {

@@ -129,7 +129,7 @@ impl Writer {
 
     /// Appends a round and applies the inline projections, in one transaction.
     async fn commit(&self, lease: &mut Lease<Postgres>, round: &[&Append]) -> Result<Vec<Result<Appended>>, Ended> {
-        let mut tx = lease.begin().await?;
+        let mut tx = lease.begin_with(BEGIN_INLINE).await?;
         let results = self.call(&mut tx, round, false).await?;
         holding(self.connections.held(), inline::apply_inline(&self.inline, &mut *tx, round, &results))
             .await
@@ -232,6 +232,13 @@ const SAVEPOINT: &str = "SAVEPOINT retell_append";
 const RELEASE: &str = "RELEASE SAVEPOINT retell_append";
 
 const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT retell_append";
+
+/// Begins a transaction that runs projections. If the process is paused, the server ends the transaction after 30 seconds. If a projection is
+/// dropped, its connection is closed. On Linux, a server can notice that while a statement of the projection still runs.
+const BEGIN_INLINE: &str = "
+    BEGIN;
+    SELECT set_config('idle_in_transaction_session_timeout', '30s', true),
+        CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
 /// Binds: lane, whether the transaction is the caller's, durable, three arrays of keys, seven of parts, ten of events, five of claims.
 const APPEND: &str = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)";

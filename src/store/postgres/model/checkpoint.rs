@@ -69,11 +69,12 @@ const ADVANCE: &str = "
 pub(crate) const RESET: &str =
     "UPDATE {schema}.checkpoints SET position = $2, event_id = $3, parking_changes = $4 WHERE projection = $1";
 
-/// Locks the row. Inserts it first if it does not exist.
+/// Locks the row. Inserts it first if it does not exist. As [`ADVANCE`], lets the server notice a closed connection.
 pub(crate) const LOCK: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position
-    RETURNING position, event_id, parking_changes, per_aggregate, state";
+    RETURNING position, event_id, parking_changes, per_aggregate, state,
+        CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
 pub(crate) const CHANGES: &str = "SELECT parking_changes FROM {schema}.checkpoints WHERE projection = $1";
 

@@ -68,7 +68,10 @@ impl PostgresReadModel {
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
         let connections = Connections::of(pool, options.limits);
-        let opened = Box::pin(check::open(connections.pool(), &schema, Part::ReadModels));
+        let opened = Box::pin(async {
+            check::open(connections.pool(), &schema, Part::ReadModels).await?;
+            check::test_models(connections.pool()).await
+        });
         options.limits.long().call("open the read models", opened).await?;
         Ok(Self { connections, schema })
     }
