@@ -1,7 +1,6 @@
 //! A2. A handler that is slower than the server allows counts as failed, and is parked.
 
 use std::future::pending;
-use std::io::Write as _;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::databases::{Database, Place};
+use crate::notes;
 use crate::sites::{self, Site, on_every_store};
 
 #[derive(Event)]
@@ -459,8 +459,7 @@ async fn in_the_long_form(test: impl Future<Output = ()>) {
     if std::env::var("RETELL_FIELD").is_ok_and(|form| form == "long") {
         return test.await;
     }
-    // Unlike `eprintln!`, this is shown although the test passes.
-    writeln!(std::io::stderr(), "a handler of 31 seconds runs in the long form only: RETELL_FIELD=long").unwrap();
+    notes::show("a handler of 31 seconds runs in the long form only: RETELL_FIELD=long");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,6 @@
 //! C6. A connection pooler in transaction mode works if it keeps prepared statements, and is refused otherwise. Needs
 //! `PGBOUNCER`, the path of PgBouncer 1.21 or later. `PGBOUNCER_OLD` may have the path of an older one.
 
-use std::io::{self, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use sqlx::{Acquire, Executor};
 use tempfile::TempDir;
 
 use crate::databases::{Database, Place};
+use crate::notes;
 use crate::server::{TIMEOUT, folder, program};
 use crate::unfit::report;
 
@@ -120,9 +120,7 @@ async fn pooler_that_loses_prepared_statements_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_pooler_is_refused() {
     let Ok(binary) = env::var("PGBOUNCER_OLD") else {
-        // Unlike `eprintln!`, this is shown although the test passes.
-        let note = "PgBouncer before 1.21 is tried only if PGBOUNCER_OLD has its path; the same without `max_prepared_statements` is";
-        return writeln!(io::stderr(), "{note}").unwrap();
+        return notes::show("PgBouncer before 1.21 is tried only if PGBOUNCER_OLD has its path");
     };
     let database = Database::postgres().await;
     is_refused(&Pooler::start_program(&binary, &database, "")).await;

@@ -10,6 +10,7 @@ mod counter;
 mod counting;
 #[path = "../support/databases.rs"]
 mod databases;
+mod notes;
 mod proxy;
 #[path = "../support/server.rs"]
 mod server;
