@@ -150,10 +150,10 @@ where
     .await;
     let mut health = running.health();
     timeout(SOON, health.wait_for(retell::app::Health::is_good)).await.unwrap().unwrap();
-    running.stop().await.unwrap();
     stop.cancel();
     bare.await.unwrap().unwrap();
-    store.close().await.unwrap();
+    // Stopping the app closes the store and its read models.
+    running.stop().await.unwrap();
 }
 
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {

@@ -8,9 +8,8 @@ use sqlx::{MySql, Pool};
 
 use crate::error::{Error, ErrorKind, chain};
 use crate::store::mysql::session;
-use crate::store::server::fault::{Fault, Server, is_lost};
+use crate::store::server::fault::{Fault, Orphan, Server, is_lost};
 use crate::store::server::inline;
-use crate::store::server::orphans::Orphan;
 use crate::store::server::rounds::Refusal;
 
 /// Returns whether the session is read-only: `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.

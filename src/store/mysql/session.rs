@@ -5,7 +5,8 @@
 
 use sqlx::{ConnectOptions, MySqlConnection, MySqlPool, raw_sql};
 
-use crate::store::server::orphans::{Orphan, SessionId};
+use crate::store::server::fault::Orphan;
+use crate::store::server::orphans::SessionId;
 
 /// The id of the current session as an expression: a number for the server in the upper half, the server's own number in the lower one. A
 /// program may be connected to several servers that use the same numbers.
@@ -52,11 +53,11 @@ async fn end_from(db: &mut MySqlConnection, id: u64) -> Result<Orphan, sqlx::Err
     let found: Option<(i64,)> = sqlx::query_as(FIND).bind(id).fetch_optional(&mut *db).await?;
     match found {
         None => Ok(Orphan::Gone),
-        Some((0,)) => Ok(Orphan::Idle),
+        Some((0,)) => Ok(Orphan::Ending),
         Some(_) => {
-            // It may have ended by itself since, and then this fails.
+            // This fails if the session has ended since.
             drop(sqlx::query(KILL).bind(id & NUMBERS).execute(&mut *db).await);
-            Ok(Orphan::Idle)
+            Ok(Orphan::Ending)
         }
     }
 }

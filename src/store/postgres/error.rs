@@ -8,9 +8,8 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use sqlx::{Pool, Postgres};
 
 use crate::error::{Error, ErrorKind};
-use crate::store::server::fault::{Fault, Server, is_lost};
+use crate::store::server::fault::{Fault, Orphan, Server, is_lost};
 use crate::store::server::inline;
-use crate::store::server::orphans::Orphan;
 use crate::store::server::rounds::Refusal;
 
 /// Classifies an error by PostgreSQL's code. `attempt` completes "cannot ..".

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use sqlx::{Database, Pool};
 
 use crate::error::{Error, chain};
-use crate::store::server::orphans::Orphan;
 
 /// A database server of a driver.
 #[async_trait]
@@ -22,6 +21,15 @@ pub(crate) trait Server: Database {
 
     /// Ends the session `id` from another one if it executes a statement. The session belongs to a connection that is closed.
     async fn end_session(pool: &Pool<Self>, id: u64) -> Result<Orphan, sqlx::Error>;
+}
+
+/// The state of a session whose call was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Orphan {
+    /// It has ended, or it is none that may be ended.
+    Gone,
+    /// It is about to end, or executes nothing, so the server notices that its connection is closed. Look again.
+    Ending,
 }
 
 /// The effect of an error on its session.

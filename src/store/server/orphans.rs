@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::store::server::fault::Server;
+use crate::store::server::fault::{Orphan, Server};
 
 /// The pause between two looks at a session.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,15 +31,6 @@ impl SessionId {
     pub(crate) fn get(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|id| *id > 0)
     }
-}
-
-/// What became of a session whose call was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Orphan {
-    /// It has ended, or it is none that may be ended.
-    Gone,
-    /// It executes nothing: the server will notice that its connection is closed.
-    Idle,
 }
 
 /// The tasks that end sessions of a pool.
