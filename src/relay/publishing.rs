@@ -227,6 +227,9 @@ impl Sender<'_> {
 }
 
 /// The position up to which the broker has confirmed the log, and the position that is stored.
+///
+/// The log may have lost the confirmed events since they were read, together with the stored position. Storing the lost place would keep every
+/// later relay from continuing, so the place is compared with the log first.
 struct Progress<'r> {
     sender: Sender<'r>,
     /// The broker has confirmed every event up to this position.
@@ -267,6 +270,8 @@ impl Progress<'_> {
         if let Some(Leadership { store, name, fence, .. }) = self.sender.leadership
             && self.stored.position < self.confirmed.position
         {
+            let checked = self.sender.retry(|| self.sender.route.reader.check(self.confirmed)).await;
+            checked.map_err(|halt| self.sender.of_this_relay(halt))?;
             let stored = self.sender.retry(|| store.advance(name, self.confirmed, *fence)).await;
             stored.map_err(fenced_is_lost)?;
         }
@@ -280,6 +285,11 @@ impl Progress<'_> {
         let Some(Leadership { store, name, fence, .. }) = self.sender.leadership else { return Halt::Stopped };
         if self.stored == self.confirmed {
             return Halt::Stopped;
+        }
+        match self.sender.route.reader.check(self.confirmed).await {
+            Ok(()) => {}
+            Err(error) if error.is_outage() => return Halt::Stopped,
+            Err(error) => return self.sender.of_this_relay(Halt::Failed(error)),
         }
         match store.advance(name, self.confirmed, *fence).await {
             Err(error) if !error.is_outage() => fenced_is_lost(Halt::Failed(error)),

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use retell::broker::Publisher;
+use futures::FutureExt;
 use retell::broker::frame::Frame;
+use retell::broker::{Announced, Announcer, Confirm, Publisher};
 use retell::prelude::*;
 use retell::store::ViewStore;
 use retell::{
     ErrorKind, Mark, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, ProjectionName, ReadModel, Rebuild,
-    RelayOptions, RelayStore, SqliteReadModel, SqliteStore, WorkerOptions,
+    RecordedEvent, RelayOptions, RelayStore, SqliteReadModel, SqliteStore, WorkerOptions,
 };
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::databases::{Database, Place};
@@ -310,6 +312,46 @@ where
     ran.unwrap();
 }
 
+/// Announces nothing, and confirms when it may.
+struct Held(watch::Receiver<bool>);
+
+#[async_trait]
+impl Announcer for Held {
+    async fn announce(&self, _: &[RecordedEvent]) -> retell::Result<Confirm<Announced>> {
+        let mut may_confirm = self.0.clone();
+        let confirm = async move { may_confirm.wait_for(|may| *may).await.map(|_| Announced::default()) };
+        Ok(confirm.map(|confirmed| Ok(confirmed.unwrap())).boxed())
+    }
+}
+
+/// The broker confirms events that the log has lost meanwhile. Their place is not stored in the log that has lost them.
+async fn a_relay_stores_no_lost_place<S, M>(Site { store, database, .. }: Site<S, M>)
+where
+    S: EventStore + RelayStore + Clone,
+    M: ViewStore + Clone,
+{
+    append(&store, 0..20).await;
+    let (confirms, may_confirm) = watch::channel(true);
+    // After the log has gone back, nothing wakes the relay to read another page.
+    let options = RelayOptions::new().with_poll(Duration::from_hours(1));
+    let relay = Relay::announcing(store.clone(), Held(may_confirm)).with_checkpoint(store.clone(), "main");
+    let (relay, stop) = (relay.with_options(options), CancellationToken::new());
+    let mut published = relay.published();
+    let task = tokio::spawn(async move { relay.run(stop).await });
+    until("the relay", async || store.position("main").await.unwrap() == Position::new(20)).await;
+    Part::Log.dump(&database.place).await;
+    confirms.send_replace(false);
+    store.append_events(("shelf", "0"), ExpectedVersion::Any, (20..27).map(Filled)).await.unwrap();
+    until("the page", async || confirms.receiver_count() > 1).await;
+    Part::Log.restore(&database.place).await;
+    confirms.send_replace(true);
+    // A relay that reads once more before the confirm ends without it.
+    drop(published.wait_for(|position| *position == Position::new(27)).await);
+    let error = tokio::time::timeout(Duration::from_mins(1), task).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::HistoryChanged { what, .. } if what == "relay main"), "{error}");
+    assert_eq!(store.position("main").await.unwrap(), Position::new(20));
+}
+
 /// The read models alone go back, and are filled again, whether more events come or not.
 async fn restored_models_are_filled_again<S, M>(Site { store, models, database }: Site<S, M>)
 where
@@ -447,6 +489,7 @@ macro_rules! drills {
 drills!(
     parts_stop_when_the_log_lost_its_tail,
     a_relay_stops_when_the_log_lost_its_tail,
+    a_relay_stores_no_lost_place,
     restored_models_are_filled_again,
     restored_together_everything_continues,
     lost_events_from_the_broker_are_noticed,
