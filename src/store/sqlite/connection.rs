@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -87,9 +88,9 @@ impl Pool {
     }
 
     /// Makes this a pool of one connection. All writers of a file share a mark; a database in memory has its own.
-    fn held_as(self, file: Option<Held>) -> Self {
-        let held = file.unwrap_or_else(|| Held::pool(Arc::as_ptr(&self.permits).addr()));
-        Self { held: Some(held), ..self }
+    fn held_as(mut self, file: Option<Held>) -> Self {
+        self.held = Some(file.unwrap_or_else(|| Held::pool(Arc::as_ptr(&self.permits).addr())));
+        self
     }
 
     /// Returns an error if the calling handler runs in a transaction that this pool's call would wait for.
@@ -175,13 +176,36 @@ impl Pool {
         let Ok(_all) = self.permits.acquire_many(self.size).await else { return Ok(()) };
         self.permits.close();
         let connections = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        blocking(move || connections.into_iter().try_for_each(|db| db.close().map_err(|(_, error)| error)))
+        let pool = self.clone();
+        let close = move |db: Connection| {
+            pool.keep_other_file(&db)?;
+            db.close().map_err(|(_, error)| error)
+        };
+        blocking(move || connections.into_iter().try_for_each(close))
             .await?
             .map_err(|error| Failure::from(error).to("close the database"))
     }
 
     fn take(&self) -> Option<Connection> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Prepares a connection for its end. The last one copies the write-ahead log into the database file. If another file was copied over that one,
+    /// this would write commits of the previous file into it.
+    fn keep_other_file(&self, db: &Connection) -> Result<(), rusqlite::Error> {
+        if self.files.as_deref().is_some_and(|files| files.check().is_err()) {
+            db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for db in std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner)) {
+            // Nothing can be done about a setting that is refused.
+            drop(self.keep_other_file(&db));
+        }
     }
 }
 
