@@ -29,7 +29,9 @@ pub(crate) enum Traffic {
 }
 
 pub(crate) struct Proxy {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
+    /// Host and port that new connections are forwarded to.
+    server: watch::Sender<String>,
     traffic: watch::Sender<Traffic>,
     /// Each change silences the connections that are open.
     silenced: watch::Sender<u64>,
@@ -41,17 +43,18 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    async fn start(server: String) -> Self {
+    pub(crate) async fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (traffic, silenced, cut) =
             (watch::Sender::new(Traffic::Flows), watch::Sender::new(0), watch::Sender::new(0));
         let requests = Arc::new(watch::Sender::new(0));
+        let (server, target) = watch::channel(server);
         let (flow, silence, cuts, counted) =
             (traffic.subscribe(), silenced.subscribe(), cut.subscribe(), requests.clone());
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (server, counted) = (server.clone(), counted.clone());
+                let (server, counted) = (target.borrow().clone(), counted.clone());
                 let (flow, mut silence, mut cuts) = (flow.clone(), silence.clone(), cuts.clone());
                 silence.mark_unchanged();
                 cuts.mark_unchanged();
@@ -63,7 +66,7 @@ impl Proxy {
                 });
             }
         });
-        Self { address, traffic, silenced, cut, requests, accepting }
+        Self { address, server, traffic, silenced, cut, requests, accepting }
     }
 
     pub(crate) fn set(&self, traffic: Traffic) {
@@ -78,6 +81,12 @@ impl Proxy {
     /// Closes the connections that are open, as a restart of the server does.
     pub(crate) fn cut(&self) {
         self.cut.send_modify(|count| *count += 1);
+    }
+
+    /// Closes the connections that are open, and forwards new ones to another server.
+    pub(crate) fn redirect(&self, server: String) {
+        self.server.send_replace(server);
+        self.cut();
     }
 
     /// Lets nothing more through at all.
