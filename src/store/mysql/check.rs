@@ -39,13 +39,20 @@ pub(crate) struct Opened {
     pub(crate) packet: usize,
     /// Whether the server accepts no writes, as a replica does.
     pub(crate) read_only: bool,
+    /// Whether the server keeps the locks of a refused insert in repeatable read, even after a rollback to a savepoint. They block every
+    /// append. MySQL does this, MariaDB does not.
+    pub(crate) keeps_refused_locks: bool,
 }
 
 /// Checks the server, and upgrades the schema if something is missing in it.
 pub(crate) async fn open(connections: &Connections, part: Part) -> Result<Opened> {
     let (settings, mut report) = (Settings::read(connections).await?, Report::default());
     settings.check(part, &mut report);
-    let opened = Opened { packet: settings.number("max_allowed_packet"), read_only: settings.is_on("read_only") };
+    let opened = Opened {
+        packet: settings.number("max_allowed_packet"),
+        read_only: settings.is_on("read_only"),
+        keeps_refused_locks: !settings.is_mariadb(),
+    };
     let Some(database) = settings.database.as_deref() else {
         report.add("no database is selected", "name a database in the URL, as in mysql://host/shop");
         return report.check().map(|()| opened);
@@ -183,7 +190,11 @@ impl Settings {
         let mut numbers =
             self.version.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        version < if self.version.contains("MariaDB") { (10, 6) } else { (8, 0) }
+        version < if self.is_mariadb() { (10, 6) } else { (8, 0) }
+    }
+
+    fn is_mariadb(&self) -> bool {
+        self.version.contains("MariaDB")
     }
 }
 

@@ -36,12 +36,14 @@ pub(crate) async fn pool(url: &str) -> Result<MySqlPool> {
         .max_connections(10)
         .test_before_acquire(false)
         .acquire_timeout(Limits::default().wait)
-        .after_connect(|connection, _| {
-            Box::pin(async { sqlx::raw_sql(END_IDLE_TRANSACTIONS).execute(connection).await.map(drop) })
-        });
+        .after_connect(|connection, _| Box::pin(async { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) }));
     pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
 }
 
+/// Without autocommit, a read would begin a transaction that never ends.
+///
 /// A process that is paused within a transaction would keep its rows locked, and so block every other worker of its projection or every
-/// sequencer. MariaDB ends such a transaction after 30 seconds. MySQL has no such setting and sees a comment.
-const END_IDLE_TRANSACTIONS: &str = "SET @retell = 1 /*M! , SESSION idle_transaction_timeout = 30 */";
+/// sequencer. MariaDB ends such a transaction after 30 seconds; it skips a comment with a version of MySQL 8. MySQL has a limit only for whole
+/// sessions, and skips a comment for MariaDB.
+const SETTINGS: &str =
+    "SET autocommit = 1 /*M! , SESSION idle_transaction_timeout = 30 */ /*!80000 , SESSION wait_timeout = 30 */";

@@ -59,8 +59,9 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
     Ok(())
 }
 
-/// Waits up to a minute. The lock is named after the database, hashed because a lock's name has at most 64 characters.
-const LOCK: &str = "SELECT CAST(GET_LOCK(CONCAT('retell ', SHA1(DATABASE())), 60) AS SIGNED)";
+/// Waits up to a minute. The lock is named after the database. A lock's name has at most 64 characters, so databases with long names may share
+/// a lock, and then take turns.
+const LOCK: &str = "SELECT CAST(GET_LOCK(LEFT(CONCAT('retell ', DATABASE()), 64), 60) AS SIGNED)";
 
 const TABLE_EXISTS: &str = "
     SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.tables

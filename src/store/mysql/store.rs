@@ -9,7 +9,7 @@ use crate::store::log::append::{Append, Appended};
 #[cfg(doc)]
 use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
-use crate::store::mysql::check::{self, Opened, Part};
+use crate::store::mysql::check::{self, Part};
 use crate::store::mysql::connection::{Connections, pool};
 use crate::store::mysql::error::{classify, refusal};
 use crate::store::mysql::health;
@@ -109,14 +109,14 @@ impl MySqlStore {
             }
             Ok(opened)
         });
-        let Opened { packet, .. } = options.limits.long().call("open the log", opened).await?;
-        let writer = Arc::new(Writer::new(connections.clone(), packet));
+        let opened = options.limits.long().call("open the log", opened).await?;
+        let writer = Arc::new(Writer::new(connections.clone(), &opened));
         Ok(Self {
             commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
             writer,
             models: connections.apart(),
             reader: Reader { connections },
-            max_payload: options.max_payload.min(packet.saturating_sub(PACKET_RESERVE)),
+            max_payload: options.max_payload.min(opened.packet.saturating_sub(PACKET_RESERVE)),
         })
     }
 
@@ -145,16 +145,18 @@ impl MySqlStore {
     ///
     /// Every isolation level works. Two are worse than read committed:
     ///
-    /// - In repeatable read, the versions are those of the transaction's snapshot, so only a unique key detects a later concurrent append. The
-    ///   [`Conflict`](ErrorKind::Conflict) then names the lowest version that the stream can have. If the append expected no version or has several
-    ///   streams, the error is [`ErrorKind::Transient`] instead. Begin a new transaction.
+    /// - In repeatable read, the default, the versions are those of the transaction's snapshot, so only a unique key detects a later concurrent
+    ///   append. The error is then [`ErrorKind::Transient`]: begin a new transaction. MySQL keeps locks that would block every other append, so
+    ///   the whole transaction is rolled back. On MariaDB it goes on, and if the append expected a version and has one stream, the error is a
+    ///   [`Conflict`](ErrorKind::Conflict) that names the lowest version that the stream can have. From MariaDB 11.6 on, the server itself rolls
+    ///   the transaction back (`innodb_snapshot_isolation`).
     /// - In serializable, the server locks the rows that it reads and the gaps next to them. Appends to streams nearby in the index may wait, and
     ///   two such transactions may deadlock.
     ///
     /// # Errors
     /// The same as for [`append`](EventStore::append), and [`ErrorKind::Invalid`] if no transaction is open. After an error the transaction stays
-    /// usable and does not contain the events. The exception is [`ErrorKind::Transient`]: after a deadlock the server has rolled back the whole
-    /// transaction, and each later statement would commit separately. Roll back and begin again.
+    /// usable and does not contain the events. The exception is [`ErrorKind::Transient`]: after a deadlock, or a lost race in repeatable read, the
+    /// whole transaction is rolled back, and each later statement would commit separately. Roll back and begin again.
     ///
     /// # Cancel safety
     /// If the call is dropped, close the connection, which rolls the transaction back. sqlx cannot use the connection any more.

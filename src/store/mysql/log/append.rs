@@ -14,6 +14,7 @@ use crate::store::held::holding;
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
 use crate::store::log::group_commit::BatchAppend;
 use crate::store::log::inline::{Inline, Inlines};
+use crate::store::mysql::check::Opened;
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::{classify, classify_work, commit_failed, is_before_work, is_no_savepoint, refusal};
@@ -39,16 +40,17 @@ const MAX_SETTLE_ATTEMPTS: usize = 20;
 pub(crate) struct Writer {
     pub(crate) connections: Connections,
     statement_bytes: usize,
+    keeps_refused_locks: bool,
     pub(crate) growth: watch::Sender<Position>,
     /// The projections that run within each transaction.
     pub(crate) inline: Inlines<MySqlConnection>,
 }
 
 impl Writer {
-    /// Creates a writer. `packet` is the size of the server's largest packet in bytes.
-    pub(crate) fn new(connections: Connections, packet: usize) -> Self {
-        let growth = watch::Sender::new(Position::ZERO);
-        Self { connections, statement_bytes: STATEMENT_BYTES.min(packet / 2), growth, inline: Inlines::none() }
+    pub(crate) fn new(connections: Connections, opened: &Opened) -> Self {
+        let (growth, statement_bytes) = (watch::Sender::new(Position::ZERO), STATEMENT_BYTES.min(opened.packet / 2));
+        let keeps_refused_locks = opened.keeps_refused_locks;
+        Self { connections, statement_bytes, keeps_refused_locks, growth, inline: Inlines::none() }
     }
 
     /// Returns a writer that also runs `inline` within each transaction.
@@ -102,12 +104,12 @@ impl Writer {
         if refusal(&error) != Refusal::Taken {
             return Err(failed(error));
         }
-        let ids = rounds::event_ids(append);
-        let known = match rounds::twice(&ids) {
-            Some(twice) => Some(twice),
-            None => known_id(tx, &ids).await.map_err(failed)?,
-        };
-        Err(match known {
+        if self.keeps_refused_locks {
+            // The snapshot is older than the winner's commit, and the refused insert has left locks.
+            raw_sql("ROLLBACK").execute(&mut *tx).await.map_err(failed)?;
+            return Err(Error::with_source(ErrorKind::Transient(ROLLED_BACK.into()), error));
+        }
+        Err(match known(tx, &rounds::event_ids(append)).await.map_err(failed)? {
             Some(id) => Error::with_source(ErrorKind::DuplicateEvent(id.into()), error),
             None => rounds::lost_race(append, error),
         })
@@ -137,10 +139,7 @@ impl Writer {
         match raw_sql(ROLL_BACK).execute(&mut *tx).await {
             Ok(_) => Ok(Err(error)),
             Err(gone) if is_no_savepoint(&gone) => {
-                let kind = ErrorKind::Transient(
-                    "append: the server rolled back the whole transaction; roll back and begin again".into(),
-                );
-                Err(Error::with_source(kind, error))
+                Err(Error::with_source(ErrorKind::Transient(ROLLED_BACK.into()), error))
             }
             Err(_) => Err(failed(error)),
         }
@@ -162,7 +161,8 @@ impl Writer {
             } else if !are_settled(&mut *tx, &found).await? {
                 continue;
             }
-            let mut results = self.write(tx, &[append], &found, outcomes, &claims).await?;
+            let ids = if self.keeps_refused_locks { rounds::event_ids(append) } else { Vec::new() };
+            let mut results = self.write(tx, &[append], &found, outcomes, &claims, &ids).await?;
             return Ok(results.pop().unwrap_or_else(|| Err(rounds::lost())));
         }
         Ok(Err(rounds::lost()))
@@ -177,7 +177,7 @@ impl Writer {
         let found = versions(&mut tx, &parts).await?;
         // The keys are read after the versions: a transaction that sees a version written under the same key then also sees the key.
         let kept = kept(&mut tx, round, KEPT_END).await?;
-        let results = self.write(&mut tx, round, &found, kept, &claims).await?;
+        let results = self.write(&mut tx, round, &found, kept, &claims, &[]).await?;
         if !self.inline.is_empty() {
             session::identify(&mut tx, &session).await?;
         }
@@ -199,7 +199,8 @@ impl Writer {
         }
     }
 
-    /// Writes the appends that the versions and the outcomes in `found` and `kept` allow.
+    /// Writes the appends that the versions and the outcomes in `found` and `kept` allow. Before it writes anything, looks for `new_ids` in the
+    /// log, which refuses the round's only append without a refused insert.
     async fn write(
         &self,
         tx: &mut MySqlConnection,
@@ -207,8 +208,15 @@ impl Writer {
         found: &[Newest],
         kept: Vec<Option<Result<KeyedOutcome>>>,
         claims: &Claims<'_>,
+        new_ids: &[Uuid],
     ) -> Result<Vec<Result<Appended>>, sqlx::Error> {
         let mut plan = Plan::new(round, found, kept, |append| claims.refusal(append));
+        if plan.events > 0
+            && let Some(known) = known(&mut *tx, new_ids).await?
+        {
+            claims.keep(&mut *tx, |_| false).await?;
+            return Ok(vec![Err(ErrorKind::DuplicateEvent(known.into()).into())]);
+        }
         claims.keep(&mut *tx, |append| plan.is_written(append)).await?;
         if plan.events == 0 {
             if plan.repeats() {
@@ -279,6 +287,14 @@ async fn known_id(connection: &mut MySqlConnection, ids: &[Uuid]) -> Result<Opti
         }
     }
     Ok(None)
+}
+
+/// Returns one of the `ids` of an append that is twice in it or already in the log.
+async fn known(tx: &mut MySqlConnection, ids: &[Uuid]) -> Result<Option<Uuid>, sqlx::Error> {
+    match rounds::twice(ids) {
+        Some(twice) => Ok(Some(twice)),
+        None => known_id(tx, ids).await,
+    }
 }
 
 /// Returns whether the events in `found` still exist after the transactions that wrote them have ended.
@@ -389,6 +405,8 @@ const KEPT_END_LOCKED: &str = " LOCK IN SHARE MODE";
 const SETTLED_COMMIT: &str = "(SELECT ordinal FROM retell_events WHERE commit_id = ";
 const SETTLED_ORDINAL: &str = " AND ordinal = ";
 const SETTLED_END: &str = " LOCK IN SHARE MODE)";
+
+const ROLLED_BACK: &str = "append: the whole transaction was rolled back; roll back and begin again";
 
 /// Outside a transaction the second statement fails, because the savepoint ends with the first one.
 const SAVEPOINT: &str = "SAVEPOINT retell_append; ROLLBACK TO SAVEPOINT retell_append";
