@@ -76,6 +76,7 @@ pub mod docs {
         page!(unique_values, "docs/guide/unique-values.md");
         page!(testing, "docs/guide/testing.md");
         page!(operations, "docs/guide/operations.md");
+        page!(rabbitmq, "docs/guide/rabbitmq.md");
         page!(writing_a_store, "docs/guide/writing-a-store.md");
     }
 

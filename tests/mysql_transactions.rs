@@ -48,29 +48,39 @@ async fn written(store: &MySqlStore, tx: &mut MySqlConnection, id: &str) -> Appe
     store.append_in(tx, &append(id, ExpectedVersion::Any)).await.unwrap()
 }
 
-/// Returns a transaction of this test's database that waits for a lock and is not `but`, as soon as there is one. Reads
-/// the InnoDB status, because `innodb_trx` shows a cached result to a session that polls it.
+/// Returns a transaction of this test's database that waits for a lock and is not `but`, as soon as there is one.
 async fn waiting(database: &Database, but: Option<&str>) -> String {
     let mut operator = database.connect().await;
+    let is_mariadb = database.version().await.contains("MariaDB");
+    loop {
+        let found = if is_mariadb { waits_in_status(&mut operator).await } else { waits(&mut operator).await };
+        if let Some(found) = found.into_iter().find(|found| Some(found.as_str()) != but) {
+            return found;
+        }
+    }
+}
+
+/// MySQL: its status leaves out transactions that have only read.
+async fn waits(operator: &mut MySqlConnection) -> Vec<String> {
+    let waits = "
+        SELECT CAST(w.requesting_engine_transaction_id AS CHAR) FROM performance_schema.data_lock_waits w
+        JOIN performance_schema.threads t ON t.thread_id = w.requesting_thread_id WHERE t.processlist_db = DATABASE()";
+    sqlx::query_scalar(waits).fetch_all(operator).await.unwrap()
+}
+
+/// MariaDB: reads the InnoDB status, because `innodb_trx` shows a cached result to a session that polls it.
+async fn waits_in_status(operator: &mut MySqlConnection) -> Vec<String> {
     let word_after = |text: &str, mark: &str| {
         let rest = text.split_once(mark).unwrap().1;
         rest.split([',', ' ']).next().unwrap().to_owned()
     };
-    loop {
-        let ours: Vec<String> =
-            sqlx::query_scalar("SELECT CAST(id AS CHAR) FROM information_schema.processlist WHERE db = DATABASE()")
-                .fetch_all(&mut operator)
-                .await
-                .unwrap();
-        let (_, _, status): (String, String, String) =
-            sqlx::query_as("SHOW ENGINE INNODB STATUS").fetch_one(&mut operator).await.unwrap();
-        let waiting = status.split("---").filter(|text| text.starts_with("TRANSACTION ") && text.contains("LOCK WAIT"));
-        let of_ours = waiting.filter(|text| ours.contains(&word_after(text, "thread id ")));
-        let mut transactions = of_ours.map(|text| word_after(text, "TRANSACTION "));
-        if let Some(found) = transactions.find(|found| Some(found.as_str()) != but) {
-            return found;
-        }
-    }
+    let sessions = "SELECT CAST(id AS CHAR) FROM information_schema.processlist WHERE db = DATABASE()";
+    let ours: Vec<String> = sqlx::query_scalar(sessions).fetch_all(&mut *operator).await.unwrap();
+    let (_, _, status): (String, String, String) =
+        sqlx::query_as("SHOW ENGINE INNODB STATUS").fetch_one(operator).await.unwrap();
+    let waiting = status.split("---").filter(|text| text.starts_with("TRANSACTION ") && text.contains("LOCK WAIT"));
+    let of_ours = waiting.filter(|text| ours.contains(&word_after(text, "thread id ")));
+    of_ours.map(|text| word_after(text, "TRANSACTION ")).collect()
 }
 
 #[tokio::test]
@@ -94,6 +104,10 @@ async fn rows_and_events_commit_together_in_every_isolation_level() {
 async fn late_commit_with_an_early_number_keeps_its_place() {
     for isolation in ISOLATION {
         let (store, database) = mysql::store().await;
+        if isolation == "SERIALIZABLE" && !database.version().await.contains("MariaDB") {
+            eprintln!("on MySQL, a serializable transaction also locks the ends of the streams next to its own");
+            continue;
+        }
         store.pool().execute("CREATE TABLE notes (id VARCHAR(9))").await.unwrap();
         for id in ["a", "b", "x", "y"] {
             store.append(append(id, ExpectedVersion::NoStream)).await.unwrap();
@@ -265,11 +279,45 @@ async fn a_callers_transaction_stays_usable_after_a_conflict() {
         // The version check sees the conflict. If the transaction's snapshot is older, only the unique key does.
         store.append(append("a", ExpectedVersion::NoStream)).await.unwrap();
         let error = store.append_in(&mut tx, &append("a", ExpectedVersion::NoStream)).await.unwrap_err();
-        let (stream, expected) = (stream("a"), ExpectedVersion::NoStream);
-        assert_eq!(*error.kind(), ErrorKind::Conflict { stream, expected, actual: Version::new(1) }, "{isolation}");
-        written(&store, &mut tx, "b").await;
-        run(&mut tx, "COMMIT").await;
-        assert_eq!(log(&store).await, ["a", "b"], "{isolation}");
+        if database.ends_stale_transactions(isolation).await {
+            assert!(error.is_transient(), "{isolation}: {error}");
+            assert!(error.to_string().contains("rolled back the whole transaction"), "{isolation}: {error}");
+            let error = store.append_in(&mut tx, &append("b", ExpectedVersion::NoStream)).await.unwrap_err();
+            assert_eq!(error.to_string(), "invalid input: the connection has no open transaction", "{isolation}");
+        } else {
+            let (stream, expected) = (stream("a"), ExpectedVersion::NoStream);
+            assert_eq!(*error.kind(), ErrorKind::Conflict { stream, expected, actual: Version::new(1) }, "{isolation}");
+            written(&store, &mut tx, "b").await;
+            run(&mut tx, "COMMIT").await;
+        }
+        let kept: &[&str] = if error.is_conflict() { &["a", "b"] } else { &["a"] };
+        assert_eq!(log(&store).await, kept, "{isolation}");
+    }
+}
+
+/// In repeatable read, MySQL keeps the locks of a refused insert until the transaction ends.
+#[tokio::test]
+async fn a_refused_append_in_an_open_transaction_blocks_no_other() {
+    for isolation in ["READ COMMITTED", "REPEATABLE READ"] {
+        let (store, database) = mysql::store().await;
+        let known = append("a", ExpectedVersion::NoStream);
+        store.append(known.clone()).await.unwrap();
+        let mut tx = begin(&database, isolation).await;
+        tx.execute("SELECT * FROM retell_relays").await.unwrap();
+        let event = known.streams()[0].events[0].clone();
+        let twice = Append::new(stream("b"), ExpectedVersion::Any, vec![event.clone(), event.clone()]);
+        for again in [Append::new(stream("b"), ExpectedVersion::Any, vec![event]), twice] {
+            let error = store.append_in(&mut tx, &again).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::DuplicateEvent(_)), "{isolation}: {error}");
+        }
+        store.append(append("c", ExpectedVersion::NoStream)).await.unwrap();
+        // The snapshot of a stricter transaction does not have this stream.
+        let error = store.append_in(&mut tx, &append("c", ExpectedVersion::NoStream)).await.unwrap_err();
+        assert!(error.is_transient() || error.is_conflict(), "{isolation}: {error}");
+        let free = store.append(append("d", ExpectedVersion::NoStream));
+        tokio::time::timeout(Duration::from_secs(20), free).await.expect("no append waits").unwrap();
+        run(&mut tx, "ROLLBACK").await;
+        assert_eq!(log(&store).await, ["a", "c", "d"], "{isolation}");
     }
 }
 
@@ -502,6 +550,8 @@ async fn until(store: &MySqlStore, wanted: impl Fn(&Health) -> bool) -> Health {
 async fn health_reports_a_missing_privilege() {
     let database = Database::create().await;
     let (mut operator, name) = (database.connect().await, database.name());
+    // A server with a binary log lets only administrators create the triggers.
+    MySqlStore::open(database.pool(2).await).await.unwrap().close().await.unwrap();
     let user = format!("CREATE USER {name} IDENTIFIED BY 'retell'; GRANT ALL ON {name}.* TO {name}");
     run(&mut operator, &user).await;
     let options = database.options().username(name).password("retell");

@@ -6,7 +6,8 @@
 //! entries. An entry with one of these three names is left out of the envelope and stays in the log. Text is unescaped UTF-8.
 //!
 //! The payload is copied from the store without being parsed. A payload of [`Codec::Compact`] is not JSON: then `payload` is a base64
-//! string, followed by the key `payload_encoding` with the value `compact`.
+//! string, followed by the key `payload_encoding` with the value `compact`. If the message would be larger than the broker accepts, `payload` is
+//! `null` and `payload_encoding` is `omitted`: a consumer that needs the payload reads the event from the log.
 
 use std::fmt;
 
@@ -98,9 +99,21 @@ impl Announcement {
     /// # Errors
     /// [`ErrorKind::Unencodable`] if a text of the event cannot be written as JSON.
     pub fn from_event(event: &RecordedEvent) -> Result<Self> {
+        Self::with_body(event, body(event, true))
+    }
+
+    /// Creates the message for `event` without its payload, for a broker that does not accept a message of that size.
+    ///
+    /// # Errors
+    /// The errors of [`from_event`](Self::from_event).
+    pub fn without_payload(event: &RecordedEvent) -> Result<Self> {
+        Self::with_body(event, body(event, false))
+    }
+
+    fn with_body(event: &RecordedEvent, body: Result<Vec<u8>, BoxError>) -> Result<Self> {
         Ok(Self {
             routing_key: event.event.event_type.clone(),
-            body: body(event).map_err(|error| unencodable(event, error))?.into(),
+            body: body.map_err(|error| unencodable(event, error))?.into(),
             content_type: CONTENT_TYPE,
             content_encoding: None,
             message_id: event.event.id,
@@ -153,9 +166,10 @@ fn headers(recorded: &RecordedEvent) -> Vec<(&'static str, HeaderValue)> {
     headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-fn body(recorded: &RecordedEvent) -> Result<Vec<u8>, BoxError> {
+fn body(recorded: &RecordedEvent, has_payload: bool) -> Result<Vec<u8>, BoxError> {
     let RecordedEvent { position, stream, version, recorded_at, event } = recorded;
-    let mut object = Object::with_capacity(event.payload.len() + ENVELOPE_BYTES);
+    let payload_bytes = if has_payload { event.payload.len() } else { 0 };
+    let mut object = Object::with_capacity(payload_bytes + ENVELOPE_BYTES);
     object.field("event_id", &event.id)?;
     object.field("event_type", event.event_type.as_str())?;
     object.field("aggregate_type", stream.aggregate_type().as_str())?;
@@ -164,6 +178,10 @@ fn body(recorded: &RecordedEvent) -> Result<Vec<u8>, BoxError> {
     object.field("timestamp", &recorded_at.timestamp())?;
     object.raw("metadata", &metadata(&event.metadata)?)?;
     match event.codec {
+        _ if !has_payload => {
+            object.raw("payload", b"null")?;
+            object.field("payload_encoding", "omitted")?;
+        }
         // An event without fields may have been stored without a payload.
         Codec::Json if event.payload.is_empty() => object.raw("payload", b"null")?,
         Codec::Json => object.raw("payload", &event.payload)?,

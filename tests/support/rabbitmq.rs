@@ -99,6 +99,18 @@ impl RabbitMq {
         }
     }
 
+    /// Runs `rabbitmqctl` against the broker, and returns what it prints.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let program = program().with_file_name("rabbitmqctl");
+        let mut ctl = as_user(program.to_str().unwrap());
+        ctl.env("HOME", self.folder.path()).env("RABBITMQ_NODENAME", format!("own{}@localhost", self.port));
+        ctl.env("ERL_EPMD_PORT", self.names_port.to_string());
+        let output = ctl.args(arguments).stdin(Stdio::null()).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+        printed
+    }
+
     /// Returns whether the broker's log contains `words`.
     pub(crate) fn log_contains(&self, words: &str) -> bool {
         let files = fs::read_dir(self.folder.path().join("log")).into_iter().flatten().flatten();

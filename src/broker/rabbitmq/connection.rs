@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -13,18 +14,52 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::broker::rabbitmq::options::RabbitMqOptions;
-use crate::broker::rabbitmq::topology::{Exchange, Topology};
+use crate::broker::rabbitmq::topology::Exchange;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Heartbeat interval. Either side closes the connection after about two intervals of silence; nothing else detects a half-open connection.
 const HEARTBEAT_SECONDS: u16 = 10;
 
-/// A connection for one purpose. RabbitMQ blocks a connection that publishes too fast, and with it the acknowledgements on that connection,
-/// so publishing and consuming use separate ones.
+/// A node that does not answer within this time is passed over for the next one.
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The purpose of a connection, which decides what it declares.
+///
+/// RabbitMQ blocks a connection that publishes too fast, and with it the acknowledgements on that connection, so publishing and consuming use
+/// separate ones. In a cluster, a queue cannot be declared while its only node is down. Therefore frames depend on no queue, and dead letters
+/// on no queue but their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Publishes frames.
+    Publishing,
+    /// Publishes single events.
+    Announcing,
+    /// Publishes dead letters.
+    DeadLetters,
+    /// Consumes frames. Each consumer declares its queue.
+    Consuming,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Publishing => "publishing",
+            Self::Announcing => "announcing",
+            Self::DeadLetters => "dead letters",
+            Self::Consuming => "consuming",
+        })
+    }
+}
+
+/// A connection for one purpose.
 pub(super) struct Link {
     options: Arc<RabbitMqOptions>,
-    purpose: &'static str,
+    purpose: Purpose,
     live: Mutex<Option<Live>>,
+    /// The index of the node that the next attempt to connect tries first.
+    node: AtomicUsize,
+    /// The most bytes of a message that the broker accepts, as far as it is known.
+    largest: AtomicUsize,
 }
 
 /// An open connection and its channel for publishing.
@@ -37,6 +72,15 @@ impl Live {
     fn is_up(&self) -> bool {
         self.connection.status().connected() && self.channel.status().connected()
     }
+
+    /// Returns an error if the broker has told its publishers to wait.
+    fn check_free(&self) -> Result<()> {
+        if !self.connection.status().blocked() {
+            return Ok(());
+        }
+        let problem = "publish: RabbitMQ blocks all publishers, because it is low on memory or disk space";
+        Err(ErrorKind::Transient(problem.into()).into())
+    }
 }
 
 impl fmt::Debug for Link {
@@ -46,15 +90,51 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(options: Arc<RabbitMqOptions>, purpose: &'static str) -> Self {
-        Self { options, purpose, live: Mutex::default() }
+    pub(super) fn new(options: Arc<RabbitMqOptions>, purpose: Purpose) -> Self {
+        Self {
+            options,
+            purpose,
+            live: Mutex::default(),
+            node: AtomicUsize::new(0),
+            largest: AtomicUsize::new(usize::MAX),
+        }
     }
 
-    /// Returns the channel for publishing, in confirm mode.
+    /// Connects and declares, unless the connection is up.
+    pub(super) async fn declare(&self) -> Result<()> {
+        self.up(&mut *self.live.lock().await).await.map(drop)
+    }
+
+    /// Returns the channel for publishing, in confirm mode. Returns an error while the broker blocks publishers: a message sent now would only
+    /// fill the socket.
     pub(super) async fn channel(&self) -> Result<Channel> {
         // The lock is held while connecting: one task connects and the others wait for it.
         let mut live = self.live.lock().await;
-        Ok(self.up(&mut live).await?.channel.clone())
+        let live = self.up(&mut live).await?;
+        live.check_free()?;
+        Ok(live.channel.clone())
+    }
+
+    /// Returns whether the broker has told this connection to wait.
+    pub(super) async fn is_blocked(&self) -> bool {
+        self.live.lock().await.as_ref().is_some_and(|live| live.is_up() && live.connection.status().blocked())
+    }
+
+    /// Returns the most bytes of a message that the broker is known to accept.
+    pub(super) fn largest(&self) -> usize {
+        self.largest.load(Ordering::Relaxed)
+    }
+
+    /// Classifies an error of publishing, and learns the limit that a message has exceeded.
+    pub(super) fn failed_to_publish(&self, error: lapin::Error) -> Error {
+        match size_limit(&error) {
+            Some(limit) => {
+                self.largest.fetch_min(limit, Ordering::Relaxed);
+                let problem = format!("publish: a message is larger than RabbitMQ's max_message_size of {limit} bytes");
+                Error::with_source(ErrorKind::Transient(problem), error)
+            }
+            None => failed(error, "publish"),
+        }
     }
 
     /// Opens a channel for the caller alone.
@@ -90,17 +170,67 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Live> {
-        let connection = self.open().await.map_err(|error| failed(error, "connect to RabbitMQ"))?;
+        let connection = self.open().await?;
         let channel = connection.create_channel().await.map_err(|error| failed(error, "open a channel"))?;
-        declare_exchanges(&channel, &self.options.topology).await?;
-        declare_channels(&channel, &self.options.topology).await?;
+        self.declare_on(&channel).await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default()).await;
         confirms.map_err(|error| failed(error, "enable publisher confirms"))?;
         Ok(Live { connection, channel })
     }
 
-    async fn open(&self) -> lapin::Result<Connection> {
-        let mut uri: AMQPUri = self.options.uri.clone();
+    /// Declares what this connection's messages need.
+    async fn declare_on(&self, channel: &Channel) -> Result<()> {
+        let (topology, creates) = (&self.options.topology, self.options.creates);
+        match self.purpose {
+            Purpose::Publishing | Purpose::Consuming => {
+                declare_exchange(channel, &topology.log_exchange, creates).await
+            }
+            Purpose::Announcing => {
+                declare_exchange(channel, &topology.event_exchange, creates).await?;
+                for other in &topology.channels {
+                    declare_queue(channel, &other.queue, other.arguments(), creates).await?;
+                    for binding in &other.bindings {
+                        bind(channel, &other.queue, &topology.event_exchange, binding, creates).await?;
+                    }
+                }
+                Ok(())
+            }
+            Purpose::DeadLetters => {
+                let Some(exchange) = &topology.dead_letter_exchange else { return Ok(()) };
+                let queue = &topology.dead_letter_queue;
+                declare_exchange(channel, exchange, creates).await?;
+                declare_queue(channel, &queue.queue, queue.arguments(), creates).await?;
+                bind(channel, &queue.queue, exchange, "#", creates).await
+            }
+        }
+    }
+
+    /// Connects to the first node that answers, beginning with the one that answered last.
+    async fn open(&self) -> Result<Connection> {
+        let (nodes, first) = (&self.options.uris, self.node.load(Ordering::Relaxed));
+        let mut refused = None;
+        for place in (first..first + nodes.len()).map(|place| place % nodes.len()) {
+            let attempt =
+                format!("connect to RabbitMQ at {}:{}", nodes[place].authority.host, nodes[place].authority.port);
+            let limit = if nodes.len() == 1 { self.options.timeout } else { NODE_TIMEOUT.min(self.options.timeout) };
+            let error = match timeout(limit, self.open_node(&nodes[place])).await {
+                Ok(Ok(connection)) => {
+                    self.node.store(place, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => failed(error, &attempt),
+                Err(elapsed) => Error::with_source(ErrorKind::Transient(attempt), elapsed),
+            };
+            // A node that is down says less than one that refuses the user.
+            if refused.as_ref().is_none_or(Error::is_transient) {
+                refused = Some(error);
+            }
+        }
+        Err(refused.unwrap_or_else(|| ErrorKind::Transient("connect to RabbitMQ".into()).into()))
+    }
+
+    async fn open_node(&self, uri: &AMQPUri) -> lapin::Result<Connection> {
+        let mut uri = uri.clone();
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         let name = format!("{} ({})", self.options.name, self.purpose);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -145,43 +275,34 @@ pub(super) fn short(text: &str) -> Result<ShortString> {
         .map_err(|error| Error::with_source(ErrorKind::Topology(format!("a name is too long: {text}")), error))
 }
 
-async fn declare_exchanges(channel: &Channel, topology: &Topology) -> Result<()> {
-    let exchanges =
-        [&topology.log_exchange, &topology.event_exchange].into_iter().chain(&topology.dead_letter_exchange);
-    for exchange in exchanges {
-        declare_exchange(channel, exchange).await?;
-    }
-    Ok(())
+/// Returns the limit that the broker names when it refuses a message for its size.
+fn size_limit(error: &lapin::Error) -> Option<usize> {
+    let lapin::ErrorKind::ProtocolError(problem) = error.kind() else { return None };
+    let text = problem.get_message().as_str();
+    let (_, limit) = text.split_once("larger than")?;
+    limit.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
 }
 
-async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<()> {
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+/// Declares an exchange, or only looks it up unless it `creates` it.
+async fn declare_exchange(channel: &Channel, exchange: &Exchange, creates: bool) -> Result<()> {
+    let options = ExchangeDeclareOptions { durable: true, passive: !creates, ..ExchangeDeclareOptions::default() };
     let kind = ExchangeKind::Custom(exchange.kind.clone());
     let declared = channel.exchange_declare(short(&exchange.name)?, kind, options, FieldTable::default()).await;
     declared.map_err(|error| failed(error, &format!("declare exchange {}", exchange.name)))
 }
 
-async fn declare_channels(channel: &Channel, topology: &Topology) -> Result<()> {
-    for other in &topology.channels {
-        declare_queue(channel, &other.queue, other.arguments()).await?;
-        for binding in &other.bindings {
-            bind(channel, &other.queue, &topology.event_exchange, binding).await?;
-        }
-    }
-    if let Some(exchange) = &topology.dead_letter_exchange {
-        let queue = &topology.dead_letter_queue;
-        declare_queue(channel, &queue.queue, queue.arguments()).await?;
-        bind(channel, &queue.queue, exchange, "#").await?;
-    }
-    Ok(())
-}
-
-pub(super) async fn declare_queue(channel: &Channel, queue: &str, arguments: FieldTable) -> Result<()> {
-    let declared = channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), arguments).await;
+/// Declares a queue, or only looks it up unless it `creates` it.
+pub(super) async fn declare_queue(channel: &Channel, queue: &str, arguments: FieldTable, creates: bool) -> Result<()> {
+    let options = QueueDeclareOptions { passive: !creates, ..QueueDeclareOptions::durable() };
+    let declared = channel.queue_declare(short(queue)?, options, arguments).await;
     declared.map(drop).map_err(|error| failed(error, &format!("declare queue {queue}")))
 }
 
-pub(super) async fn bind(channel: &Channel, queue: &str, exchange: &Exchange, key: &str) -> Result<()> {
+/// Binds a queue, unless this broker does not declare anything.
+pub(super) async fn bind(channel: &Channel, queue: &str, exchange: &Exchange, key: &str, creates: bool) -> Result<()> {
+    if !creates {
+        return Ok(());
+    }
     let (name, options) = (short(&exchange.name)?, QueueBindOptions::default());
     let bound = channel.queue_bind(short(queue)?, name, short(key)?, options, FieldTable::default()).await;
     bound.map_err(|error| failed(error, &format!("bind queue {queue} to {}", exchange.name)))

@@ -7,23 +7,25 @@ mod publish;
 pub mod topology;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::FutureExt;
 use lapin::BasicProperties;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::timeout;
 
 use crate::broker::envelope::{Announcement, HeaderValue};
 use crate::broker::frame::Frame;
-use crate::broker::rabbitmq::connection::{Link, bind, declare_queue, short};
+use crate::broker::rabbitmq::connection::{Link, Purpose, bind, declare_queue, short};
 use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
 use crate::broker::rabbitmq::options::PERSISTENT;
 use crate::broker::rabbitmq::publish::Message;
 use crate::broker::{
     Announced, Announcer, Broker, Confirm, Consumer, DeadLetter, DeadLetters, Publisher, SubscriptionMode,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
 
@@ -33,8 +35,8 @@ const FRAME_TYPE: &str = "application/vnd.retell.frame";
 
 /// A broker on RabbitMQ 3.10 or later. Clones share the same connections.
 ///
-/// Connects on first use and reconnects after each loss, and then declares the exchanges and queues of its
-/// [`Topology`](topology::Topology). No event is lost while RabbitMQ is unreachable: relays retry and workers read the store.
+/// Connects on first use and reconnects after each loss, and then declares those exchanges and queues of its
+/// [`Topology`](topology::Topology) that the connection's messages need. No event is lost while RabbitMQ is unreachable: relays retry and workers read the store.
 ///
 /// ```
 /// use retell::{RabbitMqBroker, RabbitMqOptions};
@@ -53,7 +55,9 @@ struct Inner {
     options: Arc<RabbitMqOptions>,
     publishing: Arc<Link>,
     announcing: Arc<Link>,
+    dead_letters: Arc<Link>,
     consuming: Link,
+    unsent_frames: AtomicU64,
 }
 
 impl RabbitMqBroker {
@@ -64,10 +68,11 @@ impl RabbitMqBroker {
     pub fn new(options: RabbitMqOptions) -> Result<Self> {
         options.topology.check()?;
         let options = Arc::new(options);
-        let publishing = Arc::new(Link::new(options.clone(), "publishing"));
-        let announcing = Arc::new(Link::new(options.clone(), "announcing"));
-        let consuming = Link::new(options.clone(), "consuming");
-        Ok(Self { inner: Arc::new(Inner { options, publishing, announcing, consuming }) })
+        let link = |purpose| Link::new(options.clone(), purpose);
+        let [publishing, announcing, dead_letters] =
+            [Purpose::Publishing, Purpose::Announcing, Purpose::DeadLetters].map(|purpose| Arc::new(link(purpose)));
+        let (consuming, unsent_frames) = (link(Purpose::Consuming), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { options, publishing, announcing, dead_letters, consuming, unsent_frames }) })
     }
 
     /// Connects and declares the topology now. A program that calls this when it starts learns of a wrong setup immediately.
@@ -77,7 +82,17 @@ impl RabbitMqBroker {
     /// - [`ErrorKind::Backend`](crate::ErrorKind::Backend) if the user, password or virtual host is wrong.
     /// - [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is unreachable. The program can continue without it.
     pub async fn declare(&self) -> Result<()> {
-        self.inner.publishing.channel().await.map(drop)
+        let Inner { publishing, announcing, dead_letters, .. } = &*self.inner;
+        for link in [publishing, announcing, dead_letters] {
+            link.declare().await?;
+        }
+        Ok(())
+    }
+
+    /// Returns how many frames did not get into every queue: each was larger than the broker's `max_message_size`, or a full queue with
+    /// `overflow: reject-publish` refused it. Workers read their events from the store.
+    pub fn unsent_frames(&self) -> u64 {
+        self.inner.unsent_frames.load(Ordering::Relaxed)
     }
 
     /// Closes the connections. Later calls open new ones.
@@ -87,23 +102,27 @@ impl RabbitMqBroker {
     pub async fn close(&self) -> Result<()> {
         let inner = &self.inner;
         let (published, announced) = (inner.publishing.close().await, inner.announcing.close().await);
-        published.and(announced).and(inner.consuming.close().await)
+        published.and(announced).and(inner.dead_letters.close().await).and(inner.consuming.close().await)
     }
 }
 
 #[async_trait]
 impl Publisher for RabbitMqBroker {
+    /// A frame that the broker refuses is not sent again: the same queue would refuse it, and all other queues would have it twice.
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         let exchange = &self.inner.options.topology.log_exchange.name;
-        let options = BasicPublishOptions::default();
-        let messages = frames.iter().map(|frame| Message {
-            key: "",
-            body: frame.body(),
-            properties: frame_properties(frame),
-            options,
-        });
-        let sent = self.inner.publishing.send(exchange, messages).await?;
-        Ok(async { sent.confirmed().await.map(drop) }.boxed())
+        let (options, largest) = (BasicPublishOptions::default(), self.inner.publishing.largest());
+        let fitting = frames.iter().filter(|frame| frame.body().len() <= largest);
+        let unsent = (frames.len() - fitting.clone().count()) as u64;
+        let messages =
+            fitting.map(|frame| Message { key: "", body: frame.body(), properties: frame_properties(frame), options });
+        let (sent, inner) = (self.inner.publishing.send(exchange, messages).await?, self.inner.clone());
+        Ok(async move {
+            let refused = sent.refused().await?;
+            inner.unsent_frames.fetch_add(unsent + refused, Ordering::Relaxed);
+            Ok(())
+        }
+        .boxed())
     }
 }
 
@@ -114,13 +133,18 @@ impl Broker for RabbitMqBroker {
         let queue = options.topology.queue(projection, mode)?;
         let link = &self.inner.consuming;
         let channel = link.new_channel().await?;
-        declare_queue(&channel, &queue, options.topology.projection_arguments(mode)).await?;
-        bind(&channel, &queue, &options.topology.log_exchange, "").await?;
+        let declared = async {
+            declare_queue(&channel, &queue, options.topology.projection_arguments(mode), options.creates).await?;
+            bind(&channel, &queue, &options.topology.log_exchange, "", options.creates).await
+        };
+        // A queue whose node is down does not answer for a minute.
+        let late = |elapsed| Error::with_source(ErrorKind::Transient(format!("declare queue {queue}")), elapsed);
+        timeout(options.timeout, declared).await.map_err(late)??;
         link.within("set the prefetch limit", channel.basic_qos(options.prefetch, BasicQosOptions::default())).await?;
         let consume =
             channel.basic_consume(short(&queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default());
         let messages = link.within(&format!("consume from {queue}"), consume).await?;
-        let dead_letters = self.inner.announcing.clone();
+        let dead_letters = self.inner.dead_letters.clone();
         Ok(Box::new(RabbitMqConsumer::new(channel, messages, queue, options.clone(), dead_letters)))
     }
 }
@@ -128,11 +152,9 @@ impl Broker for RabbitMqBroker {
 #[async_trait]
 impl Announcer for RabbitMqBroker {
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
-        let options = &self.inner.options;
-        let announcements: Vec<Announcement> = events
-            .iter()
-            .map(|event| Announcement::from_event(event)?.compressed(options.compress_over))
-            .collect::<Result<_>>()?;
+        let (options, largest) = (&self.inner.options, self.inner.announcing.largest());
+        let announcements: Vec<Announcement> =
+            events.iter().map(|event| announcement(event, options.compress_over, largest)).collect::<Result<_>>()?;
         let messages = announcements.iter().map(|announcement| Message {
             key: announcement.routing_key.as_str(),
             body: &announcement.body,
@@ -151,7 +173,7 @@ impl DeadLetters for RabbitMqBroker {
     /// Publishes the event's envelope to the dead-letter exchange, with the additional headers `projection`, `reason` and `attempts`.
     async fn add(&self, letter: &DeadLetter) -> Result<()> {
         let Some(exchange) = &self.inner.options.topology.dead_letter_exchange else { return Ok(()) };
-        let announcement = Announcement::from_event(&letter.event)?;
+        let announcement = announcement(&letter.event, usize::MAX, self.inner.dead_letters.largest())?;
         let mut headers = headers(&announcement);
         headers.insert("projection".into(), AMQPValue::LongString(letter.projection.as_str().into()));
         headers.insert("reason".into(), AMQPValue::LongString(letter.reason.as_str().into()));
@@ -159,8 +181,14 @@ impl DeadLetters for RabbitMqBroker {
         let properties = announcement_properties(&announcement).with_headers(headers);
         let (key, options) = (announcement.routing_key.as_str(), BasicPublishOptions::default());
         let message = Message { key, body: &announcement.body, properties, options };
-        self.inner.announcing.send(&exchange.name, [message].into_iter()).await?.confirmed().await.map(drop)
+        self.inner.dead_letters.send(&exchange.name, [message].into_iter()).await?.confirmed().await.map(drop)
     }
+}
+
+/// Creates the message for an event. If it is larger than the broker accepts, it leaves out the payload.
+fn announcement(event: &RecordedEvent, compress_over: usize, largest: usize) -> Result<Announcement> {
+    let announcement = Announcement::from_event(event)?.compressed(compress_over)?;
+    if announcement.body.len() <= largest { Ok(announcement) } else { Announcement::without_payload(event) }
 }
 
 /// Returns the AMQP properties that consumers of single events rely on.

@@ -28,7 +28,8 @@ pub(super) const PERSISTENT: u8 = 2;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RabbitMqOptions {
-    pub(super) uri: AMQPUri,
+    /// The broker's nodes, tried in this order.
+    pub(super) uris: Vec<AMQPUri>,
     pub(super) name: String,
     pub(super) tls: OwnedTLSConfig,
     pub(super) topology: Topology,
@@ -36,6 +37,7 @@ pub struct RabbitMqOptions {
     pub(super) compress_over: usize,
     pub(super) timeout: Duration,
     pub(super) counts_unroutable: bool,
+    pub(super) creates: bool,
 }
 
 impl RabbitMqOptions {
@@ -48,12 +50,8 @@ impl RabbitMqOptions {
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not an AMQP URL.
     pub fn new(url: &str) -> Result<Self> {
-        let uri = url.parse().map_err(|problem: String| {
-            // The message leaves `url` out, since it contains the password.
-            Error::new(ErrorKind::Invalid(format!("not a RabbitMQ URL: {problem}")))
-        })?;
         Ok(Self {
-            uri,
+            uris: vec![parsed(url)?],
             name: "retell".into(),
             tls: OwnedTLSConfig::default(),
             topology: Topology::new(),
@@ -61,7 +59,25 @@ impl RabbitMqOptions {
             compress_over: usize::MAX,
             timeout: Duration::from_secs(30),
             counts_unroutable: false,
+            creates: true,
         })
+    }
+
+    /// Adds another node of the same cluster. If a node does not answer within five seconds, the next one is tried.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if `url` is not an AMQP URL.
+    pub fn with_node(mut self, url: &str) -> Result<Self> {
+        self.uris.push(parsed(url)?);
+        Ok(self)
+    }
+
+    /// Uses the exchanges, queues and bindings that are there and creates none, for a user without the right to configure. A missing exchange or
+    /// queue is an error that is retried. The queue of each projection, too, must exist and be bound to the exchange for frames; without the
+    /// binding, the worker reads every event from the store.
+    pub fn without_declaring(mut self) -> Self {
+        self.creates = false;
+        self
     }
 
     /// Sets the name under which RabbitMQ lists the connections.
@@ -109,4 +125,11 @@ impl RabbitMqOptions {
         self.timeout = timeout;
         self
     }
+}
+
+fn parsed(url: &str) -> Result<AMQPUri> {
+    url.parse().map_err(|problem: String| {
+        // The message leaves `url` out, since it contains the password.
+        Error::new(ErrorKind::Invalid(format!("not a RabbitMQ URL: {problem}")))
+    })
 }

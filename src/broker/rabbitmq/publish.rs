@@ -1,13 +1,14 @@
 //! Publishes messages and waits for their confirms.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
-use crate::broker::rabbitmq::connection::{Link, failed};
+use crate::broker::rabbitmq::connection::Link;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes that may be handed to a connection before the caller waits for them to be written. The connection copies them and sends them even
@@ -30,13 +31,29 @@ impl Link {
         messages: impl Iterator<Item = Message<'m>> + Send,
     ) -> Result<Sent> {
         let channel = self.channel().await?;
-        match self.within("publish", send(&channel, exchange, messages)).await {
-            Ok(confirms) => Ok(Sent { link: self.clone(), confirms, until: Instant::now() + self.timeout() }),
-            Err(error) => {
-                self.forget().await;
-                Err(error)
+        let sent = self.answered(send(&channel, exchange, messages)).await;
+        self.forget_after(sent).await.map(|confirms| Sent { link: self.clone(), confirms })
+    }
+
+    /// Waits for the broker. A broker that is low on memory or disk tells its publishers to wait; that is no failure, and a new connection
+    /// would only send everything again.
+    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T> {
+        let mut answer = pin!(answer);
+        loop {
+            match timeout(self.timeout(), answer.as_mut()).await {
+                Ok(answer) => return answer.map_err(|error| self.failed_to_publish(error)),
+                Err(_) if self.is_blocked().await => {}
+                Err(elapsed) => return Err(Error::with_source(ErrorKind::Transient("publish".into()), elapsed)),
             }
         }
+    }
+
+    /// Drops the connection after a failure.
+    async fn forget_after<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.forget().await;
+        }
+        result
     }
 }
 
@@ -45,23 +62,28 @@ impl Link {
 pub(super) struct Sent {
     link: Arc<Link>,
     confirms: Vec<PublisherConfirm>,
-    until: Instant,
 }
 
 impl Sent {
     /// Waits until the broker has confirmed every message. Returns how many of them reached no queue.
     pub(super) async fn confirmed(self) -> Result<u64> {
-        let confirmed = timeout_at(self.until, confirmed(self.confirms)).await;
-        let confirmed = match confirmed {
-            Ok(Ok(Confirmed { refused: 0, unroutable })) => return Ok(unroutable),
-            Ok(Ok(Confirmed { refused, .. })) => {
-                ErrorKind::Transient(format!("publish: the broker refused {refused} messages")).into()
+        match self.answered().await? {
+            Confirmed { refused: 0, unroutable } => Ok(unroutable),
+            Confirmed { refused, .. } => {
+                Err(ErrorKind::Transient(format!("publish: the broker refused {refused} messages")).into())
             }
-            Ok(Err(error)) => failed(error, "publish"),
-            Err(elapsed) => Error::with_source(ErrorKind::Transient("publish".into()), elapsed),
-        };
-        self.link.forget().await;
-        Err(confirmed)
+        }
+    }
+
+    /// Waits for the broker's answer to every message. Returns how many of them a queue has refused, as a full queue with
+    /// `overflow: reject-publish` does.
+    pub(super) async fn refused(self) -> Result<u64> {
+        self.answered().await.map(|confirmed| confirmed.refused)
+    }
+
+    async fn answered(self) -> Result<Confirmed> {
+        let answered = self.link.answered(confirmed(self.confirms)).await;
+        self.link.forget_after(answered).await
     }
 }
 
@@ -98,6 +120,7 @@ async fn send<'m>(
 /// The broker's answers to a batch of messages.
 #[derive(Debug, Default)]
 struct Confirmed {
+    /// Messages that a queue did not take, although other queues may have them.
     refused: u64,
     unroutable: u64,
 }

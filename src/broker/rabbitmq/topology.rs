@@ -28,7 +28,8 @@ pub struct Topology {
     pub log_exchange: Exchange,
     /// Exchange for single events, which are published under their type. Default: `event.exchange`, a topic exchange.
     pub event_exchange: Exchange,
-    /// Exchange for events that a projection has given up on, bound to `dead_letter_queue`. Default: `event.dead`, a fanout exchange.
+    /// Exchange for events that a projection has given up on, and for messages that are no frames, bound to `dead_letter_queue`. Default:
+    /// `event.dead`, a fanout exchange.
     pub dead_letter_exchange: Option<Exchange>,
     /// Queue that keeps dead letters for operators. Default: `dead.events`, 7 days, 1,000,000 messages.
     pub dead_letter_queue: Channel,
@@ -65,8 +66,8 @@ pub struct ProjectionQueues {
     pub prefix: String,
     /// The queue type. Default: `quorum`, whose messages survive the loss of a node.
     pub kind: String,
-    /// Number of deliveries of a message before it goes to the dead letters. Default: 20. Without a limit, a message that kills its worker
-    /// would be redelivered forever. Its events are not lost, since the worker reads them from the store.
+    /// Number of deliveries of a message before it is dropped. Default: 20. Without a limit, a message that kills its worker would be
+    /// redelivered forever. Its events are not lost, since the worker reads them from the store.
     pub delivery_limit: Option<u32>,
     /// Maximum number of messages in a queue. A full queue drops its oldest message, and the worker reads the store. Default: 100,000.
     pub max_length: Option<u32>,
@@ -103,13 +104,23 @@ pub struct Channel {
     /// Maximum number of messages; a full queue drops its oldest message. Default: 1,000,000.
     #[serde(default = "Channel::length")]
     pub max_length: u32,
+    /// The queue type, such as `quorum`, which is recommended in a cluster: other queues are on a single node. Default: none, which is the
+    /// server's default type.
+    #[serde(default)]
+    pub kind: Option<String>,
 }
 
 impl Channel {
     /// Creates a queue that gets the events whose types match one of `bindings`.
     pub fn new<P: Into<String>>(queue: impl Into<String>, bindings: impl IntoIterator<Item = P>) -> Self {
         let bindings = bindings.into_iter().map(Into::into).collect();
-        Self { queue: queue.into(), bindings, message_ttl_ms: Self::ttl(), max_length: Self::length() }
+        Self { queue: queue.into(), bindings, message_ttl_ms: Self::ttl(), max_length: Self::length(), kind: None }
+    }
+
+    /// Sets the queue type, such as `quorum`.
+    pub fn with_kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
+        self
     }
 
     /// Sets how long a message waits, in milliseconds.
@@ -136,6 +147,9 @@ impl Channel {
         let mut arguments = FieldTable::default();
         arguments.insert("x-message-ttl".into(), long(self.message_ttl_ms));
         arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(self.max_length)));
+        if let Some(kind) = &self.kind {
+            arguments.insert("x-queue-type".into(), text(kind));
+        }
         arguments
     }
 }
@@ -260,16 +274,13 @@ impl Topology {
     }
 
     /// Returns the arguments of a projection's queue. Quorum queues keep the publishing order even after a redelivery, and a single active
-    /// consumer leaves the others on standby.
+    /// consumer leaves the others on standby. There is no dead-letter exchange: the frames that a full queue drops are no dead letters.
     pub(super) fn projection_arguments(&self, mode: SubscriptionMode) -> FieldTable {
         let queues = &self.projections;
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), text(&queues.kind));
         if mode == SubscriptionMode::Exclusive {
             arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-        }
-        if let Some(exchange) = &self.dead_letter_exchange {
-            arguments.insert("x-dead-letter-exchange".into(), text(&exchange.name));
         }
         if let Some(limit) = queues.delivery_limit {
             arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(i64::from(limit)));

@@ -40,10 +40,11 @@ pub(crate) async fn pool(url: &str) -> Result<MySqlPool> {
     pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
 }
 
-/// Without autocommit, a read would begin a transaction that never ends.
+/// Read committed, because in repeatable read a statement may be refused if a row has changed since its snapshot (MariaDB), or may keep locks
+/// of rows that it did not write (MySQL). Without autocommit, a read would begin a transaction that never ends.
 ///
 /// A process that is paused within a transaction would keep its rows locked, and so block every other worker of its projection or every
 /// sequencer. MariaDB ends such a transaction after 30 seconds; it skips a comment with a version of MySQL 8. MySQL has a limit only for whole
 /// sessions, and skips a comment for MariaDB.
-const SETTINGS: &str =
-    "SET autocommit = 1 /*M! , SESSION idle_transaction_timeout = 30 */ /*!80000 , SESSION wait_timeout = 30 */";
+const SETTINGS: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    SET autocommit = 1 /*M! , SESSION idle_transaction_timeout = 30 */ /*!80000 , SESSION wait_timeout = 30 */";

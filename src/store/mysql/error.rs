@@ -41,11 +41,18 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
             ErrorKind::Transient(attempt)
         }
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
+        sqlx::Error::Configuration(problem) if problem.to_string().contains("RSA") => {
+            ErrorKind::Invalid(NEEDS_TLS.into())
+        }
         sqlx::Error::Configuration(problem) => ErrorKind::Invalid(problem.to_string()),
         sqlx::Error::Database(_) => by_number(number(error), attempt),
         _ => ErrorKind::Backend(attempt),
     }
 }
+
+/// With `caching_sha2_password`, a password that the server does not have in its cache is sent only over TLS, or encrypted with RSA.
+const NEEDS_TLS: &str = "the user logs in by caching_sha2_password, the default of MySQL, which needs TLS: name one of sqlx's `tls-*` features \
+                         in your own manifest, such as `tls-rustls`, and do not disable TLS in the URL";
 
 #[async_trait]
 impl Server for MySql {
@@ -113,9 +120,14 @@ pub(crate) fn is_no_savepoint(error: &sqlx::Error) -> bool {
     number(error) == Some(1305)
 }
 
-/// Returns whether the user lacks a right on the server, as opposed to a right on a table.
+/// Returns whether the user lacks the right to see other sessions: `PROCESS`, or that to read `performance_schema`.
 pub(crate) fn is_not_granted(error: &sqlx::Error) -> bool {
-    number(error) == Some(1227)
+    matches!(number(error), Some(1142 | 1227))
+}
+
+/// Returns whether the server could not convert a value to text.
+pub(crate) fn is_not_text(error: &sqlx::Error) -> bool {
+    number(error) == Some(3854)
 }
 
 /// Returns whether the server refused a statement because of the user's rights.

@@ -4,22 +4,32 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::store::mysql::connection::Connections;
-use crate::store::mysql::error::{classify, is_not_granted};
+use crate::store::mysql::error::{classify, is_not_granted, is_not_text};
 use crate::store::server::health::{Health, OpenTransaction, OpenTransactions};
 
 pub(crate) async fn health(connections: &Connections) -> Result<Health> {
     let failed = |error| classify(error, "read the log's health");
     let log = connections.one(sqlx::query_as(LOG)).await.map_err(failed)?;
     let checkpoints = connections.all(sqlx::query_as(PROJECTIONS)).await.map_err(failed)?;
-    let open = match connections.all(sqlx::query_as(TRANSACTIONS)).await {
-        Ok(found) => OpenTransactions::Seen(found.into_iter().map(transaction).collect()),
-        Err(error) if is_not_granted(&error) => OpenTransactions::NotGranted,
-        Err(error) => return Err(failed(error)),
-    };
+    let open = open_transactions(connections).await.map_err(failed)?;
     Health::new(log, open, checkpoints)
 }
 
-fn transaction((session, query, seconds): (u64, String, i64)) -> OpenTransaction {
+async fn open_transactions(connections: &Connections) -> Result<OpenTransactions, sqlx::Error> {
+    let found = match connections.all(sqlx::query_as(TRANSACTIONS)).await {
+        // Its table of transactions cannot be read while one of them executes a statement with a binary value.
+        Err(error) if is_not_text(&error) => connections.all(sqlx::query_as(MEASURED_TRANSACTIONS)).await,
+        found => found,
+    };
+    match found {
+        Ok(found) => Ok(OpenTransactions::Seen(found.into_iter().map(transaction).collect())),
+        Err(error) if is_not_granted(&error) => Ok(OpenTransactions::NotGranted),
+        Err(error) => Err(error),
+    }
+}
+
+fn transaction((session, query, seconds): (u64, Vec<u8>, i64)) -> OpenTransaction {
+    let query = String::from_utf8_lossy(&query).into_owned();
     OpenTransaction { session, lane: None, query, age: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) }
 }
 
@@ -33,6 +43,13 @@ const PROJECTIONS: &str = "SELECT CONVERT(projection USING utf8mb4), position, C
 
 /// The server records the start of a transaction in its own time zone.
 const TRANSACTIONS: &str = "
-    SELECT trx_mysql_thread_id, CONVERT(COALESCE(trx_query, '') USING utf8mb4),
+    SELECT trx_mysql_thread_id, CAST(COALESCE(trx_query, '') AS BINARY),
         CAST(TIMESTAMPDIFF(SECOND, CONVERT_TZ(trx_started, 'SYSTEM', '+00:00'), UTC_TIMESTAMP()) AS SIGNED)
     FROM information_schema.innodb_trx WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID()) ORDER BY trx_started LIMIT 100";
+
+/// The same from the measurements of MySQL 8 and 9, which need the right to read `performance_schema`. A statement ends before its first binary value.
+const MEASURED_TRANSACTIONS: &str = "
+    SELECT CAST(t.processlist_id AS UNSIGNED), CAST(COALESCE(t.processlist_info, '') AS BINARY),
+        CAST(e.timer_wait DIV 1000000000000 AS SIGNED)
+    FROM performance_schema.events_transactions_current e JOIN performance_schema.threads t ON t.thread_id = e.thread_id
+    WHERE e.state = 'ACTIVE' AND t.processlist_id <> CONNECTION_ID() ORDER BY e.timer_wait DESC LIMIT 100";

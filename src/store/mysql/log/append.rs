@@ -406,7 +406,7 @@ const SETTLED_COMMIT: &str = "(SELECT ordinal FROM retell_events WHERE commit_id
 const SETTLED_ORDINAL: &str = " AND ordinal = ";
 const SETTLED_END: &str = " LOCK IN SHARE MODE)";
 
-const ROLLED_BACK: &str = "append: the whole transaction was rolled back; roll back and begin again";
+const ROLLED_BACK: &str = "append: this rolled back the whole transaction; roll back and begin again";
 
 /// Outside a transaction the second statement fails, because the savepoint ends with the first one.
 const SAVEPOINT: &str = "SAVEPOINT retell_append; ROLLBACK TO SAVEPOINT retell_append";

@@ -5,11 +5,12 @@ use sqlx::MySql;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
 use crate::store::mysql::connection::Connections;
-use crate::store::mysql::error::classify;
+use crate::store::mysql::error::{classify, refusal};
 use crate::store::server::convert::from_sql;
 use crate::store::server::fault::Fault;
 use crate::store::server::lease::Lease;
 use crate::store::server::page;
+use crate::store::server::rounds::Refusal;
 
 /// Assigns positions to all visible commits, waits while another session does so, and returns the last position that readers may read.
 ///
@@ -39,8 +40,11 @@ pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Positio
             Err(error) => return Err(error),
         };
         if last > head {
-            let moved = connections.execute(sqlx::query(MOVE_HEAD).bind(last).bind(last)).await;
-            moved.map_err(failed)?;
+            match connections.execute(sqlx::query(MOVE_HEAD).bind(last).bind(last)).await {
+                // Another session moves the head at this moment.
+                Err(error) if refusal(&error) == Refusal::Blocked => continue,
+                moved => moved.map_err(failed)?,
+            }
         }
         if !has_more {
             return from_sql(last, "position").map(Position::new).map(Some);

@@ -1,0 +1,235 @@
+//! What a broker of one's own refuses: large messages, full queues, a user without rights, and publishers while it is low on memory. Each test
+//! starts a RabbitMQ.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/rabbitmq.rs"]
+mod rabbitmq;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ConnectionProperties};
+use rabbitmq::RabbitMq;
+use retell::broker::frame::Frame;
+use retell::broker::rabbitmq::topology::{Channel, Topology};
+use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use retell::broker::{Announcer, Broker, Publisher, SubscriptionMode};
+use retell::event::{NewEvent, RecordedEvent};
+use retell::id::{Position, ProjectionName};
+use retell::testing::store::{event, stream};
+use retell::{DateTime, ErrorKind, Version};
+
+fn url(address: &str) -> String {
+    format!("amqp://guest:guest@{address}/%2f")
+}
+
+fn topology() -> Topology {
+    Topology::new().with_channel(Channel::new("all.events", ["#"]))
+}
+
+fn options(server: &RabbitMq) -> RabbitMqOptions {
+    RabbitMqOptions::new(&url(&server.address())).unwrap().with_topology(topology())
+}
+
+fn name(name: &str) -> ProjectionName {
+    ProjectionName::new(name).unwrap()
+}
+
+fn frame(position: u64, bytes: usize) -> Frame {
+    Frame::unchecked(Position::new(position), vec![b'x'; bytes])
+}
+
+fn recorded(position: u64, note: &str) -> RecordedEvent {
+    let event: NewEvent = event(format!(r#"{{"note":"{note}"}}"#));
+    RecordedEvent::new(Position::new(position), stream("1"), Version::new(position), DateTime::UNIX_EPOCH, event)
+}
+
+/// Publishes as a relay does: an error that passes is followed by another attempt with everything.
+async fn publish(broker: &RabbitMqBroker, frames: &[Frame]) {
+    for _ in 0..3 {
+        let published = async { broker.publish(frames).await?.await };
+        match published.await {
+            Ok(()) => return,
+            Err(error) => assert!(error.is_transient(), "{error:#}"),
+        }
+    }
+    panic!("the frames were not published");
+}
+
+async fn plain_client(server: &RabbitMq) -> lapin::Channel {
+    let connection = Connection::connect(&url(&server.address()), ConnectionProperties::default()).await.unwrap();
+    connection.create_channel().await.unwrap()
+}
+
+/// Takes all messages of a queue.
+async fn drain(channel: &lapin::Channel, queue: &str) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    while let Some(message) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap() {
+        found.push(message.delivery.data);
+    }
+    found
+}
+
+fn queue(projection: &str) -> String {
+    topology().queue(&name(projection), SubscriptionMode::Competing).unwrap()
+}
+
+#[tokio::test]
+async fn an_event_over_the_message_size_stops_no_other() {
+    let server = RabbitMq::start_with("[{rabbit, [{max_message_size, 100000}]}].");
+    let broker = RabbitMqBroker::new(options(&server)).unwrap();
+    drop(broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
+    let frames = [frame(1, 10), frame(2, 200_000), frame(3, 10)];
+    publish(&broker, &frames).await;
+    assert_eq!(broker.unsent_frames(), 1);
+
+    let events = [recorded(1, "a"), recorded(2, &"b".repeat(200_000)), recorded(3, "c")];
+    let first = async { broker.announce(&events).await?.await };
+    let error = first.await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("max_message_size of 100000 bytes"), "{error:#}");
+    broker.announce(&events).await.unwrap().await.unwrap();
+    let client = plain_client(&server).await;
+    let mut announced = BTreeMap::new();
+    for message in drain(&client, "all.events").await {
+        let message: serde_json::Value = serde_json::from_slice(&message).unwrap();
+        announced.insert(message["position"].as_u64().unwrap(), message);
+    }
+    assert_eq!(announced.len(), 3);
+    assert_eq!((&announced[&2]["payload"], &announced[&2]["payload_encoding"]), (&().into(), &"omitted".into()));
+    assert_eq!((&announced[&3]["payload"]["note"], announced[&3].get("payload_encoding")), (&"c".into(), None));
+    let first_bytes: Vec<_> = drain(&client, &queue("sales")).await.iter().map(Vec::len).collect();
+    assert!(first_bytes.iter().all(|bytes| *bytes == 10) && first_bytes.len() >= 2, "{first_bytes:?}");
+}
+
+#[tokio::test]
+async fn a_queue_that_refuses_frames_does_not_block_the_others() {
+    let server = RabbitMq::start();
+    let broker = RabbitMqBroker::new(options(&server)).unwrap();
+    drop(broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
+    let client = plain_client(&server).await;
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    client.queue_declare("full".into(), QueueDeclareOptions::durable(), full).await.unwrap();
+    let bound = client.queue_bind(
+        "full".into(),
+        "event.log".into(),
+        "".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    bound.await.unwrap();
+    for position in 1..=20 {
+        broker.publish(&[frame(position, 10)]).await.unwrap().await.unwrap();
+    }
+    assert!(broker.unsent_frames() >= 15, "{}", broker.unsent_frames());
+    assert_eq!(drain(&client, &queue("sales")).await.len(), 20, "each frame once");
+}
+
+#[tokio::test]
+async fn a_queue_that_nobody_reads_makes_no_dead_letters() {
+    let server = RabbitMq::start();
+    let mut topology = topology();
+    topology.projections.max_length = Some(2);
+    let broker = RabbitMqBroker::new(options(&server).with_topology(topology)).unwrap();
+    broker.declare().await.unwrap();
+    drop(broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
+    for position in 1..=20 {
+        broker.publish(&[frame(position, 10)]).await.unwrap().await.unwrap();
+    }
+    let client = plain_client(&server).await;
+    assert_eq!(drain(&client, "dead.events").await.len(), 0);
+    assert_eq!(drain(&client, &queue("sales")).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_configure_uses_what_is_there() {
+    let server = RabbitMq::start();
+    let operator = RabbitMqBroker::new(options(&server)).unwrap();
+    operator.declare().await.unwrap();
+    drop(operator.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
+    server.ctl(&["add_user", "app", "secret"]);
+    server.ctl(&["set_permissions", "app", "", ".*", ".*"]);
+    let options = RabbitMqOptions::new(&format!("amqp://app:secret@{}/%2f", server.address())).unwrap();
+    let options = options.with_topology(topology());
+    let refused = RabbitMqBroker::new(options.clone()).unwrap().declare().await.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Backend(_)), "{refused:#}");
+
+    let broker = RabbitMqBroker::new(options.without_declaring()).unwrap();
+    broker.declare().await.unwrap();
+    let mut consumer = broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap();
+    broker.publish(&[frame(1, 10)]).await.unwrap().await.unwrap();
+    assert_eq!(consumer.next(10).await.unwrap().len(), 1);
+    broker.announce(&[recorded(1, "a")]).await.unwrap().await.unwrap();
+    assert_eq!(drain(&plain_client(&server).await, "all.events").await.len(), 1);
+    let missing = broker.subscribe(&name("unknown"), SubscriptionMode::Competing).await.err().unwrap();
+    assert!(missing.is_transient() && format!("{missing:#}").contains("NOT_FOUND"), "{missing:#}");
+}
+
+#[tokio::test]
+async fn a_blocked_publisher_waits_and_sends_nothing_twice() {
+    let server = RabbitMq::start();
+    let broker = RabbitMqBroker::new(options(&server).with_timeout(Duration::from_millis(500))).unwrap();
+    drop(broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
+    broker.publish(&[frame(1, 10)]).await.unwrap().await.unwrap();
+    server.ctl(&["set_vm_memory_high_watermark", "0.0000001"]);
+    // The broker notices that it blocks a connection when that publishes.
+    let mut waiting = broker.publish(&[frame(2, 10)]).await.unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(3), waiting.as_mut()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    let error = broker.publish(&[frame(3, 10)]).await.err().unwrap();
+    assert!(error.is_transient() && error.to_string().contains("low on memory"), "{error:#}");
+    let publishers = server.ctl(&["list_connections", "client_properties"]).matches("publishing").count();
+    assert_eq!(publishers, 1, "no second connection was opened");
+
+    server.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    waiting.await.unwrap();
+    publish(&broker, &[frame(3, 10)]).await;
+    assert_eq!(drain(&plain_client(&server).await, &queue("sales")).await.len(), 3, "each frame once");
+}
+
+#[tokio::test]
+async fn the_next_node_takes_over() {
+    let mut server = RabbitMq::start();
+    let other = RabbitMq::start();
+    let options = options(&server).with_node(&url(&other.address())).unwrap().with_timeout(Duration::from_secs(5));
+    let broker = RabbitMqBroker::new(options).unwrap();
+    broker.publish(&[frame(1, 10)]).await.unwrap().await.unwrap();
+    server.kill();
+    publish(&broker, &[frame(2, 10)]).await;
+    drop(broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
+    publish(&broker, &[frame(3, 10)]).await;
+    assert_eq!(drain(&plain_client(&other).await, &queue("sales")).await.len(), 1);
+    drop(other);
+    // The first attempt may find the old connection.
+    drop(broker.publish(&[frame(4, 10)]).await);
+    let error = broker.publish(&[frame(4, 10)]).await.err().unwrap();
+    assert!(error.is_transient() && error.to_string().contains("connect to RabbitMQ at 127.0.0.1"), "{error:#}");
+}
+
+#[tokio::test]
+async fn frames_need_no_queue_of_a_channel() {
+    let server = RabbitMq::start();
+    let broker = RabbitMqBroker::new(options(&server)).unwrap();
+    let client = plain_client(&server).await;
+    // A queue that cannot be declared, as one whose node is down.
+    client.queue_declare("all.events".into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+    drop(broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
+    broker.publish(&[frame(1, 10)]).await.unwrap().await.unwrap();
+    assert_eq!(drain(&client, &queue("sales")).await.len(), 1);
+    assert!(matches!(broker.declare().await.unwrap_err().kind(), ErrorKind::Topology(_)));
+}
+
+#[tokio::test]
+async fn channels_can_be_quorum_queues() {
+    let server = RabbitMq::start();
+    let mut topology = Topology::new().with_channel(Channel::new("all.events", ["#"]).with_kind("quorum"));
+    topology.dead_letter_queue = topology.dead_letter_queue.with_kind("quorum");
+    RabbitMqBroker::new(options(&server).with_topology(topology)).unwrap().declare().await.unwrap();
+    let queues = server.ctl(&["list_queues", "name", "type", "--silent"]);
+    let quorum = |name: &str| queues.lines().any(|line| line.starts_with(name) && line.ends_with("quorum"));
+    assert!(quorum("all.events") && quorum("dead.events"), "{queues}");
+}
