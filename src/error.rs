@@ -205,6 +205,14 @@ pub enum ErrorKind {
         /// The names that have run.
         known: Vec<ProjectionName>,
     },
+    /// No relay called `relay` has ever run on this log, and this process has created none. The name is misspelt, or the log is another one.
+    #[error("no relay called {relay} has run on this log; {}", names(.known))]
+    UnknownRelay {
+        /// The unknown name.
+        relay: String,
+        /// The names that have run.
+        known: Vec<String>,
+    },
     /// Another worker moved the projection's checkpoint, or changed its parked aggregates (`expected` and `actual` are equal then). This
     /// worker's batch was rolled back.
     #[error("projection {projection}: the checkpoint is at {actual}, not at {expected}")]
@@ -324,11 +332,11 @@ impl fmt::Display for ServerProblem {
     }
 }
 
-fn names(known: &[ProjectionName]) -> String {
+fn names(known: &[impl fmt::Display]) -> String {
     if known.is_empty() {
         return "none has".to_owned();
     }
-    let names: Vec<_> = known.iter().map(ProjectionName::as_str).collect();
+    let names: Vec<_> = known.iter().map(ToString::to_string).collect();
     format!("these have: {}", names.join(", "))
 }
 

@@ -310,7 +310,24 @@ impl Metadata {
     }
 }
 
-/// An encoded event, ready to append.
+/// The Rust type that an event in memory was encoded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Declared {
+    /// The path of the type.
+    pub(crate) path: &'static str,
+    /// The only aggregate that has such events, if the type names it.
+    pub(crate) aggregate: Option<&'static str>,
+}
+
+impl Declared {
+    /// Returns what `schema` says. `None` if it names neither its type nor its aggregate.
+    fn of(schema: &EventSchema) -> Option<Self> {
+        let declared = Self { path: schema.declaration, aggregate: schema.aggregate };
+        (!declared.path.is_empty() || declared.aggregate.is_some()).then_some(declared)
+    }
+}
+
+/// An encoded event, ready to append. Two are equal if they are stored in the same way.
 ///
 /// # Examples
 /// ```
@@ -327,7 +344,7 @@ impl Metadata {
 /// assert_eq!(sold.payload, r#"{"cents":500}"#);
 /// # Ok::<(), retell::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct NewEvent {
     /// Its id, unique in the log.
@@ -342,7 +359,21 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// Data about the event besides its payload.
     pub metadata: Metadata,
+    /// The type that it was encoded from, if that is known. It is not stored.
+    pub(crate) declared: Option<Declared>,
 }
+
+impl PartialEq for NewEvent {
+    fn eq(&self, other: &Self) -> bool {
+        let form = |event: &Self| (event.id, event.schema_version, event.codec);
+        form(self) == form(other)
+            && self.event_type == other.event_type
+            && self.payload == other.payload
+            && self.metadata == other.metadata
+    }
+}
+
+impl Eq for NewEvent {}
 
 /// Shows the size of the payload only, so that no payload gets into a log.
 impl fmt::Debug for NewEvent {
@@ -387,12 +418,14 @@ impl NewEvent {
             };
             refused(": it could not be decoded again", source)
         })?;
-        Ok((Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into()), decoded))
+        let mut new = Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into());
+        new.declared = Declared::of(&schema);
+        Ok((new, decoded))
     }
 
     /// Creates an event whose payload is already encoded. For drivers that read an event back, and for copies from another log.
     pub fn stored(id: EventId, event_type: EventType, schema_version: u32, codec: Codec, payload: Bytes) -> Self {
-        Self { id, event_type, schema_version, codec, payload, metadata: Metadata::default() }
+        Self { id, event_type, schema_version, codec, payload, metadata: Metadata::default(), declared: None }
     }
 
     /// Sets the metadata.

@@ -25,6 +25,7 @@ use crate::relay::publishing::{Leadership, Outlet, Publishing, Route};
 use crate::status::{Reporter, Status, Wait};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
+use crate::store::model::names;
 
 pub use options::RelayOptions;
 
@@ -83,7 +84,9 @@ impl Relay {
     /// Stores the confirmed position in `store` under `name`, and starts from there. Only one of the relays that share `name`, in any process,
     /// publishes: the relay that holds the lease of the same name.
     pub fn with_checkpoint(mut self, store: impl RelayStore, name: impl Into<String>) -> Self {
-        self.checkpoint = Some((Arc::new(store), name.into()));
+        let name = name.into();
+        names::add_relay(&name);
+        self.checkpoint = Some((Arc::new(store), name));
         self
     }
 

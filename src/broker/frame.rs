@@ -227,6 +227,7 @@ mod tests {
                 codec: Codec::Compact,
                 payload: vec![7; payload].into(),
                 metadata,
+                declared: None,
             },
         }
     }

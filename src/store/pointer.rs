@@ -75,6 +75,7 @@ forward! {
 forward! {
     RelayStore {
         async fn mark(&self, relay: &str) -> Result<Mark>;
+        async fn relays(&self) -> Result<Option<Vec<String>>>;
         async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()>;
         async fn reset(&self, relay: &str, to: Mark) -> Result<()>;
         async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;

@@ -172,6 +172,7 @@ macro_rules! relay_store_conformance {
             a_relays_checkpoint_never_goes_backward,
             a_smaller_fence_cannot_move_the_checkpoint,
             a_reset_relay_is_at_the_given_place_and_has_no_leader,
+            a_relay_that_never_ran_is_an_error,
             relay_and_lease_names_follow_the_rules_of_names,
             each_new_holder_of_a_lease_gets_a_greater_fence,
             a_holder_renews_its_lease_under_the_same_fence,
@@ -219,6 +220,7 @@ fn event_of(event_type: &str, payload: impl Into<Bytes>) -> NewEvent {
         codec: Codec::Json,
         payload: payload.into(),
         metadata: Metadata::default(),
+        declared: None,
     }
 }
 

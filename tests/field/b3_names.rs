@@ -3,6 +3,7 @@
 //! That the derive refuses a name without a dot, and the event of another aggregate, is tested in `macros/tests/ui`.
 
 use retell::prelude::*;
+use retell::store::EventReader;
 use retell::{ErrorKind, Filter};
 
 mod customers {
@@ -68,12 +69,95 @@ async fn a_view_ignores_another_aggregates_events_of_one_name() {
 
 #[tokio::test]
 async fn an_event_of_another_aggregate_is_not_appended() {
-    let log = MemoryStore::new();
-    let refused = log.append_events(("customer", "1"), ExpectedVersion::Any, [hammer()]).await.unwrap_err();
-    assert!(
-        matches!(refused.kind(), ErrorKind::Invalid(problem) if problem.contains("aggregate product")),
-        "{refused}"
-    );
+    for store in crate::stores::every_store().await {
+        let customer = StreamId::parse("customer", "1").unwrap();
+        let encoded = vec![NewEvent::new(&hammer()).unwrap()];
+        let attempts = [
+            store.events.append_events(customer.clone(), ExpectedVersion::Any, [hammer()]).await,
+            store.events.append(Append::new(customer, ExpectedVersion::Any, encoded)).await,
+        ];
+        for refused in attempts {
+            let refused = refused.unwrap_err();
+            assert!(
+                matches!(refused.kind(), ErrorKind::Invalid(problem) if problem.contains("aggregate product")),
+                "{}: {refused}",
+                store.name
+            );
+        }
+    }
+}
+
+/// Types of several authors, with stored names that they share.
+mod shared {
+    use retell::Event;
+
+    pub(super) mod drafts {
+        #[derive(super::Event)]
+        #[event("page.created")]
+        pub(in super::super) struct Created;
+
+        #[derive(super::Event)]
+        #[event("page.renamed")]
+        pub(in super::super) struct Renamed;
+
+        #[derive(super::Event)]
+        #[event("page.moved", aggregate = "draft")]
+        pub(in super::super) struct Moved;
+    }
+
+    pub(super) mod sheets {
+        #[derive(super::Event)]
+        #[event("page.created")]
+        pub(in super::super) struct Created;
+
+        #[derive(super::Event)]
+        #[event("page.renamed")]
+        pub(in super::super) struct Renamed;
+
+        #[derive(super::Event)]
+        #[event("page.moved")]
+        pub(in super::super) struct Moved;
+
+        #[derive(super::Event)]
+        #[event("page.moved", aggregate = "sheet")]
+        pub(in super::super) struct MovedSheet;
+    }
+}
+
+#[tokio::test]
+async fn two_types_of_one_name_are_refused_in_a_log() {
+    use shared::{drafts, sheets};
+
+    async fn put<E: Event>(log: &dyn EventStore, kind: &str, event: E) -> retell::Result<()> {
+        let append =
+            Append::new(StreamId::parse(kind, "1").unwrap(), ExpectedVersion::Any, vec![NewEvent::new(&event)?]);
+        log.append(append).await.map(drop)
+    }
+
+    for store in crate::stores::every_store().await {
+        let log = &*store.events;
+        let refused = |result: retell::Result<()>, by: &str| {
+            let error = result.unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::Invalid(problem) if problem.contains(by)),
+                "{}: {error}",
+                store.name
+            );
+        };
+        put(log, "draft", drafts::Created).await.unwrap();
+        refused(put(log, "sheet", sheets::Created).await, "drafts::Created");
+        // The type of another release, or of a module that knows the same events.
+        put(log, "draft", sheets::Created).await.unwrap();
+        // One type for the events of several aggregates.
+        put(log, "draft", drafts::Renamed).await.unwrap();
+        put(log, "note", drafts::Renamed).await.unwrap();
+        refused(put(log, "sheet", sheets::Renamed).await, "drafts::Renamed");
+        // Types that name their aggregates are told apart, if both do.
+        put(log, "draft", drafts::Moved).await.unwrap();
+        put(log, "sheet", sheets::MovedSheet).await.unwrap();
+        refused(put(log, "sheet", sheets::Moved).await, "drafts::Moved");
+        assert_eq!(store.events.head().await.unwrap(), Position::new(6), "{}", store.name);
+    }
 }
 
 #[derive(EventUnion)]

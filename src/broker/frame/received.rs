@@ -119,6 +119,7 @@ fn recorded_event(body: &Bytes, position: Position, wire: &WireEvent<'_>) -> Res
                 wire.causation_id.map(Into::into),
                 wire.metadata.as_deref(),
             )?,
+            declared: None,
         },
     })
 }

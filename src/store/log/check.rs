@@ -13,8 +13,8 @@ impl Append {
     /// Checks the append without reading the log. A store calls this before the append waits for a commit.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if a stream has no events, is named twice or has an event with a metadata entry `source`, or if two streams
-    /// reserve or two streams release the same value. [`ErrorKind::TooLarge`] if the payload of an event exceeds `max_payload` bytes.
+    /// [`ErrorKind::Invalid`] if a stream has no events, is named twice or has an event with a metadata entry `source` or of [another
+    /// aggregate](crate::event::EventSchema::aggregate), or if two streams reserve or two streams release the same value. [`ErrorKind::TooLarge`] if the payload of an event exceeds `max_payload` bytes.
     pub fn check(&self, max_payload: usize) -> Result<()> {
         let mut seen = HashSet::with_capacity(self.streams.len());
         for StreamAppend { stream, events, .. } in &self.streams {
@@ -36,6 +36,11 @@ fn check_event(stream: &StreamId, event: &NewEvent, max_payload: usize) -> Resul
     if event.payload.len() > max_payload {
         let what = format!("event {} for {stream}", event.event_type);
         return Err(ErrorKind::TooLarge { what, bytes: event.payload.len(), limit: max_payload }.into());
+    }
+    let owner = event.declared.and_then(|declared| declared.aggregate);
+    if let Some(owner) = owner.filter(|owner| *owner != stream.aggregate_type().as_str()) {
+        let problem = format!("event {} belongs to aggregate {owner}, not to {stream}", event.event_type);
+        return Err(ErrorKind::Invalid(problem).into());
     }
     if event.metadata.extra.contains_key("source") {
         let problem = format!("event {} for {stream}: metadata entry `source` is reserved", event.event_type);

@@ -4,7 +4,9 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
 use crate::id::{ClaimScope, ClaimValue, EventId, ExpectedVersion, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
@@ -138,17 +140,7 @@ fn encoded<E: Event>(
     events: impl IntoIterator<Item = E>,
 ) -> Result<Append> {
     let stream = stream.try_into().map_err(Into::into)?;
-    let new = |event: E| {
-        let schema = event.schema();
-        match schema.aggregate {
-            Some(owner) if owner != stream.aggregate_type().as_str() => {
-                let problem = format!("event {} belongs to aggregate {owner}, not to {stream}", schema.name);
-                Err(ErrorKind::Invalid(problem).into())
-            }
-            _ => NewEvent::new(&event),
-        }
-    };
-    let events = events.into_iter().map(new).collect::<Result<_>>()?;
+    let events = events.into_iter().map(|event| NewEvent::new(&event)).collect::<Result<_>>()?;
     Ok(Append::new(stream, expected, events))
 }
 

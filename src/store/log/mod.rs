@@ -12,6 +12,7 @@ pub(crate) mod group_commit;
 pub(crate) mod history;
 pub(crate) mod inline;
 pub(crate) mod judge;
+pub(crate) mod kinds;
 pub(crate) mod lease;
 pub(crate) mod mark;
 pub(crate) mod query;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{Fence, InvalidName, Position, parse_name};
+use crate::store::model::names;
 
 /// The maximum length of a lease. A store shortens a longer one, so that its end fits the timestamp type of every database.
 pub const LONGEST_LEASE: Duration = Duration::from_hours(365 * 24);
@@ -47,9 +48,39 @@ pub trait RelayStore: Send + Sync + 'static {
     /// Returns the position of the [mark](Self::mark).
     ///
     /// # Errors
-    /// The errors of [`mark`](Self::mark).
+    /// [`ErrorKind::UnknownRelay`] as [`check_relay`](Self::check_relay), otherwise the errors of [`mark`](Self::mark).
     async fn position(&self, relay: &str) -> Result<Position> {
-        Ok(self.mark(relay).await?.position)
+        let mark = self.mark(relay).await?;
+        if mark == Mark::START {
+            self.check_relay(relay).await?;
+        }
+        Ok(mark.position)
+    }
+
+    /// Returns the names of all relays that have a position or had the lease on this log, sorted. `None` if the store cannot list them, as in
+    /// the default implementation.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn relays(&self) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
+    /// Refuses a name that is misspelt: one that has never run on this log, and for which this process has created no relay. A store calls this
+    /// in [`reset`](Self::reset).
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownRelay`] with the names that have run, otherwise a [read error](crate::Error#read-errors).
+    async fn check_relay(&self, relay: &str) -> Result<()> {
+        if names::is_relay_run_here(relay) {
+            return Ok(());
+        }
+        match self.relays().await? {
+            Some(known) if !known.iter().any(|name| name == relay) => {
+                Err(ErrorKind::UnknownRelay { relay: relay.to_owned(), known }.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Moves the position of `relay` forward to `to`, never backward, and stores `fence` even if the position stays the same.
@@ -67,7 +98,7 @@ pub trait RelayStore: Send + Sync + 'static {
     /// they were before.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] as for [`mark`](Self::mark), otherwise a [write error](crate::Error#write-errors).
+    /// [`ErrorKind::UnknownRelay`] as [`check_relay`](Self::check_relay), [`ErrorKind::Invalid`] as for [`mark`](Self::mark), otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still move the position, or only end the lease.

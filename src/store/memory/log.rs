@@ -1,6 +1,6 @@
 //! The log in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use crate::store::log::group_commit::{BatchAppend, GroupCommit};
 use crate::store::log::history::{stream_changed, token_at};
 use crate::store::log::inline::Inlines;
 use crate::store::log::judge::{Verdict, Written, judge, record};
+use crate::store::log::kinds::Kinds;
 use crate::store::log::lease::Lease;
 use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, Page, Query, Select};
@@ -80,7 +81,8 @@ impl Default for MemoryStore {
 impl<T: Send + Sync + 'static> MemoryStore<T> {
     /// Creates an empty log whose inline projections write to `models`.
     pub fn with_read_model(models: MemoryReadModel<T>) -> Self {
-        let log = Arc::new(MemoryLog { state: RwLock::default(), head: watch::Sender::new(Position::ZERO) });
+        let (state, head) = (RwLock::default(), watch::Sender::new(Position::ZERO));
+        let log = Arc::new(MemoryLog { state, head, kinds: Kinds::default() });
         Self { commits: Arc::new(GroupCommit::new(log.clone())), log, models, inlines: Inlines::none() }
     }
 
@@ -102,6 +104,7 @@ impl<T: 'static> Clone for MemoryStore<T> {
 pub(crate) struct MemoryLog {
     state: RwLock<State>,
     pub(crate) head: watch::Sender<Position>,
+    kinds: Kinds,
 }
 
 #[derive(Debug, Default)]
@@ -361,6 +364,7 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
 impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
     async fn append(&self, append: Append) -> Result<Appended> {
         append.check(MAX_PAYLOAD_BYTES)?;
+        self.log.kinds.check(&append)?;
         if !self.inlines.is_empty() {
             // Another task makes the commit. It cannot detect that it waits for the transaction of this task.
             self.models.transactions.refuse_inside("append")?;
@@ -406,6 +410,12 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
         Ok(self.log.read().relayed.get(relay).map_or(Mark::START, |(mark, _)| *mark))
     }
 
+    async fn relays(&self) -> Result<Option<Vec<String>>> {
+        let state = self.log.read();
+        let names: BTreeSet<&String> = state.relayed.keys().chain(state.leases.keys()).collect();
+        Ok(Some(names.into_iter().cloned().collect()))
+    }
+
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let mut state = self.log.write();
@@ -420,6 +430,7 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
         check_relay_name(relay)?;
+        self.check_relay(relay).await?;
         let mut state = self.log.write();
         let fence = state.leases.get_mut(relay).map_or(Fence::ZERO, |lease| {
             (lease.fence, lease.held) = (lease.fence.next(), None);

@@ -9,6 +9,7 @@ use crate::store::log::append::{Append, Appended};
 #[cfg(doc)]
 use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::kinds::Kinds;
 use crate::store::mysql::check::{self, Part};
 use crate::store::mysql::connection::{Connections, pool};
 use crate::store::mysql::error::{classify, refusal};
@@ -48,6 +49,7 @@ pub struct MySqlStore {
     /// The connections of the read models, see [`read_model`](Self::read_model).
     pub(crate) models: Connections,
     pub(crate) max_payload: usize,
+    pub(crate) kinds: Kinds,
 }
 
 impl MySqlStore {
@@ -116,6 +118,7 @@ impl MySqlStore {
             writer,
             models: connections.apart(),
             reader: Reader { connections },
+            kinds: Kinds::default(),
             max_payload: options.max_payload.min(opened.packet.saturating_sub(PACKET_RESERVE)),
         })
     }
@@ -161,6 +164,7 @@ impl MySqlStore {
     /// If the call is dropped, close the connection, which rolls the transaction back. sqlx cannot use the connection any more.
     pub async fn append_in(&self, tx: &mut MySqlConnection, append: &Append) -> Result<Appended> {
         append.check(self.max_payload)?;
+        self.kinds.check(append)?;
         self.writer.connections.call("append", self.writer.append_in(tx, append)).await
     }
 

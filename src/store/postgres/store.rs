@@ -9,6 +9,7 @@ use crate::store::log::append::{Append, Appended};
 #[cfg(doc)]
 use crate::store::log::event_store::EventStore;
 use crate::store::log::group_commit::GroupCommit;
+use crate::store::log::kinds::Kinds;
 use crate::store::postgres::check::{self, Part};
 use crate::store::postgres::connection::{Connections, pool};
 use crate::store::postgres::error::classify;
@@ -46,6 +47,7 @@ pub struct PostgresStore {
     /// The connections of the read models, see [`read_model`](Self::read_model).
     pub(crate) models: Connections,
     pub(crate) max_payload: usize,
+    pub(crate) kinds: Kinds,
 }
 
 impl PostgresStore {
@@ -100,6 +102,7 @@ impl PostgresStore {
             writer,
             models: connections.apart(),
             reader: Reader { connections, schema: schema.clone(), expects_writes: !read_only },
+            kinds: Kinds::default(),
             max_payload: options.max_payload,
             schema,
         })
@@ -127,6 +130,7 @@ impl PostgresStore {
     /// If the call is dropped, roll the transaction back.
     pub async fn append_in(&self, tx: &mut PgConnection, append: &Append) -> Result<Appended> {
         append.check(self.max_payload)?;
+        self.kinds.check(append)?;
         self.writer.connections.call("append", self.writer.append_in(tx, append)).await
     }
 

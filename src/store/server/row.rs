@@ -72,6 +72,7 @@ impl EventBuilder {
                 codec: codec(columns.codec)?,
                 payload: Bytes::copy_from_slice(columns.payload),
                 metadata,
+                declared: None,
             },
         })
     }

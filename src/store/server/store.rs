@@ -49,6 +49,7 @@ macro_rules! log_ports {
             impl EventStore for $store {
                 async fn append(&self, append: Append) -> Result<Appended> {
                     append.check(self.max_payload)?;
+                    self.kinds.check(&append)?;
                     self.writer.connections.check_free()?;
                     // The limit includes the wait for earlier commits.
                     self.writer.connections.call("append", self.commits.append(append)).await

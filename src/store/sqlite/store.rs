@@ -14,6 +14,7 @@ use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
 use crate::store::log::history::token_at;
 use crate::store::log::inline::Inlines;
+use crate::store::log::kinds::Kinds;
 use crate::store::log::query::{Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::token::Token;
@@ -44,6 +45,7 @@ pub struct SqliteStore {
     pub(crate) readers: Arc<Pool>,
     pub(crate) commits: Arc<GroupCommit>,
     pub(crate) max_payload: usize,
+    pub(crate) kinds: Kinds,
 }
 
 impl SqliteStore {
@@ -127,6 +129,7 @@ impl SqliteStore {
         work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<(Appended, Option<T>), E> {
         append.check(self.max_payload)?;
+        self.kinds.check(&append)?;
         self.writer.append_with(append, work).await
     }
 
@@ -143,7 +146,8 @@ impl SqliteStore {
         let (writers, readers) = Pool::open(location, options).await?;
         let head = readers.run("read the head", |db| read::head(db)).await?;
         let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head), inline: Inlines::none() });
-        Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone())), writer, readers, max_payload })
+        let commits = Arc::new(GroupCommit::new(writer.clone()));
+        Ok(Self { commits, writer, readers, max_payload, kinds: Kinds::default() })
     }
 }
 
@@ -195,6 +199,7 @@ impl EventReader for SqliteStore {
 impl EventStore for SqliteStore {
     async fn append(&self, append: Append) -> Result<Appended> {
         append.check(self.max_payload)?;
+        self.kinds.check(&append)?;
         self.writer.pool.check_free()?;
         self.commits.append(append).await
     }

@@ -31,7 +31,7 @@ async fn set(store: &Relays, relay: &str, position: u64, fence: u64) -> Result<(
 }
 
 async fn relayed(store: &Relays, relay: &str) -> u64 {
-    store.position(relay).await.expect("a relay's position can be read").get()
+    store.mark(relay).await.expect("a relay's position can be read").position.get()
 }
 
 fn holders() -> [Uuid; 2] {
@@ -80,9 +80,27 @@ pub async fn a_reset_relay_is_at_the_given_place_and_has_no_leader(store: Relays
     }
     let next = acquire(&store, "one", other, LONG).await.expect("the lease has ended");
     store.advance("one", Position::new(13).into(), next).await.expect("the next leader may write");
-    store.reset("never ran", Mark::new(Position::new(3), id)).await.expect("a relay that never ran can be reset");
-    assert_eq!(relayed(&store, "never ran").await, 3);
+    store.advance("two", Position::new(3).into(), Fence::ZERO).await.expect("another relay may write");
+    store.reset("two", Mark::START).await.expect("another relay can be reset");
     assert_eq!(relayed(&store, "one").await, 13, "another relay");
+}
+
+/// The name of a relay that never ran is misspelt. Stores that cannot list their relays accept every name.
+pub async fn a_relay_that_never_ran_is_an_error(store: Relays) {
+    let ([holder, _], misspelt) = (holders(), "mian of the suite");
+    assert!(acquire(&store, "leads", holder, LONG).await.is_some());
+    set(&store, "main", 3, 1).await.expect("a relay's position can be moved");
+    let Some(known) = store.relays().await.expect("relays can be listed") else { return };
+    assert_eq!(known, ["leads", "main"]);
+    let errors = [store.position(misspelt).await.err(), store.reset(misspelt, Mark::START).await.err()];
+    for error in errors {
+        let error = error.expect("the name is refused");
+        assert_eq!(*error.kind(), ErrorKind::UnknownRelay { relay: misspelt.into(), known: known.clone() });
+    }
+    assert_eq!(store.relays().await.expect("relays can be listed"), Some(known), "nothing was written");
+    assert_eq!(relayed(&store, misspelt).await, 0, "a new relay starts at the beginning of the log");
+    assert_eq!(store.position("main").await.expect("a known name"), Position::new(3));
+    assert_eq!(store.position("leads").await.expect("a known name"), Position::ZERO);
 }
 
 /// The store validates these names and keeps them byte by byte.

@@ -20,11 +20,24 @@ impl RelayStore for MySqlStore {
         self.writer.connections.repeat("read a relay's position", || self.relay_mark(relay)).await
     }
 
+    async fn relays(&self) -> Result<Option<Vec<String>>> {
+        let read = || async {
+            let rows = self.writer.connections.all(sqlx::query_as(RELAYS)).await;
+            let rows: Vec<(String,)> = rows.map_err(|error| classify(error, "list the relays"))?;
+            let mut names: Vec<_> = rows.into_iter().map(|(name,)| name).collect();
+            names.sort_unstable();
+            Ok(Some(names))
+        };
+        self.writer.connections.repeat("list the relays", read).await
+    }
+
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         self.writer.connections.repeat("advance a relay's position", || self.advance_relay(relay, to, fence)).await
     }
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        check_relay_name(relay)?;
+        self.check_relay(relay).await?;
         self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to)).await
     }
 
@@ -63,7 +76,6 @@ impl MySqlStore {
     }
 
     async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
-        check_relay_name(relay)?;
         let (connections, name) = (&self.writer.connections, relay.as_bytes());
         let failed = |error| classify(error, "reset a relay");
         let (position, id) = (to_sql(to.position.get()), id_to_sql(to));
@@ -100,6 +112,8 @@ impl MySqlStore {
         self.writer.connections.execute(release).await.map_err(|error| classify(error, "release a lease"))
     }
 }
+
+const RELAYS: &str = "SELECT CONVERT(relay USING utf8mb4) FROM retell_relays UNION SELECT CONVERT(name USING utf8mb4) FROM retell_leases";
 
 const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?";
 

@@ -20,11 +20,24 @@ impl RelayStore for PostgresStore {
         self.writer.connections.repeat("read a relay's position", || self.relay_mark(relay)).await
     }
 
+    async fn relays(&self) -> Result<Option<Vec<String>>> {
+        let read = || async {
+            let rows = self.writer.connections.all(sqlx::query_as(self.schema.sql(RELAYS))).await;
+            let rows: Vec<(String,)> = rows.map_err(|error| classify(error, "list the relays"))?;
+            let mut names: Vec<_> = rows.into_iter().map(|(name,)| name).collect();
+            names.sort_unstable();
+            Ok(Some(names))
+        };
+        self.writer.connections.repeat("list the relays", read).await
+    }
+
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         self.writer.connections.repeat("advance a relay's position", || self.advance_relay(relay, to, fence)).await
     }
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        check_relay_name(relay)?;
+        self.check_relay(relay).await?;
         self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to)).await
     }
 
@@ -60,7 +73,6 @@ impl PostgresStore {
     }
 
     async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
-        check_relay_name(relay)?;
         let query = sqlx::query(self.schema.sql(RESET)).bind(relay).bind(to_sql(to.position.get())).bind(id_to_sql(to));
         self.writer.connections.execute(query).await.map_err(|error| classify(error, "reset a relay"))
     }
@@ -83,6 +95,8 @@ impl PostgresStore {
         self.writer.connections.execute(query).await.map_err(|error| classify(error, "release a lease"))
     }
 }
+
+const RELAYS: &str = "SELECT relay FROM {schema}.relays UNION SELECT name FROM {schema}.leases";
 
 const MARK: &str = "SELECT position, event_id FROM {schema}.relays WHERE relay = $1";
 

@@ -29,6 +29,16 @@ impl RelayStore for SqliteStore {
             .await
     }
 
+    async fn relays(&self) -> Result<Option<Vec<String>>> {
+        self.readers
+            .run("list the relays", |db| {
+                let mut list = db.prepare_cached(RELAYS)?;
+                let names = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                Ok(Some(names))
+            })
+            .await
+    }
+
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let relay = relay.to_owned();
@@ -45,6 +55,7 @@ impl RelayStore for SqliteStore {
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
         check_relay_name(relay)?;
+        self.check_relay(relay).await?;
         let relay = relay.to_owned();
         self.writer
             .pool
@@ -86,6 +97,8 @@ impl RelayStore for SqliteStore {
             .await
     }
 }
+
+const RELAYS: &str = "SELECT relay FROM retell_relays UNION SELECT name FROM retell_leases ORDER BY 1";
 
 const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?1";
 

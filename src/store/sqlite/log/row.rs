@@ -83,6 +83,7 @@ impl EventsReader {
                 codec: codec(number).ok_or_else(|| corrupt(format!("unknown codec {number}")))?,
                 payload: self.keep(payload),
                 metadata,
+                declared: None,
             },
         })
     }
