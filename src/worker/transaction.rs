@@ -136,6 +136,8 @@ impl Attempts {
                 return Ok(Some(Outcome::Failed(Error::with_source(kind, failed))));
             }
             self.is_lost = true;
+            // The time of the handler is no outage, so it does not count toward the limit of catching up.
+            return Ok(if self.delays.pause_for(&failed, stop).await { None } else { Some(Outcome::Interrupted) });
         }
         match self.delays.pause_after(failed, stop).await {
             Ok(()) => Ok(None),
