@@ -385,7 +385,7 @@ impl fmt::Debug for NewEvent {
             .field("codec", &self.codec)
             .field("payload", &format_args!("{} bytes", self.payload.len()))
             .field("metadata", &self.metadata)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

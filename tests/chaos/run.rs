@@ -592,7 +592,7 @@ pub(crate) fn address(url: &str) -> String {
 pub(crate) struct Process {
     role: Role,
     child: Child,
-    /// What the process writes to standard error.
+    /// The file that gets the process's standard error.
     errors: File,
     pub(crate) clock: Option<Clock>,
 }

@@ -14,7 +14,8 @@ impl Append {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if a stream has no events, is named twice or has an event with a metadata entry `source` or of [another
-    /// aggregate](crate::event::EventSchema::aggregate), or if two streams reserve or two streams release the same value. [`ErrorKind::TooLarge`] if the payload of an event exceeds `max_payload` bytes.
+    /// aggregate](crate::event::EventSchema::aggregate), or if two streams reserve or two streams release the same value.
+    /// [`ErrorKind::TooLarge`] if the payload of an event exceeds `max_payload` bytes.
     pub fn check(&self, max_payload: usize) -> Result<()> {
         let mut seen = HashSet::with_capacity(self.streams.len());
         for StreamAppend { stream, events, .. } in &self.streams {
