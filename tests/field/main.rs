@@ -5,8 +5,6 @@
 #![allow(clippy::large_futures, reason = "a test may hold many workers in its future")]
 #![allow(clippy::option_option, reason = "JSON cannot tell `None` from `Some(None)`, which is tested")]
 
-#[path = "../history/server.rs"]
-mod cluster;
 #[path = "../support/mod.rs"]
 mod counter;
 mod counting;

@@ -2,23 +2,19 @@
 
 use std::io;
 
-use async_trait::async_trait;
 use sqlx::mysql::MySqlDatabaseError;
-use sqlx::{MySql, Pool};
 
 use crate::error::{Error, ErrorKind, chain};
-use crate::store::mysql::session;
-use crate::store::server::fault::{Fault, Orphan, Server, is_lost};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 
 /// Returns whether the session is read-only: `--read-only` or `--super-read-only`, a read-only transaction, InnoDB in read-only mode.
-fn is_read_only(number: u16) -> bool {
+pub(crate) fn is_read_only(number: u16) -> bool {
     matches!(number, 1290 | 1792 | 1836 | 1874)
 }
 
 /// Returns whether the session has ended: server shutting down or gone, connection lost, aborted, killed or idle for too long.
-fn is_ended(number: u16) -> bool {
+pub(crate) fn is_ended(number: u16) -> bool {
     matches!(number, 1053 | 1152 | 1158..=1161 | 1184 | 1927 | 2006 | 2013 | 3169 | 4031)
 }
 
@@ -53,28 +49,6 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
 /// With `caching_sha2_password`, a password that the server does not have in its cache is sent only over TLS, or encrypted with RSA.
 const NEEDS_TLS: &str = "the user logs in by caching_sha2_password, the default of MySQL, which needs TLS: name one of sqlx's `tls-*` features \
                          in your own manifest, such as `tls-rustls`, and do not disable TLS in the URL";
-
-#[async_trait]
-impl Server for MySql {
-    /// Read committed regardless of the session's default: each statement must see all earlier commits, and a refused row must not leave gap
-    /// locks.
-    const BEGIN: Option<&'static str> = Some("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION");
-    const RECOVERS: bool = false;
-
-    fn fault(error: &sqlx::Error) -> Fault {
-        match (error, number(error)) {
-            (sqlx::Error::Io(error), _) if is_lost(error) => Fault::Ended,
-            (sqlx::Error::BeginFailed, _) => Fault::Ended,
-            (_, Some(number)) if is_read_only(number) => Fault::ReadOnly,
-            (_, Some(number)) if is_ended(number) => Fault::Ended,
-            _ => Fault::Other,
-        }
-    }
-
-    async fn end_session(pool: &Pool<Self>, id: u64) -> Result<Orphan, sqlx::Error> {
-        session::end(pool, id).await
-    }
-}
 
 /// Returns whether a statement failed before the server did anything for it, because its session is read-only or was ended while idle.
 pub(crate) fn is_before_work(error: &sqlx::Error) -> bool {
@@ -136,6 +110,6 @@ pub(crate) fn is_denied(error: &Error) -> bool {
     chain(error).find_map(|cause| cause.downcast_ref::<sqlx::Error>()).is_some_and(denied)
 }
 
-fn number(error: &sqlx::Error) -> Option<u16> {
+pub(crate) fn number(error: &sqlx::Error) -> Option<u16> {
     error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }

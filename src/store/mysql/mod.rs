@@ -13,6 +13,7 @@ mod check;
 mod connection;
 mod convert;
 mod error;
+mod fault;
 mod health;
 mod log;
 mod migrate;

@@ -5,6 +5,7 @@
 
 use sqlx::{ConnectOptions, MySqlConnection, MySqlPool, raw_sql};
 
+use crate::store::mysql::error::is_not_text;
 use crate::store::server::fault::Orphan;
 use crate::store::server::orphans::SessionId;
 
@@ -50,7 +51,15 @@ async fn end_from(db: &mut MySqlConnection, id: u64) -> Result<Orphan, sqlx::Err
     if own & NUMBERS != answered {
         return Ok(Orphan::Gone);
     }
-    let found: Option<(i64,)> = sqlx::query_as(FIND).bind(id).fetch_optional(&mut *db).await?;
+    if own & !NUMBERS != id & !NUMBERS {
+        // Another server.
+        return Ok(Orphan::Gone);
+    }
+    let found: Option<(i64,)> = match sqlx::query_as(FIND).bind(id & NUMBERS).fetch_optional(&mut *db).await {
+        // MySQL cannot list its sessions while one of them executes a statement with a binary value, as this one may.
+        Err(error) if is_not_text(&error) => Some((1,)),
+        found => found?,
+    };
     match found {
         None => Ok(Orphan::Gone),
         Some((0,)) => Ok(Orphan::Ending),
@@ -70,10 +79,8 @@ const NUMBER: &str = "SELECT CONNECTION_ID()";
 
 const IDENTIFY: &str = concat!("SELECT ", session_id!());
 
-/// Binds: id. Selects whether the session executes a statement. A user sees its own sessions.
-const FIND: &str = "
-    SELECT CAST(command <> 'Sleep' AS SIGNED) FROM information_schema.processlist
-    WHERE CRC32(CONCAT(@@hostname, ':', @@port)) << 32 | id = ?";
+/// Binds: the server's number of a session. Selects whether the session executes a statement. A user sees its own sessions.
+const FIND: &str = "SELECT CAST(command <> 'Sleep' AS SIGNED) FROM information_schema.processlist WHERE id = ?";
 
 /// Binds: the server's number of a session.
 const KILL: &str = "KILL ?";

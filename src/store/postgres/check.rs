@@ -57,10 +57,19 @@ pub(crate) fn explain<T>(result: Result<T>) -> Result<T> {
     result
 }
 
-/// Returns whether the server does not know a prepared statement, or knows another one of that name: a pooler has switched the session.
+/// Returns whether the server does not know a prepared statement, or knows another one of that name: a pooler has switched the session. The other
+/// statement may have other parameters, or it is executed and returns other columns.
 fn lost_statement(error: &Error) -> bool {
     let cause = chain(error).find_map(|cause| cause.downcast_ref::<sqlx::Error>());
-    cause.is_some_and(|cause| matches!(code(cause).as_deref(), Some("26000" | "42P05")))
+    cause.is_some_and(|cause| match cause {
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::RowNotFound => true,
+        _ => matches!(code(cause).as_deref(), Some("08P01" | "26000" | "42P05")),
+    })
 }
 
 async fn check_and_upgrade(pool: &PgPool, schema: &Schema, part: Part) -> Result<bool> {

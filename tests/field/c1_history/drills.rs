@@ -18,10 +18,10 @@ use tempfile::TempDir;
 
 use super::positions::{Filled, IN_LOG_ORDER, rows};
 use super::program::{INLINE, Program};
-use crate::cluster::{Kind, Server};
 use crate::databases::Place;
 use crate::proxy::Proxy;
 use crate::server;
+use crate::servers::{Kind, Server};
 
 /// An older state of the database that can take its place.
 enum Older {
