@@ -1,5 +1,4 @@
-//! What a broker of one's own refuses: large messages, full queues, a user without rights, and publishers while it is low on memory. Each test
-//! starts a RabbitMQ.
+//! RabbitMQ refuses large messages, a full queue refuses frames, a user has no rights, and publishers are blocked. Each test starts a RabbitMQ.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

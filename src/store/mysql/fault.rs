@@ -1,4 +1,4 @@
-//! What an error of the server does to its session.
+//! Tells what an error of the server does to its session, and ends sessions.
 
 use async_trait::async_trait;
 use sqlx::{MySql, Pool};

@@ -150,7 +150,7 @@ impl MySqlStore {
     ///
     /// - In repeatable read, the default, the versions are those of the transaction's snapshot, so only a unique key detects a later concurrent
     ///   append. The error is then [`ErrorKind::Transient`]: begin a new transaction. MySQL keeps locks that would block every other append, so
-    ///   the whole transaction is rolled back. On MariaDB it goes on, and if the append expected a version and has one stream, the error is a
+    ///   the whole transaction is rolled back. On MariaDB it continues, and if the append expected a version and has one stream, the error is a
     ///   [`Conflict`](ErrorKind::Conflict) that names the lowest version that the stream can have.
     /// - In serializable, the server locks the rows that it reads and the gaps next to them. Appends to streams nearby in the index may wait, and
     ///   two such transactions may deadlock. From 11.6 on, MariaDB rolls a transaction back that lost a race (`innodb_snapshot_isolation`).
