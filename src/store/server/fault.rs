@@ -29,6 +29,7 @@ pub(crate) enum Orphan {
     /// It has ended, or it is none that may be ended.
     Gone,
     /// It is about to end, or executes nothing, so the server notices that its connection is closed. Look again.
+    #[cfg(feature = "mysql")]
     Ending,
 }
 
