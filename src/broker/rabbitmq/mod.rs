@@ -64,7 +64,7 @@ impl RabbitMqBroker {
     /// Creates a broker without connecting yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`](crate::ErrorKind::Topology) if the topology is unsafe.
+    /// [`ErrorKind::Topology`] if the topology is unsafe.
     pub fn new(options: RabbitMqOptions) -> Result<Self> {
         options.topology.check()?;
         let options = Arc::new(options);
@@ -78,9 +78,9 @@ impl RabbitMqBroker {
     /// Connects and declares the topology now. A program that calls this when it starts learns of a wrong setup immediately.
     ///
     /// # Errors
-    /// - [`ErrorKind::Topology`](crate::ErrorKind::Topology) if an exchange or queue already exists with other arguments.
-    /// - [`ErrorKind::Backend`](crate::ErrorKind::Backend) if the user, password or virtual host is wrong.
-    /// - [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker is unreachable. The program can continue without it.
+    /// - [`ErrorKind::Topology`] if an exchange or queue already exists with other arguments.
+    /// - [`ErrorKind::Backend`] if the user, password or virtual host is wrong.
+    /// - [`ErrorKind::Transient`] if the broker is unreachable. The program can continue without it.
     pub async fn declare(&self) -> Result<()> {
         let Inner { publishing, announcing, dead_letters, .. } = &*self.inner;
         for link in [publishing, announcing, dead_letters] {
@@ -98,7 +98,7 @@ impl RabbitMqBroker {
     /// Closes the connections. Later calls open new ones.
     ///
     /// # Errors
-    /// [`ErrorKind::Transient`](crate::ErrorKind::Transient) if the broker does not answer. The connections are dropped anyway.
+    /// [`ErrorKind::Transient`] if the broker does not answer. The connections are dropped anyway.
     pub async fn close(&self) -> Result<()> {
         let inner = &self.inner;
         let (published, announced) = (inner.publishing.close().await, inner.announcing.close().await);
