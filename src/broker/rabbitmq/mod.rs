@@ -36,7 +36,8 @@ const FRAME_TYPE: &str = "application/vnd.retell.frame";
 /// A broker on RabbitMQ 3.10 or later. Clones share the same connections.
 ///
 /// Connects on first use and reconnects after each loss, and then declares those exchanges and queues of its
-/// [`Topology`](topology::Topology) that the connection's messages need. No event is lost while RabbitMQ is unreachable: relays retry and workers read the store.
+/// [`Topology`](topology::Topology) that the connection's messages need. No event is lost while RabbitMQ is unreachable: relays retry and
+/// workers read the store.
 ///
 /// ```
 /// use retell::{RabbitMqBroker, RabbitMqOptions};
