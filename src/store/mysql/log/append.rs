@@ -105,7 +105,8 @@ impl Writer {
             return Err(failed(error));
         }
         if self.keeps_refused_locks {
-            // The snapshot is older than the winner's commit, and the refused insert has left locks.
+            // Usually the snapshot is older than the winner's commit, and the refused insert has left locks. In read committed, this is a
+            // second lost race in a row.
             raw_sql("ROLLBACK").execute(&mut *tx).await.map_err(failed)?;
             return Err(Error::with_source(ErrorKind::Transient(ROLLED_BACK.into()), error));
         }
