@@ -171,6 +171,7 @@ macro_rules! relay_store_conformance {
             @cases $fresh;
             a_relays_checkpoint_never_goes_backward,
             a_smaller_fence_cannot_move_the_checkpoint,
+            a_relay_never_moves_to_a_lost_event,
             a_reset_relay_is_at_the_given_place_and_has_no_leader,
             a_relay_that_never_ran_is_an_error,
             relay_and_lease_names_follow_the_rules_of_names,

@@ -339,14 +339,19 @@ impl RelayStore for RedbStore {
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         driver::check_relay_name(relay)?;
-        let name = relay.to_owned();
-        let advance = move |row: Option<RelayRow>| {
-            let (at, newest) = row.unwrap_or_default();
+        let (name, key) = (relay.to_owned(), key!("relay", relay));
+        let advance = move |tx: &mut redb::WriteTransaction| {
+            let mut rows = rows(tx)?;
+            let (stored, newest) = rows.get::<RelayRow>(&key)?.unwrap_or_default();
             driver::check_fence(&name, fence, newest)?;
-            let to = if to.position > at.position { to } else { at };
-            Ok((Some((to, fence)), ()))
+            let is_in_log = to.position <= head_of(&rows)?.0 && to.position > Position::ZERO;
+            let found = if is_in_log { Some(at(&rows, to.position)?.event.id) } else { None };
+            driver::check_mark(to, found)?;
+            let to = if to.position > stored.position { to } else { stored };
+            rows.put::<RelayRow>(&key, &(to, fence))?;
+            Ok(())
         };
-        self.file.update("move a relay's position", key!("relay", relay), advance).await
+        self.file.write("move a relay's position", advance).await
     }
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {

@@ -85,8 +85,12 @@ pub trait RelayStore: Send + Sync + 'static {
 
     /// Moves the position of `relay` forward to `to`, never backward, and stores `fence` even if the position stays the same.
     ///
+    /// The log may have lost the event of `to` since the relay read it. The store compares it in the statement or transaction that moves the
+    /// position: a lost place would keep every later relay from continuing. A mark without an event is not compared.
+    ///
     /// # Errors
     /// [`ErrorKind::Fenced`] if an earlier call had a larger fence: another relay holds the lease now, and nothing was changed.
+    /// [`ErrorKind::HistoryChanged`] if the log does not have the event of `to` at its position, and nothing was changed.
     /// [`ErrorKind::Invalid`] as for [`mark`](Self::mark), otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety

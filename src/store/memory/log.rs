@@ -419,8 +419,10 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let mut state = self.log.write();
+        let found = state.mark_at(to.position).event_id;
         let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
         check_fence(relay, fence, *newest)?;
+        check_mark(to, found)?;
         if to.position > relayed.position {
             *relayed = to;
         }

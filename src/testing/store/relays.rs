@@ -65,11 +65,25 @@ pub async fn a_smaller_fence_cannot_move_the_checkpoint(store: Relays) {
     assert_eq!(relayed(&store, "one").await, 9);
 }
 
+/// The log may have lost the event at the new position since a relay read it. Here, the log has no events.
+pub async fn a_relay_never_moves_to_a_lost_event(store: Relays) {
+    let lost = Mark::new(Position::new(7), EventId::generate());
+    for known in [false, true] {
+        let error = store.advance("one", lost, Fence::new(2)).await.expect_err("the log does not have the event");
+        assert!(error.is_history_changed(), "{error}");
+        assert_eq!(relayed(&store, "one").await, if known { 5 } else { 0 }, "the checkpoint is unchanged");
+        set(&store, "one", 5, 2).await.expect("a place without an event is not compared");
+    }
+    let error = store.advance("one", lost, Fence::new(1)).await.expect_err("the fence is smaller, and the event lost");
+    assert!(!error.is_outage(), "{error}");
+    assert_eq!(relayed(&store, "one").await, 5);
+}
+
 /// A reset moves the position backward or forward, and the leader of that time can neither move it again nor keep its lease.
 pub async fn a_reset_relay_is_at_the_given_place_and_has_no_leader(store: Relays) {
     let ([holder, other], id) = (holders(), EventId::generate());
     let fence = acquire(&store, "one", holder, LONG).await.expect("the lease is free");
-    let far = Mark::new(Position::new(9), EventId::generate());
+    let far = Mark::from(Position::new(9));
     store.advance("one", far, fence).await.expect("the leader may write");
     assert_eq!(store.mark("one").await.expect("a relay's position can be read"), far);
     for to in [Mark::new(Position::new(4), id), Mark::START, Mark::new(Position::new(12), id)] {

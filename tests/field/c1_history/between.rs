@@ -1,12 +1,15 @@
-//! A read model that is restored between the two transactions of a sweep: its rows have the page, then the swept position moves over it.
+//! Restores at the worst moment: of a read model between the two transactions of a sweep, whose rows have the page before the swept position
+//! moves over it; of the log just before a relay stores its position.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use retell::prelude::*;
 use retell::store::{Parking, ProjectionState, ReadModel, Seen, Step, Turn, ViewStore, Work};
-use retell::{EventId, Mark, ProjectionName, Views, Worker};
+use retell::{ErrorKind, EventId, Fence, Mark, ProjectionName, RelayOptions, RelayStore, Views, Worker};
+use uuid::Uuid;
 
 use super::positions::{PER_AGGREGATE, Part, Site, append, fold, mysql, options, postgres, sqlite, until};
 use crate::databases::Place;
@@ -129,4 +132,87 @@ async fn events_of_the_page_are_applied_again_on_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_the_page_are_applied_again_on_mysql() {
     events_of_the_page_are_applied_again(mysql().await).await;
+}
+
+#[async_trait]
+impl<S: RelayStore> RelayStore for RestoredBetween<S> {
+    async fn mark(&self, relay: &str) -> retell::Result<Mark> {
+        self.inner.mark(relay).await
+    }
+
+    async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> retell::Result<()> {
+        if to.position == self.at && !self.is_restored.swap(true, Ordering::SeqCst) {
+            Part::Log.restore(&self.place).await;
+        }
+        self.inner.advance(relay, to, fence).await
+    }
+
+    async fn reset(&self, relay: &str, to: Mark) -> retell::Result<()> {
+        self.inner.reset(relay, to).await
+    }
+
+    async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> retell::Result<Option<Fence>> {
+        self.inner.acquire_lease(name, holder, length).await
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> retell::Result<()> {
+        self.inner.release_lease(name, holder).await
+    }
+}
+
+/// The log loses its tail, and the relay's position with it, in the moment in which the relay stores the position of the last lost event. While
+/// it runs, and when it stops.
+async fn a_relay_stores_no_place_lost_in_that_moment<S, M>(Site { store, database, .. }: Site<S, M>)
+where
+    S: EventStore + RelayStore + Clone,
+{
+    append(&store, 0..20).await;
+    let relay = |restored: RestoredBetween<S>| {
+        let options = RelayOptions::new().with_poll(Duration::from_hours(1));
+        Relay::new(store.clone(), MemoryBroker::new()).with_checkpoint(restored, "main").with_options(options)
+    };
+    let at = |at| RestoredBetween {
+        inner: store.clone(),
+        place: database.place.clone(),
+        at: Position::new(at),
+        is_restored: Arc::default(),
+    };
+    let run = async |relay: Relay, to: u64, is_stopped: bool| {
+        let (stop, mut published) = (CancellationToken::new(), relay.published());
+        let stopping = async {
+            drop(published.wait_for(|position| *position == Position::new(to)).await);
+            if is_stopped {
+                stop.cancel();
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), futures::future::join(relay.run(stop.clone()), stopping))
+            .await
+            .unwrap()
+            .0
+    };
+    run(relay(at(u64::MAX)), 20, true).await.unwrap();
+    Part::Log.dump(&database.place).await;
+    for is_stopped in [false, true] {
+        append(&store, 20..27).await;
+        let restored = at(27);
+        let error = run(relay(restored.clone()), 27, is_stopped).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::HistoryChanged { what, .. } if what == "relay main"), "{error}");
+        assert!(restored.is_restored.load(Ordering::SeqCst));
+        assert_eq!(store.position("main").await.unwrap(), Position::new(20), "stopped: {is_stopped}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_stores_no_place_lost_in_that_moment_on_sqlite() {
+    a_relay_stores_no_place_lost_in_that_moment(sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_stores_no_place_lost_in_that_moment_on_postgres() {
+    a_relay_stores_no_place_lost_in_that_moment(postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_stores_no_place_lost_in_that_moment_on_mysql() {
+    a_relay_stores_no_place_lost_in_that_moment(mysql().await).await;
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use retell::inline::inline;
 use retell::prelude::*;
 use retell::store::ViewStore;
+use retell::store::postgres::PostgresOptions;
 use retell::view::ViewProjection;
 use retell::{DeadlineStore, ErrorKind, MySqlStore, PostgresStore, RelayStore, SqliteReadModel, SqliteStore};
 use rusqlite::backup::{Backup, StepResult};
@@ -275,6 +276,32 @@ async fn mariadb_dump() -> (Older, String, Server) {
     Place::MySql(server.url()).run("CREATE DATABASE shelves").await;
     let url = format!("{}/shelves", server.url().rsplit_once('/').unwrap().0);
     (Older::MariaDbDump { url: url.clone(), folder: TempDir::new().unwrap() }, url, server)
+}
+
+/// A program whose open transaction holds a lane, and one that begins after a dump was restored, must ask for the same lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_locks_outlive_a_restored_dump() {
+    let (mut older, url, _server) = postgres_dump().await;
+    let store = PostgresStore::connect(&url).await.unwrap();
+    let (pool, schema) = (sqlx::PgPool::connect(&url).await.unwrap(), PostgresOptions::new().with_schema("other"));
+    let other = PostgresStore::open_with(pool, schema).await.unwrap();
+    let key = async |schema: &str| {
+        let key = sqlx::AssertSqlSafe(format!("SELECT {schema}.lane_key()"));
+        sqlx::query_scalar::<_, i32>(key).fetch_one(store.pool()).await.unwrap()
+    };
+    let before = key("retell").await;
+    assert_ne!(before, key("other").await, "two logs of a database do not wait for each other");
+    other.close().await.unwrap();
+    append_one(&store).await;
+    older.keep().await;
+    older.take_over().await;
+    assert_eq!(key("retell").await, before);
+    append_one(&store).await;
+    store.close().await.unwrap();
+}
+
+async fn append_one(store: &PostgresStore) {
+    store.append_events(("shelf", "0"), ExpectedVersion::Any, [Filled(0)]).await.unwrap();
 }
 
 drills!(PostgresStore: older_dump_of_the_log_on_postgres, older_dump_of_everything_on_postgres, postgres_dump().await);

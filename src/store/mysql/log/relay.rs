@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::Fence;
 use crate::id::mark::Mark;
+use crate::id::{EventId, Fence};
+use crate::store::log::mark::changed;
 use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::store::MySqlStore;
@@ -68,11 +69,19 @@ impl MySqlStore {
         let failed = |error| classify(error, "advance a relay's position");
         let (position, id, number) = (to_sql(to.position.get()), id_to_sql(to), to_sql(fence.get()));
         let set = sqlx::query(ADVANCE).bind(name).bind(position).bind(id).bind(number);
+        let set = set.bind(id).bind(id).bind(position).bind(position);
         let set = set.bind(number).bind(position).bind(id).bind(number).bind(position).bind(number);
         connections.execute(set).await.map_err(failed)?;
         // The server does not return the row it wrote. If another relay has raised the fence in between, this relay must stop too.
-        let (newest,): (i64,) = connections.one(sqlx::query_as(FENCE).bind(name)).await.map_err(failed)?;
-        check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
+        let advanced = sqlx::query_as(ADVANCED).bind(name).bind(name).bind(position).bind(position);
+        let (newest, reached, found): (Option<i64>, Option<i64>, Option<Uuid>) =
+            connections.one(advanced).await.map_err(failed)?;
+        let newest = newest.map_or(Ok(0), |newest| from_sql(newest, "fence"))?;
+        check_fence(relay, fence, Fence::new(newest))?;
+        if reached.is_some_and(|reached| reached >= position) {
+            return Ok(());
+        }
+        Err(changed(to, found.map(EventId::from)))
     }
 
     async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
@@ -117,13 +126,27 @@ const RELAYS: &str = "SELECT CONVERT(relay USING utf8mb4) FROM retell_relays UNI
 
 const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?";
 
-/// Binds: relay, position, event, fence; then fence, position, event, fence, position, fence. The server assigns from left to right, and each
-/// assignment sees those before it.
+/// Binds: relay, position, event, fence; event, event, position, position; then fence, position, event, fence, position, fence. Writes nothing if
+/// the log does not have the event at the position. The server assigns from left to right, and each assignment sees those before it.
 const ADVANCE: &str = "
-    INSERT INTO retell_relays (relay, position, event_id, fence) VALUES (?, ?, ?, ?)
-    ON DUPLICATE KEY UPDATE event_id = IF(fence <= ? AND position < ?, ?, event_id), position = IF(fence <= ?, GREATEST(position, ?), position), fence = GREATEST(fence, ?)";
+    INSERT INTO retell_relays (relay, position, event_id, fence)
+    SELECT ?, ?, ?, ? FROM DUAL WHERE ? IS NULL OR ? = (
+        SELECT e.event_id FROM retell_events AS e, (
+            SELECT commit_id, first_position FROM retell_log WHERE first_position <= ? ORDER BY first_position DESC LIMIT 1
+        ) AS l WHERE e.commit_id = l.commit_id AND e.ordinal = ? - l.first_position + 1
+    )
+    ON DUPLICATE KEY UPDATE
+        event_id = IF(retell_relays.fence <= ? AND retell_relays.position < ?, ?, retell_relays.event_id),
+        position = IF(retell_relays.fence <= ?, GREATEST(retell_relays.position, ?), retell_relays.position),
+        fence = GREATEST(retell_relays.fence, ?)";
 
-const FENCE: &str = "SELECT fence FROM retell_relays WHERE relay = ?";
+/// Binds: relay, relay, position, position. Returns the stored fence and position, and the event at the given position.
+const ADVANCED: &str = "
+    SELECT (SELECT fence FROM retell_relays WHERE relay = ?), (SELECT position FROM retell_relays WHERE relay = ?), (
+        SELECT e.event_id FROM retell_events AS e, (
+            SELECT commit_id, first_position FROM retell_log WHERE first_position <= ? ORDER BY first_position DESC LIMIT 1
+        ) AS l WHERE e.commit_id = l.commit_id AND e.ordinal = ? - l.first_position + 1
+    )";
 
 /// Binds: name.
 const END_LEASE: &str = "UPDATE retell_leases SET fence = fence + 1, holder = NULL WHERE name = ?";

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::Fence;
 use crate::id::mark::Mark;
+use crate::id::{EventId, Fence};
+use crate::store::log::mark::changed;
 use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::store::PostgresStore;
@@ -67,8 +68,9 @@ impl PostgresStore {
         check_relay_name(relay)?;
         let query = sqlx::query_as(self.schema.sql(ADVANCE)).bind(relay).bind(to_sql(to.position.get()));
         let query = query.bind(id_to_sql(to)).bind(to_sql(fence.get()));
-        let (newest,): (i64,) =
+        let (newest, found): (Option<i64>, Option<Uuid>) =
             self.writer.connections.one(query).await.map_err(|error| classify(error, "advance a relay's position"))?;
+        let newest = newest.ok_or_else(|| changed(to, found.map(EventId::from)))?;
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
     }
 
@@ -100,14 +102,24 @@ const RELAYS: &str = "SELECT relay FROM {schema}.relays UNION SELECT name FROM {
 
 const MARK: &str = "SELECT position, event_id FROM {schema}.relays WHERE relay = $1";
 
-/// Binds: relay, position, event, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
+/// Binds: relay, position, event, fence. Returns the newest fence, and the event at the position. If the fence is larger than the given one, the
+/// statement has changed nothing. It is NULL if the log does not have the given event at the position.
 const ADVANCE: &str = "
-    INSERT INTO {schema}.relays AS r (relay, position, event_id, fence) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (relay) DO UPDATE SET
-        event_id = CASE WHEN r.fence <= excluded.fence AND r.position < excluded.position THEN excluded.event_id ELSE r.event_id END,
-        position = CASE WHEN r.fence <= excluded.fence THEN greatest(r.position, excluded.position) ELSE r.position END,
-        fence = greatest(r.fence, excluded.fence)
-    RETURNING fence";
+    WITH found AS MATERIALIZED (
+        SELECT (
+            SELECT (SELECT event_id FROM {schema}.events e WHERE e.commit_id = l.commit_id AND e.ordinal = $2 - l.first_position + 1)
+            FROM {schema}.log l WHERE l.first_position <= $2 ORDER BY l.first_position DESC LIMIT 1
+        ) AS event_id
+    ), written AS (
+        INSERT INTO {schema}.relays AS r (relay, position, event_id, fence)
+        SELECT $1, $2, $3, $4 FROM found WHERE $3 IS NULL OR found.event_id = $3
+        ON CONFLICT (relay) DO UPDATE SET
+            event_id = CASE WHEN r.fence <= excluded.fence AND r.position < excluded.position THEN excluded.event_id ELSE r.event_id END,
+            position = CASE WHEN r.fence <= excluded.fence THEN greatest(r.position, excluded.position) ELSE r.position END,
+            fence = greatest(r.fence, excluded.fence)
+        RETURNING fence
+    )
+    SELECT (SELECT fence FROM written), event_id FROM found";
 
 /// Binds: relay, position, event. The lease that the leading relay holds ends, and its fence is not enough to move the position.
 const RESET: &str = "

@@ -10,8 +10,10 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::Fence;
 use crate::id::mark::Mark;
+use crate::store::log::mark::changed;
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
+use crate::store::sqlite::log::read::mark_at;
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::transaction::OpenTransaction;
 
@@ -47,7 +49,9 @@ impl RelayStore for SqliteStore {
             .run("advance a relay's position", move |db| {
                 let mut set = db.prepare_cached(ADVANCE)?;
                 let binds = (&relay, to_sql(to.position.get()), event_id_to_sql(to.event_id), to_sql(fence.get()));
-                let newest = set.query_row(binds, |row| row.get(0))?;
+                let Some(newest) = set.query_row(binds, |row| row.get(0)).optional()? else {
+                    return Err(changed(to, mark_at(db, to.position)?.event_id).into());
+                };
                 Ok(check_fence(&relay, fence, Fence::new(from_sql(newest, "fence")?))?)
             })
             .await
@@ -102,9 +106,11 @@ const RELAYS: &str = "SELECT relay FROM retell_relays UNION SELECT name FROM ret
 
 const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?1";
 
-/// Binds: relay, position, event, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing.
+/// Binds: relay, position, event, fence. Returns the newest fence. If it is larger than the given one, the statement has changed nothing. Returns
+/// no row if the log does not have the event at the position.
 const ADVANCE: &str = "
-    INSERT INTO retell_relays (relay, position, event_id, fence) VALUES (?1, ?2, ?3, ?4)
+    INSERT INTO retell_relays (relay, position, event_id, fence)
+    SELECT ?1, ?2, ?3, ?4 WHERE ?3 IS NULL OR ?3 = (SELECT event_id FROM retell_events WHERE position = ?2)
     ON CONFLICT (relay) DO UPDATE SET
         event_id = CASE WHEN fence <= excluded.fence AND position < excluded.position THEN excluded.event_id ELSE event_id END,
         position = CASE WHEN fence <= excluded.fence THEN max(position, excluded.position) ELSE position END,
