@@ -295,6 +295,49 @@ async fn a_callers_transaction_stays_usable_after_a_conflict() {
     }
 }
 
+/// Another writer is faster twice in a row, each time between the lookup and the insert. MySQL would keep the locks of the refused inserts, so
+/// the whole transaction is rolled back. On MariaDB it stays usable.
+#[tokio::test]
+async fn two_lost_races_in_read_committed_are_transient() {
+    let (store, database) = mysql::store().await;
+    let is_mariadb = database.version().await.contains("MariaDB");
+    let (mut operator, mut tx) = (database.connect().await, begin(&database, "READ COMMITTED").await);
+    // Each insert of the transaction waits for the next gate.
+    let name = database.name();
+    run(&mut operator, &format!("DO GET_LOCK('{name} 1', 60), GET_LOCK('{name} 2', 60)")).await;
+    let gate = format!("CONCAT('{name} ', @gate)");
+    let pass = format!("SET @gate = @gate + 1; SET @passed = GET_LOCK({gate}, 60) + RELEASE_LOCK({gate});");
+    let trigger = "CREATE TRIGGER gate BEFORE INSERT ON retell_events FOR EACH ROW";
+    run(&mut operator, &format!("{trigger} BEGIN IF @gate IS NOT NULL THEN {pass} END IF; END")).await;
+    run(&mut tx, "SET @gate = 0; INSERT INTO retell_relays VALUES ('mine', 0, NULL, 0)").await;
+    let at_gate = "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User lock' AND db = DATABASE()";
+    let winning = async {
+        for gate in 1..=2 {
+            while sqlx::query_scalar::<_, i64>(at_gate).fetch_one(&mut operator).await.unwrap() == 0 {}
+            store.append(append("a", ExpectedVersion::Any)).await.unwrap();
+            run(&mut operator, &format!("DO RELEASE_LOCK('{name} {gate}')")).await;
+            while sqlx::query_scalar::<_, i64>(at_gate).fetch_one(&mut operator).await.unwrap() > 0 && gate == 2 {}
+        }
+    };
+    let losing = append("a", ExpectedVersion::Any);
+    let (lost, ()) = tokio::join!(store.append_in(&mut tx, &losing), winning);
+    let error = lost.unwrap_err();
+    assert!(error.is_transient(), "{error:#}");
+    assert_eq!(error.to_string().contains("rolled back the whole transaction"), !is_mariadb, "{error:#}");
+    run(&mut tx, "SET @gate = NULL").await;
+    if is_mariadb {
+        written(&store, &mut tx, "b").await;
+        run(&mut tx, "COMMIT").await;
+    } else {
+        let error = store.append_in(&mut tx, &append("b", ExpectedVersion::Any)).await.unwrap_err();
+        assert_eq!(error.to_string(), "invalid input: the connection has no open transaction");
+    }
+    let mine: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM retell_relays").fetch_one(store.pool()).await.unwrap();
+    assert_eq!(mine, i64::from(is_mariadb));
+    let expected: &[&str] = if is_mariadb { &["a", "a", "b"] } else { &["a", "a"] };
+    assert_eq!(log(&store).await, expected);
+}
+
 /// In repeatable read, MySQL keeps the locks of a refused insert until the transaction ends.
 #[tokio::test]
 async fn a_refused_append_in_an_open_transaction_blocks_no_other() {

@@ -139,14 +139,18 @@ async fn dropped_question_leaves_no_answer_behind(
     all_are_back: impl Fn() -> bool,
 ) {
     for version in 1..=5 {
-        assert_eq!(append(&store).await.unwrap(), version);
+        let appended = tokio::time::timeout(FAR, append(&store)).await.expect("an append gets its answer");
+        assert_eq!(appended.unwrap(), version);
         idle(&all_are_back).await;
         let asking = proxied.proxy.start_held(store.head()).await;
         drop(asking);
         proxied.proxy.set(Traffic::Flows);
-        assert_eq!(store.head().await.unwrap(), Position::new(version));
-        let seen = replayed(&store, &stream("1"), Replay::ALL).await.unwrap();
-        assert_eq!(seen.versions(), (1..=version).collect::<Vec<_>>());
+        let next = async {
+            assert_eq!(store.head().await.unwrap(), Position::new(version));
+            let seen = replayed(&store, &stream("1"), Replay::ALL).await.unwrap();
+            assert_eq!(seen.versions(), (1..=version).collect::<Vec<_>>());
+        };
+        tokio::time::timeout(FAR, next).await.expect("the next calls get their answers");
     }
     store.close().await.unwrap();
 }

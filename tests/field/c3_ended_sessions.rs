@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{join_all, try_join_all};
 use retell::prelude::*;
 use retell::store::{Append, EventStore, ReadModel, Replay, Step};
@@ -12,7 +13,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, query_scalar};
 
 use crate::databases::Place;
-use crate::proxy::{Limits, Proxied, on_proxied_servers, open_mysql, open_postgres};
+use crate::proxy::{Limits, Proxied, Traffic, on_proxied_servers, open_mysql, open_postgres};
 use crate::server::Server;
 
 const LIMITS: Limits = Limits { call: Duration::from_secs(30), wait: Duration::from_secs(5) };
@@ -76,7 +77,81 @@ async fn cut_connections_cost_no_call(
     store.close().await.unwrap();
 }
 
-on_proxied_servers!(super::CONNECTIONS, super::LIMITS, killed_sessions_cost_no_call, cut_connections_cost_no_call);
+/// The connection is lost in the middle of a call that has written nothing. It was just used, so nothing asks whether it answers.
+async fn session_lost_in_a_call_costs_no_call(
+    proxied: &Proxied,
+    store: impl EventStore,
+    models: impl ReadModel,
+    _: impl Fn() -> bool,
+) {
+    let (stream, name) = (stream("1"), ProjectionName::new("p").unwrap());
+    append(&store, 1).await.unwrap();
+    use_one(&models, &name, 0).await.unwrap();
+    for call in 0..8 {
+        for round in 0..3 {
+            store.head().await.unwrap();
+            models.mark(&name).await.unwrap();
+            let call_in_round = match call {
+                0 => async { store.head().await.map(drop) }.boxed(),
+                1 => async { replayed(&store, &stream, Replay::ALL).await.map(drop) }.boxed(),
+                2 => async { store.read_all(Position::ZERO, 10, &Filter::all()).await.map(drop) }.boxed(),
+                3 => async { store.find_by_key(&IdempotencyKey::new("k").unwrap()).await.map(drop) }.boxed(),
+                4 => async { store.unsequenced().await.map(drop) }.boxed(),
+                5 => async { models.mark(&name).await.map(drop) }.boxed(),
+                6 => async { models.parking(&name).await.map(drop) }.boxed(),
+                _ => use_one(&models, &name, round + 1).boxed(),
+            };
+            let held = proxied.proxy.start_held(call_in_round).await;
+            proxied.proxy.cut();
+            proxied.proxy.set(Traffic::Flows);
+            held.await.unwrap_or_else(|error| panic!("call {call}: {error:#}"));
+        }
+    }
+    store.close().await.unwrap();
+}
+
+async fn use_one(models: &impl ReadModel, name: &ProjectionName, at: u64) -> retell::Result<()> {
+    let step = Step::new(name, Position::new(at), Position::new(at + 1));
+    models.commit(step, Box::new(|_| Box::pin(async { Ok(()) }))).await
+}
+
+/// The server has ended the session while it was idle, and says so when the next statement comes.
+async fn session_ended_before_an_append_costs_no_call(
+    proxied: &Proxied,
+    store: impl EventStore,
+    _: impl ReadModel,
+    _: impl Fn() -> bool,
+) {
+    for _ in 0..5 {
+        // The connection was just used, so nothing asks whether it answers.
+        store.head().await.unwrap();
+        proxied.proxy.refuse_next(end_of_session(&proxied.database.place));
+        append(&store, 1).await.unwrap_or_else(|error| panic!("{error:#}"));
+    }
+    assert_eq!(replayed(&store, &stream("1"), Replay::ALL).await.unwrap().versions(), [1, 2, 3, 4, 5]);
+    store.close().await.unwrap();
+}
+
+/// Returns what the server sends when it ends an idle session.
+fn end_of_session(place: &Place) -> Vec<u8> {
+    if matches!(place, Place::Postgres(_)) {
+        let fields = b"SFATAL\0VFATAL\0C57P05\0Mterminating connection due to idle-session timeout\0\0";
+        let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+        [&b"E"[..], &length, fields].concat()
+    } else {
+        let error = [&[0xff][..], &4031_u16.to_le_bytes(), b"#HY000The client was disconnected by the server"].concat();
+        [&[u8::try_from(error.len()).unwrap(), 0, 0, 1][..], &error].concat()
+    }
+}
+
+on_proxied_servers!(
+    super::CONNECTIONS,
+    super::LIMITS,
+    killed_sessions_cost_no_call,
+    cut_connections_cost_no_call,
+    session_lost_in_a_call_costs_no_call,
+    session_ended_before_an_append_costs_no_call,
+);
 
 /// Ends all other sessions of a database, and waits until they are gone.
 async fn end_sessions(place: &Place) {

@@ -1,7 +1,7 @@
 //! A proxy between a store and its server. It holds answers, silences connections, cuts them, and answers for the server.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use retell::store::mysql::{MySqlOptions, MySqlReadModel, MySqlStore};
@@ -28,6 +28,8 @@ pub(crate) enum Traffic {
     Replaced(&'static [u8], Vec<u8>),
 }
 
+type Refusal = Arc<Mutex<Option<Vec<u8>>>>;
+
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     /// Host and port that new connections are forwarded to.
@@ -39,6 +41,8 @@ pub(crate) struct Proxy {
     cut: watch::Sender<u64>,
     /// The number of requests that have arrived.
     requests: Arc<watch::Sender<u64>>,
+    /// The answer to the next request, which does not reach the server, and then ends that connection.
+    refusal: Refusal,
     accepting: JoinHandle<()>,
 }
 
@@ -48,25 +52,30 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let (traffic, silenced, cut) =
             (watch::Sender::new(Traffic::Flows), watch::Sender::new(0), watch::Sender::new(0));
-        let requests = Arc::new(watch::Sender::new(0));
+        let (requests, refusal) = (Arc::new(watch::Sender::new(0)), Refusal::default());
         let (server, target) = watch::channel(server);
-        let (flow, silence, cuts, counted) =
-            (traffic.subscribe(), silenced.subscribe(), cut.subscribe(), requests.clone());
+        let (flow, silence, cuts, counted, refused) =
+            (traffic.subscribe(), silenced.subscribe(), cut.subscribe(), requests.clone(), refusal.clone());
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (server, counted) = (target.borrow().clone(), counted.clone());
+                let (server, counted, refused) = (target.borrow().clone(), counted.clone(), refused.clone());
                 let (flow, mut silence, mut cuts) = (flow.clone(), silence.clone(), cuts.clone());
                 silence.mark_unchanged();
                 cuts.mark_unchanged();
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = serve(client, &server, flow, silence, &counted) => {}
+                        () = serve(client, &server, flow, silence, &counted, &refused) => {}
                         _ = cuts.changed() => {}
                     }
                 });
             }
         });
-        Self { address, server, traffic, silenced, cut, requests, accepting }
+        Self { address, server, traffic, silenced, cut, requests, refusal, accepting }
+    }
+
+    /// Answers the next request with `answer` instead of the server, and ends that connection.
+    pub(crate) fn refuse_next(&self, answer: Vec<u8>) {
+        *self.refusal.lock().unwrap() = Some(answer);
     }
 
     pub(crate) fn set(&self, traffic: Traffic) {
@@ -126,6 +135,7 @@ async fn serve(
     mut traffic: watch::Receiver<Traffic>,
     mut silence: watch::Receiver<u64>,
     requests: &watch::Sender<u64>,
+    refusal: &Mutex<Option<Vec<u8>>>,
 ) {
     if *traffic.borrow() == Traffic::Gone {
         drop(traffic.wait_for(|traffic| *traffic != Traffic::Gone).await);
@@ -138,15 +148,22 @@ async fn serve(
     let asks = async {
         let mut chunk = vec![0; 65_536];
         while let Ok(bytes @ 1..) = from_client.read(&mut chunk).await {
+            let refused = refusal.lock().unwrap().take();
+            if refused.is_some() {
+                return refused;
+            }
             last_request.send_replace(chunk[..bytes].to_vec());
             if to_server.write_all(&chunk[..bytes]).await.is_err() {
-                return;
+                return None;
             }
             requests.send_modify(|count| *count += 1);
         }
+        None
     };
     tokio::select! {
-        () = asks => {}
+        refused = asks => if let Some(answer) = refused {
+            drop(to_client.write_all(&answer).await);
+        },
         () = answer(&mut from_server, &mut to_client, traffic, asked) => {}
         changed = silence.changed() => if changed.is_ok() {
             // Both sockets stay open until the proxy ends.

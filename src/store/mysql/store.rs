@@ -146,7 +146,8 @@ impl MySqlStore {
     /// have the log's database selected. Until the transaction ends, other appends to the same streams wait for it. Below serializable, no
     /// other append waits. Other processes find the events by polling.
     ///
-    /// Every isolation level works. Two are worse than read committed:
+    /// Every isolation level works. In read committed, an append that loses the race against another writer is tried once more. If it loses again,
+    /// the error is [`ErrorKind::Transient`], and MySQL rolls the whole transaction back. Two levels are worse:
     ///
     /// - In repeatable read, the default, the versions are those of the transaction's snapshot, so only a unique key detects a later concurrent
     ///   append. The error is then [`ErrorKind::Transient`]: begin a new transaction. MySQL keeps locks that would block every other append, so
@@ -157,8 +158,9 @@ impl MySqlStore {
     ///
     /// # Errors
     /// The same as for [`append`](EventStore::append), and [`ErrorKind::Invalid`] if no transaction is open. After an error the transaction stays
-    /// usable and does not contain the events. The exception is [`ErrorKind::Transient`]: after a deadlock, or a lost race in repeatable read, the
-    /// whole transaction is rolled back, and each later statement would commit separately. Roll back and begin again.
+    /// usable and does not contain the events. The exception is [`ErrorKind::Transient`]: after a deadlock, a lost race in repeatable read,
+    /// or two in a row in read committed, the whole transaction may be rolled back, and each later statement would commit separately. Roll back and
+    /// begin again.
     ///
     /// # Cancel safety
     /// If the call is dropped, close the connection, which rolls the transaction back. sqlx cannot use the connection any more.

@@ -37,7 +37,8 @@ macro_rules! log_ports {
                 }
 
                 async fn unsequenced(&self) -> Result<u64> {
-                    self.reader.unsequenced().await
+                    let reader = &self.reader;
+                    reader.connections.repeat("count commits without a position", || reader.unsequenced()).await
                 }
 
                 fn watch_head(&self) -> watch::Receiver<Position> {
