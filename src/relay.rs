@@ -7,6 +7,7 @@
 mod halt;
 mod lease;
 pub(crate) mod options;
+mod outlet;
 mod publishing;
 
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::id::mark::Mark;
 use crate::id::{Fence, Position};
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
-use crate::relay::publishing::{Leadership, Outlet, Publishing, Route};
+use crate::relay::outlet::Outlet;
+use crate::relay::publishing::{Leadership, Publishing, Route};
 use crate::status::{Reporter, Status, Wait};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
@@ -81,7 +83,7 @@ impl Relay {
         Self { route, checkpoint: None }
     }
 
-    /// Stores the confirmed position in `store` under `name`, and starts from there. Only one of the relays that share `name`, in any process,
+    /// Stores the confirmed position in `store`, a store of the same log, under `name`, and starts from there. Only one of the relays that share `name`, in any process,
     /// publishes: the relay that holds the lease of the same name.
     pub fn with_checkpoint(mut self, store: impl RelayStore, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -157,6 +159,8 @@ impl Relay {
             match halt {
                 Halt::LeaseLost => {
                     reporter.runs();
+                    // From here on, the broker is the concern of another relay.
+                    reporter.done(Wait::Broker);
                     reporter.waits(Wait::Lease);
                     lease.wait_on_standby(&stop).await;
                 }

@@ -15,11 +15,16 @@ use rabbitmq::RabbitMq;
 use retell::broker::frame::Frame;
 use retell::broker::rabbitmq::topology::{Channel, Topology};
 use retell::broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use retell::broker::{Announcer, Broker, Publisher, SubscriptionMode};
-use retell::event::{NewEvent, RecordedEvent};
+use retell::broker::{Announcer, Broker, DeadLetter, DeadLetters, Publisher, SubscriptionMode};
+use retell::event::{Metadata, NewEvent, RecordedEvent};
 use retell::id::{Position, ProjectionName};
+use retell::status::{Status, Wait};
+use retell::store::{Append, EventStore};
 use retell::testing::store::{event, stream};
-use retell::{DateTime, ErrorKind, Version};
+use retell::{DateTime, ErrorKind, ExpectedVersion, MemoryStore, Relay, RelayOptions, Version};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 fn url(address: &str) -> String {
     format!("amqp://guest:guest@{address}/%2f")
@@ -231,4 +236,176 @@ async fn channels_can_be_quorum_queues() {
     let queues = server.ctl(&["list_queues", "name", "type", "--silent"]);
     let quorum = |name: &str| queues.lines().any(|line| line.starts_with(name) && line.ends_with("quorum"));
     assert!(quorum("all.events") && quorum("dead.events"), "{queues}");
+}
+
+/// A relay of single events, with the events in its log.
+struct Announcing {
+    log: MemoryStore,
+    status: watch::Receiver<Status>,
+    published: watch::Receiver<Position>,
+    stop: CancellationToken,
+    task: JoinHandle<retell::Result<()>>,
+}
+
+impl Announcing {
+    fn start(options: RabbitMqOptions) -> Self {
+        let (log, stop) = (MemoryStore::new(), CancellationToken::new());
+        let relay = Relay::announcing(log.clone(), RabbitMqBroker::new(options).unwrap());
+        let options = RelayOptions::new().with_longest_delay(Duration::from_millis(100));
+        let relay = relay.with_checkpoint(log.clone(), "announcements").with_options(options);
+        let (status, published, stopped) = (relay.status(), relay.published(), stop.clone());
+        let task = tokio::spawn(async move { relay.run(stopped).await });
+        Self { log, status, published, stop, task }
+    }
+
+    async fn append(&self, event: NewEvent) {
+        self.log.append(Append::new(stream("1"), ExpectedVersion::Any, vec![event])).await.unwrap();
+    }
+
+    async fn reached(&mut self, position: u64) {
+        let reached = self.published.wait_for(|at| *at == Position::new(position));
+        tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the relay publishes").unwrap();
+    }
+
+    /// Waits until the relay waits for the broker, and returns the error.
+    async fn waits(&mut self) -> String {
+        let waits = self.status.wait_for(|status| status.wait().is_some_and(|wait| wait.error.is_some()));
+        let status = tokio::time::timeout(Duration::from_mins(1), waits).await.expect("the relay says why").unwrap();
+        let wait = status.wait().unwrap();
+        assert_eq!(wait.on, Wait::Broker);
+        wait.error.clone().unwrap()
+    }
+
+    async fn is_good(&mut self) {
+        let good = self.status.wait_for(|status| status.wait().is_none());
+        drop(tokio::time::timeout(Duration::from_mins(1), good).await.expect("the wait is over").unwrap());
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn positions(messages: &[Vec<u8>]) -> Vec<u64> {
+    let position =
+        |message: &Vec<u8>| serde_json::from_slice::<serde_json::Value>(message).unwrap()["position"].as_u64();
+    messages.iter().map(|message| position(message).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_blocked_relay_with_nothing_more_to_send_says_why() {
+    let server = RabbitMq::start();
+    let mut relay = Announcing::start(options(&server));
+    relay.append(event("1")).await;
+    relay.reached(1).await;
+    server.ctl(&["set_vm_memory_high_watermark", "0.0000001"]);
+    relay.append(event("2")).await;
+    let error = relay.waits().await;
+    assert!(error.contains("low on memory or disk") && error.contains("vm_memory_high_watermark"), "{error}");
+    server.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    relay.reached(2).await;
+    relay.is_good().await;
+    relay.stop().await;
+    assert_eq!(positions(&drain(&plain_client(&server).await, "all.events").await), [1, 2], "nothing was sent twice");
+}
+
+#[tokio::test]
+async fn a_dead_letter_does_not_wait_for_an_alarm_to_end() {
+    let server = RabbitMq::start();
+    let broker = RabbitMqBroker::new(options(&server)).unwrap();
+    let letter = DeadLetter::new(name("sales"), recorded(1, "a"), "refused".into(), 3);
+    broker.add(&letter).await.unwrap();
+    server.ctl(&["set_vm_memory_high_watermark", "0.0000001"]);
+    for _ in 0..3 {
+        let added = tokio::time::timeout(Duration::from_secs(20), broker.add(&letter)).await.expect("an answer");
+        let error = added.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("low on memory"), "{error:#}");
+    }
+    server.ctl(&["set_vm_memory_high_watermark", "0.6"]);
+    while broker.add(&letter).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let letters = drain(&plain_client(&server).await, "dead.events").await.len();
+    assert!((2..=3).contains(&letters), "{letters}: the first attempt in the alarm may arrive later");
+}
+
+#[tokio::test]
+async fn an_event_that_never_fits_is_named_and_waits_alone() {
+    let mut server = RabbitMq::start_with("[{rabbit, [{max_message_size, 100000}]}].");
+    let mut relay = Announcing::start(options(&server));
+    for number in 1..=5 {
+        let event = event(number.to_string());
+        let large = Metadata::new().with_entry("note", "x".repeat(200_000));
+        relay.append(if number == 3 { event.with_metadata(large) } else { event }).await;
+    }
+    relay.reached(2).await;
+    let attempts = async {
+        let mut error = relay.waits().await;
+        while !error.contains("RelayStore::reset") {
+            relay.status.changed().await.unwrap();
+            error = relay.waits().await;
+        }
+        error
+    };
+    let error = tokio::time::timeout(Duration::from_mins(1), attempts).await.unwrap();
+    for part in ["at position 3", "exchange event.exchange", "max_message_size is 100000 bytes", "without its payload"]
+    {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(*relay.published.borrow(), Position::new(2));
+    // A broker that takes larger messages gets the event, without a restart of the program.
+    server.kill();
+    server.set("[{rabbit, [{max_message_size, 1000000}]}].");
+    server.start_again();
+    relay.reached(5).await;
+    relay.is_good().await;
+    relay.stop().await;
+    let mut announced = positions(&drain(&plain_client(&server).await, "all.events").await);
+    announced.dedup();
+    assert!(announced.ends_with(&[3, 4, 5]) && announced.starts_with(&[1]), "{announced:?}");
+}
+
+#[tokio::test]
+async fn an_announcement_that_a_full_queue_refuses_waits_alone() {
+    let server = RabbitMq::start();
+    RabbitMqBroker::new(options(&server)).unwrap().declare().await.unwrap();
+    let client = plain_client(&server).await;
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(50));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    client.queue_declare("full".into(), QueueDeclareOptions::durable(), full).await.unwrap();
+    let bind = QueueBindOptions::default();
+    client.queue_bind("full".into(), "event.exchange".into(), "#".into(), bind, FieldTable::default()).await.unwrap();
+    let mut relay = Announcing::start(options(&server));
+    for number in 1..=200 {
+        relay.append(event(number.to_string())).await;
+    }
+    let error = relay.waits().await;
+    for part in ["exchange event.exchange", "the event at", "overflow reject-publish", "raise its max-length"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // While the queue is full, only the first event that it refuses is sent again.
+    let (mut last, mut same) = (None, 0);
+    while same < 5 {
+        let others = positions(&drain(&client, "all.events").await);
+        let again: Vec<u64> = others.iter().copied().filter(|position| Some(*position) != last).collect();
+        same = if again.is_empty() && !others.is_empty() { same + 1 } else { 0 };
+        last = others.last().copied().or(last);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let refused = last.unwrap();
+    assert_eq!(refused, relay.published.borrow().get() + 1);
+    // A consumer of the full queue gets every event, in order.
+    let mut consumed = Vec::new();
+    while *relay.published.borrow() < Position::new(200) {
+        consumed.extend(positions(&drain(&client, "full").await));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    relay.is_good().await;
+    relay.stop().await;
+    consumed.extend(positions(&drain(&client, "full").await));
+    let mut seen = std::collections::HashSet::new();
+    consumed.retain(|position| seen.insert(*position));
+    assert_eq!(consumed, (1..=200).collect::<Vec<_>>());
 }

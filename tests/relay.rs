@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use chrono::Utc;
 use futures::future::ready;
 use futures::{FutureExt, TryFutureExt};
 use retell::Mark;
@@ -604,4 +605,84 @@ async fn large_frames_are_compressed_if_configured() {
     assert_eq!(bodies.iter().map(|frame| frame.body()[0]).collect::<Vec<_>>(), [2, 1], "the second frame is small");
     let events = bodies.iter().flat_map(|frame| ReceivedFrame::parse(frame.body().clone()).unwrap().events().unwrap());
     assert_eq!(events.map(|event| event.position.get()).collect::<Vec<_>>(), (1..=101).collect::<Vec<_>>());
+}
+
+/// Refuses the event at one position, as a broker does that has no room for it, and notes what it takes.
+#[derive(Debug, Clone)]
+struct Picky {
+    position: u64,
+    refuses: Arc<AtomicBool>,
+    attempts: Arc<AtomicUsize>,
+    taken: Arc<Mutex<Vec<u64>>>,
+}
+
+#[async_trait]
+impl Announcer for Picky {
+    async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
+        let positions = events.iter().map(|event| event.position.get());
+        self.taken.lock().unwrap().extend(positions.clone());
+        if self.refuses.load(Ordering::SeqCst) && positions.clone().any(|position| position == self.position) {
+            self.attempts.fetch_add(1, Ordering::SeqCst);
+            let refused = ErrorKind::Transient("publish: no room for the event".into());
+            return Ok(ready(Err(Error::new(refused))).boxed());
+        }
+        Ok(ready(Ok(Announced::default())).boxed())
+    }
+}
+
+/// The events before it are confirmed, and none but it is sent again and again.
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_is_sent_again_alone() {
+    let store = MemoryStore::new();
+    add(&store, 5_000).await;
+    let (attempts, taken) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<u64>>>::default());
+    let picky = Picky { position: 3_700, refuses: Arc::new(AtomicBool::new(true)), attempts, taken };
+    let relay = Relay::announcing(store.clone(), picky.clone()).with_checkpoint(store.clone(), "main");
+    let (mut published, status) = (relay.published(), relay.status());
+    let running = Running::start(relay);
+    timeout(TIMEOUT, published.wait_for(|at| *at == Position::new(3_699))).await.unwrap().unwrap();
+    let before = picky.attempts.load(Ordering::SeqCst);
+    let (sent, since) = (picky.taken.lock().unwrap().len(), Utc::now());
+    until(async || picky.attempts.load(Ordering::SeqCst) >= before + 20).await;
+    let again = picky.taken.lock().unwrap()[sent..].to_vec();
+    assert!(again.iter().all(|position| *position == 3_700), "{again:?}");
+    let waiting = status.borrow().wait().cloned().unwrap();
+    assert_eq!(waiting.on, retell::status::Wait::Broker);
+    assert!(waiting.error.as_ref().unwrap().contains("no room for the event"), "{waiting}");
+    assert!(waiting.since <= since + chrono::TimeDelta::seconds(1), "{waiting}");
+    assert_eq!(*published.borrow(), Position::new(3_699));
+
+    picky.refuses.store(false, Ordering::SeqCst);
+    timeout(TIMEOUT, published.wait_for(|at| *at == Position::new(5_000))).await.unwrap().unwrap();
+    assert_eq!(status.borrow().wait(), None);
+    running.stop().await.unwrap();
+    let taken = picky.taken.lock().unwrap();
+    let mut first_of_each: Vec<u64> = taken.clone();
+    let mut seen = std::collections::HashSet::new();
+    first_of_each.retain(|position| seen.insert(*position));
+    assert_eq!(first_of_each, (1..=5_000).collect::<Vec<_>>(), "every event arrives, in order");
+}
+
+/// The broker accepts messages and never confirms them, and the log has no more events.
+#[tokio::test(start_paused = true)]
+async fn a_late_confirm_is_a_wait_for_the_broker() {
+    for form in ["frames", "announcements"] {
+        let (store, broker) = (MemoryStore::new(), Broker::new());
+        add(&store, 3).await;
+        broker.open.send_replace(false);
+        let link = broker.link("first");
+        let relay =
+            if form == "frames" { Relay::new(store.clone(), link) } else { Relay::announcing(store.clone(), link) };
+        let relay = relay.with_checkpoint(store.clone(), "main");
+        let mut status = relay.status();
+        let running = Running::start(relay);
+        let waiting =
+            timeout(TIMEOUT, status.wait_for(|status| status.wait().is_some())).await.unwrap().unwrap().clone();
+        let error = waiting.wait().unwrap().error.clone().unwrap();
+        assert!(error.contains("the broker has not confirmed the last messages within 10s"), "{form}: {error}");
+        broker.open.send_replace(true);
+        timeout(TIMEOUT, status.wait_for(|status| status.wait().is_none())).await.unwrap().unwrap();
+        running.stop().await.unwrap();
+        assert_eq!(broker.sent_by("first"), [1, 2, 3], "{form}: nothing is sent twice");
+    }
 }

@@ -39,6 +39,12 @@ pub trait Publisher: Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped call may have sent some of the frames.
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm>;
+
+    /// Returns why the broker makes [`publish`](Self::publish) or its confirms wait, if it has said so. A relay asks when an answer is late, and
+    /// shows the reason in its [status](crate::Relay::status). The default implementation returns `None`.
+    async fn publishing_blocked(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Publishes one message per event, for consumers outside this library.
@@ -75,6 +81,11 @@ pub trait Announcer: Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped call may have sent some of the messages.
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>>;
+
+    /// Returns why the broker makes [`announce`](Self::announce) or its confirms wait, as [`Publisher::publishing_blocked`] does.
+    async fn announcing_blocked(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The outcome of announcing events.
@@ -117,12 +128,20 @@ impl<B: Publisher + ?Sized> Publisher for Arc<B> {
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         (**self).publish(frames).await
     }
+
+    async fn publishing_blocked(&self) -> Option<String> {
+        (**self).publishing_blocked().await
+    }
 }
 
 #[async_trait]
 impl<B: Announcer + ?Sized> Announcer for Arc<B> {
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
         (**self).announce(events).await
+    }
+
+    async fn announcing_blocked(&self) -> Option<String> {
+        (**self).announcing_blocked().await
     }
 }
 

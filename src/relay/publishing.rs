@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, TryFutureExt};
+use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Delays;
+use crate::broker::Confirm;
 use crate::broker::frame::Frame;
-use crate::broker::{Announcer, Confirm, Publisher};
 use crate::error::{Error, ErrorKind, Result, reason};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Fence, Position};
-use crate::panics::catch_in;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
+use crate::relay::outlet::Outlet;
 use crate::status::{Reporter, Wait};
 use crate::store::log::mark::remembered_by;
 use crate::store::log::query::{Filter, PAGE_BYTES};
@@ -44,12 +44,6 @@ impl Route {
     pub(super) fn delays(&self) -> Delays {
         self.options.delays().reporting(&self.reporter, Wait::Database)
     }
-}
-
-/// The form in which a relay publishes events, and the broker's side for it.
-pub(super) enum Outlet {
-    Frames(Arc<dyn Publisher>),
-    Single(Arc<dyn Announcer>),
 }
 
 /// The lease and the fence under which a relay may move the stored position.
@@ -98,12 +92,13 @@ impl<'r> Publishing<'r> {
 
     pub(super) async fn run(mut self) -> Halt {
         let options = &self.sender.route.options;
-        let mut delays = options.delays();
+        let (mut delays, mut pace) = (options.delays(), Pace::Pages);
         loop {
             let before = self.progress.confirmed;
-            match self.publish().await {
+            match self.publish(pace).await {
                 Ok(()) | Err(Halt::Stopped) => return self.progress.store_final().await,
                 Err(Halt::Failed(error)) if error.is_outage() => {
+                    pace = Pace::Steps(1);
                     if self.progress.confirmed != before {
                         delays = options.delays();
                     }
@@ -117,17 +112,29 @@ impl<'r> Publishing<'r> {
 
     /// Publishes until stopped, or until the broker fails. After a failure the caller publishes everything after the last confirmed page again,
     /// because a lost page must come before the pages that follow it.
-    async fn publish(&mut self) -> Result<(), Halt> {
+    async fn publish(&mut self, pace: Pace) -> Result<(), Halt> {
         // `- 1`: the confirming side holds one more page while it awaits that page's confirm.
         let (sent, unconfirmed) = mpsc::channel(UNCONFIRMED_PAGES - 1);
         let start = self.progress.confirmed;
         // A stopped sender sends no more pages, but the outstanding confirms are still awaited.
-        let sending = self.sender.send(start, sent).map(|ended| match ended {
+        let sending = self.sender.send(start, pace, sent).map(|ended| match ended {
             Err(Halt::Stopped) => Ok(()),
             ended => ended,
         });
         futures::try_join!(sending, self.progress.confirm(unconfirmed)).map(|_| ())
     }
+}
+
+/// How much a relay sends at a time.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// Page after page.
+    Pages,
+    /// So many events, and no more until they are confirmed. The number doubles each time.
+    ///
+    /// A relay begins with one event after a failure, because the broker may refuse a single event however often it is sent: the events before it
+    /// are then confirmed, and no other event is sent again and again with it.
+    Steps(usize),
 }
 
 /// Reads pages and passes them to the broker.
@@ -139,14 +146,15 @@ struct Sender<'r> {
 }
 
 impl Sender<'_> {
-    async fn send(&self, start: Mark, sent: mpsc::Sender<Unconfirmed>) -> Result<(), Halt> {
+    async fn send(&self, start: Mark, mut pace: Pace, sent: mpsc::Sender<Unconfirmed>) -> Result<(), Halt> {
         let options = &self.route.options;
         let (mut after, mut limit, mut ahead) = (start, options.page_events, None);
-        let mut head = self.route.reader.watch_head();
+        let (mut head, mut published) = (self.route.reader.watch_head(), self.route.published.subscribe());
         while !self.stop.is_cancelled() {
-            let batch = match ahead.take() {
-                Some(batch) => batch,
-                None => self.read(after, limit).await?,
+            let batch = match (ahead.take(), pace) {
+                (Some(batch), _) => batch,
+                (None, Pace::Pages) => self.read(after, limit).await?,
+                (None, Pace::Steps(events)) => self.read(after, events.min(limit)).await?,
             };
             let Some(average) = batch.bytes.checked_div(batch.events.len()) else {
                 tokio::select! {
@@ -160,7 +168,7 @@ impl Sender<'_> {
             limit = (2 * PAGE_BYTES / average.max(1)).clamp(1, options.page_events);
             // Backpressure: wait for a free slot. If the channel is closed, the confirming side has failed and reports why.
             let Ok(slot) = sent.reserve().await else { break };
-            let confirm = if batch.full {
+            let confirm = if batch.full && matches!(pace, Pace::Pages) {
                 let (confirm, next) = futures::join!(self.publish(&batch), self.read(batch.through, limit));
                 ahead = Some(next?);
                 confirm?
@@ -169,6 +177,11 @@ impl Sender<'_> {
             };
             slot.send(Unconfirmed { through: batch.through, confirm });
             after = batch.through;
+            if let Pace::Steps(events) = pace {
+                // The confirming side ends this wait if the confirm fails.
+                drop(published.wait_for(|published| *published >= after.position).await);
+                pace = if events * 2 < options.page_events { Pace::Steps(events * 2) } else { Pace::Pages };
+            }
         }
         Ok(())
     }
@@ -201,18 +214,12 @@ impl Sender<'_> {
         if self.leadership.is_some_and(|leadership| !leadership.lease.is_certain()) {
             return Err(Halt::LeaseLost);
         }
-        let confirm = match &self.route.outlet {
-            Outlet::Frames(publisher) => {
-                let frames = self.frames(batch).map_err(Halt::Failed)?;
-                let confirm = caught(publisher.publish(&frames)).await;
-                confirm.map(|confirm| confirm.map_ok(|()| 0).boxed())
-            }
-            Outlet::Single(announcer) => {
-                let confirm = caught(announcer.announce(&batch.events)).await;
-                confirm.map(|confirm| confirm.map_ok(|announced| announced.unroutable).boxed())
-            }
+        let frames = match &self.route.outlet {
+            Outlet::Frames(_) => self.frames(batch).map_err(Halt::Failed)?,
+            Outlet::Single(_) => Vec::new(),
         };
-        confirm.map_err(Halt::Failed)
+        let sent = self.route.outlet.send(&frames, &batch.events);
+        self.route.outlet.answer(&self.route.reporter, sent).await.map_err(Halt::Failed)
     }
 
     fn frames(&self, batch: &Batch) -> Result<Vec<Frame>> {
@@ -227,9 +234,6 @@ impl Sender<'_> {
 }
 
 /// The position up to which the broker has confirmed the log, and the position that is stored.
-///
-/// The log may have lost the confirmed events since they were read, together with the stored position. Storing the lost place would keep every
-/// later relay from continuing, so the place is compared with the log first.
 struct Progress<'r> {
     sender: Sender<'r>,
     /// The broker has confirmed every event up to this position.
@@ -250,7 +254,7 @@ impl Progress<'_> {
             tokio::select! {
                 page = unconfirmed.recv() => {
                     let Some(Unconfirmed { through, confirm }) = page else { return Ok(()) };
-                    let unroutable = caught(confirm).await.map_err(Halt::Failed)?;
+                    let unroutable = route.outlet.answer(&route.reporter, confirm).await.map_err(Halt::Failed)?;
                     if unroutable > 0 {
                         route.unroutable.send_modify(|sum| *sum += unroutable);
                     }
@@ -270,10 +274,8 @@ impl Progress<'_> {
         if let Some(Leadership { store, name, fence, .. }) = self.sender.leadership
             && self.stored.position < self.confirmed.position
         {
-            let checked = self.sender.retry(|| self.sender.route.reader.check(self.confirmed)).await;
-            checked.map_err(|halt| self.sender.of_this_relay(halt))?;
             let stored = self.sender.retry(|| store.advance(name, self.confirmed, *fence)).await;
-            stored.map_err(fenced_is_lost)?;
+            stored.map_err(|halt| self.sender.of_this_relay(fenced_is_lost(halt)))?;
         }
         (self.stored, self.stored_at) = (self.confirmed, Instant::now());
         Ok(())
@@ -286,23 +288,11 @@ impl Progress<'_> {
         if self.stored == self.confirmed {
             return Halt::Stopped;
         }
-        match self.sender.route.reader.check(self.confirmed).await {
-            Ok(()) => {}
-            Err(error) if error.is_outage() => return Halt::Stopped,
-            Err(error) => return self.sender.of_this_relay(Halt::Failed(error)),
-        }
         match store.advance(name, self.confirmed, *fence).await {
-            Err(error) if !error.is_outage() => fenced_is_lost(Halt::Failed(error)),
+            Err(error) if !error.is_outage() => self.sender.of_this_relay(fenced_is_lost(Halt::Failed(error))),
             _ => Halt::Stopped,
         }
     }
-}
-
-/// Awaits a call of the broker. A panic of a publisher is retried as its failure: it must not end the relay.
-async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    catch_in(call).await.unwrap_or_else(|panicked| {
-        Err(Error::with_source(ErrorKind::Transient("publish: the publisher panicked".into()), panicked))
-    })
 }
 
 /// Turns [`ErrorKind::Fenced`] into a lost lease: another relay has moved the position under a newer fence.

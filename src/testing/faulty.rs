@@ -144,6 +144,10 @@ impl<B: Broker> Publisher for FaultyBroker<B> {
         }
         Ok(try_join_all(confirms).map_ok(drop).boxed())
     }
+
+    async fn publishing_blocked(&self) -> Option<String> {
+        self.inner.publishing_blocked().await
+    }
 }
 
 #[async_trait]

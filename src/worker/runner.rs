@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{Delays, retry_transient};
@@ -28,6 +28,9 @@ use crate::worker::job::Job;
 use crate::worker::pace::Pace;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
 use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable, is_unreadable};
+
+/// The longest wait for a dead letter to be stored. Meanwhile the worker does nothing else.
+const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Parked aggregates that are retried in a row before live events have their turn.
 const RETRIES_IN_A_ROW: usize = 16;
@@ -522,10 +525,12 @@ where
             let letter = DeadLetter::new(self.name.clone(), event.clone(), parked.error.clone(), parked.attempts);
             let is_sent = match &self.job.dead_letters {
                 Some(dead_letters) => {
-                    let sent = catch_in(dead_letters.add(&letter)).await;
-                    let sent = sent.unwrap_or_else(|panicked| {
-                        Err(Error::with_source(ErrorKind::Panicked("send a dead letter".into()), panicked))
-                    });
+                    let panicked =
+                        |panicked| Err(Error::with_source(ErrorKind::Panicked("send a dead letter".into()), panicked));
+                    let sent = match timeout(DEAD_LETTER_TIMEOUT, catch_in(dead_letters.add(&letter))).await {
+                        Ok(sent) => sent.unwrap_or_else(panicked),
+                        Err(late) => Err(Error::with_source(ErrorKind::Transient("send a dead letter".into()), late)),
+                    };
                     match &sent {
                         Ok(()) => self.job.reporter.done(Wait::DeadLetters),
                         Err(error) => self.job.reporter.waits_after(Wait::DeadLetters, reason(error)),

@@ -71,6 +71,11 @@ impl RabbitMq {
         self.wait();
     }
 
+    /// Replaces the settings that the broker reads when it starts.
+    pub(crate) fn set(&self, settings: &str) {
+        fs::write(self.folder.path().join("advanced.config"), settings).unwrap();
+    }
+
     /// Kills the broker with SIGKILL.
     pub(crate) fn kill(&mut self) {
         let Some(mut broker) = self.broker.take() else { return };

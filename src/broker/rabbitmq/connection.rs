@@ -11,7 +11,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connect, Connection, ConnectionProperties, ExchangeKind};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::broker::rabbitmq::options::RabbitMqOptions;
 use crate::broker::rabbitmq::topology::Exchange;
@@ -22,6 +22,13 @@ const HEARTBEAT_SECONDS: u16 = 10;
 
 /// A node that does not answer within this time is passed over for the next one.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a connection is asked whether the broker blocks it.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Why publishers wait, and what a person can do about it.
+pub(super) const BLOCKED: &str = "RabbitMQ blocks all publishers, because it is low on memory or disk space; free some, or change \
+                                  vm_memory_high_watermark or disk_free_limit";
 
 /// The purpose of a connection, which decides what it declares.
 ///
@@ -78,8 +85,7 @@ impl Live {
         if !self.connection.status().blocked() {
             return Ok(());
         }
-        let problem = "publish: RabbitMQ blocks all publishers, because it is low on memory or disk space";
-        Err(ErrorKind::Transient(problem.into()).into())
+        Err(ErrorKind::Transient(format!("publish: {BLOCKED}")).into())
     }
 }
 
@@ -120,20 +126,33 @@ impl Link {
         self.live.lock().await.as_ref().is_some_and(|live| live.is_up() && live.connection.status().blocked())
     }
 
-    /// Returns the most bytes of a message that the broker is known to accept.
-    pub(super) fn largest(&self) -> usize {
-        self.largest.load(Ordering::Relaxed)
+    /// Returns an error as soon as the broker blocks this connection.
+    pub(super) async fn until_blocked(&self) -> Error {
+        while !self.is_blocked().await {
+            sleep(ASK_EVERY).await;
+        }
+        ErrorKind::Transient(format!("publish: {BLOCKED}")).into()
+    }
+
+    /// Connects, and returns the most bytes of a message that the broker is known to accept.
+    pub(super) async fn largest(&self) -> Result<usize> {
+        self.declare().await?;
+        Ok(self.largest.load(Ordering::Relaxed))
     }
 
     /// Classifies an error of publishing, and learns the limit that a message has exceeded.
-    pub(super) fn failed_to_publish(&self, error: lapin::Error) -> Error {
-        match size_limit(&error) {
+    pub(super) fn failed_to_publish(&self, exchange: &str, error: lapin::Error) -> Error {
+        let limit = size_limit(&error);
+        // After any other error the broker may be back with another limit.
+        self.largest.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        match limit {
             Some(limit) => {
-                self.largest.fetch_min(limit, Ordering::Relaxed);
-                let problem = format!("publish: a message is larger than RabbitMQ's max_message_size of {limit} bytes");
+                let problem = format!(
+                    "publish to exchange {exchange}: a message is larger than RabbitMQ's max_message_size of {limit} bytes"
+                );
                 Error::with_source(ErrorKind::Transient(problem), error)
             }
-            None => failed(error, "publish"),
+            None => failed(error, &format!("publish to exchange {exchange}")),
         }
     }
 
@@ -159,12 +178,18 @@ impl Link {
     }
 
     async fn up<'l>(&self, live: &'l mut Option<Live>) -> Result<&'l Live> {
-        let up = match live.take().filter(Live::is_up) {
-            Some(up) => up,
+        let known = live.take();
+        let was_up = known.is_some();
+        let up = if let Some(up) = known.filter(Live::is_up) {
+            up
+        } else {
+            if was_up {
+                // A broker that was restarted may have another limit.
+                self.largest.store(usize::MAX, Ordering::Relaxed);
+            }
             // One timeout for all steps, since declaring takes many round trips.
-            None => timeout(self.options.timeout, self.connect())
-                .await
-                .map_err(|elapsed| Error::with_source(ErrorKind::Transient("connect to RabbitMQ".into()), elapsed))??,
+            let connected = timeout(self.options.timeout, self.connect()).await;
+            connected.map_err(|late| Error::with_source(ErrorKind::Transient("connect to RabbitMQ".into()), late))??
         };
         Ok(live.insert(up))
     }

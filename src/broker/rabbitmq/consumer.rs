@@ -92,7 +92,7 @@ impl Consumer for RabbitMqConsumer {
             let properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
             let options = BasicPublishOptions::default();
             let letter = Message { key: "", body: &delivery.body, properties, options };
-            self.dead_letters.send(&exchange.name, [letter].into_iter()).await?.confirmed().await?;
+            self.dead_letters.deliver(&exchange.name, letter).await?;
         }
         self.unacknowledged.retain(|unacknowledged| *unacknowledged != delivery.tag);
         self.acknowledge(delivery.tag, BasicAckOptions::default()).await

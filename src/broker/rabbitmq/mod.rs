@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::broker::envelope::{Announcement, HeaderValue};
 use crate::broker::frame::Frame;
-use crate::broker::rabbitmq::connection::{Link, Purpose, bind, declare_queue, short};
+use crate::broker::rabbitmq::connection::{BLOCKED, Link, Purpose, bind, declare_queue, short};
 use crate::broker::rabbitmq::consumer::RabbitMqConsumer;
 use crate::broker::rabbitmq::options::PERSISTENT;
 use crate::broker::rabbitmq::publish::Message;
@@ -27,7 +27,7 @@ use crate::broker::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::ProjectionName;
+use crate::id::{Position, ProjectionName};
 
 pub use options::RabbitMqOptions;
 
@@ -112,7 +112,7 @@ impl Publisher for RabbitMqBroker {
     /// A frame that the broker refuses is not sent again: the same queue would refuse it, and all other queues would have it twice.
     async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
         let exchange = &self.inner.options.topology.log_exchange.name;
-        let (options, largest) = (BasicPublishOptions::default(), self.inner.publishing.largest());
+        let (options, largest) = (BasicPublishOptions::default(), self.inner.publishing.largest().await?);
         let fitting = frames.iter().filter(|frame| frame.body().len() <= largest);
         let unsent = (frames.len() - fitting.clone().count()) as u64;
         let messages =
@@ -124,6 +124,10 @@ impl Publisher for RabbitMqBroker {
             Ok(())
         }
         .boxed())
+    }
+
+    async fn publishing_blocked(&self) -> Option<String> {
+        self.inner.publishing.is_blocked().await.then(|| BLOCKED.into())
     }
 }
 
@@ -153,9 +157,10 @@ impl Broker for RabbitMqBroker {
 #[async_trait]
 impl Announcer for RabbitMqBroker {
     async fn announce(&self, events: &[RecordedEvent]) -> Result<Confirm<Announced>> {
-        let (options, largest) = (&self.inner.options, self.inner.announcing.largest());
-        let announcements: Vec<Announcement> =
-            events.iter().map(|event| announcement(event, options.compress_over, largest)).collect::<Result<_>>()?;
+        let (options, largest) = (&self.inner.options, self.inner.announcing.largest().await?);
+        let exchange = &options.topology.event_exchange.name;
+        let fitted = events.iter().map(|event| fitting(event, options.compress_over, largest, exchange));
+        let announcements: Vec<Announcement> = fitted.collect::<Result<_>>()?;
         let messages = announcements.iter().map(|announcement| Message {
             key: announcement.routing_key.as_str(),
             body: &announcement.body,
@@ -164,8 +169,15 @@ impl Announcer for RabbitMqBroker {
             // library logs each returned message with its payload.
             options: BasicPublishOptions { mandatory: options.counts_unroutable, ..BasicPublishOptions::default() },
         });
-        let sent = self.inner.announcing.send(&options.topology.event_exchange.name, messages).await?;
-        Ok(async { Ok(Announced::new(sent.confirmed().await?)) }.boxed())
+        let sent = self.inner.announcing.send(exchange, messages).await?;
+        let positions: Vec<Position> = events.iter().map(|event| event.position).collect();
+        let place =
+            move |number: usize| positions.get(number).map_or_else(String::new, |at| format!("the event at {at}"));
+        Ok(async { Ok(Announced::new(sent.confirmed(place).await?)) }.boxed())
+    }
+
+    async fn announcing_blocked(&self) -> Option<String> {
+        self.inner.announcing.is_blocked().await.then(|| BLOCKED.into())
     }
 }
 
@@ -174,7 +186,8 @@ impl DeadLetters for RabbitMqBroker {
     /// Publishes the event's envelope to the dead-letter exchange, with the additional headers `projection`, `reason` and `attempts`.
     async fn add(&self, letter: &DeadLetter) -> Result<()> {
         let Some(exchange) = &self.inner.options.topology.dead_letter_exchange else { return Ok(()) };
-        let announcement = announcement(&letter.event, usize::MAX, self.inner.dead_letters.largest())?;
+        let largest = self.inner.dead_letters.largest().await?;
+        let announcement = fitting(&letter.event, usize::MAX, largest, &exchange.name)?;
         let mut headers = headers(&announcement);
         headers.insert("projection".into(), AMQPValue::LongString(letter.projection.as_str().into()));
         headers.insert("reason".into(), AMQPValue::LongString(letter.reason.as_str().into()));
@@ -182,14 +195,26 @@ impl DeadLetters for RabbitMqBroker {
         let properties = announcement_properties(&announcement).with_headers(headers);
         let (key, options) = (announcement.routing_key.as_str(), BasicPublishOptions::default());
         let message = Message { key, body: &announcement.body, properties, options };
-        self.inner.dead_letters.send(&exchange.name, [message].into_iter()).await?.confirmed().await.map(drop)
+        self.inner.dead_letters.deliver(&exchange.name, message).await
     }
 }
 
 /// Creates the message for an event. If it is larger than the broker accepts, it leaves out the payload.
-fn announcement(event: &RecordedEvent, compress_over: usize, largest: usize) -> Result<Announcement> {
-    let announcement = Announcement::from_event(event)?.compressed(compress_over)?;
-    if announcement.body.len() <= largest { Ok(announcement) } else { Announcement::without_payload(event) }
+fn fitting(event: &RecordedEvent, compress_over: usize, largest: usize, exchange: &str) -> Result<Announcement> {
+    let whole = Announcement::from_event(event)?.compressed(compress_over)?;
+    if whole.body.len() <= largest {
+        return Ok(whole);
+    }
+    let short = Announcement::without_payload(event)?.compressed(compress_over)?;
+    if short.body.len() <= largest {
+        return Ok(short);
+    }
+    let (id, position, bytes) = (event.event.id, event.position, short.body.len());
+    let problem = format!(
+        "publish event {id} at position {position} to exchange {exchange}: its metadata makes it {bytes} bytes large even without its \
+         payload, and RabbitMQ's max_message_size is {largest} bytes; raise max_message_size, or skip the event with `RelayStore::reset`"
+    );
+    Err(ErrorKind::Transient(problem).into())
 }
 
 /// Returns the AMQP properties that consumers of single events rely on.
@@ -220,8 +245,7 @@ fn headers(announcement: &Announcement) -> FieldTable {
 }
 
 fn frame_properties(frame: &Frame) -> BasicProperties {
-    let position =
-        |position: crate::id::Position| AMQPValue::LongLongInt(i64::try_from(position.get()).unwrap_or(i64::MAX));
+    let position = |position: Position| AMQPValue::LongLongInt(i64::try_from(position.get()).unwrap_or(i64::MAX));
     let mut headers = FieldTable::default();
     headers.insert("first_position".into(), position(frame.first()));
     headers.insert("last_position".into(), position(frame.last()));

@@ -120,7 +120,8 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Limits how long an answer of the broker may take. After that the connection counts as lost, and unconfirmed messages are sent again.
+    /// Limits how long an answer of the broker may take. After that the connection counts as lost, and unconfirmed messages are sent again. While
+    /// RabbitMQ blocks publishers because it is low on memory or disk space, a confirm has no limit.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

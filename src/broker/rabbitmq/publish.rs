@@ -31,19 +31,34 @@ impl Link {
         messages: impl Iterator<Item = Message<'m>> + Send,
     ) -> Result<Sent> {
         let channel = self.channel().await?;
-        let sent = self.answered(send(&channel, exchange, messages)).await;
-        self.forget_after(sent).await.map(|confirms| Sent { link: self.clone(), confirms })
+        let sent = self.answered(exchange, send(&channel, exchange, messages)).await;
+        let sent = self.forget_after(sent).await;
+        sent.map(|confirms| Sent { link: self.clone(), exchange: exchange.to_owned(), confirms })
+    }
+
+    /// Sends `message` to `exchange` and waits until the broker has confirmed it. Returns an error if the broker blocks publishers. It takes the
+    /// message when it unblocks them, so the message may arrive twice.
+    pub(super) async fn deliver(self: &Arc<Self>, exchange: &str, message: Message<'_>) -> Result<()> {
+        tokio::select! {
+            confirmed = async { self.send(exchange, [message].into_iter()).await?.confirmed(|_| "the dead letter".into()).await } => {
+                confirmed.map(drop)
+            }
+            blocked = self.until_blocked() => Err(blocked),
+        }
     }
 
     /// Waits for the broker. A broker that is low on memory or disk tells its publishers to wait; that is no failure, and a new connection
     /// would only send everything again.
-    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T> {
+    async fn answered<T>(&self, exchange: &str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T> {
         let mut answer = pin!(answer);
         loop {
             match timeout(self.timeout(), answer.as_mut()).await {
-                Ok(answer) => return answer.map_err(|error| self.failed_to_publish(error)),
+                Ok(answer) => return answer.map_err(|error| self.failed_to_publish(exchange, error)),
                 Err(_) if self.is_blocked().await => {}
-                Err(elapsed) => return Err(Error::with_source(ErrorKind::Transient("publish".into()), elapsed)),
+                Err(elapsed) => {
+                    let attempt = format!("publish to exchange {exchange}");
+                    return Err(Error::with_source(ErrorKind::Transient(attempt), elapsed));
+                }
             }
         }
     }
@@ -61,18 +76,22 @@ impl Link {
 #[must_use = "a message is safe only after the broker has confirmed it"]
 pub(super) struct Sent {
     link: Arc<Link>,
+    exchange: String,
     confirms: Vec<PublisherConfirm>,
 }
 
 impl Sent {
-    /// Waits until the broker has confirmed every message. Returns how many of them reached no queue.
-    pub(super) async fn confirmed(self) -> Result<u64> {
-        match self.answered().await? {
-            Confirmed { refused: 0, unroutable } => Ok(unroutable),
-            Confirmed { refused, .. } => {
-                Err(ErrorKind::Transient(format!("publish: the broker refused {refused} messages")).into())
-            }
-        }
+    /// Waits until the broker has confirmed every message. Returns how many of them reached no queue. `place` names a message by its number.
+    pub(super) async fn confirmed(self, place: impl FnOnce(usize) -> String + Send) -> Result<u64> {
+        let exchange = self.exchange.clone();
+        let Confirmed { refused, first_refused, unroutable } = self.answered().await?;
+        let Some(first) = first_refused else { return Ok(unroutable) };
+        let problem = format!(
+            "publish to exchange {exchange}: RabbitMQ refused {refused} messages, the first of them {}: a queue that it is routed to is full \
+             (overflow reject-publish) or has lost its replicas; consume from the queue, raise its max-length, or unbind it",
+            place(first)
+        );
+        Err(ErrorKind::Transient(problem).into())
     }
 
     /// Waits for the broker's answer to every message. Returns how many of them a queue has refused, as a full queue with
@@ -82,7 +101,7 @@ impl Sent {
     }
 
     async fn answered(self) -> Result<Confirmed> {
-        let answered = self.link.answered(confirmed(self.confirms)).await;
+        let answered = self.link.answered(&self.exchange, confirmed(self.confirms)).await;
         self.link.forget_after(answered).await
     }
 }
@@ -122,15 +141,19 @@ async fn send<'m>(
 struct Confirmed {
     /// Messages that a queue did not take, although other queues may have them.
     refused: u64,
+    /// The number of the first of them, counted from 0.
+    first_refused: Option<usize>,
     unroutable: u64,
 }
 
 async fn confirmed(confirms: Vec<PublisherConfirm>) -> lapin::Result<Confirmed> {
     let mut confirmed = Confirmed::default();
-    for confirm in confirms {
-        match confirm.await? {
-            Confirmation::Ack(returned) => confirmed.unroutable += u64::from(returned.is_some()),
-            _ => confirmed.refused += 1,
+    for (number, confirm) in confirms.into_iter().enumerate() {
+        if let Confirmation::Ack(returned) = confirm.await? {
+            confirmed.unroutable += u64::from(returned.is_some());
+        } else {
+            confirmed.refused += 1;
+            confirmed.first_refused.get_or_insert(number);
         }
     }
     Ok(confirmed)
