@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/programs.rs"]
+mod programs;
 #[path = "support/rabbitmq.rs"]
 mod rabbitmq;
 

@@ -10,6 +10,7 @@ mod mysql;
 use std::time::Duration;
 
 use mysql::Database;
+use mysql::mysql_sessions::sessions;
 use retell::event::NewEvent;
 use retell::store::mysql::MySqlStore;
 use retell::store::{Append, Appended, Health, OpenTransactions, Outcome, Snapshot, Step};
@@ -74,7 +75,7 @@ async fn waits_in_status(operator: &mut MySqlConnection) -> Vec<String> {
         let rest = text.split_once(mark).unwrap().1;
         rest.split([',', ' ']).next().unwrap().to_owned()
     };
-    let sessions = "SELECT CAST(id AS CHAR) FROM information_schema.processlist WHERE db = DATABASE()";
+    let sessions = concat!("SELECT CAST(id AS CHAR) FROM ", sessions!(), " WHERE db = DATABASE()");
     let ours: Vec<String> = sqlx::query_scalar(sessions).fetch_all(&mut *operator).await.unwrap();
     let (_, _, status): (String, String, String) =
         sqlx::query_as("SHOW ENGINE INNODB STATUS").fetch_one(operator).await.unwrap();
@@ -174,7 +175,7 @@ async fn a_commit_that_becomes_visible_late_keeps_its_place() {
     run(&mut operator, &format!("{trigger} SET @passed = GET_LOCK({gate}, 60) + RELEASE_LOCK({gate})")).await;
     let reader = store.clone();
     let reading = tokio::spawn(async move { log(&reader).await });
-    let stopped = "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User lock' AND db = DATABASE()";
+    let stopped = concat!("SELECT COUNT(*) FROM ", sessions!(), " WHERE state = 'User lock' AND db = DATABASE()");
     while sqlx::query_scalar::<_, i64>(stopped).fetch_one(&mut operator).await.unwrap() == 0 {}
     run(&mut early, "COMMIT").await;
     run(&mut operator, &format!("DO RELEASE_LOCK({gate})")).await;
@@ -664,15 +665,7 @@ async fn the_key_decides_after_a_lost_connection() {
     for round in 0..20 {
         let key = IdempotencyKey::new(format!("round {round}")).unwrap();
         let call = || append(&round.to_string(), ExpectedVersion::NoStream).with_key(key.clone());
-        let cut = async {
-            let others =
-                "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
-            let others: Vec<i64> = sqlx::query_scalar(others).fetch_all(&mut operator).await.unwrap();
-            for id in others {
-                // The session may have ended already.
-                drop(raw_sql(AssertSqlSafe(format!("KILL {id}"))).execute(&mut operator).await);
-            }
-        };
+        let cut = mysql::mysql_sessions::end(&mut operator, database.name());
         let (first, ()) = tokio::join!(store.append(call()), cut);
         if let Err(error) = first {
             assert!(error.is_transient(), "{error}");

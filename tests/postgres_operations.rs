@@ -6,6 +6,8 @@
 #[path = "support/postgres.rs"]
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod postgres;
+#[path = "support/programs.rs"]
+mod programs;
 #[path = "support/server.rs"]
 mod server;
 

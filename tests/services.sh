@@ -1,8 +1,10 @@
 # Starts temporary servers for the tests, each on a free port of 127.0.0.1, with its data below $SERVICES (a folder that the caller creates).
-# Sourced by tests/run.sh. A server whose URL is already set is not started.
+# Sourced by tests/run.sh and tests/matrix.sh. A server whose URL is already set is not started.
+#
+# With RETELL_ROOT, the programs are those of another system in that folder, which sees $SERVICES under the same path (see tests/roots.sh).
 
 missing() {
-  echo "tests/run.sh: $1 is missing: $2" >&2
+  echo "$0: $1 is missing: $2" >&2
   exit 1
 }
 
@@ -24,15 +26,28 @@ as_user() {
 become() {
   local user="$1"
   shift
+  if [ -n "${RETELL_ROOT:-}" ]; then exec chroot --userspec="$user:$user" "$RETELL_ROOT" env LANG=C.UTF-8 "$@"; fi
   if [ "$(id -u)" = 0 ]; then exec setpriv --reuid="$user" --regid="$user" --init-groups -- "$@"; else exec "$@"; fi
+}
+
+# Runs a client's program as the current user.
+client() {
+  if [ -n "${RETELL_ROOT:-}" ]; then chroot "$RETELL_ROOT" "$@"; else "$@"; fi
+}
+
+# Gives files to the user of a server, whose number another system may not share.
+give_to() {
+  if [ "$(id -u)" != 0 ]; then return; fi
+  client chown -R "$1:$1" "$2"
 }
 
 # Arguments: package, what it provides, the variable that names a server of your own.
 install_package() {
+  [ -z "${RETELL_ROOT:-}" ] || missing "$2" "$1 is not installed in $RETELL_ROOT"
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     missing "$2" "on Debian or Ubuntu: apt-get install $1; or name one of your own in $3 (compose.yaml has servers)"
   fi
-  echo "tests/run.sh: installing $1" >&2
+  echo "$0: installing $1" >&2
   # In a subshell, so that the trap removes the policy file even after a failure or a signal.
   (
     if [ ! -e /usr/sbin/policy-rc.d ]; then
@@ -46,9 +61,10 @@ install_package() {
 
 postgres_programs() {
   local programs
-  for programs in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) "$(pg_config --bindir 2>/dev/null)"; do
+  local root="${RETELL_ROOT:-}"
+  for programs in $(ls -d "$root"/usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) "$root$(pg_config --bindir 2>/dev/null)"; do
     if [ -x "$programs/initdb" ] && [ -x "$programs/postgres" ]; then
-      echo "$programs"
+      echo "${programs#"$root"}"
       return
     fi
   done
@@ -62,7 +78,7 @@ start_postgres() {
   data="$SERVICES/postgres"
   port="$(free_port)"
   mkdir -p "$data"
-  if [ "$(id -u)" = 0 ]; then chown postgres:postgres "$data"; fi
+  give_to postgres "$data"
   as_user postgres "$programs/initdb" -D "$data/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$SERVICES/postgres.init" 2>&1 ||
     { cat "$SERVICES/postgres.init" >&2; missing PostgreSQL "initdb failed"; }
   as_user postgres "$programs/pg_ctl" -D "$data/data" -l "$data/log" -w -t 60 \
@@ -77,6 +93,7 @@ start_postgres() {
 }
 
 mariadb_program() {
+  if [ -n "${RETELL_ROOT:-}" ]; then client sh -c 'PATH="$PATH:/usr/sbin" command -v mariadbd'; return; fi
   command -v mariadbd || ls /usr/sbin/mariadbd 2>/dev/null
 }
 
@@ -87,7 +104,7 @@ start_mariadb() {
   data="$SERVICES/mariadb"
   port="$(free_port)"
   mkdir -p "$data/data" "$data/tmp"
-  if [ "$(id -u)" = 0 ]; then chown -R mysql:mysql "$data"; fi
+  give_to mysql "$data"
   as_user mysql mariadb-install-db --no-defaults --datadir="$data/data" --auth-root-authentication-method=normal --skip-test-db \
     --skip-name-resolve >"$SERVICES/mariadb.init" 2>&1 || { cat "$SERVICES/mariadb.init" >&2; missing MariaDB "mariadb-install-db failed"; }
   as_user mysql "$(mariadb_program)" --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" --socket="$data/socket" --pid-file="$data/pid" \
@@ -96,19 +113,46 @@ start_mariadb() {
   pid=$!
   echo "$pid" >"$SERVICES/mariadb.pid"
   for _ in $(seq 600); do
-    mariadb --no-defaults --socket="$data/socket" -uroot -e 'select 1' >/dev/null 2>&1 && break
+    client mariadb --no-defaults --socket="$data/socket" -uroot -e 'select 1' >/dev/null 2>&1 && break
     kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MariaDB "the server did not start"; }
     sleep 0.1
   done
   # The pid of the server. The pid above may be that of the shell that started it; killing that one would leave the server running.
   cat "$data/pid" >"$SERVICES/mariadb.pid"
-  mariadb --no-defaults --socket="$data/socket" -uroot \
+  client mariadb --no-defaults --socket="$data/socket" -uroot \
+    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
+  export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
+}
+
+# MySQL is not a package of every Debian, so only tests/matrix.sh starts it, from a root.
+start_mysql() {
+  [ -z "${MYSQL_URL:-}" ] || return 0
+  local data port pid
+  data="$SERVICES/mysql"
+  port="$(free_port)"
+  mkdir -p "$data"
+  give_to mysql "$data"
+  as_user mysql mysqld --no-defaults --initialize-insecure --datadir="$data/data" --log-error="$data/init" ||
+    { cat "$data/init" >&2; missing MySQL "mysqld --initialize-insecure failed"; }
+  # The X protocol would take a port of its own. The rest is the default: a binary log, and commits that wait for the disk.
+  become mysql mysqld --no-defaults --datadir="$data/data" --socket="$data/socket" --pid-file="$data/pid" --bind-address=127.0.0.1 \
+    --port="$port" --log-error="$data/log" --skip-name-resolve --mysqlx=OFF --max-connections=300 </dev/null >/dev/null 2>&1 &
+  pid=$!
+  echo "$pid" >"$SERVICES/mysql.pid"
+  for _ in $(seq 600); do
+    client mysql --no-defaults --socket="$data/socket" -uroot -e 'select 1' >/dev/null 2>&1 && break
+    kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MySQL "the server did not start"; }
+    sleep 0.1
+  done
+  client mysql --no-defaults --socket="$data/socket" -uroot \
     -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
   export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
 }
 
 rabbitmq_programs() {
-  ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin 2>/dev/null | sort -V | tail -n 1
+  local root="${RETELL_ROOT:-}" programs
+  programs="$(ls -d "$root"/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin 2>/dev/null | sort -V | tail -n 1)"
+  echo "${programs#"$root"}"
 }
 
 start_rabbitmq() {
@@ -119,7 +163,7 @@ start_rabbitmq() {
   port="$(free_port)"
   names="$(free_port)"
   mkdir -p "$data"
-  if [ "$(id -u)" = 0 ]; then chown rabbitmq:rabbitmq "$data"; fi
+  give_to rabbitmq "$data"
   # Erlang's name server. Otherwise the broker starts one that keeps running after the tests.
   become rabbitmq epmd -port "$names" -address 127.0.0.1 </dev/null >/dev/null 2>&1 &
   # The name of this file sorts last, so it is stopped last. A broker that does not find the name server starts another one.

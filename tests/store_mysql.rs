@@ -81,8 +81,12 @@ async fn setup_never_moves_a_checkpoint_back() {
 async fn the_server_ends_an_idle_transaction() {
     let (_, database) = fresh().await;
     let models = MySqlReadModel::connect(database.options().to_url_lossy().as_str()).await.unwrap();
-    let limit: String =
-        sqlx::query_scalar("SELECT CAST(@@idle_transaction_timeout AS CHAR)").fetch_one(models.pool()).await.unwrap();
+    let limit = if database.version().await.contains("MariaDB") {
+        "SELECT CAST(@@idle_transaction_timeout AS CHAR)"
+    } else {
+        "SELECT CAST(@@wait_timeout AS CHAR)"
+    };
+    let limit: String = sqlx::query_scalar(limit).fetch_one(models.pool()).await.unwrap();
     assert_eq!(limit, "30", "seconds");
 }
 
@@ -202,7 +206,7 @@ mod opening {
         assert_eq!(whole_log(&store).await.unwrap().len(), 4);
         let event = "INSERT INTO retell_events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type,
             schema_version, codec, recorded_at, payload)
-            VALUES (LAST_INSERT_ID(), ?, UNHEX(MD5(?)), 'account', 'late', ?, 'account.noted', 1, 0, UTC_TIMESTAMP(6), '1')";
+            VALUES (LAST_INSERT_ID(), ?, UNHEX(LPAD(HEX(?), 32, '0')), 'account', 'late', ?, 'account.noted', 1, 0, UTC_TIMESTAMP(6), '1')";
         for number in [1, 2] {
             sqlx::query(event).bind(number).bind(number).bind(number).execute(&mut *open).await.unwrap();
         }

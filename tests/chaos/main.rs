@@ -17,6 +17,8 @@ mod clock;
 mod databases;
 mod failover;
 mod faults;
+#[path = "../support/programs.rs"]
+mod programs;
 mod proxy;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;

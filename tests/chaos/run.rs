@@ -150,7 +150,7 @@ impl Run {
         let (kind, place) = match self.kind {
             Kind::Sqlite => return self,
             Kind::Postgres => (server::Kind::Postgres, Place::Postgres as fn(String) -> Place),
-            Kind::MySql => (server::Kind::MariaDb, Place::MySql as fn(String) -> Place),
+            Kind::MySql => (server::Kind::MySql, Place::MySql as fn(String) -> Place),
         };
         let server = start(kind);
         let runtime = Runtime::new().unwrap();
@@ -225,21 +225,8 @@ impl Run {
 
     /// Ends the sessions of all processes.
     pub(crate) fn end_sessions(&self) {
-        match self.place {
-            Place::Sqlite(_) => {}
-            Place::Postgres(_) => self.administer(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
-            ),
-            Place::MySql(_) => self.administer(
-                "BEGIN NOT ATOMIC
-                    DECLARE CONTINUE HANDLER FOR 1094 BEGIN END;
-                    FOR session IN (SELECT id FROM information_schema.processlist
-                                    WHERE db = DATABASE() AND id <> CONNECTION_ID()) DO
-                        KILL session.id;
-                    END FOR;
-                 END",
-            ),
+        if !matches!(self.place, Place::Sqlite(_)) {
+            self.runtime.block_on(self.place.end_sessions());
         }
     }
 

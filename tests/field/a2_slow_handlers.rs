@@ -17,6 +17,7 @@ use sqlx::{ColumnIndex, Decode, Executor, IntoArguments, Pool, Type};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::databases::mysql_sessions::sessions;
 use crate::databases::{Database, Place};
 use crate::notes;
 use crate::sites::{self, Site, on_every_store};
@@ -96,7 +97,11 @@ impl AsyncSlow<PgConnection> for Idle {
 #[async_trait]
 impl AsyncSlow<MySqlConnection> for Idle {
     async fn take(&self, tx: &mut MySqlConnection) -> Result<(), BoxError> {
-        raw_sql("SET SESSION idle_transaction_timeout = 1").execute(tx).await?;
+        raw_sql(
+            "SET @retell = 1 /*M! , SESSION idle_transaction_timeout = 1 */ /*!80000 , SESSION wait_timeout = 1 */",
+        )
+        .execute(tx)
+        .await?;
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         Ok(())
     }
@@ -265,7 +270,7 @@ impl AsyncSlow<PgConnection> for Statement {
 impl AsyncSlow<MySqlConnection> for Statement {
     async fn take(&self, tx: &mut MySqlConnection) -> Result<(), BoxError> {
         // Unlike `SLEEP`, this does not end when the client has gone.
-        raw_sql("SELECT BENCHMARK(400000000000, MD5('retell'))").execute(tx).await?;
+        raw_sql("SELECT BENCHMARK(400000000000, SHA2('retell', 256))").execute(tx).await?;
         Ok(())
     }
 }
@@ -416,8 +421,11 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
 const RUNNING_ON_POSTGRES: &str = "
     SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND query LIKE 'SELECT pg_sleep%'";
 
-const RUNNING_ON_MARIADB: &str = "
-    SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'SELECT BENCHMARK%'";
+const RUNNING_ON_MARIADB: &str = concat!(
+    "SELECT CAST(COUNT(*) AS SIGNED) FROM ",
+    sessions!(),
+    " WHERE db = DATABASE() AND info LIKE 'SELECT BENCHMARK%'"
+);
 
 /// Takes 31 seconds, a second longer than the servers let a transaction be idle.
 struct HalfAMinute;

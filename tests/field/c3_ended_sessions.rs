@@ -13,6 +13,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, query_scalar};
 
 use crate::databases::Place;
+use crate::databases::mysql_sessions::sessions;
 use crate::proxy::{Limits, Proxied, Traffic, on_proxied_servers, open_mysql, open_postgres};
 use crate::server::Server;
 
@@ -52,7 +53,8 @@ async fn killed_sessions_cost_no_call<S: EventStore>(
         while !all_are_back() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        end_sessions(&proxied.database.place).await;
+        proxied.database.place.end_sessions().await;
+        no_sessions(&proxied.database.place).await;
     }
     use_all(&store, &models, 4).await;
     store.close().await.unwrap();
@@ -153,16 +155,6 @@ on_proxied_servers!(
     session_ended_before_an_append_costs_no_call,
 );
 
-/// Ends all other sessions of a database, and waits until they are gone.
-async fn end_sessions(place: &Place) {
-    match place {
-        Place::Postgres(_) => place.run(END_ON_POSTGRES).await,
-        Place::MySql(_) => place.run(END_ON_MYSQL).await,
-        Place::Sqlite(_) => unreachable!("a file has no sessions"),
-    }
-    no_sessions(place).await;
-}
-
 /// Waits until no other session uses the database.
 async fn no_sessions(place: &Place) {
     let mut left = 1;
@@ -226,18 +218,9 @@ async fn restarted_server_costs_no_call_on_postgres() {
     assert!(closed.iter().all(Result::is_ok));
 }
 
-const END_ON_POSTGRES: &str = "
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
-
 const LEFT_ON_POSTGRES: &str = "
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
 
-const END_ON_MYSQL: &str = "
-    BEGIN NOT ATOMIC
-        DECLARE CONTINUE HANDLER FOR 1094 BEGIN END;
-        FOR s IN (SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()) DO KILL s.id; END FOR;
-    END";
-
-const LEFT_ON_MYSQL: &str = "
-    SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+const LEFT_ON_MYSQL: &str =
+    concat!("SELECT CAST(COUNT(*) AS SIGNED) FROM ", sessions!(), " WHERE db = DATABASE() AND id <> CONNECTION_ID()");

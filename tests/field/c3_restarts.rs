@@ -175,7 +175,7 @@ async fn restarts_lose_nothing_on_postgres() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_lose_nothing_on_mariadb() {
-    let server = spawn_blocking(|| Server::start(Kind::MariaDb)).await.unwrap();
+    let server = spawn_blocking(|| Server::start(Kind::MySql)).await.unwrap();
     Place::MySql(server.url()).run("CREATE DATABASE restarts").await;
     let url = server.url().replace("/mysql", "/restarts");
     let store = MySqlStore::connect(&url).await.unwrap();

@@ -11,6 +11,8 @@ mod counting;
 #[path = "../support/databases.rs"]
 mod databases;
 mod notes;
+#[path = "../support/programs.rs"]
+mod programs;
 mod proxy;
 #[path = "../support/server.rs"]
 mod server;

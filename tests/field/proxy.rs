@@ -198,7 +198,8 @@ async fn answer(
 
 /// The servers end the transactions of silent sessions soon, which would otherwise keep their locks.
 pub(crate) const POSTGRES_SESSION: &str = "SET idle_in_transaction_session_timeout = 2000";
-pub(crate) const MYSQL_SESSION: &str = "SET @retell = 1 /*M! , SESSION idle_transaction_timeout = 2 */";
+pub(crate) const MYSQL_SESSION: &str =
+    "SET @retell = 1 /*M! , SESSION idle_transaction_timeout = 2 */ /*!80000 , SESSION wait_timeout = 2 */";
 
 /// A database behind a proxy.
 pub(crate) struct Proxied {

@@ -13,6 +13,8 @@ mod child;
 mod database;
 mod mysql;
 mod other_sessions;
+#[path = "../support/programs.rs"]
+mod programs;
 mod server;
 
 use std::collections::HashMap;
@@ -124,7 +126,7 @@ fn mariadb_stays_consistent_when_writers_are_killed() {
 }
 
 fn mariadb_stays_consistent_when_the_server_is_killed() {
-    let server = Server::start(Kind::MariaDb);
+    let server = Server::start(Kind::MySql);
     let mut run = Run::new(Database::MySql(MySql::new(server.url())));
     run.server = Some(server);
     run.assert_good(1200);

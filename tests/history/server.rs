@@ -3,21 +3,23 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 use tempfile::TempDir;
 
+use crate::programs;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Postgres,
-    MariaDb,
+    /// MySQL or MariaDB, whichever the machine has.
+    MySql,
 }
 
 pub(crate) struct Server {
@@ -65,15 +67,22 @@ impl Server {
                 assert!(copied.status.success(), "{copied:?}");
                 Self::on(self.kind, directory, self.extra.clone())
             }
-            Kind::MariaDb => {
+            Kind::MySql => {
                 // Starts empty and repeats everything from the primary's first commit.
                 let number = 2 + u32::from(self.port);
                 let replica = Self::start_with(self.kind, self.kind.replicated(number));
-                replica.administer(&format!(
-                    "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = 'history', MASTER_USE_GTID = slave_pos;
-                     START SLAVE",
-                    self.port
-                ));
+                let port = self.port;
+                replica.administer(&if is_mariadb() {
+                    format!(
+                        "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {port}, MASTER_USER = 'history',
+                         MASTER_USE_GTID = slave_pos; START SLAVE"
+                    )
+                } else {
+                    format!(
+                        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port}, SOURCE_USER = 'history',
+                         SOURCE_AUTO_POSITION = 1; START REPLICA"
+                    )
+                });
                 replica
             }
         }
@@ -89,10 +98,16 @@ impl Server {
                 self.administer("SELECT pg_reload_conf()");
                 self.until("SELECT count(*)::text FROM pg_stat_wal_receiver", "0");
             }
-            Kind::MariaDb => {
-                let through = primary.ask("SELECT CAST(@@gtid_binlog_pos AS CHAR)");
-                self.until(&format!("SELECT CAST(MASTER_GTID_WAIT('{through}', 60) AS CHAR)"), "0");
-                self.administer("STOP SLAVE");
+            Kind::MySql => {
+                if is_mariadb() {
+                    let through = primary.ask("SELECT CAST(@@gtid_binlog_pos AS CHAR)");
+                    self.until(&format!("SELECT CAST(MASTER_GTID_WAIT('{through}', 60) AS CHAR)"), "0");
+                    self.administer("STOP SLAVE");
+                } else {
+                    let through = primary.ask("SELECT CAST(@@GLOBAL.gtid_executed AS CHAR)");
+                    self.until(&format!("SELECT CAST(WAIT_FOR_EXECUTED_GTID_SET('{through}', 60) AS CHAR)"), "0");
+                    self.administer("STOP REPLICA");
+                }
             }
         }
     }
@@ -101,7 +116,8 @@ impl Server {
     pub(crate) fn promote(&self) {
         self.administer(match self.kind {
             Kind::Postgres => "SELECT pg_promote()",
-            Kind::MariaDb => "RESET SLAVE ALL",
+            Kind::MySql if is_mariadb() => "RESET SLAVE ALL",
+            Kind::MySql => "RESET REPLICA ALL",
         });
     }
 
@@ -113,7 +129,7 @@ impl Server {
                     let mut db = PgConnection::connect(&url).await?;
                     sqlx::raw_sql(sql).execute(&mut db).await.map(drop)
                 }
-                Kind::MariaDb => {
+                Kind::MySql => {
                     let mut db = MySqlConnection::connect(&url).await?;
                     sqlx::raw_sql(sql).execute(&mut db).await.map(drop)
                 }
@@ -128,7 +144,7 @@ impl Server {
         Self::block_on(async {
             match self.kind {
                 Kind::Postgres => sqlx::query_scalar(query).fetch_one(&mut PgConnection::connect(&url).await?).await,
-                Kind::MariaDb => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&url).await?).await,
+                Kind::MySql => sqlx::query_scalar(query).fetch_one(&mut MySqlConnection::connect(&url).await?).await,
             }
         })
         .unwrap()
@@ -149,7 +165,7 @@ impl Server {
     pub(crate) fn url(&self) -> String {
         match self.kind {
             Kind::Postgres => format!("postgres://postgres@127.0.0.1:{}/postgres", self.port),
-            Kind::MariaDb => format!("mysql://history@127.0.0.1:{}/mysql", self.port),
+            Kind::MySql => format!("mysql://history@127.0.0.1:{}/mysql", self.port),
         }
     }
 
@@ -164,7 +180,7 @@ impl Server {
     pub(crate) fn stop_and_start(&mut self) {
         let signal = match self.kind {
             Kind::Postgres => Signal::INT,
-            Kind::MariaDb => Signal::TERM,
+            Kind::MySql => Signal::TERM,
         };
         kill_process(Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap(), signal).unwrap();
         self.process.wait().unwrap();
@@ -213,26 +229,23 @@ impl Kind {
     fn user(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
-            Self::MariaDb => "mysql",
+            Self::MySql => "mysql",
         }
     }
 
     /// Returns a folder that the server's user may use.
     fn directory(self) -> TempDir {
-        if !is_root() {
-            return TempDir::new().unwrap();
-        }
-        // The server's user must be able to enter the folder; root's own temporary folder may be closed to it.
-        let directory = TempDir::new_in("/tmp").unwrap();
-        chown(directory.path(), Some(user_id(self.user())), None).unwrap();
-        directory
+        programs::folder(self.user())
     }
 
     /// Returns the arguments of a server that takes part in replication.
     fn replicated(self, number: u32) -> Vec<String> {
         match self {
             Self::Postgres => Vec::new(),
-            Self::MariaDb => vec![
+            Self::MySql if !is_mariadb() => {
+                vec![format!("--server-id={number}"), "--gtid-mode=ON".into(), "--enforce-gtid-consistency=ON".into()]
+            }
+            Self::MySql => vec![
                 format!("--server-id={number}"),
                 "--log-bin=binlog".into(),
                 "--binlog-format=ROW".into(),
@@ -252,7 +265,12 @@ impl Kind {
                 made.arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
                 made
             }
-            Self::MariaDb => {
+            Self::MySql if !is_mariadb() => {
+                let mut made = self.program("mysqld");
+                made.arg("--no-defaults").arg("--initialize-insecure").arg(format!("--datadir={}", data.display()));
+                made
+            }
+            Self::MySql => {
                 let mut made = self.program("mariadb-install-db");
                 // Our own temporary folder may be closed to the server's user.
                 made.env("TMPDIR", directory);
@@ -281,19 +299,24 @@ impl Kind {
                 }
                 server
             }
-            Self::MariaDb => {
+            Self::MySql => {
                 let user = directory.join("user.sql");
                 fs::write(
                     &user,
                     "CREATE USER IF NOT EXISTS history@'127.0.0.1';\nGRANT ALL ON *.* TO history@'127.0.0.1' WITH GRANT OPTION;\n",
                 )
                 .unwrap();
-                let mut server = self.program("mariadbd");
+                let mut server = self.program(if is_mariadb() { "mariadbd" } else { "mysqld" });
                 server.env("TMPDIR", directory);
                 server.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
                 server.arg(format!("--socket={}", directory.join("socket").display()));
                 server.arg(format!("--init-file={}", user.display())).arg(format!("--port={port}"));
                 server.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=200"]);
+                if !is_mariadb() {
+                    // The X protocol takes a port of its own. The server writes a binary log, with which only an administrator may
+                    // create triggers.
+                    server.args(["--mysqlx=OFF", "--log-bin-trust-function-creators=1"]);
+                }
                 server
             }
         };
@@ -303,37 +326,22 @@ impl Kind {
     async fn answers(self, url: &str) -> bool {
         match self {
             Self::Postgres => PgConnection::connect(url).await.is_ok(),
-            Self::MariaDb => MySqlConnection::connect(url).await.is_ok(),
+            Self::MySql => MySqlConnection::connect(url).await.is_ok(),
         }
     }
 
     /// Returns a command for one of the server's programs. Run by root, it switches to the user that the server
     /// requires.
     fn program(self, name: &str) -> Command {
-        let mut folders: Vec<PathBuf> =
-            fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();
-        folders.sort();
-        folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-        folders.push("/usr/sbin".into());
-        let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
-        let path = found.unwrap_or_else(|| panic!("{name} is missing: install the package of its server"));
-        if !is_root() {
-            return Command::new(path);
-        }
-        let mut command = Command::new("setpriv");
-        let user = self.user();
-        command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args(["--init-groups", "--"]).arg(path);
-        command
+        let path = programs::find(name);
+        programs::as_user(
+            self.user(),
+            path.unwrap_or_else(|| panic!("{name} is missing: install the package of its server")),
+        )
     }
 }
 
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
-}
-
-fn user_id(user: &str) -> u32 {
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.split(':').next() == Some(user)).expect("the server's user exists");
-    line.split(':').nth(2).unwrap().parse().unwrap()
+/// Returns whether the machine has MariaDB and not MySQL.
+pub(crate) fn is_mariadb() -> bool {
+    programs::find("mariadbd").is_some()
 }

@@ -6,6 +6,8 @@ mod fixture;
 mod orders;
 mod place;
 mod process;
+#[path = "../support/programs.rs"]
+mod programs;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;
 mod servers;

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+#[path = "mysql_sessions.rs"]
+pub(crate) mod mysql_sessions;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,6 +68,21 @@ impl Place {
             }
         }
     }
+
+    /// Ends all other sessions of a database on a server.
+    pub(crate) async fn end_sessions(&self) {
+        let Self::MySql(url) = self else {
+            return self
+                .run(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                )
+                .await;
+        };
+        let mut db = MySqlConnection::connect(url).await.unwrap();
+        mysql_sessions::end(&mut db, url.rsplit_once('/').unwrap().1).await;
+        db.close().await.unwrap();
+    }
 }
 
 /// A database that is dropped with this value.
@@ -107,11 +125,20 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let Some(server) = self.server.take() else { return };
-        // Connections that a failed test left open must not keep the database.
-        let force = if matches!(server, Place::Postgres(_)) { " WITH (FORCE)" } else { "" };
-        let sql = format!("DROP DATABASE {}{force}", self.name);
+        let name = std::mem::take(&mut self.name);
+        let dropped = async move {
+            // Connections that a failed test left open must not keep the database.
+            let force = if let Place::MySql(url) = &server {
+                let mut db = MySqlConnection::connect(url).await.unwrap();
+                mysql_sessions::end(&mut db, &name).await;
+                ""
+            } else {
+                " WITH (FORCE)"
+            };
+            server.run(&format!("DROP DATABASE {name}{force}")).await;
+        };
         // The test's own runtime is shutting down.
-        let dropped = thread::spawn(move || Runtime::new().unwrap().block_on(server.run(&sql))).join();
+        let dropped = thread::spawn(move || Runtime::new().unwrap().block_on(dropped)).join();
         assert!(dropped.is_ok() || thread::panicking(), "the test's database was not dropped");
     }
 }

@@ -1,5 +1,8 @@
 //! Creates a database for each test on the server at `MYSQL_URL`.
 
+#[path = "mysql_sessions.rs"]
+pub(crate) mod mysql_sessions;
+
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -65,13 +68,17 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let (server, sql) = (self.server.clone(), format!("DROP DATABASE {}", self.name));
+        let name = std::mem::take(&mut self.name);
         let dropped = async move {
             let mut connection = server.connect().await.unwrap();
+            // After a panic, connections of the test may hold locks, and this thread blocks the runtime that would close them.
+            sqlx::raw_sql("SET SESSION lock_wait_timeout = 1").execute(&mut connection).await.unwrap();
             // A session that has just lost its client may still write to a table, and then the folder is not empty.
             for _ in 0..100 {
                 if sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut connection).await.is_ok() {
                     return;
                 }
+                mysql_sessions::end(&mut connection, &name).await;
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
             panic!("{sql} fails");

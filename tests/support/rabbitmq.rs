@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
+
+use crate::programs;
 
 /// Time limit of a start.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
@@ -36,7 +38,7 @@ impl RabbitMq {
 
     /// Starts a broker with `settings`, in the syntax of `advanced.config`.
     pub(crate) fn start_with(settings: &str) -> Self {
-        let folder = folder();
+        let folder = programs::folder("rabbitmq");
         fs::write(folder.path().join("advanced.config"), settings).unwrap();
         let (port, distribution_port, names_port) = (free_port(), free_port(), free_port());
         let mut names = as_user("epmd");
@@ -56,7 +58,7 @@ impl RabbitMq {
         assert!(self.broker.is_none(), "the broker already runs");
         let folder = self.folder.path();
         let log = fs::File::options().create(true).append(true).open(folder.join("out")).unwrap();
-        let mut broker = as_user(program().to_str().unwrap());
+        let mut broker = as_user(program());
         broker.env("HOME", folder).env("RABBITMQ_NODENAME", format!("own{}@localhost", self.port));
         broker.env("RABBITMQ_NODE_PORT", self.port.to_string()).env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1");
         broker.env("RABBITMQ_DIST_PORT", self.distribution_port.to_string());
@@ -107,7 +109,7 @@ impl RabbitMq {
     /// Runs `rabbitmqctl` against the broker, and returns what it prints.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let program = program().with_file_name("rabbitmqctl");
-        let mut ctl = as_user(program.to_str().unwrap());
+        let mut ctl = as_user(program);
         ctl.env("HOME", self.folder.path()).env("RABBITMQ_NODENAME", format!("own{}@localhost", self.port));
         ctl.env("ERL_EPMD_PORT", self.names_port.to_string());
         let output = ctl.args(arguments).stdin(Stdio::null()).output().unwrap();
@@ -139,33 +141,10 @@ fn free_port() -> u16 {
 }
 
 fn program() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/rabbitmq/lib").into_iter().flatten().flatten();
-    let mut programs: Vec<_> = versions.map(|version| version.path().join("sbin/rabbitmq-server")).collect();
-    programs.sort();
-    programs.pop().expect("rabbitmq-server is missing: install its package")
+    let program = programs::newest("/usr/lib/rabbitmq/lib", "sbin/rabbitmq-server");
+    program.expect("rabbitmq-server is missing: install its package")
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
-}
-
-fn as_user(program: &str) -> Command {
-    if !is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=rabbitmq", "--regid=rabbitmq", "--init-groups", "--", program]);
-    command
-}
-
-/// Returns a folder that the broker's user can enter. Root's own temporary folder may be closed to that user.
-fn folder() -> TempDir {
-    if !is_root() {
-        return TempDir::new().unwrap();
-    }
-    let folder = TempDir::new_in("/tmp").unwrap();
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let user = users.lines().find(|line| line.starts_with("rabbitmq:")).expect("the broker's user exists");
-    chown(folder.path(), Some(user.split(':').nth(2).unwrap().parse().unwrap()), None).unwrap();
-    folder
+fn as_user(program: impl AsRef<OsStr>) -> Command {
+    programs::as_user("rabbitmq", program)
 }

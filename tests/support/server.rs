@@ -2,18 +2,18 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::ffi::OsStr;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+
+use crate::programs;
 
 /// Time limit for a server to start, to stop or to catch up.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
@@ -156,7 +156,7 @@ impl Drop for Disk {
 }
 
 fn as_root(name: &str) -> Command {
-    if is_root() {
+    if programs::is_root() {
         return Command::new(name);
     }
     let mut sudo = Command::new("sudo");
@@ -166,14 +166,7 @@ fn as_root(name: &str) -> Command {
 
 /// Returns a folder that the server's user may use.
 pub(crate) fn folder() -> TempDir {
-    if !is_root() {
-        return TempDir::new().unwrap();
-    }
-    // The server's user must be able to enter the folder; root's own temporary folder may be closed to it.
-    let folder = TempDir::new_in("/tmp").unwrap();
-    chown(folder.path(), Some(user_id("postgres")), None).unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    folder
+    programs::folder("postgres")
 }
 
 /// Runs a program, asserts that it succeeds, and returns its output.
@@ -205,30 +198,9 @@ fn spawn(directory: &Path, port: u16, settings: &[String]) -> Child {
 
 /// Returns a command for one of the server's programs. Run by root, it switches to the user that the server requires.
 pub(crate) fn program(name: &str) -> Command {
-    let mut folders: Vec<PathBuf> =
-        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin")).collect();
-    folders.sort();
-    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
-    let path = found.unwrap_or_else(|| panic!("{name} of PostgreSQL is missing: install its server package"));
-    as_user(path.as_os_str())
-}
-
-fn as_user(path: &OsStr) -> Command {
-    if !is_root() {
-        return Command::new(path);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--"]).arg(path);
-    command
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
-}
-
-fn user_id(user: &str) -> u32 {
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.split(':').next() == Some(user)).expect("the server's user exists");
-    line.split(':').nth(2).unwrap().parse().unwrap()
+    let path = programs::find(name);
+    programs::as_user(
+        "postgres",
+        path.unwrap_or_else(|| panic!("{name} of PostgreSQL is missing: install its server package")),
+    )
 }

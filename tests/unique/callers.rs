@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection, raw_sql};
 use tokio::task::JoinHandle;
 
 use crate::databases::Place;
+use crate::databases::mysql_sessions::sessions;
 
 fn reserving(id: &str, value: &str) -> Append {
     let claim = Claim::reserve("user.email", value).unwrap();
@@ -118,6 +119,8 @@ pub(crate) async fn mysql(place: &Place) {
 const POSTGRES_WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
-const MYSQL_WAITING: &str = "
-    SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
-    WHERE p.db = DATABASE() AND t.trx_state = 'LOCK WAIT'";
+const MYSQL_WAITING: &str = concat!(
+    "SELECT count(*) FROM information_schema.innodb_trx t JOIN ",
+    sessions!(),
+    " ON s.id = t.trx_mysql_thread_id WHERE s.db = DATABASE() AND t.trx_state = 'LOCK WAIT'"
+);

@@ -1,12 +1,13 @@
 //! Dumps a database as text that is the same in every run: the inputs are fixed, and `steady` overwrites the times and
 //! lanes that a run chooses.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
 use crate::databases::Place;
 use crate::log::DAY;
+use crate::programs;
 
 /// Overwrites the parts of a log that differ from run to run.
 pub(crate) async fn steady(place: &Place) {
@@ -71,7 +72,8 @@ pub(crate) async fn schema(place: &Place) -> String {
             let mut db = MySqlConnection::connect(url).await.unwrap();
             let mut statements = Vec::new();
             for table in base_tables(&mut db).await {
-                statements.push(without_next_number(&shown(&mut db, &format!("SHOW CREATE TABLE {table}"), 1).await));
+                let statement = shown(&mut db, &format!("SHOW CREATE TABLE {table}"), 1).await;
+                statements.push(without_collation(&without_next_number(&statement)));
             }
             statements.extend(triggers_and_views(&mut db).await);
             lines(&statements)
@@ -112,7 +114,8 @@ fn sqlite(db: &rusqlite::Connection) -> Vec<String> {
 
 /// Dumps with `pg_dump`, and leaves out lines that depend on its release or on the user.
 fn postgres(url: &str, options: &[&str]) -> String {
-    let mut dump = Command::new("pg_dump");
+    // The one that has the version of the server.
+    let mut dump = programs::client(programs::find("pg_dump").expect("pg_dump is installed"));
     dump.args(options)
         .args(["--inserts", "--no-owner", "--no-privileges", "--no-comments"])
         .arg(url)
@@ -190,6 +193,16 @@ async fn shown(db: &mut MySqlConnection, sql: &str, column: usize) -> String {
 fn without_next_number(statement: &str) -> String {
     let Some((before, rest)) = statement.split_once(" AUTO_INCREMENT=") else { return statement.to_owned() };
     before.to_owned() + rest.trim_start_matches(|digit: char| digit.is_ascii_digit())
+}
+
+/// Removes default collations, which differ by server. All columns that are compared are binary.
+fn without_collation(statement: &str) -> String {
+    let mut parts = statement.split(" COLLATE");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |before, rest| {
+        let rest = rest.trim_start_matches(['=', ' ']);
+        before + rest.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || letter == '_')
+    })
 }
 
 /// Removes the user that created the object, who may not exist where the dump is loaded.

@@ -9,6 +9,8 @@
 mod databases;
 mod dump;
 mod log;
+#[path = "../support/programs.rs"]
+mod programs;
 
 use std::path::PathBuf;
 use std::{env, fs};

@@ -64,8 +64,9 @@ async fn end_from(db: &mut MySqlConnection, id: u64) -> Result<Orphan, sqlx::Err
         None => Ok(Orphan::Gone),
         Some((0,)) => Ok(Orphan::Ending),
         Some(_) => {
+            sqlx::query(REMEMBER).bind(id & NUMBERS).execute(&mut *db).await?;
             // This fails if the session has ended since.
-            drop(sqlx::query(KILL).bind(id & NUMBERS).execute(&mut *db).await);
+            drop(raw_sql(KILL).execute(&mut *db).await);
             Ok(Orphan::Ending)
         }
     }
@@ -82,5 +83,7 @@ const IDENTIFY: &str = concat!("SELECT ", session_id!());
 /// Binds: the server's number of a session. Selects whether the session executes a statement. A user sees its own sessions.
 const FIND: &str = "SELECT CAST(command <> 'Sleep' AS SIGNED) FROM information_schema.processlist WHERE id = ?";
 
-/// Binds: the server's number of a session.
-const KILL: &str = "KILL ?";
+/// Binds: the server's number of a session. MySQL takes no binds in `KILL`.
+const REMEMBER: &str = "SELECT ? INTO @retell_session";
+
+const KILL: &str = "KILL @retell_session";

@@ -20,9 +20,10 @@ use tempfile::TempDir;
 use super::positions::{Filled, IN_LOG_ORDER, rows};
 use super::program::{INLINE, Program};
 use crate::databases::Place;
+use crate::programs;
 use crate::proxy::Proxy;
 use crate::server;
-use crate::servers::{Kind, Server};
+use crate::servers::{Kind, Server, is_mariadb};
 
 /// An older state of the database that can take its place.
 enum Older {
@@ -43,7 +44,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 fn client(url: &str, program: &str) -> Command {
     let options: MySqlConnectOptions = url.parse().unwrap();
-    let mut client = Command::new(program);
+    let mut client = programs::client(program);
     client.arg(format!("--host={}", options.get_host())).arg(format!("--port={}", options.get_port()));
     client.arg(format!("--user={}", options.get_username())).arg("--protocol=tcp");
     client
@@ -59,7 +60,7 @@ impl Older {
                 aside(move || server::run(&mut dump)).await;
             }
             Self::MariaDbDump { url, folder } => {
-                let mut dump = client(url, "mariadb-dump");
+                let mut dump = client(url, if is_mariadb() { "mariadb-dump" } else { "mysqldump" });
                 dump.args(["--single-transaction", url.rsplit_once('/').unwrap().1]);
                 dump.arg(format!("--result-file={}", folder.path().join("dump.sql").display()));
                 aside(move || server::run(&mut dump)).await;
@@ -102,7 +103,7 @@ impl Older {
                 .await;
             }
             Self::MariaDbDump { url, folder } => {
-                let mut restore = client(url, "mariadb");
+                let mut restore = client(url, if is_mariadb() { "mariadb" } else { "mysql" });
                 restore.arg(url.rsplit_once('/').unwrap().1).arg("--execute");
                 restore.arg(format!("source {}", folder.path().join("dump.sql").display()));
                 aside(move || server::run(&mut restore)).await;
@@ -272,7 +273,7 @@ async fn postgres_dump() -> (Older, String, server::Server) {
 
 /// A server of its own, whose `mariadb-dump` has its version.
 async fn mariadb_dump() -> (Older, String, Server) {
-    let server = aside(|| Server::start(Kind::MariaDb)).await;
+    let server = aside(|| Server::start(Kind::MySql)).await;
     Place::MySql(server.url()).run("CREATE DATABASE shelves").await;
     let url = format!("{}/shelves", server.url().rsplit_once('/').unwrap().0);
     (Older::MariaDbDump { url: url.clone(), folder: TempDir::new().unwrap() }, url, server)
@@ -307,7 +308,7 @@ async fn append_one(store: &PostgresStore) {
 drills!(PostgresStore: older_dump_of_the_log_on_postgres, older_dump_of_everything_on_postgres, postgres_dump().await);
 drills!(MySqlStore: older_dump_of_the_log_on_mariadb, older_dump_of_everything_on_mariadb, mariadb_dump().await);
 drills!(PostgresStore: promoted_replica_of_the_log_on_postgres, promoted_replica_of_everything_on_postgres, cluster(Kind::Postgres).await);
-drills!(MySqlStore: promoted_replica_of_the_log_on_mariadb, promoted_replica_of_everything_on_mariadb, cluster(Kind::MariaDb).await);
+drills!(MySqlStore: promoted_replica_of_the_log_on_mariadb, promoted_replica_of_everything_on_mariadb, cluster(Kind::MySql).await);
 
 /// The files of a log and of read models, and their older state.
 struct Files {
