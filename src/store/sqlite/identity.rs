@@ -76,8 +76,28 @@ impl OpenFiles {
     }
 }
 
-#[cfg(unix)]
+/// Asks for the inode alone. To ask for a file's times would be expensive: since version 6.13, Linux gives a write a new time if the last one has been
+/// read, so each commit would have to write the inode of the write-ahead log, too.
+#[cfg(target_os = "linux")]
 fn identity(path: &Path) -> Option<Identity> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
+    use rustix::io::Errno;
+
+    match statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO) {
+        Ok(file) => Some((makedev(file.stx_dev_major, file.stx_dev_minor), file.stx_ino)),
+        // Linux before 4.11, and sandboxes that do not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => identity_of_metadata(path),
+        Err(_) => None,
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn identity(path: &Path) -> Option<Identity> {
+    identity_of_metadata(path)
+}
+
+#[cfg(unix)]
+fn identity_of_metadata(path: &Path) -> Option<Identity> {
     use std::os::unix::fs::MetadataExt;
     let file = path.metadata().ok()?;
     Some((file.dev(), file.ino()))
