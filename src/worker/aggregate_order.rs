@@ -28,7 +28,6 @@ use crate::error::{Error, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, StreamId, Version};
-use crate::projection::Projection;
 use crate::store::log::query::{Filter, Page};
 use crate::store::model::parking::{Parked, Parking, ParkingChange};
 use crate::store::model::progress::Turn;
@@ -52,7 +51,7 @@ const MAX_GROUPS: u32 = 16;
 /// the sweep.
 const IDLE_AFTER: Duration = Duration::from_millis(2);
 
-impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, AggregateOrder> {
+impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
     const SEES_ALL_PARKED: bool = false;
 
     async fn begin(&mut self, checkpoint: Mark) -> Result<()> {
@@ -190,7 +189,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
         let passed_over: Vec<_> = self.failed.iter().map(|parked| parked.stream.clone()).collect();
         let streams = group.iter().map(|event| event.stream.clone()).collect();
         let most = most.min(self.job.most());
-        let turn = |attempt: Arc<Attempt<P>>| attempt.apply_group(group.clone(), passed_over.clone(), most);
+        let turn = |attempt: Arc<Attempt<M::Tx>>| attempt.apply_group(group.clone(), passed_over.clone(), most);
         let (outcome, report) = self.transact_events(streams, turn).await?;
         let is_applied = matches!(outcome, Outcome::Committed) && report.planned > 0;
         if is_applied && !self.end_batch(through).await? {
@@ -220,7 +219,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
 
     async fn retry_part(&mut self, parked: &Parked, most: usize) -> Attempted {
         let stream = parked.stream.clone();
-        let turn = |attempt: Arc<Attempt<P>>| attempt.retry(most);
+        let turn = |attempt: Arc<Attempt<M::Tx>>| attempt.retry(most);
         let (outcome, report) = self.transact_events(vec![stream.clone()], turn).await?;
         if let Outcome::Committed = outcome {
             let change = report.parked.clone().map_or(ParkingChange::Release(stream), ParkingChange::Park);
@@ -235,8 +234,8 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, Aggrega
     }
 }
 
-impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrder> {
-    pub(super) fn in_aggregate_order(job: &'w Job<P, M>, stop: CancellationToken) -> Result<Self> {
+impl<'w, M: ReadModel> Runner<'w, M, AggregateOrder> {
+    pub(super) fn in_aggregate_order(job: &'w Job<M>, stop: CancellationToken) -> Result<Self> {
         let filter = job.projection.filter()?;
         let order = AggregateOrder {
             scope: Filter { aggregate_types: filter.aggregate_types.clone(), ..Filter::all() },
@@ -277,7 +276,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
         let streams = parked.iter().map(|parked| parked.stream.clone()).collect();
         let changes: Vec<_> = parked.iter().cloned().map(ParkingChange::Park).collect();
         let parked: Arc<[Parked]> = parked.into();
-        let turn = |_| -> Turn<P::Tx> {
+        let turn = |_| -> Turn<M::Tx> {
             let parked = parked.clone();
             Box::new(move |_, rows| {
                 for row in rows.iter_mut().filter(|row| may_change(&row.parked)) {
@@ -304,7 +303,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
     async fn transact_events(
         &mut self,
         streams: Vec<StreamId>,
-        turn: impl Fn(Arc<Attempt<P>>) -> Turn<P::Tx>,
+        turn: impl Fn(Arc<Attempt<M::Tx>>) -> Turn<M::Tx>,
     ) -> Attempted {
         if !self.job.may_go_on(&self.stop).await {
             return Ok((Outcome::Interrupted, Report::default()));
@@ -313,7 +312,11 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, AggregateOrde
     }
 
     /// Runs a transaction, retried until the store takes it.
-    async fn transact(&mut self, streams: Vec<StreamId>, turn: impl Fn(Arc<Attempt<P>>) -> Turn<P::Tx>) -> Attempted {
+    async fn transact(
+        &mut self,
+        streams: Vec<StreamId>,
+        turn: impl Fn(Arc<Attempt<M::Tx>>) -> Turn<M::Tx>,
+    ) -> Attempted {
         let mut attempts = Attempts::new(&self.job.options, self.delays());
         loop {
             let attempt = Attempt::of(self);

@@ -12,16 +12,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName};
 use crate::panics::catch_in;
-use crate::projection::Projection;
 use crate::reaction::rate::Rate;
 use crate::status::{Reporter, Wait};
 use crate::store::log::reader::EventReader;
-use crate::store::model::read_model::Work;
+use crate::store::model::read_model::{ReadModel, Work};
+use crate::worker::handler::Handler;
 use crate::worker::options::WorkerOptions;
 
 /// The inputs of a worker.
-pub(super) struct Job<P: Projection, M> {
-    pub(super) projection: Arc<P>,
+pub(super) struct Job<M: ReadModel> {
+    pub(super) projection: Arc<dyn Handler<M::Tx>>,
     pub(super) reader: Arc<dyn EventReader>,
     pub(super) models: M,
     pub(super) broker: Option<Arc<dyn Broker>>,
@@ -32,6 +32,14 @@ pub(super) struct Job<P: Projection, M> {
     pub(super) reporter: Reporter,
     /// For a view: reads which generation its readers see, and its checkpoint.
     pub(super) live: Option<ReadLive>,
+    pub(super) order: EventOrder,
+}
+
+/// The order in which a worker applies events.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum EventOrder {
+    Log,
+    Aggregate,
 }
 
 /// Reads which generation the readers of a view see, and its checkpoint.
@@ -46,7 +54,7 @@ pub(super) struct Reacting {
     pub(super) at_once: usize,
 }
 
-impl<P: Projection, M> Job<P, M> {
+impl<M: ReadModel> Job<M> {
     /// Checks that the projection can continue from what it has stored.
     pub(super) async fn check_projection(&self) -> Result<()> {
         catch_in(self.projection.check()).await.unwrap_or_else(|panicked| {
@@ -56,7 +64,7 @@ impl<P: Projection, M> Job<P, M> {
     }
 
     /// Returns the work of a transaction that prepares the read model.
-    pub(super) fn set_up(&self) -> Work<P::Tx> {
+    pub(super) fn set_up(&self) -> Work<M::Tx> {
         let projection = self.projection.clone();
         Box::new(move |tx| {
             async move {

@@ -15,10 +15,9 @@ use crate::backoff::Delays;
 use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Delivery, SubscriptionMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Envelope, RecordedEvent};
+use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, Version};
-use crate::projection::Projection;
 use crate::status::Wait;
 use crate::store::log::query::{Filter, Page};
 use crate::store::model::parking::{Parked, Parking, ParkingChange, Step};
@@ -54,7 +53,7 @@ impl Took {
     }
 }
 
-impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrder> {
+impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
     // Every transaction compares a count of the table's changes.
     const SEES_ALL_PARKED: bool = true;
 
@@ -174,7 +173,7 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
         if self.applied.position <= self.order.stored.position {
             return Ok(true);
         }
-        let work: Work<P::Tx> = Box::new(|_| async { Ok(()) }.boxed());
+        let work: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
         match self.job.models.commit(self.step_to(self.applied, &[]), work).await {
             Ok(()) => {
                 self.order.stored = self.applied;
@@ -220,8 +219,8 @@ impl<P: Projection, M: ReadModel<Tx = P::Tx>> Order for Runner<'_, P, M, LogOrde
     }
 }
 
-impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
-    pub(super) fn in_log_order(job: &'w Job<P, M>, stop: CancellationToken) -> Result<Self> {
+impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
+    pub(super) fn in_log_order(job: &'w Job<M>, stop: CancellationToken) -> Result<Self> {
         let order = LogOrder {
             stored: Mark::START,
             compared_at: Instant::now(),
@@ -291,15 +290,14 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'w, P, M, LogOrder> {
         }
     }
 
-    fn work(&self, events: &[&RecordedEvent]) -> Result<Work<P::Tx>> {
+    fn work(&self, events: &[&RecordedEvent]) -> Result<Work<M::Tx>> {
         let Some(first) = events.first() else { return Ok(Box::new(|_| async { Ok(()) }.boxed())) };
         let failed = failure(&self.name, first);
-        let decoded: Vec<Envelope<P::Event>> = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
-        let (projection, limit, took) =
-            (self.job.projection.clone(), self.job.options.longest_call, self.order.took.clone());
+        let call = self.job.projection.clone().decode(events)?;
+        let (limit, took) = (self.job.options.longest_call, self.order.took.clone());
         Ok(Box::new(move |tx| {
             async move {
-                let (applied, time) = apply(&*projection, tx, decoded, limit, failed).await;
+                let (applied, time) = apply(call, tx, limit, failed).await;
                 took.set(time);
                 applied
             }

@@ -14,14 +14,17 @@ pub(crate) mod caught_up;
 mod due;
 mod feed;
 mod gate;
+mod handler;
 pub(crate) mod job;
 mod log_order;
 pub(crate) mod options;
 mod pace;
 pub(crate) mod parking;
+mod run;
 mod runner;
 mod transaction;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::retry_transient;
 use crate::broker::{Broker, DeadLetters};
-use crate::error::{Error, ErrorKind, Result};
-use crate::grace::within_grace;
+use crate::error::Result;
 use crate::id::{Position, ProjectionName};
-use crate::panics::catch_in;
 use crate::projection::Projection;
 use crate::reaction::rate::Rate;
 use crate::reaction::{Reaction, ReactionProjection, StartFrom};
@@ -46,8 +47,7 @@ use crate::store::model::read_model::ReadModel;
 use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
 use crate::view::fold::ViewProjection;
-use crate::worker::job::{Job, Reacting, ReadLive};
-use crate::worker::runner::Runner;
+use crate::worker::job::{EventOrder, Job, Reacting, ReadLive};
 
 pub use caught_up::CaughtUp;
 pub use options::WorkerOptions;
@@ -101,19 +101,12 @@ pub use parking::ParkingOptions;
 /// # Ok::<(), BoxError>(())
 /// # }).unwrap();
 /// ```
-pub struct Worker<P: Projection, M> {
-    job: Job<P, M>,
-    order: EventOrder,
+pub struct Worker<P, M: ReadModel> {
+    job: Job<M>,
+    projection: PhantomData<fn() -> P>,
 }
 
-/// The order in which a worker applies events.
-#[derive(Clone, Copy)]
-enum EventOrder {
-    Log,
-    Aggregate,
-}
-
-impl<P: Projection, M> std::fmt::Debug for Worker<P, M> {
+impl<P, M: ReadModel> std::fmt::Debug for Worker<P, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("projection", &self.job.projection.name()).finish_non_exhaustive()
     }
@@ -138,8 +131,9 @@ where
             reacting: None,
             reporter: Reporter::default(),
             live: None,
+            order: EventOrder::Log,
         };
-        Self { job, order: EventOrder::Log }
+        Self { job, projection: PhantomData }
     }
 
     /// Receives events from `broker`, the fast path. The store remains the sure path.
@@ -211,37 +205,7 @@ where
     /// # Cancel safety
     /// May be dropped at any time: an open batch is committed whole or not at all.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
-        let run = async {
-            match self.order {
-                EventOrder::Log => Box::pin(async { Runner::in_log_order(&self.job, stop.clone())?.run().await }).await,
-                EventOrder::Aggregate => {
-                    Box::pin(async { Runner::in_aggregate_order(&self.job, stop.clone())?.run().await }).await
-                }
-            }
-        };
-        self.stopping_within_grace(&stop, self.job.reporter.track(run)).await
-    }
-
-    async fn stopping_within_grace<T>(
-        &self,
-        stop: &CancellationToken,
-        run: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let grace = self.grace();
-        // Handlers never panic this far. A clone of the model's value may, for example.
-        let run = async {
-            let ended = catch_in(run).await;
-            ended.unwrap_or_else(|panicked| {
-                Err(Error::with_source(ErrorKind::Panicked(format!("run projection {}", self.name())), panicked))
-            })
-        };
-        within_grace(stop, grace, run).await.unwrap_or_else(|| {
-            let (name, applied) = (self.name(), *self.job.applied.borrow());
-            Err(ErrorKind::TimedOut(format!(
-                "projection {name} did not stop within {grace:?}: its handler was dropped with its transaction, after position {applied}"
-            ))
-            .into())
-        })
+        self.job.run(&stop).await
     }
 
     /// Returns the limit of one call of the handler.
@@ -316,17 +280,7 @@ where
 
     /// Applies every event up to `to`, as [`catch_up`](Self::catch_up), unless stopped before.
     pub(crate) async fn catch_up_to(&self, to: Position, stop: CancellationToken) -> Result<CaughtUp> {
-        let run = async {
-            match self.order {
-                EventOrder::Log => {
-                    Box::pin(async { Runner::in_log_order(&self.job, stop.clone())?.catch_up(to).await }).await
-                }
-                EventOrder::Aggregate => {
-                    Box::pin(async { Runner::in_aggregate_order(&self.job, stop.clone())?.catch_up(to).await }).await
-                }
-            }
-        };
-        self.stopping_within_grace(&stop, self.job.reporter.track(run)).await
+        self.job.catch_up(to, &stop).await
     }
 }
 
@@ -376,7 +330,7 @@ where
     /// It pays if the projection waits, for example for its database. SQLite and a model in memory have one writer: there the workers take
     /// turns.
     pub fn with_order_per_aggregate(mut self) -> Self {
-        self.order = EventOrder::Aggregate;
+        self.job.order = EventOrder::Aggregate;
         self
     }
 }

@@ -15,7 +15,6 @@ use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::panics::catch_in;
-use crate::projection::Projection;
 use crate::status::Wait;
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::query::{Filter, Page};
@@ -36,8 +35,8 @@ const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES_IN_A_ROW: usize = 16;
 
 /// One run of a worker.
-pub(super) struct Runner<'w, P: Projection, M, O> {
-    pub(super) job: &'w Job<P, M>,
+pub(super) struct Runner<'w, M: ReadModel, O> {
+    pub(super) job: &'w Job<M>,
     pub(super) order: O,
     pub(super) name: ProjectionName,
     /// The events that the projection wants.
@@ -134,8 +133,8 @@ enum Pass {
     Outage,
 }
 
-impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
-    pub(super) fn new(job: &'w Job<P, M>, order: O, mode: SubscriptionMode, stop: CancellationToken) -> Result<Self> {
+impl<'w, M: ReadModel, O> Runner<'w, M, O> {
+    pub(super) fn new(job: &'w Job<M>, order: O, mode: SubscriptionMode, stop: CancellationToken) -> Result<Self> {
         let name = ProjectionName::new(job.projection.name())?;
         let (broker, grown) = (job.broker.clone(), job.reader.watch_head());
         Ok(Self {
@@ -190,7 +189,7 @@ impl<'w, P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'w, P, M, O> {
     }
 }
 
-impl<P: Projection, M: ReadModel<Tx = P::Tx>, O> Runner<'_, P, M, O>
+impl<M: ReadModel, O> Runner<'_, M, O>
 where
     Self: Order,
 {

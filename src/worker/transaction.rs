@@ -7,13 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::event::{Envelope, RecordedEvent};
+use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{ProjectionName, StreamId, Version};
 use crate::panics::catch_in;
-use crate::projection::Projection;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::Parked;
+use crate::worker::handler::Call;
 use crate::worker::options::WorkerOptions;
 
 /// A transaction that is lost after its handler took at least this long counts against its events. A shorter one is lost for another reason.
@@ -153,16 +153,15 @@ pub(super) fn failure(name: &ProjectionName, first: &RecordedEvent) -> impl FnOn
     move |source| Error::with_source(ErrorKind::Projection { projection, position, event_type }, source)
 }
 
-/// Calls a projection with a batch, and measures the call. A panic, and a call that takes longer than `limit`, are its failure on the batch.
-pub(super) async fn apply<P: Projection>(
-    projection: &P,
-    tx: &mut P::Tx,
-    events: Vec<Envelope<P::Event>>,
+/// Makes the call of a projection, and measures it. A panic, and a call that takes longer than `limit`, are its failure on the batch.
+pub(super) async fn apply<Tx: Send + ?Sized + 'static>(
+    call: Call<Tx>,
+    tx: &mut Tx,
     limit: Duration,
     failed: impl FnOnce(BoxError) -> Error,
 ) -> (Result<()>, Duration) {
     let began = Instant::now();
-    let call = catch_in(async { projection.apply_batch(tx, events).await });
+    let call = catch_in(async { call(tx).await });
     let applied = match timeout(limit, call).await {
         Ok(Ok(applied)) => applied,
         Ok(Err(panicked)) => Err(panicked.into()),

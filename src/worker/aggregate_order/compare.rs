@@ -4,7 +4,6 @@ use crate::backoff::retry_transient;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{EventId, Place, Position, StreamId, Version};
-use crate::projection::Projection;
 use crate::store::log::mark::changed_stream;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::read_model::ReadModel;
@@ -18,7 +17,7 @@ const BEYOND: u64 = 1 << 40;
 /// Attempts to store that a projection has applied lost events, while other workers move the swept position.
 const REFUSALS: usize = 16;
 
-impl<P: Projection, M: ReadModel<Tx = P::Tx>> Runner<'_, P, M, AggregateOrder> {
+impl<M: ReadModel> Runner<'_, M, AggregateOrder> {
     /// Continues from the swept position as stored. If it went back, the read model was restored and no longer has what this worker has applied.
     pub(super) fn follow(&mut self, swept: Mark) {
         if swept == self.applied {

@@ -7,22 +7,23 @@ use chrono::Utc;
 use futures::FutureExt;
 
 use crate::error::{ErrorKind, Result};
-use crate::event::{Envelope, RecordedEvent};
+use crate::event::RecordedEvent;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
-use crate::projection::Projection;
 use crate::store::log::mark::changed_stream;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::ParkedState;
 use crate::store::model::progress::{Progress, Turn};
+use crate::store::model::read_model::ReadModel;
 use crate::worker::due::Due;
+use crate::worker::handler::Handler;
 use crate::worker::parking::from_event;
 use crate::worker::runner::{Group, Runner, of_projection};
 use crate::worker::transaction::{Moved, Report, apply, failure, follow, read_parked};
 
 /// One attempt at a transaction, and its report: it may end on another thread.
-pub(super) struct Attempt<P> {
-    projection: Arc<P>,
+pub(super) struct Attempt<Tx: Send + ?Sized + 'static> {
+    projection: Arc<dyn Handler<Tx>>,
     name: ProjectionName,
     reader: Arc<dyn EventReader>,
     filter: Filter,
@@ -33,8 +34,8 @@ pub(super) struct Attempt<P> {
     report: Mutex<Report>,
 }
 
-impl<P: Projection> Attempt<P> {
-    pub(super) fn of<M, O>(runner: &Runner<'_, P, M, O>) -> Arc<Self> {
+impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
+    pub(super) fn of<M: ReadModel<Tx = Tx>, O>(runner: &Runner<'_, M, O>) -> Arc<Self> {
         Arc::new(Self {
             projection: runner.job.projection.clone(),
             name: runner.name.clone(),
@@ -52,7 +53,7 @@ impl<P: Projection> Attempt<P> {
     }
 
     /// Applies the events of a group that are not applied yet, at most `most`, except for the aggregates `passed_over`.
-    pub(super) fn apply_group(self: Arc<Self>, group: Group, passed_over: Vec<StreamId>, most: usize) -> Turn<P::Tx> {
+    pub(super) fn apply_group(self: Arc<Self>, group: Group, passed_over: Vec<StreamId>, most: usize) -> Turn<Tx> {
         Box::new(move |tx, rows| {
             async move {
                 let mut plan = Plan { attempt: &self, most, events: Vec::new(), moved: Vec::new() };
@@ -72,7 +73,7 @@ impl<P: Projection> Attempt<P> {
     }
 
     /// Applies the next events of a parked aggregate, at most `most`.
-    pub(super) fn retry(self: Arc<Self>, most: usize) -> Turn<P::Tx> {
+    pub(super) fn retry(self: Arc<Self>, most: usize) -> Turn<Tx> {
         Box::new(move |tx, rows| {
             async move {
                 let Some(row) = rows.first_mut() else { return Ok(()) };
@@ -104,15 +105,15 @@ impl<P: Projection> Attempt<P> {
     }
 
     /// Applies events that are wanted.
-    async fn apply(&self, tx: &mut P::Tx, events: &[RecordedEvent]) -> Result<()> {
+    async fn apply(&self, tx: &mut Tx, events: &[RecordedEvent]) -> Result<()> {
         let Some(first) = events.first() else { return Ok(()) };
         {
             let mut report = self.report();
             (report.planned, report.first) = (events.len(), Some(first.clone()));
         }
-        let decoded: Vec<Envelope<P::Event>> = events.iter().map(RecordedEvent::decode).collect::<Result<_>>()?;
+        let call = self.projection.clone().decode(&events.iter().collect::<Vec<_>>())?;
         let failed = failure(&self.name, first);
-        let (applied, took) = apply(&*self.projection, tx, decoded, self.longest_call, failed).await;
+        let (applied, took) = apply(call, tx, self.longest_call, failed).await;
         self.report().took = took;
         applied
     }
@@ -174,15 +175,15 @@ impl<P: Projection> Attempt<P> {
 }
 
 /// The events that a transaction applies.
-struct Plan<'a, P> {
-    attempt: &'a Attempt<P>,
+struct Plan<'a, Tx: Send + ?Sized + 'static> {
+    attempt: &'a Attempt<Tx>,
     most: usize,
     events: Vec<RecordedEvent>,
     /// The events of the group that move a row.
     moved: Vec<Moved>,
 }
 
-impl<P: Projection> Plan<'_, P> {
+impl<Tx: Send + ?Sized + 'static> Plan<'_, Tx> {
     /// Adds an event, after the events that are missing before it. Returns whether there was room for all of them.
     async fn take(&mut self, row: &mut Progress, event: &RecordedEvent) -> Result<bool> {
         if let Some(seen) = row.seen_id.filter(|seen| event.version == row.seen && event.event.id != *seen) {

@@ -1,0 +1,53 @@
+//! A projection without its type: the code of a worker is compiled once for each read model, and not once for each projection.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+
+use crate::error::{BoxError, Result};
+use crate::event::{Envelope, RecordedEvent};
+use crate::projection::Projection;
+use crate::store::log::query::Filter;
+
+/// The call of a projection with events that are decoded.
+pub(super) type Call<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<(), BoxError>> + Send>;
+
+/// The part of a [`Projection`] that a worker calls.
+#[async_trait]
+pub(super) trait Handler<Tx: Send + ?Sized + 'static>: Send + Sync + 'static {
+    fn name(&self) -> &str;
+
+    fn filter(&self) -> Result<Filter>;
+
+    async fn check(&self) -> Result<()>;
+
+    async fn setup(&self, tx: &mut Tx) -> Result<(), BoxError>;
+
+    /// Decodes a batch. Returns the call that applies it.
+    fn decode(self: Arc<Self>, events: &[&RecordedEvent]) -> Result<Call<Tx>>;
+}
+
+#[async_trait]
+impl<P: Projection> Handler<P::Tx> for P {
+    fn name(&self) -> &str {
+        Projection::name(self)
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        Projection::filter(self)
+    }
+
+    async fn check(&self) -> Result<()> {
+        Projection::check(self).await
+    }
+
+    async fn setup(&self, tx: &mut P::Tx) -> Result<(), BoxError> {
+        Projection::setup(self, tx).await
+    }
+
+    fn decode(self: Arc<Self>, events: &[&RecordedEvent]) -> Result<Call<P::Tx>> {
+        let decoded: Vec<Envelope<P::Event>> = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
+        Ok(Box::new(move |tx| Box::pin(async move { self.apply_batch(tx, decoded).await })))
+    }
+}
