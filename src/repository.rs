@@ -1,5 +1,6 @@
 //! Executes commands: loads an aggregate, lets it decide, appends its events, and retries after a conflict.
 
+mod cache;
 mod fold;
 pub(crate) mod options;
 mod request;
@@ -9,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moka::sync::Cache;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +20,7 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Event, NewEvent};
 use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId, Version};
 use crate::panics::catch;
+use crate::repository::cache::{Slot, Slots};
 use crate::repository::fold::{Fold, unapplied};
 use crate::repository::request::{Events, FirstRequest, Likeness, TICK};
 use crate::store::log::append::{Append, KeyedOutcome, Outcome};
@@ -94,7 +95,7 @@ impl<A: Aggregate> Clone for Repository<A> {
 struct Inner<A: Aggregate> {
     store: Arc<dyn EventStore>,
     aggregate_type: Result<AggregateType, InvalidName>,
-    cache: Cache<AggregateId, Arc<Slot<A>>>,
+    cache: Slots<A>,
     retry: RetryPolicy,
     command_timeout: Duration,
     older_snapshots: u32,
@@ -113,9 +114,6 @@ struct Snapshots {
     permits: Arc<Semaphore>,
     failures: AtomicU64,
 }
-
-/// An aggregate's slot in the cache. The lock makes the commands on the aggregate take turns.
-type Slot<A> = Mutex<Option<Loaded<A>>>;
 
 impl<A: Aggregate> Repository<A> {
     /// Creates a repository on `store` with default settings.
@@ -137,7 +135,7 @@ impl<A: Aggregate> Repository<A> {
         let inner = Inner {
             store,
             aggregate_type: AggregateType::new(A::TYPE),
-            cache: Cache::new(options.cached_aggregates),
+            cache: Slots::new(options.cached_aggregates),
             retry: options.retry,
             command_timeout: options.command_timeout,
             older_snapshots: options.older_snapshots,
@@ -366,7 +364,7 @@ impl<A: Aggregate> Repository<A> {
     }
 
     fn slot(&self, stream: &StreamId) -> Arc<Slot<A>> {
-        self.inner.cache.get_with_by_ref(stream.aggregate_id(), Arc::default)
+        self.inner.cache.slot(stream.aggregate_id())
     }
 
     /// Brings the state in `slot` up to date with the stream. Drops a state whose last event is not in the log, and loads the aggregate again.
