@@ -374,13 +374,13 @@ async fn an_announcement_that_a_full_queue_refuses_waits_alone() {
     RabbitMqBroker::new(options(&server)).unwrap().declare().await.unwrap();
     let client = plain_client(&server).await;
     let mut full = FieldTable::default();
-    full.insert("x-max-length".into(), AMQPValue::LongLongInt(50));
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(20));
     full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     client.queue_declare("full".into(), QueueDeclareOptions::durable(), full).await.unwrap();
     let bind = QueueBindOptions::default();
     client.queue_bind("full".into(), "event.exchange".into(), "#".into(), bind, FieldTable::default()).await.unwrap();
     let mut relay = Announcing::start(options(&server));
-    for number in 1..=200 {
+    for number in 1..=90 {
         relay.append(event(number.to_string())).await;
     }
     let error = relay.waits().await;
@@ -400,7 +400,7 @@ async fn an_announcement_that_a_full_queue_refuses_waits_alone() {
     assert_eq!(refused, relay.published.borrow().get() + 1);
     // A consumer of the full queue gets every event, in order.
     let mut consumed = Vec::new();
-    while *relay.published.borrow() < Position::new(200) {
+    while *relay.published.borrow() < Position::new(90) {
         consumed.extend(positions(&drain(&client, "full").await));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -409,5 +409,27 @@ async fn an_announcement_that_a_full_queue_refuses_waits_alone() {
     consumed.extend(positions(&drain(&client, "full").await));
     let mut seen = std::collections::HashSet::new();
     consumed.retain(|position| seen.insert(*position));
-    assert_eq!(consumed, (1..=200).collect::<Vec<_>>());
+    assert_eq!(consumed, (1..=90).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_header_of_any_size_stops_no_announcement() {
+    let server = RabbitMq::start();
+    let mut relay = Announcing::start(options(&server));
+    for bytes in [55, 200_000, 55] {
+        let traced = Metadata::new().with_entry("traceparent", "x".repeat(bytes));
+        relay.append(event("1").with_metadata(traced)).await;
+    }
+    relay.reached(3).await;
+    relay.is_good().await;
+    relay.stop().await;
+    let client = plain_client(&server).await;
+    let mut traces = Vec::new();
+    while let Some(message) = client.basic_get("all.events".into(), BasicGetOptions { no_ack: true }).await.unwrap() {
+        let headers = message.delivery.properties.headers().clone().unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&message.delivery.data).unwrap();
+        let bytes = body["metadata"]["traceparent"].as_str().unwrap().len();
+        traces.push((bytes, headers.inner().contains_key("traceparent")));
+    }
+    assert_eq!(traces, [(55, true), (200_000, false), (55, true)]);
 }

@@ -17,6 +17,7 @@ use retell::Mark;
 use retell::broker::{DeadLetter, DeadLetters};
 use retell::event::NewEvent;
 use retell::relay::RelayOptions;
+use retell::status::{Status, Wait};
 use retell::store::ParkedState;
 use retell::store::{Append, Parked, Parking, Step, Turn, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
@@ -480,6 +481,41 @@ impl DeadLetters for Killable<MemoryBroker> {
         self.1.pass().await;
         added
     }
+}
+
+/// Dead letters that never answer.
+struct Silent;
+
+#[async_trait]
+impl DeadLetters for Silent {
+    async fn add(&self, _: &DeadLetter) -> Result<()> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_dead_letters_do_not_stop_the_worker() {
+    let (store, models) = (MemoryStore::new(), MemoryReadModel::with_value(Applied::new()));
+    for id in ["a", "b"] {
+        add(&store, id, 1).await;
+    }
+    let worker = Worker::new(Seen(Poison::at([1])), store.clone(), models.clone());
+    let worker = worker
+        .with_options(eager(immediate_retries().with_retries(1)).with_grace(Duration::from_mins(5)))
+        .with_dead_letters(Silent);
+    let mut status = worker.status();
+    let others = async {
+        let waits =
+            |status: &Status| status.waits.iter().any(|wait| wait.on == Wait::DeadLetters && wait.error.is_some());
+        status.wait_for(waits).await.unwrap();
+        add(&store, "c", 1).await;
+        while !reached(&models, 3).await {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    while_running(from_ref(&worker), async { tokio::time::timeout(Duration::from_hours(1), others).await.unwrap() })
+        .await;
+    assert_ne!(parked(&models).await[0].state, ParkedState::Dead, "the next retry sends the letter");
 }
 
 /// Events are parked, retried with and without success, and dead-lettered, with a kill at each step once.

@@ -27,6 +27,9 @@ use crate::id::{EventId, EventType};
 /// Estimated size of an envelope without its payload, in bytes.
 const ENVELOPE_BYTES: usize = 640;
 
+/// A longer `traceparent` is none that the W3C defines (55 bytes), and stays in the body: brokers limit all headers together, RabbitMQ to 128 KiB.
+const MAX_TRACE_BYTES: usize = 255;
+
 /// The content type of every envelope.
 pub const CONTENT_TYPE: &str = "application/json";
 
@@ -65,7 +68,7 @@ pub struct Announcement {
     /// The event's type.
     pub event_type: EventType,
     /// The message headers in this order: `aggregate_type`, `aggregate_id`, `version`, `correlation_id` (if there is one), `position`,
-    /// `schema_version`, `traceparent` (if the metadata has one).
+    /// `schema_version`, `traceparent` (if the metadata has one of at most 255 bytes).
     pub headers: Vec<(&'static str, HeaderValue)>,
 }
 
@@ -153,7 +156,8 @@ fn headers(recorded: &RecordedEvent) -> Vec<(&'static str, HeaderValue)> {
     let text = |text: &str| HeaderValue::Text(text.to_owned());
     let number = |number: u64| HeaderValue::Number(i64::try_from(number).unwrap_or(i64::MAX));
     let correlation = event.metadata.correlation_id.map(|id| HeaderValue::Text(id.to_string()));
-    let trace = event.metadata.extra.get("traceparent").map(|trace| text(trace));
+    let trace =
+        event.metadata.extra.get("traceparent").filter(|trace| trace.len() <= MAX_TRACE_BYTES).map(|trace| text(trace));
     let headers = [
         ("aggregate_type", Some(text(stream.aggregate_type().as_str()))),
         ("aggregate_id", Some(text(stream.aggregate_id().as_str()))),

@@ -98,7 +98,7 @@ impl<'r> Publishing<'r> {
             match self.publish(pace).await {
                 Ok(()) | Err(Halt::Stopped) => return self.progress.store_final().await,
                 Err(Halt::Failed(error)) if error.is_outage() => {
-                    pace = Pace::Steps(1);
+                    pace = Pace::CAREFUL;
                     if self.progress.confirmed != before {
                         delays = options.delays();
                     }
@@ -125,16 +125,32 @@ impl<'r> Publishing<'r> {
     }
 }
 
+/// The number of events that a relay sends one by one after a failure, before it sends more at a time.
+const CAREFUL_EVENTS: usize = 100;
+
 /// How much a relay sends at a time.
 #[derive(Clone, Copy)]
 enum Pace {
     /// Page after page.
     Pages,
-    /// So many events, and no more until they are confirmed. The number doubles each time.
+    /// A number of events, and no more until they are confirmed. After [`CAREFUL_EVENTS`] events, the number doubles each time.
     ///
     /// A relay begins with one event after a failure, because the broker may refuse a single event however often it is sent: the events before it
-    /// are then confirmed, and no other event is sent again and again with it.
-    Steps(usize),
+    /// are then confirmed, and no other event is sent again and again with it. If a full queue refuses an event and then has room, an event that
+    /// was sent right after it would reach the queue before it.
+    Steps { events: usize, confirmed: usize },
+}
+
+impl Pace {
+    const CAREFUL: Self = Self::Steps { events: 1, confirmed: 0 };
+
+    /// Returns the pace after `more` events are confirmed. `most` is the size of a page.
+    fn faster(self, more: usize, most: usize) -> Self {
+        let Self::Steps { events, confirmed } = self else { return Self::Pages };
+        let confirmed = confirmed + more;
+        let events = if confirmed < CAREFUL_EVENTS { events } else { events * 2 };
+        if events < most { Self::Steps { events, confirmed } } else { Self::Pages }
+    }
 }
 
 /// Reads pages and passes them to the broker.
@@ -154,7 +170,7 @@ impl Sender<'_> {
             let batch = match (ahead.take(), pace) {
                 (Some(batch), _) => batch,
                 (None, Pace::Pages) => self.read(after, limit).await?,
-                (None, Pace::Steps(events)) => self.read(after, events.min(limit)).await?,
+                (None, Pace::Steps { events, .. }) => self.read(after, events.min(limit)).await?,
             };
             let Some(average) = batch.bytes.checked_div(batch.events.len()) else {
                 tokio::select! {
@@ -177,10 +193,10 @@ impl Sender<'_> {
             };
             slot.send(Unconfirmed { through: batch.through, confirm });
             after = batch.through;
-            if let Pace::Steps(events) = pace {
+            if matches!(pace, Pace::Steps { .. }) {
                 // The confirming side ends this wait if the confirm fails.
                 drop(published.wait_for(|published| *published >= after.position).await);
-                pace = if events * 2 < options.page_events { Pace::Steps(events * 2) } else { Pace::Pages };
+                pace = pace.faster(batch.events.len(), options.page_events);
             }
         }
         Ok(())

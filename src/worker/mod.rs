@@ -142,7 +142,8 @@ where
         self
     }
 
-    /// Sends a dead letter for each aggregate that is given up: a copy of the event that fails.
+    /// Sends a dead letter for each aggregate that is given up: a copy of the event that fails. If the letter is not stored within 20 seconds, the
+    /// next retry of the aggregate sends it.
     pub fn with_dead_letters(mut self, dead_letters: impl DeadLetters) -> Self {
         self.job.dead_letters = Some(Arc::new(dead_letters));
         self

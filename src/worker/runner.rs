@@ -29,7 +29,7 @@ use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
 use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable, is_unreadable};
 
 /// The longest wait for a dead letter to be stored. Meanwhile the worker does nothing else.
-const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
+const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Parked aggregates that are retried in a row before live events have their turn.
 const RETRIES_IN_A_ROW: usize = 16;

@@ -56,7 +56,10 @@ impl Link {
                 Ok(answer) => return answer.map_err(|error| self.failed_to_publish(exchange, error)),
                 Err(_) if self.is_blocked().await => {}
                 Err(elapsed) => {
-                    let attempt = format!("publish to exchange {exchange}");
+                    let attempt = format!(
+                        "publish to exchange {exchange}: RabbitMQ did not answer within {:?}; look for a queue without a leader",
+                        self.timeout()
+                    );
                     return Err(Error::with_source(ErrorKind::Transient(attempt), elapsed));
                 }
             }
