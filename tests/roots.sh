@@ -30,16 +30,25 @@ mount_system() {
   mountpoint -q "$1/dev/shm" || mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm"
 }
 
-# Shows a folder of this machine in the root, under the same path. What is mounted in it later is seen there, too.
+# Shows a folder of this machine in the root, under the same path, with everything that is mounted in it later.
 show_in_root() { # root, folder
   mountpoint -q "$2" || { mount --bind "$2" "$2" && mount --make-shared "$2"; }
   mkdir -p "$1$2"
   mount --bind "$2" "$1$2"
 }
 
+# Kills what still runs in the root, such as the servers of a test that did not end.
+end_processes() { # root
+  local root="$1" process
+  for process in /proc/[0-9]*; do
+    if [ "$(readlink "$process/root" 2>/dev/null)" = "$root" ]; then kill -KILL "${process#/proc/}" 2>/dev/null || true; fi
+  done
+}
+
 # Takes away every mount in the root. Look for `mount | grep ROOT` before you delete a root by hand.
 leave_root() { # root, folder that was shown
   local path
+  end_processes "$1"
   for path in "$1$2" "$1/dev/shm" "$1/proc"; do
     if mountpoint -q "$path"; then umount -R "$path" || umount -l "$path"; fi
   done

@@ -8,6 +8,8 @@
 # Some tests start servers of their own with the installed programs. Two of them fill a small disk (tmpfs), which they mount as root or
 # with sudo. If neither is allowed, they fail and say so.
 #
+# tests/matrix.sh runs the suites that need servers on newer versions of them.
+#
 # To use your own servers, set POSTGRES_URL=postgres://.. MYSQL_URL=mysql://.. AMQP_URL=amqp://.. (see compose.yaml). To use your own Python
 # with pika, set PIKA_PYTHON=/path/to/python; to use your own PgBouncer (1.21 or later), set PGBOUNCER=/path/to/pgbouncer.
 set -euo pipefail

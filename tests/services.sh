@@ -132,8 +132,8 @@ start_mysql() {
   port="$(free_port)"
   mkdir -p "$data"
   give_to mysql "$data"
-  as_user mysql mysqld --no-defaults --initialize-insecure --datadir="$data/data" --log-error="$data/init" ||
-    { cat "$data/init" >&2; missing MySQL "mysqld --initialize-insecure failed"; }
+  as_user mysql mysqld --no-defaults --initialize-insecure --datadir="$data/data" >"$SERVICES/mysql.init" 2>&1 ||
+    { cat "$SERVICES/mysql.init" >&2; missing MySQL "mysqld --initialize-insecure failed"; }
   # The X protocol would take a port of its own. The rest is the default: a binary log, and commits that wait for the disk.
   become mysql mysqld --no-defaults --datadir="$data/data" --socket="$data/socket" --pid-file="$data/pid" --bind-address=127.0.0.1 \
     --port="$port" --log-error="$data/log" --skip-name-resolve --mysqlx=OFF --max-connections=300 </dev/null >/dev/null 2>&1 &

@@ -267,6 +267,7 @@ impl Kind {
             }
             Self::MySql if !is_mariadb() => {
                 let mut made = self.program("mysqld");
+                made.env("TMPDIR", directory);
                 made.arg("--no-defaults").arg("--initialize-insecure").arg(format!("--datadir={}", data.display()));
                 made
             }
