@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::retry_transient;
 use crate::broker::{Broker, DeadLetters};
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
