@@ -113,6 +113,7 @@ pub mod docs {
         page!(d0021_history, "docs/decisions/0021-identity-of-history.md");
         page!(d0022_fingerprints, "docs/decisions/0022-fingerprints-of-requests.md");
         page!(d0023_limits, "docs/decisions/0023-limits-of-the-broker.md");
+        page!(d0024_types, "docs/decisions/0024-code-without-types.md");
     }
 }
 
