@@ -686,3 +686,32 @@ async fn a_late_confirm_is_a_wait_for_the_broker() {
         assert_eq!(broker.sent_by("first"), [1, 2, 3], "{form}: nothing is sent twice");
     }
 }
+
+/// The question is code of the program, too: its panic must not end the relay.
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_a_broker_that_is_asked_why_stops_no_relay() {
+    struct Asked(Link);
+
+    #[async_trait]
+    impl Publisher for Asked {
+        async fn publish(&self, frames: &[Frame]) -> Result<Confirm> {
+            self.0.publish(frames).await
+        }
+
+        async fn publishing_blocked(&self) -> Option<String> {
+            panic!("no answer")
+        }
+    }
+
+    let (store, broker) = (MemoryStore::new(), Broker::new());
+    add(&store, 3).await;
+    broker.open.send_replace(false);
+    let relay = Relay::new(store.clone(), Asked(broker.link("first"))).with_checkpoint(store.clone(), "main");
+    let (mut status, mut published) = (relay.status(), relay.published());
+    let running = Running::start(relay);
+    let waiting = timeout(TIMEOUT, status.wait_for(|status| status.wait().is_some())).await.unwrap().unwrap().clone();
+    assert_eq!(waiting.wait().unwrap().error.as_deref(), Some("the publisher panicked: no answer"));
+    broker.open.send_replace(true);
+    timeout(TIMEOUT, published.wait_for(|at| *at == Position::new(3))).await.unwrap().unwrap();
+    running.stop().await.unwrap();
+}

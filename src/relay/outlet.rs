@@ -63,10 +63,13 @@ impl Outlet {
     /// Waits for a moment, then returns why an answer that is awaited since `began` is late, if it is.
     async fn late(&self, began: Instant) -> Option<String> {
         sleep(ASK_EVERY).await;
-        let reason = match self {
-            Self::Frames(publisher) => publisher.publishing_blocked().await,
-            Self::Single(announcer) => announcer.announcing_blocked().await,
+        let asked = async {
+            match self {
+                Self::Frames(publisher) => publisher.publishing_blocked().await,
+                Self::Single(announcer) => announcer.announcing_blocked().await,
+            }
         };
+        let reason = catch_in(asked).await.unwrap_or_else(|panicked| Some(format!("the publisher {panicked}")));
         let silent = || format!("the broker has not confirmed the last messages within {LATE:?}, and does not say why");
         reason.or_else(|| (began.elapsed() >= LATE).then(silent))
     }
