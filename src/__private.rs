@@ -2,6 +2,8 @@
 
 pub use serde;
 
+pub use crate::codec::reads_back::{Probe, ReadsBack, Unproven};
+
 use crate::codec;
 use crate::error::BoxError;
 use crate::event::{EventSchema, EventTypes};

@@ -53,6 +53,13 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// # Errors
     /// Returns a [`DecodeError`] that says whether the type, the schema version or the payload cannot be read.
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError>;
+
+    /// Returns whether this event is certain to be decoded exactly as it was encoded. The derive knows that of some types of fields. It is
+    /// not part of the public API.
+    #[doc(hidden)]
+    fn reads_back(&self) -> bool {
+        false
+    }
 }
 
 /// The stored form of one kind of event. Two are equal if the stored form is the same, wherever it is declared.
@@ -392,35 +399,57 @@ impl fmt::Debug for NewEvent {
 impl NewEvent {
     /// Encodes `event` under a new id, without metadata. Decodes it again, so that no event is written that cannot be read.
     ///
+    /// A derived event is not decoded again if it is certain to decode to the same value: if each field is a `bool`, an integer of at most
+    /// 64 bits, a `char`, a text, a UUID, an id of this crate, or a `Vec`, `Box`, `Option`, array or tuple of these, and no `#[serde(..)]`
+    /// but a default or a plain `rename_all` is present.
+    ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if a field cannot be encoded or the encoded event cannot be decoded, [`ErrorKind::Invalid`] if no store
     /// accepts the stored name.
     pub fn new<E: Event>(event: &E) -> Result<Self, Error> {
-        Ok(Self::with_stored_form(event)?.0)
+        let new = Self::encode(event)?;
+        if !event.reads_back() {
+            new.decode_again::<E>()?;
+        }
+        Ok(new)
     }
 
-    /// As [`new`](Self::new), and also returns the event as every reader will decode it. The two differ in what the encoding does not keep,
-    /// such as a skipped field.
-    pub(crate) fn with_stored_form<E: Event>(event: &E) -> Result<(Self, E), Error> {
+    /// As [`new`](Self::new), and also returns the event as every reader will decode it. It differs from `event` in what the encoding does
+    /// not keep, such as a skipped field.
+    pub(crate) fn with_stored_form<E: Event>(event: E) -> Result<(Self, E), Error> {
+        let new = Self::encode(&event)?;
+        let stored = if event.reads_back() { event } else { new.decode_again()? };
+        Ok((new, stored))
+    }
+
+    /// Encodes `event` without a check that it can be decoded.
+    fn encode<E: Event>(event: &E) -> Result<Self, Error> {
         let schema = event.schema();
-        let refused = |what: &str, source| {
-            Error::with_source(ErrorKind::Unencodable(format!("event {}{what}", schema.name)), source)
-        };
         let mut payload = Vec::with_capacity(128);
         let encoded = catch(|| event.encode(&mut payload)).unwrap_or_else(|panicked| Err(panicked.into()));
-        encoded.map_err(|source| refused("", source))?;
+        encoded.map_err(|source| unencodable(schema.name, "", source))?;
         let event_type = EventType::new(schema.name)?;
-        let stored = StoredEvent::new(schema.name, schema.version, schema.codec, &payload);
-        let decoded = decode_stored::<E>(stored).map_err(|error| {
+        let mut new = Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into());
+        new.declared = Declared::of(&schema);
+        Ok(new)
+    }
+
+    /// Returns the event as every reader will decode it.
+    fn decode_again<E: Event>(&self) -> Result<E, Error> {
+        let stored = StoredEvent::new(self.event_type.as_str(), self.schema_version, self.codec, &self.payload);
+        decode_stored::<E>(stored).map_err(|error| {
             let source = match error {
                 DecodeError::Payload(source) => source,
                 other => other.into(),
             };
-            refused(": it could not be decoded again", source)
-        })?;
-        let mut new = Self::stored(EventId::generate(), event_type, schema.version, schema.codec, payload.into());
-        new.declared = Declared::of(&schema);
-        Ok((new, decoded))
+            unencodable(self.event_type.as_str(), ": it could not be decoded again", source)
+        })
+    }
+
+    /// Returns the form of `event` that every reader will decode. It decodes whatever the type of `event`.
+    #[cfg(feature = "testing")]
+    pub(crate) fn round_trip<E: Event>(event: &E) -> Result<E, Error> {
+        Self::encode(event)?.decode_again()
     }
 
     /// Creates an event whose payload is already encoded. For drivers that read an event back, and for copies from another log.
@@ -433,6 +462,10 @@ impl NewEvent {
         self.metadata = metadata;
         self
     }
+}
+
+fn unencodable(event_type: &str, what: &str, source: BoxError) -> Error {
+    Error::with_source(ErrorKind::Unencodable(format!("event {event_type}{what}")), source)
 }
 
 /// An event as the log records it, still encoded.

@@ -486,7 +486,7 @@ fn decide<A: Handle<C>, C>(
     if events.is_empty() {
         return Ok(None);
     }
-    let Encoded { append, stored } = encode::<A>(stream, loaded, &events, context)?;
+    let Encoded { append, stored } = encode::<A>(stream, loaded, events, context)?;
     let append = match keyed {
         Some(keyed) => append.with_key(keyed.key.clone()).with_fingerprint(keyed.fingerprint),
         None => append,
@@ -520,7 +520,7 @@ struct Encoded<E> {
 fn encode<A: Aggregate>(
     stream: &StreamId,
     loaded: &Loaded<A>,
-    events: &[A::Event],
+    events: Vec<A::Event>,
     context: &Context,
 ) -> Result<Encoded<A::Event>> {
     let mut metadata = context.metadata.clone();

@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod event;
+mod reads_back;
 mod shadow;
 pub(crate) mod union;
 

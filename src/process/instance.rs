@@ -82,7 +82,7 @@ impl<P: Process> Step<P> {
     /// Returns the step as every reader decodes it, so that the commands sent now are those that a retry would send.
     pub(super) fn into_stored(self) -> Result<Self> {
         // Deadlines and an empty list of commands do not change by being stored.
-        if self.commands.is_empty() { Ok(self) } else { Ok(NewEvent::with_stored_form(&self)?.1) }
+        if self.commands.is_empty() { Ok(self) } else { Ok(NewEvent::with_stored_form(self)?.1) }
     }
 }
 

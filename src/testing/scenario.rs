@@ -49,7 +49,7 @@ pub fn given<A: Aggregate>(events: impl IntoIterator<Item = A::Event>) -> Given<
 /// Encodes an event and decodes it again, as a store would.
 #[track_caller]
 pub(super) fn round_trip<E: Event>(event: &E) -> E {
-    NewEvent::with_stored_form(event).unwrap_or_else(|error| panic!("{}", text(&error))).1
+    NewEvent::round_trip(event).unwrap_or_else(|error| panic!("{}", text(&error)))
 }
 
 /// Returns an error and its causes as one text.

@@ -8,7 +8,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Data, Fields, LitStr, Meta};
 
-use super::{in_anonymous_const, shadow};
+use super::{in_anonymous_const, reads_back, shadow};
 use crate::ast::{Event, Variant};
 use crate::attr::{Attr, Codec};
 
@@ -34,6 +34,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
         (schema_of(&kinds), encode(&krate))
     };
     let arms = kinds.iter().map(|kind| decode(kind, &krate));
+    let reads_back = reads_back::method(event, &krate);
     in_anonymous_const(
         event.input,
         &quote! {
@@ -65,6 +66,8 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
                         _ => ::core::result::Result::Err(#krate::event::DecodeError::UnknownType),
                     }
                 }
+
+                #reads_back
             }
         },
     )

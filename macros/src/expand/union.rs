@@ -42,6 +42,12 @@ pub(crate) fn expand(union: &Union<'_>) -> TokenStream {
                 }
 
                 #decode
+
+                fn reads_back(&self) -> bool {
+                    match self {
+                        #(Self::#variants(__event) => #krate::event::Event::reads_back(__event),)*
+                    }
+                }
             }
 
             #conversions

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use retell::broker::envelope::Announcement;
 use retell::broker::frame::Frame;
+use retell::event::StoredEvent;
 use retell::prelude::*;
 use retell::store::{Fingerprint, Outcome, Snapshot};
 use retell::{Codec, DateTime, EventId, EventStore, EventType, IdempotencyKey, Position, RecordedEvent, Repository};
@@ -196,4 +197,31 @@ fn messages_carry_the_payload_unchanged() {
     assert!(body.windows(STORED.len()).any(|part| part == STORED.as_bytes()));
     let envelope = Announcement::from_event(&recorded()).unwrap();
     assert!(String::from_utf8(envelope.body.to_vec()).unwrap().contains(STORED));
+}
+
+#[derive(Event, Debug, Clone, PartialEq)]
+enum Plain {
+    #[event("plain.named")]
+    Named { text: String, large: u64, small: i64, all: Vec<(Option<char>, [u8; 2])>, by: AggregateId },
+    #[event("plain.compact", codec = "compact")]
+    Compact(Option<String>, i64),
+    #[event("plain.map")]
+    Map(BTreeMap<String, String>),
+}
+
+/// Such events are written without a check that they can be decoded.
+#[test]
+fn an_event_of_proven_types_reads_back() {
+    let by = AggregateId::new("$serde_json::private::Number").unwrap();
+    for text in ["", "\0", "1.5", "null", "$serde_json::private::Number", "$serde_json::private::RawValue"] {
+        let all = vec![(None, [0, 255]), (Some('\0'), [1, 2]), (Some('\u{10ffff}'), [3, 4])];
+        let named = Plain::Named { text: text.into(), large: u64::MAX, small: i64::MIN, all, by: by.clone() };
+        for event in [named, Plain::Compact(Some(text.into()), i64::MIN), Plain::Compact(None, -1)] {
+            assert!(event.reads_back());
+            let new = NewEvent::new(&event).unwrap();
+            let stored = StoredEvent::new(new.event_type.as_str(), 1, new.codec, &new.payload);
+            assert_eq!(Plain::decode(stored).unwrap(), event);
+        }
+    }
+    assert!(!Plain::Map(BTreeMap::new()).reads_back());
 }
