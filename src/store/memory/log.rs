@@ -419,14 +419,11 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
         check_relay_name(relay)?;
         let mut state = self.log.write();
-        let found = state.mark_at(to.position).event_id;
-        let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
-        check_fence(relay, fence, *newest)?;
-        check_mark(to, found)?;
-        if to.position > relayed.position {
-            *relayed = to;
-        }
-        *newest = fence;
+        let (relayed, newest) = state.relayed.get(relay).copied().unwrap_or_default();
+        check_fence(relay, fence, newest)?;
+        check_mark(to, state.mark_at(to.position).event_id)?;
+        let reached = if to.position > relayed.position { to } else { relayed };
+        state.relayed.insert(relay.to_owned(), (reached, fence));
         Ok(())
     }
 

@@ -67,16 +67,22 @@ pub async fn a_smaller_fence_cannot_move_the_checkpoint(store: Relays) {
 
 /// The log may have lost the event at the new position since a relay read it. Here, the log has no events.
 pub async fn a_relay_never_moves_to_a_lost_event(store: Relays) {
-    let lost = Mark::new(Position::new(7), EventId::generate());
-    for known in [false, true] {
-        let error = store.advance("one", lost, Fence::new(2)).await.expect_err("the log does not have the event");
+    let lost_at = |position| Mark::new(Position::new(position), EventId::generate());
+    for (stored, next) in [(0, 5), (5, 8), (8, 8)] {
+        let error = store.advance("one", lost_at(7), Fence::new(2)).await.expect_err("the log does not have the event");
         assert!(error.is_history_changed(), "{error}");
-        assert_eq!(relayed(&store, "one").await, if known { 5 } else { 0 }, "the checkpoint is unchanged");
-        set(&store, "one", 5, 2).await.expect("a place without an event is not compared");
+        assert_eq!(relayed(&store, "one").await, stored, "the checkpoint is unchanged");
+        if let Some(known) = store.relays().await.expect("relays can be listed") {
+            assert_eq!(known.is_empty(), stored == 0, "a refused position makes no relay known: {known:?}");
+        }
+        set(&store, "one", next, 2).await.expect("a place without an event is not compared");
     }
-    let error = store.advance("one", lost, Fence::new(1)).await.expect_err("the fence is smaller, and the event lost");
-    assert!(!error.is_outage(), "{error}");
-    assert_eq!(relayed(&store, "one").await, 5);
+    for position in [4, 8, 9] {
+        let error = store.advance("one", lost_at(position), Fence::new(1)).await;
+        let error = error.expect_err("the fence is smaller, and the event lost");
+        assert!(!error.is_outage(), "{error}");
+        assert_eq!(relayed(&store, "one").await, 8);
+    }
 }
 
 /// A reset moves the position backward or forward, and the leader of that time can neither move it again nor keep its lease.

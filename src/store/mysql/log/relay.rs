@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, Fence};
-use crate::store::log::mark::changed;
+use crate::store::log::mark::check_mark;
 use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::store::MySqlStore;
@@ -73,15 +73,11 @@ impl MySqlStore {
         let set = set.bind(number).bind(position).bind(id).bind(number).bind(position).bind(number);
         connections.execute(set).await.map_err(failed)?;
         // The server does not return the row it wrote. If another relay has raised the fence in between, this relay must stop too.
-        let advanced = sqlx::query_as(ADVANCED).bind(name).bind(name).bind(position).bind(position);
-        let (newest, reached, found): (Option<i64>, Option<i64>, Option<Uuid>) =
-            connections.one(advanced).await.map_err(failed)?;
+        let advanced = sqlx::query_as(ADVANCED).bind(name).bind(position).bind(position);
+        let (newest, found): (Option<i64>, Option<Uuid>) = connections.one(advanced).await.map_err(failed)?;
         let newest = newest.map_or(Ok(0), |newest| from_sql(newest, "fence"))?;
         check_fence(relay, fence, Fence::new(newest))?;
-        if reached.is_some_and(|reached| reached >= position) {
-            return Ok(());
-        }
-        Err(changed(to, found.map(EventId::from)))
+        check_mark(to, found.map(EventId::from))
     }
 
     async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
@@ -140,9 +136,9 @@ const ADVANCE: &str = "
         position = IF(retell_relays.fence <= ?, GREATEST(retell_relays.position, ?), retell_relays.position),
         fence = GREATEST(retell_relays.fence, ?)";
 
-/// Binds: relay, relay, position, position. Returns the stored fence and position, and the event at the given position.
+/// Binds: relay, position, position. Returns the stored fence, and the event at the given position.
 const ADVANCED: &str = "
-    SELECT (SELECT fence FROM retell_relays WHERE relay = ?), (SELECT position FROM retell_relays WHERE relay = ?), (
+    SELECT (SELECT fence FROM retell_relays WHERE relay = ?), (
         SELECT e.event_id FROM retell_events AS e, (
             SELECT commit_id, first_position FROM retell_log WHERE first_position <= ? ORDER BY first_position DESC LIMIT 1
         ) AS l WHERE e.commit_id = l.commit_id AND e.ordinal = ? - l.first_position + 1
