@@ -70,19 +70,23 @@ BEGIN
     -- One statement, which draws the number after it has taken the snapshot that checks the versions. If the number were drawn earlier, version
     -- 2 of a stream could get a smaller number than version 1. Here and below, `unnest` is in the select list: in FROM it would fill a buffer.
     -- A time far ahead of the clock is not followed: it was recorded while the clock was wrong.
-    SELECT nextval('{schema}.commit_number'), greatest(
-            clock_timestamp(), max(last.recorded_at) FILTER (WHERE last.recorded_at < clock_timestamp() + interval '10 seconds')),
-        array_agg(coalesce(last.version, 0) ORDER BY part.place),
-        array_agg(part.last_event IS NULL OR part.last_event IS NOT DISTINCT FROM last.event_id ORDER BY part.place)
+    -- The aggregates get the parts in their order from the inner query, which sorts them once.
+    SELECT nextval('{schema}.commit_number'), greatest(clock_timestamp(), max(found.recorded_at) FILTER (
+            WHERE found.recorded_at IS NOT NULL AND found.recorded_at < clock_timestamp() + interval '10 seconds')),
+        array_agg(coalesce(found.version, 0)), array_agg(found.continues)
     INTO commit_number, at, versions, continues
     FROM (
-        SELECT unnest(part_type) AS kind, unnest(part_id) AS id, unnest(part_last_event) AS last_event,
-            generate_subscripts(part_id, 1) AS place
-    ) AS part
-    LEFT JOIN LATERAL (
-        SELECT e.version, e.event_id, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = part.kind AND e.aggregate_id = part.id
-        ORDER BY e.version DESC LIMIT 1
-    ) AS last ON true;
+        SELECT last.version, last.recorded_at, part.last_event IS NULL OR part.last_event IS NOT DISTINCT FROM last.event_id AS continues
+        FROM (
+            SELECT unnest(part_type) AS kind, unnest(part_id) AS id, unnest(part_last_event) AS last_event,
+                generate_subscripts(part_id, 1) AS place
+        ) AS part
+        LEFT JOIN LATERAL (
+            SELECT e.version, e.event_id, e.recorded_at FROM {schema}.events e WHERE e.aggregate_type = part.kind AND e.aggregate_id = part.id
+            ORDER BY e.version DESC LIMIT 1
+        ) AS last ON true
+        ORDER BY part.place
+    ) AS found;
     /* hook: after-number */
     -- A NULL in `part_version` equals no version, so the loop is skipped only if every part demands an exact version, all are found,
     -- and the last events are the required ones.

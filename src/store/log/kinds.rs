@@ -30,12 +30,14 @@ impl Kinds {
     /// both types name their aggregate.
     pub(crate) fn check(&self, append: &Append) -> Result<()> {
         for part in append.streams() {
-            let mut last = None;
+            // Streams have few kinds of events.
+            let mut checked = Vec::new();
             for event in &part.events {
-                let kind = event.declared.map(|declared| (&event.event_type, declared));
-                if let Some((event_type, declared)) = kind.filter(|_| kind != last) {
-                    self.check_kind(&part.stream, event_type, declared)?;
-                    last = kind;
+                let Some(declared) = event.declared else { continue };
+                let kind = (&event.event_type, declared);
+                if !checked.contains(&kind) {
+                    self.check_kind(&part.stream, kind.0, declared)?;
+                    checked.push(kind);
                 }
             }
         }
