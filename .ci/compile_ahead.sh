@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs cargo-deny below $1 if it is missing, and compiles what the checks after the tests run. An error of a build shows in its check.
+# Installs cargo-deny below $1 if it is missing, and does the work of the checks after the tests that takes long. An error shows in its check.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools="$1"
@@ -9,3 +9,4 @@ if ! command -v cargo-deny >/dev/null && ! [ -x "$tools/bin/cargo-deny" ]; then
 fi
 cargo build --quiet --release --example shop >/dev/null 2>&1 || true
 cargo bench --quiet -p retell-benches --no-default-features --bench instructions --no-run >/dev/null 2>&1 || true
+.ci/lints.sh >/dev/null 2>&1 || true
