@@ -29,6 +29,7 @@ broker_rabbitmq        R    300
 broker_rabbitmq_limits R    400
 broker_rabbitmq_tls    R    200
 foreign                R    300
+cluster                R    400
 store_mysql            M    300
 mysql_transactions     M    300
 mysql_dropped_calls    M    100
@@ -48,6 +49,7 @@ startup                PM   200
 unique                 PM   300
 upgrade                PM   300
 views                  PM   300
+failover               PM   300
 history                PM   900
 field                  PMR  1200
 shop                   PMR  900
@@ -56,6 +58,7 @@ chaos                  PMR  1800
 
 # Tests that a set of servers cannot run: the set, the suite, the test, and the reason.
 SKIPPED="
+sid chaos a_handler_exceeds_the_consumer_timeout  from RabbitMQ 4.3 on, a quorum queue ends such a consumer itself, and no log shows it
 "
 
 # Prints the version of each server of the set that runs now.

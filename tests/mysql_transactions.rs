@@ -311,7 +311,7 @@ async fn two_lost_races_in_read_committed_are_transient() {
     let trigger = "CREATE TRIGGER gate BEFORE INSERT ON retell_events FOR EACH ROW";
     run(&mut operator, &format!("{trigger} BEGIN IF @gate IS NOT NULL THEN {pass} END IF; END")).await;
     run(&mut tx, "SET @gate = 0; INSERT INTO retell_relays VALUES ('mine', 0, NULL, 0)").await;
-    let at_gate = "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User lock' AND db = DATABASE()";
+    let at_gate = concat!("SELECT COUNT(*) FROM ", sessions!(), " WHERE state = 'User lock' AND db = DATABASE()");
     let winning = async {
         for gate in 1..=2 {
             while sqlx::query_scalar::<_, i64>(at_gate).fetch_one(&mut operator).await.unwrap() == 0 {}

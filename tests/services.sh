@@ -112,16 +112,21 @@ start_mariadb() {
     --max-allowed-packet=64M --character-set-server=utf8mb4 </dev/null >/dev/null 2>&1 &
   pid=$!
   echo "$pid" >"$SERVICES/mariadb.pid"
-  for _ in $(seq 600); do
-    client mariadb --no-defaults --socket="$data/socket" -uroot -e 'select 1' >/dev/null 2>&1 && break
-    kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MariaDB "the server did not start"; }
-    sleep 0.1
-  done
+  prepare_sql mariadb MariaDB "$data" "$pid" "$port"
   # The pid of the server. The pid above may be that of the shell that started it; killing that one would leave the server running.
   cat "$data/pid" >"$SERVICES/mariadb.pid"
-  client mariadb --no-defaults --socket="$data/socket" -uroot \
-    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
-  export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
+}
+
+# Waits until a server answers on its socket, and makes the user and the database of the tests.
+prepare_sql() { # client, name, folder, pid, port
+  local sql=(client "$1" --no-defaults --socket="$3/socket" -uroot -e)
+  for _ in $(seq 600); do
+    "${sql[@]}" 'select 1' >/dev/null 2>&1 && break
+    kill -0 "$4" 2>/dev/null || { cat "$3/log" >&2; missing "$2" "the server did not start"; }
+    sleep 0.1
+  done
+  "${sql[@]}" "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
+  export MYSQL_URL="mysql://retell:retell@127.0.0.1:$5/retell"
 }
 
 # MySQL is not a package of every Debian, so only tests/matrix.sh starts it, from a root.
@@ -139,14 +144,7 @@ start_mysql() {
     --port="$port" --log-error="$data/log" --skip-name-resolve --mysqlx=OFF --max-connections=300 </dev/null >/dev/null 2>&1 &
   pid=$!
   echo "$pid" >"$SERVICES/mysql.pid"
-  for _ in $(seq 600); do
-    client mysql --no-defaults --socket="$data/socket" -uroot -e 'select 1' >/dev/null 2>&1 && break
-    kill -0 "$pid" 2>/dev/null || { cat "$data/log" >&2; missing MySQL "the server did not start"; }
-    sleep 0.1
-  done
-  client mysql --no-defaults --socket="$data/socket" -uroot \
-    -e "create database retell; create user retell@'127.0.0.1' identified by 'retell'; grant all on *.* to retell@'127.0.0.1' with grant option"
-  export MYSQL_URL="mysql://retell:retell@127.0.0.1:$port/retell"
+  prepare_sql mysql MySQL "$data" "$pid" "$port"
 }
 
 rabbitmq_programs() {

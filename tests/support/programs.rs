@@ -35,8 +35,11 @@ pub(crate) fn newest(parent: &str, within: &str) -> Option<PathBuf> {
     paths.into_iter().find(|path| outside(path).exists())
 }
 
-/// Returns the path of a program of PostgreSQL, MySQL or MariaDB.
+/// Returns the path of a program of PostgreSQL, MySQL or MariaDB. An absolute path is one on this machine.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    if Path::new(name).is_absolute() {
+        return Some(name.into());
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
     let found = folders.map(|folder| folder.join(name)).find(|path| outside(path).exists());
@@ -49,7 +52,9 @@ pub(crate) fn as_user(user: &str, program: impl AsRef<OsStr>) -> Command {
         return Command::new(program);
     }
     let mut command;
-    if has_own_root() {
+    let program = Path::new(program.as_ref());
+    let is_here = program.is_absolute() && !outside(program).exists();
+    if has_own_root() && !is_here {
         command = Command::new("chroot");
         command.arg(format!("--userspec={user}:{user}")).arg(root());
         command.env("LANG", "C.UTF-8");

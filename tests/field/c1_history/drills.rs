@@ -1,6 +1,7 @@
 //! Drills under running programs: an older dump is restored, an older file is copied over, a replica without the tail is promoted.
 
 use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -104,9 +105,14 @@ impl Older {
             }
             Self::MariaDbDump { url, folder } => {
                 let mut restore = client(url, if is_mariadb() { "mariadb" } else { "mysql" });
-                restore.arg(url.rsplit_once('/').unwrap().1).arg("--execute");
-                restore.arg(format!("source {}", folder.path().join("dump.sql").display()));
-                aside(move || server::run(&mut restore)).await;
+                // MySQL's client does not know `source` by default.
+                let dump = File::open(folder.path().join("dump.sql")).unwrap();
+                restore.arg(url.rsplit_once('/').unwrap().1).stdin(dump);
+                aside(move || {
+                    let restored = restore.output().unwrap();
+                    assert!(restored.status.success(), "{restored:?}");
+                })
+                .await;
             }
             Self::Files { files, copies } => {
                 for file in files {
