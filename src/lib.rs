@@ -28,6 +28,8 @@ pub mod command;
 pub mod error;
 pub mod event;
 mod grace;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "rabbitmq"))]
+mod hosts;
 pub mod id;
 pub mod inline;
 pub mod lifecycle;
@@ -114,6 +116,7 @@ pub mod docs {
         page!(d0022_fingerprints, "docs/decisions/0022-fingerprints-of-requests.md");
         page!(d0023_limits, "docs/decisions/0023-limits-of-the-broker.md");
         page!(d0024_types, "docs/decisions/0024-code-without-types.md");
+        page!(d0025_failover, "docs/decisions/0025-failover.md");
     }
 }
 

@@ -201,7 +201,8 @@ async fn a_blocked_publisher_waits_and_sends_nothing_twice() {
 async fn the_next_node_takes_over() {
     let mut server = RabbitMq::start();
     let other = RabbitMq::start();
-    let options = options(&server).with_node(&url(&other.address())).unwrap().with_timeout(Duration::from_secs(5));
+    let url = url(&format!("{},{}", server.address(), other.address()));
+    let options = RabbitMqOptions::new(&url).unwrap().with_timeout(Duration::from_secs(5));
     let broker = RabbitMqBroker::new(options).unwrap();
     broker.publish(&[frame(1, 10)]).await.unwrap().await.unwrap();
     server.kill();

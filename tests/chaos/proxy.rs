@@ -1,6 +1,8 @@
 //! A TCP proxy that cuts, delays and stalls connections. (The one crate that could do this within a process, noxious,
 //! has had no release for years.)
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

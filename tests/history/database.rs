@@ -27,6 +27,8 @@ pub(crate) enum Database {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Postgres {
     pub(crate) url: String,
+    /// The servers of which one is the primary, if there is more than the one of the URL.
+    pub(crate) hosts: Vec<String>,
     pub(crate) schema: String,
     /// The default transaction isolation of the sessions.
     pub(crate) isolation: String,
@@ -83,7 +85,7 @@ impl Postgres {
     pub(crate) fn new(url: String) -> Self {
         static SCHEMAS: AtomicU32 = AtomicU32::new(0);
         let schema = format!("h{}_{}", std::process::id(), SCHEMAS.fetch_add(1, Ordering::SeqCst));
-        Self { url, schema, isolation: "read committed".to_owned() }
+        Self { url, hosts: Vec::new(), schema, isolation: "read committed".to_owned() }
     }
 
     pub(crate) fn connect_options(&self) -> PgConnectOptions {
@@ -92,7 +94,7 @@ impl Postgres {
 
     pub(crate) async fn open(&self) -> Result<PostgresStore> {
         let pool = PgPoolOptions::new().max_connections(3).test_before_acquire(false);
-        let options = PostgresOptions::new().with_schema(self.schema.clone());
+        let options = PostgresOptions::new().with_schema(self.schema.clone()).with_hosts(&self.hosts);
         PostgresStore::open_with(pool.connect_lazy_with(self.connect_options()), options).await
     }
 

@@ -56,13 +56,19 @@ fn main() {
     if let Some(job) = child::is_child() {
         return Runtime::new().unwrap().block_on(child::run(job));
     }
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 17] = [
         ("a_good_history_passes", synthetic::a_good_history_passes),
         ("a_faulty_history_fails", synthetic::a_faulty_history_fails),
         ("sqlite_stays_consistent_when_writers_are_killed", sqlite_stays_consistent_when_writers_are_killed),
         ("postgres_stays_consistent_when_writers_are_killed", postgres_stays_consistent_when_writers_are_killed),
         ("postgres_stays_consistent_under_repeatable_read", postgres_stays_consistent_under_repeatable_read),
         ("postgres_stays_consistent_when_the_server_is_killed", postgres_stays_consistent_when_the_server_is_killed),
+        ("postgres_stays_consistent_when_a_synchronous_standby_is_promoted", || {
+            stays_consistent_when_a_synchronous_replica_is_promoted(Kind::Postgres);
+        }),
+        ("mariadb_stays_consistent_when_a_semi_synchronous_replica_is_promoted", || {
+            stays_consistent_when_a_synchronous_replica_is_promoted(Kind::MySql);
+        }),
         ("a_position_that_was_read_survives_a_server_kill", a_position_that_was_read_survives_a_server_kill),
         ("checker_finds_a_number_drawn_before_the_version_check", || {
             assert_found(postgres, Fault::NumberBeforeCheck, &["is not the next version of its stream"]);
@@ -129,6 +135,21 @@ fn mariadb_stays_consistent_when_the_server_is_killed() {
     let server = Server::start(Kind::MySql);
     let mut run = Run::new(Database::MySql(MySql::new(server.url())));
     run.server = Some(server);
+    run.assert_good(1200);
+}
+
+/// The primary is killed, its replica takes over, and a new replica takes the address of the old primary, again and again. The processes know
+/// both addresses.
+fn stays_consistent_when_a_synchronous_replica_is_promoted(kind: Kind) {
+    let primary = Server::start_primary(kind);
+    let replica = primary.synchronous_replica(None);
+    let (url, hosts) = (primary.url(), vec![primary.host(), replica.host()]);
+    let mut run = Run::new(match kind {
+        Kind::Postgres => Database::Postgres(Postgres { hosts, ..Postgres::new(url) }),
+        Kind::MySql => Database::MySql(MySql { hosts, ..MySql::new(url) }),
+    });
+    run.server = Some(primary);
+    run.replica = Some(replica);
     run.assert_good(1200);
 }
 
@@ -200,6 +221,8 @@ struct Run {
     /// Whether the run kills writers now and then.
     kills: bool,
     server: Option<Server>,
+    /// Has everything that the server has acknowledged.
+    replica: Option<Server>,
     /// Whether a call failed that must not fail; the run then ends.
     failed: bool,
     history: History,
@@ -219,6 +242,7 @@ impl Run {
             random: Random(seed),
             kills: true,
             server: None,
+            replica: None,
             failed: false,
             history: History::default(),
             lines: channel(),
@@ -289,7 +313,10 @@ impl Run {
                 break;
             }
             match &mut self.server {
-                Some(server) if disturbance % 2 == 0 => server.kill_and_start(),
+                Some(server) if disturbance % 2 == 0 => match self.replica.take() {
+                    Some(replica) => self.replica = Some(fail_over(server, replica)),
+                    None => server.kill_and_start(),
+                },
                 _ if self.kills => {
                     let slot = usize::try_from(self.random.below(WRITERS as u64)).unwrap();
                     self.replace(&mut writers[slot], format!("w{slot}-{disturbance}"));
@@ -381,6 +408,14 @@ impl Run {
         self.history.entries.extend(asked);
         self.history
     }
+}
+
+/// Replaces a primary by its replica, and returns a new replica.
+fn fail_over(primary: &mut Server, replica: Server) -> Server {
+    let mut old = std::mem::replace(primary, replica);
+    old.kill();
+    primary.take_over();
+    primary.synchronous_replica(Some(&old))
 }
 
 /// A child process, and the thread that receives its lines.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
-use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection, Row};
 use tempfile::TempDir;
 
 use crate::programs;
@@ -42,14 +42,17 @@ impl Server {
     }
 
     fn start_with(kind: Kind, extra: Vec<String>) -> Self {
+        Self::start_at(free_port(), kind, extra)
+    }
+
+    fn start_at(port: u16, kind: Kind, extra: Vec<String>) -> Self {
         let directory = kind.directory();
         let made = kind.make(directory.path()).output().unwrap();
         assert!(made.status.success(), "{made:?}");
-        Self::on(kind, directory, extra)
+        Self::on(port, kind, directory, extra)
     }
 
-    fn on(kind: Kind, directory: TempDir, extra: Vec<String>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    fn on(port: u16, kind: Kind, directory: TempDir, extra: Vec<String>) -> Self {
         let process = kind.spawn(directory.path(), port, &extra);
         let mut server = Self { kind, directory, port, process, extra };
         server.wait();
@@ -58,6 +61,10 @@ impl Server {
 
     /// Starts a server that follows this one, a primary. Replication is asynchronous: commits do not wait for it.
     pub(crate) fn replica(&self) -> Self {
+        self.replica_at(free_port())
+    }
+
+    fn replica_at(&self, port: u16) -> Self {
         match self.kind {
             Kind::Postgres => {
                 let directory = self.kind.directory();
@@ -65,12 +72,15 @@ impl Server {
                 copy.arg("-D").arg(directory.path().join("data")).arg("-d").arg(self.url());
                 let copied = copy.args(["-R", "-X", "stream", "--checkpoint=fast", "--no-sync"]).output().unwrap();
                 assert!(copied.status.success(), "{copied:?}");
-                Self::on(self.kind, directory, self.extra.clone())
+                Self::on(port, self.kind, directory, self.extra.clone())
             }
             Kind::MySql => {
                 // Starts empty and repeats everything from the primary's first commit.
-                let number = 2 + u32::from(self.port);
-                let replica = Self::start_with(self.kind, self.kind.replicated(number));
+                let number = 2 + u32::from(port);
+                let mut extra = self.kind.replicated(number);
+                // From the start: a client that knows its address must not take it for the primary.
+                extra.push("--read-only=ON".into());
+                let replica = Self::start_at(port, self.kind, extra);
                 let port = self.port;
                 replica.administer(&if is_mariadb() {
                     format!(
@@ -86,6 +96,57 @@ impl Server {
                 replica
             }
         }
+    }
+
+    /// Starts a server that follows this one, a primary whose commits wait until it has them. The server takes the address of one that is
+    /// down, if there is one.
+    pub(crate) fn synchronous_replica(&self, in_place_of: Option<&Self>) -> Self {
+        let replica = self.replica_at(in_place_of.map_or_else(free_port, |down| down.port));
+        match self.kind {
+            Kind::Postgres => {
+                self.administer("ALTER SYSTEM SET synchronous_standby_names = '*'");
+                self.administer("SELECT pg_reload_conf()");
+                self.until("SELECT count(*)::text FROM pg_stat_replication WHERE sync_state = 'sync'", "1");
+            }
+            Kind::MySql => {
+                let [source, receiver, thread] = if is_mariadb() {
+                    ["master", "slave", "SLAVE IO_THREAD"]
+                } else {
+                    self.administer("INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'");
+                    replica.administer("INSTALL PLUGIN rpl_semi_sync_replica SONAME 'semisync_replica.so'");
+                    ["source", "replica", "REPLICA IO_THREAD"]
+                };
+                replica.administer(&format!(
+                    "SET GLOBAL rpl_semi_sync_{receiver}_enabled = ON; STOP {thread}; START {thread}"
+                ));
+                // After the timeout, commits would no longer wait.
+                self.administer(&format!(
+                    "SET GLOBAL rpl_semi_sync_{source}_wait_point = AFTER_SYNC; SET GLOBAL rpl_semi_sync_{source}_timeout = 600000;
+                     SET GLOBAL rpl_semi_sync_{source}_enabled = ON"
+                ));
+                let clients = format!("Rpl_semi_sync_{source}_clients");
+                self.until_status(&format!("SHOW GLOBAL STATUS LIKE '{clients}'"), "Value", |clients| clients == "1");
+            }
+        }
+        replica
+    }
+
+    /// Makes a replica whose primary is down accept writes, once it has applied everything that it has received.
+    pub(crate) fn take_over(&self) {
+        if self.kind == Kind::MySql {
+            if is_mariadb() {
+                self.administer("STOP SLAVE IO_THREAD");
+                let received = self.status("SHOW SLAVE STATUS", "Gtid_IO_Pos");
+                self.until(&format!("SELECT CAST(MASTER_GTID_WAIT('{received}', 60) AS CHAR)"), "0");
+                self.administer("STOP SLAVE");
+            } else {
+                self.administer("STOP REPLICA IO_THREAD");
+                let received = self.status("SHOW REPLICA STATUS", "Retrieved_Gtid_Set").replace('\n', "");
+                self.until(&format!("SELECT CAST(WAIT_FOR_EXECUTED_GTID_SET('{received}', 60) AS CHAR)"), "0");
+                self.administer("STOP REPLICA");
+            }
+        }
+        self.promote();
     }
 
     /// Ends the replication from `primary` once this replica has everything that the primary has now.
@@ -116,12 +177,13 @@ impl Server {
     pub(crate) fn promote(&self) {
         self.administer(match self.kind {
             Kind::Postgres => "SELECT pg_promote()",
-            Kind::MySql if is_mariadb() => "RESET SLAVE ALL",
-            Kind::MySql => "RESET REPLICA ALL",
+            Kind::MySql if is_mariadb() => "RESET SLAVE ALL; SET GLOBAL read_only = OFF",
+            Kind::MySql => "RESET REPLICA ALL; SET GLOBAL read_only = OFF",
         });
     }
 
-    fn administer(&self, sql: &str) {
+    /// Runs statements without a result.
+    pub(crate) fn administer(&self, sql: &str) {
         let (url, sql) = (self.url(), AssertSqlSafe(sql.to_owned()));
         Self::block_on(async {
             match self.kind {
@@ -150,6 +212,25 @@ impl Server {
         .unwrap()
     }
 
+    /// Returns a column of the first row that `SHOW ..` returns.
+    fn status(&self, show: &str, column: &str) -> String {
+        let (url, show) = (self.url(), AssertSqlSafe(show.to_owned()));
+        Self::block_on(async {
+            let row = sqlx::raw_sql(show).fetch_one(&mut MySqlConnection::connect(&url).await?).await?;
+            let bytes: Vec<u8> = row.try_get_unchecked(column)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        })
+        .unwrap()
+    }
+
+    fn until_status(&self, show: &str, column: &str, is_reached: fn(&str) -> bool) {
+        let started = Instant::now();
+        while !is_reached(&self.status(show, column)) {
+            assert!(started.elapsed() < Duration::from_mins(1), "{show}: {}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     fn until(&self, query: &str, answer: &str) {
         let started = Instant::now();
         while self.ask(query) != answer {
@@ -162,11 +243,12 @@ impl Server {
         tokio::runtime::Runtime::new().unwrap().block_on(work)
     }
 
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     pub(crate) fn url(&self) -> String {
-        match self.kind {
-            Kind::Postgres => format!("postgres://postgres@127.0.0.1:{}/postgres", self.port),
-            Kind::MySql => format!("mysql://history@127.0.0.1:{}/mysql", self.port),
-        }
+        self.kind.url(&self.host())
     }
 
     /// Kills the server with SIGKILL and starts a new one on the same files.
@@ -218,6 +300,10 @@ impl Server {
     }
 }
 
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let ended = self.process.kill().and_then(|()| self.process.wait());
@@ -226,6 +312,14 @@ impl Drop for Server {
 }
 
 impl Kind {
+    /// Returns the URL of the database that every such server has.
+    pub(crate) fn url(self, hosts: &str) -> String {
+        match self {
+            Self::Postgres => format!("postgres://postgres@{hosts}/postgres"),
+            Self::MySql => format!("mysql://history@{hosts}/mysql"),
+        }
+    }
+
     fn user(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",

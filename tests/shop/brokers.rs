@@ -70,37 +70,32 @@ fn killed_roles_end_with_the_same_report(place: Place) {
 /// Roles that run next to the API: more than one of each.
 const OTHERS: [&str; 4] = ["relay", "relay", "worker", "worker"];
 
-/// The last share starts after the second kill, so no process ends before it. RabbitMQ 3.10 can restart with a quorum
-/// queue that has no leader and then accepts no more frames; external consumers' queues are not affected.
+/// RabbitMQ 3.10 can restart with a quorum queue that has no leader and then accepts no more frames; external consumers'
+/// queues are not affected.
 #[test]
 fn killing_the_broker_twice_does_not_change_the_report() {
-    let expected = expected();
     let mut broker = RabbitMq::start();
     // The broker serves this test alone, so the queues keep the shop's own names.
-    let url = format!("amqp://guest:guest@{}/%2f", broker.address());
-    let deployment =
-        Deployment { fixture: Fixture::at(Place::postgres(), &generated_orders(LINES)), url, topology: topology() };
-    let mut others = OTHERS.map(|role| deployment.start_with_default_names(role, &[]));
-    let mut shares = Vec::new();
-    for share in ["1/3", "2/3"] {
-        let events = deployment.fixture.count_events() + 100;
-        let mut api = deployment.start_with_default_names("api", &["--share", share]);
-        deployment.fixture.await_events(&mut api, events);
-        shares.push(api);
-        if share == "1/3" {
-            // The broker must have delivered messages before its first kill.
-            await_messages(&deployment.url, "all.events", 100);
-        }
+    let deployment = Deployment { topology: topology(), ..Deployment::over(&[broker.address()]) };
+    deployment.sell_despite(["1/3", "2/3", "3/3"], |_| {
         broker.kill();
         broker.start_again();
+    });
+}
+
+#[test]
+fn a_rolling_restart_of_a_cluster_does_not_change_the_report() {
+    let mut nodes = RabbitMq::start_cluster(3);
+    let addresses: Vec<String> = nodes.iter().map(RabbitMq::address).collect();
+    let mut deployment = Deployment::over(&addresses);
+    // While a node is down, its other queues are, too.
+    for queue in deployment.topology.channels.iter_mut().chain([&mut deployment.topology.dead_letter_queue]) {
+        queue.kind = Some("quorum".into());
     }
-    shares.push(deployment.start_with_default_names("api", &["--share", "3/3"]));
-    for share in shares {
-        assert_eq!(facts(&report(share)), facts(expected));
-    }
-    others.iter_mut().for_each(Shop::assert_running);
-    deployment.assert_channels_complete(expected);
-    others.into_iter().for_each(assert_stops);
+    deployment.sell_despite(["1/4", "2/4", "3/4", "4/4"], |number| {
+        nodes[number].stop();
+        nodes[number].start_again();
+    });
 }
 
 #[test]
@@ -173,6 +168,8 @@ fn the_error_names_an_unreadable_topology_file() {
 struct Deployment {
     fixture: Fixture,
     url: String,
+    /// The URL for consumers that know a single node.
+    external_url: String,
     topology: Topology,
 }
 
@@ -182,7 +179,8 @@ impl Deployment {
     }
 
     fn new(fixture: Fixture, url: String) -> Self {
-        Self { fixture, url, topology: topology().with_prefix(&format!("shop-{}.", Uuid::new_v4())) }
+        let topology = topology().with_prefix(&format!("shop-{}.", Uuid::new_v4()));
+        Self { fixture, external_url: url.clone(), url, topology }
     }
 
     /// Creates a deployment whose broker is not running.
@@ -192,16 +190,49 @@ impl Deployment {
         Self::new(fixture, format!("amqp://guest:guest@127.0.0.1:{}/%2f", port.port()))
     }
 
+    /// Creates a deployment over a broker of the test's own.
+    fn over(addresses: &[String]) -> Self {
+        let url = |addresses: &[String]| format!("amqp://guest:guest@{}/%2f", addresses.join(","));
+        let fixture = Fixture::at(Place::postgres(), &generated_orders(LINES));
+        Self { external_url: url(&addresses[..1]), ..Self::new(fixture, url(addresses)) }
+    }
+
+    /// Sells each share but the last while something happens to the broker, and the last one afterwards, so no process ends before it. The
+    /// channels and the report are complete.
+    fn sell_despite<const N: usize>(&self, shares: [&str; N], mut happens: impl FnMut(usize)) {
+        let expected = expected();
+        let mut others = OTHERS.map(|role| self.start(role, &[]));
+        let apis = shares.into_iter().enumerate().map(|(number, share)| {
+            let events = self.fixture.count_events() + 100;
+            let mut api = self.start("api", &["--share", share]);
+            if number < N - 1 {
+                self.fixture.await_events(&mut api, events);
+                if number == 0 {
+                    // The broker must have delivered messages before.
+                    await_messages(&self.external_url, &self.topology.channels[4].queue, 100);
+                }
+                happens(number);
+            }
+            api
+        });
+        for api in apis.collect::<Vec<_>>() {
+            assert_eq!(facts(&report(api)), facts(expected));
+        }
+        others.iter_mut().for_each(Shop::assert_running);
+        self.assert_channels_complete(expected);
+        others.into_iter().for_each(assert_stops);
+    }
+
     fn start(&self, role: &str, more: &[&str]) -> Shop {
+        let arguments = [&["--broker", &self.url, "--role", role], more].concat();
+        if self.topology == topology() {
+            // The shop's own names.
+            return self.fixture.start(&arguments);
+        }
         let json = serde_json::to_string(&self.topology).expect("a topology is JSON");
         let file: PathBuf = self.fixture.file("topology.json", &json);
         let file = file.to_str().expect("its name is text");
-        self.start_with_default_names(role, &[&["--topology", file], more].concat())
-    }
-
-    /// Starts a role without a topology file, so that the shop's own queue names apply.
-    fn start_with_default_names(&self, role: &str, more: &[&str]) -> Shop {
-        self.fixture.start(&[&["--broker", &self.url, "--role", role], more].concat())
+        self.fixture.start(&[&arguments[..], &["--topology", file]].concat())
     }
 
     /// Asserts that the external channels also got every event, by its type.
@@ -209,7 +240,7 @@ impl Deployment {
         let of_type = |event_type: &str| count(&expected["events_by_type"], event_type);
         let orders = of_type("order.created") + of_type("order.confirmed");
         for (channel, events) in [(1, orders), (4, count(expected, "events"))] {
-            let positions = read_events(&self.url, &self.topology.channels[channel].queue, events);
+            let positions = read_events(&self.external_url, &self.topology.channels[channel].queue, events);
             assert!(channel == 1 || positions == (1..=events).collect(), "{positions:?}");
         }
     }

@@ -7,6 +7,7 @@ use lapin::uri::AMQPUri;
 
 use crate::broker::rabbitmq::topology::Topology;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hosts::each_host;
 
 /// AMQP delivery mode of a message that survives a restart of the broker.
 pub(super) const PERSISTENT: u8 = 2;
@@ -44,6 +45,9 @@ impl RabbitMqOptions {
     /// Creates settings for the broker at `url`: `amqp://user:password@host:5672/vhost`, or `amqps://` for TLS. The virtual host `/` is
     /// written `%2f`.
     ///
+    /// For a cluster, name its nodes: `amqp://user:password@mq1:5672,mq2:5672,mq3:5672/vhost`. If one does not answer within five seconds, the
+    /// next one is tried.
+    ///
     /// The defaults are: connections named `retell`, the default [`Topology`], a prefetch of 100 messages, no compression of envelopes, and
     /// a timeout of 30 seconds.
     ///
@@ -51,7 +55,7 @@ impl RabbitMqOptions {
     /// [`ErrorKind::Invalid`] if `url` is not an AMQP URL.
     pub fn new(url: &str) -> Result<Self> {
         Ok(Self {
-            uris: vec![parsed(url)?],
+            uris: each_host(url).iter().map(|url| parsed(url)).collect::<Result<_>>()?,
             name: "retell".into(),
             tls: OwnedTLSConfig::default(),
             topology: Topology::new(),
@@ -61,15 +65,6 @@ impl RabbitMqOptions {
             counts_unroutable: false,
             creates: true,
         })
-    }
-
-    /// Adds another node of the same cluster. If a node does not answer within five seconds, the next one is tried.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] if `url` is not an AMQP URL.
-    pub fn with_node(mut self, url: &str) -> Result<Self> {
-        self.uris.push(parsed(url)?);
-        Ok(self)
     }
 
     /// Uses the exchanges, queues and bindings that are there and creates none, for a user without the right to configure. A missing exchange or

@@ -4,6 +4,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{ConnectOptions, MySql, MySqlConnection, MySqlPool};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::hosts::{each_host, hosts};
 use crate::store::mysql::error::classify;
 use crate::store::server::connections;
 use crate::store::server::limits::Limits;
@@ -27,17 +28,23 @@ impl Connections {
     }
 }
 
-/// Opens a pool of ten connections to the database at `url`.
-pub(crate) async fn pool(url: &str) -> Result<MySqlPool> {
+/// Opens a pool of ten connections to the database at `url`, and returns the hosts if the URL names several.
+pub(crate) async fn pool(url: &str) -> Result<(MySqlPool, Vec<String>)> {
     let invalid = |error| Error::with_source(ErrorKind::Invalid("not the URL of a MySQL database".into()), error);
-    let options: MySqlConnectOptions = url.parse().map_err(invalid)?;
+    let options: MySqlConnectOptions = each_host(url)[0].parse().map_err(invalid)?;
     // `Connections` asks connections that were unused for a while, and keeps the limit of a wait.
     let pool = MySqlPoolOptions::new()
         .max_connections(10)
         .test_before_acquire(false)
         .acquire_timeout(Limits::default().wait)
         .after_connect(|connection, _| Box::pin(async { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) }));
-    pool.connect_with(options).await.map_err(|error| classify(error, "connect"))
+    let hosts = hosts(url);
+    if hosts.len() > 1 {
+        // The first one may be down.
+        return Ok((pool.connect_lazy_with(options), hosts));
+    }
+    let pool = pool.connect_with(options).await.map_err(|error| classify(error, "connect"))?;
+    Ok((pool, Vec::new()))
 }
 
 /// Read committed, because in repeatable read a statement may be refused if a row has changed since its snapshot (MariaDB), or may keep locks

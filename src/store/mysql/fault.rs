@@ -1,7 +1,8 @@
 //! Tells what an error of the server does to its session, and ends sessions.
 
 use async_trait::async_trait;
-use sqlx::{MySql, Pool};
+use sqlx::mysql::MySqlConnectOptions;
+use sqlx::{MySql, MySqlConnection, Pool};
 
 use crate::store::mysql::error::{is_ended, is_read_only, number};
 use crate::store::mysql::session;
@@ -24,7 +25,22 @@ impl Server for MySql {
         }
     }
 
+    fn at(options: MySqlConnectOptions, host: &str, port: Option<u16>) -> MySqlConnectOptions {
+        let options = options.host(host);
+        port.map_or(options.clone(), |port| options.port(port))
+    }
+
+    async fn promotions(connection: &mut MySqlConnection) -> Result<Option<u64>, sqlx::Error> {
+        let is_writable: i64 = sqlx::query_scalar(IS_WRITABLE).fetch_one(connection).await?;
+        // The server does not know how often it was promoted.
+        Ok((is_writable != 0).then_some(0))
+    }
+
     async fn end_session(pool: &Pool<Self>, id: u64) -> Result<Orphan, sqlx::Error> {
         session::end(pool, id).await
     }
 }
+
+/// The value is a number or, in newer releases of MariaDB, a word.
+const IS_WRITABLE: &str = "
+    SELECT CAST(CAST(@@GLOBAL.read_only AS CHAR) IN ('0', 'OFF') AND CAST(@@GLOBAL.innodb_read_only AS CHAR) IN ('0', 'OFF') AS SIGNED)";

@@ -19,13 +19,14 @@ pub struct MySqlOptions {
     pub(crate) durable: bool,
     pub(crate) max_payload: usize,
     pub(crate) limits: Limits,
+    pub(crate) hosts: Vec<String>,
 }
 
 impl MySqlOptions {
     /// Creates the default settings: only servers whose commits wait for the disk, and payloads up to 16 MiB if the server accepts packets of
     /// that size.
     pub fn new() -> Self {
-        Self { durable: true, max_payload: MAX_PAYLOAD_BYTES, limits: Limits::default() }
+        Self { durable: true, max_payload: MAX_PAYLOAD_BYTES, limits: Limits::default(), hosts: Vec::new() }
     }
 
     /// Lets the server's `innodb_flush_log_at_trx_commit` decide whether a commit waits for the disk, and also `sync_binlog` if the server writes a
@@ -56,6 +57,15 @@ impl MySqlOptions {
     /// the server cannot be reached, only the first call waits this long; the next ones fail within 250 milliseconds, until it is back.
     pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
         self.limits.wait = timeout;
+        self
+    }
+
+    /// Names the servers of the database, a primary and its standbys, each as `host` or `host:port`. New connections go to the one that accepts
+    /// writes. After a failed call, all of them are asked again which one that is. Everything else, such as the user and TLS, is that of the pool.
+    ///
+    /// A URL can name them too: `mysql://shop:secret@db1.example.com,db2.example.com/shop`. By default, there is only the server of the pool.
+    pub fn with_hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
+        self.hosts = hosts.into_iter().map(Into::into).collect();
         self
     }
 }

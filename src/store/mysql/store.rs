@@ -58,7 +58,8 @@ impl MySqlStore {
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not the URL of a MySQL database, otherwise the same as for [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::open(pool(url).await?).await
+        let (pool, hosts) = pool(url).await?;
+        Self::open_with(pool, MySqlOptions::new().with_hosts(hosts)).await
     }
 
     /// Opens the log over the caller's pool, with default settings, and upgrades its schema.
@@ -100,7 +101,7 @@ impl MySqlStore {
     ///   [`repair`](Self::repair)
     /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
-        let connections = Connections::of(pool, options.limits);
+        let connections = Connections::open(pool, options.limits, &options.hosts).await?;
         // Boxed, because the future is large and a program keeps it within its own.
         let opened = Box::pin(async {
             let opened = check::open(&connections, Part::Log { durable: options.durable }).await?;
@@ -130,7 +131,7 @@ impl MySqlStore {
     pub async fn repair(pool: &MySqlPool, options: &MySqlOptions) -> Result<()> {
         let failed = |error| classify(error, "repair the commit numbers");
         let limits = options.limits.long();
-        let mut lease = Connections::of(pool.clone(), limits).lease().await.map_err(failed)?;
+        let mut lease = Connections::open(pool.clone(), limits, &options.hosts).await?.lease().await.map_err(failed)?;
         let repaired = limits.statements(async {
             let mut tx = lease.begin().await?;
             for sql in [ADVANCE_COUNTER, DELETE_PLACEHOLDER] {
@@ -151,7 +152,8 @@ impl MySqlStore {
     ///
     /// - In repeatable read, the default, the versions are those of the transaction's snapshot, so only a unique key detects a later concurrent
     ///   append. The error is then [`ErrorKind::Transient`]: begin a new transaction. MySQL keeps locks that would block every other append, so
-    ///   the whole transaction is rolled back. On MariaDB it continues, and if the append expected a version and has one stream, the error is a
+    ///   the whole transaction is rolled back. It keeps such locks, too, if you roll an append back to a savepoint of your own: then end the
+    ///   transaction soon. On MariaDB it continues, and if the append expected a version and has one stream, the error is a
     ///   [`Conflict`](ErrorKind::Conflict) that names the lowest version that the stream can have.
     /// - In serializable, the server locks the rows that it reads and the gaps next to them. Appends to streams nearby in the index may wait, and
     ///   two such transactions may deadlock. From 11.6 on, MariaDB rolls a transaction back that lost a race (`innodb_snapshot_isolation`).

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use async_trait::async_trait;
 use sqlx::error::ErrorKind as SqlKind;
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
-use sqlx::{Pool, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSeverity};
+use sqlx::{PgConnection, Pool, Postgres};
 
 use crate::error::{Error, ErrorKind};
 use crate::store::server::fault::{Fault, Orphan, Server, is_lost};
@@ -60,11 +60,26 @@ impl Server for Postgres {
         }
     }
 
+    fn at(options: PgConnectOptions, host: &str, port: Option<u16>) -> PgConnectOptions {
+        let options = options.host(host);
+        port.map_or(options.clone(), |port| options.port(port))
+    }
+
+    async fn promotions(connection: &mut PgConnection) -> Result<Option<u64>, sqlx::Error> {
+        let timeline: Option<i64> = sqlx::query_scalar(TIMELINE).fetch_one(connection).await?;
+        Ok(timeline.map(i64::cast_unsigned))
+    }
+
     /// Transactions that run handlers set `client_connection_check_interval`, so the server itself ends such a session.
     async fn end_session(_: &Pool<Self>, _: u64) -> Result<Orphan, sqlx::Error> {
         Ok(Orphan::Gone)
     }
 }
+
+/// Each promotion begins a new timeline, with a larger number. The name of a file of the write-ahead log begins with it.
+const TIMELINE: &str = "
+    SELECT CASE WHEN NOT pg_is_in_recovery() AND NOT current_setting('default_transaction_read_only')::boolean
+        THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint END";
 
 /// Returns whether a statement failed before the server did anything for it, because its session is read-only or was ended while idle.
 pub(crate) fn is_before_work(error: &sqlx::Error) -> bool {

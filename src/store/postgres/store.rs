@@ -56,7 +56,8 @@ impl PostgresStore {
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not the URL of a PostgreSQL database, otherwise the same as for [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::open(pool(url).await?).await
+        let (pool, hosts) = pool(url).await?;
+        Self::open_with(pool, PostgresOptions::new().with_hosts(hosts)).await
     }
 
     /// Opens the log over the caller's pool, with default settings, and upgrades its schema.
@@ -83,7 +84,7 @@ impl PostgresStore {
     /// - otherwise a [write error](crate::Error#write-errors)
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
-        let connections = Connections::of(pool, options.limits);
+        let connections = Connections::open(pool, options.limits, &options.hosts).await?;
         // Boxed, because the future is large and a program keeps it within its own.
         let opened = Box::pin(async {
             let pool = connections.pool();
@@ -115,7 +116,7 @@ impl PostgresStore {
     pub async fn repair(pool: &PgPool, options: &PostgresOptions) -> Result<()> {
         let schema = Schema::parse(&options.schema)?;
         let failed = |error| classify(error, "repair the commit numbers");
-        let connections = Connections::of(pool.clone(), options.limits.long());
+        let connections = Connections::open(pool.clone(), options.limits.long(), &options.hosts).await?;
         connections.execute(sqlx::query(schema.sql(REPAIR_NUMBERS))).await.map_err(failed)
     }
 

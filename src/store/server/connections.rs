@@ -3,27 +3,33 @@
 //! Nothing here waits for a connection without a limit, also not to return or to close it.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::{Either, select};
 use sqlx::pool::{PoolConnection, PoolOptions};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{Executor, FromRow, IntoArguments, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::error::{ErrorKind, Result};
 use crate::store::held::{self, Held};
 use crate::store::server::fault::{Fault, Server};
+use crate::store::server::hosts::Hosts;
 use crate::store::server::lease::Lease;
-use crate::store::server::limits::Limits;
+use crate::store::server::limits::{Limits, MAX_ANSWER};
 use crate::store::server::orphans::SessionId;
-use crate::store::server::sessions::{Asked, MAX_ANSWER, Sessions, give_back};
+use crate::store::server::sessions::{Asked, Sessions, give_back};
 
 /// The longest wait for a connection after an earlier call got none. Meanwhile [`Prober`] waits for the server as long as it takes.
 const OUTAGE_WAIT: Duration = Duration::from_millis(250);
+
+/// The pause before another connection is asked for after one that did not go to the primary.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Decides whether a call that has failed runs once more, in another session.
 pub(crate) struct Retries<DB: Server> {
@@ -56,6 +62,7 @@ impl<DB: Server> Retries<DB> {
 pub(crate) struct Connections<DB: Server> {
     sessions: Sessions<DB>,
     limits: Limits,
+    hosts: Hosts,
     /// Permits for transactions that run handlers, see [`turn`](Self::turn).
     turns: Arc<Semaphore>,
     /// The task that waits for a server that is down.
@@ -63,12 +70,19 @@ pub(crate) struct Connections<DB: Server> {
 }
 
 impl<DB: Server> Connections<DB> {
-    pub(crate) fn of(pool: Pool<DB>, limits: Limits) -> Self {
+    /// Returns connections to the server of `hosts` that accepts writes.
+    pub(crate) async fn open(pool: Pool<DB>, limits: Limits, hosts: &[String]) -> Result<Self> {
+        let hosts = Hosts::parse(hosts)?;
+        hosts.search_first(&pool, limits.wait).await?;
+        Ok(Self::with_hosts(pool, limits, hosts))
+    }
+
+    fn with_hosts(pool: Pool<DB>, limits: Limits, hosts: Hosts) -> Self {
         // Handlers may use a quarter of the connections, at least one, while transactions that run handlers hold all others.
         let connections = usize::try_from(pool.options().get_max_connections()).unwrap_or(Semaphore::MAX_PERMITS);
         let turns = (connections - (connections / 4).max(1).min(connections)).clamp(1, Semaphore::MAX_PERMITS);
         let turns = Arc::new(Semaphore::new(turns));
-        Self { sessions: Sessions::of(pool), limits, turns, prober: Arc::default() }
+        Self { sessions: Sessions::of(pool), limits, hosts, turns, prober: Arc::default() }
     }
 
     /// Returns connections of their own to the same database, with the same settings: at least two, and as many as these.
@@ -77,7 +91,9 @@ impl<DB: Server> Connections<DB> {
         let connections = options.get_max_connections().max(2);
         // Connects with the first call, so a program that never uses them pays nothing.
         let options = options.max_connections(connections).min_connections(0);
-        Self::of(options.connect_lazy_with((*self.sessions.pool.connect_options()).clone()), self.limits)
+        let pool = options.connect_lazy_with((*self.sessions.pool.connect_options()).clone());
+        // They find a new primary on their own.
+        Self::with_hosts(pool, self.limits, self.hosts.apart())
     }
 
     /// Returns the pool, for callers of the library.
@@ -126,8 +142,8 @@ impl<DB: Server> Connections<DB> {
 
     /// Returns the mark for the tasks that run handlers within a transaction on these connections.
     pub(crate) fn held(&self) -> Held {
-        // All handles of a pool share its settings.
-        Held::pool(Arc::as_ptr(&self.sessions.pool.connect_options()).addr())
+        // All handles of a pool share its options.
+        Held::pool(std::ptr::from_ref(self.sessions.pool.options()).addr())
     }
 
     /// Returns an error if the calling handler runs in a transaction that occupies the pool's only connection.
@@ -149,7 +165,7 @@ impl<DB: Server> Connections<DB> {
         Ok(Lease::of(connection, acquired_at, session, self.sessions.clone(), self.limits))
     }
 
-    /// Acquires a connection from the pool that answers.
+    /// Acquires a connection from the pool that answers, and that goes to the server that accepts writes as far as that is known.
     pub(crate) async fn acquire(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
         self.check_free().map_err(|error| sqlx::Error::Configuration(error.into()))?;
         let answers_before = self.sessions.answers();
@@ -157,11 +173,22 @@ impl<DB: Server> Connections<DB> {
         let deadline = Instant::now() + if is_down { OUTAGE_WAIT.min(self.limits.wait) } else { self.limits.wait };
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            if self.hosts.are_named() && self.sessions.take_doubt() {
+                drop(timeout(left, self.search()).await);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
             // If the pool has no unused connection, the connection will be new, or another call has just used it.
             let is_idle = self.sessions.pool.num_idle() > 0;
             let tests_itself = self.sessions.pool.options().get_test_before_acquire();
             let wait = if is_idle { MAX_ANSWER.min(left) } else { left };
-            match timeout(wait, self.sessions.pool.acquire()).await {
+            match timeout(wait, self.new_or_idle()).await {
+                Ok(Ok(connection)) if self.hosts.are_named() => {
+                    if let Some(connection) = Asked::ask_primary(connection, &self.hosts).await {
+                        return Ok(connection);
+                    }
+                    // A replica may be about to be promoted.
+                    sleep(PAUSE.min(left)).await;
+                }
                 Ok(Ok(connection)) if is_idle && !tests_itself => {
                     if let Some(connection) = Asked::ask(connection).await {
                         return Ok(connection);
@@ -182,15 +209,55 @@ impl<DB: Server> Connections<DB> {
         Err(sqlx::Error::PoolTimedOut)
     }
 
+    /// Takes a connection from the pool. While the server gives none, looks whether another one accepts writes.
+    async fn new_or_idle(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
+        if !self.hosts.are_named() {
+            return self.sessions.pool.acquire().await;
+        }
+        loop {
+            let answers = self.sessions.answers();
+            let moved = async {
+                loop {
+                    sleep(OUTAGE_WAIT).await;
+                    // A server that answers other calls is only busy.
+                    if self.sessions.answers() == answers && self.search().await {
+                        return;
+                    }
+                }
+            };
+            match select(pin!(self.sessions.pool.acquire()), pin!(moved)).await {
+                Either::Left((acquired, _)) => {
+                    if acquired.is_err() {
+                        self.sessions.doubt();
+                    }
+                    return acquired;
+                }
+                // The attempt goes to the server that was the primary before.
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    /// Directs new connections to the server that accepts writes. Returns whether that is another one than before.
+    async fn search(&self) -> bool {
+        let has_moved = self.hosts.search(&self.sessions.pool).await;
+        if has_moved {
+            self.sessions.discard_idle();
+            // It has been searched just now.
+            self.sessions.take_doubt();
+        }
+        has_moved
+    }
+
     /// Starts the task that waits for the server to come back, unless it is running.
     fn probe(&self) {
         let Ok(runtime) = Handle::try_current() else { return };
         let mut prober = self.prober.lock().unwrap_or_else(PoisonError::into_inner);
         if prober.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (sessions, wait) = (self.sessions.clone(), self.limits.wait);
+            let (connections, sessions, wait) = (self.clone(), self.sessions.clone(), self.limits.wait);
             *prober = Some(runtime.spawn(async move {
                 // The connection goes to the pool, where the next call finds it.
-                if let Ok(Ok(connection)) = timeout(wait, sessions.pool.acquire()).await {
+                if let Ok(Ok(connection)) = timeout(wait, connections.new_or_idle()).await {
                     give_back(connection);
                     sessions.set_down(false);
                 }
@@ -265,7 +332,7 @@ where
 impl<DB: Server> Clone for Connections<DB> {
     fn clone(&self) -> Self {
         let (sessions, turns, prober) = (self.sessions.clone(), self.turns.clone(), self.prober.clone());
-        Self { sessions, limits: self.limits, turns, prober }
+        Self { sessions, limits: self.limits, hosts: self.hosts.clone(), turns, prober }
     }
 }
 

@@ -3,9 +3,12 @@
 use std::io;
 
 use async_trait::async_trait;
-use sqlx::{Database, Pool};
+use sqlx::{Connection, Database, Pool};
 
 use crate::error::{Error, chain};
+
+/// The settings of a connection.
+pub(crate) type Options<DB> = <<DB as Database>::Connection as Connection>::Options;
 
 /// A database server of a driver.
 #[async_trait]
@@ -18,6 +21,12 @@ pub(crate) trait Server: Database {
 
     /// Returns the effect of an error on its session.
     fn fault(error: &sqlx::Error) -> Fault;
+
+    /// Returns the settings for a connection to another server of the same database.
+    fn at(options: Options<Self>, host: &str, port: Option<u16>) -> Options<Self>;
+
+    /// Returns how often the server was promoted, as far as it can tell, or `None` if it accepts no writes.
+    async fn promotions(connection: &mut Self::Connection) -> Result<Option<u64>, sqlx::Error>;
 
     /// Ends the session `id` from another one if it executes a statement. The session belongs to a connection that is closed.
     async fn end_session(pool: &Pool<Self>, id: u64) -> Result<Orphan, sqlx::Error>;

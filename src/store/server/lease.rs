@@ -142,6 +142,7 @@ impl<DB: Server> Drop for Lease<DB> {
             Reuse::ReturnToPool => give_back(connection),
             // An answer may never come. Even if it does, the MySQL driver of sqlx cannot resynchronize with the protocol.
             Reuse::Suspect => {
+                self.sessions.doubt();
                 discard(connection);
                 self.sessions.orphans.end(&self.sessions.pool, &self.session, self.limits.call);
             }

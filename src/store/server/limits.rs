@@ -11,6 +11,9 @@ use tokio::time::timeout;
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// The longest wait for an answer to a question that costs the server nothing. A new connection costs less than a longer wait.
+pub(crate) const MAX_ANSWER: Duration = Duration::from_secs(1);
+
 /// The time limits of a store's calls to its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {

@@ -4,6 +4,7 @@ pub(crate) mod connections;
 pub(crate) mod convert;
 pub(crate) mod fault;
 pub(crate) mod health;
+pub(crate) mod hosts;
 pub(crate) mod inline;
 pub(crate) mod lease;
 pub(crate) mod limits;

@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::store::server::fault::Server;
+use crate::store::server::hosts::Hosts;
+use crate::store::server::limits::MAX_ANSWER;
 use crate::store::server::orphans::{Orphans, SessionId};
 
 /// An unused connection is returned to the pool after this time.
@@ -31,9 +33,6 @@ const MAX_KEPT: Duration = Duration::from_secs(1);
 /// A connection that was used within this time is used again without asking: the question is a round trip, and a busy program would pay it
 /// for each call.
 const TRUSTED: Duration = Duration::from_millis(5);
-
-/// The longest wait for the answer of an idle connection. A new connection costs less than a longer wait.
-pub(crate) const MAX_ANSWER: Duration = Duration::from_secs(1);
 
 /// A server that refuses writes on a connection as new as this one is read-only itself, and another connection would not help.
 const READ_ONLY_AGAIN: Duration = Duration::from_secs(1);
@@ -57,12 +56,18 @@ struct Shared<DB: Server> {
     answers: AtomicU64,
     /// Whether the last caller that waited for a connection got none, and no answer has come since.
     is_down: AtomicBool,
+    /// Whether a call has failed or got no answer since the last search for the server that accepts writes.
+    is_in_doubt: AtomicBool,
 }
 
 impl<DB: Server> Sessions<DB> {
     pub(crate) fn of(pool: Pool<DB>) -> Self {
-        let shared =
-            Shared { cache: Mutex::new(Cache::default()), answers: AtomicU64::new(0), is_down: AtomicBool::new(false) };
+        let shared = Shared {
+            cache: Mutex::new(Cache::default()),
+            answers: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
+            is_in_doubt: AtomicBool::new(false),
+        };
         Self { pool, orphans: Orphans::default(), shared: Arc::new(shared) }
     }
 
@@ -86,6 +91,16 @@ impl<DB: Server> Sessions<DB> {
         if self.is_down() {
             self.set_down(false);
         }
+    }
+
+    /// Notes that a call has failed or got no answer, so another server may have become the primary.
+    pub(crate) fn doubt(&self) {
+        self.shared.is_in_doubt.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether there was a doubt, and ends it.
+    pub(crate) fn take_doubt(&self) -> bool {
+        self.shared.is_in_doubt.swap(false, Ordering::Relaxed)
     }
 
     /// Returns the number of read-only sessions that were closed because others may accept writes.
@@ -119,6 +134,7 @@ impl<DB: Server> Sessions<DB> {
 
     /// Closes all connections that no call uses, and returns their number.
     pub(crate) fn discard_idle(&self) -> u32 {
+        self.doubt();
         let cached = std::mem::take(&mut self.shared.lock().unused);
         let cached = cached.into_iter().map(|cached| cached.connection);
         let idle = cached.chain(std::iter::from_fn(|| self.pool.try_acquire()));
@@ -174,6 +190,16 @@ impl<DB: Server> Sessions<DB> {
 /// A connection that is being asked whether it answers. If the caller is dropped before the answer, the connection is closed: the answer
 /// would be taken for the answer to the next statement.
 pub(crate) struct Asked<DB: Database>(Option<PoolConnection<DB>>);
+
+impl<DB: Server> Asked<DB> {
+    /// Returns the connection if it goes to the primary, and closes it otherwise.
+    pub(crate) async fn ask_primary(connection: PoolConnection<DB>, hosts: &Hosts) -> Option<PoolConnection<DB>> {
+        let mut asked = Self(Some(connection));
+        let question = DB::promotions(asked.0.as_mut()?);
+        let promotions = timeout(MAX_ANSWER, question).await.ok()?.ok()?;
+        if hosts.is_primary(promotions) { asked.0.take() } else { None }
+    }
+}
 
 impl<DB: Database> Asked<DB> {
     /// Returns the connection if the server answers on it, and closes it otherwise.

@@ -51,7 +51,8 @@ impl MySqlReadModel {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if `url` is not the URL of a MySQL database, otherwise the same as for
     /// [`open`](Self::open).
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::open(connection::pool(url).await?).await
+        let (pool, hosts) = connection::pool(url).await?;
+        Self::open_with(pool, MySqlOptions::new().with_hosts(hosts)).await
     }
 
     /// Opens read models over the caller's pool. The server may have any durability, because a lost batch is applied again.
@@ -69,7 +70,7 @@ impl MySqlReadModel {
     /// # Errors
     /// The same as for [`open`](Self::open).
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
-        let connections = Connections::of(pool, options.limits);
+        let connections = Connections::open(pool, options.limits, &options.hosts).await?;
         let opened = Box::pin(check::open(&connections, Part::ReadModels));
         options.limits.long().call("open the read models", opened).await?;
         Ok(Self { connections })

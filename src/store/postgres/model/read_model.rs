@@ -50,7 +50,8 @@ impl PostgresReadModel {
     /// # Errors
     /// The same as for [`PostgresStore::connect`](crate::store::postgres::PostgresStore::connect).
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::open(connection::pool(url).await?).await
+        let (pool, hosts) = connection::pool(url).await?;
+        Self::open_with(pool, PostgresOptions::new().with_hosts(hosts)).await
     }
 
     /// Opens read models over the caller's pool, with default settings.
@@ -67,7 +68,7 @@ impl PostgresReadModel {
     /// The same as for [`PostgresStore::open_with`](crate::store::postgres::PostgresStore::open_with).
     pub async fn open_with(pool: PgPool, options: PostgresOptions) -> Result<Self> {
         let schema = Schema::parse(&options.schema)?;
-        let connections = Connections::of(pool, options.limits);
+        let connections = Connections::open(pool, options.limits, &options.hosts).await?;
         let opened = Box::pin(async {
             check::open(connections.pool(), &schema, Part::ReadModels).await?;
             check::test_models(connections.pool()).await
