@@ -64,6 +64,10 @@ impl Older {
                 let mut dump = client(url, if is_mariadb() { "mariadb-dump" } else { "mysqldump" });
                 dump.args(["--single-transaction", url.rsplit_once('/').unwrap().1]);
                 dump.arg(format!("--result-file={}", folder.path().join("dump.sql").display()));
+                if !is_mariadb() {
+                    // The dump goes back to its own server, which has these transactions.
+                    dump.arg("--set-gtid-purged=OFF");
+                }
                 aside(move || server::run(&mut dump)).await;
             }
             Self::Files { files, copies } => {
@@ -105,7 +109,6 @@ impl Older {
             }
             Self::MariaDbDump { url, folder } => {
                 let mut restore = client(url, if is_mariadb() { "mariadb" } else { "mysql" });
-                // MySQL's client does not know `source` by default.
                 let dump = File::open(folder.path().join("dump.sql")).unwrap();
                 restore.arg(url.rsplit_once('/').unwrap().1).stdin(dump);
                 aside(move || {
