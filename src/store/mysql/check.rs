@@ -321,7 +321,7 @@ const DRAW_NUMBER: &str = "INSERT INTO retell_commits (events) VALUES (0)";
 const INSERT_EVENT: &str = "
     INSERT INTO retell_events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
         recorded_at, payload)
-    VALUES (?, 1, ?, 'retell.test', ?, 1, 'retell.tested', 1, 0, UTC_TIMESTAMP(6), '')";
+    VALUES (?, 1, ?, '0.test', ?, 1, '0.tested', 1, 0, UTC_TIMESTAMP(6), '')";
 
 const CHANGE_EVENT: &str = "UPDATE retell_events SET version = version WHERE commit_id = ?";
 

@@ -325,9 +325,12 @@ async fn test_numbers(
 }
 
 async fn test_trigger(db: &mut PgConnection, schema: &Schema, report: &mut Report) -> Result<(), sqlx::Error> {
-    let id = Uuid::new_v4();
+    // The rollback leaves the row in the indexes until the next vacuum. It sorts before most rows: at the end of an index, it would take from
+    // all new rows the quick way to the last page.
+    let random = Uuid::new_v4();
+    let id = Uuid::from_u64_pair(0, random.as_u64_pair().0);
     // Negative, so it is never the number of a commit.
-    let commit = -(i64::from(id.as_fields().0) + 1);
+    let commit = -(i64::from(random.as_fields().0) + 1);
     let insert = sqlx::query(schema.sql(INSERT_EVENT)).bind(commit).bind(id);
     insert.execute(&mut *db).await?;
     let changed = sqlx::query(schema.sql(CHANGE_EVENT)).bind(commit).execute(db).await;
@@ -415,7 +418,7 @@ const DRAW_NUMBER: &str = "SELECT nextval('{schema}.commit_number')";
 const INSERT_EVENT: &str = "
     INSERT INTO {schema}.events (commit_id, ordinal, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec,
         recorded_at, payload)
-    VALUES ($1, 1, $2, 'retell.test', $2::text, 1, 'retell.tested', 1, 0, clock_timestamp(), '')";
+    VALUES ($1, 1, $2, '0.test', $2::text, 1, '0.tested', 1, 0, clock_timestamp(), '')";
 
 /// Binds: commit number.
 const CHANGE_EVENT: &str = "UPDATE {schema}.events SET version = version WHERE commit_id = $1";
