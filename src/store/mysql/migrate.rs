@@ -53,10 +53,18 @@ async fn run(connection: &mut MySqlConnection) -> Result<()> {
     let applied: i64 = sqlx::query_scalar(NEWEST).fetch_one(&mut *connection).await.map_err(failed)?;
     let found = known(applied)?;
     for (number, name, sql) in STEPS.into_iter().filter(|(number, ..)| *number > found) {
-        sqlx::raw_sql(sql).execute(&mut *connection).await.map_err(failed)?;
+        for statement in statements(sql) {
+            sqlx::raw_sql(statement).execute(&mut *connection).await.map_err(failed)?;
+        }
         sqlx::query(RECORD).bind(number).bind(name).execute(&mut *connection).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Returns the statements of a step. Each must end with a line. If a trigger is sent together with other statements, MySQL keeps the semicolon
+/// after it as a part of its body, and the file that `mysqldump` writes then is invalid.
+fn statements(sql: &'static str) -> impl Iterator<Item = &'static str> {
+    sql.split(";\n").filter(|statement| !statement.trim().is_empty())
 }
 
 /// Waits up to a minute. The lock is named after the database. A lock's name has at most 64 characters, so databases with long names may share

@@ -30,7 +30,7 @@ use crate::servers::{Kind, Server, is_mariadb};
 enum Older {
     /// A plain file of `pg_dump --clean`.
     PostgresDump { url: String, folder: TempDir },
-    /// A file of `mariadb-dump`.
+    /// A file of `mariadb-dump` or `mysqldump`.
     MariaDbDump { url: String, folder: TempDir },
     /// Files of SQLite, and copies that are restored beneath open connections.
     Files { files: Vec<PathBuf>, copies: PathBuf },
