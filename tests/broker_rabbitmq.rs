@@ -114,6 +114,29 @@ async fn a_rejected_message_is_dead_lettered_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_consumer_ends_after_the_messages_it_has() {
+    let topology = topology();
+    let broker = broker(&topology);
+    let mut consumer = broker.subscribe(&sales(), SubscriptionMode::Competing).await.unwrap();
+    publish(&broker, &[frame(1), frame(2), frame(3)]).await.unwrap();
+    assert_eq!(consumer.next(1).await.unwrap().len(), 1);
+    let mut other = broker.subscribe(&sales(), SubscriptionMode::Competing).await.unwrap();
+    let queue = topology.queue(&sales(), SubscriptionMode::Competing).unwrap();
+    plain_client().await.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    // The end of the first consumer arrives at about the same time, behind two messages.
+    while other.next(1).await.is_ok() {}
+    let mut received = 0;
+    let error = loop {
+        match tokio::time::timeout(Duration::from_mins(1), consumer.next(10)).await.expect("the consumer ends") {
+            Ok(deliveries) => received += deliveries.len(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(received, 2);
+    assert!(error.is_transient() && format!("{error:#}").contains("the queue was deleted"), "{error:#}");
+}
+
+#[tokio::test]
 async fn one_of_two_consumers_gets_everything_until_it_ends() {
     let broker = new_broker();
     let mut first = broker.subscribe(&sales(), SubscriptionMode::Exclusive).await.unwrap();

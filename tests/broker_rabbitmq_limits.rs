@@ -1,7 +1,10 @@
-//! RabbitMQ refuses large messages, a full queue refuses frames, a user has no rights, and publishers are blocked. Each test starts a RabbitMQ.
+//! RabbitMQ refuses large messages, a full queue refuses frames, a user has no rights, publishers are blocked, and a worker is too slow. Each
+//! test starts a RabbitMQ.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "broker_rabbitmq_limits/consumer_timeout.rs"]
+mod consumer_timeout;
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "support/rabbitmq.rs"]

@@ -56,9 +56,8 @@ shop                   PMR  900
 chaos                  PMR  1800
 "
 
-# Tests that a set of servers cannot run: the set, the suite, the test, and the reason.
+# Tests that a set of servers cannot run: the set, the suite, the test, and the reason. There are none.
 SKIPPED="
-sid chaos a_handler_exceeds_the_consumer_timeout  from RabbitMQ 4.3 on, a quorum queue ends such a consumer itself, and no log shows it
 "
 
 # Prints the version of each server of the set that runs now.

@@ -17,6 +17,7 @@ use retell::error::{Error, Result};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::rusqlite::Connection;
 use retell::sqlx::{MySqlConnection, PgConnection};
+use retell::status::Status;
 use retell::store::{Append, EventStore, ReadModel, Step, ViewStore, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
@@ -25,6 +26,7 @@ use retell::{
     SqliteReadModel, StreamId, Worker,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -192,7 +194,20 @@ impl Job {
         let worker = worker.with_broker(broker.clone()).with_dead_letters(broker);
         let in_order = self.role.has_order_per_aggregate();
         let worker = if in_order { worker.with_order_per_aggregate() } else { worker };
+        tokio::spawn(print_errors(worker.status()));
         end(worker.run(stop).await);
+    }
+}
+
+/// Prints each error that a worker reports in its status.
+async fn print_errors(mut status: watch::Receiver<Status>) {
+    let mut printed = None;
+    while status.changed().await.is_ok() {
+        let last = status.borrow_and_update().last_error.clone();
+        if last != printed {
+            eprintln!("{}", last.iter().map(|seen| seen.error.as_str()).collect::<String>());
+            printed = last;
+        }
     }
 }
 

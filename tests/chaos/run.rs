@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::env;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -625,11 +625,16 @@ impl Process {
         assert!(is_expected, "a {:?} ended with {status}: {}", self.role, self.last_errors());
     }
 
-    /// Returns the end of what the process, which has ended, wrote to standard error.
+    /// Returns what the process has written to standard error. The process may still write, at the position that both share.
+    pub(crate) fn errors(&self) -> String {
+        let mut written = vec![0; usize::try_from(self.errors.metadata().unwrap().len()).unwrap()];
+        self.errors.read_exact_at(&mut written, 0).unwrap();
+        String::from_utf8_lossy(&written).into_owned()
+    }
+
+    /// Returns the end of what the process wrote to standard error.
     fn last_errors(&self) -> String {
-        let mut written = Vec::new();
-        (&self.errors).seek(SeekFrom::Start(0)).and_then(|_| (&self.errors).read_to_end(&mut written)).unwrap();
-        let lines: Vec<_> = String::from_utf8_lossy(&written).lines().map(str::to_owned).collect();
+        let lines: Vec<_> = self.errors().lines().map(str::to_owned).collect();
         lines[lines.len().saturating_sub(LAST_ERRORS)..].join("\n")
     }
 

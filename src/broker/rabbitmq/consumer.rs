@@ -8,12 +8,17 @@ use futures::{FutureExt, StreamExt};
 use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
+use tokio::time::timeout;
 
 use crate::broker::rabbitmq::connection::Link;
 use crate::broker::rabbitmq::options::{PERSISTENT, RabbitMqOptions};
 use crate::broker::rabbitmq::publish::Message;
 use crate::broker::{Consumer, Delivery, DeliveryTag};
 use crate::error::{Error, ErrorKind, Result};
+
+/// The reasons for which RabbitMQ cancels a consumer.
+const CANCELED: &str =
+    "RabbitMQ has canceled the consumer, because the worker exceeded the consumer timeout or the queue was deleted";
 
 /// A consumer on its own channel. Dropping it closes the channel, and the broker redelivers the unacknowledged messages.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub(super) struct RabbitMqConsumer {
     messages: lapin::Consumer,
     /// Tags that are neither acknowledged nor rejected. The broker closes the channel if it gets an acknowledgement for any other tag.
     unacknowledged: VecDeque<DeliveryTag>,
+    /// The error that ended `messages`, until a call returns it. `messages` tells its end only once, and waits without end afterwards.
+    ended: Option<Error>,
     queue: String,
     options: Arc<RabbitMqOptions>,
     dead_letters: Arc<Link>,
@@ -35,28 +42,49 @@ impl RabbitMqConsumer {
         options: Arc<RabbitMqOptions>,
         dead_letters: Arc<Link>,
     ) -> Self {
-        Self { channel, messages, unacknowledged: VecDeque::new(), queue, options, dead_letters }
+        let (unacknowledged, ended) = (VecDeque::new(), None);
+        Self { channel, messages, unacknowledged, ended, queue, options, dead_letters }
     }
 
-    /// Converts a message. `None` means that the broker has deleted the queue or closed the connection in order.
+    /// Converts a message. `None` means that the broker has canceled the consumer, or that the connection was closed in order.
     fn delivery(&self, message: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery> {
-        let attempt = || format!("receive from {}", self.queue);
-        let message = message.ok_or_else(|| Error::new(ErrorKind::Transient(attempt())))?;
+        let attempt = || ErrorKind::Transient(format!("receive from {}", self.queue));
         // Every error is reported as transient: subscribing again shows whether it is permanent.
-        let transient = |error| Error::with_source(ErrorKind::Transient(attempt()), error);
-        let message = message.map_err(transient)?;
+        let message = message
+            .ok_or_else(|| {
+                let is_canceled = self.channel.status().connected();
+                Error::with_source(attempt(), if is_canceled { CANCELED } else { "the connection was closed" })
+            })?
+            .map_err(|error| Error::with_source(attempt(), error))?;
         Ok(Delivery::new(DeliveryTag::new(message.delivery_tag), message.data.into()))
     }
 
-    async fn acknowledge(&self, tag: DeliveryTag, options: BasicAckOptions) -> Result<()> {
-        let acknowledged = self.channel.basic_ack(tag.get(), options).await;
-        acknowledged.map_err(|error| Error::with_source(ErrorKind::Transient("acknowledge".into()), error))
+    /// Acknowledges. After a failure, returns the error that has closed the channel.
+    async fn acknowledge(&mut self, tag: DeliveryTag, options: BasicAckOptions) -> Result<()> {
+        let Err(error) = self.channel.basic_ack(tag.get(), options).await else { return Ok(()) };
+        if self.ended.is_none() {
+            self.ended = timeout(self.options.timeout, self.end()).await.ok();
+        }
+        Err(self.ended.take().unwrap_or_else(|| Error::with_source(ErrorKind::Transient("acknowledge".into()), error)))
+    }
+
+    /// Passes over the remaining messages of a closed channel, which the broker delivers again, and returns the error that has closed it.
+    async fn end(&mut self) -> Error {
+        loop {
+            let message = self.messages.next().await;
+            if let Err(error) = self.delivery(message) {
+                return error;
+            }
+        }
     }
 }
 
 #[async_trait]
 impl Consumer for RabbitMqConsumer {
     async fn next(&mut self, limit: usize) -> Result<Vec<Delivery>> {
+        if let Some(error) = self.ended.take() {
+            return Err(error);
+        }
         let first = self.messages.next().await;
         let mut deliveries = vec![self.delivery(first)?];
         // Takes only messages that are already here. From here on the call does not wait, so it cannot be cancelled half-way.
@@ -65,8 +93,10 @@ impl Consumer for RabbitMqConsumer {
         {
             match self.delivery(message) {
                 Ok(delivery) => deliveries.push(delivery),
-                // The next call returns the error.
-                Err(_) => break,
+                Err(error) => {
+                    self.ended = Some(error);
+                    break;
+                }
             }
         }
         self.unacknowledged.extend(deliveries.iter().map(|delivery| delivery.tag));
