@@ -2,7 +2,7 @@
 
 pub use serde;
 
-pub use crate::codec::reads_back::{Probe, ReadsBack, Unproven};
+pub use crate::shape::declared as shape;
 
 use crate::codec;
 use crate::error::BoxError;

@@ -1,7 +1,6 @@
 //! The encodings of event payloads and of states.
 
 mod plain;
-pub(crate) mod reads_back;
 mod redact;
 mod strict;
 pub(crate) mod tree;

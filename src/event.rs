@@ -14,6 +14,9 @@ use crate::error::{BoxError, Error, ErrorKind, fmt_chain};
 use crate::id::mark::Mark;
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::panics::catch;
+use crate::shape::Shapes;
+use crate::shape::declared::Body;
+use crate::shape::types::Type;
 
 /// A type of domain event that can be stored and read back. `#[derive(Event)]` implements it.
 ///
@@ -76,6 +79,7 @@ pub struct EventSchema {
     pub aggregate: Option<&'static str>,
     /// The path of the Rust type that declares this kind of event. Empty for an implementation by hand that names none.
     pub declaration: &'static str,
+    pub(crate) fields: Option<&'static Body>,
 }
 
 impl PartialEq for EventSchema {
@@ -90,7 +94,7 @@ impl Eq for EventSchema {}
 impl EventSchema {
     /// Creates the schema of the kind of event with the stored name `name`. `version` is its newest schema version.
     pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
-        Self { name, version, codec, aggregate: None, declaration: "" }
+        Self { name, version, codec, aggregate: None, declaration: "", fields: None }
     }
 
     /// Sets the aggregate that has such events: a [filter](crate::Filter::of) for them passes no event of the same name of another aggregate.
@@ -103,6 +107,34 @@ impl EventSchema {
     pub const fn with_declaration(mut self, path: &'static str) -> Self {
         self.declaration = path;
         self
+    }
+
+    /// Sets the derive's declaration of the fields. It is not part of the public API.
+    #[doc(hidden)]
+    pub const fn with_fields(mut self, fields: &'static Body) -> Self {
+        self.fields = Some(fields);
+        self
+    }
+
+    /// Returns the wire shape of the newest schema version. `None` for an implementation by hand.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::Event;
+    /// use retell::event::EventTypes;
+    ///
+    /// #[derive(Event)]
+    /// #[event("shoe.sold")]
+    /// struct Sold {
+    ///     sku: String,
+    ///     cents: u64,
+    /// }
+    ///
+    /// let sold = Sold { sku: "s-1".into(), cents: 500 };
+    /// assert_eq!(sold.schema().shape().unwrap().to_string(), "{sku: text, cents: u64}");
+    /// ```
+    pub fn shape(&self) -> Option<Type> {
+        self.fields.map(|fields| Shapes::default().body(fields))
     }
 }
 
@@ -400,8 +432,8 @@ impl NewEvent {
     /// Encodes `event` under a new id, without metadata. Decodes it again, so that no event is written that cannot be read.
     ///
     /// A derived event is not decoded again if it is certain to decode to the same value: if each field is a `bool`, an integer of at most
-    /// 64 bits, a `char`, a text, a UUID, an id of this crate, or a `Vec`, `Box`, `Option`, array or tuple of these, and no `#[serde(..)]`
-    /// but a default or a plain `rename_all` is present.
+    /// 64 bits, a `char`, a text, a UUID, an id of this crate, or a `Vec`, `Box`, `Option`, array, tuple or `#[derive(Value)]` of these, and
+    /// no `#[serde(..)]` but a default or a new name is present.
     ///
     /// # Errors
     /// [`ErrorKind::Unencodable`] if a field cannot be encoded or the encoded event cannot be decoded, [`ErrorKind::Invalid`] if no store

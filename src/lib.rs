@@ -40,6 +40,7 @@ pub mod reaction;
 pub mod rebuild;
 pub mod relay;
 pub mod repository;
+pub mod shape;
 pub mod shutdown;
 pub mod status;
 pub mod store;
@@ -117,6 +118,7 @@ pub mod docs {
         page!(d0023_limits, "docs/decisions/0023-limits-of-the-broker.md");
         page!(d0024_types, "docs/decisions/0024-code-without-types.md");
         page!(d0025_failover, "docs/decisions/0025-failover.md");
+        page!(d0026_shapes, "docs/decisions/0026-shapes.md");
     }
 }
 
@@ -140,7 +142,8 @@ pub use relay::{Relay, RelayOptions};
 pub use repository::{Loaded, Repository, RepositoryOptions, RetryPolicy};
 #[cfg(feature = "macros")]
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
-pub use retell_macros::{Aggregate, Event, EventUnion};
+pub use retell_macros::{Aggregate, Event, EventUnion, Shape, Value};
+pub use shape::Shape;
 pub use view::{Paging, RowPage, View, ViewProjection, Views};
 pub use worker::{CaughtUp, ParkingOptions, Worker, WorkerOptions};
 
@@ -192,14 +195,14 @@ pub mod prelude {
         Aggregate, AggregateId, AnyEvent, App, Apply, BoxError, BoxFuture, CancellationToken, Claim, CommandError,
         CommandFailure, Context, Effects, Envelope, Event, ExpectedVersion, Handle, InvalidName, MemoryBroker,
         MemoryReadModel, MemoryStore, Metadata, NewEvent, Paging, Position, Process, ProcessManager, Projection,
-        Reaction, Rebuild, Relay, Repository, StartFrom, StreamId, Version, View, ViewProjection, Views, Worker,
+        Reaction, Rebuild, Relay, Repository, Shape, StartFrom, StreamId, Version, View, ViewProjection, Views, Worker,
         async_trait,
     };
 
-    #[cfg(feature = "macros")]
-    pub use crate::EventUnion;
     #[cfg(feature = "rabbitmq")]
     pub use crate::RabbitMqBroker;
+    #[cfg(feature = "macros")]
+    pub use crate::{EventUnion, Value};
     #[cfg(feature = "mysql")]
     pub use crate::{MySqlReadModel, MySqlStore};
     #[cfg(feature = "postgres")]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 
 use retell::event::{DecodeError, EventSchema, EventTypes, StoredEvent};
-use retell::{Aggregate, Apply, Codec, Event, EventUnion, SnapshotPolicy};
+use retell::{Aggregate, Apply, Codec, Event, EventUnion, Shape, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Event)]
@@ -24,7 +24,11 @@ enum OrderEvent {
     #[event("order.paid")]
     Paid(PaidBody),
     #[event("order.weighed")]
-    Weighed(#[serde(with = "as_text")] u64),
+    Weighed(
+        #[serde(with = "as_text")]
+        #[event(opaque)]
+        u64,
+    ),
     #[event("order.closed")]
     Closed,
     #[event("order.reopened")]
@@ -35,7 +39,7 @@ enum OrderEvent {
     Sealed,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Shape)]
 struct PaidBody {
     cents: u32,
 }
@@ -76,7 +80,7 @@ impl OrderEvent {
 }
 
 // The generated code must neither use the user's own serde form nor clash with it.
-#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Event, Shape, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all_fields = "camelCase", deny_unknown_fields)]
 enum UserEvent {
     #[event("user.renamed")]
@@ -112,7 +116,11 @@ struct Stopped;
 
 #[derive(Debug, Clone, PartialEq, Event)]
 #[event("clock.set")]
-struct Set(#[serde(with = "as_text")] u64);
+struct Set(
+    #[serde(with = "as_text")]
+    #[event(opaque)]
+    u64,
+);
 
 #[derive(Debug, Clone, PartialEq, Event)]
 enum Partial {

@@ -1,10 +1,9 @@
 //! The order as an application of the library declares it: about 190 bytes of JSON per event.
 
 use retell::event::StoredEvent;
-use retell::{Aggregate, Apply, Codec, Event, Handle};
-use serde::{Deserialize, Serialize};
+use retell::{Aggregate, Apply, Codec, Event, Handle, Value};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Value)]
 pub(crate) struct Item {
     pub(crate) sku: String,
     pub(crate) quantity: u32,

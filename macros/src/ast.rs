@@ -43,6 +43,19 @@ pub(crate) struct Aggregate<'a> {
     pub(crate) serde: Vec<Meta>,
 }
 
+/// Input of `#[derive(Shape)]` and `#[derive(Value)]`.
+pub(crate) struct Part<'a> {
+    pub(crate) input: &'a DeriveInput,
+    pub(crate) attr: Attr,
+    pub(crate) serde: Vec<Meta>,
+}
+
+impl<'a> Part<'a> {
+    pub(crate) fn parse(input: &'a DeriveInput, errors: &mut Errors) -> Self {
+        Self { input, attr: Attr::parse(&input.attrs, &attr::PART, errors), serde: attr::serde(&input.attrs, errors) }
+    }
+}
+
 impl<'a> Event<'a> {
     pub(crate) fn parse(input: &'a DeriveInput, errors: &mut Errors) -> Self {
         let target = match input.data {

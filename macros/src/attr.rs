@@ -11,7 +11,7 @@ use crate::errors::Errors;
 
 /// A kind of item that takes an attribute, and the options allowed there.
 pub(crate) struct Target {
-    /// `event` or `aggregate`.
+    /// `event`, `aggregate` or `shape`.
     pub(crate) attribute: &'static str,
     /// The item's name in messages.
     on: &'static str,
@@ -46,6 +46,13 @@ pub(crate) const AGGREGATE: Target = Target {
     on: "an aggregate",
     known: &["event", "snapshots", "snapshot_version", "claims", "crate"],
     no_name: None,
+};
+
+pub(crate) const PART: Target = Target {
+    attribute: "shape",
+    on: "a type",
+    known: &["crate"],
+    no_name: Some("a part of an event has no stored name: remove it"),
 };
 
 /// Returns the message that explains `option`, with an example.

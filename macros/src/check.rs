@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use quote::ToTokens;
 use syn::{Data, DeriveInput, Fields, Ident, LitStr, Meta};
 
-use crate::ast::{self, Aggregate, Event, Member, Union};
+use crate::ast::{self, Aggregate, Event, Member, Part, Union};
 use crate::attr::{self, Attr, Codec, Snapshots, usage};
 use crate::errors::Errors;
+use crate::wire;
 
 /// Longest stored name that every store accepts; equal to `retell::id::MAX_NAME_BYTES`.
 const MAX_NAME_BYTES: usize = 255;
@@ -17,7 +18,7 @@ const NOT_COMPACT: &[&str] = &["flatten", "skip_serializing", "skip_serializing_
 
 pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
     no_generics(event.input, errors);
-    no_attribute_on_fields(event.input, "event", "a variant or a struct", errors);
+    only_opaque_on_fields(event.input, "event", errors);
     if let Some(aggregate) = &event.attr.aggregate {
         stored_name(aggregate, errors);
     }
@@ -253,6 +254,45 @@ fn stored_name(literal: &LitStr, errors: &mut Errors) -> bool {
 fn no_generics(input: &DeriveInput, errors: &mut Errors) {
     if !input.generics.params.is_empty() {
         errors.add(&input.generics, "a stored type cannot be generic: remove the parameters and write concrete types");
+    }
+}
+
+/// Checks the attributes of the fields of an event or a part of one.
+fn only_opaque_on_fields(input: &DeriveInput, name: &str, errors: &mut Errors) {
+    for field in ast::fields(input) {
+        for attr in attr::named(&field.attrs, name) {
+            if !wire::is_opaque(field, name) {
+                errors.add(attr, format!("a field takes `#[{name}(opaque)]` and `#[serde(..)]`, and nothing else"));
+            }
+        }
+    }
+    let of_variants = ast::variants(input).map(|variant| &variant.fields);
+    match &input.data {
+        Data::Struct(data) => wire::check(&data.fields, name, errors),
+        _ => of_variants.for_each(|fields| wire::check(fields, name, errors)),
+    }
+}
+
+/// Checks the input of `#[derive(Value)]`.
+pub(crate) fn value(part: &Part<'_>, errors: &mut Errors) {
+    self::part(part, errors);
+    no_generics(part.input, errors);
+    for meta in &part.serde {
+        if is_any(meta, &["from", "try_from", "into", "remote"]) {
+            let derive = "derive `Serialize`, `Deserialize` and `retell::Shape` instead of `Value`";
+            errors.add(meta, format!("`Value` has no conversions: {derive}"));
+        }
+    }
+}
+
+/// Checks the input of `#[derive(Shape)]`.
+pub(crate) fn part(part: &Part<'_>, errors: &mut Errors) {
+    only_opaque_on_fields(part.input, "shape", errors);
+    for attr in ast::variants(part.input).flat_map(|variant| attr::named(&variant.attrs, "shape")) {
+        errors.add(attr, "`#[shape]` belongs on the type or on a field: remove it here");
+    }
+    if let Data::Union(data) = &part.input.data {
+        errors.add(data.union_token, "a part of an event must be a struct or an enum: write `struct`");
     }
 }
 

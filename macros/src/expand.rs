@@ -2,8 +2,8 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod event;
-mod reads_back;
-mod shadow;
+pub(crate) mod shadow;
+pub(crate) mod shape;
 pub(crate) mod union;
 
 use proc_macro2::TokenStream;

@@ -9,6 +9,7 @@ mod check;
 mod errors;
 mod expand;
 mod fingerprint;
+mod wire;
 
 use proc_macro::TokenStream;
 use quote::quote;
@@ -69,12 +70,16 @@ use crate::errors::Errors;
 /// - `codec = ".."`: the codec of all variants that name none. Defaults to `"json"`.
 /// - `crate = "path::to::retell"`: the path to the library. Defaults to `::retell`.
 ///
+/// # `#[event(..)]` on a field
+/// - `opaque`: nothing is known about the field's type, and no check sees a change of it. Any other field has a type with a known wire shape:
+///   see `Shape`.
+///
 /// # Stored form
 /// Named fields become an object, several unnamed fields an array, one unnamed field its own value, and no fields an empty object, so that
 /// fields with a default can be added later. The stored name is kept next to the payload, not in it.
 ///
-/// The type does not need to implement serde's traits, and its crate does not need serde; the types of its fields do. `#[serde(..)]`
-/// attributes of fields work as in serde. So do `rename_all` on a variant or a struct, `rename_all_fields` on an enum, `default` on a
+/// The type does not need to implement serde's traits, and its crate does not need serde; the types of its fields do, for
+/// which `#[derive(Value)]` is the shortest way. `#[serde(..)]` attributes of fields work as in serde. So do `rename_all` on a variant or a struct, `rename_all_fields` on an enum, `default` on a
 /// struct, and `deny_unknown_fields` on each of them. The macro ignores all others (`tag`, `rename` of a variant, `transparent`, ..): they
 /// apply only to a serde form that the type derives separately.
 #[proc_macro_derive(Event, attributes(event, serde))]
@@ -180,6 +185,82 @@ pub fn aggregate(input: TokenStream) -> TokenStream {
     let aggregate = ast::Aggregate::parse(&input, &mut errors);
     check::aggregate(&aggregate, &mut errors);
     finish(errors, || expand::aggregate::expand(&aggregate), || expand::aggregate::stub(&aggregate))
+}
+
+/// Implements `retell::Shape` for a part of an event, with `serde::Serialize` and `serde::Deserialize`.
+///
+/// ```
+/// use retell::{Event, Value};
+///
+/// #[derive(Debug, PartialEq, Value)]
+/// struct Line {
+///     sku: String,
+///     count: u32,
+///     unit: Unit,
+/// }
+///
+/// #[derive(Debug, PartialEq, Value)]
+/// #[serde(rename_all = "snake_case")]
+/// enum Unit {
+///     Piece,
+///     Kilogram,
+/// }
+///
+/// #[derive(Event)]
+/// #[event("order.placed")]
+/// struct Placed {
+///     lines: Vec<Line>,
+/// }
+///
+/// let mut payload = Vec::new();
+/// Placed { lines: vec![Line { sku: "s-1".into(), count: 2, unit: Unit::Piece }] }.encode(&mut payload)?;
+/// assert_eq!(payload, br#"{"lines":[{"sku":"s-1","count":2,"unit":"piece"}]}"#);
+/// # Ok::<(), retell::BoxError>(())
+/// ```
+///
+/// The form is that of serde's own derives, and `#[serde(..)]` attributes of the type, its variants and its fields work as there. The crate
+/// of the type does not need serde. Since the library knows how the type is written, an event of such parts is not decoded again before it
+/// is written, if all their fields allow that.
+///
+/// # `#[shape(..)]`
+/// - `opaque`, above a field: nothing is known about its type. Every type of another crate that has serde's traits can be used in this way,
+///   and fields with `#[serde(with = "..")]` need it.
+/// - `crate = "path::to::retell"`, above the type: the path to the library. Defaults to `::retell`.
+#[proc_macro_derive(Value, attributes(shape, serde))]
+pub fn value(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    let mut errors = Errors::default();
+    let part = ast::Part::parse(&input, &mut errors);
+    check::value(&part, &mut errors);
+    finish(errors, || expand::shape::expand_value(&part), || expand::shape::stub(&part, true))
+}
+
+/// Implements `retell::Shape` for a type that has serde's derives: it tells the library how the type is written.
+///
+/// ```
+/// use retell::Shape;
+/// use retell::shape::Type;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, Shape)]
+/// #[serde(tag = "by", rename_all = "lowercase")]
+/// enum Payment {
+///     Card { number: String },
+///     Cash,
+/// }
+///
+/// assert_eq!(Type::of::<Payment>().to_string(), "<by in card: {number: text} | cash>");
+/// ```
+///
+/// It reads the `#[serde(..)]` attributes and takes `Serialize` and `Deserialize` to be derived. For a type of your own, `Value` is
+/// shorter; for a type with impls of serde's traits by hand, implement `Shape` by hand. The options of `#[shape(..)]` are those of `Value`.
+#[proc_macro_derive(Shape, attributes(shape, serde))]
+pub fn shape(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    let mut errors = Errors::default();
+    let part = ast::Part::parse(&input, &mut errors);
+    check::part(&part, &mut errors);
+    finish(errors, || expand::shape::expand(&part), || expand::shape::stub(&part, false))
 }
 
 /// Returns the impl, or all errors and a stub of the impl.

@@ -33,7 +33,7 @@ enum Thing {
     #[event("thing.moved", version = 2, upcast(from_v1))]
     Moved(u64),
     #[event("thing.named")]
-    Named(Fragile),
+    Named(#[event(opaque)] Fragile),
 }
 
 fn from_v1(number: u64) -> Thing {

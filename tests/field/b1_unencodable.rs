@@ -7,29 +7,28 @@ use retell::prelude::*;
 use retell::process::CommandFailure;
 use retell::testing::given;
 use retell::{ErrorKind, Repository};
-use serde::{Deserialize, Serialize};
 
 use crate::stores::every_store;
 
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Value, Clone, Debug, PartialEq)]
 enum Node {
     Leaf,
     List(Vec<Node>),
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Value, Clone, Debug, PartialEq)]
 struct Money {
     wei: u128,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Value, Clone, Debug, PartialEq)]
 #[serde(untagged)]
 enum Either {
     Wide(i128),
     Text(String),
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Value, Clone, Debug, PartialEq)]
 #[serde(tag = "kind")]
 enum Tagged {
     Wide { amount: u128 },

@@ -66,7 +66,7 @@ const ORDER: [&[&str]; 13] = [
     &["id"],
     &["error"],
     &["status"],
-    &["codec", "claim", "backoff", "grace", "hosts", "panics"],
+    &["codec", "claim", "shape", "backoff", "grace", "hosts", "panics"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],

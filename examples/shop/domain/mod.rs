@@ -7,11 +7,10 @@ pub mod user;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use retell::Value;
 
 /// An amount of money in cents.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Value)]
 pub struct Cents(pub u64);
 
 impl Cents {

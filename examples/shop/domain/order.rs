@@ -1,8 +1,7 @@
 //! An order: created once, then confirmed or cancelled.
 
 use chrono::NaiveDate;
-use retell::{Aggregate, Apply, Event, Handle};
-use serde::{Deserialize, Serialize};
+use retell::{Aggregate, Apply, Event, Handle, Value};
 
 use super::Cents;
 
@@ -17,7 +16,7 @@ pub enum OrderEvent {
     Cancelled { order_id: String, user_id: String, items: Vec<Item>, total_amount: Cents, date: NaiveDate },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Value)]
 pub struct Item {
     pub product_id: String,
     pub quantity: u32,

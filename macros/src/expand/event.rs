@@ -6,11 +6,12 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Data, Fields, LitStr, Meta};
+use syn::{Data, Fields, Ident, LitStr, Meta};
 
-use super::{in_anonymous_const, reads_back, shadow};
+use super::{in_anonymous_const, shadow};
 use crate::ast::{Event, Variant};
 use crate::attr::{Attr, Codec};
+use crate::wire::{Rules, Wire};
 
 /// One kind of event: a variant or a struct.
 struct Kind<'a> {
@@ -19,6 +20,8 @@ struct Kind<'a> {
     path: TokenStream,
     /// Statements and a final expression that decode the newest version from `__stored`.
     decode: TokenStream,
+    /// The declaration of its fields.
+    body: TokenStream,
 }
 
 pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
@@ -27,18 +30,21 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
     let shadow = shadow(event, &krate);
     let ident = &event.input.ident;
     let count = kinds.len();
-    let schemas = kinds.iter().map(|kind| schema(kind.attr, event, &krate));
+    let schemas = kinds.iter().enumerate().map(|(place, kind)| schema(kind.attr, event, place, &krate));
+    let bodies = kinds.iter().map(|kind| &kind.body);
     let (schema, encode) = if kinds.is_empty() {
         (quote!(match *self {}), quote!(match *self {}))
     } else {
         (schema_of(&kinds), encode(&krate))
     };
     let arms = kinds.iter().map(|kind| decode(kind, &krate));
-    let reads_back = reads_back::method(event, &krate);
+    let reads_back = reads_back(&kinds, &krate);
     in_anonymous_const(
         event.input,
         &quote! {
             #shadow
+
+            static __RETELL_FIELDS: [#krate::__private::shape::Body; #count] = [#(#bodies),*];
 
             const __RETELL_SCHEMAS: [#krate::event::EventSchema; #count] = [#(#schemas),*];
 
@@ -110,19 +116,56 @@ pub(crate) fn stub(input: &syn::DeriveInput, attr: &Attr) -> TokenStream {
 }
 
 fn kinds<'a>(event: &'a Event<'_>, krate: &TokenStream) -> Vec<Kind<'a>> {
-    if let Data::Struct(_) = event.input.data {
+    if let Data::Struct(data) = &event.input.data {
         let decode = quote! {
             let __RetellOwned(__event) = __stored.payload()?;
             ::core::result::Result::Ok(__event)
         };
-        return vec![Kind { attr: &event.attr, path: quote!(Self), decode }];
+        let body =
+            body(&event.input.ident, &data.fields, &Rules::of(&event.serde, "rename_all"), &[&event.serde], krate);
+        return vec![Kind { attr: &event.attr, path: quote!(Self), decode, body }];
     }
+    let of_fields = Rules::of(&event.serde, "rename_all_fields");
     let kind = |variant: &'a Variant<'_>| {
         let ident = variant.ident;
         let decode = decode_variant(event, variant, krate);
-        Kind { attr: &variant.attr, path: quote!(Self::#ident), decode }
+        let rules = Rules::of(&variant.serde, "rename_all").or(&of_fields);
+        // Others of the enum, such as `tag`, do not apply.
+        let deny = event.serde.iter().filter(|meta| meta.path().is_ident("deny_unknown_fields")).cloned().collect();
+        let body = body(&event.input.ident, variant.fields, &rules, &[&variant.serde, &deny], krate);
+        Kind { attr: &variant.attr, path: quote!(Self::#ident), decode, body }
     };
     event.variants.iter().map(kind).collect()
+}
+
+/// Generates the declaration of the fields of one kind of event. Without fields, the payload is an empty object.
+fn body(owner: &Ident, fields: &Fields, rules: &Rules, metas: &[&Vec<Meta>], krate: &TokenStream) -> TokenStream {
+    let honoured = ["default", "deny_unknown_fields"];
+    let is_honoured = |meta: &&Meta| honoured.iter().any(|name| meta.path().is_ident(name));
+    let metas: Vec<_> = metas.iter().copied().flatten().filter(is_honoured).cloned().collect();
+    let none = Fields::Named(syn::FieldsNamed {
+        brace_token: syn::token::Brace::default(),
+        named: syn::punctuated::Punctuated::new(),
+    });
+    let fields = if fields.is_empty() { &none } else { fields };
+    Wire { krate, attribute: "event", owner: Some(owner) }.body(fields, rules, &metas)
+}
+
+/// Generates `Event::reads_back`: whether an event is certain to be decoded exactly as it was encoded.
+fn reads_back(kinds: &[Kind<'_>], krate: &TokenStream) -> TokenStream {
+    if kinds.is_empty() {
+        return TokenStream::new();
+    }
+    let count = kinds.len();
+    let paths = kinds.iter().map(|kind| &kind.path);
+    let index = 0..count;
+    quote! {
+        fn reads_back(&self) -> bool {
+            static __RETELL_KNOWN: [::std::sync::OnceLock<bool>; #count] = [const { ::std::sync::OnceLock::new() }; #count];
+            let __kind = match self { #(#paths { .. } => #index,)* };
+            #krate::__private::shape::reads_back(&__RETELL_KNOWN[__kind], &__RETELL_FIELDS[__kind])
+        }
+    }
 }
 
 fn shadow(event: &Event<'_>, krate: &TokenStream) -> TokenStream {
@@ -208,7 +251,7 @@ fn rename_all(event: &Event<'_>, variant: &Variant<'_>) -> Option<TokenStream> {
     })
 }
 
-fn schema(attr: &Attr, event: &Event<'_>, krate: &TokenStream) -> TokenStream {
+fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> TokenStream {
     let name = &attr.name;
     let version = newest(attr);
     let aggregate = event.attr.aggregate.as_ref().map(|aggregate| quote!(.with_aggregate(#aggregate)));
@@ -221,6 +264,7 @@ fn schema(attr: &Attr, event: &Event<'_>, krate: &TokenStream) -> TokenStream {
         #krate::event::EventSchema::new(#name, #version, #krate::codec::Codec::#codec)
             #aggregate
             .with_declaration(::core::concat!(::core::module_path!(), "::", #ident))
+            .with_fields(&__RETELL_FIELDS[#place])
     }
 }
 

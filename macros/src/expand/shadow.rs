@@ -26,7 +26,7 @@ pub(crate) fn options(metas: &[Meta], names: &[&str]) -> Vec<TokenStream> {
 }
 
 /// Converts an option. serde would require `Default` of the shadow; naming the function makes it use the user's type.
-fn option(meta: &Meta) -> TokenStream {
+pub(crate) fn option(meta: &Meta) -> TokenStream {
     match meta {
         Meta::Path(path) if path.is_ident("default") => {
             quote!(default = "::core::default::Default::default")
@@ -45,6 +45,16 @@ pub(crate) fn fields(fields: &Fields, owner: &Ident) -> TokenStream {
     }
 }
 
+/// Generates the fields of a shadow of `owner` with their serde attributes, in the same brackets.
+pub(crate) fn same_fields(fields: &Fields, owner: &Ident) -> TokenStream {
+    let shadows = fields.iter().map(|each| field(each, owner));
+    match fields {
+        Fields::Named(_) => quote!({ #(#shadows),* }),
+        Fields::Unnamed(_) => quote!((#(#shadows),*)),
+        Fields::Unit => TokenStream::new(),
+    }
+}
+
 fn field(field: &Field, owner: &Ident) -> TokenStream {
     let attrs = attr::named(&field.attrs, "serde");
     let name = field.ident.iter();
@@ -53,7 +63,7 @@ fn field(field: &Field, owner: &Ident) -> TokenStream {
 }
 
 /// Replaces `Self`, which would be the shadow, by `owner`.
-fn without_self(tokens: TokenStream, owner: &Ident) -> TokenStream {
+pub(crate) fn without_self(tokens: TokenStream, owner: &Ident) -> TokenStream {
     let replace = |token| match token {
         TokenTree::Ident(ident) if ident == "Self" => owner.clone().into(),
         TokenTree::Group(group) => {

@@ -17,7 +17,7 @@ fn main() {
         Closed,
     }
 
-    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    #[derive(Debug, PartialEq, retell::Value)]
     struct Local(u8);
 
     impl OrderEvent {

@@ -24,6 +24,7 @@ enum r#Struct {
         #[serde(default = "seven", alias = "count", rename(serialize = "n", deserialize = "n"))]
         number: u8,
         #[serde(default, skip_serializing_if = "Option::is_none", with = "nested")]
+        #[event(opaque)]
         text: Option<String>,
         #[serde(skip)]
         cache: Vec<NotSerialisable>,
@@ -31,7 +32,7 @@ enum r#Struct {
         rest: BTreeMap<String, String>,
     },
     #[event("odd.newtype")]
-    Newtype(#[serde(with = "nested")] Option<String>),
+    Newtype(#[serde(with = "nested")] #[event(opaque)] Option<String>),
     #[event("odd.types")]
     Types(
         <Vec<u8> as IntoIterator>::Item,

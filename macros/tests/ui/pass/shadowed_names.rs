@@ -27,7 +27,7 @@ mod core {}
 mod std {}
 mod serde {}
 
-#[derive(::serde::Serialize, ::serde::Deserialize)]
+#[derive(::retell::Value)]
 struct String;
 
 #[derive(retell::Event)]
