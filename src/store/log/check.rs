@@ -17,12 +17,12 @@ impl Append {
     /// aggregate](crate::event::EventSchema::aggregate), or if two streams reserve or two streams release the same value.
     /// [`ErrorKind::TooLarge`] if the payload of an event exceeds `max_payload` bytes.
     pub fn check(&self, max_payload: usize) -> Result<()> {
-        let mut seen = HashSet::with_capacity(self.streams.len());
+        let mut seen = HashSet::new();
         for StreamAppend { stream, events, .. } in &self.streams {
             if events.is_empty() {
                 return Err(ErrorKind::Invalid(format!("append to {stream} has no events")).into());
             }
-            if !seen.insert(stream) {
+            if self.streams.len() > 1 && !seen.insert(stream) {
                 return Err(ErrorKind::Invalid(format!("append names {stream} twice")).into());
             }
             for event in events {

@@ -30,14 +30,14 @@ impl Kinds {
     /// both types name their aggregate.
     pub(crate) fn check(&self, append: &Append) -> Result<()> {
         for part in append.streams() {
-            // Streams have few kinds of events.
-            let mut checked = Vec::new();
+            // Streams have few kinds of events, and most appends one event, which needs no list.
+            let (mut last, mut checked) = (None, Vec::new());
             for event in &part.events {
                 let Some(declared) = event.declared else { continue };
                 let kind = (&event.event_type, declared);
-                if !checked.contains(&kind) {
+                if last != Some(kind) && !checked.contains(&kind) {
                     self.check_kind(&part.stream, kind.0, declared)?;
-                    checked.push(kind);
+                    checked.extend(last.replace(kind));
                 }
             }
         }

@@ -5,6 +5,8 @@
 macro_rules! log_ports {
     ($store:ty) => {
         const _: () = {
+            use ::std::pin::pin;
+
             use ::async_trait::async_trait;
             use ::tokio::sync::watch;
 
@@ -52,8 +54,10 @@ macro_rules! log_ports {
                     append.check(self.max_payload)?;
                     self.kinds.check(&append)?;
                     self.writer.connections.check_free()?;
+                    // Pinned here: the future holds the append, and each call that it passes through would copy it.
+                    let appended = pin!(self.commits.append(append));
                     // The limit includes the wait for earlier commits.
-                    self.writer.connections.call("append", self.commits.append(append)).await
+                    self.writer.connections.call("append", appended).await
                 }
 
                 async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
