@@ -1,5 +1,7 @@
 //! The data of a wire shape.
 
+use std::borrow::Cow;
+
 /// The wire shape of a type.
 ///
 /// Its `Display` is one line of text, the same on every machine: `text`, `bool`, `u64`, `T?` for an option, `[T]` for a list, `[T; 3]` for an
@@ -14,7 +16,7 @@ pub enum Type {
     /// Any text.
     Text,
     /// A text in a known format, such as `uuid` or `date-time`.
-    Format(&'static str),
+    Format(Cow<'static, str>),
     /// A number.
     Number(Number),
     /// No value: `null` in JSON, nothing in a compact payload.
