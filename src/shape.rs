@@ -3,15 +3,19 @@
 //! A shape describes what a codec writes, and not the Rust type: names of types, the order of attributes and documentation do not count. Two
 //! types of one shape are stored in the same way.
 
+mod compare;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "support for generated code")]
 pub mod declared;
+mod parse;
 mod ready;
 mod text;
 pub(crate) mod types;
 
 use std::any::TypeId;
 
+pub use compare::{Changes, Finding, Rule};
+pub use parse::InvalidShape;
 pub use types::{Enum, Field, Number, Read, Struct, Tagging, Type, Variant, Written};
 
 /// The deepest nesting that counts as proven to read back. serde_json reads 127 levels, and a type takes two at most.
@@ -45,7 +49,7 @@ const UNBOUND: usize = 1 << 31;
 ///     note: Option<String>,
 /// }
 ///
-/// assert_eq!(Type::of::<Vec<Line>>().to_string(), "[{sku: text, count: u32, note: text? = default}]");
+/// assert_eq!(Type::of::<Vec<Line>>().to_string(), "[{sku: text, count: u32, note: text?}]");
 /// ```
 #[diagnostic::on_unimplemented(
     message = "the wire shape of `{Self}` is unknown",

@@ -19,6 +19,7 @@ impl Display for Type {
             Self::Option(inner) => write!(f, "{inner}?"),
             Self::List(inner) => write!(f, "[{inner}]"),
             Self::Array(inner, length) => write!(f, "[{inner}; {length}]"),
+            Self::Tuple(types) if types.is_empty() => f.write_str("(,)"),
             Self::Tuple(types) => {
                 f.write_str("(")?;
                 separated(f, ", ", types)?;
@@ -27,8 +28,8 @@ impl Display for Type {
             Self::Map(key, value) => write!(f, "{{{key} => {value}}}"),
             Self::Struct(fields) => fields.fmt(f),
             Self::Enum(variants) => variants.fmt(f),
-            Self::Checked(inner) => write!(f, "checked {inner}"),
-            Self::Recursive(inner) => write!(f, "recursive {inner}"),
+            Self::Checked(inner) => prefixed(f, "checked", inner),
+            Self::Recursive(inner) => prefixed(f, "recursive", inner),
             Self::Outer(levels) => write!(f, "outer {levels}"),
         }
     }
@@ -36,21 +37,7 @@ impl Display for Type {
 
 impl Display for Number {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::U8 => "u8",
-            Self::U16 => "u16",
-            Self::U32 => "u32",
-            Self::U64 => "u64",
-            Self::U128 => "u128",
-            Self::I8 => "i8",
-            Self::I16 => "i16",
-            Self::I32 => "i32",
-            Self::I64 => "i64",
-            Self::I128 => "i128",
-            Self::F32 => "f32",
-            Self::F64 => "f64",
-            Self::Json => "number",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -67,7 +54,7 @@ impl Display for Struct {
     }
 }
 
-/// `name|alias: T`, with what is not usual after it: `= default`, `sometimes`, `not written`, `not read`.
+/// `name|alias: T`, followed by what is not usual: `= default`, `required` for an option, `sometimes`, `not written`, `not read`.
 impl Display for Field {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         names(f, &self.name, &self.aliases)?;
@@ -77,10 +64,13 @@ impl Display for Field {
             Written::Sometimes => " sometimes",
             Written::Never => " not written",
         })?;
-        f.write_str(match self.read {
-            Read::Required => "",
-            Read::Optional => " = default",
-            Read::Never => " not read",
+        f.write_str(match (self.read, &self.value) {
+            // A missing option is `None`.
+            (Read::Optional, Type::Option(_)) => "",
+            (Read::Required, Type::Option(_)) => " required",
+            (Read::Required, _) => "",
+            (Read::Optional, _) => " = default",
+            (Read::Never, _) => " not read",
         })
     }
 }
@@ -125,6 +115,11 @@ impl Display for Variant {
     }
 }
 
+/// Writes a word and the type that it belongs to. The mark of an option belongs to both.
+fn prefixed(f: &mut Formatter<'_>, word: &str, inner: &Type) -> fmt::Result {
+    if matches!(inner, Type::Option(_)) { write!(f, "{word} ({inner})") } else { write!(f, "{word} {inner}") }
+}
+
 fn separated<T: Display>(f: &mut Formatter<'_>, separator: &str, items: &[T]) -> fmt::Result {
     for (place, item) in items.iter().enumerate() {
         write!(f, "{}{item}", if place == 0 { "" } else { separator })?;
@@ -141,8 +136,19 @@ fn names(f: &mut Formatter<'_>, first: &str, aliases: &[String]) -> fmt::Result 
     Ok(())
 }
 
-/// Writes a name, in quotes unless it consists of letters, digits, `_` and `-`.
+/// Words with a meaning of their own at the place of a name.
+const KEYWORDS: [&str; 4] = ["and", "in", "not", "untagged"];
+
+pub(super) fn is_keyword(word: &str) -> bool {
+    KEYWORDS.contains(&word)
+}
+
+/// Writes a name, as a JSON string unless it consists of letters, digits, `_` and `-`.
 fn name(f: &mut Formatter<'_>, name: &str) -> fmt::Result {
     let is_plain = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'));
-    if is_plain { f.write_str(name) } else { write!(f, "{name:?}") }
+    if is_plain && !is_keyword(name) {
+        return f.write_str(name);
+    }
+    // Text is always valid JSON.
+    f.write_str(&serde_json::to_string(name).unwrap_or_default())
 }

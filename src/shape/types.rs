@@ -228,6 +228,49 @@ impl Type {
     }
 }
 
+impl Number {
+    pub(super) const ALL: [Self; 13] = [
+        Self::U8,
+        Self::U16,
+        Self::U32,
+        Self::U64,
+        Self::U128,
+        Self::I8,
+        Self::I16,
+        Self::I32,
+        Self::I64,
+        Self::I128,
+        Self::F32,
+        Self::F64,
+        Self::Json,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "u8",
+            Self::U16 => "u16",
+            Self::U32 => "u32",
+            Self::U64 => "u64",
+            Self::U128 => "u128",
+            Self::I8 => "i8",
+            Self::I16 => "i16",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+            Self::I128 => "i128",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Json => "number",
+        }
+    }
+}
+
+impl Field {
+    /// Creates a field that is always written and has to be there.
+    pub fn new(name: impl Into<String>, value: Type) -> Self {
+        Self { name: name.into(), aliases: Vec::new(), value, written: Written::Always, read: Read::Required }
+    }
+}
+
 impl Struct {
     /// Creates a type without fields.
     pub fn new() -> Self {
@@ -236,13 +279,7 @@ impl Struct {
 
     /// Adds a field that is always written and has to be there.
     pub fn with_field(mut self, name: impl Into<String>, value: Type) -> Self {
-        self.fields.push(Field {
-            name: name.into(),
-            aliases: Vec::new(),
-            value,
-            written: Written::Always,
-            read: Read::Required,
-        });
+        self.fields.push(Field::new(name, value));
         self
     }
 }

@@ -62,11 +62,12 @@ impl Source {
 }
 
 /// Each module may import from itself and from the modules before it.
-const ORDER: [&[&str]; 13] = [
+const ORDER: [&[&str]; 14] = [
     &["id"],
     &["error"],
     &["status"],
-    &["codec", "claim", "shape", "backoff", "grace", "hosts", "panics"],
+    &["codec", "claim", "backoff", "grace", "hosts", "panics"],
+    &["shape"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
     &["command", "projection", "lifecycle"],
