@@ -24,7 +24,7 @@ use crate::error::BoxError;
 /// assert_eq!(Codec::Json.decode::<(String, u32)>(&payload)?, ("tea".to_owned(), 12));
 /// # Ok::<(), retell::BoxError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
     /// JSON: readable in SQL and by consumers in other languages. A new field with a default needs no new schema version.

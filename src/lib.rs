@@ -38,6 +38,7 @@ pub mod process;
 pub mod projection;
 pub mod reaction;
 pub mod rebuild;
+pub mod registry;
 pub mod relay;
 pub mod repository;
 pub mod shape;

@@ -3,7 +3,7 @@
 //! A shape describes what a codec writes, and not the Rust type: names of types, the order of attributes and documentation do not count. Two
 //! types of one shape are stored in the same way.
 
-mod compare;
+pub(crate) mod compare;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "support for generated code")]
 pub mod declared;

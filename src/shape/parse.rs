@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 250;
 pub struct InvalidShape {
     /// The place of the problem, as a number of bytes from the start.
     pub at: usize,
-    /// What is expected there.
+    /// The part that is expected there.
     pub expected: &'static str,
 }
 

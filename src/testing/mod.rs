@@ -2,6 +2,7 @@
 //! suites that every store, read model and broker must pass.
 
 pub mod broker;
+mod compatibility;
 pub mod deadlines;
 pub mod faulty;
 pub mod inbox;
@@ -15,6 +16,7 @@ pub mod scenario;
 pub mod store;
 pub mod views;
 
+pub use compatibility::assert_compatible;
 pub use log_scenario::given_log;
 pub use process_scenario::given_process;
 pub use scenario::given;

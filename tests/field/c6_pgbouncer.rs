@@ -16,7 +16,8 @@ use tempfile::TempDir;
 
 use crate::databases::{Database, Place};
 use crate::notes;
-use crate::server::{TIMEOUT, folder, program};
+use crate::programs::here_as_user;
+use crate::server::{TIMEOUT, folder};
 use crate::unfit::report;
 
 /// A PgBouncer in transaction mode before one database.
@@ -45,7 +46,7 @@ impl Pooler {
              ignore_startup_parameters = extra_float_digits\n{settings}\n"
         );
         fs::write(&config, text).unwrap();
-        let mut command = program(binary);
+        let mut command = here_as_user("postgres", binary);
         let process = command.arg("-q").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {

@@ -69,7 +69,7 @@ const ORDER: [&[&str]; 14] = [
     &["codec", "claim", "backoff", "grace", "hosts", "panics"],
     &["shape"],
     &["event", "shutdown"],
-    &["aggregate", "store", "broker"],
+    &["aggregate", "store", "broker", "registry"],
     &["command", "projection", "lifecycle"],
     &["view", "reaction", "inline"],
     &["repository", "relay", "worker"],

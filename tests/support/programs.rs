@@ -51,18 +51,22 @@ pub(crate) fn as_user(user: &str, program: impl AsRef<OsStr>) -> Command {
     if !is_root() {
         return Command::new(program);
     }
-    let mut command;
-    let program = Path::new(program.as_ref());
-    let is_here = program.is_absolute() && !outside(program).exists();
-    if has_own_root() && !is_here {
-        command = Command::new("chroot");
-        command.arg(format!("--userspec={user}:{user}")).arg(root());
-        command.env("LANG", "C.UTF-8");
-    } else {
-        command = Command::new("setpriv");
-        command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args(["--init-groups", "--"]);
+    if !has_own_root() {
+        return here_as_user(user, program);
     }
-    command.arg(program);
+    let mut command = Command::new("chroot");
+    command.arg(format!("--userspec={user}:{user}")).arg(root());
+    command.env("LANG", "C.UTF-8").arg(program);
+    command
+}
+
+/// As [`as_user`], for a program of this machine, whatever has the servers.
+pub(crate) fn here_as_user(user: &str, program: impl AsRef<OsStr>) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args(["--init-groups", "--"]).arg(program);
     command
 }
 

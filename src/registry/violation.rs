@@ -1,0 +1,77 @@
+//! Broken rules, and what to do.
+
+use std::fmt;
+
+use crate::shape::compare::Finding;
+
+/// A broken rule of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Violation {
+    /// The stored name of the event.
+    pub event: String,
+    /// Its schema version.
+    pub version: u32,
+    /// The broken rule.
+    pub broken: Broken,
+}
+
+/// A rule that a change of an event breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Broken {
+    /// A rule of compatibility.
+    Rule(Finding),
+    /// The lock has the event, and no type of the program does (`E-EVENT-REMOVED`).
+    EventRemoved,
+    /// The lock has a newer version than the program (`E-VERSION-REMOVED`).
+    VersionRemoved {
+        /// The newest version of the program.
+        newest: u32,
+    },
+}
+
+impl Broken {
+    /// Returns the stable name of the rule.
+    pub fn id(&self) -> &'static str {
+        match self {
+            Self::Rule(finding) => finding.rule.id(),
+            Self::EventRemoved => "E-EVENT-REMOVED",
+            Self::VersionRemoved { .. } => "E-VERSION-REMOVED",
+        }
+    }
+
+    /// Returns the place in the payload. Empty for the event itself.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Rule(finding) => &finding.path,
+            Self::EventRemoved | Self::VersionRemoved { .. } => "",
+        }
+    }
+
+    /// Returns what to do.
+    pub fn cure(&self) -> &'static str {
+        match self {
+            Self::Rule(finding) => finding.rule.cure(),
+            Self::EventRemoved => "keep the variant for as long as the log holds such events",
+            Self::VersionRemoved { .. } => "keep the newer version: the log may hold events of it",
+        }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(finding) => finding.fmt(f),
+            Self::EventRemoved => write!(f, "{}: no type of the program has this event", self.id()),
+            Self::VersionRemoved { newest } => write!(f, "{}: the program's newest version is {newest}", self.id()),
+        }
+    }
+}
+
+/// `order.placed 1: E-FIELD-REQUIRED-ADDED at cents`, and what to do on a second line.
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}\n    {}", self.event, self.version, self.broken, self.broken.cure())
+    }
+}
