@@ -262,9 +262,14 @@ impl<'a> Comparison<'a> {
             }
             (Type::Outer(levels), _) => self.outer_writer(*levels, reader),
             (_, Type::Outer(levels)) => self.outer_reader(writer, *levels),
-            (Type::Opaque, Type::Opaque) | (_, Type::Any) => {}
+            (Type::Opaque, Type::Opaque)
+            | (_, Type::Any)
+            | (Type::Unit, Type::Option(_))
+            | (Type::Char | Type::Format(_), Type::Text) => {}
             (Type::Opaque, _) | (_, Type::Opaque) => self.find(Rule::Opaque, writer, reader),
-            (Type::Checked(one), Type::Checked(other)) => self.compare(one, other),
+            (Type::Checked(one), Type::Checked(other)) | (Type::Option(one), Type::Option(other)) => {
+                self.compare(one, other);
+            }
             (Type::Checked(inner), _) => self.compare(inner, reader),
             (_, Type::Checked(inner)) => {
                 let before = self.findings.len();
@@ -274,8 +279,6 @@ impl<'a> Comparison<'a> {
                     self.find(rule, writer, reader);
                 }
             }
-            (Type::Option(one), Type::Option(other)) => self.compare(one, other),
-            (Type::Unit, Type::Option(_)) => {}
             (Type::Option(one), _) => {
                 let rule = self.either(Rule::OptionRemoved, Rule::OptionAdded);
                 self.find(rule, writer, reader);
@@ -288,9 +291,9 @@ impl<'a> Comparison<'a> {
                     self.find(rule, writer, reader);
                 }
             }
-            (Type::Char | Type::Format(_), Type::Text) => {}
-            (Type::List(one), Type::List(other)) => self.inside("[]".into(), |all| all.compare(one, other)),
-            (Type::Array(one, _), Type::List(other)) => self.inside("[]".into(), |all| all.compare(one, other)),
+            (Type::List(one) | Type::Array(one, _), Type::List(other)) => {
+                self.inside("[]".into(), |all| all.compare(one, other));
+            }
             (Type::Tuple(types), Type::List(other)) => {
                 for one in types {
                     self.inside("[]".into(), |all| all.compare(one, other));

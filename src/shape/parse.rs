@@ -244,8 +244,8 @@ impl<'a> Parser<'a> {
         let mut fields = Struct::new();
         if !self.skip("}") {
             let mut ahead = self.clone();
-            let is_map = !ahead.skip("..") && !(ahead.names().is_ok() && ahead.skip(":"));
-            if is_map {
+            let has_fields = ahead.skip("..") || ahead.names().is_ok() && ahead.skip(":");
+            if !has_fields {
                 let key = Box::new(self.shape()?);
                 self.expect("=>", "`=>`")?;
                 let value = Box::new(self.shape()?);

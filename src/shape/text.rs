@@ -66,9 +66,8 @@ impl Display for Field {
         })?;
         f.write_str(match (self.read, &self.value) {
             // A missing option is `None`.
-            (Read::Optional, Type::Option(_)) => "",
             (Read::Required, Type::Option(_)) => " required",
-            (Read::Required, _) => "",
+            (Read::Optional, Type::Option(_)) | (Read::Required, _) => "",
             (Read::Optional, _) => " = default",
             (Read::Never, _) => " not read",
         })
