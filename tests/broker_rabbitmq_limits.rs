@@ -181,13 +181,13 @@ async fn a_user_without_the_right_to_configure_uses_what_is_there() {
 #[tokio::test]
 async fn a_blocked_publisher_waits_and_sends_nothing_twice() {
     let server = RabbitMq::start();
-    let broker = RabbitMqBroker::new(options(&server).with_timeout(Duration::from_millis(500))).unwrap();
+    let broker = RabbitMqBroker::new(options(&server).with_timeout(Duration::from_secs(2))).unwrap();
     drop(broker.subscribe(&name("sales"), SubscriptionMode::Competing).await.unwrap());
     broker.publish(&[frame(1, 10)]).await.unwrap().await.unwrap();
     server.ctl(&["set_vm_memory_high_watermark", "0.0000001"]);
     // The broker notices that it blocks a connection when that publishes.
     let mut waiting = broker.publish(&[frame(2, 10)]).await.unwrap();
-    let waited = tokio::time::timeout(Duration::from_secs(3), waiting.as_mut()).await;
+    let waited = tokio::time::timeout(Duration::from_secs(6), waiting.as_mut()).await;
     assert!(waited.is_err(), "{waited:?}");
     let error = broker.publish(&[frame(3, 10)]).await.err().unwrap();
     assert!(error.is_transient() && error.to_string().contains("low on memory"), "{error:#}");
