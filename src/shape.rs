@@ -8,6 +8,7 @@ pub(crate) mod compare;
 #[allow(missing_docs, reason = "support for generated code")]
 pub mod declared;
 mod parse;
+mod read;
 mod ready;
 mod text;
 pub(crate) mod types;
@@ -16,6 +17,7 @@ use std::any::TypeId;
 
 pub use compare::{Changes, Finding, Rule};
 pub use parse::InvalidShape;
+pub use read::ReadError;
 pub use types::{Enum, Field, Number, Read, Struct, Tagging, Type, Variant, Written};
 
 /// The deepest nesting that counts as proven to read back. serde_json reads 127 levels, and a type takes two at most.
