@@ -94,7 +94,8 @@ fn events_of_a_line_share_a_correlation_id_across_a_kill() {
 #[test]
 fn unpaid_orders_are_cancelled_even_across_a_kill() {
     let fixture = Fixture::with(&generated_orders(300));
-    let unpaid = ["--unpaid", "3", "--patience", "2"];
+    // Longer than the shop needs to start again, even on a busy machine.
+    let unpaid = ["--unpaid", "3", "--patience", "15"];
     let mut shop = fixture.start(&unpaid);
     fixture.await_events(&mut shop, 1_000);
     shop.kill();
