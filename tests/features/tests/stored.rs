@@ -12,14 +12,14 @@ use retell::store::{Fingerprint, Outcome, Snapshot};
 use retell::{Codec, DateTime, EventId, EventStore, EventType, IdempotencyKey, Position, RecordedEvent, Repository};
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Shape)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Tagged {
     Paid { cents: i64, rate: f64 },
     Free,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Shape)]
 #[serde(untagged)]
 enum Untagged {
     Number(u64),
@@ -27,7 +27,7 @@ enum Untagged {
     Text(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Shape)]
 struct Flat {
     big: u64,
     negative: i64,

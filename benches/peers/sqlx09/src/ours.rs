@@ -24,11 +24,11 @@ use crate::database;
 #[derive(Debug, Event)]
 enum OrderEvent {
     #[event("order.placed")]
-    Placed(Placed),
+    Placed(#[event(opaque)] Placed),
     #[event("order.paid")]
-    Paid(Paid),
+    Paid(#[event(opaque)] Paid),
     #[event("order.shipped")]
-    Shipped(Shipped),
+    Shipped(#[event(opaque)] Shipped),
 }
 
 impl OrderEvent {
