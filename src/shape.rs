@@ -23,9 +23,6 @@ pub use types::{Enum, Field, Number, Read, Struct, Tagging, Type, Variant, Writt
 /// The deepest nesting that counts as proven to read back. serde_json reads 127 levels, and a type takes two at most.
 const MAX_NESTING: usize = 32;
 
-/// The deepest nesting of types.
-const MAX_DEPTH: usize = 200;
-
 /// Added to the place of a recursive type that is not yet expanded.
 const UNBOUND: usize = 1 << 31;
 
@@ -115,13 +112,7 @@ impl Shapes {
             self.has_unproven = true;
         }
         self.depth += 1;
-        // A generic type can contain a larger one of itself without end.
-        let shape = if self.depth > MAX_DEPTH {
-            self.has_unproven = true;
-            Type::Opaque
-        } else {
-            T::shape(self)
-        };
+        let shape = T::shape(self);
         self.has_unproven |= self.depth > MAX_NESTING;
         self.depth -= 1;
         shape

@@ -288,6 +288,7 @@ pub(crate) fn value(part: &Part<'_>, errors: &mut Errors) {
 /// Checks the input of `#[derive(Shape)]`.
 pub(crate) fn part(part: &Part<'_>, errors: &mut Errors) {
     only_opaque_on_fields(part.input, "shape", errors);
+    wire::check_variants(ast::variants(part.input), errors);
     for attr in ast::variants(part.input).flat_map(|variant| attr::named(&variant.attrs, "shape")) {
         errors.add(attr, "`#[shape]` belongs on the type or on a field: remove it here");
     }

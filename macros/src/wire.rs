@@ -12,7 +12,7 @@ use crate::errors::Errors;
 use crate::expand::shadow::without_self;
 
 /// Attributes that run the user's own code, of which nothing is known.
-const CODE: &[&str] = &["with", "serialize_with", "deserialize_with"];
+const CODE: &[&str] = &["with", "serialize_with", "deserialize_with", "getter"];
 
 /// Generates the names and flags of fields and variants.
 pub(crate) struct Wire<'a> {
@@ -56,9 +56,11 @@ impl Wire<'_> {
                 let of = kept().map(|field| self.of(field));
                 quote!(#shape::Body::Inner(#(#of)*))
             }
-            Fields::Named(_) if has(metas, "transparent") => {
-                let of = kept().map(|field| self.of(field));
-                quote!(#shape::Body::Inner(#(#of)*))
+            _ if has(metas, "transparent") => {
+                // serde demands that only one field is written.
+                let of = kept().find(|field| !is_phantom(field)).map(|field| self.of(field));
+                let kind = if fields.len() == 1 { quote!(Inner) } else { quote!(PartOf) };
+                quote!(#shape::Body::#kind(#of))
             }
             Fields::Unnamed(_) => {
                 let of = kept().map(|field| self.of(field));
@@ -151,6 +153,25 @@ pub(crate) fn check(fields: &Fields, attribute: &str, errors: &mut Errors) {
             }
         }
     }
+}
+
+/// Reports attributes of variants that a shape cannot express.
+pub(crate) fn check_variants<'a>(variants: impl Iterator<Item = &'a syn::Variant>, errors: &mut Errors) {
+    for variant in variants {
+        for meta in attr::serde(&variant.attrs, errors) {
+            if CODE.iter().any(|name| meta.path().is_ident(name)) || meta.path().is_ident("untagged") {
+                let name = meta.path().to_token_stream();
+                errors.add(
+                    meta,
+                    format!("no shape can express `{name}` on a variant: implement `retell::Shape` by hand"),
+                );
+            }
+        }
+    }
+}
+
+fn is_phantom(field: &Field) -> bool {
+    matches!(&field.ty, syn::Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "PhantomData"))
 }
 
 /// Returns whether a field has `#[event(opaque)]` or `#[shape(opaque)]`.

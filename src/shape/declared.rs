@@ -16,6 +16,8 @@ pub enum Body {
     Unit,
     /// One unnamed field, which is written without anything around it.
     Inner(Of),
+    /// One field that is written without anything around it, while others are left out.
+    PartOf(Of),
     /// Unnamed fields, and whether one is left out.
     Tuple(&'static [Of], bool),
     /// Named fields, whether unknown ones are refused, and whether a field is left out.
@@ -108,6 +110,10 @@ impl Shapes {
             // An option of it is written as its own `None`.
             Body::Unit => self.unproven(Type::Unit),
             Body::Inner(of) => of(self),
+            Body::PartOf(of) => {
+                let shape = of(self);
+                self.unproven(shape)
+            }
             Body::Tuple(types, is_partial) => {
                 let types = types.iter().map(|of| of(self)).collect();
                 let shape = Type::tuple(types);
@@ -211,13 +217,15 @@ impl Struct {
     fn flatten(&mut self, value: Type, is_optional: bool) {
         match value {
             Type::Struct(Struct { fields, rest, .. }) => {
-                let fields = fields.into_iter().map(|field| match field {
-                    Field { written: Written::Always, read: Read::Required, .. } if is_optional => {
-                        Field { written: Written::Sometimes, read: Read::Optional, ..field }
+                self.fields.extend(fields.into_iter().map(|mut field| {
+                    if is_optional && field.written == Written::Always {
+                        field.written = Written::Sometimes;
                     }
-                    field => field,
-                });
-                self.fields.extend(fields);
+                    if is_optional && field.read == Read::Required {
+                        field.read = Read::Optional;
+                    }
+                    field
+                }));
                 if rest.is_some() {
                     self.rest = rest;
                 }

@@ -89,10 +89,7 @@ fn shape(part: &Part<'_>, krate: &TokenStream) -> TokenStream {
     let shape = quote!(#krate::__private::shape);
     let serde = &part.serde;
     // `into` decides what is written.
-    if let Some(other) =
-        text_of(serde, "into").or_else(|| text_of(serde, "try_from")).or_else(|| text_of(serde, "from"))
-        && let Ok(other) = other.parse::<syn::Type>()
-    {
+    if let Some(Ok(other)) = text_of(serde, "into").map(|other| other.parse::<syn::Type>()) {
         return quote!(#shape::checked::<#other>(__shapes));
     }
     let wire = Wire { krate, attribute: "shape", owner: None };

@@ -22,6 +22,10 @@ struct Line {
 enum Unit {
     #[shape(opaque)]
     Piece,
+    #[serde(with = "as_text")]
+    Kilogram(u32),
+    #[serde(untagged)]
+    Other(String),
 }
 
 #[derive(Shape)]
