@@ -34,6 +34,7 @@ use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::rabbitmq::topology::Topology;
 use retell::broker::{Announced, Announcer, Broker, Confirm, Publisher, SubscriptionMode};
 use retell::event::{NewEvent, RecordedEvent};
+use retell::registry::RegisteredShape;
 use retell::relay::RelayOptions;
 use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Query, Replay, Select, Visitor};
@@ -460,6 +461,10 @@ impl EventReader for EmptyLog {
 
     async fn position_of(&self, _: retell::Token) -> Result<Option<Position>> {
         Ok(None)
+    }
+
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        Ok(Vec::new())
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -250,6 +250,9 @@ pub enum CommandError<E> {
     /// The store failed for a reason that may pass. Retry under the same idempotency key: without a key, a caller cannot know whether the
     /// events were written.
     Transient(Error),
+    /// A newer release has written an event of the aggregate, and this process does not know it: see [`ErrorKind::BehindDeploy`]. Nothing was
+    /// written. A process of the newer release can execute the command, so an HTTP layer answers 503.
+    BehindDeploy(Error),
     /// The aggregate's events cannot be read.
     Corrupt(Error),
     /// Any other error of the store.
@@ -262,7 +265,9 @@ impl<E: fmt::Display> fmt::Display for CommandError<E> {
             Self::Rejected(reason) => reason.fmt(f),
             Self::Conflict(error) => fmt_chain(f, &Conflicted(error), Some(error)),
             Self::Taken { scope, value, by } => write!(f, "{scope} {value} is taken by {by}"),
-            Self::Transient(error) | Self::Corrupt(error) | Self::Failed(error) => error.fmt(f),
+            Self::Transient(error) | Self::BehindDeploy(error) | Self::Corrupt(error) | Self::Failed(error) => {
+                error.fmt(f)
+            }
         }
     }
 }
@@ -286,7 +291,9 @@ impl<E: fmt::Display + fmt::Debug> std::error::Error for CommandError<E> {
             Self::Rejected(_) | Self::Taken { .. } => None,
             Self::Conflict(error) => Some(error),
             // The message is the error itself, so its cause comes next.
-            Self::Transient(error) | Self::Corrupt(error) | Self::Failed(error) => error.source(),
+            Self::Transient(error) | Self::BehindDeploy(error) | Self::Corrupt(error) | Self::Failed(error) => {
+                error.source()
+            }
         }
     }
 }
@@ -299,6 +306,8 @@ impl<E> From<Error> for CommandError<E> {
             Self::Conflict(error)
         } else if error.is_transient() {
             Self::Transient(error)
+        } else if error.is_behind_deploy() {
+            Self::BehindDeploy(error)
         } else if error.is_corrupt() {
             Self::Corrupt(error)
         } else {

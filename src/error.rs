@@ -9,6 +9,7 @@ use crate::id::{
     ClaimScope, ClaimValue, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Place, Position,
     ProjectionName, StreamId, Version,
 };
+use crate::registry::violation::Violation;
 
 /// Characters that are stored of an error.
 const REASON_CHARS: usize = 1_000;
@@ -121,6 +122,13 @@ pub enum ErrorKind {
         /// The newest schema version the reader knows.
         known: u32,
     },
+    /// A newer release has written an event, and this one does not know its type or its schema version. Another process of the newer release can
+    /// handle it, so an HTTP layer answers 503. The cause names the event.
+    #[error("this process is behind a deploy: a newer release has written an event {0} that it does not know")]
+    BehindDeploy(EventType),
+    /// The wire shape of an event has changed without a new version, and the log holds events that could not be read any more. Nothing was written.
+    #[error("events in the log could not be read any more: {}", lines(.0))]
+    ShapeChanged(Vec<Violation>),
     /// A stored event's payload does not match its type and schema version.
     #[error("{stream} version {version}: cannot decode the payload of {event_type}")]
     Undecodable {
@@ -340,6 +348,10 @@ fn names(known: &[impl fmt::Display]) -> String {
     format!("these have: {}", names.join(", "))
 }
 
+fn lines(violations: &[Violation]) -> String {
+    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 fn list(problems: &[ServerProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -383,6 +395,14 @@ impl Error {
     /// Returns whether the log does not have an event that the caller remembers: see [`ErrorKind::HistoryChanged`].
     pub fn is_history_changed(&self) -> bool {
         matches!(*self.kind, ErrorKind::HistoryChanged { .. })
+    }
+
+    /// Returns whether a newer release has written an event that this one does not know: see [`ErrorKind::BehindDeploy`]. It counts, too, if the
+    /// code of a projection or a process has passed such an error on.
+    pub fn is_behind_deploy(&self) -> bool {
+        self.chain().any(|cause| {
+            cause.downcast_ref::<Self>().is_some_and(|error| matches!(*error.kind, ErrorKind::BehindDeploy(_)))
+        })
     }
 
     /// Returns whether another stream holds a value that the append reserves.

@@ -253,6 +253,7 @@ impl<E: std::fmt::Display> From<CommandError<E>> for CommandFailure {
             CommandError::Taken { scope, value, by } => Self::Rejected(format!("{scope} {value} is taken by {by}")),
             CommandError::Conflict(error)
             | CommandError::Transient(error)
+            | CommandError::BehindDeploy(error)
             | CommandError::Corrupt(error)
             | CommandError::Failed(error) => Self::Failed(error),
         }

@@ -1,12 +1,14 @@
 //! The events that a program knows, and a check of their changes against `events.lock`.
 
 pub(crate) mod lock;
+pub(crate) mod stored;
 pub(crate) mod violation;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 pub use lock::{Block, Exception, InvalidLock, Lock};
+pub use stored::{Compared, NewerVersion, RegisteredShape};
 pub use violation::{Broken, Violation};
 
 use crate::codec::Codec;

@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::aggregate::{Aggregate, Handle};
 use crate::command::{CommandError, Context, Executed, Keyed, Request};
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::event::{Event, NewEvent};
+use crate::event::{Event, EventTypes, NewEvent};
 use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId, Version};
 use crate::panics::catch;
+use crate::registry::Registry;
+use crate::registry::stored::if_behind_deploy;
 use crate::repository::cache::{Slot, Slots};
 use crate::repository::fold::{Fold, unapplied};
 use crate::repository::request::{Events, FirstRequest, Likeness, TICK};
@@ -100,6 +102,8 @@ struct Inner<A: Aggregate> {
     command_timeout: Duration,
     older_snapshots: u32,
     snapshots: Snapshots,
+    /// Whether the wire shapes of the events are registered with the log.
+    registered: OnceCell<()>,
 }
 
 impl<A: Aggregate> std::fmt::Debug for Inner<A> {
@@ -144,6 +148,7 @@ impl<A: Aggregate> Repository<A> {
                 permits: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
                 failures: AtomicU64::default(),
             },
+            registered: OnceCell::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -235,6 +240,7 @@ impl<A: Aggregate> Repository<A> {
             let Some(Decided { append, after }) = decided? else {
                 return Ok(Executed::unchanged(version));
             };
+            self.inner.registered.get_or_try_init(|| Box::pin(self.inner.register())).await?;
             match self.inner.store.append(append).await {
                 // The cached state stays at its version, and the next append conflicts if that version is too old.
                 Ok(appended) if appended.outcome == Outcome::Repeated => {
@@ -398,7 +404,7 @@ impl<A: Aggregate> Repository<A> {
                 self.inner.store.replay(stream, Replay { snapshot: None, ..replay }, &mut fold).await?;
                 Ok(fold.loaded)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(Box::pin(if_behind_deploy(&*self.inner.store, error)).await),
             Ok(()) => Ok(fold.loaded),
         }
     }
@@ -440,6 +446,13 @@ impl Snapshots {
 }
 
 impl<A: Aggregate> Inner<A> {
+    async fn register(&self) -> Result<()> {
+        match A::Event::TYPES {
+            EventTypes::Only(_) => Registry::new().with::<A::Event>()?.register(&*self.store).await.map(drop),
+            EventTypes::All => Ok(()),
+        }
+    }
+
     /// Saves a state that is in the log.
     async fn save(&self, stream: &StreamId, loaded: &Loaded<A>) -> Result<(), BoxError> {
         let Some(event_id) = loaded.last_event else { return Ok(()) };

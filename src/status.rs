@@ -38,6 +38,8 @@ pub struct Status {
     pub waits: Vec<Waiting>,
     /// The last error that it saw in this run, even if a retry has succeeded since.
     pub last_error: Option<Seen>,
+    /// What is worth knowing, and no reason to wait: a newer release writes other versions of its events.
+    pub notes: Vec<String>,
 }
 
 /// Whether a worker, a relay or a process manager runs.
@@ -63,6 +65,8 @@ pub enum Activity {
 pub enum Wait {
     /// The database of the log or of the read model does not answer.
     Database,
+    /// A newer release has written events that this process does not know. It leaves them to processes of that release.
+    Deploy,
     /// Every aggregate fails, which looks like an outage of something that the projection needs.
     Outage,
     /// The deadlines of a process cannot be read.
@@ -132,6 +136,7 @@ impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Database => "the database",
+            Self::Deploy => "the newer release",
             Self::Outage => "the end of an outage",
             Self::Deadlines => "the deadlines",
             Self::Broker => "the broker",
@@ -181,6 +186,11 @@ impl Reporter {
             status.activity = Activity::Running;
             is_new
         });
+    }
+
+    /// Reports what was found at the start.
+    pub(crate) fn notes(&self, notes: Vec<String>) {
+        self.0.send_if_modified(|status| std::mem::replace(&mut status.notes, notes.clone()) != notes);
     }
 
     /// Reports an error that is retried or parked, and does not keep the run waiting.

@@ -17,6 +17,7 @@ use retell::broker::frame::{Frame, ReceivedFrame};
 use retell::broker::{Broker, Confirm, Consumer, Delivery, DeliveryTag, Publisher, SubscriptionMode};
 use retell::event::NewEvent;
 use retell::projection::wait_for;
+use retell::registry::RegisteredShape;
 use retell::relay::RelayOptions;
 use retell::store::{Append, Page, Parking, Query, RelayStore, Replay, Select, Step, Turn, Visitor, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
@@ -642,6 +643,10 @@ impl EventReader for NoPages {
 
     async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
         self.0.position_of(token).await
+    }
+
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        self.0.registered_shapes().await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use databases::{Database, Place};
 use futures::FutureExt;
 use retell::error::{ErrorKind, Result};
+use retell::registry::RegisteredShape;
 use retell::store::{Append, Appended, Inline, InlineStore, KeyedOutcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::testing::inline::noting;
 use retell::testing::{inline, store};
@@ -173,6 +174,10 @@ impl EventReader for Faulty {
         self.log.position_of(token).await
     }
 
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        self.log.registered_shapes().await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.log.watch_head()
     }
@@ -204,6 +209,10 @@ impl EventStore for Faulty {
 
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         self.log.save_snapshot(stream, snapshot).await
+    }
+
+    async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        self.log.register_shapes(shapes).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -25,6 +25,7 @@ use retell::broker::frame::Frame;
 use retell::broker::{Broker, Confirm, Consumer, Delivery, DeliveryTag, Publisher, SubscriptionMode};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::projection::wait_for;
+use retell::registry::RegisteredShape;
 use retell::relay::RelayOptions;
 use retell::rusqlite::Connection;
 use retell::store::ParkedState;
@@ -234,6 +235,10 @@ impl EventReader for Unswept {
 
     async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
         self.0.position_of(token).await
+    }
+
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        self.0.registered_shapes().await
     }
 
     fn watch_head(&self) -> tokio::sync::watch::Receiver<Position> {

@@ -17,6 +17,7 @@ use retell::broker::{Announced, Announcer, Confirm, Publisher};
 use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::id::Fence;
+use retell::registry::RegisteredShape;
 use retell::relay::RelayOptions;
 use retell::store::{Append, PAGE_BYTES, Page, Query, RelayStore, Replay, Visitor};
 use retell::testing::store::{event, events, stream};
@@ -482,6 +483,10 @@ impl EventReader for CountingReader {
 
     async fn position_of(&self, token: retell::Token) -> Result<Option<Position>> {
         self.store.position_of(token).await
+    }
+
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        self.store.registered_shapes().await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

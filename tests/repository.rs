@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::FutureExt;
 use proptest::prelude::*;
 use retell::event::{NewEvent, RecordedEvent};
+use retell::registry::RegisteredShape;
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
 use retell::store::{Append, Appended, Fingerprint, KeyedOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::{
@@ -87,6 +88,10 @@ impl EventReader for CountingStore {
         self.store.position_of(token).await
     }
 
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        self.store.registered_shapes().await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.store.watch_head()
     }
@@ -111,6 +116,10 @@ impl EventStore for CountingStore {
     async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
         self.count_read().await?;
         self.store.holder(scope, value).await
+    }
+
+    async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        self.store.register_shapes(shapes).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -105,6 +105,18 @@ CREATE TABLE IF NOT EXISTS retell_snapshots (
     PRIMARY KEY (aggregate_type, aggregate_id, version)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
+-- The wire shapes that programs have registered for their events. Only inserted into.
+CREATE TABLE IF NOT EXISTS retell_shapes (
+    event_type VARBINARY(255) NOT NULL,
+    schema_version BIGINT NOT NULL,
+    codec SMALLINT NOT NULL,
+    digest BINARY(32) NOT NULL, -- the SHA-256 hash of the shape
+    shape LONGBLOB NOT NULL, -- text in UTF-8
+    first_seen DATETIME(6) NOT NULL, -- UTC
+    program LONGBLOB NOT NULL, -- text in UTF-8
+    PRIMARY KEY (event_type, schema_version, codec, digest)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
 CREATE TABLE IF NOT EXISTS retell_relays (
     relay VARBINARY(255) NOT NULL,

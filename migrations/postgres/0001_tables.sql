@@ -98,6 +98,18 @@ CREATE TABLE {schema}.snapshots (
     PRIMARY KEY (aggregate_type, aggregate_id, version)
 );
 
+-- The wire shapes that programs have registered for their events. Only inserted into.
+CREATE TABLE {schema}.shapes (
+    event_type text COLLATE "C" NOT NULL,
+    schema_version bigint NOT NULL,
+    codec smallint NOT NULL,
+    digest bytea NOT NULL, -- the SHA-256 hash of the shape
+    shape text NOT NULL,
+    first_seen timestamptz NOT NULL,
+    program text NOT NULL,
+    PRIMARY KEY (event_type, schema_version, codec, digest)
+);
+
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
 CREATE TABLE {schema}.relays (
     relay text PRIMARY KEY,

@@ -82,6 +82,18 @@ CREATE TABLE retell_snapshots (
     PRIMARY KEY (aggregate_type, aggregate_id, version)
 ) STRICT;
 
+-- The wire shapes that programs have registered for their events. Only inserted into.
+CREATE TABLE retell_shapes (
+    event_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    codec INTEGER NOT NULL,
+    digest BLOB NOT NULL, -- the SHA-256 hash of the shape
+    shape TEXT NOT NULL,
+    first_seen INTEGER NOT NULL, -- microseconds since 1970
+    program TEXT NOT NULL,
+    PRIMARY KEY (event_type, schema_version, codec, digest)
+) STRICT, WITHOUT ROWID;
+
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
 CREATE TABLE retell_relays (
     relay TEXT PRIMARY KEY,

@@ -420,6 +420,7 @@ fn failed(error: CommandError<Infallible>) -> Error {
         CommandError::Taken { scope, value, by } => ErrorKind::Taken { scope, value, by }.into(),
         CommandError::Conflict(error)
         | CommandError::Transient(error)
+        | CommandError::BehindDeploy(error)
         | CommandError::Corrupt(error)
         | CommandError::Failed(error) => error,
     }

@@ -15,6 +15,7 @@ use crate::id::mark::Mark;
 use crate::id::{
     ClaimScope, ClaimValue, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, ViewKey,
 };
+use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::inline::{Inline, InlineStore};
@@ -58,6 +59,7 @@ forward! {
         async fn head(&self) -> Result<Position>;
         async fn position_of(&self, token: Token) -> Result<Option<Position>>;
         async fn unsequenced(&self) -> Result<u64>;
+        async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>>;
         fn watch_head(&self) -> watch::Receiver<Position>;
     }
 }
@@ -65,6 +67,7 @@ forward! {
 forward! {
     EventStore {
         async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()>;
+        async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()>;
         async fn append(&self, append: Append) -> Result<Appended>;
         async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>>;
         async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>>;

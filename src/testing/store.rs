@@ -32,6 +32,7 @@ mod names;
 mod order;
 mod relays;
 mod replay;
+mod shapes;
 mod snapshots;
 
 pub use append::*;
@@ -43,6 +44,7 @@ pub use names::*;
 pub use order::*;
 pub use relays::*;
 pub use replay::*;
+pub use shapes::*;
 pub use snapshots::*;
 
 /// Expands to one test per case, named after the case.
@@ -139,6 +141,7 @@ macro_rules! store_conformance {
             one_append_claims_a_thousand_values,
             appends_that_claim_overlapping_values_do_not_deadlock,
             a_value_has_one_holder_at_a_time_in_log_order,
+            a_registered_shape_is_kept_as_it_was_first,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {

@@ -27,6 +27,8 @@ pub(super) struct Feed {
     consumer: Option<Box<dyn Consumer>>,
     /// Whether there ever was a consumer.
     has_consumed: bool,
+    /// Whether the messages are left to other processes.
+    is_away: bool,
     grown: watch::Receiver<Position>,
     reporter: Reporter,
     stop: CancellationToken,
@@ -52,8 +54,8 @@ impl Feed {
         reporter: Reporter,
         stop: CancellationToken,
     ) -> Self {
-        let (subscribing, consumer, has_consumed) = (None, None, false);
-        Self { broker, projection, mode, options, subscribing, consumer, has_consumed, grown, reporter, stop }
+        let (subscribing, consumer, has_consumed, is_away) = (None, None, false, false);
+        Self { broker, projection, mode, options, subscribing, consumer, has_consumed, is_away, grown, reporter, stop }
     }
 
     /// Begins to subscribe, unless there is a consumer or one is on its way.
@@ -61,6 +63,7 @@ impl Feed {
         if let Some(broker) = self.broker.clone()
             && self.consumer.is_none()
             && self.subscribing.is_none()
+            && !self.is_away
         {
             let (projection, mode) = (self.projection.clone(), self.mode);
             self.subscribing = Some(async move { broker.subscribe(&projection, mode).await }.boxed());
@@ -176,6 +179,18 @@ impl Feed {
     /// Returns messages that are not acknowledged to the queue. The next sweep subscribes again.
     pub(super) fn leave(&mut self) {
         self.consumer = None;
+    }
+
+    /// Leaves the messages to other processes until [`come_back`](Self::come_back).
+    pub(super) fn go_away(&mut self) {
+        (self.consumer, self.subscribing, self.is_away) = (None, None, true);
+    }
+
+    /// Subscribes again, if the messages were left to other processes.
+    pub(super) fn come_back(&mut self) {
+        if std::mem::take(&mut self.is_away) {
+            self.subscribe();
+        }
     }
 }
 

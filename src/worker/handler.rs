@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use crate::error::{BoxError, Result};
-use crate::event::{Envelope, RecordedEvent};
+use crate::event::{Envelope, Event, EventTypes, RecordedEvent};
 use crate::projection::Projection;
+use crate::registry::Registry;
 use crate::store::log::query::Filter;
 
 /// The call of a projection with events that are decoded.
@@ -19,6 +20,9 @@ pub(super) trait Handler<Tx: Send + ?Sized + 'static>: Send + Sync + 'static {
     fn name(&self) -> &str;
 
     fn filter(&self) -> Result<Filter>;
+
+    /// Returns the events that it can decode. Empty if that is every event.
+    fn events(&self) -> Result<Registry>;
 
     async fn check(&self) -> Result<()>;
 
@@ -36,6 +40,13 @@ impl<P: Projection> Handler<P::Tx> for P {
 
     fn filter(&self) -> Result<Filter> {
         Projection::filter(self)
+    }
+
+    fn events(&self) -> Result<Registry> {
+        match P::Event::TYPES {
+            EventTypes::Only(_) => Registry::new().with::<P::Event>(),
+            EventTypes::All => Ok(Registry::new()),
+        }
     }
 
     async fn check(&self) -> Result<()> {

@@ -63,6 +63,18 @@ impl<M: ReadModel> Job<M> {
         })
     }
 
+    /// Checks that the projection can read the events as they were written, by the wire shapes that are registered with the log.
+    pub(super) async fn check_shapes(&self) -> Result<()> {
+        let events = self.projection.events()?;
+        if events.events().next().is_none() {
+            return Ok(());
+        }
+        let registered = self.reader.registered_shapes().await?;
+        let compared = events.check_registered(&*self.reader, &registered).await?;
+        self.reporter.notes(compared.newer.iter().map(ToString::to_string).collect());
+        Ok(())
+    }
+
     /// Returns the work of a transaction that prepares the read model.
     pub(super) fn set_up(&self) -> Work<M::Tx> {
         let projection = self.projection.clone();

@@ -15,6 +15,7 @@ use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
 use crate::panics::catch_in;
+use crate::registry::stored::if_behind_deploy;
 use crate::status::Wait;
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::query::{Filter, Page};
@@ -60,6 +61,8 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     limit: Option<Duration>,
     /// The error of the last attempt to store the position, until it is looked at.
     pub(super) unstored: Option<Error>,
+    /// The waits of a worker that is behind a deploy.
+    behind_deploy: Option<Delays>,
 }
 
 /// Events that are applied together, if possible.
@@ -131,6 +134,8 @@ enum Pass {
     Interrupted,
     /// Too many aggregates failed in a row. None of them is parked.
     Outage,
+    /// A newer release has written an event that this process does not know. Nothing is parked for it.
+    BehindDeploy(Error),
 }
 
 impl<'w, M: ReadModel, O> Runner<'w, M, O> {
@@ -154,6 +159,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
             stop,
             limit: None,
             unstored: None,
+            behind_deploy: None,
         })
     }
 
@@ -252,6 +258,7 @@ where
 
     async fn try_start(&mut self) -> Result<()> {
         self.job.check_projection().await?;
+        self.job.check_shapes().await?;
         self.begins_after = self.job.begins_after().await?;
         let checkpoint = self.load().await?;
         // The log has everything up to the later place if it has the event there.
@@ -309,6 +316,8 @@ where
             };
             let through = page.mark();
             if through.position == after.position {
+                // Processes of the newer release have applied the rest.
+                self.go_on_after_deploy();
                 return Ok(());
             }
             // The next page is read while this one is applied. It comes first, so that its reading starts first.
@@ -333,8 +342,10 @@ where
             match self.pass(&groups, through).await? {
                 Pass::Through => {
                     self.job.reporter.done(Wait::Outage);
+                    self.go_on_after_deploy();
                     return Ok(true);
                 }
+                Pass::BehindDeploy(error) => return self.step_back(error).await.map(|()| false),
                 Pass::Interrupted => return Ok(false),
                 Pass::Outage => {
                     let cause = self.failed.last().map(|parked| parked.error.clone()).unwrap_or_default();
@@ -344,6 +355,25 @@ where
                     }
                 }
             }
+        }
+    }
+
+    /// Leaves the events to processes of the newer release, and waits. What they have applied is found at the stored place.
+    async fn step_back(&mut self, error: Error) -> Result<()> {
+        if self.limit.is_some() {
+            return Err(error);
+        }
+        self.job.reporter.waits_after(Wait::Deploy, reason(&error));
+        self.feed.go_away();
+        let options = &self.job.options;
+        self.behind_deploy.get_or_insert_with(|| options.delays()).pause(&self.stop).await;
+        self.return_to_stored().await
+    }
+
+    fn go_on_after_deploy(&mut self) {
+        if self.behind_deploy.take().is_some() {
+            self.job.reporter.done(Wait::Deploy);
+            self.feed.come_back();
         }
     }
 
@@ -396,6 +426,10 @@ where
                 }
                 Outcome::Failed(_) if report.planned > 1 => (most, grows) = (report.planned / 2, false),
                 Outcome::Failed(error) => {
+                    let error = Box::pin(if_behind_deploy(&*self.job.reader, error)).await;
+                    if error.is_behind_deploy() {
+                        return Ok(Pass::BehindDeploy(error));
+                    }
                     let Some(event) = report.first else { return Err(error) };
                     (most, grows, singly) = (1, true, 0);
                     let options = &self.job.options.parking;
@@ -432,7 +466,7 @@ where
                 // A slow handler would hold up the other aggregates once more for each retry.
                 Outcome::Failed(error) => {
                     let is_slow = self.is_slow(&report);
-                    let is_certain = is_undecodable(error) || is_unreadable(error);
+                    let is_certain = is_undecodable(error) || is_unreadable(error) || error.is_behind_deploy();
                     report.planned == 1 && !is_slow && !self.breaker.is_open() && !is_certain
                 }
                 Outcome::Unread(error) => error.is_transient(),
@@ -505,6 +539,12 @@ where
                 }
                 Outcome::Failed(_) if report.planned > 1 => most = report.planned / 2,
                 Outcome::Failed(error) => {
+                    let error = Box::pin(if_behind_deploy(&*self.job.reader, error)).await;
+                    if error.is_behind_deploy() {
+                        self.job.options.parking.postpone(&mut parked, &error);
+                        self.keep_parked(parked).await?;
+                        break;
+                    }
                     let (Some(event), Some(parked)) = (report.first, report.parked) else { return Err(error) };
                     let parked = self.failed_again(parked, &event, &error).await;
                     self.keep_parked(rested(parked, took, self.job.options.due())).await?;

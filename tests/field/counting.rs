@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use retell::error::Result;
 use retell::event::StoredEvent;
 use retell::prelude::async_trait;
+use retell::registry::RegisteredShape;
 use retell::store::{
     Append, Appended, EventReader, EventStore, KeyedOutcome, Page, Query, Replay, Snapshot, Token, Visitor,
 };
@@ -88,6 +89,10 @@ impl EventReader for Counting {
         self.inner.position_of(token).await
     }
 
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        self.inner.registered_shapes().await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.inner.watch_head()
     }
@@ -113,6 +118,10 @@ impl EventStore for Counting {
 
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         self.inner.save_snapshot(stream, snapshot).await
+    }
+
+    async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        self.inner.register_shapes(shapes).await
     }
 
     async fn close(&self) -> Result<()> {

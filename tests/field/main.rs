@@ -55,4 +55,5 @@ mod d2_generations;
 mod d3_builder_order;
 mod d4_logs;
 mod d5_error_text;
+mod deploys;
 mod i5_watchdog;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
+use retell::registry::RegisteredShape;
 use retell::store::driver::{self, Lease, Verdict, Written, claimed, judge, record, recorded_time};
 use retell::store::{
     Append, Appended, BatchAppend, Fingerprint, GroupCommit, KeyedOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query,
@@ -266,6 +267,18 @@ impl EventReader for RedbStore {
         driver::token_at(token, position, self.file.read("find a commit's position", find).await?)
     }
 
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        let list = |rows: &Saved| {
+            let shapes = rows.below::<ShapeRow>("shape", "")?.map(|row| {
+                let (name, version, codec, shape, first_seen, program) = row?.1;
+                let codec = Codec::from_number(codec).ok_or("a newer release has registered a codec")?;
+                Ok(RegisteredShape::new(name, version, codec, shape, first_seen, program))
+            });
+            shapes.collect()
+        };
+        self.file.read("list the registered shapes", list).await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.head.subscribe()
     }
@@ -312,6 +325,24 @@ impl EventStore for RedbStore {
         self.file.write("save a snapshot", save).await
     }
 
+    async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        let shapes = shapes.to_vec();
+        let register = move |tx: &mut redb::WriteTransaction| {
+            let mut rows = rows(tx)?;
+            for shape in shapes {
+                let digest: String = shape.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+                let place = key!("shape", shape.event_type, shape.version, shape.codec.number(), digest);
+                if rows.get::<ShapeRow>(&place)?.is_none() {
+                    let RegisteredShape { event_type, version, codec, shape, first_seen, program, .. } = shape;
+                    let row = (event_type, version, codec.number(), shape, first_seen, program);
+                    rows.put::<ShapeRow>(&place, &row)?;
+                }
+            }
+            Ok(())
+        };
+        self.file.write("register shapes", register).await
+    }
+
     async fn close(&self) -> Result<()> {
         self.commits.close().await;
         self.file.close().await;
@@ -319,6 +350,8 @@ impl EventStore for RedbStore {
     }
 }
 
+/// `shape`, event type, version, codec, digest -> event type, version, codec, shape, time, program.
+type ShapeRow = (EventType, u32, u8, String, DateTime<Utc>, String);
 /// `relay`, name -> position and event, newest fence.
 type RelayRow = (Mark, Fence);
 /// `lease`, name -> fence, the holder and the end in microseconds. A lease without a holder is free.

@@ -9,6 +9,7 @@ use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
 use crate::id::{ClaimScope, ClaimValue, EventId, ExpectedVersion, IdempotencyKey, StreamId, Version};
+use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::reader::EventReader;
 
@@ -82,6 +83,13 @@ pub trait EventStore: EventReader {
     /// # Errors
     /// A [write error](crate::Error#write-errors). A snapshot that was not saved costs time, never data.
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()>;
+
+    /// Keeps wire shapes of events for [`EventReader::registered_shapes`]. A store keeps one row for each event type, version, codec and
+    /// [digest](RegisteredShape::digest), and never changes or deletes one: a shape that is kept already stays as it is.
+    ///
+    /// # Errors
+    /// A [write error](crate::Error#write-errors).
+    async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()>;
 
     /// Waits for the appends in flight, then closes the store for all of its handles. Later appends fail with [`ErrorKind::Closed`].
     ///

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::event::{RecordedEvent, StoredEvent};
 use crate::id::mark::Mark;
 use crate::id::{EventId, EventType, Position, StreamId, Version};
+use crate::registry::stored::RegisteredShape;
 #[cfg(doc)]
 use crate::store::log::query::Select;
 use crate::store::log::query::{Filter, Page, Query};
@@ -71,6 +72,15 @@ pub trait EventReader: Send + Sync + 'static {
     async fn unsequenced(&self) -> Result<u64> {
         Ok(0)
     }
+
+    /// Returns the wire shapes of events that programs have [registered](crate::registry::Registry::register) with this log: what a newer release
+    /// writes, and what a program without the types can read payloads by.
+    ///
+    /// A store that keeps none returns an empty list. Then a worker takes an event of a newer release for a damaged one.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>>;
 
     /// Returns a receiver that is notified when the log grows. It may miss appends of other processes, so also poll at a longer interval.
     fn watch_head(&self) -> watch::Receiver<Position>;

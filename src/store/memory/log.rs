@@ -1,6 +1,6 @@
 //! The log in memory.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -11,10 +11,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
-use crate::id::{ClaimScope, ClaimValue, CommitId, EventId, Fence, IdempotencyKey, Position, StreamId, Version};
+use crate::id::{
+    ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, IdempotencyKey, Position, StreamId, Version,
+};
+use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::clock::recorded_time;
@@ -118,6 +122,8 @@ pub(crate) struct State {
     reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     /// The snapshots of each stream, in any order.
     snapshots: HashMap<StreamId, Vec<Snapshot>>,
+    /// By event type, schema version, codec and digest.
+    shapes: BTreeMap<(EventType, u32, Codec, [u8; 32]), RegisteredShape>,
     relayed: HashMap<String, (Mark, Fence)>,
     leases: HashMap<String, Lease<Instant>>,
 }
@@ -355,6 +361,10 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
         token_at(token, position, place.and_then(|place| state.events.get(place)).map(|event| event.event.id))
     }
 
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        Ok(self.log.read().shapes.values().cloned().collect())
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.log.head.subscribe()
     }
@@ -393,6 +403,15 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
             let kept = state.snapshots.entry(stream.clone()).or_default();
             kept.retain(|kept| kept.version != snapshot.version && !changes.delete.contains(&kept.version));
             kept.push(snapshot);
+        }
+        Ok(())
+    }
+
+    async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        let mut state = self.log.write();
+        for shape in shapes {
+            let key = (shape.event_type.clone(), shape.version, shape.codec, shape.digest());
+            state.shapes.entry(key).or_insert_with(|| shape.clone());
         }
         Ok(())
     }

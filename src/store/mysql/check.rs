@@ -328,7 +328,7 @@ const CHANGE_EVENT: &str = "UPDATE retell_events SET version = version WHERE com
 const DELETE_EVENT: &str = "DELETE FROM retell_events WHERE commit_id = ?";
 
 /// For each right that calls on a log need, a statement that tests it and changes nothing.
-const RIGHTS: [(&str, &str, &str); 24] = [
+const RIGHTS: [(&str, &str, &str); 26] = [
     ("retell_events", "SELECT", "SELECT 1 FROM retell_events LIMIT 0"),
     ("retell_events", "INSERT", "INSERT INTO retell_events (commit_id) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_commits", "SELECT", "SELECT 1 FROM retell_commits LIMIT 0"),
@@ -347,6 +347,8 @@ const RIGHTS: [(&str, &str, &str); 24] = [
     ("retell_snapshots", "INSERT", "INSERT INTO retell_snapshots (version) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_snapshots", "UPDATE", "UPDATE retell_snapshots SET version = version WHERE FALSE"),
     ("retell_snapshots", "DELETE", "DELETE FROM retell_snapshots WHERE FALSE"),
+    ("retell_shapes", "SELECT", "SELECT 1 FROM retell_shapes LIMIT 0"),
+    ("retell_shapes", "INSERT", "INSERT INTO retell_shapes (schema_version) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_relays", "SELECT", "SELECT 1 FROM retell_relays LIMIT 0"),
     ("retell_relays", "INSERT", "INSERT INTO retell_relays (position) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_relays", "UPDATE", "UPDATE retell_relays SET position = position WHERE FALSE"),

@@ -369,6 +369,7 @@ const LOG_RIGHTS: &str = "
     FROM (VALUES
         ('retell_migrations', 'SELECT'), ('retell_functions', 'SELECT'), ('events', 'SELECT'), ('commits', 'SELECT'),
         ('lanes', 'SELECT'), ('log', 'SELECT'), ('keys', 'SELECT'), ('reservations', 'SELECT'), ('snapshots', 'SELECT'),
+        ('shapes', 'SELECT'), ('shapes', 'INSERT'),
         ('relays', 'SELECT'), ('leases', 'SELECT'), ('checkpoints', 'SELECT'),
         ('events', 'INSERT'), ('commits', 'INSERT'), ('log', 'INSERT'), ('keys', 'INSERT'), ('reservations', 'INSERT'),
         ('snapshots', 'INSERT'), ('relays', 'INSERT'), ('leases', 'INSERT'),

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
-use crate::id::{CommitId, Position};
+use crate::id::{CommitId, EventType, Position};
+use crate::registry::stored::RegisteredShape;
 use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::relay::LONGEST_LEASE;
 
@@ -73,4 +76,22 @@ pub(crate) fn mark_from_sql((position, event_id): MarkRow) -> Result<Mark> {
 /// Converts the id of a mark's event.
 pub(crate) fn id_to_sql(mark: Mark) -> Option<Uuid> {
     mark.event_id.map(|id| *id.as_uuid())
+}
+
+/// The columns of a registered shape: event type, schema version, codec, shape, time, program.
+pub(crate) type ShapeRow = (String, i64, i16, String, DateTime<Utc>, String);
+
+/// Converts the rows of registered shapes. Leaves out those of a codec that only a newer release knows.
+pub(crate) fn shapes_from_sql(rows: Vec<ShapeRow>) -> Result<Vec<RegisteredShape>> {
+    let shapes = rows.into_iter().filter_map(|(name, version, codec, shape, first_seen, program)| {
+        let codec = u8::try_from(codec).ok().and_then(Codec::from_number)?;
+        let read = || {
+            let event_type = EventType::new(name.as_str()).ok()?;
+            let version = u32::try_from(version).ok()?;
+            Some(RegisteredShape::new(event_type, version, codec, shape, first_seen, program))
+        };
+        let damaged = || ErrorKind::Corrupt(format!("the registered shape of {name}, version {version}")).into();
+        Some(read().ok_or_else(damaged))
+    });
+    shapes.collect()
 }

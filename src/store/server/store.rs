@@ -12,6 +12,7 @@ macro_rules! log_ports {
 
             use crate::error::Result;
             use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
+            use crate::registry::stored::RegisteredShape;
             use crate::store::log::append::{Append, Appended, KeyedOutcome};
             use crate::store::log::event_store::{EventStore, Snapshot};
             use crate::store::log::query::{Page, Query};
@@ -41,6 +42,11 @@ macro_rules! log_ports {
                 async fn unsequenced(&self) -> Result<u64> {
                     let reader = &self.reader;
                     reader.connections.repeat("count commits without a position", || reader.unsequenced()).await
+                }
+
+                async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+                    let reader = &self.reader;
+                    reader.connections.repeat("list the registered shapes", || reader.registered_shapes()).await
                 }
 
                 fn watch_head(&self) -> watch::Receiver<Position> {
@@ -76,6 +82,11 @@ macro_rules! log_ports {
                         .connections
                         .repeat("save a snapshot", || writer.save_snapshot(stream, snapshot.clone()))
                         .await
+                }
+
+                async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+                    let writer = &self.writer;
+                    writer.connections.repeat("register shapes", || writer.register_shapes(shapes)).await
                 }
 
                 async fn close(&self) -> Result<()> {

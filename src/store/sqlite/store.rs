@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
+use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
@@ -21,7 +22,7 @@ use crate::store::log::token::Token;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::health::{self, Health};
 use crate::store::sqlite::log::append::{self, Writer};
-use crate::store::sqlite::log::{claims, read, replay};
+use crate::store::sqlite::log::{claims, read, replay, shapes};
 use crate::store::sqlite::options::SqliteOptions;
 
 /// A log in one SQLite file. Clones share the connections.
@@ -190,6 +191,10 @@ impl EventReader for SqliteStore {
         token_at(token, position, found.event_id)
     }
 
+    async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        self.readers.run("list the registered shapes", |db| shapes::registered(db)).await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.writer.head.subscribe()
     }
@@ -216,6 +221,10 @@ impl EventStore for SqliteStore {
 
     async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
         self.writer.save_snapshot(stream, snapshot).await
+    }
+
+    async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        self.writer.register_shapes(shapes).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -8,4 +8,5 @@ pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod row;
+pub(crate) mod shapes;
 pub(crate) mod snapshot;

@@ -1,0 +1,207 @@
+//! The wire shapes that programs have registered with a log.
+
+use std::env;
+use std::fmt;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use sha2::{Digest, Sha256};
+
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventSchema;
+use crate::id::EventType;
+use crate::registry::Registry;
+use crate::registry::violation::{Broken, Violation};
+use crate::shape::compare::Changes;
+use crate::shape::types::Type;
+use crate::store::log::event_store::EventStore;
+use crate::store::log::reader::{EventReader, EventReaderExt};
+
+/// The wire shape of one version of an event, as a program has registered it with a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegisteredShape {
+    /// The stored name of the event.
+    pub event_type: EventType,
+    /// Its schema version.
+    pub version: u32,
+    /// The codec of its payloads.
+    pub codec: Codec,
+    /// The text of the [shape](Type).
+    pub shape: String,
+    /// When it was first registered, by the clock of the program, to the microsecond.
+    pub first_seen: DateTime<Utc>,
+    /// The name of the program that registered it.
+    pub program: String,
+}
+
+impl RegisteredShape {
+    /// Creates a shape from its parts. For drivers.
+    pub fn new(
+        event_type: EventType,
+        version: u32,
+        codec: Codec,
+        shape: impl Into<String>,
+        first_seen: DateTime<Utc>,
+        program: impl Into<String>,
+    ) -> Self {
+        Self { event_type, version, codec, shape: shape.into(), first_seen, program: program.into() }
+    }
+
+    /// Returns the SHA-256 hash of the shape's text: a key for drivers. A log keeps one row for each event type, version, codec and digest.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.shape.as_bytes()).into()
+    }
+
+    fn of(schema: &EventSchema) -> Result<Self> {
+        let program = env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        Ok(Self {
+            event_type: EventType::new(schema.name)?,
+            version: schema.version,
+            codec: schema.codec,
+            shape: schema.shape().unwrap_or(Type::Opaque).to_string(),
+            first_seen: Utc::now().trunc_subsecs(6),
+            program: program.unwrap_or_default(),
+        })
+    }
+
+    fn has_shape_of(&self, other: &Self) -> bool {
+        (self.version, self.codec, &self.shape) == (other.version, other.codec, &other.shape)
+    }
+}
+
+/// A version of an event that the log knows and this program does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NewerVersion {
+    /// The stored name of the event.
+    pub event_type: EventType,
+    /// The newest version that was registered.
+    pub registered: u32,
+    /// The newest version that the program knows.
+    pub known: u32,
+}
+
+impl fmt::Display for NewerVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { event_type, registered, known } = self;
+        write!(f, "a newer release writes version {registered} of {event_type}, this one knows version {known}")
+    }
+}
+
+/// The result of a comparison of the program's events with those that are registered with the log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Compared {
+    /// Changes of a version that was registered with another shape, which make its stored events unreadable.
+    pub errors: Vec<Violation>,
+    /// Versions that only a newer release knows. They are no error, because a release can be rolled back.
+    pub newer: Vec<NewerVersion>,
+}
+
+impl Registry {
+    /// Compares the program's events with those that are registered with the log.
+    ///
+    /// A shape that is registered is never an error, even if a newer release has registered another one since: a release can be rolled back.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the stored name of an event is not a valid name.
+    pub fn compare(&self, registered: &[RegisteredShape]) -> Result<Compared> {
+        let mut compared = Compared::default();
+        for schema in self.events.values() {
+            let own = RegisteredShape::of(schema)?;
+            let of_event: Vec<_> = registered.iter().filter(|each| each.event_type == own.event_type).collect();
+            let newest = of_event.iter().map(|each| each.version).max().unwrap_or_default();
+            if newest > own.version {
+                let (event_type, known) = (own.event_type.clone(), own.version);
+                compared.newer.push(NewerVersion { event_type, registered: newest, known });
+            }
+            if of_event.iter().any(|each| each.has_shape_of(&own)) {
+                continue;
+            }
+            let shape = schema.shape().unwrap_or(Type::Opaque);
+            for other in of_event.iter().filter(|each| each.version == own.version) {
+                // The text of a newer release may be unknown to this one. Nothing can be said about it.
+                let before = other.shape.parse().unwrap_or(Type::Opaque);
+                let broken = Changes::between(&before, &shape, other.codec).backward.into_iter();
+                let broken = broken.filter(|finding| !finding.rule.is_doubt()).map(Broken::Rule);
+                let (event, version) = (schema.name.to_owned(), own.version);
+                compared.errors.extend(broken.map(|broken| Violation { event: event.clone(), version, broken }));
+            }
+        }
+        Ok(compared)
+    }
+
+    /// Registers the program's events with the log, so that older processes know that a newer release writes them. A
+    /// [`Repository`](crate::Repository) does this before its first append. Call it for events that are appended without one.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::prelude::*;
+    /// use retell::registry::Registry;
+    ///
+    /// #[derive(Event)]
+    /// #[event("order.placed")]
+    /// struct Placed {
+    ///     customer: String,
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let store = MemoryStore::new();
+    /// Registry::new().with::<Placed>()?.register(&store).await?;
+    /// assert_eq!(store.registered_shapes().await?[0].shape, "{customer: text}");
+    /// # Ok::<(), BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ShapeChanged`] if the log holds an event that could not be read any more because its shape has changed without a new
+    /// version, [`ErrorKind::Invalid`] as for [`compare`](Self::compare), or an error of the store.
+    pub async fn register(&self, store: &(impl EventStore + ?Sized)) -> Result<Compared> {
+        let known = store.registered_shapes().await?;
+        let compared = self.check_registered(store, &known).await?;
+        let mut new = Vec::new();
+        for schema in self.events.values() {
+            let own = RegisteredShape::of(schema)?;
+            if !known.iter().any(|each| each.event_type == own.event_type && each.has_shape_of(&own)) {
+                new.push(own);
+            }
+        }
+        if !new.is_empty() {
+            store.register_shapes(&new).await?;
+        }
+        Ok(compared)
+    }
+
+    /// Compares the program's events with those that are registered, and refuses a change that makes stored events unreadable.
+    pub(crate) async fn check_registered(
+        &self,
+        reader: &(impl EventReader + ?Sized),
+        known: &[RegisteredShape],
+    ) -> Result<Compared> {
+        let mut compared = self.compare(known)?;
+        let mut refused = Vec::new();
+        for violation in std::mem::take(&mut compared.errors) {
+            // While a program is developed, shapes change before the first event is written.
+            if !reader.newest(&EventType::new(violation.event.as_str())?, 1).await?.is_empty() {
+                refused.push(violation);
+            }
+        }
+        if refused.is_empty() { Ok(compared) } else { Err(ErrorKind::ShapeChanged(refused).into()) }
+    }
+}
+
+/// Replaces the error of an event that this program does not know by [`ErrorKind::BehindDeploy`], if a newer release has registered it.
+/// Otherwise, or if that cannot be found out, returns the error as it is.
+pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error: Error) -> Error {
+    let (event_type, found) = match error.kind() {
+        ErrorKind::UnknownEventType { event_type, .. } => (event_type, None),
+        ErrorKind::UnknownSchema { event_type, found, known, .. } if found > known => (event_type, Some(*found)),
+        _ => return error,
+    };
+    let Ok(registered) = reader.registered_shapes().await else { return error };
+    let is_known = registered
+        .iter()
+        .any(|each| each.event_type == *event_type && found.is_none_or(|version| each.version == version));
+    if is_known { Error::with_source(ErrorKind::BehindDeploy(event_type.clone()), error) } else { error }
+}

@@ -1,0 +1,53 @@
+//! Keeps the wire shapes that programs register.
+
+use chrono::NaiveDateTime;
+
+use crate::error::Result;
+use crate::registry::stored::RegisteredShape;
+use crate::store::mysql::convert::time_to_sql;
+use crate::store::mysql::error::classify;
+use crate::store::mysql::log::append::Writer;
+use crate::store::mysql::log::read::Reader;
+use crate::store::server::convert::shapes_from_sql;
+
+/// Event type, schema version, codec, shape, time, program.
+type Row = (String, i64, i16, String, NaiveDateTime, String);
+
+impl Reader {
+    pub(crate) async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        let rows: Vec<Row> = self
+            .connections
+            .all(sqlx::query_as(SHAPES))
+            .await
+            .map_err(|error| classify(error, "list the registered shapes"))?;
+        let in_utc =
+            |(name, version, codec, shape, time, program): Row| (name, version, codec, shape, time.and_utc(), program);
+        shapes_from_sql(rows.into_iter().map(in_utc).collect())
+    }
+}
+
+impl Writer {
+    pub(crate) async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        for shape in shapes {
+            let register = sqlx::query(REGISTER)
+                .bind(shape.event_type.as_str().as_bytes())
+                .bind(i64::from(shape.version))
+                .bind(i16::from(shape.codec.number()))
+                .bind(shape.digest().to_vec())
+                .bind(shape.shape.as_bytes())
+                .bind(time_to_sql(shape.first_seen))
+                .bind(shape.program.as_bytes());
+            self.connections.execute(register).await.map_err(|error| classify(error, "register shapes"))?;
+        }
+        Ok(())
+    }
+}
+
+const SHAPES: &str = "
+    SELECT CONVERT(event_type USING utf8mb4), schema_version, codec, CONVERT(shape USING utf8mb4), first_seen, CONVERT(program USING utf8mb4)
+    FROM retell_shapes ORDER BY event_type, schema_version, codec, digest";
+
+/// Binds: event type, schema version, codec, digest, shape, time, program.
+const REGISTER: &str = "
+    INSERT INTO retell_shapes (event_type, schema_version, codec, digest, shape, first_seen, program)
+    VALUES (?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE program = program";

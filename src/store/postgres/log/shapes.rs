@@ -1,0 +1,41 @@
+//! Keeps the wire shapes that programs register.
+
+use crate::error::Result;
+use crate::registry::stored::RegisteredShape;
+use crate::store::postgres::error::classify;
+use crate::store::postgres::log::append::Writer;
+use crate::store::postgres::log::read::Reader;
+use crate::store::server::convert::shapes_from_sql;
+
+impl Reader {
+    pub(crate) async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
+        let rows = self.connections.all(sqlx::query_as(self.schema.sql(SHAPES))).await;
+        shapes_from_sql(rows.map_err(|error| classify(error, "list the registered shapes"))?)
+    }
+}
+
+impl Writer {
+    pub(crate) async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        for shape in shapes {
+            let register = sqlx::query(self.schema.sql(REGISTER))
+                .bind(shape.event_type.as_str())
+                .bind(i64::from(shape.version))
+                .bind(i16::from(shape.codec.number()))
+                .bind(shape.digest())
+                .bind(&shape.shape)
+                .bind(shape.first_seen)
+                .bind(&shape.program);
+            self.connections.execute(register).await.map_err(|error| classify(error, "register shapes"))?;
+        }
+        Ok(())
+    }
+}
+
+const SHAPES: &str = "
+    SELECT event_type, schema_version, codec, shape, first_seen, program FROM {schema}.shapes
+    ORDER BY event_type, schema_version, codec, digest";
+
+/// Binds: event type, schema version, codec, digest, shape, time, program.
+const REGISTER: &str = "
+    INSERT INTO {schema}.shapes (event_type, schema_version, codec, digest, shape, first_seen, program)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
