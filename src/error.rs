@@ -9,7 +9,6 @@ use crate::id::{
     ClaimScope, ClaimValue, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Place, Position,
     ProjectionName, StreamId, Version,
 };
-use crate::registry::violation::Violation;
 
 /// Characters that are stored of an error.
 const REASON_CHARS: usize = 1_000;
@@ -127,8 +126,9 @@ pub enum ErrorKind {
     #[error("this process is behind a deploy: a newer release has written an event {0} that it does not know")]
     BehindDeploy(EventType),
     /// The wire shape of an event has changed without a new version, and the log holds events that could not be read any more. Nothing was written.
-    #[error("events in the log could not be read any more: {}", lines(.0))]
-    ShapeChanged(Vec<Violation>),
+    /// Each text names an event, the broken rule, and what to do.
+    #[error("events in the log could not be read any more:\n{}", .0.join("\n"))]
+    ShapeChanged(Vec<String>),
     /// A stored event's payload does not match its type and schema version.
     #[error("{stream} version {version}: cannot decode the payload of {event_type}")]
     Undecodable {
@@ -346,10 +346,6 @@ fn names(known: &[impl fmt::Display]) -> String {
     }
     let names: Vec<_> = known.iter().map(ToString::to_string).collect();
     format!("these have: {}", names.join(", "))
-}
-
-fn lines(violations: &[Violation]) -> String {
-    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn list(problems: &[ServerProblem]) -> String {

@@ -120,6 +120,7 @@ pub mod docs {
         page!(d0024_types, "docs/decisions/0024-code-without-types.md");
         page!(d0025_failover, "docs/decisions/0025-failover.md");
         page!(d0026_shapes, "docs/decisions/0026-shapes.md");
+        page!(d0027_deploys, "docs/decisions/0027-deploys.md");
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 pub use lock::{Block, Exception, InvalidLock, Lock};
-pub use stored::{Compared, NewerVersion, RegisteredShape};
+pub use stored::{Compared, NewerVersion};
 pub use violation::{Broken, Violation};
 
 use crate::codec::Codec;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use databases::{Database, Place};
 use futures::FutureExt;
 use retell::error::{ErrorKind, Result};
-use retell::registry::RegisteredShape;
+use retell::store::RegisteredShape;
 use retell::store::{Append, Appended, Inline, InlineStore, KeyedOutcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::testing::inline::noting;
 use retell::testing::{inline, store};

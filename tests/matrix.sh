@@ -9,7 +9,7 @@
 #   here     the servers that this machine's packages have, as in tests/run.sh
 #   urls     the servers at POSTGRES_URL, MYSQL_URL and AMQP_URL; servers that a test starts for itself are those of this machine
 #
-# Makes a root when it is missing (5 minutes and 2 GB), which needs root's rights on Debian or Ubuntu. The report is also in target/matrix.txt,
+# Makes a root when it is missing (1.3 GB), which needs root's rights on Debian or Ubuntu. The report is also in target/matrix.txt,
 # and the output of each suite in target/matrix/. Settings:
 #
 #   RETELL_ROOTS     the folder of the roots, target/roots by default

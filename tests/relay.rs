@@ -17,8 +17,8 @@ use retell::broker::{Announced, Announcer, Confirm, Publisher};
 use retell::error::{Error, Result};
 use retell::event::RecordedEvent;
 use retell::id::Fence;
-use retell::registry::RegisteredShape;
 use retell::relay::RelayOptions;
+use retell::store::RegisteredShape;
 use retell::store::{Append, PAGE_BYTES, Page, Query, RelayStore, Replay, Visitor};
 use retell::testing::store::{event, events, stream};
 use retell::{

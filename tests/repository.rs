@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::FutureExt;
 use proptest::prelude::*;
 use retell::event::{NewEvent, RecordedEvent};
-use retell::registry::RegisteredShape;
 use retell::repository::{Loaded, RepositoryOptions, RetryPolicy};
+use retell::store::RegisteredShape;
 use retell::store::{Append, Appended, Fingerprint, KeyedOutcome, Outcome, Page, Query, Replay, Snapshot, Visitor};
 use retell::{
     ClaimScope, ClaimValue, Codec, CommandError, Context, ErrorKind, Event, EventId, EventReader, EventReaderExt,

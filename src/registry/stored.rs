@@ -3,10 +3,8 @@
 use std::env;
 use std::fmt;
 
-use chrono::{DateTime, SubsecRound, Utc};
-use sha2::{Digest, Sha256};
+use chrono::{SubsecRound, Utc};
 
-use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSchema;
 use crate::id::EventType;
@@ -16,59 +14,7 @@ use crate::shape::compare::Changes;
 use crate::shape::types::Type;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::reader::{EventReader, EventReaderExt};
-
-/// The wire shape of one version of an event, as a program has registered it with a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RegisteredShape {
-    /// The stored name of the event.
-    pub event_type: EventType,
-    /// Its schema version.
-    pub version: u32,
-    /// The codec of its payloads.
-    pub codec: Codec,
-    /// The text of the [shape](Type).
-    pub shape: String,
-    /// When it was first registered, by the clock of the program, to the microsecond.
-    pub first_seen: DateTime<Utc>,
-    /// The name of the program that registered it.
-    pub program: String,
-}
-
-impl RegisteredShape {
-    /// Creates a shape from its parts. For drivers.
-    pub fn new(
-        event_type: EventType,
-        version: u32,
-        codec: Codec,
-        shape: impl Into<String>,
-        first_seen: DateTime<Utc>,
-        program: impl Into<String>,
-    ) -> Self {
-        Self { event_type, version, codec, shape: shape.into(), first_seen, program: program.into() }
-    }
-
-    /// Returns the SHA-256 hash of the shape's text: a key for drivers. A log keeps one row for each event type, version, codec and digest.
-    pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.shape.as_bytes()).into()
-    }
-
-    fn of(schema: &EventSchema) -> Result<Self> {
-        let program = env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
-        Ok(Self {
-            event_type: EventType::new(schema.name)?,
-            version: schema.version,
-            codec: schema.codec,
-            shape: schema.shape().unwrap_or(Type::Opaque).to_string(),
-            first_seen: Utc::now().trunc_subsecs(6),
-            program: program.unwrap_or_default(),
-        })
-    }
-
-    fn has_shape_of(&self, other: &Self) -> bool {
-        (self.version, self.codec, &self.shape) == (other.version, other.codec, &other.shape)
-    }
-}
+use crate::store::log::shapes::RegisteredShape;
 
 /// A version of an event that the log knows and this program does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +55,7 @@ impl Registry {
     pub fn compare(&self, registered: &[RegisteredShape]) -> Result<Compared> {
         let mut compared = Compared::default();
         for schema in self.events.values() {
-            let own = RegisteredShape::of(schema)?;
+            let own = shape_of(schema)?;
             let of_event: Vec<_> = registered.iter().filter(|each| each.event_type == own.event_type).collect();
             let newest = of_event.iter().map(|each| each.version).max().unwrap_or_default();
             if newest > own.version {
@@ -162,7 +108,7 @@ impl Registry {
         let compared = self.check_registered(store, &known).await?;
         let mut new = Vec::new();
         for schema in self.events.values() {
-            let own = RegisteredShape::of(schema)?;
+            let own = shape_of(schema)?;
             if !known.iter().any(|each| each.event_type == own.event_type && each.has_shape_of(&own)) {
                 new.push(own);
             }
@@ -184,7 +130,7 @@ impl Registry {
         for violation in std::mem::take(&mut compared.errors) {
             // While a program is developed, shapes change before the first event is written.
             if !reader.newest(&EventType::new(violation.event.as_str())?, 1).await?.is_empty() {
-                refused.push(violation);
+                refused.push(violation.to_string());
             }
         }
         if refused.is_empty() { Ok(compared) } else { Err(ErrorKind::ShapeChanged(refused).into()) }
@@ -204,4 +150,17 @@ pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error
         .iter()
         .any(|each| each.event_type == *event_type && found.is_none_or(|version| each.version == version));
     if is_known { Error::with_source(ErrorKind::BehindDeploy(event_type.clone()), error) } else { error }
+}
+
+/// Returns the shape of an event of this program, to be registered now.
+fn shape_of(schema: &EventSchema) -> Result<RegisteredShape> {
+    let program = env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+    Ok(RegisteredShape {
+        event_type: EventType::new(schema.name)?,
+        version: schema.version,
+        codec: schema.codec,
+        shape: schema.shape().unwrap_or(Type::Opaque).to_string(),
+        first_seen: Utc::now().trunc_subsecs(6),
+        program: program.unwrap_or_default(),
+    })
 }

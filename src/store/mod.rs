@@ -27,6 +27,7 @@ pub use log::inline::{Inline, InlineStore};
 pub use log::query::{Filter, PAGE_BYTES, Page, Query, Select};
 pub use log::reader::{EventReader, EventReaderExt, Replay, UpTo, Visitor};
 pub use log::relay::RelayStore;
+pub use log::shapes::RegisteredShape;
 pub use log::token::Token;
 pub use model::checkpoint::ProjectionState;
 pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};

@@ -15,13 +15,13 @@ use crate::id::mark::Mark;
 use crate::id::{
     ClaimScope, ClaimValue, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, ViewKey,
 };
-use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::query::{Page, Query};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::relay::RelayStore;
+use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};

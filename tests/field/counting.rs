@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use retell::error::Result;
 use retell::event::StoredEvent;
 use retell::prelude::async_trait;
-use retell::registry::RegisteredShape;
+use retell::store::RegisteredShape;
 use retell::store::{
     Append, Appended, EventReader, EventStore, KeyedOutcome, Page, Query, Replay, Snapshot, Token, Visitor,
 };

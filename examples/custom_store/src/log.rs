@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use retell::event::{NewEvent, RecordedEvent};
 use retell::id::CommitId;
-use retell::registry::RegisteredShape;
+use retell::store::RegisteredShape;
 use retell::store::driver::{self, Lease, Verdict, Written, claimed, judge, record, recorded_time};
 use retell::store::{
     Append, Appended, BatchAppend, Fingerprint, GroupCommit, KeyedOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query,
@@ -331,7 +331,13 @@ impl EventStore for RedbStore {
             let mut rows = rows(tx)?;
             for shape in shapes {
                 let digest: String = shape.digest().iter().map(|byte| format!("{byte:02x}")).collect();
-                let place = key!("shape", shape.event_type, shape.version, shape.codec.number(), digest);
+                let place = key!(
+                    "shape",
+                    shape.event_type,
+                    number(shape.version.into()),
+                    number(shape.codec.number().into()),
+                    digest
+                );
                 if rows.get::<ShapeRow>(&place)?.is_none() {
                     let RegisteredShape { event_type, version, codec, shape, first_seen, program, .. } = shape;
                     let row = (event_type, version, codec.number(), shape, first_seen, program);

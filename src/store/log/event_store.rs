@@ -9,9 +9,9 @@ use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
 use crate::id::{ClaimScope, ClaimValue, EventId, ExpectedVersion, IdempotencyKey, StreamId, Version};
-use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::reader::EventReader;
+use crate::store::log::shapes::RegisteredShape;
 
 /// The default limit of one event's payload, in bytes. It equals the default message limit of RabbitMQ 4.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;

@@ -19,5 +19,6 @@ pub(crate) mod query;
 pub(crate) mod reader;
 pub(crate) mod relay;
 pub(crate) mod replay;
+pub(crate) mod shapes;
 pub(crate) mod snapshots;
 pub(crate) mod token;

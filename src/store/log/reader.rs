@@ -11,10 +11,10 @@ use crate::error::Result;
 use crate::event::{RecordedEvent, StoredEvent};
 use crate::id::mark::Mark;
 use crate::id::{EventId, EventType, Position, StreamId, Version};
-use crate::registry::stored::RegisteredShape;
 #[cfg(doc)]
 use crate::store::log::query::Select;
 use crate::store::log::query::{Filter, Page, Query};
+use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
 
 /// Reads the log. A relay, a worker or a report gets an `EventReader`, so it cannot write.

@@ -18,7 +18,6 @@ use crate::id::mark::Mark;
 use crate::id::{
     ClaimScope, ClaimValue, CommitId, EventId, EventType, Fence, IdempotencyKey, Position, StreamId, Version,
 };
-use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome, Outcome};
 use crate::store::log::claims::claimed;
 use crate::store::log::clock::recorded_time;
@@ -34,6 +33,7 @@ use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
 use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::log::replay::snapshot_fits;
+use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::snapshots::{KeptSnapshot, snapshot_changes};
 use crate::store::log::token::Token;
 use crate::store::memory::model::MemoryReadModel;

@@ -9,9 +9,9 @@ use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{CommitId, EventType, Position};
-use crate::registry::stored::RegisteredShape;
 use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::relay::LONGEST_LEASE;
+use crate::store::log::shapes::RegisteredShape;
 
 /// The number of low bits of a `CommitId` that hold the ordinal of an append's last event in its commit. The other bits hold the number of the
 /// commit.

@@ -12,11 +12,11 @@ macro_rules! log_ports {
 
             use crate::error::Result;
             use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
-            use crate::registry::stored::RegisteredShape;
             use crate::store::log::append::{Append, Appended, KeyedOutcome};
             use crate::store::log::event_store::{EventStore, Snapshot};
             use crate::store::log::query::{Page, Query};
             use crate::store::log::reader::{EventReader, Replay, Visitor};
+            use crate::store::log::shapes::RegisteredShape;
             use crate::store::log::token::Token;
 
             #[async_trait]

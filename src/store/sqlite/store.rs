@@ -9,7 +9,6 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
-use crate::registry::stored::RegisteredShape;
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
@@ -18,6 +17,7 @@ use crate::store::log::inline::Inlines;
 use crate::store::log::kinds::Kinds;
 use crate::store::log::query::{Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
+use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::health::{self, Health};

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::codec::Codec;
 use crate::id::EventType;
-use crate::registry::stored::RegisteredShape;
+use crate::store::log::shapes::RegisteredShape;
 use crate::testing::store::Store;
 
 fn shape(name: &str, version: u32, codec: Codec, shape: &str, program: &str) -> RegisteredShape {

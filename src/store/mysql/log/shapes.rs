@@ -3,7 +3,7 @@
 use chrono::NaiveDateTime;
 
 use crate::error::Result;
-use crate::registry::stored::RegisteredShape;
+use crate::store::log::shapes::RegisteredShape;
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::classify;
 use crate::store::mysql::log::append::Writer;

@@ -1,7 +1,7 @@
 //! Keeps the wire shapes that programs register.
 
 use crate::error::Result;
-use crate::registry::stored::RegisteredShape;
+use crate::store::log::shapes::RegisteredShape;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::log::append::Writer;
 use crate::store::postgres::log::read::Reader;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row};
 use crate::codec::Codec;
 use crate::error::Result;
 use crate::id::EventType;
-use crate::registry::stored::RegisteredShape;
+use crate::store::log::shapes::RegisteredShape;
 use crate::store::sqlite::convert::from_sql;
 use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::append::Writer;
