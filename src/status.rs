@@ -38,7 +38,7 @@ pub struct Status {
     pub waits: Vec<Waiting>,
     /// The last error that it saw in this run, even if a retry has succeeded since.
     pub last_error: Option<Seen>,
-    /// What is worth knowing, and no reason to wait: a newer release writes other versions of its events.
+    /// Facts that are no reason to wait: a newer release writes other versions of its events.
     pub notes: Vec<String>,
 }
 
@@ -190,7 +190,11 @@ impl Reporter {
 
     /// Reports what was found at the start.
     pub(crate) fn notes(&self, notes: Vec<String>) {
-        self.0.send_if_modified(|status| std::mem::replace(&mut status.notes, notes.clone()) != notes);
+        self.0.send_if_modified(|status| {
+            let is_new = status.notes != notes;
+            status.notes = notes;
+            is_new
+        });
     }
 
     /// Reports an error that is retried or parked, and does not keep the run waiting.

@@ -358,7 +358,7 @@ where
         }
     }
 
-    /// Leaves the events to processes of the newer release, and waits. What they have applied is found at the stored place.
+    /// Leaves the events to processes of the newer release, and waits. Then continues from the stored place, which they may have moved.
     async fn step_back(&mut self, error: Error) -> Result<()> {
         if self.limit.is_some() {
             return Err(error);

@@ -1,5 +1,5 @@
-//! Two releases of a program run side by side while the newer one is rolled out, or rolled back. What the older one does not know is left
-//! to the newer one, and nothing is parked.
+//! Two releases of a program run side by side while the newer one is rolled out, or rolled back. The older one leaves events that it does
+//! not know to the newer one, and parks nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -205,7 +205,7 @@ where
     let newer = Working::start(new::Prices, &store, &models, None, per_aggregate);
     until_price(&models, "a", Price { events: 2, cents: 11 }).await;
     until_price(&models, "b", Price { events: 1, cents: 20 }).await;
-    older.until("the older worker has seen that the newer one went on", |status| !is_behind(status)).await;
+    older.until("the older worker notices that the newer one has applied them", |status| !is_behind(status)).await;
 
     // Rolled back: the older release waits for an event that it does not know, and handles the ones before.
     newer.stop().await;
@@ -376,7 +376,7 @@ where
     let CommandError::BehindDeploy(error) = &refused else { panic!("{refused:?}") };
     assert!(error.is_behind_deploy() && !error.is_corrupt(), "{error:#}");
     assert!(refused.to_string().contains("behind a deploy"), "{refused}");
-    // The release itself goes on, and so does one that is started now.
+    // Other aggregates of the older release work, also in a process that starts now.
     old.execute("b", Place { cents: 2 }).await.unwrap();
     Repository::<old::Order>::new(store).execute("b", Place { cents: 2 }).await.unwrap();
 }
@@ -395,7 +395,7 @@ where
     assert_eq!(notes, ["a newer release writes version 2 of order.placed, this one knows version 1"]);
 }
 
-/// A version that nobody has registered is damage, as before.
+/// An unregistered version is damage.
 async fn unregistered_version_is_parked<S, M>(Site { store, models, database: _database }: Site<S, M>)
 where
     S: EventStore + Clone,
@@ -421,7 +421,7 @@ where
     assert_refused(&refused);
     let refused = Worker::view(careless::Prices, store.clone(), models.clone()).catch_up().await.unwrap_err();
     assert_refused(&refused);
-    // Nothing was written, and the release that is right goes on.
+    // Nothing was written, and the other release continues.
     assert!(old.load("b").await.unwrap().version == Version::ZERO);
     old.execute("b", Place { cents: 2 }).await.unwrap();
 }

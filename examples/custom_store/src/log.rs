@@ -330,7 +330,7 @@ impl EventStore for RedbStore {
         let register = move |tx: &mut redb::WriteTransaction| {
             let mut rows = rows(tx)?;
             for shape in shapes {
-                let digest: String = shape.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+                let digest = format!("{:02x?}", shape.digest());
                 let place = key!(
                     "shape",
                     shape.event_type,
