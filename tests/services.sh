@@ -200,7 +200,7 @@ make_python() {
 make_pgbouncer() {
   [ -z "${PGBOUNCER:-}" ] || return 0
   local version from apt
-  version="$(pgbouncer --version 2>/dev/null | sed -n 's/^PgBouncer 1\.\([0-9]*\).*/\1/p')"
+  version="$(pgbouncer --version 2>/dev/null | sed -n 's/^PgBouncer 1\.\([0-9]*\).*/\1/p' || true)"
   if [ "${version:-0}" -ge 21 ]; then
     PGBOUNCER="$(command -v pgbouncer)"
     export PGBOUNCER
