@@ -23,7 +23,15 @@ command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/
 
 # Temporary files of servers and tests are below this folder and are deleted with it.
 SERVICES="$(mktemp -d)"
-trap 'stop_services; rm -rf "$SERVICES"' EXIT
+# The test programs that run, by the number of their process group.
+names=()
+end() {
+  local pid
+  for pid in "${!names[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+  stop_services
+  rm -rf "$SERVICES"
+}
+trap end EXIT
 # The servers run as other users, who must be able to enter the folder.
 chmod 755 "$SERVICES"
 start_postgres
@@ -35,15 +43,53 @@ make_pgbouncer
 mkdir "$SERVICES/tmp"
 export TMPDIR="$SERVICES/tmp"
 
-# Most tests wait for servers most of the time, so more of them run at once than there are processors.
+# Most tests wait for servers most of the time, so several programs run at once, and several tests of each.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
+at_once=3
 
-# tests/shop and tests/examples run the example programs. The `--examples` below builds only the examples' own tests.
-cargo build --workspace --all-features --examples
-# The library, its macros, the examples' own tests and the package in tests/, then the doctests.
-cargo test --workspace --all-features --lib --bins --examples --tests -- "$@"
-cargo test --workspace --all-features --doc -- "$@"
+# One build for all, so that no dependency is compiled with other features again. Some tests run the example programs.
+cargo build --workspace --all-features --examples --tests
+cargo test --workspace --all-features --lib --bins --examples --tests --no-run
+
+mkdir "$SERVICES/logs"
+failed=""
+# Each background job gets a process group, so that an interruption ends its programs, too.
+set -m
+
+# Starts `cargo test` in the background. Arguments: a name, and those of cargo.
+start() {
+  local name="$1"
+  shift
+  while [ "${#names[@]}" -ge "$at_once" ]; do finish_one; done
+  cargo test --quiet "$@" >"$SERVICES/logs/$name" 2>&1 </dev/null &
+  names[$!]="$name"
+}
+
+# Waits for one of the programs, and prints what it printed.
+finish_one() {
+  local pid code=0
+  wait -n -p pid "${!names[@]}" || code=$?
+  printf '\n== %s (after %s s)\n' "${names[$pid]}" "$SECONDS"
+  cat "$SERVICES/logs/${names[$pid]}"
+  if [ "$code" != 0 ]; then failed="$failed ${names[$pid]}"; fi
+  unset "names[$pid]"
+}
+
+# The longest first: otherwise they would run alone at the end.
+programs="$(cargo metadata --no-deps --format-version 1 | "$PIKA_PYTHON" -c '
+import json, sys
+first = ["shop", "chaos", "field", "cluster", "history", "delivery_model", "broker_rabbitmq_limits", "ui", "failover"]
+names = [t["name"] for p in json.load(sys.stdin)["packages"] for t in p["targets"] if "test" in t["kind"]]
+print(*sorted(names, key=lambda name: (first + [name]).index(name)))
+')"
+start doc --workspace --all-features --doc -- "$@"
+for program in $programs; do
+  start "$program" --workspace --all-features --test "$program" -- "$@"
+done
+start unit --workspace --all-features --lib --bins --examples -- "$@"
 # Features of serde_json that any crate of a program can switch on.
 for feature in arbitrary_precision preserve_order; do
-  cargo test --manifest-path tests/features/Cargo.toml --target-dir target/features --features "$feature" -- "$@"
+  start "features-$feature" --manifest-path tests/features/Cargo.toml --target-dir target/features --features "$feature" -- "$@"
 done
+while [ "${#names[@]}" -gt 0 ]; do finish_one; done
+if [ -n "$failed" ]; then echo "failed:$failed" >&2; exit 1; fi

@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::{sleep, timeout};
 
-use crate::rabbitmq::RabbitMq;
+use crate::certificates::Certificates;
+use crate::rabbitmq::{self, RabbitMq};
 
 /// The pause between two appends.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -42,6 +43,8 @@ pub(crate) struct Drill {
     stop: CancellationToken,
     others: Vec<JoinHandle<()>>,
     _folder: TempDir,
+    /// The nodes read their files when they start again.
+    _certificates: Certificates,
 }
 
 /// The progress of a relay.
@@ -85,12 +88,22 @@ impl Projection for Followed {
 
 impl Drill {
     pub(crate) async fn start() -> Self {
-        let nodes = block_in_place(|| RabbitMq::start_cluster(3));
+        let certificates = Certificates::new();
+        let ports: Vec<u16> = (0..3).map(|_| rabbitmq::free_port()).collect();
+        let settings: Vec<String> = ports.iter().map(|&port| certificates.settings(port)).collect();
+        let nodes = block_in_place(|| RabbitMq::start_cluster_with(&settings));
         let folder = TempDir::new().unwrap();
         let store = SqliteStore::open(folder.path().join("log.db")).await.unwrap();
         let models = SqliteReadModel::open(folder.path().join("models.db")).await.unwrap();
-        let broker = broker(&nodes);
-        broker.declare().await.unwrap();
+        let broker = broker(&ports, &certificates);
+        let declared = timeout(PATIENCE, async {
+            // The plain ports, for which the start waits, may be open before those for TLS.
+            while let Err(error) = broker.declare().await {
+                assert!(error.is_transient(), "{error:#}");
+                sleep(PAUSE).await;
+            }
+        });
+        declared.await.unwrap();
         let relays = [
             Relay::new(store.clone(), broker.clone()).with_checkpoint(store.clone(), "frames"),
             Relay::announcing(store.clone(), broker.clone()).with_checkpoint(store.clone(), "announcements"),
@@ -111,7 +124,7 @@ impl Drill {
         let stopped = stop.clone();
         others.push(tokio::spawn(async move { worker.run(stopped).await.unwrap() }));
         let drill =
-            Self { nodes, store, frames, announcements, view, stop_appends, appends, stop, others, _folder: folder };
+            Self { nodes, store, frames, announcements, view, stop_appends, appends, stop, others, _folder: folder, _certificates: certificates };
         drill.has_arrived(Position::new(1)).await;
         drill
     }
@@ -225,12 +238,12 @@ impl View {
     }
 }
 
-fn broker(nodes: &[RabbitMq]) -> RabbitMqBroker {
+fn broker(ports: &[u16], certificates: &Certificates) -> RabbitMqBroker {
     let mut topology = Topology::new().with_channel(Channel::new(CHANNEL, ["#"]).with_kind("quorum"));
     topology.dead_letter_queue = topology.dead_letter_queue.with_kind("quorum");
-    let addresses: Vec<String> = nodes.iter().map(RabbitMq::address).collect();
-    let options = RabbitMqOptions::new(&format!("amqp://guest:guest@{}/%2f", addresses.join(","))).unwrap();
-    RabbitMqBroker::new(options.with_topology(topology)).unwrap()
+    let addresses: Vec<String> = ports.iter().map(|port| format!("localhost:{port}")).collect();
+    let options = RabbitMqOptions::new(&format!("amqps://guest:guest@{}/%2f", addresses.join(","))).unwrap();
+    RabbitMqBroker::new(options.with_topology(topology).with_ca(certificates.authority.clone())).unwrap()
 }
 
 async fn append(store: SqliteStore, stop: CancellationToken) {

@@ -1,8 +1,10 @@
-//! A RabbitMQ cluster of three nodes under load: nodes are killed, restarted, separated and emptied. Afterwards the view has every event once
+//! A RabbitMQ cluster of three nodes under load, over TLS: nodes are killed, restarted, separated and emptied. Afterwards the view has every event once
 //! and in order, and the channel has every event. Each drill prints how long frames paused, and how far the view was behind.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod drill;
 #[path = "../support/programs.rs"]
 mod programs;
@@ -29,6 +31,7 @@ async fn a_cluster_loses_and_doubles_nothing() {
     drill.phase("a node comes back empty", come_back_empty).await;
     // The copies on the new node carry the queues.
     drill.phase("another node is killed", |nodes| kill_for_a_while(nodes, 1)).await;
+    drill.phase("each node restarts in turn", restart_in_turn).await;
     drill.finish().await;
 }
 
@@ -59,6 +62,13 @@ fn kill_for_a_while(nodes: &mut [RabbitMq], number: usize) {
     nodes[number].kill();
     sleep(AWAY);
     nodes[number].start_again();
+}
+
+fn restart_in_turn(nodes: &mut [RabbitMq]) {
+    for node in nodes {
+        node.stop();
+        node.start_again();
+    }
 }
 
 /// Returns the node that leads the view's queue.

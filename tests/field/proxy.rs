@@ -145,9 +145,11 @@ async fn serve(
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     let (last_request, asked) = watch::channel(Vec::new());
+    let (silence_of_requests, silence_of_answers) = (silence.clone(), silence.clone());
     let asks = async {
         let mut chunk = vec![0; 65_536];
         while let Ok(bytes @ 1..) = from_client.read(&mut chunk).await {
+            stay_if_silent(&silence_of_requests).await;
             let refused = refusal.lock().unwrap().take();
             if refused.is_some() {
                 return refused;
@@ -164,7 +166,7 @@ async fn serve(
         refused = asks => if let Some(answer) = refused {
             drop(to_client.write_all(&answer).await);
         },
-        () = answer(&mut from_server, &mut to_client, traffic, asked) => {}
+        () = answer(&mut from_server, &mut to_client, traffic, silence_of_answers, asked) => {}
         changed = silence.changed() => if changed.is_ok() {
             // Both sockets stay open until the proxy ends.
             while silence.changed().await.is_ok() {}
@@ -172,10 +174,19 @@ async fn serve(
     }
 }
 
+/// Never returns on a connection that has been silenced. The task of a connection may notice the silence late, and what comes after it must not
+/// pass in the meantime.
+async fn stay_if_silent(silence: &watch::Receiver<u64>) {
+    if silence.has_changed().unwrap_or(false) {
+        std::future::pending::<()>().await;
+    }
+}
+
 async fn answer(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     mut traffic: watch::Receiver<Traffic>,
+    silence: watch::Receiver<u64>,
     asked: watch::Receiver<Vec<u8>>,
 ) {
     let mut chunk = vec![0; 65_536];
@@ -183,6 +194,7 @@ async fn answer(
         let Ok(now) = traffic.wait_for(|traffic| *traffic != Traffic::Held).await.map(|now| now.clone()) else {
             return;
         };
+        stay_if_silent(&silence).await;
         if let Traffic::Replaced(request, answer) = now {
             let request_came = request.is_empty() || asked.borrow().windows(request.len()).any(|part| part == request);
             if request_came {

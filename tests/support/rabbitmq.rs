@@ -52,16 +52,21 @@ impl RabbitMq {
 
     /// Starts a cluster. The nodes of a minority pause, as recommended.
     pub(crate) fn start_cluster(nodes: usize) -> Vec<Self> {
+        Self::start_cluster_with(&vec!["[].".to_owned(); nodes])
+    }
+
+    /// Starts a cluster with one node for each of `settings`, which are in the syntax of `advanced.config`.
+    pub(crate) fn start_cluster_with(of_nodes: &[String]) -> Vec<Self> {
         let names = Arc::new(Names::start());
-        let mut nodes: Vec<Self> = (0..nodes).map(|_| Self::new(names.clone())).collect();
+        let mut nodes: Vec<Self> = of_nodes.iter().map(|_| Self::new(names.clone())).collect();
         let mut settings = String::from("cluster_partition_handling = pause_minority\n");
         settings += "cluster_formation.peer_discovery_backend = classic_config\n";
         for (number, node) in nodes.iter().enumerate() {
             writeln!(settings, "cluster_formation.classic_config.nodes.{} = {}", number + 1, node.name()).unwrap();
         }
-        for node in &nodes {
+        for (node, own) in nodes.iter().zip(of_nodes) {
             let folder = node.folder.path();
-            node.set("[].");
+            node.set(own);
             fs::write(folder.join("rabbitmq.conf"), &settings).unwrap();
             // The nodes trust each other by a secret in a file that only their user may read.
             let cookie = folder.join(".erlang.cookie");
@@ -235,7 +240,7 @@ impl Drop for Names {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
