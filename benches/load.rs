@@ -251,7 +251,7 @@ async fn fill_around_snapshot(store: &SqliteStore, version: u64) {
     let id = format!("snapshot-{version}");
     fill(store, &id, 0..version, OrderEvent::numbered).await;
     let loaded = uncached::<KeptOrder>(store).load(&*id).await.unwrap();
-    let (fingerprint, state) = (KeptOrder::FINGERPRINT, loaded.state.to_snapshot().unwrap());
+    let (fingerprint, state) = (KeptOrder::fingerprint(), loaded.state.to_snapshot().unwrap());
     store
         .save_snapshot(&stream(&id), Snapshot::new(loaded.version, loaded.last_event().unwrap(), fingerprint, state))
         .await

@@ -1,12 +1,16 @@
 //! Support for generated code. It is not part of the public API and may change in any release.
 
-pub use serde;
+use std::marker::PhantomData;
 
-pub use crate::shape::declared as shape;
+pub use serde;
+use sha2::{Digest, Sha256};
 
 use crate::codec;
 use crate::error::BoxError;
 use crate::event::{EventSchema, EventTypes};
+use crate::shape::Shape;
+pub use crate::shape::declared as shape;
+use crate::shape::types::Type;
 
 /// Encodes `state` for a snapshot. The encoding is self-describing, so that a nested type that changed does not decode into nonsense. A state
 /// that would be read back as another one is refused.
@@ -17,6 +21,32 @@ pub fn to_snapshot<T: serde::Serialize>(state: &T) -> Result<Vec<u8>, BoxError> 
 /// Decodes a state that [`to_snapshot`] encoded.
 pub fn from_snapshot<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
     codec::decode_state(bytes)
+}
+
+/// Tells whether a field's type has a shape: `SHAPE` below is found before that of [`Unshaped`], if it exists.
+#[derive(Debug)]
+pub struct Part<T>(PhantomData<T>);
+
+impl<T: Shape> Part<T> {
+    pub const SHAPE: Option<fn() -> Type> = Some(Type::of::<T>);
+}
+
+/// The shape of a type without one.
+pub trait Unshaped {
+    const SHAPE: Option<fn() -> Type> = None;
+}
+
+impl<T> Unshaped for Part<T> {}
+
+/// Returns the fingerprint of a state: that of its declaration, and the shapes of its fields as far as they are known.
+pub fn fingerprint(declared: u64, fields: &[Option<fn() -> Type>]) -> u64 {
+    let mut hash = Sha256::new_with_prefix(declared.to_be_bytes());
+    for field in fields {
+        hash.update(field.map(|shape| shape().to_string()).unwrap_or_default());
+        hash.update([0]);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Fails to compile if one of `events` names another aggregate than `aggregate`.

@@ -59,9 +59,6 @@ pub trait Aggregate: Default + Clone + Send + Sync + 'static {
     /// Decides when the state is saved as a snapshot.
     const SNAPSHOTS: SnapshotPolicy;
 
-    /// Identifies the shape of the state. A snapshot with another fingerprint is never read.
-    const FINGERPRINT: u64;
-
     /// The events that change the state.
     type Event: Event;
 
@@ -77,6 +74,12 @@ pub trait Aggregate: Default + Clone + Send + Sync + 'static {
         let _ = event;
         Ok(Vec::new())
     }
+
+    /// Identifies the shape of the state. A snapshot with another fingerprint is never read.
+    ///
+    /// The derive computes it from the fields: their names, their types and their serde attributes. A change inside a field's type counts
+    /// too, if that type has a [`Shape`](crate::Shape).
+    fn fingerprint() -> u64;
 
     /// Encodes the state for a snapshot.
     ///

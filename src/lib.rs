@@ -74,6 +74,7 @@ pub mod docs {
     pub mod guide {
         page!(getting_started, "docs/guide/getting-started.md");
         page!(events, "docs/guide/events.md");
+        page!(evolution, "docs/guide/evolution.md");
         page!(commands, "docs/guide/commands.md");
         page!(projections_and_views, "docs/guide/projections-and-views.md");
         page!(reactions_and_processes, "docs/guide/reactions-and-processes.md");

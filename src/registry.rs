@@ -49,7 +49,7 @@ use crate::shape::types::Type;
 /// assert_eq!(
 ///     checked.errors[0].to_string(),
 ///     "order.placed 1: E-FIELD-REQUIRED-ADDED at cents\n    \
-///      write `#[serde(default)]` above the field, or raise `version` and write an upcaster"
+///      write `#[serde(default)]` above the field if the default is right for old events, or raise `version` and write an upcaster"
 /// );
 /// # Ok::<(), BoxError>(())
 /// ```
@@ -103,7 +103,7 @@ impl Registry {
     pub fn check(&self, lock: &Lock) -> Checked {
         let mut checked = Checked { errors: Vec::new(), warnings: Vec::new(), lock: lock.clone() };
         for schema in self.events.values() {
-            checked.event(schema);
+            checked.event(schema, lock);
         }
         for (name, version, codec) in lock.blocks.keys() {
             checked.locked(name, *version, *codec, self.events.get(name.as_str()));
@@ -118,7 +118,8 @@ impl Registry {
 pub struct Checked {
     /// Changes that make stored events unreadable. The lock stays as it is until they are mended, or allowed in the lock.
     pub errors: Vec<Violation>,
-    /// Changes that processes of the older release cannot read. They matter while a release is rolled out or back.
+    /// Changes that processes of the older release cannot read, among them new events and versions. They matter while a release is rolled out
+    /// or back.
     pub warnings: Vec<Violation>,
     /// The lock with the changes that are allowed.
     pub lock: Lock,
@@ -126,13 +127,14 @@ pub struct Checked {
 
 impl Checked {
     /// Compares the newest version of an event with its blocks in the lock, and adds a block if there is none.
-    fn event(&mut self, schema: &EventSchema) {
+    fn event(&mut self, schema: &EventSchema, lock: &Lock) {
         let shape = schema.shape().unwrap_or(Type::Opaque);
         for codec in [Codec::Json, Codec::Compact] {
             let key = (schema.name.to_owned(), schema.version, codec);
             match self.lock.blocks.get(&key).cloned() {
                 Some(block) => self.block(key, block, &shape),
                 None if codec == schema.codec => {
+                    self.warnings.extend(added(schema, lock));
                     self.lock.blocks.insert(key, Block::new(shape.clone()));
                 }
                 None => {}
@@ -169,4 +171,17 @@ impl Checked {
             self.errors.push(Violation { event: event.to_owned(), version, broken });
         }
     }
+}
+
+/// Returns what an older release cannot read, if this version of an event is not in the lock. Before the first lock there is no older release.
+fn added(schema: &EventSchema, lock: &Lock) -> Option<Violation> {
+    let of_event = lock.blocks.keys().filter(|(name, ..)| name == schema.name).map(|(_, version, _)| *version);
+    let broken = match of_event.max() {
+        Some(before) if before < schema.version => Broken::VersionAdded { before },
+        // Another codec, which an older release knows, or an older version, which is an error.
+        Some(_) => return None,
+        None if lock.blocks.is_empty() => return None,
+        None => Broken::EventAdded,
+    };
+    Some(Violation { event: schema.name.to_owned(), version: schema.version, broken })
 }

@@ -306,7 +306,7 @@ impl<A: Aggregate> Repository<A> {
         if request != Request::Decided {
             return Ok(None);
         }
-        let up_to = Replay { up_to: UpTo::Version(before), snapshot: Some(A::FINGERPRINT), ..Replay::ALL };
+        let up_to = Replay { up_to: UpTo::Version(before), snapshot: Some(A::fingerprint()), ..Replay::ALL };
         let state = self.replay(stream, Loaded::default(), up_to).await?;
         let mut events = Events::default();
         let replay = Replay { after_event: state.last_event, ..Replay::after(before).with_up_to(UpTo::Version(after)) };
@@ -337,7 +337,7 @@ impl<A: Aggregate> Repository<A> {
     /// As [`load`](Self::load).
     pub async fn load_at(&self, id: impl TryInto<AggregateId, Error: Into<Error>>, at: UpTo) -> Result<Loaded<A>> {
         let stream = self.stream(id)?;
-        let replay = Replay { up_to: at, snapshot: Some(A::FINGERPRINT), ..Replay::ALL };
+        let replay = Replay { up_to: at, snapshot: Some(A::fingerprint()), ..Replay::ALL };
         self.replay(&stream, Loaded::default(), replay).await
     }
 
@@ -391,7 +391,7 @@ impl<A: Aggregate> Repository<A> {
     }
 
     async fn load_newest(&self, stream: &StreamId) -> Result<Loaded<A>> {
-        self.replay(stream, Loaded::default(), Replay { snapshot: Some(A::FINGERPRINT), ..Replay::ALL }).await
+        self.replay(stream, Loaded::default(), Replay { snapshot: Some(A::fingerprint()), ..Replay::ALL }).await
     }
 
     /// Replays the stream into `from`. If the snapshot cannot be decoded, replays all events instead, since the events are the truth.
@@ -462,7 +462,7 @@ impl<A: Aggregate> Inner<A> {
             A::from_snapshot(&state)?;
             Ok::<_, BoxError>(state)
         })??;
-        let snapshot = Snapshot::new(loaded.version, event_id, A::FINGERPRINT, state)
+        let snapshot = Snapshot::new(loaded.version, event_id, A::fingerprint(), state)
             .with_spacing(spacing(loaded.version, self.older_snapshots));
         Ok(self.store.save_snapshot(stream, snapshot).await?)
     }

@@ -427,7 +427,7 @@ async fn an_undecodable_snapshot_is_skipped_and_counted() {
     for amount in 1..=6 {
         store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(amount)])).await.unwrap();
     }
-    let fingerprint = <Counter as retell::Aggregate>::FINGERPRINT;
+    let fingerprint = <Counter as retell::Aggregate>::fingerprint();
     let fourth = retell::testing::store::event_at(&store, &stream("a"), 4).await;
     let snapshot = Snapshot::new(Version::new(4), fourth, fingerprint, b"{\"total\":".to_vec());
     store.save_snapshot(&stream("a"), snapshot).await.unwrap();
@@ -440,7 +440,7 @@ async fn an_undecodable_snapshot_is_skipped_and_counted() {
 async fn a_snapshot_of_another_shape_is_never_read() {
     let store = MemoryStore::new();
     store.append(Append::new(stream("a"), ExpectedVersion::Any, vec![added(1)])).await.unwrap();
-    let fingerprint = <Counter as retell::Aggregate>::FINGERPRINT ^ 1;
+    let fingerprint = <Counter as retell::Aggregate>::fingerprint() ^ 1;
     let state = br#"{"total":99,"events":99,"name":""}"#.to_vec();
     let first = retell::testing::store::event_at(&store, &stream("a"), 1).await;
     store.save_snapshot(&stream("a"), Snapshot::new(Version::new(1), first, fingerprint, state)).await.unwrap();
@@ -471,7 +471,7 @@ async fn snapshots_are_written_by_policy_and_shorten_the_load() {
         counters.flush().await;
     }
     let mut replayed = Replayed(Vec::new(), None);
-    let replay = Replay::ALL.with_snapshot(<Counter as retell::Aggregate>::FINGERPRINT);
+    let replay = Replay::ALL.with_snapshot(<Counter as retell::Aggregate>::fingerprint());
     store.replay(&stream("a"), replay, &mut replayed).await.unwrap();
     assert_eq!((replayed.1, replayed.0), (Some(Version::new(10)), vec![Version::new(11), Version::new(12)]));
     assert_eq!(counters.snapshot_failures(), 0);

@@ -8,7 +8,7 @@ use syn::{Attribute, Data, Fields, LitStr, Meta, Variant};
 use crate::ast::Aggregate;
 use crate::attr;
 
-/// Hashes everything that decides how the state is stored, with 64-bit FNV-1a.
+/// Hashes everything in the declaration that decides how the state is stored, with 64-bit FNV-1a.
 pub(crate) fn fingerprint(aggregate: &Aggregate<'_>) -> u64 {
     fnv1a(shape(aggregate).as_bytes())
 }

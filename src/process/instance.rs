@@ -189,8 +189,11 @@ impl<P: Process> Clone for Instance<P> {
 impl<P: Process> Aggregate for Instance<P> {
     const TYPE: &'static str = P::NAME;
     const SNAPSHOTS: SnapshotPolicy = P::SNAPSHOTS;
-    const FINGERPRINT: u64 = SNAPSHOT_FORMAT;
     type Event = Step<P>;
+
+    fn fingerprint() -> u64 {
+        SNAPSHOT_FORMAT
+    }
 
     fn apply(&mut self, step: Step<P>) {
         for ended in step.ended {

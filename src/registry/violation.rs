@@ -29,6 +29,13 @@ pub enum Broken {
         /// The newest version of the program.
         newest: u32,
     },
+    /// The lock has other events, and not this one (`W-EVENT-ADDED`).
+    EventAdded,
+    /// The lock has only older versions of the event (`W-VERSION-ADDED`).
+    VersionAdded {
+        /// The newest version in the lock.
+        before: u32,
+    },
 }
 
 impl Broken {
@@ -38,6 +45,8 @@ impl Broken {
             Self::Rule(finding) => finding.rule.id(),
             Self::EventRemoved => "E-EVENT-REMOVED",
             Self::VersionRemoved { .. } => "E-VERSION-REMOVED",
+            Self::EventAdded => "W-EVENT-ADDED",
+            Self::VersionAdded { .. } => "W-VERSION-ADDED",
         }
     }
 
@@ -45,7 +54,7 @@ impl Broken {
     pub fn path(&self) -> &str {
         match self {
             Self::Rule(finding) => &finding.path,
-            Self::EventRemoved | Self::VersionRemoved { .. } => "",
+            Self::EventRemoved | Self::VersionRemoved { .. } | Self::EventAdded | Self::VersionAdded { .. } => "",
         }
     }
 
@@ -55,6 +64,7 @@ impl Broken {
             Self::Rule(finding) => finding.rule.cure(),
             Self::EventRemoved => "keep the variant for as long as the log holds such events",
             Self::VersionRemoved { .. } => "keep the newer version: the log may hold events of it",
+            Self::EventAdded | Self::VersionAdded { .. } => "deploy every process that reads it before those that write it",
         }
     }
 }
@@ -65,6 +75,8 @@ impl fmt::Display for Broken {
             Self::Rule(finding) => finding.fmt(f),
             Self::EventRemoved => write!(f, "{}: no type of the program has this event", self.id()),
             Self::VersionRemoved { newest } => write!(f, "{}: the program's newest version is {newest}", self.id()),
+            Self::EventAdded => write!(f, "{}: the event is new", self.id()),
+            Self::VersionAdded { before } => write!(f, "{}: the newest version was {before}", self.id()),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Rule {
     pub const fn cure(self) -> &'static str {
         match self {
             Self::FieldRequiredAdded => {
-                "write `#[serde(default)]` above the field, or raise `version` and write an upcaster"
+                "write `#[serde(default)]` above the field if the default is right for old events, or raise `version` and write an upcaster"
             }
             Self::FieldRequiredRemoved => {
                 "keep writing the field until every process runs the new release, and remove it in the next one"

@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{Data, Fields, LitStr};
+use syn::{Data, Fields, LitStr, Type};
 
 use super::{in_anonymous_const, shadow};
 use crate::ast::{self, Aggregate};
@@ -17,7 +17,7 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
     let ident = &aggregate.input.ident;
     let (name, event) = (&aggregate.attr.name, &aggregate.attr.event);
     let policy = policy(aggregate.attr.snapshots.as_ref());
-    let fingerprint = fingerprint(aggregate);
+    let (fingerprint, parts) = (fingerprint(aggregate), field_types(aggregate));
     let shadow = shadow(aggregate, &krate);
     let (write, read) = snapshots(aggregate, &krate);
     let claims = claims(aggregate, &krate);
@@ -32,7 +32,6 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
             impl #krate::aggregate::Aggregate for #ident {
                 const TYPE: &'static str = #name;
                 const SNAPSHOTS: #krate::aggregate::SnapshotPolicy = #krate::aggregate::SnapshotPolicy::#policy;
-                const FINGERPRINT: u64 = #fingerprint;
 
                 type Event = #event;
 
@@ -41,6 +40,15 @@ pub(crate) fn expand(aggregate: &Aggregate<'_>) -> TokenStream {
                 }
 
                 #claims
+
+                fn fingerprint() -> u64 {
+                    #[allow(unused_imports)]
+                    use #krate::__private::Unshaped as _;
+                    static FINGERPRINT: ::std::sync::OnceLock<u64> = ::std::sync::OnceLock::new();
+                    *FINGERPRINT.get_or_init(|| {
+                        #krate::__private::fingerprint(#fingerprint, &[#(#krate::__private::Part::<#parts>::SHAPE),*])
+                    })
+                }
 
                 fn to_snapshot(
                     &self,
@@ -79,11 +87,14 @@ pub(crate) fn stub(aggregate: &Aggregate<'_>) -> TokenStream {
             {
                 const TYPE: &'static str = "";
                 const SNAPSHOTS: #krate::aggregate::SnapshotPolicy = #krate::aggregate::SnapshotPolicy::Never;
-                const FINGERPRINT: u64 = 0;
 
                 type Event = #event;
 
                 fn apply(&mut self, _: #event) {}
+
+                fn fingerprint() -> u64 {
+                    0
+                }
 
                 fn to_snapshot(
                     &self,
@@ -97,6 +108,15 @@ pub(crate) fn stub(aggregate: &Aggregate<'_>) -> TokenStream {
             }
         },
     )
+}
+
+/// Returns the types of all fields. Only the compiler knows whether they have a shape.
+fn field_types<'a>(aggregate: &Aggregate<'a>) -> Vec<&'a Type> {
+    match &aggregate.input.data {
+        Data::Struct(data) => data.fields.iter().map(|field| &field.ty).collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|each| &each.fields).map(|field| &field.ty).collect(),
+        Data::Union(_) => Vec::new(),
+    }
 }
 
 /// Generates `Aggregate::claims`, if the attribute names a function.

@@ -163,7 +163,7 @@ async fn commands_snapshots_and_views_read_what_is_stored() {
     let state = Odd::from_snapshot(snapshot.as_bytes()).unwrap();
     assert_eq!((state.last, state.tagged), (Some(u128::MAX), noted().tagged));
     let last = loaded.last_event().unwrap();
-    let kept = Snapshot::new(loaded.version, last, Odd::FINGERPRINT, snapshot.as_bytes().to_vec());
+    let kept = Snapshot::new(loaded.version, last, Odd::fingerprint(), snapshot.as_bytes().to_vec());
     log.save_snapshot(&odd, kept).await.unwrap();
 
     Worker::view(Odds, log, models.clone()).catch_up().await.unwrap();

@@ -1,0 +1,7 @@
+use retell::Event;
+
+#[derive(Event)]
+pub enum OrderEvent {
+    #[event("order.placed")]
+    Placed { customer: String, dollars: u64 },
+}
