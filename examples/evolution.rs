@@ -1,6 +1,5 @@
 //! One event through three releases: the newest one reads what the older ones have written. The log stays as it is.
 
-use retell::EventType;
 use retell::prelude::*;
 
 /// The first release counts whole dollars.
@@ -49,10 +48,11 @@ mod third {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let (store, order) = (SqliteStore::in_memory().await?, StreamId::new("order", "1")?);
+    let (first, second) = (first::Placed(9), second::Placed { cents: 950 });
     let third = third::Placed { cents: 250, currency: "EUR".into() };
-    let events = [NewEvent::new(&first::Placed(9))?, NewEvent::new(&second::Placed { cents: 950 })?, NewEvent::new(&third)?];
-    store.append(Append::new(order, ExpectedVersion::Any, events.into())).await?;
-    for stored in store.newest(&EventType::new("order.placed")?, 3).await?.iter().rev() {
+    let events = vec![NewEvent::new(&first)?, NewEvent::new(&second)?, NewEvent::new(&third)?];
+    store.append(Append::new(order, ExpectedVersion::Any, events)).await?;
+    for stored in store.newest(&retell::EventType::new("order.placed")?, 3).await?.iter().rev() {
         let read = stored.decode::<third::Placed>()?.event;
         println!("version {}: {} cents, {}", stored.event.schema_version, read.cents, read.currency);
     }

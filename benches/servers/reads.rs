@@ -44,7 +44,8 @@ impl Database {
         let loaded = kept.load(&*id).await.unwrap();
         let state = loaded.state.to_snapshot().unwrap();
         self.save_snapshot_by_hand(&id, length, &state).await;
-        let snapshot = Snapshot::new(Version::new(length), loaded.last_event().unwrap(), KeptOrder::fingerprint(), state);
+        let snapshot =
+            Snapshot::new(Version::new(length), loaded.last_event().unwrap(), KeptOrder::fingerprint(), state);
         store.save_snapshot(&stream(AggregateId::new(&*id).unwrap()), snapshot).await.unwrap();
         fill(&*store, &id, length..length + TAIL).await;
         self.copy_to_plain(&id, length).await;

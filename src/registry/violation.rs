@@ -64,7 +64,9 @@ impl Broken {
             Self::Rule(finding) => finding.rule.cure(),
             Self::EventRemoved => "keep the variant for as long as the log holds such events",
             Self::VersionRemoved { .. } => "keep the newer version: the log may hold events of it",
-            Self::EventAdded | Self::VersionAdded { .. } => "deploy every process that reads it before those that write it",
+            Self::EventAdded | Self::VersionAdded { .. } => {
+                "deploy every process that reads it before those that write it"
+            }
         }
     }
 }

@@ -123,8 +123,19 @@ impl Drill {
             .collect();
         let stopped = stop.clone();
         others.push(tokio::spawn(async move { worker.run(stopped).await.unwrap() }));
-        let drill =
-            Self { nodes, store, frames, announcements, view, stop_appends, appends, stop, others, _folder: folder, _certificates: certificates };
+        let drill = Self {
+            nodes,
+            store,
+            frames,
+            announcements,
+            view,
+            stop_appends,
+            appends,
+            stop,
+            others,
+            _folder: folder,
+            _certificates: certificates,
+        };
         drill.has_arrived(Position::new(1)).await;
         drill
     }
