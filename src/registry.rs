@@ -1,5 +1,9 @@
 //! The events that a program knows, and a check of their changes against `events.lock`.
 
+#[cfg(feature = "rabbitmq")]
+#[cfg_attr(docsrs, doc(cfg(feature = "rabbitmq")))]
+pub mod asyncapi;
+mod json_schema;
 pub(crate) mod lock;
 pub(crate) mod stored;
 pub(crate) mod violation;
@@ -97,6 +101,11 @@ impl Registry {
     /// Returns the kinds of events, sorted by their stored names.
     pub fn events(&self) -> impl Iterator<Item = &EventSchema> {
         self.events.values()
+    }
+
+    /// Returns a lock of the events' newest versions alone.
+    pub fn lock(&self) -> Lock {
+        self.check(&Lock::default()).lock
     }
 
     /// Compares the events with the lock.

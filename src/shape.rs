@@ -7,6 +7,7 @@ pub(crate) mod compare;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "support for generated code")]
 pub mod declared;
+pub(crate) mod json_schema;
 mod parse;
 mod read;
 mod ready;
@@ -16,6 +17,7 @@ pub(crate) mod types;
 use std::any::TypeId;
 
 pub use compare::{Changes, Finding, Rule};
+pub use json_schema::{Contract, Dialect};
 pub use parse::InvalidShape;
 pub use read::ReadError;
 pub use types::{Enum, Field, Number, Read, Struct, Tagging, Type, Variant, Written};

@@ -31,7 +31,8 @@ use crate::id::{Position, ProjectionName};
 
 pub use options::RabbitMqOptions;
 
-const FRAME_TYPE: &str = "application/vnd.retell.frame";
+/// The content type of a frame.
+pub(crate) const FRAME_TYPE: &str = "application/vnd.retell.frame";
 
 /// A broker on RabbitMQ 3.10 or later. Clones share the same connections.
 ///

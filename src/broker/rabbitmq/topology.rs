@@ -2,6 +2,7 @@
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::broker::SubscriptionMode;
 use crate::error::{ErrorKind, Result};
@@ -152,6 +153,11 @@ impl Channel {
         }
         arguments
     }
+
+    /// Returns the arguments of the queue as JSON.
+    pub(crate) fn arguments_as_json(&self) -> Map<String, Value> {
+        as_json(&self.arguments())
+    }
 }
 
 impl Default for Topology {
@@ -293,6 +299,22 @@ impl Topology {
         }
         arguments
     }
+
+    /// Returns the arguments of a projection's queue as JSON.
+    pub(crate) fn projection_arguments_as_json(&self, mode: SubscriptionMode) -> Map<String, Value> {
+        as_json(&self.projection_arguments(mode))
+    }
+}
+
+fn as_json(arguments: &FieldTable) -> Map<String, Value> {
+    let value = |value: &AMQPValue| match value {
+        AMQPValue::LongString(text) => json!(text.to_string()),
+        AMQPValue::LongLongInt(number) => json!(number),
+        AMQPValue::Boolean(flag) => json!(flag),
+        // No queue has an argument of another type.
+        _ => Value::Null,
+    };
+    arguments.into_iter().map(|(name, argument)| (name.to_string(), value(argument))).collect()
 }
 
 fn text(value: &str) -> AMQPValue {
