@@ -1,19 +1,23 @@
 //! The events that a program knows, and a check of their changes against `events.lock`.
 
+pub(crate) mod deployed;
 pub(crate) mod lock;
+pub(crate) mod log;
 pub(crate) mod stored;
 pub(crate) mod violation;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+pub use deployed::{Difference, Differs};
 pub use lock::{Block, Exception, InvalidLock, Lock};
+pub use log::{LogFault, LogProblem, LogReport, StoredKind};
 pub use stored::{Compared, NewerVersion};
 pub use violation::{Broken, Violation};
 
 use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
-use crate::event::{Event, EventSchema, EventTypes};
+use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent, decode_stored};
 use crate::shape::compare::Changes;
 use crate::shape::types::Type;
 
@@ -55,7 +59,15 @@ use crate::shape::types::Type;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    events: BTreeMap<&'static str, EventSchema>,
+    events: BTreeMap<&'static str, Known>,
+}
+
+/// An event of the program.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    schema: EventSchema,
+    /// Decodes a stored event, and drops it.
+    decode: fn(StoredEvent<'_>) -> Result<(), DecodeError>,
 }
 
 impl Registry {
@@ -77,14 +89,15 @@ impl Registry {
         for schema in schemas {
             match self.events.entry(schema.name) {
                 Entry::Vacant(place) => {
-                    place.insert(*schema);
+                    let decode = |stored: StoredEvent<'_>| decode_stored::<E>(stored).map(drop);
+                    place.insert(Known { schema: *schema, decode });
                 }
-                Entry::Occupied(known) if known.get().declaration == schema.declaration => {}
+                Entry::Occupied(known) if known.get().schema.declaration == schema.declaration => {}
                 Entry::Occupied(known) => {
                     return Err(ErrorKind::Invalid(format!(
                         "two types declare event {}: {} and {}: choose another stored name for one of them",
                         schema.name,
-                        known.get().declaration,
+                        known.get().schema.declaration,
                         schema.declaration
                     ))
                     .into());
@@ -96,17 +109,17 @@ impl Registry {
 
     /// Returns the kinds of events, sorted by their stored names.
     pub fn events(&self) -> impl Iterator<Item = &EventSchema> {
-        self.events.values()
+        self.events.values().map(|known| &known.schema)
     }
 
     /// Compares the events with the lock.
     pub fn check(&self, lock: &Lock) -> Checked {
         let mut checked = Checked { errors: Vec::new(), warnings: Vec::new(), lock: lock.clone() };
-        for schema in self.events.values() {
+        for schema in self.events() {
             checked.event(schema);
         }
         for (name, version, codec) in lock.blocks.keys() {
-            checked.locked(name, *version, *codec, self.events.get(name.as_str()));
+            checked.locked(name, *version, *codec, self.events.get(name.as_str()).map(|known| &known.schema));
         }
         checked
     }
