@@ -40,9 +40,9 @@ use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Query, Replay, Select, Visitor};
 use retell::worker::WorkerOptions;
 use retell::{
-    EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, Position, PostgresReadModel, PostgresStore,
-    ProjectionName, RabbitMqBroker, RabbitMqOptions, ReadModel, Relay, Repository, Result, StreamId, Worker,
-    async_trait,
+    EventReader, EventReaderExt, EventStore, EventType, ExpectedVersion, Filter, Position, PostgresReadModel,
+    PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, ReadModel, Relay, Repository, Result, StreamId,
+    Worker, async_trait,
 };
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -465,6 +465,10 @@ impl EventReader for EmptyLog {
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
         Ok(Vec::new())
+    }
+
+    async fn next_event_type(&self, _: Option<&EventType>) -> Result<Option<EventType>> {
+        Ok(None)
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

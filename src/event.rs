@@ -157,6 +157,9 @@ impl EventTypes {
     }
 }
 
+/// The stored name of the steps of processes. A process manager reads the newest steps of its own process when it starts.
+pub(crate) const PROCESS_STEPPED: &str = "process.stepped";
+
 /// The stored form of an event, borrowed from the store's buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -455,7 +458,7 @@ impl NewEvent {
     }
 
     /// Encodes `event` without a check that it can be decoded.
-    fn encode<E: Event>(event: &E) -> Result<Self, Error> {
+    pub(crate) fn encode<E: Event>(event: &E) -> Result<Self, Error> {
         let schema = event.schema();
         let mut payload = Vec::with_capacity(128);
         let encoded = catch(|| event.encode(&mut payload)).unwrap_or_else(|panicked| Err(panicked.into()));

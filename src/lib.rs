@@ -123,6 +123,7 @@ pub mod docs {
         page!(d0026_shapes, "docs/decisions/0026-shapes.md");
         page!(d0027_deploys, "docs/decisions/0027-deploys.md");
         page!(d0028_export, "docs/decisions/0028-export.md");
+        page!(d0029_golden_payloads, "docs/decisions/0029-golden-payloads.md");
     }
 }
 

@@ -3,21 +3,25 @@
 #[cfg(feature = "rabbitmq")]
 #[cfg_attr(docsrs, doc(cfg(feature = "rabbitmq")))]
 pub mod asyncapi;
+pub(crate) mod deployed;
 mod json_schema;
 pub(crate) mod lock;
+pub(crate) mod log;
 pub(crate) mod stored;
 pub(crate) mod violation;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+pub use deployed::{Difference, Differs};
 pub use lock::{Block, Exception, InvalidLock, Lock};
+pub use log::{LogFault, LogProblem, LogReport, StoredKind};
 pub use stored::{Compared, NewerVersion};
 pub use violation::{Broken, Violation};
 
 use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
-use crate::event::{Event, EventSchema, EventTypes};
+use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent, decode_stored};
 use crate::shape::compare::Changes;
 use crate::shape::types::Type;
 
@@ -59,7 +63,15 @@ use crate::shape::types::Type;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    events: BTreeMap<&'static str, EventSchema>,
+    events: BTreeMap<&'static str, Known>,
+}
+
+/// An event of the program.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    schema: EventSchema,
+    /// Decodes a stored event, and drops it.
+    decode: fn(StoredEvent<'_>) -> Result<(), DecodeError>,
 }
 
 impl Registry {
@@ -81,14 +93,15 @@ impl Registry {
         for schema in schemas {
             match self.events.entry(schema.name) {
                 Entry::Vacant(place) => {
-                    place.insert(*schema);
+                    let decode = |stored: StoredEvent<'_>| decode_stored::<E>(stored).map(drop);
+                    place.insert(Known { schema: *schema, decode });
                 }
-                Entry::Occupied(known) if known.get().declaration == schema.declaration => {}
+                Entry::Occupied(known) if known.get().schema.declaration == schema.declaration => {}
                 Entry::Occupied(known) => {
                     return Err(ErrorKind::Invalid(format!(
                         "two types declare event {}: {} and {}: choose another stored name for one of them",
                         schema.name,
-                        known.get().declaration,
+                        known.get().schema.declaration,
                         schema.declaration
                     ))
                     .into());
@@ -100,7 +113,7 @@ impl Registry {
 
     /// Returns the kinds of events, sorted by their stored names.
     pub fn events(&self) -> impl Iterator<Item = &EventSchema> {
-        self.events.values()
+        self.events.values().map(|known| &known.schema)
     }
 
     /// Returns a lock of the events' newest versions alone.
@@ -111,11 +124,11 @@ impl Registry {
     /// Compares the events with the lock.
     pub fn check(&self, lock: &Lock) -> Checked {
         let mut checked = Checked { errors: Vec::new(), warnings: Vec::new(), lock: lock.clone() };
-        for schema in self.events.values() {
+        for schema in self.events() {
             checked.event(schema, lock);
         }
         for (name, version, codec) in lock.blocks.keys() {
-            checked.locked(name, *version, *codec, self.events.get(name.as_str()));
+            checked.locked(name, *version, *codec, self.events.get(name.as_str()).map(|known| &known.schema));
         }
         checked
     }

@@ -649,6 +649,10 @@ impl EventReader for NoPages {
         self.0.registered_shapes().await
     }
 
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        self.0.next_event_type(after).await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.0.watch_head()
     }

@@ -18,7 +18,7 @@ use retell::store::{Append, Appended, Inline, InlineStore, KeyedOutcome, Page, Q
 use retell::testing::inline::noting;
 use retell::testing::{inline, store};
 use retell::{
-    ClaimScope, ClaimValue, EventId, EventReader, EventStore, IdempotencyKey, MemoryReadModel, MemoryStore,
+    ClaimScope, ClaimValue, EventId, EventReader, EventStore, EventType, IdempotencyKey, MemoryReadModel, MemoryStore,
     MySqlReadModel, MySqlStore, Position, PostgresReadModel, PostgresStore, SqliteReadModel, SqliteStore, StreamId,
     async_trait, inline_conformance, inline_view_conformance, store_conformance,
 };
@@ -176,6 +176,10 @@ impl EventReader for Faulty {
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
         self.log.registered_shapes().await
+    }
+
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        self.log.next_event_type(after).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

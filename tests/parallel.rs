@@ -33,7 +33,7 @@ use retell::store::{Append, Page, Parked, Query, Select};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    BoxError, Envelope, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, MemoryBroker,
+    BoxError, Envelope, EventReader, EventReaderExt, EventStore, EventType, ExpectedVersion, Filter, MemoryBroker,
     MemoryReadModel, MemoryStore, MySqlReadModel, Position, PostgresReadModel, Projection, ProjectionName, ReadModel,
     Relay, Result, SqliteReadModel, StreamId, Worker, async_trait,
 };
@@ -239,6 +239,10 @@ impl EventReader for Unswept {
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
         self.0.registered_shapes().await
+    }
+
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        self.0.next_event_type(after).await
     }
 
     fn watch_head(&self) -> tokio::sync::watch::Receiver<Position> {

@@ -22,7 +22,7 @@ use retell::store::RegisteredShape;
 use retell::store::{Append, PAGE_BYTES, Page, Query, RelayStore, Replay, Visitor};
 use retell::testing::store::{event, events, stream};
 use retell::{
-    ErrorKind, EventReader, EventStore, ExpectedVersion, MemoryStore, Position, Relay, StreamId, async_trait,
+    ErrorKind, EventReader, EventStore, EventType, ExpectedVersion, MemoryStore, Position, Relay, StreamId, async_trait,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -487,6 +487,10 @@ impl EventReader for CountingReader {
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
         self.store.registered_shapes().await
+    }
+
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        self.store.next_event_type(after).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

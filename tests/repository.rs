@@ -92,6 +92,10 @@ impl EventReader for CountingStore {
         self.store.registered_shapes().await
     }
 
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        self.store.next_event_type(after).await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.store.watch_head()
     }

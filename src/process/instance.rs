@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::aggregate::{Aggregate, Handle, SnapshotPolicy};
 use crate::codec::{Codec, decode_state, encode_state};
 use crate::error::{BoxError, Result};
-use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, NewEvent, StoredEvent};
+use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, NewEvent, PROCESS_STEPPED, StoredEvent};
 use crate::id::{AggregateId, IdempotencyKey};
 use crate::process::{Effects, Process};
 
@@ -148,7 +148,7 @@ impl<P: Process> Event for Step<P> {
 }
 
 /// The stored name does not name the process, because the aggregate type of the stream does.
-pub(super) const STEPPED: EventSchema = EventSchema::new("process.stepped", 1, Codec::Json);
+pub(super) const STEPPED: EventSchema = EventSchema::new(PROCESS_STEPPED, 1, Codec::Json);
 
 /// The state and the pending deadlines of a process, as of its last step.
 pub(crate) struct Instance<P: Process> {

@@ -186,7 +186,7 @@ impl Block {
 }
 
 /// Reads `[order.placed 1 json]`.
-fn header(line: &str) -> Result<(String, u32, Codec), String> {
+pub(crate) fn header(line: &str) -> Result<(String, u32, Codec), String> {
     let words: Vec<_> = line.trim_matches(['[', ']']).split_whitespace().collect();
     let expected =
         || format!("expected a name, a version and a codec, such as `[order.placed 1 json]`, and not `{line}`");
@@ -208,7 +208,7 @@ fn read_exception(text: &str, is_used: bool) -> Result<Exception, String> {
     Ok(Exception { rule: rule.trim().to_owned(), path: path.trim().to_owned(), reason: reason.to_owned(), is_used })
 }
 
-const fn codec_name(codec: Codec) -> &'static str {
+pub(crate) const fn codec_name(codec: Codec) -> &'static str {
     match codec {
         Codec::Json => "json",
         Codec::Compact => "compact",

@@ -54,7 +54,7 @@ impl Registry {
     /// [`ErrorKind::Invalid`] if the stored name of an event is not a valid name.
     pub fn compare(&self, registered: &[RegisteredShape]) -> Result<Compared> {
         let mut compared = Compared::default();
-        for schema in self.events.values() {
+        for schema in self.events() {
             let own = shape_of(schema)?;
             let of_event: Vec<_> = registered.iter().filter(|each| each.event_type == own.event_type).collect();
             let newest = of_event.iter().map(|each| each.version).max().unwrap_or_default();
@@ -107,7 +107,7 @@ impl Registry {
         let known = store.registered_shapes().await?;
         let compared = self.check_registered(store, &known).await?;
         let mut new = Vec::new();
-        for schema in self.events.values() {
+        for schema in self.events() {
             let own = shape_of(schema)?;
             if !known.iter().any(|each| each.event_type == own.event_type && each.has_shape_of(&own)) {
                 new.push(own);

@@ -13,7 +13,8 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{
-    ClaimScope, ClaimValue, EventId, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId, ViewKey,
+    ClaimScope, ClaimValue, EventId, EventType, Fence, Generation, IdempotencyKey, Position, ProjectionName, StreamId,
+    ViewKey,
 };
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
@@ -60,6 +61,7 @@ forward! {
         async fn position_of(&self, token: Token) -> Result<Option<Position>>;
         async fn unsequenced(&self) -> Result<u64>;
         async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>>;
+        async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>>;
         fn watch_head(&self) -> watch::Receiver<Position>;
     }
 }

@@ -5,6 +5,7 @@ pub mod broker;
 mod compatibility;
 pub mod deadlines;
 pub mod faulty;
+mod golden;
 pub mod inbox;
 pub mod inline;
 pub mod log_scenario;
@@ -17,6 +18,7 @@ pub mod store;
 pub mod views;
 
 pub use compatibility::assert_compatible;
+pub use golden::assert_golden;
 pub use log_scenario::given_log;
 pub use process_scenario::given_process;
 pub use scenario::given;

@@ -122,6 +122,7 @@ macro_rules! store_conformance {
             a_stream_is_read_whole_and_in_order,
             read_stream_returns_at_most_limit_events_after_a_version,
             the_newest_events_of_a_type_come_newest_first,
+            each_event_type_of_the_log_is_found_once,
             events_recorded_after_a_time_come_in_log_order,
             an_empty_log_has_nothing_to_read,
             new_events_are_signaled,
@@ -381,6 +382,7 @@ mod tests {
             include_str!("store/order.rs"),
             include_str!("store/relays.rs"),
             include_str!("store/replay.rs"),
+            include_str!("store/shapes.rs"),
             include_str!("store/snapshots.rs"),
         ];
         let names: Vec<_> = cases

@@ -10,7 +10,7 @@ use retell::store::RegisteredShape;
 use retell::store::{
     Append, Appended, EventReader, EventStore, KeyedOutcome, Page, Query, Replay, Snapshot, Token, Visitor,
 };
-use retell::{ClaimScope, ClaimValue, EventId, IdempotencyKey, Position, StreamId, Version};
+use retell::{ClaimScope, ClaimValue, EventId, EventType, IdempotencyKey, Position, StreamId, Version};
 use tokio::sync::watch;
 
 /// Counts what passes to and from the log `inner`.
@@ -91,6 +91,10 @@ impl EventReader for Counting {
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
         self.inner.registered_shapes().await
+    }
+
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        self.inner.next_event_type(after).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -215,9 +215,7 @@ impl EventReader for RedbStore {
             Some(_) => self.file.get("read a snapshot", snapshot_of(stream)).await?,
             None => None,
         };
-        let snapshot =
-            row.map(|(version, event, fingerprint, state)| Snapshot::new(version, event, fingerprint, state.into()));
-        driver::replay_in_pages(self, stream, replay, snapshot, visitor).await
+        driver::replay_in_pages(self, stream, replay, row.map(kept), visitor).await
     }
 
     async fn read(&self, query: Query<'_>) -> Result<Page> {
@@ -279,6 +277,16 @@ impl EventReader for RedbStore {
         self.file.read("list the registered shapes", list).await
     }
 
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        // Behind every row of that type: the byte 1 follows NUL, which separates the parts of a key.
+        let after = after.map(|after| format!("{after}\x01")).unwrap_or_default();
+        let find = move |rows: &Saved| {
+            let row = rows.below::<Position>("type", &after)?.next().transpose()?;
+            row.map(|(_, position)| Ok(at(rows, position)?.event.event_type)).transpose()
+        };
+        self.file.read("find an event type", find).await
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.head.subscribe()
     }
@@ -330,14 +338,8 @@ impl EventStore for RedbStore {
         let register = move |tx: &mut redb::WriteTransaction| {
             let mut rows = rows(tx)?;
             for shape in shapes {
-                let digest = format!("{:02x?}", shape.digest());
-                let place = key!(
-                    "shape",
-                    shape.event_type,
-                    number(shape.version.into()),
-                    number(shape.codec.number().into()),
-                    digest
-                );
+                let [version, codec] = [shape.version.into(), shape.codec.number().into()].map(number);
+                let place = key!("shape", shape.event_type, version, codec, format!("{:02x?}", shape.digest()));
                 if rows.get::<ShapeRow>(&place)?.is_none() {
                     let RegisteredShape { event_type, version, codec, shape, first_seen, program, .. } = shape;
                     let row = (event_type, version, codec.number(), shape, first_seen, program);

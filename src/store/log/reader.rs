@@ -82,6 +82,15 @@ pub trait EventReader: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>>;
 
+    /// Returns the first event type after `after`, in the order of bytes, that the log has an event of; `None` if there is none. The event may
+    /// be without a position yet.
+    ///
+    /// A store finds it by an index of event types, in a time that does not depend on the number of events.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>>;
+
     /// Returns a receiver that is notified when the log grows. It may miss appends of other processes, so also poll at a longer interval.
     fn watch_head(&self) -> watch::Receiver<Position>;
 }
@@ -170,6 +179,20 @@ pub trait EventReaderExt: EventReader {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<RecordedEvent>>> + Send {
         self.read(Query::newest(event_type).with_limit(limit)).map_ok(|page| page.events)
+    }
+
+    /// Returns every event type that the log has an event of, in the order of bytes. Reads the store once for each of them.
+    ///
+    /// # Errors
+    /// The errors of [`next_event_type`](EventReader::next_event_type).
+    fn event_types(&self) -> impl Future<Output = Result<Vec<EventType>>> + Send {
+        async move {
+            let mut types = Vec::new();
+            while let Some(next) = self.next_event_type(types.last()).await? {
+                types.push(next);
+            }
+            Ok(types)
+        }
     }
 
     /// Returns the first `limit` events recorded later than `time`, in log order.

@@ -365,6 +365,12 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
         Ok(self.log.read().shapes.values().cloned().collect())
     }
 
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        let state = self.log.read();
+        let types = state.events.iter().map(|event| &event.event.event_type);
+        Ok(types.filter(|each| after.is_none_or(|after| *each > after)).min().cloned())
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.log.head.subscribe()
     }

@@ -78,6 +78,14 @@ pub(crate) fn id_to_sql(mark: Mark) -> Option<Uuid> {
     mark.event_id.map(|id| *id.as_uuid())
 }
 
+/// Converts a stored event type.
+pub(crate) fn event_type_from_sql(row: Option<(String,)>) -> Result<Option<EventType>> {
+    let read = |(name,): (String,)| {
+        EventType::new(&name).map_err(|problem| ErrorKind::Corrupt(format!("event type: {problem}")).into())
+    };
+    row.map(read).transpose()
+}
+
 /// The columns of a registered shape: event type, schema version, codec, shape, time, program.
 pub(crate) type ShapeRow = (String, i64, i16, String, DateTime<Utc>, String);
 

@@ -11,7 +11,7 @@ macro_rules! log_ports {
             use ::tokio::sync::watch;
 
             use crate::error::Result;
-            use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
+            use crate::id::{ClaimScope, ClaimValue, EventType, IdempotencyKey, Position, StreamId};
             use crate::store::log::append::{Append, Appended, KeyedOutcome};
             use crate::store::log::event_store::{EventStore, Snapshot};
             use crate::store::log::query::{Page, Query};
@@ -47,6 +47,11 @@ macro_rules! log_ports {
                 async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
                     let reader = &self.reader;
                     reader.connections.repeat("list the registered shapes", || reader.registered_shapes()).await
+                }
+
+                async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+                    let reader = &self.reader;
+                    reader.connections.repeat("find an event type", || reader.next_event_type(after)).await
                 }
 
                 fn watch_head(&self) -> watch::Receiver<Position> {

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use crate::id::{ClaimScope, ClaimValue, IdempotencyKey, Position, StreamId};
+use crate::id::{ClaimScope, ClaimValue, EventType, IdempotencyKey, Position, StreamId};
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::group_commit::GroupCommit;
@@ -193,6 +193,11 @@ impl EventReader for SqliteStore {
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
         self.readers.run("list the registered shapes", |db| shapes::registered(db)).await
+    }
+
+    async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
+        let after = after.cloned();
+        self.readers.run("find an event type", move |db| read::next_event_type(db, after.as_ref())).await
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -248,6 +248,28 @@ pub async fn the_newest_events_of_a_type_come_newest_first(store: Store) {
     assert_eq!(store.newest(&unknown, 10).await.expect("the newest events can be read"), []);
 }
 
+/// Each event type that the log has an event of is found once, in the order of bytes.
+pub async fn each_event_type_of_the_log_is_found_once(store: Store) {
+    assert_eq!(store.event_types().await.expect("event types can be listed"), []);
+    mixed_log(&store).await;
+    let names = |types: Vec<EventType>| types.iter().map(|each| each.as_str().to_owned()).collect::<Vec<_>>();
+    let found = names(store.event_types().await.expect("event types can be listed"));
+    assert_eq!(found, ["Placed", "place_", "placed", "placed "]);
+    // A name between two others, before the first, and after the last.
+    for name in ["plac\u{e9}", "placed\u{1}", "P"] {
+        written(&store, &stream("a"), vec![event_of(name, "1")]).await;
+    }
+    let found = names(store.event_types().await.expect("event types can be listed"));
+    assert_eq!(found, ["P", "Placed", "place_", "placed", "placed\u{1}", "placed ", "plac\u{e9}"]);
+    for (after, expected) in [("", "P"), ("Q", "place_"), ("placed", "placed\u{1}"), ("placed!", "plac\u{e9}")] {
+        let after = EventType::new(after).ok();
+        let next = store.next_event_type(after.as_ref()).await.expect("an event type can be found");
+        assert_eq!(next.as_ref().map(EventType::as_str), Some(expected), "after {after:?}");
+    }
+    let last = EventType::new("plac\u{e9}").expect("a valid name");
+    assert_eq!(store.next_event_type(Some(&last)).await.expect("an event type can be found"), None);
+}
+
 /// Only events recorded after the time are returned, not those recorded exactly at it.
 pub async fn events_recorded_after_a_time_come_in_log_order(store: Store) {
     // Several events may share one microsecond.

@@ -93,6 +93,13 @@ pub(crate) fn newest(db: &Connection, event_type: &EventType, limit: usize) -> R
     events(db, NEWEST, (event_type.as_str(), limit_to_sql(limit)), limit, usize::MAX)
 }
 
+/// Returns the first event type after `after`.
+pub(crate) fn next_event_type(db: &Connection, after: Option<&EventType>) -> Result<Option<EventType>, Failure> {
+    let after = after.map_or("", EventType::as_str);
+    let next: Option<String> = db.prepare_cached(NEXT_EVENT_TYPE)?.query_row([after], |row| row.get(0)).optional()?;
+    next.map(|name| EventType::new(&name).map_err(|problem| corrupt(format!("event type: {problem}")))).transpose()
+}
+
 pub(crate) fn recorded_after(
     db: &mut Connection,
     time: DateTime<Utc>,
@@ -190,6 +197,9 @@ const NEWEST: &str = concat!(
     FROM retell_events WHERE event_type = ?1
     ORDER BY position DESC LIMIT ?2"
 );
+
+/// Binds: after. One step in the index of event types.
+const NEXT_EVENT_TYPE: &str = "SELECT event_type FROM retell_events WHERE event_type > ?1 ORDER BY event_type LIMIT 1";
 
 const CLOCK_STEPS: &str = "SELECT position FROM retell_clock_steps ORDER BY position";
 
