@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 fn url(address: &str) -> String {
-    format!("amqp://guest:guest@{address}/%2f")
+    format!("amqp://guest:guest@{address}/%2f?heartbeat=60")
 }
 
 fn topology() -> Topology {

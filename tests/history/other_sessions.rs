@@ -40,7 +40,7 @@ fn is_lost_server(error: &sqlx::Error) -> bool {
 
 /// Keeps a transaction with an assigned id open the whole time.
 async fn write_in_another_database(url: String, mut acknowledged: watch::Receiver<u64>) -> sqlx::Result<()> {
-    let url = PgConnectOptions::from_str(&url)?.database("template1");
+    let url = PgConnectOptions::from_str(&url)?.database("postgres");
     let mut db = PgConnection::connect_with(&url).await?;
     let mut tx = db.begin().await?;
     tx.execute("CREATE TABLE pg_temp.note (text text)").await?;

@@ -242,6 +242,7 @@ where
     program.deposit(4).await;
     program.flush().await;
     program.agrees_with_log().await;
+    program.frames_have_arrived().await;
     // Not in one transaction: the tasks must not see the half of it. The other handle stays open, with its cached state.
     let stops = matches!(older, Older::MariaDbDump { .. });
     if stops {

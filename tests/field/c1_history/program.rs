@@ -8,16 +8,15 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::ready;
 use retell::app::{HealthOptions, Running, State};
-use retell::broker::frame::Frame;
-use retell::broker::{Announced, Announcer, Confirm, Consumer, DeadLetter, DeadLetters, Publisher, SubscriptionMode};
 use retell::prelude::*;
 use retell::store::{ViewStore, Work};
 use retell::{
-    Broker, CommandError, DeadlineStore, Error, ErrorKind, EventId, Mark, ProjectionName, Rebuild, RecordedEvent,
-    RelayStore, WorkerOptions,
+    CommandError, DeadlineStore, Error, ErrorKind, EventId, Mark, ProjectionName, Rebuild, RecordedEvent, RelayStore,
+    WorkerOptions,
 };
 use serde::{Deserialize, Serialize};
 
+use super::channels::Channels;
 use super::positions::{Filled, IN_LOG_ORDER, Numbers, PER_AGGREGATE, rows};
 use crate::counter::{Add, Counter, CounterEvent};
 
@@ -30,7 +29,7 @@ const KEYS: [&str; 3] = ["0", "1", "2"];
 #[derive(Default)]
 pub(super) struct Seen {
     notes: Mutex<Vec<EventId>>,
-    announced: Mutex<Vec<EventId>>,
+    pub(super) announced: Mutex<Vec<EventId>>,
     failures: Mutex<Vec<(String, Error)>>,
     /// The last difference from the log.
     difference: Mutex<String>,
@@ -94,39 +93,6 @@ impl Process for Reminders {
     }
 }
 
-/// Queues in memory, and a list of the events that were announced.
-#[derive(Clone)]
-struct Channels(MemoryBroker, Arc<Seen>);
-
-#[async_trait]
-impl Publisher for Channels {
-    async fn publish(&self, frames: &[Frame]) -> retell::Result<Confirm> {
-        self.0.publish(frames).await
-    }
-}
-
-#[async_trait]
-impl Broker for Channels {
-    async fn subscribe(&self, name: &ProjectionName, mode: SubscriptionMode) -> retell::Result<Box<dyn Consumer>> {
-        self.0.subscribe(name, mode).await
-    }
-}
-
-#[async_trait]
-impl DeadLetters for Channels {
-    async fn add(&self, letter: &DeadLetter) -> retell::Result<()> {
-        self.0.add(letter).await
-    }
-}
-
-#[async_trait]
-impl Announcer for Channels {
-    async fn announce(&self, events: &[RecordedEvent]) -> retell::Result<Confirm<Announced>> {
-        self.1.announced.lock().unwrap().extend(events.iter().map(|event| event.event.id));
-        Ok(ready(Ok(Announced::default())).boxed())
-    }
-}
-
 /// A running program, and a repository with a cached state.
 pub(super) struct Program<S, M> {
     /// The handle that appends, which may have an inline projection.
@@ -137,6 +103,7 @@ pub(super) struct Program<S, M> {
     pub(super) seen: Arc<Seen>,
     counters: Repository<Counter>,
     running: Option<Running>,
+    channels: Channels,
 }
 
 /// The tasks that remember a place in the read models.
@@ -153,7 +120,9 @@ where
     /// Opens the repository. The tasks do not run yet.
     pub(super) fn new(log: S, models: M, deadlines: M) -> Self {
         let counters = Repository::<Counter>::new(log.clone());
-        Self { log, models, deadlines, seen: Arc::default(), counters, running: None }
+        let seen = Arc::<Seen>::default();
+        let channels = Channels::new(seen.clone());
+        Self { log, models, deadlines, seen, counters, running: None, channels }
     }
 
     /// Starts the tasks on `store`, which is closed when they stop.
@@ -163,7 +132,7 @@ where
         let notes = Notes::<M::Tx>(seen.clone(), PhantomData);
         // The workers have read models of their own.
         let app = App::new(store.clone(), self.deadlines.clone())
-            .with_shared_broker(Channels(MemoryBroker::new(), seen.clone()), "shelves")
+            .with_shared_broker(self.channels.clone(), "shelves")
             .with_health(HealthOptions::new().with_beat(Duration::from_millis(50)))
             .with_on_failure(move |task, error| seen.failures.lock().unwrap().push((task.to_owned(), error.clone())))
             .worker(Worker::view(IN_LOG_ORDER, store.clone(), models.clone()).with_options(options()))
@@ -240,7 +209,7 @@ where
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_mins(1), agrees).await.is_err() {
+        if tokio::time::timeout(Duration::from_mins(5), agrees).await.is_err() {
             let health = self.running.as_ref().map(|running| running.health().borrow().to_string());
             panic!(
                 "{}\n{}\n{:?}",
@@ -249,6 +218,12 @@ where
                 self.seen.failures()
             );
         }
+    }
+
+    /// Waits until no frame is under way. One that arrives after the log went back would bring lost events.
+    pub(super) async fn frames_have_arrived(&self) {
+        let head = self.log.head().await.unwrap();
+        tokio::time::timeout(Duration::from_mins(5), self.channels.have_delivered(head)).await.unwrap();
     }
 
     async fn compare(&self) -> Result<(), String> {
@@ -314,7 +289,7 @@ where
         let mut health = self.running.as_ref().unwrap().health();
         let all = health
             .wait_for(|health| health.tasks().all(|(_, state)| !state.is_good() && state.to_string().contains(text)));
-        let all = tokio::time::timeout(Duration::from_mins(1), all).await.map(|seen| drop(seen.unwrap()));
+        let all = tokio::time::timeout(Duration::from_mins(5), all).await.map(|seen| drop(seen.unwrap()));
         assert!(all.is_ok(), "health stays\n{}", *self.running.as_ref().unwrap().health().borrow());
     }
 
@@ -324,7 +299,7 @@ where
         let failed = health.wait_for(|health| {
             PARTS.iter().all(|part| matches!(health.task(part), Some(State::Failed { times: t, .. }) if *t >= times))
         });
-        let Ok(seen) = tokio::time::timeout(Duration::from_mins(1), failed).await.map(|seen| seen.unwrap().clone())
+        let Ok(seen) = tokio::time::timeout(Duration::from_mins(5), failed).await.map(|seen| seen.unwrap().clone())
         else {
             panic!("health stays\n{}", *self.running.as_ref().unwrap().health().borrow());
         };
@@ -368,5 +343,5 @@ pub(super) async fn surely<T>(call: impl AsyncFn() -> retell::Result<T>) -> T {
             }
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), calls).await.expect("the database comes back")
+    tokio::time::timeout(Duration::from_mins(5), calls).await.expect("the database comes back")
 }
