@@ -98,7 +98,7 @@ impl AsyncApi {
         self.announcements(&mut parts, &messages);
         self.frames(&mut parts)?;
         self.dead_letters(&mut parts);
-        let schemas: Map<_, _> = definitions.into_inner().into_iter().chain(schemas()).collect();
+        let schemas: Map<_, _> = definitions.found.into_iter().chain(schemas()).collect();
         let Self { title, version, .. } = self;
         let mut document = json!({
             "asyncapi": "3.0.0",

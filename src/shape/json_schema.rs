@@ -115,7 +115,7 @@ pub(crate) struct Definitions {
     contract: Contract,
     /// The place of the definitions in the document, such as `#/$defs/`.
     place: String,
-    found: Map<String, Value>,
+    pub(crate) found: Map<String, Value>,
 }
 
 impl Definitions {
@@ -137,10 +137,6 @@ impl Definitions {
     /// Returns the reference to a definition.
     pub(crate) fn reference(&self, name: &str) -> String {
         format!("{}{}", self.place, pointer_step(name))
-    }
-
-    pub(crate) fn into_inner(self) -> Map<String, Value> {
-        self.found
     }
 
     /// Returns `schema` as a document with the definitions.

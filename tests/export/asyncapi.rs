@@ -50,14 +50,14 @@ fn the_official_schema_accepts_the_document() {
     assert_eq!(accepted(&document()), Ok(()));
     assert_eq!(accepted(&AsyncApi::new("Empty", "0", Topology::new()).document().unwrap()), Ok(()));
 
-    let damages: [(&str, Value); 5] = [
+    let changes: [(&str, Value); 5] = [
         ("/asyncapi", json!("2.6.0")),
         ("/info/title", json!(7)),
         ("/operations/announce.order.paid/action", json!("publish")),
         ("/channels/frames/bindings/amqp/is", json!("exchange")),
         ("/components/schemas/retell.headers/type", json!("record")),
     ];
-    for (place, value) in damages {
+    for (place, value) in changes {
         let mut damaged = document();
         *damaged.pointer_mut(place).unwrap() = value;
         assert!(accepted(&damaged).is_err(), "{place} is not checked");

@@ -52,13 +52,13 @@ struct Texts {
 #[derive(Shape, Serialize, Deserialize, Debug, Clone)]
 struct Composed {
     nothing: (),
-    maybe: Option<Option<u8>>,
+    maybe: Option<Box<Option<u8>>>,
     list: Vec<Option<bool>>,
     array: [u16; 3],
     pair: (u8, String, bool),
     named: BTreeMap<String, u8>,
     by_number: BTreeMap<i32, u8>,
-    by_id: BTreeMap<Uuid, ()>,
+    by_id: BTreeMap<Uuid, bool>,
     by_kind: BTreeMap<Kind, bool>,
     result: Result<u8, String>,
     lasts: Duration,
@@ -204,14 +204,14 @@ fn composed() -> impl Strategy<Value = Composed> {
     let maps = (
         btree_map(any::<String>(), any::<u8>(), 0..3),
         btree_map(any::<i32>(), any::<u8>(), 0..3),
-        btree_map(uuids(), Just(()), 0..3),
+        btree_map(uuids(), any::<bool>(), 0..3),
         btree_map(kinds(), any::<bool>(), 0..3),
     );
     let others = (any::<Result<u8, String>>(), any::<Duration>());
     (lists, maps, others).prop_map(
         |((maybe, list, array, pair), (named, by_number, by_id, by_kind), (result, lasts))| Composed {
             nothing: (),
-            maybe: maybe.map(Some),
+            maybe: maybe.map(|inside| Box::new(Some(inside))),
             list,
             array,
             pair,
