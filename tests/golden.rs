@@ -1,5 +1,7 @@
 //! Golden payloads: events as they were stored once, which every later release reads in the same way.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::needless_pass_by_value, reason = "an upcaster takes the older event")]
+#![expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 
 use std::collections::BTreeMap;
 use std::fs;

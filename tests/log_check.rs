@@ -120,7 +120,7 @@ fn another_shape_is_named_if_the_lock_does_not_read_it() {
     ] {
         assert_eq!(ids(&lock.compare(&registered)), expected, "{registered:?}");
     }
-    let text = lock.compare(&[broken.clone()])[0].to_string();
+    let text = lock.compare(std::slice::from_ref(&broken))[0].to_string();
     assert!(text.contains("E-TYPE-CHANGED at customer: u64 became text: registered by shop at"), "{text}");
     assert!(text.ends_with("raise `version` and write an upcaster"), "{text}");
     // The lock knows that such a change was allowed.

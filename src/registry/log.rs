@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::codec::Codec;
 use crate::error::Result;
@@ -208,7 +208,7 @@ impl LogReport {
             let Some(known) = known.filter(|_| !is_foreign(&event)) else { continue };
             match (known.decode)(event.stored()) {
                 Ok(()) if event.event.schema_version == known.schema.version => {
-                    tally.count_unread(event, fields.as_ref())
+                    tally.count_unread(event, fields.as_ref());
                 }
                 Ok(()) => {}
                 Err(error) => tally.failures.push((event.stream.clone(), event.version, error)),
@@ -263,7 +263,7 @@ impl Tally {
     fn count_unread(&mut self, event: &RecordedEvent, fields: Option<&HashSet<String>>) {
         let Some(fields) = fields.filter(|_| event.event.codec == Codec::Json) else { return };
         // A payload that is no object has no names.
-        let Ok(stored) = serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&event.event.payload) else { return };
+        let Ok(stored) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(&event.event.payload) else { return };
         for name in stored.into_keys().filter(|name| !fields.contains(name)) {
             *self.unread.entry(name).or_insert(0) += 1;
         }

@@ -56,9 +56,9 @@ fn parse(text: &str) -> Result<Golden, String> {
     let (place, line) = lines.next().ok_or("the file has no event")?;
     let kind = kind(line).map_err(|problem| format!("line {place}: {problem}"))?;
     let (place, line) = lines.next().ok_or("the file has no payload")?;
-    let payload = match unhex(line) {
+    let payload = match unhex(line).map_err(|problem| format!("line {place}: {problem}"))? {
+        Some(bytes) => bytes,
         None => line.as_bytes().to_vec(),
-        Some(bytes) => bytes.ok_or_else(|| format!("line {place}: expected hexadecimal digits after `hex`"))?,
     };
     let Some((place, line)) = lines.find(|(_, line)| !line.trim().is_empty()) else {
         return Ok(Golden { kind, payload, reading: None });
@@ -67,8 +67,8 @@ fn parse(text: &str) -> Result<Golden, String> {
     let reads_as = line.strip_prefix(READS_AS).and_then(|line| self::kind(line).ok()).ok_or_else(expected)?;
     let content = lines.map(|(_, line)| line).collect::<Vec<_>>().join("\n");
     let content = match unhex(content.trim_end()) {
-        None if Tree::parse(content.as_bytes()).is_some() => Content::Json(content),
-        Some(Some(bytes)) => Content::Bytes(bytes),
+        Ok(Some(bytes)) => Content::Bytes(bytes),
+        Ok(None) if Tree::parse(content.as_bytes()).is_some() => Content::Json(content),
         _ => return Err(format!("the lines after line {place} are neither JSON nor hexadecimal digits after `hex`")),
     };
     Ok(Golden { kind, payload, reading: Some(Reading { kind: reads_as, content }) })
@@ -86,15 +86,15 @@ fn hex(bytes: &[u8]) -> String {
     format!("hex {digits}").trim_end().to_owned()
 }
 
-/// Reads the bytes of a line that begins with `hex`. The inner `None` stands for other characters than digits.
-fn unhex(line: &str) -> Option<Option<Vec<u8>>> {
-    let digits = line.strip_prefix("hex")?.trim().as_bytes();
+/// Reads the bytes of a line that begins with `hex`. Returns `None` for any other line.
+fn unhex(line: &str) -> Result<Option<Vec<u8>>, &'static str> {
+    let Some(digits) = line.strip_prefix("hex") else { return Ok(None) };
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let bytes = digits.chunks(2).map(|pair| match pair {
+    let bytes = digits.trim().as_bytes().chunks(2).map(|pair| match pair {
         [high, low] => Some(digit(high)? << 4 | digit(low)?),
         _ => None,
     });
-    Some(bytes.collect())
+    bytes.collect::<Option<_>>().map(Some).ok_or("expected hexadecimal digits after `hex`")
 }
 
 /// Reads the files of the folder. A folder that does not exist has none.

@@ -52,7 +52,9 @@ fn write(json: &str, depth: usize, text: &mut String) {
     text.push(ends[0]);
     let count = entries.len();
     for (place, (name, value)) in entries.into_iter().enumerate() {
-        text.push_str(&format!("\n{}{name}", "  ".repeat(depth + 1)));
+        for part in ["\n", &"  ".repeat(depth + 1), &name] {
+            text.push_str(part);
+        }
         write(&value, depth + 1, text);
         text.push_str(if place + 1 < count { "," } else { "\n" });
     }

@@ -28,12 +28,13 @@ impl Kind {
 
     /// Returns the name of the file of a sample. `place` is its place among the samples of this kind, beginning with 1.
     pub(super) fn file_name(&self, place: usize) -> String {
+        let digit = |half: u8| char::from_digit(half.into(), 16);
         let mut file = String::new();
         for byte in self.name.bytes() {
             match byte {
                 // Upper case is written as a number, because some file systems ignore it.
                 b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => file.push(char::from(byte)),
-                _ => file += &format!("%{byte:02X}"),
+                _ => file.extend([Some('%'), digit(byte >> 4), digit(byte & 15)].into_iter().flatten()),
             }
         }
         let number = if place == 1 { String::new() } else { format!(".{place}") };
@@ -57,6 +58,6 @@ mod tests {
         let name = |name: &str, place| Kind { name: name.into(), version: 2, codec: Codec::Compact }.file_name(place);
         assert_eq!(name("order.placed", 1), "order.placed.2.compact.golden");
         assert_eq!(name("order.placed", 2), "order.placed.2.compact.2.golden");
-        assert_eq!(name("Order/ä", 1), "%4Frder%2F%C3%A4.2.compact.golden");
+        assert_eq!(name("Order/ä", 1), "%4frder%2f%c3%a4.2.compact.golden");
     }
 }

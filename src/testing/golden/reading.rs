@@ -65,7 +65,7 @@ impl Change {
             (before, now) if before == now => return Self::None,
             _ => return Self::Breaks("\n      other bytes".into()),
         };
-        let told = |places: &[String]| places.iter().map(|place| format!("\n      {place}")).collect::<String>();
+        let told = |places: &[String]| places.iter().flat_map(|place| ["\n      ", place]).collect::<String>();
         match (found.added.is_empty(), found.other.is_empty()) {
             (true, true) => Self::None,
             (false, true) => Self::Fits(format!("has new fields{}", told(&found.added))),
