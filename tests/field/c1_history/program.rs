@@ -11,8 +11,7 @@ use retell::app::{HealthOptions, Running, State};
 use retell::prelude::*;
 use retell::store::{ViewStore, Work};
 use retell::{
-    CommandError, DeadlineStore, Error, ErrorKind, EventId, Mark, ProjectionName, Rebuild, RecordedEvent, RelayStore,
-    WorkerOptions,
+    CommandError, DeadlineStore, Error, ErrorKind, EventId, Mark, ProjectionName, Rebuild, RelayStore, WorkerOptions,
 };
 use serde::{Deserialize, Serialize};
 
