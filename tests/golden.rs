@@ -3,89 +3,22 @@
 #![expect(clippy::needless_pass_by_value, reason = "an upcaster takes the older event")]
 #![expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 
+#[path = "golden/events.rs"]
+mod events;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use retell::testing::assert_golden;
-use retell::{AnyEvent, Event, EventUnion, Value};
+use retell::{AnyEvent, Event};
 use tempfile::{TempDir, tempdir};
 
-/// Writes an amount as a text, such as `9.50`.
-mod as_text {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(cents: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}.{:02}", cents / 100, cents % 100))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.replace('.', "").parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// Writes the same amount as a text in tenths of a cent, and reads it back.
-mod as_mills {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(cents: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}.{:03}", cents / 100, cents % 100 * 10))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let mills: u64 = text.replace('.', "").parse().map_err(serde::de::Error::custom)?;
-        Ok(mills / 10)
-    }
-}
-
-/// Writes the amount as a number.
-mod as_number {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(cents: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(*cents)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        u64::deserialize(deserializer)
-    }
-}
-
-/// Declares a release of an event with an opaque amount.
-macro_rules! release {
-    ($name:ident, $with:literal $(, $(#[$attribute:meta])* $field:ident: $type:ty)?) => {
-        #[derive(Event)]
-        #[event("order.paid")]
-        struct $name {
-            customer: String,
-            #[event(opaque)]
-            #[serde(with = $with)]
-            amount: u64,
-            $($(#[$attribute])* $field: $type,)?
-        }
-
-        impl $name {
-            fn sample($($field: $type)?) -> Self {
-                Self { customer: "ada".into(), amount: 950, $($field)? }
-            }
-        }
-    };
-}
-
-release!(Paid, "as_text");
-release!(PaidInMills, "as_mills");
-release!(PaidAsNumber, "as_number");
-release!(PaidWithNote, "as_text", #[serde(default)] note: Option<String>);
-release!(PaidWithCount, "as_text", #[serde(default = "one")] count: u32);
-release!(PaidWithOtherCount, "as_text", #[serde(default)] count: u32);
-release!(PaidWithNeed, "as_text", need: u8);
-
-fn one() -> u32 {
-    1
-}
+use events::{
+    Both, Paid, PaidAsNumber, PaidInMills, PaidWithCount, PaidWithNeed, PaidWithNote, PaidWithOtherCount, UserEvent,
+    as_number, compact, upcasters,
+};
 
 fn folder() -> TempDir {
     tempdir().unwrap()
@@ -241,52 +174,6 @@ fn a_change_is_accepted_by_deleting_what_it_was() {
     assert_eq!(run(&folder, [Paid::sample()]), None);
 }
 
-mod upcasters {
-    use super::*;
-
-    #[derive(Event)]
-    #[event("order.placed")]
-    pub(super) struct Placed {
-        pub(super) dollars: u64,
-    }
-
-    #[derive(Event)]
-    #[event("order.placed", version = 2, upcast(in_cents))]
-    pub(super) struct PlacedInCents {
-        pub(super) cents: u64,
-    }
-
-    #[derive(Value)]
-    struct V1 {
-        dollars: u64,
-    }
-
-    fn in_cents(v1: V1) -> PlacedInCents {
-        PlacedInCents { cents: v1.dollars * 100 }
-    }
-
-    #[derive(Event)]
-    #[event("order.placed", version = 2, upcast(carelessly))]
-    pub(super) struct Careless {
-        pub(super) cents: u64,
-    }
-
-    fn carelessly(v1: V1) -> Careless {
-        Careless { cents: v1.dollars }
-    }
-
-    #[derive(Event)]
-    #[event("order.placed", version = 2, upcast(panicking))]
-    pub(super) struct Panicking {
-        pub(super) cents: u64,
-    }
-
-    fn panicking(v1: V1) -> Panicking {
-        assert!(v1.dollars > 5, "too cheap");
-        Panicking { cents: v1.dollars * 100 }
-    }
-}
-
 #[test]
 fn another_upcaster_is_noticed() {
     use upcasters::{Careless, Panicking, Placed, PlacedInCents};
@@ -331,39 +218,6 @@ fn an_older_version_can_be_written_by_hand() {
     assert_eq!(run(&folder, [PlacedInCents { cents: 950 }]), None);
 }
 
-mod compact {
-    use super::*;
-
-    #[derive(Event)]
-    #[event(codec = "compact")]
-    pub(super) enum Sensor {
-        #[event("sensor.measured")]
-        Measured { celsius: f64, tags: Vec<String> },
-        #[event("sensor.moved")]
-        Moved {
-            #[event(opaque)]
-            to: std::net::IpAddr,
-        },
-        #[event("sensor.lost")]
-        Lost,
-    }
-
-    /// The fields are in another order.
-    #[derive(Event)]
-    #[event(codec = "compact")]
-    pub(super) enum Reordered {
-        #[event("sensor.measured")]
-        Measured { tags: Vec<String>, celsius: f64 },
-        #[event("sensor.moved")]
-        Moved {
-            #[event(opaque)]
-            to: std::net::IpAddr,
-        },
-        #[event("sensor.lost")]
-        Lost,
-    }
-}
-
 #[test]
 fn a_compact_payload_is_shown_by_its_shape() {
     use compact::{Reordered, Sensor};
@@ -398,20 +252,6 @@ fn a_compact_payload_is_shown_by_its_shape() {
     );
 }
 
-#[derive(Event)]
-enum UserEvent {
-    #[event("user.registered")]
-    Registered { email: String },
-    #[event("user.left")]
-    Left,
-}
-
-#[derive(EventUnion)]
-enum Both {
-    User(UserEvent),
-    Paid(Paid),
-}
-
 #[test]
 fn aggregates_have_a_folder_each_or_a_union() {
     let user = || [UserEvent::Registered { email: "a@b.c".into() }, UserEvent::Left];
@@ -420,7 +260,7 @@ fn aggregates_have_a_folder_each_or_a_union() {
         &folder,
         [Paid::sample()],
         &[
-            "user.left.1.json.golden: golden::Paid has no event user.left: keep its variant",
+            "user.left.1.json.golden: golden::events::Paid has no event user.left: keep its variant",
             "join both in an `EventUnion`",
         ],
     );
@@ -429,7 +269,7 @@ fn aggregates_have_a_folder_each_or_a_union() {
     assert!(message.ends_with("now: review and commit them\norder.paid.1.json.golden: it is new"), "{message}");
     assert_eq!(run(&folder, both()), None);
     // An event that is gone.
-    assert_refused(&folder, user(), &["order.paid.1.json.golden: golden::UserEvent has no event order.paid"]);
+    assert_refused(&folder, user(), &["order.paid.1.json.golden: golden::events::UserEvent has no event order.paid"]);
 }
 
 #[test]
