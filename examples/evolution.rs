@@ -47,7 +47,7 @@ mod third {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let (store, order) = (SqliteStore::in_memory().await?, StreamId::new("order", "1")?);
+    let (store, order) = (SqliteStore::in_memory().await?, StreamId::parse("order", "1")?);
     let (first, second) = (first::Placed(9), second::Placed { cents: 950 });
     let third = third::Placed { cents: 250, currency: "EUR".into() };
     let events = vec![NewEvent::new(&first)?, NewEvent::new(&second)?, NewEvent::new(&third)?];
