@@ -45,8 +45,7 @@ pub fn fingerprint(declared: u64, fields: &[Option<fn() -> Type>]) -> u64 {
         hash.update(field.map(|shape| shape().to_string()).unwrap_or_default());
         hash.update([0]);
     }
-    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// Fails to compile if one of `events` names another aggregate than `aggregate`.

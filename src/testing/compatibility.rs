@@ -59,26 +59,28 @@ pub fn assert_compatible(path: impl AsRef<Path>, registry: &Registry) {
     if let Err(error) = fs::write(path, &new) {
         panic!("cannot write {shown}: {error}. It should be:\n{new}");
     }
-    let warnings: String = checked.warnings.iter().map(|warning| format!("\n{warning}")).collect();
-    let order = if warnings.is_empty() {
-        "Processes of the older release read all new events, so deploy in any order."
+    let order = if checked.warnings.is_empty() {
+        "Processes of the older release read all new events, so deploy in any order.".to_owned()
     } else {
-        "Processes of the older release cannot read all new events:"
+        format!("Processes of the older release cannot read all new events:\n{}", lines(&checked.warnings))
     };
-    panic!("{shown} was not up to date and is now: review the change and commit it.\n{order}{warnings}");
+    panic!("{shown} was not up to date and is now: review the change and commit it.\n{order}");
 }
 
 fn refusal(errors: &[Violation], path: &Path) -> String {
-    let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
     let first = &errors[0];
     let place = if first.broken.path().is_empty() { String::new() } else { format!(" at {}", first.broken.path()) };
     format!(
         "stored events could not be read any more:\n{}\nIf no such event was ever written, add this line below `[{} {} ..]` in {}:\n    \
          allow {}{place}: REASON",
-        all.join("\n"),
+        lines(errors),
         first.event,
         first.version,
         path.display(),
         first.broken.id(),
     )
+}
+
+fn lines(violations: &[Violation]) -> String {
+    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
