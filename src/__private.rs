@@ -60,7 +60,7 @@ pub const fn join<const N: usize>(members: &[EventTypes]) -> [EventSchema; N] {
                 let mut earlier = 0;
                 while earlier < filled {
                     assert!(
-                        !same(all[earlier].name, schemas[s].name),
+                        !share_a_name(&all[earlier], &schemas[s]),
                         "two members of this union hold events of the same stored name"
                     );
                     earlier += 1;
@@ -73,6 +73,32 @@ pub const fn join<const N: usize>(members: &[EventTypes]) -> [EventSchema; N] {
         m += 1;
     }
     all
+}
+
+/// Returns whether two kinds of event have a stored name in common, former names included.
+const fn share_a_name(one: &EventSchema, other: &EventSchema) -> bool {
+    if is_one_of(one.name, other.former_names) || same(one.name, other.name) {
+        return true;
+    }
+    let mut n = 0;
+    while n < one.former_names.len() {
+        if same(one.former_names[n], other.name) || is_one_of(one.former_names[n], other.former_names) {
+            return true;
+        }
+        n += 1;
+    }
+    false
+}
+
+const fn is_one_of(name: &str, names: &[&str]) -> bool {
+    let mut n = 0;
+    while n < names.len() {
+        if same(name, names[n]) {
+            return true;
+        }
+        n += 1;
+    }
+    false
 }
 
 const fn same(a: &str, b: &str) -> bool {

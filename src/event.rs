@@ -71,6 +71,8 @@ pub trait Event: Sized + Send + Sync + 'static {
 pub struct EventSchema {
     /// The stored name, such as `order.created`.
     pub name: &'static str,
+    /// The names under which such events were stored before. They are read as this kind of event, and nothing is stored under them.
+    pub former_names: &'static [&'static str],
     /// The newest schema version. The first version is 1.
     pub version: u32,
     /// The codec that encodes new events.
@@ -94,7 +96,13 @@ impl Eq for EventSchema {}
 impl EventSchema {
     /// Creates the schema of the kind of event with the stored name `name`. `version` is its newest schema version.
     pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
-        Self { name, version, codec, aggregate: None, declaration: "", fields: None }
+        Self { name, former_names: &[], version, codec, aggregate: None, declaration: "", fields: None }
+    }
+
+    /// Sets the names under which such events were stored before. A schema version means the same under each of the names.
+    pub const fn with_former_names(mut self, names: &'static [&'static str]) -> Self {
+        self.former_names = names;
+        self
     }
 
     /// Sets the aggregate that has such events: a [filter](crate::Filter::of) for them passes no event of the same name of another aggregate.
@@ -114,6 +122,27 @@ impl EventSchema {
     pub const fn with_fields(mut self, fields: &'static Body) -> Self {
         self.fields = Some(fields);
         self
+    }
+
+    /// Returns the names under which the log may have such events: the stored name, and then the former ones.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::Event;
+    ///
+    /// #[derive(Event)]
+    /// #[event("shoe.sold", renamed_from = "shoe.bought")]
+    /// struct Sold;
+    ///
+    /// assert_eq!(Sold.schema().names().collect::<Vec<_>>(), ["shoe.sold", "shoe.bought"]);
+    /// ```
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
+        std::iter::once(self.name).chain(self.former_names.iter().copied())
+    }
+
+    /// Returns whether an event with the stored name `event_type` is one of this kind.
+    pub fn is_named(&self, event_type: &str) -> bool {
+        self.name == event_type || self.former_names.contains(&event_type)
     }
 
     /// Returns the wire shape of the newest schema version. `None` for an implementation by hand.
@@ -148,11 +177,11 @@ pub enum EventTypes {
 }
 
 impl EventTypes {
-    /// Returns whether the type can hold an event with the stored name `event_type`.
+    /// Returns whether the type can hold an event with the stored name `event_type`, which may be a former one.
     pub fn contains(self, event_type: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Only(schemas) => schemas.iter().any(|schema| schema.name == event_type),
+            Self::Only(schemas) => schemas.iter().any(|schema| schema.is_named(event_type)),
         }
     }
 }
@@ -356,12 +385,15 @@ pub(crate) struct Declared {
     pub(crate) path: &'static str,
     /// The only aggregate that has such events, if the type names it.
     pub(crate) aggregate: Option<&'static str>,
+    /// The other stored names that the type reads as such events.
+    pub(crate) former_names: &'static [&'static str],
 }
 
 impl Declared {
     /// Returns what `schema` says. `None` if it names neither its type nor its aggregate.
     fn of(schema: &EventSchema) -> Option<Self> {
-        let declared = Self { path: schema.declaration, aggregate: schema.aggregate };
+        let declared =
+            Self { path: schema.declaration, aggregate: schema.aggregate, former_names: schema.former_names };
         (!declared.path.is_empty() || declared.aggregate.is_some()).then_some(declared)
     }
 }

@@ -5,7 +5,6 @@ pub(crate) mod stored;
 pub(crate) mod violation;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 pub use lock::{Block, Exception, InvalidLock, Lock};
 pub use stored::{Compared, NewerVersion};
@@ -56,6 +55,8 @@ use crate::shape::types::Type;
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     events: BTreeMap<&'static str, EventSchema>,
+    /// The name of the event in `events` under each stored name, former ones included.
+    names: BTreeMap<&'static str, &'static str>,
 }
 
 impl Registry {
@@ -67,7 +68,7 @@ impl Registry {
     /// Adds the events of `E`: those of an aggregate, or of a union.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if another type has declared an event with one of the stored names, or if `E` holds every event, as
+    /// [`ErrorKind::Invalid`] if another event has one of the stored names, former names included, or if `E` holds every event, as
     /// [`AnyEvent`](crate::AnyEvent) does.
     pub fn with<E: Event>(mut self) -> Result<Self> {
         let EventTypes::Only(schemas) = E::TYPES else {
@@ -75,23 +76,34 @@ impl Registry {
             return Err(ErrorKind::Invalid(problem.into()).into());
         };
         for schema in schemas {
-            match self.events.entry(schema.name) {
-                Entry::Vacant(place) => {
-                    place.insert(*schema);
-                }
-                Entry::Occupied(known) if known.get().declaration == schema.declaration => {}
-                Entry::Occupied(known) => {
-                    return Err(ErrorKind::Invalid(format!(
-                        "two types declare event {}: {} and {}: choose another stored name for one of them",
-                        schema.name,
-                        known.get().declaration,
-                        schema.declaration
-                    ))
-                    .into());
-                }
+            for name in schema.names() {
+                self.own(name, schema)?;
             }
+            self.events.insert(schema.name, *schema);
         }
         Ok(self)
+    }
+
+    /// Notes that events under the stored name `name` are of the kind `schema`.
+    fn own(&mut self, name: &'static str, schema: &EventSchema) -> Result<()> {
+        let Some(known) = self.known_as(name) else {
+            self.names.insert(name, schema.name);
+            return Ok(());
+        };
+        if known.name == schema.name && known.declaration == schema.declaration {
+            return Ok(());
+        }
+        let problem = if known.declaration == schema.declaration {
+            format!("two events of {} are stored as {name}", known.declaration)
+        } else {
+            format!("two types declare event {name}: {} and {}", known.declaration, schema.declaration)
+        };
+        Err(ErrorKind::Invalid(format!("{problem}: choose another stored name for one of them")).into())
+    }
+
+    /// Returns the kind of the events that are stored under `name`.
+    fn known_as(&self, name: &str) -> Option<&EventSchema> {
+        self.names.get(name).and_then(|kind| self.events.get(kind))
     }
 
     /// Returns the kinds of events, sorted by their stored names.
@@ -106,7 +118,7 @@ impl Registry {
             checked.event(schema);
         }
         for (name, version, codec) in lock.blocks.keys() {
-            checked.locked(name, *version, *codec, self.events.get(name.as_str()));
+            checked.locked(name, *version, *codec, self.known_as(name));
         }
         checked
     }
@@ -128,6 +140,7 @@ impl Checked {
     /// Compares the newest version of an event with its blocks in the lock, and adds a block if there is none.
     fn event(&mut self, schema: &EventSchema) {
         let shape = schema.shape().unwrap_or(Type::Opaque);
+        self.renamed(schema);
         for codec in [Codec::Json, Codec::Compact] {
             let key = (schema.name.to_owned(), schema.version, codec);
             match self.lock.blocks.get(&key).cloned() {
@@ -136,6 +149,33 @@ impl Checked {
                     self.lock.blocks.insert(key, Block::new(shape.clone()));
                 }
                 None => {}
+            }
+            for former in schema.former_names {
+                self.frozen(&((*former).to_owned(), schema.version, codec), &shape);
+            }
+        }
+    }
+
+    /// Warns if the lock has the event under a former name alone: processes of the older release do not know the new one.
+    fn renamed(&mut self, schema: &EventSchema) {
+        let is_locked = |name: &str| self.lock.blocks.keys().any(|(locked, ..)| locked == name);
+        let former = schema.former_names.iter().find(|name| is_locked(name));
+        if let (Some(from), false) = (former, is_locked(schema.name)) {
+            let broken = Broken::Renamed { from };
+            self.warnings.push(Violation { event: schema.name.to_owned(), version: schema.version, broken });
+        }
+    }
+
+    /// Compares the shape that reads a block with it. Nothing is written under the name of the block any more, so the block stays.
+    fn frozen(&mut self, key: &(String, u32, Codec), reader: &Type) {
+        let Some(block) = self.lock.blocks.get(key) else { return };
+        for finding in Changes::between(&block.shape, reader, key.2).backward {
+            let is_doubt = finding.rule.is_doubt();
+            let violation = Violation { event: key.0.clone(), version: key.1, broken: Broken::Rule(finding) };
+            if is_doubt {
+                self.warnings.push(violation);
+            } else if !block.allows(&violation.broken) {
+                self.errors.push(violation);
             }
         }
     }
@@ -164,7 +204,7 @@ impl Checked {
             Some(_) => return,
         };
         let key = (event.to_owned(), version, codec);
-        let is_allowed = self.lock.blocks.get_mut(&key).is_some_and(|block| block.allow(&broken));
+        let is_allowed = self.lock.blocks.get(&key).is_some_and(|block| block.allows(&broken));
         if !is_allowed {
             self.errors.push(Violation { event: event.to_owned(), version, broken });
         }

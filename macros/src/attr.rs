@@ -3,7 +3,7 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::quote;
 use syn::ext::IdentExt as _;
-use syn::parse::ParseStream;
+use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Error, Ident, Lit, LitInt, LitStr, Meta, Path, Result, Token, Type};
 
@@ -27,12 +27,16 @@ pub(crate) const EVENT_ENUM: Target = Target {
     known: &["aggregate", "codec", "crate"],
     no_name: Some("an enum has no stored name: write one above each variant"),
 };
-pub(crate) const EVENT_VARIANT: Target =
-    Target { attribute: "event", on: "a variant", known: &["version", "upcast", "codec"], no_name: None };
+pub(crate) const EVENT_VARIANT: Target = Target {
+    attribute: "event",
+    on: "a variant",
+    known: &["version", "upcast", "codec", "renamed_from"],
+    no_name: None,
+};
 pub(crate) const EVENT_STRUCT: Target = Target {
     attribute: "event",
     on: "a struct",
-    known: &["version", "upcast", "codec", "aggregate", "crate"],
+    known: &["version", "upcast", "codec", "renamed_from", "aggregate", "crate"],
     no_name: None,
 };
 pub(crate) const UNION: Target = Target {
@@ -60,6 +64,9 @@ pub(crate) fn usage(option: &str) -> &'static str {
     match option {
         "version" => "`version` is an integer of at least 1, such as `version = 2`",
         "upcast" => "`upcast` lists functions, oldest version first, such as `upcast(from_v1, from_v2)`",
+        "renamed_from" => {
+            "`renamed_from` is the stored name that the event had, such as `renamed_from = \"order.created\"`, or several in parentheses"
+        }
         "aggregate" => "`aggregate` is the stored name of an aggregate in quotes, such as `aggregate = \"order\"`",
         "codec" => "`codec` is `\"json\"` or `\"compact\"`, such as `codec = \"compact\"`",
         "crate" => "`crate` is a path in quotes, such as `crate = \"path::to::retell\"`",
@@ -109,6 +116,8 @@ pub(crate) struct Attr {
     pub(crate) version: Option<Number>,
     pub(crate) upcast: Option<Upcast>,
     pub(crate) codec: Option<Codec>,
+    /// The stored names that the event had before.
+    pub(crate) renamed_from: Vec<LitStr>,
     pub(crate) aggregate: Option<LitStr>,
     pub(crate) event: Option<Type>,
     pub(crate) snapshots: Option<Snapshots>,
@@ -199,13 +208,18 @@ impl Attr {
 
     fn value(&mut self, key: &Ident, input: ParseStream<'_>) -> Result<()> {
         if key == "upcast" {
-            self.upcast = Some(Upcast { key: key.clone(), functions: functions(input)? });
+            self.upcast = Some(Upcast { key: key.clone(), functions: listed(input)? });
+            return Ok(());
+        }
+        if key == "renamed_from" && input.peek(syn::token::Paren) {
+            self.renamed_from = listed(input)?;
             return Ok(());
         }
         input.parse::<Token![=]>()?;
         match key.to_string().as_str() {
             "version" => self.version = Some(number(input)?),
             "codec" => self.codec = Some(codec(input)?),
+            "renamed_from" => self.renamed_from = vec![input.parse()?],
             "aggregate" => self.aggregate = Some(input.parse()?),
             "crate" => {
                 self.krate = Some(input.parse::<LitStr>()?.parse_with(Path::parse_mod_style)?);
@@ -264,13 +278,14 @@ fn codec(input: ParseStream<'_>) -> Result<Codec> {
     }
 }
 
-fn functions(input: ParseStream<'_>) -> Result<Vec<Path>> {
+/// Parses a list in parentheses.
+fn listed<T: Parse>(input: ParseStream<'_>) -> Result<Vec<T>> {
     let list;
     syn::parenthesized!(list in input);
-    let functions = Punctuated::<Path, Token![,]>::parse_terminated(&list);
+    let items = Punctuated::<T, Token![,]>::parse_terminated(&list);
     // Leftover tokens would cause a second error.
     while list.parse::<TokenTree>().is_ok() {}
-    Ok(functions?.into_iter().collect())
+    Ok(items?.into_iter().collect())
 }
 
 fn snapshots(input: ParseStream<'_>) -> Result<Snapshots> {

@@ -61,6 +61,9 @@ use crate::errors::Errors;
 /// - `version = 2`: the schema version of new events. Defaults to 1.
 /// - `upcast(from_v1, from_v2)`: functions that convert older versions, oldest first, one per version. `from_v1` takes the type that
 ///   version 1 decodes into and returns the argument of `from_v2`; the last function returns the event.
+/// - `renamed_from = "order.made"`, or `renamed_from("order.made", "order.opened")`: the stored names that the event had before. Stored events
+///   of these names are read as this event, and new ones are stored under the new name only. Versions count on: version 1 is the same
+///   payload under each of the names.
 /// - `codec = "json"` or `codec = "compact"`: the codec of new events. Stored events are read with the codec they were written with. A
 ///   compact payload holds every field, so its fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
 ///

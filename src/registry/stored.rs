@@ -56,23 +56,18 @@ impl Registry {
         let mut compared = Compared::default();
         for schema in self.events.values() {
             let own = shape_of(schema)?;
-            let of_event: Vec<_> = registered.iter().filter(|each| each.event_type == own.event_type).collect();
-            let newest = of_event.iter().map(|each| each.version).max().unwrap_or_default();
-            if newest > own.version {
-                let (event_type, known) = (own.event_type.clone(), own.version);
-                compared.newer.push(NewerVersion { event_type, registered: newest, known });
-            }
-            if of_event.iter().any(|each| each.has_shape_of(&own)) {
-                continue;
-            }
             let shape = schema.shape().unwrap_or(Type::Opaque);
-            for other in of_event.iter().filter(|each| each.version == own.version) {
-                // The text of a newer release may be unknown to this one. Nothing can be said about it.
-                let before = other.shape.parse().unwrap_or(Type::Opaque);
-                let broken = Changes::between(&before, &shape, other.codec).backward.into_iter();
-                let broken = broken.filter(|finding| !finding.rule.is_doubt()).map(Broken::Rule);
-                let (event, version) = (schema.name.to_owned(), own.version);
-                compared.errors.extend(broken.map(|broken| Violation { event: event.clone(), version, broken }));
+            for name in schema.names() {
+                let of_name: Vec<_> = registered.iter().filter(|each| each.event_type.as_str() == name).collect();
+                let newest = of_name.iter().map(|each| each.version).max().unwrap_or_default();
+                if newest > own.version {
+                    let (event_type, known) = (EventType::new(name)?, own.version);
+                    compared.newer.push(NewerVersion { event_type, registered: newest, known });
+                }
+                if !of_name.iter().any(|each| each.has_shape_of(&own)) {
+                    let of_version = of_name.iter().filter(|each| each.version == own.version);
+                    compared.errors.extend(of_version.flat_map(|other| unreadable(other, &shape)));
+                }
             }
         }
         Ok(compared)
@@ -150,6 +145,16 @@ pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error
         .iter()
         .any(|each| each.event_type == *event_type && found.is_none_or(|version| each.version == version));
     if is_known { Error::with_source(ErrorKind::BehindDeploy(event_type.clone()), error) } else { error }
+}
+
+/// Returns why a reader of `shape` cannot read the events of a registered shape.
+fn unreadable(registered: &RegisteredShape, shape: &Type) -> Vec<Violation> {
+    // The text of a newer release may be unknown to this one. Nothing can be said about it.
+    let before = registered.shape.parse().unwrap_or(Type::Opaque);
+    let broken = Changes::between(&before, shape, registered.codec).backward.into_iter();
+    let (event, version) = (registered.event_type.as_str(), registered.version);
+    let violation = |finding| Violation { event: event.to_owned(), version, broken: Broken::Rule(finding) };
+    broken.filter(|finding| !finding.rule.is_doubt()).map(violation).collect()
 }
 
 /// Returns the shape of an event of this program, to be registered now.

@@ -24,6 +24,11 @@ pub enum Broken {
     Rule(Finding),
     /// The lock has the event, and no type of the program does (`E-EVENT-REMOVED`).
     EventRemoved,
+    /// The lock has the event under a former name alone, so older processes do not know the new one (`W-EVENT-RENAMED`).
+    Renamed {
+        /// The former name.
+        from: &'static str,
+    },
     /// The lock has a newer version than the program (`E-VERSION-REMOVED`).
     VersionRemoved {
         /// The newest version of the program.
@@ -37,6 +42,7 @@ impl Broken {
         match self {
             Self::Rule(finding) => finding.rule.id(),
             Self::EventRemoved => "E-EVENT-REMOVED",
+            Self::Renamed { .. } => "W-EVENT-RENAMED",
             Self::VersionRemoved { .. } => "E-VERSION-REMOVED",
         }
     }
@@ -45,7 +51,7 @@ impl Broken {
     pub fn path(&self) -> &str {
         match self {
             Self::Rule(finding) => &finding.path,
-            Self::EventRemoved | Self::VersionRemoved { .. } => "",
+            Self::EventRemoved | Self::Renamed { .. } | Self::VersionRemoved { .. } => "",
         }
     }
 
@@ -53,7 +59,12 @@ impl Broken {
     pub fn cure(&self) -> &'static str {
         match self {
             Self::Rule(finding) => finding.rule.cure(),
-            Self::EventRemoved => "keep the variant for as long as the log holds such events",
+            Self::EventRemoved => {
+                "keep the variant for as long as the log holds such events, or write its name as `renamed_from` of another one"
+            }
+            Self::Renamed { .. } => {
+                "deploy every worker before the first process that writes the new name: an older worker passes over it"
+            }
             Self::VersionRemoved { .. } => "keep the newer version: the log may hold events of it",
         }
     }
@@ -64,6 +75,7 @@ impl fmt::Display for Broken {
         match self {
             Self::Rule(finding) => finding.fmt(f),
             Self::EventRemoved => write!(f, "{}: no type of the program has this event", self.id()),
+            Self::Renamed { from } => write!(f, "{}: older processes know it as {from}", self.id()),
             Self::VersionRemoved { newest } => write!(f, "{}: the program's newest version is {newest}", self.id()),
         }
     }

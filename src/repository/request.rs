@@ -89,7 +89,7 @@ impl<A> FirstRequest<A> {
         let decided = catch(|| self.before.state.handle(command)).ok()?.ok()?;
         let mut new = Vec::with_capacity(decided.len());
         for event in &decided {
-            let kept = self.events.0.get(new.len()).filter(|kept| kept.event_type == event.schema().name)?;
+            let kept = self.events.0.get(new.len()).filter(|kept| event.schema().is_named(&kept.event_type))?;
             // A newer release writes the same event in another form. Then only the types can be compared.
             let event = NewEvent::new(event).ok()?;
             let is_of_this_form = (event.schema_version, event.codec) == (kept.schema_version, kept.codec);

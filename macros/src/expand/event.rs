@@ -6,7 +6,7 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Data, Fields, Ident, LitStr, Meta};
+use syn::{Data, Fields, Ident, Meta};
 
 use super::{in_anonymous_const, shadow};
 use crate::ast::{Event, Variant};
@@ -255,6 +255,10 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
     let name = &attr.name;
     let version = newest(attr);
     let aggregate = event.attr.aggregate.as_ref().map(|aggregate| quote!(.with_aggregate(#aggregate)));
+    let former = (!attr.renamed_from.is_empty()).then(|| {
+        let names = &attr.renamed_from;
+        quote!(.with_former_names(&[#(#names),*]))
+    });
     let ident = event.input.ident.to_string();
     let codec = match attr.codec.or(event.attr.codec) {
         Some(Codec::Compact) => quote!(Compact),
@@ -262,6 +266,7 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
     };
     quote! {
         #krate::event::EventSchema::new(#name, #version, #krate::codec::Codec::#codec)
+            #former
             #aggregate
             .with_declaration(::core::concat!(::core::module_path!(), "::", #ident))
             .with_fields(&__RETELL_FIELDS[#place])
@@ -284,10 +289,10 @@ fn encode(krate: &TokenStream) -> TokenStream {
     }
 }
 
-/// Generates the match arm of one stored name.
+/// Generates the match arm of one kind of event. Its versions are the same under each of its stored names.
 fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
     let Kind { attr, decode, .. } = kind;
-    let name: &Option<LitStr> = &attr.name;
+    let names = attr.name.iter().chain(&attr.renamed_from);
     let newest = newest(attr);
     let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
     let older = (1u32..).zip(0..functions.len()).map(|(version, first)| {
@@ -302,7 +307,7 @@ fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
         }
     });
     quote! {
-        #name => match __stored.schema_version {
+        #(#names)|* => match __stored.schema_version {
             #(#older)*
             #newest => { #decode }
             __found => ::core::result::Result::Err(
