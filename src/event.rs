@@ -1,5 +1,7 @@
 //! The forms of an event: the domain's own type, encoded for an append, recorded in the log, and decoded for a projection.
 
+pub(crate) mod decoding;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, fmt_chain};
+use crate::event::decoding::decode_stored;
 use crate::id::mark::Mark;
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::panics::catch;
@@ -42,6 +45,9 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// The kinds of event that this type can hold.
     const TYPES: EventTypes;
 
+    /// The stored names of events that the log may have and that no longer are events of this type. Readers pass over them.
+    const RETIRED: &'static [&'static str] = &[];
+
     /// Returns the stored name, schema version and codec of this event.
     fn schema(&self) -> EventSchema;
 
@@ -54,8 +60,22 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// Decodes a stored event of any known schema version.
     ///
     /// # Errors
-    /// Returns a [`DecodeError`] that says whether the type, the schema version or the payload cannot be read.
+    /// Returns a [`DecodeError`] that says whether the type, the schema version or the payload cannot be read. It is
+    /// [`DecodeError::NotOne`] for a stored event that is not exactly one event of this type: see [`decode_all`](Self::decode_all).
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError>;
+
+    /// Decodes a stored event for which [`decode`](Self::decode) returns [`DecodeError::NotOne`]: none if its name is
+    /// [retired](Self::RETIRED).
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    fn decode_all(stored: StoredEvent<'_>) -> Result<Vec<Self>, DecodeError> {
+        if Self::RETIRED.contains(&stored.event_type) {
+            Ok(Vec::new())
+        } else {
+            Self::decode(stored).map(|event| vec![event])
+        }
+    }
 
     /// Returns whether this event is certain to be decoded exactly as it was encoded. The derive knows that of some types of fields. It is
     /// not part of the public API.
@@ -244,6 +264,8 @@ pub enum DecodeError {
         /// The newest known schema version.
         known: u32,
     },
+    /// The stored event is not exactly one event of the Rust type. [`Event::decode_all`] returns what it is.
+    NotOne,
     /// The payload does not match its type and schema version.
     Payload(BoxError),
 }
@@ -255,6 +277,7 @@ impl fmt::Display for DecodeError {
             Self::UnknownSchema { found, known } => {
                 write!(f, "schema version {found} is unknown, this release knows 1 to {known}")
             }
+            Self::NotOne => f.write_str("the stored event is not exactly one event of this type"),
             Self::Payload(error) => fmt_chain(f, &"cannot decode the payload", Some(&**error as _)),
         }
     }
@@ -263,7 +286,7 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::UnknownType | Self::UnknownSchema { .. } => None,
+            Self::UnknownType | Self::UnknownSchema { .. } | Self::NotOne => None,
             Self::Payload(error) => Some(&**error as _),
         }
     }
@@ -278,6 +301,7 @@ impl DecodeError {
             Self::UnknownSchema { found, known } => {
                 ErrorKind::UnknownSchema { stream, version, event_type, found, known }.into()
             }
+            Self::NotOne => ErrorKind::NotOneEvent { stream, version, event_type }.into(),
             Self::Payload(source) => Error::with_source(ErrorKind::Undecodable { stream, version, event_type }, source),
         }
     }
@@ -599,48 +623,6 @@ impl RecordedEvent {
             payload: &self.event.payload,
         }
     }
-
-    /// Decodes the payload and copies the other fields.
-    ///
-    /// # Errors
-    /// [`ErrorKind::UnknownEventType`], [`ErrorKind::UnknownSchema`] or [`ErrorKind::Undecodable`], each with stream and version.
-    pub fn decode<E: Event>(&self) -> Result<Envelope<E>, Error> {
-        let event = decode_stored(self.stored())
-            .map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
-        Ok(Envelope {
-            position: self.position,
-            stream: self.stream.clone(),
-            version: self.version,
-            recorded_at: self.recorded_at,
-            id: self.event.id,
-            metadata: self.event.metadata.clone(),
-            event,
-        })
-    }
-
-    /// Decodes the payload and consumes the event. Cheaper than [`decode`](Self::decode), which copies the other fields.
-    ///
-    /// # Errors
-    /// As [`decode`](Self::decode).
-    pub fn into_envelope<E: Event>(self) -> Result<Envelope<E>, Error> {
-        let event = decode_stored(self.stored())
-            .map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
-        Ok(Envelope {
-            position: self.position,
-            stream: self.stream,
-            version: self.version,
-            recorded_at: self.recorded_at,
-            id: self.event.id,
-            metadata: self.event.metadata,
-            event,
-        })
-    }
-}
-
-/// Decodes a stored event. A panic of its upcaster or of a field's own `Deserialize` is an error of this event.
-#[inline]
-pub(crate) fn decode_stored<E: Event>(stored: StoredEvent<'_>) -> Result<E, DecodeError> {
-    catch(|| E::decode(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
 }
 
 /// A decoded event with its place in the log and its metadata, as projections and reactions receive it.

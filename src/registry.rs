@@ -4,14 +4,14 @@ pub(crate) mod lock;
 pub(crate) mod stored;
 pub(crate) mod violation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use lock::{Block, Exception, InvalidLock, Lock};
 pub use stored::{Compared, NewerVersion};
 pub use violation::{Broken, Violation};
 
 use crate::codec::Codec;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventSchema, EventTypes};
 use crate::shape::compare::Changes;
 use crate::shape::types::Type;
@@ -57,6 +57,8 @@ pub struct Registry {
     events: BTreeMap<&'static str, EventSchema>,
     /// The name of the event in `events` under each stored name, former ones included.
     names: BTreeMap<&'static str, &'static str>,
+    /// The stored names that readers pass over.
+    retired: BTreeSet<&'static str>,
 }
 
 impl Registry {
@@ -68,8 +70,8 @@ impl Registry {
     /// Adds the events of `E`: those of an aggregate, or of a union.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if another event has one of the stored names, former names included, or if `E` holds every event, as
-    /// [`AnyEvent`](crate::AnyEvent) does.
+    /// [`ErrorKind::Invalid`] if another event has one of the stored names, former and [retired](Event::RETIRED) ones included, or if `E`
+    /// holds every event, as [`AnyEvent`](crate::AnyEvent) does.
     pub fn with<E: Event>(mut self) -> Result<Self> {
         let EventTypes::Only(schemas) = E::TYPES else {
             let problem = "a registry needs types that name their events, and this one holds every event";
@@ -81,11 +83,20 @@ impl Registry {
             }
             self.events.insert(schema.name, *schema);
         }
+        for name in E::RETIRED {
+            if let Some(known) = self.known_as(name) {
+                return Err(retired(name, known));
+            }
+            self.retired.insert(name);
+        }
         Ok(self)
     }
 
     /// Notes that events under the stored name `name` are of the kind `schema`.
     fn own(&mut self, name: &'static str, schema: &EventSchema) -> Result<()> {
+        if self.retired.contains(name) {
+            return Err(retired(name, schema));
+        }
         let Some(known) = self.known_as(name) else {
             self.names.insert(name, schema.name);
             return Ok(());
@@ -117,11 +128,21 @@ impl Registry {
         for schema in self.events.values() {
             checked.event(schema);
         }
-        for (name, version, codec) in lock.blocks.keys() {
+        // The log keeps events whose name is retired, and so does the lock.
+        for (name, version, codec) in lock.blocks.keys().filter(|(name, ..)| !self.retired.contains(name.as_str())) {
             checked.locked(name, *version, *codec, self.known_as(name));
         }
         checked
     }
+}
+
+/// Returns the error of a stored name that one type has retired and another one declares.
+fn retired(name: &str, schema: &EventSchema) -> Error {
+    ErrorKind::Invalid(format!(
+        "event {name} is retired by one type and declared by {}: choose another stored name",
+        schema.declaration
+    ))
+    .into()
 }
 
 /// The result of a comparison of the program's events with the lock.

@@ -24,7 +24,7 @@ pub(crate) struct Target {
 pub(crate) const EVENT_ENUM: Target = Target {
     attribute: "event",
     on: "an enum",
-    known: &["aggregate", "codec", "crate"],
+    known: &["retired", "aggregate", "codec", "crate"],
     no_name: Some("an enum has no stored name: write one above each variant"),
 };
 pub(crate) const EVENT_VARIANT: Target = Target {
@@ -66,6 +66,9 @@ pub(crate) fn usage(option: &str) -> &'static str {
         "upcast" => "`upcast` lists functions, oldest version first, such as `upcast(from_v1, from_v2)`",
         "renamed_from" => {
             "`renamed_from` is the stored name that the event had, such as `renamed_from = \"order.created\"`, or several in parentheses"
+        }
+        "retired" => {
+            "`retired` lists stored names of events that are no longer read, such as `retired(\"order.flagged\", \"order.rated\")`"
         }
         "aggregate" => "`aggregate` is the stored name of an aggregate in quotes, such as `aggregate = \"order\"`",
         "codec" => "`codec` is `\"json\"` or `\"compact\"`, such as `codec = \"compact\"`",
@@ -118,6 +121,8 @@ pub(crate) struct Attr {
     pub(crate) codec: Option<Codec>,
     /// The stored names that the event had before.
     pub(crate) renamed_from: Vec<LitStr>,
+    /// The stored names of events that are no longer read.
+    pub(crate) retired: Vec<LitStr>,
     pub(crate) aggregate: Option<LitStr>,
     pub(crate) event: Option<Type>,
     pub(crate) snapshots: Option<Snapshots>,
@@ -209,6 +214,10 @@ impl Attr {
     fn value(&mut self, key: &Ident, input: ParseStream<'_>) -> Result<()> {
         if key == "upcast" {
             self.upcast = Some(Upcast { key: key.clone(), functions: listed(input)? });
+            return Ok(());
+        }
+        if key == "retired" {
+            self.retired = listed(input)?;
             return Ok(());
         }
         if key == "renamed_from" && input.peek(syn::token::Paren) {

@@ -1,6 +1,6 @@
 //! All rules. Every error points at the smallest token that is wrong and says what to write instead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use quote::ToTokens;
 use syn::{Data, DeriveInput, Fields, Ident, LitStr, Meta};
@@ -27,7 +27,7 @@ pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
         Data::Struct(data) => {
             let suggested = split_last_word(&snake_case(&event.input.ident));
             kind(&event.input.ident, &event.attr, &suggested, errors);
-            distinct_names(&[(&event.input.ident, &event.attr)], errors);
+            distinct_names(&[(&event.input.ident, &event.attr)], &[], errors);
             serde_round_trips(&data.fields, event.attr.codec, errors);
         }
         Data::Union(data) => errors.add(
@@ -46,7 +46,10 @@ fn event_enum(event: &Event<'_>, errors: &mut Errors) {
         serde_round_trips(variant.fields, variant.attr.codec.or(event.attr.codec), errors);
     }
     let kinds: Vec<_> = event.variants.iter().map(|variant| (variant.ident, &variant.attr)).collect();
-    distinct_names(&kinds, errors);
+    distinct_names(&kinds, &event.attr.retired, errors);
+    for name in &event.attr.retired {
+        former_name(name, errors);
+    }
 }
 
 /// Checks one kind of event: a variant or a struct.
@@ -107,7 +110,7 @@ fn wrong_upcaster_count(version: u32, found: usize) -> String {
 }
 
 /// Requires that each stored name belongs to one kind of event. The present names come first, so that the error is at a former one.
-fn distinct_names(kinds: &[(&Ident, &Attr)], errors: &mut Errors) {
+fn distinct_names(kinds: &[(&Ident, &Attr)], retired: &[LitStr], errors: &mut Errors) {
     let mut owners: HashMap<_, &Ident> = HashMap::new();
     for (ident, attr) in kinds {
         let Some(name) = &attr.name else { continue };
@@ -134,6 +137,17 @@ fn distinct_names(kinds: &[(&Ident, &Attr)], errors: &mut Errors) {
                 ),
                 None => drop(owners.insert(name.value(), ident)),
             }
+        }
+    }
+    let mut seen = HashSet::new();
+    for name in retired {
+        if let Some(own) = owners.get(&name.value()) {
+            errors.add(
+                name,
+                format!("`{own}` has this stored name, so stored events are read as `{own}`: remove it here"),
+            );
+        } else if !seen.insert(name.value()) {
+            errors.add(name, "this stored name is retired already: write it once");
         }
     }
 }

@@ -67,6 +67,10 @@ use crate::errors::Errors;
 /// - `codec = "json"` or `codec = "compact"`: the codec of new events. Stored events are read with the codec they were written with. A
 ///   compact payload holds every field, so its fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
 ///
+/// # `#[event(..)]` on an enum
+/// - `retired("order.flagged", "order.rated")`: stored names of events that the log may have and that are no longer read. They need no variant:
+///   a reader passes over them. An event that is passed over still counts in the version of its aggregate.
+///
 /// # `#[event(..)]` on an enum, or on a struct
 /// - `aggregate = "order"`: the stored name of the only aggregate that has these events. A view, projection, reaction or process that reads
 ///   them then ignores events of the same name of other aggregates, and no other aggregate can have them.

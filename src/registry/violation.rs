@@ -60,7 +60,7 @@ impl Broken {
         match self {
             Self::Rule(finding) => finding.rule.cure(),
             Self::EventRemoved => {
-                "keep the variant for as long as the log holds such events, or write its name as `renamed_from` of another one"
+                "keep the variant for as long as the log holds such events, or write its name in `renamed_from` or `retired`"
             }
             Self::Renamed { .. } => {
                 "deploy every worker before the first process that writes the new name: an older worker passes over it"

@@ -4,6 +4,7 @@
 
 mod readers;
 mod renamed;
+mod retired;
 #[path = "../support/workers.rs"]
 mod workers;
 

@@ -10,9 +10,9 @@ use retell::aggregate::SnapshotPolicy;
 use retell::store::{RelayStore, Snapshot, UpTo};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
-    Aggregate, BoxError, CancellationToken, Envelope, Event, EventStore, Filter, Generation,
-    MemoryBroker, MemoryReadModel, MemoryStore, ProjectionName, Rebuild, Relay, Repository, SqliteReadModel,
-    SqliteStore, Version, View, ViewStore, Views, Worker,
+    Aggregate, BoxError, CancellationToken, Envelope, Event, EventStore, Filter, Generation, MemoryBroker,
+    MemoryReadModel, MemoryStore, ProjectionName, Rebuild, Relay, Repository, SqliteReadModel, SqliteStore, Version,
+    View, ViewStore, Views, Worker,
 };
 
 use crate::workers::{until, while_running};
@@ -72,6 +72,11 @@ impl<E> Texts<E> {
     pub(crate) fn new(name: &'static str) -> Self {
         Self { name, generation: 1, is_wide: false, poison: Arc::default(), event: PhantomData }
     }
+
+    /// Creates a view that receives all events of orders.
+    pub(crate) fn wide(name: &'static str) -> Self {
+        Self { is_wide: true, ..Self::new(name) }
+    }
 }
 
 impl<E: Event + Debug> View for Texts<E> {
@@ -102,7 +107,11 @@ impl<E: Event + Debug> View for Texts<E> {
     }
 }
 
-async fn rows<E: Event + Debug, M: ViewStore + Clone>(view: &Texts<E>, models: &M, order: &str) -> Vec<String> {
+pub(crate) async fn rows<E: Event + Debug, M: ViewStore + Clone>(
+    view: &Texts<E>,
+    models: &M,
+    order: &str,
+) -> Vec<String> {
     Views::new(view, models.clone()).get(order).await.unwrap().unwrap_or_default()
 }
 
@@ -166,7 +175,7 @@ async fn is_caught_up<E: Event + Debug, M: ViewStore + Clone>(
         assert_eq!((caught_up.position, &*caught_up.parked), (log.head().await.unwrap(), &[][..]), "{name}");
         assert_eq!(rows(&Texts::<E>::new(name), models, "1").await, expected, "{name}");
     }
-    let worker = Worker::view(Texts::<E> { is_wide: true, ..Texts::new("lanes") }, log.clone(), models.clone());
+    let worker = Worker::view(Texts::<E>::wide("lanes"), log.clone(), models.clone());
     let caught_up = worker.with_order_per_aggregate().catch_up().await.unwrap();
     assert!(caught_up.parked.is_empty(), "{:?}", caught_up.parked);
     assert_eq!(rows(&Texts::<E>::new("lanes"), models, "1").await, expected, "in order per aggregate");
@@ -177,7 +186,7 @@ async fn is_rebuilt<E: Event + Debug, M: ViewStore + Clone>(
     models: &M,
     expected: &[&str],
 ) {
-    let view = || Texts::<E> { generation: 2, is_wide: true, ..Texts::new("narrow") };
+    let view = || Texts::<E> { generation: 2, ..Texts::wide("narrow") };
     let rebuild = Rebuild::new(view(), log.clone(), models.clone());
     rebuild.run(CancellationToken::new()).await.unwrap();
     rebuild.switch().await.unwrap();
@@ -190,7 +199,7 @@ async fn parks_and_heals<E: Event + Debug, M: ViewStore + Clone>(
     models: &M,
     expected: &[&str],
 ) {
-    let (view, name) = (Texts::<E> { is_wide: true, ..Texts::new("parked") }, ProjectionName::new("parked").unwrap());
+    let (view, name) = (Texts::<E>::wide("parked"), ProjectionName::new("parked").unwrap());
     let poison = view.poison.clone();
     poison.store(true, Ordering::SeqCst);
     let worker = [Worker::view(view, log.clone(), models.clone()).with_options(eager())];
@@ -213,7 +222,7 @@ where
     M: ViewStore + Clone,
 {
     let broker = MemoryBroker::new();
-    let view = Texts::<E> { is_wide: true, ..Texts::new("live") };
+    let view = Texts::<E>::wide("live");
     let worker = [Worker::view(view, log.clone(), models.clone()).with_broker(broker.clone()).with_options(eager())];
     let relay = Relay::new(log.clone(), broker);
     let stop = CancellationToken::new();

@@ -39,6 +39,15 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
     };
     let arms = kinds.iter().map(|kind| decode(kind, &krate));
     let reads_back = reads_back(&kinds, &krate);
+    let retired = &event.attr.retired;
+    let (retired_names, retired_arm) = if retired.is_empty() {
+        (TokenStream::new(), TokenStream::new())
+    } else {
+        (
+            quote!(const RETIRED: &'static [&'static ::core::primitive::str] = &[#(#retired),*];),
+            quote!(#(#retired)|* => ::core::result::Result::Err(#krate::event::DecodeError::NotOne),),
+        )
+    };
     in_anonymous_const(
         event.input,
         &quote! {
@@ -51,6 +60,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
             #[automatically_derived]
             impl #krate::event::Event for #ident {
                 const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
+                #retired_names
 
                 fn schema(&self) -> #krate::event::EventSchema {
                     #schema
@@ -69,6 +79,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
                 ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
                     match __stored.event_type {
                         #(#arms)*
+                        #retired_arm
                         _ => ::core::result::Result::Err(#krate::event::DecodeError::UnknownType),
                     }
                 }
