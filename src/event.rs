@@ -18,7 +18,7 @@ use crate::id::mark::Mark;
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::panics::catch;
 use crate::shape::Shapes;
-use crate::shape::declared::Body;
+use crate::shape::declared::{Body, Of};
 use crate::shape::types::Type;
 
 /// A type of domain event that can be stored and read back. `#[derive(Event)]` implements it.
@@ -102,6 +102,8 @@ pub struct EventSchema {
     /// The path of the Rust type that declares this kind of event. Empty for an implementation by hand that names none.
     pub declaration: &'static str,
     pub(crate) fields: Option<&'static Body>,
+    /// The shapes that the upcasters take, by version.
+    pub(crate) older: &'static [Of],
 }
 
 impl PartialEq for EventSchema {
@@ -116,7 +118,7 @@ impl Eq for EventSchema {}
 impl EventSchema {
     /// Creates the schema of the kind of event with the stored name `name`. `version` is its newest schema version.
     pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
-        Self { name, former_names: &[], version, codec, aggregate: None, declaration: "", fields: None }
+        Self { name, former_names: &[], version, codec, aggregate: None, declaration: "", fields: None, older: &[] }
     }
 
     /// Sets the names under which such events were stored before. A schema version means the same under each of the names.
@@ -141,6 +143,13 @@ impl EventSchema {
     #[doc(hidden)]
     pub const fn with_fields(mut self, fields: &'static Body) -> Self {
         self.fields = Some(fields);
+        self
+    }
+
+    /// Sets the derive's declaration of what the upcasters take, oldest version first. It is not part of the public API.
+    #[doc(hidden)]
+    pub const fn with_older(mut self, shapes: &'static [Of]) -> Self {
+        self.older = shapes;
         self
     }
 
@@ -184,6 +193,40 @@ impl EventSchema {
     /// ```
     pub fn shape(&self) -> Option<Type> {
         self.fields.map(|fields| Shapes::default().body(fields))
+    }
+
+    /// Returns the wire shape that reads the payloads of a schema version: for an older one, that of the upcaster's argument, which is
+    /// [`Type::Opaque`] if its type has none. `None` for an implementation by hand, and for a version that is not known.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::{Event, Value};
+    ///
+    /// #[derive(Event)]
+    /// #[event("shoe.sold", version = 2, upcast(sold_v1))]
+    /// struct Sold {
+    ///     cents: u64,
+    /// }
+    ///
+    /// #[derive(Value)]
+    /// struct SoldV1 {
+    ///     dollars: u32,
+    /// }
+    ///
+    /// fn sold_v1(old: SoldV1) -> Sold {
+    ///     Sold { cents: u64::from(old.dollars) * 100 }
+    /// }
+    ///
+    /// let schema = Sold { cents: 500 }.schema();
+    /// assert_eq!(schema.shape_of(1).unwrap().to_string(), "{dollars: u32}");
+    /// assert_eq!(schema.shape_of(2), schema.shape());
+    /// ```
+    pub fn shape_of(&self, version: u32) -> Option<Type> {
+        if version == self.version {
+            return self.shape();
+        }
+        let place = usize::try_from(version.checked_sub(1)?).ok()?;
+        self.older.get(place).map(|of| of(&mut Shapes::default()))
     }
 }
 

@@ -13,7 +13,8 @@ pub use violation::{Broken, Violation};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventSchema, EventTypes};
-use crate::shape::compare::Changes;
+use crate::shape::compare::{Changes, Finding};
+use crate::shape::older::unreadable;
 use crate::shape::types::Type;
 
 /// The events that a program knows: their stored names, newest versions and wire shapes.
@@ -151,7 +152,8 @@ fn retired(name: &str, schema: &EventSchema) -> Error {
 pub struct Checked {
     /// Changes that make stored events unreadable. The lock stays as it is until they are mended, or allowed in the lock.
     pub errors: Vec<Violation>,
-    /// Changes that processes of the older release cannot read. They matter while a release is rolled out or back.
+    /// Changes that processes of the older release cannot read, which matter while a release is rolled out or back, and
+    /// [doubts](Broken::is_doubt).
     pub warnings: Vec<Violation>,
     /// The lock with the changes that are allowed.
     pub lock: Lock,
@@ -172,7 +174,20 @@ impl Checked {
                 None => {}
             }
             for former in schema.former_names {
-                self.frozen(&((*former).to_owned(), schema.version, codec), &shape);
+                let key = ((*former).to_owned(), schema.version, codec);
+                self.frozen(&key, |block| Changes::between(block, &shape, codec).backward, Broken::Rule);
+            }
+        }
+        self.upcasters(schema);
+    }
+
+    /// Compares what the upcasters take with the blocks of the older versions, under each of the names.
+    fn upcasters(&mut self, schema: &EventSchema) {
+        let is_older = |(name, version, _): &&(String, u32, Codec)| schema.is_named(name) && *version < schema.version;
+        let older: Vec<_> = self.lock.blocks.keys().filter(is_older).cloned().collect();
+        for key in older {
+            if let Some(reader) = schema.shape_of(key.1) {
+                self.frozen(&key, |block| unreadable(block, &reader, key.2), Broken::UpcasterInput);
             }
         }
     }
@@ -187,13 +202,17 @@ impl Checked {
         }
     }
 
-    /// Compares the shape that reads a block with it. Nothing is written under the name of the block any more, so the block stays.
-    fn frozen(&mut self, key: &(String, u32, Codec), reader: &Type) {
+    /// Compares a block with the shape that reads it. Nothing is written in this form any more, so the block stays as it is.
+    fn frozen(
+        &mut self,
+        key: &(String, u32, Codec),
+        compare: impl FnOnce(&Type) -> Vec<Finding>,
+        broken: fn(Finding) -> Broken,
+    ) {
         let Some(block) = self.lock.blocks.get(key) else { return };
-        for finding in Changes::between(&block.shape, reader, key.2).backward {
-            let is_doubt = finding.rule.is_doubt();
-            let violation = Violation { event: key.0.clone(), version: key.1, broken: Broken::Rule(finding) };
-            if is_doubt {
+        for finding in compare(&block.shape) {
+            let violation = Violation { event: key.0.clone(), version: key.1, broken: broken(finding) };
+            if violation.broken.is_doubt() {
                 self.warnings.push(violation);
             } else if !block.allows(&violation.broken) {
                 self.errors.push(violation);

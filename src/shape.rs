@@ -7,6 +7,7 @@ pub(crate) mod compare;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "support for generated code")]
 pub mod declared;
+pub(crate) mod older;
 mod parse;
 mod read;
 mod ready;

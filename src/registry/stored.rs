@@ -5,12 +5,14 @@ use std::fmt;
 
 use chrono::{SubsecRound, Utc};
 
+use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSchema;
 use crate::id::EventType;
 use crate::registry::Registry;
 use crate::registry::violation::{Broken, Violation};
-use crate::shape::compare::Changes;
+use crate::shape::compare::{Changes, Finding};
+use crate::shape::older::unreadable;
 use crate::shape::types::Type;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -66,8 +68,10 @@ impl Registry {
                 }
                 if !of_name.iter().any(|each| each.has_shape_of(&own)) {
                     let of_version = of_name.iter().filter(|each| each.version == own.version);
-                    compared.errors.extend(of_version.flat_map(|other| unreadable(other, &shape)));
+                    let changes = |before: &Type, codec| Changes::between(before, &shape, codec).backward;
+                    compared.errors.extend(of_version.flat_map(|other| broken(other, changes, Broken::Rule)));
                 }
+                compared.errors.extend(upcasters(schema, &of_name));
             }
         }
         Ok(compared)
@@ -147,14 +151,33 @@ pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error
     if is_known { Error::with_source(ErrorKind::BehindDeploy(event_type.clone()), error) } else { error }
 }
 
-/// Returns why a reader of `shape` cannot read the events of a registered shape.
-fn unreadable(registered: &RegisteredShape, shape: &Type) -> Vec<Violation> {
+/// Returns why the upcasters of an event cannot read the older versions of it that are registered under one of its names.
+fn upcasters(schema: &EventSchema, registered: &[&RegisteredShape]) -> Vec<Violation> {
+    let mut all = Vec::new();
+    for other in registered.iter().filter(|each| each.version < schema.version) {
+        let Some(reader) = schema.shape_of(other.version) else { continue };
+        let text = reader.to_string();
+        // As for the newest version, a shape that is registered is accepted.
+        let is_known = |each: &&RegisteredShape| (each.version, &each.shape) == (other.version, &text);
+        if !registered.iter().any(is_known) {
+            all.extend(broken(other, |before, codec| unreadable(before, &reader, codec), Broken::UpcasterInput));
+        }
+    }
+    all
+}
+
+/// Returns the rules that a change of a registered shape breaks.
+fn broken(
+    registered: &RegisteredShape,
+    compare: impl FnOnce(&Type, Codec) -> Vec<Finding>,
+    broken: fn(Finding) -> Broken,
+) -> Vec<Violation> {
     // The text of a newer release may be unknown to this one. Nothing can be said about it.
     let before = registered.shape.parse().unwrap_or(Type::Opaque);
-    let broken = Changes::between(&before, shape, registered.codec).backward.into_iter();
     let (event, version) = (registered.event_type.as_str(), registered.version);
-    let violation = |finding| Violation { event: event.to_owned(), version, broken: Broken::Rule(finding) };
-    broken.filter(|finding| !finding.rule.is_doubt()).map(violation).collect()
+    let violation = |finding| Violation { event: event.to_owned(), version, broken: broken(finding) };
+    let all = compare(&before, registered.codec).into_iter().map(violation);
+    all.filter(|violation| !violation.broken.is_doubt()).collect()
 }
 
 /// Returns the shape of an event of this program, to be registered now.

@@ -22,6 +22,8 @@ pub struct Violation {
 pub enum Broken {
     /// A rule of compatibility.
     Rule(Finding),
+    /// The argument of an upcaster cannot read the events of its version (`E-UPCASTER-INPUT`), or it is not known whether it can (`W-OPAQUE`).
+    UpcasterInput(Finding),
     /// The lock has the event, and no type of the program does (`E-EVENT-REMOVED`).
     EventRemoved,
     /// The lock has the event under a former name alone, so older processes do not know the new one (`W-EVENT-RENAMED`).
@@ -40,7 +42,8 @@ impl Broken {
     /// Returns the stable name of the rule.
     pub fn id(&self) -> &'static str {
         match self {
-            Self::Rule(finding) => finding.rule.id(),
+            Self::UpcasterInput(finding) if !finding.rule.is_doubt() => "E-UPCASTER-INPUT",
+            Self::Rule(finding) | Self::UpcasterInput(finding) => finding.rule.id(),
             Self::EventRemoved => "E-EVENT-REMOVED",
             Self::Renamed { .. } => "W-EVENT-RENAMED",
             Self::VersionRemoved { .. } => "E-VERSION-REMOVED",
@@ -50,15 +53,26 @@ impl Broken {
     /// Returns the place in the payload. Empty for the event itself.
     pub fn path(&self) -> &str {
         match self {
-            Self::Rule(finding) => &finding.path,
+            Self::Rule(finding) | Self::UpcasterInput(finding) => &finding.path,
             Self::EventRemoved | Self::Renamed { .. } | Self::VersionRemoved { .. } => "",
         }
+    }
+
+    /// Returns whether it only says that something cannot be judged.
+    pub fn is_doubt(&self) -> bool {
+        matches!(self, Self::Rule(finding) | Self::UpcasterInput(finding) if finding.rule.is_doubt())
     }
 
     /// Returns what to do.
     pub fn cure(&self) -> &'static str {
         match self {
+            Self::UpcasterInput(finding) if finding.rule.is_doubt() => {
+                "write `#[derive(Value)]` above the argument of the upcaster, or `#[derive(Shape)]` if it has serde's derives"
+            }
             Self::Rule(finding) => finding.rule.cure(),
+            Self::UpcasterInput(_) => {
+                "let the upcaster take what the lock has for this version, since stored events never change"
+            }
             Self::EventRemoved => {
                 "keep the variant for as long as the log holds such events, or write its name in `renamed_from` or `retired`"
             }
@@ -73,7 +87,12 @@ impl Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rule(finding) => finding.fmt(f),
+            Self::UpcasterInput(finding) if !finding.rule.is_doubt() => {
+                let place = if finding.path.is_empty() { String::new() } else { format!(" at {}", finding.path) };
+                write!(f, "{}{place}: the argument of the upcaster breaks {}", self.id(), finding.rule.id())?;
+                if finding.detail.is_empty() { Ok(()) } else { write!(f, ": {}", finding.detail) }
+            }
+            Self::Rule(finding) | Self::UpcasterInput(finding) => finding.fmt(f),
             Self::EventRemoved => write!(f, "{}: no type of the program has this event", self.id()),
             Self::Renamed { from } => write!(f, "{}: older processes know it as {from}", self.id()),
             Self::VersionRemoved { newest } => write!(f, "{}: the program's newest version is {newest}", self.id()),

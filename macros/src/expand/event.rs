@@ -4,7 +4,7 @@
 //! its fields. A struct is encoded and decoded through one shadow.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{Data, Fields, Ident, Meta};
 
@@ -266,6 +266,7 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
     let name = &attr.name;
     let version = newest(attr);
     let aggregate = event.attr.aggregate.as_ref().map(|aggregate| quote!(.with_aggregate(#aggregate)));
+    let older = older(attr, &event.input.ident, krate);
     let former = (!attr.renamed_from.is_empty()).then(|| {
         let names = &attr.renamed_from;
         quote!(.with_former_names(&[#(#names),*]))
@@ -281,7 +282,25 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
             #aggregate
             .with_declaration(::core::concat!(::core::module_path!(), "::", #ident))
             .with_fields(&__RETELL_FIELDS[#place])
+            #older
     }
+}
+
+/// Generates the shapes of the upcasters' arguments. The macro knows the functions and not their types, so the compiler finds out which of
+/// them have a shape.
+fn older(attr: &Attr, owner: &Ident, krate: &TokenStream) -> Option<TokenStream> {
+    let shape = quote!(#krate::__private::shape);
+    let shapes = attr.upcast.as_ref()?.functions.iter().map(|function| {
+        let path = shadow::without_self(function.to_token_stream(), owner);
+        let argument = quote_spanned!(function.span()=> #shape::argument(#path));
+        quote! {
+            |__shapes: &mut #krate::shape::Shapes| {
+                use #shape::{KnownArgument as _, UnknownArgument as _};
+                (&#argument).shape(__shapes)
+            }
+        }
+    });
+    Some(quote!(.with_older(&[#(#shapes),*])))
 }
 
 fn newest(attr: &Attr) -> u32 {
