@@ -121,7 +121,7 @@ pub enum ErrorKind {
         /// The newest schema version the reader knows.
         known: u32,
     },
-    /// A stored event is not exactly one event of the Rust type, for example because its name is retired.
+    /// A stored event is not exactly one event of the Rust type, because its name is retired or because an upcaster splits it.
     #[error("{stream} version {version}: {event_type} is not exactly one event of this type: read it by `decode_all`")]
     NotOneEvent {
         /// The stream of the event.

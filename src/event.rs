@@ -10,7 +10,9 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use crate::__private::one_or_none;
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, fmt_chain};
 use crate::event::decoding::decode_stored;
@@ -65,16 +67,13 @@ pub trait Event: Sized + Send + Sync + 'static {
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError>;
 
     /// Decodes a stored event for which [`decode`](Self::decode) returns [`DecodeError::NotOne`]: none if its name is
-    /// [retired](Self::RETIRED).
+    /// [retired](Self::RETIRED), and several if an upcaster splits it. They share the place of the stored event, and their order is always the
+    /// same.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
     fn decode_all(stored: StoredEvent<'_>) -> Result<Vec<Self>, DecodeError> {
-        if Self::RETIRED.contains(&stored.event_type) {
-            Ok(Vec::new())
-        } else {
-            Self::decode(stored).map(|event| vec![event])
-        }
+        one_or_none(stored)
     }
 
     /// Returns whether this event is certain to be decoded exactly as it was encoded. The derive knows that of some types of fields. It is
@@ -694,12 +693,25 @@ pub struct Envelope<E> {
     pub version: Version,
     /// The time at which the store recorded it.
     pub recorded_at: DateTime<Utc>,
-    /// Its id.
+    /// Its id. All events that a stored event has become share it: see [`part_id`](Self::part_id).
     pub id: EventId,
+    /// Its place among the events that the stored event has become, beginning with 0. An event that is not split is the only one.
+    pub part: u32,
     /// Data about the event besides its payload.
     pub metadata: Metadata,
     /// The domain event.
     pub event: E,
+}
+
+impl<E> Envelope<E> {
+    /// Returns an id that no other event has, even if a stored event is split into several: for the first of them its [`id`](Self::id), and
+    /// for each other one an id that is derived from it, always the same. An effect outside takes it as its idempotency key.
+    pub fn part_id(&self) -> EventId {
+        match self.part {
+            0 => self.id,
+            part => EventId::from(Uuid::new_v5(self.id.as_uuid(), format!("part {part}").as_bytes())),
+        }
+    }
 }
 
 /// An undecoded event of any type, for projections that read the whole log, such as an audit trail.

@@ -121,6 +121,7 @@ pub mod docs {
         page!(d0025_failover, "docs/decisions/0025-failover.md");
         page!(d0026_shapes, "docs/decisions/0026-shapes.md");
         page!(d0027_deploys, "docs/decisions/0027-deploys.md");
+        page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
     }
 }
 

@@ -102,10 +102,30 @@ pub(crate) enum Snapshots {
     When(Path),
 }
 
-/// `upcast(from_v1, from_v2)`.
+/// `upcast(from_v1, split(from_v2))`.
 pub(crate) struct Upcast {
     pub(crate) key: Ident,
-    pub(crate) functions: Vec<Path>,
+    pub(crate) functions: Vec<Upcaster>,
+}
+
+/// A function that upcasts one version.
+pub(crate) struct Upcaster {
+    pub(crate) function: Path,
+    /// Whether it returns all events that the stored one has become, and not the argument of the next function.
+    pub(crate) splits: bool,
+}
+
+impl Parse for Upcaster {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let function: Path = input.parse()?;
+        if !function.is_ident("split") || !input.peek(syn::token::Paren) {
+            return Ok(Self { function, splits: false });
+        }
+        let inner;
+        syn::parenthesized!(inner in input);
+        let function = inner.parse()?;
+        if inner.is_empty() { Ok(Self { function, splits: true }) } else { Err(inner.error("expected one function")) }
+    }
 }
 
 /// The contents of one `#[event(..)]` or `#[aggregate(..)]`.

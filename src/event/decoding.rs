@@ -23,7 +23,7 @@ impl RecordedEvent {
     ///
     /// # Errors
     /// [`ErrorKind::UnknownEventType`], [`ErrorKind::UnknownSchema`] or [`ErrorKind::Undecodable`], each with stream and version;
-    /// [`ErrorKind::NotOneEvent`] if the event's name is [retired](Event::RETIRED).
+    /// [`ErrorKind::NotOneEvent`] if the event's name is [retired](Event::RETIRED), or if an upcaster splits it.
     pub fn decode<E: Event>(&self) -> Result<Envelope<E>> {
         let event = decode_stored(self.stored()).map_err(|error| self.undecodable(error))?;
         Ok(self.envelope(event))
@@ -38,7 +38,7 @@ impl RecordedEvent {
         Ok(self.with_event(event))
     }
 
-    /// Decodes an event that may be none for `E`, because its name is [retired](Event::RETIRED).
+    /// Decodes an event that may be none for `E`, because its name is [retired](Event::RETIRED), or several, because an upcaster splits it.
     ///
     /// # Errors
     /// As [`decode`](Self::decode), without [`ErrorKind::NotOneEvent`].
@@ -96,7 +96,7 @@ impl RecordedEvent {
     #[cold]
     fn envelopes<E: Event>(&self) -> Result<Vec<Envelope<E>>> {
         let events = decode_not_one(self.stored()).map_err(|error| self.undecodable(error))?;
-        Ok(events.into_iter().map(|event| self.envelope(event)).collect())
+        Ok((0..).zip(events).map(|(part, event)| Envelope { part, ..self.envelope(event) }).collect())
     }
 
     fn envelope<E>(&self, event: E) -> Envelope<E> {
@@ -106,6 +106,7 @@ impl RecordedEvent {
             version: self.version,
             recorded_at: self.recorded_at,
             id: self.event.id,
+            part: 0,
             metadata: self.event.metadata.clone(),
             event,
         }
@@ -118,6 +119,7 @@ impl RecordedEvent {
             version: self.version,
             recorded_at: self.recorded_at,
             id: self.event.id,
+            part: 0,
             metadata: self.event.metadata,
             event,
         }

@@ -6,6 +6,7 @@ mod lock;
 mod readers;
 mod renamed;
 mod retired;
+mod split;
 #[path = "../support/workers.rs"]
 mod workers;
 

@@ -10,7 +10,7 @@ use syn::{Data, Fields, Ident, Meta};
 
 use super::{in_anonymous_const, shadow};
 use crate::ast::{Event, Variant};
-use crate::attr::{Attr, Codec};
+use crate::attr::{Attr, Codec, Upcaster};
 use crate::wire::{Rules, Wire};
 
 /// One kind of event: a variant or a struct.
@@ -39,6 +39,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
     };
     let arms = kinds.iter().map(|kind| decode(kind, &krate));
     let reads_back = reads_back(&kinds, &krate);
+    let decode_all = decode_all(&kinds, &krate);
     let retired = &event.attr.retired;
     let (retired_names, retired_arm) = if retired.is_empty() {
         (TokenStream::new(), TokenStream::new())
@@ -83,6 +84,8 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
                         _ => ::core::result::Result::Err(#krate::event::DecodeError::UnknownType),
                     }
                 }
+
+                #decode_all
 
                 #reads_back
             }
@@ -290,7 +293,7 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
 /// them have a shape.
 fn older(attr: &Attr, owner: &Ident, krate: &TokenStream) -> Option<TokenStream> {
     let shape = quote!(#krate::__private::shape);
-    let shapes = attr.upcast.as_ref()?.functions.iter().map(|function| {
+    let shapes = attr.upcast.as_ref()?.functions.iter().map(|Upcaster { function, .. }| {
         let path = shadow::without_self(function.to_token_stream(), owner);
         let argument = quote_spanned!(function.span()=> #shape::argument(#path));
         quote! {
@@ -324,17 +327,16 @@ fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
     let Kind { attr, decode, .. } = kind;
     let names = attr.name.iter().chain(&attr.renamed_from);
     let newest = newest(attr);
-    let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
-    let older = (1u32..).zip(0..functions.len()).map(|(version, first)| {
-        let upcast = functions[first..]
-            .iter()
-            .fold(quote!(__stored.payload()?), |old, function| quote_spanned!(function.span()=> #function(#old)));
-        quote! {
+    let older = chains(attr).map(|(version, chain)| match chain {
+        Chain::One(upcast) => quote! {
             #version => {
                 let __event: Self = #upcast;
                 ::core::result::Result::Ok(__event)
             }
-        }
+        },
+        Chain::Split(_) => quote! {
+            #version => ::core::result::Result::Err(#krate::event::DecodeError::NotOne),
+        },
     });
     quote! {
         #(#names)|* => match __stored.schema_version {
@@ -344,5 +346,61 @@ fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
                 #krate::event::DecodeError::UnknownSchema { found: __found, known: #newest },
             ),
         },
+    }
+}
+
+/// The calls of the upcasters from one version on.
+enum Chain {
+    /// They return one event.
+    One(TokenStream),
+    /// They return all events that the stored one has become.
+    Split(TokenStream),
+}
+
+/// Generates the calls of the upcasters for each older version. They end with the first function that splits the event.
+fn chains(attr: &Attr) -> impl Iterator<Item = (u32, Chain)> {
+    let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
+    (1u32..).zip(0..functions.len()).map(|(version, first)| {
+        let mut calls = quote!(__stored.payload()?);
+        for Upcaster { function, splits } in &functions[first..] {
+            calls = quote_spanned!(function.span()=> #function(#calls));
+            if *splits {
+                return (version, Chain::Split(calls));
+            }
+        }
+        (version, Chain::One(calls))
+    })
+}
+
+/// Generates `Event::decode_all`, if an older version is split.
+fn decode_all(kinds: &[Kind<'_>], krate: &TokenStream) -> TokenStream {
+    let arms: Vec<_> = kinds
+        .iter()
+        .flat_map(|kind| {
+            let names = kind.attr.name.iter().chain(&kind.attr.renamed_from);
+            chains(kind.attr).filter_map(move |(version, chain)| {
+                let Chain::Split(split) = chain else { return None };
+                let names = names.clone();
+                Some(quote! {
+                    (#(#names)|*, #version) => {
+                        let __events = #split;
+                        ::core::result::Result::Ok(<::std::vec::Vec<Self> as ::core::iter::FromIterator<Self>>::from_iter(__events))
+                    }
+                })
+            })
+        })
+        .collect();
+    if arms.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn decode_all(
+            __stored: #krate::event::StoredEvent<'_>,
+        ) -> ::core::result::Result<::std::vec::Vec<Self>, #krate::event::DecodeError> {
+            match (__stored.event_type, __stored.schema_version) {
+                #(#arms)*
+                _ => #krate::__private::one_or_none(__stored),
+            }
+        }
     }
 }
