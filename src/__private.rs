@@ -6,7 +6,7 @@ pub use crate::shape::declared as shape;
 
 use crate::codec;
 use crate::error::BoxError;
-use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent};
+use crate::event::{EventSchema, EventTypes};
 
 /// Encodes `state` for a snapshot. The encoding is self-describing, so that a nested type that changed does not decode into nonsense. A state
 /// that would be read back as another one is refused.
@@ -17,11 +17,6 @@ pub fn to_snapshot<T: serde::Serialize>(state: &T) -> Result<Vec<u8>, BoxError> 
 /// Decodes a state that [`to_snapshot`] encoded.
 pub fn from_snapshot<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
     codec::decode_state(bytes)
-}
-
-/// Decodes a stored event that is no part of a split: none if its name is retired, and one otherwise.
-pub fn one_or_none<E: Event>(stored: StoredEvent<'_>) -> Result<Vec<E>, DecodeError> {
-    if E::RETIRED.contains(&stored.event_type) { Ok(Vec::new()) } else { E::decode(stored).map(|event| vec![event]) }
 }
 
 /// Fails to compile if one of `events` names another aggregate than `aggregate`.

@@ -1,6 +1,6 @@
 //! The forms of an event: the domain's own type, encoded for an append, recorded in the log, and decoded for a projection.
 
-pub(crate) mod decoding;
+mod decoding;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,10 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::__private::one_or_none;
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, fmt_chain};
-use crate::event::decoding::decode_stored;
 use crate::id::mark::Mark;
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::panics::catch;
@@ -25,7 +23,8 @@ use crate::shape::types::Type;
 
 /// A type of domain event that can be stored and read back. `#[derive(Event)]` implements it.
 ///
-/// Each kind of event has a stored name that never changes, even if its Rust name does.
+/// Each kind of event has a stored name that stays the same if its Rust name changes. The log keeps the events of former names, and the type
+/// can [name them](EventSchema::former_names).
 ///
 /// # Examples
 /// ```
@@ -82,6 +81,12 @@ pub trait Event: Sized + Send + Sync + 'static {
     fn reads_back(&self) -> bool {
         false
     }
+}
+
+/// Decodes a stored event that no upcaster splits: none if its name is retired, and one otherwise. It is not part of the public API.
+#[doc(hidden)]
+pub fn one_or_none<E: Event>(stored: StoredEvent<'_>) -> Result<Vec<E>, DecodeError> {
+    if E::RETIRED.contains(&stored.event_type) { Ok(Vec::new()) } else { E::decode(stored).map(|event| vec![event]) }
 }
 
 /// The stored form of one kind of event. Two are equal if the stored form is the same, wherever it is declared.
@@ -665,6 +670,18 @@ impl RecordedEvent {
             payload: &self.event.payload,
         }
     }
+}
+
+/// Decodes a stored event. A panic of its upcaster or of a field's own `Deserialize` is an error of this event.
+#[inline]
+pub(crate) fn decode_stored<E: Event>(stored: StoredEvent<'_>) -> Result<E, DecodeError> {
+    catch(|| E::decode(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
+}
+
+/// Decodes a stored event that is not exactly one event. A panic is an error, as in [`decode_stored`].
+#[cold]
+pub(crate) fn decode_not_one<E: Event>(stored: StoredEvent<'_>) -> Result<Vec<E>, DecodeError> {
+    catch(|| E::decode_all(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
 }
 
 /// A decoded event with its place in the log and its metadata, as projections and reactions receive it.

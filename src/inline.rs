@@ -9,6 +9,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::event::Envelope;
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
 use crate::projection::Projection;

@@ -123,8 +123,11 @@ impl Parse for Upcaster {
         }
         let inner;
         syn::parenthesized!(inner in input);
-        let function = inner.parse()?;
-        if inner.is_empty() { Ok(Self { function, splits: true }) } else { Err(inner.error("expected one function")) }
+        let function = inner.parse();
+        let ends = if inner.is_empty() { Ok(()) } else { Err(inner.error("expected one function")) };
+        // Leftover tokens would cause a second error.
+        while inner.parse::<TokenTree>().is_ok() {}
+        ends.and(function).map(|function| Self { function, splits: true })
     }
 }
 

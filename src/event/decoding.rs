@@ -3,20 +3,7 @@
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::{Error, Result};
-use crate::event::{DecodeError, Envelope, Event, RecordedEvent, StoredEvent};
-use crate::panics::catch;
-
-/// Decodes a stored event. A panic of its upcaster or of a field's own `Deserialize` is an error of this event.
-#[inline]
-pub(crate) fn decode_stored<E: Event>(stored: StoredEvent<'_>) -> Result<E, DecodeError> {
-    catch(|| E::decode(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
-}
-
-/// Decodes a stored event that is not exactly one event. A panic is an error, as in [`decode_stored`].
-#[cold]
-pub(crate) fn decode_not_one<E: Event>(stored: StoredEvent<'_>) -> Result<Vec<E>, DecodeError> {
-    catch(|| E::decode_all(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
-}
+use crate::event::{DecodeError, Envelope, Event, RecordedEvent, decode_not_one, decode_stored};
 
 impl RecordedEvent {
     /// Decodes the payload and copies the other fields.

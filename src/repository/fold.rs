@@ -2,8 +2,7 @@
 
 use crate::aggregate::Aggregate;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::decoding::{decode_not_one, decode_stored};
-use crate::event::{DecodeError, StoredEvent};
+use crate::event::{DecodeError, StoredEvent, decode_not_one, decode_stored};
 use crate::id::{EventId, EventType, StreamId, Version};
 use crate::panics::{Panicked, catch};
 use crate::store::log::reader::Visitor;

@@ -10,8 +10,7 @@ use crate::aggregate::Handle;
 use crate::codec::Codec;
 use crate::codec::tree::Tree;
 use crate::error::Result;
-use crate::event::decoding::{decode_not_one, decode_stored};
-use crate::event::{DecodeError, Event, NewEvent, StoredEvent};
+use crate::event::{DecodeError, Event, NewEvent, StoredEvent, decode_not_one, decode_stored};
 use crate::id::{EventId, Version};
 use crate::panics::catch;
 use crate::repository::fold::Loaded;
@@ -47,8 +46,8 @@ impl Visitor for Events {
 
 impl Events {
     /// Replaces each event that is no longer exactly one by what it is now.
-    pub(super) fn as_now<E: Event>(self) -> Self {
-        Self(self.0.into_iter().flat_map(Kept::as_now::<E>).collect())
+    pub(super) fn into_present<E: Event>(self) -> Self {
+        Self(self.0.into_iter().flat_map(Kept::into_present::<E>).collect())
     }
 }
 
@@ -108,7 +107,7 @@ impl<A> FirstRequest<A> {
 }
 
 impl Kept {
-    fn as_now<E: Event>(self) -> Vec<Self> {
+    fn into_present<E: Event>(self) -> Vec<Self> {
         let stored = StoredEvent::new(&self.event_type, self.schema_version, self.codec, &self.payload);
         let Err(DecodeError::NotOne) = decode_stored::<E>(stored) else { return vec![self] };
         let encoded = decode_not_one::<E>(stored).ok().and_then(|events| {

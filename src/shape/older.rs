@@ -7,8 +7,8 @@ use crate::shape::types::{Enum, Read, Struct, Tagging, Type, Variant, Written};
 /// The longest array that is compared item by item.
 const MAX_ITEMS: usize = 1_024;
 
-/// Returns why a reader of the shape `reader` cannot read what was written as `stored`. The types are those of an older version, which nobody
-/// writes any more.
+/// Returns why a reader of the shape `reader` cannot read what was written as `stored`. The types are those of an older version, and no new
+/// event has it.
 pub(crate) fn unreadable(stored: &Type, reader: &Type, codec: Codec) -> Vec<Finding> {
     if stored != reader && *reader == Type::Opaque {
         return vec![finding(Rule::Opaque, stored, reader)];

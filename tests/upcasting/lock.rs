@@ -31,8 +31,8 @@ struct MovedV1 {
     street: String,
 }
 
-fn placed_v1(old: PlacedV1) -> PlacedV2 {
-    PlacedV2 { cents: u64::from(old.dollars) * 100 }
+fn placed_v1(PlacedV1 { dollars }: PlacedV1) -> PlacedV2 {
+    PlacedV2 { cents: u64::from(dollars) * 100 }
 }
 
 fn moved_v1(old: MovedV1) -> OrderEvent {
@@ -40,8 +40,8 @@ fn moved_v1(old: MovedV1) -> OrderEvent {
 }
 
 impl OrderEvent {
-    fn placed_v2(old: PlacedV2) -> Self {
-        Self::Placed { cents: old.cents, currency: "EUR".into() }
+    fn placed_v2(PlacedV2 { cents }: PlacedV2) -> Self {
+        Self::Placed { cents, currency: "EUR".into() }
     }
 
     fn weighed_v1(grams: u32) -> Self {

@@ -43,8 +43,8 @@ fn placed_v1(dollars: u64) -> PlacedV2 {
     PlacedV2 { cents: dollars * 100 }
 }
 
-fn placed_v2(old: PlacedV2) -> OrderEvent {
-    OrderEvent::Placed { cents: old.cents, note: String::new() }
+fn placed_v2(PlacedV2 { cents }: PlacedV2) -> OrderEvent {
+    OrderEvent::Placed { cents, note: String::new() }
 }
 
 const STORED: [Stored; 5] = [
@@ -172,7 +172,7 @@ async fn an_older_process_is_told_that_it_is_behind_the_rename() {
 }
 
 #[tokio::test]
-async fn a_shape_that_cannot_read_the_former_name_is_refused_at_the_start() {
+async fn a_shape_that_cannot_read_the_former_name_is_refused() {
     mod broken {
         #[derive(Debug, retell::Event)]
         pub(super) enum OrderEvent {
@@ -281,7 +281,7 @@ fn a_frozen_block_is_compared_and_its_exception_stays() {
 
     let registry = Registry::new().with::<Placed>().unwrap();
     let checked = registry.check(&"[order.created 2 json]\ncents: u64\n".parse().unwrap());
-    let errors: Vec<_> = checked.errors.iter().map(|error| error.to_string()).collect();
+    let errors: Vec<_> = checked.errors.iter().map(ToString::to_string).collect();
     assert!(errors[0].starts_with("order.created 2: E-FIELD-REQUIRED-ADDED at currency\n"), "{errors:?}");
     let allowed = "[order.created 2 json]\ncents: u64\nallow E-FIELD-REQUIRED-ADDED at currency: never written\n";
     let mut lock: Lock = allowed.parse().unwrap();

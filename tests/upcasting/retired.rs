@@ -59,7 +59,7 @@ async fn a_filter_of_the_type_leaves_retired_events_out() {
 }
 
 #[tokio::test]
-async fn a_retired_event_is_no_single_event_and_an_unknown_one_is_an_error() {
+async fn a_retired_event_is_none_and_an_unknown_one_an_error() {
     let log = MemoryStore::new();
     append(&log, "1", &[STORED[1], Stored("order.lost", 1, "{}")]).await;
     let read = log.read_stream(&order("1"), Version::ZERO, 2).await.unwrap();

@@ -365,7 +365,8 @@ fn chains(attr: &Attr) -> impl Iterator<Item = (u32, Chain)> {
         for Upcaster { function, splits } in &functions[first..] {
             calls = quote_spanned!(function.span()=> #function(#calls));
             if *splits {
-                return (version, Chain::Split(calls));
+                let all = quote!(<::std::vec::Vec<Self> as ::core::iter::FromIterator<Self>>::from_iter);
+                return (version, Chain::Split(quote_spanned!(function.span()=> #all(#calls))));
             }
         }
         (version, Chain::One(calls))
@@ -382,10 +383,7 @@ fn decode_all(kinds: &[Kind<'_>], krate: &TokenStream) -> TokenStream {
                 let Chain::Split(split) = chain else { return None };
                 let names = names.clone();
                 Some(quote! {
-                    (#(#names)|*, #version) => {
-                        let __events = #split;
-                        ::core::result::Result::Ok(<::std::vec::Vec<Self> as ::core::iter::FromIterator<Self>>::from_iter(__events))
-                    }
+                    (#(#names)|*, #version) => ::core::result::Result::Ok(#split),
                 })
             })
         })
@@ -399,7 +397,7 @@ fn decode_all(kinds: &[Kind<'_>], krate: &TokenStream) -> TokenStream {
         ) -> ::core::result::Result<::std::vec::Vec<Self>, #krate::event::DecodeError> {
             match (__stored.event_type, __stored.schema_version) {
                 #(#arms)*
-                _ => #krate::__private::one_or_none(__stored),
+                _ => #krate::event::one_or_none(__stored),
             }
         }
     }
