@@ -89,7 +89,7 @@ pub const fn join<const N: usize>(members: &[EventTypes]) -> [EventSchema; N] {
                 let mut earlier = 0;
                 while earlier < filled {
                     assert!(
-                        !same(all[earlier].name, schemas[s].name),
+                        !share_a_name(&all[earlier], &schemas[s]),
                         "two members of this union hold events of the same stored name"
                     );
                     earlier += 1;
@@ -102,6 +102,69 @@ pub const fn join<const N: usize>(members: &[EventTypes]) -> [EventSchema; N] {
         m += 1;
     }
     all
+}
+
+/// Returns how many stored names the members of a union retire in total.
+pub const fn count_retired(members: &[&[&str]]) -> usize {
+    let (mut total, mut m) = (0, 0);
+    while m < members.len() {
+        total += members[m].len();
+        m += 1;
+    }
+    total
+}
+
+/// Returns all stored names that the members of a union retire. Fails to compile if one of them is the name of one of its `events`.
+pub const fn join_retired<const N: usize>(
+    members: &[&'static [&'static str]],
+    events: &[EventSchema],
+) -> [&'static str; N] {
+    let mut all = [""; N];
+    let (mut filled, mut m) = (0, 0);
+    while m < members.len() {
+        let mut n = 0;
+        while n < members[m].len() {
+            let (name, mut e) = (members[m][n], 0);
+            while e < events.len() {
+                assert!(
+                    !same(name, events[e].name) && !is_one_of(name, events[e].former_names),
+                    "a member of this union retires the stored name of an event of another one"
+                );
+                e += 1;
+            }
+            all[filled] = name;
+            filled += 1;
+            n += 1;
+        }
+        m += 1;
+    }
+    all
+}
+
+/// Returns whether two kinds of event have a stored name in common, former names included.
+const fn share_a_name(one: &EventSchema, other: &EventSchema) -> bool {
+    if is_one_of(one.name, other.former_names) || same(one.name, other.name) {
+        return true;
+    }
+    let mut n = 0;
+    while n < one.former_names.len() {
+        if same(one.former_names[n], other.name) || is_one_of(one.former_names[n], other.former_names) {
+            return true;
+        }
+        n += 1;
+    }
+    false
+}
+
+const fn is_one_of(name: &str, names: &[&str]) -> bool {
+    let mut n = 0;
+    while n < names.len() {
+        if same(name, names[n]) {
+            return true;
+        }
+        n += 1;
+    }
+    false
 }
 
 const fn same(a: &str, b: &str) -> bool {

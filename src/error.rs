@@ -121,6 +121,16 @@ pub enum ErrorKind {
         /// The newest schema version the reader knows.
         known: u32,
     },
+    /// A stored event is not exactly one event of the Rust type, because its name is retired or because an upcaster splits it.
+    #[error("{stream} version {version}: {event_type} is not exactly one event of this type: read it by `decode_all`")]
+    NotOneEvent {
+        /// The stream of the event.
+        stream: StreamId,
+        /// The version of the event.
+        version: Version,
+        /// The type of the event.
+        event_type: EventType,
+    },
     /// A newer release has written an event, and this one does not know its type or its schema version. Another process of the newer release can
     /// handle it, so an HTTP layer answers 503. The cause names the event.
     #[error("this process is behind a deploy: a newer release has written an event {0} that it does not know")]

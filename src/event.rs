@@ -1,5 +1,7 @@
 //! The forms of an event: the domain's own type, encoded for an append, recorded in the log, and decoded for a projection.
 
+mod decoding;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, fmt_chain};
@@ -15,12 +18,13 @@ use crate::id::mark::Mark;
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::panics::catch;
 use crate::shape::Shapes;
-use crate::shape::declared::Body;
+use crate::shape::declared::{Body, Of};
 use crate::shape::types::Type;
 
 /// A type of domain event that can be stored and read back. `#[derive(Event)]` implements it.
 ///
-/// Each kind of event has a stored name that never changes, even if its Rust name does.
+/// Each kind of event has a stored name that stays the same if its Rust name changes. The log keeps the events of former names, and the type
+/// can [name them](EventSchema::former_names).
 ///
 /// # Examples
 /// ```
@@ -42,6 +46,9 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// The kinds of event that this type can hold.
     const TYPES: EventTypes;
 
+    /// The stored names of events that the log may have and that no longer are events of this type. Readers pass over them.
+    const RETIRED: &'static [&'static str] = &[];
+
     /// Returns the stored name, schema version and codec of this event.
     fn schema(&self) -> EventSchema;
 
@@ -54,8 +61,19 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// Decodes a stored event of any known schema version.
     ///
     /// # Errors
-    /// Returns a [`DecodeError`] that says whether the type, the schema version or the payload cannot be read.
+    /// Returns a [`DecodeError`] that says whether the type, the schema version or the payload cannot be read. It is
+    /// [`DecodeError::NotOne`] for a stored event that is not exactly one event of this type: see [`decode_all`](Self::decode_all).
     fn decode(stored: StoredEvent<'_>) -> Result<Self, DecodeError>;
+
+    /// Decodes a stored event for which [`decode`](Self::decode) returns [`DecodeError::NotOne`]: none if its name is
+    /// [retired](Self::RETIRED), and several if an upcaster splits it. They share the place of the stored event, and their order is always the
+    /// same.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    fn decode_all(stored: StoredEvent<'_>) -> Result<Vec<Self>, DecodeError> {
+        one_or_none(stored)
+    }
 
     /// Returns whether this event is certain to be decoded exactly as it was encoded. The derive knows that of some types of fields. It is
     /// not part of the public API.
@@ -65,12 +83,20 @@ pub trait Event: Sized + Send + Sync + 'static {
     }
 }
 
+/// Decodes a stored event that no upcaster splits: none if its name is retired, and one otherwise. It is not part of the public API.
+#[doc(hidden)]
+pub fn one_or_none<E: Event>(stored: StoredEvent<'_>) -> Result<Vec<E>, DecodeError> {
+    if E::RETIRED.contains(&stored.event_type) { Ok(Vec::new()) } else { E::decode(stored).map(|event| vec![event]) }
+}
+
 /// The stored form of one kind of event. Two are equal if the stored form is the same, wherever it is declared.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct EventSchema {
     /// The stored name, such as `order.created`.
     pub name: &'static str,
+    /// The names under which such events were stored before. They are read as this kind of event, and nothing is stored under them.
+    pub former_names: &'static [&'static str],
     /// The newest schema version. The first version is 1.
     pub version: u32,
     /// The codec that encodes new events.
@@ -80,6 +106,8 @@ pub struct EventSchema {
     /// The path of the Rust type that declares this kind of event. Empty for an implementation by hand that names none.
     pub declaration: &'static str,
     pub(crate) fields: Option<&'static Body>,
+    /// The shapes that the upcasters take, by version.
+    pub(crate) older: &'static [Of],
 }
 
 impl PartialEq for EventSchema {
@@ -94,7 +122,13 @@ impl Eq for EventSchema {}
 impl EventSchema {
     /// Creates the schema of the kind of event with the stored name `name`. `version` is its newest schema version.
     pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
-        Self { name, version, codec, aggregate: None, declaration: "", fields: None }
+        Self { name, former_names: &[], version, codec, aggregate: None, declaration: "", fields: None, older: &[] }
+    }
+
+    /// Sets the names under which such events were stored before. A schema version means the same under each of the names.
+    pub const fn with_former_names(mut self, names: &'static [&'static str]) -> Self {
+        self.former_names = names;
+        self
     }
 
     /// Sets the aggregate that has such events: a [filter](crate::Filter::of) for them passes no event of the same name of another aggregate.
@@ -114,6 +148,34 @@ impl EventSchema {
     pub const fn with_fields(mut self, fields: &'static Body) -> Self {
         self.fields = Some(fields);
         self
+    }
+
+    /// Sets the derive's declaration of what the upcasters take, oldest version first. It is not part of the public API.
+    #[doc(hidden)]
+    pub const fn with_older(mut self, shapes: &'static [Of]) -> Self {
+        self.older = shapes;
+        self
+    }
+
+    /// Returns the names under which the log may have such events: the stored name, and then the former ones.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::Event;
+    ///
+    /// #[derive(Event)]
+    /// #[event("shoe.sold", renamed_from = "shoe.bought")]
+    /// struct Sold;
+    ///
+    /// assert_eq!(Sold.schema().names().collect::<Vec<_>>(), ["shoe.sold", "shoe.bought"]);
+    /// ```
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
+        std::iter::once(self.name).chain(self.former_names.iter().copied())
+    }
+
+    /// Returns whether an event with the stored name `event_type` is one of this kind.
+    pub fn is_named(&self, event_type: &str) -> bool {
+        self.name == event_type || self.former_names.contains(&event_type)
     }
 
     /// Returns the wire shape of the newest schema version. `None` for an implementation by hand.
@@ -136,6 +198,40 @@ impl EventSchema {
     pub fn shape(&self) -> Option<Type> {
         self.fields.map(|fields| Shapes::default().body(fields))
     }
+
+    /// Returns the wire shape that reads the payloads of a schema version: for an older one, that of the upcaster's argument, which is
+    /// [`Type::Opaque`] if its type has none. `None` for an implementation by hand, and for a version that is not known.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::{Event, Value};
+    ///
+    /// #[derive(Event)]
+    /// #[event("shoe.sold", version = 2, upcast(sold_v1))]
+    /// struct Sold {
+    ///     cents: u64,
+    /// }
+    ///
+    /// #[derive(Value)]
+    /// struct SoldV1 {
+    ///     dollars: u32,
+    /// }
+    ///
+    /// fn sold_v1(old: SoldV1) -> Sold {
+    ///     Sold { cents: u64::from(old.dollars) * 100 }
+    /// }
+    ///
+    /// let schema = Sold { cents: 500 }.schema();
+    /// assert_eq!(schema.shape_of(1).unwrap().to_string(), "{dollars: u32}");
+    /// assert_eq!(schema.shape_of(2), schema.shape());
+    /// ```
+    pub fn shape_of(&self, version: u32) -> Option<Type> {
+        if version == self.version {
+            return self.shape();
+        }
+        let place = usize::try_from(version.checked_sub(1)?).ok()?;
+        self.older.get(place).map(|of| of(&mut Shapes::default()))
+    }
 }
 
 /// The kinds of event a type can hold.
@@ -148,11 +244,11 @@ pub enum EventTypes {
 }
 
 impl EventTypes {
-    /// Returns whether the type can hold an event with the stored name `event_type`.
+    /// Returns whether the type can hold an event with the stored name `event_type`, which may be a former one.
     pub fn contains(self, event_type: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Only(schemas) => schemas.iter().any(|schema| schema.name == event_type),
+            Self::Only(schemas) => schemas.iter().any(|schema| schema.is_named(event_type)),
         }
     }
 }
@@ -218,6 +314,8 @@ pub enum DecodeError {
         /// The newest known schema version.
         known: u32,
     },
+    /// The stored event is not exactly one event of the Rust type. [`Event::decode_all`] returns what it is.
+    NotOne,
     /// The payload does not match its type and schema version.
     Payload(BoxError),
 }
@@ -229,6 +327,7 @@ impl fmt::Display for DecodeError {
             Self::UnknownSchema { found, known } => {
                 write!(f, "schema version {found} is unknown, this release knows 1 to {known}")
             }
+            Self::NotOne => f.write_str("the stored event is not exactly one event of this type"),
             Self::Payload(error) => fmt_chain(f, &"cannot decode the payload", Some(&**error as _)),
         }
     }
@@ -237,7 +336,7 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::UnknownType | Self::UnknownSchema { .. } => None,
+            Self::UnknownType | Self::UnknownSchema { .. } | Self::NotOne => None,
             Self::Payload(error) => Some(&**error as _),
         }
     }
@@ -252,6 +351,7 @@ impl DecodeError {
             Self::UnknownSchema { found, known } => {
                 ErrorKind::UnknownSchema { stream, version, event_type, found, known }.into()
             }
+            Self::NotOne => ErrorKind::NotOneEvent { stream, version, event_type }.into(),
             Self::Payload(source) => Error::with_source(ErrorKind::Undecodable { stream, version, event_type }, source),
         }
     }
@@ -359,12 +459,15 @@ pub(crate) struct Declared {
     pub(crate) path: &'static str,
     /// The only aggregate that has such events, if the type names it.
     pub(crate) aggregate: Option<&'static str>,
+    /// The other stored names that the type reads as such events.
+    pub(crate) former_names: &'static [&'static str],
 }
 
 impl Declared {
     /// Returns what `schema` says. `None` if it names neither its type nor its aggregate.
     fn of(schema: &EventSchema) -> Option<Self> {
-        let declared = Self { path: schema.declaration, aggregate: schema.aggregate };
+        let declared =
+            Self { path: schema.declaration, aggregate: schema.aggregate, former_names: schema.former_names };
         (!declared.path.is_empty() || declared.aggregate.is_some()).then_some(declared)
     }
 }
@@ -570,48 +673,18 @@ impl RecordedEvent {
             payload: &self.event.payload,
         }
     }
-
-    /// Decodes the payload and copies the other fields.
-    ///
-    /// # Errors
-    /// [`ErrorKind::UnknownEventType`], [`ErrorKind::UnknownSchema`] or [`ErrorKind::Undecodable`], each with stream and version.
-    pub fn decode<E: Event>(&self) -> Result<Envelope<E>, Error> {
-        let event = decode_stored(self.stored())
-            .map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
-        Ok(Envelope {
-            position: self.position,
-            stream: self.stream.clone(),
-            version: self.version,
-            recorded_at: self.recorded_at,
-            id: self.event.id,
-            metadata: self.event.metadata.clone(),
-            event,
-        })
-    }
-
-    /// Decodes the payload and consumes the event. Cheaper than [`decode`](Self::decode), which copies the other fields.
-    ///
-    /// # Errors
-    /// As [`decode`](Self::decode).
-    pub fn into_envelope<E: Event>(self) -> Result<Envelope<E>, Error> {
-        let event = decode_stored(self.stored())
-            .map_err(|error| error.at(&self.stream, self.version, &self.event.event_type))?;
-        Ok(Envelope {
-            position: self.position,
-            stream: self.stream,
-            version: self.version,
-            recorded_at: self.recorded_at,
-            id: self.event.id,
-            metadata: self.event.metadata,
-            event,
-        })
-    }
 }
 
 /// Decodes a stored event. A panic of its upcaster or of a field's own `Deserialize` is an error of this event.
 #[inline]
 pub(crate) fn decode_stored<E: Event>(stored: StoredEvent<'_>) -> Result<E, DecodeError> {
     catch(|| E::decode(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
+}
+
+/// Decodes a stored event that is not exactly one event. A panic is an error, as in [`decode_stored`].
+#[cold]
+pub(crate) fn decode_not_one<E: Event>(stored: StoredEvent<'_>) -> Result<Vec<E>, DecodeError> {
+    catch(|| E::decode_all(stored)).unwrap_or_else(|panicked| Err(DecodeError::Payload(panicked.into())))
 }
 
 /// A decoded event with its place in the log and its metadata, as projections and reactions receive it.
@@ -640,12 +713,25 @@ pub struct Envelope<E> {
     pub version: Version,
     /// The time at which the store recorded it.
     pub recorded_at: DateTime<Utc>,
-    /// Its id.
+    /// Its id. All events that a stored event has become share it: see [`part_id`](Self::part_id).
     pub id: EventId,
+    /// Its place among the events that the stored event has become, beginning with 0. An event that is not split is the only one.
+    pub part: u32,
     /// Data about the event besides its payload.
     pub metadata: Metadata,
     /// The domain event.
     pub event: E,
+}
+
+impl<E> Envelope<E> {
+    /// Returns an id that no other event has, even if a stored event is split into several: for the first of them its [`id`](Self::id), and
+    /// for each other one an id that is derived from it, always the same. An effect outside takes it as its idempotency key.
+    pub fn part_id(&self) -> EventId {
+        match self.part {
+            0 => self.id,
+            part => EventId::from(Uuid::new_v5(self.id.as_uuid(), format!("part {part}").as_bytes())),
+        }
+    }
 }
 
 /// An undecoded event of any type, for projections that read the whole log, such as an audit trail.

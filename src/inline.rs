@@ -9,7 +9,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Envelope, RecordedEvent};
+#[cfg(doc)]
+use crate::event::Envelope;
+use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
 use crate::projection::Projection;
 use crate::store::log::inline::{Inline, InlineStore};
@@ -117,7 +119,11 @@ impl<P: Projection> Inline<P::Tx> for Inlined<P> {
 
     async fn apply(&self, tx: &mut P::Tx, events: Vec<RecordedEvent>) -> Result<()> {
         let Some(first) = events.first() else { return Ok(()) };
-        let decoded: Vec<Envelope<P::Event>> = events.iter().map(RecordedEvent::decode).collect::<Result<_>>()?;
+        let mut decoded = Vec::with_capacity(events.len());
+        events.iter().try_for_each(|event| event.decode_into::<P::Event>(&mut decoded))?;
+        if decoded.is_empty() {
+            return Ok(());
+        }
         self.projection.apply_batch(tx, decoded).await.map_err(|source| {
             let (projection, position) = (self.name.clone(), first.position);
             let event_type = first.event.event_type.clone();

@@ -50,7 +50,7 @@ pub(crate) use rate::Rate;
 ///     type Tx = Connection;
 ///
 ///     async fn react(&self, _: &mut Connection, placed: Envelope<Placed>) -> Result<(), BoxError> {
-///         // A mail server would get `placed.id` as its idempotency key.
+///         // A mail server would get `placed.part_id()` as its idempotency key.
 ///         println!("mail to {}", placed.event.email);
 ///         Ok(())
 ///     }
@@ -97,7 +97,7 @@ pub trait Reaction: Send + Sync + 'static {
     }
 
     /// Performs the side effect for one event. Writes through `tx` are committed together with the inbox. An effect outside may be repeated:
-    /// pass the event's id to the receiver as an idempotency key. The transaction stays open meanwhile, so a slow effect needs a timeout; on
+    /// pass [`Envelope::part_id`] to the receiver as an idempotency key. The transaction stays open meanwhile, so a slow effect needs a timeout; on
     /// SQLite, other writers of the file wait. A call that takes longer than the [limit](crate::WorkerOptions::with_longest_call), 20 seconds by
     /// default, is dropped and counts as an error. So does a panic.
     ///
@@ -224,7 +224,7 @@ where
 
     async fn apply(&self, tx: &mut R::Tx, event: Envelope<R::Event>) -> Result<(), BoxError> {
         let name = ProjectionName::new(self.reaction.name())?;
-        if self.models.mark_handled(tx, &name, event.id).await? {
+        if self.models.mark_handled(tx, &name, event.part_id()).await? {
             self.rate.spend();
             self.reaction.react(tx, event).await?;
         }

@@ -10,8 +10,7 @@ pub(crate) mod log;
 pub(crate) mod stored;
 pub(crate) mod violation;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use deployed::{Difference, Differs};
 pub use lock::{Block, Exception, InvalidLock, Lock};
@@ -20,9 +19,10 @@ pub use stored::{Compared, NewerVersion};
 pub use violation::{Broken, Violation};
 
 use crate::codec::Codec;
-use crate::error::{ErrorKind, Result};
-use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent, decode_stored};
-use crate::shape::compare::Changes;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent, decode_not_one, decode_stored};
+use crate::shape::compare::{Changes, Finding};
+use crate::shape::older::unreadable;
 use crate::shape::types::Type;
 
 /// The events that a program knows: their stored names, newest versions and wire shapes.
@@ -64,6 +64,10 @@ use crate::shape::types::Type;
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     events: BTreeMap<&'static str, Known>,
+    /// The name of the event in `events` under each stored name, former ones included.
+    names: BTreeMap<&'static str, &'static str>,
+    /// The stored names that readers pass over.
+    retired: BTreeSet<&'static str>,
 }
 
 /// An event of the program.
@@ -83,32 +87,56 @@ impl Registry {
     /// Adds the events of `E`: those of an aggregate, or of a union.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if another type has declared an event with one of the stored names, or if `E` holds every event, as
-    /// [`AnyEvent`](crate::AnyEvent) does.
+    /// [`ErrorKind::Invalid`] if another event has one of the stored names, former and [retired](Event::RETIRED) ones included, or if `E`
+    /// holds every event, as [`AnyEvent`](crate::AnyEvent) does.
     pub fn with<E: Event>(mut self) -> Result<Self> {
         let EventTypes::Only(schemas) = E::TYPES else {
             let problem = "a registry needs types that name their events, and this one holds every event";
             return Err(ErrorKind::Invalid(problem.into()).into());
         };
         for schema in schemas {
-            match self.events.entry(schema.name) {
-                Entry::Vacant(place) => {
-                    let decode = |stored: StoredEvent<'_>| decode_stored::<E>(stored).map(drop);
-                    place.insert(Known { schema: *schema, decode });
-                }
-                Entry::Occupied(known) if known.get().schema.declaration == schema.declaration => {}
-                Entry::Occupied(known) => {
-                    return Err(ErrorKind::Invalid(format!(
-                        "two types declare event {}: {} and {}: choose another stored name for one of them",
-                        schema.name,
-                        known.get().schema.declaration,
-                        schema.declaration
-                    ))
-                    .into());
-                }
+            for name in schema.names() {
+                self.own(name, schema)?;
             }
+            self.events.entry(schema.name).or_insert(Known { schema: *schema, decode: decode_any::<E> });
+        }
+        for name in E::RETIRED {
+            if let Some(known) = self.known_as(name) {
+                return Err(retired(name, known));
+            }
+            self.retired.insert(name);
         }
         Ok(self)
+    }
+
+    /// Notes that events under the stored name `name` are of the kind `schema`.
+    fn own(&mut self, name: &'static str, schema: &EventSchema) -> Result<()> {
+        if self.retired.contains(name) {
+            return Err(retired(name, schema));
+        }
+        let Some(known) = self.known_as(name) else {
+            self.names.insert(name, schema.name);
+            return Ok(());
+        };
+        if known.name == schema.name && known.declaration == schema.declaration {
+            return Ok(());
+        }
+        let problem = if known.declaration == schema.declaration {
+            format!("two events of {} are stored as {name}", known.declaration)
+        } else {
+            format!("two types declare event {name}: {} and {}", known.declaration, schema.declaration)
+        };
+        Err(ErrorKind::Invalid(format!("{problem}: choose another stored name for one of them")).into())
+    }
+
+    /// Returns the event that is stored under `name`, now or formerly.
+    fn known(&self, name: &str) -> Option<&Known> {
+        self.names.get(name).and_then(|kind| self.events.get(kind))
+    }
+
+    /// Returns the kind of the events that are stored under `name`.
+    fn known_as(&self, name: &str) -> Option<&EventSchema> {
+        self.known(name).map(|known| &known.schema)
     }
 
     /// Returns the kinds of events, sorted by their stored names.
@@ -127,11 +155,29 @@ impl Registry {
         for schema in self.events() {
             checked.event(schema, lock);
         }
-        for (name, version, codec) in lock.blocks.keys() {
-            checked.locked(name, *version, *codec, self.events.get(name.as_str()).map(|known| &known.schema));
+        // The log keeps events whose name is retired, and so does the lock.
+        for (name, version, codec) in lock.blocks.keys().filter(|(name, ..)| !self.retired.contains(name.as_str())) {
+            checked.locked(name, *version, *codec, self.known_as(name));
         }
         checked
     }
+}
+
+/// Decodes a stored event, which may be several.
+fn decode_any<E: Event>(stored: StoredEvent<'_>) -> Result<(), DecodeError> {
+    match decode_stored::<E>(stored) {
+        Err(DecodeError::NotOne) => decode_not_one::<E>(stored).map(drop),
+        decoded => decoded.map(drop),
+    }
+}
+
+/// Returns the error of a stored name that one type has retired and another one declares.
+fn retired(name: &str, schema: &EventSchema) -> Error {
+    ErrorKind::Invalid(format!(
+        "event {name} is retired by one type and declared by {}: choose another stored name",
+        schema.declaration
+    ))
+    .into()
 }
 
 /// The result of a comparison of the program's events with the lock.
@@ -140,8 +186,8 @@ impl Registry {
 pub struct Checked {
     /// Changes that make stored events unreadable. The lock stays as it is until they are mended, or allowed in the lock.
     pub errors: Vec<Violation>,
-    /// Changes that processes of the older release cannot read, among them new events and versions. They matter while a release is rolled out
-    /// or back.
+    /// Changes that processes of the older release cannot read, among them new events and versions, and [doubts](Broken::is_doubt). The former
+    /// matter while a release is rolled out or back.
     pub warnings: Vec<Violation>,
     /// The lock with the changes that are allowed.
     pub lock: Lock,
@@ -151,6 +197,7 @@ impl Checked {
     /// Compares the newest version of an event with its blocks in the lock, and adds a block if there is none.
     fn event(&mut self, schema: &EventSchema, lock: &Lock) {
         let shape = schema.shape().unwrap_or(Type::Opaque);
+        self.renamed(schema);
         for codec in [Codec::Json, Codec::Compact] {
             let key = (schema.name.to_owned(), schema.version, codec);
             match self.lock.blocks.get(&key).cloned() {
@@ -160,6 +207,50 @@ impl Checked {
                     self.lock.blocks.insert(key, Block::new(shape.clone()));
                 }
                 None => {}
+            }
+            for former in schema.former_names {
+                let key = ((*former).to_owned(), schema.version, codec);
+                self.frozen(&key, |block| Changes::between(block, &shape, codec).backward, Broken::Rule);
+            }
+        }
+        self.upcasters(schema);
+    }
+
+    /// Compares what the upcasters take with the blocks of the older versions, under each of the names.
+    fn upcasters(&mut self, schema: &EventSchema) {
+        let is_older = |(name, version, _): &&(String, u32, Codec)| schema.is_named(name) && *version < schema.version;
+        let older: Vec<_> = self.lock.blocks.keys().filter(is_older).cloned().collect();
+        for key in older {
+            if let Some(reader) = schema.shape_of(key.1) {
+                self.frozen(&key, |block| unreadable(block, &reader, key.2), Broken::UpcasterInput);
+            }
+        }
+    }
+
+    /// Warns if the lock has the event under a former name alone: processes of the older release do not know the new one.
+    fn renamed(&mut self, schema: &EventSchema) {
+        let is_locked = |name: &str| self.lock.blocks.keys().any(|(locked, ..)| locked == name);
+        let former = schema.former_names.iter().find(|name| is_locked(name));
+        if let (Some(from), false) = (former, is_locked(schema.name)) {
+            let broken = Broken::Renamed { from };
+            self.warnings.push(Violation { event: schema.name.to_owned(), version: schema.version, broken });
+        }
+    }
+
+    /// Compares a block with the shape that reads it. Nothing is written in this form any more, so the block stays as it is.
+    fn frozen(
+        &mut self,
+        key: &(String, u32, Codec),
+        compare: impl FnOnce(&Type) -> Vec<Finding>,
+        broken: fn(Finding) -> Broken,
+    ) {
+        let Some(block) = self.lock.blocks.get(key) else { return };
+        for finding in compare(&block.shape) {
+            let violation = Violation { event: key.0.clone(), version: key.1, broken: broken(finding) };
+            if violation.broken.is_doubt() {
+                self.warnings.push(violation);
+            } else if !block.allows(&violation.broken) {
+                self.errors.push(violation);
             }
         }
     }
@@ -188,7 +279,7 @@ impl Checked {
             Some(_) => return,
         };
         let key = (event.to_owned(), version, codec);
-        let is_allowed = self.lock.blocks.get_mut(&key).is_some_and(|block| block.allow(&broken));
+        let is_allowed = self.lock.blocks.get(&key).is_some_and(|block| block.allows(&broken));
         if !is_allowed {
             self.errors.push(Violation { event: event.to_owned(), version, broken });
         }
@@ -197,7 +288,7 @@ impl Checked {
 
 /// Returns what an older release cannot read, if this version of an event is not in the lock. Before the first lock there is no older release.
 fn added(schema: &EventSchema, lock: &Lock) -> Option<Violation> {
-    let of_event = lock.blocks.keys().filter(|(name, ..)| name == schema.name).map(|(_, version, _)| *version);
+    let of_event = lock.blocks.keys().filter(|(name, ..)| schema.is_named(name)).map(|(_, version, _)| *version);
     let broken = match of_event.max() {
         Some(before) if before < schema.version => Broken::VersionAdded { before },
         // Another codec, which an older release knows, or an older version, which is an error.

@@ -311,7 +311,7 @@ impl<A: Aggregate> Repository<A> {
         let mut events = Events::default();
         let replay = Replay { after_event: state.last_event, ..Replay::after(before).with_up_to(UpTo::Version(after)) };
         self.inner.store.replay(stream, replay, &mut events).await?;
-        Ok(Some(FirstRequest { before: state, events }))
+        Ok(Some(FirstRequest { before: state, events: events.into_present::<A::Event>() }))
     }
 
     /// Returns the aggregate's current state; the default state at version zero if it has no events.

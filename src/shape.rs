@@ -8,6 +8,7 @@ pub(crate) mod compare;
 #[allow(missing_docs, reason = "support for generated code")]
 pub mod declared;
 pub(crate) mod json_schema;
+pub(crate) mod older;
 mod parse;
 mod read;
 mod ready;

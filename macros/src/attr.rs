@@ -3,7 +3,7 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::quote;
 use syn::ext::IdentExt as _;
-use syn::parse::ParseStream;
+use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Error, Ident, Lit, LitInt, LitStr, Meta, Path, Result, Token, Type};
 
@@ -24,15 +24,19 @@ pub(crate) struct Target {
 pub(crate) const EVENT_ENUM: Target = Target {
     attribute: "event",
     on: "an enum",
-    known: &["aggregate", "codec", "crate"],
+    known: &["retired", "aggregate", "codec", "crate"],
     no_name: Some("an enum has no stored name: write one above each variant"),
 };
-pub(crate) const EVENT_VARIANT: Target =
-    Target { attribute: "event", on: "a variant", known: &["version", "upcast", "codec"], no_name: None };
+pub(crate) const EVENT_VARIANT: Target = Target {
+    attribute: "event",
+    on: "a variant",
+    known: &["version", "upcast", "codec", "renamed_from"],
+    no_name: None,
+};
 pub(crate) const EVENT_STRUCT: Target = Target {
     attribute: "event",
     on: "a struct",
-    known: &["version", "upcast", "codec", "aggregate", "crate"],
+    known: &["version", "upcast", "codec", "renamed_from", "aggregate", "crate"],
     no_name: None,
 };
 pub(crate) const UNION: Target = Target {
@@ -60,6 +64,12 @@ pub(crate) fn usage(option: &str) -> &'static str {
     match option {
         "version" => "`version` is an integer of at least 1, such as `version = 2`",
         "upcast" => "`upcast` lists functions, oldest version first, such as `upcast(from_v1, from_v2)`",
+        "renamed_from" => {
+            "`renamed_from` is the stored name that the event had, such as `renamed_from = \"order.created\"`, or several in parentheses"
+        }
+        "retired" => {
+            "`retired` lists stored names of events that are no longer read, such as `retired(\"order.flagged\", \"order.rated\")`"
+        }
         "aggregate" => "`aggregate` is the stored name of an aggregate in quotes, such as `aggregate = \"order\"`",
         "codec" => "`codec` is `\"json\"` or `\"compact\"`, such as `codec = \"compact\"`",
         "crate" => "`crate` is a path in quotes, such as `crate = \"path::to::retell\"`",
@@ -92,10 +102,33 @@ pub(crate) enum Snapshots {
     When(Path),
 }
 
-/// `upcast(from_v1, from_v2)`.
+/// `upcast(from_v1, split(from_v2))`.
 pub(crate) struct Upcast {
     pub(crate) key: Ident,
-    pub(crate) functions: Vec<Path>,
+    pub(crate) functions: Vec<Upcaster>,
+}
+
+/// A function that upcasts one version.
+pub(crate) struct Upcaster {
+    pub(crate) function: Path,
+    /// Whether it returns all events that the stored one has become, and not the argument of the next function.
+    pub(crate) splits: bool,
+}
+
+impl Parse for Upcaster {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let function: Path = input.parse()?;
+        if !function.is_ident("split") || !input.peek(syn::token::Paren) {
+            return Ok(Self { function, splits: false });
+        }
+        let inner;
+        syn::parenthesized!(inner in input);
+        let function = inner.parse();
+        let ends = if inner.is_empty() { Ok(()) } else { Err(inner.error("expected one function")) };
+        // Leftover tokens would cause a second error.
+        while inner.parse::<TokenTree>().is_ok() {}
+        ends.and(function).map(|function| Self { function, splits: true })
+    }
 }
 
 /// The contents of one `#[event(..)]` or `#[aggregate(..)]`.
@@ -109,6 +142,10 @@ pub(crate) struct Attr {
     pub(crate) version: Option<Number>,
     pub(crate) upcast: Option<Upcast>,
     pub(crate) codec: Option<Codec>,
+    /// The stored names that the event had before.
+    pub(crate) renamed_from: Vec<LitStr>,
+    /// The stored names of events that are no longer read.
+    pub(crate) retired: Vec<LitStr>,
     pub(crate) aggregate: Option<LitStr>,
     pub(crate) event: Option<Type>,
     pub(crate) snapshots: Option<Snapshots>,
@@ -199,13 +236,22 @@ impl Attr {
 
     fn value(&mut self, key: &Ident, input: ParseStream<'_>) -> Result<()> {
         if key == "upcast" {
-            self.upcast = Some(Upcast { key: key.clone(), functions: functions(input)? });
+            self.upcast = Some(Upcast { key: key.clone(), functions: listed(input)? });
+            return Ok(());
+        }
+        if key == "retired" {
+            self.retired = listed(input)?;
+            return Ok(());
+        }
+        if key == "renamed_from" && input.peek(syn::token::Paren) {
+            self.renamed_from = listed(input)?;
             return Ok(());
         }
         input.parse::<Token![=]>()?;
         match key.to_string().as_str() {
             "version" => self.version = Some(number(input)?),
             "codec" => self.codec = Some(codec(input)?),
+            "renamed_from" => self.renamed_from = vec![input.parse()?],
             "aggregate" => self.aggregate = Some(input.parse()?),
             "crate" => {
                 self.krate = Some(input.parse::<LitStr>()?.parse_with(Path::parse_mod_style)?);
@@ -264,13 +310,14 @@ fn codec(input: ParseStream<'_>) -> Result<Codec> {
     }
 }
 
-fn functions(input: ParseStream<'_>) -> Result<Vec<Path>> {
+/// Parses a list in parentheses.
+fn listed<T: Parse>(input: ParseStream<'_>) -> Result<Vec<T>> {
     let list;
     syn::parenthesized!(list in input);
-    let functions = Punctuated::<Path, Token![,]>::parse_terminated(&list);
+    let items = Punctuated::<T, Token![,]>::parse_terminated(&list);
     // Leftover tokens would cause a second error.
     while list.parse::<TokenTree>().is_ok() {}
-    Ok(functions?.into_iter().collect())
+    Ok(items?.into_iter().collect())
 }
 
 fn snapshots(input: ParseStream<'_>) -> Result<Snapshots> {

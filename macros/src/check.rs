@@ -1,6 +1,6 @@
 //! All rules. Every error points at the smallest token that is wrong and says what to write instead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use quote::ToTokens;
 use syn::{Data, DeriveInput, Fields, Ident, LitStr, Meta};
@@ -27,6 +27,7 @@ pub(crate) fn event(event: &Event<'_>, errors: &mut Errors) {
         Data::Struct(data) => {
             let suggested = split_last_word(&snake_case(&event.input.ident));
             kind(&event.input.ident, &event.attr, &suggested, errors);
+            distinct_names(&[(&event.input.ident, &event.attr)], &[], errors);
             serde_round_trips(&data.fields, event.attr.codec, errors);
         }
         Data::Union(data) => errors.add(
@@ -44,7 +45,11 @@ fn event_enum(event: &Event<'_>, errors: &mut Errors) {
         kind(variant.ident, &variant.attr, &suggested, errors);
         serde_round_trips(variant.fields, variant.attr.codec.or(event.attr.codec), errors);
     }
-    distinct_names(event, errors);
+    let kinds: Vec<_> = event.variants.iter().map(|variant| (variant.ident, &variant.attr)).collect();
+    distinct_names(&kinds, &event.attr.retired, errors);
+    for name in &event.attr.retired {
+        former_name(name, errors);
+    }
 }
 
 /// Checks one kind of event: a variant or a struct.
@@ -62,6 +67,9 @@ fn kind(ident: &Ident, attr: &Attr, suggested: &str, errors: &mut Errors) {
         Some(_) => {}
         None if attr.broken => {}
         None => errors.add(ident, format!("`{ident}` has no stored name: write `#[event(\"{suggested}\")]` above it")),
+    }
+    for name in &attr.renamed_from {
+        former_name(name, errors);
     }
     if !attr.broken {
         upcasters(attr, errors);
@@ -101,10 +109,11 @@ fn wrong_upcaster_count(version: u32, found: usize) -> String {
     format!("version {version} needs {needed} but has {found}: write {write}")
 }
 
-fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
-    let mut owners = HashMap::new();
-    for variant in &event.variants {
-        let Some(name) = &variant.attr.name else { continue };
+/// Requires that each stored name belongs to one kind of event. The present names come first, so that the error is at a former one.
+fn distinct_names(kinds: &[(&Ident, &Attr)], retired: &[LitStr], errors: &mut Errors) {
+    let mut owners: HashMap<_, &Ident> = HashMap::new();
+    for (ident, attr) in kinds {
+        let Some(name) = &attr.name else { continue };
         if let Some(first) = owners.get(&name.value()) {
             errors.add(
                 name,
@@ -113,7 +122,32 @@ fn distinct_names(event: &Event<'_>, errors: &mut Errors) {
                 ),
             );
         } else {
-            owners.insert(name.value(), variant.ident);
+            owners.insert(name.value(), ident);
+        }
+    }
+    for (ident, attr) in kinds {
+        for name in &attr.renamed_from {
+            match owners.get(&name.value()) {
+                Some(own) if own == ident => {
+                    errors.add(name, format!("`{own}` has this stored name already: write it once"));
+                }
+                Some(other) => errors.add(
+                    name,
+                    format!("`{other}` has this stored name, so stored events would be read as `{other}`: remove it from one of the two"),
+                ),
+                None => drop(owners.insert(name.value(), ident)),
+            }
+        }
+    }
+    let mut seen = HashSet::new();
+    for name in retired {
+        if let Some(own) = owners.get(&name.value()) {
+            errors.add(
+                name,
+                format!("`{own}` has this stored name, so stored events are read as `{own}`: remove it here"),
+            );
+        } else if !seen.insert(name.value()) {
+            errors.add(name, "this stored name is retired already: write it once");
         }
     }
 }
@@ -249,6 +283,19 @@ fn stored_name(literal: &LitStr, errors: &mut Errors) -> bool {
         return true;
     }
     false
+}
+
+/// Checks a stored name that the log may have. An event that was written without the derive may have any name that a store accepts.
+fn former_name(literal: &LitStr, errors: &mut Errors) {
+    let name = literal.value();
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        errors.add(
+            literal,
+            format!(
+                "a stored name has 1 to {MAX_NAME_BYTES} bytes and no spaces: write the name that the log has, such as `order.created`"
+            ),
+        );
+    }
 }
 
 fn no_generics(input: &DeriveInput, errors: &mut Errors) {

@@ -61,8 +61,18 @@ use crate::errors::Errors;
 /// - `version = 2`: the schema version of new events. Defaults to 1.
 /// - `upcast(from_v1, from_v2)`: functions that convert older versions, oldest first, one per version. `from_v1` takes the type that
 ///   version 1 decodes into and returns the argument of `from_v2`; the last function returns the event.
+/// - `upcast(split(from_v1), from_v2)`: `from_v1` returns all events that a stored event of version 1 has become: a `Vec`, an array, or any
+///   other iterator of events, even of none. They are read in this order at the place of the stored event, and share its id: see
+///   `Envelope::part_id`. The order must stay the same. Later versions are not split by it.
+/// - `renamed_from = "order.made"`, or `renamed_from("order.made", "order.opened")`: the stored names that the event had before. Stored events
+///   of these names are read as this event, and new ones are stored under the new name only. Versions count on: version 1 is the same
+///   payload under each of the names.
 /// - `codec = "json"` or `codec = "compact"`: the codec of new events. Stored events are read with the codec they were written with. A
 ///   compact payload holds every field, so its fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
+///
+/// # `#[event(..)]` on an enum
+/// - `retired("order.flagged", "order.rated")`: stored names of events that the log may have and that are no longer read. They need no variant:
+///   a reader passes over them. An event that is passed over still counts in the version of its aggregate.
 ///
 /// # `#[event(..)]` on an enum, or on a struct
 /// - `aggregate = "order"`: the stored name of the only aggregate that has these events. A view, projection, reaction or process that reads

@@ -43,17 +43,18 @@ fn mixed(part: &dyn Part, other: &dyn Part) -> Option<String> {
     let (own, other) = pairs
         .filter(|(own, other)| are_two_kinds(own, other))
         .find(|(own, other)| is_passed(own_filter.as_ref(), other) || is_passed(others_filter.as_ref(), own))?;
+    let name = own.names().find(|name| other.is_named(name)).unwrap_or(own.name);
     Some(format!(
         "events called {} are of the type {} here and of {} elsewhere, so the events of one aggregate would be taken for those of \
          another: choose another stored name, or name the aggregate in both types by `#[event(aggregate = \"..\")]`",
-        own.name, own.declaration, other.declaration
+        name, own.declaration, other.declaration
     ))
 }
 
 /// Returns whether two schemas with one stored name come from different types, and do not both say which aggregate they belong to.
 fn are_two_kinds(one: &EventSchema, other: &EventSchema) -> bool {
     let are_declared = !one.declaration.is_empty() && !other.declaration.is_empty();
-    one.name == other.name
+    one.names().any(|name| other.is_named(name))
         && are_declared
         && one.declaration != other.declaration
         && !(one.aggregate.is_some() && other.aggregate.is_some())

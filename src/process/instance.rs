@@ -16,7 +16,7 @@ use crate::event::{DecodeError, Envelope, Event, EventSchema, EventTypes, NewEve
 use crate::id::{AggregateId, IdempotencyKey};
 use crate::process::{Effects, Process};
 
-/// Identifies the cause of a step. The trigger of an event is the event's id. All other triggers are derived from the step that they belong
+/// Identifies the cause of a step. The trigger of an event is its id, or that of its part. All other triggers are derived from the step that they belong
 /// to, so each attempt gets the same ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trigger(Uuid);
@@ -246,7 +246,7 @@ impl<'d, P: Process> Decision<'d, P> {
 
     /// Creates the decision on an event.
     pub(crate) fn on_event(process: &'d P, key: &'d AggregateId, event: &'d Envelope<P::Event>) -> Self {
-        Self::new(process, key, Trigger(*event.id.as_uuid()), Cause::Event(event))
+        Self::new(process, key, Trigger(*event.part_id().as_uuid()), Cause::Event(event))
     }
 
     /// Creates the decision on a deadline that has passed. It leads to no step if the deadline is no longer pending.

@@ -180,11 +180,10 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
                 continue;
             }
             let position = event.position;
-            let Ok(change) = Change::of(&*self.job.view, event) else {
+            if Change::add(&mut changes, &*self.job.view, event).is_err() {
                 failing = Some(position);
                 break;
-            };
-            changes.extend(change);
+            }
             through = mark;
         }
         let missing = self.cache.missing(&changes);

@@ -54,17 +54,23 @@ pub(super) struct Rows {
 }
 
 impl<V: View> Change<V> {
-    /// Decodes an event. Returns `None` if it changes no row.
+    /// Decodes an event and adds what it changes to `changes`. An event that fails adds nothing.
     ///
     /// # Errors
     /// Returns an error if the event cannot be decoded, its key is invalid, or the view panics.
-    pub(super) fn of(view: &V, event: RecordedEvent) -> Result<Option<Self>> {
-        let payload_bytes = event.payload_bytes();
-        let event = event.into_envelope()?;
-        let Some(key) = catch(|| view.key(&event)).map_err(|panicked| failed(view, panicked))? else {
-            return Ok(None);
-        };
-        Ok(Some(Self { key: ViewKey::new(key)?, payload_bytes, event }))
+    pub(super) fn add(changes: &mut Vec<Self>, view: &V, recorded: RecordedEvent) -> Result<()> {
+        let (before, payload_bytes) = (changes.len(), recorded.payload_bytes());
+        let added = recorded.into_each(|event| {
+            let key = catch(|| view.key(&event)).map_err(|panicked| failed(view, panicked))?;
+            if let Some(key) = key {
+                changes.push(Self { key: ViewKey::new(key)?, payload_bytes, event });
+            }
+            Ok(())
+        });
+        if added.is_err() {
+            changes.truncate(before);
+        }
+        added
     }
 }
 

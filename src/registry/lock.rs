@@ -60,14 +60,22 @@ impl Block {
         Self { shape, exceptions: Vec::new() }
     }
 
-    /// Returns whether an exception allows a change, and notes that it was used. An event that is gone stays allowed.
+    /// Returns whether an exception allows a change, and notes that it was used.
     pub(super) fn allow(&mut self, broken: &Broken) -> bool {
-        let stays = matches!(broken, Broken::EventRemoved | Broken::VersionRemoved { .. });
-        let fits = |exception: &&mut Exception| {
-            exception.rule == broken.id() && exception.path == broken.path() && (stays || !exception.is_used)
-        };
-        let found = self.exceptions.iter_mut().find(fits);
-        found.map(|exception| exception.is_used = !stays).is_some()
+        let found = self.exceptions.iter_mut().find(|exception| exception.fits(broken) && !exception.is_used);
+        found.map(|exception| exception.is_used = true).is_some()
+    }
+
+    /// Returns whether an exception allows what each check finds again, because the block stays as it is.
+    pub(super) fn allows(&self, broken: &Broken) -> bool {
+        let is_gone = matches!(broken, Broken::EventRemoved | Broken::VersionRemoved { .. });
+        self.exceptions.iter().any(|exception| exception.fits(broken) && (is_gone || !exception.is_used))
+    }
+}
+
+impl Exception {
+    fn fits(&self, broken: &Broken) -> bool {
+        self.rule == broken.id() && self.path == broken.path()
     }
 }
 

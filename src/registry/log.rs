@@ -130,7 +130,8 @@ impl Registry {
     /// number: it shows the versions that are written now, and a few that older processes wrote.
     ///
     /// The check finds each event type by the index of the log, so it also sees types that no program has registered and no lock
-    /// has. It leaves out the steps of processes, which each process manager checks when it starts. It holds the newest events of one type in memory at a time. Golden payloads in a test
+    /// has. It leaves out events whose name is [retired](crate::Event::RETIRED), and the steps of processes, which each process manager
+    /// checks when it starts. It holds the newest events of one type in memory at a time. Golden payloads in a test
     /// (`testing::assert_golden`) cover the versions that are older.
     ///
     /// # Examples
@@ -174,9 +175,10 @@ impl Registry {
         let registered = reader.registered_shapes().await?;
         let mut report = LogReport { newest, kinds: Vec::new(), problems: Vec::new() };
         let types = reader.event_types().await?;
-        for event_type in types.into_iter().filter(|each| each.as_str() != PROCESS_STEPPED) {
+        let is_checked = |name: &str| name != PROCESS_STEPPED && !self.retired.contains(name);
+        for event_type in types.into_iter().filter(|each| is_checked(each.as_str())) {
             let events = reader.newest(&event_type, newest).await?;
-            report.add(&event_type, &events, self.events.get(event_type.as_str()), &registered);
+            report.add(&event_type, &events, self.known(event_type.as_str()), &registered);
         }
         Ok(report)
     }
@@ -243,7 +245,7 @@ impl LogReport {
         let fault = match error {
             DecodeError::UnknownType => LogFault::EventUnknown { stream: Some(stream) },
             DecodeError::UnknownSchema { found, known } => LogFault::VersionUnknown { version: found, known, events },
-            DecodeError::Payload(_) => {
+            DecodeError::Payload(_) | DecodeError::NotOne => {
                 LogFault::Undecodable { version, codec, events, stream, at, error: format!("{error:#}") }
             }
         };

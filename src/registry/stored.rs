@@ -5,12 +5,14 @@ use std::fmt;
 
 use chrono::{SubsecRound, Utc};
 
+use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSchema;
 use crate::id::EventType;
 use crate::registry::Registry;
 use crate::registry::violation::{Broken, Violation};
-use crate::shape::compare::Changes;
+use crate::shape::compare::{Changes, Finding};
+use crate::shape::older::unreadable;
 use crate::shape::types::Type;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -56,23 +58,20 @@ impl Registry {
         let mut compared = Compared::default();
         for schema in self.events() {
             let own = shape_of(schema)?;
-            let of_event: Vec<_> = registered.iter().filter(|each| each.event_type == own.event_type).collect();
-            let newest = of_event.iter().map(|each| each.version).max().unwrap_or_default();
-            if newest > own.version {
-                let (event_type, known) = (own.event_type.clone(), own.version);
-                compared.newer.push(NewerVersion { event_type, registered: newest, known });
-            }
-            if of_event.iter().any(|each| each.has_shape_of(&own)) {
-                continue;
-            }
             let shape = schema.shape().unwrap_or(Type::Opaque);
-            for other in of_event.iter().filter(|each| each.version == own.version) {
-                // The text of a newer release may be unknown to this one. Nothing can be said about it.
-                let before = other.shape.parse().unwrap_or(Type::Opaque);
-                let broken = Changes::between(&before, &shape, other.codec).backward.into_iter();
-                let broken = broken.filter(|finding| !finding.rule.is_doubt()).map(Broken::Rule);
-                let (event, version) = (schema.name.to_owned(), own.version);
-                compared.errors.extend(broken.map(|broken| Violation { event: event.clone(), version, broken }));
+            for name in schema.names() {
+                let of_name: Vec<_> = registered.iter().filter(|each| each.event_type.as_str() == name).collect();
+                let newest = of_name.iter().map(|each| each.version).max().unwrap_or_default();
+                if newest > own.version {
+                    let (event_type, known) = (EventType::new(name)?, own.version);
+                    compared.newer.push(NewerVersion { event_type, registered: newest, known });
+                }
+                if !of_name.iter().any(|each| each.has_shape_of(&own)) {
+                    let of_version = of_name.iter().filter(|each| each.version == own.version);
+                    let changes = |before: &Type, codec| Changes::between(before, &shape, codec).backward;
+                    compared.errors.extend(of_version.flat_map(|other| broken(other, changes, Broken::Rule)));
+                }
+                compared.errors.extend(upcasters(schema, &of_name));
             }
         }
         Ok(compared)
@@ -150,6 +149,35 @@ pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error
         .iter()
         .any(|each| each.event_type == *event_type && found.is_none_or(|version| each.version == version));
     if is_known { Error::with_source(ErrorKind::BehindDeploy(event_type.clone()), error) } else { error }
+}
+
+/// Returns why the upcasters of an event cannot read the older versions of it that are registered under one of its names.
+fn upcasters(schema: &EventSchema, registered: &[&RegisteredShape]) -> Vec<Violation> {
+    let mut all = Vec::new();
+    for other in registered.iter().filter(|each| each.version < schema.version) {
+        let Some(reader) = schema.shape_of(other.version) else { continue };
+        let text = reader.to_string();
+        // As for the newest version, a shape that is registered is accepted.
+        let is_known = |each: &&RegisteredShape| (each.version, &each.shape) == (other.version, &text);
+        if !registered.iter().any(is_known) {
+            all.extend(broken(other, |before, codec| unreadable(before, &reader, codec), Broken::UpcasterInput));
+        }
+    }
+    all
+}
+
+/// Returns the rules that a change of a registered shape breaks.
+fn broken(
+    registered: &RegisteredShape,
+    compare: impl FnOnce(&Type, Codec) -> Vec<Finding>,
+    broken: fn(Finding) -> Broken,
+) -> Vec<Violation> {
+    // The text of a newer release may be unknown to this one. Nothing can be said about it.
+    let before = registered.shape.parse().unwrap_or(Type::Opaque);
+    let (event, version) = (registered.event_type.as_str(), registered.version);
+    let violation = |finding| Violation { event: event.to_owned(), version, broken: broken(finding) };
+    let all = compare(&before, registered.codec).into_iter().map(violation);
+    all.filter(|violation| !violation.broken.is_doubt()).collect()
 }
 
 /// Returns the shape of an event of this program, to be registered now.

@@ -22,8 +22,15 @@ pub struct Violation {
 pub enum Broken {
     /// A rule of compatibility.
     Rule(Finding),
+    /// The argument of an upcaster cannot read the events of its version (`E-UPCASTER-INPUT`), or it is not known whether it can (`W-OPAQUE`).
+    UpcasterInput(Finding),
     /// The lock has the event, and no type of the program does (`E-EVENT-REMOVED`).
     EventRemoved,
+    /// The lock has the event under a former name alone, so older processes do not know the new one (`W-EVENT-RENAMED`).
+    Renamed {
+        /// The former name.
+        from: &'static str,
+    },
     /// The lock has a newer version than the program (`E-VERSION-REMOVED`).
     VersionRemoved {
         /// The newest version of the program.
@@ -42,8 +49,10 @@ impl Broken {
     /// Returns the stable name of the rule.
     pub fn id(&self) -> &'static str {
         match self {
-            Self::Rule(finding) => finding.rule.id(),
+            Self::UpcasterInput(finding) if !finding.rule.is_doubt() => "E-UPCASTER-INPUT",
+            Self::Rule(finding) | Self::UpcasterInput(finding) => finding.rule.id(),
             Self::EventRemoved => "E-EVENT-REMOVED",
+            Self::Renamed { .. } => "W-EVENT-RENAMED",
             Self::VersionRemoved { .. } => "E-VERSION-REMOVED",
             Self::EventAdded => "W-EVENT-ADDED",
             Self::VersionAdded { .. } => "W-VERSION-ADDED",
@@ -53,16 +62,36 @@ impl Broken {
     /// Returns the place in the payload. Empty for the event itself.
     pub fn path(&self) -> &str {
         match self {
-            Self::Rule(finding) => &finding.path,
-            Self::EventRemoved | Self::VersionRemoved { .. } | Self::EventAdded | Self::VersionAdded { .. } => "",
+            Self::Rule(finding) | Self::UpcasterInput(finding) => &finding.path,
+            Self::EventRemoved
+            | Self::Renamed { .. }
+            | Self::VersionRemoved { .. }
+            | Self::EventAdded
+            | Self::VersionAdded { .. } => "",
         }
+    }
+
+    /// Returns whether it only says that something cannot be judged.
+    pub fn is_doubt(&self) -> bool {
+        matches!(self, Self::Rule(finding) | Self::UpcasterInput(finding) if finding.rule.is_doubt())
     }
 
     /// Returns what to do.
     pub fn cure(&self) -> &'static str {
         match self {
+            Self::UpcasterInput(finding) if finding.rule.is_doubt() => {
+                "write `#[derive(Value)]` above the argument of the upcaster, or `#[derive(Shape)]` if it has serde's derives"
+            }
             Self::Rule(finding) => finding.rule.cure(),
-            Self::EventRemoved => "keep the variant for as long as the log holds such events",
+            Self::UpcasterInput(_) => {
+                "let the upcaster take what the lock has for this version, since stored events never change"
+            }
+            Self::EventRemoved => {
+                "keep the variant for as long as the log holds such events, or write its name in `renamed_from` or `retired`"
+            }
+            Self::Renamed { .. } => {
+                "deploy every worker before the first process that writes the new name: an older worker passes over it"
+            }
             Self::VersionRemoved { .. } => "keep the newer version: the log may hold events of it",
             Self::EventAdded | Self::VersionAdded { .. } => {
                 "deploy every process that reads it before those that write it"
@@ -74,8 +103,14 @@ impl Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rule(finding) => finding.fmt(f),
+            Self::UpcasterInput(finding) if !finding.rule.is_doubt() => {
+                let place = if finding.path.is_empty() { String::new() } else { format!(" at {}", finding.path) };
+                write!(f, "{}{place}: the argument of the upcaster breaks {}", self.id(), finding.rule.id())?;
+                if finding.detail.is_empty() { Ok(()) } else { write!(f, ": {}", finding.detail) }
+            }
+            Self::Rule(finding) | Self::UpcasterInput(finding) => finding.fmt(f),
             Self::EventRemoved => write!(f, "{}: no type of the program has this event", self.id()),
+            Self::Renamed { from } => write!(f, "{}: older processes know it as {from}", self.id()),
             Self::VersionRemoved { newest } => write!(f, "{}: the program's newest version is {newest}", self.id()),
             Self::EventAdded => write!(f, "{}: the event is new", self.id()),
             Self::VersionAdded { before } => write!(f, "{}: the newest version was {before}", self.id()),

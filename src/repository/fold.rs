@@ -2,7 +2,7 @@
 
 use crate::aggregate::Aggregate;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{DecodeError, StoredEvent, decode_stored};
+use crate::event::{DecodeError, StoredEvent, decode_not_one, decode_stored};
 use crate::id::{EventId, EventType, StreamId, Version};
 use crate::panics::{Panicked, catch};
 use crate::store::log::reader::Visitor;
@@ -58,12 +58,25 @@ impl<A: Aggregate> Visitor for Fold<'_, A> {
             return Err(ErrorKind::Corrupt(problem).into());
         }
         let name = event.event_type;
-        let event = decode_stored(event).map_err(|error| self.undecodable(error, version, name))?;
         // The caller drops the state if an event cannot be applied to it.
-        catch(|| self.loaded.state.apply(event)).map_err(|panicked| unapplied(panicked, self.stream, version, name))?;
+        match decode_stored(event) {
+            Ok(event) => self.apply(event, version, name)?,
+            Err(DecodeError::NotOne) => {
+                let events = decode_not_one(event).map_err(|error| self.undecodable(error, version, name))?;
+                events.into_iter().try_for_each(|event| self.apply(event, version, name))?;
+            }
+            Err(error) => return Err(self.undecodable(error, version, name)),
+        }
         self.loaded.version = version;
         self.loaded.last_event = Some(id);
         Ok(())
+    }
+}
+
+impl<A: Aggregate> Fold<'_, A> {
+    #[inline]
+    fn apply(&mut self, event: A::Event, version: Version, name: &str) -> Result<()> {
+        catch(|| self.loaded.state.apply(event)).map_err(|panicked| unapplied(panicked, self.stream, version, name))
     }
 }
 

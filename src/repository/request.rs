@@ -10,7 +10,7 @@ use crate::aggregate::Handle;
 use crate::codec::Codec;
 use crate::codec::tree::Tree;
 use crate::error::Result;
-use crate::event::{Event, NewEvent, StoredEvent};
+use crate::event::{DecodeError, Event, NewEvent, StoredEvent, decode_not_one, decode_stored};
 use crate::id::{EventId, Version};
 use crate::panics::catch;
 use crate::repository::fold::Loaded;
@@ -41,6 +41,13 @@ impl Visitor for Events {
         let (event_type, payload) = (event.event_type.to_owned(), event.payload.to_vec());
         self.0.push(Kept { event_type, schema_version, codec, payload });
         Ok(())
+    }
+}
+
+impl Events {
+    /// Replaces each event that is no longer exactly one by what it is now.
+    pub(super) fn into_present<E: Event>(self) -> Self {
+        Self(self.0.into_iter().flat_map(Kept::into_present::<E>).collect())
     }
 }
 
@@ -89,7 +96,7 @@ impl<A> FirstRequest<A> {
         let decided = catch(|| self.before.state.handle(command)).ok()?.ok()?;
         let mut new = Vec::with_capacity(decided.len());
         for event in &decided {
-            let kept = self.events.0.get(new.len()).filter(|kept| kept.event_type == event.schema().name)?;
+            let kept = self.events.0.get(new.len()).filter(|kept| event.schema().is_named(&kept.event_type))?;
             // A newer release writes the same event in another form. Then only the types can be compared.
             let event = NewEvent::new(event).ok()?;
             let is_of_this_form = (event.schema_version, event.codec) == (kept.schema_version, kept.codec);
@@ -100,6 +107,22 @@ impl<A> FirstRequest<A> {
 }
 
 impl Kept {
+    fn into_present<E: Event>(self) -> Vec<Self> {
+        let stored = StoredEvent::new(&self.event_type, self.schema_version, self.codec, &self.payload);
+        let Err(DecodeError::NotOne) = decode_stored::<E>(stored) else { return vec![self] };
+        let encoded = decode_not_one::<E>(stored).ok().and_then(|events| {
+            let encoded: Result<Vec<_>> = events.iter().map(NewEvent::new).collect();
+            encoded.ok()
+        });
+        let kept = |new: NewEvent| Self {
+            event_type: new.event_type.to_string(),
+            schema_version: new.schema_version,
+            codec: new.codec,
+            payload: new.payload.to_vec(),
+        };
+        encoded.map_or_else(|| vec![self], |encoded| encoded.into_iter().map(kept).collect())
+    }
+
     /// Returns `event` with the stored payload.
     fn as_new(&self, event: NewEvent) -> NewEvent {
         NewEvent { payload: self.payload.clone().into(), ..event }

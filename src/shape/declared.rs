@@ -1,6 +1,7 @@
 //! Declarations of fields and variants by the derives, with the attributes that change how serde writes and reads them.
 
 use std::collections::HashSet;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use crate::shape::types::{Enum, Field, Read, Struct, Tagging, Type, Variant, Written};
@@ -93,6 +94,37 @@ pub fn of_struct<T: 'static>(shapes: &mut Shapes, body: &Body) -> Type {
 /// Returns the shape of the enum `T`.
 pub fn of_enum<T: 'static>(shapes: &mut Shapes, tagging: &TaggingOf, variants: &[VariantOf]) -> Type {
     shapes.enter::<T>(|shapes| shapes.variants(tagging, variants))
+}
+
+/// The type `A` of an upcaster's argument.
+#[derive(Debug)]
+pub struct Argument<A>(PhantomData<fn(A)>);
+
+/// Names the type of a function's argument, which generated code cannot write.
+pub fn argument<A, R>(_: fn(A) -> R) -> Argument<A> {
+    Argument(PhantomData)
+}
+
+/// The shape of an argument that has one. Method calls prefer this trait to [`UnknownArgument`], which needs one more reference.
+pub trait KnownArgument {
+    fn shape(&self, shapes: &mut Shapes) -> Type;
+}
+
+impl<A: Shape> KnownArgument for Argument<A> {
+    fn shape(&self, shapes: &mut Shapes) -> Type {
+        shapes.of::<A>()
+    }
+}
+
+/// An argument whose type need not have a shape.
+pub trait UnknownArgument {
+    fn shape(&self, shapes: &mut Shapes) -> Type;
+}
+
+impl<A> UnknownArgument for &Argument<A> {
+    fn shape(&self, _: &mut Shapes) -> Type {
+        Type::Opaque
+    }
 }
 
 /// Returns whether each value of an event's fields is decoded exactly as it was encoded. `known` keeps the answer.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use crate::error::{BoxError, Result};
-use crate::event::{Envelope, Event, EventTypes, RecordedEvent};
+use crate::event::{Event, EventTypes, RecordedEvent};
 use crate::projection::Projection;
 use crate::registry::Registry;
 use crate::store::log::query::Filter;
@@ -58,7 +58,12 @@ impl<P: Projection> Handler<P::Tx> for P {
     }
 
     fn decode(self: Arc<Self>, events: &[&RecordedEvent]) -> Result<Call<P::Tx>> {
-        let decoded: Vec<Envelope<P::Event>> = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
+        let mut decoded = Vec::with_capacity(events.len());
+        events.iter().try_for_each(|event| event.decode_into::<P::Event>(&mut decoded))?;
+        if decoded.is_empty() {
+            // The names of all of them are retired.
+            return Ok(Box::new(|_| Box::pin(async { Ok(()) })));
+        }
         Ok(Box::new(move |tx| Box::pin(async move { self.apply_batch(tx, decoded).await })))
     }
 }

@@ -4,13 +4,13 @@
 //! its fields. A struct is encoded and decoded through one shadow.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Data, Fields, Ident, LitStr, Meta};
+use syn::{Data, Fields, Ident, Meta};
 
 use super::{in_anonymous_const, shadow};
 use crate::ast::{Event, Variant};
-use crate::attr::{Attr, Codec};
+use crate::attr::{Attr, Codec, Upcaster};
 use crate::wire::{Rules, Wire};
 
 /// One kind of event: a variant or a struct.
@@ -39,6 +39,16 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
     };
     let arms = kinds.iter().map(|kind| decode(kind, &krate));
     let reads_back = reads_back(&kinds, &krate);
+    let decode_all = decode_all(&kinds, &krate);
+    let retired = &event.attr.retired;
+    let (retired_names, retired_arm) = if retired.is_empty() {
+        (TokenStream::new(), TokenStream::new())
+    } else {
+        (
+            quote!(const RETIRED: &'static [&'static ::core::primitive::str] = &[#(#retired),*];),
+            quote!(#(#retired)|* => ::core::result::Result::Err(#krate::event::DecodeError::NotOne),),
+        )
+    };
     in_anonymous_const(
         event.input,
         &quote! {
@@ -51,6 +61,7 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
             #[automatically_derived]
             impl #krate::event::Event for #ident {
                 const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
+                #retired_names
 
                 fn schema(&self) -> #krate::event::EventSchema {
                     #schema
@@ -69,9 +80,12 @@ pub(crate) fn expand(event: &Event<'_>) -> TokenStream {
                 ) -> ::core::result::Result<Self, #krate::event::DecodeError> {
                     match __stored.event_type {
                         #(#arms)*
+                        #retired_arm
                         _ => ::core::result::Result::Err(#krate::event::DecodeError::UnknownType),
                     }
                 }
+
+                #decode_all
 
                 #reads_back
             }
@@ -255,6 +269,11 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
     let name = &attr.name;
     let version = newest(attr);
     let aggregate = event.attr.aggregate.as_ref().map(|aggregate| quote!(.with_aggregate(#aggregate)));
+    let older = older(attr, &event.input.ident, krate);
+    let former = (!attr.renamed_from.is_empty()).then(|| {
+        let names = &attr.renamed_from;
+        quote!(.with_former_names(&[#(#names),*]))
+    });
     let ident = event.input.ident.to_string();
     let codec = match attr.codec.or(event.attr.codec) {
         Some(Codec::Compact) => quote!(Compact),
@@ -262,10 +281,29 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
     };
     quote! {
         #krate::event::EventSchema::new(#name, #version, #krate::codec::Codec::#codec)
+            #former
             #aggregate
             .with_declaration(::core::concat!(::core::module_path!(), "::", #ident))
             .with_fields(&__RETELL_FIELDS[#place])
+            #older
     }
+}
+
+/// Generates the shapes of the upcasters' arguments. The macro knows the functions and not their types, so the compiler finds out which of
+/// them have a shape.
+fn older(attr: &Attr, owner: &Ident, krate: &TokenStream) -> Option<TokenStream> {
+    let shape = quote!(#krate::__private::shape);
+    let shapes = attr.upcast.as_ref()?.functions.iter().map(|Upcaster { function, .. }| {
+        let path = shadow::without_self(function.to_token_stream(), owner);
+        let argument = quote_spanned!(function.span()=> #shape::argument(#path));
+        quote! {
+            |__shapes: &mut #krate::shape::Shapes| {
+                use #shape::{KnownArgument as _, UnknownArgument as _};
+                (&#argument).shape(__shapes)
+            }
+        }
+    });
+    Some(quote!(.with_older(&[#(#shapes),*])))
 }
 
 fn newest(attr: &Attr) -> u32 {
@@ -284,30 +322,83 @@ fn encode(krate: &TokenStream) -> TokenStream {
     }
 }
 
-/// Generates the match arm of one stored name.
+/// Generates the match arm of one kind of event. Its versions are the same under each of its stored names.
 fn decode(kind: &Kind<'_>, krate: &TokenStream) -> TokenStream {
     let Kind { attr, decode, .. } = kind;
-    let name: &Option<LitStr> = &attr.name;
+    let names = attr.name.iter().chain(&attr.renamed_from);
     let newest = newest(attr);
-    let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
-    let older = (1u32..).zip(0..functions.len()).map(|(version, first)| {
-        let upcast = functions[first..]
-            .iter()
-            .fold(quote!(__stored.payload()?), |old, function| quote_spanned!(function.span()=> #function(#old)));
-        quote! {
+    let older = chains(attr).map(|(version, chain)| match chain {
+        Chain::One(upcast) => quote! {
             #version => {
                 let __event: Self = #upcast;
                 ::core::result::Result::Ok(__event)
             }
-        }
+        },
+        Chain::Split(_) => quote! {
+            #version => ::core::result::Result::Err(#krate::event::DecodeError::NotOne),
+        },
     });
     quote! {
-        #name => match __stored.schema_version {
+        #(#names)|* => match __stored.schema_version {
             #(#older)*
             #newest => { #decode }
             __found => ::core::result::Result::Err(
                 #krate::event::DecodeError::UnknownSchema { found: __found, known: #newest },
             ),
         },
+    }
+}
+
+/// The calls of the upcasters from one version on.
+enum Chain {
+    /// They return one event.
+    One(TokenStream),
+    /// They return all events that the stored one has become.
+    Split(TokenStream),
+}
+
+/// Generates the calls of the upcasters for each older version. They end with the first function that splits the event.
+fn chains(attr: &Attr) -> impl Iterator<Item = (u32, Chain)> {
+    let functions = attr.upcast.as_ref().map_or(&[][..], |upcast| &upcast.functions);
+    (1u32..).zip(0..functions.len()).map(|(version, first)| {
+        let mut calls = quote!(__stored.payload()?);
+        for Upcaster { function, splits } in &functions[first..] {
+            calls = quote_spanned!(function.span()=> #function(#calls));
+            if *splits {
+                let all = quote!(<::std::vec::Vec<Self> as ::core::iter::FromIterator<Self>>::from_iter);
+                return (version, Chain::Split(quote_spanned!(function.span()=> #all(#calls))));
+            }
+        }
+        (version, Chain::One(calls))
+    })
+}
+
+/// Generates `Event::decode_all`, if an older version is split.
+fn decode_all(kinds: &[Kind<'_>], krate: &TokenStream) -> TokenStream {
+    let arms: Vec<_> = kinds
+        .iter()
+        .flat_map(|kind| {
+            let names = kind.attr.name.iter().chain(&kind.attr.renamed_from);
+            chains(kind.attr).filter_map(move |(version, chain)| {
+                let Chain::Split(split) = chain else { return None };
+                let names = names.clone();
+                Some(quote! {
+                    (#(#names)|*, #version) => ::core::result::Result::Ok(#split),
+                })
+            })
+        })
+        .collect();
+    if arms.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn decode_all(
+            __stored: #krate::event::StoredEvent<'_>,
+        ) -> ::core::result::Result<::std::vec::Vec<Self>, #krate::event::DecodeError> {
+            match (__stored.event_type, __stored.schema_version) {
+                #(#arms)*
+                _ => #krate::event::one_or_none(__stored),
+            }
+        }
     }
 }

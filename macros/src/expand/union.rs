@@ -22,9 +22,15 @@ pub(crate) fn expand(union: &Union<'_>) -> TokenStream {
             const __RETELL_SCHEMAS: [#krate::event::EventSchema; #krate::__private::count(__RETELL_MEMBERS)] =
                 #krate::__private::join(__RETELL_MEMBERS);
 
+            const __RETELL_MEMBERS_RETIRED: &[&[&::core::primitive::str]] =
+                &[#(<#events as #krate::event::Event>::RETIRED),*];
+            const __RETELL_RETIRED: [&::core::primitive::str; #krate::__private::count_retired(__RETELL_MEMBERS_RETIRED)] =
+                #krate::__private::join_retired(__RETELL_MEMBERS_RETIRED, &__RETELL_SCHEMAS);
+
             #[automatically_derived]
             impl #krate::event::Event for #ident {
                 const TYPES: #krate::event::EventTypes = #krate::event::EventTypes::Only(&__RETELL_SCHEMAS);
+                const RETIRED: &'static [&'static ::core::primitive::str] = &__RETELL_RETIRED;
 
                 fn schema(&self) -> #krate::event::EventSchema {
                     match self {
@@ -69,7 +75,32 @@ fn decode(variants: &[&Ident], events: &[&Type], krate: &TokenStream) -> TokenSt
                     );
                 }
             )*
-            ::core::result::Result::Err(#krate::event::DecodeError::UnknownType)
+            ::core::result::Result::Err(if __RETELL_RETIRED.contains(&__stored.event_type) {
+                #krate::event::DecodeError::NotOne
+            } else {
+                #krate::event::DecodeError::UnknownType
+            })
+        }
+
+        fn decode_all(
+            __stored: #krate::event::StoredEvent<'_>,
+        ) -> ::core::result::Result<::std::vec::Vec<Self>, #krate::event::DecodeError> {
+            #(
+                if <#events as #krate::event::Event>::TYPES.contains(__stored.event_type) {
+                    let __events = <#events as #krate::event::Event>::decode_all(__stored)?;
+                    return ::core::result::Result::Ok(
+                        ::core::iter::Iterator::collect(::core::iter::Iterator::map(
+                            ::core::iter::IntoIterator::into_iter(__events),
+                            Self::#variants,
+                        )),
+                    );
+                }
+            )*
+            if __RETELL_RETIRED.contains(&__stored.event_type) {
+                ::core::result::Result::Ok(::std::vec::Vec::new())
+            } else {
+                ::core::result::Result::Err(#krate::event::DecodeError::UnknownType)
+            }
         }
     }
 }

@@ -37,6 +37,10 @@ impl Kinds {
                 let kind = (&event.event_type, declared);
                 if last != Some(kind) && !checked.contains(&kind) {
                     self.check_kind(&part.stream, kind.0, declared)?;
+                    // The type also reads what another one stores under its former names.
+                    for name in declared.former_names {
+                        self.check_kind(&part.stream, &EventType::new(name)?, declared)?;
+                    }
                     checked.extend(last.replace(kind));
                 }
             }

@@ -6,9 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Result};
-#[cfg(doc)]
-use crate::event::EventSchema;
-use crate::event::{Event, EventTypes, RecordedEvent};
+use crate::event::{Event, EventSchema, EventTypes, RecordedEvent};
 use crate::id::mark::Mark;
 use crate::id::{AggregateType, EventId, EventType, Position, StreamId, Version};
 
@@ -79,7 +77,8 @@ impl<'q> Query<'q> {
         Self::of(Select::Stream { stream, after })
     }
 
-    /// Creates a query for the events of one type, newest first.
+    /// Creates a query for the events that are stored under one name, newest first. Those of a renamed type have one of several names: see
+    /// [`EventSchema::names`].
     pub const fn newest(event_type: &'q EventType) -> Self {
         Self::of(Select::Newest(event_type))
     }
@@ -127,7 +126,7 @@ impl Filter {
         Self::default()
     }
 
-    /// Creates a filter for the event types that `E` can hold. If each of them [names its aggregate](EventSchema::aggregate), only events of
+    /// Creates a filter for the event types that `E` can hold, by their stored names and their former ones. If each of them [names its aggregate](EventSchema::aggregate), only events of
     /// these aggregates pass.
     ///
     /// # Errors
@@ -140,7 +139,7 @@ impl Filter {
             )
             .into());
         }
-        let event_types = schemas.iter().map(|schema| EventType::new(schema.name)).collect::<Result<_, _>>()?;
+        let event_types = schemas.iter().flat_map(EventSchema::names).map(EventType::new).collect::<Result<_, _>>()?;
         let aggregates: Option<BTreeSet<_>> = schemas.iter().map(|schema| schema.aggregate).collect();
         let aggregate_types = aggregates.into_iter().flatten().map(AggregateType::new).collect::<Result<_, _>>()?;
         Ok(Self { aggregate_types, event_types })

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::codec::Codec;
-use crate::event::{Event, NewEvent, StoredEvent, decode_stored};
+use crate::event::{DecodeError, Event, NewEvent, StoredEvent, decode_not_one, decode_stored};
 use crate::testing::golden::json::differences;
 use crate::testing::golden::kind::Kind;
 
@@ -35,14 +35,35 @@ impl Reading {
         let content = json.map_or_else(|| Content::Bytes(payload.to_vec()), Content::Json);
         Self { kind: Kind::of(encoded), content }
     }
+
+    /// Returns the JSON of one of several events that a payload is read as.
+    fn into_part(self) -> String {
+        let content = match self.content {
+            Content::Json(text) => text,
+            Content::Bytes(bytes) => format!("{bytes:?}"),
+        };
+        format!("{{\"{}\":{content}}}", self.kind)
+    }
 }
 
 /// Decodes a payload as a reader of the log does, and returns the event in its newest form.
 pub(super) fn read<E: Event>(kind: &Kind, payload: &[u8]) -> Result<Reading, String> {
     let stored = StoredEvent::new(&kind.name, kind.version, kind.codec, payload);
-    let event: E = decode_stored(stored).map_err(|error| format!("{error:#}"))?;
-    let encoded = NewEvent::encode(&event).map_err(|error| format!("{error:#}"))?;
-    Ok(Reading::of(&event, &encoded))
+    match decode_stored::<E>(stored) {
+        Ok(event) => newest(&event),
+        Err(DecodeError::NotOne) => {
+            let events = decode_not_one::<E>(stored).map_err(|error| format!("{error:#}"))?;
+            let parts: Vec<String> =
+                events.iter().map(|event| newest(event).map(Reading::into_part)).collect::<Result<_, _>>()?;
+            Ok(Reading { kind: kind.clone(), content: Content::Json(format!("[{}]", parts.join(","))) })
+        }
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+fn newest<E: Event>(event: &E) -> Result<Reading, String> {
+    let encoded = NewEvent::encode(event).map_err(|error| format!("{error:#}"))?;
+    Ok(Reading::of(event, &encoded))
 }
 
 /// A change of the event that a payload is read as.

@@ -31,10 +31,11 @@ mod serde {}
 struct String;
 
 #[derive(retell::Event)]
+#[event(retired("order.lost"))]
 enum OrderEvent {
-    #[event("order.created", version = 2, upcast(stored))]
+    #[event("order.created", version = 3, upcast(split(events), stored))]
     Created { id: u64, note: String },
-    #[event("order.noted")]
+    #[event("order.noted", renamed_from = "order.jotted")]
     Noted(String, u8),
     #[event("order.closed")]
     Closed,
@@ -43,6 +44,11 @@ enum OrderEvent {
 /// Has the name of a variable that generated code might use.
 fn stored(payload: u64) -> OrderEvent {
     OrderEvent::Created { id: payload, note: String }
+}
+
+/// Has the name of a variable, too.
+fn events(_: u8) -> [OrderEvent; 2] {
+    [OrderEvent::Closed, OrderEvent::Closed]
 }
 
 #[derive(EventUnion)]

@@ -8,9 +8,10 @@ use retell::{Aggregate, Apply, Event, EventUnion};
 
 /// Events of an order.
 #[derive(Debug, Event)]
+#[event(retired("order.lost", "order.found"))]
 pub enum OrderEvent {
     /// The order was created.
-    #[event("order.created", version = 2, upcast(from_v1))]
+    #[event("order.created", version = 3, upcast(split(from_none), from_v1), renamed_from("order.made", "order.opened"))]
     Created {
         /// The order's number.
         order_id: u64,
@@ -24,6 +25,10 @@ pub enum OrderEvent {
     /// The order was closed.
     #[event("order.closed")]
     Closed,
+}
+
+fn from_none(_: Vec<u64>) -> Option<OrderEvent> {
+    None
 }
 
 fn from_v1(order_id: u64) -> OrderEvent {
