@@ -21,8 +21,9 @@ pub use violation::{Broken, Violation};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DecodeError, Event, EventSchema, EventTypes, StoredEvent, decode_not_one, decode_stored};
-use crate::shape::compare::{Changes, Finding};
+use crate::shape::compare::{Changes, Finding, Rule};
 use crate::shape::older::unreadable;
+use crate::shape::opaque::opaque_places;
 use crate::shape::types::Type;
 
 /// The events that a program knows: their stored names, newest versions and wire shapes.
@@ -204,6 +205,7 @@ impl Checked {
                 Some(block) => self.block(key, block, &shape),
                 None if codec == schema.codec => {
                     self.warnings.extend(added(schema, lock));
+                    self.warnings.extend(unknown(schema, &shape));
                     self.lock.blocks.insert(key, Block::new(shape.clone()));
                 }
                 None => {}
@@ -241,11 +243,11 @@ impl Checked {
     fn frozen(
         &mut self,
         key: &(String, u32, Codec),
-        compare: impl FnOnce(&Type) -> Vec<Finding>,
+        compare: impl Fn(&Type) -> Vec<Finding>,
         broken: fn(Finding) -> Broken,
     ) {
         let Some(block) = self.lock.blocks.get(key) else { return };
-        for finding in compare(&block.shape) {
+        for finding in distinct(block.shapes().flat_map(compare)) {
             let violation = Violation { event: key.0.clone(), version: key.1, broken: broken(finding) };
             if violation.broken.is_doubt() {
                 self.warnings.push(violation);
@@ -256,15 +258,18 @@ impl Checked {
     }
 
     fn block(&mut self, key: (String, u32, Codec), mut block: Block, shape: &Type) {
-        let changes = Changes::between(&block.shape, shape, key.2);
         let violation = |finding| Violation { event: key.0.clone(), version: key.1, broken: Broken::Rule(finding) };
-        self.warnings.extend(changes.forward.into_iter().map(violation));
-        let (doubts, errors): (Vec<_>, Vec<_>) =
-            changes.backward.into_iter().partition(|finding| finding.rule.is_doubt());
-        self.warnings.extend(doubts.into_iter().map(violation));
+        let backward = distinct(block.shapes().flat_map(|each| Changes::between(each, shape, key.2).backward));
+        let forward = Changes::between(&block.shape, shape, key.2).forward;
+        self.warnings.extend(forward.into_iter().map(violation));
+        let (doubts, errors): (Vec<_>, Vec<_>) = backward.into_iter().partition(|finding| finding.rule.is_doubt());
+        if block.shape != *shape {
+            self.warnings.extend(doubts.into_iter().map(violation));
+        }
+        let was_written = errors.is_empty();
         let refused: Vec<_> = errors.into_iter().map(violation).filter(|each| !block.allow(&each.broken)).collect();
         if refused.is_empty() {
-            block.shape = shape.clone();
+            block.change(shape, was_written);
             self.lock.blocks.insert(key, block);
         } else {
             self.errors.extend(refused);
@@ -284,6 +289,26 @@ impl Checked {
             self.errors.push(Violation { event: event.to_owned(), version, broken });
         }
     }
+}
+
+/// Returns the places of a new shape about which nothing is known.
+fn unknown(schema: &EventSchema, shape: &Type) -> impl Iterator<Item = Violation> {
+    let (event, version) = (schema.name.to_owned(), schema.version);
+    opaque_places(shape).into_iter().map(move |path| {
+        let broken = Broken::Rule(Finding { rule: Rule::Opaque, path, detail: String::new() });
+        Violation { event: event.clone(), version, broken }
+    })
+}
+
+/// Returns each finding once: several shapes of one version may have it.
+fn distinct(findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
+    let mut distinct = Vec::<Finding>::new();
+    for finding in findings {
+        if !distinct.iter().any(|other| (other.rule, &other.path) == (finding.rule, &finding.path)) {
+            distinct.push(finding);
+        }
+    }
+    distinct
 }
 
 /// Returns what an older release cannot read, if this version of an event is not in the lock. Before the first lock there is no older release.

@@ -9,6 +9,7 @@ pub(crate) mod compare;
 pub mod declared;
 pub(crate) mod json_schema;
 pub(crate) mod older;
+pub(crate) mod opaque;
 mod parse;
 mod read;
 mod ready;

@@ -129,10 +129,13 @@ fn a_compatible_change_updates_the_lock() {
     let blocks = text.split_once("REASON\n").unwrap().1;
     assert_eq!(
         blocks,
-        "\n[order.closed 1 json]\n!\n\n[order.placed 1 json]\ncustomer: text\nlines: [{sku: text, count: u64 = default}]\nnote: text?\n!\n\
+        "\n[order.closed 1 json]\n!\n\n[order.placed 1 json]\ncustomer: text\nlines: [{sku: text, count: u64 = default}]\nnote: text?\n!\nwas {customer: text, lines: [{sku: text}]}\n\
          \n[order.reopened 1 json]\n= u8\n\n[order.weighed 1 compact]\n= u32\n\n[order.weighed 2 compact]\n= u64\n"
     );
     assert_eq!(lock(&text), checked.lock);
+    let added: Vec<_> = checked.warnings.iter().map(|warning| (&*warning.event, warning.broken.id())).collect();
+    assert!(added.contains(&("order.reopened", "W-EVENT-ADDED")), "{added:?}");
+    assert!(added.contains(&("order.weighed", "W-VERSION-ADDED")), "{added:?}");
     // The way back: older processes read what the new ones write, except for what they refuse.
     assert!(
         errors::<first::OrderEvent>(&text)
@@ -277,4 +280,103 @@ fn the_test_writes_what_is_compatible_and_refuses_the_rest() {
     fs::write(&path, "<<<<<<< HEAD\n").unwrap();
     assert!(failure(&path, &compatible).unwrap().contains("line 1 of the lock"));
     assert!(failure(&folder.path().join("missing/events.lock"), &first).unwrap().contains("It should be:\n#"));
+}
+
+/// Four shapes of one version, each of which alone reads the one before it.
+mod shapes {
+    use retell::Event;
+
+    #[derive(Event)]
+    #[event("user.named")]
+    pub(crate) struct Bare {
+        pub(crate) name: String,
+    }
+
+    #[derive(Event)]
+    #[event("user.named")]
+    pub(crate) struct Defaulted {
+        pub(crate) name: String,
+        #[serde(default)]
+        pub(crate) title: String,
+    }
+
+    #[derive(Event)]
+    #[event("user.named")]
+    pub(crate) struct Required {
+        pub(crate) name: String,
+        pub(crate) title: String,
+    }
+
+    #[derive(Event)]
+    #[event("user.named")]
+    pub(crate) struct Aliased {
+        #[serde(alias = "name")]
+        pub(crate) nick: String,
+    }
+
+    #[derive(Event)]
+    #[event("user.named")]
+    pub(crate) struct Unaliased {
+        pub(crate) nick: String,
+    }
+
+    #[derive(Event)]
+    #[event("user.named")]
+    pub(crate) struct Empty {}
+
+    #[derive(Event)]
+    #[event("user.named")]
+    pub(crate) struct Reused {
+        #[serde(default)]
+        pub(crate) name: u64,
+    }
+}
+
+/// Returns the lock after a compatible change.
+fn changed<E: Event>(text: &str) -> String {
+    let checked = registry::<E>().check(&lock(text));
+    assert!(checked.errors.is_empty(), "{:?}", checked.errors);
+    checked.lock.to_string()
+}
+
+#[test]
+fn a_release_reads_every_shape_that_a_version_had() {
+    let bare = changed::<shapes::Bare>("");
+    let defaulted = changed::<shapes::Defaulted>(&bare);
+    assert!(defaulted.ends_with("name: text\ntitle: text = default\nwas {name: text}\n"), "{defaulted}");
+    // The shape before would allow it.
+    assert_eq!(errors::<shapes::Required>(&defaulted), ["user.named 1: E-FIELD-REQUIRED-ADDED at title"]);
+    let aliased = changed::<shapes::Aliased>(&bare);
+    assert_eq!(errors::<shapes::Unaliased>(&aliased), ["user.named 1: E-FIELD-REQUIRED-ADDED at nick"]);
+    let empty = changed::<shapes::Empty>(&bare);
+    assert_eq!(errors::<shapes::Reused>(&empty), ["user.named 1: E-TYPE-CHANGED at name: text became u64"]);
+    // A shape that was there before is no former one when it is back.
+    let back = changed::<shapes::Bare>(&defaulted);
+    assert!(back.ends_with("name: text\nwas {name: text, title: text = default}\n"), "{back}");
+    assert_eq!(lock(&back).to_string(), back);
+}
+
+#[test]
+fn a_shape_that_no_event_has_is_forgotten() {
+    let bare = changed::<shapes::Bare>("");
+    let allowed = bare + "allow E-FIELD-REQUIRED-ADDED at title: not released yet\n";
+    let required = changed::<shapes::Required>(&allowed);
+    assert!(!required.contains("\nwas "), "{required}");
+}
+
+#[test]
+fn an_opaque_place_is_a_doubt_when_it_is_new() {
+    #[derive(Event)]
+    #[event("user.seen")]
+    struct Seen {
+        #[event(opaque)]
+        from: std::net::IpAddr,
+    }
+
+    let checked = registry::<Seen>().check(&Lock::default());
+    assert_eq!(checked.warnings.iter().map(|doubt| doubt.broken.to_string()).collect::<Vec<_>>(), ["W-OPAQUE at from"]);
+    assert!(registry::<Seen>().check(&checked.lock).warnings.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    let told = failure(&folder.path().join("events.lock"), &registry::<Seen>()).unwrap();
+    assert!(told.contains("deploy in any order.\nNothing is known about these places"), "{told}");
 }

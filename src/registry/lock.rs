@@ -19,6 +19,16 @@ use crate::shape::types::{Field, Struct, Type};
 /// lines: [{sku: text, count: u32}]
 /// ```
 ///
+/// When the shape of a version changes, the block keeps the one before. The log may have events of both, and readers must read both:
+///
+/// ```text
+/// [order.placed 2 json]
+/// customer: text
+/// lines: [{sku: text, count: u32}]
+/// note: text?
+/// was {customer: text, lines: [{sku: text, count: u32}]}
+/// ```
+///
 /// A change that breaks a rule can be allowed once, below the block, with a reason:
 ///
 /// ```text
@@ -37,6 +47,8 @@ pub struct Lock {
 pub struct Block {
     /// The shape.
     pub shape: Type,
+    /// The shapes that events of this version had before, the oldest first.
+    pub former: Vec<Type>,
     /// The exceptions.
     pub exceptions: Vec<Exception>,
 }
@@ -57,7 +69,21 @@ pub struct Exception {
 
 impl Block {
     pub(super) fn new(shape: Type) -> Self {
-        Self { shape, exceptions: Vec::new() }
+        Self { shape, former: Vec::new(), exceptions: Vec::new() }
+    }
+
+    /// Returns all shapes that events of this version may have.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = &Type> {
+        self.former.iter().chain([&self.shape])
+    }
+
+    /// Replaces the shape, and keeps the one before if events may have it.
+    pub(super) fn change(&mut self, shape: &Type, was_written: bool) {
+        let before = std::mem::replace(&mut self.shape, shape.clone());
+        if was_written && before != *shape {
+            self.former.push(before);
+        }
+        self.former.retain(|former| former != shape);
     }
 
     /// Returns whether an exception allows a change, and notes that it was used.
@@ -110,6 +136,9 @@ impl fmt::Display for Block {
                 }
             }
             other => writeln!(f, "= {other}")?,
+        }
+        for former in &self.former {
+            writeln!(f, "was {former}")?;
         }
         for Exception { rule, path, reason, is_used } in &self.exceptions {
             let word = if *is_used { "allowed" } else { "allow" };
@@ -166,13 +195,17 @@ impl FromStr for Lock {
 
 impl Block {
     fn read(&mut self, line: &str) -> Result<(), String> {
-        // A field can have the name `allow`: its colon follows directly.
+        // A field can have the name `allow` or `was`: its colon follows directly.
         let exception = [("allow ", false), ("allowed ", true)].iter().find_map(|(word, is_used)| {
             let rest = line.strip_prefix(word)?;
             Some((rest, *is_used))
         });
         if let Some((rest, is_used)) = exception {
             self.exceptions.push(read_exception(rest, is_used)?);
+            return Ok(());
+        }
+        if let Some(former) = line.strip_prefix("was ") {
+            self.former.push(former.parse().map_err(|error| format!("{error}"))?);
             return Ok(());
         }
         if let Some(shape) = line.strip_prefix('=') {

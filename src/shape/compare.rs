@@ -148,7 +148,7 @@ impl Rule {
             }
             Self::CheckAdded => "accept the older values, or raise `version` and write an upcaster that mends them",
             Self::CompactChanged => "raise `version` and write an upcaster",
-            Self::Opaque => "nothing is known here: compare a stored payload in a test, or give the type a shape",
+            Self::Opaque => "keep a stored payload with `assert_golden`, or give the type a shape",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::registry::Registry;
 use crate::registry::lock::Lock;
-use crate::registry::violation::{Broken, Violation};
+use crate::registry::violation::Violation;
 
 /// Asserts that the log stays readable: compares the program's events with the lock at `path`.
 ///
@@ -51,10 +51,7 @@ pub fn assert_compatible(path: impl AsRef<Path>, registry: &Registry) {
     let lock: Lock = text.parse().unwrap_or_else(|error| panic!("{shown}: {error}"));
     let checked = registry.check(&lock);
     let (doubts, warnings): (Vec<_>, Vec<_>) =
-        checked.warnings.iter().partition(|warning| matches!(warning.broken, Broken::UpcasterInput(_)));
-    for doubt in doubts {
-        eprintln!("not known: {doubt}");
-    }
+        checked.warnings.into_iter().partition(|warning| warning.broken.is_doubt());
     assert!(checked.errors.is_empty(), "{}", refusal(&checked.errors, path));
     let new = checked.lock.to_string();
     // A checkout may have other line ends.
@@ -67,9 +64,14 @@ pub fn assert_compatible(path: impl AsRef<Path>, registry: &Registry) {
     let order = if warnings.is_empty() {
         "Processes of the older release read all new events, so deploy in any order.".to_owned()
     } else {
-        format!("Processes of the older release cannot read all new events:\n{}", lines(&checked.warnings))
+        format!("Processes of the older release cannot read all new events:\n{}", lines(&warnings))
     };
-    panic!("{shown} was not up to date and is now: review the change and commit it.\n{order}");
+    let unknown = if doubts.is_empty() {
+        String::new()
+    } else {
+        format!("\nNothing is known about these places, so no change of them is seen:\n{}", lines(&doubts))
+    };
+    panic!("{shown} was not up to date and is now: review the change and commit it.\n{order}{unknown}");
 }
 
 fn refusal(errors: &[Violation], path: &Path) -> String {
