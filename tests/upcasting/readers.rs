@@ -40,8 +40,11 @@ impl<E> Default for Folded<E> {
 impl<E: Event + Debug> Aggregate for Folded<E> {
     const TYPE: &'static str = "order";
     const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy::Every(100);
-    const FINGERPRINT: u64 = 1;
     type Event = E;
+
+    fn fingerprint() -> u64 {
+        1
+    }
 
     fn apply(&mut self, event: E) {
         self.texts.push(format!("{event:?}"));
@@ -152,7 +155,7 @@ async fn is_replayed<E: Event + Debug>(log: &(impl EventStore + Clone), last: Ve
     let middle = Repository::<Folded<E>>::new(log.clone()).load_at("1", UpTo::Version(Version::new(1))).await.unwrap();
     let of_first = middle.state.texts.len();
     let state = Folded::<E> { texts: vec!["snapshot".into()], event: PhantomData }.to_snapshot().unwrap();
-    let snapshot = Snapshot::new(middle.version, middle.last_event().unwrap(), Folded::<E>::FINGERPRINT, state);
+    let snapshot = Snapshot::new(middle.version, middle.last_event().unwrap(), Folded::<E>::fingerprint(), state);
     log.save_snapshot(&order("1"), snapshot).await.unwrap();
     let loaded = Repository::<Folded<E>>::new(log.clone()).load("1").await.unwrap();
     let after = [&["snapshot"], &expected[of_first..]].concat();
