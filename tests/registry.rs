@@ -129,7 +129,7 @@ fn a_compatible_change_updates_the_lock() {
     let blocks = text.split_once("REASON\n").unwrap().1;
     assert_eq!(
         blocks,
-        "\n[order.closed 1 json]\n!\n\n[order.placed 1 json]\ncustomer: text\nlines: [{sku: text, count: u64 = default}]\nnote: text?\n!\nwas {customer: text, lines: [{sku: text}]}\n\
+        "\n[order.closed 1 json]\n!\nwas {}\n\n[order.placed 1 json]\ncustomer: text\nlines: [{sku: text, count: u64 = default}]\nnote: text?\n!\nwas {customer: text, lines: [{sku: text}]}\n\
          \n[order.reopened 1 json]\n= u8\n\n[order.weighed 1 compact]\n= u32\n\n[order.weighed 2 compact]\n= u64\n"
     );
     assert_eq!(lock(&text), checked.lock);

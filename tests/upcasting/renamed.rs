@@ -250,7 +250,8 @@ fn the_lock_keeps_the_blocks_of_former_names() {
         warnings,
         [
             "order.ended 1: W-EVENT-RENAMED: older processes know it as order.closed",
-            "order.placed 3: W-EVENT-RENAMED: older processes know it as order.created"
+            "order.placed 3: W-EVENT-RENAMED: older processes know it as order.created",
+            "order.placed 3: W-VERSION-ADDED: the newest version was 2"
         ]
     );
     let text = checked.lock.to_string();
