@@ -15,13 +15,19 @@ fn add(shape: &Type, path: String, places: &mut Vec<String>) {
         Type::Opaque => places.push(path),
         Type::Option(inner) | Type::Checked(inner) | Type::Recursive(inner) => add(inner, path, places),
         Type::List(inner) | Type::Array(inner, _) => add(inner, format!("{path}[]"), places),
-        Type::Tuple(types) => (0..).zip(types).for_each(|(place, each)| add(each, format!("{path}[{place}]"), places)),
+        Type::Tuple(types) => {
+            for (place, each) in types.iter().enumerate() {
+                add(each, format!("{path}[{place}]"), places);
+            }
+        }
         Type::Map(key, value) => {
             add(key, format!("{path}{{key}}"), places);
             add(value, format!("{path}{{}}"), places);
         }
         Type::Struct(Struct { fields, rest, .. }) => {
-            fields.iter().for_each(|each| add(&each.value, field(&each.name), places));
+            for each in fields {
+                add(&each.value, field(&each.name), places);
+            }
             if let Some(rest) = rest {
                 add(rest, field("*"), places);
             }
