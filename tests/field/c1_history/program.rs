@@ -161,6 +161,7 @@ where
 
     /// Lets this program continue from what another one has done outside its databases.
     pub(super) fn with_seen(mut self, seen: Arc<Seen>) -> Self {
+        self.channels = Channels::new(seen.clone());
         self.seen = seen;
         self
     }
