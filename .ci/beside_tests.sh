@@ -7,7 +7,8 @@ tools="$1"
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 if ! command -v cargo-deny >/dev/null && ! [ -x "$tools/bin/cargo-deny" ]; then
-  step cargo install --quiet --locked --root "$tools" cargo-deny@0.20.2
+  # Without optimization: it runs once.
+  step cargo install --quiet --debug --locked --root "$tools" cargo-deny@0.20.2
 fi
 step cargo build --quiet --release --example shop
 # Counts instructions, so a busy machine does not matter.
