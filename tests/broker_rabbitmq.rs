@@ -127,7 +127,7 @@ async fn a_consumer_ends_after_the_messages_it_has() {
     while other.next(1).await.is_ok() {}
     let mut received = 0;
     let error = loop {
-        match tokio::time::timeout(Duration::from_mins(1), consumer.next(10)).await.expect("the consumer ends") {
+        match tokio::time::timeout(Duration::from_mins(5), consumer.next(10)).await.expect("the consumer ends") {
             Ok(deliveries) => received += deliveries.len(),
             Err(error) => break error,
         }

@@ -270,13 +270,13 @@ impl Announcing {
 
     async fn reached(&mut self, position: u64) {
         let reached = self.published.wait_for(|at| *at == Position::new(position));
-        tokio::time::timeout(Duration::from_mins(1), reached).await.expect("the relay publishes").unwrap();
+        tokio::time::timeout(Duration::from_mins(5), reached).await.expect("the relay publishes").unwrap();
     }
 
     /// Waits until the relay waits for the broker, and returns the error.
     async fn waits(&mut self) -> String {
         let waits = self.status.wait_for(|status| status.wait().is_some_and(|wait| wait.error.is_some()));
-        let status = tokio::time::timeout(Duration::from_mins(1), waits).await.expect("the relay says why").unwrap();
+        let status = tokio::time::timeout(Duration::from_mins(5), waits).await.expect("the relay says why").unwrap();
         let wait = status.wait().unwrap();
         assert_eq!(wait.on, Wait::Broker);
         wait.error.clone().unwrap()
@@ -284,7 +284,7 @@ impl Announcing {
 
     async fn is_good(&mut self) {
         let good = self.status.wait_for(|status| status.wait().is_none());
-        drop(tokio::time::timeout(Duration::from_mins(1), good).await.expect("the wait is over").unwrap());
+        drop(tokio::time::timeout(Duration::from_mins(5), good).await.expect("the wait is over").unwrap());
     }
 
     async fn stop(self) {
@@ -354,7 +354,7 @@ async fn an_event_that_never_fits_is_named_and_waits_alone() {
         }
         error
     };
-    let error = tokio::time::timeout(Duration::from_mins(1), attempts).await.unwrap();
+    let error = tokio::time::timeout(Duration::from_mins(5), attempts).await.unwrap();
     for part in ["at position 3", "exchange event.exchange", "max_message_size is 100000 bytes", "without its payload"]
     {
         assert!(error.contains(part), "{error}");

@@ -30,7 +30,7 @@ use proxy::Proxy;
 use server::{Kind, Server};
 
 /// Time limit for a store to follow a promotion.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Runs a test on each kind of server.
 macro_rules! on_each_server {

@@ -42,7 +42,7 @@ const POLLS: u64 = 80;
 const MAX_CHUNK: u64 = 24;
 
 /// Far longer than any call takes. Detects a call that waits for an answer that never comes.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Polls a call `polls` times, and then drops it.
 async fn drop_after<T>(mut polls: u64, call: impl Future<Output = T>) {

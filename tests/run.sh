@@ -52,7 +52,7 @@ cargo build --workspace --all-features --examples --tests
 cargo test --workspace --all-features --lib --bins --examples --tests --no-run
 
 mkdir "$SERVICES/logs"
-failed=""
+failed=()
 # Each background job gets a process group, so that an interruption ends its programs, too.
 set -m
 
@@ -71,7 +71,7 @@ finish_one() {
   wait -n -p pid "${!names[@]}" || code=$?
   printf '\n== %s (after %s s)\n' "${names[$pid]}" "$SECONDS"
   cat "$SERVICES/logs/${names[$pid]}"
-  if [ "$code" != 0 ]; then failed="$failed ${names[$pid]}"; fi
+  if [ "$code" != 0 ]; then failed+=("${names[$pid]}"); fi
   unset "names[$pid]"
 }
 
@@ -92,4 +92,11 @@ for feature in arbitrary_precision preserve_order; do
   start "features-$feature" --manifest-path tests/features/Cargo.toml --target-dir target/features --features "$feature" -- "$@"
 done
 while [ "${#names[@]}" -gt 0 ]; do finish_one; done
-if [ -n "$failed" ]; then echo "failed:$failed" >&2; exit 1; fi
+if [ "${#failed[@]}" -gt 0 ]; then
+  for name in "${failed[@]}"; do
+    printf '\n== failed: %s\n' "$name"
+    # What failed is far up by now.
+    grep -n -A 12 'panicked at\|^error' "$SERVICES/logs/$name" | tail -n 120 || true
+  done
+  exit 1
+fi

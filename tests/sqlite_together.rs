@@ -263,7 +263,7 @@ async fn slow_work_delays_writers_but_not_readers() {
     let slow = tokio::spawn(async move {
         let work = move |db: &Connection| {
             started.send(()).unwrap();
-            wait.recv_timeout(Duration::from_mins(1)).unwrap();
+            wait.recv_timeout(Duration::from_mins(5)).unwrap();
             insert(db, "slow")
         };
         store.append_with(append("slow"), work).await

@@ -201,7 +201,7 @@ macro_rules! relay_store_conformance {
 pub type Store = Arc<dyn EventStore>;
 
 /// Time limit for an operation that should complete soon.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Returns the stream of the aggregate `id` of type `account`.
 pub fn stream(id: &str) -> StreamId {

@@ -21,7 +21,7 @@ use crate::rabbitmq::RabbitMq;
 use crate::{options, topology};
 
 /// Time limit for everything to arrive.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The broker looks for late consumers four times within the timeout.
 const SETTINGS: &str =

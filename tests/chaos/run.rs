@@ -45,7 +45,7 @@ const WORKERS: usize = 3;
 const LAST_ERRORS: usize = 10;
 
 /// Fails the run after this long without progress.
-pub(crate) const STALL_TIMEOUT: Duration = Duration::from_mins(2);
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -27,7 +27,7 @@ use crate::rabbitmq::{self, RabbitMq};
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Time limit for everything to arrive after a fault.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The queue of the channel.
 const CHANNEL: &str = "all.events";

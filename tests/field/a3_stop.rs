@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::sites::{self, Site, on_every_store};
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 const GRACE: Duration = Duration::from_millis(100);
 
 #[derive(Event)]

@@ -228,7 +228,7 @@ async fn handler_that_writes_to_its_own_file_is_refused() {
             assert!(parked.error.contains("file of its own"), "{}", parked.error);
         }
     };
-    timeout(Duration::from_mins(1), refused).await.expect("the handlers are told at once");
+    timeout(Duration::from_mins(5), refused).await.expect("the handlers are told at once");
     counters.execute("outside", Add(vec![1])).await.unwrap();
     assert_eq!(commands(&store).await, 0);
 }

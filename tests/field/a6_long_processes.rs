@@ -112,7 +112,7 @@ async fn snapshot_at(store: &impl EventStore, version: u64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), waiting).await.expect("a snapshot is saved");
+    tokio::time::timeout(Duration::from_mins(5), waiting).await.expect("a snapshot is saved");
 }
 
 async fn last_step(store: &impl EventStore) -> String {

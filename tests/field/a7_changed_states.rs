@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::sites::{self, Site, on_every_store};
 
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 const KEYS: u64 = 20;
 /// The first keys, whose states are damaged.
 const DAMAGED: u64 = 7;

@@ -13,7 +13,7 @@ use retell::{
 };
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 struct Events(&'static str);
 

@@ -18,7 +18,7 @@ use crate::databases::Place;
 use crate::servers::{Kind, Server};
 
 /// A server that restarts answers within seconds. After this time, nothing waits for it any more.
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(5);
 
 #[derive(Event)]
 #[event("step.taken")]

@@ -9,7 +9,7 @@ use retell::{
     Rebuild, View, Views, Worker,
 };
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 struct Events(u32);
 

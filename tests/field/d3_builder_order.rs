@@ -13,7 +13,7 @@ use retell::prelude::*;
 use retell::{AnyEvent, ErrorKind, ProjectionName, Reaction, StartFrom};
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 #[derive(Event)]
 #[event("step.done")]

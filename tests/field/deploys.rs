@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::sites::{Site, on_every_store};
 
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A release with an order and a view of its price.
 macro_rules! release {

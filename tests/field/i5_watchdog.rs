@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::databases::{Database, Place};
 use crate::sites::{self, Site, on_every_store};
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 #[derive(Event)]
 #[event("task.noted")]

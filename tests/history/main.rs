@@ -50,7 +50,7 @@ const WRITERS: usize = 4;
 const READERS: usize = 2;
 
 /// Fails the run if no line arrives for this long.
-const STALL_TIMEOUT: Duration = Duration::from_mins(1);
+const STALL_TIMEOUT: Duration = Duration::from_mins(5);
 
 fn main() {
     if let Some(job) = child::is_child() {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::place::block_on;
 
 /// The longest wait for the next message.
-const TIMEOUT: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Reads a channel until it has delivered `events` distinct events, and returns their positions. A relay may send an
 /// event twice.

@@ -11,7 +11,7 @@ use crate::place::Place;
 use crate::process::{Shop, text};
 
 /// Enough orders that deliveries after the first are needed.
-pub(crate) const LINES: u32 = 600;
+pub(crate) const LINES: u32 = 400;
 
 const SHARES: [&str; 4] = ["1/4", "2/4", "3/4", "4/4"];
 

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use crate::programs;
 
 /// Time limit of a start.
-const START_TIMEOUT: Duration = Duration::from_mins(2);
+const START_TIMEOUT: Duration = Duration::from_mins(5);
 
 pub(crate) struct RabbitMq {
     folder: TempDir,

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::programs;
 
 /// Time limit for a server to start, to stop or to catch up.
-pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(5);
 
 pub(crate) struct Server {
     process: Child,

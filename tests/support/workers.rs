@@ -15,7 +15,7 @@ pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("the condition holds in time");
+    tokio::time::timeout(Duration::from_mins(5), wait).await.expect("the condition holds in time");
 }
 
 /// Waits until the checkpoint of a projection reaches `position`.

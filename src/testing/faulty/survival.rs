@@ -32,7 +32,7 @@ const FAULTY_TRANSACTIONS: usize = 6;
 const SEEDED_ROUNDS: u64 = 16;
 
 /// Time limit for a projection to reach the end of the log.
-const TIMEOUT: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Asserts that a projection writes the same result under faults as it writes without them.
 ///

@@ -185,7 +185,7 @@ where
                 stop.cancel();
             }
         };
-        tokio::time::timeout(Duration::from_mins(1), futures::future::join(relay.run(stop.clone()), stopping))
+        tokio::time::timeout(Duration::from_mins(5), futures::future::join(relay.run(stop.clone()), stopping))
             .await
             .unwrap()
             .0

@@ -164,7 +164,7 @@ pub(super) async fn until(what: &str, done: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), waiting).await.unwrap_or_else(|_| panic!("waited for {what}"));
+    tokio::time::timeout(Duration::from_mins(5), waiting).await.unwrap_or_else(|_| panic!("waited for {what}"));
 }
 
 pub(super) fn options() -> WorkerOptions {
@@ -215,7 +215,7 @@ impl Running {
     /// Waits until every part has ended with an error about another history that names it.
     async fn all_refused(self) {
         for (name, task) in self.tasks {
-            let ended = tokio::time::timeout(Duration::from_mins(1), task).await;
+            let ended = tokio::time::timeout(Duration::from_mins(5), task).await;
             let error = ended.unwrap_or_else(|_| panic!("{name} runs on")).unwrap().unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::HistoryChanged { what, .. } if what.contains(name)), "{error}");
             assert!(!error.is_transient());
@@ -297,7 +297,7 @@ where
     until("the relay", async || store.position("main").await.unwrap() == Position::new(27)).await;
     Part::Log.restore(place).await;
     append(&store, 100..130).await;
-    let error = tokio::time::timeout(Duration::from_mins(1), task).await.unwrap().unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_mins(5), task).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::HistoryChanged { what, .. } if what == "relay main"), "{error}");
     // The position was restored with the log, so the next run publishes every event of the new tail.
     assert_eq!(store.position("main").await.unwrap(), Position::ZERO);
@@ -347,7 +347,7 @@ where
     confirms.send_replace(true);
     // A relay that reads once more before the confirm ends without it.
     drop(published.wait_for(|position| *position == Position::new(27)).await);
-    let error = tokio::time::timeout(Duration::from_mins(1), task).await.unwrap().unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_mins(5), task).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::HistoryChanged { what, .. } if what == "relay main"), "{error}");
     assert_eq!(store.position("main").await.unwrap(), Position::new(20));
 }
@@ -447,7 +447,7 @@ where
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let ended = tokio::time::timeout(Duration::from_mins(1), async {
+    let ended = tokio::time::timeout(Duration::from_mins(5), async {
         tokio::select! {
             ended = per_aggregate.run(stop.clone()) => ended.unwrap_err(),
             () = publish => unreachable!("publishes forever"),
