@@ -242,6 +242,10 @@ pub enum ErrorKind {
         /// The checkpoint now.
         actual: Position,
     },
+    /// Another release of this projection has registered which events it reads, or such a registration was removed. Nothing was written. The
+    /// worker reads the registered processors again and continues.
+    #[error("the registered processors of projection {0} have changed")]
+    ProcessorsChanged(ProjectionName),
     /// The log does not have an event that `what` remembers. The log was restored from an older backup, a replica was promoted before it had
     /// every event, or `what` belongs to another log. Nothing was written. A retry of the same call fails in the same way.
     #[error(

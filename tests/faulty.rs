@@ -113,7 +113,7 @@ async fn faults_before_the_commit_keep_nothing_and_later_ones_all() {
             });
             let stream = StreamId::parse("counter", "a").unwrap();
             models.inner().begin(&name(), note(|_| {})).await.unwrap();
-            check(fault, models.turn(&name(), vec![stream], turn).await);
+            check(fault, models.turn(&name(), 0, vec![stream], turn).await);
         });
         assert_eq!(turned.await, kept, "{fault:?}");
     }
@@ -126,7 +126,7 @@ async fn changes_outside_a_projection_fail_like_its_transactions() {
         check(fault, models.start_after(&name(), Position::new(7).into()).await);
         let kept = models.inner().start_after(&name(), Position::new(8).into()).await.unwrap();
         assert_eq!(kept.position, Position::new(if is_kept(fault) { 7 } else { 8 }));
-        check(fault, models.sweep(&name(), Mark::START, Position::new(5).into()).await);
+        check(fault, models.sweep(&name(), 0, Mark::START, Position::new(5).into()).await);
         let swept = models.checkpoint(&name()).await.unwrap();
         assert_eq!(swept == Position::new(5), is_kept(fault));
 

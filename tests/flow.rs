@@ -19,7 +19,9 @@ use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
 use retell::store::RegisteredShape;
-use retell::store::{Append, Page, Parking, Query, RelayStore, Replay, Select, Step, Turn, Visitor, Work};
+use retell::store::{
+    Append, Page, Parking, Query, RegisteredProcessor, RelayStore, Replay, Select, Step, Turn, Visitor, Work,
+};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
 use retell::{
@@ -374,12 +376,30 @@ impl ReadModel for Contested {
         self.models.seen(projection, streams).await
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
-        self.models.turn(projection, streams, turn).await
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<Self::Tx>,
+    ) -> Result<()> {
+        self.models.turn(projection, changes, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
-        self.models.sweep(projection, from, to).await
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
+        self.models.sweep(projection, changes, from, to).await
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        self.models.register_processor(projection, processor).await
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        self.models.processors(projection).await
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        self.models.forget_processor(projection, processor).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()> {

@@ -19,7 +19,7 @@ use retell::event::NewEvent;
 use retell::relay::RelayOptions;
 use retell::status::{Status, Wait};
 use retell::store::ParkedState;
-use retell::store::{Append, Parked, Parking, Step, Turn, Work};
+use retell::store::{Append, Parked, Parking, RegisteredProcessor, Step, Turn, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
@@ -452,12 +452,30 @@ impl ReadModel for Killable<MemoryReadModel<Applied>> {
         self.0.seen(projection, streams).await
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
-        self.0.turn(projection, streams, turn).await
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<Self::Tx>,
+    ) -> Result<()> {
+        self.0.turn(projection, changes, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
-        self.0.sweep(projection, from, to).await
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
+        self.0.sweep(projection, changes, from, to).await
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        self.0.register_processor(projection, processor).await
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        self.0.processors(projection).await
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        self.0.forget_processor(projection, processor).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()> {

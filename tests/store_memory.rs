@@ -187,7 +187,7 @@ async fn call_that_waits_for_its_own_transaction_is_refused() {
             models.postpone_deadline(&other, deadline().id, Utc::now(), "late").await,
             models.commit(Step::new(&other, Position::ZERO, Position::new(1)), nothing()).await,
             models.begin(&other, nothing()).await,
-            models.turn(&other, Vec::new(), Box::new(|(), _| async { Ok(()) }.boxed())).await,
+            models.turn(&other, 0, Vec::new(), Box::new(|(), _| async { Ok(()) }.boxed())).await,
         ];
         for error in results.map(Result::unwrap_err) {
             assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error}");

@@ -141,14 +141,25 @@ CREATE TABLE IF NOT EXISTS retell_checkpoints (
     projection VARBINARY(255) NOT NULL,
     position BIGINT NOT NULL,
     event_id BINARY(16), -- of the event at the position; a log that has another event there has another history
-    -- Counts the changes of the projection's rows in `retell_parked`. A step compares it together with the position, because releasing an
-    -- aggregate does not move the position.
-    parking_changes BIGINT NOT NULL DEFAULT 0,
+    -- Counts the changes of the projection's rows in `retell_parked` and `retell_processors`. A step compares it together with the position, because
+    -- releasing an aggregate does not move the position.
+    changes BIGINT NOT NULL DEFAULT 0,
     per_aggregate BOOLEAN NOT NULL DEFAULT FALSE, -- whether the projection has order per aggregate; `position` is its swept position then
     -- running: workers move the position. inline: appends apply the projection, which has applied the whole log. deleting: the rows of this
     -- generation of a view are being deleted, and nothing continues from them.
     state VARBINARY(16) NOT NULL DEFAULT 'running',
     PRIMARY KEY (projection)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
+CREATE TABLE IF NOT EXISTS retell_processors (
+    projection VARBINARY(255) NOT NULL,
+    digest BINARY(32) NOT NULL, -- the SHA-256 hash of the filter
+    number BIGINT NOT NULL, -- the count of changes in `retell_checkpoints` with this registration: the newest release has the greatest
+    filter LONGBLOB NOT NULL, -- JSON: aggregate types and event types
+    first_seen DATETIME(6) NOT NULL, -- UTC
+    program LONGBLOB NOT NULL, -- text in UTF-8
+    PRIMARY KEY (projection, digest)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
 -- The aggregates that a projection has parked, each from the event that failed.

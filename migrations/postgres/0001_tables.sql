@@ -132,13 +132,24 @@ CREATE TABLE {schema}.checkpoints (
     projection text COLLATE "C" PRIMARY KEY,
     position bigint NOT NULL,
     event_id uuid, -- of the event at the position; a log that has another event there has another history
-    -- Counts the changes of the projection's rows in `parked`. A step compares it together with the position, because releasing an
-    -- aggregate does not move the position.
-    parking_changes bigint NOT NULL DEFAULT 0,
+    -- Counts the changes of the projection's rows in `parked` and `processors`. A step compares it together with the position, because
+    -- releasing an aggregate does not move the position.
+    changes bigint NOT NULL DEFAULT 0,
     per_aggregate boolean NOT NULL DEFAULT false, -- whether the projection has order per aggregate; `position` is its swept position then
     -- running: workers move the position. inline: appends apply the projection, which has applied the whole log. deleting: the rows of this
     -- generation of a view are being deleted, and nothing continues from them.
     state text COLLATE "C" NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'inline', 'deleting'))
+);
+
+-- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
+CREATE TABLE {schema}.processors (
+    projection text COLLATE "C" NOT NULL,
+    digest bytea NOT NULL, -- the SHA-256 hash of the filter
+    number bigint NOT NULL, -- the count of changes in `checkpoints` with this registration: the newest release has the greatest
+    filter text NOT NULL, -- JSON: aggregate types and event types
+    first_seen timestamptz NOT NULL,
+    program text NOT NULL,
+    PRIMARY KEY (projection, digest)
 );
 
 -- The aggregates that a projection has parked, each from the event that failed.

@@ -116,13 +116,24 @@ CREATE TABLE retell_checkpoints (
     projection TEXT PRIMARY KEY,
     position INTEGER NOT NULL,
     event_id BLOB, -- of the event at the position; a log that has another event there has another history
-    -- Counts the changes of the projection's rows in `retell_parked`. A step compares it together with the position, because releasing an
-    -- aggregate does not move the position.
-    parking_changes INTEGER NOT NULL DEFAULT 0,
+    -- Counts the changes of the projection's rows in `retell_parked` and `retell_processors`. A step compares it together with the position, because
+    -- releasing an aggregate does not move the position.
+    changes INTEGER NOT NULL DEFAULT 0,
     per_aggregate INTEGER NOT NULL DEFAULT 0, -- whether the projection has order per aggregate; `position` is its swept position then
     -- deleting: the rows of this generation of a view are being deleted, and nothing continues from them. An inline projection is running,
     -- because here every append moves its position.
     state TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'deleting'))
+) STRICT, WITHOUT ROWID;
+
+-- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
+CREATE TABLE retell_processors (
+    projection TEXT NOT NULL,
+    digest BLOB NOT NULL, -- the SHA-256 hash of the filter
+    number INTEGER NOT NULL, -- the count of changes in `retell_checkpoints` with this registration: the newest release has the greatest
+    filter TEXT NOT NULL, -- JSON: aggregate types and event types
+    first_seen INTEGER NOT NULL, -- microseconds since 1970
+    program TEXT NOT NULL,
+    PRIMARY KEY (projection, digest)
 ) STRICT, WITHOUT ROWID;
 
 -- The aggregates that a projection has parked, each from the event that failed.

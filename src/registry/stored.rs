@@ -1,6 +1,5 @@
 //! The wire shapes that programs have registered with a log.
 
-use std::env;
 use std::fmt;
 
 use chrono::{SubsecRound, Utc};
@@ -16,7 +15,7 @@ use crate::shape::older::unreadable;
 use crate::shape::types::Type;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::reader::{EventReader, EventReaderExt};
-use crate::store::log::shapes::RegisteredShape;
+use crate::store::log::shapes::{RegisteredShape, program_name};
 
 /// A version of an event that the log knows and this program does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,13 +181,12 @@ fn broken(
 
 /// Returns the shape of an event of this program, to be registered now.
 fn shape_of(schema: &EventSchema) -> Result<RegisteredShape> {
-    let program = env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
     Ok(RegisteredShape {
         event_type: EventType::new(schema.name)?,
         version: schema.version,
         codec: schema.codec,
         shape: schema.shape().unwrap_or(Type::Opaque).to_string(),
         first_seen: Utc::now().trunc_subsecs(6),
-        program: program.unwrap_or_default(),
+        program: program_name(),
     })
 }

@@ -32,6 +32,7 @@ pub use log::token::Token;
 pub use model::checkpoint::ProjectionState;
 pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 pub use model::parking::{Parked, ParkedState, Parking, ParkingChange, Step};
+pub use model::processors::RegisteredProcessor;
 pub use model::progress::{Progress, Seen, Turn};
 pub use model::read_model::{ReadModel, Work};
 pub use model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};

@@ -142,7 +142,7 @@ pub async fn one_of_concurrent_transactions_handles_an_event<M: ReadModel + Clon
                 work(tx)
             });
             let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
-            model.turn(&reaction("mails"), vec![own], turn).await.map(|()| recorded(&marks))
+            model.turn(&reaction("mails"), 0, vec![own], turn).await.map(|()| recorded(&marks))
         };
         let marked = try_join_all((0..4).map(racer)).await.expect("every turn commits").concat();
         assert_eq!(marked.iter().filter(|first| **first).count(), 1, "{marked:?}");

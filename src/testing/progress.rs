@@ -21,6 +21,8 @@ use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::testing::read_model::Counting;
 
+pub use crate::testing::processors::a_turn_that_does_not_know_a_release_changes_nothing;
+
 /// Expands to one test per case, named after the case.
 ///
 /// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
@@ -45,6 +47,7 @@ macro_rules! progress_conformance {
             a_parked_row_is_listed_until_it_is_released,
             progress_belongs_to_one_projection,
             the_swept_position_moves_by_compare_and_set,
+            a_turn_that_does_not_know_a_release_changes_nothing,
             a_row_keeps_the_event_it_has_seen,
             a_reset_forgets_all_progress,
             a_projection_keeps_its_order,
@@ -90,7 +93,7 @@ fn advance_by_one(row: &mut Progress) {
 }
 
 async fn turn<M: ReadModel>(model: &M, ids: &[&str], turn: Turn<M::Tx>) -> Result<()> {
-    model.turn(&totals(), ids.iter().map(|id| stream(id)).collect(), turn).await
+    model.turn(&totals(), 0, ids.iter().map(|id| stream(id)).collect(), turn).await
 }
 
 async fn seen<M: ReadModel>(model: &M, ids: &[&str]) -> Vec<u64> {
@@ -224,7 +227,7 @@ pub async fn progress_belongs_to_one_projection<M: Counting>(model: &M) {
     model.begin(&other, nothing()).await.expect("a projection begins");
     let rows = model.seen(&other, &[stream("a")]).await.expect("the read succeeds");
     assert!(rows.get(&stream("a")).is_none_or(|seen| seen.version == Version::ZERO), "{rows:?}");
-    model.sweep(&other, Mark::START, Position::new(9).into()).await.expect("the sweep succeeds");
+    model.sweep(&other, 0, Mark::START, Position::new(9).into()).await.expect("the sweep succeeds");
     assert_eq!(model.mark(&totals()).await.expect("the read succeeds").position, Position::ZERO);
 }
 
@@ -256,7 +259,7 @@ pub async fn the_swept_position_moves_by_compare_and_set<M: Counting>(model: &M)
         (five, eight, eight),
         (eight, mark(8), mark(8)),
     ] {
-        let swept = model.sweep(&totals(), from, to).await.expect("the sweep succeeds");
+        let swept = model.sweep(&totals(), 0, from, to).await.expect("the sweep succeeds");
         assert_eq!(swept.position, then.position, "from {from} to {to}");
     }
     begin(model).await;
@@ -267,7 +270,7 @@ pub async fn the_swept_position_moves_by_compare_and_set<M: Counting>(model: &M)
 pub async fn a_reset_forgets_all_progress<M: Counting>(model: &M) {
     begin(model).await;
     turn(model, &["a", "b"], change(advance_by_one)).await.expect("the transaction commits");
-    model.sweep(&totals(), Mark::START, mark(2)).await.expect("the sweep succeeds");
+    model.sweep(&totals(), 0, Mark::START, mark(2)).await.expect("the sweep succeeds");
     let refused = model.reset(&totals(), mark(1), M::count()).await.expect_err("progress has no place in the middle");
     assert!(matches!(refused.kind(), ErrorKind::Invalid(_)), "{refused}");
     assert_eq!((model.counted().await.expect("the read succeeds"), seen(model, &["a"]).await), (0, vec![1]));

@@ -26,6 +26,10 @@ use crate::store::postgres::model::read_model::PostgresReadModel;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 
+pub use crate::testing::processors::{
+    a_release_is_kept_as_it_was_registered_first, a_step_that_does_not_know_a_release_changes_nothing,
+};
+
 /// Expands to one test per case, named after the case.
 ///
 /// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
@@ -52,6 +56,8 @@ macro_rules! checkpoint_conformance {
             a_step_with_an_outdated_parking_count_changes_nothing,
             a_parked_aggregate_belongs_to_one_projection,
             a_parked_aggregate_can_be_retried_on_request,
+            a_release_is_kept_as_it_was_registered_first,
+            a_step_that_does_not_know_a_release_changes_nothing,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::retry_transient;
 use crate::broker::frame::received::ReceivedFrame;
 use crate::broker::{Delivery, SubscriptionMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, StreamId, Version};
@@ -57,8 +57,10 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
     async fn begin(&mut self, checkpoint: Mark) -> Result<()> {
         self.job.models.begin(&self.name, self.job.set_up()).await?;
         if self.begins_after.position > checkpoint.position {
-            let swept = self.job.models.sweep(&self.name, checkpoint, self.begins_after).await?;
-            self.reach(swept);
+            match self.job.models.sweep(&self.name, self.known_changes, checkpoint, self.begins_after).await {
+                Err(error) if has_new_release(&error) => self.return_to_stored().await?,
+                swept => self.reach(swept?),
+            }
         }
         Ok(())
     }
@@ -71,9 +73,9 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
     /// Applies a batch of messages and acknowledges them. A worker that is stopped half-way leaves them to the others.
     async fn receive(&mut self, deliveries: Vec<Delivery>) -> Result<()> {
         let Some(last) = deliveries.last().map(|delivery| delivery.tag) else { return Ok(()) };
-        let mut batch = Vec::new();
+        let (mut batch, scope) = (Vec::new(), self.scope());
         for delivery in deliveries {
-            match open(&delivery, self.applied.position, &self.order.scope) {
+            match open(&delivery, self.applied.position, &scope) {
                 Ok(events) => batch.extend(events),
                 Err(junk) => self.feed.reject(delivery, &junk).await,
             }
@@ -93,7 +95,7 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
         if since.elapsed() > self.job.options.sweep / 10 { self.read_log(None).await } else { Ok(()) }
     }
 
-    async fn before_reading(&mut self) -> Result<Filter> {
+    async fn before_reading(&mut self) -> Result<()> {
         self.order.unswept_since = None;
         // Another worker may have swept further. A read model that was restored from a backup is further back.
         match self.job.models.mark(&self.name).await {
@@ -104,13 +106,15 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
         }
         self.compare_newest().await?;
         self.compare_ahead().await?;
-        self.compare_swept().await?;
-        Ok(self.order.scope.clone())
+        self.compare_swept().await
+    }
+
+    fn query(&self) -> Filter {
+        self.scope()
     }
 
     async fn return_to_stored(&mut self) -> Result<()> {
-        let (models, name) = (&self.job.models, &self.name);
-        let swept = retry_transient(&self.stop, self.delays(), || models.mark(name)).await?;
+        let swept = self.load().await?;
         self.follow(swept);
         Ok(())
     }
@@ -146,7 +150,8 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
             return Ok(false);
         }
         let from = self.applied;
-        match self.job.models.sweep(&self.name, from, through).await {
+        match self.job.models.sweep(&self.name, self.known_changes, from, through).await {
+            Err(error) if has_new_release(&error) => self.return_to_stored().await.map(|()| false),
             // If another worker was faster, or the read model was restored, the log is read on from there.
             Ok(swept) => {
                 self.order.swept = Swept::over(from, through, last);
@@ -219,7 +224,11 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
 
     async fn retry_part(&mut self, parked: &Parked, most: usize) -> Attempted {
         let stream = parked.stream.clone();
-        let turn = |attempt: Arc<Attempt<M::Tx>>| attempt.retry(most);
+        let head = match self.job.reader.head().await {
+            Ok(head) => head,
+            Err(error) => return Ok((Outcome::Unread(error), Report::default())),
+        };
+        let turn = |attempt: Arc<Attempt<M::Tx>>| attempt.retry(most, head);
         let (outcome, report) = self.transact_events(vec![stream.clone()], turn).await?;
         if let Outcome::Committed = outcome {
             let change = report.parked.clone().map_or(ParkingChange::Release(stream), ParkingChange::Park);
@@ -238,7 +247,6 @@ impl<'w, M: ReadModel> Runner<'w, M, AggregateOrder> {
     pub(super) fn in_aggregate_order(job: &'w Job<M>, stop: CancellationToken) -> Result<Self> {
         let filter = job.projection.filter()?;
         let order = AggregateOrder {
-            scope: Filter { aggregate_types: filter.aggregate_types.clone(), ..Filter::all() },
             kinds: filter.aggregate_types.into_iter().collect(),
             moved: Vec::new(),
             swept: None,
@@ -260,9 +268,14 @@ impl<'w, M: ReadModel> Runner<'w, M, AggregateOrder> {
         Ok(is_done)
     }
 
+    /// Returns the events that move a row: all events of an aggregate, including types that are not wanted.
+    fn scope(&self) -> Filter {
+        Filter { event_types: Vec::new(), ..self.wanted.query().clone() }
+    }
+
     fn leave_out_unknown_kinds(&mut self, events: &mut Vec<RecordedEvent>) {
-        let (filter, kinds) = (&self.filter, &mut self.order.kinds);
-        for kind in events.iter().filter(|event| filter.passes(event)).map(|event| event.stream.aggregate_type()) {
+        let (wanted, kinds) = (&self.wanted, &mut self.order.kinds);
+        for kind in events.iter().filter(|event| wanted.passes(event)).map(|event| event.stream.aggregate_type()) {
             if !kinds.contains(kind) {
                 kinds.insert(kind.clone());
             }
@@ -320,7 +333,8 @@ impl<'w, M: ReadModel> Runner<'w, M, AggregateOrder> {
         let mut attempts = Attempts::new(&self.job.options, self.delays());
         loop {
             let attempt = Attempt::of(self);
-            let done = self.job.models.turn(&self.name, streams.clone(), turn(attempt.clone())).await;
+            let done =
+                self.job.models.turn(&self.name, self.known_changes, streams.clone(), turn(attempt.clone())).await;
             let report = std::mem::take(&mut *attempt.report());
             // If the answer was lost, the transaction may have committed.
             let may_be_done = done.as_ref().err().is_none_or(Error::is_outage);
@@ -329,6 +343,10 @@ impl<'w, M: ReadModel> Runner<'w, M, AggregateOrder> {
             }
             match done {
                 Ok(()) => return Ok((Outcome::Committed, report)),
+                Err(error) if has_new_release(&error) => {
+                    self.return_to_stored().await?;
+                    return Ok((Outcome::Interrupted, report));
+                }
                 // A row has an event that the log does not have.
                 Err(error) if error.is_history_changed() => {
                     Box::pin(self.refuse_row(error)).await?;
@@ -343,6 +361,11 @@ impl<'w, M: ReadModel> Runner<'w, M, AggregateOrder> {
             }
         }
     }
+}
+
+/// Whether another release was registered, or forgotten, since this worker looked.
+fn has_new_release(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProcessorsChanged(_))
 }
 
 /// Returns the events of a message that may be new.

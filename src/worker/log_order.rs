@@ -87,7 +87,7 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
             match admission {
                 Admission::Known => continue,
                 Admission::Next => {
-                    let is_new = |event: &RecordedEvent| event.position > through.position && self.filter.passes(event);
+                    let is_new = |event: &RecordedEvent| event.position > through.position && self.wanted.passes(event);
                     batch.extend(events.into_iter().filter(is_new));
                     (through, brought) = (last, brought.max(last.position));
                 }
@@ -119,7 +119,7 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
         Ok(())
     }
 
-    async fn before_reading(&mut self) -> Result<Filter> {
+    async fn before_reading(&mut self) -> Result<()> {
         if self.order.compared_at.elapsed() >= self.job.options.sweep {
             self.order.compared_at = Instant::now();
             match self.job.models.mark(&self.name).await {
@@ -130,7 +130,11 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(self.filter.clone())
+        Ok(())
+    }
+
+    fn query(&self) -> Filter {
+        self.wanted.query().clone()
     }
 
     async fn return_to_stored(&mut self) -> Result<()> {
@@ -139,8 +143,9 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
 
     /// After a lost race the log is read on from the winner's checkpoint.
     async fn settle(&mut self, page: Page) -> Result<bool> {
-        let through = page.mark();
-        self.apply(page.events, through).await.map(|_| true)
+        let (through, mut events) = (page.mark(), page.events);
+        events.retain(|event| self.wanted.passes(event));
+        self.apply(events, through).await.map(|_| true)
     }
 
     fn groups(&self, events: Vec<RecordedEvent>) -> Vec<Group> {
@@ -203,7 +208,7 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
             Ok(read) => read,
             Err(error) => return Ok((Outcome::Unread(error), Report::default())),
         };
-        events.retain(|event| self.filter.passes(event));
+        events.retain(|event| self.wanted.passes(event));
         let part: Vec<_> = events.iter().collect();
         let report = Report { has_rest: rest.is_some(), parked: Some(parked.clone()), ..Report::of(&part) };
         let change = match rest {
@@ -293,6 +298,7 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
     fn work(&self, events: &[&RecordedEvent]) -> Result<Work<M::Tx>> {
         let Some(first) = events.first() else { return Ok(Box::new(|_| async { Ok(()) }.boxed())) };
         let failed = failure(&self.name, first);
+        events.iter().try_for_each(|event| self.wanted.check(event))?;
         let call = self.job.projection.clone().decode(events)?;
         let (limit, took) = (self.job.options.longest_call, self.order.took.clone());
         Ok(Box::new(move |tx| {

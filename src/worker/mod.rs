@@ -11,6 +11,7 @@
 
 mod aggregate_order;
 pub(crate) mod caught_up;
+mod deploy;
 mod due;
 mod feed;
 mod gate;

@@ -23,6 +23,7 @@ use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
 use crate::worker::caught_up::CaughtUp;
+use crate::worker::deploy::Wanted;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
 use crate::worker::pace::Pace;
@@ -40,8 +41,10 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     pub(super) job: &'w Job<M>,
     pub(super) order: O,
     pub(super) name: ProjectionName,
-    /// The events that the projection wants.
-    pub(super) filter: Filter,
+    /// The events that the projection needs.
+    pub(super) wanted: Arc<Wanted>,
+    /// The count of changes of the projection when `wanted` was read.
+    pub(super) known_changes: u64,
     /// No event up to here is wanted.
     pub(super) begins_after: Mark,
     /// Everything up to here is applied, parked or not wanted.
@@ -58,11 +61,11 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     pub(super) feed: Feed,
     pub(super) stop: CancellationToken,
     /// How long a database may be unreachable, for a run that only catches up.
-    limit: Option<Duration>,
+    pub(super) limit: Option<Duration>,
     /// The error of the last attempt to store the position, until it is looked at.
     pub(super) unstored: Option<Error>,
     /// The waits of a worker that is behind a deploy.
-    behind_deploy: Option<Delays>,
+    pub(super) behind_deploy: Option<Delays>,
 }
 
 /// Events that are applied together, if possible.
@@ -82,8 +85,11 @@ pub(super) trait Order {
     /// Applies messages and acknowledges them.
     fn receive(&mut self, deliveries: Vec<Delivery>) -> impl Future<Output = Result<()>> + Send;
 
-    /// Returns which events to read from the log, after looking how far other workers are, and whether the read model was restored.
-    fn before_reading(&mut self) -> impl Future<Output = Result<Filter>> + Send;
+    /// Looks how far other workers are, and whether the read model was restored.
+    fn before_reading(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Returns which events to read from the log.
+    fn query(&self) -> Filter;
 
     /// Continues from the stored place, even if it is an earlier one.
     fn return_to_stored(&mut self) -> impl Future<Output = Result<()>> + Send;
@@ -145,7 +151,8 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
         Ok(Self {
             job,
             order,
-            filter: job.projection.filter()?,
+            wanted: Wanted::by(job.projection.filter()?).into(),
+            known_changes: 0,
             begins_after: Mark::START,
             applied: Mark::START,
             parked: ParkedAggregates::of(Parking::default(), job.options.due()),
@@ -163,12 +170,13 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
         })
     }
 
-    /// Reads the checkpoint, and takes over the parked rows. The checkpoint comes first: a worker that changes the parked rows later changes the
-    /// count that comes with them.
+    /// Reads the checkpoint, and takes over the parked rows and the registered releases. The checkpoint comes first: a worker that changes the others
+    /// later changes the count that comes with the rows.
     pub(super) async fn load(&mut self) -> Result<Mark> {
         let (models, name) = (&self.job.models, &self.name);
         let read = || async move { Ok((models.mark(name).await?, models.parking(name).await?)) };
         let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
+        self.learn(parking.changes).await?;
         self.parked = ParkedAggregates::of(parking, self.job.options.due());
         Ok(checkpoint)
     }
@@ -260,6 +268,7 @@ where
         self.job.check_projection().await?;
         self.job.check_shapes().await?;
         self.begins_after = self.job.begins_after().await?;
+        self.job.register(&self.name).await?;
         let checkpoint = self.load().await?;
         // The log has everything up to the later place if it has the event there.
         let from = later(checkpoint, self.begins_after);
@@ -288,7 +297,7 @@ where
     /// Reads the log from where everything is applied to its head, or as far as `to`, and applies it.
     pub(super) async fn read_log(&mut self, to: Option<Position>) -> Result<()> {
         let (reader, limit) = (self.job.reader.clone(), self.job.options.batch_events);
-        let filter = self.before_reading().await?;
+        self.before_reading().await?;
         let mut ahead = None;
         while !self.stop.is_cancelled() {
             self.retry_parked().await?;
@@ -296,8 +305,10 @@ where
             if to.is_some_and(|to| after.position >= to) {
                 break;
             }
+            let (wanted, filter) = (self.wanted.clone(), self.query());
             let page = match ahead.take() {
-                Some((mark, Ok(page))) if mark == after => page,
+                // A page that was read before this worker knew of another release may lack events.
+                Some((mark, by, Ok(page))) if mark == after && Arc::ptr_eq(&by, &wanted) => page,
                 // A page that could not be read ahead is read again.
                 _ => {
                     match retry_transient(&self.stop, self.delays(), || reader.read_all(after, limit, &filter)).await {
@@ -323,7 +334,7 @@ where
             // The next page is read while this one is applied. It comes first, so that its reading starts first.
             let next = async {
                 let is_last = to.is_some_and(|to| through.position >= to);
-                if is_last { None } else { Some((through, reader.read_all(through, limit, &filter).await)) }
+                if is_last { None } else { Some((through, wanted, reader.read_all(through, limit, &filter).await)) }
             };
             let (next, settled) = futures::join!(next, self.settle(page));
             if !settled? {
@@ -355,25 +366,6 @@ where
                     }
                 }
             }
-        }
-    }
-
-    /// Leaves the events to processes of the newer release, and waits. Then continues from the stored place, which they may have moved.
-    async fn step_back(&mut self, error: Error) -> Result<()> {
-        if self.limit.is_some() {
-            return Err(error);
-        }
-        self.job.reporter.waits_after(Wait::Deploy, reason(&error));
-        self.feed.go_away();
-        let options = &self.job.options;
-        self.behind_deploy.get_or_insert_with(|| options.delays()).pause(&self.stop).await;
-        self.return_to_stored().await
-    }
-
-    fn go_on_after_deploy(&mut self) {
-        if self.behind_deploy.take().is_some() {
-            self.job.reporter.done(Wait::Deploy);
-            self.feed.come_back();
         }
     }
 

@@ -117,7 +117,7 @@ impl Attempts {
         took: Duration,
         stop: &CancellationToken,
     ) -> Result<Option<Outcome>> {
-        if is_own(&failed) || is_undecodable(&failed) {
+        if is_own(&failed) || is_undecodable(&failed) || failed.is_behind_deploy() {
             return Ok(Some(Outcome::Failed(failed)));
         }
         if !failed.is_outage() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use retell::prelude::*;
-use retell::store::{ProjectionState, Step, Turn, Work};
+use retell::store::{ProjectionState, RegisteredProcessor, Step, Turn, Work};
 use retell::{
     ErrorKind, EventId, Fence, Mark, Parking, ProjectionName, ReadModel, RelayOptions, RelayStore, SqliteOptions, Uuid,
     WorkerOptions,
@@ -106,14 +106,40 @@ impl<M: ReadModel> ReadModel for Refusing<M> {
         self.inner.seen(projection, streams).await
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<M::Tx>) -> retell::Result<()> {
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<M::Tx>,
+    ) -> retell::Result<()> {
         self.check()?;
-        self.inner.turn(projection, streams, turn).await
+        self.inner.turn(projection, changes, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> retell::Result<Mark> {
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> retell::Result<Mark> {
         self.check()?;
-        self.inner.sweep(projection, from, to).await
+        self.inner.sweep(projection, changes, from, to).await
+    }
+
+    async fn register_processor(
+        &self,
+        projection: &ProjectionName,
+        processor: &RegisteredProcessor,
+    ) -> retell::Result<()> {
+        self.inner.register_processor(projection, processor).await
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> retell::Result<Vec<RegisteredProcessor>> {
+        self.inner.processors(projection).await
+    }
+
+    async fn forget_processor(
+        &self,
+        projection: &ProjectionName,
+        processor: &RegisteredProcessor,
+    ) -> retell::Result<bool> {
+        self.inner.forget_processor(projection, processor).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<M::Tx>) -> retell::Result<()> {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::sites::{Site, on_every_store};
 
-const PATIENCE: Duration = Duration::from_mins(5);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A release with an order and a view of its price.
 macro_rules! release {
@@ -124,14 +124,14 @@ release!(
 );
 
 /// A worker that runs until this value is stopped.
-struct Working {
+pub(crate) struct Working {
     stop: CancellationToken,
     status: watch::Receiver<Status>,
     task: tokio::task::JoinHandle<retell::Result<()>>,
 }
 
 impl Working {
-    fn start<V: View, M: ViewStore + Clone>(
+    pub(crate) fn start<V: View, M: ViewStore + Clone>(
         view: V,
         store: &(impl EventStore + Clone),
         models: &M,
@@ -151,18 +151,18 @@ impl Working {
         Self { stop, status, task }
     }
 
-    async fn until(&mut self, what: &str, holds: impl FnMut(&Status) -> bool) -> Status {
+    pub(crate) async fn until(&mut self, what: &str, holds: impl FnMut(&Status) -> bool) -> Status {
         let found = timeout(PATIENCE, self.status.wait_for(holds)).await;
         found.unwrap_or_else(|_| panic!("{what}")).unwrap().clone()
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
     }
 }
 
-fn is_behind(status: &Status) -> bool {
+pub(crate) fn is_behind(status: &Status) -> bool {
     status.waits.iter().any(|waiting| waiting.on == Wait::Deploy)
 }
 

@@ -6,7 +6,10 @@ use std::path::Path;
 use redb::WriteTransaction;
 use retell::id::EventId;
 use retell::store::driver::{self, Checkpoint};
-use retell::store::{Parked, ParkedState, Parking, ParkingChange, ProjectionState, ReadModel, Seen, Step, Turn, Work};
+use retell::store::{
+    Parked, ParkedState, Parking, ParkingChange, ProjectionState, ReadModel, RegisteredProcessor, Seen, Step, Turn,
+    Work,
+};
 use retell::{BoxError, Error, Mark, Position, ProjectionName, Result, StreamId, Version, async_trait};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -15,7 +18,9 @@ use crate::file::{File, classify, corrupt, kind};
 use crate::log::{RedbStore, from_micros};
 use crate::rows::{Readable, Rows, Saved, key, rows};
 
-/// `checkpoint`, projection -> position and event, number of parking changes, whether the projection has per-aggregate order, state.
+/// `processor`, projection, filter -> number, filter, time, program.
+type ProcessorRow = (u64, String, i64, String);
+/// `checkpoint`, projection -> position and event, number of changes that a worker must know, whether the projection has per-aggregate order, state.
 type CheckpointRow = (Mark, u64, bool, String);
 /// `parked`, projection, aggregate -> the aggregate, version and position of the event that failed, error, attempts, next time, state.
 type ParkedRow = (StreamId, (Version, Position), String, u32, i64, String);
@@ -74,7 +79,7 @@ impl ReadModel for RedbReadModel {
         let name = projection.clone();
         // Both reads use one snapshot, so the count belongs to the rows.
         let read = move |rows: &Saved| {
-            let changes = checkpoint(rows, &name)?.parking_changes;
+            let changes = checkpoint(rows, &name)?.changes;
             let parked = rows.below(&key!("parked", name), "")?.map(|row| Ok(parse(row?.1)?));
             let mut parked = parked.collect::<Result<Vec<_>, BoxError>>()?;
             parked.sort_by_key(|parked| parked.from_position);
@@ -101,7 +106,7 @@ impl ReadModel for RedbReadModel {
         let commit = move |tx: &mut WriteTransaction| {
             checkpoint(&rows(tx)?, &step.projection)?.check(&step)?;
             runtime.block_on(work(tx)).map_err(of_work)?;
-            let to = Checkpoint::new(step.to).with_parking_changes(step.changes_after());
+            let to = Checkpoint::new(step.to).with_changes(step.changes_after());
             park(tx, &step.projection, step.parking)?;
             set_checkpoint(tx, &step.projection, to)
         };
@@ -133,11 +138,13 @@ impl ReadModel for RedbReadModel {
     async fn turn(
         &self,
         projection: &ProjectionName,
+        changes: u64,
         streams: Vec<StreamId>,
         turn: Turn<WriteTransaction>,
     ) -> Result<()> {
         let (name, runtime) = (projection.clone(), Handle::current());
         let turn = move |tx: &mut WriteTransaction| {
+            driver::check_changes(&name, changes, checkpoint(&rows(tx)?, &name)?.changes)?;
             let streams = driver::in_key_order(streams);
             let progress = find("progress", &rows(tx)?, &name, &streams)?;
             let parked = find("parked", &rows(tx)?, &name, &streams)?;
@@ -154,14 +161,55 @@ impl ReadModel for RedbReadModel {
         self.file.write("commit a batch", turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
         let name = projection.clone();
         let sweep = move |tx: &mut WriteTransaction| {
-            let swept = checkpoint(&rows(tx)?, &name)?.swept(from, to);
+            let found = checkpoint(&rows(tx)?, &name)?;
+            driver::check_changes(&name, changes, found.changes)?;
+            let swept = found.swept(from, to);
             set_checkpoint(tx, &name, swept)?;
             Ok(swept.mark)
         };
         self.file.write("move a swept position", sweep).await
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        let (name, new) = (projection.clone(), processor.clone());
+        let register = move |tx: &mut WriteTransaction| {
+            let key = of_processor(&name, &new);
+            if rows(tx)?.get::<ProcessorRow>(&key)?.is_some() {
+                return Ok(());
+            }
+            let number = count_change(tx, &name)?;
+            rows(tx)?.put(&key, &(number, new.stored_filter(), new.first_seen.timestamp_micros(), new.program))
+        };
+        self.file.write("register a processor", register).await
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        let name = projection.clone();
+        let read = move |rows: &Saved| {
+            let found = rows.below::<ProcessorRow>(&key!("processor", name), "")?.map(|row| Ok(row?.1));
+            let mut found = found.collect::<Result<Vec<_>, BoxError>>()?;
+            found.sort_by_key(|row| row.0);
+            let processor = |(_, filter, time, program): ProcessorRow| -> Result<_, BoxError> {
+                Ok(RegisteredProcessor::parse(&filter, from_micros(time)?, program)?)
+            };
+            found.into_iter().map(processor).collect()
+        };
+        self.file.read("list processors", read).await
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        let (name, key) = (projection.clone(), of_processor(projection, processor));
+        let forget = move |tx: &mut WriteTransaction| {
+            let was_there = rows(tx)?.remove::<ProcessorRow>(&key)?.is_some();
+            if was_there {
+                count_change(tx, &name)?;
+            }
+            Ok(was_there)
+        };
+        self.file.write("forget a processor", forget).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<WriteTransaction>) -> Result<()> {
@@ -210,9 +258,9 @@ fn of_work(error: Error) -> Error {
 /// Reads the checkpoint of a projection. A projection without a row has the default checkpoint.
 pub(crate) fn checkpoint(rows: &Rows<impl Readable>, projection: &ProjectionName) -> Result<Checkpoint, BoxError> {
     let row: Option<CheckpointRow> = rows.get(&key!("checkpoint", projection))?;
-    let Some((mark, parking_changes, per_aggregate, state)) = row else { return Ok(Checkpoint::default()) };
+    let Some((mark, changes, per_aggregate, state)) = row else { return Ok(Checkpoint::default()) };
     let state = ProjectionState::parse(&state)?;
-    let mut checkpoint = Checkpoint::new(mark).with_parking_changes(parking_changes).with_state(state);
+    let mut checkpoint = Checkpoint::new(mark).with_changes(changes).with_state(state);
     checkpoint.per_aggregate = per_aggregate;
     Ok(checkpoint)
 }
@@ -222,11 +270,23 @@ pub(crate) fn set_checkpoint(
     projection: &ProjectionName,
     to: Checkpoint,
 ) -> Result<(), BoxError> {
-    let row = (to.mark, to.parking_changes, to.per_aggregate, to.state.as_str());
+    let row = (to.mark, to.changes, to.per_aggregate, to.state.as_str());
     rows(tx)?.put(&key!("checkpoint", projection), &row)
 }
 
-/// Removes the rows of a projection, except its handled events.
+/// Counts a change that the workers of a projection must know. Returns the count.
+fn count_change(tx: &WriteTransaction, projection: &ProjectionName) -> Result<u64, BoxError> {
+    let found = checkpoint(&rows(tx)?, projection)?;
+    let changes = found.changes + 1;
+    set_checkpoint(tx, projection, found.with_changes(changes))?;
+    Ok(changes)
+}
+
+fn of_processor(projection: &ProjectionName, processor: &RegisteredProcessor) -> String {
+    key!("processor", projection, processor.stored_filter())
+}
+
+/// Removes the rows of a projection, except its handled events and its registered releases.
 pub(crate) fn forget(tx: &WriteTransaction, projection: &ProjectionName) -> Result<(), BoxError> {
     let mut rows = rows(tx)?;
     rows.remove::<CheckpointRow>(&key!("checkpoint", projection))?;

@@ -65,7 +65,11 @@ impl ViewStore for RedbReadModel {
             let deleting = Checkpoint::default().with_state(ProjectionState::Deleting);
             set_checkpoint(tx, view.projection(), deleting)?;
             let is_gone = clear(tx, &view, limit)?;
-            if is_gone { forget(tx, view.projection()).map(|()| true) } else { Ok(false) }
+            if is_gone {
+                rows(tx)?.clear(&key!("processor", view.projection()), usize::MAX)?;
+                forget(tx, view.projection())?;
+            }
+            Ok(is_gone)
         };
         self.file.write("delete a view's generation", delete).await
     }

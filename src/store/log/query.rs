@@ -171,6 +171,21 @@ impl Filter {
         self.aggregate_types.is_empty() && self.event_types.is_empty()
     }
 
+    /// Returns a filter that lets every event pass that passes one of the two. It may let others pass.
+    pub(crate) fn or(&self, other: &Self) -> Self {
+        fn either<T: Clone + PartialEq>(one: &[T], other: &[T]) -> Vec<T> {
+            if one.is_empty() || other.is_empty() {
+                // Everything passes one of them.
+                return Vec::new();
+            }
+            one.iter().chain(other.iter().filter(|name| !one.contains(name))).cloned().collect()
+        }
+        Self {
+            aggregate_types: either(&self.aggregate_types, &other.aggregate_types),
+            event_types: either(&self.event_types, &other.event_types),
+        }
+    }
+
     /// Returns whether `event` passes.
     pub fn passes(&self, event: &RecordedEvent) -> bool {
         (self.aggregate_types.is_empty() || self.aggregate_types.contains(event.stream.aggregate_type()))

@@ -1,5 +1,7 @@
 //! The wire shapes of events that a log keeps for programs.
 
+use std::env;
+
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
@@ -46,4 +48,10 @@ impl RegisteredShape {
     pub(crate) fn has_shape_of(&self, other: &Self) -> bool {
         (self.version, self.codec, &self.shape) == (other.version, other.codec, &other.shape)
     }
+}
+
+/// Returns the name of this program, for what it registers.
+pub(crate) fn program_name() -> String {
+    let name = || Some(env::current_exe().ok()?.file_stem()?.to_string_lossy().into_owned());
+    name().unwrap_or_default()
 }

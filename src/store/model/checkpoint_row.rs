@@ -15,8 +15,8 @@ use crate::store::model::progress::{in_aggregate_order, in_log_order};
 pub struct Checkpoint {
     /// The place up to which the projection has applied everything except parked aggregates.
     pub mark: Mark,
-    /// The number of changes to the parked aggregates: see [`Parking::changes`].
-    pub parking_changes: u64,
+    /// The number of changes that a worker must know: see [`Parking::changes`].
+    pub changes: u64,
     /// Whether the projection has per-aggregate order. If so, `mark` is its swept position.
     pub per_aggregate: bool,
     /// How the events get into the read model.
@@ -29,10 +29,10 @@ impl Checkpoint {
         Self { mark: mark.into(), ..Self::default() }
     }
 
-    /// Sets the number of changes to the parked aggregates.
+    /// Sets the number of changes that a worker must know.
     #[must_use]
-    pub fn with_parking_changes(self, parking_changes: u64) -> Self {
-        Self { parking_changes, ..self }
+    pub fn with_changes(self, changes: u64) -> Self {
+        Self { changes, ..self }
     }
 
     /// Sets the state.
@@ -48,7 +48,7 @@ impl Checkpoint {
     /// [`ErrorKind::CheckpointMoved`] if the step starts elsewhere, and the errors of [`check_log_order`](Self::check_log_order).
     pub fn check(&self, step: &Step) -> Result<()> {
         self.check_log_order(&step.projection)?;
-        let begins_here = step.from.is_at(self.mark) && self.parking_changes == step.changes;
+        let begins_here = step.from.is_at(self.mark) && self.changes == step.changes;
         if begins_here { Ok(()) } else { Err(step.moved(self.mark.position)) }
     }
 
@@ -72,7 +72,7 @@ impl Checkpoint {
             let problem = "has order per aggregate: it can only be moved to the beginning of the log";
             return Err(ErrorKind::Invalid(format!("projection {projection} {problem}")).into());
         }
-        Ok(Self { mark: to, parking_changes: self.parking_changes + 1, ..*self })
+        Ok(Self { mark: to, changes: self.changes + 1, ..*self })
     }
 
     /// Refuses per-aggregate order for a projection that has applied events in log order. A store also calls

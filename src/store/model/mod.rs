@@ -5,6 +5,7 @@ pub(crate) mod checkpoint_row;
 pub(crate) mod deadlines;
 pub(crate) mod names;
 pub(crate) mod parking;
+pub(crate) mod processors;
 pub(crate) mod progress;
 pub(crate) mod read_model;
 pub(crate) mod views;

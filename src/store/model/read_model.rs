@@ -11,6 +11,7 @@ use crate::id::{EventId, Position, ProjectionName, StreamId};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::names;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::processors::RegisteredProcessor;
 #[cfg(doc)]
 use crate::store::model::progress::Progress;
 use crate::store::model::progress::{Seen, Turn};
@@ -121,7 +122,8 @@ pub trait ReadModel: Send + Sync + 'static {
     /// Runs `work`, moves the checkpoint and parks and releases aggregates as `step` says, in one transaction.
     ///
     /// # Errors
-    /// - [`ErrorKind::CheckpointMoved`] if the checkpoint or the parked aggregates have changed since the worker read them.
+    /// - [`ErrorKind::CheckpointMoved`] if the checkpoint, the parked aggregates or the [processors](Self::processors) have changed since the
+    ///   worker read them.
     /// - [`ErrorKind::Invalid`] if the projection has per-aggregate order or its [state](Self::state) is not [`ProjectionState::Running`].
     /// - The error of `work`. If the database caused that error, the kind is [`ErrorKind::Transient`], [`ErrorKind::Full`] or
     ///   [`ErrorKind::ReadOnly`], with the error of `work` as its source.
@@ -153,21 +155,56 @@ pub trait ReadModel: Send + Sync + 'static {
     /// parked aggregates and the read model in one transaction. `turn` gets the rows in key order, each aggregate once.
     ///
     /// # Errors
-    /// The errors of [`commit`](Self::commit), except [`ErrorKind::CheckpointMoved`]. Nothing was changed then.
+    /// [`ErrorKind::ProcessorsChanged`] if the count of [changes](Parking::changes) is not `changes`. Otherwise the errors of
+    /// [`commit`](Self::commit), except [`ErrorKind::CheckpointMoved`]. Nothing was changed then.
     ///
     /// # Cancel safety
     /// A dropped call may still commit, but never in part.
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()>;
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<Self::Tx>,
+    ) -> Result<()>;
 
     /// Moves the swept position to `to` if it is at `from`, and returns the swept position. It is another one if another worker has moved it, or
     /// if the read model was restored from a backup.
     ///
     /// # Errors
-    /// A [write error](crate::Error#write-errors).
+    /// [`ErrorKind::ProcessorsChanged`] as [`turn`](Self::turn), otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
     /// A dropped call may still move the swept position.
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark>;
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark>;
+
+    /// Registers which events this release of `projection` reads, unless a release with the same filter is registered. A new registration
+    /// increments [`Parking::changes`] in the same transaction: a worker that does not know it can commit nothing. A worker calls this at every
+    /// start.
+    ///
+    /// # Errors
+    /// A [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still register it.
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()>;
+
+    /// Returns the registered releases of `projection`, in the order of their registration. The last one decides which events the projection
+    /// needs: a worker of an older release waits at those that it does not read, and leaves them to the newer one.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>>;
+
+    /// Removes a registration, and returns whether it was there. For an operator, after a release was rolled back for good: the workers of the
+    /// older one no longer wait for its events, and pass over them. Increments [`Parking::changes`] in the same transaction.
+    ///
+    /// # Errors
+    /// A [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still remove it.
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool>;
 
     /// Moves `projection` to `to`, forward or backward, forgets its parked aggregates and its progress with each aggregate, and runs `work`, all in
     /// one transaction. `work` makes the read model match `to`: for the beginning of the log, it deletes all rows.

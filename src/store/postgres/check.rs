@@ -392,8 +392,8 @@ const MODEL_RIGHTS: &str = "
     SELECT '{schema}.' || c.relname, wanted.privilege
     FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS wanted (privilege), pg_class AS c, pg_class AS writable
     WHERE c.relnamespace = '{schema}'::regnamespace AND c.relname IN (
-            'retell_migrations', 'retell_functions', 'checkpoints', 'parked', 'progress', 'views', 'view_fields', 'view_generations',
-            'deadlines', 'inbox', 'reactions')
+            'retell_migrations', 'retell_functions', 'checkpoints', 'processors', 'parked', 'progress', 'views', 'view_fields',
+            'view_generations', 'deadlines', 'inbox', 'reactions')
         AND writable.relnamespace = c.relnamespace AND writable.relname = 'checkpoints'
         AND NOT has_table_privilege(c.oid, wanted.privilege)
         AND (wanted.privilege = 'SELECT'

@@ -12,6 +12,7 @@ use crate::id::{CommitId, EventType, Position};
 use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::relay::LONGEST_LEASE;
 use crate::store::log::shapes::RegisteredShape;
+use crate::store::model::processors::RegisteredProcessor;
 
 /// The number of low bits of a `CommitId` that hold the ordinal of an append's last event in its commit. The other bits hold the number of the
 /// commit.
@@ -84,6 +85,16 @@ pub(crate) fn event_type_from_sql(row: Option<(String,)>) -> Result<Option<Event
         EventType::new(&name).map_err(|problem| ErrorKind::Corrupt(format!("event type: {problem}")).into())
     };
     row.map(read).transpose()
+}
+
+/// The columns of a registered processor: filter, time, program.
+pub(crate) type ProcessorRow = (String, DateTime<Utc>, String);
+
+/// Converts the rows of registered processors.
+pub(crate) fn processors_from_sql(rows: Vec<ProcessorRow>) -> Result<Vec<RegisteredProcessor>> {
+    rows.into_iter()
+        .map(|(filter, first_seen, program)| RegisteredProcessor::parse(&filter, first_seen, program))
+        .collect()
 }
 
 /// The columns of a registered shape: event type, schema version, codec, shape, time, program.

@@ -16,6 +16,7 @@ use crate::id::{EventId, Generation, ProjectionName, StreamId, ViewKey};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
@@ -204,14 +205,32 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
         self.inner.seen(projection, streams).await
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Self::Tx>) -> Result<()> {
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<Self::Tx>,
+    ) -> Result<()> {
         let fault = self.next();
-        let ended = self.inner.turn(projection, streams, failing_turn(turn, fault)).await;
+        let ended = self.inner.turn(projection, changes, streams, failing_turn(turn, fault)).await;
         self.answer(fault, ended).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
-        self.change(self.inner.sweep(projection, from, to)).await
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
+        self.change(self.inner.sweep(projection, changes, from, to)).await
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        self.change(self.inner.register_processor(projection, processor)).await
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        self.inner.processors(projection).await
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        self.change(self.inner.forget_processor(projection, processor)).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()> {

@@ -75,7 +75,7 @@ pub async fn a_generation_is_deleted_in_parts_unless_it_is_live<M: ViewStore + C
         let nothing: Work<M::Tx> = Box::new(|_| async { Ok(()) }.boxed());
         let refused = models.begin(second.projection(), nothing).await;
         assert!(matches!(refused.expect_err("the generation is being deleted").kind(), ErrorKind::Invalid(_)));
-        let swept = models.sweep(second.projection(), Mark::START, Position::new(9).into()).await;
+        let swept = models.sweep(second.projection(), 0, Mark::START, Position::new(9).into()).await;
         assert_eq!(swept.expect("the transaction commits"), Mark::START, "a late sweep does not move it");
         assert!(calls < 9, "the deletion ends");
     }

@@ -35,7 +35,7 @@ pub async fn workers_that_share_rows_lose_no_change<M: ViewStore + Clone>(models
                 .boxed()
             });
             let own = StreamId::parse("racer", &racer.to_string()).expect("a valid name");
-            models.turn(totals().projection(), vec![own], turn).await?;
+            models.turn(totals().projection(), 0, vec![own], turn).await?;
         }
         Ok::<_, Error>(())
     };

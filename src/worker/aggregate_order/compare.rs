@@ -7,6 +7,7 @@ use crate::id::{EventId, Place, Position, StreamId, Version};
 use crate::store::log::mark::changed_stream;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::read_model::ReadModel;
+use crate::worker::aggregate_order::has_new_release;
 use crate::worker::aggregate_order::remembered::{Ahead, Swept, last_events};
 use crate::worker::aggregate_order::state::AggregateOrder;
 use crate::worker::runner::{Order, Runner};
@@ -83,7 +84,7 @@ impl<M: ReadModel> Runner<'_, M, AggregateOrder> {
     /// Applies a page again whose events the restored rows lack, unless the swept position was restored too. Returns whether to read on.
     pub(super) async fn apply_again(&mut self, lacking: Swept) -> Result<bool> {
         self.return_to_stored().await?;
-        let (reader, limit, scope) = (self.job.reader.clone(), self.job.options.batch_events, self.order.scope.clone());
+        let (reader, limit, scope) = (self.job.reader.clone(), self.job.options.batch_events, self.scope());
         let mut after = lacking.from;
         while after.position < lacking.to.position && lacking.to.position <= self.applied.position {
             let page = match retry_transient(&self.stop, self.delays(), || reader.read_all(after, limit, &scope)).await
@@ -140,7 +141,12 @@ impl<M: ReadModel> Runner<'_, M, AggregateOrder> {
         let mut from = retry_transient(&self.stop, self.delays(), || models.mark(name)).await?;
         for _ in 0..REFUSALS {
             let refused = Mark::new(from.position.max(Position::new(1)), lost);
-            let stored = retry_transient(&self.stop, self.delays(), || models.sweep(name, from, refused)).await?;
+            let known = retry_transient(&self.stop, self.delays(), || models.parking(name)).await?.changes;
+            let sweep = || models.sweep(name, known, from, refused);
+            let stored = match retry_transient(&self.stop, self.delays(), sweep).await {
+                Err(error) if has_new_release(&error) => continue,
+                swept => swept?,
+            };
             if stored == refused {
                 break;
             }

@@ -6,14 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::id::AggregateType;
-use crate::store::log::query::Filter;
 use crate::worker::aggregate_order::remembered::{Ahead, Swept};
 use crate::worker::transaction::Moved;
 
 /// A row for each aggregate, and the swept position.
 pub(in crate::worker) struct AggregateOrder {
-    /// The events that move a row: all events of an aggregate, including types that are not wanted.
-    pub(super) scope: Filter,
     /// The aggregate types that have had a wanted event, unless the filter names types. The others have no rows: if one of their events is
     /// wanted after all, the events before it are read from the store.
     pub(super) kinds: HashSet<AggregateType>,

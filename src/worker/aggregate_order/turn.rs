@@ -10,11 +10,11 @@ use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::log::mark::changed_stream;
-use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::ParkedState;
 use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::read_model::ReadModel;
+use crate::worker::deploy::Wanted;
 use crate::worker::due::Due;
 use crate::worker::handler::Handler;
 use crate::worker::parking::from_event;
@@ -26,7 +26,7 @@ pub(super) struct Attempt<Tx: Send + ?Sized + 'static> {
     projection: Arc<dyn Handler<Tx>>,
     name: ProjectionName,
     reader: Arc<dyn EventReader>,
-    filter: Filter,
+    wanted: Arc<Wanted>,
     /// No event up to here is wanted.
     begins_after: Position,
     longest_call: Duration,
@@ -40,7 +40,7 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
             projection: runner.job.projection.clone(),
             name: runner.name.clone(),
             reader: runner.job.reader.clone(),
-            filter: runner.filter.clone(),
+            wanted: runner.wanted.clone(),
             begins_after: runner.begins_after.position,
             longest_call: runner.job.options.longest_call,
             due: runner.job.options.due(),
@@ -72,8 +72,8 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
         })
     }
 
-    /// Applies the next events of a parked aggregate, at most `most`.
-    pub(super) fn retry(self: Arc<Self>, most: usize) -> Turn<Tx> {
+    /// Applies the next events of a parked aggregate, at most `most`, and none after `head`.
+    pub(super) fn retry(self: Arc<Self>, most: usize, head: Position) -> Turn<Tx> {
         Box::new(move |tx, rows| {
             async move {
                 let Some(row) = rows.first_mut() else { return Ok(()) };
@@ -84,7 +84,7 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
                     return Ok(());
                 }
                 // The log is read under the lock: an event that arrives later must find the row as this leaves it.
-                let (mut events, rest) = self.unread_if_failed(self.read_parked(row, most).await)?;
+                let (mut events, rest) = self.unread_if_failed(self.read_parked(row, most, head).await)?;
                 row.applied = events.last().map_or(row.applied, |last| last.version);
                 match &rest {
                     Some(next) if next.version > row.seen => {
@@ -111,6 +111,7 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
             let mut report = self.report();
             (report.planned, report.first) = (events.len(), Some(first.clone()));
         }
+        events.iter().try_for_each(|event| self.wanted.check(event))?;
         let call = self.projection.clone().decode(&events.iter().collect::<Vec<_>>())?;
         let failed = failure(&self.name, first);
         let (applied, took) = apply(call, tx, self.longest_call, failed).await;
@@ -119,7 +120,7 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
     }
 
     fn wants(&self, event: &RecordedEvent) -> bool {
-        event.position > self.begins_after && self.filter.passes(event)
+        event.position > self.begins_after && self.wanted.passes(event)
     }
 
     fn unread_if_failed<T>(&self, read: Result<T>) -> Result<T> {
@@ -162,10 +163,22 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
         Ok(found)
     }
 
-    /// Reads the next events of a parked aggregate.
-    async fn read_parked(&self, row: &Progress, most: usize) -> Result<(Vec<RecordedEvent>, Option<RecordedEvent>)> {
+    /// Reads the next events of a parked aggregate. Events after `head` may be ones that a release has registered since this one looked.
+    async fn read_parked(
+        &self,
+        row: &Progress,
+        most: usize,
+        head: Position,
+    ) -> Result<(Vec<RecordedEvent>, Option<RecordedEvent>)> {
         let (stream, seen) = (&row.stream, row.seen);
-        let (events, rest) = read_parked(&*self.reader, stream, row.applied, most).await?;
+        let (mut events, mut rest) = read_parked(&*self.reader, stream, row.applied, most).await?;
+        let known = events.partition_point(|event| event.position <= head);
+        if known < events.len() {
+            rest = events.drain(known..).next();
+        }
+        if events.is_empty() {
+            return Err(ErrorKind::Transient(format!("read {stream}: the log ends at {head} here")).into());
+        }
         // A replica may lag behind what was passed over.
         if rest.is_none() && events.last().is_none_or(|last| last.version < seen) {
             return Err(ErrorKind::Transient(format!("read {stream}: version {seen} is not there")).into());

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use retell::prelude::*;
-use retell::store::{Parking, ProjectionState, ReadModel, Seen, Step, Turn, ViewStore, Work};
+use retell::store::{Parking, ProjectionState, ReadModel, RegisteredProcessor, Seen, Step, Turn, ViewStore, Work};
 use retell::{ErrorKind, EventId, Fence, Mark, ProjectionName, RelayOptions, RelayStore, Views, Worker};
 use uuid::Uuid;
 
@@ -55,15 +55,41 @@ impl<M: ReadModel> ReadModel for RestoredBetween<M> {
         self.inner.seen(projection, streams).await
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<M::Tx>) -> retell::Result<()> {
-        self.inner.turn(projection, streams, turn).await
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<M::Tx>,
+    ) -> retell::Result<()> {
+        self.inner.turn(projection, changes, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> retell::Result<Mark> {
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> retell::Result<Mark> {
         if to.position == self.at && !self.is_restored.swap(true, Ordering::SeqCst) {
             Part::Models.restore(&self.place).await;
         }
-        self.inner.sweep(projection, from, to).await
+        self.inner.sweep(projection, changes, from, to).await
+    }
+
+    async fn register_processor(
+        &self,
+        projection: &ProjectionName,
+        processor: &RegisteredProcessor,
+    ) -> retell::Result<()> {
+        self.inner.register_processor(projection, processor).await
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> retell::Result<Vec<RegisteredProcessor>> {
+        self.inner.processors(projection).await
+    }
+
+    async fn forget_processor(
+        &self,
+        projection: &ProjectionName,
+        processor: &RegisteredProcessor,
+    ) -> retell::Result<bool> {
+        self.inner.forget_processor(projection, processor).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<M::Tx>) -> retell::Result<()> {

@@ -12,6 +12,7 @@ use crate::store::memory::model::rows::Generations;
 use crate::store::memory::model::transaction::Staged;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, parts};
 use crate::store::model::parking::{Parking, ParkingChange, Step};
+use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Row, in_aggregate_order};
 
 /// The committed state. One lock guards all of it, so readers see the value and the tables of the same commit.
@@ -26,6 +27,8 @@ pub(crate) struct Committed<T> {
 pub(crate) struct Tables {
     pub(crate) checkpoints: HashMap<ProjectionName, Mark>,
     pub(crate) parking: HashMap<ProjectionName, Parking>,
+    /// The registered releases of each projection, the newest last.
+    pub(crate) processors: HashMap<ProjectionName, Vec<RegisteredProcessor>>,
     /// The progress rows of the projections with per-aggregate order.
     pub(crate) progress: HashMap<ProjectionName, HashMap<StreamId, Row>>,
     /// The inboxes of all reactions.
@@ -51,9 +54,18 @@ impl Tables {
             return Err(in_aggregate_order(&step.projection));
         }
         let actual = self.checkpoint(&step.projection);
-        let changes = self.parking.get(&step.projection).map_or(0, |parking| parking.changes);
-        let begins_here = step.from.is_at(actual) && changes == step.changes;
+        let begins_here = step.from.is_at(actual) && self.changes(&step.projection) == step.changes;
         if begins_here { Ok(()) } else { Err(step.moved(actual.position)) }
+    }
+
+    pub(crate) fn changes(&self, projection: &ProjectionName) -> u64 {
+        self.parking.get(projection).map_or(0, |parking| parking.changes)
+    }
+
+    /// Counts a change of the registered processors.
+    pub(crate) fn count_change(&mut self, projection: &ProjectionName) {
+        self.checkpoints.entry(projection.clone()).or_default();
+        self.parking.entry(projection.clone()).or_default().changes += 1;
     }
 
     pub(crate) fn checkpoint(&self, projection: &ProjectionName) -> Mark {
@@ -71,6 +83,7 @@ impl Tables {
     pub(crate) fn forget(&mut self, projection: &ProjectionName) {
         self.checkpoints.remove(projection);
         self.parking.remove(projection);
+        self.processors.remove(projection);
         self.progress.remove(projection);
     }
 

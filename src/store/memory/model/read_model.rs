@@ -11,6 +11,7 @@ use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::processors::{RegisteredProcessor, check_changes};
 use crate::store::model::progress::{Seen, Turn, changes, in_key_order, in_log_order, progress_of};
 use crate::store::model::read_model::{ReadModel, Work};
 
@@ -90,10 +91,11 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         Ok(seen.collect())
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
+    async fn turn(&self, projection: &ProjectionName, known: u64, streams: Vec<StreamId>, turn: Turn<T>) -> Result<()> {
         let transaction = self.transactions.begin("turn").await?;
         let (before, rows) = {
             let committed = self.read();
+            check_changes(projection, known, committed.tables.changes(projection))?;
             let parked = committed.tables.parking.get(projection).map_or(&[] as &[_], |parking| &parking.parked);
             let streams = in_key_order(streams);
             let parked =
@@ -105,6 +107,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         let (mut value, mut after) = (T::clone(&before), rows.clone());
         let staged = transaction.run(async { turn(&mut value, &mut after).await }).await?;
         let mut committed = self.write();
+        check_changes(projection, known, committed.tables.changes(projection))?;
         committed.commit(value, staged);
         let (changed, parking) = changes(&rows, &after);
         let rows = committed.tables.progress.entry(projection.clone()).or_default();
@@ -113,13 +116,37 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         Ok(())
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
         let mut committed = self.write();
+        check_changes(projection, changes, committed.tables.changes(projection))?;
         let swept = committed.tables.checkpoints.entry(projection.clone()).or_default();
         if from.is_at(*swept) {
             *swept = to;
         }
         Ok(*swept)
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        let mut committed = self.write();
+        let own = committed.tables.processors.entry(projection.clone()).or_default();
+        if own.iter().all(|known| known.filter != processor.filter) {
+            own.push(processor.clone());
+            committed.tables.count_change(projection);
+        }
+        Ok(())
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        Ok(self.read().tables.processors.get(projection).cloned().unwrap_or_default())
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        let mut committed = self.write();
+        let own = committed.tables.processors.entry(projection.clone()).or_default();
+        let Some(place) = own.iter().position(|known| known.filter == processor.filter) else { return Ok(false) };
+        own.remove(place);
+        committed.tables.count_change(projection);
+        Ok(true)
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<T>) -> Result<()> {

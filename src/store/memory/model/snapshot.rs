@@ -13,11 +13,13 @@ use crate::id::mark::Mark;
 use crate::id::{
     AggregateId, CorrelationId, EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey,
 };
+use crate::store::log::query::Filter;
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::committed::{Committed, Tables};
 use crate::store::memory::model::rows::{Generations, Rows};
 use crate::store::model::deadlines::Deadline;
 use crate::store::model::parking::{Parked, ParkedState, Parking};
+use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::Row;
 use crate::store::model::views::{Fields, ViewId, ViewRow};
 
@@ -31,6 +33,8 @@ struct StoredModel<V> {
     checkpoints: Vec<(ProjectionName, Mark)>,
     /// The number of changes and the parked aggregates of each projection.
     parking: Vec<(ProjectionName, u64, Vec<StoredParked>)>,
+    /// The filter, time and program of the registered releases of each projection.
+    processors: Vec<(ProjectionName, Vec<(Filter, DateTime<Utc>, String)>)>,
     /// The applied and seen versions of each projection with per-aggregate order.
     progress: Vec<(ProjectionName, Vec<(StreamId, Row)>)>,
     handled: Vec<(ProjectionName, EventId)>,
@@ -109,6 +113,10 @@ impl<V> StoredModel<V> {
             let parked = own.parked.iter().map(StoredParked::of).collect();
             (name.clone(), own.changes, parked)
         });
+        let processors = tables.processors.iter().map(|(name, own)| {
+            let own = own.iter().map(|each| (each.filter.clone(), each.first_seen, each.program.clone())).collect();
+            (name.clone(), own)
+        });
         let views = tables.views.rows.iter().map(|(id, rows)| {
             let rows = rows.by_key.after(String::new()).map(|(_, row)| {
                 (row.key.clone(), row.state.clone().unwrap_or_default(), row.fields.clone(), row.position)
@@ -124,6 +132,7 @@ impl<V> StoredModel<V> {
             value,
             checkpoints: pairs(&tables.checkpoints),
             parking: parking.collect(),
+            processors: processors.collect(),
             progress: progress.collect(),
             handled: tables.handled.iter().cloned().collect(),
             starts: pairs(&tables.starts),
@@ -139,6 +148,10 @@ impl<V> StoredModel<V> {
             let parked = parked.into_iter().map(StoredParked::restored).collect::<Result<_>>()?;
             Ok((name, Parking { changes, parked }))
         });
+        let processors = self.processors.into_iter().map(|(name, own)| {
+            let own = own.into_iter().map(|(filter, time, program)| RegisteredProcessor::new(filter, time, program));
+            (name, own.collect())
+        });
         let rows = self.views.into_iter().map(|(view, generation, rows)| {
             let id = ViewId::new(view.as_str(), generation)?;
             Ok((id, restored_rows(rows)))
@@ -150,6 +163,7 @@ impl<V> StoredModel<V> {
         let tables = Tables {
             checkpoints: self.checkpoints.into_iter().collect(),
             parking: parking.collect::<Result<_>>()?,
+            processors: processors.collect(),
             progress: progress.collect(),
             handled: self.handled.into_iter().collect(),
             starts: self.starts.into_iter().collect(),

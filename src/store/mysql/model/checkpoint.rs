@@ -31,7 +31,7 @@ pub(crate) async fn lock_checkpoint_in(
     session.set(id);
     Ok(Checkpoint {
         mark: mark_from_sql((position, event_id))?,
-        parking_changes: from_sql(changes, "count")?,
+        changes: from_sql(changes, "count")?,
         per_aggregate,
         state: ProjectionState::parse(&state)?,
     })
@@ -71,10 +71,10 @@ pub(crate) const NAMES: &str = "SELECT CONVERT(projection USING utf8mb4) FROM re
 
 pub(crate) const STATE: &str = "SELECT CONVERT(state USING utf8mb4) FROM retell_checkpoints WHERE projection = ?";
 
-pub(crate) const CHANGES: &str = "SELECT parking_changes FROM retell_checkpoints WHERE projection = ?";
+pub(crate) const CHANGES: &str = "SELECT changes FROM retell_checkpoints WHERE projection = ?";
 
 const LOCK: &str = concat!(
-    "SELECT position, event_id, parking_changes, per_aggregate, CONVERT(state USING utf8mb4), ",
+    "SELECT position, event_id, changes, per_aggregate, CONVERT(state USING utf8mb4), ",
     session_id!(),
     " FROM retell_checkpoints WHERE projection = ? FOR UPDATE"
 );
@@ -86,12 +86,12 @@ const INSERT: &str = "
 /// Binds: new position and event, new count of changes, projection, old position, old event twice, old count. Compares the old values again: work that creates a table
 /// commits implicitly, and another worker may then move the checkpoint.
 const ADVANCE: &str = "
-    UPDATE retell_checkpoints SET position = ?, event_id = ?, parking_changes = ?
-    WHERE projection = ? AND position = ? AND (? IS NULL OR event_id = ?) AND parking_changes = ?";
+    UPDATE retell_checkpoints SET position = ?, event_id = ?, changes = ?
+    WHERE projection = ? AND position = ? AND (? IS NULL OR event_id = ?) AND changes = ?";
 
 /// Binds: position, event, count of changes, projection.
 pub(crate) const RESET: &str =
-    "UPDATE retell_checkpoints SET position = ?, event_id = ?, parking_changes = ? WHERE projection = ?";
+    "UPDATE retell_checkpoints SET position = ?, event_id = ?, changes = ? WHERE projection = ?";
 
 /// Binds: position, event, reaction.
 pub(crate) const RESET_START: &str = "UPDATE retell_reactions SET begins_after = ?, event_id = ? WHERE reaction = ?";

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
+use uuid::Uuid;
 
 use crate::error::Result;
 use crate::id::mark::Mark;
@@ -12,6 +13,7 @@ use crate::id::{ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
+use crate::store::model::processors::check_changes;
 use crate::store::model::progress::{
     Progress, Row, Seen, StoredRow, Turn, changes, in_key_order, parked_of, progress_of, stored,
 };
@@ -22,7 +24,7 @@ use crate::store::mysql::model::checkpoint::lock_checkpoint_in;
 use crate::store::mysql::model::parking::{columns, park};
 use crate::store::mysql::model::read_model::MySqlReadModel;
 use crate::store::mysql::session::session_id;
-use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
+use crate::store::server::convert::{from_sql, id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 use crate::store::server::lease::Lease;
 use crate::store::server::orphans::SessionId;
@@ -60,6 +62,7 @@ impl MySqlReadModel {
     pub(crate) async fn run_turn(
         &self,
         projection: &ProjectionName,
+        known: u64,
         streams: Vec<StreamId>,
         turn: Turn<MySqlConnection>,
     ) -> Result<()> {
@@ -69,7 +72,7 @@ impl MySqlReadModel {
         loop {
             let lease = self.connections.lease().await;
             let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
-            let done = self.turn_on(&mut lease, projection, &streams, &mut turn).await;
+            let done = self.turn_on(&mut lease, (projection, known), &streams, &mut turn).await;
             let done = lease.finish(done);
             if turn.is_none() || !retries.may_pass(&done) {
                 return done;
@@ -77,15 +80,18 @@ impl MySqlReadModel {
         }
     }
 
-    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, known: u64, from: Mark, to: Mark) -> Result<Mark> {
         let failed = |error| classify(error, "advance a swept position");
         let (name, id) = (projection.as_str().as_bytes(), id_to_sql(from));
         let query = sqlx::query(SWEEP).bind(to_sql(to.position.get())).bind(id_to_sql(to)).bind(name);
-        let query = query.bind(to_sql(from.position.get())).bind(id).bind(id);
+        let query = query.bind(to_sql(from.position.get())).bind(id).bind(id).bind(to_sql(known));
         self.connections.execute(query).await.map_err(failed)?;
         // A projection has its row since it began.
-        let swept = self.connections.optional(sqlx::query_as(SWEPT).bind(name)).await.map_err(failed)?;
-        swept.map_or(Ok(Mark::START), mark_from_sql)
+        let swept: Option<(i64, Option<Uuid>, i64)> =
+            self.connections.optional(sqlx::query_as(SWEPT).bind(name)).await.map_err(failed)?;
+        let Some((position, event_id, stored)) = swept else { return Ok(Mark::START) };
+        check_changes(projection, known, from_sql(stored, "count")?)?;
+        mark_from_sql((position, event_id))
     }
 }
 
@@ -149,7 +155,7 @@ impl MySqlReadModel {
     async fn turn_on(
         &self,
         lease: &mut Lease<MySql>,
-        projection: &ProjectionName,
+        (projection, known): (&ProjectionName, u64),
         streams: &[StreamId],
         turn: &mut Option<Turn<MySqlConnection>>,
     ) -> Result<()> {
@@ -158,7 +164,10 @@ impl MySqlReadModel {
         let session = lease.session();
         let mut tx = lease.begin().await.map_err(failed)?;
         let locked = async {
-            let locked = lock(&mut tx, projection, streams, &session).await?;
+            let (locked, stored) = lock(&mut tx, projection, streams, &session).await?;
+            if let Some(stored) = stored {
+                check_changes(projection, known, from_sql(stored, "count")?)?;
+            }
             let parked = read_parked(&mut tx, projection, &parked_of(streams, &locked)).await?;
             progress_of(streams.to_vec(), &locked, parked)
         };
@@ -180,26 +189,28 @@ impl MySqlReadModel {
     }
 }
 
-/// Inserts the missing rows and locks all of them, in key order. Notes the id of the session.
+/// Inserts the missing rows and locks all of them, in key order. Notes the id of the session. Returns the rows, and the count of the projection's
+/// changes if there are any rows.
 async fn lock(
     tx: &mut MySqlConnection,
     projection: &ProjectionName,
     streams: &[StreamId],
     session: &SessionId,
-) -> Result<HashMap<StreamId, Row>> {
+) -> Result<(HashMap<StreamId, Row>, Option<i64>)> {
     for chunk in streams.chunks(ROWS) {
         let new = chunk.iter().map(|stream| (stream, Row::default()));
         write(tx, projection, new, LOCKED).await.map_err(|error| classify(error, "lock progress"))?;
     }
-    let mut locked = HashMap::new();
+    let (mut locked, mut changes) = (HashMap::new(), None);
     for chunk in streams.chunks(ROWS) {
-        let (found, id) = rows(tx, projection, chunk).await?;
+        let (found, last) = rows(tx, projection, chunk).await?;
         locked.extend(found);
-        if let Some(id) = id {
+        if let Some((id, stored)) = last {
             session.set(id);
+            changes = changes.or(Some(stored));
         }
     }
-    Ok(locked)
+    Ok((locked, changes))
 }
 
 /// Binds for each row: projection, aggregate type, aggregate id, applied, seen, event seen.
@@ -235,20 +246,20 @@ async fn set(tx: &mut MySqlConnection, projection: &ProjectionName, changed: &[&
     Ok(())
 }
 
-/// Returns the rows, and the id of the session if there are any.
+/// Returns the rows. If there are any, also the id of the session and the count of the projection's changes.
 async fn rows(
     db: &mut MySqlConnection,
     projection: &ProjectionName,
     streams: &[StreamId],
-) -> Result<(HashMap<StreamId, Row>, Option<u64>)> {
+) -> Result<(HashMap<StreamId, Row>, Option<(u64, i64)>)> {
     let failed = |error| classify(error, "read progress");
     let mut query = QueryBuilder::new(FIND);
-    query.push_bind(projection.as_str().as_bytes());
+    query.push_bind(projection.as_str().as_bytes()).push(OF_PROJECTION).push_bind(projection.as_str().as_bytes());
     push_keys(&mut query, streams.iter());
     let found = query.build().fetch_all(db).await.map_err(failed)?;
-    let session = found.first().map(|row| row.try_get(5)).transpose().map_err(failed)?;
+    let last = found.first().map(|row| Ok((row.try_get(5)?, row.try_get(6)?))).transpose().map_err(failed)?;
     let rows = found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect::<Result<_>>()?;
-    Ok((rows, session))
+    Ok((rows, last))
 }
 
 fn row_of(row: &MySqlRow) -> Result<StoredRow<'_>, sqlx::Error> {
@@ -296,8 +307,10 @@ const CHANGED: &str =
 const FIND: &str = concat!(
     "SELECT aggregate_type, aggregate_id, applied, seen, seen_id, ",
     session_id!(),
-    " FROM retell_progress WHERE projection = "
+    ", COALESCE((SELECT changes FROM retell_checkpoints WHERE projection = "
 );
+
+const OF_PROJECTION: &str = "), 0) FROM retell_progress WHERE projection = ";
 
 const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
@@ -305,9 +318,9 @@ const PARKED: &str = "
 
 const AMONG: &str = " AND (aggregate_type, aggregate_id) IN ";
 
-/// Binds: new position and event, projection, old position, old event twice.
+/// Binds: new position and event, projection, old position, old event twice, count of changes.
 const SWEEP: &str = "
     UPDATE retell_checkpoints SET position = ?, event_id = ?
-    WHERE projection = ? AND state = 'running' AND position = ? AND (? IS NULL OR event_id = ?)";
+    WHERE projection = ? AND state = 'running' AND position = ? AND (? IS NULL OR event_id = ?) AND changes = ?";
 
-const SWEPT: &str = "SELECT position, event_id FROM retell_checkpoints WHERE projection = ?";
+const SWEPT: &str = "SELECT position, event_id, changes FROM retell_checkpoints WHERE projection = ?";

@@ -12,6 +12,7 @@ use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::mysql::check::{self, Part};
@@ -184,14 +185,27 @@ impl ReadModel for MySqlReadModel {
     async fn turn(
         &self,
         projection: &ProjectionName,
+        changes: u64,
         streams: Vec<StreamId>,
         turn: Turn<MySqlConnection>,
     ) -> Result<()> {
-        self.run_turn(projection, streams, turn).await
+        self.run_turn(projection, changes, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
-        self.sweep_to(projection, from, to).await
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
+        self.sweep_to(projection, changes, from, to).await
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        self.change_processor(projection, processor, Change::Register).await.map(drop)
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        self.registered(projection).await
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        self.change_processor(projection, processor, Change::Forget).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<MySqlConnection>) -> Result<()> {
@@ -213,7 +227,7 @@ impl ReadModel for MySqlReadModel {
         for statement in [FORGET_PROGRESS, FORGET_PARKED] {
             sqlx::query(statement).bind(name).execute(&mut *tx).await.map_err(failed)?;
         }
-        let set = sqlx::query(RESET).bind(position).bind(id).bind(to_sql(reset.parking_changes)).bind(name);
+        let set = sqlx::query(RESET).bind(position).bind(id).bind(to_sql(reset.changes)).bind(name);
         set.execute(&mut *tx).await.map_err(failed)?;
         if to != Mark::START {
             sqlx::query(RESET_START).bind(position).bind(id).bind(name).execute(&mut *tx).await.map_err(failed)?;

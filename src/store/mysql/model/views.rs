@@ -159,7 +159,7 @@ async fn delete_on(lease: &mut Lease<MySql>, view: &ViewId, rows: usize) -> Resu
     sqlx::query(MARK_DELETING).bind(projection).execute(&mut *tx).await.map_err(failed)?;
     let is_gone = delete_rows(&mut tx, view, rows).await.map_err(failed)?;
     if is_gone {
-        for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+        for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_PROCESSORS, DELETE_CHECKPOINT] {
             sqlx::query(delete).bind(projection).execute(&mut *tx).await.map_err(failed)?;
         }
     }
@@ -363,6 +363,8 @@ const DELETE_GENERATION_FIELDS: &str = "DELETE FROM retell_view_fields WHERE vie
 const DELETE_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?";
 
 const DELETE_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?";
+
+const DELETE_PROCESSORS: &str = "DELETE FROM retell_processors WHERE projection = ?";
 
 const DELETE_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?";
 

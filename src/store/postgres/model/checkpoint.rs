@@ -39,7 +39,7 @@ pub(crate) async fn lock(
         row.map_err(|error| classify(error, "lock a checkpoint"))?;
     Ok(Checkpoint {
         mark: mark_from_sql((position, event_id))?,
-        parking_changes: from_sql(changes, "count")?,
+        changes: from_sql(changes, "count")?,
         per_aggregate,
         state: ProjectionState::parse(&state)?,
     })
@@ -59,24 +59,24 @@ pub(crate) const STATE: &str = "SELECT state FROM {schema}.checkpoints WHERE pro
 /// would block every other worker of its projection, so the server ends a transaction that is idle for 30 seconds.
 /// If the worker drops a handler, it closes the connection. On Linux, a server can notice that while a statement of the handler still runs.
 const ADVANCE: &str = "
-    UPDATE {schema}.checkpoints SET position = $5, event_id = $6, parking_changes = $7
-    WHERE projection = $1 AND position = $2 AND ($3::uuid IS NULL OR event_id = $3) AND parking_changes = $4 AND NOT per_aggregate
+    UPDATE {schema}.checkpoints SET position = $5, event_id = $6, changes = $7
+    WHERE projection = $1 AND position = $2 AND ($3::uuid IS NULL OR event_id = $3) AND changes = $4 AND NOT per_aggregate
         AND state = 'running'
     RETURNING set_config('idle_in_transaction_session_timeout', '30s', true),
         CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
 /// Binds: projection, position, event, count of changes.
 pub(crate) const RESET: &str =
-    "UPDATE {schema}.checkpoints SET position = $2, event_id = $3, parking_changes = $4 WHERE projection = $1";
+    "UPDATE {schema}.checkpoints SET position = $2, event_id = $3, changes = $4 WHERE projection = $1";
 
 /// Locks the row. Inserts it first if it does not exist. As [`ADVANCE`], lets the server notice a closed connection.
 pub(crate) const LOCK: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position
-    RETURNING position, event_id, parking_changes, per_aggregate, state,
+    RETURNING position, event_id, changes, per_aggregate, state,
         CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
-pub(crate) const CHANGES: &str = "SELECT parking_changes FROM {schema}.checkpoints WHERE projection = $1";
+pub(crate) const CHANGES: &str = "SELECT changes FROM {schema}.checkpoints WHERE projection = $1";
 
 /// Binds: reaction, position, event.
 pub(crate) const RESET_START: &str =

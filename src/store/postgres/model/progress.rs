@@ -13,6 +13,7 @@ use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Parked;
+use crate::store::model::processors::check_changes;
 use crate::store::model::progress::{
     Progress, Row, Seen, StoredRow, Turn, changes, in_key_order, parked_of, progress_of, stored,
 };
@@ -22,7 +23,7 @@ use crate::store::postgres::model::checkpoint;
 use crate::store::postgres::model::parking::{columns, park};
 use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::postgres::schema::Schema;
-use crate::store::server::convert::{id_to_sql, mark_from_sql, to_sql};
+use crate::store::server::convert::{from_sql, id_to_sql, mark_from_sql, to_sql};
 use crate::store::server::inline::InlineModels;
 use crate::store::server::lease::Lease;
 
@@ -44,7 +45,7 @@ impl PostgresReadModel {
         let read = || async {
             let mut lease = self.connections.lease().await.map_err(failed)?;
             let found = rows(&mut lease, &self.schema, FIND, projection, streams).await;
-            Ok(lease.finish(found)?.into_iter().map(|(stream, row)| (stream, Seen::of(row))).collect())
+            Ok(lease.finish(found)?.0.into_iter().map(|(stream, row)| (stream, Seen::of(row))).collect())
         };
         self.connections.repeat("read progress", read).await
     }
@@ -52,6 +53,7 @@ impl PostgresReadModel {
     pub(crate) async fn run_turn(
         &self,
         projection: &ProjectionName,
+        known: u64,
         streams: Vec<StreamId>,
         turn: Turn<PgConnection>,
     ) -> Result<()> {
@@ -61,7 +63,7 @@ impl PostgresReadModel {
         loop {
             let lease = self.connections.lease().await;
             let mut lease = lease.map_err(|error| classify(error, "commit a batch"))?;
-            let done = self.turn_on(&mut lease, projection, &streams, &mut turn).await;
+            let done = self.turn_on(&mut lease, (projection, known), &streams, &mut turn).await;
             let done = lease.finish(done);
             if turn.is_none() || !retries.may_pass(&done) {
                 return done;
@@ -69,15 +71,18 @@ impl PostgresReadModel {
         }
     }
 
-    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, known: u64, from: Mark, to: Mark) -> Result<Mark> {
         let query = sqlx::query_as(self.schema.sql(SWEEP))
             .bind(projection.as_str())
             .bind(to_sql(from.position.get()))
             .bind(id_to_sql(from))
             .bind(to_sql(to.position.get()))
-            .bind(id_to_sql(to));
-        let swept = self.connections.one(query).await.map_err(|error| classify(error, "advance a swept position"))?;
-        mark_from_sql(swept)
+            .bind(id_to_sql(to))
+            .bind(to_sql(known));
+        let swept: (i64, Option<Uuid>, i64) =
+            self.connections.one(query).await.map_err(|error| classify(error, "advance a swept position"))?;
+        check_changes(projection, known, from_sql(swept.2, "count")?)?;
+        mark_from_sql((swept.0, swept.1))
     }
 }
 
@@ -137,7 +142,7 @@ impl PostgresReadModel {
     async fn turn_on(
         &self,
         lease: &mut Lease<Postgres>,
-        projection: &ProjectionName,
+        (projection, known): (&ProjectionName, u64),
         streams: &[StreamId],
         turn: &mut Option<Turn<PgConnection>>,
     ) -> Result<()> {
@@ -145,7 +150,10 @@ impl PostgresReadModel {
         let limits = self.connections.limits();
         let mut tx = lease.begin().await.map_err(failed)?;
         let locked = async {
-            let locked = rows(&mut tx, &self.schema, LOCK, projection, streams).await?;
+            let (locked, stored) = rows(&mut tx, &self.schema, LOCK, projection, streams).await?;
+            if let Some(stored) = stored {
+                check_changes(projection, known, from_sql(stored, "count")?)?;
+            }
             let parked = self.parked_of(&mut tx, projection, &parked_of(streams, &locked)).await?;
             progress_of(streams.to_vec(), &locked, parked)
         };
@@ -202,19 +210,25 @@ fn keys<'s>(streams: impl Iterator<Item = &'s StreamId>) -> (Vec<&'s str>, Vec<&
     streams.map(|stream| (stream.aggregate_type().as_str(), stream.aggregate_id().as_str())).unzip()
 }
 
+/// Returns the rows, and the count of the projection's changes if `statement` selects it.
 async fn rows(
     db: &mut PgConnection,
     schema: &Schema,
     statement: &'static str,
     projection: &ProjectionName,
     streams: &[StreamId],
-) -> Result<HashMap<StreamId, Row>> {
+) -> Result<(HashMap<StreamId, Row>, Option<i64>)> {
     let (kinds, ids) = keys(streams.iter());
     let query = sqlx::query(schema.sql(statement)).bind(projection.as_str()).bind(kinds).bind(ids);
     let failed = |error| classify(error, "read progress");
     let found = query.fetch_all(db).await.map_err(failed)?;
-    found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect()
+    let changes = found.first().filter(|row| row.len() > COLUMNS).map(|row| row.try_get(COLUMNS));
+    let changes = changes.transpose().map_err(failed)?;
+    Ok((found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect::<Result<_>>()?, changes))
 }
+
+/// The number of columns of a row.
+const COLUMNS: usize = 5;
 
 fn row_of(row: &PgRow) -> Result<StoredRow<'_>, sqlx::Error> {
     Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?))
@@ -224,14 +238,14 @@ fn row_of(row: &PgRow) -> Result<StoredRow<'_>, sqlx::Error> {
 const BEGIN_PER_AGGREGATE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, 0, true)
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
-    RETURNING position, event_id, parking_changes, per_aggregate, state";
+    RETURNING position, event_id, changes, per_aggregate, state";
 
 /// `BEGIN_PER_AGGREGATE` for a projection that appends will apply inline.
 const BEGIN_INLINE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate, state) VALUES ($1, 0, true, 'inline')
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0,
         state = CASE c.state WHEN 'running' THEN 'inline' ELSE c.state END
-    RETURNING position, event_id, parking_changes, per_aggregate, state";
+    RETURNING position, event_id, changes, per_aggregate, state";
 
 /// Binds: projection, aggregate types, aggregate ids. Looks up each row separately, so a plan made while the table was small stays fast.
 const FIND: &str = "
@@ -253,7 +267,8 @@ const LOCK: &str = "
     FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (aggregate_type, aggregate_id, place)
     ORDER BY place
     ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = p.applied
-    RETURNING aggregate_type, aggregate_id, applied, seen, seen_id, set_config('idle_in_transaction_session_timeout', '30s', true),
+    RETURNING aggregate_type, aggregate_id, applied, seen, seen_id,
+        coalesce((SELECT changes FROM {schema}.checkpoints WHERE projection = $1), 0), set_config('idle_in_transaction_session_timeout', '30s', true),
         CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
 /// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen, events seen. All rows exist, so each insert becomes an update that
@@ -271,11 +286,13 @@ const PARKED: &str = "
     JOIN {schema}.parked USING (aggregate_type, aggregate_id)
     WHERE projection = $1";
 
-/// Binds: projection, old position and event, new position and event. A projection without a row is at zero.
+/// Binds: projection, old position and event, new position and event, count of changes. A projection without a row is at zero.
 const SWEEP: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, event_id, per_aggregate)
     VALUES ($1, CASE WHEN $2 = 0 THEN $4 ELSE 0 END, CASE WHEN $2 = 0 THEN $5::uuid END, true)
     ON CONFLICT (projection) DO UPDATE SET
-        position = CASE WHEN c.state = 'running' AND c.position = $2 AND ($3::uuid IS NULL OR c.event_id = $3) THEN $4 ELSE c.position END,
-        event_id = CASE WHEN c.state = 'running' AND c.position = $2 AND ($3::uuid IS NULL OR c.event_id = $3) THEN $5 ELSE c.event_id END
-    RETURNING position, event_id";
+        position = CASE WHEN c.state = 'running' AND c.position = $2 AND ($3::uuid IS NULL OR c.event_id = $3) AND c.changes = $6
+            THEN $4 ELSE c.position END,
+        event_id = CASE WHEN c.state = 'running' AND c.position = $2 AND ($3::uuid IS NULL OR c.event_id = $3) AND c.changes = $6
+            THEN $5 ELSE c.event_id END
+    RETURNING position, event_id, changes";

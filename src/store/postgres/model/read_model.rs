@@ -12,6 +12,7 @@ use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::postgres::check::{self, Part};
@@ -179,12 +180,30 @@ impl ReadModel for PostgresReadModel {
         self.seen_versions(projection, streams).await
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<PgConnection>) -> Result<()> {
-        self.run_turn(projection, streams, turn).await
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<PgConnection>,
+    ) -> Result<()> {
+        self.run_turn(projection, changes, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
-        self.sweep_to(projection, from, to).await
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
+        self.sweep_to(projection, changes, from, to).await
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        self.change_processor(projection, processor, Change::Register).await.map(drop)
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        self.registered(projection).await
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        self.change_processor(projection, processor, Change::Forget).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<PgConnection>) -> Result<()> {
@@ -202,7 +221,7 @@ impl ReadModel for PostgresReadModel {
                 .map_err(failed)?;
         }
         let set = sqlx::query(self.schema.sql(RESET)).bind(projection.as_str()).bind(to_sql(to.position.get()));
-        let set = set.bind(id_to_sql(to)).bind(to_sql(reset.parking_changes));
+        let set = set.bind(id_to_sql(to)).bind(to_sql(reset.changes));
         set.execute(&mut *tx).await.map_err(failed)?;
         if to != Mark::START {
             let begin = sqlx::query(self.schema.sql(RESET_START)).bind(projection.as_str());

@@ -129,7 +129,7 @@ impl PostgresReadModel {
         }
         let is_gone = self.delete_rows(&mut tx, view, rows).await.map_err(failed)?;
         if is_gone {
-            for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+            for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_PROCESSORS, DELETE_CHECKPOINT] {
                 sqlx::query(self.schema.sql(delete)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
             }
         }
@@ -297,6 +297,8 @@ const DELETE_GENERATION_FIELDS: &str = "
 const DELETE_CHECKPOINT: &str = "DELETE FROM {schema}.checkpoints WHERE projection = $1";
 
 const DELETE_PARKED: &str = "DELETE FROM {schema}.parked WHERE projection = $1";
+
+const DELETE_PROCESSORS: &str = "DELETE FROM {schema}.processors WHERE projection = $1";
 
 const DELETE_PROGRESS: &str = "DELETE FROM {schema}.progress WHERE projection = $1";
 

@@ -30,7 +30,7 @@ pub(crate) fn apply(
         // The file's log may have been replaced by one that is as long.
         if found.mark.position == before && found.mark.is_at(read::mark_at(db, before)?) {
             runtime.block_on(inline::apply(&**inline, db, events)).map_err(classify_work)?;
-            set_checkpoint(db, inline.projection(), head, found.parking_changes)?;
+            set_checkpoint(db, inline.projection(), head, found.changes)?;
         } else {
             // Another process has appended without running the projection, or the log has another history, which is an error.
             catch_up(db, runtime, &**inline, head)?;
@@ -62,5 +62,5 @@ pub(crate) fn catch_up(
         runtime.block_on(inline::apply(inline, db, &page.events)).map_err(classify_work)?;
         at = page.mark();
     }
-    set_checkpoint(db, projection, head, found.parking_changes)
+    set_checkpoint(db, projection, head, found.changes)
 }

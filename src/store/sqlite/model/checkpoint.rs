@@ -17,7 +17,7 @@ pub(crate) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result
     let Some(row) = rows.next()? else { return Ok(Checkpoint::default()) };
     Ok(Checkpoint {
         mark: mark_from_sql((row.get(0)?, row.get(1)?))?,
-        parking_changes: from_sql(row.get(2)?, "count")?,
+        changes: from_sql(row.get(2)?, "count")?,
         per_aggregate: row.get(3)?,
         state: ProjectionState::parse(row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?)?,
     })
@@ -44,13 +44,13 @@ pub(crate) fn set_checkpoint(
 const NAMES: &str = "SELECT projection FROM retell_checkpoints ORDER BY projection";
 
 const CHECKPOINT: &str =
-    "SELECT position, event_id, parking_changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";
+    "SELECT position, event_id, changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";
 
 /// Binds: projection, position, event, count of changes.
 const SET_CHECKPOINT: &str = "
-    INSERT INTO retell_checkpoints (projection, position, event_id, parking_changes) VALUES (?1, ?2, ?3, ?4)
+    INSERT INTO retell_checkpoints (projection, position, event_id, changes) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (projection) DO UPDATE
-    SET position = excluded.position, event_id = excluded.event_id, parking_changes = excluded.parking_changes";
+    SET position = excluded.position, event_id = excluded.event_id, changes = excluded.changes";
 
 /// Binds: reaction, position, event.
 pub(crate) const RESET_START: &str = "UPDATE retell_reactions SET begins_after = ?2, event_id = ?3 WHERE reaction = ?1";

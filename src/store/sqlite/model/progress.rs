@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::model::parking::Parked;
+use crate::store::model::processors::check_changes;
 use crate::store::model::progress::{Row, Seen, Turn, changes, in_key_order, progress_of};
 use crate::store::model::read_model::Work;
 use crate::store::sqlite::convert::{event_id_from_sql, event_id_to_sql, from_sql, mark_from_sql, to_sql};
@@ -52,6 +53,7 @@ impl SqliteReadModel {
     pub(crate) async fn run_turn(
         &self,
         projection: &ProjectionName,
+        known: u64,
         streams: Vec<StreamId>,
         turn: Turn<Connection>,
     ) -> Result<()> {
@@ -59,6 +61,7 @@ impl SqliteReadModel {
         self.writer
             .run_async("commit a batch", move |db, call| {
                 let open = OpenTransaction::begin(db)?;
+                check_changes(&projection, known, checkpoint(open.db, &projection)?.changes)?;
                 let streams = in_key_order(streams);
                 let rows = rows(open.db, &projection, &streams)?;
                 let parked = parked_of(open.db, &projection, &rows)?;
@@ -79,14 +82,18 @@ impl SqliteReadModel {
             .await
     }
 
-    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
+    pub(crate) async fn sweep_to(&self, projection: &ProjectionName, known: u64, from: Mark, to: Mark) -> Result<Mark> {
         let projection = projection.clone();
         self.writer
             .run("advance a swept position", move |db| {
                 let mut sweep = db.prepare_cached(SWEEP)?;
                 let (old, new) = (event_id_to_sql(from.event_id), event_id_to_sql(to.event_id));
-                let binds = (projection.as_str(), to_sql(from.position.get()), old, to_sql(to.position.get()), new);
-                mark_from_sql(sweep.query_row(binds, |row| Ok((row.get(0)?, row.get(1)?)))?)
+                let (from, to) = (to_sql(from.position.get()), to_sql(to.position.get()));
+                let binds = (projection.as_str(), from, old, to, new, to_sql(known));
+                let (mark, stored) =
+                    sweep.query_row(binds, |row| Ok(((row.get(0)?, row.get(1)?), row.get::<_, i64>(2)?)))?;
+                check_changes(&projection, known, from_sql(stored, "count")?)?;
+                mark_from_sql(mark)
             })
             .await
     }
@@ -141,11 +148,13 @@ const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
     FROM retell_parked WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
 
-/// Binds: projection, old position and event, new position and event. A projection without a row is at zero.
+/// Binds: projection, old position and event, new position and event, count of changes. A projection without a row is at zero.
 const SWEEP: &str = "
     INSERT INTO retell_checkpoints (projection, position, event_id, per_aggregate)
     VALUES (?1, CASE WHEN ?2 = 0 THEN ?4 ELSE 0 END, CASE WHEN ?2 = 0 THEN ?5 END, 1)
     ON CONFLICT (projection) DO UPDATE SET
-        position = CASE WHEN state = 'running' AND position = ?2 AND (?3 IS NULL OR event_id = ?3) THEN ?4 ELSE position END,
-        event_id = CASE WHEN state = 'running' AND position = ?2 AND (?3 IS NULL OR event_id = ?3) THEN ?5 ELSE event_id END
-    RETURNING position, event_id";
+        position = CASE WHEN state = 'running' AND position = ?2 AND (?3 IS NULL OR event_id = ?3) AND changes = ?6
+            THEN ?4 ELSE position END,
+        event_id = CASE WHEN state = 'running' AND position = ?2 AND (?3 IS NULL OR event_id = ?3) AND changes = ?6
+            THEN ?5 ELSE event_id END
+    RETURNING position, event_id, changes";

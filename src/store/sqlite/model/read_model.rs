@@ -13,6 +13,7 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::{Parking, Step};
+use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::sqlite::connection::{Location, Pool};
@@ -126,7 +127,7 @@ impl ReadModel for SqliteReadModel {
         let read = move |db: &mut Connection| {
             // One snapshot for the count and the rows.
             let tx = db.transaction()?;
-            let changes = checkpoint(&tx, &name)?.parking_changes;
+            let changes = checkpoint(&tx, &name)?.changes;
             Ok(Parking { changes, parked: parked(&tx, &name)? })
         };
         let parking = self.readers.run("read parked aggregates", read).await?;
@@ -171,12 +172,30 @@ impl ReadModel for SqliteReadModel {
         self.seen_versions(projection, streams).await
     }
 
-    async fn turn(&self, projection: &ProjectionName, streams: Vec<StreamId>, turn: Turn<Connection>) -> Result<()> {
-        self.run_turn(projection, streams, turn).await
+    async fn turn(
+        &self,
+        projection: &ProjectionName,
+        changes: u64,
+        streams: Vec<StreamId>,
+        turn: Turn<Connection>,
+    ) -> Result<()> {
+        self.run_turn(projection, changes, streams, turn).await
     }
 
-    async fn sweep(&self, projection: &ProjectionName, from: Mark, to: Mark) -> Result<Mark> {
-        self.sweep_to(projection, from, to).await
+    async fn sweep(&self, projection: &ProjectionName, changes: u64, from: Mark, to: Mark) -> Result<Mark> {
+        self.sweep_to(projection, changes, from, to).await
+    }
+
+    async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
+        self.change_processor(projection, processor, Change::Register).await.map(drop)
+    }
+
+    async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>> {
+        self.registered(projection).await
+    }
+
+    async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
+        self.change_processor(projection, processor, Change::Forget).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Connection>) -> Result<()> {
@@ -190,7 +209,7 @@ impl ReadModel for SqliteReadModel {
                 for statement in [FORGET_PROGRESS, FORGET_PARKED] {
                     open.db.prepare_cached(statement)?.execute([projection.as_str()])?;
                 }
-                set_checkpoint(open.db, &projection, to, reset.parking_changes)?;
+                set_checkpoint(open.db, &projection, to, reset.changes)?;
                 if to != Mark::START {
                     let binds = (projection.as_str(), to_sql(to.position.get()), event_id_to_sql(to.event_id));
                     open.db.prepare_cached(RESET_START)?.execute(binds)?;

@@ -60,7 +60,7 @@ impl ViewStore for SqliteReadModel {
                 open.db.prepare_cached(MARK_DELETING)?.execute([projection])?;
                 let is_gone = delete_rows(open.db, &view, rows)?;
                 if is_gone {
-                    for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_CHECKPOINT] {
+                    for delete in [DELETE_PROGRESS, DELETE_PARKED, DELETE_PROCESSORS, DELETE_CHECKPOINT] {
                         open.db.prepare_cached(delete)?.execute([projection])?;
                     }
                 }
@@ -232,6 +232,8 @@ const DELETE_GENERATION_FIELDS: &str = "
 const DELETE_CHECKPOINT: &str = "DELETE FROM retell_checkpoints WHERE projection = ?1";
 
 const DELETE_PARKED: &str = "DELETE FROM retell_parked WHERE projection = ?1";
+
+const DELETE_PROCESSORS: &str = "DELETE FROM retell_processors WHERE projection = ?1";
 
 const DELETE_PROGRESS: &str = "DELETE FROM retell_progress WHERE projection = ?1";
 
