@@ -7,7 +7,7 @@ use chrono::{SubsecRound, Utc};
 
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventSchema;
+use crate::event::{EventSchema, RecordedEvent};
 use crate::id::EventType;
 use crate::registry::Registry;
 use crate::registry::violation::{Broken, Violation};
@@ -17,6 +17,9 @@ use crate::shape::types::Type;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::shapes::RegisteredShape;
+
+/// The number of newest events that are decoded if another release has registered a shape that this one cannot read.
+const RIVAL_EVENTS: usize = 100;
 
 /// A version of an event that the log knows and this program does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +81,8 @@ impl Registry {
     }
 
     /// Registers the program's events with the log, so that older processes know that a newer release writes them. A
-    /// [`Repository`](crate::Repository) does this before its first append. Call it for events that are appended without one.
+    /// [`Repository`](crate::Repository) does this before its first append and once more after it, and again if it notices that the log has lost
+    /// events. Call it for events that are appended without one, and again after a restore.
     ///
     /// # Examples
     /// ```
@@ -101,10 +105,12 @@ impl Registry {
     ///
     /// # Errors
     /// [`ErrorKind::ShapeChanged`] if the log holds an event that could not be read any more because its shape has changed without a new
-    /// version, [`ErrorKind::Invalid`] as for [`compare`](Self::compare), or an error of the store.
+    /// version. If two releases with such shapes start in the same moment, each may register before the log has an event. Then a call after the
+    /// first append refuses at least one of them. Otherwise [`ErrorKind::Invalid`] as for [`compare`](Self::compare), or an error of the store.
     pub async fn register(&self, store: &(impl EventStore + ?Sized)) -> Result<Compared> {
         let known = store.registered_shapes().await?;
         let compared = self.check_registered(store, &known).await?;
+        self.check_rivals(store, &known).await?;
         let mut new = Vec::new();
         for schema in self.events() {
             let own = shape_of(schema)?;
@@ -112,10 +118,32 @@ impl Registry {
                 new.push(own);
             }
         }
-        if !new.is_empty() {
-            store.register_shapes(&new).await?;
+        if new.is_empty() {
+            return Ok(compared);
         }
-        Ok(compared)
+        store.register_shapes(&new).await?;
+        // Another release may have registered and written since the first look. Its shapes count as if this one were not registered yet.
+        let mut others = store.registered_shapes().await?;
+        others.retain(|each| !new.iter().any(|own| own.event_type == each.event_type && own.has_shape_of(each)));
+        self.check_registered(store, &others).await
+    }
+
+    /// Refuses to write next to a release under the same version if neither can read the other's events, and the log has an event that this
+    /// program cannot read. Releases that follow each other never have such shapes, because the later one reads the earlier one's events.
+    async fn check_rivals(&self, reader: &(impl EventReader + ?Sized), known: &[RegisteredShape]) -> Result<()> {
+        let mut refused = Vec::new();
+        for own in self.events.values() {
+            let rivals = rivals(&own.schema, known);
+            if rivals.is_empty() {
+                continue;
+            }
+            let newest = reader.newest(&EventType::new(own.schema.name)?, RIVAL_EVENTS).await?;
+            let of_version = |event: &&RecordedEvent| event.event.schema_version == own.schema.version;
+            if newest.iter().filter(of_version).any(|event| (own.decode)(event.stored()).is_err()) {
+                refused.extend(rivals.iter().map(ToString::to_string));
+            }
+        }
+        if refused.is_empty() { Ok(()) } else { Err(ErrorKind::ShapeChanged(refused).into()) }
     }
 
     /// Compares the program's events with those that are registered, and refuses a change that makes stored events unreadable.
@@ -149,6 +177,27 @@ pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error
         .iter()
         .any(|each| each.event_type == *event_type && found.is_none_or(|version| each.version == version));
     if is_known { Error::with_source(ErrorKind::BehindDeploy(event_type.clone()), error) } else { error }
+}
+
+/// Returns why a program cannot read the version that it writes in other registered shapes, if their programs cannot read its own shape either.
+fn rivals(schema: &EventSchema, registered: &[RegisteredShape]) -> Vec<Violation> {
+    let shape = schema.shape().unwrap_or(Type::Opaque);
+    let is_version =
+        |each: &&RegisteredShape| each.event_type.as_str() == schema.name && each.version == schema.version;
+    let of_shape = |other: &RegisteredShape| {
+        let mut reads_own = true;
+        let violations = broken(
+            other,
+            |before, codec| {
+                let changes = Changes::between(before, &shape, codec);
+                reads_own = changes.forward.iter().all(|finding| finding.rule.is_doubt());
+                changes.backward
+            },
+            Broken::Rule,
+        );
+        if reads_own { Vec::new() } else { violations }
+    };
+    registered.iter().filter(is_version).flat_map(of_shape).collect()
 }
 
 /// Returns why the upcasters of an event cannot read the older versions of it that are registered under one of its names.

@@ -56,4 +56,5 @@ mod d3_builder_order;
 mod d4_logs;
 mod d5_error_text;
 mod deploys;
+mod first_starts;
 mod i5_watchdog;
