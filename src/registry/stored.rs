@@ -182,22 +182,13 @@ pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error
 /// Returns why a program cannot read the version that it writes in other registered shapes, if their programs cannot read its own shape either.
 fn rivals(schema: &EventSchema, registered: &[RegisteredShape]) -> Vec<Violation> {
     let shape = schema.shape().unwrap_or(Type::Opaque);
-    let is_version =
-        |each: &&RegisteredShape| each.event_type.as_str() == schema.name && each.version == schema.version;
-    let of_shape = |other: &RegisteredShape| {
-        let mut reads_own = true;
-        let violations = broken(
-            other,
-            |before, codec| {
-                let changes = Changes::between(before, &shape, codec);
-                reads_own = changes.forward.iter().all(|finding| finding.rule.is_doubt());
-                changes.backward
-            },
-            Broken::Rule,
-        );
-        if reads_own { Vec::new() } else { violations }
+    let is_rival = |other: &&RegisteredShape| {
+        let changes = || Changes::between(&type_of(other), &shape, other.codec);
+        (other.event_type.as_str(), other.version) == (schema.name, schema.version)
+            && changes().forward.iter().any(|finding| !finding.rule.is_doubt())
     };
-    registered.iter().filter(is_version).flat_map(of_shape).collect()
+    let changes = |before: &Type, codec| Changes::between(before, &shape, codec).backward;
+    registered.iter().filter(is_rival).flat_map(|other| broken(other, changes, Broken::Rule)).collect()
 }
 
 /// Returns why the upcasters of an event cannot read the older versions of it that are registered under one of its names.
@@ -221,12 +212,15 @@ fn broken(
     compare: impl FnOnce(&Type, Codec) -> Vec<Finding>,
     broken: fn(Finding) -> Broken,
 ) -> Vec<Violation> {
-    // The text of a newer release may be unknown to this one. Nothing can be said about it.
-    let before = registered.shape.parse().unwrap_or(Type::Opaque);
     let (event, version) = (registered.event_type.as_str(), registered.version);
     let violation = |finding| Violation { event: event.to_owned(), version, broken: broken(finding) };
-    let all = compare(&before, registered.codec).into_iter().map(violation);
+    let all = compare(&type_of(registered), registered.codec).into_iter().map(violation);
     all.filter(|violation| !violation.broken.is_doubt()).collect()
+}
+
+/// Returns a registered shape as a type. The text of a newer release may be unknown to this one; nothing can be said about it.
+fn type_of(registered: &RegisteredShape) -> Type {
+    registered.shape.parse().unwrap_or(Type::Opaque)
 }
 
 /// Returns the shape of an event of this program, to be registered now.

@@ -39,7 +39,7 @@ pub(crate) struct Job {
     pub(crate) topology: Topology,
 }
 
-/// What a process prints about each command, as a line of JSON.
+/// A line that a process prints, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Line {
     /// The command is in the log.
@@ -60,40 +60,9 @@ impl Job {
     /// Works until the parent closes standard input or kills the process.
     pub(crate) async fn run(self) {
         match self.release {
-            1 => self.play::<first::Account>(first::Balances, first::ByAccount).await,
-            _ => self.play::<second::Account>(second::Balances, second::ByAccount).await,
+            1 => play::<first::Account>(&self, first::Balances, first::ByAccount).await,
+            _ => play::<second::Account>(&self, second::Balances, second::ByAccount).await,
         }
-    }
-
-    async fn play<A: Handle<Credit, Error = Infallible>>(&self, balances: impl View, by_account: impl View) {
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let reading = tokio::task::spawn_blocking(move || {
-            stdin().lock().read_line(&mut String::new()).unwrap();
-            stopped.cancel();
-        });
-        let (store, broker) = (self.place.open().await.unwrap(), broker(&self.topology));
-        // A killed process leaves its lease behind.
-        let options = RelayOptions::new().with_lease(Duration::from_millis(200));
-        let relay = Relay::new(store.events.clone(), broker.clone()).with_checkpoint(store.relays, RELAY);
-        let relay = relay.with_options(options);
-        let commands = self.execute(Repository::<A>::over(store.events.clone()), &stop);
-        with_models!(&self.place, |models| {
-            let in_order = worker(Worker::view(balances, store.events.clone(), models.clone()), &broker);
-            let parallel = worker(Worker::view(by_account, store.events.clone(), models), &broker);
-            let parallel = parallel.with_order_per_aggregate();
-            let waits = [(in_order.status(), first::Balances::NAME), (parallel.status(), first::ByAccount::NAME)];
-            let waits = waits.map(|(status, view)| stop.run_until_cancelled(print_waits(status, view)));
-            let (relayed, kept, kept_parallel, (), _) = tokio::join!(
-                Box::pin(relay.run(stop.clone())),
-                Box::pin(in_order.run(stop.clone())),
-                Box::pin(parallel.run(stop.clone())),
-                Box::pin(commands),
-                join_all(waits),
-            );
-            relayed.and(kept).and(kept_parallel).unwrap();
-        });
-        reading.await.unwrap();
     }
 
     /// Executes commands at the pace of this process.
@@ -129,6 +98,38 @@ impl Job {
             }
         }
     }
+}
+
+/// Runs all parts of the process until the parent closes standard input.
+async fn play<A: Handle<Credit, Error = Infallible>>(job: &Job, balances: impl View, by_account: impl View) {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        stdin().lock().read_line(&mut String::new()).unwrap();
+        stopped.cancel();
+    });
+    let (store, broker) = (job.place.open().await.unwrap(), broker(&job.topology));
+    // A killed process leaves its lease behind.
+    let options = RelayOptions::new().with_lease(Duration::from_millis(200));
+    let relay = Relay::new(store.events.clone(), broker.clone()).with_checkpoint(store.relays, RELAY);
+    let relay = relay.with_options(options);
+    let commands = job.execute(Repository::<A>::over(store.events.clone()), &stop);
+    with_models!(&job.place, |models| {
+        let in_order = worker(Worker::view(balances, store.events.clone(), models.clone()), &broker);
+        let parallel = worker(Worker::view(by_account, store.events.clone(), models), &broker);
+        let parallel = parallel.with_order_per_aggregate();
+        let waits = [(in_order.status(), first::Balances::NAME), (parallel.status(), first::ByAccount::NAME)];
+        let waits = waits.map(|(status, view)| stop.run_until_cancelled(print_waits(status, view)));
+        let (relayed, kept, kept_parallel, (), _) = tokio::join!(
+            Box::pin(relay.run(stop.clone())),
+            Box::pin(in_order.run(stop.clone())),
+            Box::pin(parallel.run(stop.clone())),
+            Box::pin(commands),
+            join_all(waits),
+        );
+        relayed.and(kept).and(kept_parallel).unwrap();
+    });
+    reading.await.unwrap();
 }
 
 /// Prints when a worker begins to wait for a newer release.

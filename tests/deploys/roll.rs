@@ -33,6 +33,9 @@ pub(crate) struct Done {
     pub(crate) version: u64,
 }
 
+/// The lines that processes print, with the number of the process.
+type Lines = (Sender<(usize, Line)>, Receiver<(usize, Line)>);
+
 pub(crate) struct Roll {
     pub(crate) database: Database,
     pub(crate) topology: Topology,
@@ -46,7 +49,7 @@ pub(crate) struct Roll {
     behind: HashSet<usize>,
     /// The processes and views whose worker has waited for the newer release.
     waited: HashSet<(usize, String)>,
-    lines: (Sender<(usize, Line)>, Receiver<(usize, Line)>),
+    lines: Lines,
 }
 
 struct Program {
@@ -76,46 +79,53 @@ impl Roll {
 
     /// Rolls the newer release out, back, and out again. The processes never all stop.
     pub(crate) fn back_and_forth(mut self) {
-        let (a, b) = (self.start(1), self.start(1));
+        let newer = self.roll_out();
+        let [killed, stopped] = self.roll_back(newer);
+        self.kill(killed);
+        let killed = self.start(2);
+        self.advance();
+        self.stop(stopped);
+        let last = self.start(2);
+        self.advance();
+        self.kill(killed);
+        self.advance();
+        self.stop(last);
+        self.runtime.block_on(verdict::check(&self));
+    }
+
+    /// Returns two processes of the newer release.
+    fn roll_out(&mut self) -> [usize; 2] {
+        let [older, killed] = [self.start(1), self.start(1)];
         self.advance();
         self.until("release 1 keeps the views", |roll| roll.applied_by(1) > 0);
-
-        self.kill(b);
-        let c = self.start(2);
+        self.kill(killed);
+        let first = self.start(2);
         self.advance();
-        self.until_behind(a);
-        self.stop(a);
-        let d = self.start(2);
+        self.until_behind(older);
+        self.stop(older);
+        let second = self.start(2);
         self.advance();
         self.until("release 2 keeps the views", |roll| roll.applied_by(2) > 0);
+        [first, second]
+    }
 
-        // Back.
-        self.kill(c);
-        let e = self.start(1);
+    /// Replaces two processes of the newer release by two of the older one.
+    fn roll_back(&mut self, [killed, stopped]: [usize; 2]) -> [usize; 2] {
+        self.kill(killed);
+        let first = self.start(1);
         self.advance();
-        self.until_behind(e);
-        self.stop(d);
-        let f = self.start(1);
+        self.until_behind(first);
+        self.stop(stopped);
+        let older = [first, self.start(1)];
         self.advance();
-        self.until_behind(f);
+        self.until_behind(older[1]);
         self.leave_an_event_of_the_newer_release();
         for view in [second::Balances::NAME, second::ByAccount::NAME] {
             self.until("a worker of release 1 waits for release 2", |roll| {
-                [e, f].iter().any(|&number| roll.waited.contains(&(number, view.to_owned())))
+                older.iter().any(|&number| roll.waited.contains(&(number, view.to_owned())))
             });
         }
-
-        // And out again.
-        self.kill(e);
-        let g = self.start(2);
-        self.advance();
-        self.stop(f);
-        let h = self.start(2);
-        self.advance();
-        self.kill(g);
-        self.advance();
-        self.stop(h);
-        self.runtime.block_on(verdict::check(&self));
+        older
     }
 
     /// Executes a command of release 2, which has no process now. Only its workers can apply the event.
