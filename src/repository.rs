@@ -3,6 +3,7 @@
 mod cache;
 mod fold;
 pub(crate) mod options;
+mod registration;
 mod request;
 
 use std::any::type_name;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,7 @@ use crate::registry::Registry;
 use crate::registry::stored::if_behind_deploy;
 use crate::repository::cache::{Slot, Slots};
 use crate::repository::fold::{Fold, unapplied};
+use crate::repository::registration::Registration;
 use crate::repository::request::{Events, FirstRequest, Likeness, TICK};
 use crate::store::log::append::{Append, KeyedOutcome, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
@@ -103,7 +105,7 @@ struct Inner<A: Aggregate> {
     older_snapshots: u32,
     snapshots: Snapshots,
     /// Whether the wire shapes of the events are registered with the log.
-    registered: OnceCell<()>,
+    registration: Registration,
 }
 
 impl<A: Aggregate> std::fmt::Debug for Inner<A> {
@@ -148,7 +150,7 @@ impl<A: Aggregate> Repository<A> {
                 permits: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
                 failures: AtomicU64::default(),
             },
-            registered: OnceCell::new(),
+            registration: Registration::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -240,7 +242,8 @@ impl<A: Aggregate> Repository<A> {
             let Some(Decided { append, after }) = decided? else {
                 return Ok(Executed::unchanged(version));
             };
-            self.inner.registered.get_or_try_init(|| Box::pin(self.inner.register())).await?;
+            let registration = &self.inner.registration;
+            let written = registration.before_append(async || Box::pin(self.inner.register()).await).await?;
             match self.inner.store.append(append).await {
                 // The cached state stays at its version, and the next append conflicts if that version is too old.
                 Ok(appended) if appended.outcome == Outcome::Repeated => {
@@ -251,6 +254,8 @@ impl<A: Aggregate> Repository<A> {
                 }
                 Ok(appended) => {
                     self.update_cache(stream, &mut slot, after);
+                    let register = async || Box::pin(self.inner.register()).await;
+                    registration.after_append(written, appended.commit, register).await;
                     return Ok(Executed::from_appended(&appended));
                 }
                 // After a conflict the state is behind the stream. If the history has changed, the state is none of the stream's.
@@ -380,7 +385,10 @@ impl<A: Aggregate> Repository<A> {
             Some(known) => {
                 let replay = Replay { after_event: known.last_event, ..Replay::after(known.version) };
                 match self.replay(stream, known, replay).await {
-                    Err(error) if error.is_history_changed() => self.load_newest(stream).await?,
+                    Err(error) if error.is_history_changed() => {
+                        self.inner.registration.history_changed();
+                        self.load_newest(stream).await?
+                    }
                     replayed => replayed?,
                 }
             }

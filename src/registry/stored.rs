@@ -6,7 +6,7 @@ use chrono::{SubsecRound, Utc};
 
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventSchema;
+use crate::event::{EventSchema, RecordedEvent};
 use crate::id::EventType;
 use crate::registry::Registry;
 use crate::registry::violation::{Broken, Violation};
@@ -16,6 +16,9 @@ use crate::shape::types::Type;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::shapes::{RegisteredShape, program_name};
+
+/// The number of newest events that are decoded if another release has registered a shape that this one cannot read.
+const RIVAL_EVENTS: usize = 100;
 
 /// A version of an event that the log knows and this program does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +80,8 @@ impl Registry {
     }
 
     /// Registers the program's events with the log, so that older processes know that a newer release writes them. A
-    /// [`Repository`](crate::Repository) does this before its first append. Call it for events that are appended without one.
+    /// [`Repository`](crate::Repository) does this before its first append and once more after it, and again if it notices that the log has lost
+    /// events. Call it for events that are appended without one, and again after a restore.
     ///
     /// # Examples
     /// ```
@@ -100,10 +104,12 @@ impl Registry {
     ///
     /// # Errors
     /// [`ErrorKind::ShapeChanged`] if the log holds an event that could not be read any more because its shape has changed without a new
-    /// version, [`ErrorKind::Invalid`] as for [`compare`](Self::compare), or an error of the store.
+    /// version. If two releases with such shapes start in the same moment, each may register before the log has an event. Then a call after the
+    /// first append refuses at least one of them. Otherwise [`ErrorKind::Invalid`] as for [`compare`](Self::compare), or an error of the store.
     pub async fn register(&self, store: &(impl EventStore + ?Sized)) -> Result<Compared> {
         let known = store.registered_shapes().await?;
         let compared = self.check_registered(store, &known).await?;
+        self.check_rivals(store, &known).await?;
         let mut new = Vec::new();
         for schema in self.events() {
             let own = shape_of(schema)?;
@@ -111,10 +117,32 @@ impl Registry {
                 new.push(own);
             }
         }
-        if !new.is_empty() {
-            store.register_shapes(&new).await?;
+        if new.is_empty() {
+            return Ok(compared);
         }
-        Ok(compared)
+        store.register_shapes(&new).await?;
+        // Another release may have registered and written since the first look. Its shapes count as if this one were not registered yet.
+        let mut others = store.registered_shapes().await?;
+        others.retain(|each| !new.iter().any(|own| own.event_type == each.event_type && own.has_shape_of(each)));
+        self.check_registered(store, &others).await
+    }
+
+    /// Refuses to write next to a release under the same version if neither can read the other's events, and the log has an event that this
+    /// program cannot read. Releases that follow each other never have such shapes, because the later one reads the earlier one's events.
+    async fn check_rivals(&self, reader: &(impl EventReader + ?Sized), known: &[RegisteredShape]) -> Result<()> {
+        let mut refused = Vec::new();
+        for own in self.events.values() {
+            let rivals = rivals(&own.schema, known);
+            if rivals.is_empty() {
+                continue;
+            }
+            let newest = reader.newest(&EventType::new(own.schema.name)?, RIVAL_EVENTS).await?;
+            let of_version = |event: &&RecordedEvent| event.event.schema_version == own.schema.version;
+            if newest.iter().filter(of_version).any(|event| (own.decode)(event.stored()).is_err()) {
+                refused.extend(rivals.iter().map(ToString::to_string));
+            }
+        }
+        if refused.is_empty() { Ok(()) } else { Err(ErrorKind::ShapeChanged(refused).into()) }
     }
 
     /// Compares the program's events with those that are registered, and refuses a change that makes stored events unreadable.
@@ -150,6 +178,18 @@ pub(crate) async fn if_behind_deploy(reader: &(impl EventReader + ?Sized), error
     if is_known { Error::with_source(ErrorKind::BehindDeploy(event_type.clone()), error) } else { error }
 }
 
+/// Returns why a program cannot read the version that it writes in other registered shapes, if their programs cannot read its own shape either.
+fn rivals(schema: &EventSchema, registered: &[RegisteredShape]) -> Vec<Violation> {
+    let shape = schema.shape().unwrap_or(Type::Opaque);
+    let is_rival = |other: &&RegisteredShape| {
+        let changes = || Changes::between(&type_of(other), &shape, other.codec);
+        (other.event_type.as_str(), other.version) == (schema.name, schema.version)
+            && changes().forward.iter().any(|finding| !finding.rule.is_doubt())
+    };
+    let changes = |before: &Type, codec| Changes::between(before, &shape, codec).backward;
+    registered.iter().filter(is_rival).flat_map(|other| broken(other, changes, Broken::Rule)).collect()
+}
+
 /// Returns why the upcasters of an event cannot read the older versions of it that are registered under one of its names.
 fn upcasters(schema: &EventSchema, registered: &[&RegisteredShape]) -> Vec<Violation> {
     let mut all = Vec::new();
@@ -171,12 +211,15 @@ fn broken(
     compare: impl FnOnce(&Type, Codec) -> Vec<Finding>,
     broken: fn(Finding) -> Broken,
 ) -> Vec<Violation> {
-    // The text of a newer release may be unknown to this one. Nothing can be said about it.
-    let before = registered.shape.parse().unwrap_or(Type::Opaque);
     let (event, version) = (registered.event_type.as_str(), registered.version);
     let violation = |finding| Violation { event: event.to_owned(), version, broken: broken(finding) };
-    let all = compare(&before, registered.codec).into_iter().map(violation);
+    let all = compare(&type_of(registered), registered.codec).into_iter().map(violation);
     all.filter(|violation| !violation.broken.is_doubt()).collect()
+}
+
+/// Returns a registered shape as a type. The text of a newer release may be unknown to this one; nothing can be said about it.
+fn type_of(registered: &RegisteredShape) -> Type {
+    registered.shape.parse().unwrap_or(Type::Opaque)
 }
 
 /// Returns the shape of an event of this program, to be registered now.

@@ -7,3 +7,4 @@ mod inline;
 mod log;
 mod positions;
 mod program;
+mod shapes;

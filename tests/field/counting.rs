@@ -1,7 +1,7 @@
-//! A log that counts the work of its readers and writers.
+//! A log that counts the work of its readers and writers, and makes programs wait for each other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use retell::error::Result;
 use retell::event::StoredEvent;
@@ -11,13 +11,39 @@ use retell::store::{
     Append, Appended, EventReader, EventStore, KeyedOutcome, Page, Query, Replay, Snapshot, Token, Visitor,
 };
 use retell::{ClaimScope, ClaimValue, EventId, EventType, IdempotencyKey, Position, StreamId, Version};
-use tokio::sync::watch;
+use tokio::sync::{Barrier, watch};
 
 /// Counts what passes to and from the log `inner`.
 #[derive(Clone)]
 pub(crate) struct Counting {
     inner: Arc<dyn EventStore>,
     counts: Arc<Counts>,
+    steps: Arc<Steps>,
+}
+
+/// The barriers of a log at which its program waits, once each.
+#[derive(Default)]
+pub(crate) struct Steps {
+    pub(crate) shapes_listed: Step,
+    pub(crate) registers: Step,
+    pub(crate) appends: Step,
+    pub(crate) appended: Step,
+}
+
+#[derive(Default)]
+pub(crate) struct Step(Mutex<Option<Arc<Barrier>>>);
+
+impl Step {
+    pub(crate) fn at(barrier: &Arc<Barrier>) -> Self {
+        Self(Mutex::new(Some(barrier.clone())))
+    }
+
+    async fn wait(&self) {
+        let barrier = self.0.lock().unwrap().take();
+        if let Some(barrier) = barrier {
+            barrier.wait().await;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -30,7 +56,11 @@ struct Counts {
 
 impl Counting {
     pub(crate) fn new(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, counts: Arc::default() }
+        Self { inner, counts: Arc::default(), steps: Arc::default() }
+    }
+
+    pub(crate) fn with_steps(self, steps: Steps) -> Self {
+        Self { steps: Arc::new(steps), ..self }
     }
 
     /// Events passed to visitors.
@@ -90,7 +120,9 @@ impl EventReader for Counting {
     }
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
-        self.inner.registered_shapes().await
+        let shapes = self.inner.registered_shapes().await;
+        self.steps.shapes_listed.wait().await;
+        shapes
     }
 
     async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
@@ -109,7 +141,10 @@ impl EventStore for Counting {
         let bytes: usize = events.map(|event| event.payload.len()).sum();
         self.counts.payload_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
         self.counts.appends.fetch_add(1, Ordering::SeqCst);
-        self.inner.append(append).await
+        self.steps.appends.wait().await;
+        let appended = self.inner.append(append).await;
+        self.steps.appended.wait().await;
+        appended
     }
 
     async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
@@ -125,6 +160,7 @@ impl EventStore for Counting {
     }
 
     async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
+        self.steps.registers.wait().await;
         self.inner.register_shapes(shapes).await
     }
 

@@ -57,4 +57,5 @@ mod d4_logs;
 mod d5_error_text;
 mod deploys;
 mod filters;
+mod first_starts;
 mod i5_watchdog;

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::databases::Place;
 use crate::domain::{Fulfilment, Order, OrderEvent, Payment, PaymentEvent, STOCK};
-use crate::managed::{run_until, with_models};
+use crate::managed::run_until;
+use crate::models::with_models;
 use crate::trials::{block_on, child};
 
 const ORDERS: u32 = 40;

@@ -10,6 +10,8 @@ mod databases;
 mod domain;
 mod killed;
 mod managed;
+#[path = "../support/models.rs"]
+mod models;
 mod scenarios;
 #[path = "../support/trials.rs"]
 mod trials;

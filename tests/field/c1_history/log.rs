@@ -14,7 +14,7 @@ fn counter() -> StreamId {
 }
 
 /// Takes the events after a version out of the log, beneath open connections, as a restored dump does. Snapshots stay.
-async fn go_back_to(place: &Place, version: u64) {
+pub(super) async fn go_back_to(place: &Place, version: u64) {
     let sql = match place {
         Place::Sqlite(_) => format!(
             "BEGIN; DROP TRIGGER retell_events_no_delete;
@@ -71,7 +71,7 @@ async fn loaded(counters: &Repository<Counter>) -> (i64, Version) {
     (loaded.state.total, loaded.version)
 }
 
-async fn databases() -> [Database; 3] {
+pub(super) async fn databases() -> [Database; 3] {
     [Database::sqlite(), Database::postgres().await, Database::mysql().await]
 }
 
@@ -152,6 +152,6 @@ async fn c1_a_token_of_a_lost_event_is_not_reached() {
 }
 
 /// Waits until every event has a position, so that the sequencer has no work when the log goes back.
-async fn position_of_newest(store: &Store) {
+pub(super) async fn position_of_newest(store: &Store) {
     store.events.head().await.unwrap();
 }
