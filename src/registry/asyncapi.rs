@@ -92,7 +92,15 @@ impl AsyncApi {
             check_name(event)?;
             let name = define(&mut definitions, (event, *version, *codec), block);
             let reference = definitions.reference(&name);
-            messages.push(EventMessage { event, version: *version, codec: *codec, name, payload: reference });
+            let is_public = block.is_public;
+            messages.push(EventMessage {
+                event,
+                version: *version,
+                codec: *codec,
+                is_public,
+                name,
+                payload: reference,
+            });
         }
         let mut parts = Parts::default();
         self.announcements(&mut parts, &messages);

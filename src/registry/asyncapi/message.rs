@@ -25,6 +25,7 @@ pub(super) struct EventMessage<'e> {
     pub(super) event: &'e str,
     pub(super) version: u32,
     pub(super) codec: Codec,
+    pub(super) is_public: bool,
     pub(super) name: String,
     /// The reference to the schema of its payload.
     pub(super) payload: String,
@@ -32,7 +33,7 @@ pub(super) struct EventMessage<'e> {
 
 impl EventMessage<'_> {
     pub(super) fn to_json(&self) -> Value {
-        let Self { event, version, codec, name, payload } = self;
+        let Self { event, version, codec, is_public, name, payload } = self;
         let whole = match codec {
             Codec::Json => json!({
                 "properties": { "payload": { "$ref": payload }, "payload_encoding": false },
@@ -60,7 +61,6 @@ impl EventMessage<'_> {
                 { "anyOf": [whole, omitted] },
             ],
         });
-        let codec = if *codec == Codec::Compact { "compact" } else { "json" };
         json!({
             "name": name,
             "title": format!("{event}, version {version}"),
@@ -72,7 +72,7 @@ impl EventMessage<'_> {
                 "location": "$message.header#/correlation_id",
             },
             "bindings": { "amqp": { "messageType": event, "bindingVersion": BINDING } },
-            "x-retell": { "codec": codec, "properties": properties() },
+            "x-retell": { "codec": codec.name(), "properties": properties(), "public": is_public },
         })
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 
 use crate::codec::Codec;
 use crate::event::{EventSchema, NewEvent};
-use crate::registry::lock::codec_name;
 
 pub(super) const EXTENSION: &str = ".golden";
 
@@ -38,14 +37,14 @@ impl Kind {
             }
         }
         let number = if place == 1 { String::new() } else { format!(".{place}") };
-        format!("{file}.{}.{}{number}{EXTENSION}", self.version, codec_name(self.codec))
+        format!("{file}.{}.{}{number}{EXTENSION}", self.version, self.codec.name())
     }
 }
 
 /// `[order.placed 1 json]`
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} {} {}]", self.name, self.version, codec_name(self.codec))
+        write!(f, "[{} {} {}]", self.name, self.version, self.codec.name())
     }
 }
 
