@@ -15,6 +15,13 @@ pub(super) struct Kind {
     pub(super) codec: Codec,
 }
 
+/// The key of a block of `events.lock`.
+impl From<(String, u32, Codec)> for Kind {
+    fn from((name, version, codec): (String, u32, Codec)) -> Self {
+        Self { name, version, codec }
+    }
+}
+
 impl Kind {
     pub(super) fn of(event: &NewEvent) -> Self {
         Self { name: event.event_type.as_str().to_owned(), version: event.schema_version, codec: event.codec }
