@@ -121,10 +121,13 @@ pub fn assert_golden_of_lock<E: Event>(
 ) {
     let (path, folder) = (lock.as_ref(), folder.as_ref());
     let text = fs::read_to_string(path).map_err(|error| error.to_string());
-    let lock = text.and_then(|text| text.parse::<Lock>().map_err(|error| error.to_string()));
-    let lock = lock.unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-    if let Err(problem) = check(folder, &lock, samples) {
-        panic!("golden payloads in {}: {problem}", folder.display());
+    match text.and_then(|text| text.parse::<Lock>().map_err(|error| error.to_string())) {
+        Err(problem) => panic!("cannot read {}: {problem}", path.display()),
+        Ok(lock) => {
+            if let Err(problem) = check(folder, &lock, samples) {
+                panic!("golden payloads in {}: {problem}", folder.display());
+            }
+        }
     }
 }
 
