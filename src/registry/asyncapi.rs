@@ -159,7 +159,7 @@ impl AsyncApi {
             let extra = json!({
                 "arguments": self.topology.projection_arguments_as_json(*mode),
                 "bindings": [binding(log_exchange, "")],
-                "deadLetterExchange": dead_letter_exchange.as_ref().map(|exchange| &exchange.name),
+                "unreadableTo": dead_letter_exchange.as_ref().map(|exchange| &exchange.name),
             });
             let part = queue_part(&queue, format!("Frames for the projection `{projection}`."), extra);
             let id = parts.channel(&format!("queue.{queue}"), part, &[FRAME]);
