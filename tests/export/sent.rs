@@ -39,7 +39,7 @@ impl Projection for Failing {
     type Event = OrderEvent;
     type Tx = ();
 
-    async fn apply(&self, _: &mut (), _: Envelope<OrderEvent>) -> Result<(), BoxError> {
+    async fn apply(&self, (): &mut (), _: Envelope<OrderEvent>) -> Result<(), BoxError> {
         Err("no table \"orders\"".into())
     }
 }
