@@ -103,6 +103,9 @@ pub struct EventSchema {
     pub codec: Codec,
     /// The stored name of the only aggregate that has such events, if it is declared.
     pub aggregate: Option<&'static str>,
+    /// Whether programs of other teams read such events, so that [`Registry::check`](crate::registry::Registry::check) refuses every change
+    /// that they could not follow.
+    pub is_public: bool,
     /// The path of the Rust type that declares this kind of event. Empty for an implementation by hand that names none.
     pub declaration: &'static str,
     pub(crate) fields: Option<&'static Body>,
@@ -122,7 +125,17 @@ impl Eq for EventSchema {}
 impl EventSchema {
     /// Creates the schema of the kind of event with the stored name `name`. `version` is its newest schema version.
     pub const fn new(name: &'static str, version: u32, codec: Codec) -> Self {
-        Self { name, former_names: &[], version, codec, aggregate: None, declaration: "", fields: None, older: &[] }
+        Self {
+            name,
+            former_names: &[],
+            version,
+            codec,
+            aggregate: None,
+            is_public: false,
+            declaration: "",
+            fields: None,
+            older: &[],
+        }
     }
 
     /// Sets the names under which such events were stored before. A schema version means the same under each of the names.
@@ -134,6 +147,12 @@ impl EventSchema {
     /// Sets the aggregate that has such events: a [filter](crate::Filter::of) for them passes no event of the same name of another aggregate.
     pub const fn with_aggregate(mut self, aggregate: &'static str) -> Self {
         self.aggregate = Some(aggregate);
+        self
+    }
+
+    /// Marks such events as read by programs of other teams.
+    pub const fn with_public(mut self) -> Self {
+        self.is_public = true;
         self
     }
 

@@ -6,6 +6,9 @@
 #[path = "golden/events.rs"]
 mod events;
 
+#[path = "golden/lost.rs"]
+mod lost;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -207,9 +210,10 @@ fn another_upcaster_is_noticed() {
 fn an_older_version_can_be_written_by_hand() {
     use upcasters::PlacedInCents;
 
-    let folder = recorded(|| [PlacedInCents { cents: 950 }]);
+    let folder = folder();
     fs::write(folder.path().join("from the log.golden"), "[order.placed 1 json]\n{\"dollars\":7}\n").unwrap();
     let message = run(&folder, [PlacedInCents { cents: 950 }]).unwrap();
+    assert!(message.contains("order.placed.2.json.golden: it is new"), "{message}");
     assert!(message.ends_with("from the log.golden: it is read as [order.placed 2 json]"), "{message}");
     assert!(
         files(&folder)["from the log.golden"]

@@ -244,6 +244,16 @@ fn a_registry_refuses_two_types_for_one_name() {
     assert!(matches!(both.with::<AnyEvent>().unwrap_err().kind(), ErrorKind::Invalid(_)));
 }
 
+#[test]
+fn the_macro_adds_each_type() {
+    let all = retell::registry![ShopEvent, shapes::Bare,].unwrap();
+    let added = Registry::new().with::<ShopEvent>().unwrap().with::<shapes::Bare>().unwrap();
+    assert_eq!(all.lock(), added.lock());
+    assert_eq!(retell::registry![].unwrap().events().count(), 0);
+    let twice = retell::registry![first::OrderEvent, broken::OrderEvent].unwrap_err();
+    assert!(twice.to_string().contains("two types declare event order.placed"), "{twice}");
+}
+
 fn failure(path: &Path, registry: &Registry) -> Option<String> {
     let panic = catch_unwind(AssertUnwindSafe(|| assert_compatible(path, registry))).err()?;
     Some(panic.downcast_ref::<String>().unwrap().clone())

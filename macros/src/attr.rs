@@ -24,19 +24,19 @@ pub(crate) struct Target {
 pub(crate) const EVENT_ENUM: Target = Target {
     attribute: "event",
     on: "an enum",
-    known: &["retired", "aggregate", "codec", "crate"],
+    known: &["retired", "aggregate", "codec", "public", "crate"],
     no_name: Some("an enum has no stored name: write one above each variant"),
 };
 pub(crate) const EVENT_VARIANT: Target = Target {
     attribute: "event",
     on: "a variant",
-    known: &["version", "upcast", "codec", "renamed_from"],
+    known: &["version", "upcast", "codec", "renamed_from", "public"],
     no_name: None,
 };
 pub(crate) const EVENT_STRUCT: Target = Target {
     attribute: "event",
     on: "a struct",
-    known: &["version", "upcast", "codec", "renamed_from", "aggregate", "crate"],
+    known: &["version", "upcast", "codec", "renamed_from", "public", "aggregate", "crate"],
     no_name: None,
 };
 pub(crate) const UNION: Target = Target {
@@ -72,6 +72,7 @@ pub(crate) fn usage(option: &str) -> &'static str {
         }
         "aggregate" => "`aggregate` is the stored name of an aggregate in quotes, such as `aggregate = \"order\"`",
         "codec" => "`codec` is `\"json\"` or `\"compact\"`, such as `codec = \"compact\"`",
+        "public" => "`public` has no value: write `public` alone",
         "crate" => "`crate` is a path in quotes, such as `crate = \"path::to::retell\"`",
         "event" => "`event` is the type of the aggregate's events, such as `event = AccountEvent`",
         "snapshots" => {
@@ -142,6 +143,8 @@ pub(crate) struct Attr {
     pub(crate) version: Option<Number>,
     pub(crate) upcast: Option<Upcast>,
     pub(crate) codec: Option<Codec>,
+    /// Whether programs of other teams read the event.
+    pub(crate) public: bool,
     /// The stored names that the event had before.
     pub(crate) renamed_from: Vec<LitStr>,
     /// The stored names of events that are no longer read.
@@ -235,6 +238,10 @@ impl Attr {
     }
 
     fn value(&mut self, key: &Ident, input: ParseStream<'_>) -> Result<()> {
+        if key == "public" {
+            self.public = true;
+            return if input.is_empty() || input.peek(Token![,]) { Ok(()) } else { Err(input.error("no value")) };
+        }
         if key == "upcast" {
             self.upcast = Some(Upcast { key: key.clone(), functions: listed(input)? });
             return Ok(());

@@ -69,6 +69,8 @@ use crate::errors::Errors;
 ///   payload under each of the names.
 /// - `codec = "json"` or `codec = "compact"`: the codec of new events. Stored events are read with the codec they were written with. A
 ///   compact payload holds every field, so its fields take no `skip_serializing_if` or `flatten`, and every change needs a new version.
+/// - `public`: programs of other teams read the event. A change that they could not follow is then an error of `Registry::check`, as one is
+///   that makes stored events unreadable.
 ///
 /// # `#[event(..)]` on an enum
 /// - `retired("order.flagged", "order.rated")`: stored names of events that the log may have and that are no longer read. They need no variant:
@@ -78,6 +80,7 @@ use crate::errors::Errors;
 /// - `aggregate = "order"`: the stored name of the only aggregate that has these events. A view, projection, reaction or process that reads
 ///   them then ignores events of the same name of other aggregates, and no other aggregate can have them.
 /// - `codec = ".."`: the codec of all variants that name none. Defaults to `"json"`.
+/// - `public`: all variants are public.
 /// - `crate = "path::to::retell"`: the path to the library. Defaults to `::retell`.
 ///
 /// # `#[event(..)]` on a field

@@ -92,7 +92,15 @@ impl AsyncApi {
             check_name(event)?;
             let name = define(&mut definitions, (event, *version, *codec), block);
             let reference = definitions.reference(&name);
-            messages.push(EventMessage { event, version: *version, codec: *codec, name, payload: reference });
+            let is_public = block.is_public;
+            messages.push(EventMessage {
+                event,
+                version: *version,
+                codec: *codec,
+                is_public,
+                name,
+                payload: reference,
+            });
         }
         let mut parts = Parts::default();
         self.announcements(&mut parts, &messages);
@@ -151,7 +159,7 @@ impl AsyncApi {
             let extra = json!({
                 "arguments": self.topology.projection_arguments_as_json(*mode),
                 "bindings": [binding(log_exchange, "")],
-                "deadLetterExchange": dead_letter_exchange.as_ref().map(|exchange| &exchange.name),
+                "unreadableTo": dead_letter_exchange.as_ref().map(|exchange| &exchange.name),
             });
             let part = queue_part(&queue, format!("Frames for the projection `{projection}`."), extra);
             let id = parts.channel(&format!("queue.{queue}"), part, &[FRAME]);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::event::PROCESS_STEPPED;
-use crate::registry::lock::{Block, Lock, codec_name};
+use crate::registry::lock::{Block, Lock};
 use crate::shape::compare::{Changes, Finding};
 use crate::shape::types::Type;
 use crate::store::log::shapes::RegisteredShape;
@@ -131,7 +131,7 @@ impl Block {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RegisteredShape { event_type, version, codec, shape, first_seen, program } = &self.registered;
-        let codec = codec_name(*codec);
+        let codec = codec.name();
         write!(f, "{event_type} {version} {codec}: ")?;
         match &self.differs {
             Differs::Unreadable(finding) => finding.fmt(f)?,

@@ -29,6 +29,8 @@ use crate::shape::types::{Field, Struct, Type};
 /// was {customer: text, lines: [{sku: text, count: u32}]}
 /// ```
 ///
+/// The first line of a [public](crate::event::EventSchema::is_public) event is `public`.
+///
 /// A change that breaks a rule can be allowed once, below the block, with a reason:
 ///
 /// ```text
@@ -45,6 +47,8 @@ pub struct Lock {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Block {
+    /// Whether programs of other teams read the event.
+    pub is_public: bool,
     /// The shape.
     pub shape: Type,
     /// The shapes that events of this version had before, the oldest first.
@@ -69,7 +73,7 @@ pub struct Exception {
 
 impl Block {
     pub(super) fn new(shape: Type) -> Self {
-        Self { shape, former: Vec::new(), exceptions: Vec::new() }
+        Self { is_public: false, shape, former: Vec::new(), exceptions: Vec::new() }
     }
 
     /// Returns all shapes that events of this version may have.
@@ -105,6 +109,9 @@ impl Exception {
     }
 }
 
+/// The line of a public event. A field of this name has a colon.
+const PUBLIC: &str = "public";
+
 const HEAD: &str = "\
 # The wire shapes of all events that the log may hold. A test compares them with the types of the program and adds what is new.
 # Review each change: a stored event never changes. To allow a change that breaks a rule, add a line below its block:
@@ -115,7 +122,7 @@ impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HEAD)?;
         for ((name, version, codec), block) in &self.blocks {
-            write!(f, "\n[{name} {version} {}]\n{block}", codec_name(*codec))?;
+            write!(f, "\n[{name} {version} {}]\n{block}", codec.name())?;
         }
         Ok(())
     }
@@ -123,6 +130,9 @@ impl fmt::Display for Lock {
 
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_public {
+            writeln!(f, "{PUBLIC}")?;
+        }
         match &self.shape {
             Type::Struct(Struct { fields, rest, is_closed }) => {
                 for field in fields {
@@ -204,6 +214,10 @@ impl Block {
             self.exceptions.push(read_exception(rest, is_used)?);
             return Ok(());
         }
+        if line == PUBLIC {
+            self.is_public = true;
+            return Ok(());
+        }
         if let Some(former) = line.strip_prefix("was ") {
             self.former.push(former.parse().map_err(|error| format!("{error}"))?);
             return Ok(());
@@ -232,8 +246,7 @@ pub(crate) fn header(line: &str) -> Result<(String, u32, Codec), String> {
     let expected =
         || format!("expected a name, a version and a codec, such as `[order.placed 1 json]`, and not `{line}`");
     let [name, version, codec] = words[..] else { return Err(expected()) };
-    let codec =
-        [Codec::Json, Codec::Compact].into_iter().find(|each| codec_name(*each) == codec).ok_or_else(expected)?;
+    let codec = [Codec::Json, Codec::Compact].into_iter().find(|each| each.name() == codec).ok_or_else(expected)?;
     Ok((name.to_owned(), version.parse().map_err(|_| expected())?, codec))
 }
 
@@ -247,11 +260,4 @@ fn read_exception(text: &str, is_used: bool) -> Result<Exception, String> {
         return Err(expected());
     }
     Ok(Exception { rule: rule.trim().to_owned(), path: path.trim().to_owned(), reason: reason.to_owned(), is_used })
-}
-
-pub(crate) const fn codec_name(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Json => "json",
-        Codec::Compact => "compact",
-    }
 }

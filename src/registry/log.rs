@@ -9,7 +9,6 @@ use crate::codec::Codec;
 use crate::error::Result;
 use crate::event::{DecodeError, EventSchema, PROCESS_STEPPED, RecordedEvent};
 use crate::id::{EventType, StreamId, Version};
-use crate::registry::lock::codec_name;
 use crate::registry::{Known, Registry};
 use crate::shape::types::{Read, Struct, Type};
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -284,7 +283,7 @@ impl fmt::Display for StoredKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { event_type, version, codec, events, unread } = self;
         let word = if *events == 1 { "event" } else { "events" };
-        write!(f, "{event_type} {version} {}: {events} {word}", codec_name(*codec))?;
+        write!(f, "{event_type} {version} {}: {events} {word}", codec.name())?;
         for (name, events) in unread {
             write!(f, ", field {name} is not read and still stored in {events}")?;
         }
@@ -303,13 +302,13 @@ impl fmt::Display for LogProblem {
                 write!(f, ": {events} of version {version}, and the program knows 1 to {known}")?;
             }
             LogFault::Undecodable { version, codec, events, stream, at, error } => {
-                let codec = codec_name(*codec);
+                let codec = codec.name();
                 write!(
                     f,
                     ": {events} of version {version} {codec}, the newest one in {stream} at version {at}: {error}"
                 )?;
             }
-            LogFault::NotRegistered { version, codec } => write!(f, ": version {version} {}", codec_name(*codec))?,
+            LogFault::NotRegistered { version, codec } => write!(f, ": version {version} {}", codec.name())?,
         }
         write!(f, "\n    {}", self.fault.cure())
     }

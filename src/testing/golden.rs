@@ -7,9 +7,11 @@ mod reading;
 
 use std::any::type_name;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 
 use crate::event::{Event, EventSchema, EventTypes, NewEvent};
+use crate::registry::lock::Lock;
 use crate::testing::golden::file::{Golden, create, load, replace};
 use crate::testing::golden::kind::Kind;
 use crate::testing::golden::reading::{Change, Reading, read};
@@ -29,7 +31,8 @@ use crate::testing::golden::reading::{Change, Reading, read};
 ///   changed files are then in the review.
 /// - if a sample is written as something else than its file is read as. The samples of one kind are compared with its files in their order.
 ///   So a sample keeps its values, a new field has the value of its default, and further samples go to the end.
-/// - if an event of `E` has no file, or if a file has an event that `E` does not have.
+/// - if an event of `E`, an older version of it, or a former name has no file, or if a file has an event that `E` does not have. The file of
+///   an older version cannot be written again, so restore it from version control.
 ///
 /// Nothing ever changes the payload in a file. Give each type its own folder, or join types in an [`EventUnion`](crate::EventUnion). A set or
 /// a list whose order differs from run to run has one element in a sample.
@@ -78,12 +81,57 @@ use crate::testing::golden::reading::{Change, Reading, read};
 #[track_caller]
 pub fn assert_golden<E: Event>(folder: impl AsRef<Path>, samples: impl IntoIterator<Item = E>) {
     let folder = folder.as_ref();
-    if let Err(problem) = check(folder, samples) {
+    if let Err(problem) = check(folder, &Lock::default(), samples) {
         panic!("golden payloads in {}: {problem}", folder.display());
     }
 }
 
-fn check<E: Event>(folder: &Path, samples: impl IntoIterator<Item = E>) -> Result<(), String> {
+/// Asserts what [`assert_golden`] does, and that each version of the events of `E` in `events.lock` at `lock` has a file in each codec. The type
+/// alone does not tell which codecs a version had, and under which of its names it was stored.
+///
+/// # Examples
+/// ```
+/// use retell::Event;
+/// use retell::testing::assert_golden_of_lock;
+///
+/// #[derive(Event)]
+/// #[event("order.placed")]
+/// struct Placed {
+///     cents: u64,
+/// }
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let lock = folder.path().join("events.lock");
+/// # let folder = folder.path();
+/// # std::fs::write(&lock, "[order.placed 1 compact]\ncents: u64\n\n[order.placed 1 json]\ncents: u64\n")?;
+/// # std::fs::write(folder.join("old.golden"), "[order.placed 1 compact]\nhex 05\nreads as [order.placed 1 json]\n{\"cents\":5}\n")?;
+/// # std::fs::write(folder.join("order.placed.1.json.golden"), "[order.placed 1 json]\n{\"cents\":950}\nreads as [order.placed 1 json]\n{\"cents\":950}\n")?;
+/// // In a test, with the files next to `Cargo.toml`. The lock has version 1 as `compact`, too.
+/// assert_golden_of_lock(lock, folder, [Placed { cents: 950 }]);
+/// # Ok::<(), retell::BoxError>(())
+/// ```
+///
+/// # Panics
+/// As [`assert_golden`], and if the lock cannot be read.
+#[track_caller]
+pub fn assert_golden_of_lock<E: Event>(
+    lock: impl AsRef<Path>,
+    folder: impl AsRef<Path>,
+    samples: impl IntoIterator<Item = E>,
+) {
+    let (path, folder) = (lock.as_ref(), folder.as_ref());
+    let text = fs::read_to_string(path).map_err(|error| error.to_string());
+    match text.and_then(|text| text.parse::<Lock>().map_err(|error| error.to_string())) {
+        Err(problem) => panic!("cannot read {}: {problem}", path.display()),
+        Ok(lock) => {
+            if let Err(problem) = check(folder, &lock, samples) {
+                panic!("golden payloads in {}: {problem}", folder.display());
+            }
+        }
+    }
+}
+
+fn check<E: Event>(folder: &Path, lock: &Lock, samples: impl IntoIterator<Item = E>) -> Result<(), String> {
     let EventTypes::Only(schemas) = E::TYPES else {
         return Err(format!("{} holds every event: name a type that lists its events", type_name::<E>()));
     };
@@ -91,6 +139,7 @@ fn check<E: Event>(folder: &Path, samples: impl IntoIterator<Item = E>) -> Resul
     run.read_stored::<E>();
     run.compare_samples(samples);
     run.find_missing(schemas);
+    run.find_lost(schemas, lock);
     if !run.problems.is_empty() {
         return Err(format!("\n{}", run.problems.join("\n")));
     }
@@ -175,6 +224,31 @@ impl Run {
             self.stored.values().map(|golden| &golden.kind).chain(self.sampled.keys()).cloned().collect();
         let missing = schemas.iter().map(Kind::newest).filter(|kind| !known.contains(kind));
         self.problems.extend(missing.map(|kind| format!("{kind} has no golden payload: add a sample of it")));
+    }
+
+    /// Notes what logs may hold besides the newest versions and what has no file. No sample can write it again.
+    fn find_lost(&mut self, schemas: &[EventSchema], lock: &Lock) {
+        let has = |is: &dyn Fn(&Kind) -> bool| self.stored.values().any(|golden| is(&golden.kind));
+        let mut lost = Vec::new();
+        for schema in schemas {
+            let EventSchema { name, former_names, version: newest, .. } = schema;
+            let kinds = lock.blocks.keys().filter(|(name, ..)| schema.is_named(name)).cloned().map(Kind::from);
+            let locked: Vec<_> = kinds.filter(|kind| *kind != Kind::newest(schema)).collect();
+            lost.extend(locked.iter().filter(|kind| !has(&|other| other == *kind)).map(ToString::to_string));
+            // The lock tells the codec and the name. Without it, one file of each version and of each name is needed.
+            let has = |is: &dyn Fn(&Kind) -> bool| has(is) || locked.iter().any(is);
+            let versions =
+                (1..*newest).filter(|version| !has(&|kind| schema.is_named(&kind.name) && kind.version == *version));
+            lost.extend(versions.map(|version| format!("version {version} of {name}")));
+            let former = former_names.iter().filter(|former| !has(&|kind| kind.name == **former));
+            lost.extend(former.map(|former| format!("{former}, now {name},")));
+        }
+        self.problems.extend(lost.into_iter().map(|lost| {
+            format!(
+                "{lost} has no golden payload: restore its file from version control, because no sample can write it again. If there was \
+                 none, write its first two lines with a payload from the log"
+            )
+        }));
     }
 
     /// Writes the new and the changed files.

@@ -18,8 +18,8 @@ pub mod scenario;
 pub mod store;
 pub mod views;
 
-pub use compatibility::assert_compatible;
-pub use golden::assert_golden;
+pub use compatibility::{assert_compatible, assert_forward_compatible};
+pub use golden::{assert_golden, assert_golden_of_lock};
 pub use log_scenario::given_log;
 pub use process_scenario::given_process;
 pub use scenario::given;

@@ -89,7 +89,7 @@ fn each_reference_has_its_target() {
 }
 
 /// Returns a schema of the document that refers to the others.
-fn schema(document: &Value, pointer: &str) -> Validator {
+pub(crate) fn schema(document: &Value, pointer: &str) -> Validator {
     let mut whole =
         json!({ "$schema": "http://json-schema.org/draft-07/schema#", "components": document["components"] });
     whole["allOf"] = json!([document.pointer(pointer).unwrap_or_else(|| panic!("nothing at {pointer}"))]);
@@ -200,6 +200,8 @@ fn queues_have_the_messages_and_arguments_of_the_topology() {
     let mut alone = shared;
     alone["x-single-active-consumer"] = json!(true);
     assert_eq!(queue("projection.sales")["x-retell"]["arguments"], alone);
+    // RabbitMQ itself sends nothing there: the queue has no such argument.
+    assert_eq!(queue("projection.sales")["x-retell"]["unreadableTo"], "shop.event.dead");
     assert_eq!(queue("dead.events")["x-retell"]["bindings"][0]["exchange"], "shop.event.dead");
 }
 

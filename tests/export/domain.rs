@@ -13,7 +13,7 @@ pub(crate) enum OrderEvent {
         #[serde(default)]
         note: Option<String>,
     },
-    #[event("order.paid")]
+    #[event("order.paid", public)]
     Paid(Payment),
     #[event("order.grouped")]
     Grouped(Group),

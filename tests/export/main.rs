@@ -5,6 +5,9 @@ mod asyncapi;
 mod domain;
 mod payloads;
 mod rich;
+mod sent;
+#[path = "../support/workers.rs"]
+mod workers;
 
 use std::path::Path;
 use std::{env, fs};

@@ -274,6 +274,7 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
         let names = &attr.renamed_from;
         quote!(.with_former_names(&[#(#names),*]))
     });
+    let public = (attr.public || event.attr.public).then(|| quote!(.with_public()));
     let ident = event.input.ident.to_string();
     let codec = match attr.codec.or(event.attr.codec) {
         Some(Codec::Compact) => quote!(Compact),
@@ -283,6 +284,7 @@ fn schema(attr: &Attr, event: &Event<'_>, place: usize, krate: &TokenStream) -> 
         #krate::event::EventSchema::new(#name, #version, #krate::codec::Codec::#codec)
             #former
             #aggregate
+            #public
             .with_declaration(::core::concat!(::core::module_path!(), "::", #ident))
             .with_fields(&__RETELL_FIELDS[#place])
             #older

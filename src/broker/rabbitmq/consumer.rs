@@ -11,7 +11,7 @@ use lapin::{BasicProperties, Channel};
 use tokio::time::timeout;
 
 use crate::broker::rabbitmq::connection::Link;
-use crate::broker::rabbitmq::options::{PERSISTENT, RabbitMqOptions};
+use crate::broker::rabbitmq::options::{PERSISTENT, RabbitMqOptions, UNREADABLE_TYPE};
 use crate::broker::rabbitmq::publish::Message;
 use crate::broker::{Consumer, Delivery, DeliveryTag};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,7 +119,8 @@ impl Consumer for RabbitMqConsumer {
             let mut headers = FieldTable::default();
             headers.insert("reason".into(), AMQPValue::LongString(reason.into()));
             headers.insert("queue".into(), AMQPValue::LongString(self.queue.as_str().into()));
-            let properties = BasicProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+            let properties = BasicProperties::default().with_content_type(UNREADABLE_TYPE.into());
+            let properties = properties.with_delivery_mode(PERSISTENT).with_headers(headers);
             let options = BasicPublishOptions::default();
             let letter = Message { key: "", body: &delivery.body, properties, options };
             self.dead_letters.deliver(&exchange.name, letter).await?;

@@ -2,7 +2,7 @@
 
 mod connection;
 mod consumer;
-mod options;
+pub(crate) mod options;
 mod publish;
 pub mod topology;
 

@@ -10,7 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hosts::each_host;
 
 /// AMQP delivery mode of a message that survives a restart of the broker.
-pub(super) const PERSISTENT: u8 = 2;
+pub(crate) const PERSISTENT: u8 = 2;
+
+/// The content type of a message that is no frame, in the queue of dead letters.
+pub(crate) const UNREADABLE_TYPE: &str = "application/octet-stream";
 
 /// Settings of a [`RabbitMqBroker`](super::RabbitMqBroker).
 ///

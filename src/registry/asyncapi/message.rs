@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::broker::envelope::CONTENT_TYPE;
 use crate::broker::rabbitmq::FRAME_TYPE;
+use crate::broker::rabbitmq::options::{PERSISTENT, UNREADABLE_TYPE};
 use crate::codec::Codec;
 use crate::shape::json_schema::leaf::format;
 
@@ -25,6 +26,7 @@ pub(super) struct EventMessage<'e> {
     pub(super) event: &'e str,
     pub(super) version: u32,
     pub(super) codec: Codec,
+    pub(super) is_public: bool,
     pub(super) name: String,
     /// The reference to the schema of its payload.
     pub(super) payload: String,
@@ -32,7 +34,7 @@ pub(super) struct EventMessage<'e> {
 
 impl EventMessage<'_> {
     pub(super) fn to_json(&self) -> Value {
-        let Self { event, version, codec, name, payload } = self;
+        let Self { event, version, codec, is_public, name, payload } = self;
         let whole = match codec {
             Codec::Json => json!({
                 "properties": { "payload": { "$ref": payload }, "payload_encoding": false },
@@ -60,7 +62,9 @@ impl EventMessage<'_> {
                 { "anyOf": [whole, omitted] },
             ],
         });
-        let codec = if *codec == Codec::Compact { "compact" } else { "json" };
+        let mut properties = event_properties();
+        properties["content_encoding"] =
+            "`zstd` if the application compresses large envelopes, otherwise missing".into();
         json!({
             "name": name,
             "title": format!("{event}, version {version}"),
@@ -72,7 +76,7 @@ impl EventMessage<'_> {
                 "location": "$message.header#/correlation_id",
             },
             "bindings": { "amqp": { "messageType": event, "bindingVersion": BINDING } },
-            "x-retell": { "codec": codec, "properties": properties() },
+            "x-retell": { "codec": codec.name(), "properties": properties, "public": is_public },
         })
     }
 }
@@ -89,6 +93,7 @@ pub(super) fn frame() -> Value {
             "properties": { "first_position": position(), "last_position": position() },
             "required": ["first_position", "last_position"],
         },
+        "x-retell": { "properties": properties(FRAME_TYPE) },
     })
 }
 
@@ -113,7 +118,7 @@ pub(super) fn dead_letter() -> (&'static str, Value) {
             ],
         },
         "payload": draft_07(&schema(ENVELOPE)),
-        "x-retell": { "properties": properties() },
+        "x-retell": { "properties": event_properties() },
     });
     (DEAD_LETTER, message)
 }
@@ -124,12 +129,13 @@ pub(super) fn unreadable() -> (&'static str, Value) {
         "name": UNREADABLE,
         "title": "A message in the queue of a projection that is no frame",
         "summary": "The body is that of the original message. Nothing is known about it, so it has no schema here.",
-        "contentType": "application/octet-stream",
+        "contentType": UNREADABLE_TYPE,
         "headers": {
             "type": "object",
             "properties": { "reason": { "type": "string" }, "queue": { "type": "string" } },
             "required": ["reason", "queue"],
         },
+        "x-retell": { "properties": properties(UNREADABLE_TYPE) },
     });
     (UNREADABLE, message)
 }
@@ -199,16 +205,22 @@ pub(super) fn schemas() -> [(String, Value); 2] {
     [(HEADERS.to_owned(), headers), (ENVELOPE.to_owned(), envelope)]
 }
 
+/// Returns the AMQP properties of each message.
+fn properties(content_type: &str) -> Value {
+    json!({ "content_type": content_type, "delivery_mode": PERSISTENT })
+}
+
 /// Returns the AMQP properties of a message with an event.
-fn properties() -> Value {
-    json!({
-        "content_type": CONTENT_TYPE,
-        "content_encoding": "`zstd` if the application compresses large envelopes, otherwise missing",
-        "delivery_mode": 2,
-        "message_id": "the `event_id`",
-        "timestamp": "when the event was recorded, in seconds since 1970",
-        "type": "the `event_type`",
-    })
+fn event_properties() -> Value {
+    let mut properties = properties(CONTENT_TYPE);
+    for (name, value) in [
+        ("message_id", "the `event_id`"),
+        ("timestamp", "when the event was recorded, in seconds since 1970"),
+        ("type", "the `event_type`"),
+    ] {
+        properties[name] = value.into();
+    }
+    properties
 }
 
 fn position() -> Value {

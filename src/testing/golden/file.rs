@@ -75,8 +75,7 @@ fn parse(text: &str) -> Result<Golden, String> {
 }
 
 fn kind(line: &str) -> Result<Kind, String> {
-    let (name, version, codec) = header(line)?;
-    Ok(Kind { name, version, codec })
+    header(line).map(Kind::from)
 }
 
 /// Writes bytes as `hex 00ff`.

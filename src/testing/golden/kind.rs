@@ -4,7 +4,6 @@ use std::fmt;
 
 use crate::codec::Codec;
 use crate::event::{EventSchema, NewEvent};
-use crate::registry::lock::codec_name;
 
 pub(super) const EXTENSION: &str = ".golden";
 
@@ -14,6 +13,13 @@ pub(super) struct Kind {
     pub(super) name: String,
     pub(super) version: u32,
     pub(super) codec: Codec,
+}
+
+/// The key of a block of `events.lock`.
+impl From<(String, u32, Codec)> for Kind {
+    fn from((name, version, codec): (String, u32, Codec)) -> Self {
+        Self { name, version, codec }
+    }
 }
 
 impl Kind {
@@ -38,14 +44,14 @@ impl Kind {
             }
         }
         let number = if place == 1 { String::new() } else { format!(".{place}") };
-        format!("{file}.{}.{}{number}{EXTENSION}", self.version, codec_name(self.codec))
+        format!("{file}.{}.{}{number}{EXTENSION}", self.version, self.codec.name())
     }
 }
 
 /// `[order.placed 1 json]`
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} {} {}]", self.name, self.version, codec_name(self.codec))
+        write!(f, "[{} {} {}]", self.name, self.version, self.codec.name())
     }
 }
 

@@ -19,7 +19,7 @@ enum r#Struct {
     r#Loop {},
     #[event("odd.tuple")]
     Tuple(),
-    #[event("odd.attributes", version = 1, codec = "json",)]
+    #[event("odd.attributes", version = 1, codec = "json", public,)]
     Attributes {
         #[serde(default = "seven", alias = "count", rename(serialize = "n", deserialize = "n"))]
         number: u8,
