@@ -560,9 +560,11 @@ async fn a_reset_clears_the_rows_and_running_workers_refill_them() {
     let head = Position::new(61);
     reached(&models, OLD, head).await;
     let before = rows(&models).await;
-    assert_eq!((before.len(), models.parking(&projection(OLD)).await.unwrap().parked.len()), (30, 1));
+    let parking = models.parking(&projection(OLD)).await.unwrap();
+    assert_eq!((before.len(), parking.parked.len()), (30, 1));
     // Rows that no event explains, as a different fold would have left them.
-    models.commit(Step::new(&projection(OLD), head, head).with_parking(1, Vec::new()), wrong(&models)).await.unwrap();
+    let step = Step::new(&projection(OLD), head, head).with_parking(parking.changes, Vec::new());
+    models.commit(step, wrong(&models)).await.unwrap();
     assert_ne!(rows(&models).await, before);
     rebuild(OLD, &log, &models).reset().await.unwrap();
     let again = async {

@@ -95,7 +95,7 @@ while [ "${#names[@]}" -gt 0 ]; do finish_one; done
 if [ "${#failed[@]}" -gt 0 ]; then
   for name in "${failed[@]}"; do
     printf '\n== failed: %s\n' "$name"
-    # What failed is far up by now.
+    # The log is printed far above.
     grep -n -A 12 'panicked at\|^error' "$SERVICES/logs/$name" | tail -n 120 || true
   done
   exit 1

@@ -10,7 +10,7 @@ pub mod inbox;
 pub mod inline;
 pub mod log_scenario;
 pub mod process_scenario;
-mod processors;
+pub mod processors;
 pub mod progress;
 pub mod read_model;
 mod record;

@@ -21,8 +21,6 @@ use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::testing::read_model::Counting;
 
-pub use crate::testing::processors::a_turn_that_does_not_know_a_release_changes_nothing;
-
 /// Expands to one test per case, named after the case.
 ///
 /// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
@@ -38,7 +36,7 @@ pub use crate::testing::processors::a_turn_that_does_not_know_a_release_changes_
 macro_rules! progress_conformance {
     ($fresh:expr) => {
         $crate::progress_conformance! {
-            @cases $fresh;
+            @cases $fresh; progress:
             a_turn_commits_the_work_and_the_rows_together,
             a_failing_turn_changes_nothing,
             each_row_comes_once_in_key_order,
@@ -47,18 +45,21 @@ macro_rules! progress_conformance {
             a_parked_row_is_listed_until_it_is_released,
             progress_belongs_to_one_projection,
             the_swept_position_moves_by_compare_and_set,
-            a_turn_that_does_not_know_a_release_changes_nothing,
             a_row_keeps_the_event_it_has_seen,
             a_reset_forgets_all_progress,
             a_projection_keeps_its_order,
         }
+        $crate::progress_conformance! {
+            @cases $fresh; processors:
+            a_turn_that_does_not_know_a_release_changes_nothing,
+        }
     };
-    (@cases $fresh:expr; $($case:ident,)*) => {
+    (@cases $fresh:expr; $file:ident: $($case:ident,)*) => {
         $(
             #[::tokio::test(flavor = "multi_thread")]
             async fn $case() {
                 let (model, _guard) = $fresh.await;
-                $crate::testing::progress::$case(&model).await;
+                $crate::testing::$file::$case(&model).await;
             }
         )*
     };

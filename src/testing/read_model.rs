@@ -26,10 +26,6 @@ use crate::store::postgres::model::read_model::PostgresReadModel;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 
-pub use crate::testing::processors::{
-    a_release_is_kept_as_it_was_registered_first, a_step_that_does_not_know_a_release_changes_nothing,
-};
-
 /// Expands to one test per case, named after the case.
 ///
 /// Awaiting the expression returns a fresh empty read model and a guard that must live as long as it.
@@ -45,7 +41,7 @@ pub use crate::testing::processors::{
 macro_rules! checkpoint_conformance {
     ($fresh:expr) => {
         $crate::checkpoint_conformance! {
-            @cases $fresh;
+            @cases $fresh; read_model:
             advancing_commits_the_work_and_the_checkpoint_together,
             a_step_from_a_stale_checkpoint_changes_nothing,
             failing_work_changes_nothing,
@@ -56,16 +52,19 @@ macro_rules! checkpoint_conformance {
             a_step_with_an_outdated_parking_count_changes_nothing,
             a_parked_aggregate_belongs_to_one_projection,
             a_parked_aggregate_can_be_retried_on_request,
+        }
+        $crate::checkpoint_conformance! {
+            @cases $fresh; processors:
             a_release_is_kept_as_it_was_registered_first,
             a_step_that_does_not_know_a_release_changes_nothing,
         }
     };
-    (@cases $fresh:expr; $($case:ident,)*) => {
+    (@cases $fresh:expr; $file:ident: $($case:ident,)*) => {
         $(
             #[::tokio::test(flavor = "multi_thread")]
             async fn $case() {
                 let (model, _guard) = $fresh.await;
-                $crate::testing::read_model::$case(&model).await;
+                $crate::testing::$file::$case(&model).await;
             }
         )*
     };

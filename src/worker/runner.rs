@@ -23,12 +23,12 @@ use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
 use crate::worker::caught_up::CaughtUp;
-use crate::worker::deploy::Wanted;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
 use crate::worker::pace::Pace;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
 use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable, is_unreadable};
+use crate::worker::wanted::Wanted;
 
 /// The longest wait for a dead letter to be stored. Meanwhile the worker does nothing else.
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(20);

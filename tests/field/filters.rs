@@ -126,13 +126,13 @@ where
     until_sale(&models, "b", 1, 0).await;
     nothing_is_parked(&models).await;
 
-    // Rolled out again. The older worker goes on when the newer one has applied the event.
+    // Rolled out again. The older worker continues when the newer one has applied the event.
     let newer = Working::start(New, &store, &models, None, per_aggregate);
     until_sale(&models, "b", 2, 1).await;
     older.until("the older worker continues", |status| !is_behind(status)).await;
     newer.stop().await;
 
-    // Rolled back for good: the older release passes over the event.
+    // Rolled back permanently: the older release passes over the event.
     append(&store, "c", Placed).await;
     append(&store, "c", Paid).await;
     older.until("the older worker is behind again", is_behind).await;

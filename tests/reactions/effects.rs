@@ -97,6 +97,13 @@ async fn released<M: ReadModel>(models: &M) {
     until(async || models.parking(&name()).await.unwrap().parked.is_empty()).await;
 }
 
+/// Moves the checkpoint from `from` to the beginning.
+async fn set_back<M: ReadModel>(models: &M, from: Position) {
+    let changes = models.parking(&name()).await.unwrap().changes;
+    let step = Step::new(&name(), from, Position::ZERO).with_parking(changes, Vec::new());
+    models.commit(step, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+}
+
 fn ids(notes: &[String]) -> Vec<String> {
     let mut ids = notes.to_vec();
     ids.sort();
@@ -133,7 +140,7 @@ where
     let sent = mails.sent();
     let times = |event| sent.iter().filter(|sent| **sent == event).count();
     assert_eq!([before, behind, after].map(times), [1, 1, 1], "a failure repeats no other mail");
-    assert!(times(failing) > 2, "retried in place and once parked");
+    assert!(times(failing) >= 2, "it failed, and was retried when it was released");
 }
 
 pub(crate) async fn a_failing_event_repeats_no_note_of_its_batch<M: Notebook>(models: M)
@@ -178,8 +185,7 @@ where
         while_running(&worker, settled(&models, &log)).await;
     };
     run().await;
-    let set_back = Step::new(&name(), Position::new(30), Position::ZERO);
-    models.commit(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+    set_back(&models, Position::new(30)).await;
     events.push(place(&log, "new").await);
     run().await;
     assert_eq!(models.checkpoint(&name()).await.unwrap(), Position::new(31));
@@ -206,8 +212,7 @@ where
     let event = place(&log, "past").await;
     run().await;
     assert_eq!(mails.sent(), [event]);
-    let set_back = Step::new(&name(), Position::new(21), Position::ZERO);
-    models.commit(set_back, Box::new(|_| Box::pin(async { Ok(()) }))).await.unwrap();
+    set_back(&models, Position::new(21)).await;
     run().await;
     assert_eq!(models.notes().await, of_in_order(&[event]));
     assert_eq!(mails.sent(), [event]);

@@ -147,7 +147,8 @@ impl fmt::Display for ParkedState {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parking {
-    /// The number of times that an aggregate was parked, failed again or was released. A [`Step`] succeeds only if it knows this number.
+    /// The number of times that an aggregate was parked, failed again or was released, or that a release was
+    /// [registered](crate::ReadModel::register_processor) or forgotten. A [`Step`] succeeds only if it knows this number.
     pub changes: u64,
     /// The parked aggregates, sorted by [`Parked::from_position`].
     pub parked: Vec<Parked>,
@@ -199,8 +200,8 @@ pub struct Step {
     pub from: Mark,
     /// The place that the checkpoint gets.
     pub to: Mark,
-    /// The number of [`changes`](Parking::changes) that the parked aggregates must have had. A worker that releases an aggregate may leave
-    /// the checkpoint where it is, so the position alone would not show another worker that its view of the parked aggregates is out of date.
+    /// The number of [`changes`](Parking::changes) that there must have been. A worker that releases an aggregate may leave the checkpoint
+    /// where it is, so the position alone would not show another worker that its view of the parked aggregates is out of date.
     pub changes: u64,
     /// The changes to the parked aggregates, in the same transaction.
     pub parking: Vec<ParkingChange>,

@@ -196,7 +196,7 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>>;
 
-    /// Removes a registration, and returns whether it was there. For an operator, after a release was rolled back for good: the workers of the
+    /// Removes a registration, and returns whether it was there. For an operator, after a release was rolled back permanently: the workers of the
     /// older one no longer wait for its events, and pass over them. Increments [`Parking::changes`] in the same transaction.
     ///
     /// # Errors

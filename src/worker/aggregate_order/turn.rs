@@ -14,12 +14,12 @@ use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::ParkedState;
 use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::read_model::ReadModel;
-use crate::worker::deploy::Wanted;
 use crate::worker::due::Due;
 use crate::worker::handler::Handler;
 use crate::worker::parking::from_event;
 use crate::worker::runner::{Group, Runner, of_projection};
 use crate::worker::transaction::{Moved, Report, apply, failure, follow, read_parked};
+use crate::worker::wanted::Wanted;
 
 /// One attempt at a transaction, and its report: it may end on another thread.
 pub(super) struct Attempt<Tx: Send + ?Sized + 'static> {
