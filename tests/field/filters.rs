@@ -243,10 +243,8 @@ where
     let options = WorkerOptions::new().with_retries(0).with_sweep(brief).with_parking(parking);
     let older = Worker::view(Old { fails: fails.clone() }, store.clone(), models.clone()).with_options(options);
     let newer = Worker::view(New, store.clone(), models.clone()).with_options(options);
-    let (older, newer) = match per_aggregate {
-        true => (older.with_order_per_aggregate(), newer.with_order_per_aggregate()),
-        false => (older, newer),
-    };
+    let older = if per_aggregate { older.with_order_per_aggregate() } else { older };
+    let newer = if per_aggregate { newer.with_order_per_aggregate() } else { newer };
     append(&store, "a", Placed).await;
     older.catch_up().await.unwrap();
     assert_eq!(models.parking(&sales()).await.unwrap().parked.len(), 1);

@@ -33,8 +33,8 @@ struct StoredModel<V> {
     checkpoints: Vec<(ProjectionName, Mark)>,
     /// The number of changes and the parked aggregates of each projection.
     parking: Vec<(ProjectionName, u64, Vec<StoredParked>)>,
-    /// The filter, time and program of the registered releases of each projection.
-    processors: Vec<(ProjectionName, Vec<(Filter, DateTime<Utc>, String)>)>,
+    /// The registered releases of each projection, the newest last.
+    processors: Vec<(ProjectionName, Vec<StoredProcessor>)>,
     /// The applied and seen versions of each projection with per-aggregate order.
     progress: Vec<(ProjectionName, Vec<(StreamId, Row)>)>,
     handled: Vec<(ProjectionName, EventId)>,
@@ -54,6 +54,9 @@ struct StoredParked {
     next_at: DateTime<Utc>,
     state: String,
 }
+
+/// The filter, time and program of a registered release.
+type StoredProcessor = (Filter, DateTime<Utc>, String);
 
 /// The key, state, fields and position of a row.
 type StoredRow = (ViewKey, String, Fields, Position);

@@ -51,7 +51,7 @@ async fn change_on(
     let (name, digest, session) = (projection.as_str().as_bytes(), processor.digest().to_vec(), lease.session());
     let mut tx = lease.begin().await.map_err(failed)?;
     // The row is locked first, so the count and the rows change together.
-    let changes = lock_checkpoint_in(&mut tx, projection, &session).await?.changes + 1;
+    let number = lock_checkpoint_in(&mut tx, projection, &session).await?.changes + 1;
     // Unlike `ON DUPLICATE KEY UPDATE`, a query tells on every server whether the row is new.
     let known: Option<(i64,)> =
         sqlx::query_as(KNOWN).bind(name).bind(&digest).fetch_optional(&mut *tx).await.map_err(failed)?;
@@ -61,7 +61,7 @@ async fn change_on(
             sqlx::query(REGISTER)
                 .bind(name)
                 .bind(digest)
-                .bind(to_sql(changes))
+                .bind(to_sql(number))
                 .bind(processor.stored_filter().into_bytes())
                 .bind(time_to_sql(processor.first_seen))
                 .bind(processor.program.as_bytes()),
@@ -71,7 +71,7 @@ async fn change_on(
     let is_changed = changed.is_some();
     if let Some(changed) = changed {
         changed.execute(&mut *tx).await.map_err(failed)?;
-        sqlx::query(COUNT).bind(to_sql(changes)).bind(name).execute(&mut *tx).await.map_err(failed)?;
+        sqlx::query(COUNT).bind(to_sql(number)).bind(name).execute(&mut *tx).await.map_err(failed)?;
     }
     tx.commit().await.map_err(failed)?;
     Ok(is_changed)

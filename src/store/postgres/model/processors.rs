@@ -1,6 +1,6 @@
 //! Keeps the processors that programs register.
 
-use sqlx::{PgConnection, Postgres};
+use sqlx::Postgres;
 
 use crate::error::Result;
 use crate::id::ProjectionName;
@@ -50,21 +50,20 @@ async fn change_on(
     let failed = |error| classify(error, "register a processor");
     let mut tx = lease.begin().await.map_err(failed)?;
     // The row is locked first, so the count and the rows change together.
-    let changes = lock(&models.schema, LOCK, projection, &mut tx).await?.changes + 1;
-    let tx_ref: &mut PgConnection = &mut tx;
+    let number = lock(&models.schema, LOCK, projection, &mut tx).await?.changes + 1;
     let changed = match change {
         Change::Register => sqlx::query(models.schema.sql(REGISTER))
             .bind(projection.as_str())
             .bind(processor.digest())
-            .bind(to_sql(changes))
+            .bind(to_sql(number))
             .bind(processor.stored_filter())
             .bind(processor.first_seen)
             .bind(&processor.program),
         Change::Forget => sqlx::query(models.schema.sql(FORGET)).bind(projection.as_str()).bind(processor.digest()),
     };
-    let is_changed = changed.execute(tx_ref).await.map_err(failed)?.rows_affected() > 0;
+    let is_changed = changed.execute(&mut *tx).await.map_err(failed)?.rows_affected() > 0;
     if is_changed {
-        let count = sqlx::query(models.schema.sql(COUNT)).bind(projection.as_str()).bind(to_sql(changes));
+        let count = sqlx::query(models.schema.sql(COUNT)).bind(projection.as_str()).bind(to_sql(number));
         count.execute(&mut *tx).await.map_err(failed)?;
     }
     tx.commit().await.map_err(failed)?;

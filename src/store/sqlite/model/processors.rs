@@ -29,12 +29,12 @@ impl SqliteReadModel {
         let counted = move |db: &mut Connection| {
             let open = OpenTransaction::begin(db)?;
             let found = checkpoint(open.db, &projection)?;
-            let (name, changes) = (projection.as_str(), found.changes + 1);
+            let (name, number) = (projection.as_str(), found.changes + 1);
             let changed = match change {
                 Change::Register => open.db.prepare_cached(REGISTER)?.execute((
                     name,
                     processor.digest(),
-                    to_sql(changes),
+                    to_sql(number),
                     processor.stored_filter(),
                     processor.first_seen.timestamp_micros(),
                     &processor.program,
@@ -42,7 +42,7 @@ impl SqliteReadModel {
                 Change::Forget => open.db.prepare_cached(FORGET)?.execute((name, processor.digest()))?,
             };
             if changed > 0 {
-                set_checkpoint(open.db, &projection, found.mark, changes)?;
+                set_checkpoint(open.db, &projection, found.mark, number)?;
             }
             open.commit()?;
             Ok(changed > 0)
