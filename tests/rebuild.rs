@@ -216,11 +216,11 @@ async fn build_dying<M: ViewStore + Clone>(log: &MemoryStore, models: &M) {
 }
 
 /// Switches as an operator does: if the live generation has moved too far, the rest is built first.
-async fn caught_up_and_switched<M: ViewStore + Clone>(switcher: &Rebuild<Amounts, M>) -> Generation {
+async fn caught_up_and_switched<M: ViewStore + Clone>(rebuild: &Rebuild<Amounts, M>) -> Generation {
     loop {
-        match switcher.switch().await {
-            Err(error) if matches!(error.kind(), ErrorKind::BehindLive { .. }) => run(switcher).await,
-            switched => return switched.unwrap(),
+        match rebuild.switch().await {
+            Err(error) if matches!(error.kind(), ErrorKind::BehindLive { .. }) => run(rebuild).await,
+            done => return done.unwrap(),
         }
     }
 }

@@ -138,13 +138,13 @@ impl ReadModel for RedbReadModel {
     async fn turn(
         &self,
         projection: &ProjectionName,
-        changes: u64,
+        known: u64,
         streams: Vec<StreamId>,
         turn: Turn<WriteTransaction>,
     ) -> Result<()> {
         let (name, runtime) = (projection.clone(), Handle::current());
         let turn = move |tx: &mut WriteTransaction| {
-            driver::check_changes(&name, changes, checkpoint(&rows(tx)?, &name)?.changes)?;
+            driver::check_changes(&name, known, checkpoint(&rows(tx)?, &name)?.changes)?;
             let streams = driver::in_key_order(streams);
             let progress = find("progress", &rows(tx)?, &name, &streams)?;
             let parked = find("parked", &rows(tx)?, &name, &streams)?;
