@@ -56,7 +56,7 @@ impl CommitFault {
 /// A read model that applies a script of faults, one per transaction. Transactions beyond the end of the script commit. Clones share the
 /// script.
 ///
-/// Every change of the read model is a transaction: a projection's setup, each of its batches, a step that only moves the checkpoint, and
+/// Every change of the read model is a transaction: a worker's registration, a projection's setup, each of its batches, a step that only moves the checkpoint, and
 /// so on. Reads never fail.
 ///
 /// # Examples
@@ -82,8 +82,9 @@ impl CommitFault {
 /// # let log = MemoryStore::new();
 /// # log.append(Append::new(stream("a"), ExpectedVersion::Any, events(5))).await?;
 /// let models = MemoryReadModel::with_value(0);
-/// // The first transaction is the projection's setup.
-/// let faulty = FaultyModels::new(models.clone(), [CommitFault::Commit, CommitFault::DieAfter]);
+/// // The first transactions are the registration of the worker and the projection's setup.
+/// let script = [CommitFault::Commit, CommitFault::Commit, CommitFault::DieAfter];
+/// let faulty = FaultyModels::new(models.clone(), script);
 /// let (worker, stop) = (Worker::new(Count, log.clone(), faulty.clone()), CancellationToken::new());
 /// tokio::select! {
 ///     ended = worker.run(stop.clone()) => unreachable!("the worker dies before it ends: {ended:?}"),
