@@ -21,6 +21,7 @@ use crate::store::model::progress::{Progress, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::testing::read_model::Counting;
 
+pub use crate::testing::listing::a_listed_projection_has_its_order;
 pub use crate::testing::processors::a_turn_that_does_not_know_a_release_changes_nothing;
 
 /// Expands to one test per case, named after the case.
@@ -48,6 +49,7 @@ macro_rules! progress_conformance {
             progress_belongs_to_one_projection,
             the_swept_position_moves_by_compare_and_set,
             a_turn_that_does_not_know_a_release_changes_nothing,
+            a_listed_projection_has_its_order,
             a_row_keeps_the_event_it_has_seen,
             a_reset_forgets_all_progress,
             a_projection_keeps_its_order,

@@ -26,6 +26,9 @@ use crate::store::postgres::model::read_model::PostgresReadModel;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 
+pub use crate::testing::listing::{
+    parked_aggregates_are_read_by_position_up_to_a_limit, projections_are_listed_by_name_up_to_a_limit,
+};
 pub use crate::testing::processors::{
     a_release_is_kept_as_it_was_registered_first, a_step_that_does_not_know_a_release_changes_nothing,
 };
@@ -56,6 +59,8 @@ macro_rules! checkpoint_conformance {
             a_step_with_an_outdated_parking_count_changes_nothing,
             a_parked_aggregate_belongs_to_one_projection,
             a_parked_aggregate_can_be_retried_on_request,
+            projections_are_listed_by_name_up_to_a_limit,
+            parked_aggregates_are_read_by_position_up_to_a_limit,
             a_release_is_kept_as_it_was_registered_first,
             a_step_that_does_not_know_a_release_changes_nothing,
         }
