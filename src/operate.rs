@@ -15,8 +15,7 @@
 //! registered releases of a processor and the registered shapes of a log are read whole: deploys add them, not events. So are the commits
 //! without a position counted: there are none for long, unless a transaction blocks them.
 //!
-//! An answer is made of several reads, and the log goes on between them. It is never ahead of the truth: a processor that moves meanwhile
-//! looks further behind than it is.
+//! An answer is made of several reads, not of one snapshot: the log may grow between them.
 //!
 //! # JSON
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,

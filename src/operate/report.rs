@@ -59,7 +59,7 @@ impl Count {
     }
 }
 
-/// What a log and its read models are doing: the answer of [`status`](super::status()).
+/// The state of a log and its read models: the answer of [`status`](super::status()).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Report {

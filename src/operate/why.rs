@@ -1,4 +1,4 @@
-//! What happened to an event on its way to a processor.
+//! The way of an event to a processor.
 
 use std::cmp::Ordering;
 
@@ -53,7 +53,7 @@ pub struct Why {
     pub event: Located,
     /// The processor.
     pub processor: ProjectionName,
-    /// What happened. In JSON, its entry `answer` has the name of the variant.
+    /// The answer. In JSON, the entry `answer` has the name of the variant.
     #[serde(flatten)]
     pub answer: Answer,
 }
@@ -89,7 +89,7 @@ impl Located {
     }
 }
 
-/// What happened to an event on its way to a processor.
+/// The way of an event to a processor, as far as it has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 #[non_exhaustive]

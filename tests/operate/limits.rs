@@ -1,4 +1,4 @@
-//! What is beyond a limit is told.
+//! Answers tell that there is more beyond a limit.
 
 use retell::operate::{self, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_RELEASES};
 use retell::store::{Deadline, DeadlineChange, ParkedState, ParkingChange, RegisteredProcessor, Step};

@@ -1,4 +1,4 @@
-//! What happened to an event on its way to each processor.
+//! The way of an event to each processor.
 
 use retell::operate::{self, Answer, Why};
 use retell::store::{Progress, Turn};
