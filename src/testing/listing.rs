@@ -70,7 +70,7 @@ pub async fn parked_aggregates_are_read_by_position_up_to_a_limit(model: &impl R
     }
     assert_eq!(read(&totals, None, 10).await, [early.clone(), late.clone()]);
     assert_eq!((read(&totals, None, 1).await, read(&totals, None, 0).await), (vec![early.clone()], Vec::new()));
-    assert_eq!(read(&totals, Some(&late.stream), 10).await, [late.clone()]);
+    assert_eq!(read(&totals, Some(&late.stream), 10).await, std::slice::from_ref(&late));
     assert_eq!(read(&totals, Some(&elsewhere.stream), 10).await, []);
     assert_eq!(read(&totals, Some(&late.stream), 0).await, []);
 }
