@@ -20,7 +20,8 @@ use retell::projection::wait_for;
 use retell::relay::RelayOptions;
 use retell::store::RegisteredShape;
 use retell::store::{
-    Append, Page, Parking, Query, RegisteredProcessor, RelayStore, Replay, Select, Step, Turn, Visitor, Work,
+    Append, Page, Parked, Parking, ProjectionStatus, Query, RegisteredProcessor, RelayStore, Replay, Select, Step,
+    Turn, Visitor, Work,
 };
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::WorkerOptions;
@@ -344,6 +345,19 @@ impl ReadModel for Contested {
 
     async fn state(&self, projection: &ProjectionName) -> retell::Result<retell::store::ProjectionState> {
         self.models.state(projection).await
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        self.models.projections(limit).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        self.models.parked(projection, stream, limit).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {

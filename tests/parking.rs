@@ -19,7 +19,7 @@ use retell::event::NewEvent;
 use retell::relay::RelayOptions;
 use retell::status::{Status, Wait};
 use retell::store::ParkedState;
-use retell::store::{Append, Parked, Parking, RegisteredProcessor, Step, Turn, Work};
+use retell::store::{Append, Parked, Parking, ProjectionStatus, RegisteredProcessor, Step, Turn, Work};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
@@ -423,6 +423,19 @@ impl ReadModel for Killable<MemoryReadModel<Applied>> {
 
     async fn state(&self, projection: &ProjectionName) -> retell::Result<retell::store::ProjectionState> {
         self.0.state(projection).await
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        self.0.projections(limit).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        self.0.parked(projection, stream, limit).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {

@@ -43,7 +43,9 @@ async fn sessions_opened_on_an_empty_log_never_scan_it() {
         let claim = Claim::reserve("email", &id).unwrap();
         store.append(append("claiming", 1).with_claims([claim])).await.unwrap();
         // Reads the tail of the log, and its first page.
-        after = store.read_all(after, 1_000, &Filter::all()).await.unwrap().through;
+        let tail = store.read_all(after, 1_000, &Filter::all()).await.unwrap();
+        after = tail.through;
+        assert_eq!(store.event(tail.events[0].event.id).await.unwrap().as_ref(), tail.events.first());
         store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
         replayed(&store, &stream(&format!("many-{id}")), Replay::ALL).await.unwrap();
     }

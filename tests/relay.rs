@@ -19,7 +19,7 @@ use retell::event::RecordedEvent;
 use retell::id::Fence;
 use retell::relay::RelayOptions;
 use retell::store::RegisteredShape;
-use retell::store::{Append, PAGE_BYTES, Page, Query, RelayStore, Replay, Visitor};
+use retell::store::{Append, PAGE_BYTES, Page, Query, RelayStatus, RelayStore, Replay, Visitor};
 use retell::testing::store::{event, events, stream};
 use retell::{
     ErrorKind, EventReader, EventStore, EventType, ExpectedVersion, MemoryStore, Position, Relay, StreamId, async_trait,
@@ -268,6 +268,10 @@ impl RelayStore for UnreliableStore {
 
     async fn mark(&self, relay: &str) -> Result<Mark> {
         self.reach()?.mark(relay).await
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>> {
+        self.reach()?.relay_statuses(limit).await
     }
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {

@@ -173,7 +173,8 @@ CREATE TABLE IF NOT EXISTS retell_parked (
     attempts BIGINT NOT NULL,
     next_at DATETIME(6) NOT NULL, -- UTC
     state VARBINARY(16) NOT NULL, -- waiting or dead
-    PRIMARY KEY (projection, aggregate_type, aggregate_id)
+    PRIMARY KEY (projection, aggregate_type, aggregate_id),
+    KEY parked_from (projection, from_position)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
 -- The progress of each projection with order per aggregate, for each aggregate. A worker locks the row while it applies events of the

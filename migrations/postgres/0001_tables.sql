@@ -165,6 +165,7 @@ CREATE TABLE {schema}.parked (
     state text NOT NULL CHECK (state IN ('waiting', 'dead')),
     PRIMARY KEY (projection, aggregate_type, aggregate_id)
 );
+CREATE INDEX parked_from ON {schema}.parked (projection, from_position);
 
 -- The progress of each projection with order per aggregate, for each aggregate. A worker locks the row while it applies events of the
 -- aggregate. The fill factor leaves room for new versions of the row, one per change.

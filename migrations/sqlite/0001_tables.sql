@@ -149,6 +149,7 @@ CREATE TABLE retell_parked (
     state TEXT NOT NULL CHECK (state IN ('waiting', 'dead')),
     PRIMARY KEY (projection, aggregate_type, aggregate_id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX retell_parked_from ON retell_parked (projection, from_position);
 
 -- The progress of each projection with order per aggregate, for each aggregate.
 CREATE TABLE retell_progress (

@@ -21,12 +21,12 @@ use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::query::{Page, Query};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
-use crate::store::log::relay::RelayStore;
+use crate::store::log::relay::{RelayStatus, RelayStore};
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
-use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
-use crate::store::model::parking::{Parking, Step};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -82,6 +82,7 @@ forward! {
     RelayStore {
         async fn mark(&self, relay: &str) -> Result<Mark>;
         async fn relays(&self) -> Result<Option<Vec<String>>>;
+        async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>>;
         async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()>;
         async fn reset(&self, relay: &str, to: Mark) -> Result<()>;
         async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;
@@ -94,8 +95,10 @@ forward! {
         type Tx;
         async fn mark(&self, projection: &ProjectionName) -> Result<Mark>;
         async fn names(&self) -> Result<Option<Vec<ProjectionName>>>;
+        async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>>;
         async fn state(&self, projection: &ProjectionName) -> Result<ProjectionState>;
         async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
+        async fn parked(&self, projection: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>>;
         async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool>;
         async fn commit(&self, step: Step, work: Work<Self::Tx>) -> Result<()>;
         async fn begin(&self, projection: &ProjectionName, work: Work<Self::Tx>) -> Result<()>;

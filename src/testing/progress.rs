@@ -53,6 +53,10 @@ macro_rules! progress_conformance {
             @cases $fresh; processors:
             a_turn_that_does_not_know_a_release_changes_nothing,
         }
+        $crate::progress_conformance! {
+            @cases $fresh; listing:
+            a_listed_projection_has_its_order,
+        }
     };
     (@cases $fresh:expr; $file:ident: $($case:ident,)*) => {
         $(

@@ -58,6 +58,11 @@ macro_rules! checkpoint_conformance {
             a_release_is_kept_as_it_was_registered_first,
             a_step_that_does_not_know_a_release_changes_nothing,
         }
+        $crate::checkpoint_conformance! {
+            @cases $fresh; listing:
+            projections_are_listed_by_name_up_to_a_limit,
+            parked_aggregates_are_read_by_position_up_to_a_limit,
+        }
     };
     (@cases $fresh:expr; $file:ident: $($case:ident,)*) => {
         $(

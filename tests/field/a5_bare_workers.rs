@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use retell::prelude::*;
-use retell::store::{ProjectionState, RegisteredProcessor, Step, Turn, Work};
+use retell::store::{Parked, ProjectionState, ProjectionStatus, RegisteredProcessor, RelayStatus, Step, Turn, Work};
 use retell::{
     ErrorKind, EventId, Fence, Mark, Parking, ProjectionName, ReadModel, RelayOptions, RelayStore, SqliteOptions, Uuid,
     WorkerOptions,
@@ -78,6 +78,19 @@ impl<M: ReadModel> ReadModel for Refusing<M> {
 
     async fn state(&self, projection: &ProjectionName) -> retell::Result<ProjectionState> {
         self.inner.state(projection).await
+    }
+
+    async fn projections(&self, limit: usize) -> retell::Result<Vec<ProjectionStatus>> {
+        self.inner.projections(limit).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> retell::Result<Vec<Parked>> {
+        self.inner.parked(projection, stream, limit).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> retell::Result<Parking> {
@@ -161,6 +174,10 @@ impl<M: ReadModel> ReadModel for Refusing<M> {
 impl<S: RelayStore> RelayStore for Refusing<S> {
     async fn mark(&self, relay: &str) -> retell::Result<Mark> {
         self.inner.mark(relay).await
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> retell::Result<Option<Vec<RelayStatus>>> {
+        self.inner.relay_statuses(limit).await
     }
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> retell::Result<()> {

@@ -70,7 +70,7 @@ const ORDER: [&[&str]; 14] = [
     &["shape"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],
-    &["command", "projection", "lifecycle", "registry"],
+    &["command", "projection", "lifecycle", "registry", "operate"],
     &["view", "reaction", "inline"],
     &["repository", "relay", "worker"],
     &["process", "rebuild"],

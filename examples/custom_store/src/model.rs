@@ -7,8 +7,8 @@ use redb::WriteTransaction;
 use retell::id::EventId;
 use retell::store::driver::{self, Checkpoint};
 use retell::store::{
-    Parked, ParkedState, Parking, ParkingChange, ProjectionState, ReadModel, RegisteredProcessor, Seen, Step, Turn,
-    Work,
+    Parked, ParkedState, Parking, ParkingChange, ProjectionState, ProjectionStatus, ReadModel, RegisteredProcessor,
+    Seen, Step, Turn, Work,
 };
 use retell::{BoxError, Error, Mark, Position, ProjectionName, Result, StreamId, Version, async_trait};
 use serde::de::DeserializeOwned;
@@ -80,10 +80,37 @@ impl ReadModel for RedbReadModel {
         // Both reads use one snapshot, so the count belongs to the rows.
         let read = move |rows: &Saved| {
             let changes = checkpoint(rows, &name)?.changes;
-            let parked = rows.below(&key!("parked", name), "")?.map(|row| Ok(parse(row?.1)?));
-            let mut parked = parked.collect::<Result<Vec<_>, BoxError>>()?;
-            parked.sort_by_key(|parked| parked.from_position);
-            Ok(Parking::new(changes, parked))
+            Ok(Parking::new(changes, parked(rows, &name)?))
+        };
+        self.file.read("read parked aggregates", read).await
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        let read = move |rows: &Saved| {
+            let found = rows.below::<CheckpointRow>(&key!("checkpoint"), "")?.take(limit);
+            let status = |row: Result<(String, CheckpointRow), BoxError>| {
+                let (name, (mark, _, per_aggregate, state)) = row?;
+                let status = ProjectionStatus::new(ProjectionName::new(name)?, mark);
+                Ok(status.with_per_aggregate(per_aggregate).with_state(ProjectionState::parse(&state)?))
+            };
+            found.map(status).collect()
+        };
+        self.file.read("list the projections", read).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        let (name, stream) = (projection.clone(), stream.cloned());
+        let read = move |rows: &Saved| {
+            // Reads all rows of the projection. A larger store would keep an index by position.
+            let mut parked = parked(rows, &name)?;
+            parked.retain(|parked| stream.as_ref().is_none_or(|stream| parked.stream == *stream));
+            parked.truncate(limit);
+            Ok(parked)
         };
         self.file.read("read parked aggregates", read).await
     }
@@ -308,6 +335,14 @@ fn find<V: DeserializeOwned>(
 ) -> Result<HashMap<StreamId, V>, BoxError> {
     let found = streams.iter().map(|stream| Ok((stream.clone(), rows.get(&of_aggregate(row, projection, stream))?)));
     found.filter_map(|row| row.map(|(stream, row)| Some((stream, row?))).transpose()).collect()
+}
+
+/// Reads the parked aggregates of a projection, sorted by position.
+fn parked(rows: &Saved, projection: &ProjectionName) -> Result<Vec<Parked>, BoxError> {
+    let parked = rows.below(&key!("parked", projection), "")?.map(|row| Ok(parse(row?.1)?));
+    let mut parked = parked.collect::<Result<Vec<_>, BoxError>>()?;
+    parked.sort_by_key(|parked| parked.from_position);
+    Ok(parked)
 }
 
 /// Writes changes of parked aggregates.

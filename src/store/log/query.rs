@@ -59,6 +59,8 @@ pub enum Select<'q> {
     Newest(&'q EventType),
     /// Events recorded later than this time, in log order.
     RecordedAfter(DateTime<Utc>),
+    /// The event with this id.
+    Event(EventId),
 }
 
 impl<'q> Query<'q> {
@@ -86,6 +88,11 @@ impl<'q> Query<'q> {
     /// Creates a query for the events recorded later than `time`, in log order.
     pub const fn recorded_after(time: DateTime<Utc>) -> Self {
         Self::of(Select::RecordedAfter(time))
+    }
+
+    /// Creates a query for the event with this `id`. A store finds it by an index.
+    pub const fn event(id: EventId) -> Self {
+        Self::of(Select::Event(id))
     }
 
     /// Sets the maximum number of events. The default is [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT).

@@ -195,6 +195,26 @@ pub trait EventReaderExt: EventReader {
         }
     }
 
+    /// Returns the event with this `id`; `None` if the log does not have it, or if its commit has no position yet.
+    ///
+    /// # Errors
+    /// The errors of [`read`](EventReader::read).
+    fn event(&self, id: EventId) -> impl Future<Output = Result<Option<RecordedEvent>>> + Send {
+        self.read(Query::event(id)).map_ok(|page| page.events.into_iter().next())
+    }
+
+    /// Returns the event at `position`; `None` if there is none.
+    ///
+    /// # Errors
+    /// The errors of [`read`](EventReader::read).
+    fn event_at(&self, position: Position) -> impl Future<Output = Result<Option<RecordedEvent>>> + Send {
+        let before = Position::new(position.get().saturating_sub(1));
+        async move {
+            let page = self.read_all(before, 1, &Filter::all()).await?;
+            Ok(page.events.into_iter().find(|event| event.position == position))
+        }
+    }
+
     /// Returns the first `limit` events recorded later than `time`, in log order.
     ///
     /// # Errors

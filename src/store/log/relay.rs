@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{ErrorKind, Result};
@@ -63,6 +65,16 @@ pub trait RelayStore: Send + Sync + 'static {
     /// # Errors
     /// A [read error](crate::Error#read-errors).
     async fn relays(&self) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
+    /// Returns the first `limit` of these [`relays`](Self::relays) by name, each with its position and the holder of its lease. `None` if the
+    /// store cannot list them, as in the default implementation.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>> {
+        let _ = limit;
         Ok(None)
     }
 
@@ -132,6 +144,42 @@ pub trait RelayStore: Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped call may still release the lease.
     async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
+}
+
+/// The position of a relay, and the holder of the lease with its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayStatus {
+    /// The name of the relay.
+    pub relay: String,
+    /// The place up to which the broker has confirmed every event.
+    pub mark: Mark,
+    /// The relay that leads now; `None` if the lease is free or has ended.
+    pub leader: Option<Leader>,
+}
+
+impl RelayStatus {
+    /// Creates the status of a relay without a leader.
+    pub fn new(relay: impl Into<String>, mark: Mark) -> Self {
+        Self { relay: relay.into(), mark, leader: None }
+    }
+
+    /// Sets the holder of the lease, and when the lease ends.
+    #[must_use]
+    pub fn with_leader(mut self, leader: Option<(Uuid, DateTime<Utc>)>) -> Self {
+        self.leader = leader.map(|(holder, ends_at)| Leader { holder, ends_at });
+        self
+    }
+}
+
+/// The holder of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Leader {
+    /// The holder, as it was given to [`acquire_lease`](RelayStore::acquire_lease).
+    pub holder: Uuid,
+    /// When the lease ends unless the holder renews it, by the clock of the database.
+    pub ends_at: DateTime<Utc>,
 }
 
 /// Checks the name of a relay: 1 to 255 bytes without NUL. A [`RelayStore`] calls this before anything else.

@@ -31,7 +31,9 @@ use crate::store::log::lease::Lease;
 use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, UpTo, Visitor};
-use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::log::relay::{
+    LONGEST_LEASE, RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name,
+};
 use crate::store::log::replay::snapshot_fits;
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::snapshots::{KeptSnapshot, snapshot_changes};
@@ -345,6 +347,9 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
             Select::RecordedAfter(time) => {
                 state.events.iter().filter(|event| event.recorded_at > time).take(limit).cloned().collect()
             }
+            Select::Event(id) => {
+                state.events.iter().filter(|event| event.event.id == id).take(limit).cloned().collect()
+            }
         };
         Ok(Page::found(events))
     }
@@ -439,6 +444,18 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
         let state = self.log.read();
         let names: BTreeSet<&String> = state.relayed.keys().chain(state.leases.keys()).collect();
         Ok(Some(names.into_iter().cloned().collect()))
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>> {
+        let (state, now) = (self.log.read(), Instant::now());
+        let names: BTreeSet<&String> = state.relayed.keys().chain(state.leases.keys()).collect();
+        let status = |name: &String| {
+            let mark = state.relayed.get(name).map_or(Mark::START, |(mark, _)| *mark);
+            let held = state.leases.get(name).and_then(|lease| lease.held).filter(|(_, end)| *end > now);
+            let leader = held.map(|(holder, end)| (holder, (Utc::now() + (end - now)).trunc_subsecs(6)));
+            RelayStatus::new(name.clone(), mark).with_leader(leader)
+        };
+        Ok(Some(names.into_iter().take(limit).map(status).collect()))
     }
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {

@@ -1,10 +1,14 @@
 //! The state of a projection, which determines whether workers or appends move its checkpoint.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{ErrorKind, Result};
 use crate::id::ProjectionName;
+use crate::id::mark::Mark;
 
 /// How the events of a projection get into its read model. A store keeps it next to the checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProjectionState {
     /// Workers apply the events and move the checkpoint. Every projection begins in this state.
@@ -51,5 +55,40 @@ impl ProjectionState {
             "deleting" => Ok(Self::Deleting),
             _ => Err(ErrorKind::Corrupt(format!("unknown projection state {stored:?}")).into()),
         }
+    }
+}
+
+/// The checkpoint of a projection, its order and its state, as [`ReadModel::projections`](crate::ReadModel::projections) lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProjectionStatus {
+    /// The projection.
+    pub projection: ProjectionName,
+    /// The place up to which it has applied everything except parked aggregates.
+    pub mark: Mark,
+    /// Whether it has per-aggregate order. If so, `mark` is its swept position.
+    pub per_aggregate: bool,
+    /// How its events get into the read model.
+    pub state: ProjectionState,
+}
+
+impl ProjectionStatus {
+    /// Creates the status of a projection that runs in log order.
+    pub fn new(projection: ProjectionName, mark: Mark) -> Self {
+        Self { projection, mark, per_aggregate: false, state: ProjectionState::Running }
+    }
+
+    /// Sets whether the projection has per-aggregate order.
+    #[must_use]
+    pub fn with_per_aggregate(mut self, per_aggregate: bool) -> Self {
+        self.per_aggregate = per_aggregate;
+        self
+    }
+
+    /// Sets the state.
+    #[must_use]
+    pub fn with_state(mut self, state: ProjectionState) -> Self {
+        self.state = state;
+        self
     }
 }

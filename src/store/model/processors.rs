@@ -1,6 +1,7 @@
 //! The processors that programs register with a read model: which events each release of a projection reads.
 
 use chrono::{DateTime, SubsecRound, Utc};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -10,7 +11,7 @@ use crate::store::log::shapes::program_name;
 
 /// A projection as a release of a program runs it. Its worker [registers](crate::ReadModel::register_processor) it at the start, so workers of
 /// other releases know which events it reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RegisteredProcessor {
     /// The events that it reads, with sorted names.

@@ -8,9 +8,9 @@ use futures::future::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::names;
-use crate::store::model::parking::{Parking, Step};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 #[cfg(doc)]
 use crate::store::model::progress::Progress;
@@ -79,6 +79,13 @@ pub trait ReadModel: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Returns the first `limit` projections by name that have a checkpoint, with their [`mark`](Self::mark), order and
+    /// [`state`](Self::state).
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>>;
+
     /// Refuses a name that is misspelt: one that has never run on this read model, and that this process does not run. A read model calls this
     /// where it finds no trace of a projection.
     ///
@@ -108,6 +115,14 @@ pub trait ReadModel: Send + Sync + 'static {
     /// # Errors
     /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), otherwise a [read error](crate::Error#read-errors).
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking>;
+
+    /// Returns the first `limit` parked aggregates of `projection` by [`Parked::from_position`], or only the one of `stream`. Unlike
+    /// [`parking`](Self::parking), reads a bounded number of rows, by an index, and accepts a name that never ran.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn parked(&self, projection: &ProjectionName, stream: Option<&StreamId>, limit: usize)
+    -> Result<Vec<Parked>>;
 
     /// Makes a parked aggregate due immediately with a fresh retry budget, even if it is dead. The worker of the projection retries it at
     /// its next sweep. Returns whether the aggregate was parked.

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
-use crate::id::{CommitId, EventType, Position};
+use crate::id::{CommitId, EventType, Position, ProjectionName};
 use crate::store::log::fingerprint::Fingerprint;
-use crate::store::log::relay::LONGEST_LEASE;
+use crate::store::log::relay::{LONGEST_LEASE, RelayStatus};
 use crate::store::log::shapes::RegisteredShape;
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::processors::RegisteredProcessor;
 
 /// The number of low bits of a `CommitId` that hold the ordinal of an append's last event in its commit. The other bits hold the number of the
@@ -95,6 +96,29 @@ pub(crate) fn processors_from_sql(rows: Vec<ProcessorRow>) -> Result<Vec<Registe
     rows.into_iter()
         .map(|(filter, first_seen, program)| RegisteredProcessor::parse(&filter, first_seen, program))
         .collect()
+}
+
+/// The columns of a relay and its lease: name, position, event, holder, end of the lease.
+pub(crate) type RelayRow = (String, i64, Option<Uuid>, Option<Uuid>, Option<DateTime<Utc>>);
+
+/// Converts the rows of relays.
+pub(crate) fn relays_from_sql(rows: Vec<RelayRow>) -> Result<Vec<RelayStatus>> {
+    let relays = rows.into_iter().map(|(relay, position, event_id, holder, ends_at)| {
+        Ok(RelayStatus::new(relay, mark_from_sql((position, event_id))?).with_leader(holder.zip(ends_at)))
+    });
+    relays.collect()
+}
+
+/// The columns of a checkpoint: projection, position, event, whether the projection has per-aggregate order, state.
+pub(crate) type ProjectionRow = (String, i64, Option<Uuid>, bool, String);
+
+/// Converts the rows of checkpoints.
+pub(crate) fn projections_from_sql(rows: Vec<ProjectionRow>) -> Result<Vec<ProjectionStatus>> {
+    let statuses = rows.into_iter().map(|(projection, position, event_id, per_aggregate, state)| {
+        let status = ProjectionStatus::new(ProjectionName::new(projection)?, mark_from_sql((position, event_id))?);
+        Ok(status.with_per_aggregate(per_aggregate).with_state(ProjectionState::parse(&state)?))
+    });
+    statuses.collect()
 }
 
 /// The columns of a registered shape: event type, schema version, codec, shape, time, program.

@@ -176,6 +176,7 @@ impl EventReader for SqliteStore {
             Select::RecordedAfter(time) => {
                 readers.run("read by time", move |db| read::recorded_after(db, time, limit)).await
             }
+            Select::Event(id) => readers.run("find an event", move |db| read::event(db, id, limit)).await,
         };
         found.map(Page::found)
     }

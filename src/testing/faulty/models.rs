@@ -13,9 +13,9 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{EventId, Generation, ProjectionName, StreamId, ViewKey};
-use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
-use crate::store::model::parking::{Parking, Step};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -180,6 +180,19 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
 
     async fn names(&self) -> Result<Option<Vec<ProjectionName>>> {
         self.inner.names().await
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        self.inner.projections(limit).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        self.inner.parked(projection, stream, limit).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {

@@ -10,7 +10,7 @@ use crate::id::mark::Mark;
 use crate::id::{AggregateType, EventId, EventType, Position, Version};
 use crate::store::log::mark::changed;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page, Query};
-use crate::store::log::reader::EventReaderExt;
+use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::testing::store::{Store, TIMEOUT, event, event_of, events, log_of, position_of, stream, stream_of, written};
 
 /// Aggregate types of the mixed log, with similar names.
@@ -291,6 +291,26 @@ pub async fn events_recorded_after_a_time_come_in_log_order(store: Store) {
     }
 }
 
+/// Each event is found by its id and by its position, also in the middle of a commit.
+pub async fn an_event_is_found_by_its_id_and_by_its_position(store: Store) {
+    for count in [1, 3] {
+        written(&store, &stream("a"), events(count)).await;
+    }
+    let log = log_of(&store).await;
+    for event in &log {
+        let found = store.event(event.event.id).await.expect("an event can be found");
+        assert_eq!(found.as_ref(), Some(event));
+        let found = store.event_at(event.position).await.expect("an event can be found");
+        assert_eq!(found.as_ref(), Some(event));
+        let none = store.read(Query::event(event.event.id).with_limit(0)).await.expect("an event can be found");
+        assert_eq!(none.events, []);
+    }
+    assert_eq!(store.event(EventId::generate()).await.expect("an unknown event is no error"), None);
+    for position in [Position::ZERO, log[3].position.next(), Position::new(1_000)] {
+        assert_eq!(store.event_at(position).await.expect("a free position is no error"), None, "{position}");
+    }
+}
+
 /// Reading an empty log is not an error.
 pub async fn an_empty_log_has_nothing_to_read(store: Store) {
     assert_eq!(store.head().await.expect("the head can be read"), Position::ZERO);
@@ -298,6 +318,7 @@ pub async fn an_empty_log_has_nothing_to_read(store: Store) {
     assert_eq!(page(&store, 0, 10, &filter(&["order"], &[])).await.through, Position::ZERO);
     let placed = EventType::new("placed").expect("a valid name");
     assert_eq!(store.newest(&placed, 10).await.expect("the newest events can be read"), []);
+    assert_eq!(store.event_at(Position::ZERO).await.expect("an event can be found"), None);
     let time = chrono::Utc::now() - TimeDelta::days(1);
     assert_eq!(store.recorded_after(time, 10).await.expect("events can be read by time"), []);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -223,4 +224,39 @@ pub async fn one_of_sixteen_contenders_gets_the_lease(store: Relays) {
         assert!(matches!(got[..], [(_, fence)] if fence == Fence::new(round)), "round {round}: {got:?}");
         store.release_lease("lease", got[0].0).await.expect("a holder can release its lease");
     }
+}
+
+/// Relays are listed by name up to the limit: a relay that has only a position, one that has only the lease, and one whose lease has ended.
+pub async fn a_listed_relay_has_its_place_and_its_leader(store: Relays) {
+    let Some(none) = store.relay_statuses(10).await.expect("relays can be listed") else { return };
+    assert_eq!(none, []);
+    let [holder, other] = holders();
+    let began = Utc::now();
+    acquire(&store, "leads", holder, LONG).await.expect("the lease is free");
+    acquire(&store, "ended", other, Duration::from_millis(1)).await.expect("the lease is free");
+    acquire(&store, "released", other, LONG).await.expect("the lease is free");
+    store.release_lease("released", other).await.expect("a holder can release its lease");
+    set(&store, "Main", 3, 1).await.expect("a relay's position can be moved");
+    set(&store, "leads", 7, 1).await.expect("a relay's position can be moved");
+    let listed =
+        async |limit| store.relay_statuses(limit).await.expect("relays can be listed").expect("they can still");
+    let all = timeout(TIMEOUT, async {
+        loop {
+            let all = listed(10).await;
+            if all.iter().all(|relay| relay.relay != "ended" || relay.leader.is_none()) {
+                return all;
+            }
+            sleep(SHORT).await;
+        }
+    });
+    let all = all.await.expect("the short lease ends");
+    let places: Vec<_> = all.iter().map(|relay| (relay.relay.as_str(), relay.mark.position.get())).collect();
+    assert_eq!(places, [("Main", 3), ("ended", 0), ("leads", 7), ("released", 0)]);
+    let leaders: Vec<_> = all.iter().filter_map(|relay| Some((relay.relay.as_str(), relay.leader?.holder))).collect();
+    assert_eq!(leaders, [("leads", holder)]);
+    let ends_at = all[2].leader.expect("it leads").ends_at;
+    // The clock of a database may differ from the one of the test.
+    assert!((ends_at - began - TimeDelta::hours(1)).abs() < TimeDelta::minutes(30), "{began} {ends_at}");
+    assert_eq!(listed(2).await, all[..2]);
+    assert_eq!(listed(0).await, []);
 }

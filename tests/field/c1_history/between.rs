@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use retell::prelude::*;
-use retell::store::{Parking, ProjectionState, ReadModel, RegisteredProcessor, Seen, Step, Turn, ViewStore, Work};
+use retell::store::{
+    Parked, Parking, ProjectionState, ProjectionStatus, ReadModel, RegisteredProcessor, RelayStatus, Seen, Step, Turn,
+    ViewStore, Work,
+};
 use retell::{ErrorKind, EventId, Fence, Mark, ProjectionName, RelayOptions, RelayStore, Views, Worker};
 use uuid::Uuid;
 
@@ -33,6 +36,19 @@ impl<M: ReadModel> ReadModel for RestoredBetween<M> {
 
     async fn state(&self, projection: &ProjectionName) -> retell::Result<ProjectionState> {
         self.inner.state(projection).await
+    }
+
+    async fn projections(&self, limit: usize) -> retell::Result<Vec<ProjectionStatus>> {
+        self.inner.projections(limit).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> retell::Result<Vec<Parked>> {
+        self.inner.parked(projection, stream, limit).await
     }
 
     async fn parking(&self, projection: &ProjectionName) -> retell::Result<Parking> {
@@ -164,6 +180,10 @@ async fn events_of_the_page_are_applied_again_on_mysql() {
 impl<S: RelayStore> RelayStore for RestoredBetween<S> {
     async fn mark(&self, relay: &str) -> retell::Result<Mark> {
         self.inner.mark(relay).await
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> retell::Result<Option<Vec<RelayStatus>>> {
+        self.inner.relay_statuses(limit).await
     }
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> retell::Result<()> {

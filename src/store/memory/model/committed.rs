@@ -10,6 +10,7 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::memory::model::rows::Generations;
 use crate::store::memory::model::transaction::Staged;
+use crate::store::model::checkpoint::ProjectionStatus;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, parts};
 use crate::store::model::parking::{Parking, ParkingChange, Step};
 use crate::store::model::processors::RegisteredProcessor;
@@ -77,6 +78,16 @@ impl Tables {
         let names: BTreeSet<_> =
             self.checkpoints.keys().chain(self.progress.keys()).chain(self.starts.keys()).collect();
         names.into_iter().cloned().collect()
+    }
+
+    /// Returns the first `limit` projections by name that have a checkpoint.
+    pub(crate) fn projections(&self, limit: usize) -> Vec<ProjectionStatus> {
+        let names: BTreeSet<_> = self.checkpoints.keys().chain(self.progress.keys()).collect();
+        let status = |name: &ProjectionName| {
+            ProjectionStatus::new(name.clone(), self.checkpoint(name))
+                .with_per_aggregate(self.progress.contains_key(name))
+        };
+        names.into_iter().take(limit).map(status).collect()
     }
 
     /// Deletes every trace of a projection.

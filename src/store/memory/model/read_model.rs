@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::memory::model::MemoryReadModel;
-use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::checkpoint_row::Checkpoint;
-use crate::store::model::parking::{Parking, Step};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{RegisteredProcessor, check_changes};
 use crate::store::model::progress::{Seen, Turn, changes, in_key_order, in_log_order, progress_of};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -37,6 +37,22 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     async fn parking(&self, projection: &ProjectionName) -> Result<Parking> {
         self.check_name(projection).await?;
         Ok(self.read().tables.parking.get(projection).cloned().unwrap_or_default())
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        Ok(self.read().tables.projections(limit))
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        let committed = self.read();
+        let parked = committed.tables.parking.get(projection).into_iter().flat_map(|parking| &parking.parked);
+        let wanted = parked.filter(|parked| stream.is_none_or(|stream| parked.stream == *stream));
+        Ok(wanted.take(limit).cloned().collect())
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {

@@ -104,6 +104,7 @@ impl Reader {
                 .bind(limit),
             Select::Newest(event_type) => sqlx::query(NEWEST).bind(event_type.as_str().as_bytes()).bind(limit),
             Select::RecordedAfter(time) => sqlx::query(RECORDED_AFTER).bind(time_to_sql(time)).bind(limit),
+            Select::Event(id) => sqlx::query(EVENT).bind(*id.as_uuid()).bind(limit),
         };
         self.sequence().await?;
         self.joined(query).await.map(Page::found)
@@ -388,4 +389,13 @@ const RECORDED_AFTER: &str = concat!(
         ORDER BY l.first_position, k.ordinal LIMIT ?
     ) AS found JOIN retell_events AS e ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
     ORDER BY found.first_position, e.ordinal"
+);
+
+/// Binds: event, limit. Forces the index for the reason given at `REPLAY`.
+const EVENT: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
+    FROM retell_events AS e FORCE INDEX (events_id) STRAIGHT_JOIN retell_log AS l ON l.commit_id = e.commit_id
+    WHERE e.event_id = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1) LIMIT ?"
 );

@@ -9,10 +9,12 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, Fence};
 use crate::store::log::mark::check_mark;
-use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::log::relay::{RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::store::MySqlStore;
-use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, micros_to_sql, to_sql};
+use crate::store::server::convert::{
+    MarkRow, RelayRow, from_sql, id_to_sql, limit_to_sql, mark_from_sql, micros_to_sql, relays_from_sql, to_sql,
+};
 
 /// Each call may be repeated: the position and the fence never decrease, and a lease that the holder has is extended.
 #[async_trait]
@@ -30,6 +32,15 @@ impl RelayStore for MySqlStore {
             Ok(Some(names))
         };
         self.writer.connections.repeat("list the relays", read).await
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>> {
+        let read = || async {
+            let rows = self.writer.connections.all(sqlx::query_as(STATUSES).bind(limit_to_sql(limit))).await;
+            let rows: Vec<RelayRow> = rows.map_err(|error| classify(error, "list the relays"))?;
+            relays_from_sql(rows)
+        };
+        self.writer.connections.repeat("list the relays", read).await.map(Some)
     }
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
@@ -119,6 +130,15 @@ impl MySqlStore {
 }
 
 const RELAYS: &str = "SELECT CONVERT(relay USING utf8mb4) FROM retell_relays UNION SELECT CONVERT(name USING utf8mb4) FROM retell_leases";
+
+/// Binds: limit. A lease that was given later than a minute from now has ended.
+const STATUSES: &str = "
+    SELECT CONVERT(n.name USING utf8mb4), COALESCE(r.position, 0), r.event_id, l.holder, l.ends_at
+    FROM (SELECT relay AS name FROM retell_relays UNION SELECT name FROM retell_leases ORDER BY name LIMIT ?) AS n
+    LEFT JOIN retell_relays AS r ON r.relay = n.name
+    LEFT JOIN retell_leases AS l ON l.name = n.name AND l.holder IS NOT NULL AND l.ends_at > UTC_TIMESTAMP(6)
+        AND l.given_at <= UTC_TIMESTAMP(6) + INTERVAL 1 MINUTE
+    ORDER BY n.name";
 
 const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?";
 

@@ -67,6 +67,13 @@ pub(crate) const READ: &str = "
         CASE WHEN state = 'inline' THEN NULL ELSE event_id END
     FROM retell_checkpoints WHERE projection = ?";
 
+/// Binds: limit.
+pub(crate) const PROJECTIONS: &str = "
+    SELECT CONVERT(projection USING utf8mb4),
+        CASE WHEN state = 'inline' THEN (SELECT position FROM retell_head WHERE id = 1) ELSE position END,
+        CASE WHEN state = 'inline' THEN NULL ELSE event_id END, per_aggregate, CONVERT(state USING utf8mb4)
+    FROM retell_checkpoints ORDER BY projection LIMIT ?";
+
 pub(crate) const NAMES: &str = "SELECT CONVERT(projection USING utf8mb4) FROM retell_checkpoints ORDER BY projection";
 
 pub(crate) const STATE: &str = "SELECT CONVERT(state USING utf8mb4) FROM retell_checkpoints WHERE projection = ?";

@@ -45,10 +45,16 @@ pub(crate) fn columns(row: &MySqlRow) -> Result<ParkedColumns<'_>, sqlx::Error> 
     })
 }
 
+/// Binds: projection, limit. Forces the index: the optimizer could sort all rows of the projection instead.
 pub(crate) const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
-    FROM retell_parked WHERE projection = ?
-    ORDER BY from_position";
+    FROM retell_parked FORCE INDEX (parked_from) WHERE projection = ?
+    ORDER BY from_position LIMIT ?";
+
+/// Binds: projection, aggregate type, aggregate id.
+pub(crate) const PARKED_AT: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM retell_parked WHERE projection = ? AND aggregate_type = ? AND aggregate_id = ?";
 
 /// Binds: projection, aggregate type, aggregate id, version, position, error, attempts, next time, state.
 const PARK: &str = "

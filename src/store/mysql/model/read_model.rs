@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
-use crate::store::model::checkpoint::ProjectionState;
-use crate::store::model::parking::{Parking, Step};
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -21,12 +21,14 @@ use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::{classify, classify_work};
 use crate::store::mysql::model::checkpoint::{
-    CHANGES, FORGET_PARKED, FORGET_PROGRESS, NAMES, READ, RESET, RESET_START, STATE, advance, lock_checkpoint,
-    lock_checkpoint_in,
+    CHANGES, FORGET_PARKED, FORGET_PROGRESS, NAMES, PROJECTIONS, READ, RESET, RESET_START, STATE, advance,
+    lock_checkpoint, lock_checkpoint_in,
 };
-use crate::store::mysql::model::parking::{PARKED, RETRY, columns, park};
+use crate::store::mysql::model::parking::{PARKED, PARKED_AT, RETRY, columns, park};
 use crate::store::mysql::options::MySqlOptions;
-use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
+use crate::store::server::convert::{
+    MarkRow, ProjectionRow, from_sql, id_to_sql, limit_to_sql, mark_from_sql, projections_from_sql, to_sql,
+};
 use crate::store::server::lease::Lease;
 
 /// The read models in a MySQL or MariaDB database: the tables of projections and their checkpoints. Clones share one pool.
@@ -130,7 +132,7 @@ impl ReadModel for MySqlReadModel {
             // The count is read before the rows: if a row changes later, the count differs at the commit.
             let query = sqlx::query_as(CHANGES).bind(projection.as_str().as_bytes());
             let changes: Option<(i64,)> = self.connections.optional(query).await.map_err(failed)?;
-            let query = sqlx::query(PARKED).bind(projection.as_str().as_bytes());
+            let query = sqlx::query(PARKED).bind(projection.as_str().as_bytes()).bind(i64::MAX);
             let rows = self.connections.rows(query).await.map_err(failed)?;
             let has_run = changes.is_some();
             let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
@@ -142,6 +144,36 @@ impl ReadModel for MySqlReadModel {
             self.check_name(projection).await?;
         }
         Ok(parking)
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        let read = || async {
+            let rows = self.connections.all(sqlx::query_as(PROJECTIONS).bind(limit_to_sql(limit))).await;
+            let rows: Vec<ProjectionRow> = rows.map_err(|error| classify(error, "list the projections"))?;
+            projections_from_sql(rows)
+        };
+        self.connections.repeat("list the projections", read).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        let failed = |error| classify(error, "read parked aggregates");
+        let read = || async {
+            let query = match stream {
+                Some(stream) => sqlx::query(PARKED_AT)
+                    .bind(projection.as_str().as_bytes())
+                    .bind(stream.aggregate_type().as_str().as_bytes())
+                    .bind(stream.aggregate_id().as_str().as_bytes()),
+                None => sqlx::query(PARKED).bind(projection.as_str().as_bytes()).bind(limit_to_sql(limit)),
+            };
+            let rows = self.connections.rows(query).await.map_err(failed)?;
+            rows.iter().take(limit).map(|row| columns(row).map_err(failed)?.parse()).collect()
+        };
+        self.connections.repeat("read parked aggregates", read).await
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {

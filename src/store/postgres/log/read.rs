@@ -96,6 +96,7 @@ impl Reader {
                 .bind(limit),
             Select::Newest(event_type) => sql(NEWEST).bind(event_type.as_str()).bind(limit),
             Select::RecordedAfter(time) => sql(RECORDED_AFTER).bind(time).bind(limit),
+            Select::Event(id) => sql(EVENT).bind(*id.as_uuid()).bind(limit),
         };
         self.sequence().await?;
         self.joined(query).await.map(Page::found)
@@ -396,4 +397,13 @@ const RECORDED_AFTER: &str = concat!(
     FROM {schema}.log l JOIN {schema}.events e ON e.commit_id = l.commit_id
     WHERE l.recorded_at > $1
     ORDER BY l.first_position, e.ordinal LIMIT $2"
+);
+
+/// Binds: event, limit.
+const EVENT: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", l.first_position
+    FROM {schema}.events e, LATERAL (SELECT first_position FROM {schema}.log l WHERE l.commit_id = e.commit_id OFFSET 0) AS l
+    WHERE e.event_id = $1 LIMIT $2"
 );

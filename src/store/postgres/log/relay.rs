@@ -9,10 +9,12 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, Fence};
 use crate::store::log::mark::changed;
-use crate::store::log::relay::{RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::log::relay::{RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::store::PostgresStore;
-use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, micros_to_sql, to_sql};
+use crate::store::server::convert::{
+    MarkRow, RelayRow, from_sql, id_to_sql, limit_to_sql, mark_from_sql, micros_to_sql, relays_from_sql, to_sql,
+};
 
 /// Each call may be repeated: the position and the fence never decrease, and a lease that the holder has is extended.
 #[async_trait]
@@ -30,6 +32,16 @@ impl RelayStore for PostgresStore {
             Ok(Some(names))
         };
         self.writer.connections.repeat("list the relays", read).await
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>> {
+        let read = || async {
+            let list = sqlx::query_as(self.schema.sql(STATUSES)).bind(limit_to_sql(limit));
+            let rows: Vec<RelayRow> =
+                self.writer.connections.all(list).await.map_err(|error| classify(error, "list the relays"))?;
+            relays_from_sql(rows)
+        };
+        self.writer.connections.repeat("list the relays", read).await.map(Some)
     }
 
     async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()> {
@@ -99,6 +111,15 @@ impl PostgresStore {
 }
 
 const RELAYS: &str = "SELECT relay FROM {schema}.relays UNION SELECT name FROM {schema}.leases";
+
+/// Binds: limit. A lease that was given later than a minute from now has ended. The collations are those of the two keys.
+const STATUSES: &str = "
+    SELECT n.name, coalesce(r.position, 0), r.event_id, l.holder, l.ends_at
+    FROM (SELECT relay COLLATE \"C\" AS name FROM {schema}.relays UNION SELECT name FROM {schema}.leases ORDER BY name LIMIT $1) AS n
+    LEFT JOIN {schema}.relays r ON r.relay = n.name COLLATE \"default\"
+    LEFT JOIN {schema}.leases l ON l.name = n.name AND l.holder IS NOT NULL AND l.ends_at > clock_timestamp()
+        AND l.given_at <= clock_timestamp() + interval '1 minute'
+    ORDER BY n.name";
 
 const MARK: &str = "SELECT position, event_id FROM {schema}.relays WHERE relay = $1";
 

@@ -51,6 +51,13 @@ pub(crate) const READ: &str = "
         ELSE position END, CASE WHEN state = 'inline' THEN NULL ELSE event_id END
     FROM {schema}.checkpoints WHERE projection = $1";
 
+/// Binds: limit.
+pub(crate) const PROJECTIONS: &str = "
+    SELECT projection, CASE WHEN state = 'inline'
+        THEN coalesce((SELECT first_position + events - 1 FROM {schema}.log ORDER BY first_position DESC LIMIT 1), 0)
+        ELSE position END, CASE WHEN state = 'inline' THEN NULL ELSE event_id END, per_aggregate, state
+    FROM {schema}.checkpoints ORDER BY projection LIMIT $1";
+
 pub(crate) const NAMES: &str = "SELECT projection FROM {schema}.checkpoints ORDER BY projection";
 
 pub(crate) const STATE: &str = "SELECT state FROM {schema}.checkpoints WHERE projection = $1";

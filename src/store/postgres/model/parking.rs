@@ -49,10 +49,16 @@ pub(crate) fn columns(row: &PgRow) -> Result<ParkedColumns<'_>, sqlx::Error> {
     })
 }
 
+/// Binds: projection, limit.
 pub(crate) const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
     FROM {schema}.parked WHERE projection = $1
-    ORDER BY from_position";
+    ORDER BY from_position LIMIT $2";
+
+/// Binds: projection, aggregate type, aggregate id.
+pub(crate) const PARKED_AT: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM {schema}.parked WHERE projection = $1 AND aggregate_type = $2 AND aggregate_id = $3";
 
 /// Binds: projection, aggregate type, aggregate id, version, position, error, attempts, next time, state.
 const PARK: &str = "

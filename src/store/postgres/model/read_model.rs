@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
-use crate::store::model::checkpoint::ProjectionState;
-use crate::store::model::parking::{Parking, Step};
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -20,12 +20,14 @@ use crate::store::postgres::connection;
 use crate::store::postgres::connection::Connections;
 use crate::store::postgres::error::{classify, classify_work};
 use crate::store::postgres::model::checkpoint::{
-    CHANGES, FORGET_PARKED, FORGET_PROGRESS, LOCK, NAMES, READ, RESET, RESET_START, STATE, advance, lock,
+    CHANGES, FORGET_PARKED, FORGET_PROGRESS, LOCK, NAMES, PROJECTIONS, READ, RESET, RESET_START, STATE, advance, lock,
 };
-use crate::store::postgres::model::parking::{PARKED, RETRY, columns, park};
+use crate::store::postgres::model::parking::{PARKED, PARKED_AT, RETRY, columns, park};
 use crate::store::postgres::options::PostgresOptions;
 use crate::store::postgres::schema::Schema;
-use crate::store::server::convert::{MarkRow, from_sql, id_to_sql, mark_from_sql, to_sql};
+use crate::store::server::convert::{
+    MarkRow, ProjectionRow, from_sql, id_to_sql, limit_to_sql, mark_from_sql, projections_from_sql, to_sql,
+};
 use crate::store::server::lease::Lease;
 
 /// The read models in one schema of a PostgreSQL database: the tables of projections and their checkpoints. Clones share one pool.
@@ -127,7 +129,7 @@ impl ReadModel for PostgresReadModel {
             // The count is read before the rows: if a row changes later, the count differs at the commit.
             let query = sqlx::query_as(self.schema.sql(CHANGES)).bind(projection.as_str());
             let changes: Option<(i64,)> = self.connections.optional(query).await.map_err(failed)?;
-            let query = sqlx::query(self.schema.sql(PARKED)).bind(projection.as_str());
+            let query = sqlx::query(self.schema.sql(PARKED)).bind(projection.as_str()).bind(i64::MAX);
             let rows = self.connections.rows(query).await.map_err(failed)?;
             let has_run = changes.is_some();
             let changes = from_sql(changes.map_or(0, |(changes,)| changes), "count")?;
@@ -139,6 +141,37 @@ impl ReadModel for PostgresReadModel {
             self.check_name(projection).await?;
         }
         Ok(parking)
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        let read = || async {
+            let rows =
+                self.connections.all(sqlx::query_as(self.schema.sql(PROJECTIONS)).bind(limit_to_sql(limit))).await;
+            let rows: Vec<ProjectionRow> = rows.map_err(|error| classify(error, "list the projections"))?;
+            projections_from_sql(rows)
+        };
+        self.connections.repeat("list the projections", read).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        let failed = |error| classify(error, "read parked aggregates");
+        let read = || async {
+            let query = match stream {
+                Some(stream) => sqlx::query(self.schema.sql(PARKED_AT))
+                    .bind(projection.as_str())
+                    .bind(stream.aggregate_type().as_str())
+                    .bind(stream.aggregate_id().as_str()),
+                None => sqlx::query(self.schema.sql(PARKED)).bind(projection.as_str()).bind(limit_to_sql(limit)),
+            };
+            let rows = self.connections.rows(query).await.map_err(failed)?;
+            rows.iter().take(limit).map(|row| columns(row).map_err(failed)?.parse()).collect()
+        };
+        self.connections.repeat("read parked aggregates", read).await
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {

@@ -38,7 +38,7 @@ impl InlineStore for SqliteStore {
             .pool
             .run_handler("set up an inline projection", move |db| {
                 let open = OpenTransaction::begin(db)?;
-                if !parked(open.db, new.projection())?.is_empty() {
+                if !parked(open.db, new.projection(), 1)?.is_empty() {
                     let problem = format!(
                         "projection {} has parked aggregates: release them before it is applied inline",
                         new.projection()

@@ -6,11 +6,11 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::error::{Error, ErrorKind};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
-use crate::id::{AggregateType, EventType, Position, StreamId, Version};
+use crate::id::{AggregateType, EventId, EventType, Position, StreamId, Version};
 use crate::store::log::columns::event_columns;
 use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
-use crate::store::sqlite::convert::{event_id_from_sql, from_sql, position_from_sql, to_sql};
+use crate::store::sqlite::convert::{event_id_from_sql, event_id_to_sql, from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::row::events;
 
@@ -91,6 +91,10 @@ pub(crate) fn stream(
 
 pub(crate) fn newest(db: &Connection, event_type: &EventType, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
     events(db, NEWEST, (event_type.as_str(), limit_to_sql(limit)), limit, usize::MAX)
+}
+
+pub(crate) fn event(db: &Connection, id: EventId, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
+    events(db, EVENT, (event_id_to_sql(Some(id)), limit_to_sql(limit)), limit, usize::MAX)
 }
 
 /// Returns the first event type after `after`.
@@ -197,6 +201,10 @@ const NEWEST: &str = concat!(
     FROM retell_events WHERE event_type = ?1
     ORDER BY position DESC LIMIT ?2"
 );
+
+/// Binds: event, limit.
+const EVENT: &str =
+    concat!("SELECT position, ", event_columns!(""), " FROM retell_events WHERE event_id = ?1 LIMIT ?2");
 
 /// Binds: after. One step in the index of event types.
 const NEXT_EVENT_TYPE: &str = "SELECT event_type FROM retell_events WHERE event_type > ?1 ORDER BY event_type LIMIT 1";

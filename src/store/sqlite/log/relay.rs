@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::Utc;
-use rusqlite::OptionalExtension;
+use chrono::{DateTime, Utc};
+use rusqlite::{OptionalExtension, Row};
 use uuid::Uuid;
 
 use crate::error::Result;
 use crate::id::Fence;
 use crate::id::mark::Mark;
 use crate::store::log::mark::changed;
-use crate::store::log::relay::{LONGEST_LEASE, RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::log::relay::{
+    LONGEST_LEASE, RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name,
+};
 use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
+use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::read::mark_at;
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::transaction::OpenTransaction;
@@ -37,6 +40,21 @@ impl RelayStore for SqliteStore {
                 let mut list = db.prepare_cached(RELAYS)?;
                 let names = list.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
                 Ok(Some(names))
+            })
+            .await
+    }
+
+    async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.readers
+            .run("list the relays", move |db| {
+                let mut list = db.prepare_cached(STATUSES)?;
+                let mut rows = list.query((limit, Utc::now().timestamp_micros()))?;
+                let mut statuses = Vec::new();
+                while let Some(row) = rows.next()? {
+                    statuses.push(status(row)?);
+                }
+                Ok(Some(statuses))
             })
             .await
     }
@@ -102,7 +120,27 @@ impl RelayStore for SqliteStore {
     }
 }
 
+fn status(row: &Row<'_>) -> Result<RelayStatus, Failure> {
+    let mark = mark_from_sql((row.get(1)?, row.get(2)?))?;
+    let leader = match (row.get::<_, Option<[u8; 16]>>(3)?, row.get::<_, Option<i64>>(4)?) {
+        (Some(holder), Some(micros)) => {
+            let ends_at = DateTime::from_timestamp_micros(micros);
+            Some((Uuid::from_bytes(holder), ends_at.ok_or_else(|| corrupt(format!("invalid time {micros}")))?))
+        }
+        _ => None,
+    };
+    Ok(RelayStatus::new(row.get::<_, String>(0)?, mark).with_leader(leader))
+}
+
 const RELAYS: &str = "SELECT relay FROM retell_relays UNION SELECT name FROM retell_leases ORDER BY 1";
+
+/// Binds: limit, now. A lease that was given later than a minute from now has ended.
+const STATUSES: &str = "
+    SELECT n.name, coalesce(r.position, 0), r.event_id, l.holder, l.ends_at
+    FROM (SELECT relay AS name FROM retell_relays UNION SELECT name FROM retell_leases ORDER BY 1 LIMIT ?1) AS n
+    LEFT JOIN retell_relays AS r ON r.relay = n.name
+    LEFT JOIN retell_leases AS l ON l.name = n.name AND l.holder IS NOT NULL AND l.ends_at > ?2 AND l.given_at <= ?2 + 60000000
+    ORDER BY n.name";
 
 const MARK: &str = "SELECT position, event_id FROM retell_relays WHERE relay = ?1";
 

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::error::Error;
 use crate::id::ProjectionName;
 use crate::id::mark::Mark;
-use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
@@ -30,6 +30,20 @@ pub(crate) fn names(db: &Connection) -> Result<Vec<ProjectionName>, Failure> {
     names.map(|name| Ok(ProjectionName::new(name?).map_err(Error::from)?)).collect()
 }
 
+/// Returns the first `limit` projections by name.
+pub(crate) fn projections(db: &Connection, limit: usize) -> Result<Vec<ProjectionStatus>, Failure> {
+    let mut statement = db.prepare_cached(PROJECTIONS)?;
+    let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut statuses = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name = ProjectionName::new(row.get::<_, String>(0)?).map_err(Error::from)?;
+        let mark = mark_from_sql((row.get(1)?, row.get(2)?))?;
+        let state = ProjectionState::parse(row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?)?;
+        statuses.push(ProjectionStatus::new(name, mark).with_per_aggregate(row.get(3)?).with_state(state));
+    }
+    Ok(statuses)
+}
+
 pub(crate) fn set_checkpoint(
     db: &Connection,
     projection: &ProjectionName,
@@ -42,6 +56,9 @@ pub(crate) fn set_checkpoint(
 }
 
 const NAMES: &str = "SELECT projection FROM retell_checkpoints ORDER BY projection";
+
+const PROJECTIONS: &str = "
+    SELECT projection, position, event_id, per_aggregate, state FROM retell_checkpoints ORDER BY projection LIMIT ?1";
 
 const CHECKPOINT: &str =
     "SELECT position, event_id, changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";

@@ -3,19 +3,32 @@
 use chrono::DateTime;
 use rusqlite::{Connection, Row};
 
-use crate::id::ProjectionName;
+use crate::id::{ProjectionName, StreamId};
 use crate::store::model::parking::{Parked, ParkedColumns, ParkingChange};
 use crate::store::sqlite::convert::to_sql;
 use crate::store::sqlite::error::{Failure, corrupt};
 
-pub(crate) fn parked(db: &Connection, projection: &ProjectionName) -> Result<Vec<Parked>, Failure> {
+pub(crate) fn parked(db: &Connection, projection: &ProjectionName, limit: usize) -> Result<Vec<Parked>, Failure> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = db.prepare_cached(PARKED)?;
-    let mut rows = statement.query([projection.as_str()])?;
+    let mut rows = statement.query((projection.as_str(), limit))?;
     let mut parked = Vec::new();
     while let Some(row) = rows.next()? {
         parked.push(parse_parked(row)?);
     }
     Ok(parked)
+}
+
+/// Returns the row of a parked aggregate.
+pub(crate) fn parked_at(
+    db: &Connection,
+    projection: &ProjectionName,
+    stream: &StreamId,
+) -> Result<Option<Parked>, Failure> {
+    let key = (projection.as_str(), stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+    let mut find = db.prepare_cached(PARKED_AT)?;
+    let mut rows = find.query(key)?;
+    rows.next()?.map(parse_parked).transpose()
 }
 
 pub(crate) fn parse_parked(row: &Row<'_>) -> Result<Parked, Failure> {
@@ -58,7 +71,11 @@ pub(crate) fn park(db: &Connection, projection: &ProjectionName, change: &Parkin
 const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
     FROM retell_parked WHERE projection = ?1
-    ORDER BY from_position";
+    ORDER BY from_position LIMIT ?2";
+
+const PARKED_AT: &str = "
+    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
+    FROM retell_parked WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
 
 /// Binds: projection, aggregate type, aggregate id, version, position, error, attempts, next time, state.
 const PARK: &str = "

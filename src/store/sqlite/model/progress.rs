@@ -14,7 +14,7 @@ use crate::store::model::read_model::Work;
 use crate::store::sqlite::convert::{event_id_from_sql, event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::model::checkpoint::checkpoint;
-use crate::store::sqlite::model::parking::{park, parse_parked};
+use crate::store::sqlite::model::parking::{park, parked_at};
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
 
@@ -118,16 +118,8 @@ fn parked_of(
     projection: &ProjectionName,
     rows: &HashMap<StreamId, Row>,
 ) -> Result<Vec<Parked>, Failure> {
-    let mut find = db.prepare_cached(PARKED)?;
-    let mut parked = Vec::new();
-    for (stream, _) in rows.iter().filter(|(_, (applied, seen, _))| seen > applied) {
-        let key = (projection.as_str(), stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
-        let mut found = find.query(key)?;
-        while let Some(row) = found.next()? {
-            parked.push(parse_parked(row)?);
-        }
-    }
-    Ok(parked)
+    let of_parked = rows.iter().filter(|(_, (applied, seen, _))| seen > applied);
+    of_parked.filter_map(|(stream, _)| parked_at(db, projection, stream).transpose()).collect()
 }
 
 const BEGIN_PER_AGGREGATE: &str = "
@@ -143,10 +135,6 @@ const SET: &str = "
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
     ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE
     SET applied = excluded.applied, seen = excluded.seen, seen_id = excluded.seen_id";
-
-const PARKED: &str = "
-    SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state
-    FROM retell_parked WHERE projection = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
 
 /// Binds: projection, old position and event, new position and event, count of changes. A projection without a row is at zero.
 const SWEEP: &str = "

@@ -11,8 +11,8 @@ use rusqlite::Connection;
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId};
-use crate::store::model::checkpoint::ProjectionState;
-use crate::store::model::parking::{Parking, Step};
+use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
+use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
@@ -21,9 +21,9 @@ use crate::store::sqlite::convert::{event_id_to_sql, to_sql};
 use crate::store::sqlite::error::classify_work;
 use crate::store::sqlite::health;
 use crate::store::sqlite::model::checkpoint::{
-    FORGET_PARKED, FORGET_PROGRESS, RESET_START, checkpoint, names, set_checkpoint,
+    FORGET_PARKED, FORGET_PROGRESS, RESET_START, checkpoint, names, projections, set_checkpoint,
 };
-use crate::store::sqlite::model::parking::{RETRY, park, parked};
+use crate::store::sqlite::model::parking::{RETRY, park, parked, parked_at};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
 use crate::store::sqlite::transaction::OpenTransaction;
 
@@ -128,13 +128,31 @@ impl ReadModel for SqliteReadModel {
             // One snapshot for the count and the rows.
             let tx = db.transaction()?;
             let changes = checkpoint(&tx, &name)?.changes;
-            Ok(Parking { changes, parked: parked(&tx, &name)? })
+            Ok(Parking { changes, parked: parked(&tx, &name, usize::MAX)? })
         };
         let parking = self.readers.run("read parked aggregates", read).await?;
         if parking.changes == 0 {
             self.check_name(projection).await?;
         }
         Ok(parking)
+    }
+
+    async fn projections(&self, limit: usize) -> Result<Vec<ProjectionStatus>> {
+        self.readers.run("list the projections", move |db| projections(db, limit)).await
+    }
+
+    async fn parked(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Parked>> {
+        let (name, stream) = (projection.clone(), stream.cloned());
+        let read = move |db: &mut Connection| match stream {
+            Some(stream) => Ok(parked_at(db, &name, &stream)?.into_iter().take(limit).collect()),
+            None => parked(db, &name, limit),
+        };
+        self.readers.run("read parked aggregates", read).await
     }
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
