@@ -144,8 +144,8 @@ pub enum Answer {
 /// ```
 /// use retell::operate::{self, Answer};
 /// use retell::prelude::*;
-/// use retell::ProjectionName;
 /// use retell::store::Step;
+/// use retell::{ProjectionName, ReadModel};
 ///
 /// #[derive(Debug, Event)]
 /// enum ShelfEvent {
