@@ -177,7 +177,7 @@ async fn no_sessions(place: &Place) {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_session_timeout_costs_no_call_on_postgres() {
     let proxied = Proxied::postgres().await;
-    let pool = proxied.postgres_pool(CONNECTIONS, "SET idle_session_timeout = 200").await;
+    let pool = proxied.postgres_pool(CONNECTIONS, "SET idle_session_timeout = 2000").await;
     let (store, models) = open_postgres(pool, LIMITS).await;
     for round in 0..2 {
         use_all(&store, &models, round).await;
@@ -190,7 +190,7 @@ async fn idle_session_timeout_costs_no_call_on_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wait_timeout_costs_no_call_on_mysql() {
     let proxied = Proxied::mysql().await;
-    let pool = proxied.mysql_pool(CONNECTIONS, "SET SESSION wait_timeout = 1").await;
+    let pool = proxied.mysql_pool(CONNECTIONS, "SET SESSION wait_timeout = 3").await;
     let (store, models) = open_mysql(pool, LIMITS).await;
     for round in 0..2 {
         use_all(&store, &models, round).await;
