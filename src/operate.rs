@@ -9,8 +9,7 @@
 //! | [`stream`] | the rows of a stream, with payloads as JSON |
 //!
 //! # Bounds
-//! Each query finds its rows by an index and reads a limited number of them, so an answer takes about as long on a log of a billion events as
-//! on a small one. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_DUE`] and [`MAX_ROWS`]. A list
+//! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_DUE`] and [`MAX_ROWS`]. A list
 //! beyond its limit is [`truncated`](List::truncated), and a number beyond its limit is [`at_least`](Count::at_least) the limit. The
 //! registered releases of a processor and the registered shapes of a log are read whole: deploys add them, not events. So are the commits
 //! without a position counted: there are none for long, unless a transaction blocks them.
