@@ -145,7 +145,8 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     ///
     /// # Errors
     /// [`ErrorKind::HistoryChanged`] for a read model of another log, [`ErrorKind::Invalid`] for a view whose workers have order per
-    /// aggregate: the workers build such a generation. Otherwise a [read](crate::Error#read-errors) or [write
+    /// aggregate: the workers build such a generation, [`ErrorKind::BehindDeploy`] at an event that only a newer release of the view reads:
+    /// everything before it is written. Otherwise a [read](crate::Error#read-errors) or [write
     /// error](crate::Error#write-errors) that is not transient.
     ///
     /// # Cancel safety

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{self, Delays, retry_transient};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
@@ -25,6 +25,7 @@ use crate::store::model::views::{ViewId, ViewRow, ViewStore};
 use crate::view::View;
 use crate::view::fold::{ViewProjection, check_rows};
 use crate::worker::Worker;
+use crate::worker::wanted::{Wanted, register};
 
 /// Events per page of the log.
 pub(super) const PAGE_EVENTS: usize = 10_000;
@@ -38,12 +39,13 @@ const ROWS_PER_CALL: usize = 5_000;
 pub(super) struct Build<'r, V: View, M> {
     job: &'r Job<V, M>,
     id: ViewId,
-    filter: Filter,
+    /// The events that this release and the newest one need.
+    wanted: Wanted,
     /// The checkpoint as stored.
     kept: Mark,
     /// Place up to which everything is folded.
     folded: Mark,
-    /// Count of parking changes, read with the checkpoint: a worker that retries a parked aggregate changes rows too.
+    /// Count of changes, read with the checkpoint: a worker that retries a parked aggregate changes rows too, and another release may register.
     changes: u64,
     parked: HashSet<StreamId>,
     cache: Cache<V>,
@@ -58,6 +60,8 @@ enum Ended {
     Through,
     /// An event up to this position fails.
     Failing(Position),
+    /// Only a newer release of the view reads the next event.
+    Behind(Error),
     /// Another process has moved the checkpoint.
     Moved,
 }
@@ -88,7 +92,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         }
         let mut build = Self {
             cache: Cache::new(job.view.clone(), Position::ZERO),
-            filter: job.view.filter()?,
+            wanted: Wanted::by(job.view.filter()?),
             job,
             id,
             kept: Mark::START,
@@ -100,18 +104,20 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             stop,
         };
         check_rows::<V>(&build.id, &job.models).await?;
+        register(&job.models, build.id.projection(), job.view.filter()?).await?;
         build.reload().await?;
         build.speed.begin(build.kept.position);
         job.check(build.kept).await?;
         Ok(build)
     }
 
-    /// Reads the checkpoint and the parked aggregates. The checkpoint comes first: a process that changes the parking later also changes
-    /// the count that is read with it.
+    /// Reads the checkpoint, the parked aggregates and the registered releases. The checkpoint comes first: a process that changes the others
+    /// later also changes the count that is read with the parked aggregates.
     async fn reload(&mut self) -> Result<()> {
         let models = &self.job.models;
         self.kept = models.mark(self.id.projection()).await?;
         let parking = models.parking(self.id.projection()).await?;
+        self.wanted = self.wanted.with(models.processors(self.id.projection()).await?);
         self.folded = self.kept;
         self.changes = parking.changes;
         self.parked = parking.parked.into_iter().map(|parked| parked.stream).collect();
@@ -127,6 +133,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
                 return Ok(self.kept.position >= live);
             }
             Ended::Failing(position) => self.hand_over(position).await?,
+            Ended::Behind(error) => return Err(error),
             Ended::Moved => {
                 self.standby.pause(&self.stop).await;
             }
@@ -139,13 +146,13 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
     async fn pass(&mut self) -> Result<Ended> {
         let head = self.job.reader.head().await?;
         self.report_progress(head);
-        let mut pages = Pages::read(self.job.reader.clone(), self.folded, head, self.filter.clone());
+        let mut pages = Pages::read(self.job.reader.clone(), self.folded, head, self.wanted.query().clone());
         while !self.stop.is_cancelled()
             && let Some(page) = pages.next().await?
         {
-            if let Some(failing) = self.fold(page).await? {
+            if let Some(ended) = self.fold(page).await? {
                 return match self.flush().await? {
-                    Ended::Through => Ok(Ended::Failing(failing)),
+                    Ended::Through => Ok(ended),
                     other => Ok(other),
                 };
             }
@@ -169,19 +176,23 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         self.job.progress.send_replace(self.speed.progress(self.folded.position, head));
     }
 
-    /// Folds a page. Returns the position of the first event that fails, if any; everything before it is folded.
-    async fn fold(&mut self, page: Page) -> Result<Option<Position>> {
+    /// Folds a page. Returns why the build ends at an event of it, if it does; everything before that event is folded.
+    async fn fold(&mut self, page: Page) -> Result<Option<Ended>> {
         let mut changes = Vec::with_capacity(page.events.len());
-        let (mut failing, mut through, end) = (None, self.folded, page.mark());
+        let (mut ended, mut through, end) = (None, self.folded, page.mark());
         for event in page.events {
             let mark = event.mark();
-            if self.parked.contains(&event.stream) {
+            if self.parked.contains(&event.stream) || !self.wanted.passes(&event) {
                 through = mark;
                 continue;
             }
+            if let Err(error) = self.wanted.check(&event) {
+                ended = Some(Ended::Behind(error));
+                break;
+            }
             let position = event.position;
             if Change::add(&mut changes, &*self.job.view, event).is_err() {
-                failing = Some(position);
+                ended = Some(Ended::Failing(position));
                 break;
             }
             through = mark;
@@ -191,16 +202,16 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             let found = self.load(&missing).await?;
             if self.cache.keep(found).is_err() {
                 // A row whose state cannot be decoded fails its events.
-                return Ok(Some(end.position));
+                return Ok(Some(Ended::Failing(end.position)));
             }
         }
         if self.cache.fold(changes).is_err() {
             // The row of the event that panicked is lost, so everything since the checkpoint is folded again, by a worker.
             (self.cache, self.folded) = (Cache::new(self.job.view.clone(), self.kept.position), self.kept);
-            return Ok(Some(end.position));
+            return Ok(Some(Ended::Failing(end.position)));
         }
-        self.folded = if failing.is_some() { through } else { end };
-        Ok(failing)
+        self.folded = if ended.is_some() { through } else { end };
+        Ok(ended)
     }
 
     /// Reads the committed rows. If they are newer than this build's checkpoint, its next commit fails and the build reloads.

@@ -24,7 +24,7 @@ pub(crate) mod parking;
 mod run;
 mod runner;
 mod transaction;
-mod wanted;
+pub(crate) mod wanted;
 
 use std::marker::PhantomData;
 use std::sync::Arc;

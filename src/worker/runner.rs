@@ -28,7 +28,7 @@ use crate::worker::job::Job;
 use crate::worker::pace::Pace;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
 use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable, is_unreadable};
-use crate::worker::wanted::Wanted;
+use crate::worker::wanted::{Wanted, register};
 
 /// The longest wait for a dead letter to be stored. Meanwhile the worker does nothing else.
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -268,7 +268,7 @@ where
         self.job.check_projection().await?;
         self.job.check_shapes().await?;
         self.begins_after = self.job.begins_after().await?;
-        self.job.register(&self.name).await?;
+        register(&self.job.models, &self.name, self.job.projection.filter()?).await?;
         let checkpoint = self.load().await?;
         // The log has everything up to the later place if it has the event there.
         let from = later(checkpoint, self.begins_after);

@@ -6,11 +6,11 @@ use crate::id::ProjectionName;
 use crate::store::log::query::Filter;
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
-use crate::worker::job::Job;
 
 /// The events that a projection needs: those that this release reads, and those that only the newest one reads.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
+    /// With sorted names, as the registered filters.
     own: Filter,
     /// The newest release, if it reads other events.
     newest: Option<RegisteredProcessor>,
@@ -20,29 +20,29 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// Creates the events of this release alone.
-    pub(super) fn by(own: Filter) -> Self {
+    pub(crate) fn by(own: Filter) -> Self {
+        let own = own.sorted();
         Self { query: own.clone(), own, newest: None }
     }
 
     /// Returns what is wanted by this release and the newest one that is registered, the last of `registered`.
-    pub(super) fn with(&self, registered: Vec<RegisteredProcessor>) -> Self {
-        let own = RegisteredProcessor::of_this_program(self.own.clone());
-        let newest = registered.into_iter().next_back().filter(|newest| newest.filter != own.filter);
+    pub(crate) fn with(&self, registered: Vec<RegisteredProcessor>) -> Self {
+        let newest = registered.into_iter().next_back().filter(|newest| newest.filter != self.own);
         let query = newest.as_ref().map_or_else(|| self.own.clone(), |newest| self.own.or(&newest.filter));
         Self { own: self.own.clone(), newest, query }
     }
 
     /// Returns the filter to read the log with.
-    pub(super) fn query(&self) -> &Filter {
+    pub(crate) fn query(&self) -> &Filter {
         &self.query
     }
 
-    pub(super) fn passes(&self, event: &RecordedEvent) -> bool {
+    pub(crate) fn passes(&self, event: &RecordedEvent) -> bool {
         self.own.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event))
     }
 
     /// Refuses an event that only the newest release reads.
-    pub(super) fn check(&self, event: &RecordedEvent) -> Result<()> {
+    pub(crate) fn check(&self, event: &RecordedEvent) -> Result<()> {
         let Some(newest) = self.newest.as_ref().filter(|_| !self.own.passes(event)) else { return Ok(()) };
         let event_type = event.event.event_type.clone();
         let cause = format!(
@@ -54,13 +54,11 @@ impl Wanted {
     }
 }
 
-impl<M: ReadModel> Job<M> {
-    /// Registers which events this release reads.
-    pub(super) async fn register(&self, name: &ProjectionName) -> Result<()> {
-        let own = RegisteredProcessor::of_this_program(self.projection.filter()?);
-        if self.models.processors(name).await?.iter().any(|known| known.filter == own.filter) {
-            return Ok(());
-        }
-        self.models.register_processor(name, &own).await
+/// Registers which events this release reads.
+pub(crate) async fn register(models: &impl ReadModel, name: &ProjectionName, filter: Filter) -> Result<()> {
+    let own = RegisteredProcessor::of_this_program(filter);
+    if models.processors(name).await?.iter().any(|known| known.filter == own.filter) {
+        return Ok(());
     }
+    models.register_processor(name, &own).await
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use retell::prelude::*;
-use retell::{ParkingOptions, ProjectionName, RelayStore, ViewStore, WorkerOptions};
+use retell::store::RegisteredProcessor;
+use retell::{ErrorKind, ParkingOptions, ProjectionName, RelayStore, Utc, ViewStore, WorkerOptions};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::deploys::{PATIENCE, Working, is_behind};
@@ -279,6 +281,69 @@ where
     kept_parked(site, true).await;
 }
 
+/// The view of the older release. While it folds, the newer one is registered.
+struct Overtaken<M> {
+    models: M,
+    is_registered: AtomicBool,
+}
+
+impl<M: ViewStore> View for Overtaken<M> {
+    const NAME: &'static str = "sales";
+    type Event = Placed;
+    type State = Sale;
+
+    fn key(&self, event: &Envelope<Placed>) -> Option<String> {
+        if !self.is_registered.swap(true, Ordering::SeqCst) {
+            let newer = RegisteredProcessor::new(Filter::of::<Any>().unwrap(), Utc::now(), "newer");
+            let registering = async { self.models.register_processor(&sales(), &newer).await.unwrap() };
+            tokio::task::block_in_place(|| Handle::current().block_on(registering));
+        }
+        Old::default().key(event)
+    }
+
+    fn apply(&self, sale: &mut Sale, event: Envelope<Placed>) {
+        Old::default().apply(sale, event);
+    }
+}
+
+/// A build of the older release writes what comes before an event of the new kind, and says why it stops there.
+async fn build_stops_at_the_new_kind<S, M>(Site { store, models, database: _database }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ViewStore + Clone,
+{
+    append(&store, "a", Placed).await;
+    append(&store, "a", Paid).await;
+    append(&store, "b", Placed).await;
+    let overtaken = Overtaken { models: models.clone(), is_registered: AtomicBool::new(false) };
+    for build in [
+        Rebuild::new(overtaken, store.clone(), models.clone()).run(CancellationToken::new()).await,
+        Rebuild::new(Old::default(), store.clone(), models.clone()).run(CancellationToken::new()).await,
+    ] {
+        let error = build.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::BehindDeploy(kind) if kind.as_str() == "sale.paid"), "{error:?}");
+        assert_eq!(models.checkpoint(&sales()).await.unwrap(), Position::new(1));
+    }
+    Rebuild::new(New, store, models.clone()).run(CancellationToken::new()).await.unwrap();
+    until_sale(&models, "a", 1, 1).await;
+    until_sale(&models, "b", 1, 0).await;
+    nothing_is_parked(&models).await;
+}
+
+/// A build registers its release, so that a worker of an older one passes over nothing that comes later.
+async fn build_registers_its_release<S, M>(Site { store, models, database: _database }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ViewStore + Clone,
+{
+    append(&store, "a", Placed).await;
+    Worker::view(Old::default(), store.clone(), models.clone()).catch_up().await.unwrap();
+    Rebuild::new(New, store.clone(), models.clone()).run(CancellationToken::new()).await.unwrap();
+    append(&store, "a", Paid).await;
+    let error = Worker::view(Old::default(), store, models).catch_up().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::BehindDeploy(_)), "{error:?}");
+}
+
 on_every_store! {
     kind_that_only_the_newer_release_reads_is_left_to_it,
     kind_per_aggregate_is_left_to_the_newer_release,
@@ -286,4 +351,6 @@ on_every_store! {
     releases_with_other_kinds_change_places_per_aggregate,
     parked_aggregate_keeps_the_new_kind,
     parked_aggregate_keeps_the_new_kind_per_aggregate,
+    build_stops_at_the_new_kind,
+    build_registers_its_release,
 }

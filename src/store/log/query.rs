@@ -178,6 +178,15 @@ impl Filter {
         self.aggregate_types.is_empty() && self.event_types.is_empty()
     }
 
+    /// Sorts the names and drops repeated ones, so that equal filters are alike.
+    pub(crate) fn sorted(mut self) -> Self {
+        self.aggregate_types.sort_unstable();
+        self.aggregate_types.dedup();
+        self.event_types.sort_unstable();
+        self.event_types.dedup();
+        self
+    }
+
     /// Returns a filter that lets every event pass that passes one of the two. It may let others pass.
     pub(crate) fn or(&self, other: &Self) -> Self {
         fn either<T: Clone + PartialEq>(one: &[T], other: &[T]) -> Vec<T> {

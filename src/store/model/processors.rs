@@ -25,7 +25,7 @@ pub struct RegisteredProcessor {
 impl RegisteredProcessor {
     /// Creates a processor from its parts. For drivers.
     pub fn new(filter: Filter, first_seen: DateTime<Utc>, program: impl Into<String>) -> Self {
-        Self { filter: in_order(filter), first_seen, program: program.into() }
+        Self { filter: filter.sorted(), first_seen, program: program.into() }
     }
 
     /// Creates the processor of this program, to be registered now.
@@ -54,14 +54,6 @@ impl RegisteredProcessor {
         })?;
         Ok(Self::new(Filter { aggregate_types, event_types }, first_seen, program))
     }
-}
-
-fn in_order(mut filter: Filter) -> Filter {
-    filter.aggregate_types.sort_unstable();
-    filter.aggregate_types.dedup();
-    filter.event_types.sort_unstable();
-    filter.event_types.dedup();
-    filter
 }
 
 /// A change of the registered processors.
