@@ -42,7 +42,7 @@ struct Orders {
     keys: u64,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, retell::Shape)]
 struct Order {
     events: u64,
     items: u64,

@@ -266,18 +266,14 @@ pub enum ErrorKind {
         /// The call or the step that makes `what` fit the log again.
         remedy: &'static str,
     },
-    /// Most of the examined states that a view or a process has stored do not decode as the state of this program. A field was added without a
-    /// default, or a type was changed. Nothing was changed. The error of the first such state is the cause.
-    #[error(
-        "{what}: {unreadable} of the {examined} stored states that were examined do not decode as the state of this program; {remedy}"
-    )]
+    /// The states that a view or a process has stored do not fit the state of this program. A field was added without a default, or renamed, or
+    /// a type was changed. Nothing was written. If stored states do not decode, the error of the first one is the cause.
+    #[error("{what}: {found}; {remedy}")]
     StateChanged {
         /// The view or the process.
         what: String,
-        /// The number of examined states that do not decode.
-        unreadable: usize,
-        /// The number of states that were examined.
-        examined: usize,
+        /// The difference that was found.
+        found: String,
         /// The step that makes program and states fit again.
         remedy: &'static str,
     },
@@ -467,7 +463,10 @@ impl Examined {
         let Self { states, unreadable, first } = self;
         match first {
             Some(first) if unreadable * 2 > states => {
-                let kind = ErrorKind::StateChanged { what: what(), unreadable, examined: states, remedy };
+                let found = format!(
+                    "{unreadable} of the {states} stored states that were examined do not decode as the state of this program"
+                );
+                let kind = ErrorKind::StateChanged { what: what(), found, remedy };
                 Err(Error::with_source(kind, first))
             }
             _ => Ok(()),

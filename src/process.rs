@@ -21,6 +21,7 @@ use crate::command::{CommandError, Context};
 use crate::error::{Error, Result};
 use crate::event::{Envelope, Event};
 use crate::id::AggregateId;
+use crate::shape::Shape;
 use crate::store::log::query::Filter;
 
 pub use manager::ProcessManager;
@@ -99,8 +100,9 @@ pub trait Process: Send + Sync + 'static {
 
     /// The state of one process; `()` if the events say enough. `Default` is the state before the first event.
     ///
-    /// A step that changes the state records it as JSON, so a field that is added later needs a default.
-    type State: Default + Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// A step that changes the state records it as JSON, so a field that is added later needs a default. A manager refuses to start
+    /// with [`ErrorKind::StateChanged`](crate::ErrorKind::StateChanged) after any other change.
+    type State: Default + Clone + PartialEq + Serialize + DeserializeOwned + Shape + Send + Sync + 'static;
 
     /// The commands that a process sends to other aggregates. They are recorded as JSON permanently: add variants, and fields with defaults,
     /// but never change existing ones.

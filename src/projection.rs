@@ -10,6 +10,7 @@ use crate::backoff::delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Envelope, Event};
 use crate::id::ProjectionName;
+use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReader;
 use crate::store::log::token::Token;
@@ -84,6 +85,15 @@ pub trait Projection: Send + Sync + 'static {
     /// [`ErrorKind::Invalid`] for a filter that no event can pass.
     fn filter(&self) -> Result<Filter> {
         Filter::of::<Self::Event>()
+    }
+
+    /// Returns the wire shape of the states that the projection stores, if it is known; by default `None`. A view returns that of
+    /// [`View::State`](crate::View::State).
+    ///
+    /// A worker registers it at its start, and refuses to start with [`ErrorKind::StateChanged`] if workers of another release store states
+    /// that this one cannot read, or cannot read the states of this one.
+    fn state(&self) -> Option<Type> {
+        None
     }
 
     /// Checks that the projection can continue from what it has stored. The worker calls it at every start, before anything else. The default

@@ -237,7 +237,8 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         let id = self.job.id()?;
         let (models, projection) = (self.job.models.clone(), id.projection().clone());
         let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear_rows(tx, &id).await }.boxed());
-        self.job.models.reset(&projection, Mark::START, clear).await
+        self.job.models.reset(&projection, Mark::START, clear).await?;
+        self.job.forget_other_states(&projection).await
     }
 }
 

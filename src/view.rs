@@ -38,6 +38,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Result;
 use crate::event::{Envelope, Event};
 use crate::id::Generation;
+use crate::shape::Shape;
 use crate::store::log::query::Filter;
 use crate::store::model::views::{Fields, ViewId};
 
@@ -56,10 +57,10 @@ pub trait View: Send + Sync + 'static {
 
     /// The state of a row, stored as JSON. `Default` is the state before the row's first event.
     ///
-    /// A field that is added later needs a default for existing rows: workers refuse to start with
-    /// [`ErrorKind::StateChanged`](crate::ErrorKind::StateChanged) if most rows do not decode. If the fold changes, or a field gets another
-    /// meaning or name, raise the [`generation`](Self::generation).
-    type State: Default + Serialize + DeserializeOwned + Send + 'static;
+    /// `#[derive(Value)]` is the shortest way to write it. A field that is added later needs a default: workers refuse to start with
+    /// [`ErrorKind::StateChanged`](crate::ErrorKind::StateChanged) if an earlier release could not read what this one stores, or the other way
+    /// around, or if most rows do not decode. For any other change of the state or the fold, raise the [`generation`](Self::generation).
+    type State: Default + Serialize + DeserializeOwned + Shape + Send + 'static;
 
     /// Returns the name of this view's rows: [`NAME`](Self::NAME), unless the name is chosen at run time, for example for one view per tenant.
     fn name(&self) -> &str {

@@ -209,7 +209,7 @@ async fn run_returns_after_a_termination_signal() {
 /// A view of the contents of each counter, by its id.
 struct Held;
 
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, retell::Shape)]
 struct Holding {
     total: i64,
     name: String,

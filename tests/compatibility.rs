@@ -234,6 +234,7 @@ fn each_rule_has_a_name_and_a_cure() {
         Rule::FieldRequiredRemoved,
         Rule::FieldRemovedFromClosed,
         Rule::FieldAddedToClosed,
+        Rule::StateFieldRemoved,
         Rule::NumberNarrowed,
         Rule::NumberWidened,
         Rule::OptionRemoved,

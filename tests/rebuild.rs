@@ -38,7 +38,7 @@ struct Amounts {
 const OLD: Amounts = Amounts { generation: 1 };
 const NEW: Amounts = Amounts { generation: 2 };
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, retell::Shape)]
 struct Times {
     times: u64,
     /// Generation of the fold that wrote the row.

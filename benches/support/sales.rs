@@ -45,7 +45,7 @@ impl Projection for Sales {
 /// The same read model as a view.
 pub(crate) struct ViewOfSales;
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, retell::Shape)]
 pub(crate) struct Sale {
     events: i64,
     items: i64,

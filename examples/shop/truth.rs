@@ -37,7 +37,7 @@ pub struct Month {
     pub revenue: Cents,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, retell::Shape)]
 pub struct Customer {
     pub orders: u64,
     pub revenue: Cents,

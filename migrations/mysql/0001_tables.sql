@@ -154,9 +154,9 @@ CREATE TABLE IF NOT EXISTS retell_checkpoints (
 -- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
 CREATE TABLE IF NOT EXISTS retell_processors (
     projection VARBINARY(255) NOT NULL,
-    digest BINARY(32) NOT NULL, -- the SHA-256 hash of the filter
+    digest BINARY(32) NOT NULL, -- the SHA-256 hash of `declared`
     number BIGINT NOT NULL, -- the count of changes in `retell_checkpoints` with this registration: the newest release has the greatest
-    filter LONGBLOB NOT NULL, -- JSON: aggregate types and event types
+    declared LONGBLOB NOT NULL, -- JSON: the aggregate types, event types, and the shape of its states if it is known
     first_seen DATETIME(6) NOT NULL, -- UTC
     program LONGBLOB NOT NULL, -- text in UTF-8
     PRIMARY KEY (projection, digest)

@@ -144,9 +144,9 @@ CREATE TABLE {schema}.checkpoints (
 -- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
 CREATE TABLE {schema}.processors (
     projection text COLLATE "C" NOT NULL,
-    digest bytea NOT NULL, -- the SHA-256 hash of the filter
+    digest bytea NOT NULL, -- the SHA-256 hash of `declared`
     number bigint NOT NULL, -- the count of changes in `checkpoints` with this registration: the newest release has the greatest
-    filter text NOT NULL, -- JSON: aggregate types and event types
+    declared text NOT NULL, -- JSON: the aggregate types, event types, and the shape of its states if it is known
     first_seen timestamptz NOT NULL,
     program text NOT NULL,
     PRIMARY KEY (projection, digest)

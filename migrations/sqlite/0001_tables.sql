@@ -128,9 +128,9 @@ CREATE TABLE retell_checkpoints (
 -- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
 CREATE TABLE retell_processors (
     projection TEXT NOT NULL,
-    digest BLOB NOT NULL, -- the SHA-256 hash of the filter
+    digest BLOB NOT NULL, -- the SHA-256 hash of `declared`
     number INTEGER NOT NULL, -- the count of changes in `retell_checkpoints` with this registration: the newest release has the greatest
-    filter TEXT NOT NULL, -- JSON: aggregate types and event types
+    declared TEXT NOT NULL, -- JSON: the aggregate types, event types, and the shape of its states if it is known
     first_seen INTEGER NOT NULL, -- microseconds since 1970
     program TEXT NOT NULL,
     PRIMARY KEY (projection, digest)

@@ -26,6 +26,7 @@ use crate::process::{CommandFailure, Process};
 use crate::projection::Projection;
 use crate::repository::Repository;
 use crate::repository::options::RepositoryOptions;
+use crate::shape::types::Type;
 use crate::status::{Status, Wait};
 use crate::store::log::append::Outcome;
 use crate::store::log::event_store::EventStore;
@@ -274,6 +275,10 @@ impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
 
     fn filter(&self) -> Result<Filter> {
         self.steps.process.filter()
+    }
+
+    fn state(&self) -> Option<Type> {
+        Some(Type::of::<P::State>())
     }
 
     /// Checks that the newest steps of this kind of process decode.

@@ -16,6 +16,7 @@ use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::job::Job;
 use crate::rebuild::progress::Speed;
+use crate::shape::types::Type;
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
@@ -25,7 +26,7 @@ use crate::store::model::views::{ViewId, ViewRow, ViewStore};
 use crate::view::View;
 use crate::view::fold::{ViewProjection, check_rows};
 use crate::worker::Worker;
-use crate::worker::wanted::{Wanted, register};
+use crate::worker::wanted::Wanted;
 
 /// Events per page of the log.
 pub(super) const PAGE_EVENTS: usize = 10_000;
@@ -92,7 +93,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         }
         let mut build = Self {
             cache: Cache::new(job.view.clone(), Position::ZERO),
-            wanted: Wanted::by(job.view.filter()?),
+            wanted: Wanted::by(job.view.filter()?, Some(Type::of::<V::State>())),
             job,
             id,
             kept: Mark::START,
@@ -104,7 +105,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             stop,
         };
         check_rows::<V>(&build.id, &job.models).await?;
-        register(&job.models, build.id.projection(), job.view.filter()?).await?;
+        build.wanted.register(&job.models, build.id.projection()).await?;
         build.reload().await?;
         build.speed.begin(build.kept.position);
         job.check(build.kept).await?;
@@ -117,7 +118,8 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         let models = &self.job.models;
         self.kept = models.mark(self.id.projection()).await?;
         let parking = models.parking(self.id.projection()).await?;
-        self.wanted = self.wanted.with(models.processors(self.id.projection()).await?);
+        let registered = models.processors(self.id.projection()).await?;
+        self.wanted = self.wanted.with(self.id.projection(), registered)?;
         self.folded = self.kept;
         self.changes = parking.changes;
         self.parked = parking.parked.into_iter().map(|parked| parked.stream).collect();

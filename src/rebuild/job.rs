@@ -5,12 +5,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::error::Result;
-use crate::id::Position;
 use crate::id::mark::Mark;
+use crate::id::{Position, ProjectionName};
 use crate::rebuild::options::RebuildOptions;
 use crate::rebuild::progress::Progress;
+use crate::shape::types::Type;
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::reader::{EventReader, EventReaderExt};
+use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
 
@@ -30,6 +32,17 @@ impl<V: View, M: ViewStore + Clone> Job<V, M> {
     /// Deletes a generation, in bounded transactions.
     pub(super) async fn delete_generation(&self, id: &ViewId) -> Result<()> {
         while !self.models.delete_generation(id, DELETED_ROWS).await? {}
+        Ok(())
+    }
+
+    /// Removes the registrations of releases whose states do not fit: none of their states is left.
+    pub(super) async fn forget_other_states(&self, projection: &ProjectionName) -> Result<()> {
+        let own = RegisteredProcessor::of_this_program(self.view.filter()?, Some(&Type::of::<V::State>()));
+        for other in self.models.processors(projection).await? {
+            if own.check_state(projection, std::slice::from_ref(&other)).is_err() {
+                self.models.forget_processor(projection, &other).await?;
+            }
+        }
         Ok(())
     }
 

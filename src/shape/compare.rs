@@ -57,6 +57,8 @@ pub enum Rule {
     FieldRemovedFromClosed,
     /// A field was added, and older readers refuse fields that they do not know.
     FieldAddedToClosed,
+    /// A field of a stored state was removed or renamed. The next event of a row would drop its value.
+    StateFieldRemoved,
     /// A number has fewer values than before, or other ones.
     NumberNarrowed,
     /// A number has more values than older readers accept.
@@ -95,6 +97,7 @@ impl Rule {
             Self::FieldRequiredRemoved => "E-FIELD-REQUIRED-REMOVED",
             Self::FieldRemovedFromClosed => "E-FIELD-REMOVED-FROM-CLOSED",
             Self::FieldAddedToClosed => "E-FIELD-ADDED-TO-CLOSED",
+            Self::StateFieldRemoved => "E-STATE-FIELD-REMOVED",
             Self::NumberNarrowed => "E-NUMBER-NARROWED",
             Self::NumberWidened => "E-NUMBER-WIDENED",
             Self::OptionRemoved => "E-OPTION-REMOVED",
@@ -130,6 +133,7 @@ impl Rule {
             Self::FieldAddedToClosed => {
                 "release without `deny_unknown_fields` first, and add the field in the next release"
             }
+            Self::StateFieldRemoved => "raise the generation of the view",
             Self::NumberNarrowed | Self::TypeChanged | Self::LengthChanged | Self::TaggingChanged => {
                 "keep the old type, or raise `version` and write an upcaster"
             }
@@ -179,6 +183,16 @@ impl Changes {
         Self { backward: problems(old, new, Direction::Backward), forward: problems(new, old, Direction::Forward) }
     }
 
+    /// Compares the shapes of the states that two releases store. Both may read and write the same states for a while, and a reader writes
+    /// back only what it knows: it must know every field of the older release.
+    pub(crate) fn of_states(old: &Type, new: &Type) -> Self {
+        let mut changes = Self::between(old, new, Codec::Json);
+        if old != new {
+            changes.backward = problems(old, new, Direction::Keeping);
+        }
+        changes
+    }
+
     /// Returns whether the log stays readable.
     pub fn is_readable(&self) -> bool {
         self.backward.iter().all(|finding| finding.rule.is_doubt())
@@ -190,6 +204,8 @@ impl Changes {
 enum Direction {
     /// The reader: it reads what was written before.
     Backward,
+    /// A reader that writes back what it has read, so it must know every field.
+    Keeping,
     /// The writer: an older reader reads it.
     Forward,
 }
@@ -222,7 +238,7 @@ struct Comparison<'a> {
 impl<'a> Comparison<'a> {
     fn find(&mut self, rule: Rule, writer: &Type, reader: &Type) {
         let detail = match self.direction {
-            Direction::Backward => became(writer, reader),
+            Direction::Backward | Direction::Keeping => became(writer, reader),
             Direction::Forward => became(reader, writer),
         };
         self.find_with(rule, detail);
@@ -234,7 +250,7 @@ impl<'a> Comparison<'a> {
 
     /// Returns the first rule if the reader is the newer shape, and the second one otherwise.
     fn either(&self, backward: Rule, forward: Rule) -> Rule {
-        if self.direction == Direction::Backward { backward } else { forward }
+        if self.direction == Direction::Forward { forward } else { backward }
     }
 
     fn inside(&mut self, step: String, compare: impl FnOnce(&mut Self)) {
@@ -407,6 +423,8 @@ impl<'a> Comparison<'a> {
         } else if reader.is_closed {
             let rule = self.either(Rule::FieldRemovedFromClosed, Rule::FieldAddedToClosed);
             self.inside(self.step(&field.name), |all| all.find_with(rule, String::new()));
+        } else if self.direction == Direction::Keeping {
+            self.inside(self.step(&field.name), |all| all.find_with(Rule::StateFieldRemoved, String::new()));
         }
     }
 

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use crate::error::ErrorKind;
 use crate::id::mark::Mark;
 use crate::id::{EventType, Position, ProjectionName, StreamId};
+use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::model::parking::Step;
 use crate::store::model::processors::RegisteredProcessor;
@@ -34,10 +35,11 @@ async fn processors(model: &impl ReadModel, projection: &ProjectionName) -> Vec<
     model.processors(projection).await.expect("releases can be listed")
 }
 
-/// A release is kept once for each projection and filter, as it was registered first, and the count of changes grows with each change.
+/// A release is kept once for each projection, filter and shape of its states, as it was registered first, and the count of changes grows with each change.
 pub async fn a_release_is_kept_as_it_was_registered_first<M: Counting>(model: &M) {
     assert_eq!(processors(model, &totals()).await, []);
-    let first = [release(&["opened", "closed"], "shop ü"), release(&[], ""), release(&["opened"], "shop")];
+    let state = Type::of::<Option<u32>>();
+    let first = [release(&["opened", "closed"], "shop ü"), release(&[], ""), release(&[], "").with_state(&state)];
     for (number, each) in (1..).zip(&first) {
         model.register_processor(&totals(), each).await.expect("a release is registered");
         assert_eq!(changes(model).await, number);

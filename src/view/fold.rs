@@ -14,6 +14,7 @@ use crate::event::Envelope;
 use crate::id::{Position, ViewKey};
 use crate::panics::catch;
 use crate::projection::Projection;
+use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::model::views::{Fields, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
@@ -68,6 +69,10 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
         self.view.filter()
     }
 
+    fn state(&self) -> Option<Type> {
+        Some(Type::of::<V::State>())
+    }
+
     async fn check(&self) -> Result<()> {
         check_rows::<V>(&id(&self.view)?, &self.models).await
     }
@@ -84,8 +89,8 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
 /// Rows that are examined before a worker or a build continues from them.
 const EXAMINED_ROWS: usize = 100;
 
-/// Checks that the rows of a generation decode as the state of `V`. The rows are what a worker will read, so they tell more than a stored
-/// description of the type: a field that is added with a default, or a change that no row notices, is no error.
+/// Checks that the rows of a generation decode as the state of `V`: rows may be older than the registered shapes of states, and an opaque
+/// part of a shape tells nothing.
 ///
 /// # Errors
 /// [`ErrorKind::StateChanged`] if most of the first rows do not decode, otherwise a [read error](Error#read-errors).

@@ -11,7 +11,7 @@ impl<M: ReadModel, O> Runner<'_, M, O> {
     pub(super) async fn learn(&mut self, known: u64) -> Result<()> {
         let (models, name) = (&self.job.models, &self.name);
         let registered = retry_transient(&self.stop, self.delays(), || models.processors(name)).await?;
-        self.wanted = self.wanted.with(registered).into();
+        self.wanted = self.wanted.with(name, registered)?.into();
         self.known_changes = known;
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::error::{BoxError, Result};
 use crate::event::{Event, EventTypes, RecordedEvent};
 use crate::projection::Projection;
 use crate::registry::Registry;
+use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 
 /// The call of a projection with events that are decoded.
@@ -23,6 +24,9 @@ pub(super) trait Handler<Tx: Send + ?Sized + 'static>: Send + Sync + 'static {
 
     /// Returns the events that it can decode. Empty if that is every event.
     fn events(&self) -> Result<Registry>;
+
+    /// Returns the wire shape of the states that it stores, if it is known.
+    fn state(&self) -> Option<Type>;
 
     async fn check(&self) -> Result<()>;
 
@@ -47,6 +51,10 @@ impl<P: Projection> Handler<P::Tx> for P {
             EventTypes::Only(_) => Registry::new().with::<P::Event>(),
             EventTypes::All => Ok(Registry::new()),
         }
+    }
+
+    fn state(&self) -> Option<Type> {
+        Projection::state(self)
     }
 
     async fn check(&self) -> Result<()> {

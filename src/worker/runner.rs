@@ -28,7 +28,7 @@ use crate::worker::job::Job;
 use crate::worker::pace::Pace;
 use crate::worker::parking::{Breaker, ParkedAggregates, from_event, rested};
 use crate::worker::transaction::{Attempted, Outcome, Report, is_undecodable, is_unreadable};
-use crate::worker::wanted::{Wanted, register};
+use crate::worker::wanted::Wanted;
 
 /// The longest wait for a dead letter to be stored. Meanwhile the worker does nothing else.
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -151,7 +151,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
         Ok(Self {
             job,
             order,
-            wanted: Wanted::by(job.projection.filter()?).into(),
+            wanted: Wanted::by(job.projection.filter()?, job.projection.state()).into(),
             known_changes: 0,
             begins_after: Mark::START,
             applied: Mark::START,
@@ -268,7 +268,7 @@ where
         self.job.check_projection().await?;
         self.job.check_shapes().await?;
         self.begins_after = self.job.begins_after().await?;
-        register(&self.job.models, &self.name, self.job.projection.filter()?).await?;
+        self.wanted.register(&self.job.models, &self.name).await?;
         let checkpoint = self.load().await?;
         // The log has everything up to the later place if it has the event there.
         let from = later(checkpoint, self.begins_after);

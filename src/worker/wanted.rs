@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::ProjectionName;
+use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
@@ -10,8 +11,7 @@ use crate::store::model::read_model::ReadModel;
 /// The events that a projection needs: those that this release reads, and those that only the newest one reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// With sorted names, as the registered filters.
-    own: Filter,
+    own: RegisteredProcessor,
     /// The newest release, if it reads other events.
     newest: Option<RegisteredProcessor>,
     /// Lets all of these events pass, and perhaps others.
@@ -20,16 +20,34 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Creates the events of this release alone.
-    pub(crate) fn by(own: Filter) -> Self {
-        let own = own.sorted();
-        Self { query: own.clone(), own, newest: None }
+    pub(crate) fn by(filter: Filter, state: Option<Type>) -> Self {
+        let own = RegisteredProcessor::of_this_program(filter, state.as_ref());
+        Self { query: own.filter.clone(), own, newest: None }
+    }
+
+    /// Registers this release, unless it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StateChanged`] if its states do not fit those of another release. Then it is not registered.
+    pub(crate) async fn register(&self, models: &impl ReadModel, name: &ProjectionName) -> Result<()> {
+        let known = models.processors(name).await?;
+        if known.iter().any(|known| known.is_same(&self.own)) {
+            return Ok(());
+        }
+        self.own.check_state(name, &known)?;
+        models.register_processor(name, &self.own).await
     }
 
     /// Returns what is wanted by this release and the newest one that is registered, the last of `registered`.
-    pub(crate) fn with(&self, registered: Vec<RegisteredProcessor>) -> Self {
-        let newest = registered.into_iter().next_back().filter(|newest| newest.filter != self.own);
-        let query = newest.as_ref().map_or_else(|| self.own.clone(), |newest| self.own.or(&newest.filter));
-        Self { own: self.own.clone(), newest, query }
+    ///
+    /// # Errors
+    /// [`ErrorKind::StateChanged`] if another release, whose states do not fit, was registered before this one at the same moment.
+    pub(crate) fn with(&self, name: &ProjectionName, mut registered: Vec<RegisteredProcessor>) -> Result<Self> {
+        let before = registered.iter().take_while(|known| !known.is_same(&self.own)).count();
+        self.own.check_state(name, &registered[..before])?;
+        let (own, newest) = (self.own.clone(), registered.pop().filter(|newest| newest.filter != self.own.filter));
+        let query = newest.as_ref().map_or_else(|| own.filter.clone(), |newest| own.filter.or(&newest.filter));
+        Ok(Self { own, newest, query })
     }
 
     /// Returns the filter to read the log with.
@@ -38,12 +56,12 @@ impl Wanted {
     }
 
     pub(crate) fn passes(&self, event: &RecordedEvent) -> bool {
-        self.own.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event))
+        self.own.filter.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event))
     }
 
     /// Refuses an event that only the newest release reads.
     pub(crate) fn check(&self, event: &RecordedEvent) -> Result<()> {
-        let Some(newest) = self.newest.as_ref().filter(|_| !self.own.passes(event)) else { return Ok(()) };
+        let Some(newest) = self.newest.as_ref().filter(|_| !self.own.filter.passes(event)) else { return Ok(()) };
         let event_type = event.event.event_type.clone();
         let cause = format!(
             "the release of {} that was registered at {} reads {event_type} in this projection, and this one does not; if that release was \
@@ -52,13 +70,4 @@ impl Wanted {
         );
         Err(Error::with_source(ErrorKind::BehindDeploy(event_type), cause))
     }
-}
-
-/// Registers which events this release reads.
-pub(crate) async fn register(models: &impl ReadModel, name: &ProjectionName, filter: Filter) -> Result<()> {
-    let own = RegisteredProcessor::of_this_program(filter);
-    if models.processors(name).await?.iter().any(|known| known.filter == own.filter) {
-        return Ok(());
-    }
-    models.register_processor(name, &own).await
 }

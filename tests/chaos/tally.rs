@@ -29,7 +29,7 @@ pub(crate) fn spoken(weight: i64) -> NewEvent {
 }
 
 /// The model's row for an aggregate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, retell::Shape)]
 pub(crate) struct Line {
     pub(crate) version: i64,
     pub(crate) applied: i64,

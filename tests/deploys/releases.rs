@@ -14,7 +14,7 @@ pub(crate) struct Credit {
 }
 
 /// The row of an account in either view.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, retell::Shape)]
 pub(crate) struct Row {
     pub(crate) cents: u64,
     /// The commands of the applied events, in order.

@@ -6,9 +6,10 @@ use std::time::Duration;
 use retell::error::ErrorKind;
 use retell::prelude::*;
 use retell::rebuild::Rebuild;
+use retell::shape::{Shapes, Type};
 use retell::view::ViewProjection;
 use retell::worker::CaughtUp;
-use retell::{DeadlineStore, Generation, ViewStore};
+use retell::{DeadlineStore, Generation, ProjectionName, ViewStore};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,24 +26,26 @@ const DAMAGED: u64 = 7;
 struct Made;
 
 /// A state that counts events.
-trait Count: Default + Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + std::fmt::Debug + 'static {
+trait Count:
+    Default + Clone + PartialEq + Serialize + DeserializeOwned + Shape + Send + Sync + std::fmt::Debug + 'static
+{
     fn count(&mut self, key: u64);
 }
 
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Shape)]
 struct Old {
     made: u64,
 }
 
 /// `Old` with a required field.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Shape)]
 struct Changed {
     made: u64,
     sold: u64,
 }
 
 /// `Old` with fields that need not be there.
-#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Shape)]
 struct Extended {
     made: u64,
     #[serde(default)]
@@ -53,6 +56,39 @@ struct Extended {
 /// Writes states of which some are no `Old`.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 struct Damaging(Value);
+
+impl Shape for Damaging {
+    /// States are damaged, and not of another type.
+    fn shape(shapes: &mut Shapes) -> Type {
+        shapes.of::<Old>()
+    }
+}
+
+/// `Extended` with a renamed field. It reads each state of `Extended`, and would drop what was sold.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Shape)]
+struct Renamed {
+    made: u64,
+    #[serde(default)]
+    bought: u64,
+    note: Option<String>,
+}
+
+/// The parts of a state.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Shape)]
+struct Small {
+    made: u32,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Shape)]
+struct Large {
+    made: u64,
+}
+
+/// A state whose nested type changes. Every state that is stored decodes as the other one, until a number becomes large.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Shape)]
+struct Nested<T: Shape> {
+    parts: Vec<T>,
+}
 
 impl Count for Old {
     fn count(&mut self, _: u64) {
@@ -69,6 +105,21 @@ impl Count for Changed {
 impl Count for Extended {
     fn count(&mut self, _: u64) {
         self.made += 1;
+    }
+}
+
+impl Count for Renamed {
+    fn count(&mut self, _: u64) {
+        self.made += 1;
+    }
+}
+
+impl<T> Count for Nested<T>
+where
+    T: Shape + Default + Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + std::fmt::Debug,
+{
+    fn count(&mut self, _: u64) {
+        self.parts.push(T::default());
     }
 }
 
@@ -295,7 +346,62 @@ where
     assert_parked_alone(&caught_up, "process.stepped");
 }
 
+fn assert_state_refused<T: std::fmt::Debug>(result: retell::Result<T>, rule: &str) {
+    let refused = result.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::StateChanged { .. }), "{refused:#}");
+    let text = format!("{refused:#}");
+    assert!(text.contains(rule) && text.contains("generation") && text.contains("forget_processor"), "{text}");
+}
+
+/// Each stored state decodes, and the change is refused by the registered shape.
+async fn change_that_decodes_is_refused<S, M>(Site { store, models, database: _database }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ViewStore + DeadlineStore + Clone,
+{
+    let parts = ProjectionName::new("parts").unwrap();
+    make(&store).await;
+    worked(PhantomData::<Extended>, &store, &models, false).await.unwrap();
+    make(&store).await;
+    let dropped = "E-STATE-FIELD-REMOVED at sold";
+    assert_state_refused(worked(PhantomData::<Renamed>, &store, &models, false).await, dropped);
+    let rebuild = Rebuild::new(Parts::<Renamed>::new(), store.clone(), models.clone());
+    assert_state_refused(rebuild.run(CancellationToken::new()).await, dropped);
+    assert_eq!(models.checkpoint(&parts).await.unwrap(), Position::new(KEYS));
+    assert_eq!(models.processors(&parts).await.unwrap().len(), 1, "a refused release is not registered");
+    // The release that wrote the states continues.
+    worked(PhantomData::<Extended>, &store, &models, false).await.unwrap();
+    // The remedies work: without rows there is nothing to drop, and an operator knows better.
+    rebuild.reset().await.unwrap();
+    rebuild.run(CancellationToken::new()).await.unwrap();
+    assert_state_refused(
+        worked(PhantomData::<Extended>, &store, &models, false).await,
+        "E-STATE-FIELD-REMOVED at bought",
+    );
+    let renamed = models.processors(&parts).await.unwrap().pop().unwrap();
+    assert!(models.forget_processor(&parts, &renamed).await.unwrap());
+    worked(PhantomData::<Extended>, &store, &models, false).await.unwrap();
+
+    managed(PhantomData::<Extended>, &store, &models).await.unwrap();
+    assert_state_refused(managed(PhantomData::<Renamed>, &store, &models).await, dropped);
+    managed(PhantomData::<Old>, &store, &models).await.unwrap_err();
+    managed(PhantomData::<Extended>, &store, &models).await.unwrap();
+}
+
+async fn change_inside_a_nested_type_is_refused<S, M>(Site { store, models, database: _database }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ViewStore + Clone,
+{
+    make(&store).await;
+    worked(PhantomData::<Nested<Large>>, &store, &models, true).await.unwrap();
+    let refused = worked(PhantomData::<Nested<Small>>, &store, &models, true).await;
+    assert_state_refused(refused, "E-NUMBER-NARROWED at parts[].made");
+}
+
 on_every_store! {
+    change_that_decodes_is_refused,
+    change_inside_a_nested_type_is_refused,
     required_field_of_a_view_is_refused,
     required_field_per_aggregate_is_refused,
     required_field_is_refused_by_a_rebuild,

@@ -69,7 +69,7 @@ struct Place {
     cents: u64,
 }
 
-#[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize, Shape)]
 struct Price {
     events: u64,
     cents: u64,

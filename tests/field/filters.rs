@@ -27,7 +27,7 @@ enum Any {
     Paid(Paid),
 }
 
-#[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize, Shape)]
 struct Sale {
     placed: u64,
     paid: u64,

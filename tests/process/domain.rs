@@ -130,7 +130,7 @@ impl Fulfilment {
     }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, retell::Shape)]
 pub(crate) struct Known {
     quantity: u32,
     over: bool,

@@ -208,7 +208,7 @@ impl ReadModel for RedbReadModel {
                 return Ok(());
             }
             let number = count_change(tx, &name)?;
-            rows(tx)?.put(&key, &(number, new.stored_filter(), new.first_seen.timestamp_micros(), new.program))
+            rows(tx)?.put(&key, &(number, new.stored(), new.first_seen.timestamp_micros(), new.program))
         };
         self.file.write("register a processor", register).await
     }
@@ -310,7 +310,7 @@ fn count_change(tx: &WriteTransaction, projection: &ProjectionName) -> Result<u6
 }
 
 fn of_processor(projection: &ProjectionName, processor: &RegisteredProcessor) -> String {
-    key!("processor", projection, processor.stored_filter())
+    key!("processor", projection, processor.stored())
 }
 
 /// Removes the rows of a projection, except its handled events and its registered releases.

@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ProjectionName;
+use crate::shape::compare::Changes;
+use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::log::shapes::program_name;
 
@@ -16,6 +18,8 @@ use crate::store::log::shapes::program_name;
 pub struct RegisteredProcessor {
     /// The events that it reads, with sorted names.
     pub filter: Filter,
+    /// The text of the wire shape of the states that it stores; `None` for a projection that does not tell.
+    pub state: Option<String>,
     /// When it was first registered, by the clock of the program, to the microsecond.
     pub first_seen: DateTime<Utc>,
     /// The name of the program that registered it.
@@ -25,34 +29,76 @@ pub struct RegisteredProcessor {
 impl RegisteredProcessor {
     /// Creates a processor from its parts. For drivers.
     pub fn new(filter: Filter, first_seen: DateTime<Utc>, program: impl Into<String>) -> Self {
-        Self { filter: filter.sorted(), first_seen, program: program.into() }
+        Self { filter: filter.sorted(), state: None, first_seen, program: program.into() }
     }
 
     /// Creates the processor of this program, to be registered now.
-    pub(crate) fn of_this_program(filter: Filter) -> Self {
-        Self::new(filter, Utc::now().trunc_subsecs(6), program_name())
+    pub(crate) fn of_this_program(filter: Filter, state: Option<&Type>) -> Self {
+        Self { state: state.map(Type::to_string), ..Self::new(filter, Utc::now().trunc_subsecs(6), program_name()) }
     }
 
-    /// Returns the stored form of the filter, which does not depend on the order of its names.
-    pub fn stored_filter(&self) -> String {
+    /// Sets the wire shape of the states that it stores.
+    pub fn with_state(mut self, state: &Type) -> Self {
+        self.state = Some(state.to_string());
+        self
+    }
+
+    /// Returns whether both read the same events and store the same states.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.filter, &self.state) == (&other.filter, &other.state)
+    }
+
+    /// Returns the stored form of its filter and its states, which does not depend on the order of names.
+    pub fn stored(&self) -> String {
         let Filter { aggregate_types, event_types } = &self.filter;
-        serde_json::json!([aggregate_types, event_types]).to_string()
+        serde_json::json!([aggregate_types, event_types, self.state]).to_string()
     }
 
-    /// Returns the SHA-256 hash of the stored filter: a key for drivers. A read model keeps one row for each projection and digest.
+    /// Returns the SHA-256 hash of the [stored form](Self::stored): a key for drivers. A read model keeps one row for each projection and
+    /// digest.
     pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.stored_filter().as_bytes()).into()
+        Sha256::digest(self.stored().as_bytes()).into()
     }
 
     /// Parses a stored row. For drivers.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] if `filter` is not the [stored form](Self::stored_filter) of a filter.
-    pub fn parse(filter: &str, first_seen: DateTime<Utc>, program: impl Into<String>) -> Result<Self> {
-        let (aggregate_types, event_types) = serde_json::from_str(filter).map_err(|error| {
-            Error::with_source(ErrorKind::Corrupt(format!("filter of a registered processor {filter:?}")), error)
+    /// [`ErrorKind::Corrupt`] if `stored` is not a [stored form](Self::stored).
+    pub fn parse(stored: &str, first_seen: DateTime<Utc>, program: impl Into<String>) -> Result<Self> {
+        let (aggregate_types, event_types, state) = serde_json::from_str(stored).map_err(|error| {
+            Error::with_source(ErrorKind::Corrupt(format!("registered processor {stored:?}")), error)
         })?;
-        Ok(Self::new(Filter { aggregate_types, event_types }, first_seen, program))
+        Ok(Self { state, ..Self::new(Filter { aggregate_types, event_types }, first_seen, program) })
+    }
+
+    /// Refuses a release whose states the releases `before` it cannot read, or the other way around: during a deploy, workers of both read
+    /// and write the same states.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StateChanged`], or [`ErrorKind::Corrupt`] if the text of a shape is none.
+    pub(crate) fn check_state(&self, projection: &ProjectionName, before: &[Self]) -> Result<()> {
+        let parse = |shape: &String| {
+            shape.parse::<Type>().map_err(|error| {
+                Error::with_source(ErrorKind::Corrupt(format!("a registered processor of {projection}")), error)
+            })
+        };
+        let Some(state) = self.state.as_ref().map(parse).transpose()? else { return Ok(()) };
+        for Self { state: known, first_seen, program, .. } in before {
+            let Some(known) = known.as_ref().map(parse).transpose()? else { continue };
+            let changes = Changes::of_states(&known, &state);
+            let broken = changes.backward.iter().chain(&changes.forward).find(|finding| !finding.rule.is_doubt());
+            let Some(broken) = broken else { continue };
+            return Err(ErrorKind::StateChanged {
+                what: format!("projection {projection}"),
+                found: format!(
+                    "the release of {program} that was registered at {first_seen} stores another shape of state than this program ({broken})"
+                ),
+                remedy: "keep its fields and give new ones a default, or raise the generation of a view and build it with `Rebuild`; if nothing of that release is stored anymore, call \
+                         `ReadModel::forget_processor`",
+            }
+            .into());
+        }
+        Ok(())
     }
 }
 

@@ -145,7 +145,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()> {
         let mut committed = self.write();
         let own = committed.tables.processors.entry(projection.clone()).or_default();
-        if own.iter().all(|known| known.filter != processor.filter) {
+        if !own.iter().any(|known| known.is_same(processor)) {
             own.push(processor.clone());
             committed.tables.count_change(projection);
         }
@@ -159,7 +159,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
         let mut committed = self.write();
         let own = committed.tables.processors.entry(projection.clone()).or_default();
-        let Some(place) = own.iter().position(|known| known.filter == processor.filter) else { return Ok(false) };
+        let Some(place) = own.iter().position(|known| known.is_same(processor)) else { return Ok(false) };
         own.remove(place);
         committed.tables.count_change(projection);
         Ok(true)

@@ -13,7 +13,6 @@ use crate::id::mark::Mark;
 use crate::id::{
     AggregateId, CorrelationId, EventId, Generation, Position, ProjectionName, StreamId, Version, ViewKey,
 };
-use crate::store::log::query::Filter;
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::committed::{Committed, Tables};
 use crate::store::memory::model::rows::{Generations, Rows};
@@ -55,8 +54,8 @@ struct StoredParked {
     state: String,
 }
 
-/// The filter, time and program of a registered release.
-type StoredProcessor = (Filter, DateTime<Utc>, String);
+/// The stored form, time and program of a registered release.
+type StoredProcessor = (String, DateTime<Utc>, String);
 
 /// The key, state, fields and position of a row.
 type StoredRow = (ViewKey, String, Fields, Position);
@@ -117,7 +116,7 @@ impl<V> StoredModel<V> {
             (name.clone(), own.changes, parked)
         });
         let processors = tables.processors.iter().map(|(name, own)| {
-            let own = own.iter().map(|each| (each.filter.clone(), each.first_seen, each.program.clone())).collect();
+            let own = own.iter().map(|each| (each.stored(), each.first_seen, each.program.clone())).collect();
             (name.clone(), own)
         });
         let views = tables.views.rows.iter().map(|(id, rows)| {
@@ -152,8 +151,8 @@ impl<V> StoredModel<V> {
             Ok((name, Parking { changes, parked }))
         });
         let processors = self.processors.into_iter().map(|(name, own)| {
-            let own = own.into_iter().map(|(filter, time, program)| RegisteredProcessor::new(filter, time, program));
-            (name, own.collect())
+            let own = own.into_iter().map(|(reads, time, program)| RegisteredProcessor::parse(&reads, time, program));
+            Ok((name, own.collect::<Result<_>>()?))
         });
         let rows = self.views.into_iter().map(|(view, generation, rows)| {
             let id = ViewId::new(view.as_str(), generation)?;
@@ -166,7 +165,7 @@ impl<V> StoredModel<V> {
         let tables = Tables {
             checkpoints: self.checkpoints.into_iter().collect(),
             parking: parking.collect::<Result<_>>()?,
-            processors: processors.collect(),
+            processors: processors.collect::<Result<_>>()?,
             progress: progress.collect(),
             handled: self.handled.into_iter().collect(),
             starts: self.starts.into_iter().collect(),

@@ -62,7 +62,7 @@ async fn change_on(
                 .bind(name)
                 .bind(digest)
                 .bind(to_sql(number))
-                .bind(processor.stored_filter().into_bytes())
+                .bind(processor.stored().into_bytes())
                 .bind(time_to_sql(processor.first_seen))
                 .bind(processor.program.as_bytes()),
         ),
@@ -78,14 +78,14 @@ async fn change_on(
 }
 
 const PROCESSORS: &str = "
-    SELECT CONVERT(filter USING utf8mb4), first_seen, CONVERT(program USING utf8mb4)
+    SELECT CONVERT(declared USING utf8mb4), first_seen, CONVERT(program USING utf8mb4)
     FROM retell_processors WHERE projection = ? ORDER BY number";
 
 const KNOWN: &str = "SELECT number FROM retell_processors WHERE projection = ? AND digest = ?";
 
-/// Binds: projection, digest, number, filter, time, program.
+/// Binds: projection, digest, number, declared, time, program.
 const REGISTER: &str = "
-    INSERT INTO retell_processors (projection, digest, number, filter, first_seen, program) VALUES (?, ?, ?, ?, ?, ?)";
+    INSERT INTO retell_processors (projection, digest, number, declared, first_seen, program) VALUES (?, ?, ?, ?, ?, ?)";
 
 const FORGET: &str = "DELETE FROM retell_processors WHERE projection = ? AND digest = ?";
 

@@ -56,7 +56,7 @@ async fn change_on(
             .bind(projection.as_str())
             .bind(processor.digest())
             .bind(to_sql(number))
-            .bind(processor.stored_filter())
+            .bind(processor.stored())
             .bind(processor.first_seen)
             .bind(&processor.program),
         Change::Forget => sqlx::query(models.schema.sql(FORGET)).bind(projection.as_str()).bind(processor.digest()),
@@ -71,11 +71,11 @@ async fn change_on(
 }
 
 const PROCESSORS: &str =
-    "SELECT filter, first_seen, program FROM {schema}.processors WHERE projection = $1 ORDER BY number";
+    "SELECT declared, first_seen, program FROM {schema}.processors WHERE projection = $1 ORDER BY number";
 
-/// Binds: projection, digest, number, filter, time, program.
+/// Binds: projection, digest, number, declared, time, program.
 const REGISTER: &str = "
-    INSERT INTO {schema}.processors (projection, digest, number, filter, first_seen, program)
+    INSERT INTO {schema}.processors (projection, digest, number, declared, first_seen, program)
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
 
 const FORGET: &str = "DELETE FROM {schema}.processors WHERE projection = $1 AND digest = $2";

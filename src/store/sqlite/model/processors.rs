@@ -35,7 +35,7 @@ impl SqliteReadModel {
                     name,
                     processor.digest(),
                     to_sql(number),
-                    processor.stored_filter(),
+                    processor.stored(),
                     processor.first_seen.timestamp_micros(),
                     &processor.program,
                 ))?,
@@ -56,20 +56,20 @@ fn processors(db: &Connection, projection: &ProjectionName) -> Result<Vec<Regist
     let mut rows = select.query([projection.as_str()])?;
     let mut processors = Vec::new();
     while let Some(row) = rows.next()? {
-        let (filter, micros, program): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (declared, micros, program): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let damaged = || corrupt(format!("a registered processor of {projection}"));
         let first_seen = DateTime::from_timestamp_micros(micros).ok_or_else(damaged)?;
-        processors.push(RegisteredProcessor::parse(&filter, first_seen, program)?);
+        processors.push(RegisteredProcessor::parse(&declared, first_seen, program)?);
     }
     Ok(processors)
 }
 
 const PROCESSORS: &str =
-    "SELECT filter, first_seen, program FROM retell_processors WHERE projection = ?1 ORDER BY number";
+    "SELECT declared, first_seen, program FROM retell_processors WHERE projection = ?1 ORDER BY number";
 
-/// Binds: projection, digest, number, filter, time, program.
+/// Binds: projection, digest, number, declared, time, program.
 const REGISTER: &str = "
-    INSERT INTO retell_processors (projection, digest, number, filter, first_seen, program)
+    INSERT INTO retell_processors (projection, digest, number, declared, first_seen, program)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
 
 const FORGET: &str = "DELETE FROM retell_processors WHERE projection = ?1 AND digest = ?2";
