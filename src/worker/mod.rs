@@ -124,6 +124,7 @@ where
     /// Creates a worker that reads the store only, woken by its signal.
     pub fn new(projection: P, reader: impl EventReader, models: M) -> Self {
         names::add(projection.name());
+        let reporter = Reporter::of(projection.name());
         let job = Job {
             projection: Arc::new(projection),
             reader: Arc::new(reader),
@@ -133,7 +134,7 @@ where
             options: WorkerOptions::new(),
             applied: watch::Sender::new(Position::ZERO),
             reacting: None,
-            reporter: Reporter::default(),
+            reporter,
             live: None,
             order: EventOrder::Log,
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::backoff::{Delays, retry_transient};
 use crate::broker::{DeadLetter, Delivery, SubscriptionMode};
@@ -14,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result, reason};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
+use crate::notice::NoticeKind;
 use crate::panics::catch_in;
 use crate::registry::stored::if_behind_deploy;
 use crate::status::Wait;
@@ -22,6 +24,8 @@ use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
+use crate::trace;
+use crate::trace::span;
 use crate::worker::caught_up::CaughtUp;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
@@ -58,6 +62,8 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     unreadable: usize,
     breaker: Breaker,
     pace: Pace,
+    /// Whether the log was read to its head, and is followed since. Until then, the events are old, and their traces have ended.
+    is_at_head: bool,
     pub(super) feed: Feed,
     pub(super) stop: CancellationToken,
     /// How long a database may be unreachable, for a run that only catches up.
@@ -161,6 +167,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
             unreadable: 0,
             breaker: Breaker::new(),
             pace: Pace::new(job.options.batch_time),
+            is_at_head: false,
             feed: Feed::new(broker, name.clone(), mode, job.options, grown, job.reporter.clone(), stop.clone()),
             name,
             stop,
@@ -173,6 +180,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
     /// Reads the checkpoint, and takes over the parked rows and the registered releases. The checkpoint comes first: a worker that changes the others
     /// later changes the count that comes with the rows.
     pub(super) async fn load(&mut self) -> Result<Mark> {
+        self.is_at_head = false;
         let (models, name) = (&self.job.models, &self.name);
         let read = || async move { Ok((models.mark(name).await?, models.parking(name).await?)) };
         let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
@@ -190,6 +198,35 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
     /// Names the projection in an error about a log with another history.
     pub(super) fn of_this_projection(&self, error: Error) -> Error {
         of_projection(&self.name, error)
+    }
+
+    /// Whether the events are new, so that their traces may still be open.
+    pub(super) fn is_live(&self) -> bool {
+        self.is_at_head && self.limit.is_none()
+    }
+
+    /// Returns the span of a batch.
+    fn span(&self, events: &[RecordedEvent]) -> Span {
+        if events.is_empty() {
+            return Span::none();
+        }
+        let span = span::process(self.name.as_str(), events.len());
+        if self.is_live() {
+            trace::link(&span, events.iter().map(|event| &event.event.metadata.extra));
+        }
+        span
+    }
+
+    /// Whether the handler of a single event runs in the trace of that event.
+    pub(super) fn continues_traces(&self) -> bool {
+        self.job.options.continues_traces && self.is_live()
+    }
+
+    /// Reports aggregates that were parked.
+    pub(super) fn report_parked(&self, parked: &[Parked]) {
+        if let Some(first) = parked.iter().map(|parked| parked.from_position.get()).min() {
+            self.job.reporter.notice(NoticeKind::Parked { aggregates: parked.len(), position: first });
+        }
     }
 
     /// Returns the waits between attempts at a call to a database.
@@ -327,10 +364,12 @@ where
             };
             let through = page.mark();
             if through.position == after.position {
+                self.is_at_head = true;
                 // Processes of the newer release have applied the rest.
                 self.go_on_after_deploy();
                 return Ok(());
             }
+            self.is_at_head &= page.events.len() < limit;
             // The next page is read while this one is applied. It comes first, so that its reading starts first.
             let next = async {
                 let is_last = to.is_some_and(|to| through.position >= to);
@@ -348,6 +387,15 @@ where
     /// Applies a batch that ends at `through`. During an outage it tries again until that is over. Returns whether every event is applied or
     /// parked; if not, another worker was faster or the worker is stopped.
     pub(super) async fn apply(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
+        let span = self.span(&events);
+        let applied = self.apply_passes(events, through).instrument(span.clone()).await;
+        if let Err(error) = &applied {
+            span::failed(&span, error);
+        }
+        applied
+    }
+
+    async fn apply_passes(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
         let (groups, mut delays) = (self.groups(events), self.job.options.delays());
         loop {
             match self.pass(&groups, through).await? {
@@ -470,6 +518,9 @@ where
             if !may_pass || retries == 0 {
                 return Ok((outcome, report));
             }
+            if matches!(outcome, Outcome::Failed(_)) && retries == self.job.options.retries {
+                self.job.reporter.notice(NoticeKind::Retrying);
+            }
             retries -= 1;
             if !delays.pause(&self.stop).await {
                 return Ok((Outcome::Interrupted, report));
@@ -498,7 +549,8 @@ where
                 break;
             }
             // After a slow retry, the live events of other aggregates have their turn.
-            if self.retry(&stream).await? >= self.job.options.longest_delay {
+            let span = span::retry(self.name.as_str());
+            if self.retry(&stream).instrument(span).await? >= self.job.options.longest_delay {
                 break;
             }
         }
@@ -520,6 +572,7 @@ where
                         self.breaker.reset();
                     }
                     if !report.has_rest {
+                        self.job.reporter.notice(NoticeKind::Resumed);
                         break;
                     }
                 }
@@ -571,6 +624,11 @@ where
                 None => true,
             };
             parked.state = if is_sent { ParkedState::Dead } else { parked.state };
+        }
+        if parked.state == ParkedState::Dead {
+            self.job.reporter.notice(NoticeKind::Dead);
+        } else {
+            span::failed_again(self.name.as_str(), parked.attempts);
         }
         parked
     }

@@ -22,6 +22,7 @@ use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::Row;
 use crate::store::model::views::{Fields, ViewId, ViewRow};
+use crate::trace::context::TraceContext;
 
 const FORMAT: u32 = 1;
 
@@ -68,6 +69,7 @@ struct StoredDeadline {
     name: String,
     at: DateTime<Utc>,
     correlation_id: Option<CorrelationId>,
+    trace: Option<TraceContext>,
     attempts: u32,
 }
 
@@ -232,6 +234,7 @@ impl StoredDeadline {
             name: deadline.name.clone(),
             at: deadline.at,
             correlation_id: deadline.correlation_id,
+            trace: deadline.trace.clone(),
             attempts: deadline.attempts,
         }
     }
@@ -243,6 +246,7 @@ impl StoredDeadline {
             name: self.name,
             at: self.at,
             correlation_id: self.correlation_id,
+            trace: self.trace,
             attempts: self.attempts,
         }
     }
