@@ -93,14 +93,11 @@ impl Context {
     ///
     /// # Examples
     /// ```
-    /// use retell::Context;
-    /// use retell::trace::{InvalidTraceContext, TraceContext};
+    /// use retell::{Context, trace::TraceContext};
     ///
-    /// fn context(traceparent: &str, tracestate: Option<&str>) -> Result<Context, InvalidTraceContext> {
-    ///     Ok(Context::new().with_trace_context(&TraceContext::parse(traceparent, tracestate)?))
-    /// }
-    ///
-    /// assert!(context("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None).is_ok());
+    /// let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let context = Context::new().with_trace_context(&TraceContext::parse(header, None)?);
+    /// # Ok::<(), retell::trace::InvalidTraceContext>(())
     /// ```
     pub fn with_trace_context(mut self, context: &TraceContext) -> Self {
         self.metadata = self.metadata.with_trace_context(context);

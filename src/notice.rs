@@ -1,4 +1,4 @@
-//! What an operator should know: tasks that fail, outages, parked aggregates, leases.
+//! Notices for operators: tasks that fail, outages, parked aggregates, leases.
 //!
 //! Each notice is built once. [`tracing`] gets it as an event of the target `retell::notice`, and [`App::on_notice`](crate::App::on_notice)
 //! passes the same ones to the program. A state that lasts is told when it begins and when it ends, however often its cause is seen.
@@ -11,7 +11,7 @@ use tracing::{Level, error, info, warn};
 use crate::id::Generation;
 use crate::panics::catch;
 
-/// What has happened, to which part of the program. `{}` displays it on one line.
+/// One notice, about one part of the program. `{}` displays it on one line.
 ///
 /// No notice contains a payload, the id of an aggregate, or the text of a handler's error: these may be personal data. The [parked
 /// aggregates](crate::ReadModel::parking) have the error.
@@ -34,28 +34,29 @@ use crate::panics::catch;
 pub struct Notice {
     /// The projection, reaction, process, relay, view or type of aggregate that it is about.
     pub part: String,
-    /// What has happened.
+    /// The kind of notice.
     pub kind: NoticeKind,
     /// The error that led to it, with its causes, if it is one of the library or of a database or broker.
     pub error: Option<String>,
 }
 
-/// What has happened. The level is that of the event in [`tracing`].
+/// The kind of a [`Notice`], with the level of its event in [`tracing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoticeKind {
-    /// Error: a task has ended with an error or a panic. It restarts after a delay. Further failures in a row give no notice.
+    /// Error: a task has ended with an error or a panic. It restarts after a delay, unless the app stops. Further failures in a row give no
+    /// notice.
     TaskFailed,
     /// Info: a task that has failed runs again.
     TaskRestarted,
     /// Warning: the part waits because something has failed. `on` is a [`Wait`](crate::status::Wait) as it is displayed, such as `the broker`.
     OutageBegan {
-        /// What the part waits for.
+        /// The cause of the wait.
         on: &'static str,
     },
     /// Info: the wait is over.
     OutageEnded {
-        /// What the part waited for.
+        /// The cause of the wait.
         on: &'static str,
     },
     /// Info: the relay publishes from now on.
@@ -110,7 +111,7 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.part)?;
         match self.kind {
-            NoticeKind::TaskFailed => f.write_str("the task failed and restarts")?,
+            NoticeKind::TaskFailed => f.write_str("the task failed")?,
             NoticeKind::TaskRestarted => f.write_str("the task runs again")?,
             NoticeKind::OutageBegan { on } => write!(f, "waiting for {on}")?,
             NoticeKind::OutageEnded { on } => write!(f, "no longer waiting for {on}")?,
@@ -138,8 +139,10 @@ static LISTENERS: RwLock<Vec<Weak<Listener>>> = RwLock::new(Vec::new());
 /// Passes the notices of this process to `listener` until it is dropped.
 pub(crate) fn listen(listener: &Arc<Listener>) {
     let mut listeners = LISTENERS.write().unwrap_or_else(PoisonError::into_inner);
-    listeners.retain(|known| known.strong_count() > 0);
-    listeners.push(Arc::downgrade(listener));
+    let listener = Arc::downgrade(listener);
+    // An app may catch up and start.
+    listeners.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&listener));
+    listeners.push(listener);
 }
 
 /// Sends a notice to [`tracing`] and to each listener.
@@ -177,6 +180,7 @@ mod tests {
                 panic!("a fault of the program");
             }
         });
+        listen(&listener);
         listen(&listener);
         send("hears notices", NoticeKind::OutageBegan { on: "the broker" }, Some("refused".into()));
         send("hears notices", NoticeKind::Dead, None);

@@ -158,3 +158,31 @@ pub(crate) fn follow(span: &Span, entries: &Entries) {
         propagation.set_parent(span, &context);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // No test of this program installs a propagation.
+    #[test]
+    fn without_a_propagation_a_context_is_handed_on() {
+        let cause = TraceContext::new(7, 8, 1).unwrap().with_state("rojo=1").unwrap();
+        let mut entries = Entries::new();
+        stamp(&Span::none(), None, &mut entries);
+        assert!(entries.is_empty());
+        stamp(&Span::none(), Some(&cause), &mut entries);
+        assert_eq!(read(&entries), Some(cause.clone()));
+        let given = TraceContext::new(1, 2, 0).unwrap();
+        write(&mut entries, &given);
+        stamp(&Span::none(), Some(&cause), &mut entries);
+        assert_eq!((read(&entries), entries.len()), (Some(given), 1));
+    }
+
+    #[test]
+    fn a_broken_tracestate_does_not_break_the_trace() {
+        let parent = TraceContext::new(7, 8, 1).unwrap().traceparent();
+        let entries = [(TRACEPARENT, &*parent), (TRACESTATE, "broken")].map(|(name, text)| (name.into(), text.into()));
+        assert_eq!(read(&entries.into()), TraceContext::new(7, 8, 1).ok());
+        assert_eq!(read(&[(TRACEPARENT.to_owned(), "broken".to_owned())].into()), None);
+    }
+}

@@ -157,7 +157,8 @@ fn headers(recorded: &RecordedEvent) -> Vec<(&'static str, HeaderValue)> {
     let text = |text: &str| HeaderValue::Text(text.to_owned());
     let number = |number: u64| HeaderValue::Number(i64::try_from(number).unwrap_or(i64::MAX));
     let correlation = event.metadata.correlation_id.map(|id| HeaderValue::Text(id.to_string()));
-    let entry = |name, most| event.metadata.extra.get(name).filter(|entry| entry.len() <= most).map(|entry| text(entry));
+    let entry =
+        |name, most| event.metadata.extra.get(name).filter(|entry| entry.len() <= most).map(|entry| text(entry));
     let trace = entry(TRACEPARENT, MAX_TRACE_BYTES);
     // Without the first header, the second one means nothing.
     let state = trace.as_ref().and_then(|_| entry(TRACESTATE, MAX_STATE_BYTES));

@@ -241,6 +241,7 @@ impl Sender<'_> {
         if !batch.full {
             trace::link(&span, batch.events.iter().map(|event| &event.event.metadata.extra));
         }
+        span::sent(&span, frames.len());
         let sent = self.route.outlet.send(&frames, &batch.events);
         let sent = self.route.outlet.answer(&self.route.reporter, sent).instrument(span.clone()).await;
         if let Err(error) = &sent {

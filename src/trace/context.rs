@@ -94,7 +94,8 @@ impl TraceContext {
     /// # Errors
     /// [`InvalidTraceContext::State`]. An empty list is valid, and sets nothing.
     pub fn with_state(mut self, tracestate: &str) -> Result<Self, InvalidTraceContext> {
-        let entries = || tracestate.split(',').map(|entry| entry.trim_matches([' ', '\t'])).filter(|entry| !entry.is_empty());
+        let entries =
+            || tracestate.split(',').map(|entry| entry.trim_matches([' ', '\t'])).filter(|entry| !entry.is_empty());
         if tracestate.len() > MAX_STATE_BYTES || entries().count() > MAX_STATE_ENTRIES || !entries().all(is_entry) {
             return Err(InvalidTraceContext::State);
         }
@@ -169,7 +170,8 @@ impl From<TraceContext> for String {
 fn fields(text: &str) -> Option<(u8, u128, u64, u8)> {
     let bytes = text.as_bytes();
     let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    let is_in_form = |(place, byte): (usize, &u8)| if [2, 35, 52].contains(&place) { *byte == b'-' } else { is_hex(byte) };
+    let is_in_form =
+        |(place, byte): (usize, &u8)| if [2, 35, 52].contains(&place) { *byte == b'-' } else { is_hex(byte) };
     let known = bytes.get(..PARENT_BYTES)?;
     if !known.iter().enumerate().all(is_in_form) {
         return None;

@@ -45,5 +45,11 @@ impl Propagation for OpenTelemetry {
 fn remote(context: &TraceContext) -> SpanContext {
     let (trace, span) = (context.trace_id().to_be_bytes(), context.span_id().to_be_bytes());
     let state = context.tracestate().and_then(|state| state.parse::<TraceState>().ok()).unwrap_or_default();
-    SpanContext::new(TraceId::from_bytes(trace), SpanId::from_bytes(span), TraceFlags::new(context.flags()), true, state)
+    SpanContext::new(
+        TraceId::from_bytes(trace),
+        SpanId::from_bytes(span),
+        TraceFlags::new(context.flags()),
+        true,
+        state,
+    )
 }

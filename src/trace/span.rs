@@ -117,6 +117,11 @@ pub(crate) fn failed(span: &Span, error: &Error) {
     }
 }
 
+/// Says that frames are passed to the broker.
+pub(crate) fn sent(page: &Span, frames: usize) {
+    trace!(target: "retell::relay", parent: page, { frames }, "sending frames");
+}
+
 /// Says that the broker has brought messages.
 pub(crate) fn received(projection: &str, messages: usize) {
     trace!(target: "retell::worker", { "retell.projection" = projection, messages }, "received frames");

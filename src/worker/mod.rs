@@ -23,6 +23,7 @@ mod pace;
 pub(crate) mod parking;
 mod run;
 mod runner;
+mod traces;
 mod transaction;
 mod wanted;
 

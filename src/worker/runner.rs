@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use crate::backoff::{Delays, retry_transient};
 use crate::broker::{DeadLetter, Delivery, SubscriptionMode};
@@ -24,7 +24,6 @@ use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
-use crate::trace;
 use crate::trace::span;
 use crate::worker::caught_up::CaughtUp;
 use crate::worker::feed::{Feed, Next};
@@ -63,7 +62,7 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     breaker: Breaker,
     pace: Pace,
     /// Whether the log was read to its head, and is followed since. Until then, the events are old, and their traces have ended.
-    is_at_head: bool,
+    pub(super) is_at_head: bool,
     pub(super) feed: Feed,
     pub(super) stop: CancellationToken,
     /// How long a database may be unreachable, for a run that only catches up.
@@ -198,35 +197,6 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
     /// Names the projection in an error about a log with another history.
     pub(super) fn of_this_projection(&self, error: Error) -> Error {
         of_projection(&self.name, error)
-    }
-
-    /// Whether the events are new, so that their traces may still be open.
-    pub(super) fn is_live(&self) -> bool {
-        self.is_at_head && self.limit.is_none()
-    }
-
-    /// Returns the span of a batch.
-    fn span(&self, events: &[RecordedEvent]) -> Span {
-        if events.is_empty() {
-            return Span::none();
-        }
-        let span = span::process(self.name.as_str(), events.len());
-        if self.is_live() {
-            trace::link(&span, events.iter().map(|event| &event.event.metadata.extra));
-        }
-        span
-    }
-
-    /// Whether the handler of a single event runs in the trace of that event.
-    pub(super) fn continues_traces(&self) -> bool {
-        self.job.options.continues_traces && self.is_live()
-    }
-
-    /// Reports aggregates that were parked.
-    pub(super) fn report_parked(&self, parked: &[Parked]) {
-        if let Some(first) = parked.iter().map(|parked| parked.from_position.get()).min() {
-            self.job.reporter.notice(NoticeKind::Parked { aggregates: parked.len(), position: first });
-        }
     }
 
     /// Returns the waits between attempts at a call to a database.

@@ -157,7 +157,12 @@ pub(super) fn failure(name: &ProjectionName, first: &RecordedEvent) -> impl FnOn
 }
 
 /// Returns the span of a call within `batch`. The call with a single event may be in the trace of that event.
-pub(super) fn call_span(batch: &Span, name: &ProjectionName, events: &[&RecordedEvent], continues_traces: bool) -> Span {
+pub(super) fn call_span(
+    batch: &Span,
+    name: &ProjectionName,
+    events: &[&RecordedEvent],
+    continues_traces: bool,
+) -> Span {
     let span = span::handle(batch, name.as_str(), events.len());
     if let ([event], true) = (events, continues_traces) {
         trace::follow(&span, &event.event.metadata.extra);

@@ -56,7 +56,9 @@ impl DeadlineStore for RedbReadModel {
         let (process, error, until) = (process.clone(), error.to_owned(), until.timestamp_micros());
         let postpone = move |tx: &mut WriteTransaction| {
             let (mut rows, place) = (rows(tx)?, key!("deadline", process, id.to_string()));
-            let Some((key, name, at, correlation, trace, attempts, _)) = rows.remove::<Row>(&place)? else { return Ok(()) };
+            let Some((key, name, at, correlation, trace, attempts, _)) = rows.remove::<Row>(&place)? else {
+                return Ok(());
+            };
             rows.remove::<()>(&due(&process, at, id))?;
             rows.put(&due(&process, until, id), &())?;
             rows.put::<Row>(&place, &(key, name, until, correlation, trace, attempts + 1, error))

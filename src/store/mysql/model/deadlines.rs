@@ -108,7 +108,8 @@ fn columns(row: &MySqlRow) -> Result<DeadlineColumns<'_>, sqlx::Error> {
 }
 
 /// Binds for each row: process, id, key, name, time, correlation id, trace.
-const SET: &str = "INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id, trace) ";
+const SET: &str =
+    "INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id, trace) ";
 
 const IGNORE_EXISTING: &str = " ON DUPLICATE KEY UPDATE attempts = retell_deadlines.attempts";
 
