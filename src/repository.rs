@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
 use crate::aggregate::{Aggregate, Handle};
 use crate::command::{CommandError, Context, Executed, Keyed, Request};
@@ -32,7 +31,7 @@ use crate::repository::request::{Events, FirstRequest, Likeness, TICK};
 use crate::store::log::append::{Append, KeyedOutcome, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::reader::{Replay, UpTo};
-use crate::trace::span;
+use crate::trace::span::{self, within};
 
 pub use fold::Loaded;
 pub use options::{RepositoryOptions, RetryPolicy};
@@ -203,7 +202,7 @@ impl<A: Aggregate> Repository<A> {
     {
         let (stream, limit, span) = (self.stream(id)?, self.inner.command_timeout, span::execute::<C>(A::TYPE));
         context.stamp(&span);
-        let executed = timeout(limit, self.execute_on(&stream, command, context)).instrument(span.clone()).await;
+        let executed = within!(span, timeout(limit, self.execute_on(&stream, command, context)));
         let executed = executed.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Transient(format!("execute a command on {stream} within {limit:?}"))).into())
         });
@@ -254,7 +253,7 @@ impl<A: Aggregate> Repository<A> {
             let registration = &self.inner.registration;
             let written = registration.before_append(async || Box::pin(self.inner.register()).await).await?;
             let span = span::append(A::TYPE, append.events().count());
-            match self.inner.store.append(append).instrument(span).await {
+            match within!(span, self.inner.store.append(append)) {
                 // The cached state stays at its version, and the next append conflicts if that version is too old.
                 Ok(appended) if appended.outcome == Outcome::Repeated => {
                     match self.kept(stream, keyed.as_ref()).await? {

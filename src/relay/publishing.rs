@@ -6,7 +6,6 @@ use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::backoff::Delays;
 use crate::broker::Confirm;
@@ -25,7 +24,7 @@ use crate::store::log::query::{Filter, PAGE_BYTES};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
 use crate::trace;
-use crate::trace::span;
+use crate::trace::span::{self, within};
 
 /// The maximum number of pages that wait for the broker's confirm. After a failure, the relay publishes all of them again. A larger number
 /// would not hide more of the round trip to the broker.
@@ -243,7 +242,7 @@ impl Sender<'_> {
         }
         span::sent(&span, frames.len());
         let sent = self.route.outlet.send(&frames, &batch.events);
-        let sent = self.route.outlet.answer(&self.route.reporter, sent).instrument(span.clone()).await;
+        let sent = within!(span, self.route.outlet.answer(&self.route.reporter, sent));
         if let Err(error) = &sent {
             span::failed(&span, error);
         }

@@ -4,12 +4,25 @@
 use std::any::type_name;
 
 use tracing::field::Empty;
-use tracing::{Span, debug, debug_span, trace, trace_span};
+use tracing::{Span, debug, debug_span, trace};
 
 use crate::error::{Error, ErrorKind};
 
 /// The value of `messaging.system` for the library's own log.
 const SYSTEM: &str = "retell";
+
+/// Awaits `$work` within `$span`. If no subscriber wants the span, the work is not wrapped: to move a large future would cost more than the rest.
+macro_rules! within {
+    ($span:expr, $work:expr) => {
+        if $span.is_disabled() {
+            $work.await
+        } else {
+            tracing::Instrument::instrument(Box::pin($work), $span.clone()).await
+        }
+    };
+}
+
+pub(crate) use within;
 
 /// A command of type `C` on an aggregate.
 pub(crate) fn execute<C>(aggregate_type: &str) -> Span {
@@ -44,7 +57,7 @@ pub(crate) fn commit(appends: usize) -> Span {
 /// A look for commits without a position. It runs before most reads of a server's log.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) fn sequence() -> Span {
-    trace_span!(target: "retell::append", "sequence", "error.type" = Empty)
+    tracing::trace_span!(target: "retell::append", "sequence", "error.type" = Empty)
 }
 
 /// A page of the log on its way to the broker.

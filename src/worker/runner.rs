@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::backoff::{Delays, retry_transient};
 use crate::broker::{DeadLetter, Delivery, SubscriptionMode};
@@ -24,7 +23,7 @@ use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
-use crate::trace::span;
+use crate::trace::span::{self, within};
 use crate::worker::caught_up::CaughtUp;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
@@ -358,7 +357,7 @@ where
     /// parked; if not, another worker was faster or the worker is stopped.
     pub(super) async fn apply(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
         let span = self.span(&events);
-        let applied = self.apply_passes(events, through).instrument(span.clone()).await;
+        let applied = within!(span, self.apply_passes(events, through));
         if let Err(error) = &applied {
             span::failed(&span, error);
         }
@@ -520,7 +519,7 @@ where
             }
             // After a slow retry, the live events of other aggregates have their turn.
             let span = span::retry(self.name.as_str());
-            if self.retry(&stream).instrument(span).await? >= self.job.options.longest_delay {
+            if within!(span, self.retry(&stream))? >= self.job.options.longest_delay {
                 break;
             }
         }
@@ -562,7 +561,8 @@ where
                     }
                     let (Some(event), Some(parked)) = (report.first, report.parked) else { return Err(error) };
                     let parked = self.failed_again(parked, &event, &error).await;
-                    self.keep_parked(rested(parked, took, self.job.options.due())).await?;
+                    self.keep_parked(rested(parked.clone(), took, self.job.options.due())).await?;
+                    self.report_failed_again(&parked);
                     break;
                 }
             }
@@ -594,11 +594,6 @@ where
                 None => true,
             };
             parked.state = if is_sent { ParkedState::Dead } else { parked.state };
-        }
-        if parked.state == ParkedState::Dead {
-            self.job.reporter.notice(NoticeKind::Dead);
-        } else {
-            span::failed_again(self.name.as_str(), parked.attempts);
         }
         parked
     }

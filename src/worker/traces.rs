@@ -4,7 +4,7 @@ use tracing::Span;
 
 use crate::event::RecordedEvent;
 use crate::notice::NoticeKind;
-use crate::store::model::parking::Parked;
+use crate::store::model::parking::{Parked, ParkedState};
 use crate::store::model::read_model::ReadModel;
 use crate::trace;
 use crate::trace::span;
@@ -31,6 +31,14 @@ impl<M: ReadModel, O> Runner<'_, M, O> {
     /// Whether the handler of a single event runs in the trace of that event.
     pub(super) fn continues_traces(&self) -> bool {
         self.job.options.continues_traces && self.is_live()
+    }
+
+    /// Reports a parked aggregate whose retry has failed.
+    pub(super) fn report_failed_again(&self, parked: &Parked) {
+        match parked.state {
+            ParkedState::Dead => self.job.reporter.notice(NoticeKind::Dead),
+            ParkedState::Waiting => span::failed_again(self.name.as_str(), parked.attempts),
+        }
     }
 
     /// Reports aggregates that were parked.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 use crate::backoff::Delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -15,7 +15,7 @@ use crate::panics::catch_in;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::Parked;
 use crate::trace;
-use crate::trace::span;
+use crate::trace::span::{self, within};
 use crate::worker::handler::Call;
 use crate::worker::options::WorkerOptions;
 
@@ -183,7 +183,7 @@ pub(super) async fn apply<Tx: Send + ?Sized + 'static>(
 ) -> (Result<()>, Duration) {
     let began = Instant::now();
     let call = catch_in(async { call(tx).await });
-    let applied = match timeout(limit, call).instrument(span.clone()).await {
+    let applied = match within!(span, timeout(limit, call)) {
         Ok(Ok(applied)) => applied,
         Ok(Err(panicked)) => Err(panicked.into()),
         Err(_) => Err(format!("the handler did not return within {limit:?} and was dropped").into()),

@@ -1,4 +1,4 @@
-//! What operators hear: the same from `tracing` and from the app.
+//! Notices of a running app: `tracing` and the app hear the same.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
