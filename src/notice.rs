@@ -13,8 +13,8 @@ use crate::panics::catch;
 
 /// One notice, about one part of the program. `{}` displays it on one line.
 ///
-/// No notice contains a payload, the id of an aggregate, or the text of a handler's error: these may be personal data. The [parked
-/// aggregates](crate::ReadModel::parking) have the error.
+/// No notice contains a payload, or the text of a handler's error on an event: these may be personal data. The [parked
+/// aggregates](crate::ReadModel::parking) have the error. The error of a task that ends may name a stream.
 ///
 /// # Examples
 /// ```

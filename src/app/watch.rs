@@ -234,7 +234,7 @@ impl Watcher {
                 })
             };
             let Some(looked) = stop.run_until_cancelled(looked).await else { return };
-            self.found(looked.err());
+            self.found(looked.err().as_ref());
             self.refresh();
             if stop.run_until_cancelled(tokio::time::sleep(beat)).await.is_none() {
                 return;
@@ -243,8 +243,8 @@ impl Watcher {
     }
 
     /// Takes over whether the log could be read.
-    fn found(&self, failed: Option<Error>) {
-        let (on, error) = (Wait::Database, failed.as_ref().map(reason));
+    fn found(&self, failed: Option<&Error>) {
+        let (on, error) = (Wait::Database, failed.map(reason));
         let mut seen = self.seen();
         let before = if let State::Waiting(before) = &seen.log { Some(before.since) } else { None };
         seen.log = match error.clone() {

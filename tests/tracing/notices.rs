@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use retell::notice::Notice;
 use retell::prelude::*;
-use retell::{ParkingOptions, WorkerOptions};
+use retell::{ParkingOptions, SnapshotPolicy, WorkerOptions};
 use tracing::Level;
 
 use crate::collector::{collect, notices, until};
@@ -159,4 +159,52 @@ async fn an_aggregate_that_is_applied_again_is_one_info() {
     ];
     assert_heard("resuming", &heard, &expected).await;
     running.stop().await.unwrap();
+}
+
+/// An aggregate whose snapshots fail on purpose.
+#[derive(Clone, Default)]
+struct Heavy;
+
+static SNAPSHOTS_FAIL: AtomicBool = AtomicBool::new(true);
+
+impl Aggregate for Heavy {
+    const TYPE: &'static str = "heavy";
+    const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy::Every(1);
+    type Event = CounterEvent;
+
+    fn apply(&mut self, _: CounterEvent) {}
+
+    fn fingerprint() -> u64 {
+        1
+    }
+
+    fn to_snapshot(&self) -> Result<Vec<u8>, BoxError> {
+        if SNAPSHOTS_FAIL.load(Ordering::SeqCst) { Err("too heavy".into()) } else { Ok(Vec::new()) }
+    }
+
+    fn from_snapshot(_: &[u8]) -> Result<Self, BoxError> {
+        Ok(Self)
+    }
+}
+
+impl Handle<Add> for Heavy {
+    type Error = std::convert::Infallible;
+
+    fn handle(&self, _: &Add) -> Result<Vec<CounterEvent>, Self::Error> {
+        Ok(vec![CounterEvent::Added { amount: 1 }])
+    }
+}
+
+#[tokio::test]
+async fn snapshots_that_fail_are_one_warning_until_they_succeed() {
+    collect();
+    let all = Repository::<Heavy>::new(MemoryStore::new());
+    for fails in [true, true, true, false, false] {
+        SNAPSHOTS_FAIL.store(fails, Ordering::SeqCst);
+        all.execute("a", Add(Vec::new())).await.unwrap();
+        all.flush().await;
+    }
+    assert_eq!(all.snapshot_failures(), 3);
+    let expected = [(Level::WARN, "snapshots cannot be saved"), (Level::INFO, "snapshots are saved again")];
+    assert_eq!(notices("heavy"), expected.map(|(level, text)| (level, format!("heavy: {text}"))));
 }
