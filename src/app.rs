@@ -71,6 +71,7 @@ use crate::app::watch::OnFailure;
 use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ProjectionName;
+use crate::notice::{Listener, Notice, listen};
 use crate::process::Process;
 use crate::process::manager::ProcessManager;
 use crate::projection::Projection;
@@ -139,6 +140,7 @@ pub struct App<M> {
     on_failure: OnFailure,
     parts: Vec<Box<dyn Part>>,
     grace: Duration,
+    listeners: Vec<Arc<Listener>>,
 }
 
 /// The time that tasks have to stop, as most supervisors give it to a process.
@@ -162,7 +164,8 @@ impl<M: ReadModel + Clone> App<M> {
     pub fn over(store: Arc<dyn EventStore>, relays: Arc<dyn RelayStore>, models: M) -> Self {
         let on_failure: OnFailure = Arc::new(|_, _| {});
         let (carrier, role, health, parts) = (Carrier::Store, Role::All, HealthOptions::new(), Vec::new());
-        Self { store, relays, models, carrier, role, health, on_failure, parts, grace: GRACE }
+        let (grace, listeners) = (GRACE, Vec::new());
+        Self { store, relays, models, carrier, role, health, on_failure, parts, grace, listeners }
     }
 
     /// Runs only the tasks of `role` in this process.
@@ -174,6 +177,13 @@ impl<M: ReadModel + Clone> App<M> {
     /// Calls `on_failure` with the name and error of each task that fails, before the task restarts. Use it for logging.
     pub fn with_on_failure(mut self, on_failure: impl Fn(&str, &Error) + Send + Sync + 'static) -> Self {
         self.on_failure = Arc::new(on_failure);
+        self
+    }
+
+    /// Calls `on_notice` with each [notice](crate::notice) of this process while the app runs: the events that [`tracing`] gets under the
+    /// target `retell::notice`. The call must not block.
+    pub fn on_notice(mut self, on_notice: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
+        self.listeners.push(Arc::new(on_notice));
         self
     }
 
@@ -262,6 +272,7 @@ impl<M: ReadModel + Clone> App<M> {
     /// May be dropped at any time: an open batch is committed whole or not at all.
     pub async fn catch_up(&self) -> Result<BTreeMap<String, CaughtUp>> {
         self.check()?;
+        self.listeners.iter().for_each(listen);
         let head = self.store.head().await?;
         let parts = self.parts.iter().map(async |part| -> Result<_> {
             let caught_up = part.catch_up_to(head).await?;
@@ -290,12 +301,12 @@ impl<M: ReadModel + Clone> App<M> {
     /// Parts that do not fit together do not run: they fail with the error of [`check`](Self::check), which [`Running::health`] shows.
     pub fn start(self) -> Running {
         let problems = self.problems();
-        let Self { store, relays, models, carrier, role, health, on_failure, parts, grace } = self;
+        let Self { store, relays, models, carrier, role, health, on_failure, parts, grace, listeners } = self;
         let checkpoint: ReadCheckpoint = Arc::new(move |projection| {
             let models = models.clone();
             async move { Ok(models.mark(&ProjectionName::new(projection)?).await?.position) }.boxed()
         });
-        let mut running = Running::new(store.clone(), checkpoint, health, on_failure, grace);
+        let mut running = Running::new(store.clone(), checkpoint, health, on_failure, grace).with_listeners(listeners);
         let mut views = Vec::new();
         for part in parts {
             let part = part.with_carrier(&carrier);

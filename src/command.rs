@@ -4,12 +4,16 @@ use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
 
+use tracing::Span;
+
 use crate::error::{Error, ErrorKind, fmt_chain};
 use crate::event::{Envelope, Metadata};
 use crate::id::{ClaimScope, ClaimValue, CorrelationId, EventId, IdempotencyKey, StreamId, Version};
 use crate::store::log::append::{Appended, Outcome};
 use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::token::Token;
+use crate::trace;
+use crate::trace::context::TraceContext;
 
 /// The context of a command: its origin and its idempotency key.
 ///
@@ -25,6 +29,8 @@ pub struct Context {
     pub(crate) metadata: Metadata,
     pub(crate) key: Option<IdempotencyKey>,
     pub(crate) request: Request,
+    /// The trace of the event that led to the command.
+    cause: Option<TraceContext>,
 }
 
 /// The idempotency key of a command, and the fingerprint that a store keeps with it.
@@ -51,10 +57,12 @@ impl Context {
         Self::default()
     }
 
-    /// Creates the context of a command that `event` led to. The command's events inherit the correlation id and name `event` as their cause.
+    /// Creates the context of a command that `event` led to. The command's events inherit the correlation id and the trace, and name `event` as
+    /// their cause.
     pub fn caused_by<E>(event: &Envelope<E>) -> Self {
         let correlation = event.metadata.correlation_id.unwrap_or(event.id.into());
-        Self { metadata: Metadata::new().with_correlation(correlation).with_causation(event.id), ..Self::default() }
+        let metadata = Metadata::new().with_correlation(correlation).with_causation(event.id);
+        Self { metadata, cause: event.metadata.trace_context(), ..Self::default() }
     }
 
     /// Sets the correlation id of a chain that began elsewhere.
@@ -79,6 +87,37 @@ impl Context {
     pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata = self.metadata.with_entry(name, value);
         self
+    }
+
+    /// Sets the trace context of the command's events, such as that of an HTTP request. It wins over that of the current trace.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::{Context, trace::TraceContext};
+    ///
+    /// let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let context = Context::new().with_trace_context(&TraceContext::parse(header, None)?);
+    /// # Ok::<(), retell::trace::InvalidTraceContext>(())
+    /// ```
+    pub fn with_trace_context(mut self, context: &TraceContext) -> Self {
+        self.metadata = self.metadata.with_trace_context(context);
+        self
+    }
+
+    /// Continues the trace of what led to the command.
+    pub(crate) fn with_cause(mut self, cause: Option<TraceContext>) -> Self {
+        self.cause = cause;
+        self
+    }
+
+    /// Returns the trace that the command continues.
+    pub(crate) fn cause(&self) -> Option<&TraceContext> {
+        self.cause.as_ref()
+    }
+
+    /// Puts the span of the command into its trace, and writes that into the metadata.
+    pub(crate) fn stamp(&mut self, span: &Span) {
+        trace::stamp(span, self.cause.as_ref(), &mut self.metadata.extra);
     }
 
     pub(crate) fn correlation_id(&self) -> Option<CorrelationId> {
@@ -294,6 +333,21 @@ impl<E: fmt::Display + fmt::Debug> std::error::Error for CommandError<E> {
             Self::Transient(error) | Self::BehindDeploy(error) | Self::Corrupt(error) | Self::Failed(error) => {
                 error.source()
             }
+        }
+    }
+}
+
+impl<E> CommandError<E> {
+    /// Returns the name of the variant.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "Rejected",
+            Self::Conflict(_) => "Conflict",
+            Self::Taken { .. } => "Taken",
+            Self::Transient(_) => "Transient",
+            Self::BehindDeploy(_) => "BehindDeploy",
+            Self::Corrupt(_) => "Corrupt",
+            Self::Failed(_) => "Failed",
         }
     }
 }

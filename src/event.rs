@@ -20,6 +20,8 @@ use crate::panics::catch;
 use crate::shape::Shapes;
 use crate::shape::declared::{Body, Of};
 use crate::shape::types::Type;
+use crate::trace;
+use crate::trace::context::TraceContext;
 
 /// A type of domain event that can be stored and read back. `#[derive(Event)]` implements it.
 ///
@@ -435,6 +437,17 @@ impl Metadata {
     pub fn with_entry(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.extra.insert(name.into(), value.into());
         self
+    }
+
+    /// Sets the entries `traceparent` and `tracestate`. A context that is set here wins over that of the current trace.
+    pub fn with_trace_context(mut self, context: &TraceContext) -> Self {
+        trace::write(&mut self.extra, context);
+        self
+    }
+
+    /// Returns the context in the entries `traceparent` and `tracestate`. `None` if there is none, or if it is not valid.
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        trace::read(&self.extra)
     }
 
     /// Returns the source and the extra entries as one JSON object, or `None` if there are none.

@@ -33,6 +33,7 @@ mod hosts;
 pub mod id;
 pub mod inline;
 pub mod lifecycle;
+pub mod notice;
 pub mod operate;
 mod panics;
 pub mod process;
@@ -49,6 +50,7 @@ pub mod store;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
+pub mod trace;
 pub mod view;
 pub mod worker;
 
@@ -126,6 +128,7 @@ pub mod docs {
         page!(d0028_export, "docs/decisions/0028-export.md");
         page!(d0029_golden_payloads, "docs/decisions/0029-golden-payloads.md");
         page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
+        page!(d0032_traces, "docs/decisions/0032-traces.md");
     }
 }
 
@@ -189,6 +192,7 @@ pub use rusqlite;
 pub use sqlx;
 pub use tokio::sync::watch;
 pub use tokio_util::sync::CancellationToken;
+pub use tracing;
 pub use uuid::Uuid;
 
 /// The names that most programs need: `use retell::prelude::*;`.

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{ErrorKind, Result};
 use crate::id::Generation;
 use crate::id::mark::Mark;
+use crate::notice::{self, NoticeKind};
 use crate::rebuild::build::{Build, PAGE_EVENTS};
 use crate::rebuild::job::Job;
 use crate::store::log::reader::EventReader;
@@ -180,12 +181,21 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         // Rows of another history are not shown, however far they are.
         self.job.check(self.job.models.mark(id.projection()).await?).await?;
         for _ in 1..MAX_SWITCH_ATTEMPTS {
-            match self.job.models.promote(&id, Switch::IfCaughtUp).await {
+            match self.promote(&id, Switch::IfCaughtUp).await {
                 Err(error) if is_close(error.kind()) => Build::to_head(&self.job).await?,
                 switched => return switched,
             }
         }
-        self.job.models.promote(&id, Switch::IfCaughtUp).await
+        self.promote(&id, Switch::IfCaughtUp).await
+    }
+
+    async fn promote(&self, id: &ViewId, switch: Switch) -> Result<Generation> {
+        let replaced = self.job.models.promote(id, switch).await?;
+        let generation = id.generation();
+        if replaced != generation {
+            notice::send(self.job.view.name(), NoticeKind::GenerationSwitched { generation }, None);
+        }
+        Ok(replaced)
     }
 
     /// Makes generation `to` live again: the one that [`switch`](Self::switch) returned. If its workers have stopped since, its rows are
@@ -197,7 +207,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     /// # Cancel safety
     /// A dropped call may still switch.
     pub async fn switch_back(&self, to: Generation) -> Result<Generation> {
-        self.job.models.promote(&ViewId::new(self.job.view.name(), to)?, Switch::Force).await
+        self.promote(&ViewId::new(self.job.view.name(), to)?, Switch::Force).await
     }
 
     /// Deletes generation `old` in bounded transactions: its rows, its checkpoint and its parked aggregates. Stop its workers first: a

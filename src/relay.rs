@@ -20,6 +20,7 @@ use crate::error::{ErrorKind, Result};
 use crate::grace::within_grace;
 use crate::id::mark::Mark;
 use crate::id::{Fence, Position};
+use crate::notice::NoticeKind;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::outlet::Outlet;
@@ -77,7 +78,7 @@ impl Relay {
             outlet,
             unroutable: watch::Sender::new(0),
             published: watch::Sender::new(Position::ZERO),
-            reporter: Reporter::default(),
+            reporter: Reporter::of("relay"),
             options: RelayOptions::new(),
         };
         Self { route, checkpoint: None }
@@ -88,6 +89,7 @@ impl Relay {
     pub fn with_checkpoint(mut self, store: impl RelayStore, name: impl Into<String>) -> Self {
         let name = name.into();
         names::add_relay(&name);
+        self.route.reporter = self.route.reporter.named(&name);
         self.checkpoint = Some((Arc::new(store), name));
         self
     }
@@ -150,8 +152,13 @@ impl Relay {
             let halt = match retry(&stop, self.route.delays(), None, || lease.acquire()).await {
                 Ok(Some(fence)) => {
                     reporter.done(Wait::Lease);
+                    reporter.notice(NoticeKind::LeaseWon);
                     let leadership = Leadership { lease: &lease, store: &**store, name, fence };
-                    self.lead(&leadership, &stop).await
+                    let halt = self.lead(&leadership, &stop).await;
+                    if matches!(halt, Halt::LeaseLost) {
+                        reporter.notice(NoticeKind::LeaseLost);
+                    }
+                    halt
                 }
                 Ok(None) => Halt::LeaseLost,
                 Err(halt) => halt,

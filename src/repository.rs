@@ -8,7 +8,7 @@ mod request;
 
 use std::any::type_name;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,6 +20,7 @@ use crate::command::{CommandError, Context, Executed, Keyed, Request};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Event, EventTypes, NewEvent};
 use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId, Version};
+use crate::notice::{self, NoticeKind};
 use crate::panics::catch;
 use crate::registry::Registry;
 use crate::registry::stored::if_behind_deploy;
@@ -30,6 +31,7 @@ use crate::repository::request::{Events, FirstRequest, Likeness, TICK};
 use crate::store::log::append::{Append, KeyedOutcome, Outcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::reader::{Replay, UpTo};
+use crate::trace::span::{self, within};
 
 pub use fold::Loaded;
 pub use options::{RepositoryOptions, RetryPolicy};
@@ -119,6 +121,8 @@ struct Snapshots {
     tasks: TaskTracker,
     permits: Arc<Semaphore>,
     failures: AtomicU64,
+    /// Whether the last one could not be written.
+    fail: AtomicBool,
 }
 
 impl<A: Aggregate> Repository<A> {
@@ -149,6 +153,7 @@ impl<A: Aggregate> Repository<A> {
                 tasks: TaskTracker::new(),
                 permits: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
                 failures: AtomicU64::default(),
+                fail: AtomicBool::default(),
             },
             registration: Registration::new(),
         };
@@ -190,18 +195,21 @@ impl<A: Aggregate> Repository<A> {
         &self,
         id: impl TryInto<AggregateId, Error: Into<Error>>,
         command: C,
-        context: Context,
+        mut context: Context,
     ) -> Result<Executed, CommandError<A::Error>>
     where
         A: Handle<C>,
     {
-        let (stream, limit) = (self.stream(id)?, self.inner.command_timeout);
-        match timeout(limit, self.execute_on(&stream, command, context)).await {
-            Ok(executed) => executed,
-            Err(_) => {
-                Err(Error::new(ErrorKind::Transient(format!("execute a command on {stream} within {limit:?}"))).into())
-            }
+        let (stream, limit, span) = (self.stream(id)?, self.inner.command_timeout, span::execute::<C>(A::TYPE));
+        context.stamp(&span);
+        let executed = within!(span, timeout(limit, self.execute_on(&stream, command, context)));
+        let executed = executed.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Transient(format!("execute a command on {stream} within {limit:?}"))).into())
+        });
+        if let Err(error) = &executed {
+            span.record("error.type", error.name());
         }
+        executed
     }
 
     async fn execute_on<C>(
@@ -244,7 +252,8 @@ impl<A: Aggregate> Repository<A> {
             };
             let registration = &self.inner.registration;
             let written = registration.before_append(async || Box::pin(self.inner.register()).await).await?;
-            match self.inner.store.append(append).await {
+            let span = span::append(A::TYPE, append.events().count());
+            match within!(span, self.inner.store.append(append)) {
                 // The cached state stays at its version, and the next append conflicts if that version is too old.
                 Ok(appended) if appended.outcome == Outcome::Repeated => {
                     match self.kept(stream, keyed.as_ref()).await? {
@@ -358,7 +367,7 @@ impl<A: Aggregate> Repository<A> {
     pub(crate) async fn save_snapshot(&self, id: &AggregateId) -> Result<()> {
         let loaded = self.load(id.clone()).await?;
         if loaded.snapshot < loaded.version {
-            self.inner.snapshots.count(&self.inner.save(&self.stream(id.clone())?, &loaded).await);
+            self.inner.snapshots.count(A::TYPE, &self.inner.save(&self.stream(id.clone())?, &loaded).await);
         }
         Ok(())
     }
@@ -408,6 +417,7 @@ impl<A: Aggregate> Repository<A> {
         match self.inner.store.replay(stream, replay, &mut fold).await {
             Err(_) if fold.bad_snapshot => {
                 self.inner.snapshots.failures.fetch_add(1, Ordering::Relaxed);
+                span::snapshot_refused(A::TYPE);
                 let mut fold = Fold { stream, loaded: Loaded::default(), bad_snapshot: false };
                 self.inner.store.replay(stream, Replay { snapshot: None, ..replay }, &mut fold).await?;
                 Ok(fold.loaded)
@@ -440,7 +450,7 @@ impl<A: Aggregate> Repository<A> {
         let inner = self.inner.clone();
         self.inner.snapshots.tasks.spawn(async move {
             // A failure needs no handling, since a later commit writes another snapshot.
-            inner.snapshots.count(&inner.save(&stream, &loaded).await);
+            inner.snapshots.count(A::TYPE, &inner.save(&stream, &loaded).await);
             drop(permit);
         });
     }
@@ -448,8 +458,15 @@ impl<A: Aggregate> Repository<A> {
 
 impl Snapshots {
     /// Counts a failure. Operators can watch the count.
-    fn count(&self, saved: &Result<(), BoxError>) {
-        self.failures.fetch_add(u64::from(saved.is_err()), Ordering::Relaxed);
+    fn count(&self, aggregate_type: &str, saved: &Result<(), BoxError>) {
+        let failed = saved.is_err();
+        self.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
+        match (self.fail.swap(failed, Ordering::Relaxed), failed) {
+            (false, true) => notice::send(aggregate_type, NoticeKind::SnapshotsFail, None),
+            (true, false) => notice::send(aggregate_type, NoticeKind::SnapshotsSaved, None),
+            (false, false) => span::snapshot_taken(aggregate_type),
+            (true, true) => {}
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::error::{Error, Result, reason};
+use crate::notice::{self, NoticeKind};
 
 /// The status of a worker, a relay or a process manager.
 ///
@@ -134,7 +135,13 @@ impl fmt::Display for Waiting {
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.text())
+    }
+}
+
+impl Wait {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
             Self::Database => "the database",
             Self::Deploy => "the newer release",
             Self::Outage => "the end of an outage",
@@ -144,7 +151,7 @@ impl fmt::Display for Wait {
             Self::Lease => "the lease",
             Self::Standby => "the active worker",
             Self::Rate => "its rate",
-        })
+        }
     }
 }
 
@@ -154,17 +161,35 @@ pub(crate) fn time(time: DateTime<Utc>) -> impl fmt::Display {
 }
 
 /// The place where a worker, a relay or a process manager reports its status. Clones report to the same status.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reporter(Arc<watch::Sender<Status>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Reporter {
+    status: Arc<watch::Sender<Status>>,
+    part: Arc<str>,
+}
 
 impl Reporter {
+    /// Creates the place of `part`.
+    pub(crate) fn of(part: &str) -> Self {
+        Self { status: Arc::default(), part: part.into() }
+    }
+
+    /// Changes the name under which this reports notices.
+    pub(crate) fn named(self, part: &str) -> Self {
+        Self { part: part.into(), ..self }
+    }
+
+    /// Sends a notice about this part.
+    pub(crate) fn notice(&self, kind: NoticeKind) {
+        notice::send(&self.part, kind, None);
+    }
+
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
-        self.0.subscribe()
+        self.status.subscribe()
     }
 
     /// Reports the start and the end of a run.
     pub(crate) async fn track<T>(&self, run: impl Future<Output = Result<T>>) -> Result<T> {
-        self.0.send_replace(Status { activity: Activity::Starting, ..Status::default() });
+        self.status.send_replace(Status { activity: Activity::Starting, ..Status::default() });
         let ended = run.await;
         self.ended(ended.as_ref().err());
         ended
@@ -173,7 +198,7 @@ impl Reporter {
     /// Reports that the run has ended, with `error` if it failed.
     pub(crate) fn ended(&self, error: Option<&Error>) {
         let activity = error.map_or(Activity::Stopped, |error| Activity::Failed(reason(error)));
-        self.0.send_modify(|status| {
+        self.status.send_modify(|status| {
             status.activity = activity;
             status.waits.clear();
         });
@@ -181,7 +206,7 @@ impl Reporter {
 
     /// Reports that the run has started.
     pub(crate) fn runs(&self) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let is_new = status.activity != Activity::Running;
             status.activity = Activity::Running;
             is_new
@@ -190,7 +215,7 @@ impl Reporter {
 
     /// Reports what was found at the start.
     pub(crate) fn notes(&self, notes: Vec<String>) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let is_new = status.notes != notes;
             status.notes = notes;
             is_new
@@ -200,7 +225,7 @@ impl Reporter {
     /// Reports an error that is retried or parked, and does not keep the run waiting.
     pub(crate) fn saw(&self, error: &Error) {
         let seen = Seen { error: reason(error), at: Utc::now() };
-        self.0.send_modify(|status| status.last_error = Some(seen));
+        self.status.send_modify(|status| status.last_error = Some(seen));
     }
 
     /// Reports a wait without an error.
@@ -214,29 +239,40 @@ impl Reporter {
     }
 
     fn wait(&self, on: Wait, error: Option<String>) {
-        self.0.send_if_modified(|status| {
+        let mut begins = false;
+        self.status.send_if_modified(|status| {
             let now = Utc::now();
-            let is_new = match status.waits.binary_search_by_key(&on, |waiting| waiting.on) {
-                Ok(place) => std::mem::replace(&mut status.waits[place].error, error.clone()) != error,
+            let before = match status.waits.binary_search_by_key(&on, |waiting| waiting.on) {
+                Ok(place) => Some(std::mem::replace(&mut status.waits[place].error, error.clone())),
                 Err(place) => {
                     status.waits.insert(place, Waiting { on, since: now, error: error.clone() });
-                    true
+                    None
                 }
             };
-            if let Some(error) = error {
-                status.last_error = Some(Seen { error, at: now });
+            begins = error.is_some() && before.as_ref().is_none_or(Option::is_none);
+            if let Some(error) = &error {
+                status.last_error = Some(Seen { error: error.clone(), at: now });
             }
-            is_new
+            before.as_ref() != Some(&error)
         });
+        if begins {
+            // The text of a handler's error may have personal data.
+            let error = error.filter(|_| on != Wait::Outage);
+            notice::send(&self.part, NoticeKind::OutageBegan { on: on.text() }, error);
+        }
     }
 
     /// Reports that a wait is over.
     pub(crate) fn done(&self, on: Wait) {
-        self.0.send_if_modified(|status| {
-            let before = status.waits.len();
-            status.waits.retain(|waiting| waiting.on != on);
-            status.waits.len() != before
+        let mut ended = None;
+        self.status.send_if_modified(|status| {
+            let place = status.waits.binary_search_by_key(&on, |waiting| waiting.on);
+            ended = place.ok().map(|place| status.waits.remove(place));
+            ended.is_some()
         });
+        if ended.is_some_and(|waiting| waiting.error.is_some()) {
+            self.notice(NoticeKind::OutageEnded { on: on.text() });
+        }
     }
 }
 
@@ -247,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_status_is_one_line_that_names_the_worst_wait() {
-        let reporter = Reporter::default();
+        let reporter = Reporter::of("sales");
         let status = || reporter.status().borrow().clone();
         assert_eq!(status().to_string(), "not started");
         reporter.runs();

@@ -225,6 +225,7 @@ CREATE TABLE IF NOT EXISTS retell_deadlines (
     name LONGBLOB NOT NULL, -- text in UTF-8
     due_at DATETIME(6) NOT NULL, -- UTC
     correlation_id BINARY(16),
+    trace VARBINARY(600), -- the traceparent, and after a space the tracestate
     attempts BIGINT NOT NULL DEFAULT 0,
     error LONGBLOB, -- of the last attempt; text in UTF-8
     PRIMARY KEY (process, deadline_id),

@@ -215,6 +215,7 @@ CREATE TABLE {schema}.deadlines (
     name text NOT NULL,
     due_at timestamptz NOT NULL,
     correlation_id uuid,
+    trace text, -- the traceparent, and after a space the tracestate
     attempts bigint NOT NULL DEFAULT 0,
     error text, -- of the last attempt
     PRIMARY KEY (process, deadline_id)

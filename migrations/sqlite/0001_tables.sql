@@ -197,6 +197,7 @@ CREATE TABLE retell_deadlines (
     name TEXT NOT NULL,
     due_at INTEGER NOT NULL, -- microseconds since 1970
     correlation_id BLOB,
+    trace TEXT, -- the traceparent, and after a space the tracestate
     attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT, -- of the last attempt
     PRIMARY KEY (process, deadline_id)

@@ -14,6 +14,7 @@ use crate::app::waiting::{Goal, ReadCheckpoint, Waiting};
 use crate::app::watch::{OnFailure, Reports, Watcher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
+use crate::notice::{Listener, listen};
 use crate::relay::Relay;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::token::Token;
@@ -47,6 +48,8 @@ pub struct Running {
     watch: Group,
     waiting: Waiting,
     grace: Duration,
+    /// They hear notices until they are dropped.
+    listeners: Vec<Arc<Listener>>,
 }
 
 impl std::fmt::Debug for Running {
@@ -66,7 +69,14 @@ impl Running {
         let waiting = Waiting::new(store.clone(), checkpoint);
         let watcher = Watcher::new(options, on_failure);
         let [workers, relays, watch] = [Group::new(grace), Group::new(grace), Group::new(grace)];
-        Self { store, watcher, workers, relays, watch, waiting, grace }
+        Self { store, watcher, workers, relays, watch, waiting, grace, listeners: Vec::new() }
+    }
+
+    /// Passes notices to `listeners` from now on.
+    pub(super) fn with_listeners(mut self, listeners: Vec<Arc<Listener>>) -> Self {
+        listeners.iter().for_each(listen);
+        self.listeners = listeners;
+        self
     }
 
     /// Registers a part that does not fit the others. It fails with `problem` instead of running.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::health::{Health, HealthOptions, State};
 use crate::error::{Error, ErrorKind, Result, reason};
 use crate::id::Position;
+use crate::notice::{self, NoticeKind};
 use crate::panics::catch;
 use crate::status::{Activity, Status, Wait, Waiting};
 use crate::store::log::clock::far_ahead;
@@ -183,10 +184,17 @@ impl Watcher {
     }
 
     fn set(&self, task: &str, outcome: Outcome) {
-        if let Some(entry) = self.seen().tasks.get_mut(task) {
-            entry.outcome = outcome;
-        }
+        let error = if let Outcome::Failed { error, .. } = &outcome { Some(error.clone()) } else { None };
+        let is_running = matches!(outcome, Outcome::Runs);
+        let before = self.seen().tasks.get_mut(task).map(|entry| std::mem::replace(&mut entry.outcome, outcome));
         self.refresh();
+        match (before, error) {
+            // A task that fails again and again gives one notice.
+            (Some(Outcome::Failed { .. }), Some(_)) => {}
+            (_, Some(error)) => notice::send(task, NoticeKind::TaskFailed, Some(error)),
+            (Some(Outcome::Failed { .. }), None) if is_running => notice::send(task, NoticeKind::TaskRestarted, None),
+            _ => {}
+        }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -226,7 +234,7 @@ impl Watcher {
                 })
             };
             let Some(looked) = stop.run_until_cancelled(looked).await else { return };
-            self.found(looked.err());
+            self.found(looked.err().as_ref());
             self.refresh();
             if stop.run_until_cancelled(tokio::time::sleep(beat)).await.is_none() {
                 return;
@@ -235,15 +243,20 @@ impl Watcher {
     }
 
     /// Takes over whether the log could be read.
-    fn found(&self, failed: Option<Error>) {
+    fn found(&self, failed: Option<&Error>) {
+        let (on, error) = (Wait::Database, failed.map(reason));
         let mut seen = self.seen();
-        seen.log = match failed {
+        let before = if let State::Waiting(before) = &seen.log { Some(before.since) } else { None };
+        seen.log = match error.clone() {
             None => State::Running,
-            Some(error) => {
-                let since = if let State::Waiting(before) = &seen.log { before.since } else { Utc::now() };
-                State::Waiting(Waiting { on: Wait::Database, since, error: Some(reason(&error)) })
-            }
+            error => State::Waiting(Waiting { on, since: before.unwrap_or_else(Utc::now), error }),
         };
+        drop(seen);
+        match (before, error) {
+            (None, Some(error)) => notice::send("log", NoticeKind::OutageBegan { on: on.text() }, Some(error)),
+            (Some(_), None) => notice::send("log", NoticeKind::OutageEnded { on: on.text() }, None),
+            _ => {}
+        }
     }
 
     async fn look(&self, log: &dyn EventReader, views: &[(String, ReadLive)]) -> Result<()> {

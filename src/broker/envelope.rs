@@ -23,6 +23,7 @@ use crate::codec::Codec;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Metadata, RecordedEvent};
 use crate::id::{EventId, EventType};
+use crate::trace::context::{MAX_STATE_BYTES, TRACEPARENT, TRACESTATE};
 
 /// Estimated size of an envelope without its payload, in bytes.
 const ENVELOPE_BYTES: usize = 640;
@@ -68,7 +69,7 @@ pub struct Announcement {
     /// The event's type.
     pub event_type: EventType,
     /// The message headers in this order: `aggregate_type`, `aggregate_id`, `version`, `correlation_id` (if there is one), `position`,
-    /// `schema_version`, `traceparent` (if the metadata has one of at most 255 bytes).
+    /// `schema_version`, `traceparent` and `tracestate` (each if the metadata has one, of at most 255 and 512 bytes).
     pub headers: Vec<(&'static str, HeaderValue)>,
 }
 
@@ -156,8 +157,11 @@ fn headers(recorded: &RecordedEvent) -> Vec<(&'static str, HeaderValue)> {
     let text = |text: &str| HeaderValue::Text(text.to_owned());
     let number = |number: u64| HeaderValue::Number(i64::try_from(number).unwrap_or(i64::MAX));
     let correlation = event.metadata.correlation_id.map(|id| HeaderValue::Text(id.to_string()));
-    let trace =
-        event.metadata.extra.get("traceparent").filter(|trace| trace.len() <= MAX_TRACE_BYTES).map(|trace| text(trace));
+    let entry =
+        |name, most| event.metadata.extra.get(name).filter(|entry| entry.len() <= most).map(|entry| text(entry));
+    let trace = entry(TRACEPARENT, MAX_TRACE_BYTES);
+    // Without the first header, the second one means nothing.
+    let state = trace.as_ref().and_then(|_| entry(TRACESTATE, MAX_STATE_BYTES));
     let headers = [
         ("aggregate_type", Some(text(stream.aggregate_type().as_str()))),
         ("aggregate_id", Some(text(stream.aggregate_id().as_str()))),
@@ -165,7 +169,8 @@ fn headers(recorded: &RecordedEvent) -> Vec<(&'static str, HeaderValue)> {
         ("correlation_id", correlation),
         ("position", Some(number(position.get()))),
         ("schema_version", Some(number(event.schema_version.into()))),
-        ("traceparent", trace),
+        (TRACEPARENT, trace),
+        (TRACESTATE, state),
     ];
     headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }

@@ -23,6 +23,8 @@ use crate::store::log::mark::remembered_by;
 use crate::store::log::query::{Filter, PAGE_BYTES};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
+use crate::trace;
+use crate::trace::span::{self, within};
 
 /// The maximum number of pages that wait for the broker's confirm. After a failure, the relay publishes all of them again. A larger number
 /// would not hide more of the round trip to the broker.
@@ -234,8 +236,17 @@ impl Sender<'_> {
             Outlet::Frames(_) => self.frames(batch).map_err(Halt::Failed)?,
             Outlet::Single(_) => Vec::new(),
         };
+        let span = span::relay(batch.events.len());
+        if !batch.full {
+            trace::link(&span, batch.events.iter().map(|event| &event.event.metadata.extra));
+        }
+        span::sent(&span, frames.len());
         let sent = self.route.outlet.send(&frames, &batch.events);
-        self.route.outlet.answer(&self.route.reporter, sent).await.map_err(Halt::Failed)
+        let sent = within!(span, self.route.outlet.answer(&self.route.reporter, sent));
+        if let Err(error) = &sent {
+            span::failed(&span, error);
+        }
+        sent.map_err(Halt::Failed)
     }
 
     fn frames(&self, batch: &Batch) -> Result<Vec<Frame>> {

@@ -209,7 +209,11 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
         }
         let failed = std::mem::take(&mut self.failed);
         // Another worker may have parked them before.
-        self.park(failed, Option::is_none).await
+        let is_parked = self.park(failed.clone(), Option::is_none).await?;
+        if is_parked {
+            self.report_parked(&failed);
+        }
+        Ok(is_parked)
     }
 
     async fn store_applied(&mut self) -> Result<bool> {

@@ -14,6 +14,7 @@ use crate::broker::{Broker, Consumer, Delivery, DeliveryTag, SubscriptionMode};
 use crate::error::{Error, Result, reason};
 use crate::id::{Position, ProjectionName};
 use crate::status::{Reporter, Wait};
+use crate::trace::span;
 use crate::worker::options::WorkerOptions;
 
 /// A worker's way to the broker, which may be unreachable at any time.
@@ -78,7 +79,11 @@ impl Feed {
             () = self.stop.cancelled() => Ok(Next::Nothing),
             received = next(self.consumer.as_mut(), limit), if has_broker => {
                 match received {
-                    Ok(deliveries) => Ok(Next::Messages(self.gather(deliveries).await)),
+                    Ok(deliveries) => {
+                        let deliveries = self.gather(deliveries).await;
+                        span::received(self.projection.as_str(), deliveries.len());
+                        Ok(Next::Messages(deliveries))
+                    }
                     Err(error) => {
                         // The broker is gone; the store is not. Until it is back, every sweep tries again.
                         self.lose(&error);

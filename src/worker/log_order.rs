@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::backoff::Delays;
 use crate::broker::frame::received::ReceivedFrame;
@@ -26,7 +27,7 @@ use crate::worker::gate::{Admission, admit};
 use crate::worker::job::Job;
 use crate::worker::parking::{ParkedAggregates, from_event};
 use crate::worker::runner::{Group, Order, Runner};
-use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, apply, failure, read_parked};
+use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, apply, call_span, failure, read_parked};
 
 /// One checkpoint, moved by compare-and-set.
 pub(super) struct LogOrder {
@@ -250,6 +251,7 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
         let parking: Vec<_> = self.failed.iter().cloned().map(ParkingChange::Park).collect();
         let outcome = self.commit(events, to, &parking).await?;
         if let Outcome::Committed = outcome {
+            self.report_parked(&self.failed);
             self.failed.clear();
         }
         Ok(outcome)
@@ -301,9 +303,10 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
         events.iter().try_for_each(|event| self.wanted.check(event))?;
         let call = self.job.projection.clone().decode(events)?;
         let (limit, took) = (self.job.options.longest_call, self.order.took.clone());
+        let span = call_span(&Span::current(), &self.name, events, self.continues_traces());
         Ok(Box::new(move |tx| {
             async move {
-                let (applied, time) = apply(call, tx, limit, failed).await;
+                let (applied, time) = apply(call, tx, limit, failed, span).await;
                 took.set(time);
                 applied
             }

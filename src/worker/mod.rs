@@ -23,6 +23,7 @@ mod pace;
 pub(crate) mod parking;
 mod run;
 mod runner;
+mod traces;
 mod transaction;
 pub(crate) mod wanted;
 
@@ -124,6 +125,7 @@ where
     /// Creates a worker that reads the store only, woken by its signal.
     pub fn new(projection: P, reader: impl EventReader, models: M) -> Self {
         names::add(projection.name());
+        let reporter = Reporter::of(projection.name());
         let job = Job {
             projection: Arc::new(projection),
             reader: Arc::new(reader),
@@ -133,7 +135,7 @@ where
             options: WorkerOptions::new(),
             applied: watch::Sender::new(Position::ZERO),
             reacting: None,
-            reporter: Reporter::default(),
+            reporter,
             live: None,
             order: EventOrder::Log,
         };

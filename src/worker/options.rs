@@ -37,6 +37,7 @@ pub struct WorkerOptions {
     pub(super) grace: Duration,
     pub(super) catch_up_limit: Duration,
     pub(super) parking: ParkingOptions,
+    pub(super) continues_traces: bool,
 }
 
 impl WorkerOptions {
@@ -56,6 +57,7 @@ impl WorkerOptions {
             grace: Duration::from_secs(30),
             catch_up_limit: Duration::from_secs(30),
             parking: ParkingOptions::new(),
+            continues_traces: false,
         }
     }
 
@@ -134,6 +136,14 @@ impl WorkerOptions {
     /// Sets when parked aggregates are retried, and what counts as an outage.
     pub fn with_parking(mut self, parking: ParkingOptions) -> Self {
         self.parking = parking;
+        self
+    }
+
+    /// Runs a handler that gets a single event in the trace of that event, instead of in a trace of its own with a link to it. So one trace leads
+    /// from a command to the read model. Events that arrive together are applied together, and keep their links. A projection that catches up
+    /// has a trace of its own.
+    pub fn with_traces_of_events(mut self) -> Self {
+        self.continues_traces = true;
         self
     }
 

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result, reason};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
+use crate::notice::NoticeKind;
 use crate::panics::catch_in;
 use crate::registry::stored::if_behind_deploy;
 use crate::status::Wait;
@@ -22,6 +23,7 @@ use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::read_model::ReadModel;
+use crate::trace::span::{self, within};
 use crate::worker::caught_up::CaughtUp;
 use crate::worker::feed::{Feed, Next};
 use crate::worker::job::Job;
@@ -58,6 +60,8 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     unreadable: usize,
     breaker: Breaker,
     pace: Pace,
+    /// Whether the log was read to its head, and is followed since. Until then, the events are old, and their traces have ended.
+    pub(super) is_at_head: bool,
     pub(super) feed: Feed,
     pub(super) stop: CancellationToken,
     /// How long a database may be unreachable, for a run that only catches up.
@@ -161,6 +165,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
             unreadable: 0,
             breaker: Breaker::new(),
             pace: Pace::new(job.options.batch_time),
+            is_at_head: false,
             feed: Feed::new(broker, name.clone(), mode, job.options, grown, job.reporter.clone(), stop.clone()),
             name,
             stop,
@@ -173,6 +178,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
     /// Reads the checkpoint, and takes over the parked rows and the registered releases. The checkpoint comes first: a worker that changes the others
     /// later changes the count that comes with the rows.
     pub(super) async fn load(&mut self) -> Result<Mark> {
+        self.is_at_head = false;
         let (models, name) = (&self.job.models, &self.name);
         let read = || async move { Ok((models.mark(name).await?, models.parking(name).await?)) };
         let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
@@ -327,10 +333,12 @@ where
             };
             let through = page.mark();
             if through.position == after.position {
+                self.is_at_head = true;
                 // Processes of the newer release have applied the rest.
                 self.go_on_after_deploy();
                 return Ok(());
             }
+            self.is_at_head &= page.events.len() < limit;
             // The next page is read while this one is applied. It comes first, so that its reading starts first.
             let next = async {
                 let is_last = to.is_some_and(|to| through.position >= to);
@@ -348,6 +356,15 @@ where
     /// Applies a batch that ends at `through`. During an outage it tries again until that is over. Returns whether every event is applied or
     /// parked; if not, another worker was faster or the worker is stopped.
     pub(super) async fn apply(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
+        let span = self.span(&events);
+        let applied = within!(span, self.apply_passes(events, through));
+        if let Err(error) = &applied {
+            span::failed(&span, error);
+        }
+        applied
+    }
+
+    async fn apply_passes(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
         let (groups, mut delays) = (self.groups(events), self.job.options.delays());
         loop {
             match self.pass(&groups, through).await? {
@@ -470,6 +487,9 @@ where
             if !may_pass || retries == 0 {
                 return Ok((outcome, report));
             }
+            if matches!(outcome, Outcome::Failed(_)) && retries == self.job.options.retries {
+                self.job.reporter.notice(NoticeKind::Retrying);
+            }
             retries -= 1;
             if !delays.pause(&self.stop).await {
                 return Ok((Outcome::Interrupted, report));
@@ -498,7 +518,8 @@ where
                 break;
             }
             // After a slow retry, the live events of other aggregates have their turn.
-            if self.retry(&stream).await? >= self.job.options.longest_delay {
+            let span = span::retry(self.name.as_str());
+            if within!(span, self.retry(&stream))? >= self.job.options.longest_delay {
                 break;
             }
         }
@@ -520,6 +541,7 @@ where
                         self.breaker.reset();
                     }
                     if !report.has_rest {
+                        self.job.reporter.notice(NoticeKind::Resumed);
                         break;
                     }
                 }
@@ -539,7 +561,8 @@ where
                     }
                     let (Some(event), Some(parked)) = (report.first, report.parked) else { return Err(error) };
                     let parked = self.failed_again(parked, &event, &error).await;
-                    self.keep_parked(rested(parked, took, self.job.options.due())).await?;
+                    self.keep_parked(rested(parked.clone(), took, self.job.options.due())).await?;
+                    self.report_failed_again(&parked);
                     break;
                 }
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::backoff::Delays;
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -13,6 +14,8 @@ use crate::id::{ProjectionName, StreamId, Version};
 use crate::panics::catch_in;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::Parked;
+use crate::trace;
+use crate::trace::span::{self, within};
 use crate::worker::handler::Call;
 use crate::worker::options::WorkerOptions;
 
@@ -153,21 +156,43 @@ pub(super) fn failure(name: &ProjectionName, first: &RecordedEvent) -> impl FnOn
     move |source| Error::with_source(ErrorKind::Projection { projection, position, event_type }, source)
 }
 
+/// Returns the span of a call within `batch`. The call with a single event may be in the trace of that event.
+pub(super) fn call_span(
+    batch: &Span,
+    name: &ProjectionName,
+    events: &[&RecordedEvent],
+    continues_traces: bool,
+) -> Span {
+    let span = span::handle(batch, name.as_str(), events.len());
+    if let ([event], true) = (events, continues_traces) {
+        trace::follow(&span, &event.event.metadata.extra);
+    }
+    for event in events {
+        span::event(&span, event.event.event_type.as_str(), event.position.get());
+    }
+    span
+}
+
 /// Makes the call of a projection, and measures it. A panic, and a call that takes longer than `limit`, are its failure on the batch.
 pub(super) async fn apply<Tx: Send + ?Sized + 'static>(
     call: Call<Tx>,
     tx: &mut Tx,
     limit: Duration,
     failed: impl FnOnce(BoxError) -> Error,
+    span: Span,
 ) -> (Result<()>, Duration) {
     let began = Instant::now();
     let call = catch_in(async { call(tx).await });
-    let applied = match timeout(limit, call).await {
+    let applied = match within!(span, timeout(limit, call)) {
         Ok(Ok(applied)) => applied,
         Ok(Err(panicked)) => Err(panicked.into()),
         Err(_) => Err(format!("the handler did not return within {limit:?} and was dropped").into()),
     };
-    (applied.map_err(failed), began.elapsed())
+    let applied = applied.map_err(failed);
+    if let Err(error) = &applied {
+        span::failed(&span, error);
+    }
+    (applied, began.elapsed())
 }
 
 /// Whether the projection itself failed, and not the store beneath it.

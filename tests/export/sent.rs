@@ -16,6 +16,7 @@ use retell::event::{Metadata, NewEvent};
 use retell::id::CorrelationId;
 use retell::registry::asyncapi::AsyncApi;
 use retell::store::Append;
+use retell::trace::TraceContext;
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
     BoxError, DateTime, Envelope, Event, EventStore, ExpectedVersion, MemoryReadModel, MemoryStore, Projection,
@@ -159,7 +160,8 @@ fn placed(note: &str) -> OrderEvent {
 fn with_metadata<E: Event>(event: &E) -> NewEvent {
     let metadata = Metadata::new().with_source("checkout").with_correlation(CorrelationId::from(Uuid::from_u128(9)));
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    NewEvent::new(event).unwrap().with_metadata(metadata.with_entry("traceparent", trace).with_entry("tenant", "acme"))
+    let context = TraceContext::parse(trace, Some("rojo=00f067aa0ba902b7")).unwrap();
+    NewEvent::new(event).unwrap().with_metadata(metadata.with_trace_context(&context).with_entry("tenant", "acme"))
 }
 
 /// Appends one event of each form, each to a stream of its own.
@@ -228,7 +230,9 @@ async fn sent_announcements_are_as_the_document_says() {
         assert!(setup.document["channels"][described]["messages"][name].is_object(), "{name} is in {queue}");
     }
     let has = |sent: &BasicGetMessage, header: &str| headers(&sent.properties).get(header).is_some();
-    assert_eq!(sent.iter().map(|sent| has(sent, "traceparent")).collect::<Vec<_>>(), [true, false, false, true]);
+    for header in ["traceparent", "tracestate"] {
+        assert_eq!(sent.iter().map(|sent| has(sent, header)).collect::<Vec<_>>(), [true, false, false, true]);
+    }
     assert!(sent[2].properties.content_encoding().is_some(), "a large envelope is compressed");
 }
 

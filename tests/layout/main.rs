@@ -62,11 +62,13 @@ impl Source {
 }
 
 /// Each module may import from itself and from the modules before it.
-const ORDER: [&[&str]; 14] = [
+const ORDER: [&[&str]; 16] = [
     &["id"],
     &["error"],
+    &["panics", "trace"],
+    &["notice"],
     &["status"],
-    &["codec", "claim", "backoff", "grace", "hosts", "panics"],
+    &["codec", "claim", "backoff", "grace", "hosts"],
     &["shape"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use redb::WriteTransaction;
 use retell::store::{Deadline, DeadlineChange, DeadlineStore, driver};
+use retell::trace::TraceContext;
 use retell::{AggregateId, BoxError, CorrelationId, ProjectionName, Result, async_trait};
 use uuid::Uuid;
 
@@ -11,9 +12,9 @@ use crate::log::from_micros;
 use crate::model::RedbReadModel;
 use crate::rows::{Saved, key, number, rows};
 
-/// `deadline`, process, id -> key, name, time in microseconds, correlation id, attempts, last error. The index has `due`, process, time,
+/// `deadline`, process, id -> key, name, time in microseconds, correlation id, trace, attempts, last error. The index has `due`, process, time,
 /// id -> nothing.
-type Row = (AggregateId, String, i64, Option<CorrelationId>, u32, String);
+type Row = (AggregateId, String, i64, Option<CorrelationId>, Option<TraceContext>, u32, String);
 
 #[async_trait]
 impl DeadlineStore for RedbReadModel {
@@ -55,10 +56,12 @@ impl DeadlineStore for RedbReadModel {
         let (process, error, until) = (process.clone(), error.to_owned(), until.timestamp_micros());
         let postpone = move |tx: &mut WriteTransaction| {
             let (mut rows, place) = (rows(tx)?, key!("deadline", process, id.to_string()));
-            let Some((key, name, at, correlation, attempts, _)) = rows.remove::<Row>(&place)? else { return Ok(()) };
+            let Some((key, name, at, correlation, trace, attempts, _)) = rows.remove::<Row>(&place)? else {
+                return Ok(());
+            };
             rows.remove::<()>(&due(&process, at, id))?;
             rows.put(&due(&process, until, id), &())?;
-            rows.put::<Row>(&place, &(key, name, until, correlation, attempts + 1, error))
+            rows.put::<Row>(&place, &(key, name, until, correlation, trace, attempts + 1, error))
         };
         self.file.write("postpone a deadline", postpone).await
     }
@@ -68,10 +71,10 @@ impl DeadlineStore for RedbReadModel {
 fn change(tx: &WriteTransaction, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<(), BoxError> {
     let mut rows = rows(tx)?;
     let (set, ended) = driver::deadline_parts(changes);
-    for Deadline { id, key, name, at, correlation_id, attempts, .. } in set {
+    for Deadline { id, key, name, at, correlation_id, trace, attempts, .. } in set {
         let (place, at) = (key!("deadline", process, id.to_string()), at.timestamp_micros());
         if rows.get::<Row>(&place)?.is_none() {
-            rows.put(&place, &(key, name, at, correlation_id, attempts, ""))?;
+            rows.put(&place, &(key, name, at, correlation_id, trace, attempts, ""))?;
             rows.put(&due(process, at, *id), &())?;
         }
     }
@@ -88,8 +91,8 @@ fn due(process: &ProjectionName, at: i64, id: Uuid) -> String {
     key!("due", process, number(at.cast_unsigned() ^ (1 << 63)), id.to_string())
 }
 
-fn parse(id: Uuid, (key, name, at, correlation_id, attempts, _): Row) -> Result<Deadline> {
+fn parse(id: Uuid, (key, name, at, correlation_id, trace, attempts, _): Row) -> Result<Deadline> {
     let mut deadline = Deadline::new(id, key, name, from_micros(at)?);
-    (deadline.correlation_id, deadline.attempts) = (correlation_id, attempts);
+    (deadline.correlation_id, deadline.trace, deadline.attempts) = (correlation_id, trace, attempts);
     Ok(deadline)
 }

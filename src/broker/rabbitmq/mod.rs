@@ -15,6 +15,7 @@ use lapin::BasicProperties;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use crate::broker::envelope::{Announcement, HeaderValue};
 use crate::broker::frame::Frame;
@@ -28,6 +29,7 @@ use crate::broker::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
+use crate::trace::span;
 
 pub use options::RabbitMqOptions;
 
@@ -118,7 +120,9 @@ impl Publisher for RabbitMqBroker {
         let unsent = (frames.len() - fitting.clone().count()) as u64;
         let messages =
             fitting.map(|frame| Message { key: "", body: frame.body(), properties: frame_properties(frame), options });
-        let (sent, inner) = (self.inner.publishing.send(exchange, messages).await?, self.inner.clone());
+        let span = span::send(exchange, frames.len());
+        let sent = self.inner.publishing.send(exchange, messages).instrument(span).await?;
+        let inner = self.inner.clone();
         Ok(async move {
             let refused = sent.refused().await?;
             inner.unsent_frames.fetch_add(unsent + refused, Ordering::Relaxed);
@@ -170,7 +174,8 @@ impl Announcer for RabbitMqBroker {
             // library logs each returned message with its payload.
             options: BasicPublishOptions { mandatory: options.counts_unroutable, ..BasicPublishOptions::default() },
         });
-        let sent = self.inner.announcing.send(exchange, messages).await?;
+        let span = span::send(exchange, events.len());
+        let sent = self.inner.announcing.send(exchange, messages).instrument(span).await?;
         let positions: Vec<Position> = events.iter().map(|event| event.position).collect();
         let place =
             move |number: usize| positions.get(number).map_or_else(String::new, |at| format!("the event at {at}"));

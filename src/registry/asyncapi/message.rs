@@ -156,6 +156,7 @@ pub(super) fn schemas() -> [(String, Value); 2] {
             "position": position(),
             "schema_version": number,
             "traceparent": { "type": "string", "maxLength": 255 },
+            "tracestate": { "type": "string", "maxLength": 512 },
         },
         "required": ["aggregate_type", "aggregate_id", "version", "position", "schema_version"],
     });

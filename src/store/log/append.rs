@@ -113,6 +113,11 @@ impl Append {
         &self.streams
     }
 
+    /// Returns the events of all streams.
+    pub(crate) fn events(&self) -> impl Iterator<Item = &NewEvent> {
+        self.streams.iter().flat_map(|part| &part.events)
+    }
+
     /// Returns the idempotency key.
     pub fn key(&self) -> Option<&IdempotencyKey> {
         self.key.as_ref()

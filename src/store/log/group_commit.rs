@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::catch_in;
 use crate::store::log::append::{Append, Appended};
+use crate::trace;
+use crate::trace::span::{self, within};
 
 /// The capacity of a queue; a caller waits while its queue is full. Also the maximum number of appends that share one commit.
 const MAX_QUEUED_APPENDS: usize = 1024;
@@ -213,9 +215,11 @@ async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>,
         // A caller that just got an outcome may append again immediately: yielding lets that append join this commit.
         tokio::task::yield_now().await;
         let (batch, outcomes) = gather(first, &mut waiting);
-        let size = batch.len();
+        let (size, span) = (batch.len(), span::commit(batch.len()));
+        trace::link(&span, batch.iter().flat_map(Append::events).map(|event| &event.metadata.extra));
         // A panic costs this batch its outcomes and must not end the queue, which every later append of the process needs.
-        let results = catch_in(async { driver.append_batch(batch).await }).await.unwrap_or_else(|panicked| {
+        let results = within!(span, catch_in(async { driver.append_batch(batch).await }));
+        let results = results.unwrap_or_else(|panicked| {
             let unknown = Error::with_source(ErrorKind::Transient(LEARN_OUTCOME.into()), panicked);
             vec![Err(unknown); size]
         });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures::FutureExt;
+use tracing::Span;
 
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
@@ -18,7 +19,7 @@ use crate::worker::due::Due;
 use crate::worker::handler::Handler;
 use crate::worker::parking::from_event;
 use crate::worker::runner::{Group, Runner, of_projection};
-use crate::worker::transaction::{Moved, Report, apply, failure, follow, read_parked};
+use crate::worker::transaction::{Moved, Report, apply, call_span, failure, follow, read_parked};
 use crate::worker::wanted::Wanted;
 
 /// One attempt at a transaction, and its report: it may end on another thread.
@@ -31,6 +32,9 @@ pub(super) struct Attempt<Tx: Send + ?Sized + 'static> {
     begins_after: Position,
     longest_call: Duration,
     due: Due,
+    /// The span of the batch.
+    span: Span,
+    continues_traces: bool,
     report: Mutex<Report>,
 }
 
@@ -44,6 +48,8 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
             begins_after: runner.begins_after.position,
             longest_call: runner.job.options.longest_call,
             due: runner.job.options.due(),
+            span: Span::current(),
+            continues_traces: runner.continues_traces(),
             report: Mutex::default(),
         })
     }
@@ -112,9 +118,11 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
             (report.planned, report.first) = (events.len(), Some(first.clone()));
         }
         events.iter().try_for_each(|event| self.wanted.check(event))?;
-        let call = self.projection.clone().decode(&events.iter().collect::<Vec<_>>())?;
+        let borrowed: Vec<_> = events.iter().collect();
+        let call = self.projection.clone().decode(&borrowed)?;
         let failed = failure(&self.name, first);
-        let (applied, took) = apply(call, tx, self.longest_call, failed).await;
+        let span = call_span(&self.span, &self.name, &borrowed, self.continues_traces);
+        let (applied, took) = apply(call, tx, self.longest_call, failed, span).await;
         self.report().took = took;
         applied
     }

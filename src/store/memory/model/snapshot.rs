@@ -21,6 +21,7 @@ use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::Row;
 use crate::store::model::views::{Fields, ViewId, ViewRow};
+use crate::trace::context::TraceContext;
 
 const FORMAT: u32 = 1;
 
@@ -67,6 +68,7 @@ struct StoredDeadline {
     name: String,
     at: DateTime<Utc>,
     correlation_id: Option<CorrelationId>,
+    trace: Option<TraceContext>,
     attempts: u32,
 }
 
@@ -231,6 +233,7 @@ impl StoredDeadline {
             name: deadline.name.clone(),
             at: deadline.at,
             correlation_id: deadline.correlation_id,
+            trace: deadline.trace.clone(),
             attempts: deadline.attempts,
         }
     }
@@ -242,6 +245,7 @@ impl StoredDeadline {
             name: self.name,
             at: self.at,
             correlation_id: self.correlation_id,
+            trace: self.trace,
             attempts: self.attempts,
         }
     }

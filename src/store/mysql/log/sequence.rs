@@ -1,6 +1,7 @@
 //! The sequencer: assigns positions to commits, in the order of their numbers.
 
 use sqlx::MySql;
+use tracing::Instrument;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
@@ -11,6 +12,7 @@ use crate::store::server::fault::Fault;
 use crate::store::server::lease::Lease;
 use crate::store::server::page;
 use crate::store::server::rounds::Refusal;
+use crate::trace::span;
 
 /// Assigns positions to all visible commits, waits while another session does so, and returns the last position that readers may read.
 ///
@@ -25,7 +27,7 @@ pub(crate) async fn sequence(connections: &Connections) -> Result<Option<Positio
         if waiting == 0 && head == last {
             return from_sql(head, "position").map(Position::new).map(Some);
         }
-        let Run { last, has_more } = match attempt(connections).await.map_err(failed) {
+        let Run { last, has_more } = match attempt(connections).instrument(span::sequence()).await.map_err(failed) {
             Ok(Some(run)) => run,
             Ok(None) => {
                 tokio::time::sleep(delay).await;

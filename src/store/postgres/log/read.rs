@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Postgres, Row};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +23,7 @@ use crate::store::server::rounds::Refusal;
 use crate::store::server::row::{
     Columns, EventBuilder, Replayed, Visit, end_of, first_version, position_of, up_to_found,
 };
+use crate::trace::span;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -213,7 +215,7 @@ impl Scans for Reader {
     /// Waits while another session assigns positions.
     async fn sequence(&self) -> Result<Option<Position>> {
         for wait in page::looks() {
-            match self.sequence_once().await {
+            match self.sequence_once().instrument(span::sequence()).await {
                 Ok((Some(head),)) => return Ok(u64::try_from(head).ok().map(Position::new)),
                 // If sessions use a snapshot older than the lock, the rows of the first sequencer refuse the second one.
                 Err(error) if refusal(&error) == Refusal::Other => return Err(classify(error, "assign positions")),
