@@ -33,6 +33,7 @@ mod hosts;
 pub mod id;
 pub mod inline;
 pub mod lifecycle;
+pub mod metrics;
 pub mod operate;
 mod panics;
 pub mod process;

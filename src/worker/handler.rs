@@ -24,6 +24,8 @@ pub(super) trait Handler<Tx: Send + ?Sized + 'static>: Send + Sync + 'static {
     /// Returns the events that it can decode. Empty if that is every event.
     fn events(&self) -> Result<Registry>;
 
+    fn types(&self) -> EventTypes;
+
     async fn check(&self) -> Result<()>;
 
     async fn setup(&self, tx: &mut Tx) -> Result<(), BoxError>;
@@ -47,6 +49,10 @@ impl<P: Projection> Handler<P::Tx> for P {
             EventTypes::Only(_) => Registry::new().with::<P::Event>(),
             EventTypes::All => Ok(Registry::new()),
         }
+    }
+
+    fn types(&self) -> EventTypes {
+        P::Event::TYPES
     }
 
     async fn check(&self) -> Result<()> {

@@ -66,7 +66,7 @@ const ORDER: [&[&str]; 14] = [
     &["id"],
     &["error"],
     &["status"],
-    &["codec", "claim", "backoff", "grace", "hosts", "panics"],
+    &["codec", "claim", "backoff", "grace", "hosts", "metrics", "panics"],
     &["shape"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::metrics::worker::WorkerMeter;
 use crate::store::log::mark::changed_stream;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::ParkedState;
@@ -32,6 +33,7 @@ pub(super) struct Attempt<Tx: Send + ?Sized + 'static> {
     longest_call: Duration,
     due: Due,
     report: Mutex<Report>,
+    meter: Arc<WorkerMeter>,
 }
 
 impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
@@ -45,6 +47,7 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
             longest_call: runner.job.options.longest_call,
             due: runner.job.options.due(),
             report: Mutex::default(),
+            meter: runner.meter.clone(),
         })
     }
 
@@ -113,6 +116,9 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
         }
         events.iter().try_for_each(|event| self.wanted.check(event))?;
         let call = self.projection.clone().decode(&events.iter().collect::<Vec<_>>())?;
+        events
+            .iter()
+            .for_each(|event| self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version));
         let failed = failure(&self.name, first);
         let (applied, took) = apply(call, tx, self.longest_call, failed).await;
         self.report().took = took;
