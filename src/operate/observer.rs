@@ -78,7 +78,7 @@ impl Default for ObserverOptions {
 
 /// Sets the [gauges](crate::metrics) about a log and its read models to the numbers of [`status`](super::status()).
 ///
-/// If a processor or a relay is gone, its gauges are set to 0. If the log does not have the event at a checkpoint, the lag is not a number.
+/// If a processor or a relay is gone, its gauges are set to 0, except for that of its leader, which is not a number then. If the log does not have the event at a checkpoint, the lag is not a number.
 /// A failed observation leaves the gauges as they are, and counts in [`OBSERVATIONS`]: compare
 /// [`OBSERVED_TIMESTAMP_SECONDS`] with the time before you trust them.
 ///
@@ -335,8 +335,9 @@ impl RelayGauges {
         self.leader.set(if relay.leader.is_some() { 1.0 } else { 0.0 });
     }
 
+    /// Whether a relay that is gone has a leader is no question: 0 would look like an outage.
     fn clear(&self) {
         self.lag.set((0.0, 0.0));
-        self.leader.set(0.0);
+        self.leader.set(f64::NAN);
     }
 }
