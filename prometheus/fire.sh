@@ -17,7 +17,7 @@ done
 faults=(
   "RetellNotObserved:no process runs"
   "RetellObservationFails:the read models are closed"
-  "RetellUnsequencedCommits:an open transaction holds a lane"
+  "RetellUnsequencedCommits:a session holds the sequencer's lock"
   "RetellParked:a handler fails"
   "RetellParkedOldest:a handler fails for long"
   "RetellDead:a handler fails at every retry"
@@ -36,7 +36,7 @@ promtool check rules prometheus/alerts.yaml
 promtool check config prometheus/prometheus.yaml
 promtool test rules prometheus/alerts_test.yaml
 
-cargo build --quiet -p retell-monitoring --all-features
+cargo build --quiet --workspace --all-features --bin faults
 built="$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/debug"
 
 folder="$(mktemp -d)"

@@ -79,8 +79,8 @@ impl Default for ObserverOptions {
 /// Sets the [gauges](crate::metrics) about a log and its read models to the numbers of [`status`](super::status()).
 ///
 /// If a processor or a relay is gone, its gauges are set to 0, except for that of its leader, which is not a number then. If the log does not have the event at a checkpoint, the lag is not a number.
-/// A failed observation leaves the gauges as they are, and counts in [`OBSERVATIONS`]: compare
-/// [`OBSERVED_TIMESTAMP_SECONDS`] with the time before you trust them.
+/// A failed observation leaves the gauges as they are, except for those of commits without a position, and counts in [`OBSERVATIONS`]:
+/// compare [`OBSERVED_TIMESTAMP_SECONDS`] with the time before you trust them.
 ///
 /// # Examples
 /// ```
@@ -98,6 +98,7 @@ impl Default for ObserverOptions {
 /// ```
 pub struct Observer {
     read: Box<dyn Fn() -> BoxFuture<'static, Result<Report>> + Send + Sync>,
+    count: Box<dyn Fn() -> BoxFuture<'static, Result<u64>> + Send + Sync>,
     options: ObserverOptions,
     gauges: Gauges,
 }
@@ -127,11 +128,16 @@ impl Observer {
         options: ObserverOptions,
     ) -> Self {
         let models = Arc::new(models);
+        let log = reader.clone();
+        let count = move || {
+            let log = log.clone();
+            async move { log.unsequenced().await }.boxed()
+        };
         let read = move || {
             let (reader, relays, models) = (reader.clone(), relays.clone(), models.clone());
             async move { status_of(&*reader, &*relays, &*models).await }.boxed()
         };
-        Self { read: Box::new(read), gauges: Gauges::new(&options.log), options }
+        Self { read: Box::new(read), count: Box::new(count), gauges: Gauges::new(&options.log), options }
     }
 
     /// Reads the store once, sets the gauges, and returns the report.
@@ -144,18 +150,16 @@ impl Observer {
     /// May be dropped at any time: it changes nothing but gauges.
     pub async fn observe(&mut self) -> Result<Report> {
         let limit = self.options.limit;
-        let read = match timeout(limit, catch_in((self.read)())).await {
-            Ok(read) => read.unwrap_or_else(|panicked| {
-                Err(Error::with_source(ErrorKind::Panicked("observe the log".into()), panicked))
-            }),
-            Err(late) => {
-                let what = format!("observe the log within {limit:?}");
-                Err(Error::with_source(ErrorKind::Transient(what), late))
-            }
-        };
+        let read = within(limit, (self.read)()).await;
         match &read {
             Ok(report) => self.gauges.show(report),
-            Err(_) => self.gauges.failed.increment(1),
+            Err(_) => {
+                self.gauges.failed.increment(1);
+                // While commits get no positions, the head may not be readable, and the number of these commits tells why.
+                if let Ok(unsequenced) = within(limit, (self.count)()).await {
+                    self.gauges.show_unsequenced(unsequenced, None);
+                }
+            }
         }
         read
     }
@@ -186,8 +190,10 @@ struct Gauges {
     observed_at: Gauge,
     processors: BTreeMap<ProjectionName, ProcessorGauges>,
     relays: BTreeMap<String, RelayGauges>,
-    /// Since when commits have waited for positions, and the head then.
-    waiting: Option<(Instant, Position)>,
+    /// The head that was seen last.
+    known_head: Option<Position>,
+    /// Since when commits have waited for positions and the head has not moved.
+    waiting_since: Option<Instant>,
 }
 
 impl Gauges {
@@ -201,7 +207,8 @@ impl Gauges {
             observed_at: OBSERVED_TIMESTAMP_SECONDS.gauge(&[log]),
             processors: BTreeMap::new(),
             relays: BTreeMap::new(),
-            waiting: None,
+            known_head: None,
+            waiting_since: None,
         }
     }
 
@@ -230,16 +237,32 @@ impl Gauges {
 
     fn show_log(&mut self, report: &Report) {
         let head = report.head.position;
-        self.waiting = match self.waiting.take() {
-            _ if report.unsequenced == 0 => None,
-            Some((since, before)) if before == head => Some((since, before)),
-            _ => Some((Instant::now(), head)),
-        };
+        self.show_unsequenced(report.unsequenced, Some(head));
         self.head.set(float(head.get()));
-        self.unsequenced.set(float(report.unsequenced));
-        self.unsequenced_age.set(self.waiting.map_or(0.0, |(since, _)| since.elapsed().as_secs_f64()));
         self.succeeded.increment(1);
         self.observed_at.set(float(report.at.timestamp_millis().max(0).unsigned_abs()) / 1_000.0);
+    }
+
+    /// Shows the number of commits without a position. `head` is `None` if it could not be read.
+    fn show_unsequenced(&mut self, unsequenced: u64, head: Option<Position>) {
+        let has_moved = head.is_some_and(|head| self.known_head.replace(head) != Some(head));
+        self.waiting_since = match self.waiting_since {
+            _ if unsequenced == 0 => None,
+            Some(since) if !has_moved => Some(since),
+            _ => Some(Instant::now()),
+        };
+        self.unsequenced.set(float(unsequenced));
+        self.unsequenced_age.set(self.waiting_since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+    }
+}
+
+/// Ends `read` at the limit, and makes an error of a panic.
+async fn within<T>(limit: Duration, read: BoxFuture<'_, Result<T>>) -> Result<T> {
+    match timeout(limit, catch_in(read)).await {
+        Ok(read) => read.unwrap_or_else(|panicked| {
+            Err(Error::with_source(ErrorKind::Panicked("observe the log".into()), panicked))
+        }),
+        Err(late) => Err(Error::with_source(ErrorKind::Transient(format!("observe the log within {limit:?}")), late)),
     }
 }
 

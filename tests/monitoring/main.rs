@@ -1,7 +1,9 @@
-//! Metrics: their names, labels and values, and the dashboard and the alerts that use them. Starts a RabbitMQ.
+//! Metrics: their names, labels and values, and the dashboard and the alerts that use them. Needs `POSTGRES_URL`, and starts a RabbitMQ.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/databases.rs"]
+mod databases;
 mod files;
 mod observed;
 mod program;
@@ -16,6 +18,7 @@ mod workers;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use tokio::runtime::Builder;
@@ -116,3 +119,15 @@ fn samples(all: &BTreeMap<String, Vec<f64>>, key: &str) -> usize {
     assert!(values.iter().all(|value| value.is_finite() && *value >= 0.0), "{key}: {values:?}");
     values.len()
 }
+
+/// Waits until the values fulfill a condition.
+async fn until_values(recorded: &Recorded, what: &str, holds: impl Fn(&BTreeMap<String, Vec<f64>>) -> bool) {
+    let began = Instant::now();
+    while !holds(&recorded.all()) {
+        assert!(began.elapsed() < LIMIT, "{what} does not come true: {:#?}", recorded.all());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The limit of a wait.
+const LIMIT: Duration = Duration::from_mins(2);

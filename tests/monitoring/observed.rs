@@ -2,20 +2,24 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use retell::event::NewEvent;
 use retell::operate::{Observer, ObserverOptions};
 use retell::store::{Deadline, DeadlineChange, Step, Work};
 use retell::{
-    AggregateId, Append, BoxError, DeadlineStore, ErrorKind, EventId, EventStore, ExpectedVersion, Mark, MemoryStore, Position,
-    ProjectionName, ReadModel, RelayStore, SqliteReadModel, SqliteStore, StreamId, Utc, Uuid, Worker,
+    AggregateId, Append, BoxError, DeadlineStore, ErrorKind, EventId, EventStore, ExpectedVersion, Mark, MemoryStore,
+    Position, PostgresStore, ProjectionName, ReadModel, RelayStore, SqliteReadModel, SqliteStore, StreamId, Utc, Uuid,
+    Worker,
 };
 
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::oneshot;
 
+use crate::databases::{Database, Place};
 use crate::program::{Fragile, Read};
 use crate::recorded::impatient;
+use crate::workers::until;
 use crate::{assert_values, value, with_recorder};
 
 fn name(name: &str) -> ProjectionName {
@@ -145,6 +149,35 @@ fn failed_observation_is_counted_and_changes_nothing() {
 }
 
 /// A log that never answers.
+/// Without a head, an observation fails. The number of commits that wait for their position tells why.
+#[test]
+fn commits_without_a_position_are_seen_without_a_head() {
+    with_recorder(async |recorded| {
+        let database = Database::postgres().await;
+        let Place::Postgres(url) = &database.place else { unreachable!("a database on PostgreSQL") };
+        let log = PostgresStore::connect(url).await.unwrap();
+        let options = ObserverOptions::new().with_limit(Duration::from_secs(1));
+        let mut observer = Observer::new(log.clone(), log.read_model(), options);
+        append(&log, "1", 1).await;
+        observer.observe().await.unwrap();
+        let mut db = PgConnection::connect(url).await.unwrap();
+        db.execute("SELECT pg_advisory_lock(retell.lane_key(), 64)").await.unwrap();
+        append(&log, "1", 1).await;
+        let (commits, age) = ("retell_unsequenced_commits{log=main}", "retell_unsequenced_age_seconds{log=main}");
+        // The head may be readable at first.
+        let began = Instant::now();
+        while value(&recorded.all(), age) <= 0.0 {
+            assert!(began.elapsed() < Duration::from_mins(2), "{:?}", recorded.all());
+            drop(observer.observe().await);
+        }
+        assert_values(&recorded.all(), &[(commits, 1.0), ("retell_head{log=main}", 1.0)]);
+        db.close().await.unwrap();
+        until(async || observer.observe().await.is_ok()).await;
+        assert_values(&recorded.all(), &[(commits, 0.0), (age, 0.0), ("retell_head{log=main}", 2.0)]);
+        log.close().await.unwrap();
+    });
+}
+
 /// An append that takes long holds up the reads of a log in memory.
 #[test]
 fn observation_ends_at_its_limit() {

@@ -21,7 +21,7 @@ use retell::{
 use crate::program::{Fragile, Meter, Read, Record};
 use crate::rabbitmq::RabbitMq;
 use crate::workers::{reached, until, while_running};
-use crate::{Recorded, assert_values, samples, value, with_recorder};
+use crate::{Recorded, assert_values, samples, until_values, value, with_recorder};
 
 fn stream(id: &str) -> StreamId {
     StreamId::parse("meter", id).unwrap()
@@ -259,17 +259,18 @@ fn worker_behind_a_deploy_says_so() {
         let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
         let replaced = EventType::new("meter.replaced").unwrap();
         let types = [EventType::new("meter.read").unwrap(), replaced.clone()];
-        let running = [worker(&log, &models, &Fragile::default())];
+        let options = impatient().with_sweep(Duration::from_millis(50));
+        let running = [worker(&log, &models, &Fragile::default()).with_options(options)];
         while_running(&running, async {
             until(async || !models.processors(&fragile()).await.unwrap().is_empty()).await;
             let newer = RegisteredProcessor::new(Filter::all().with_event_types(types), Utc::now(), "newer");
             models.register_processor(&fragile(), &newer).await.unwrap();
             let event = NewEvent::stored(EventId::generate(), replaced.clone(), 1, Codec::Json, "{}".into());
             log.append(Append::new(stream("1"), ExpectedVersion::Any, vec![event])).await.unwrap();
-            let waits = async || value(&recorded.all(), "retell_behind_deploy{processor=fragile}") > 0.0;
-            until(waits).await;
+            let waits = |all: &BTreeMap<_, _>| value(all, "retell_behind_deploy{processor=fragile}") > 0.0;
+            until_values(&recorded, "the worker waits", waits).await;
             models.forget_processor(&fragile(), &newer).await.unwrap();
-            until(async || !waits().await).await;
+            until_values(&recorded, "the worker continues", |all| !waits(all)).await;
         })
         .await;
     });
@@ -293,7 +294,7 @@ fn messages_that_bring_nothing_are_counted() {
                 }
             }
             let unreadable = "retell_gate_drops_total{processor=fragile,reason=unreadable}";
-            until(async || value(&recorded.all(), unreadable) > 0.0).await;
+            until_values(&recorded, "the message is rejected", |all| value(all, unreadable) > 0.0).await;
             stop.cancel();
         };
         let (ended, ()) = futures::join!(relay.run(stop.clone()), while_running(&running, relayed));
@@ -321,8 +322,8 @@ fn task_that_restarts_is_counted() {
         projection.cannot_start.store(true, Ordering::SeqCst);
         let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
         let running = App::new(log, models).projection(projection.clone()).start();
-        let failures = async || value(&recorded.all(), "retell_task_failures_total{task=fragile}");
-        until(async || failures().await >= 2.0).await;
+        let failures = "retell_task_failures_total{task=fragile}";
+        until_values(&recorded, "the task fails twice", |all| value(all, failures) >= 2.0).await;
         projection.cannot_start.store(false, Ordering::SeqCst);
         running.wait_for_all(Duration::from_mins(5)).await.unwrap();
         running.stop().await.unwrap();
@@ -332,11 +333,11 @@ fn task_that_restarts_is_counted() {
 /// Runs a program on RabbitMQ that loses its connections. At the end, every metric of the code has been recorded.
 #[test]
 fn program_on_rabbitmq_records_every_metric() {
-    let mut server = RabbitMq::start();
-    with_recorder(async |recorded| on_rabbitmq(recorded, &mut server).await);
+    let server = RabbitMq::start();
+    with_recorder(async |recorded| on_rabbitmq(recorded, &server).await);
 }
 
-async fn on_rabbitmq(recorded: Recorded, server: &mut RabbitMq) {
+async fn on_rabbitmq(recorded: Recorded, server: &RabbitMq) {
     let url = format!("amqp://guest:guest@{}/%2f?heartbeat=60", server.address());
     let topology = Topology::new().with_channel(Channel::new("shop.events", ["shop.#"]));
     let options = RabbitMqOptions::new(&url).unwrap().with_topology(topology).with_unroutable_count();
@@ -348,14 +349,16 @@ async fn on_rabbitmq(recorded: Recorded, server: &mut RabbitMq) {
     let running = app.with_shared_broker(broker.clone(), "main").with_observer(observer).start();
     let both = ["main", "main announcements"];
     let relayed = async |events: f64| {
-        until(async || {
-            let all = recorded.all();
-            both.iter().all(|relay| value(&all, &format!("retell_relay_lag_events{{relay={relay}}}")) == 0.0)
-                && value(&all, "retell_head{log=main}") >= events
-        })
-        .await;
+        let is_relayed = |all: &BTreeMap<_, _>| {
+            both.iter().all(|relay| value(all, &format!("retell_relay_lag_events{{relay={relay}}}")) == 0.0)
+                && value(all, "retell_head{log=main}") >= events
+        };
+        until_values(&recorded, "everything is relayed", is_relayed).await;
     };
-    until(async || recorded.all().contains_key("retell_relay_leader{relay=main announcements}")).await;
+    let leads = |all: &BTreeMap<_, _>| {
+        both.iter().all(|relay| all.get(&format!("retell_relay_leader{{relay={relay}}}")) == Some(&vec![1.0]))
+    };
+    until_values(&recorded, "both relays have a leader", leads).await;
     for watts in 1..=3 {
         meters.execute("1", Record(watts)).await.unwrap();
     }
@@ -376,22 +379,19 @@ async fn on_rabbitmq(recorded: Recorded, server: &mut RabbitMq) {
     assert!((1.0..=3.0).contains(&value(&all, "retell_frames_total{relay=main}")));
     let seen = names(&all);
 
-    server.kill();
+    server.ctl(&["close_all_connections", "for a test"]);
     meters.execute("1", Record(4)).await.unwrap();
-    until(async || {
-        let all = recorded.all();
-        value(&all, "retell_reconnects_total{connection=publishing,outcome=failed}") > 0.0
-            && value(&all, "retell_reconnects_total{connection=announcing,outcome=failed}") > 0.0
-            && value(&all, "retell_relay_lag_events{relay=main}") == 1.0
-    })
-    .await;
-    server.start_again();
     relayed(4.0).await;
-    let all = recorded.all();
-    for connection in ["publishing", "announcing"] {
+    for connection in ["publishing", "announcing", "consuming"] {
         let key = format!("retell_reconnects_total{{connection={connection},outcome=ok}}");
-        assert!(value(&all, &key) >= 1.0, "{key}");
+        until_values(&recorded, "the connection is back", |all| value(all, &key) >= 1.0).await;
     }
+    let key = "retell_reconnects_total{connection=publishing,outcome=failed}";
+    let before = value(&recorded.all(), key);
+    // Nothing listens on this port.
+    let nobody = RabbitMqBroker::new(RabbitMqOptions::new("amqp://127.0.0.1:9/%2f").unwrap()).unwrap();
+    assert!(nobody.declare().await.unwrap_err().is_transient());
+    assert_values(&recorded.all(), &[(key, before + 1.0)]);
     running.stop().await.unwrap();
     broker.close().await.unwrap();
     let missing: Vec<_> = ALL.iter().map(|metric| metric.name).filter(|name| !seen.contains(*name)).collect();

@@ -154,20 +154,20 @@ async fn relay(log: SqliteStore) {
 }
 
 fn observe(log: impl EventStore + retell::RelayStore, models: impl ViewStore + DeadlineStore, label: &str) {
-    let options = ObserverOptions::new().with_interval(Duration::from_secs(1)).with_log(label);
+    let options =
+        ObserverOptions::new().with_interval(Duration::from_secs(1)).with_limit(Duration::from_secs(2)).with_log(label);
     tokio::spawn(Observer::new(log, models, options).run(CancellationToken::new()));
 }
 
-/// An open transaction holds a lane of a log on PostgreSQL. Events that are appended later have no position until it ends.
-async fn block_a_lane(url: String, schema: String) {
+/// A session holds the sequencer's lock of a log on PostgreSQL. Events have no position until it ends.
+async fn block_the_sequencer(url: String, schema: String) {
     let options = PostgresOptions::new().with_schema(&schema);
     let log = PostgresStore::open_with(PgPool::connect(&url).await.unwrap(), options).await.unwrap();
     observe(log.clone(), log.read_model(), "blocked");
     let mut tx = PgConnection::connect(&url).await.unwrap();
     tx.execute("BEGIN").await.unwrap();
-    let stream = StreamId::parse("meter", "m-1").unwrap();
-    let read = NewEvent::new(&Read { watts: 1 }).unwrap();
-    log.append_in(&mut tx, &Append::new(stream, ExpectedVersion::Any, vec![read])).await.unwrap();
+    let lock = format!("SELECT pg_advisory_xact_lock({schema}.lane_key(), 64)");
+    tx.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
     append(&log, "m-2").await;
     while is_broken() {
         sleep(Duration::from_millis(100)).await;
@@ -192,7 +192,7 @@ async fn main() {
     other.close().await.unwrap();
 
     let schema = format!("retell_faults_{}", std::process::id());
-    let blocked = tokio::spawn(block_a_lane(url.clone(), schema.clone()));
+    let blocked = tokio::spawn(block_the_sequencer(url.clone(), schema.clone()));
     // Nothing listens on this port.
     let broker = RabbitMqBroker::new(RabbitMqOptions::new("amqp://127.0.0.1:9/%2f").unwrap()).unwrap();
     tokio::spawn(async move {
