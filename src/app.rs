@@ -72,6 +72,7 @@ use crate::broker::{Announcer, Broker, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ProjectionName;
 use crate::notice::{Listener, Notice, listen};
+use crate::operate::observer::{Observer, ObserverOptions};
 use crate::process::Process;
 use crate::process::manager::ProcessManager;
 use crate::projection::Projection;
@@ -141,6 +142,7 @@ pub struct App<M> {
     parts: Vec<Box<dyn Part>>,
     grace: Duration,
     listeners: Vec<Arc<Listener>>,
+    observer: Option<Observer>,
 }
 
 /// The time that tasks have to stop, as most supervisors give it to a process.
@@ -165,7 +167,7 @@ impl<M: ReadModel + Clone> App<M> {
         let on_failure: OnFailure = Arc::new(|_, _| {});
         let (carrier, role, health, parts) = (Carrier::Store, Role::All, HealthOptions::new(), Vec::new());
         let (grace, listeners) = (GRACE, Vec::new());
-        Self { store, relays, models, carrier, role, health, on_failure, parts, grace, listeners }
+        Self { store, relays, models, carrier, role, health, on_failure, parts, grace, listeners, observer: None }
     }
 
     /// Runs only the tasks of `role` in this process.
@@ -197,6 +199,28 @@ impl<M: ReadModel + Clone> App<M> {
     /// with their transactions. A worker may have a shorter one of its own, see [`WorkerOptions::with_grace`](crate::WorkerOptions::with_grace).
     pub fn with_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Reads the state of the log and of the read models at an interval, and sets the [gauges](crate::metrics) about them. In a program of
+    /// several processes, one that always runs is enough.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::operate::ObserverOptions;
+    /// use retell::prelude::*;
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let app = App::new(MemoryStore::new(), MemoryReadModel::new()).with_observer(ObserverOptions::new());
+    /// app.start().stop().await?;
+    /// # Ok::<(), BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn with_observer(mut self, options: ObserverOptions) -> Self
+    where
+        M: ViewStore + DeadlineStore,
+    {
+        self.observer = Some(Observer::over(self.store.clone(), self.relays.clone(), self.models.clone(), options));
         self
     }
 
@@ -301,7 +325,7 @@ impl<M: ReadModel + Clone> App<M> {
     /// Parts that do not fit together do not run: they fail with the error of [`check`](Self::check), which [`Running::health`] shows.
     pub fn start(self) -> Running {
         let problems = self.problems();
-        let Self { store, relays, models, carrier, role, health, on_failure, parts, grace, listeners } = self;
+        let Self { store, relays, models, carrier, role, health, on_failure, parts, grace, listeners, observer } = self;
         let checkpoint: ReadCheckpoint = Arc::new(move |projection| {
             let models = models.clone();
             async move { Ok(models.mark(&ProjectionName::new(projection)?).await?.position) }.boxed()
@@ -323,6 +347,9 @@ impl<M: ReadModel + Clone> App<M> {
             }
         }
         running.watch(views);
+        if let Some(observer) = observer {
+            running.observe(observer);
+        }
         running
     }
 

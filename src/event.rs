@@ -272,6 +272,15 @@ impl EventTypes {
             Self::Only(schemas) => schemas.iter().any(|schema| schema.is_named(event_type)),
         }
     }
+
+    /// Returns each stored name, former ones included, with the newest schema version.
+    pub(crate) fn newest_versions(self) -> impl Iterator<Item = (&'static str, u32)> {
+        let schemas = match self {
+            Self::All => &[],
+            Self::Only(schemas) => schemas,
+        };
+        schemas.iter().flat_map(|schema| schema.names().map(|name| (name, schema.version)))
+    }
 }
 
 /// The stored name of the steps of processes. A process manager reads the newest steps of its own process when it starts.

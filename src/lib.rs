@@ -33,6 +33,7 @@ mod hosts;
 pub mod id;
 pub mod inline;
 pub mod lifecycle;
+pub mod metrics;
 pub mod notice;
 pub mod operate;
 mod panics;
@@ -129,6 +130,7 @@ pub mod docs {
         page!(d0029_golden_payloads, "docs/decisions/0029-golden-payloads.md");
         page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
         page!(d0032_traces, "docs/decisions/0032-traces.md");
+        page!(d0033_metrics, "docs/decisions/0033-metrics.md");
     }
 }
 

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`status`] | how far relays and processors are, what they have parked, which generations are live, which deadlines are due |
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
+//! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`] | the rows of a stream, with payloads as JSON |
 //!
 //! # Bounds
@@ -20,11 +21,13 @@
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,
 //! and `null` for what is unknown. A minor release may add entries.
 
+pub(crate) mod observer;
 mod report;
 mod status;
 mod stream;
 mod why;
 
+pub use observer::{Observer, ObserverOptions};
 pub use report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,
     MAX_RELAYS, MAX_RELEASES, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report, ViewGeneration,

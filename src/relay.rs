@@ -20,6 +20,7 @@ use crate::error::{ErrorKind, Result};
 use crate::grace::within_grace;
 use crate::id::mark::Mark;
 use crate::id::{Fence, Position};
+use crate::metrics::relay::RelayMeter;
 use crate::notice::NoticeKind;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
@@ -184,7 +185,7 @@ impl Relay {
 
     async fn publish_alone(&self, stop: &CancellationToken) -> Halt {
         match retry(stop, self.route.delays(), None, || end_of(&*self.route.reader)).await {
-            Ok(head) => Publishing::new(&self.route, None, head, stop).run().await,
+            Ok(head) => Publishing::new(&self.route, None, head, stop, &RelayMeter::new("local")).run().await,
             Err(halt) => halt,
         }
     }
@@ -192,9 +193,10 @@ impl Relay {
     /// Publishes while the relay certainly holds the lease. Drops all work in progress as soon as another relay may hold it.
     async fn lead(&self, leadership: &Leadership<'_>, stop: &CancellationToken) -> Halt {
         let Leadership { lease, store, name, fence } = *leadership;
+        let meter = RelayMeter::new(name);
         let publishing = async {
             match retry(stop, self.route.delays(), Some(lease), || take_over(store, name, fence)).await {
-                Ok(start) => Publishing::new(&self.route, Some(leadership), start, stop).run().await,
+                Ok(start) => Publishing::new(&self.route, Some(leadership), start, stop, &meter).run().await,
                 Err(halt) => halt,
             }
         };

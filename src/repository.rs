@@ -9,7 +9,7 @@ mod request;
 use std::any::type_name;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -20,6 +20,8 @@ use crate::command::{CommandError, Context, Executed, Keyed, Request};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::event::{Event, EventTypes, NewEvent};
 use crate::id::{AggregateId, AggregateType, ExpectedVersion, InvalidName, StreamId, Version};
+use crate::metrics::load::{LoadMeter, LoadSource, SnapshotOutcome};
+use crate::metrics::upcasts::UpcastMeter;
 use crate::notice::{self, NoticeKind};
 use crate::panics::catch;
 use crate::registry::Registry;
@@ -108,6 +110,7 @@ struct Inner<A: Aggregate> {
     snapshots: Snapshots,
     /// Whether the wire shapes of the events are registered with the log.
     registration: Registration,
+    upcasts: UpcastMeter,
 }
 
 impl<A: Aggregate> std::fmt::Debug for Inner<A> {
@@ -123,6 +126,7 @@ struct Snapshots {
     failures: AtomicU64,
     /// Whether the last one could not be written.
     fail: AtomicBool,
+    meter: LoadMeter,
 }
 
 impl<A: Aggregate> Repository<A> {
@@ -154,8 +158,10 @@ impl<A: Aggregate> Repository<A> {
                 permits: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
                 failures: AtomicU64::default(),
                 fail: AtomicBool::default(),
+                meter: LoadMeter::new(A::TYPE),
             },
             registration: Registration::new(),
+            upcasts: UpcastMeter::new(A::Event::TYPES.newest_versions()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -228,6 +234,8 @@ impl<A: Aggregate> Repository<A> {
         let mut newest = slot.is_none();
         if newest {
             *slot = Some(self.load_newest(stream).await?);
+        } else {
+            self.inner.snapshots.meter.cache_hits.increment(1);
         }
         let mut waits = self.inner.retry.waits();
         let kept = loop {
@@ -413,27 +421,34 @@ impl<A: Aggregate> Repository<A> {
 
     /// Replays the stream into `from`. If the snapshot cannot be decoded, replays all events instead, since the events are the truth.
     async fn replay(&self, stream: &StreamId, from: Loaded<A>, replay: Replay) -> Result<Loaded<A>> {
-        let mut fold = Fold { stream, loaded: from, bad_snapshot: false };
+        let (began, known, upcasts) = (Instant::now(), from.version, &self.inner.upcasts);
+        let mut fold = Fold { stream, loaded: from, bad_snapshot: false, upcasts };
         match self.inner.store.replay(stream, replay, &mut fold).await {
             Err(_) if fold.bad_snapshot => {
-                self.inner.snapshots.failures.fetch_add(1, Ordering::Relaxed);
                 span::snapshot_refused(A::TYPE);
-                let mut fold = Fold { stream, loaded: Loaded::default(), bad_snapshot: false };
+                self.inner.snapshots.failed(SnapshotOutcome::Unreadable);
+                let mut fold = Fold { stream, loaded: Loaded::default(), bad_snapshot: false, upcasts };
                 self.inner.store.replay(stream, Replay { snapshot: None, ..replay }, &mut fold).await?;
+                self.inner.snapshots.loaded(&fold.loaded, Version::ZERO, began);
                 Ok(fold.loaded)
             }
             Err(error) => Err(Box::pin(if_behind_deploy(&*self.inner.store, error)).await),
-            Ok(()) => Ok(fold.loaded),
+            Ok(()) => {
+                self.inner.snapshots.loaded(&fold.loaded, known, began);
+                Ok(fold.loaded)
+            }
         }
     }
 
     /// Replaces the cached state by the state `after` the events that were just appended.
     fn update_cache(&self, stream: &StreamId, slot: &mut Option<Loaded<A>>, mut after: Loaded<A>) {
-        if self.is_snapshot_due(&after)
-            && let Ok(permit) = self.inner.snapshots.permits.clone().try_acquire_owned()
-        {
-            after.snapshot = after.version;
-            self.spawn_snapshot(stream.clone(), after.clone(), permit);
+        if self.is_snapshot_due(&after) {
+            if let Ok(permit) = self.inner.snapshots.permits.clone().try_acquire_owned() {
+                after.snapshot = after.version;
+                self.spawn_snapshot(stream.clone(), after.clone(), permit);
+            } else {
+                self.inner.snapshots.meter.snapshot(SnapshotOutcome::Skipped);
+            }
         }
         *slot = Some(after);
     }
@@ -441,7 +456,7 @@ impl<A: Aggregate> Repository<A> {
     fn is_snapshot_due(&self, loaded: &Loaded<A>) -> bool {
         let due = catch(|| A::SNAPSHOTS.is_due(loaded.snapshot.get(), loaded.version.get()));
         due.unwrap_or_else(|_| {
-            self.inner.snapshots.failures.fetch_add(1, Ordering::Relaxed);
+            self.inner.snapshots.failed(SnapshotOutcome::Failed);
             false
         })
     }
@@ -460,13 +475,32 @@ impl Snapshots {
     /// Counts a failure. Operators can watch the count.
     fn count(&self, aggregate_type: &str, saved: &Result<(), BoxError>) {
         let failed = saved.is_err();
-        self.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
+        if failed {
+            self.failed(SnapshotOutcome::Failed);
+        } else {
+            self.meter.snapshot(SnapshotOutcome::Saved);
+        }
         match (self.fail.swap(failed, Ordering::Relaxed), failed) {
             (false, true) => notice::send(aggregate_type, NoticeKind::SnapshotsFail, None),
             (true, false) => notice::send(aggregate_type, NoticeKind::SnapshotsSaved, None),
             (false, false) => span::snapshot_taken(aggregate_type),
             (true, true) => {}
         }
+    }
+
+    fn failed(&self, outcome: SnapshotOutcome) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.meter.snapshot(outcome);
+    }
+
+    /// Records a load that continued from the version `known`, if that is not zero.
+    fn loaded<A>(&self, loaded: &Loaded<A>, known: Version, began: Instant) {
+        let (source, from) = match known {
+            Version::ZERO if loaded.snapshot == Version::ZERO => (LoadSource::Replay, known),
+            Version::ZERO => (LoadSource::Snapshot, loaded.snapshot),
+            _ => (LoadSource::Cache, known),
+        };
+        self.meter.loaded(source, loaded.version.get().saturating_sub(from.get()), began);
     }
 }
 

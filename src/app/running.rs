@@ -15,6 +15,7 @@ use crate::app::watch::{OnFailure, Reports, Watcher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
 use crate::notice::{Listener, listen};
+use crate::operate::observer::Observer;
 use crate::relay::Relay;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::token::Token;
@@ -119,6 +120,11 @@ impl Running {
     pub(super) fn watch(&mut self, views: Vec<(String, ReadLive)>) {
         let (watcher, log) = (self.watcher.clone(), self.store.clone());
         self.watch.spawn_watch(|stop| async move { watcher.watch(log, views, stop).await }.boxed());
+    }
+
+    /// Keeps the gauges about the log up to date from now on.
+    pub(super) fn observe(&mut self, observer: Observer) {
+        self.watch.spawn_watch(|stop| observer.run(stop).boxed());
     }
 
     /// Returns a receiver of the state of each task, updated with every change.

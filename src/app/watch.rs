@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ::metrics::Counter;
 use chrono::{DateTime, Utc};
 use futures::future::{join, join_all};
 use tokio::sync::watch;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::health::{Health, HealthOptions, State};
 use crate::error::{Error, ErrorKind, Result, reason};
 use crate::id::Position;
+use crate::metrics::names::TASK_FAILURES;
 use crate::notice::{self, NoticeKind};
 use crate::panics::catch;
 use crate::status::{Activity, Status, Wait, Waiting};
@@ -63,6 +65,7 @@ struct Entry {
     reports: Reports,
     outcome: Outcome,
     lag: Lag,
+    failures: Counter,
 }
 
 enum Outcome {
@@ -165,13 +168,17 @@ impl Watcher {
 
     pub(super) fn add(&self, task: &str, reports: Reports) {
         let lag = Lag { position: *reports.position.borrow(), ..Lag::default() };
-        self.seen().tasks.insert(task.to_owned(), Entry { reports, outcome: Outcome::Runs, lag });
+        let failures = TASK_FAILURES.counter(&[task]);
+        self.seen().tasks.insert(task.to_owned(), Entry { reports, outcome: Outcome::Runs, lag, failures });
         self.refresh();
     }
 
     pub(super) fn failed(&self, task: &str, times: u32, error: &Error) {
         // A callback that panics loses this report, and the task still restarts.
         drop(catch(|| (self.0.on_failure)(task, error)));
+        if let Some(entry) = self.seen().tasks.get(task) {
+            entry.failures.increment(1);
+        }
         self.set(task, Outcome::Failed { times, error: reason(error) });
     }
 

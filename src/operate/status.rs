@@ -53,11 +53,21 @@ where
     L: EventReader + RelayStore + ?Sized,
     M: ViewStore + DeadlineStore + ?Sized,
 {
+    status_of(log, log, models).await
+}
+
+/// Reports on a log whose reader and relays are separate handles.
+pub(super) async fn status_of<L, R, M>(log: &L, relays_of: &R, models: &M) -> Result<Report>
+where
+    L: EventReader + ?Sized,
+    R: RelayStore + ?Sized,
+    M: ViewStore + DeadlineStore + ?Sized,
+{
     let at = Utc::now().trunc_subsecs(6);
     let head = log.head().await?;
     let recorded_at = log.event_at(head).await?.map(|event| event.recorded_at);
     let end = End { at, head };
-    let relays = match log.relay_statuses(MAX_RELAYS + 1).await? {
+    let relays = match relays_of.relay_statuses(MAX_RELAYS + 1).await? {
         Some(statuses) => Some(relays(log, end, statuses).await?),
         None => None,
     };

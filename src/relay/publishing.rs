@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result, reason};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Fence, Position};
+use crate::metrics::relay::RelayMeter;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
@@ -85,10 +86,11 @@ impl<'r> Publishing<'r> {
         leadership: Option<&'r Leadership<'r>>,
         start: Mark,
         stop: &'r CancellationToken,
+        meter: &'r RelayMeter,
     ) -> Self {
         route.published.send_replace(start.position);
         route.reporter.runs();
-        let sender = Sender { route, leadership, stop };
+        let sender = Sender { route, leadership, stop, meter };
         Self { sender, progress: Progress { sender, confirmed: start, stored: start, stored_at: Instant::now() } }
     }
 
@@ -115,6 +117,7 @@ impl<'r> Publishing<'r> {
     /// Publishes until stopped, or until the broker fails. After a failure the caller publishes everything after the last confirmed page again,
     /// because a lost page must come before the pages that follow it.
     async fn publish(&mut self, pace: Pace) -> Result<(), Halt> {
+        self.sender.meter.nothing_unconfirmed();
         // `- 1`: the confirming side holds one more page while it awaits that page's confirm.
         let (sent, unconfirmed) = mpsc::channel(UNCONFIRMED_PAGES - 1);
         let start = self.progress.confirmed;
@@ -161,6 +164,7 @@ struct Sender<'r> {
     route: &'r Route,
     leadership: Option<&'r Leadership<'r>>,
     stop: &'r CancellationToken,
+    meter: &'r RelayMeter,
 }
 
 impl Sender<'_> {
@@ -246,7 +250,9 @@ impl Sender<'_> {
         if let Err(error) = &sent {
             span::failed(&span, error);
         }
-        sent.map_err(Halt::Failed)
+        let confirm = sent.map_err(Halt::Failed)?;
+        self.meter.sent(frames.iter().map(|frame| frame.body().len()), batch.events.len());
+        Ok(confirm)
     }
 
     fn frames(&self, batch: &Batch) -> Result<Vec<Frame>> {
@@ -282,7 +288,9 @@ impl Progress<'_> {
                 page = unconfirmed.recv() => {
                     let Some(Unconfirmed { through, confirm }) = page else { return Ok(()) };
                     let unroutable = route.outlet.answer(&route.reporter, confirm).await.map_err(Halt::Failed)?;
+                    self.sender.meter.confirmed();
                     if unroutable > 0 {
+                        self.sender.meter.unroutable.increment(unroutable);
                         route.unroutable.send_modify(|sum| *sum += unroutable);
                     }
                     self.confirmed = through;

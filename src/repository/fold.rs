@@ -4,6 +4,7 @@ use crate::aggregate::Aggregate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DecodeError, StoredEvent, decode_not_one, decode_stored};
 use crate::id::{EventId, EventType, StreamId, Version};
+use crate::metrics::upcasts::UpcastMeter;
 use crate::panics::{Panicked, catch};
 use crate::store::log::reader::Visitor;
 
@@ -39,6 +40,7 @@ pub(super) struct Fold<'s, A> {
     pub(super) stream: &'s StreamId,
     pub(super) loaded: Loaded<A>,
     pub(super) bad_snapshot: bool,
+    pub(super) upcasts: &'s UpcastMeter,
 }
 
 impl<A: Aggregate> Visitor for Fold<'_, A> {
@@ -67,6 +69,7 @@ impl<A: Aggregate> Visitor for Fold<'_, A> {
             }
             Err(error) => return Err(self.undecodable(error, version, name)),
         }
+        self.upcasts.decoded(name, event.schema_version);
         self.loaded.version = version;
         self.loaded.last_event = Some(id);
         Ok(())

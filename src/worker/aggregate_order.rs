@@ -76,8 +76,12 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
         let (mut batch, scope) = (Vec::new(), self.scope());
         for delivery in deliveries {
             match open(&delivery, self.applied.position, &scope) {
+                Ok(events) if events.is_empty() => self.meter.known.increment(1),
                 Ok(events) => batch.extend(events),
-                Err(junk) => self.feed.reject(delivery, &junk).await,
+                Err(junk) => {
+                    self.feed.reject(delivery, &junk).await;
+                    self.meter.unreadable.increment(1);
+                }
             }
         }
         // Late messages arrive after others, and duplicates twice.
@@ -213,6 +217,7 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
         if is_parked {
             self.report_parked(&failed);
         }
+        self.meter.parked();
         Ok(is_parked)
     }
 

@@ -19,6 +19,7 @@ impl<M: ReadModel, O> Runner<'_, M, O> {
     pub(super) fn go_on_after_deploy(&mut self) {
         if self.behind_deploy.take().is_some() {
             self.job.reporter.done(Wait::Deploy);
+            self.meter.follows_deploy();
             self.feed.come_back();
         }
     }
@@ -34,6 +35,7 @@ where
             return Err(error);
         }
         self.job.reporter.waits_after(Wait::Deploy, reason(&error));
+        self.meter.waits_for_deploy();
         self.feed.go_away();
         let options = &self.job.options;
         self.behind_deploy.get_or_insert_with(|| options.delays()).pause(&self.stop).await;

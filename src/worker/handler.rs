@@ -28,6 +28,8 @@ pub(super) trait Handler<Tx: Send + ?Sized + 'static>: Send + Sync + 'static {
     /// Returns the wire shape of the states that it stores, if it is known.
     fn state(&self) -> Option<Type>;
 
+    fn types(&self) -> EventTypes;
+
     async fn check(&self) -> Result<()>;
 
     async fn setup(&self, tx: &mut Tx) -> Result<(), BoxError>;
@@ -55,6 +57,10 @@ impl<P: Projection> Handler<P::Tx> for P {
 
     fn state(&self) -> Option<Type> {
         Projection::state(self)
+    }
+
+    fn types(&self) -> EventTypes {
+        P::Event::TYPES
     }
 
     async fn check(&self) -> Result<()> {

@@ -82,17 +82,22 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
                 Ok(opened) => opened,
                 Err(junk) => {
                     self.feed.reject(delivery, &junk).await;
+                    self.meter.unreadable.increment(1);
                     continue;
                 }
             };
             match admission {
-                Admission::Known => continue,
+                Admission::Known => {
+                    self.meter.known.increment(1);
+                    continue;
+                }
                 Admission::Next => {
                     let is_new = |event: &RecordedEvent| event.position > through.position && self.wanted.passes(event);
                     batch.extend(events.into_iter().filter(is_new));
                     (through, brought) = (last, brought.max(last.position));
                 }
                 Admission::Gap => {
+                    self.meter.holes.increment(1);
                     // Missing events were lost or arrive later: the store has all of them, including this frame's.
                     self.apply(std::mem::take(&mut batch), through).await?;
                     self.read_log(None).await?;
@@ -252,6 +257,7 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
         let outcome = self.commit(events, to, &parking).await?;
         if let Outcome::Committed = outcome {
             self.report_parked(&self.failed);
+            self.meter.parked();
             self.failed.clear();
         }
         Ok(outcome)
@@ -302,6 +308,9 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
         let failed = failure(&self.name, first);
         events.iter().try_for_each(|event| self.wanted.check(event))?;
         let call = self.job.projection.clone().decode(events)?;
+        events
+            .iter()
+            .for_each(|event| self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version));
         let (limit, took) = (self.job.options.longest_call, self.order.took.clone());
         let span = call_span(&Span::current(), &self.name, events, self.continues_traces());
         Ok(Box::new(move |tx| {

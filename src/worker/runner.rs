@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result, reason};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Position, ProjectionName, StreamId};
+use crate::metrics::upcasts::UpcastMeter;
+use crate::metrics::worker::{ParkReason, WorkerMeter};
 use crate::notice::NoticeKind;
 use crate::panics::catch_in;
 use crate::registry::stored::if_behind_deploy;
@@ -70,6 +72,7 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     pub(super) unstored: Option<Error>,
     /// The waits of a worker that is behind a deploy.
     pub(super) behind_deploy: Option<Delays>,
+    pub(super) meter: Arc<WorkerMeter>,
 }
 
 /// Events that are applied together, if possible.
@@ -136,6 +139,14 @@ fn later(one: Mark, other: Mark) -> Mark {
     if other.position > one.position { other } else { one }
 }
 
+fn park_reason(error: &Error) -> ParkReason {
+    match error {
+        _ if is_undecodable(error) => ParkReason::Undecodable,
+        _ if is_unreadable(error) => ParkReason::State,
+        _ => ParkReason::Handler,
+    }
+}
+
 /// How a pass over a batch ended.
 enum Pass {
     /// Every event is applied, parked, or was before.
@@ -152,6 +163,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
     pub(super) fn new(job: &'w Job<M>, order: O, mode: SubscriptionMode, stop: CancellationToken) -> Result<Self> {
         let name = ProjectionName::new(job.projection.name())?;
         let (broker, grown) = (job.broker.clone(), job.reader.watch_head());
+        let upcasts = UpcastMeter::new(job.projection.types().newest_versions());
         Ok(Self {
             job,
             order,
@@ -167,6 +179,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
             pace: Pace::new(job.options.batch_time),
             is_at_head: false,
             feed: Feed::new(broker, name.clone(), mode, job.options, grown, job.reporter.clone(), stop.clone()),
+            meter: WorkerMeter::new(name.as_str(), upcasts).into(),
             name,
             stop,
             limit: None,
@@ -388,6 +401,7 @@ where
 
     async fn pass(&mut self, groups: &[Group], through: Mark) -> Result<Pass> {
         self.failed.clear();
+        self.meter.not_parked();
         for group in groups {
             match self.pass_group(group, through).await? {
                 Pass::Through => {}
@@ -446,11 +460,20 @@ where
                     let unreadable = if self.failed.is_empty() { 0 } else { self.unreadable };
                     self.failed.push(rested(options.parked(&event, &error), report.took, self.job.options.due()));
                     self.unreadable = unreadable + usize::from(is_unreadable(&error));
+                    self.meter.suspect(park_reason(&error));
                     if !is_unreadable(&error) && self.breaker.trips(self.suspects(), options) {
                         return Ok(Pass::Outage);
                     }
                 }
             }
+        }
+    }
+
+    fn measure(&self, outcome: &Outcome, report: &Report) {
+        match outcome {
+            Outcome::Committed => self.meter.applied(report.planned, report.took),
+            Outcome::Failed(_) => self.meter.failed(report.planned, report.took),
+            Outcome::Interrupted | Outcome::Unread(_) => {}
         }
     }
 
@@ -471,6 +494,7 @@ where
         let (mut delays, mut retries) = (self.delays(), self.job.options.retries);
         loop {
             let (outcome, report) = self.apply_part(group, through, most).await?;
+            self.measure(&outcome, &report);
             let may_pass = match &outcome {
                 // A slow handler would hold up the other aggregates once more for each retry.
                 Outcome::Failed(error) => {
@@ -534,6 +558,7 @@ where
         // The retry of another aggregate may have found that another worker has retried this one.
         while let Some(mut parked) = self.parked.due_one(stream) {
             let (outcome, report) = self.retry_part(&parked, most).await?;
+            self.measure(&outcome, &report);
             took = report.took;
             match outcome {
                 Outcome::Committed => {

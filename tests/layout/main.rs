@@ -68,7 +68,7 @@ const ORDER: [&[&str]; 16] = [
     &["panics", "trace"],
     &["notice"],
     &["status"],
-    &["codec", "claim", "backoff", "grace", "hosts"],
+    &["codec", "claim", "backoff", "grace", "hosts", "metrics"],
     &["shape"],
     &["event", "shutdown"],
     &["aggregate", "store", "broker"],

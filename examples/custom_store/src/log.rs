@@ -59,7 +59,7 @@ impl RedbStore {
         let file = File::open(path.as_ref().to_owned()).await?;
         let head = Arc::new(watch::Sender::new(file.read("read the head", |rows| Ok(head_of(rows)?.0)).await?));
         let writer = Writer { file: file.clone(), head: head.clone() };
-        Ok(Self { file, head, commits: Arc::new(GroupCommit::new(Arc::new(writer))) })
+        Ok(Self { file, head, commits: Arc::new(GroupCommit::new(Arc::new(writer)).with_name("redb")) })
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::broker::rabbitmq::options::RabbitMqOptions;
 use crate::broker::rabbitmq::topology::Exchange;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::broker::ConnectionMeter;
 
 /// Heartbeat interval. Either side closes the connection after about two intervals of silence; nothing else detects a half-open connection.
 const HEARTBEAT_SECONDS: u16 = 10;
@@ -47,6 +48,18 @@ pub(super) enum Purpose {
     Consuming,
 }
 
+impl Purpose {
+    /// Returns the label of its metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Publishing => "publishing",
+            Self::Announcing => "announcing",
+            Self::DeadLetters => "dead_letters",
+            Self::Consuming => "consuming",
+        }
+    }
+}
+
 impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -67,6 +80,7 @@ pub(super) struct Link {
     node: AtomicUsize,
     /// The most bytes of a message that the broker accepts, as far as it is known.
     largest: AtomicUsize,
+    meter: ConnectionMeter,
 }
 
 /// An open connection and its channel for publishing.
@@ -103,6 +117,7 @@ impl Link {
             live: Mutex::default(),
             node: AtomicUsize::new(0),
             largest: AtomicUsize::new(usize::MAX),
+            meter: ConnectionMeter::new(purpose.label()),
         }
     }
 
@@ -189,7 +204,10 @@ impl Link {
             }
             // One timeout for all steps, since declaring takes many round trips.
             let connected = timeout(self.options.timeout, self.connect()).await;
-            connected.map_err(|late| Error::with_source(ErrorKind::Transient("connect to RabbitMQ".into()), late))??
+            let late = |late| Err(Error::with_source(ErrorKind::Transient("connect to RabbitMQ".into()), late));
+            let connected = connected.unwrap_or_else(late);
+            self.meter.attempted(&connected);
+            connected?
         };
         Ok(live.insert(up))
     }

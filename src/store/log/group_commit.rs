@@ -11,6 +11,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -18,8 +19,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::append::{AppendMeter, AppendOutcome};
 use crate::panics::catch_in;
-use crate::store::log::append::{Append, Appended};
+use crate::store::log::append::{Append, Appended, Outcome};
 use crate::trace;
 use crate::trace::span::{self, within};
 
@@ -69,6 +71,7 @@ pub trait BatchAppend: Send + Sync + 'static {
 /// ```
 pub struct GroupCommit {
     driver: Arc<dyn BatchAppend>,
+    meter: Arc<AppendMeter>,
     closing: CancellationToken,
     queues: Vec<Queue>,
     /// The streams with appends in flight: from the hash of a stream to its queue and the number of its appends.
@@ -83,8 +86,14 @@ struct Queue {
     appends: AtomicUsize,
 }
 
-/// An append, and the channel for its outcome.
-type Waiting = (Append, oneshot::Sender<Result<Appended>>);
+/// An append, and its caller.
+type Waiting = (Append, Caller);
+
+/// The channel for the outcome of an append, and when the append was called.
+struct Caller {
+    outcome: oneshot::Sender<Result<Appended>>,
+    began: Instant,
+}
 
 impl GroupCommit {
     /// Creates a group commit over `driver` with one commit in flight.
@@ -95,7 +104,14 @@ impl GroupCommit {
     /// Creates a group commit over `driver` with up to `queues` commits in flight (minimum 1).
     pub fn with_queues(driver: Arc<dyn BatchAppend>, queues: usize) -> Self {
         let queues = std::iter::repeat_with(Queue::default).take(queues.max(1)).collect();
-        Self { driver, closing: CancellationToken::new(), queues, streams: std::sync::Mutex::default() }
+        let meter = Arc::new(AppendMeter::new("other"));
+        Self { driver, meter, closing: CancellationToken::new(), queues, streams: std::sync::Mutex::default() }
+    }
+
+    /// Sets the label `store` of the [metrics](crate::metrics) of these appends, `other` by default.
+    pub fn with_name(mut self, store: &str) -> Self {
+        self.meter = Arc::new(AppendMeter::new(store));
+        self
     }
 
     /// Queues `append` for the next commit and returns its outcome.
@@ -107,7 +123,7 @@ impl GroupCommit {
     /// # Cancel safety
     /// A call that is dropped while it waits for a place in the queue writes nothing. A call that is dropped later is still committed.
     pub async fn append(&self, append: Append) -> Result<Appended> {
-        let in_flight = self.enter(&append);
+        let (began, in_flight) = (Instant::now(), self.enter(&append));
         let queue = &self.queues[in_flight.queue];
         let waiting = match queue.waiting.get() {
             Some(waiting) => waiting,
@@ -119,7 +135,7 @@ impl GroupCommit {
             () = self.closing.cancelled() => return Err(closed()),
             place = waiting.reserve() => place.map_err(|_| closed())?,
         };
-        place.send((append, outcome));
+        place.send((append, Caller { outcome, began }));
         answer.await.map_err(|_| Error::new(ErrorKind::Transient(LEARN_OUTCOME.into())))?
     }
 
@@ -163,7 +179,7 @@ impl GroupCommit {
         let mut task = queue.task.lock().await;
         queue.waiting.get_or_init(|| {
             let (sender, waiting) = mpsc::channel(MAX_QUEUED_APPENDS);
-            *task = Some(tokio::spawn(run(self.driver.clone(), waiting, self.closing.clone())));
+            *task = Some(tokio::spawn(run(self.driver.clone(), self.meter.clone(), waiting, self.closing.clone())));
             sender
         })
     }
@@ -201,7 +217,12 @@ fn closed() -> Error {
 }
 
 /// Commits the appends of one queue. Returns when the store is closed or dropped and the queue is empty.
-async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>, closing: CancellationToken) {
+async fn run(
+    driver: Arc<dyn BatchAppend>,
+    meter: Arc<AppendMeter>,
+    mut waiting: mpsc::Receiver<Waiting>,
+    closing: CancellationToken,
+) {
     loop {
         let first = tokio::select! {
             biased;
@@ -214,37 +235,49 @@ async fn run(driver: Arc<dyn BatchAppend>, mut waiting: mpsc::Receiver<Waiting>,
         let Some(first) = first else { return };
         // A caller that just got an outcome may append again immediately: yielding lets that append join this commit.
         tokio::task::yield_now().await;
-        let (batch, outcomes) = gather(first, &mut waiting);
-        let (size, span) = (batch.len(), span::commit(batch.len()));
+        let (batch, callers) = gather(first, &mut waiting);
+        let span = span::commit(batch.len());
         trace::link(&span, batch.iter().flat_map(Append::events).map(|event| &event.metadata.extra));
+        let (size, events) = (batch.len(), batch.iter().map(event_count).sum());
         // A panic costs this batch its outcomes and must not end the queue, which every later append of the process needs.
         let results = within!(span, catch_in(async { driver.append_batch(batch).await }));
         let results = results.unwrap_or_else(|panicked| {
             let unknown = Error::with_source(ErrorKind::Transient(LEARN_OUTCOME.into()), panicked);
             vec![Err(unknown); size]
         });
-        for (result, outcome) in results.into_iter().zip(outcomes) {
+        meter.committed(size, events);
+        for (result, caller) in results.into_iter().zip(callers) {
+            meter.ended(outcome_of(&result), caller.began);
             // The receiver is gone if the caller was dropped.
-            drop(outcome.send(result));
+            drop(caller.outcome.send(result));
         }
     }
 }
 
-fn gather(
-    first: Waiting,
-    waiting: &mut mpsc::Receiver<Waiting>,
-) -> (Vec<Append>, Vec<oneshot::Sender<Result<Appended>>>) {
+fn event_count(append: &Append) -> usize {
+    append.streams().iter().map(|part| part.events.len()).sum()
+}
+
+fn outcome_of(result: &Result<Appended>) -> AppendOutcome {
+    match result {
+        Ok(appended) if appended.outcome == Outcome::Repeated => AppendOutcome::Duplicate,
+        Ok(_) => AppendOutcome::Ok,
+        Err(error) => AppendOutcome::of(error),
+    }
+}
+
+fn gather(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Vec<Append>, Vec<Caller>) {
     let mut bytes = first.0.payload_bytes();
-    let (mut batch, mut outcomes) = (vec![first.0], vec![first.1]);
+    let (mut batch, mut callers) = (vec![first.0], vec![first.1]);
     while batch.len() < MAX_QUEUED_APPENDS
         && bytes < MAX_COMMIT_BYTES
-        && let Ok((append, outcome)) = waiting.try_recv()
+        && let Ok((append, caller)) = waiting.try_recv()
     {
         bytes += append.payload_bytes();
         batch.push(append);
-        outcomes.push(outcome);
+        callers.push(caller);
     }
-    (batch, outcomes)
+    (batch, callers)
 }
 
 #[cfg(test)]
@@ -256,7 +289,6 @@ mod tests {
 
     use super::*;
     use crate::id::{CommitId, EventId, ExpectedVersion, StreamId};
-    use crate::store::Outcome;
 
     /// A driver in which each commit for the order "held" waits for a permit.
     struct HoldingDriver(Semaphore);

@@ -32,7 +32,8 @@ impl<T: Clone + Send + Sync + 'static> InlineStore for MemoryStore<T> {
         let set_up = InlineLog { log, models, inlines: Inlines::none().and(inline.clone()) };
         set_up.set_up(&*inline).await?;
         let inlines = self.inlines.and(inline);
-        let commits = GroupCommit::new(Arc::new(InlineLog { inlines: inlines.clone(), ..set_up.clone() }));
+        let commits =
+            GroupCommit::new(Arc::new(InlineLog { inlines: inlines.clone(), ..set_up.clone() })).with_name("memory");
         Ok(Self { log: self.log.clone(), commits: Arc::new(commits), models: self.models.clone(), inlines })
     }
 }

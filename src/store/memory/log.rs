@@ -89,7 +89,12 @@ impl<T: Send + Sync + 'static> MemoryStore<T> {
     pub fn with_read_model(models: MemoryReadModel<T>) -> Self {
         let (state, head) = (RwLock::default(), watch::Sender::new(Position::ZERO));
         let log = Arc::new(MemoryLog { state, head, kinds: Kinds::default() });
-        Self { commits: Arc::new(GroupCommit::new(log.clone())), log, models, inlines: Inlines::none() }
+        Self {
+            commits: Arc::new(GroupCommit::new(log.clone()).with_name("memory")),
+            log,
+            models,
+            inlines: Inlines::none(),
+        }
     }
 
     /// Returns the read model that [inline](mod@crate::inline) projections of this log write to. Other projections may use it, too. An append

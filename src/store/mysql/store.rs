@@ -115,7 +115,7 @@ impl MySqlStore {
         let opened = options.limits.long().call("open the log", opened).await?;
         let writer = Arc::new(Writer::new(connections.clone(), &opened));
         Ok(Self {
-            commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
+            commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE).with_name("mysql")),
             writer,
             models: connections.apart(),
             reader: Reader { connections },

@@ -99,7 +99,7 @@ impl PostgresStore {
         let signals = Signals::new(listen.then(|| connections.clone()), &schema);
         let writer = Arc::new(Writer::new(connections.clone(), schema.clone(), options.durable, signals));
         Ok(Self {
-            commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE)),
+            commits: Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE).with_name("postgres")),
             writer,
             models: connections.apart(),
             reader: Reader { connections, schema: schema.clone(), expects_writes: !read_only },

@@ -147,7 +147,7 @@ impl SqliteStore {
         let (writers, readers) = Pool::open(location, options).await?;
         let head = readers.run("read the head", |db| read::head(db)).await?;
         let writer = Arc::new(Writer { pool: writers, head: watch::Sender::new(head), inline: Inlines::none() });
-        let commits = Arc::new(GroupCommit::new(writer.clone()));
+        let commits = Arc::new(GroupCommit::new(writer.clone()).with_name("sqlite"));
         Ok(Self { commits, writer, readers, max_payload, kinds: Kinds::default() })
     }
 }

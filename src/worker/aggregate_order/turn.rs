@@ -10,6 +10,7 @@ use tracing::Span;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
+use crate::metrics::worker::WorkerMeter;
 use crate::store::log::mark::changed_stream;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::ParkedState;
@@ -36,6 +37,7 @@ pub(super) struct Attempt<Tx: Send + ?Sized + 'static> {
     span: Span,
     continues_traces: bool,
     report: Mutex<Report>,
+    meter: Arc<WorkerMeter>,
 }
 
 impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
@@ -51,6 +53,7 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
             span: Span::current(),
             continues_traces: runner.continues_traces(),
             report: Mutex::default(),
+            meter: runner.meter.clone(),
         })
     }
 
@@ -120,6 +123,9 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
         events.iter().try_for_each(|event| self.wanted.check(event))?;
         let borrowed: Vec<_> = events.iter().collect();
         let call = self.projection.clone().decode(&borrowed)?;
+        events
+            .iter()
+            .for_each(|event| self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version));
         let failed = failure(&self.name, first);
         let span = call_span(&self.span, &self.name, &borrowed, self.continues_traces);
         let (applied, took) = apply(call, tx, self.longest_call, failed, span).await;

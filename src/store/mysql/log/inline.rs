@@ -29,7 +29,7 @@ impl InlineStore for MySqlStore {
     async fn with_inline(&self, inline: Arc<dyn Inline<MySqlConnection>>) -> Result<Self> {
         inline::begin_inline(&self.read_model(), self, inline.clone()).await?;
         let writer = Arc::new(self.writer.with_inline(inline));
-        let commits = Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE));
+        let commits = Arc::new(GroupCommit::with_queues(writer.clone(), COMMITS_AT_ONCE).with_name("mysql"));
         Ok(Self { writer, commits, ..self.clone() })
     }
 }

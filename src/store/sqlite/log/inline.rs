@@ -53,6 +53,6 @@ impl InlineStore for SqliteStore {
             .await?;
         let inline = self.writer.inline.and(inline);
         let writer = Arc::new(Writer { pool: self.writer.pool.clone(), head: self.writer.head.clone(), inline });
-        Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone())), writer, ..self.clone() })
+        Ok(Self { commits: Arc::new(GroupCommit::new(writer.clone()).with_name("sqlite")), writer, ..self.clone() })
     }
 }
