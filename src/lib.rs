@@ -27,6 +27,7 @@ pub mod codec;
 pub mod command;
 pub mod error;
 pub mod event;
+mod finding;
 mod grace;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "rabbitmq"))]
 mod hosts;
@@ -126,6 +127,7 @@ pub mod docs {
         page!(d0028_export, "docs/decisions/0028-export.md");
         page!(d0029_golden_payloads, "docs/decisions/0029-golden-payloads.md");
         page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
+        page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
     }
 }
 
@@ -171,7 +173,7 @@ pub use store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 pub use store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 pub use store::{
     Append, Appended, DeadlineStore, EventReader, EventReaderExt, EventStore, EventStoreExt, Fields, Filter,
-    InlineStore, Outcome, Page, Parked, ParkedState, Parking, Query, ReadModel, RelayStore, Replay, Switch, Token,
+    InlineStore, Inspect, Outcome, Page, Parked, ParkedState, Parking, Query, ReadModel, RelayStore, Replay, Switch, Token,
     UpTo, ViewStore,
 };
 

@@ -65,7 +65,7 @@ impl Source {
 const ORDER: [&[&str]; 14] = [
     &["id"],
     &["error"],
-    &["status"],
+    &["status", "finding"],
     &["codec", "claim", "backoff", "grace", "hosts", "panics"],
     &["shape"],
     &["event", "shutdown"],

@@ -6,7 +6,9 @@
 mod connection;
 mod convert;
 mod error;
+mod examine;
 mod health;
+mod inspect;
 mod identity;
 mod log;
 mod migrate;
