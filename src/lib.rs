@@ -173,8 +173,8 @@ pub use store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 pub use store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 pub use store::{
     Append, Appended, DeadlineStore, EventReader, EventReaderExt, EventStore, EventStoreExt, Fields, Filter,
-    InlineStore, Inspect, Outcome, Page, Parked, ParkedState, Parking, Query, ReadModel, RelayStore, Replay, Switch, Token,
-    UpTo, ViewStore,
+    InlineStore, Inspect, Outcome, Page, Parked, ParkedState, Parking, Query, ReadModel, RelayStore, Replay, Switch,
+    Token, UpTo, ViewStore,
 };
 
 // Types of other crates that this crate's signatures name. Each is re-exported, so that an application can name it without a dependency of

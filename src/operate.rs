@@ -45,5 +45,5 @@ pub use report::{
 pub use seal::{SealOptions, Sealed, seal};
 pub use status::status;
 pub use stream::{MAX_ROWS, Row, Rows, stream};
-pub use verify::{CheckedSeals, VerifyOptions, Verified, verify};
+pub use verify::{CheckedSeals, Verified, VerifyOptions, verify};
 pub use why::{Answer, EventRef, Located, Why, why, why_each};

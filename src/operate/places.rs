@@ -122,7 +122,12 @@ where
     Ok(Places { head, processors: List { items: processors, truncated: statuses.truncated }, relays })
 }
 
-async fn judged(log: &(impl EventReader + ?Sized), head: Position, follower: Follower, mark: Mark) -> Result<JudgedPlace> {
+async fn judged(
+    log: &(impl EventReader + ?Sized),
+    head: Position,
+    follower: Follower,
+    mark: Mark,
+) -> Result<JudgedPlace> {
     let Mark { position, event_id } = mark;
     let verdict = match event_id {
         _ if position == Position::ZERO => Verdict::Consistent,

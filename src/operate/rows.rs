@@ -86,8 +86,10 @@ async fn previous<L: Inspect + ?Sized>(log: &L, stream: &StreamId, version: Vers
 /// Returns the columns that a store of ours has for the event.
 fn as_row(event: &RecordedEvent) -> Result<StoredRow> {
     let stored = &event.event;
-    let metadata =
-        stored.metadata.to_json().map_err(|error| ErrorKind::Corrupt(format!("position {}: {error}", event.position)))?;
+    let metadata = stored
+        .metadata
+        .to_json()
+        .map_err(|error| ErrorKind::Corrupt(format!("position {}: {error}", event.position)))?;
     let id = |id: &uuid::Uuid| id.as_bytes().to_vec();
     Ok(StoredRow {
         event_id: id(stored.id.as_uuid()),

@@ -18,8 +18,8 @@ use crate::id::{
 };
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
-use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::fault::Fault;
+use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
 use crate::store::log::query::{Page, Query};
 use crate::store::log::reader::{EventReader, Replay, Visitor};

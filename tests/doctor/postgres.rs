@@ -40,7 +40,8 @@ async fn healthy_server_has_no_findings() {
 
 #[tokio::test]
 async fn server_that_does_not_wait_for_the_disk_is_found() {
-    let settings = ["fsync=off", "full_page_writes=off", "synchronous_commit=off", "wal_level=replica", "max_wal_senders=3"];
+    let settings =
+        ["fsync=off", "full_page_writes=off", "synchronous_commit=off", "wal_level=replica", "max_wal_senders=3"];
     let server = Server::start_with(Folder::Folder(server::folder()), &settings);
     let log = PostgresStore::connect(&server.url()).await.unwrap();
     let ids = ["fsync-off", "full-page-writes-off", "synchronous-commit-off"];
@@ -70,9 +71,9 @@ async fn settings_of_databases_are_found() {
     let log = PostgresStore::connect(url(&database)).await.unwrap();
     expect(&log, &["isolation"]).await;
     database.place.run(&format!("ALTER DATABASE {name} RESET ALL")).await;
-    let pool = PgPoolOptions::new().max_connections(3).after_connect(|session, _| {
-        Box::pin(async { sqlx::raw_sql("SET jit = on").execute(session).await.map(drop) })
-    });
+    let pool = PgPoolOptions::new()
+        .max_connections(3)
+        .after_connect(|session, _| Box::pin(async { sqlx::raw_sql("SET jit = on").execute(session).await.map(drop) }));
     let log = PostgresStore::open(pool.connect(url(&database)).await.unwrap()).await.unwrap();
     expect(&log, &["jit-on"]).await;
     // The sessions that are open keep their setting.
@@ -182,6 +183,9 @@ async fn missing_rights_are_found() {
     sqlx::raw_sql("SELECT 1").execute(&mut session).await.unwrap();
     expect(&log, &["right-missing", "unknown"]).await;
     log.close().await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(format!("DROP OWNED BY {role}; DROP ROLE {role}"))).execute(&mut session).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("DROP OWNED BY {role}; DROP ROLE {role}")))
+        .execute(&mut session)
+        .await
+        .unwrap();
     session.close().await.unwrap();
 }

@@ -6,11 +6,12 @@
 mod databases;
 mod planted;
 mod sealed;
+mod snapshots;
 mod speed;
 
 use std::collections::BTreeSet;
 
-use retell::operate::{self, VerifyOptions, Verified};
+use retell::operate::{self, Verified, VerifyOptions};
 use retell::store::Inspect;
 use retell::{EventStore, ReadModel, RelayStore};
 

@@ -135,7 +135,11 @@ const COMMIT_DAMAGES: [Damage; 3] = [
 const LAST: [Damage; 3] = [
     damage("DELETE FROM E WHERE event_id = #4", "", &["event-missing"]),
     damage("DELETE FROM E WHERE event_id = #6", "", &["event-missing", "version-missing"]),
-    damage("UPDATE E SET event_id = #1 WHERE event_id = #2", "", &["event-missing", "version-missing", "index-missing", "id-twice"]),
+    damage(
+        "UPDATE E SET event_id = #1 WHERE event_id = #2",
+        "",
+        &["event-missing", "version-missing", "index-missing", "id-twice"],
+    ),
 ];
 
 /// Writes a statement in the dialect of a database: tables by their letters, and `#4` as the id of the event at position 4.
@@ -166,7 +170,9 @@ pub(crate) fn in_dialect(place: &Place, sql: &str) -> String {
 /// Removes the triggers that keep events and seals unchanged.
 pub(crate) async fn without_triggers(place: &Place) {
     let sql = match place {
-        Place::Postgres(_) => "ALTER TABLE retell.events DISABLE TRIGGER USER; ALTER TABLE retell.seals DISABLE TRIGGER USER",
+        Place::Postgres(_) => {
+            "ALTER TABLE retell.events DISABLE TRIGGER USER; ALTER TABLE retell.seals DISABLE TRIGGER USER"
+        }
         _ => {
             "DROP TRIGGER retell_events_no_update; DROP TRIGGER retell_events_no_delete;
              DROP TRIGGER retell_seals_no_update; DROP TRIGGER retell_seals_no_delete"

@@ -21,7 +21,8 @@ async fn measure(name: &str, log: &impl Log, models: &impl ReadModel) {
     let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(180));
     let append = |number: u64| {
         let stream = StreamId::parse("order", &(number % (events / 100)).to_string()).unwrap();
-        let event = || NewEvent::stored(EventId::generate(), event_type.clone(), 1, Codec::Json, payload.clone().into());
+        let event =
+            || NewEvent::stored(EventId::generate(), event_type.clone(), 1, Codec::Json, payload.clone().into());
         log.append(Append::new(stream, ExpectedVersion::Any, (0..APPENDED).map(|_| event()).collect()))
     };
     for first in (0..events / APPENDED).step_by(100) {

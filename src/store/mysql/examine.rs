@@ -97,7 +97,8 @@ async fn settings(store: &MySqlStore) -> Result<Vec<Finding>> {
 async fn triggers(store: &MySqlStore) -> Result<Vec<Finding>> {
     let present: HashMap<String, String> = store.ask::<(String, String)>(TRIGGERS).await?.into_iter().collect();
     if present.is_empty() {
-        let reason = "no trigger is visible: either all are gone, or the user lacks the right TRIGGER on the log's tables";
+        let reason =
+            "no trigger is visible: either all are gone, or the user lacks the right TRIGGER on the log's tables";
         return Ok(vec![Finding::unknown("triggers", reason)]);
     }
     let finding = |name: &&str| {
@@ -107,7 +108,11 @@ async fn triggers(store: &MySqlStore) -> Result<Vec<Finding>> {
             Some(_) => return None,
         };
         let found = Finding::new(id, Severity::Broken, format!("the trigger {name}"));
-        Some(found.breaks("stored events or seals can be changed").remedy("create it as in migrations/mysql/0001_tables.sql"))
+        Some(
+            found
+                .breaks("stored events or seals can be changed")
+                .remedy("create it as in migrations/mysql/0001_tables.sql"),
+        )
     };
     Ok(OUR_TRIGGERS.iter().filter_map(finding).collect())
 }

@@ -171,8 +171,13 @@ const ROWS: &str = concat!(
 );
 
 /// The unique indexes, by table and name.
-const INDEXES: [&str; 5] =
-    ["retell_events.PRIMARY", "retell_events.events_stream", "retell_events.events_id", "retell_log.PRIMARY", "retell_log.log_commit"];
+const INDEXES: [&str; 5] = [
+    "retell_events.PRIMARY",
+    "retell_events.events_stream",
+    "retell_events.events_id",
+    "retell_log.PRIMARY",
+    "retell_log.log_commit",
+];
 
 const UNIQUE_INDEXES: &str = "
     SELECT DISTINCT CONVERT(CONCAT(table_name, '.', index_name) USING utf8mb4) FROM information_schema.statistics

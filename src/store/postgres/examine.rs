@@ -77,7 +77,13 @@ async fn settings(store: &PostgresStore) -> Result<Vec<Finding>> {
     }
     if value("jit") == "on" {
         let breaks = "the server may compile a read of a long stream, which takes longer than the read";
-        add("jit-on", Severity::Slow, "jit is on in the sessions of the pool", breaks, "SET jit = off in `after_connect`");
+        add(
+            "jit-on",
+            Severity::Slow,
+            "jit is on in the sessions of the pool",
+            breaks,
+            "SET jit = off in `after_connect`",
+        );
     }
     if value("transaction_read_only") == "on" {
         let breaks = "appends fail, and new events get no position here";
@@ -112,7 +118,9 @@ async fn triggers(store: &PostgresStore) -> Result<Vec<Finding>> {
         let (id, remedy) = match enabled.as_deref() {
             None => ("trigger-missing", "create it as in migrations/postgres/0001_tables.sql".to_owned()),
             Some("D" | "R") => ("trigger-disabled", format!("ALTER TABLE {name}.{table} ENABLE TRIGGER {trigger};")),
-            _ if !is_ours => ("trigger-changed", "create it again as in migrations/postgres/0001_tables.sql".to_owned()),
+            _ if !is_ours => {
+                ("trigger-changed", "create it again as in migrations/postgres/0001_tables.sql".to_owned())
+            }
             _ => return None,
         };
         let seen = format!("the trigger {trigger} on {name}.{table}");
@@ -131,7 +139,9 @@ async fn functions(store: &PostgresStore) -> Result<Vec<Finding>> {
             Some(_) => return None,
         };
         let found = Finding::new(id, Severity::Broken, format!("the function {name}.{function}"));
-        let remedy = format!("DELETE FROM {name}.retell_functions WHERE name = '{function}'; and open the log again, which installs it");
+        let remedy = format!(
+            "DELETE FROM {name}.retell_functions WHERE name = '{function}'; and open the log again, which installs it"
+        );
         Some(found.breaks("appends and the order of the log are not those of this release").remedy(remedy))
     };
     Ok(migrate::bodies(&store.schema).filter_map(finding).collect())
@@ -161,7 +171,9 @@ async fn numbers(store: &PostgresStore) -> Result<Vec<Finding>> {
             let seen = format!("commit_number has CACHE {cache}, INCREMENT {increment}, CYCLE {cycles}");
             let remedy = format!("ALTER SEQUENCE {}.commit_number CACHE 1 INCREMENT 1 NO CYCLE;", store.schema.name());
             let found_one = Finding::new("sequence-changed", Severity::Broken, seen);
-            found.push(found_one.breaks("commits get their numbers out of order, so readers skip events").remedy(remedy));
+            found.push(
+                found_one.breaks("commits get their numbers out of order, so readers skip events").remedy(remedy),
+            );
         }
     }
     Ok(found)
@@ -169,9 +181,13 @@ async fn numbers(store: &PostgresStore) -> Result<Vec<Finding>> {
 
 async fn lanes(store: &PostgresStore) -> Result<Vec<Finding>> {
     let finding = |(lane, sequenced, newest): (i16, i64, i64)| {
-        Finding::new("lane-ahead", Severity::Broken, format!("lane {lane} is sequenced to commit {sequenced}, the log to {newest}"))
-            .breaks("new commits of the lane never get a position")
-            .remedy("restore the tables `lanes`, `commits` and `log` from one backup")
+        Finding::new(
+            "lane-ahead",
+            Severity::Broken,
+            format!("lane {lane} is sequenced to commit {sequenced}, the log to {newest}"),
+        )
+        .breaks("new commits of the lane never get a position")
+        .remedy("restore the tables `lanes`, `commits` and `log` from one backup")
     };
     Ok(store.ask(LANES_AHEAD).await?.into_iter().map(finding).collect())
 }
@@ -204,7 +220,8 @@ async fn transactions(store: &PostgresStore, patience: Duration) -> Result<Vec<F
         } else {
             ("transaction-open", Severity::Slow, "the server cannot remove old rows, so tables grow")
         };
-        let remedy = format!("SELECT pg_terminate_backend({pid}); and set idle_in_transaction_session_timeout for {user}");
+        let remedy =
+            format!("SELECT pg_terminate_backend({pid}); and set idle_in_transaction_session_timeout for {user}");
         Finding::new(id, severity, seen).breaks(breaks).remedy(remedy)
     };
     let mut found: Vec<_> = rows.into_iter().map(finding).collect();

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::id::Position;
+use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow, StoredRow};
 use crate::store::log::query::PAGE_BYTES;
-use crate::store::log::columns::event_columns;
 use crate::store::log::seal::Seal;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::log::read::Reader;
@@ -93,9 +93,8 @@ fn log_row(row: &PgRow) -> Result<LogRow, sqlx::Error> {
     let first: i64 = row.try_get_unchecked(14)?;
     let ordinal: Option<i32> = row.try_get_unchecked(1)?;
     let bytes = |column: usize| row.try_get_unchecked::<&[u8], _>(column).map(<[u8]>::to_vec);
-    let id = |column: usize| {
-        row.try_get_unchecked::<Option<Uuid>, _>(column).map(|id| id.map(|id| id.as_bytes().to_vec()))
-    };
+    let id =
+        |column: usize| row.try_get_unchecked::<Option<Uuid>, _>(column).map(|id| id.map(|id| id.as_bytes().to_vec()));
     let time = |column: usize| row.try_get_unchecked::<DateTime<Utc>, _>(column).map(|time| time.timestamp_micros());
     let event = || {
         Ok::<_, sqlx::Error>(StoredRow {
@@ -134,7 +133,11 @@ async fn strays(reader: &Reader, limit: i64) -> Result<Vec<Fault>> {
         .statements(sqlx::query_scalar(schema.sql(MISSING_INDEXES)).fetch_all(&mut *lease))
         .await
         .map_err(failed)?;
-    found.extend(missing.iter().map(|name| Fault::new(FaultId::IndexMissing, format!("the unique index {name} is missing or invalid"))));
+    found.extend(
+        missing
+            .iter()
+            .map(|name| Fault::new(FaultId::IndexMissing, format!("the unique index {name} is missing or invalid"))),
+    );
     for (id, index, statement) in STRAYS {
         // While the index is there, the server refuses what the statement would find.
         if index.is_some_and(|index| !missing.iter().any(|name| name == index)) {

@@ -105,6 +105,9 @@ impl Pool {
 
     /// Checks that the files at their paths are those that are open.
     pub(crate) fn check_files(&self) -> Result<()> {
+        if self.permits.is_closed() {
+            return Err(closed());
+        }
         self.files.as_deref().map_or(Ok(()), OpenFiles::check)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::Connection;
 
-use crate::error::{Error, chain};
+use crate::error::{Error, ErrorKind, chain};
 use crate::finding::{Examine, Finding, Severity};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::health::Health;
@@ -35,7 +35,8 @@ impl Examine for SqliteStore {
             }
         };
         if let Err(error) = self.writer.pool.check_files() {
-            add("file", Ok(vec![replaced(&error)]));
+            let is_closed = matches!(error.kind(), ErrorKind::Closed(_));
+            add("everything", if is_closed { Err(error) } else { Ok(vec![replaced(&error)]) });
             // What is at the path now is not what this store has open.
             return Some(findings);
         }
@@ -57,8 +58,11 @@ fn settings(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
     let mut found = Vec::new();
     let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0))?;
     if synchronous < 2 {
-        let (severity, seen) =
-            if synchronous == 1 { (Severity::Risk, "synchronous is NORMAL") } else { (Severity::Broken, "synchronous is OFF") };
+        let (severity, seen) = if synchronous == 1 {
+            (Severity::Risk, "synchronous is NORMAL")
+        } else {
+            (Severity::Broken, "synchronous is OFF")
+        };
         found.push(
             Finding::new("synchronous-not-full", severity, seen)
                 .breaks("a power failure loses the newest events that were acknowledged")

@@ -151,7 +151,8 @@ const ROWS: &str = concat!(
 );
 
 /// Binds: name.
-const INDEX: &str = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND sql LIKE 'CREATE UNIQUE INDEX%'";
+const INDEX: &str =
+    "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND sql LIKE 'CREATE UNIQUE INDEX%'";
 
 /// Each unique index with what there can be without it, and the statement that finds that.
 const INDEXES: [(&str, FaultId, &str); 2] = [
