@@ -41,11 +41,11 @@ pub struct Finding {
     pub id: String,
     /// How bad it is.
     pub severity: Severity,
-    /// What was seen.
+    /// The observation.
     pub seen: String,
-    /// The promise that it breaks, or what it costs.
+    /// The promise that it breaks, or its cost.
     pub breaks: String,
-    /// What to do: SQL or a setting where that helps.
+    /// The remedy: SQL or a setting where that helps.
     pub remedy: String,
 }
 

@@ -1,4 +1,4 @@
-//! What in the settings and the state of servers, files and brokers would break a promise.
+//! Examines servers, files and brokers for settings and states that would break a promise.
 
 use std::time::Duration;
 

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, StreamId, Version};
-use crate::store::log::inspect::{Cursor, Inspect, LogRow, StoredRow};
+use crate::store::log::inspect::{Cursor, Inspect, LogRow};
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReaderExt;
+use crate::store::log::stored_row::StoredRow;
 
 /// The most commits that are read at once.
 const PAGE_COMMITS: usize = 500;

@@ -28,7 +28,7 @@ const EVENTS: NonZeroU64 = NonZeroU64::new(1_000).unwrap();
 pub struct SealOptions {
     /// The events of a seal. The last seal of a call may have fewer. The default is 1,000.
     pub events: NonZeroU64,
-    /// Stops when this token is canceled, after the page under way. What is sealed stays so.
+    /// Stops when this token is canceled, after the page under way. Finished seals stay.
     pub stop: CancellationToken,
 }
 

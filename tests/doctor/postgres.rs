@@ -64,7 +64,7 @@ async fn settings_of_databases_are_found() {
     database.place.run(&alter("synchronous_commit = off")).await;
     let log = PostgresStore::connect(url(&database)).await.unwrap();
     expect(&log, &["synchronous-commit-off"]).await;
-    // Appends of this store wait for the disk all the same.
+    // Appends of this store wait for the disk anyway.
     assert_eq!(findings(&log).await[0].severity, Severity::Info);
     database.place.run(&format!("ALTER DATABASE {name} RESET ALL")).await;
     database.place.run(&alter("default_transaction_isolation = 'serializable'")).await;

@@ -6,8 +6,9 @@ use crate::error::Result;
 use crate::id::Position;
 use crate::operate::verify::found::Found;
 use crate::store::log::fault::{Fault, FaultId};
-use crate::store::log::inspect::{Inspect, StoredRow};
+use crate::store::log::inspect::Inspect;
 use crate::store::log::seal::{Seal, SealDigest, Sealer};
+use crate::store::log::stored_row::StoredRow;
 
 /// The most seals that are read at once.
 const PAGE_SEALS: usize = 256;

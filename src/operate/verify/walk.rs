@@ -5,7 +5,8 @@ use crate::event::Metadata;
 use crate::id::{AggregateId, AggregateType, EventType, Position};
 use crate::operate::verify::found::Found;
 use crate::store::log::fault::{Fault, FaultId};
-use crate::store::log::inspect::{LogRow, StoredRow};
+use crate::store::log::inspect::LogRow;
+use crate::store::log::stored_row::StoredRow;
 
 /// The place of a verification in the log.
 pub(super) struct Walk {

@@ -24,4 +24,5 @@ pub(crate) mod replay;
 pub(crate) mod seal;
 pub(crate) mod shapes;
 pub(crate) mod snapshots;
+pub(crate) mod stored_row;
 pub(crate) mod token;

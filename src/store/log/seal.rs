@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::id::Position;
-use crate::store::log::inspect::StoredRow;
+use crate::store::log::stored_row::StoredRow;
 
 /// Names the form of the digested bytes. Another form gets another name.
 const FORM: &[u8] = b"retell seal 1\n";

@@ -99,7 +99,7 @@ async fn settings(store: &PostgresStore) -> Result<Vec<Finding>> {
         let severity = if store.writer.durable { Severity::Info } else { Severity::Broken };
         let seen = format!("synchronous_commit is off ({})", if sloppy.is_empty() { "the server" } else { &sloppy });
         let breaks = "a crash of the server loses commits that were acknowledged; appends of a store with the default \
-                      durability wait for the disk all the same, other transactions do not";
+                      durability wait for the disk anyway, other transactions do not";
         let remedy = "ALTER SYSTEM, ALTER DATABASE .. or ALTER ROLE .. RESET synchronous_commit;";
         add("synchronous-commit-off", severity, &seen, breaks, remedy);
     }
@@ -220,8 +220,8 @@ async fn transactions(store: &PostgresStore, patience: Duration) -> Result<Vec<F
         } else {
             ("transaction-open", Severity::Slow, "the server cannot remove old rows, so tables grow")
         };
-        let remedy =
-            format!("SELECT pg_terminate_backend({pid}); and set idle_in_transaction_session_timeout for {user}");
+        let end = ["SELECT pg_terminate_backend(", &pid.to_string(), ");"].concat();
+        let remedy = format!("{end} and set idle_in_transaction_session_timeout for {user}");
         Finding::new(id, severity, seen).breaks(breaks).remedy(remedy)
     };
     let mut found: Vec<_> = rows.into_iter().map(finding).collect();

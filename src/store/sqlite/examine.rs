@@ -37,7 +37,7 @@ impl Examine for SqliteStore {
         if let Err(error) = self.writer.pool.check_files() {
             let is_closed = matches!(error.kind(), ErrorKind::Closed(_));
             add("everything", if is_closed { Err(error) } else { Ok(vec![replaced(&error)]) });
-            // What is at the path now is not what this store has open.
+            // The path leads to another file than the one that this store has open.
             return Some(findings);
         }
         add("settings", self.writer.pool.run("examine the file", |db| settings(db)).await);
