@@ -13,13 +13,13 @@ use crate::Log;
 use crate::databases::{Database, Place};
 
 /// The events of an append, all of one stream.
-const APPENDED: u64 = 10;
+const APPENDED: u32 = 10;
 
 async fn measure(name: &str, log: &impl Log, models: &impl ReadModel) {
-    let events: u64 = env::var("RETELL_EVENTS").map_or(100_000, |events| events.parse().unwrap());
+    let events: u32 = env::var("RETELL_EVENTS").map_or(100_000, |events| events.parse().unwrap());
     let event_type = EventType::new("order.placed").unwrap();
     let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(180));
-    let append = |number: u64| {
+    let append = |number: u32| {
         let stream = StreamId::parse("order", &(number % (events / 100)).to_string()).unwrap();
         let event =
             || NewEvent::stored(EventId::generate(), event_type.clone(), 1, Codec::Json, payload.clone().into());
@@ -28,7 +28,7 @@ async fn measure(name: &str, log: &impl Log, models: &impl ReadModel) {
     for first in (0..events / APPENDED).step_by(100) {
         futures::future::try_join_all((first..first + 100).map(append)).await.unwrap();
     }
-    let rate = |begun: Instant| events as f64 / begun.elapsed().as_secs_f64();
+    let rate = |begun: Instant| f64::from(events) / begun.elapsed().as_secs_f64();
     let begun = Instant::now();
     log.head().await.unwrap();
     let plain = Instant::now();

@@ -109,6 +109,7 @@ impl LogRow {
         Cursor::Row { first: self.first, ordinal }
     }
 
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub(crate) fn payload_bytes(&self) -> usize {
         self.event.as_ref().map_or(0, |event| event.payload.len())
     }

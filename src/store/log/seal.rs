@@ -214,9 +214,9 @@ mod tests {
         ];
         let before = digest(&row());
         for (number, change) in changes.iter().enumerate() {
-            let mut changed = row();
-            change(&mut changed);
-            assert_ne!(digest(&changed), before, "change {number}");
+            let mut other = row();
+            change(&mut other);
+            assert_ne!(digest(&other), before, "change {number}");
         }
     }
 }

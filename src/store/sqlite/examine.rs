@@ -40,9 +40,9 @@ impl Examine for SqliteStore {
             // The path leads to another file than the one that this store has open.
             return Some(findings);
         }
-        add("settings", self.writer.pool.run("examine the file", |db| settings(db)).await);
-        add("triggers and indexes", self.readers.run("examine the schema", |db| schema(db)).await);
-        add("pages", self.readers.run("check the pages", |db| pages(db)).await);
+        add("settings", self.writer.pool.run("examine the file", settings).await);
+        add("triggers and indexes", self.readers.run("examine the schema", schema).await);
+        add("pages", self.readers.run("check the pages", pages).await);
         add("health", self.health().await.map(|health| figures(&health)));
         Some(findings)
     }
