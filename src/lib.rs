@@ -27,6 +27,7 @@ pub mod codec;
 pub mod command;
 pub mod error;
 pub mod event;
+mod finding;
 mod grace;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "rabbitmq"))]
 mod hosts;
@@ -131,6 +132,7 @@ pub mod docs {
         page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
         page!(d0032_traces, "docs/decisions/0032-traces.md");
         page!(d0033_metrics, "docs/decisions/0033-metrics.md");
+        page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
     }
 }
 
@@ -176,8 +178,8 @@ pub use store::postgres::{PostgresOptions, PostgresReadModel, PostgresStore};
 pub use store::sqlite::{SqliteOptions, SqliteReadModel, SqliteStore};
 pub use store::{
     Append, Appended, DeadlineStore, EventReader, EventReaderExt, EventStore, EventStoreExt, Fields, Filter,
-    InlineStore, Outcome, Page, Parked, ParkedState, Parking, Query, ReadModel, RelayStore, Replay, Switch, Token,
-    UpTo, ViewStore,
+    InlineStore, Inspect, Outcome, Page, Parked, ParkedState, Parking, Query, ReadModel, RelayStore, Replay, Switch,
+    Token, UpTo, ViewStore,
 };
 
 // Types of other crates that this crate's signatures name. Each is re-exported, so that an application can name it without a dependency of

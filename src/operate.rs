@@ -1,13 +1,17 @@
 //! Answers for operators, without the types of the domain: what is behind, what is parked, and what happened to one event.
 //!
-//! The functions read a log and read models through their ports, so a tool needs only the URL of the store. They change nothing.
+//! The functions read a log and read models through their ports, so a tool needs only the URL of the store. They change nothing, except for
+//! [`seal`](seal()) and [`set_back`].
 //!
 //! | function | answers |
 //! |---|---|
 //! | [`status`] | how far relays and processors are, what they have parked, which generations are live, which deadlines are due |
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`Observer`] | the numbers of `status`, as metrics |
-//! | [`stream`] | the rows of a stream, with payloads as JSON |
+//! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
+//! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
+//! | [`verify`](verify()) | whether the log is whole; since the first [`seal`](seal()), also whether it is unchanged |
+//! | [`after_restore`], [`set_back`] | which processors and relays are ahead of a restored log |
 //!
 //! # Bounds
 //! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_DUE`] and [`MAX_ROWS`]. A list
@@ -21,17 +25,28 @@
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,
 //! and `null` for what is unknown. A minor release may add entries.
 
+mod doctor;
 pub(crate) mod observer;
+mod places;
 mod report;
+mod rows;
+mod seal;
 mod status;
 mod stream;
+mod verify;
 mod why;
 
 pub use observer::{Observer, ObserverOptions};
+pub use crate::finding::{Examine, Finding, Severity};
+pub use crate::store::log::fault::{Fault, FaultId};
+pub use doctor::{Diagnosis, Examined, doctor};
+pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};
 pub use report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,
     MAX_RELAYS, MAX_RELEASES, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report, ViewGeneration,
 };
+pub use seal::{SealOptions, Sealed, seal};
 pub use status::status;
 pub use stream::{MAX_ROWS, Row, Rows, stream};
+pub use verify::{CheckedSeals, Verified, VerifyOptions, verify};
 pub use why::{Answer, EventRef, Located, Why, why, why_each};

@@ -5,6 +5,7 @@ mod fold;
 pub(crate) mod options;
 mod registration;
 mod request;
+mod snapshot_check;
 
 use std::any::type_name;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::trace::span::{self, within};
 
 pub use fold::Loaded;
 pub use options::{RepositoryOptions, RetryPolicy};
+pub use snapshot_check::SnapshotCheck;
 
 /// The maximum number of snapshots that are written at once. A commit that exceeds it skips its snapshot; a later commit writes one.
 const SNAPSHOTS_AT_ONCE: usize = 8;

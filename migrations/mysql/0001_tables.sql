@@ -117,6 +117,22 @@ CREATE TABLE IF NOT EXISTS retell_shapes (
     PRIMARY KEY (event_type, schema_version, codec, digest)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
+-- The seals: chained digests of ranges of the log. Only inserted into.
+CREATE TABLE IF NOT EXISTS retell_seals (
+    first_position BIGINT NOT NULL,
+    last_position BIGINT NOT NULL,
+    previous BINARY(32) NOT NULL, -- the digest of the seal before; zeros in the first one
+    digest BINARY(32) NOT NULL, -- SHA-256, over the previous digest and every event of the range
+    sealed_at DATETIME(6) NOT NULL, -- UTC
+    PRIMARY KEY (first_position)
+) ENGINE = InnoDB;
+DROP TRIGGER IF EXISTS retell_seals_no_update;
+CREATE TRIGGER retell_seals_no_update BEFORE UPDATE ON retell_seals
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'seals are immutable';
+DROP TRIGGER IF EXISTS retell_seals_no_delete;
+CREATE TRIGGER retell_seals_no_delete BEFORE DELETE ON retell_seals
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'seals are immutable';
+
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
 CREATE TABLE IF NOT EXISTS retell_relays (
     relay VARBINARY(255) NOT NULL,

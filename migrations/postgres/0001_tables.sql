@@ -26,7 +26,7 @@ CREATE INDEX events_type ON {schema}.events (event_type, commit_id);
 
 CREATE FUNCTION {schema}.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'events are immutable' USING ERRCODE = 'restrict_violation';
+    RAISE EXCEPTION '% are immutable', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
 END
 $$;
 CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON {schema}.events
@@ -109,6 +109,19 @@ CREATE TABLE {schema}.shapes (
     program text NOT NULL,
     PRIMARY KEY (event_type, schema_version, codec, digest)
 );
+
+-- The seals: chained digests of ranges of the log. Only inserted into.
+CREATE TABLE {schema}.seals (
+    first_position bigint PRIMARY KEY,
+    last_position bigint NOT NULL,
+    previous bytea NOT NULL, -- the digest of the seal before; zeros in the first one
+    digest bytea NOT NULL, -- SHA-256, over the previous digest and every event of the range
+    sealed_at timestamptz NOT NULL
+);
+CREATE TRIGGER seals_no_change BEFORE UPDATE OR DELETE ON {schema}.seals
+    FOR EACH ROW EXECUTE FUNCTION {schema}.refuse_change();
+CREATE TRIGGER seals_no_truncate BEFORE TRUNCATE ON {schema}.seals
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.refuse_change();
 
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
 CREATE TABLE {schema}.relays (

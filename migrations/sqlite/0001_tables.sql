@@ -94,6 +94,25 @@ CREATE TABLE retell_shapes (
     PRIMARY KEY (event_type, schema_version, codec, digest)
 ) STRICT, WITHOUT ROWID;
 
+-- The seals: chained digests of ranges of the log. Only inserted into.
+CREATE TABLE retell_seals (
+    first_position INTEGER PRIMARY KEY,
+    last_position INTEGER NOT NULL,
+    previous BLOB NOT NULL, -- the digest of the seal before; zeros in the first one
+    digest BLOB NOT NULL, -- SHA-256, over the previous digest and every event of the range
+    sealed_at INTEGER NOT NULL -- microseconds since 1970
+) STRICT;
+
+CREATE TRIGGER retell_seals_no_update BEFORE UPDATE ON retell_seals
+BEGIN
+    SELECT RAISE(ABORT, 'seals are immutable');
+END;
+
+CREATE TRIGGER retell_seals_no_delete BEFORE DELETE ON retell_seals
+BEGIN
+    SELECT RAISE(ABORT, 'seals are immutable');
+END;
+
 -- The last position that each relay has published. A relay with a smaller fence than the row's cannot move it.
 CREATE TABLE retell_relays (
     relay TEXT PRIMARY KEY,

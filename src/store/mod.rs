@@ -24,10 +24,13 @@ pub use log::event_store::{EventStore, EventStoreExt, MAX_PAYLOAD_BYTES, Snapsho
 pub use log::fingerprint::Fingerprint;
 pub use log::group_commit::{BatchAppend, GroupCommit};
 pub use log::inline::{Inline, InlineStore};
+pub use log::inspect::{Cursor, Inspect, LogRow};
 pub use log::query::{Filter, PAGE_BYTES, Page, Query, Select};
 pub use log::reader::{EventReader, EventReaderExt, Replay, UpTo, Visitor};
 pub use log::relay::{Leader, RelayStatus, RelayStore};
+pub use log::seal::{Seal, SealDigest};
 pub use log::shapes::RegisteredShape;
+pub use log::stored_row::StoredRow;
 pub use log::token::Token;
 pub use model::checkpoint::{ProjectionState, ProjectionStatus};
 pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};

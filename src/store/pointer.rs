@@ -18,10 +18,13 @@ use crate::id::{
 };
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::event_store::{EventStore, Snapshot};
+use crate::store::log::fault::Fault;
 use crate::store::log::inline::{Inline, InlineStore};
+use crate::store::log::inspect::{Cursor, Inspect, LogRow};
 use crate::store::log::query::{Page, Query};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::relay::{RelayStatus, RelayStore};
+use crate::store::log::seal::Seal;
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
@@ -64,6 +67,16 @@ forward! {
         async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>>;
         async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>>;
         fn watch_head(&self) -> watch::Receiver<Position>;
+    }
+}
+
+forward! {
+    Inspect {
+        async fn rows(&self, from: Cursor, limit: usize) -> Result<Option<Vec<LogRow>>>;
+        async fn strays(&self, limit: usize) -> Result<Option<Vec<Fault>>>;
+        async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>>;
+        async fn last_seal(&self) -> Result<Option<Seal>>;
+        async fn add_seal(&self, seal: &Seal) -> Result<()>;
     }
 }
 

@@ -67,7 +67,7 @@ const ORDER: [&[&str]; 16] = [
     &["error"],
     &["panics", "trace"],
     &["notice"],
-    &["status"],
+    &["status", "finding"],
     &["codec", "claim", "backoff", "grace", "hosts", "metrics"],
     &["shape"],
     &["event", "shutdown"],

@@ -69,6 +69,24 @@ impl Place {
         }
     }
 
+    /// Runs statements that the database may refuse. Returns its message.
+    pub(crate) async fn try_run(&self, sql: &str) -> std::result::Result<(), String> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match self {
+            Self::Sqlite(path) => {
+                rusqlite::Connection::open(path).unwrap().execute_batch(&sql.0).map_err(|error| error.to_string())
+            }
+            Self::Postgres(url) => {
+                let mut db = PgConnection::connect(url).await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut db).await.map(drop).map_err(|error| error.to_string())
+            }
+            Self::MySql(url) => {
+                let mut db = MySqlConnection::connect(url).await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut db).await.map(drop).map_err(|error| error.to_string())
+            }
+        }
+    }
+
     /// Ends all other sessions of a database on a server.
     pub(crate) async fn end_sessions(&self) {
         let Self::MySql(url) = self else {

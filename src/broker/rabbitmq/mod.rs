@@ -28,6 +28,7 @@ use crate::broker::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
+use crate::finding::Examine;
 use crate::id::{Position, ProjectionName};
 use crate::trace::span;
 
@@ -133,6 +134,13 @@ impl Publisher for RabbitMqBroker {
 
     async fn publishing_blocked(&self) -> Option<String> {
         self.inner.publishing.is_blocked().await.then(|| BLOCKED.into())
+    }
+}
+
+/// A broker is not examined.
+impl Examine for RabbitMqBroker {
+    fn part(&self) -> String {
+        "broker in RabbitMQ".into()
     }
 }
 

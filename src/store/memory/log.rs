@@ -35,6 +35,7 @@ use crate::store::log::relay::{
     LONGEST_LEASE, RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name,
 };
 use crate::store::log::replay::snapshot_fits;
+use crate::store::log::seal::Seal;
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::snapshots::{KeptSnapshot, snapshot_changes};
 use crate::store::log::token::Token;
@@ -131,6 +132,8 @@ pub(crate) struct State {
     snapshots: HashMap<StreamId, Vec<Snapshot>>,
     /// By event type, schema version, codec and digest.
     shapes: BTreeMap<(EventType, u32, Codec, [u8; 32]), RegisteredShape>,
+    /// By first position.
+    pub(crate) seals: BTreeMap<Position, Seal>,
     relayed: HashMap<String, (Mark, Fence)>,
     leases: HashMap<String, Lease<Instant>>,
 }

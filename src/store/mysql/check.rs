@@ -200,7 +200,7 @@ impl Settings {
 
 /// Returns the rights on the log's tables that the database user lacks. Tries a statement for each, because no table of the server lists the
 /// rights that a user has through roles.
-async fn missing_rights(connections: &Connections, database: &str) -> Result<Missing> {
+pub(crate) async fn missing_rights(connections: &Connections, database: &str) -> Result<Missing> {
     let failed = |error| classify(error, "test the rights of the database user");
     let mut lease = connections.lease().await.map_err(failed)?;
     let mut missing = Missing::new();
@@ -328,7 +328,7 @@ const CHANGE_EVENT: &str = "UPDATE retell_events SET version = version WHERE com
 const DELETE_EVENT: &str = "DELETE FROM retell_events WHERE commit_id = ?";
 
 /// For each right that calls on a log need, a statement that tests it and changes nothing.
-const RIGHTS: [(&str, &str, &str); 26] = [
+const RIGHTS: [(&str, &str, &str); 27] = [
     ("retell_events", "SELECT", "SELECT 1 FROM retell_events LIMIT 0"),
     ("retell_events", "INSERT", "INSERT INTO retell_events (commit_id) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_commits", "SELECT", "SELECT 1 FROM retell_commits LIMIT 0"),
@@ -349,6 +349,7 @@ const RIGHTS: [(&str, &str, &str); 26] = [
     ("retell_snapshots", "DELETE", "DELETE FROM retell_snapshots WHERE FALSE"),
     ("retell_shapes", "SELECT", "SELECT 1 FROM retell_shapes LIMIT 0"),
     ("retell_shapes", "INSERT", "INSERT INTO retell_shapes (schema_version) SELECT 1 FROM DUAL WHERE FALSE"),
+    ("retell_seals", "SELECT", "SELECT 1 FROM retell_seals LIMIT 0"),
     ("retell_relays", "SELECT", "SELECT 1 FROM retell_relays LIMIT 0"),
     ("retell_relays", "INSERT", "INSERT INTO retell_relays (position) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_relays", "UPDATE", "UPDATE retell_relays SET position = position WHERE FALSE"),

@@ -15,7 +15,8 @@ pub(crate) async fn health(connections: &Connections) -> Result<Health> {
     Health::new(log, open, checkpoints)
 }
 
-async fn open_transactions(connections: &Connections) -> Result<OpenTransactions, sqlx::Error> {
+/// Returns the open transactions of other sessions.
+pub(crate) async fn open_transactions(connections: &Connections) -> Result<OpenTransactions, sqlx::Error> {
     let found = match connections.all(sqlx::query_as(TRANSACTIONS)).await {
         // Its table of transactions cannot be read while one of them executes a statement with a binary value.
         Err(error) if is_not_text(&error) => connections.all(sqlx::query_as(MEASURED_TRANSACTIONS)).await,

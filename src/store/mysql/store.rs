@@ -195,7 +195,7 @@ impl MySqlStore {
 }
 
 /// Draws a number and rolls back: the server offers no other current source of the next number.
-async fn check_numbers(connections: &Connections) -> Result<()> {
+pub(crate) async fn check_numbers(connections: &Connections) -> Result<()> {
     let failed = |error| classify(error, "check the commit numbers");
     let mut lease = connections.lease().await.map_err(failed)?;
     let mut tx = lease.begin().await.map_err(failed)?;

@@ -217,13 +217,18 @@ impl Facts {
 
 /// Tests what read models depend on: prepared statements stay.
 pub(crate) async fn test_models(pool: &PgPool) -> Result<()> {
+    is_behind_pooler(pool).await.map(drop)
+}
+
+/// Returns whether a pooler gives each transaction another session.
+pub(crate) async fn is_behind_pooler(pool: &PgPool) -> Result<bool> {
     let failed = |error| classify(error, "test the server's behavior");
     let mut first = pool.acquire().await.map_err(failed)?;
     let test = async {
         let mut second = second_session(pool).await.map_err(failed)?;
-        is_pooled(&mut first, &mut second).await.map_err(failed)?;
+        let pooled = is_pooled(&mut first, &mut second).await.map_err(failed)?;
         drop(second.close().await);
-        Ok(())
+        Ok(pooled)
     };
     explain(tokio::time::timeout(SECOND_SESSION_TIMEOUT, test).await.map_err(late).and_then(|tested| tested))
 }
@@ -364,12 +369,12 @@ const FACTS: &str = "
 
 /// Binds: whether sessions are read-only. Selects objects and the rights on them that the user lacks. The right to delete reservations is not
 /// demanded, because only releasing a value needs it.
-const LOG_RIGHTS: &str = "
+pub(crate) const LOG_RIGHTS: &str = "
     SELECT '{schema}.' || c.relname, wanted.privilege
     FROM (VALUES
         ('retell_migrations', 'SELECT'), ('retell_functions', 'SELECT'), ('events', 'SELECT'), ('commits', 'SELECT'),
         ('lanes', 'SELECT'), ('log', 'SELECT'), ('keys', 'SELECT'), ('reservations', 'SELECT'), ('snapshots', 'SELECT'),
-        ('shapes', 'SELECT'), ('shapes', 'INSERT'),
+        ('shapes', 'SELECT'), ('shapes', 'INSERT'), ('seals', 'SELECT'),
         ('relays', 'SELECT'), ('leases', 'SELECT'), ('checkpoints', 'SELECT'),
         ('events', 'INSERT'), ('commits', 'INSERT'), ('log', 'INSERT'), ('keys', 'INSERT'), ('reservations', 'INSERT'),
         ('snapshots', 'INSERT'), ('relays', 'INSERT'), ('leases', 'INSERT'),
@@ -388,7 +393,7 @@ const LOG_RIGHTS: &str = "
         SELECT FROM pg_proc AS p WHERE p.pronamespace = '{schema}'::regnamespace AND NOT has_function_privilege(p.oid, 'EXECUTE'))";
 
 /// Binds: whether sessions are read-only. As `LOG_RIGHTS`, for read models. A user who may not write to `checkpoints` only reads them.
-const MODEL_RIGHTS: &str = "
+pub(crate) const MODEL_RIGHTS: &str = "
     SELECT '{schema}.' || c.relname, wanted.privilege
     FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS wanted (privilege), pg_class AS c, pg_class AS writable
     WHERE c.relnamespace = '{schema}'::regnamespace AND c.relname IN (

@@ -96,6 +96,16 @@ pub(crate) async fn is_up_to_date(connection: &mut PgConnection, schema: &Schema
     Ok(FUNCTIONS.iter().all(|function| installed.get(function.name) == Some(&function.hashes)))
 }
 
+/// Returns the name and the body of each function that this release installs.
+pub(crate) fn bodies(schema: &Schema) -> impl Iterator<Item = (&'static str, String)> {
+    let of_tables = STEPS.iter().map(|(.., sql)| ("refuse_change", *sql));
+    let functions = FUNCTIONS.iter().map(|function| (function.name, function.sql));
+    functions.chain(of_tables).filter_map(|(name, sql)| {
+        let body = sql.split("$$").nth(1)?;
+        Some((name, schema.script(body).0))
+    })
+}
+
 /// Returns the schema's newest step. Refuses a schema that a newer release has changed.
 async fn newest(connection: &mut PgConnection, schema: &Schema) -> Result<i32> {
     let newest: i32 = sqlx::query_scalar(schema.script(NEWEST))

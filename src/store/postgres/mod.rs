@@ -7,7 +7,9 @@
 mod check;
 mod connection;
 mod error;
+mod examine;
 mod health;
+mod inspect;
 mod log;
 mod migrate;
 pub(crate) mod model;

@@ -151,7 +151,8 @@ impl PostgresStore {
     }
 }
 
-async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
+/// Checks that the next commit number is after those of the data.
+pub(crate) async fn check_numbers(pool: &PgPool, schema: &Schema) -> Result<()> {
     let (last, newest): (i64, i64) = sqlx::query_as(schema.sql(NUMBERS))
         .fetch_one(pool)
         .await

@@ -2,6 +2,7 @@
 
 pub(crate) mod connections;
 pub(crate) mod convert;
+pub(crate) mod examine;
 pub(crate) mod fault;
 pub(crate) mod health;
 pub(crate) mod hosts;
@@ -15,3 +16,4 @@ pub(crate) mod rounds;
 pub(crate) mod row;
 pub(crate) mod sessions;
 pub(crate) mod store;
+pub(crate) mod stray;

@@ -103,6 +103,14 @@ impl Pool {
         Err(ErrorKind::Invalid(problem.into()).into())
     }
 
+    /// Checks that the files at their paths are those that are open.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        if self.permits.is_closed() {
+            return Err(closed());
+        }
+        self.files.as_deref().map_or(Ok(()), OpenFiles::check)
+    }
+
     /// Runs `work` with exclusive use of a connection. The work runs to its end even if this future is dropped.
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,

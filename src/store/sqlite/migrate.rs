@@ -6,7 +6,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::sqlite::error::Failure;
 
 /// The steps of the schema, which logs and read models share. A step never changes once it is released.
-const STEPS: [(u32, &str, &str); 1] = [(1, "tables", include_str!("../../../migrations/sqlite/0001_tables.sql"))];
+const STEPS: [(u32, &str, &str); 1] = [(1, "tables", TABLES)];
+
+/// The tables of the newest step.
+pub(crate) const TABLES: &str = include_str!("../../../migrations/sqlite/0001_tables.sql");
 
 /// The newest step that this release knows.
 const KNOWN: u32 = 1;

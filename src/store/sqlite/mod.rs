@@ -6,8 +6,10 @@
 mod connection;
 mod convert;
 mod error;
+mod examine;
 mod health;
 mod identity;
+mod inspect;
 mod log;
 mod migrate;
 pub(crate) mod model;
