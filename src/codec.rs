@@ -54,7 +54,7 @@ impl Codec {
     }
 
     /// Returns the name of this codec in locks, golden files and reports.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
             Self::Compact => "compact",
