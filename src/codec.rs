@@ -53,7 +53,7 @@ impl Codec {
         }
     }
 
-    /// Returns the name of this codec in locks, golden files and reports.
+    /// Returns the name of this codec in locks, golden files and reports: `json` or `compact`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
