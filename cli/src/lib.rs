@@ -30,7 +30,7 @@ fn run(arguments: &[OsString]) -> Exit {
         Ok(arguments) => arguments,
         Err(error) => return refuse(arguments, &error),
     };
-    let out = Out { is_json: arguments.json, command: arguments.command.name().to_owned() };
+    let out = Out { is_json: arguments.json, command: Some(arguments.command.name()) };
     let done = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = match done {
         Ok(runtime) => runtime,
@@ -55,8 +55,9 @@ fn refuse(arguments: &[OsString], error: &clap::Error) -> Exit {
     let said = text::without_passwords(&again.as_ref().unwrap_or(error).to_string());
     let is_json = arguments.iter().any(|each| each == "--json");
     if is_json {
-        let said = said.trim_end().strip_prefix("error: ").unwrap_or(&said).to_owned();
-        return Out { is_json, command: String::new() }.failure(&Failure::Usage(said));
+        // The rest is about the usage.
+        let problem = said.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        return Out { is_json, command: None }.failure(&Failure::Usage(problem));
     }
     drop(io::stderr().write_all(lines(&said).as_bytes()));
     Exit::Usage

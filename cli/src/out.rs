@@ -79,7 +79,7 @@ impl Answer {
 #[derive(Serialize)]
 struct Envelope<'a> {
     format: u32,
-    command: &'a str,
+    command: Option<&'a str>,
     status: &'static str,
     data: &'a Value,
     diagnostics: &'a [Diagnostic],
@@ -89,7 +89,8 @@ struct Envelope<'a> {
 #[derive(Debug)]
 pub(crate) struct Out {
     pub(crate) is_json: bool,
-    pub(crate) command: String,
+    /// The name of the command; `None` if the arguments name none.
+    pub(crate) command: Option<&'static str>,
 }
 
 impl Out {
@@ -162,7 +163,7 @@ impl Out {
             Exit::Finding if !diagnostics.iter().any(|each| each.level == Level::Error) => "finding",
             _ => "error",
         };
-        let envelope = Envelope { format: 1, command: &self.command, status, data, diagnostics };
+        let envelope = Envelope { format: 1, command: self.command, status, data, diagnostics };
         let text = json(&envelope, is_pretty)? + "\n";
         let mut out = io::stdout();
         out.write_all(text.as_bytes())?;

@@ -26,13 +26,26 @@ pub(crate) async fn run(arguments: &Arguments, out: &Out) -> Result<Exit, Failur
         return completions::print(shell);
     }
     let session = Session { stores: open(&arguments.place).await?, limit: arguments.place.limit() };
-    let done = tokio::select! {
-        done = in_session(&session, &arguments.command, out) => done,
-        // An operator ends `tail --follow` and `status --watch` so.
-        signal = tokio::signal::ctrl_c() => signal.map(|()| Exit::Good).map_err(Failure::Output),
+    let command = in_session(&session, &arguments.command, out);
+    let done = if is_endless(&arguments.command) {
+        tokio::select! {
+            done = command => done,
+            // An operator ends such a command in this way.
+            signal = tokio::signal::ctrl_c() => signal.map(|()| Exit::Good).map_err(Failure::Output),
+        }
+    } else {
+        command.await
     };
     session.close().await;
     done
+}
+
+fn is_endless(command: &Command) -> bool {
+    match command {
+        Command::Status(status) => status.watch,
+        Command::Tail(tail) => tail.follow,
+        _ => false,
+    }
 }
 
 async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<Exit, Failure> {

@@ -77,7 +77,7 @@ fn of_processor(processor: &Processor, limits: &Status) -> Vec<Diagnostic> {
     found.extend(processor.lag.and_then(|lag| behind(name.as_str(), lag, limits)));
     if parked.waiting.count + parked.dead.count > 0 {
         let (waiting, dead) = (at_least(parked.waiting), at_least(parked.dead));
-        let text = format!("{name}: {waiting} aggregates are parked and retried, {dead} are given up");
+        let text = format!("{name}: has parked aggregates, {waiting} retried and {dead} given up");
         found.push(Diagnostic::finding("parked", text));
     }
     found
