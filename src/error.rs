@@ -374,7 +374,9 @@ fn not_migrated(found: u32, known: u32) -> String {
     if found == 0 {
         return "there is no log and no read model: check the place, or start the program that creates them".to_owned();
     }
-    format!("the store has schema {found}, which is not that of this release ({known}): start a program of this release")
+    format!(
+        "the store has schema {found}, which is not that of this release ({known}): start a program of this release"
+    )
 }
 
 fn list(problems: &[ServerProblem]) -> String {

@@ -28,12 +28,12 @@ With --json, each command prints one object {\"format\": 1, \"command\", \"statu
 #[command(name = "retell", version, after_help = MORE, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) place: Place,
+    _place: Place,
     /// Print JSON
     #[arg(long, global = true)]
-    pub(crate) json: bool,
+    json: bool,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    _command: Command,
 }
 
 /// Where the stores are.
@@ -109,6 +109,46 @@ impl Command {
             Self::Schema(Schema::Diff { .. }) => "schema diff",
             Self::Schema(Schema::Export(_)) => "schema export",
             Self::Completions { .. } => "completions",
+        }
+    }
+}
+
+/// The commands that need the types of a program.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Typed {
+    /// Show the state of an aggregate
+    State {
+        /// The aggregate: TYPE/ID
+        #[arg(value_parser = stream)]
+        aggregate: StreamId,
+        /// The state at this version, or at this time (RFC 3339)
+        #[arg(long, value_name = "VERSION|TIME", value_parser = at)]
+        at: Option<At>,
+    },
+    /// Build the generation of a view that this program writes, and compare it with the live one
+    Rebuild(Rebuild),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rebuild {
+    pub(crate) view: String,
+    /// Estimate the cost, and change nothing
+    #[arg(long, conflicts_with = "switch")]
+    pub(crate) plan: bool,
+    /// Make the built generation live
+    #[arg(long)]
+    pub(crate) switch: bool,
+    /// Do it without a question
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+impl Typed {
+    /// Returns the name of the command for the envelope.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::State { .. } => "state",
+            Self::Rebuild(_) => "rebuild",
         }
     }
 }

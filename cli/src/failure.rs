@@ -1,6 +1,7 @@
 //! Exit codes, and the errors that lead to them.
 
 use std::io;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use retell::{Error, ErrorKind};
@@ -8,17 +9,45 @@ use serde::Serialize;
 
 use crate::text::without_passwords;
 
-/// The exit codes, as `retell --help` lists them.
+/// The result of a command, as an exit code.
+///
+/// # Examples
+/// ```
+/// use retell_cli::Exit;
+///
+/// assert_eq!(Exit::Finding.code(), 1);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 #[repr(u8)]
-pub(crate) enum Exit {
+pub enum Exit {
+    /// Everything is good, or was done.
     Good = 0,
+    /// Something stands still, is parked, is missing or differs.
     Finding = 1,
+    /// The arguments are wrong, or there is no log at the URL.
     Usage = 2,
+    /// A change was made in part.
     Partly = 3,
+    /// A change was not confirmed, so nothing was changed.
     Refused = 4,
+    /// The store cannot be opened or used.
     Unavailable = 69,
+    /// The store did not answer in time, and may do so later.
     TryAgain = 75,
+}
+
+impl Exit {
+    /// Returns the exit code of the process.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
 }
 
 /// An error that ends a command.

@@ -33,7 +33,8 @@ impl Page {
         let rows = rows.into_iter().map(|row| row.iter().map(|cell| Safe::cell(cell)).collect::<Vec<_>>());
         let rows: Vec<Vec<Safe>> = std::iter::once(head).chain(rows).collect();
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| rows.iter().filter_map(|row| Some(row.get(column)?.as_str().width())).max().unwrap_or(0);
+        let width =
+            |column: usize| rows.iter().filter_map(|row| Some(row.get(column)?.as_str().width())).max().unwrap_or(0);
         let widths: Vec<_> = (0..columns).map(width).collect();
         for (number, row) in rows.into_iter().enumerate() {
             let cells: Vec<_> = row.into_iter().zip(widths.iter().copied()).collect();
@@ -151,13 +152,7 @@ impl Out {
         exit
     }
 
-    fn envelope(
-        &self,
-        exit: Exit,
-        data: &Value,
-        diagnostics: &[Diagnostic],
-        is_pretty: bool,
-    ) -> Result<(), Failure> {
+    fn envelope(&self, exit: Exit, data: &Value, diagnostics: &[Diagnostic], is_pretty: bool) -> Result<(), Failure> {
         let status = match exit {
             Exit::Good => "ok",
             Exit::Finding if !diagnostics.iter().any(|each| each.level == Level::Error) => "finding",
@@ -171,7 +166,7 @@ impl Out {
     }
 
     /// Prints a remark on standard error, each cause on a line of its own.
-    fn remark(&self, diagnostic: &Diagnostic) {
+    pub(crate) fn remark(&self, diagnostic: &Diagnostic) {
         let (word, style) = match diagnostic.level {
             Level::Error => ("error", Some(RED)),
             Level::Finding => ("finding", Some(RED)),

@@ -28,8 +28,7 @@ pub(crate) trait Models: Send + Sync {
     /// Refuses the name of a processor that has never run.
     async fn check_name(&self, processor: &ProjectionName) -> Result<()>;
 
-    async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize)
-    -> Result<Vec<Parked>>;
+    async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>>;
 
     async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId) -> Result<bool>;
 
@@ -58,12 +57,7 @@ impl<M: ViewStore + DeadlineStore> Models for M {
         ReadModel::check_name(self, processor).await
     }
 
-    async fn parked(
-        &self,
-        processor: &ProjectionName,
-        stream: Option<&StreamId>,
-        limit: usize,
-    ) -> Result<Vec<Parked>> {
+    async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>> {
         ReadModel::parked(self, processor, stream, limit).await
     }
 

@@ -20,10 +20,7 @@ impl Session {
         attempt: &'static str,
         call: impl Future<Output = Result<T>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.limit, call).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(Failure::TimedOut { attempt, limit: self.limit, is_opening: false }),
-        }
+        within(self.limit, attempt, call).await
     }
 
     /// Closes the stores, so that SQLite removes the files that it needed.
@@ -35,4 +32,14 @@ impl Session {
         // The answer is given: a connection that does not close ends with the process.
         drop(tokio::time::timeout(self.limit, closing).await);
     }
+}
+
+/// Waits for an answer, up to `limit`.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    attempt: &'static str,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T, Failure> {
+    let late = |_| Failure::TimedOut { attempt, limit, is_opening: false };
+    Ok(tokio::time::timeout(limit, call).await.map_err(late)??)
 }

@@ -1,6 +1,7 @@
 //! The commands. Each one makes an answer, and prints nothing.
 
-mod completions;
+pub(crate) mod completions;
+mod confirm;
 mod event;
 mod parked;
 mod retry;
@@ -8,36 +9,30 @@ mod schema;
 mod show;
 mod status;
 mod tail;
+pub(crate) mod typed;
 mod why;
 
 use std::time::Duration;
 
 use retell::{DateTime, Utc};
 
-use crate::args::{Arguments, Command, Parked};
+use crate::args::{Command, Parked};
 use crate::failure::{Exit, Failure};
-use crate::open::open;
 use crate::out::Out;
 use crate::session::Session;
 
 /// Runs a command and prints its answer.
-pub(crate) async fn run(arguments: &Arguments, out: &Out) -> Result<Exit, Failure> {
-    if let Command::Completions { shell } = arguments.command {
-        return completions::print(shell);
-    }
-    let session = Session { stores: open(&arguments.place).await?, limit: arguments.place.limit() };
-    let command = in_session(&session, &arguments.command, out);
-    let done = if is_endless(&arguments.command) {
+pub(crate) async fn run(session: &Session, command: &Command, out: &Out) -> Result<Exit, Failure> {
+    let done = in_session(session, command, out);
+    if is_endless(command) {
         tokio::select! {
-            done = command => done,
+            done = done => done,
             // An operator ends such a command in this way.
             signal = tokio::signal::ctrl_c() => signal.map(|()| Exit::Good).map_err(Failure::Output),
         }
     } else {
-        command.await
-    };
-    session.close().await;
-    done
+        done.await
+    }
 }
 
 fn is_endless(command: &Command) -> bool {
@@ -63,7 +58,7 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         Command::Parked(Parked::Show { processor, aggregate }) => parked::show(session, processor, aggregate).await?,
         Command::Parked(Parked::Retry(retry)) => retry::answer(session, retry).await?,
         Command::Schema(schema) => schema::answer(session, schema).await?,
-        Command::Completions { shell } => return completions::print(*shell),
+        Command::Completions { .. } => return Ok(Exit::Good),
     };
     out.answer(&answer, false)?;
     Ok(answer.exit)

@@ -55,8 +55,7 @@ pub(super) async fn rows(
     stream: Option<&StreamId>,
 ) -> Result<(Vec<Row>, bool), Failure> {
     let models = &session.stores.models;
-    let mut parked =
-        session.call("read parked aggregates", models.parked(processor, stream, MAX_PARKED + 1)).await?;
+    let mut parked = session.call("read parked aggregates", models.parked(processor, stream, MAX_PARKED + 1)).await?;
     if parked.is_empty() {
         session.call("list the processors", models.check_name(processor)).await?;
     }
@@ -92,17 +91,20 @@ pub(super) async fn list(session: &Session, processor: Option<&ProjectionName>) 
 
 pub(super) fn page_of(page: &mut Page, rows: &[Row]) {
     let head = ["PROCESSOR", "AGGREGATE", "VERSION", "POSITION", "ATTEMPTS", "NEXT", "ERROR"];
-    page.table(&head, rows.iter().map(|row| {
-        vec![
-            row.processor.to_string(),
-            row.stream.to_string(),
-            row.version.to_string(),
-            row.position.to_string(),
-            row.attempts.to_string(),
-            row.next(),
-            row.error.clone(),
-        ]
-    }));
+    page.table(
+        &head,
+        rows.iter().map(|row| {
+            vec![
+                row.processor.to_string(),
+                row.stream.to_string(),
+                row.version.to_string(),
+                row.position.to_string(),
+                row.attempts.to_string(),
+                row.next(),
+                row.error.clone(),
+            ]
+        }),
+    );
 }
 
 /// Returns the answer for an aggregate that is not parked.

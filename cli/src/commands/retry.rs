@@ -1,18 +1,17 @@
 //! `retell parked retry`.
 
-use std::io::{self, IsTerminal, Write};
-
 use retell::store::EventReaderExt;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::Retry;
+use crate::commands::confirm::confirm;
 use crate::commands::count;
 use crate::commands::parked::{Row, not_parked, page_of, rows};
 use crate::failure::{Diagnostic, Exit, Failure};
 use crate::out::{Answer, Page};
 use crate::session::Session;
-use crate::text::{escaped, matches};
+use crate::text::matches;
 
 /// What became of an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,7 +48,7 @@ pub(super) async fn answer(session: &Session, retry: &Retry) -> Result<Answer, F
         let items: Vec<_> = chosen.iter().map(|row| item(row, Outcome::Planned)).collect();
         return Answer::new(&json!({ "dry_run": retry.dry_run, "items": items }), page, diagnostics);
     }
-    confirm(retry, &chosen)?;
+    confirm(&format!("retry {} of {}", of(chosen.len()), retry.processor), retry.yes)?;
     carry_out(session, &chosen, page, diagnostics).await
 }
 
@@ -60,23 +59,6 @@ async fn is_wanted(session: &Session, retry: &Retry, row: &Row) -> Result<bool, 
     let Some(glob) = &retry.event_type else { return Ok(true) };
     let event = session.call("read the event", session.stores.log.event_at(row.position())).await?;
     Ok(event.is_some_and(|event| matches(glob, event.event.event_type.as_str())))
-}
-
-/// Asks the operator, unless `--yes` answers already.
-fn confirm(retry: &Retry, chosen: &[Row]) -> Result<(), Failure> {
-    if retry.yes {
-        return Ok(());
-    }
-    let question = format!("retry {} of {}", of(chosen.len()), retry.processor);
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Refused(format!("{question}: this changes the read model, so confirm it with --yes")));
-    }
-    let mut terminal = io::stderr();
-    write!(terminal, "{}? [y/N] ", escaped(&question))?;
-    terminal.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "yes") { Ok(()) } else { Err(Failure::Refused(format!("{question}: not confirmed"))) }
 }
 
 async fn carry_out(

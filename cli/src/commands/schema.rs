@@ -50,19 +50,21 @@ fn shape(shape: &RegisteredShape) -> Value {
 async fn list(session: &Session, registered: &[RegisteredShape]) -> Result<Answer, Failure> {
     let stored = session.call("list the event types", session.stores.log.event_types()).await?;
     let known: BTreeSet<_> = registered.iter().map(|shape| &shape.event_type).collect();
-    let unknown: Vec<_> =
-        stored.iter().filter(|stored| stored.as_str() != OWN && !known.contains(stored)).collect();
+    let unknown: Vec<_> = stored.iter().filter(|stored| stored.as_str() != OWN && !known.contains(stored)).collect();
     let mut page = Page::default();
-    page.table(&["EVENT", "VERSION", "CODEC", "FIRST SEEN", "PROGRAM", "SHAPE"], registered.iter().map(|shape| {
-        vec![
-            shape.event_type.to_string(),
-            shape.version.to_string(),
-            shape.codec.name().to_owned(),
-            time(shape.first_seen),
-            shape.program.clone(),
-            shape.shape.clone(),
-        ]
-    }));
+    page.table(
+        &["EVENT", "VERSION", "CODEC", "FIRST SEEN", "PROGRAM", "SHAPE"],
+        registered.iter().map(|shape| {
+            vec![
+                shape.event_type.to_string(),
+                shape.version.to_string(),
+                shape.codec.name().to_owned(),
+                time(shape.first_seen),
+                shape.program.clone(),
+                shape.shape.clone(),
+            ]
+        }),
+    );
     let note = |event_type| format!("the log has events of {event_type}, which no program has registered");
     let notes = unknown.iter().map(|each| Diagnostic::note("not_registered", note(each))).collect();
     let shapes: Vec<_> = registered.iter().map(shape).collect();
@@ -89,7 +91,8 @@ fn check(lock: &Lock, registered: &[RegisteredShape]) -> Result<Answer, Failure>
             "is_doubt": difference.differs.is_doubt(), "registered": shape(of),
         }));
         if !difference.differs.is_doubt() {
-            diagnostics.push(Diagnostic::finding("not_in_lock", format!("the lock does not account for {event}: {id}")));
+            diagnostics
+                .push(Diagnostic::finding("not_in_lock", format!("the lock does not account for {event}: {id}")));
         }
     }
     if differences.is_empty() {

@@ -143,15 +143,19 @@ mod tests {
 
     #[test]
     fn payloads_are_compared_part_by_part() {
-        let (before, after) = (json!({"a": 1, "b": [{"c": 2}, 3], "d": 4}), json!({"a": 1, "b": [{"c": 5}], "e": null}));
+        let (before, after) =
+            (json!({"a": 1, "b": [{"c": 2}, 3], "d": 4}), json!({"a": 1, "b": [{"c": 5}], "e": null}));
         let mut changes = Vec::new();
         compare("", Some(&before), Some(&after), &mut changes);
         let change = |path: &str, before, after| Change { path: path.to_owned(), before, after };
-        assert_eq!(changes, [
-            change("b[0].c", Some(json!(2)), Some(json!(5))),
-            change("b[1]", Some(json!(3)), None),
-            change("d", Some(json!(4)), None),
-            change("e", None, Some(Value::Null)),
-        ]);
+        assert_eq!(
+            changes,
+            [
+                change("b[0].c", Some(json!(2)), Some(json!(5))),
+                change("b[1]", Some(json!(3)), None),
+                change("d", Some(json!(4)), None),
+                change("e", None, Some(Value::Null)),
+            ]
+        );
     }
 }

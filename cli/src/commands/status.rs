@@ -43,7 +43,8 @@ fn findings(report: &Report, limits: &Status) -> Vec<Diagnostic> {
     }
     for late in report.deadlines.iter().filter(|late| seconds_late(report, late) > limits.max_age) {
         let due = at_least(late.due);
-        let text = format!("process {}: {due} deadlines are due, the oldest since {}", late.process, time(late.oldest.at));
+        let text =
+            format!("process {}: {due} deadlines are due, the oldest since {}", late.process, time(late.oldest.at));
         found.push(Diagnostic::finding("deadlines", text));
     }
     found
@@ -120,16 +121,23 @@ fn page(report: &Report) -> Page {
     }
     if !report.views.is_empty() {
         page.line("");
-        page.table(&["VIEW", "LIVE", "GENERATIONS"], report.views.iter().map(|view| {
-            let generations: Vec<_> = view.generations.iter().map(|each| each.generation.to_string()).collect();
-            vec![view.view.to_string(), view.live.to_string(), generations.join(" ")]
-        }));
+        page.table(
+            &["VIEW", "LIVE", "GENERATIONS"],
+            report.views.iter().map(|view| {
+                let generations: Vec<_> = view.generations.iter().map(|each| each.generation.to_string()).collect();
+                vec![view.view.to_string(), view.live.to_string(), generations.join(" ")]
+            }),
+        );
     }
     if !report.deadlines.is_empty() {
         page.line("");
-        page.table(&["PROCESS", "DUE", "OLDEST"], report.deadlines.iter().map(|late| {
-            vec![late.process.to_string(), at_least(late.due), time(late.oldest.at)]
-        }));
+        page.table(
+            &["PROCESS", "DUE", "OLDEST"],
+            report
+                .deadlines
+                .iter()
+                .map(|late| vec![late.process.to_string(), at_least(late.due), time(late.oldest.at)]),
+        );
     }
     page
 }

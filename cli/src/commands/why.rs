@@ -30,10 +30,13 @@ pub(super) async fn answer(
     if let Some(first) = whys.first() {
         page.title(located(&first.event));
     }
-    page.table(&["PROCESSOR", "ANSWER", "BECAUSE"], whys.iter().map(|why| {
-        let (answer, because) = told(&why.answer);
-        vec![why.processor.to_string(), answer.to_owned(), because]
-    }));
+    page.table(
+        &["PROCESSOR", "ANSWER", "BECAUSE"],
+        whys.iter().map(|why| {
+            let (answer, because) = told(&why.answer);
+            vec![why.processor.to_string(), answer.to_owned(), because]
+        }),
+    );
     let missing = whys.iter().filter(|why| !matches!(why.answer, Told::Applied | Told::NotWanted { .. }));
     let mut diagnostics: Vec<_> = missing.map(missing_in).collect();
     if whys.is_empty() {
@@ -52,7 +55,7 @@ pub(super) fn not_found() -> Result<Answer, Failure> {
 }
 
 fn missing_in(why: &Why) -> Diagnostic {
-    Diagnostic::finding("not_applied", format!("{} has not applied the event: {}", why.processor, told(&why.answer).0))
+    Diagnostic::finding("not_applied", format!("{}: {}", why.processor, told(&why.answer).0))
 }
 
 fn located(event: &Located) -> String {

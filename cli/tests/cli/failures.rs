@@ -17,8 +17,14 @@ fn is_without(ran: &Ran, secret: &str) -> bool {
 
 #[test]
 fn wrong_usage_exits_with_two() {
-    let cases: [&[&str]; 6] =
-        [&[], &["status"], &["status", "--store", "shop.db"], &["nothing"], &["parked"], &["show", "--store", "sqlite:x"]];
+    let cases: [&[&str]; 6] = [
+        &[],
+        &["status"],
+        &["status", "--store", "shop.db"],
+        &["nothing"],
+        &["parked"],
+        &["show", "--store", "sqlite:x"],
+    ];
     for arguments in cases {
         let plain = ran(arguments);
         assert_eq!((plain.exit, plain.stdout.as_str()), (2, ""), "{plain:?}");

@@ -13,10 +13,7 @@ use crate::tool::Tool;
 /// The commands of each file, in this order.
 const CASES: [(&str, &[&str]); 9] = [
     ("status", &["status", "status --max-age 1000000000 --max-lag 3", "status --max-lag 100"]),
-    (
-        "why",
-        &["why 2", "why 3 totals", "why 00000000-0000-0000-0000-000000000004 audit", "why 99", "why 2 nobody"],
-    ),
+    ("why", &["why 2", "why 3 totals", "why 00000000-0000-0000-0000-000000000004 audit", "why 99", "why 2 nobody"]),
     ("event", &["event 1", "event 7", "event 8", "event 9", "event 10", "event 11", "event 99", "event scale"]),
     (
         "show",

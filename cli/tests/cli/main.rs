@@ -30,7 +30,8 @@ async fn planted(database: &Database) {
             log.close().await.unwrap();
         }
         Place::Postgres(url) => {
-            let (log, models) = (PostgresStore::connect(url).await.unwrap(), PostgresReadModel::connect(url).await.unwrap());
+            let (log, models) =
+                (PostgresStore::connect(url).await.unwrap(), PostgresReadModel::connect(url).await.unwrap());
             plant::everything(&log, &models).await;
             models.close().await.unwrap();
             log.close().await.unwrap();

@@ -58,7 +58,8 @@ async fn watched_status_is_repeated() {
 async fn closed_pipe_ends_quietly() {
     let database = Database::sqlite();
     crate::planted(&database).await;
-    for arguments in [["tail", "--from", "1"].as_slice(), &["status"], &["status", "--json"], &["completions", "bash"]] {
+    for arguments in [["tail", "--from", "1"].as_slice(), &["status"], &["status", "--json"], &["completions", "bash"]]
+    {
         let mut child = Tool::of(&database.place).command(arguments).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();

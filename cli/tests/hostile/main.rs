@@ -26,9 +26,30 @@ use tool::Tool;
 
 /// Parts of hostile texts: sequences for terminals, directions of text, invisible characters, and what a parser may trip over.
 const PARTS: [&str; 24] = [
-    "\u{1b}[31m", "\u{1b}]0;owned\u{7}", "\u{9b}2J", "\u{9d}8;;", "\u{85}", "\u{7f}", "\r", "\n", "\t", "\u{8}", "\u{202e}",
-    "\u{2066}", "\u{200b}", "\u{200d}", "\u{2028}", "\u{2029}", "\u{feff}", "\u{ad}", "\u{e0041}", "\u{61c}", "\"\\", "'`{}%",
-    "a://u:pw@h", "é名",
+    "\u{1b}[31m",
+    "\u{1b}]0;owned\u{7}",
+    "\u{9b}2J",
+    "\u{9d}8;;",
+    "\u{85}",
+    "\u{7f}",
+    "\r",
+    "\n",
+    "\t",
+    "\u{8}",
+    "\u{202e}",
+    "\u{2066}",
+    "\u{200b}",
+    "\u{200d}",
+    "\u{2028}",
+    "\u{2029}",
+    "\u{feff}",
+    "\u{ad}",
+    "\u{e0041}",
+    "\u{61c}",
+    "\"\\",
+    "'`{}%",
+    "a://u:pw@h",
+    "é名",
 ];
 
 /// Returns whether a character may not be printed. Written apart from the program's own list.
@@ -84,9 +105,8 @@ async fn plant(log: &SqliteStore, models: &SqliteReadModel, hostile: &Hostile) {
         let event = NewEvent::stored(id(position), event_type.clone(), 1, codec, payload).with_metadata(metadata);
         log.append(Append::new(stream.clone(), ExpectedVersion::Any, vec![event])).await.unwrap();
     }
-    let shape = |shape: &str| {
-        RegisteredShape::new(event_type.clone(), 1, Codec::Json, shape, Utc::now(), &hostile.program)
-    };
+    let shape =
+        |shape: &str| RegisteredShape::new(event_type.clone(), 1, Codec::Json, shape, Utc::now(), &hostile.program);
     let field = serde_json::to_string(&hostile.payload).unwrap();
     log.register_shapes(&[shape(&hostile.payload), shape(&format!("{{{field}: text}}"))]).await.unwrap();
     let lease = log.acquire_lease(&hostile.relay, Uuid::from_u128(1), std::time::Duration::from_hours(1)).await;
@@ -94,7 +114,10 @@ async fn plant(log: &SqliteStore, models: &SqliteReadModel, hostile: &Hostile) {
 
     let processor = ProjectionName::new(&hostile.processor).unwrap();
     let filter = Filter::all().with_event_types([event_type]);
-    models.register_processor(&processor, &RegisteredProcessor::new(filter, Utc::now(), &hostile.program)).await.unwrap();
+    models
+        .register_processor(&processor, &RegisteredProcessor::new(filter, Utc::now(), &hostile.program))
+        .await
+        .unwrap();
     let parked = Parked::new(stream, Version::new(2), Position::new(2), &hostile.error, 3, Utc::now());
     let change = vec![ParkingChange::Park(parked.with_state(ParkedState::Dead))];
     let step = Step::new(&processor, Position::ZERO, Mark::new(Position::new(2), id(2))).with_parking(1, change);
