@@ -13,7 +13,7 @@ use retell::{DateTime, EventId, Position, ProjectionName, StreamId, Utc, Version
 const MORE: &str = "\
 Exit codes:
   0   good
-  1   a finding: something stands still, is parked, is missing or differs
+  1   a finding: something is stuck, is parked, is missing or differs
   2   wrong usage, or no log at the URL
   3   partly done
   4   refused: the command changes something, and was not confirmed (--yes)
@@ -23,7 +23,7 @@ Exit codes:
 With --json, each command prints one object {\"format\": 1, \"command\", \"status\": \"ok\" | \"finding\" | \"error\", \"data\", \"diagnostics\"}.
 `tail` prints one object a line for each event instead.";
 
-/// Tells operators what stands still, why an event is not in a read model, and what is parked. Needs only the URL of a store.
+/// Tells operators what is stuck, why an event is not in a read model, and what is parked. Needs only the URL of a store.
 #[derive(Debug, Parser)]
 #[command(name = "retell", version, after_help = MORE, disable_help_subcommand = true)]
 pub(crate) struct Arguments {

@@ -149,7 +149,7 @@ impl Cli {
             Named::Plain(Command::Completions { shell }) => return completions::print(self.command(), *shell),
             Named::Plain(command) => command,
             Named::Typed(typed) => {
-                let answer = self.types.answer(typed, parsed.place.limit(), out).await?;
+                let answer = self.types.answer(typed, parsed.place.limit()).await?;
                 out.answer(&answer, false)?;
                 return Ok(answer.exit);
             }

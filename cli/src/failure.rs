@@ -23,7 +23,7 @@ use crate::text::without_passwords;
 pub enum Exit {
     /// Everything is good, or was done.
     Good = 0,
-    /// Something stands still, is parked, is missing or differs.
+    /// Something is stuck, is parked, is missing or differs.
     Finding = 1,
     /// The arguments are wrong, or there is no log at the URL.
     Usage = 2,

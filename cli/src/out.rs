@@ -23,6 +23,11 @@ impl Page {
         self.0.push((Safe::line(text.as_ref()), None));
     }
 
+    /// Adds lines that begin in the same way.
+    pub(crate) fn lines<T: AsRef<str>>(&mut self, begin: &str, lines: impl IntoIterator<Item = T>) {
+        lines.into_iter().for_each(|line| self.line(format!("{begin}{}", line.as_ref())));
+    }
+
     pub(crate) fn title(&mut self, text: impl AsRef<str>) {
         self.0.push((Safe::line(text.as_ref()), Some(BOLD)));
     }
@@ -118,7 +123,7 @@ impl Out {
         let mut out = AutoStream::auto(io::stdout());
         out.write_all(text.as_bytes())?;
         out.flush()?;
-        answer.diagnostics.iter().filter(|each| each.level != Level::Finding).for_each(|each| self.remark(each));
+        answer.diagnostics.iter().filter(|each| each.level != Level::Finding).for_each(remark);
         Ok(())
     }
 
@@ -147,7 +152,7 @@ impl Out {
             // Nothing is left to say where the output cannot be written.
             drop(self.envelope(exit, &Value::Null, &[diagnostic], true));
         } else {
-            self.remark(&diagnostic);
+            remark(&diagnostic);
         }
         exit
     }
@@ -164,22 +169,22 @@ impl Out {
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
+}
 
-    /// Prints a remark on standard error, each cause on a line of its own.
-    pub(crate) fn remark(&self, diagnostic: &Diagnostic) {
-        let (word, style) = match diagnostic.level {
-            Level::Error => ("error", Some(RED)),
-            Level::Finding => ("finding", Some(RED)),
-            Level::Note => ("note", None),
-        };
-        let mut text = String::new();
-        styled(&mut text, &Safe::line(&format!("{word}: {}", diagnostic.message)), style);
-        for cause in &diagnostic.causes {
-            styled(&mut text, &Safe::line(&format!("  because: {cause}")), None);
-        }
-        // There is no other place to report that standard error is closed.
-        drop(AutoStream::auto(io::stderr()).write_all(text.as_bytes()));
+/// Prints a remark on standard error, each cause on a line of its own.
+pub(crate) fn remark(diagnostic: &Diagnostic) {
+    let (word, style) = match diagnostic.level {
+        Level::Error => ("error", Some(RED)),
+        Level::Finding => ("finding", Some(RED)),
+        Level::Note => ("note", None),
+    };
+    let mut text = String::new();
+    styled(&mut text, &Safe::line(&format!("{word}: {}", diagnostic.message)), style);
+    for cause in &diagnostic.causes {
+        styled(&mut text, &Safe::line(&format!("  because: {cause}")), None);
     }
+    // There is no other place to report that standard error is closed.
+    drop(AutoStream::auto(io::stderr()).write_all(text.as_bytes()));
 }
 
 fn styled(text: &mut String, line: &Safe, style: Option<&str>) {

@@ -13,7 +13,7 @@ use crate::out::{Answer, Page};
 use crate::session::Session;
 use crate::text::matches;
 
-/// What became of an aggregate.
+/// The result for an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
@@ -82,7 +82,7 @@ async fn carry_out(
         done += usize::from(outcome == Outcome::Retried);
         items.push(item(row, outcome));
         if failed.is_some() {
-            // The next one would fail as well.
+            // The next one would fail, too.
             break;
         }
     }

@@ -84,7 +84,7 @@ fn check(lock: &Lock, registered: &[RegisteredShape]) -> Result<Answer, Failure>
         page.line(format!("{event}: {id}{place}: registered by {} at {}", of.program, time(of.first_seen)));
         page.line(format!("    {}", difference.differs.cure()));
         if difference.differs == Differs::NotLocked {
-            block(&mut page, "    ", &of.event_type.to_string(), of);
+            block(&mut page, of);
         }
         data.push(json!({
             "rule": id, "path": path(&difference.differs), "cure": difference.differs.cure(),
@@ -102,11 +102,10 @@ fn check(lock: &Lock, registered: &[RegisteredShape]) -> Result<Answer, Failure>
 }
 
 /// Adds the block of a registered shape, as a lock would have it.
-fn block(page: &mut Page, indent: &str, event: &str, shape: &RegisteredShape) {
-    page.line(format!("{indent}[{event} {} {}]", shape.version, shape.codec.name()));
-    let lock = Lock::registered(std::slice::from_ref(shape));
-    for block in lock.blocks.values() {
-        block.to_string().lines().for_each(|line| page.line(format!("{indent}{line}")));
+fn block(page: &mut Page, shape: &RegisteredShape) {
+    page.line(format!("    [{} {} {}]", shape.event_type, shape.version, shape.codec.name()));
+    for block in Lock::registered(std::slice::from_ref(shape)).blocks.values() {
+        page.lines("    ", block.to_string().lines());
     }
 }
 
@@ -137,14 +136,14 @@ fn diff(lock: &Lock, registered: &[RegisteredShape]) -> Result<Answer, Failure> 
         let (before, after) = (lines(locked), lines(stored));
         let removed: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
         let added: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
-        removed.iter().for_each(|line| page.line(format!("    - {line}")));
-        added.iter().for_each(|line| page.line(format!("    + {line}")));
+        page.lines("    - ", &removed);
+        page.lines("    + ", &added);
         let changes = locked.zip(stored).map(|(locked, stored)| Changes::between(&locked.shape, &stored.shape, *codec));
         let rules = |findings: &[Finding]| findings.iter().map(|each| each.rule.id().to_owned() + &at(each)).collect();
         let (backward, forward): (Vec<String>, Vec<String>) =
             changes.map(|changes| (rules(&changes.backward), rules(&changes.forward))).unwrap_or_default();
-        backward.iter().for_each(|rule| page.line(format!("    the log's shape cannot read the lock's: {rule}")));
-        forward.iter().for_each(|rule| page.line(format!("    the lock's shape cannot read the log's: {rule}")));
+        page.lines("    the log's shape cannot read the lock's: ", &backward);
+        page.lines("    the lock's shape cannot read the log's: ", &forward);
         data.push(json!({
             "event_type": name, "version": version, "codec": codec.name(), "only_in": side, "removed": removed,
             "added": added, "backward": backward, "forward": forward,

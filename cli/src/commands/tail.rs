@@ -33,7 +33,7 @@ pub(super) async fn print(session: &Session, tail: &Tail, out: &Out) -> Result<E
     } else {
         let newest = session.call("read the newest events", newest(log, head, &wanted, tail)).await?;
         show(session, newest, out).await?;
-        // What follows is not limited by the number of events before.
+        // The number of lines limits only the events before.
         left = usize::MAX;
         if !tail.follow {
             return Ok(Exit::Good);

@@ -17,7 +17,7 @@ use crate::args::{At, Rebuild as Arguments, Typed};
 use crate::commands::confirm::confirm;
 use crate::commands::{age, count};
 use crate::failure::{Diagnostic, Exit, Failure, Level};
-use crate::out::{Answer, Out, Page};
+use crate::out::{Answer, Page, remark};
 use crate::session::within;
 
 /// The differing rows that an answer names.
@@ -85,10 +85,10 @@ impl Types {
         self.states.is_empty() && self.rebuilds.is_empty()
     }
 
-    pub(crate) async fn answer(&self, typed: &Typed, limit: Duration, out: &Out) -> Result<Answer, Failure> {
+    pub(crate) async fn answer(&self, typed: &Typed, limit: Duration) -> Result<Answer, Failure> {
         match typed {
             Typed::State { aggregate, at } => self.state(aggregate, *at, limit).await,
-            Typed::Rebuild(arguments) => self.rebuild(arguments, limit, out).await,
+            Typed::Rebuild(arguments) => self.rebuild(arguments, limit).await,
         }
     }
 
@@ -114,7 +114,7 @@ impl Types {
         Answer::new(&json!({ "stream": aggregate, "version": version, "state": state }), page, Vec::new())
     }
 
-    async fn rebuild(&self, arguments: &Arguments, limit: Duration, out: &Out) -> Result<Answer, Failure> {
+    async fn rebuild(&self, arguments: &Arguments, limit: Duration) -> Result<Answer, Failure> {
         let view = &arguments.view;
         let rebuild = self.rebuilds.get(view).ok_or_else(|| unknown("view", view, self.rebuilds.keys()))?;
         let plan = within(limit, "plan the rebuild", rebuild.plan()).await?;
@@ -122,7 +122,7 @@ impl Types {
             return planned(&plan);
         }
         confirm(&format!("rebuild {view} from {}", count(plan.events, "event")), arguments.yes)?;
-        if !build(&**rebuild, out).await? {
+        if !build(&**rebuild).await? {
             let text = "stopped: the same command continues from here";
             let mut answer = Answer::new(&Value::Null, Page::default(), vec![Diagnostic::note("stopped", text)])?;
             answer.exit = Exit::Partly;
@@ -135,7 +135,7 @@ impl Types {
 }
 
 /// Builds, and reports the progress on standard error. Returns whether the build has come to its end.
-async fn build(rebuild: &dyn Rebuilds, out: &Out) -> Result<bool, Failure> {
+async fn build(rebuild: &dyn Rebuilds) -> Result<bool, Failure> {
     let (stop, progress) = (CancellationToken::new(), rebuild.progress());
     let mut running = rebuild.run(stop.clone());
     let mut reports = tokio::time::interval(PAUSE);
@@ -147,7 +147,7 @@ async fn build(rebuild: &dyn Rebuilds, out: &Out) -> Result<bool, Failure> {
                 signal.map_err(Failure::Output)?;
                 stop.cancel();
             }
-            _ = reports.tick() => out.remark(&report(*progress.borrow())),
+            _ = reports.tick() => remark(&report(*progress.borrow())),
         }
     }
 }
@@ -179,7 +179,7 @@ fn built(diff: &Diff, replaced: Option<Generation>) -> Result<Answer, Failure> {
         ("live before", replaced.unwrap_or(diff.live).to_string()),
     ]);
     let keys: Vec<_> = diff.differences.iter().map(|each| each.key.to_string()).collect();
-    keys.iter().for_each(|key| page.line(format!("differs: {key}")));
+    page.lines("differs: ", &keys);
     let data = json!({
         "same": diff.same, "different": diff.different, "unsettled": diff.unsettled, "keys": keys, "live": diff.live,
         "replaced": replaced,
@@ -269,8 +269,8 @@ mod tests {
         types
     }
 
-    async fn answer(types: &Types, typed: Typed) -> Result<Answer, Failure> {
-        types.answer(&typed, Duration::from_mins(1), &Out { is_json: false, command: None }).await
+    async fn answer(types: &Types, command: Typed) -> Result<Answer, Failure> {
+        types.answer(&command, Duration::from_mins(1)).await
     }
 
     #[tokio::test]

@@ -57,7 +57,7 @@ fn completions_are_printed_for_each_shell() {
 
 #[test]
 fn unreachable_server_is_unavailable() {
-    // Nobody listens at the first one, and the second one never answers.
+    // No process listens at the first one, and the second one never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     for server in ["127.0.0.1:1".to_owned(), format!("127.0.0.1:{port}")] {
@@ -81,9 +81,9 @@ fn unreachable_server_is_unavailable() {
 fn refused_login_shows_no_password() {
     let url = std::env::var("MYSQL_URL").expect("MYSQL_URL is not set: tests/run.sh starts a database server");
     let (_, host) = url.rsplit_once('@').unwrap();
-    let ran = Tool::at(format!("mysql://nobody:s3cret@{host}")).run(["status"]);
+    let ran = Tool::at(format!("mysql://stranger:s3cret@{host}")).run(["status"]);
     assert_eq!((ran.exit, ran.stdout.as_str()), (69, ""), "{ran:?}");
-    assert!(is_without(&ran, "s3cret") && ran.stderr.contains("nobody"), "{ran:?}");
+    assert!(is_without(&ran, "s3cret") && ran.stderr.contains("stranger"), "{ran:?}");
 }
 
 #[test]

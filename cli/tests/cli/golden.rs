@@ -13,7 +13,7 @@ use crate::tool::Tool;
 /// The commands of each file, in this order.
 const CASES: [(&str, &[&str]); 9] = [
     ("status", &["status", "status --max-age 1000000000 --max-lag 3", "status --max-lag 100"]),
-    ("why", &["why 2", "why 3 totals", "why 00000000-0000-0000-0000-000000000004 audit", "why 99", "why 2 nobody"]),
+    ("why", &["why 2", "why 3 totals", "why 00000000-0000-0000-0000-000000000004 audit", "why 99", "why 2 unknown"]),
     ("event", &["event 1", "event 7", "event 8", "event 9", "event 10", "event 11", "event 99", "event scale"]),
     (
         "show",
@@ -39,7 +39,7 @@ const CASES: [(&str, &[&str]); 9] = [
             "parked list",
             "parked list totals",
             "parked list audit",
-            "parked list nobody",
+            "parked list unknown",
             "parked show totals order/1",
             "parked show totals order/9",
             "parked show totals order/5",
@@ -55,7 +55,7 @@ const CASES: [(&str, &[&str]); 9] = [
             "parked retry totals --all --error *such* --dry-run",
             "parked retry totals --all --error other --dry-run",
             "parked retry totals order/5 --yes",
-            "parked retry nobody order/5 --yes",
+            "parked retry unknown order/5 --yes",
             "parked retry totals --all --yes",
             "parked list",
         ],

@@ -1,4 +1,4 @@
-//! Whatever ids, names, payloads, errors and arguments hold, no output of any command has a character that controls a terminal.
+//! No output of any command has a character that controls a terminal, whatever ids, names, payloads, errors and arguments hold.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -211,11 +211,11 @@ fn no_output_holds_an_active_character() {
 fn ten_megabytes_are_cut_for_people_only() {
     let database = Database::sqlite();
     let Place::Sqlite(path) = &database.place else { unreachable!("a SQLite file") };
-    let long = "x".repeat(10 * 1024 * 1024);
+    let text = "x".repeat(10 * 1024 * 1024);
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let log = SqliteStore::open(path).await.unwrap();
         let (id, kind) = (EventId::from(Uuid::from_u128(1)), EventType::new("note.taken").unwrap());
-        let event = NewEvent::stored(id, kind, 1, Codec::Json, Bytes::from(format!("{{\"text\":\"{long}\"}}")));
+        let event = NewEvent::stored(id, kind, 1, Codec::Json, Bytes::from(format!("{{\"text\":\"{text}\"}}")));
         let stream = StreamId::parse("note", "1").unwrap();
         log.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
         log.close().await.unwrap();
@@ -225,6 +225,6 @@ fn ten_megabytes_are_cut_for_people_only() {
         let plain = tool.run(command);
         assert!(plain.stdout.len() < 10_000 && plain.stdout.contains(".. (cut, "), "{command:?}");
         let json = tool.run(command.iter().chain(&["--json"]));
-        assert!(json.stdout.contains(&long), "{command:?}");
+        assert!(json.stdout.contains(&text), "{command:?}");
     }
 }
