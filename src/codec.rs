@@ -53,8 +53,8 @@ impl Codec {
         }
     }
 
-    /// Returns the name of this codec in locks, golden files and reports.
-    pub(crate) const fn name(self) -> &'static str {
+    /// Returns the name of this codec in locks, golden files and reports: `json` or `compact`.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
             Self::Compact => "compact",

@@ -163,6 +163,14 @@ pub enum ErrorKind {
         /// The newest migration in this release.
         known: u32,
     },
+    /// The store was opened without migration, and its schema is not that of this release.
+    #[error("{}", not_migrated(*.found, *.known))]
+    NotMigrated {
+        /// The newest migration in the store; zero if there is no store.
+        found: u32,
+        /// The newest migration in this release.
+        known: u32,
+    },
     /// The store is read-only.
     #[error("the store is read-only")]
     ReadOnly,
@@ -356,6 +364,15 @@ fn names(known: &[impl fmt::Display]) -> String {
     }
     let names: Vec<_> = known.iter().map(ToString::to_string).collect();
     format!("these have: {}", names.join(", "))
+}
+
+fn not_migrated(found: u32, known: u32) -> String {
+    if found == 0 {
+        return "there is no log and no read model: check the place, or start the program that creates them".to_owned();
+    }
+    format!(
+        "the store has schema {found}, which is not that of this release ({known}): start a program of this release"
+    )
 }
 
 fn list(problems: &[ServerProblem]) -> String {

@@ -132,6 +132,7 @@ pub mod docs {
         page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
         page!(d0032_traces, "docs/decisions/0032-traces.md");
         page!(d0033_metrics, "docs/decisions/0033-metrics.md");
+        page!(d0034_command_line, "docs/decisions/0034-command-line.md");
         page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
     }
 }

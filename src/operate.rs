@@ -36,10 +36,10 @@ mod stream;
 mod verify;
 mod why;
 
-pub use observer::{Observer, ObserverOptions};
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
 pub use doctor::{Diagnosis, Examined, doctor};
+pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};
 pub use report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,

@@ -1,2 +1,7 @@
 //! The command line of retell.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    retell_cli::main()
+}

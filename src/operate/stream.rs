@@ -109,7 +109,7 @@ where
         for event in events {
             bytes += event.payload_bytes();
             last = event.version;
-            rows.push(row(event, &shapes));
+            rows.push(Row::of(event, &shapes));
             if bytes >= PAGE_BYTES {
                 let truncated = more || !log.read_stream(stream, last, 1).await?.is_empty();
                 return Ok(Rows { stream: stream.clone(), rows, truncated });
@@ -121,33 +121,39 @@ where
     }
 }
 
-fn row(event: RecordedEvent, shapes: &[RegisteredShape]) -> Row {
-    let RecordedEvent { position, version, recorded_at, event, .. } = event;
-    let (payload, problem) = match read(&event, shapes) {
-        Ok(payload) => (Some(payload), None),
-        Err(problem) => (None, Some(problem)),
-    };
-    let metadata = &event.metadata;
-    Row {
-        version,
-        position,
-        event_id: event.id,
-        schema_version: event.schema_version,
-        codec: event.codec.name().to_owned(),
-        recorded_at,
-        correlation_id: metadata.correlation_id,
-        causation_id: metadata.causation_id,
-        metadata: serde_json::json!({ "source": metadata.source, "extra": metadata.extra }),
-        payload,
-        problem,
-        payload_bytes: event.payload.len() as u64,
-        event_type: event.event_type,
+impl Row {
+    /// Creates the row of an event. `shapes` are those that programs have [registered](EventReader::registered_shapes) with its log.
+    pub fn of(event: RecordedEvent, shapes: &[RegisteredShape]) -> Self {
+        let RecordedEvent { position, version, recorded_at, event, .. } = event;
+        let (payload, problem) = match read(&event, shapes) {
+            Ok(payload) => (Some(payload), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let metadata = &event.metadata;
+        Self {
+            version,
+            position,
+            event_id: event.id,
+            schema_version: event.schema_version,
+            codec: event.codec.name().to_owned(),
+            recorded_at,
+            correlation_id: metadata.correlation_id,
+            causation_id: metadata.causation_id,
+            metadata: serde_json::json!({ "source": metadata.source, "extra": metadata.extra }),
+            payload,
+            problem,
+            payload_bytes: event.payload.len() as u64,
+            event_type: event.event_type,
+        }
     }
 }
 
 /// Reads a payload by the first registered shape that fits.
 fn read(event: &NewEvent, shapes: &[RegisteredShape]) -> Result<Value, String> {
     if event.codec == Codec::Json {
+        if std::str::from_utf8(&event.payload).is_err() {
+            return Err("the payload is not UTF-8".to_owned());
+        }
         // No error of the decoder: it could quote the payload.
         return serde_json::from_slice(&event.payload).map_err(|_| "the payload is not JSON".to_owned());
     }

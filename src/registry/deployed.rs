@@ -101,6 +101,42 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Creates a lock of the shapes that programs have registered with a log: the newest one of each version, with the others as former ones.
+    /// A shape whose text this release does not know is opaque.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::prelude::*;
+    /// use retell::registry::{Lock, Registry};
+    ///
+    /// #[derive(Event)]
+    /// #[event("order.placed")]
+    /// struct Placed {
+    ///     customer: String,
+    /// }
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let (store, registry) = (MemoryStore::new(), Registry::new().with::<Placed>()?);
+    /// registry.register(&store).await?;
+    /// assert_eq!(Lock::registered(&store.registered_shapes().await?), registry.lock());
+    /// # Ok::<(), BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn registered(registered: &[RegisteredShape]) -> Self {
+        let mut shapes: Vec<_> =
+            registered.iter().filter(|shape| shape.event_type.as_str() != PROCESS_STEPPED).collect();
+        shapes.sort_by_key(|shape| shape.first_seen);
+        let mut lock = Self::default();
+        for shape in shapes {
+            let key = (shape.event_type.as_str().to_owned(), shape.version, shape.codec);
+            let parsed = shape.shape.parse().unwrap_or(Type::Opaque);
+            lock.blocks.entry(key).or_insert_with(|| Block::new(parsed.clone())).change(&parsed, true);
+        }
+        lock
+    }
+}
+
 impl Block {
     /// Compares the block with a shape of its event, version and codec.
     fn differs(&self, shape: &RegisteredShape, registered: &[RegisteredShape]) -> Vec<Differs> {

@@ -44,8 +44,8 @@ pub(crate) struct Opened {
     pub(crate) keeps_refused_locks: bool,
 }
 
-/// Checks the server, and upgrades the schema if something is missing in it.
-pub(crate) async fn open(connections: &Connections, part: Part) -> Result<Opened> {
+/// Checks the server. If something is missing in the schema, upgrades it, or refuses it without `migrate`.
+pub(crate) async fn open(connections: &Connections, part: Part, migrate: bool) -> Result<Opened> {
     let (settings, mut report) = (Settings::read(connections).await?, Report::default());
     settings.check(part, &mut report);
     let opened = Opened {
@@ -58,9 +58,10 @@ pub(crate) async fn open(connections: &Connections, part: Part) -> Result<Opened
         return report.check().map(|()| opened);
     };
     if report.is_empty() {
-        match migrate::apply(connections).await {
+        let migrated = if migrate { migrate::apply(connections).await } else { migrate::require(connections).await };
+        match migrated {
             Err(error) if is_denied(&error) => report_denied(&error, &settings, database, &mut report),
-            applied => applied?,
+            migrated => migrated?,
         }
     }
     if let Part::Log { .. } = part

@@ -16,7 +16,7 @@ const KNOWN: u32 = 1;
 /// Applies the missing steps. Processes that start at once take turns.
 pub(crate) async fn apply(connections: &Connections) -> Result<()> {
     // A user without the right to change the schema can use one that is up to date.
-    if is_up_to_date(connections).await? {
+    if newest(connections).await? == KNOWN {
         return Ok(());
     }
     // The lock belongs to the session. A detached connection ends it with the migration, even if this future is dropped.
@@ -27,14 +27,23 @@ pub(crate) async fn apply(connections: &Connections) -> Result<()> {
     closed.map_err(|error| classify(error, "migrate"))
 }
 
-async fn is_up_to_date(connections: &Connections) -> Result<bool> {
+/// Refuses a database without the schema of this release.
+pub(crate) async fn require(connections: &Connections) -> Result<()> {
+    match newest(connections).await? {
+        KNOWN => Ok(()),
+        found => Err(ErrorKind::NotMigrated { found, known: KNOWN }.into()),
+    }
+}
+
+/// Returns the schema's newest step; zero if there is no schema.
+async fn newest(connections: &Connections) -> Result<u32> {
     let failed = |error| classify(error, "check the schema");
     let (tables,): (i64,) = connections.one(sqlx::query_as(TABLE_EXISTS)).await.map_err(failed)?;
     if tables == 0 {
-        return Ok(false);
+        return Ok(0);
     }
     let (applied,): (i64,) = connections.one(sqlx::query_as(NEWEST)).await.map_err(failed)?;
-    Ok(known(applied)? == KNOWN)
+    known(applied)
 }
 
 /// Returns the schema's newest step. Refuses a schema that a newer release has changed.

@@ -17,6 +17,7 @@ use crate::store::server::limits::Limits;
 #[non_exhaustive]
 pub struct MySqlOptions {
     pub(crate) durable: bool,
+    pub(crate) migrate: bool,
     pub(crate) max_payload: usize,
     pub(crate) limits: Limits,
     pub(crate) hosts: Vec<String>,
@@ -26,13 +27,27 @@ impl MySqlOptions {
     /// Creates the default settings: only servers whose commits wait for the disk, and payloads up to 16 MiB if the server accepts packets of
     /// that size.
     pub fn new() -> Self {
-        Self { durable: true, max_payload: MAX_PAYLOAD_BYTES, limits: Limits::default(), hosts: Vec::new() }
+        Self {
+            durable: true,
+            migrate: true,
+            max_payload: MAX_PAYLOAD_BYTES,
+            limits: Limits::default(),
+            hosts: Vec::new(),
+        }
     }
 
     /// Lets the server's `innodb_flush_log_at_trx_commit` decide whether a commit waits for the disk, and also `sync_binlog` if the server writes a
     /// binary log. If one of them is not `1`, a crash can lose acknowledged appends. MariaDB's default for `sync_binlog` is `0`.
     pub fn with_durability_of_the_server(mut self) -> Self {
         self.durable = false;
+        self
+    }
+
+    /// Opens only what exists and is up to date, for tools that must change nothing: opening creates no table, upgrades nothing, and fails
+    /// with [`NotMigrated`](crate::ErrorKind::NotMigrated) if the schema is missing or not that of this release.
+    /// It also skips the self-test, which draws commit numbers.
+    pub fn without_migration(mut self) -> Self {
+        self.migrate = false;
         self
     }
 
@@ -67,6 +82,11 @@ impl MySqlOptions {
     pub fn with_hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
         self.hosts = hosts.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// Sets the servers that a URL names, if it names several.
+    pub(crate) fn of_url(self, hosts: Vec<String>) -> Self {
+        if hosts.is_empty() { self } else { self.with_hosts(hosts) }
     }
 }
 

@@ -58,8 +58,16 @@ impl MySqlStore {
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not the URL of a MySQL database, otherwise the same as for [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(url, MySqlOptions::new()).await
+    }
+
+    /// Opens the log in the database at `url`, with these settings and ten connections.
+    ///
+    /// # Errors
+    /// The same as for [`connect`](Self::connect).
+    pub async fn connect_with(url: &str, options: MySqlOptions) -> Result<Self> {
         let (pool, hosts) = pool(url).await?;
-        Self::open_with(pool, MySqlOptions::new().with_hosts(hosts)).await
+        Self::open_with(pool, options.of_url(hosts)).await
     }
 
     /// Opens the log over the caller's pool, with default settings, and upgrades its schema.
@@ -104,8 +112,8 @@ impl MySqlStore {
         let connections = Connections::open(pool, options.limits, &options.hosts).await?;
         // Boxed, because the future is large and a program keeps it within its own.
         let opened = Box::pin(async {
-            let opened = check::open(&connections, Part::Log { durable: options.durable }).await?;
-            if !opened.read_only {
+            let opened = check::open(&connections, Part::Log { durable: options.durable }, options.migrate).await?;
+            if !opened.read_only && options.migrate {
                 // Before the test, which draws numbers.
                 check_numbers(&connections).await?;
                 check::test(&connections).await?;

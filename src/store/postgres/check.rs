@@ -32,9 +32,9 @@ pub(crate) enum Part {
     ReadModels,
 }
 
-/// Checks the server, and upgrades the schema if something is missing in it. Returns whether sessions are read-only, as on a replica.
-pub(crate) async fn open(pool: &PgPool, schema: &Schema, part: Part) -> Result<bool> {
-    explain(check_and_upgrade(pool, schema, part).await)
+/// Checks the server. If something is missing in the schema, upgrades it, or refuses it without `migrate`. Returns whether sessions are read-only, as on a replica.
+pub(crate) async fn open(pool: &PgPool, schema: &Schema, part: Part, migrate: bool) -> Result<bool> {
+    explain(check_and_upgrade(pool, schema, part, migrate).await)
 }
 
 /// Tests what the order of the log depends on: a held advisory lock refuses a second session, two sessions draw increasing numbers, and the
@@ -72,12 +72,15 @@ fn lost_statement(error: &Error) -> bool {
     })
 }
 
-async fn check_and_upgrade(pool: &PgPool, schema: &Schema, part: Part) -> Result<bool> {
+async fn check_and_upgrade(pool: &PgPool, schema: &Schema, part: Part, migrate: bool) -> Result<bool> {
     let mut connection = pool.acquire().await.map_err(|error| classify(error, "connect"))?;
     let (facts, mut report) = (Facts::read(&mut connection, schema).await?, Report::default());
     facts.check_settings(&mut report);
     let readable = facts.check_rights(&mut connection, schema, part, &mut report).await?;
     if readable && !(facts.has_tables && migrate::is_up_to_date(&mut connection, schema).await?) {
+        if !migrate {
+            return Err(migrate::missing(&mut connection, schema, facts.has_tables).await?);
+        }
         if !facts.read_only {
             facts.check_upgrade_rights(&mut connection, schema, &mut report).await?;
         }

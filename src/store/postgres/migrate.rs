@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use sqlx::{Connection, PgConnection};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::postgres::error::classify;
 use crate::store::postgres::schema::Schema;
 
@@ -104,6 +104,12 @@ pub(crate) fn bodies(schema: &Schema) -> impl Iterator<Item = (&'static str, Str
         let body = sql.split("$$").nth(1)?;
         Some((name, schema.script(body).0))
     })
+}
+
+/// Returns the error of a schema that is missing or not that of this release.
+pub(crate) async fn missing(connection: &mut PgConnection, schema: &Schema, has_tables: bool) -> Result<Error> {
+    let found = if has_tables { newest(connection, schema).await? } else { 0 };
+    Ok(ErrorKind::NotMigrated { found: found.unsigned_abs(), known: KNOWN.unsigned_abs() }.into())
 }
 
 /// Returns the schema's newest step. Refuses a schema that a newer release has changed.

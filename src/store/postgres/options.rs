@@ -19,6 +19,7 @@ pub struct PostgresOptions {
     pub(crate) schema: String,
     pub(crate) durable: bool,
     pub(crate) listen: bool,
+    pub(crate) migrate: bool,
     pub(crate) max_payload: usize,
     pub(crate) limits: Limits,
     pub(crate) hosts: Vec<String>,
@@ -32,6 +33,7 @@ impl PostgresOptions {
             schema: "retell".to_owned(),
             durable: true,
             listen: true,
+            migrate: true,
             max_payload: MAX_PAYLOAD_BYTES,
             limits: Limits::default(),
             hosts: Vec::new(),
@@ -45,6 +47,14 @@ impl PostgresOptions {
     /// `ignore_startup_parameters = extra_float_digits` to its configuration, because sqlx sends that parameter.
     pub fn without_listening(mut self) -> Self {
         self.listen = false;
+        self
+    }
+
+    /// Opens only what exists and is up to date, for tools that must change nothing: opening creates no table, upgrades nothing, and fails
+    /// with [`NotMigrated`](crate::ErrorKind::NotMigrated) if the schema is missing or not that of this release.
+    /// It also skips the self-test, which draws commit numbers. The store does not listen: it finds commits by polling.
+    pub fn without_migration(mut self) -> Self {
+        self.migrate = false;
         self
     }
 
@@ -93,6 +103,11 @@ impl PostgresOptions {
     pub fn with_hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
         self.hosts = hosts.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// Sets the servers that a URL names, if it names several.
+    pub(crate) fn of_url(self, hosts: Vec<String>) -> Self {
+        if hosts.is_empty() { self } else { self.with_hosts(hosts) }
     }
 }
 

@@ -56,8 +56,16 @@ impl PostgresStore {
     /// # Errors
     /// [`ErrorKind::Invalid`] if `url` is not the URL of a PostgreSQL database, otherwise the same as for [`open_with`](Self::open_with).
     pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(url, PostgresOptions::new()).await
+    }
+
+    /// Opens the log in the database at `url`, with these settings and ten connections.
+    ///
+    /// # Errors
+    /// The same as for [`connect`](Self::connect).
+    pub async fn connect_with(url: &str, options: PostgresOptions) -> Result<Self> {
         let (pool, hosts) = pool(url).await?;
-        Self::open_with(pool, PostgresOptions::new().with_hosts(hosts)).await
+        Self::open_with(pool, options.of_url(hosts)).await
     }
 
     /// Opens the log over the caller's pool, with default settings, and upgrades its schema.
@@ -88,12 +96,12 @@ impl PostgresStore {
         // Boxed, because the future is large and a program keeps it within its own.
         let opened = Box::pin(async {
             let pool = connections.pool();
-            let read_only = check::open(pool, &schema, Part::Log).await?;
+            let read_only = check::open(pool, &schema, Part::Log, options.migrate).await?;
             // Before the test, which draws numbers.
             check::explain(check_numbers(pool, &schema).await)?;
-            let pooled = !read_only && check::test(pool, &schema).await?;
+            let pooled = !read_only && options.migrate && check::test(pool, &schema).await?;
             // A replica does not support `LISTEN`, and a session that a pooler shares cannot receive anything.
-            Ok((read_only, options.listen && !read_only && !pooled))
+            Ok((read_only, options.listen && options.migrate && !read_only && !pooled))
         });
         let (read_only, listen) = options.limits.long().call("open the log", opened).await?;
         let signals = Signals::new(listen.then(|| connections.clone()), &schema);

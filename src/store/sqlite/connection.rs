@@ -53,7 +53,9 @@ impl Pool {
     pub(crate) async fn open(location: Location, options: SqliteOptions) -> Result<(Arc<Self>, Arc<Self>)> {
         blocking(move || {
             let mut writer = connect(&location, &options)?;
-            if options.read_only {
+            if !options.migrate {
+                migrate::require(&writer)?;
+            } else if options.read_only {
                 migrate::check(&writer)?;
             } else {
                 migrate::apply(&mut writer)?;
@@ -319,14 +321,17 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 
 fn connect(location: &Location, options: &SqliteOptions) -> Result<Connection, Failure> {
     let db = match location {
-        Location::File(path) => open_file(path, options.read_only)?,
+        Location::File(path) if !options.migrate && !path.exists() => return Err(migrate::missing(0)),
+        Location::File(path) => open_file(path, options)?,
         Location::Memory => Connection::open_in_memory()?,
     };
     db.busy_timeout(options.busy_timeout)?;
     db.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     if !options.read_only {
-        // With WAL, readers do not wait for the writer, and a commit is one write and one sync.
-        switch_to_wal(&db, options.busy_timeout)?;
+        if options.migrate {
+            // With WAL, readers do not wait for the writer, and a commit is one write and one sync. A file keeps the mode.
+            switch_to_wal(&db, options.busy_timeout)?;
+        }
         let synchronous = match options.synchronous {
             Synchronous::Full => "FULL",
             Synchronous::Normal => "NORMAL",
@@ -374,9 +379,11 @@ fn switch_to_wal(db: &Connection, timeout: Duration) -> Result<(), rusqlite::Err
     }
 }
 
-fn open_file(path: &Path, read_only: bool) -> Result<Connection, rusqlite::Error> {
-    let access = if read_only {
+fn open_file(path: &Path, options: &SqliteOptions) -> Result<Connection, rusqlite::Error> {
+    let access = if options.read_only {
         OpenFlags::SQLITE_OPEN_READ_ONLY
+    } else if !options.migrate {
+        OpenFlags::SQLITE_OPEN_READ_WRITE
     } else {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
     };

@@ -36,6 +36,21 @@ pub(crate) fn check(db: &Connection) -> Result<(), Failure> {
     }
 }
 
+/// Refuses a file without the schema of this release.
+pub(crate) fn require(db: &Connection) -> Result<(), Failure> {
+    if !db.table_exists(None, "retell_migrations")? {
+        return Err(missing(0));
+    }
+    check(db)?;
+    let found: Option<u32> = db.query_row(NEWEST, [], |row| row.get(0))?;
+    if found == Some(KNOWN) { Ok(()) } else { Err(missing(found.unwrap_or(0))) }
+}
+
+/// Returns the error of a file that has the schema `found`, or none.
+pub(crate) fn missing(found: u32) -> Failure {
+    Error::new(ErrorKind::NotMigrated { found, known: KNOWN }).into()
+}
+
 const CREATE_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS retell_migrations (
         number INTEGER PRIMARY KEY,

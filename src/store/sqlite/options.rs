@@ -28,6 +28,7 @@ pub enum Synchronous {
 pub struct SqliteOptions {
     pub(crate) synchronous: Synchronous,
     pub(crate) read_only: bool,
+    pub(crate) migrate: bool,
     pub(crate) readers: usize,
     pub(crate) busy_timeout: Duration,
     pub(crate) acquire_timeout: Duration,
@@ -45,6 +46,7 @@ impl SqliteOptions {
         Self {
             synchronous: Synchronous::Full,
             read_only: false,
+            migrate: true,
             readers: 2,
             busy_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_mins(1),
@@ -65,6 +67,13 @@ impl SqliteOptions {
     /// directory without write permission, opening fails with [`ReadOnly`](crate::ErrorKind::ReadOnly).
     pub fn with_read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Opens only what exists and is up to date, for tools that must change nothing: opening creates no file, upgrades nothing, and fails
+    /// with [`NotMigrated`](crate::ErrorKind::NotMigrated) if the schema is missing or not that of this release.
+    pub fn without_migration(mut self) -> Self {
+        self.migrate = false;
         self
     }
 

@@ -54,8 +54,16 @@ impl MySqlReadModel {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if `url` is not the URL of a MySQL database, otherwise the same as for
     /// [`open`](Self::open).
     pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(url, MySqlOptions::new()).await
+    }
+
+    /// Opens read models in the database at `url`, with these settings and ten connections.
+    ///
+    /// # Errors
+    /// The same as for [`connect`](Self::connect).
+    pub async fn connect_with(url: &str, options: MySqlOptions) -> Result<Self> {
         let (pool, hosts) = connection::pool(url).await?;
-        Self::open_with(pool, MySqlOptions::new().with_hosts(hosts)).await
+        Self::open_with(pool, options.of_url(hosts)).await
     }
 
     /// Opens read models over the caller's pool. The server may have any durability, because a lost batch is applied again.
@@ -74,7 +82,7 @@ impl MySqlReadModel {
     /// The same as for [`open`](Self::open).
     pub async fn open_with(pool: MySqlPool, options: MySqlOptions) -> Result<Self> {
         let connections = Connections::open(pool, options.limits, &options.hosts).await?;
-        let opened = Box::pin(check::open(&connections, Part::ReadModels));
+        let opened = Box::pin(check::open(&connections, Part::ReadModels, options.migrate));
         options.limits.long().call("open the read models", opened).await?;
         Ok(Self { connections })
     }

@@ -53,8 +53,16 @@ impl PostgresReadModel {
     /// # Errors
     /// The same as for [`PostgresStore::connect`](crate::store::postgres::PostgresStore::connect).
     pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(url, PostgresOptions::new()).await
+    }
+
+    /// Opens read models in the database at `url`, with these settings and ten connections.
+    ///
+    /// # Errors
+    /// The same as for [`connect`](Self::connect).
+    pub async fn connect_with(url: &str, options: PostgresOptions) -> Result<Self> {
         let (pool, hosts) = connection::pool(url).await?;
-        Self::open_with(pool, PostgresOptions::new().with_hosts(hosts)).await
+        Self::open_with(pool, options.of_url(hosts)).await
     }
 
     /// Opens read models over the caller's pool, with default settings.
@@ -73,7 +81,7 @@ impl PostgresReadModel {
         let schema = Schema::parse(&options.schema)?;
         let connections = Connections::open(pool, options.limits, &options.hosts).await?;
         let opened = Box::pin(async {
-            check::open(connections.pool(), &schema, Part::ReadModels).await?;
+            check::open(connections.pool(), &schema, Part::ReadModels, options.migrate).await?;
             check::test_models(connections.pool()).await
         });
         options.limits.long().call("open the read models", opened).await?;

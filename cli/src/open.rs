@@ -1,0 +1,140 @@
+//! Opens what a URL names, and never creates anything.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use retell::{
+    MySqlOptions, MySqlReadModel, MySqlStore, PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions,
+    SqliteReadModel, SqliteStore,
+};
+
+use crate::args::Place;
+use crate::failure::Failure;
+use crate::ports::{Log, Models, Stores};
+use crate::text::without_passwords;
+
+/// Where a log or read models are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Url {
+    Sqlite(PathBuf),
+    Postgres(String),
+    MySql(String),
+}
+
+impl Url {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:"))
+            && !path.is_empty()
+        {
+            return Ok(Self::Sqlite(path.into()));
+        }
+        match text.split_once("://") {
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(text.to_owned())),
+            Some(("mysql", _)) => Ok(Self::MySql(text.to_owned())),
+            Some(("mariadb", rest)) => Ok(Self::MySql(format!("mysql://{rest}"))),
+            _ => Err(Failure::Usage(format!(
+                "{:?} is no URL of a store: write sqlite:PATH, postgres://HOST/DATABASE or mysql://HOST/DATABASE",
+                without_passwords(text)
+            ))),
+        }
+    }
+
+    /// Returns the place of the read models that belong to this log: the same database. A log in the file `shop.db` has them in
+    /// `shop.db.models` or `shop.models.db`, or in its own file.
+    fn models(&self) -> Self {
+        let Self::Sqlite(path) = self else { return self.clone() };
+        let mut behind = path.clone().into_os_string();
+        behind.push(".models");
+        let within = path.with_extension(match path.extension() {
+            Some(extension) => format!("models.{}", extension.to_string_lossy()),
+            None => "models".to_owned(),
+        });
+        let found = [PathBuf::from(behind), within].into_iter().find(|path| path.exists());
+        Self::Sqlite(found.unwrap_or_else(|| path.clone()))
+    }
+}
+
+/// Opens the log and the read models.
+pub(crate) async fn open(place: &Place) -> Result<Stores, Failure> {
+    let Some(store) = place.store.as_deref() else {
+        return Err(Failure::Usage("no store: write --store URL, or set RETELL_STORE".to_owned()));
+    };
+    let store = Url::parse(store)?;
+    let models = place.models.as_deref().map_or_else(|| Ok(store.models()), Url::parse)?;
+    let limit = place.limit();
+    let opening = async {
+        let log = open_log(store, place).await.map_err(Failure::Opening)?;
+        // A server that holds a lock must not hold up the tool: the first read shows whether the log answers.
+        log.head().await.map_err(Failure::Opening)?;
+        Ok(Stores { log, models: open_models(models, place).await.map_err(Failure::Opening)? })
+    };
+    let late = |_| Failure::TimedOut { attempt: "open the store", limit, is_opening: true };
+    tokio::time::timeout(limit, opening).await.map_err(late)?
+}
+
+async fn open_log(url: Url, place: &Place) -> retell::Result<Arc<dyn Log>> {
+    Ok(match url {
+        Url::Sqlite(path) => Arc::new(SqliteStore::open_with(path, sqlite(place.limit())).await?),
+        Url::Postgres(url) => Arc::new(PostgresStore::connect_with(&url, postgres(place)).await?),
+        Url::MySql(url) => Arc::new(MySqlStore::connect_with(&url, mysql(place.limit())).await?),
+    })
+}
+
+async fn open_models(url: Url, place: &Place) -> retell::Result<Arc<dyn Models>> {
+    Ok(match url {
+        Url::Sqlite(path) => Arc::new(SqliteReadModel::open_with(path, sqlite(place.limit())).await?),
+        Url::Postgres(url) => Arc::new(PostgresReadModel::connect_with(&url, postgres(place)).await?),
+        Url::MySql(url) => Arc::new(MySqlReadModel::connect_with(&url, mysql(place.limit())).await?),
+    })
+}
+
+fn sqlite(limit: Duration) -> SqliteOptions {
+    SqliteOptions::new().without_migration().with_busy_timeout(limit).with_acquire_timeout(limit)
+}
+
+fn postgres(place: &Place) -> PostgresOptions {
+    let limit = place.limit();
+    let options = PostgresOptions::new().without_migration().without_listening().with_durability_of_the_server();
+    let options = options.with_call_timeout(limit).with_acquire_timeout(limit);
+    match &place.postgres_schema {
+        Some(schema) => options.with_schema(schema),
+        None => options,
+    }
+}
+
+fn mysql(limit: Duration) -> MySqlOptions {
+    let options = MySqlOptions::new().without_migration().with_durability_of_the_server();
+    options.with_call_timeout(limit).with_acquire_timeout(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_their_store() {
+        let sqlite = |path: &str| Url::Sqlite(path.into());
+        assert_eq!(Url::parse("sqlite:shop.db").unwrap(), sqlite("shop.db"));
+        assert_eq!(Url::parse("sqlite:///var/shop.db").unwrap(), sqlite("/var/shop.db"));
+        assert_eq!(Url::parse("mariadb://db/shop").unwrap(), Url::MySql("mysql://db/shop".into()));
+        for wrong in ["sqlite:", "shop.db", "redis://db"] {
+            assert!(matches!(Url::parse(wrong), Err(Failure::Usage(_))), "{wrong}");
+        }
+        let secret = Url::parse("redis://shop:secret@db").unwrap_err().to_string();
+        assert!(!secret.contains("secret"), "{secret}");
+    }
+
+    #[test]
+    fn read_models_are_found_next_to_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| Url::Sqlite(folder.path().join(name));
+        let touch = |name: &str| std::fs::write(folder.path().join(name), "").unwrap();
+        assert_eq!(at("shop.db").models(), at("shop.db"));
+        touch("shop.models.db");
+        assert_eq!(at("shop.db").models(), at("shop.models.db"));
+        touch("shop.db.models");
+        assert_eq!(at("shop.db").models(), at("shop.db.models"));
+        assert_eq!(Url::Postgres("a".into()).models(), Url::Postgres("a".into()));
+    }
+}

@@ -1,0 +1,78 @@
+//! The parts of a log and of read models that the commands use, without the types of their transactions.
+
+use std::sync::Arc;
+
+use retell::async_trait;
+use retell::error::Result;
+use retell::operate::{self, EventRef, List, Report, Why};
+use retell::store::{DeadlineStore, EventStore, Parked, ReadModel, RelayStore, ViewStore};
+use retell::{ProjectionName, StreamId};
+
+/// A log.
+pub(crate) trait Log: EventStore + RelayStore {}
+
+impl<L: EventStore + RelayStore> Log for L {}
+
+/// Read models of any store.
+#[async_trait]
+pub(crate) trait Models: Send + Sync {
+    async fn status(&self, log: &dyn Log) -> Result<Report>;
+
+    async fn why(&self, log: &dyn Log, event: EventRef, processor: &ProjectionName) -> Result<Option<Why>>;
+
+    async fn why_each(&self, log: &dyn Log, event: EventRef) -> Result<Option<List<Why>>>;
+
+    /// Returns the first `limit` processors by name.
+    async fn processors(&self, limit: usize) -> Result<Vec<ProjectionName>>;
+
+    /// Refuses the name of a processor that has never run.
+    async fn check_name(&self, processor: &ProjectionName) -> Result<()>;
+
+    async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>>;
+
+    async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId) -> Result<bool>;
+
+    async fn close(&self) -> Result<()>;
+}
+
+#[async_trait]
+impl<M: ViewStore + DeadlineStore> Models for M {
+    async fn status(&self, log: &dyn Log) -> Result<Report> {
+        operate::status(log, self).await
+    }
+
+    async fn why(&self, log: &dyn Log, event: EventRef, processor: &ProjectionName) -> Result<Option<Why>> {
+        operate::why(log, self, event, processor).await
+    }
+
+    async fn why_each(&self, log: &dyn Log, event: EventRef) -> Result<Option<List<Why>>> {
+        operate::why_each(log, self, event).await
+    }
+
+    async fn processors(&self, limit: usize) -> Result<Vec<ProjectionName>> {
+        Ok(self.projections(limit).await?.into_iter().map(|status| status.projection).collect())
+    }
+
+    async fn check_name(&self, processor: &ProjectionName) -> Result<()> {
+        ReadModel::check_name(self, processor).await
+    }
+
+    async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>> {
+        ReadModel::parked(self, processor, stream, limit).await
+    }
+
+    async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId) -> Result<bool> {
+        ReadModel::retry_parked(self, processor, stream).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        ReadModel::close(self).await
+    }
+}
+
+/// An open log and its read models.
+#[derive(Clone)]
+pub(crate) struct Stores {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) models: Arc<dyn Models>,
+}
