@@ -1,15 +1,25 @@
 //! Answers for operators, without the types of the domain: what is behind, what is parked, and what happened to one event.
 //!
-//! The functions read a log and read models through their ports, so a tool needs only the URL of the store. They change nothing.
+//! The functions read a log and read models through their ports, so a tool needs only the URL of the store. Those that answer change nothing.
 //!
 //! | function | answers |
 //! |---|---|
 //! | [`status`] | how far relays and processors are, what they have parked, which generations are live, which deadlines are due |
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`stream`] | the rows of a stream, with payloads as JSON |
+//! | [`audit`] | what operators have changed, when and why |
+//!
+//! | function | changes |
+//! |---|---|
+//! | [`pause`], [`resume`] | whether the workers of a processor apply anything |
+//! | [`skip_parked`], [`withdraw_skip`] | whether a processor applies one event that it fails on |
+//! | [`retry_parked`] | when a parked aggregate is retried |
+//! | [`forget_processor`] | which releases of a processor are registered |
+//!
+//! Each change takes the operator and a reason, and writes its record in the same transaction.
 //!
 //! # Bounds
-//! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_DUE`] and [`MAX_ROWS`]. A list
+//! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_SKIPPED`], [`MAX_DUE`], [`MAX_ENTRIES`] and [`MAX_ROWS`]. A list
 //! beyond its limit is [`truncated`](List::truncated), and a number beyond its limit is [`at_least`](Count::at_least) the limit. The
 //! registered releases of a processor and the registered shapes of a log are read whole: deploys add them, not events. So are the commits
 //! without a position counted: there are none for long, unless a transaction blocks them.
@@ -20,14 +30,17 @@
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,
 //! and `null` for what is unknown. A minor release may add entries.
 
+mod change;
 mod report;
 mod status;
 mod stream;
 mod why;
 
+pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
 pub use report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,
-    MAX_RELAYS, MAX_RELEASES, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report, ViewGeneration,
+    MAX_RELAYS, MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report,
+    ViewGeneration,
 };
 pub use status::status;
 pub use stream::{MAX_ROWS, Row, Rows, stream};

@@ -67,6 +67,8 @@ pub enum Wait {
     Database,
     /// A newer release has written events that this process does not know. It leaves them to processes of that release.
     Deploy,
+    /// An operator has paused the projection. The wait has a [note](Waiting::note): the operator and the reason.
+    Paused,
     /// Every aggregate fails, which looks like an outage of something that the projection needs.
     Outage,
     /// The deadlines of a process cannot be read.
@@ -93,6 +95,8 @@ pub struct Waiting {
     pub since: DateTime<Utc>,
     /// The last error, with its causes; `None` if nothing is wrong.
     pub error: Option<String>,
+    /// What an operator needs to know about a wait that is no error.
+    pub note: Option<String>,
 }
 
 /// An error, and when it occurred.
@@ -127,8 +131,11 @@ impl fmt::Display for Status {
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "waiting for {} since {}", self.on, time(self.since))?;
-        self.error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
+        match self.on {
+            Wait::Paused => write!(f, "paused since {}", time(self.since))?,
+            on => write!(f, "waiting for {on} since {}", time(self.since))?,
+        }
+        self.error.as_ref().or(self.note.as_ref()).map_or(Ok(()), |text| write!(f, ": {text}"))
     }
 }
 
@@ -137,6 +144,7 @@ impl fmt::Display for Wait {
         f.write_str(match self {
             Self::Database => "the database",
             Self::Deploy => "the newer release",
+            Self::Paused => "the end of a pause",
             Self::Outage => "the end of an outage",
             Self::Deadlines => "the deadlines",
             Self::Broker => "the broker",
@@ -219,7 +227,7 @@ impl Reporter {
             let is_new = match status.waits.binary_search_by_key(&on, |waiting| waiting.on) {
                 Ok(place) => std::mem::replace(&mut status.waits[place].error, error.clone()) != error,
                 Err(place) => {
-                    status.waits.insert(place, Waiting { on, since: now, error: error.clone() });
+                    status.waits.insert(place, Waiting { on, since: now, error: error.clone(), note: None });
                     true
                 }
             };
@@ -227,6 +235,20 @@ impl Reporter {
                 status.last_error = Some(Seen { error, at: now });
             }
             is_new
+        });
+    }
+
+    /// Reports that an operator has paused the run at the time `since`.
+    pub(crate) fn is_paused(&self, since: DateTime<Utc>, note: String) {
+        self.0.send_if_modified(|status| {
+            let pause = Waiting { on: Wait::Paused, since, error: None, note: Some(note) };
+            if status.waits.contains(&pause) {
+                return false;
+            }
+            status.waits.retain(|waiting| waiting.on != Wait::Paused);
+            let place = status.waits.partition_point(|waiting| waiting.on < Wait::Paused);
+            status.waits.insert(place, pause);
+            true
         });
     }
 

@@ -113,7 +113,7 @@ impl Seen {
             let status = entry.reports.status.borrow();
             let wait = status.wait().cloned();
             let is_bad = wait.as_ref().is_some_and(|wait| wait.error.is_some());
-            let is_standby = wait.as_ref().is_some_and(|wait| wait.on == Wait::Lease);
+            let is_standby = wait.as_ref().is_some_and(|wait| matches!(wait.on, Wait::Lease | Wait::Paused));
             let waits = |wait: Option<Waiting>| wait.map_or(State::Running, State::Waiting);
             match &entry.outcome {
                 Outcome::Stopped => return State::Stopped,
@@ -241,7 +241,7 @@ impl Watcher {
             None => State::Running,
             Some(error) => {
                 let since = if let State::Waiting(before) = &seen.log { before.since } else { Utc::now() };
-                State::Waiting(Waiting { on: Wait::Database, since, error: Some(reason(&error)) })
+                State::Waiting(Waiting { on: Wait::Database, since, error: Some(reason(&error)), note: None })
             }
         };
     }

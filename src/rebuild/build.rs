@@ -21,6 +21,7 @@ use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::parking::Step;
 use crate::store::model::read_model::Work;
+use crate::store::model::skipped::Skips;
 use crate::store::model::views::{ViewId, ViewRow, ViewStore};
 use crate::view::View;
 use crate::view::fold::{ViewProjection, check_rows};
@@ -46,6 +47,8 @@ pub(super) struct Build<'r, V: View, M> {
     /// Count of parking changes, read with the checkpoint: a worker that retries a parked aggregate changes rows too.
     changes: u64,
     parked: HashSet<StreamId>,
+    /// The events that operators have skipped, in any generation.
+    skips: Skips,
     cache: Cache<V>,
     speed: Speed,
     standby: Delays,
@@ -95,6 +98,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
             folded: Mark::START,
             changes: 0,
             parked: HashSet::new(),
+            skips: Skips::default(),
             speed: Speed::new(),
             standby: delays(),
             stop,
@@ -112,6 +116,10 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         let models = &self.job.models;
         self.kept = models.mark(self.id.projection()).await?;
         let parking = models.parking(self.id.projection()).await?;
+        self.skips = Skips::of(models.skipped(self.id.projection(), None, usize::MAX).await?);
+        if let Some(pause) = models.paused(self.id.projection()).await? {
+            return Err(pause.refuse(self.id.projection()));
+        }
         self.folded = self.kept;
         self.changes = parking.changes;
         self.parked = parking.parked.into_iter().map(|parked| parked.stream).collect();
@@ -175,7 +183,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         let (mut failing, mut through, end) = (None, self.folded, page.mark());
         for event in page.events {
             let mark = event.mark();
-            if self.parked.contains(&event.stream) {
+            if self.parked.contains(&event.stream) || self.skips.get(&event).is_some() {
                 through = mark;
                 continue;
             }

@@ -6,6 +6,7 @@ use crate::id::ProjectionName;
 use crate::store::log::query::Filter;
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
+use crate::store::model::skipped::{Skipped, Skips};
 use crate::worker::job::Job;
 
 /// The events that a projection needs: those that this release reads, and those that only the newest one reads.
@@ -16,20 +17,23 @@ pub(super) struct Wanted {
     newest: Option<RegisteredProcessor>,
     /// Lets all of these events pass, and perhaps others.
     query: Filter,
+    /// The events that operators have skipped.
+    skips: Skips,
 }
 
 impl Wanted {
     /// Creates the events of this release alone.
     pub(super) fn by(own: Filter) -> Self {
-        Self { query: own.clone(), own, newest: None }
+        Self { query: own.clone(), own, newest: None, skips: Skips::default() }
     }
 
-    /// Returns what is wanted by this release and the newest one that is registered, the last of `registered`.
-    pub(super) fn with(&self, registered: Vec<RegisteredProcessor>) -> Self {
+    /// Returns what is wanted by this release and the newest one that is registered, the last of `registered`, without the events that
+    /// `skipped` skips.
+    pub(super) fn with(&self, registered: Vec<RegisteredProcessor>, skipped: Vec<Skipped>) -> Self {
         let own = RegisteredProcessor::of_this_program(self.own.clone());
         let newest = registered.into_iter().next_back().filter(|newest| newest.filter != own.filter);
         let query = newest.as_ref().map_or_else(|| self.own.clone(), |newest| self.own.or(&newest.filter));
-        Self { own: self.own.clone(), newest, query }
+        Self { own: self.own.clone(), newest, query, skips: Skips::of(skipped) }
     }
 
     /// Returns the filter to read the log with.
@@ -38,7 +42,8 @@ impl Wanted {
     }
 
     pub(super) fn passes(&self, event: &RecordedEvent) -> bool {
-        self.own.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event))
+        let is_read = self.own.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event));
+        is_read && self.skips.get(event).is_none()
     }
 
     /// Refuses an event that only the newest release reads.
