@@ -126,6 +126,7 @@ pub mod docs {
         page!(d0028_export, "docs/decisions/0028-export.md");
         page!(d0029_golden_payloads, "docs/decisions/0029-golden-payloads.md");
         page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
+        page!(d0036_pause_and_skip, "docs/decisions/0036-pause-and-skip.md");
     }
 }
 

@@ -95,7 +95,7 @@ pub struct Waiting {
     pub since: DateTime<Utc>,
     /// The last error, with its causes; `None` if nothing is wrong.
     pub error: Option<String>,
-    /// What an operator needs to know about a wait that is no error.
+    /// The operator and the reason of a pause; `None` for every other wait.
     pub note: Option<String>,
 }
 

@@ -209,7 +209,7 @@ CREATE TABLE IF NOT EXISTS retell_skipped (
     KEY skipped_stream (shared_name, aggregate_type, aggregate_id, number)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
--- What operators have changed. Written in the transactions of the changes, and only inserted into.
+-- The changes that operators have made. Written in the transactions of the changes, and only inserted into.
 CREATE TABLE IF NOT EXISTS retell_audit (
     id BIGINT NOT NULL AUTO_INCREMENT,
     at DATETIME(6) NOT NULL, -- UTC

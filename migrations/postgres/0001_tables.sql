@@ -190,7 +190,7 @@ CREATE TABLE {schema}.skipped (
 CREATE INDEX skipped_of ON {schema}.skipped (shared_name, number);
 CREATE INDEX skipped_stream ON {schema}.skipped (shared_name, aggregate_type, aggregate_id, number);
 
--- What operators have changed. Written in the transactions of the changes, and only inserted into.
+-- The changes that operators have made. Written in the transactions of the changes, and only inserted into.
 CREATE TABLE {schema}.audit (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL,

@@ -175,7 +175,7 @@ CREATE TABLE retell_skipped (
 CREATE INDEX retell_skipped_of ON retell_skipped (shared_name, number);
 CREATE INDEX retell_skipped_stream ON retell_skipped (shared_name, aggregate_type, aggregate_id, number);
 
--- What operators have changed. Written in the transactions of the changes, and only inserted into.
+-- The changes that operators have made. Written in the transactions of the changes, and only inserted into.
 CREATE TABLE retell_audit (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL, -- microseconds since 1970

@@ -40,7 +40,7 @@ impl Health {
         own.into_iter().chain(self.tasks.values()).all(|state| state.is_good() && *state != State::Stopped)
     }
 
-    /// Returns whether an operator has paused a task. The program is ready all the same: [`is_good`](Self::is_good) does not count it.
+    /// Returns whether an operator has paused a task. The program is ready: [`is_good`](Self::is_good) does not count a pause.
     pub fn is_degraded(&self) -> bool {
         self.tasks.values().any(|state| matches!(state, State::Waiting(waiting) if waiting.on == Wait::Paused))
     }

@@ -105,7 +105,7 @@ pub enum Answer {
     Applied,
     /// An operator has skipped the event. The processor has passed over it, or will.
     Skipped {
-        /// Who has skipped it, when and why.
+        /// The row that skips it, with the operator, the time and the reason.
         skipped: Skipped,
     },
     /// The processor has not come to the event yet, and an operator has paused it.

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use retell::app::{Health, HealthOptions};
 use retell::operate::{self, Answer};
 use retell::prelude::*;
 use retell::status::{Status, Wait};
 use retell::store::By;
 use retell::{
-    DeadlineStore, ErrorKind, Generation, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore, ProcessManager,
-    ProjectionName, Rebuild, SqliteReadModel, SqliteStore, StreamId, Version, ViewStore,
+    DeadlineStore, ErrorKind, Generation, Mark, MySqlReadModel, MySqlStore, PostgresReadModel, PostgresStore,
+    ProcessManager, ProjectionName, ReadModel, Rebuild, SqliteReadModel, SqliteStore, StreamId, Utc, Uuid, Version,
+    ViewStore,
 };
 use tokio::time::timeout;
 
@@ -130,7 +132,7 @@ where
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, moved).await.expect("the workers go on");
+        timeout(PATIENCE, moved).await.expect("the workers continue");
         assert!(models.pause(&amounts(), &ada()).await.unwrap());
         let at_once = written(&models).await;
         let appended = count.load(Ordering::SeqCst);
@@ -144,11 +146,11 @@ where
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, more).await.expect("the writer goes on");
+        timeout(PATIENCE, more).await.expect("the writer continues");
         assert_eq!(written(&models).await, at_once, "nothing commits after the pause has returned");
         assert!(models.resume(&amounts(), &ada()).await.unwrap());
         for worker in &mut workers {
-            worker.until("a worker goes on", |status| !is_paused(status)).await;
+            worker.until("a worker continues", |status| !is_paused(status)).await;
         }
     }
     is_over.store(true, Ordering::SeqCst);
@@ -274,7 +276,8 @@ where
     replay(&without).await;
     let next = Amounts::new(2);
     Rebuild::new(next.clone(), store.clone(), models.clone()).run(CancellationToken::new()).await.unwrap();
-    let rows = models.rows(&amounts(), Some(Generation::new(2)), &[ViewKey::new("0").unwrap()]).await.unwrap();
+    let rows =
+        models.rows(&amounts(), Some(Generation::new(2)), &[retell::id::ViewKey::new("0").unwrap()]).await.unwrap();
     assert_eq!(rows[0].state.as_deref(), Some(&*serde_json::to_string(&without).unwrap()));
 
     view.fails.store(false, Ordering::SeqCst);
@@ -373,6 +376,70 @@ on_every_store!(
     deadline_of_a_paused_process_waits,
 );
 
+/// A program whose projection is paused stays ready, for however long the pause lasts, and tells that it is degraded.
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_program_is_ready_and_degraded() {
+    let Site { store, models, .. } = sites::memory();
+    append(&store, "0", 1).await;
+    Worker::view(Amounts::new(1), store.clone(), models.clone()).catch_up().await.unwrap();
+    models.pause(&amounts(), &ada()).await.unwrap();
+    append(&store, "0", 2).await;
+    let (limit, beat) = (Duration::from_millis(50), Duration::from_millis(5));
+    let options = HealthOptions::new().with_limit(limit).with_beat(beat);
+    let running = App::new(store, models.clone()).with_health(options).view(Amounts::new(1)).start();
+    let mut health = running.health();
+    let seen = timeout(PATIENCE, health.wait_for(Health::is_degraded)).await.unwrap().unwrap().clone();
+    assert!(seen.is_good() && seen.to_string().contains("amounts: paused since "), "{seen}");
+    tokio::time::sleep(limit * 4).await;
+    let seen = running.health().borrow().clone();
+    assert!(seen.is_good() && seen.is_degraded(), "a paused task is not stuck: {seen}");
+    models.resume(&amounts(), &ada()).await.unwrap();
+    timeout(PATIENCE, health.wait_for(|health| !health.is_degraded())).await.unwrap().unwrap();
+    until_row(&models, "0", &[1, 2]).await;
+    running.stop().await.unwrap();
+}
+
+/// Nothing but an insert changes the records of operators.
+async fn records_are_immutable<S: EventStore + Clone, M: ViewStore + Clone>(site: Site<S, M>, prefix: &str) {
+    let Site { store, models, database } = site;
+    append(&store, "0", POISON).await;
+    let stream = StreamId::parse("sum", "0").unwrap();
+    Worker::view(Amounts::new(1), store, models.clone()).catch_up().await.unwrap();
+    assert!(models.skip_parked(&amounts(), &stream, Version::new(1), &ada()).await.unwrap());
+    let (audit, skipped) = (models.audit(9, None).await.unwrap(), models.skipped(&amounts(), None, 9).await.unwrap());
+    assert_eq!((audit.len(), skipped.len()), (1, 1));
+    let place = match database.as_ref().unwrap().place.clone() {
+        Place::Sqlite(path) => Place::Sqlite(path.with_file_name("models.db")),
+        server => server,
+    };
+    for table in ["audit", "skipped"] {
+        for change in [format!("UPDATE {prefix}{table} SET reason = 'x'"), format!("DELETE FROM {prefix}{table}")] {
+            let (place, statement) = (place.clone(), change.clone());
+            let changed = tokio::spawn(async move { place.run(&statement).await }).await;
+            assert!(changed.is_err_and(|error| error.is_panic()), "{change} is refused");
+        }
+    }
+    assert_eq!(
+        (models.audit(9, None).await.unwrap(), models.skipped(&amounts(), None, 9).await.unwrap()),
+        (audit, skipped)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_in_sqlite_are_immutable() {
+    records_are_immutable(sites::sqlite().await, "retell_").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_in_postgres_are_immutable() {
+    records_are_immutable(sites::postgres().await, "retell.").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_in_mysql_are_immutable() {
+    records_are_immutable(sites::mysql().await, "retell_").await;
+}
+
 /// The environment variable with the place of the log for a child process.
 const PLACE: &str = "RETELL_PAUSED_PLACE";
 
@@ -401,7 +468,7 @@ async fn work(store: impl EventStore + Clone, models: impl ViewStore + Clone) {
     loop {
         worker.until("the worker is paused", is_paused).await;
         println!("paused");
-        worker.until("the worker goes on", |status| !is_paused(status)).await;
+        worker.until("the worker continues", |status| !is_paused(status)).await;
     }
 }
 
