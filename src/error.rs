@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use crate::id::{
     ClaimScope, ClaimValue, EventId, EventType, ExpectedVersion, Fence, IdempotencyKey, InvalidName, Place, Position,
     ProjectionName, StreamId, Version,
@@ -254,6 +256,33 @@ pub enum ErrorKind {
     /// worker reads the registered processors again and continues.
     #[error("the registered processors of projection {0} have changed")]
     ProcessorsChanged(ProjectionName),
+    /// An operator has paused the projection. Nothing was written. Its workers wait until it is resumed.
+    #[error("projection {projection} is paused by {who}: {reason}; resume it first")]
+    Paused {
+        /// The projection.
+        projection: ProjectionName,
+        /// When the pause began.
+        since: DateTime<Utc>,
+        /// The operator.
+        who: String,
+        /// The operator's reason.
+        reason: String,
+    },
+    /// The aggregate is not parked from the version that an operator wants to skip. Nothing was written.
+    #[error(
+        "projection {projection}: {stream} is not parked from version {version}{}; look at its parked aggregates again",
+        parked_from(*.parked)
+    )]
+    NotParked {
+        /// The projection.
+        projection: ProjectionName,
+        /// The stream of the aggregate.
+        stream: StreamId,
+        /// The version that the operator wants to skip.
+        version: Version,
+        /// The version that the aggregate is parked from; `None` if it is not parked.
+        parked: Option<Version>,
+    },
     /// The log does not have an event that `what` remembers. The log was restored from an older backup, a replica was promoted before it had
     /// every event, or `what` belongs to another log. Nothing was written. A retry of the same call fails in the same way.
     #[error(
@@ -428,6 +457,11 @@ impl Error {
         })
     }
 
+    /// Returns whether an operator has paused the projection: see [`ErrorKind::Paused`].
+    pub fn is_paused(&self) -> bool {
+        matches!(*self.kind, ErrorKind::Paused { .. })
+    }
+
     /// Returns whether another stream holds a value that the append reserves.
     pub fn is_taken(&self) -> bool {
         matches!(*self.kind, ErrorKind::Taken { .. })
@@ -489,6 +523,10 @@ impl Examined {
             _ => Ok(()),
         }
     }
+}
+
+fn parked_from(version: Option<Version>) -> String {
+    version.map_or_else(String::new, |version| format!(" but from version {version}"))
 }
 
 fn event_at(id: Option<EventId>) -> String {

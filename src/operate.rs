@@ -1,7 +1,7 @@
 //! Answers for operators, without the types of the domain: what is behind, what is parked, and what happened to one event.
 //!
-//! The functions read a log and read models through their ports, so a tool needs only the URL of the store. They change nothing, except for
-//! [`seal`](seal()) and [`set_back`].
+//! The functions read a log and read models through their ports, so a tool needs only the URL of the store. Those of the first table change
+//! nothing, except for [`seal`](seal()) and [`set_back`].
 //!
 //! | function | answers |
 //! |---|---|
@@ -9,12 +9,22 @@
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
+//! | [`audit`] | what operators have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
 //! | [`verify`](verify()) | whether the log is whole; since the first [`seal`](seal()), also whether it is unchanged |
 //! | [`after_restore`], [`set_back`] | which processors and relays are ahead of a restored log |
 //!
+//! | function | changes |
+//! |---|---|
+//! | [`pause`], [`resume`] | whether the workers of a processor apply anything |
+//! | [`skip_parked`], [`withdraw_skip`] | whether a processor applies one event that it fails on |
+//! | [`retry_parked`] | when a parked aggregate is retried |
+//! | [`forget_processor`] | which releases of a processor are registered |
+//!
+//! Each change takes the operator and a reason, and writes its record in the same transaction.
+//!
 //! # Bounds
-//! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_DUE`] and [`MAX_ROWS`]. A list
+//! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_SKIPPED`], [`MAX_DUE`], [`MAX_ENTRIES`] and [`MAX_ROWS`]. A list
 //! beyond its limit is [`truncated`](List::truncated), and a number beyond its limit is [`at_least`](Count::at_least) the limit. The
 //! registered releases of a processor and the registered shapes of a log are read whole: deploys add them, not events. So are the commits
 //! without a position counted: there are none for long, unless a transaction blocks them.
@@ -25,6 +35,7 @@
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,
 //! and `null` for what is unknown. A minor release may add entries.
 
+mod change;
 mod doctor;
 pub(crate) mod observer;
 mod places;
@@ -38,12 +49,14 @@ mod why;
 
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
+pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};
 pub use report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,
-    MAX_RELAYS, MAX_RELEASES, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report, ViewGeneration,
+    MAX_RELAYS, MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report,
+    ViewGeneration,
 };
 pub use seal::{SealOptions, Sealed, seal};
 pub use status::status;

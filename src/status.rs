@@ -68,6 +68,8 @@ pub enum Wait {
     Database,
     /// A newer release has written events that this process does not know. It leaves them to processes of that release.
     Deploy,
+    /// An operator has paused the projection. The wait has a [note](Waiting::note): the operator and the reason.
+    Paused,
     /// Every aggregate fails, which looks like an outage of something that the projection needs.
     Outage,
     /// The deadlines of a process cannot be read.
@@ -94,6 +96,8 @@ pub struct Waiting {
     pub since: DateTime<Utc>,
     /// The last error, with its causes; `None` if nothing is wrong.
     pub error: Option<String>,
+    /// The operator and the reason of a pause; `None` for every other wait.
+    pub note: Option<String>,
 }
 
 /// An error, and when it occurred.
@@ -128,8 +132,11 @@ impl fmt::Display for Status {
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "waiting for {} since {}", self.on, time(self.since))?;
-        self.error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
+        match self.on {
+            Wait::Paused => write!(f, "paused since {}", time(self.since))?,
+            on => write!(f, "waiting for {on} since {}", time(self.since))?,
+        }
+        self.error.as_ref().or(self.note.as_ref()).map_or(Ok(()), |text| write!(f, ": {text}"))
     }
 }
 
@@ -144,6 +151,7 @@ impl Wait {
         match self {
             Self::Database => "the database",
             Self::Deploy => "the newer release",
+            Self::Paused => "the end of a pause",
             Self::Outage => "the end of an outage",
             Self::Deadlines => "the deadlines",
             Self::Broker => "the broker",
@@ -245,7 +253,7 @@ impl Reporter {
             let before = match status.waits.binary_search_by_key(&on, |waiting| waiting.on) {
                 Ok(place) => Some(std::mem::replace(&mut status.waits[place].error, error.clone())),
                 Err(place) => {
-                    status.waits.insert(place, Waiting { on, since: now, error: error.clone() });
+                    status.waits.insert(place, Waiting { on, since: now, error: error.clone(), note: None });
                     None
                 }
             };
@@ -260,6 +268,20 @@ impl Reporter {
             let error = error.filter(|_| on != Wait::Outage);
             notice::send(&self.part, NoticeKind::OutageBegan { on: on.text() }, error);
         }
+    }
+
+    /// Reports that an operator has paused the run at the time `since`.
+    pub(crate) fn is_paused(&self, since: DateTime<Utc>, note: String) {
+        self.status.send_if_modified(|status| {
+            let pause = Waiting { on: Wait::Paused, since, error: None, note: Some(note) };
+            if status.waits.contains(&pause) {
+                return false;
+            }
+            status.waits.retain(|waiting| waiting.on != Wait::Paused);
+            let place = status.waits.partition_point(|waiting| waiting.on < Wait::Paused);
+            status.waits.insert(place, pause);
+            true
+        });
     }
 
     /// Reports that a wait is over.

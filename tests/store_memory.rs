@@ -49,6 +49,12 @@ mod progress {
     retell::progress_conformance!(async { (MemoryReadModel::with_value(0), ()) });
 }
 
+mod interventions {
+    use super::MemoryReadModel;
+
+    retell::intervention_conformance!(async { (MemoryReadModel::with_value(0), ()) });
+}
+
 mod inbox {
     use super::MemoryReadModel;
 

@@ -45,6 +45,10 @@ mod progress_claims {
     retell::progress_conformance!(super::read_model());
 }
 
+mod interventions {
+    retell::intervention_conformance!(super::read_model());
+}
+
 mod inbox {
     retell::inbox_conformance!(super::read_model());
 }

@@ -59,6 +59,10 @@ mod progress_claims {
     retell::progress_conformance!(async { (super::read_model().await, ()) });
 }
 
+mod interventions {
+    retell::intervention_conformance!(async { (super::read_model().await, ()) });
+}
+
 mod inbox {
     retell::inbox_conformance!(async { (super::read_model().await, ()) });
 }

@@ -59,6 +59,10 @@ mod progress_in_memory {
     retell::progress_conformance!(async { (SqliteReadModel::in_memory().await.expect("a new read model"), ()) });
 }
 
+mod interventions {
+    retell::intervention_conformance!(super::read_model_in_a_file());
+}
+
 mod inbox {
     retell::inbox_conformance!(super::read_model_in_a_file());
 }

@@ -157,13 +157,25 @@ CREATE TABLE IF NOT EXISTS retell_checkpoints (
     projection VARBINARY(255) NOT NULL,
     position BIGINT NOT NULL,
     event_id BINARY(16), -- of the event at the position; a log that has another event there has another history
-    -- Counts the changes of the projection's rows in `retell_parked` and `retell_processors`. A step compares it together with the position, because
+    -- Counts the changes of the projection's rows in `retell_parked`, `retell_processors` and `retell_skipped`, and of its pause. A step compares it together with the position, because
     -- releasing an aggregate does not move the position.
     changes BIGINT NOT NULL DEFAULT 0,
     per_aggregate BOOLEAN NOT NULL DEFAULT FALSE, -- whether the projection has order per aggregate; `position` is its swept position then
     -- running: workers move the position. inline: appends apply the projection, which has applied the whole log. deleting: the rows of this
     -- generation of a view are being deleted, and nothing continues from them.
     state VARBINARY(16) NOT NULL DEFAULT 'running',
+    -- Set while an operator has paused the projection: no worker applies anything.
+    paused_at DATETIME(6), -- UTC
+    paused_by LONGBLOB, -- text in UTF-8
+    pause_reason LONGBLOB, -- text in UTF-8
+    PRIMARY KEY (projection)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- A row for each projection with order per aggregate. A transaction that applies events holds a shared lock on it, and a pause an exclusive one:
+-- so a pause waits for these transactions. They do not lock the checkpoint, which sweeps move meanwhile.
+CREATE TABLE IF NOT EXISTS retell_gates (
+    projection VARBINARY(255) NOT NULL,
+    closed BOOLEAN NOT NULL DEFAULT FALSE, -- whether the projection is paused
     PRIMARY KEY (projection)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
@@ -192,6 +204,51 @@ CREATE TABLE IF NOT EXISTS retell_parked (
     PRIMARY KEY (projection, aggregate_type, aggregate_id),
     KEY parked_from (projection, from_position)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The events that operators have skipped in a projection. Only inserted into: the last row of an event counts.
+CREATE TABLE IF NOT EXISTS retell_skipped (
+    number BIGINT NOT NULL AUTO_INCREMENT,
+    shared_name VARBINARY(255) NOT NULL, -- the projection, or the view whose generations share the row
+    projection VARBINARY(255) NOT NULL,
+    aggregate_type VARBINARY(255) NOT NULL,
+    aggregate_id VARBINARY(255) NOT NULL,
+    version BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    event_id BINARY(16),
+    error LONGBLOB NOT NULL, -- text in UTF-8
+    at DATETIME(6) NOT NULL, -- UTC
+    who LONGBLOB NOT NULL, -- text in UTF-8
+    reason LONGBLOB NOT NULL, -- text in UTF-8
+    state VARBINARY(16) NOT NULL, -- skipped or withdrawn
+    PRIMARY KEY (number),
+    KEY skipped_of (shared_name, number),
+    KEY skipped_stream (shared_name, aggregate_type, aggregate_id, number)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- The changes that operators have made. Written in the transactions of the changes, and only inserted into.
+CREATE TABLE IF NOT EXISTS retell_audit (
+    id BIGINT NOT NULL AUTO_INCREMENT,
+    at DATETIME(6) NOT NULL, -- UTC
+    who LONGBLOB NOT NULL, -- text in UTF-8
+    action VARBINARY(32) NOT NULL,
+    target LONGBLOB NOT NULL, -- text in UTF-8
+    reason LONGBLOB NOT NULL, -- text in UTF-8
+    count BIGINT NOT NULL,
+    PRIMARY KEY (id)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+DROP TRIGGER IF EXISTS retell_skipped_no_update;
+CREATE TRIGGER retell_skipped_no_update BEFORE UPDATE ON retell_skipped
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows of skipped are immutable';
+DROP TRIGGER IF EXISTS retell_skipped_no_delete;
+CREATE TRIGGER retell_skipped_no_delete BEFORE DELETE ON retell_skipped
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows of skipped are immutable';
+DROP TRIGGER IF EXISTS retell_audit_no_update;
+CREATE TRIGGER retell_audit_no_update BEFORE UPDATE ON retell_audit
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows of audit are immutable';
+DROP TRIGGER IF EXISTS retell_audit_no_delete;
+CREATE TRIGGER retell_audit_no_delete BEFORE DELETE ON retell_audit
+    FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'rows of audit are immutable';
 
 -- The progress of each projection with order per aggregate, for each aggregate. A worker locks the row while it applies events of the
 -- aggregate.

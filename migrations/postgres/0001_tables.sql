@@ -145,13 +145,17 @@ CREATE TABLE {schema}.checkpoints (
     projection text COLLATE "C" PRIMARY KEY,
     position bigint NOT NULL,
     event_id uuid, -- of the event at the position; a log that has another event there has another history
-    -- Counts the changes of the projection's rows in `parked` and `processors`. A step compares it together with the position, because
+    -- Counts the changes of the projection's rows in `parked`, `processors` and `skipped`, and of its pause. A step compares it together with the position, because
     -- releasing an aggregate does not move the position.
     changes bigint NOT NULL DEFAULT 0,
     per_aggregate boolean NOT NULL DEFAULT false, -- whether the projection has order per aggregate; `position` is its swept position then
     -- running: workers move the position. inline: appends apply the projection, which has applied the whole log. deleting: the rows of this
     -- generation of a view are being deleted, and nothing continues from them.
-    state text COLLATE "C" NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'inline', 'deleting'))
+    state text COLLATE "C" NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'inline', 'deleting')),
+    -- Set while an operator has paused the projection: no worker applies anything.
+    paused_at timestamptz,
+    paused_by text,
+    pause_reason text
 );
 
 -- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
@@ -179,6 +183,46 @@ CREATE TABLE {schema}.parked (
     PRIMARY KEY (projection, aggregate_type, aggregate_id)
 );
 CREATE INDEX parked_from ON {schema}.parked (projection, from_position);
+
+-- The events that operators have skipped in a projection. Only inserted into: the last row of an event counts.
+CREATE TABLE {schema}.skipped (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    shared_name text COLLATE "C" NOT NULL, -- the projection, or the view whose generations share the row
+    projection text COLLATE "C" NOT NULL,
+    aggregate_type text COLLATE "C" NOT NULL,
+    aggregate_id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    position bigint NOT NULL,
+    event_id uuid,
+    error text NOT NULL,
+    at timestamptz NOT NULL,
+    who text NOT NULL,
+    reason text NOT NULL,
+    state text NOT NULL CHECK (state IN ('skipped', 'withdrawn'))
+);
+CREATE INDEX skipped_of ON {schema}.skipped (shared_name, number);
+CREATE INDEX skipped_stream ON {schema}.skipped (shared_name, aggregate_type, aggregate_id, number);
+
+-- The changes that operators have made. Written in the transactions of the changes, and only inserted into.
+CREATE TABLE {schema}.audit (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL,
+    who text NOT NULL,
+    action text NOT NULL,
+    target text NOT NULL,
+    reason text NOT NULL,
+    count bigint NOT NULL
+);
+
+CREATE FUNCTION {schema}.refuse_change_of_record() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'rows of % are immutable', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
+END
+$$;
+CREATE TRIGGER skipped_no_change BEFORE UPDATE OR DELETE ON {schema}.skipped
+    FOR EACH ROW EXECUTE FUNCTION {schema}.refuse_change_of_record();
+CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE ON {schema}.audit
+    FOR EACH ROW EXECUTE FUNCTION {schema}.refuse_change_of_record();
 
 -- The progress of each projection with order per aggregate, for each aggregate. A worker locks the row while it applies events of the
 -- aggregate. The fill factor leaves room for new versions of the row, one per change.

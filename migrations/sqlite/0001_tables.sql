@@ -135,13 +135,18 @@ CREATE TABLE retell_checkpoints (
     projection TEXT PRIMARY KEY,
     position INTEGER NOT NULL,
     event_id BLOB, -- of the event at the position; a log that has another event there has another history
-    -- Counts the changes of the projection's rows in `retell_parked` and `retell_processors`. A step compares it together with the position, because
+    -- Counts the changes of the projection's rows in `retell_parked`, `retell_processors` and `retell_skipped`, and of its pause. A step compares it together with the position, because
     -- releasing an aggregate does not move the position.
     changes INTEGER NOT NULL DEFAULT 0,
     per_aggregate INTEGER NOT NULL DEFAULT 0, -- whether the projection has order per aggregate; `position` is its swept position then
     -- deleting: the rows of this generation of a view are being deleted, and nothing continues from them. An inline projection is running,
     -- because here every append moves its position.
-    state TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'deleting'))
+    state TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'deleting')),
+    inline INTEGER NOT NULL DEFAULT 0, -- whether appends moved the position last, and no worker
+    -- Set while an operator has paused the projection: no worker applies anything.
+    paused_at INTEGER, -- microseconds since 1970
+    paused_by TEXT,
+    pause_reason TEXT
 ) STRICT, WITHOUT ROWID;
 
 -- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.
@@ -169,6 +174,53 @@ CREATE TABLE retell_parked (
     PRIMARY KEY (projection, aggregate_type, aggregate_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX retell_parked_from ON retell_parked (projection, from_position);
+
+-- The events that operators have skipped in a projection. Only inserted into: the last row of an event counts.
+CREATE TABLE retell_skipped (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    shared_name TEXT NOT NULL, -- the projection, or the view whose generations share the row
+    projection TEXT NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    aggregate_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    event_id BLOB,
+    error TEXT NOT NULL,
+    at INTEGER NOT NULL, -- microseconds since 1970
+    who TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('skipped', 'withdrawn'))
+) STRICT;
+CREATE INDEX retell_skipped_of ON retell_skipped (shared_name, number);
+CREATE INDEX retell_skipped_stream ON retell_skipped (shared_name, aggregate_type, aggregate_id, number);
+
+-- The changes that operators have made. Written in the transactions of the changes, and only inserted into.
+CREATE TABLE retell_audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL, -- microseconds since 1970
+    who TEXT NOT NULL,
+    action TEXT NOT NULL,
+    target TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    count INTEGER NOT NULL
+) STRICT;
+
+CREATE TRIGGER retell_skipped_no_update BEFORE UPDATE ON retell_skipped
+BEGIN
+    SELECT RAISE(ABORT, 'rows of skipped are immutable');
+END;
+CREATE TRIGGER retell_skipped_no_delete BEFORE DELETE ON retell_skipped
+BEGIN
+    SELECT RAISE(ABORT, 'rows of skipped are immutable');
+END;
+CREATE TRIGGER retell_audit_no_update BEFORE UPDATE ON retell_audit
+BEGIN
+    SELECT RAISE(ABORT, 'rows of audit are immutable');
+END;
+CREATE TRIGGER retell_audit_no_delete BEFORE DELETE ON retell_audit
+BEGIN
+    SELECT RAISE(ABORT, 'rows of audit are immutable');
+END;
 
 -- The progress of each projection with order per aggregate, for each aggregate.
 CREATE TABLE retell_progress (

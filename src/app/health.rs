@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::id::Position;
-use crate::status::{Waiting, time};
+use crate::status::{Wait, Waiting, time};
 
 /// The state of each task, by the task's name, and the state of the log. `{}` displays it with one line for each task.
 ///
@@ -38,6 +38,11 @@ impl Health {
         let own = [&self.log, &self.sequencer];
         // A stopped task is good to have, but a program without it is not ready.
         own.into_iter().chain(self.tasks.values()).all(|state| state.is_good() && *state != State::Stopped)
+    }
+
+    /// Returns whether an operator has paused a task. The program is ready: [`is_good`](Self::is_good) does not count a pause.
+    pub fn is_degraded(&self) -> bool {
+        self.tasks.values().any(|state| matches!(state, State::Waiting(waiting) if waiting.on == Wait::Paused))
     }
 
     /// Returns the name and state of each task: relays, projections, views, reactions and processes.

@@ -117,7 +117,7 @@ impl Seen {
             let status = entry.reports.status.borrow();
             let wait = status.wait().cloned();
             let is_bad = wait.as_ref().is_some_and(|wait| wait.error.is_some());
-            let is_standby = wait.as_ref().is_some_and(|wait| wait.on == Wait::Lease);
+            let is_standby = wait.as_ref().is_some_and(|wait| matches!(wait.on, Wait::Lease | Wait::Paused));
             let waits = |wait: Option<Waiting>| wait.map_or(State::Running, State::Waiting);
             match &entry.outcome {
                 Outcome::Stopped => return State::Stopped,
@@ -256,7 +256,7 @@ impl Watcher {
         let before = if let State::Waiting(before) = &seen.log { Some(before.since) } else { None };
         seen.log = match error.clone() {
             None => State::Running,
-            error => State::Waiting(Waiting { on, since: before.unwrap_or_else(Utc::now), error }),
+            error => State::Waiting(Waiting { on, since: before.unwrap_or_else(Utc::now), error, note: None }),
         };
         drop(seen);
         match (before, error) {

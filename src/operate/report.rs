@@ -6,17 +6,21 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AggregateId, Generation, Position, ProjectionName, StreamId, Version};
 use crate::store::log::relay::Leader;
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::interventions::Pause;
 use crate::store::model::parking::{Parked, ParkedState};
 use crate::store::model::processors::RegisteredProcessor;
+use crate::store::model::skipped::Skipped;
 
 /// The most relays in a [`Report`].
 pub const MAX_RELAYS: usize = 100;
-/// The most processors in a [`Report`]. Each takes about five short queries.
+/// The most processors in a [`Report`]. Each takes about seven short queries.
 pub const MAX_PROCESSORS: usize = 200;
 /// The most releases of a processor in a [`Report`], the newest ones.
 pub const MAX_RELEASES: usize = 10;
 /// The most parked aggregates of a processor that a [`Report`] counts.
 pub const MAX_PARKED: usize = 1_000;
+/// The most skipped events of a processor in a [`Report`], the first ones.
+pub const MAX_SKIPPED: usize = 100;
 /// The most due deadlines of a process that a [`Report`] counts.
 pub const MAX_DUE: usize = 1_000;
 /// The most bytes of an error in an answer. A longer one ends with `..`.
@@ -148,6 +152,10 @@ pub struct Processor {
     pub releases: List<RegisteredProcessor>,
     /// Its parked aggregates.
     pub parked: ParkedCounts,
+    /// Its pause, if an operator has paused it.
+    pub paused: Option<Pause>,
+    /// The events that operators have skipped, and withdrawals of skips, the oldest first. The generations of a view share them.
+    pub skipped: List<Skipped>,
 }
 
 /// The parked aggregates of a processor.

@@ -10,7 +10,7 @@ use crate::id::mark::Mark;
 use crate::id::{Generation, Position, ProjectionName};
 use crate::operate::report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_RELAYS,
-    MAX_RELEASES, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report, ViewGeneration,
+    MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report, ViewGeneration,
 };
 use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -158,6 +158,8 @@ where
         history_changed,
         releases: List { items: releases, truncated: older > 0 },
         parked: parked(log, models, end, name).await?,
+        paused: models.paused(name).await?,
+        skipped: List::first(models.skipped(name, None, MAX_SKIPPED + 1).await?, MAX_SKIPPED),
     })
 }
 

@@ -12,8 +12,10 @@ use crate::operate::report::{List, MAX_PROCESSORS, ParkedAggregate};
 use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::interventions::Pause;
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
+use crate::store::model::skipped::{Skipped, Skips};
 
 /// An event that an operator asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +103,20 @@ pub enum Answer {
     },
     /// The processor has applied the event, or has passed over it: a reaction passes over the events before its start.
     Applied,
+    /// An operator has skipped the event. The processor has passed over it, or will.
+    Skipped {
+        /// The row that skips it, with the operator, the time and the reason.
+        skipped: Skipped,
+    },
+    /// The processor has not come to the event yet, and an operator has paused it.
+    Paused {
+        /// The pause.
+        paused: Pause,
+        /// The checkpoint of the processor.
+        checkpoint: Position,
+        /// The number of events from the checkpoint to this one, including it.
+        events: u64,
+    },
     /// The event has failed, and its aggregate is parked.
     Parked {
         /// The aggregate, which is parked from this event.
@@ -231,6 +247,10 @@ where
     if state == ProjectionState::Inline {
         return Ok(Answer::Applied);
     }
+    let skipped = models.skipped(processor, Some(&event.stream), usize::MAX).await?;
+    if let Some(skipped) = Skips::of(skipped).get(event) {
+        return Ok(Answer::Skipped { skipped: skipped.clone() });
+    }
     // The parked aggregate is read last: the transaction that moves past an event also parks it.
     let mark = models.mark(processor).await?;
     let seen = models.seen(processor, std::slice::from_ref(&event.stream)).await?;
@@ -253,6 +273,9 @@ where
     let events = event.position.since(checkpoint);
     if is_seen || events == 0 {
         return Ok(Answer::Applied);
+    }
+    if let Some(paused) = models.paused(processor).await? {
+        return Ok(Answer::Paused { paused, checkpoint, events });
     }
     Ok(match newest.filter(|_| releases.iter().any(|older| !older.filter.passes(event))) {
         Some(release) => Answer::NewerRelease { release, checkpoint, events },

@@ -218,7 +218,13 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
 
     async fn watch(&self, name: &ProjectionName, stop: &CancellationToken) -> Result<()> {
         while !stop.is_cancelled() {
-            let full = match self.models.due_deadlines(name, Utc::now(), DUE_PER_QUERY).await {
+            let look = async {
+                // Deadlines pass when the process is resumed.
+                let is_paused = self.models.paused(name).await?.is_some();
+                let limit = if is_paused { 0 } else { DUE_PER_QUERY };
+                self.models.due_deadlines(name, Utc::now(), limit).await
+            };
+            let full = match look.await {
                 Ok(due) => {
                     self.worker.reporter().done(Wait::Deadlines);
                     let full = due.len() == DUE_PER_QUERY;

@@ -119,7 +119,11 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         self.kept = models.mark(self.id.projection()).await?;
         let parking = models.parking(self.id.projection()).await?;
         let registered = models.processors(self.id.projection()).await?;
-        self.wanted = self.wanted.with(self.id.projection(), registered)?;
+        let skipped = models.skipped(self.id.projection(), None, usize::MAX).await?;
+        self.wanted = self.wanted.with(self.id.projection(), registered, skipped)?;
+        if let Some(pause) = models.paused(self.id.projection()).await? {
+            return Err(pause.refuse(self.id.projection()));
+        }
         self.folded = self.kept;
         self.changes = parking.changes;
         self.parked = parking.parked.into_iter().map(|parked| parked.stream).collect();

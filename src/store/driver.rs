@@ -15,6 +15,7 @@ pub use crate::store::log::replay::{replay_in_pages, snapshot_fits};
 pub use crate::store::log::snapshots::{KeptSnapshot, SnapshotChanges, snapshot_changes};
 pub use crate::store::model::checkpoint_row::Checkpoint;
 pub use crate::store::model::deadlines::parts as deadline_parts;
+pub use crate::store::model::interventions::check_pausable;
 pub use crate::store::model::processors::check_changes;
 pub use crate::store::model::progress::{
     Row as ProgressRow, changes, in_aggregate_order, in_key_order, in_log_order, progress_of,

@@ -34,10 +34,12 @@ pub use log::stored_row::StoredRow;
 pub use log::token::Token;
 pub use model::checkpoint::{ProjectionState, ProjectionStatus};
 pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+pub use model::interventions::{Action, AuditEntry, By, Intervention, Pause};
 pub use model::parking::{Parked, ParkedState, Parking, ParkingChange, Step};
 pub use model::processors::RegisteredProcessor;
 pub use model::progress::{Progress, Seen, Turn};
 pub use model::read_model::{ReadModel, Work};
+pub use model::skipped::{SkipState, Skipped};
 pub use model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "postgres", feature = "mysql"))))]

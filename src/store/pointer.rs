@@ -29,10 +29,12 @@ use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::model::skipped::Skipped;
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 
 /// Implements a port for `Arc<S>`: each method calls the method of `S`. List the async methods first.
@@ -121,6 +123,10 @@ forward! {
         async fn register_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<()>;
         async fn processors(&self, projection: &ProjectionName) -> Result<Vec<RegisteredProcessor>>;
         async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool>;
+        async fn intervene(&self, projection: &ProjectionName, intervention: Intervention, by: &By) -> Result<bool>;
+        async fn paused(&self, projection: &ProjectionName) -> Result<Option<Pause>>;
+        async fn skipped(&self, projection: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Skipped>>;
+        async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>>;
         async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()>;
         async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool>;
         async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark>;

@@ -8,6 +8,7 @@ pub mod faulty;
 mod golden;
 pub mod inbox;
 pub mod inline;
+pub mod interventions;
 pub mod listing;
 pub mod log_scenario;
 pub mod process_scenario;

@@ -7,11 +7,13 @@ use crate::store::model::read_model::ReadModel;
 use crate::worker::runner::{Order, Runner};
 
 impl<M: ReadModel, O> Runner<'_, M, O> {
-    /// Reads which releases are registered, after the count of changes `known` was read: a later change fails the next transaction.
+    /// Reads which releases are registered and which events are skipped, after the count of changes `known` was read: a later change fails the next transaction.
     pub(super) async fn learn(&mut self, known: u64) -> Result<()> {
         let (models, name) = (&self.job.models, &self.name);
         let registered = retry_transient(&self.stop, self.delays(), || models.processors(name)).await?;
-        self.wanted = self.wanted.with(name, registered)?.into();
+        let skipped = || models.skipped(name, None, usize::MAX);
+        let skipped = retry_transient(&self.stop, self.delays(), skipped).await?;
+        self.wanted = self.wanted.with(name, registered, skipped)?.into();
         self.known_changes = known;
         Ok(())
     }

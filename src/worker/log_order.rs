@@ -61,10 +61,17 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
     async fn begin(&mut self, checkpoint: Mark) -> Result<()> {
         self.order.stored = checkpoint;
         self.reach(checkpoint);
-        match self.job.models.commit(self.step_to(checkpoint, &[]), self.job.set_up()).await {
-            // Another worker of this projection has moved on, and so has set it up.
-            Err(error) if has_moved(&error) => Ok(()),
-            done => done,
+        loop {
+            let stored = self.order.stored;
+            match self.job.models.commit(self.step_to(stored, &[]), self.job.set_up()).await {
+                Err(error) if has_moved(&error) => self.reload().await?,
+                done => return done,
+            }
+            if self.order.stored != stored {
+                // Another worker of this projection has moved on, and so has set it up.
+                return Ok(());
+            }
+            // Only the count of changes has moved: another release was registered, or an operator has paused the projection.
         }
     }
 

@@ -21,6 +21,7 @@ mod log_order;
 pub(crate) mod options;
 mod pace;
 pub(crate) mod parking;
+mod paused;
 mod run;
 mod runner;
 mod traces;

@@ -56,6 +56,8 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     pub(super) parked: ParkedAggregates,
     /// When to read the parked rows again: another process may have asked for a retry.
     next_look: Instant,
+    /// When to look whether the projection is paused.
+    pub(super) next_pause_look: Instant,
     /// Aggregates that failed in this pass over a batch, and are not parked yet.
     pub(super) failed: Vec<Parked>,
     /// How many of them failed because a stored state cannot be read. That is no outage, however many they are.
@@ -173,6 +175,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
             applied: Mark::START,
             parked: ParkedAggregates::of(Parking::default(), job.options.due()),
             next_look: Instant::now(),
+            next_pause_look: Instant::now(),
             failed: Vec::new(),
             unreadable: 0,
             breaker: Breaker::new(),
@@ -188,10 +191,20 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
         })
     }
 
-    /// Reads the checkpoint, and takes over the parked rows and the registered releases. The checkpoint comes first: a worker that changes the others
-    /// later changes the count that comes with the rows.
+    /// Reads the checkpoint, and takes over the parked rows, the registered releases and the skipped events. The checkpoint comes first: a worker
+    /// that changes the others later changes the count that comes with the rows. Waits while the projection is paused.
     pub(super) async fn load(&mut self) -> Result<Mark> {
         self.is_at_head = false;
+        loop {
+            let checkpoint = self.load_once().await?;
+            // Read after the count: a later pause changes it, and the next transaction fails.
+            if !self.wait_while_paused().await? {
+                return Ok(checkpoint);
+            }
+        }
+    }
+
+    async fn load_once(&mut self) -> Result<Mark> {
         let (models, name) = (&self.job.models, &self.name);
         let read = || async move { Ok((models.mark(name).await?, models.parking(name).await?)) };
         let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
@@ -218,7 +231,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
 
     /// Takes a transient error that ends a loop of attempts for the end of the run, if the worker is stopped.
     pub(super) fn unless_stopped(&self, failed: Error) -> Result<()> {
-        if failed.is_outage() && self.stop.is_cancelled() { Ok(()) } else { Err(failed) }
+        if (failed.is_outage() || failed.is_paused()) && self.stop.is_cancelled() { Ok(()) } else { Err(failed) }
     }
 }
 
@@ -230,7 +243,7 @@ where
     pub(super) async fn run(self) -> Result<()> {
         let stop = self.stop.clone();
         match self.run_to_stop().await {
-            Err(error) if stop.is_cancelled() && error.is_outage() => Ok(()),
+            Err(error) if stop.is_cancelled() && (error.is_outage() || error.is_paused()) => Ok(()),
             ended => ended,
         }
     }
@@ -276,6 +289,10 @@ where
     async fn start(&mut self) -> Result<()> {
         let mut delays = self.delays();
         while let Err(failed) = self.try_start().await {
+            if failed.is_paused() && self.limit.is_none() && !self.stop.is_cancelled() {
+                // The next attempt waits for the end of the pause.
+                continue;
+            }
             if let Err(failed) = delays.pause_after(failed, &self.stop).await {
                 return self.unless_stopped(failed);
             }
@@ -284,6 +301,7 @@ where
     }
 
     async fn try_start(&mut self) -> Result<()> {
+        self.wait_while_paused().await?;
         self.job.check_projection().await?;
         self.job.check_shapes().await?;
         self.begins_after = self.job.begins_after().await?;
@@ -300,6 +318,7 @@ where
 
     /// Waits for messages, the log's signal or time, whichever comes first, and handles it.
     async fn step(&mut self) -> Result<()> {
+        self.look_for_pause().await?;
         self.retry_parked().await?;
         self.job.reporter.done(Wait::Rate);
         let rest = self.parked.rest().unwrap_or(Duration::MAX).min(self.idle());

@@ -7,6 +7,7 @@ use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
+use crate::store::model::skipped::{Skipped, Skips};
 
 /// The events that a projection needs: those that this release reads, and those that only the newest one reads.
 #[derive(Debug, Clone)]
@@ -16,13 +17,15 @@ pub(crate) struct Wanted {
     newest: Option<RegisteredProcessor>,
     /// Lets all of these events pass, and perhaps others.
     query: Filter,
+    /// The events that operators have skipped.
+    skips: Skips,
 }
 
 impl Wanted {
     /// Creates the events of this release alone.
     pub(crate) fn by(filter: Filter, state: Option<Type>) -> Self {
         let own = RegisteredProcessor::of_this_program(filter, state.as_ref());
-        Self { query: own.filter.clone(), own, newest: None }
+        Self { query: own.filter.clone(), own, newest: None, skips: Skips::default() }
     }
 
     /// Registers this release, unless it is.
@@ -38,16 +41,22 @@ impl Wanted {
         models.register_processor(name, &self.own).await
     }
 
-    /// Returns what is wanted by this release and the newest one that is registered, the last of `registered`.
+    /// Returns what is wanted by this release and the newest one that is registered, the last of `registered`, without the events that
+    /// `skipped` skips.
     ///
     /// # Errors
     /// [`ErrorKind::StateChanged`] if another release, whose states do not fit, was registered before this one at the same moment.
-    pub(crate) fn with(&self, name: &ProjectionName, mut registered: Vec<RegisteredProcessor>) -> Result<Self> {
+    pub(crate) fn with(
+        &self,
+        name: &ProjectionName,
+        mut registered: Vec<RegisteredProcessor>,
+        skipped: Vec<Skipped>,
+    ) -> Result<Self> {
         let before = registered.iter().take_while(|known| !known.is_same(&self.own)).count();
         self.own.check_state(name, &registered[..before])?;
         let (own, newest) = (self.own.clone(), registered.pop().filter(|newest| newest.filter != self.own.filter));
         let query = newest.as_ref().map_or_else(|| own.filter.clone(), |newest| own.filter.or(&newest.filter));
-        Ok(Self { own, newest, query })
+        Ok(Self { own, newest, query, skips: Skips::of(skipped) })
     }
 
     /// Returns the filter to read the log with.
@@ -56,7 +65,9 @@ impl Wanted {
     }
 
     pub(crate) fn passes(&self, event: &RecordedEvent) -> bool {
-        self.own.filter.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event))
+        let is_read =
+            self.own.filter.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event));
+        is_read && self.skips.get(event).is_none()
     }
 
     /// Refuses an event that only the newest release reads.

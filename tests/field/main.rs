@@ -59,3 +59,4 @@ mod deploys;
 mod filters;
 mod first_starts;
 mod i5_watchdog;
+mod paused;

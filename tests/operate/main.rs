@@ -96,7 +96,7 @@ fn steady(value: &mut Value) {
         Value::Object(entries) => {
             for (name, value) in entries {
                 match name.as_str() {
-                    "recorded_at" | "ends_at" if value.is_string() => {
+                    "recorded_at" | "ends_at" | "since" if value.is_string() => {
                         assert!(value.as_str().unwrap().ends_with('Z'), "UTC: {value}");
                         *value = "<time>".into();
                     }

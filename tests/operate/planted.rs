@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use retell::event::NewEvent;
 use retell::store::{
-    Deadline, DeadlineChange, Parked, ParkedState, ParkingChange, RegisteredProcessor, Step, Switch, ViewId, Work,
+    By, Deadline, DeadlineChange, Parked, ParkedState, ParkingChange, RegisteredProcessor, Step, Switch, ViewId, Work,
 };
 use retell::{
     AggregateId, Append, Codec, DateTime, DeadlineStore, EventId, EventStore, EventType, ExpectedVersion, Filter,
@@ -103,6 +103,8 @@ pub(crate) async fn situation(log: &impl Log, models: &impl Models) {
     let later = deadline(3, Utc::now() + Duration::from_hours(24));
     models.settle_deadlines(&name("shipping"), &due).await.unwrap();
     models.settle_deadlines(&name("shipping"), &[later]).await.unwrap();
+
+    models.pause(&name("audit"), &By::new("ada", "maintenance")).await.unwrap();
 
     let (leader, idle) = (Uuid::from_u128(7), Uuid::from_u128(8));
     let fence = log.acquire_lease("main", leader, Duration::from_hours(1)).await.unwrap().unwrap();

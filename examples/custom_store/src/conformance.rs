@@ -1,7 +1,7 @@
 //! The store passes every conformance suite of retell.
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
-use retell::store::{Append, Step, Work};
+use retell::store::{Append, By, Step, Work};
 use retell::testing::read_model::Counting;
 use retell::testing::store::{events, stream, whole_log};
 use retell::{
@@ -108,6 +108,18 @@ async fn panic_in_a_projection_changes_nothing_and_reaches_the_caller() {
     assert_eq!(models.counted().await.expect("the read succeeds"), 0);
     models.commit(step(), RedbReadModel::count()).await.expect("the file is usable");
     assert_eq!(models.counted().await.expect("the read succeeds"), 1);
+}
+
+/// This read model does not keep interventions, so it runs everything else and refuses them.
+#[tokio::test]
+async fn interventions_are_refused() {
+    let (models, _folder) = read_model().await;
+    let totals = ProjectionName::new("totals").expect("a name");
+    models.commit(Step::new(&totals, Position::ZERO, Position::new(1)), RedbReadModel::count()).await.expect("a step");
+    let refused = models.pause(&totals, &By::new("ada", "a test")).await.expect_err("it keeps no interventions");
+    assert!(matches!(refused.kind(), ErrorKind::Invalid(_)), "{refused}");
+    assert_eq!(models.paused(&totals).await.expect("the read succeeds"), None);
+    assert_eq!(models.audit(9, None).await.expect("the read succeeds"), []);
 }
 
 /// Counts lines of code, without blank lines and comments.

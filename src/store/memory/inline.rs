@@ -76,6 +76,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
             let problem = format!("projection {projection} {problem}");
             return Err(ErrorKind::Invalid(problem).into());
         }
+        self.models.read().tables.refuse_if_paused(projection)?;
         let (end, mut value) = (self.log.read().end(), T::clone(&before));
         let head = end.position;
         let apply = async {
@@ -165,6 +166,7 @@ impl<T: Clone + Send + Sync + 'static> InlineLog<T> {
     fn move_checkpoints(&self, tables: &mut Tables, head: Mark) {
         for inline in self.inlines.iter() {
             tables.checkpoints.insert(inline.projection().clone(), head);
+            tables.inline.insert(inline.projection().clone());
         }
     }
 }

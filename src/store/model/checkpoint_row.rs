@@ -21,6 +21,8 @@ pub struct Checkpoint {
     pub per_aggregate: bool,
     /// How the events get into the read model.
     pub state: ProjectionState,
+    /// Whether an operator has paused the projection.
+    pub paused: bool,
 }
 
 impl Checkpoint {

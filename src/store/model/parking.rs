@@ -147,8 +147,8 @@ impl fmt::Display for ParkedState {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Parking {
-    /// The number of times that an aggregate was parked, failed again or was released, or that a release was
-    /// [registered](crate::ReadModel::register_processor) or forgotten. A [`Step`] succeeds only if it knows this number.
+    /// The number of times that an aggregate was parked, failed again or was released, that a release was
+    /// [registered](crate::ReadModel::register_processor) or forgotten, or that an operator paused, resumed or skipped something. A [`Step`] succeeds only if it knows this number.
     pub changes: u64,
     /// The parked aggregates, sorted by [`Parked::from_position`].
     pub parked: Vec<Parked>,

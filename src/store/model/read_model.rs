@@ -7,14 +7,16 @@ use futures::future::BoxFuture;
 
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
-use crate::id::{EventId, Position, ProjectionName, StreamId};
+use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::names;
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 #[cfg(doc)]
 use crate::store::model::progress::Progress;
 use crate::store::model::progress::{Seen, Turn};
+use crate::store::model::skipped::Skipped;
 
 /// The work of a projection inside its transaction.
 pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
@@ -152,8 +154,8 @@ pub trait ReadModel: Send + Sync + 'static {
     /// Gives `projection` per-aggregate order and runs its set-up, `work`, in one transaction. A worker calls this at every start.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the projection has applied events in log order, because the store then has no progress per aggregate.
-    /// Otherwise the errors of [`commit`](Self::commit).
+    /// [`ErrorKind::Invalid`] if the projection has applied events in log order, because the store then has no progress per aggregate, and
+    /// [`ErrorKind::Paused`] if it is [paused](Self::pause). Otherwise the errors of [`commit`](Self::commit).
     ///
     /// # Cancel safety
     /// A dropped call may still commit.
@@ -220,6 +222,121 @@ pub trait ReadModel: Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped call may still remove it.
     async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool>;
+
+    /// Makes the change `intervention` of the operator `by` to `projection`, and writes its [record](Self::audit), in one transaction. Returns
+    /// whether it changed anything; if not, nothing is recorded. [`pause`](Self::pause), [`resume`](Self::resume),
+    /// [`skip_parked`](Self::skip_parked) and the functions of [`operate`](crate::operate) call it.
+    ///
+    /// The default refuses: a read model that does not keep interventions works in every other way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), [`ErrorKind::Invalid`] if the read model keeps no interventions,
+    /// if a text of `by` [does not fit](By::check), or for a pause of a projection that appends apply inline, [`ErrorKind::NotParked`] for a
+    /// skip, otherwise a [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still make the change.
+    async fn intervene(&self, projection: &ProjectionName, intervention: Intervention, by: &By) -> Result<bool> {
+        let problem =
+            format!("this read model keeps no interventions: {} of {projection} by {}", intervention.action(), by.who);
+        Err(ErrorKind::Invalid(problem).into())
+    }
+
+    /// Pauses `projection`: once this call has returned, no transaction of its workers commits, in any process, until it is
+    /// [resumed](Self::resume). The pause is stored, so workers that start later wait, too. Returns `false` if the projection was paused
+    /// before; the operator and the reason of that pause stay.
+    ///
+    /// The call waits for the transactions in progress. If it fails with a transient error after the pause was stored, a transaction may still
+    /// be in progress: call it again. Each generation of a view is paused by its own name.
+    ///
+    /// # Errors
+    /// The errors of [`intervene`](Self::intervene).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still pause the projection.
+    ///
+    /// # Examples
+    /// ```
+    /// use retell::store::{By, Step};
+    /// use retell::{ErrorKind, ProjectionName, prelude::*};
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let (models, totals) = (MemoryReadModel::new(), ProjectionName::new("totals")?);
+    /// let step = || Step::new(&totals, Position::ZERO, Position::new(3));
+    /// models.commit(Step::new(&totals, Position::ZERO, Position::ZERO), Box::new(|_| Box::pin(async { Ok(()) }))).await?;
+    /// assert!(models.pause(&totals, &By::new("ada", "the warehouse moves")).await?);
+    /// let refused = models.commit(step(), Box::new(|_| Box::pin(async { Ok(()) }))).await;
+    /// assert!(matches!(refused.unwrap_err().kind(), ErrorKind::CheckpointMoved { .. }));
+    /// assert!(models.resume(&totals, &By::new("ada", "it has moved")).await?);
+    /// # Ok::<(), BoxError>(())
+    /// # }).unwrap();
+    /// ```
+    async fn pause(&self, projection: &ProjectionName, by: &By) -> Result<bool> {
+        self.intervene(projection, Intervention::Pause, by).await
+    }
+
+    /// Ends the pause of `projection`. Its workers continue within one [sweep interval](crate::WorkerOptions::with_sweep). Returns `false` if it
+    /// was not paused.
+    ///
+    /// # Errors
+    /// The errors of [`intervene`](Self::intervene).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still resume the projection.
+    async fn resume(&self, projection: &ProjectionName, by: &By) -> Result<bool> {
+        self.intervene(projection, Intervention::Resume, by).await
+    }
+
+    /// Skips the event at `version` of `stream`, on which `projection` has parked the aggregate, and makes the aggregate due: the worker applies
+    /// its next events in order. The row that skips the event is never deleted. Every replay skips the event, too: a
+    /// [`reset`](Self::reset), and each other generation of a view. Returns `false` if the event is skipped already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotParked`] if the aggregate is not parked from exactly `version`, otherwise the errors of [`intervene`](Self::intervene).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still skip the event.
+    async fn skip_parked(
+        &self,
+        projection: &ProjectionName,
+        stream: &StreamId,
+        version: Version,
+        by: &By,
+    ) -> Result<bool> {
+        let skip = Intervention::SkipParked { stream: stream.clone(), version, event_id: None };
+        self.intervene(projection, skip, by).await
+    }
+
+    /// Returns the pause of `projection`; `None` if it is not paused, as in the default implementation.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn paused(&self, _projection: &ProjectionName) -> Result<Option<Pause>> {
+        Ok(None)
+    }
+
+    /// Returns the first `limit` rows that skip events of `projection`, or withdraw a skip, the oldest first; those of `stream` only, if there is
+    /// one. The generations of a view share their rows. The default implementation returns none.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn skipped(
+        &self,
+        _projection: &ProjectionName,
+        _stream: Option<&StreamId>,
+        _limit: usize,
+    ) -> Result<Vec<Skipped>> {
+        Ok(Vec::new())
+    }
+
+    /// Returns the last `limit` records of interventions, the newest first; only those before the number `before`, if there is one. The default
+    /// implementation returns none.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn audit(&self, _limit: usize, _before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        Ok(Vec::new())
+    }
 
     /// Moves `projection` to `to`, forward or backward, forgets its parked aggregates and its progress with each aggregate, and runs `work`, all in
     /// one transaction. `work` makes the read model match `to`: for the beginning of the log, it deletes all rows.

@@ -15,10 +15,12 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, Generation, ProjectionName, StreamId, ViewKey};
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::model::skipped::Skipped;
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::testing::faulty::script::seeded;
 use crate::testing::read_model::Counting;
@@ -245,6 +247,27 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
 
     async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
         self.change(self.inner.forget_processor(projection, processor)).await
+    }
+
+    async fn intervene(&self, projection: &ProjectionName, intervention: Intervention, by: &By) -> Result<bool> {
+        self.change(self.inner.intervene(projection, intervention, by)).await
+    }
+
+    async fn paused(&self, projection: &ProjectionName) -> Result<Option<Pause>> {
+        self.inner.paused(projection).await
+    }
+
+    async fn skipped(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Skipped>> {
+        self.inner.skipped(projection, stream, limit).await
+    }
+
+    async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        self.inner.audit(limit, before).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()> {

@@ -12,9 +12,11 @@ use crate::store::memory::model::rows::Generations;
 use crate::store::memory::model::transaction::Staged;
 use crate::store::model::checkpoint::ProjectionStatus;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, parts};
+use crate::store::model::interventions::{AuditEntry, Pause};
 use crate::store::model::parking::{Parking, ParkingChange, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Row, in_aggregate_order};
+use crate::store::model::skipped::Skipped;
 
 /// The committed state. One lock guards all of it, so readers see the value and the tables of the same commit.
 #[derive(Debug, Default)]
@@ -30,6 +32,14 @@ pub(crate) struct Tables {
     pub(crate) parking: HashMap<ProjectionName, Parking>,
     /// The registered releases of each projection, the newest last.
     pub(crate) processors: HashMap<ProjectionName, Vec<RegisteredProcessor>>,
+    /// The projections that operators have paused.
+    pub(crate) pauses: HashMap<ProjectionName, Pause>,
+    /// The events that operators have skipped, and the withdrawals, the oldest first.
+    pub(crate) skipped: Vec<Skipped>,
+    /// The records of interventions, the oldest first.
+    pub(crate) audit: Vec<AuditEntry>,
+    /// The projections whose checkpoints appends have moved last, and no worker.
+    pub(crate) inline: HashSet<ProjectionName>,
     /// The progress rows of the projections with per-aggregate order.
     pub(crate) progress: HashMap<ProjectionName, HashMap<StreamId, Row>>,
     /// The inboxes of all reactions.
@@ -63,7 +73,12 @@ impl Tables {
         self.parking.get(projection).map_or(0, |parking| parking.changes)
     }
 
-    /// Counts a change of the registered processors.
+    /// Refuses a transaction that does not name the count of changes, if the projection is paused.
+    pub(crate) fn refuse_if_paused(&self, projection: &ProjectionName) -> Result<()> {
+        self.pauses.get(projection).map_or(Ok(()), |pause| Err(pause.clone().refuse(projection)))
+    }
+
+    /// Counts a change of the registered processors, or of an operator.
     pub(crate) fn count_change(&mut self, projection: &ProjectionName) {
         self.checkpoints.entry(projection.clone()).or_default();
         self.parking.entry(projection.clone()).or_default().changes += 1;
@@ -95,6 +110,7 @@ impl Tables {
         self.checkpoints.remove(projection);
         self.parking.remove(projection);
         self.processors.remove(projection);
+        self.pauses.remove(projection);
         self.progress.remove(projection);
     }
 
@@ -115,6 +131,7 @@ impl Tables {
     pub(crate) fn take(&mut self, step: Step) {
         let changes = step.changes_after();
         self.park(&step.projection, step.parking).changes = changes;
+        self.inline.remove(&step.projection);
         self.checkpoints.insert(step.projection, step.to);
     }
 

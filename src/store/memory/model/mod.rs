@@ -3,6 +3,7 @@
 pub(crate) mod committed;
 mod deadlines;
 mod inbox;
+mod interventions;
 mod layered;
 mod read_model;
 mod rows;

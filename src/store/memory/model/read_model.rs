@@ -10,10 +10,12 @@ use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::checkpoint_row::Checkpoint;
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{RegisteredProcessor, check_changes};
 use crate::store::model::progress::{Seen, Turn, changes, in_key_order, in_log_order, progress_of};
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::model::skipped::Skipped;
 
 #[async_trait]
 impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
@@ -57,12 +59,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
 
     async fn retry_parked(&self, projection: &ProjectionName, stream: &StreamId) -> Result<bool> {
         self.check_name(projection).await?;
-        let mut committed = self.write();
-        let mut parked =
-            committed.tables.parking.get_mut(projection).into_iter().flat_map(|parking| &mut parking.parked);
-        let Some(parked) = parked.find(|parked| parked.stream == *stream) else { return Ok(false) };
-        parked.revive();
-        Ok(true)
+        Ok(self.write().tables.revive(projection, stream))
     }
 
     async fn commit(&self, step: Step, work: Work<T>) -> Result<()> {
@@ -90,11 +87,13 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
             if !is_new && !committed.tables.progress.contains_key(projection) {
                 return Err(in_log_order(projection));
             }
+            committed.tables.refuse_if_paused(projection)?;
             committed.value.clone()
         };
         let mut value = T::clone(&before);
         let staged = transaction.run(async { work(&mut value).await }).await?;
         let mut committed = self.write();
+        committed.tables.refuse_if_paused(projection)?;
         committed.commit(value, staged);
         committed.tables.progress.entry(projection.clone()).or_default();
         Ok(())
@@ -163,6 +162,31 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         own.remove(place);
         committed.tables.count_change(projection);
         Ok(true)
+    }
+
+    async fn intervene(&self, projection: &ProjectionName, intervention: Intervention, by: &By) -> Result<bool> {
+        by.check()?;
+        self.check_name(projection).await?;
+        self.write().tables.intervene(projection, &intervention, by)
+    }
+
+    async fn paused(&self, projection: &ProjectionName) -> Result<Option<Pause>> {
+        Ok(self.read().tables.pauses.get(projection).cloned())
+    }
+
+    async fn skipped(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Skipped>> {
+        Ok(self.read().tables.skipped(projection, stream, limit))
+    }
+
+    async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        let committed = self.read();
+        let older = committed.tables.audit.iter().rev().filter(|entry| before.is_none_or(|before| entry.id < before));
+        Ok(older.take(limit).cloned().collect())
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<T>) -> Result<()> {

@@ -17,9 +17,11 @@ use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::committed::{Committed, Tables};
 use crate::store::memory::model::rows::{Generations, Rows};
 use crate::store::model::deadlines::Deadline;
+use crate::store::model::interventions::{AuditEntry, Pause};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::Row;
+use crate::store::model::skipped::Skipped;
 use crate::store::model::views::{Fields, ViewId, ViewRow};
 use crate::trace::context::TraceContext;
 
@@ -35,6 +37,10 @@ struct StoredModel<V> {
     parking: Vec<(ProjectionName, u64, Vec<StoredParked>)>,
     /// The registered releases of each projection, the newest last.
     processors: Vec<(ProjectionName, Vec<StoredProcessor>)>,
+    pauses: Vec<(ProjectionName, Pause)>,
+    skipped: Vec<Skipped>,
+    audit: Vec<AuditEntry>,
+    inline: Vec<ProjectionName>,
     /// The applied and seen versions of each projection with per-aggregate order.
     progress: Vec<(ProjectionName, Vec<(StreamId, Row)>)>,
     handled: Vec<(ProjectionName, EventId)>,
@@ -137,6 +143,10 @@ impl<V> StoredModel<V> {
             checkpoints: pairs(&tables.checkpoints),
             parking: parking.collect(),
             processors: processors.collect(),
+            pauses: pairs(&tables.pauses),
+            skipped: tables.skipped.clone(),
+            audit: tables.audit.clone(),
+            inline: tables.inline.iter().cloned().collect(),
             progress: progress.collect(),
             handled: tables.handled.iter().cloned().collect(),
             starts: pairs(&tables.starts),
@@ -168,6 +178,10 @@ impl<V> StoredModel<V> {
             checkpoints: self.checkpoints.into_iter().collect(),
             parking: parking.collect::<Result<_>>()?,
             processors: processors.collect::<Result<_>>()?,
+            pauses: self.pauses.into_iter().collect(),
+            skipped: self.skipped,
+            audit: self.audit,
+            inline: self.inline.into_iter().collect(),
             progress: progress.collect(),
             handled: self.handled.into_iter().collect(),
             starts: self.starts.into_iter().collect(),

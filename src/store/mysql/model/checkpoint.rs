@@ -26,7 +26,7 @@ pub(crate) async fn lock_checkpoint_in(
     projection: &ProjectionName,
     session: &SessionId,
 ) -> Result<Checkpoint> {
-    let (position, event_id, changes, per_aggregate, state, id) =
+    let (position, event_id, changes, per_aggregate, state, paused, id) =
         row(tx, projection).await.map_err(|error| classify(error, "lock a checkpoint"))?;
     session.set(id);
     Ok(Checkpoint {
@@ -34,11 +34,12 @@ pub(crate) async fn lock_checkpoint_in(
         changes: from_sql(changes, "count")?,
         per_aggregate,
         state: ProjectionState::parse(&state)?,
+        paused,
     })
 }
 
-/// Position, event, count of changes, whether the projection has per-aggregate order, state, and the id of the session.
-type Row = (i64, Option<Uuid>, i64, bool, String, u64);
+/// Position, event, count of changes, whether the projection has per-aggregate order, state, whether it is paused, and the id of the session.
+type Row = (i64, Option<Uuid>, i64, bool, String, bool, u64);
 
 async fn row(tx: &mut MySqlConnection, projection: &ProjectionName) -> Result<Row, sqlx::Error> {
     let name = projection.as_str().as_bytes();
@@ -81,7 +82,7 @@ pub(crate) const STATE: &str = "SELECT CONVERT(state USING utf8mb4) FROM retell_
 pub(crate) const CHANGES: &str = "SELECT changes FROM retell_checkpoints WHERE projection = ?";
 
 const LOCK: &str = concat!(
-    "SELECT position, event_id, changes, per_aggregate, CONVERT(state USING utf8mb4), ",
+    "SELECT position, event_id, changes, per_aggregate, CONVERT(state USING utf8mb4), paused_at IS NOT NULL, ",
     session_id!(),
     " FROM retell_checkpoints WHERE projection = ? FOR UPDATE"
 );

@@ -87,7 +87,7 @@ const KNOWN: &str = "SELECT number FROM retell_processors WHERE projection = ? A
 const REGISTER: &str = "
     INSERT INTO retell_processors (projection, digest, number, declared, first_seen, program) VALUES (?, ?, ?, ?, ?, ?)";
 
-const FORGET: &str = "DELETE FROM retell_processors WHERE projection = ? AND digest = ?";
+pub(crate) const FORGET: &str = "DELETE FROM retell_processors WHERE projection = ? AND digest = ?";
 
 /// Binds: count of changes, projection.
-const COUNT: &str = "UPDATE retell_checkpoints SET changes = ? WHERE projection = ?";
+pub(crate) const COUNT: &str = "UPDATE retell_checkpoints SET changes = ? WHERE projection = ?";

@@ -7,7 +7,7 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{ProjectionName, StreamId};
 use crate::store::held::holding;
@@ -51,7 +51,7 @@ impl MySqlReadModel {
             let mut lease = self.connections.lease().await.map_err(failed)?;
             let mut seen = HashMap::new();
             for chunk in streams.chunks(ROWS) {
-                let (found, _) = rows(&mut lease, projection, chunk).await?;
+                let (found, _) = rows(&mut lease, projection, chunk, AT_ANY_TIME).await?;
                 seen.extend(found.into_iter().map(|(stream, row)| (stream, Seen::of(row))));
             }
             lease.end(Ok(seen)).map_err(failed)
@@ -141,10 +141,17 @@ impl MySqlReadModel {
             found.state.check_running(projection)?;
             found.check_aggregate_order(projection)?;
         }
+        if found.paused
+            && let Some(pause) = limits.call("set up a projection", self.pause_on(&mut tx, projection)).await?
+        {
+            return Err(pause.refuse(projection));
+        }
         // The state comes first because work that creates a table commits implicitly.
         let mark = sqlx::query(BEGIN_PER_AGGREGATE);
         let mark = mark.bind(state.as_str().as_bytes()).bind(projection.as_str().as_bytes());
         limits.statements(mark.execute(&mut *tx)).await.map_err(failed)?;
+        let gate = sqlx::query(ADD_GATE).bind(projection.as_str().as_bytes());
+        limits.statements(gate.execute(&mut *tx)).await.map_err(failed)?;
         if let Some(work) = work.take() {
             holding(self.connections.held(), work(&mut tx)).await.map_err(classify_work)?;
         }
@@ -189,8 +196,8 @@ impl MySqlReadModel {
     }
 }
 
-/// Inserts the missing rows and locks all of them, in key order. Notes the id of the session. Returns the rows, and the count of the projection's
-/// changes if there are any rows.
+/// Inserts the missing rows and locks all of them, in key order, and the gate of the projection. Notes the id of the session. Returns the rows,
+/// and the count of the projection's changes if there are any rows.
 async fn lock(
     tx: &mut MySqlConnection,
     projection: &ProjectionName,
@@ -203,10 +210,13 @@ async fn lock(
     }
     let (mut locked, mut changes) = (HashMap::new(), None);
     for chunk in streams.chunks(ROWS) {
-        let (found, last) = rows(tx, projection, chunk).await?;
+        let (found, last) = rows(tx, projection, chunk, IN_A_TURN).await?;
         locked.extend(found);
-        if let Some((id, stored)) = last {
+        if let Some((id, stored, closed)) = last {
             session.set(id);
+            if closed {
+                return Err(ErrorKind::ProcessorsChanged(projection.clone()).into());
+            }
             changes = changes.or(Some(stored));
         }
     }
@@ -246,18 +256,25 @@ async fn set(tx: &mut MySqlConnection, projection: &ProjectionName, changed: &[&
     Ok(())
 }
 
-/// Returns the rows. If there are any, also the id of the session and the count of the projection's changes.
+/// Returns the rows. If there are any, also the id of the session, the count of the projection's changes, and with [`IN_A_TURN`] whether its gate
+/// is closed.
 async fn rows(
     db: &mut MySqlConnection,
     projection: &ProjectionName,
     streams: &[StreamId],
-) -> Result<(HashMap<StreamId, Row>, Option<(u64, i64)>)> {
+    gate: &'static str,
+) -> Result<(HashMap<StreamId, Row>, Option<(u64, i64, bool)>)> {
     let failed = |error| classify(error, "read progress");
     let mut query = QueryBuilder::new(FIND);
-    query.push_bind(projection.as_str().as_bytes()).push(OF_PROJECTION).push_bind(projection.as_str().as_bytes());
+    let name = projection.as_str().as_bytes();
+    query.push_bind(name).push(CLOSED).push_bind(name).push(gate).push_bind(name);
     push_keys(&mut query, streams.iter());
     let found = query.build().fetch_all(db).await.map_err(failed)?;
-    let last = found.first().map(|row| Ok((row.try_get(5)?, row.try_get(6)?))).transpose().map_err(failed)?;
+    let last = found
+        .first()
+        .map(|row| Ok((row.try_get(5)?, row.try_get(6)?, row.try_get::<i64, _>(7)? != 0)))
+        .transpose()
+        .map_err(failed)?;
     let rows = found.iter().map(|row| row_of(row).map_err(failed).and_then(stored)).collect::<Result<_>>()?;
     Ok((rows, last))
 }
@@ -310,7 +327,16 @@ const FIND: &str = concat!(
     ", COALESCE((SELECT changes FROM retell_checkpoints WHERE projection = "
 );
 
-const OF_PROJECTION: &str = "), 0) FROM retell_progress WHERE projection = ";
+const CLOSED: &str = "), 0), COALESCE((SELECT closed FROM retell_gates WHERE projection = ";
+
+/// Reads the gate without a lock.
+const AT_ANY_TIME: &str = "), 0) FROM retell_progress WHERE projection = ";
+
+/// Locks the gate to the end of the transaction, and reads its newest row. A pause waits for the lock.
+const IN_A_TURN: &str = " LOCK IN SHARE MODE), 0) FROM retell_progress WHERE projection = ";
+
+/// A projection has its gate since it began.
+const ADD_GATE: &str = "INSERT IGNORE INTO retell_gates (projection) VALUES (?)";
 
 const PARKED: &str = "
     SELECT aggregate_type, aggregate_id, from_version, from_position, error, attempts, next_at, state

@@ -35,13 +35,14 @@ pub(crate) async fn lock(
     tx: &mut PgConnection,
 ) -> Result<Checkpoint> {
     let row = sqlx::query_as(schema.sql(statement)).bind(projection.as_str()).fetch_one(tx).await;
-    let (position, event_id, changes, per_aggregate, state): (i64, Option<Uuid>, i64, bool, String) =
+    let (position, event_id, changes, per_aggregate, state, paused): (i64, Option<Uuid>, i64, bool, String, bool) =
         row.map_err(|error| classify(error, "lock a checkpoint"))?;
     Ok(Checkpoint {
         mark: mark_from_sql((position, event_id))?,
         changes: from_sql(changes, "count")?,
         per_aggregate,
         state: ProjectionState::parse(&state)?,
+        paused,
     })
 }
 
@@ -80,7 +81,7 @@ pub(crate) const RESET: &str =
 pub(crate) const LOCK: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position) VALUES ($1, 0)
     ON CONFLICT (projection) DO UPDATE SET position = c.position
-    RETURNING position, event_id, changes, per_aggregate, state,
+    RETURNING position, event_id, changes, per_aggregate, state, paused_at IS NOT NULL,
         CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
 pub(crate) const CHANGES: &str = "SELECT changes FROM {schema}.checkpoints WHERE projection = $1";

@@ -78,6 +78,6 @@ const REGISTER: &str = "
     INSERT INTO {schema}.processors (projection, digest, number, declared, first_seen, program)
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
 
-const FORGET: &str = "DELETE FROM {schema}.processors WHERE projection = $1 AND digest = $2";
+pub(crate) const FORGET: &str = "DELETE FROM {schema}.processors WHERE projection = $1 AND digest = $2";
 
-const COUNT: &str = "UPDATE {schema}.checkpoints SET changes = $2 WHERE projection = $1";
+pub(crate) const COUNT: &str = "UPDATE {schema}.checkpoints SET changes = $2 WHERE projection = $1";

@@ -132,6 +132,11 @@ impl PostgresReadModel {
             begun.state.check_running(projection)?;
         }
         begun.check_aggregate_order(projection)?;
+        if begun.paused
+            && let Some(pause) = limits.call("set up a projection", self.pause_on(&mut tx, projection)).await?
+        {
+            return Err(pause.refuse(projection));
+        }
         if let Some(work) = work.take() {
             holding(self.connections.held(), work(&mut tx)).await.map_err(classify_work)?;
         }
@@ -238,14 +243,14 @@ fn row_of(row: &PgRow) -> Result<StoredRow<'_>, sqlx::Error> {
 const BEGIN_PER_AGGREGATE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate) VALUES ($1, 0, true)
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0
-    RETURNING position, event_id, changes, per_aggregate, state";
+    RETURNING position, event_id, changes, per_aggregate, state, paused_at IS NOT NULL";
 
 /// `BEGIN_PER_AGGREGATE` for a projection that appends will apply inline.
 const BEGIN_INLINE: &str = "
     INSERT INTO {schema}.checkpoints AS c (projection, position, per_aggregate, state) VALUES ($1, 0, true, 'inline')
     ON CONFLICT (projection) DO UPDATE SET per_aggregate = c.per_aggregate OR c.position = 0,
         state = CASE c.state WHEN 'running' THEN 'inline' ELSE c.state END
-    RETURNING position, event_id, changes, per_aggregate, state";
+    RETURNING position, event_id, changes, per_aggregate, state, paused_at IS NOT NULL";
 
 /// Binds: projection, aggregate types, aggregate ids. Looks up each row separately, so a plan made while the table was small stays fast.
 const FIND: &str = "
@@ -261,14 +266,18 @@ const FIND: &str = "
 /// Inserts the missing rows and locks all of them in the given order, which is key order. A row that another transaction has locked is read
 /// after that transaction ends. A process that is paused while it holds the rows would block the other workers at these rows, so the server
 /// ends a transaction that is idle for 30 seconds. On Linux it also ends one whose connection the worker has closed, as for a single checkpoint.
+///
+/// Locks the checkpoint with the weakest lock, which sweeps do not wait for, and reads its newest count: a pause first changes the count, and
+/// then waits for this lock.
 const LOCK: &str = "
+    WITH known AS (SELECT changes FROM {schema}.checkpoints WHERE projection = $1 FOR KEY SHARE)
     INSERT INTO {schema}.progress AS p (projection, aggregate_type, aggregate_id, applied, seen)
     SELECT $1, aggregate_type, aggregate_id, 0, 0
     FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted (aggregate_type, aggregate_id, place)
     ORDER BY place
     ON CONFLICT (projection, aggregate_type, aggregate_id) DO UPDATE SET applied = p.applied
     RETURNING aggregate_type, aggregate_id, applied, seen, seen_id,
-        coalesce((SELECT changes FROM {schema}.checkpoints WHERE projection = $1), 0), set_config('idle_in_transaction_session_timeout', '30s', true),
+        coalesce((SELECT changes FROM known), 0), set_config('idle_in_transaction_session_timeout', '30s', true),
         CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '1s', true) END";
 
 /// Binds: projection, aggregate types, aggregate ids, versions applied, versions seen, events seen. All rows exist, so each insert becomes an update that

@@ -11,10 +11,12 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::model::skipped::Skipped;
 use crate::store::postgres::check::{self, Part};
 use crate::store::postgres::connection;
 use crate::store::postgres::connection::Connections;
@@ -245,6 +247,27 @@ impl ReadModel for PostgresReadModel {
 
     async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
         self.change_processor(projection, processor, Change::Forget).await
+    }
+
+    async fn intervene(&self, projection: &ProjectionName, intervention: Intervention, by: &By) -> Result<bool> {
+        self.change_as(projection, &intervention, by).await
+    }
+
+    async fn paused(&self, projection: &ProjectionName) -> Result<Option<Pause>> {
+        self.pause_of(projection).await
+    }
+
+    async fn skipped(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Skipped>> {
+        self.skipped_of(projection, stream, limit).await
+    }
+
+    async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        self.audit_before(limit, before).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<PgConnection>) -> Result<()> {

@@ -10,7 +10,8 @@ use crate::store::log::inline::{self, Inline, Inlines};
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::log::read;
-use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
+use crate::store::sqlite::model::checkpoint::{SET_INLINE, checkpoint, set_checkpoint};
+use crate::store::sqlite::model::interventions::refuse_if_paused;
 
 /// The events that a catch-up reads and applies at a time.
 const BATCH: usize = 1_000;
@@ -49,6 +50,7 @@ pub(crate) fn catch_up(
     let projection = inline.projection();
     let found = checkpoint(db, projection)?;
     found.check_log_order(projection)?;
+    refuse_if_paused(db, projection, found.paused)?;
     let (mut at, remedy) = (found.mark, "reset it");
     let of_projection = |failure| match failure {
         Failure::Own(error) => Failure::Own(remembered_by(error, || format!("projection {projection}"), remedy)),
@@ -62,5 +64,7 @@ pub(crate) fn catch_up(
         runtime.block_on(inline::apply(inline, db, &page.events)).map_err(classify_work)?;
         at = page.mark();
     }
-    set_checkpoint(db, projection, head, found.changes)
+    set_checkpoint(db, projection, head, found.changes)?;
+    db.prepare_cached(SET_INLINE)?.execute((projection.as_str(), true))?;
+    Ok(())
 }

@@ -20,6 +20,7 @@ pub(crate) fn checkpoint(db: &Connection, projection: &ProjectionName) -> Result
         changes: from_sql(row.get(2)?, "count")?,
         per_aggregate: row.get(3)?,
         state: ProjectionState::parse(row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?)?,
+        paused: row.get(5)?,
     })
 }
 
@@ -60,14 +61,16 @@ const NAMES: &str = "SELECT projection FROM retell_checkpoints ORDER BY projecti
 const PROJECTIONS: &str = "
     SELECT projection, position, event_id, per_aggregate, state FROM retell_checkpoints ORDER BY projection LIMIT ?1";
 
-const CHECKPOINT: &str =
-    "SELECT position, event_id, changes, per_aggregate, state FROM retell_checkpoints WHERE projection = ?1";
+const CHECKPOINT: &str = "SELECT position, event_id, changes, per_aggregate, state, paused_at IS NOT NULL FROM retell_checkpoints WHERE projection = ?1";
 
 /// Binds: projection, position, event, count of changes.
 const SET_CHECKPOINT: &str = "
     INSERT INTO retell_checkpoints (projection, position, event_id, changes) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (projection) DO UPDATE
     SET position = excluded.position, event_id = excluded.event_id, changes = excluded.changes";
+
+/// Notes whether appends move the position. Binds: projection, whether they do.
+pub(crate) const SET_INLINE: &str = "UPDATE retell_checkpoints SET inline = ?2 WHERE projection = ?1 AND inline <> ?2";
 
 /// Binds: reaction, position, event.
 pub(crate) const RESET_START: &str = "UPDATE retell_reactions SET begins_after = ?2, event_id = ?3 WHERE reaction = ?1";

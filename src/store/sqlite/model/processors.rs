@@ -72,4 +72,4 @@ const REGISTER: &str = "
     INSERT INTO retell_processors (projection, digest, number, declared, first_seen, program)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
 
-const FORGET: &str = "DELETE FROM retell_processors WHERE projection = ?1 AND digest = ?2";
+pub(crate) const FORGET: &str = "DELETE FROM retell_processors WHERE projection = ?1 AND digest = ?2";

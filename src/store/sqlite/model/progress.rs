@@ -14,6 +14,7 @@ use crate::store::model::read_model::Work;
 use crate::store::sqlite::convert::{event_id_from_sql, event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, classify_work};
 use crate::store::sqlite::model::checkpoint::checkpoint;
+use crate::store::sqlite::model::interventions::refuse_if_paused;
 use crate::store::sqlite::model::parking::{park, parked_at};
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
@@ -27,6 +28,7 @@ impl SqliteReadModel {
                 let found = checkpoint(open.db, &projection)?;
                 found.state.check_running(&projection)?;
                 found.check_aggregate_order(&projection)?;
+                refuse_if_paused(open.db, &projection, found.paused)?;
                 open.db.prepare_cached(BEGIN_PER_AGGREGATE)?.execute([projection.as_str()])?;
                 call.block_on(work(open.db))?.map_err(classify_work)?;
                 open.commit()

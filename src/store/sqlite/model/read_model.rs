@@ -12,16 +12,18 @@ use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId};
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::read_model::{ReadModel, Work};
+use crate::store::model::skipped::Skipped;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::convert::{event_id_to_sql, to_sql};
 use crate::store::sqlite::error::classify_work;
 use crate::store::sqlite::health;
 use crate::store::sqlite::model::checkpoint::{
-    FORGET_PARKED, FORGET_PROGRESS, RESET_START, checkpoint, names, projections, set_checkpoint,
+    FORGET_PARKED, FORGET_PROGRESS, RESET_START, SET_INLINE, checkpoint, names, projections, set_checkpoint,
 };
 use crate::store::sqlite::model::parking::{RETRY, park, parked, parked_at};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
@@ -177,6 +179,7 @@ impl ReadModel for SqliteReadModel {
                 call.block_on(work(open.db))?.map_err(classify_work)?;
                 step.parking.iter().try_for_each(|change| park(open.db, &step.projection, change))?;
                 set_checkpoint(open.db, &step.projection, step.to, step.changes_after())?;
+                open.db.prepare_cached(SET_INLINE)?.execute((step.projection.as_str(), false))?;
                 open.commit()
             })
             .await
@@ -214,6 +217,27 @@ impl ReadModel for SqliteReadModel {
 
     async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool> {
         self.change_processor(projection, processor, Change::Forget).await
+    }
+
+    async fn intervene(&self, projection: &ProjectionName, intervention: Intervention, by: &By) -> Result<bool> {
+        self.change_as(projection, &intervention, by).await
+    }
+
+    async fn paused(&self, projection: &ProjectionName) -> Result<Option<Pause>> {
+        self.pause_of(projection).await
+    }
+
+    async fn skipped(
+        &self,
+        projection: &ProjectionName,
+        stream: Option<&StreamId>,
+        limit: usize,
+    ) -> Result<Vec<Skipped>> {
+        self.skipped_of(projection, stream, limit).await
+    }
+
+    async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        self.audit_before(limit, before).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Connection>) -> Result<()> {
