@@ -116,9 +116,9 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
         }
         events.iter().try_for_each(|event| self.wanted.check(event))?;
         let call = self.projection.clone().decode(&events.iter().collect::<Vec<_>>())?;
-        events
-            .iter()
-            .for_each(|event| self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version));
+        for event in events {
+            self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version);
+        }
         let failed = failure(&self.name, first);
         let (applied, took) = apply(call, tx, self.longest_call, failed).await;
         self.report().took = took;
