@@ -1,4 +1,4 @@
-//! What commands, workers, relays, brokers and tasks record.
+//! The metrics of commands, workers, relays, brokers and tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

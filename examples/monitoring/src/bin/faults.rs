@@ -79,7 +79,7 @@ fn options(retries: u32) -> WorkerOptions {
     WorkerOptions::new().with_retries(0).with_parking(parking)
 }
 
-/// What a repair needs.
+/// The handles for a repair.
 struct Planted {
     log: SqliteStore,
     models: SqliteReadModel,
