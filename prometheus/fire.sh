@@ -101,7 +101,12 @@ wait_until() {
 }
 first_fired() { [ -n "${fired[RetellNotObserved]:-}" ]; }
 all_fired() { [ "${#fired[@]}" = "${#faults[@]}" ]; }
-none_fires() { [ -z "$(firing)" ]; }
+all_resolved() {
+  local fault
+  for fault in "${faults[@]}"; do
+    if [ -z "${resolved[${fault%%:*}]:-}" ]; then return 1; fi
+  done
+}
 
 failed=0
 wait_until first_fired 120 || failed=1
@@ -113,7 +118,7 @@ exec 4>"$folder/commands"
 wait_until all_fired 300 || failed=1
 repaired=$((SECONDS - began))
 echo repair >&4
-wait_until none_fires 300 || failed=1
+wait_until all_resolved 300 || failed=1
 echo end >&4
 
 printf '\n%-26s %-38s %-9s %s\n' alert fault "fires (s)" "resolved (s)"

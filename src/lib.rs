@@ -130,6 +130,7 @@ pub mod docs {
         page!(d0028_export, "docs/decisions/0028-export.md");
         page!(d0029_golden_payloads, "docs/decisions/0029-golden-payloads.md");
         page!(d0030_names_and_splits, "docs/decisions/0030-names-and-splits.md");
+        page!(d0031_processors, "docs/decisions/0031-processors.md");
         page!(d0032_traces, "docs/decisions/0032-traces.md");
         page!(d0033_metrics, "docs/decisions/0033-metrics.md");
         page!(d0034_command_line, "docs/decisions/0034-command-line.md");

@@ -151,14 +151,13 @@ impl Observer {
     pub async fn observe(&mut self) -> Result<Report> {
         let limit = self.options.limit;
         let read = within(limit, (self.read)()).await;
-        match &read {
-            Ok(report) => self.gauges.show(report),
-            Err(_) => {
-                self.gauges.failed.increment(1);
-                // While commits get no positions, the head may not be readable, and the number of these commits tells why.
-                if let Ok(unsequenced) = within(limit, (self.count)()).await {
-                    self.gauges.show_unsequenced(unsequenced, None);
-                }
+        if let Ok(report) = &read {
+            self.gauges.show(report);
+        } else {
+            self.gauges.failed.increment(1);
+            // While commits get no positions, the head may not be readable, and the number of these commits tells why.
+            if let Ok(unsequenced) = within(limit, (self.count)()).await {
+                self.gauges.show_unsequenced(unsequenced, None);
             }
         }
         read
@@ -309,7 +308,7 @@ impl ProcessorGauges {
     }
 
     fn show(&mut self, processor: &Processor, due: u64) {
-        let state = if processor.history_changed { "history_changed" } else { processor.state.as_str() };
+        let state = state(processor);
         if self.state.as_ref().is_none_or(|(known, _)| *known != state) {
             self.leave_state();
             self.state = Some((state, PROCESSOR_STATE.gauge(&[&self.name, state])));
@@ -339,6 +338,11 @@ impl ProcessorGauges {
             gauge.set(0.0);
         }
     }
+}
+
+/// Returns the label of a processor's state.
+fn state(processor: &Processor) -> &'static str {
+    if processor.history_changed { "history_changed" } else { processor.state.as_str() }
 }
 
 struct RelayGauges {

@@ -315,9 +315,9 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
         let failed = failure(&self.name, first);
         events.iter().try_for_each(|event| self.wanted.check(event))?;
         let call = self.job.projection.clone().decode(events)?;
-        events
-            .iter()
-            .for_each(|event| self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version));
+        for event in events {
+            self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version);
+        }
         let (limit, took) = (self.job.options.longest_call, self.order.took.clone());
         let span = call_span(&Span::current(), &self.name, events, self.continues_traces());
         Ok(Box::new(move |tx| {

@@ -85,10 +85,10 @@ fn gauges_follow_the_report() {
         let parked = value(&all, "retell_parked{processor=fragile}") + value(&all, "retell_dead{processor=fragile}");
         assert_eq!((parked, fragile.parked.waiting.count + fragile.parked.dead.count), (1.0, 1));
         assert!(value(&all, "retell_lag_events{processor=lost}").is_nan(), "how far it is behind is unknown");
-        let observed = value(&all, "retell_observed_timestamp_seconds{log=meters}");
+        let seen_at = value(&all, "retell_observed_timestamp_seconds{log=meters}");
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
         let expected = report.at.timestamp() as f64;
-        assert!((observed - expected).abs() <= 1.0, "{observed} is not {expected}");
+        assert!((seen_at - expected).abs() <= 1.0, "{seen_at} is not {expected}");
 
         // A state that is over does not stay.
         models.reset(&name("lost"), Mark::START, nothing()).await.unwrap();

@@ -16,8 +16,8 @@ pub(crate) struct ReadV1 {
     kilowatts: u64,
 }
 
-fn read_v1(old: ReadV1) -> Read {
-    Read { watts: old.kilowatts * 1_000 }
+fn read_v1(ReadV1 { kilowatts }: ReadV1) -> Read {
+    Read { watts: kilowatts * 1_000 }
 }
 
 #[derive(Aggregate, Clone, Default)]

@@ -123,9 +123,9 @@ impl<Tx: Send + ?Sized + 'static> Attempt<Tx> {
         events.iter().try_for_each(|event| self.wanted.check(event))?;
         let borrowed: Vec<_> = events.iter().collect();
         let call = self.projection.clone().decode(&borrowed)?;
-        events
-            .iter()
-            .for_each(|event| self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version));
+        for event in events {
+            self.meter.upcasts.decoded(event.event.event_type.as_str(), event.event.schema_version);
+        }
         let failed = failure(&self.name, first);
         let span = call_span(&self.span, &self.name, &borrowed, self.continues_traces);
         let (applied, took) = apply(call, tx, self.longest_call, failed, span).await;

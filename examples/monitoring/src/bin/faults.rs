@@ -79,7 +79,7 @@ fn options(retries: u32) -> WorkerOptions {
     WorkerOptions::new().with_retries(0).with_parking(parking)
 }
 
-/// What a repair needs.
+/// The handles for a repair.
 struct Planted {
     log: SqliteStore,
     models: SqliteReadModel,
@@ -127,7 +127,7 @@ impl Planted {
         metrics::gauge!(PROCESSOR_STATE.name, "processor" => "paused", "state" => "paused").set(0.0);
         let again = SqliteReadModel::open(folder.join("other.db")).await.unwrap();
         observe(log.clone(), again, "unreadable");
-        for projection in ["lagging", "foreign"] {
+        for projection in ["lagging", "foreign", "reminders"] {
             let worker = Worker::new(Poisoned(projection), log.clone(), models.clone());
             tokio::spawn(async move { worker.run(CancellationToken::new()).await });
         }
@@ -142,11 +142,11 @@ async fn relay(log: SqliteStore) {
     if is_broken() {
         // It publishes once, and then no process does.
         let (stopped, mut published) = (stop.clone(), relay.published());
-        let publishes = async move {
+        let once = async move {
             published.wait_for(|position| position.get() > 0).await.unwrap();
             stopped.cancel();
         };
-        let (ended, ()) = tokio::join!(relay.run(stop), publishes);
+        let (ended, ()) = tokio::join!(relay.run(stop), once);
         ended.unwrap();
     } else {
         relay.run(stop).await.unwrap();
