@@ -177,7 +177,7 @@ CREATE INDEX retell_parked_from ON retell_parked (projection, from_position);
 
 -- The events that operators have skipped in a projection. Only inserted into: the last row of an event counts.
 CREATE TABLE retell_skipped (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     shared_name TEXT NOT NULL, -- the projection, or the view whose generations share the row
     projection TEXT NOT NULL,
     aggregate_type TEXT NOT NULL,
@@ -196,7 +196,7 @@ CREATE INDEX retell_skipped_stream ON retell_skipped (shared_name, aggregate_typ
 
 -- The changes that operators have made. Written in the transactions of the changes, and only inserted into.
 CREATE TABLE retell_audit (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     at INTEGER NOT NULL, -- microseconds since 1970
     who TEXT NOT NULL,
     action TEXT NOT NULL,

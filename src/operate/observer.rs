@@ -342,7 +342,11 @@ impl ProcessorGauges {
 
 /// Returns the label of a processor's state.
 fn state(processor: &Processor) -> &'static str {
-    if processor.history_changed { "history_changed" } else { processor.state.as_str() }
+    match processor {
+        Processor { history_changed: true, .. } => "history_changed",
+        Processor { paused: Some(_), .. } => "paused",
+        _ => processor.state.as_str(),
+    }
 }
 
 struct RelayGauges {

@@ -138,8 +138,8 @@ where
         let appended = count.load(Ordering::SeqCst);
         for worker in &mut workers {
             let status = worker.until("a worker notices the pause", is_paused).await;
-            let waiting = status.waits.iter().find(|waiting| waiting.on == Wait::Paused).unwrap();
-            assert_eq!(waiting.note.as_deref(), Some("ada: the table is copied"));
+            let pause = status.waits.iter().find(|waiting| waiting.on == Wait::Paused).unwrap();
+            assert_eq!(pause.note.as_deref(), Some("ada: the table is copied"));
         }
         let more = async {
             while count.load(Ordering::SeqCst) < appended + 20 {
