@@ -169,7 +169,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
         Ok(Self {
             job,
             order,
-            wanted: Wanted::by(job.projection.filter()?, job.projection.state()).into(),
+            wanted: Wanted::by(job.projection.filter()?, job.projection.state().as_ref()).into(),
             known_changes: 0,
             begins_after: Mark::START,
             applied: Mark::START,

@@ -23,8 +23,8 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Creates the events of this release alone.
-    pub(crate) fn by(filter: Filter, state: Option<Type>) -> Self {
-        let own = RegisteredProcessor::of_this_program(filter, state.as_ref());
+    pub(crate) fn by(filter: Filter, state: Option<&Type>) -> Self {
+        let own = RegisteredProcessor::of_this_program(filter, state);
         Self { query: own.filter.clone(), own, newest: None, skips: Skips::default() }
     }
 

@@ -119,7 +119,7 @@ async fn announced_messages_have_the_context_as_headers() {
     counters.execute("a", Add(vec![1])).instrument(info_span!("request")).await.unwrap();
     let relay = Relay::announcing(log.clone(), kept.clone()).with_checkpoint(log.clone(), "headers");
     let (stop, mut published) = (CancellationToken::new(), relay.published());
-    let (ended, _) = tokio::join!(relay.run(stop.clone()), async {
+    let (ended, ()) = tokio::join!(relay.run(stop.clone()), async {
         published.wait_for(|position| position.get() == 2).await.unwrap();
         stop.cancel();
     });
