@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use retell::operate::EventRef;
+use retell::store::By;
 use retell::{DateTime, EventId, Position, ProjectionName, StreamId, Utc, Version};
 
 /// The end of `retell --help`.
@@ -82,9 +83,35 @@ pub(crate) enum Command {
     Show(Show),
     /// Show the newest events of the log
     Tail(Tail),
-    /// List, show and retry parked aggregates
+    /// List, show and retry parked aggregates, or skip an event
     #[command(subcommand)]
     Parked(Parked),
+    /// Stop the workers of a projection, view, reaction or process, in every process
+    Pause {
+        processor: ProjectionName,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// End a pause
+    Resume {
+        processor: ProjectionName,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// List what operators have changed, the newest first
+    Audit {
+        /// The most changes, up to 1,000
+        #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
+        lines: usize,
+    },
+    /// Look for settings, rights and transactions that would break a promise
+    Doctor(Doctor),
+    /// Read the whole log, and look for events that are missing, moved, damaged or changed
+    Verify {
+        /// Continue after this position
+        #[arg(long, value_name = "POSITION", default_value = "0")]
+        after: Position,
+    },
     /// List, check, compare and export the shapes of events that programs have registered with the log
     #[command(subcommand)]
     Schema(Schema),
@@ -104,6 +131,12 @@ impl Command {
             Self::Parked(Parked::List { .. }) => "parked list",
             Self::Parked(Parked::Show { .. }) => "parked show",
             Self::Parked(Parked::Retry(_)) => "parked retry",
+            Self::Parked(Parked::Skip { .. }) => "parked skip",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
+            Self::Audit { .. } => "audit",
+            Self::Doctor(_) => "doctor",
+            Self::Verify { .. } => "verify",
             Self::Schema(Schema::List) => "schema list",
             Self::Schema(Schema::Check { .. }) => "schema check",
             Self::Schema(Schema::Diff { .. }) => "schema diff",
@@ -227,6 +260,65 @@ pub(crate) enum Parked {
     },
     /// Retry parked aggregates now, with a fresh retry budget
     Retry(Retry),
+    /// Pass over the event that failed, now and in every replay
+    Skip {
+        processor: ProjectionName,
+        /// The aggregate: TYPE/ID
+        #[arg(value_parser = stream)]
+        aggregate: StreamId,
+        /// The version of the event that failed
+        version: Version,
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+/// Who changes something, and why.
+#[derive(Debug, Args)]
+pub(crate) struct Because {
+    /// Why, for `audit`
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    who: Who,
+    /// Do it without a question
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+impl Because {
+    pub(crate) fn by(&self) -> By {
+        self.who.because(&self.reason)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Who {
+    /// Who, for `audit`
+    #[arg(long = "as", value_name = "NAME", env = "USER", default_value = "unknown", hide_env_values = true)]
+    name: String,
+}
+
+impl Who {
+    pub(crate) fn because(&self, reason: &str) -> By {
+        By::new(&self.name, reason)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Find fault with a transaction that is open for longer
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub(crate) patience: NonZeroU64,
+    /// Show which processors and relays are ahead of a log that was restored
+    #[arg(long)]
+    pub(crate) after_restore: bool,
+    /// Set back those that are ahead. Stop their workers first, and rebuild their views afterward
+    #[arg(long, requires = "after_restore")]
+    pub(crate) set_back: bool,
+    /// Do it without a question
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -244,6 +336,11 @@ pub(crate) struct Retry {
     /// Only those whose error matches
     #[arg(long, value_name = "GLOB", requires = "all")]
     pub(crate) error: Option<String>,
+    /// Why, for `audit`
+    #[arg(long, value_name = "TEXT", default_value = "retry")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) who: Who,
     /// Show what would be retried, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Subcommand};
-use retell::store::{DeadlineStore, EventStore, RelayStore, ViewStore};
+use retell::operate::Examine;
+use retell::store::{DeadlineStore, EventStore, Inspect, RelayStore, ViewStore};
 use retell::{Aggregate, Rebuild, Repository, View};
 use serde::Serialize;
 
@@ -99,7 +100,11 @@ impl Cli {
     }
 
     /// Uses these stores, unless `--store` names others. They stay open.
-    pub fn with_stores(mut self, log: impl EventStore + RelayStore, models: impl ViewStore + DeadlineStore) -> Self {
+    pub fn with_stores(
+        mut self,
+        log: impl EventStore + RelayStore + Inspect + Examine,
+        models: impl ViewStore + DeadlineStore,
+    ) -> Self {
         self.stores = Some(Stores { log: Arc::new(log), models: Arc::new(models) });
         self
     }

@@ -123,7 +123,7 @@ impl Failure {
 fn of_store(error: &Error) -> Exit {
     match error.kind() {
         ErrorKind::Invalid(_) | ErrorKind::NotMigrated { .. } | ErrorKind::UnknownProjection { .. } => Exit::Usage,
-        ErrorKind::HistoryChanged { .. } => Exit::Finding,
+        ErrorKind::HistoryChanged { .. } | ErrorKind::NotParked { .. } => Exit::Finding,
         _ if error.is_transient() => Exit::TryAgain,
         _ => Exit::Unavailable,
     }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use retell::async_trait;
 use retell::error::Result;
-use retell::operate::{self, EventRef, List, Report, Why};
-use retell::store::{DeadlineStore, EventStore, Parked, ReadModel, RelayStore, ViewStore};
-use retell::{ProjectionName, StreamId};
+use retell::operate::{self, EventRef, Examine, Follower, List, Places, Report, Verified, VerifyOptions, Why};
+use retell::store::{AuditEntry, By, DeadlineStore, EventStore, Inspect, Parked, ReadModel, RelayStore, ViewStore};
+use retell::{Position, ProjectionName, StreamId, Version};
 
 /// A log.
-pub(crate) trait Log: EventStore + RelayStore {}
+pub(crate) trait Log: EventStore + RelayStore + Inspect + Examine {}
 
-impl<L: EventStore + RelayStore> Log for L {}
+impl<L: EventStore + RelayStore + Inspect + Examine> Log for L {}
 
 /// Read models of any store.
 #[async_trait]
@@ -30,7 +30,28 @@ pub(crate) trait Models: Send + Sync {
 
     async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>>;
 
-    async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId) -> Result<bool>;
+    async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId, by: &By) -> Result<bool>;
+
+    async fn skip_parked(
+        &self,
+        log: &dyn Log,
+        processor: &ProjectionName,
+        event: (&StreamId, Version),
+        by: &By,
+    ) -> Result<bool>;
+
+    async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
+
+    async fn resume(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
+
+    /// Returns the newest changes of operators.
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>>;
+
+    async fn verify(&self, log: &dyn Log, options: VerifyOptions) -> Result<Verified>;
+
+    async fn after_restore(&self, log: &dyn Log) -> Result<Places>;
+
+    async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position>;
 
     async fn close(&self) -> Result<()>;
 }
@@ -61,8 +82,42 @@ impl<M: ViewStore + DeadlineStore> Models for M {
         ReadModel::parked(self, processor, stream, limit).await
     }
 
-    async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId) -> Result<bool> {
-        ReadModel::retry_parked(self, processor, stream).await
+    async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId, by: &By) -> Result<bool> {
+        operate::retry_parked(self, processor, stream, by).await
+    }
+
+    async fn skip_parked(
+        &self,
+        log: &dyn Log,
+        processor: &ProjectionName,
+        event: (&StreamId, Version),
+        by: &By,
+    ) -> Result<bool> {
+        operate::skip_parked(log, self, processor, event, by).await
+    }
+
+    async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool> {
+        operate::pause(self, processor, by).await
+    }
+
+    async fn resume(&self, processor: &ProjectionName, by: &By) -> Result<bool> {
+        operate::resume(self, processor, by).await
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>> {
+        operate::audit(self, limit, None).await
+    }
+
+    async fn verify(&self, log: &dyn Log, options: VerifyOptions) -> Result<Verified> {
+        operate::verify(log, self, options).await
+    }
+
+    async fn after_restore(&self, log: &dyn Log) -> Result<Places> {
+        operate::after_restore(log, self).await
+    }
+
+    async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position> {
+        operate::set_back(log, self, follower).await
     }
 
     async fn close(&self) -> Result<()> {

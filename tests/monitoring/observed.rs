@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use retell::event::NewEvent;
 use retell::operate::{Observer, ObserverOptions};
-use retell::store::{Deadline, DeadlineChange, Step, Work};
+use retell::store::{By, Deadline, DeadlineChange, Step, Work};
 use retell::{
     AggregateId, Append, BoxError, DeadlineStore, ErrorKind, EventId, EventStore, ExpectedVersion, Mark, MemoryStore,
     Position, PostgresStore, ProjectionName, ReadModel, RelayStore, SqliteReadModel, SqliteStore, StreamId, Utc, Uuid,
@@ -93,6 +93,7 @@ fn gauges_follow_the_report() {
         // A state that is over does not stay.
         models.reset(&name("lost"), Mark::START, nothing()).await.unwrap();
         log.release_lease("main", leader).await.unwrap();
+        models.pause(&name("fragile"), &By::new("ada", "a repair")).await.unwrap();
         observer.observe().await.unwrap();
         assert_values(
             &recorded.all(),
@@ -101,6 +102,8 @@ fn gauges_follow_the_report() {
                 ("retell_processor_state{processor=lost,state=running}", 1.0),
                 ("retell_lag_events{processor=lost}", 5.0),
                 ("retell_relay_leader{relay=main}", 0.0),
+                ("retell_processor_state{processor=fragile,state=running}", 0.0),
+                ("retell_processor_state{processor=fragile,state=paused}", 1.0),
             ],
         );
     });

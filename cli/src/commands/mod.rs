@@ -1,7 +1,9 @@
 //! The commands. Each one makes an answer, and prints nothing.
 
+mod change;
 pub(crate) mod completions;
 mod confirm;
+mod doctor;
 mod event;
 mod parked;
 mod retry;
@@ -10,6 +12,7 @@ mod show;
 mod status;
 mod tail;
 pub(crate) mod typed;
+mod verify;
 mod why;
 
 use std::time::Duration;
@@ -57,6 +60,15 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         Command::Parked(Parked::List { processor }) => parked::list(session, processor.as_ref()).await?,
         Command::Parked(Parked::Show { processor, aggregate }) => parked::show(session, processor, aggregate).await?,
         Command::Parked(Parked::Retry(retry)) => retry::answer(session, retry).await?,
+        Command::Parked(Parked::Skip { processor, aggregate, version, because }) => {
+            change::skip(session, processor, (aggregate, *version), because).await?
+        }
+        Command::Pause { processor, because } => change::pause(session, processor, because).await?,
+        Command::Resume { processor, because } => change::resume(session, processor, because).await?,
+        Command::Audit { lines } => change::audit(session, *lines).await?,
+        Command::Doctor(doctor) if doctor.after_restore => doctor::after_restore(session, doctor).await?,
+        Command::Doctor(doctor) => doctor::answer(session, doctor).await?,
+        Command::Verify { after } => verify::answer(session, *after).await?,
         Command::Schema(schema) => schema::answer(session, schema).await?,
         Command::Completions { .. } => return Ok(Exit::Good),
     };

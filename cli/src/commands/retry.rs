@@ -1,6 +1,6 @@
 //! `retell parked retry`.
 
-use retell::store::EventReaderExt;
+use retell::store::{By, EventReaderExt};
 use serde::Serialize;
 use serde_json::json;
 
@@ -49,7 +49,7 @@ pub(super) async fn answer(session: &Session, retry: &Retry) -> Result<Answer, F
         return Answer::new(&json!({ "dry_run": retry.dry_run, "items": items }), page, diagnostics);
     }
     confirm(&format!("retry {} of {}", of(chosen.len()), retry.processor), retry.yes)?;
-    carry_out(session, &chosen, page, diagnostics).await
+    carry_out(session, &chosen, &retry.who.because(&retry.reason), page, diagnostics).await
 }
 
 async fn is_wanted(session: &Session, retry: &Retry, row: &Row) -> Result<bool, Failure> {
@@ -64,12 +64,13 @@ async fn is_wanted(session: &Session, retry: &Retry, row: &Row) -> Result<bool, 
 async fn carry_out(
     session: &Session,
     chosen: &[Row],
+    by: &By,
     mut page: Page,
     mut diagnostics: Vec<Diagnostic>,
 ) -> Result<Answer, Failure> {
     let (mut items, mut done, mut failed) = (Vec::new(), 0, None);
     for row in chosen {
-        let call = session.stores.models.retry_parked(&row.processor, &row.stream);
+        let call = session.stores.models.retry_parked(&row.processor, &row.stream, by);
         let outcome = match session.call("retry a parked aggregate", call).await {
             Ok(true) => Outcome::Retried,
             Ok(false) => Outcome::NotParked,

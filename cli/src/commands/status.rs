@@ -76,11 +76,20 @@ fn of_processor(processor: &Processor, limits: &Status) -> Vec<Diagnostic> {
         found.push(Diagnostic::finding("history_changed", format!("{name}: {text}")));
     }
     found.extend(processor.lag.and_then(|lag| behind(name.as_str(), lag, limits)));
+    if let Some(pause) = &processor.paused {
+        let text = format!("{name}: paused by {} since {}: {}", pause.by.who, time(pause.since), pause.by.reason);
+        found.push(Diagnostic::finding("paused", text));
+    }
     if parked.waiting.count + parked.dead.count > 0 {
         let (waiting, dead) = (at_least(parked.waiting), at_least(parked.dead));
         let text = format!("{name}: has parked aggregates, {waiting} retried and {dead} given up");
         found.push(Diagnostic::finding("parked", text));
     }
+    // An operator has decided it, so it is no finding.
+    found.extend(processor.skipped.items.iter().map(|skipped| {
+        let (event, by) = (format!("version {} of {}", skipped.version, skipped.stream), &skipped.by);
+        Diagnostic::note("skipped", format!("{name}: skips {event}, by {}: {}", by.who, by.reason))
+    }));
     found
 }
 
@@ -156,6 +165,7 @@ fn relay(relay: &RelayPlace) -> Vec<String> {
 fn processor(processor: &Processor) -> Vec<String> {
     let state = match (processor.state, processor.order) {
         _ if processor.history_changed => "other history",
+        _ if processor.paused.is_some() => "paused",
         (ProjectionState::Running, Order::Log) => "log order",
         (ProjectionState::Running, Order::Aggregate) => "per aggregate",
         (ProjectionState::Inline, _) => "inline",

@@ -2,6 +2,7 @@
 
 use retell::ProjectionName;
 use retell::operate::{Answer as Told, EventRef, List, Located, ParkedAggregate, Why};
+use retell::store::Pause;
 use serde_json::Value;
 
 use crate::commands::{count, time};
@@ -71,6 +72,13 @@ fn told(answer: &Told) -> (&'static str, String) {
             ("not wanted", format!("it reads {}", [types, aggregates].concat().join(" ")))
         }
         Told::Applied => ("applied", String::new()),
+        Told::Skipped { skipped } => {
+            ("skipped", format!("by {} at {}: {}", skipped.by.who, time(skipped.at), skipped.by.reason))
+        }
+        Told::Paused { paused, checkpoint, .. } => {
+            let Pause { since, by, .. } = paused;
+            ("paused", format!("it is at {checkpoint}, by {} since {}: {}", by.who, time(*since), by.reason))
+        }
         Told::Parked { failed } => ("parked", parked(failed)),
         Told::Behind { failed } => ("behind a parked event", parked(failed)),
         Told::NotReached { checkpoint, events } => {

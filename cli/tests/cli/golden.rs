@@ -11,7 +11,7 @@ use crate::databases::{Database, Place};
 use crate::tool::Tool;
 
 /// The commands of each file, in this order.
-const CASES: [(&str, &[&str]); 9] = [
+const CASES: [(&str, &[&str]); 11] = [
     ("status", &["status", "status --max-age 1000000000 --max-lag 3", "status --max-lag 100"]),
     ("why", &["why 2", "why 3 totals", "why 00000000-0000-0000-0000-000000000004 audit", "why 99", "why 2 unknown"]),
     ("event", &["event 1", "event 7", "event 8", "event 9", "event 10", "event 11", "event 99", "event scale"]),
@@ -80,6 +80,37 @@ const CASES: [(&str, &[&str]); 9] = [
             "schema export asyncapi --title Shop --interface-version 2.0.0",
         ],
     ),
+    (
+        "change",
+        &[
+            "pause totals --reason repair --as ada",
+            "pause totals --as ada --yes",
+            "pause totals --reason repair --as ada --yes",
+            "pause unknown --reason repair --as ada --yes",
+            "why 6 totals",
+            "status --max-age 1000000000",
+            "resume totals --reason repaired --as ada --yes",
+            "parked skip totals order/1 2 --reason poison --as ada",
+            "parked skip totals order/1 1 --reason poison --as ada --yes",
+            "parked skip totals order/1 2 --reason poison --as ada --yes",
+            "why 2 totals",
+            "status --max-age 1000000000",
+            "audit",
+            "audit -n 1",
+        ],
+    ),
+    (
+        "restored",
+        &[
+            "verify",
+            "verify --after 11",
+            "doctor --after-restore",
+            "doctor --set-back",
+            "doctor --after-restore --set-back",
+            "doctor --after-restore --set-back --yes",
+            "doctor --after-restore",
+        ],
+    ),
 ];
 
 const LOCK: &str = "\
@@ -135,6 +166,25 @@ pub(crate) async fn each_command_prints_its_golden_output(database: &Database) {
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// The findings depend on the server, so there is no golden output.
+pub(crate) async fn doctor_names_a_cure_for_each_finding(database: &Database) {
+    crate::planted(database).await;
+    let tool = Tool::of(&database.place);
+    let ran = tool.run(["doctor", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(answer["command"], "doctor", "{}", ran.stdout);
+    let parts = answer["data"]["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), 1, "{}", ran.stdout);
+    let is_seen = |severity: &str| ["broken", "risk", "unknown"].contains(&severity);
+    let findings = parts[0]["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|finding| finding["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty())));
+    let needs_attention = findings.iter().any(|finding| is_seen(finding["severity"].as_str().unwrap()));
+    assert_eq!(ran.exit, i32::from(needs_attention), "{}", ran.stdout);
+    let plain = tool.run(["doctor"]);
+    let lines = |begin: &str| plain.stdout.lines().filter(|line| line.starts_with(begin)).count();
+    assert_eq!((plain.exit, lines("    do: ")), (ran.exit, findings.len()), "{}", plain.stdout);
 }
 
 fn file(name: &str) -> PathBuf {

@@ -75,5 +75,6 @@ on_each_store!(
     super::golden::each_command_prints_its_golden_output as each_command_prints_its_golden_output,
     super::opening::empty_database_is_refused_and_stays_empty as empty_database_is_refused_and_stays_empty,
     super::opening::other_schema_is_refused as other_schema_is_refused,
+    super::golden::doctor_names_a_cure_for_each_finding as doctor_names_a_cure_for_each_finding,
     super::streaming::tail_follows_the_log as tail_follows_the_log,
 );

@@ -12,9 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use retell::metrics::PROCESSOR_STATE;
 use retell::operate::{Observer, ObserverOptions};
-use retell::store::{Deadline, DeadlineChange, RegisteredProcessor, Step, Work};
+use retell::store::{By, Deadline, DeadlineChange, RegisteredProcessor, Step, Work};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
     AggregateId, App, Codec, DeadlineStore, EventId, EventType, Mark, PostgresOptions, ProjectionName, RabbitMqBroker,
@@ -110,8 +109,8 @@ async fn plant(log: SqliteStore, models: SqliteReadModel, folder: PathBuf) -> Pl
     let event = NewEvent::stored(EventId::generate(), replaced, 1, Codec::Json, "{}".into());
     let stream = StreamId::parse("meter", "m-9").unwrap();
     log.append(Append::new(stream, ExpectedVersion::Any, vec![event])).await.unwrap();
-    // No API pauses a processor in this release, so the gauge is set by hand.
-    metrics::gauge!(PROCESSOR_STATE.name, "processor" => "paused", "state" => "paused").set(1.0);
+    models.commit(Step::new(&name("paused"), Position::ZERO, Position::new(5)), nothing()).await.unwrap();
+    assert!(models.pause(&name("paused"), &By::new("faults", "forgotten")).await.unwrap());
     Planted { log, models, newer, deadline, folder }
 }
 
@@ -124,7 +123,7 @@ impl Planted {
         models.settle_deadlines(&name("reminders"), &[DeadlineChange::End(*deadline)]).await.unwrap();
         models.reset(&name("foreign"), Mark::START, nothing()).await.unwrap();
         models.forget_processor(&name("older"), newer).await.unwrap();
-        metrics::gauge!(PROCESSOR_STATE.name, "processor" => "paused", "state" => "paused").set(0.0);
+        assert!(models.resume(&name("paused"), &By::new("faults", "remembered")).await.unwrap());
         let again = SqliteReadModel::open(folder.join("other.db")).await.unwrap();
         observe(log.clone(), again, "unreadable");
         for projection in ["lagging", "foreign", "reminders"] {
