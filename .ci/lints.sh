@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR=target/lints
 
 # No feature, each driver alone, and all together.
-for features in "" sqlite postgres mysql rabbitmq macros,rust_decimal,testing,zstd; do
+for features in "" sqlite postgres mysql rabbitmq opentelemetry macros,rust_decimal,testing,zstd; do
   cargo clippy --quiet -p retell --lib --no-default-features --features "$features" -- -D warnings
 done
 # The shop has code of its own for each server and broker.

@@ -273,10 +273,10 @@ pub(crate) enum Parked {
     },
 }
 
-/// Who changes something, and why.
+/// The operator of a change, with a reason.
 #[derive(Debug, Args)]
 pub(crate) struct Because {
-    /// Why, for `audit`
+    /// The reason, for `audit`
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
@@ -294,7 +294,7 @@ impl Because {
 
 #[derive(Debug, Args)]
 pub(crate) struct Who {
-    /// Who, for `audit`
+    /// The operator, for `audit`
     #[arg(long = "as", value_name = "NAME", env = "USER", default_value = "unknown", hide_env_values = true)]
     name: String,
 }
@@ -336,7 +336,7 @@ pub(crate) struct Retry {
     /// Only those whose error matches
     #[arg(long, value_name = "GLOB", requires = "all")]
     pub(crate) error: Option<String>,
-    /// Why, for `audit`
+    /// The reason, for `audit`
     #[arg(long, value_name = "TEXT", default_value = "retry")]
     pub(crate) reason: String,
     #[command(flatten)]

@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 use redb::WriteTransaction;
 use retell::store::{Deadline, DeadlineChange, DeadlineStore, driver};
-use retell::trace::TraceContext;
 use retell::{AggregateId, BoxError, CorrelationId, ProjectionName, Result, async_trait};
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ use crate::rows::{Saved, key, number, rows};
 
 /// `deadline`, process, id -> key, name, time in microseconds, correlation id, trace, attempts, last error. The index has `due`, process, time,
 /// id -> nothing.
-type Row = (AggregateId, String, i64, Option<CorrelationId>, Option<TraceContext>, u32, String);
+type Row = (AggregateId, String, i64, Option<CorrelationId>, Option<retell::trace::TraceContext>, u32, String);
 
 #[async_trait]
 impl DeadlineStore for RedbReadModel {
@@ -56,9 +55,8 @@ impl DeadlineStore for RedbReadModel {
         let (process, error, until) = (process.clone(), error.to_owned(), until.timestamp_micros());
         let postpone = move |tx: &mut WriteTransaction| {
             let (mut rows, place) = (rows(tx)?, key!("deadline", process, id.to_string()));
-            let Some((key, name, at, correlation, trace, attempts, _)) = rows.remove::<Row>(&place)? else {
-                return Ok(());
-            };
+            let Some(row) = rows.remove::<Row>(&place)? else { return Ok(()) };
+            let (key, name, at, correlation, trace, attempts, _) = row;
             rows.remove::<()>(&due(&process, at, id))?;
             rows.put(&due(&process, until, id), &())?;
             rows.put::<Row>(&place, &(key, name, until, correlation, trace, attempts + 1, error))

@@ -258,7 +258,7 @@ pub trait ReadModel: Send + Sync + 'static {
     /// # Examples
     /// ```
     /// use retell::store::{By, Step};
-    /// use retell::{ErrorKind, ProjectionName, prelude::*};
+    /// use retell::{ErrorKind, ProjectionName, ReadModel, prelude::*};
     ///
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
     /// let (models, totals) = (MemoryReadModel::new(), ProjectionName::new("totals")?);
