@@ -121,7 +121,7 @@ impl View for Odds {
     }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Shape)]
 struct Odd2(u64, Option<Flat>);
 
 fn recorded() -> RecordedEvent {
