@@ -54,7 +54,7 @@ macro_rules! metrics {
             };
         )*
 
-        /// All metrics, in the order of the [table](self#metrics).
+        /// All metrics, in the order of the [table](crate::metrics#metrics).
         pub const ALL: &[Metric] = &[$($constant),*];
     };
 }

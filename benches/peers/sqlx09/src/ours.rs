@@ -13,7 +13,7 @@ use retell::store::postgres::PostgresOptions;
 use retell::store::sqlite::{SqliteOptions, Synchronous};
 use retell::{
     Aggregate, Apply, Envelope, Event, EventReaderExt, EventStore, Filter, Handle, Position, PostgresReadModel, PostgresStore, Rebuild,
-    Repository, SqliteReadModel, SqliteStore, View, Views,
+    Repository, Shape, SqliteReadModel, SqliteStore, View, Views,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -90,19 +90,24 @@ impl Handle<Add> for KeptOrder {
     }
 }
 
+/// The state of a row. The type is that of all peers.
+#[derive(Debug, Default, Serialize, Deserialize, Shape)]
+#[serde(transparent)]
+struct Row(#[shape(opaque)] order::Order);
+
 struct Orders;
 
 impl View for Orders {
     const NAME: &'static str = "orders";
     type Event = OrderEvent;
-    type State = order::Order;
+    type State = Row;
 
     fn key(&self, event: &Envelope<OrderEvent>) -> Option<String> {
         Some(event.stream.aggregate_id().to_string())
     }
 
-    fn apply(&self, order: &mut order::Order, event: Envelope<OrderEvent>) {
-        event.event.fold(order);
+    fn apply(&self, row: &mut Row, event: Envelope<OrderEvent>) {
+        event.event.fold(&mut row.0);
     }
 }
 
@@ -225,5 +230,6 @@ impl Side for Ours {
             Database::Postgres(_, models) => Views::new(&Orders, models.clone()).get(&id).await.unwrap(),
             Database::Sqlite(_, models) => Views::new(&Orders, models.clone()).get(&id).await.unwrap(),
         }
+        .map(|row| row.0)
     }
 }
