@@ -1,6 +1,7 @@
 //! Compares a stored snapshot with the events that it stands for.
 
 use crate::aggregate::Aggregate;
+use crate::codec::tree::Tree;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::StoredEvent;
 use crate::id::{AggregateId, EventId, Version};
@@ -95,8 +96,7 @@ impl<A: Aggregate> Repository<A> {
 
 /// Compares two encoded states.
 fn equal(one: &[u8], other: &[u8]) -> bool {
-    let json = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-    one == other || json(one).is_some_and(|one| json(other) == Some(one))
+    one == other || Tree::parse(one).is_some_and(|one| Tree::parse(other) == Some(one))
 }
 
 #[cfg(test)]
@@ -107,6 +107,8 @@ mod tests {
     fn order_of_fields_does_not_count() {
         assert!(equal(br#"{"a":1,"b":2}"#, br#"{"b":2,"a":1}"#));
         assert!(!equal(br#"{"a":1,"b":2}"#, br#"{"b":2,"a":2}"#));
+        // As floats, the two are one number.
+        assert!(!equal(br#"{"a":18446744073709551617}"#, br#"{"a":18446744073709551618}"#));
         assert!(equal(b"\xff\x01", b"\xff\x01") && !equal(b"\xff\x01", b"\xff\x02"));
     }
 }
