@@ -157,7 +157,10 @@ impl Drop for Database {
         };
         // The test's own runtime is shutting down.
         let dropped = thread::spawn(move || Runtime::new().unwrap().block_on(dropped)).join();
-        assert!(dropped.is_ok() || thread::panicking(), "the test's database was not dropped");
+        if dropped.is_err() {
+            // The test has passed or failed before. The server is temporary, so the database disappears with it.
+            eprintln!("the test's database was not dropped");
+        }
     }
 }
 
