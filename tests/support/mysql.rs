@@ -83,7 +83,8 @@ impl Drop for Database {
                 mysql_sessions::end(&mut connection, &name).await;
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
-            // The test has passed or failed before. The server is temporary, so what is left of the database disappears with it.
+            // MariaDB sometimes keeps the file `retell_audit.TRG-` of a trigger if several sessions create triggers on a slow disk, and then
+            // the folder is never empty. The server is temporary, so what is left of the database disappears with it.
             eprintln!("{sql} fails: {error:?}");
         };
         // The test's own runtime is shutting down.
