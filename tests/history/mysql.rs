@@ -53,7 +53,10 @@ impl MySql {
 
     pub(crate) async fn remove(&self) {
         let database = format!("DROP DATABASE {}", self.name);
-        run(&mut self.connect().await.unwrap(), &database).await.unwrap();
+        // The server is temporary, so a failure is only reported.
+        if let Err(error) = run(&mut self.connect().await.unwrap(), &database).await {
+            eprintln!("{database} fails: {error}");
+        }
     }
 
     fn options(&self) -> MySqlConnectOptions {

@@ -25,7 +25,7 @@ impl Place {
     pub(crate) fn postgres() -> Self {
         let server = PgConnectOptions::from_str(&url("POSTGRES_URL")).expect("POSTGRES_URL is a URL");
         let place = Self::Postgres(server, fresh_name());
-        place.execute("CREATE DATABASE", "");
+        place.execute("CREATE DATABASE", "").expect("a database can be created");
         place
     }
 
@@ -33,14 +33,16 @@ impl Place {
     pub(crate) fn mysql() -> Self {
         let server = MySqlConnectOptions::from_str(&url("MYSQL_URL")).expect("MYSQL_URL is a URL");
         let place = Self::MySql(server, fresh_name());
-        place.execute("CREATE DATABASE", "");
+        place.execute("CREATE DATABASE", "").expect("a database can be created");
         place
     }
 
-    /// Drops the database.
+    /// Drops the database. The server is temporary, so a failure is only reported.
     pub(crate) fn remove(&self) {
         let rest = if matches!(self, Self::Postgres(..)) { " WITH (FORCE)" } else { "" };
-        self.execute("DROP DATABASE IF EXISTS", rest);
+        if let Err(error) = self.execute("DROP DATABASE IF EXISTS", rest) {
+            eprintln!("the database was not dropped: {error}");
+        }
     }
 
     /// Returns the arguments that point the shop to the log.
@@ -72,8 +74,8 @@ impl Place {
     }
 
     /// Runs `statement`, the name of the database and `rest` as one statement on its server.
-    fn execute(&self, statement: &str, rest: &str) {
-        let done = match self {
+    fn execute(&self, statement: &str, rest: &str) -> sqlx::Result<()> {
+        match self {
             Self::File(_) => Ok(()),
             Self::Postgres(server, name) => block_on(async {
                 let sql = AssertSqlSafe(format!("{statement} {name}{rest}"));
@@ -83,8 +85,7 @@ impl Place {
                 let sql = AssertSqlSafe(format!("{statement} {name}{rest}"));
                 sqlx::raw_sql(sql).execute(&mut server.connect().await?).await.map(drop)
             }),
-        };
-        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
     }
 }
 
