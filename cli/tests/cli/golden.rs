@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use regex::{Captures, Regex};
 use tempfile::TempDir;
 
 use crate::databases::{Database, Place};
+use crate::steady::steady;
 use crate::tool::Tool;
 
 /// The commands of each file, in this order.
@@ -195,18 +195,4 @@ fn first_difference(golden: &str, text: &str) -> String {
     let place = golden.lines().zip(text.lines()).take_while(|(one, other)| one == other).count();
     let around = |text: &str| text.lines().skip(place.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
     format!("line {}\nexpected:\n{}\nfound:\n{}", place + 1, around(golden), around(text))
-}
-
-/// Replaces what differs between two runs: times of the clock and ages. Columns are as wide as these.
-fn steady(text: &str) -> String {
-    let replace = |text: &str, pattern: &str, with: &dyn Fn(&Captures<'_>) -> String| {
-        Regex::new(pattern).unwrap().replace_all(text, with).into_owned()
-    };
-    let text = replace(text, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", &|found| match &found[0] {
-        planted if planted.starts_with("2023-11-14T22:") => planted.to_owned(),
-        _ => "<time>".to_owned(),
-    });
-    let text = replace(&text, r"\b\d+ (?:s|min|h|d)\b", &|_| "<age>".to_owned());
-    let text = replace(&text, r#""(seconds|oldest_seconds)": \d+"#, &|found| format!("\"{}\": <seconds>", &found[1]));
-    replace(&text, r"(\S) {2,}", &|found| format!("{}  ", &found[1]))
 }

@@ -10,6 +10,8 @@ mod opening;
 mod plant;
 #[path = "../../../tests/operate/planted.rs"]
 mod planted;
+#[path = "../support/steady.rs"]
+mod steady;
 mod streaming;
 #[path = "../support/tool.rs"]
 mod tool;
