@@ -50,7 +50,7 @@ fn main() {
         (Role::ParallelView, "_in_a_view_in_parallel"),
     ];
     let form = env::var("RETELL_CHAOS").unwrap_or_default();
-    let (is_wide, events) = (form == "wide" || form == "long", if form == "long" { 50_000 } else { 3_000 });
+    let (is_wide, events) = (form == "wide" || form == "long", if form == "long" { 50_000 } else { 2_000 });
     let mut trials = Vec::new();
     for (turn, (name, fault)) in FAULTS.into_iter().enumerate() {
         for (number, kind) in kinds.into_iter().enumerate() {
