@@ -60,10 +60,14 @@ fn quoted(argument: &&str) -> String {
     if argument.contains(' ') { format!("'{argument}'") } else { (*argument).to_owned() }
 }
 
-/// Replaces ids, and the numbers of sessions and ports, which differ between two runs.
+/// Replaces what differs between two runs: ids, the numbers of sessions, ports and attempts, and what `steady` replaces.
 fn comparable(text: &str) -> String {
     let ids = Regex::new("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap().replace_all(text, "<id>").into_owned();
     let ports = Regex::new(r"127\.0\.0\.1:\d+").unwrap().replace_all(&ids, "<address>").into_owned();
     let sessions = Regex::new(r"session \d+").unwrap().replace_all(&ports, "session <number>").into_owned();
-    steady(&sessions)
+    let attempts = Regex::new(r"\b\d+ attempts?\b|attempts +\d+").unwrap().replace_all(&sessions, "<attempts>").into_owned();
+    let steady = steady(&attempts);
+    // Where a long text is cut depends on the number of attempts before it, which a table has without a word.
+    let cut = Regex::new(r"\S*\.\. \(cut, \d+ bytes in all\)").unwrap().replace_all(&steady, "<cut>").into_owned();
+    Regex::new(r"\d+  <time>").unwrap().replace_all(&cut, "<number>  <time>").into_owned()
 }
