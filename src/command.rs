@@ -60,9 +60,19 @@ impl Context {
     /// Creates the context of a command that `event` led to. The command's events inherit the correlation id and the trace, and name `event` as
     /// their cause.
     pub fn caused_by<E>(event: &Envelope<E>) -> Self {
-        let correlation = event.metadata.correlation_id.unwrap_or(event.id.into());
+        let correlation = event.metadata.chain(event.id);
         let metadata = Metadata::new().with_correlation(correlation).with_causation(event.id);
         Self { metadata, cause: event.metadata.trace_context(), ..Self::default() }
+    }
+
+    /// Creates the context of a command that follows from something recorded before, with what is known of that.
+    pub(crate) fn following(
+        correlation: Option<CorrelationId>,
+        causation: Option<EventId>,
+        cause: Option<TraceContext>,
+    ) -> Self {
+        let metadata = Metadata { correlation_id: correlation, causation_id: causation, ..Metadata::default() };
+        Self { metadata, cause, ..Self::default() }
     }
 
     /// Sets the correlation id of a chain that began elsewhere.
@@ -104,12 +114,6 @@ impl Context {
         self
     }
 
-    /// Continues the trace of what led to the command.
-    pub(crate) fn with_cause(mut self, cause: Option<TraceContext>) -> Self {
-        self.cause = cause;
-        self
-    }
-
     /// Returns the trace that the command continues.
     pub(crate) fn cause(&self) -> Option<&TraceContext> {
         self.cause.as_ref()
@@ -122,6 +126,10 @@ impl Context {
 
     pub(crate) fn correlation_id(&self) -> Option<CorrelationId> {
         self.metadata.correlation_id
+    }
+
+    pub(crate) fn causation_id(&self) -> Option<EventId> {
+        self.metadata.causation_id
     }
 
     /// Sets the idempotency key. A command that is executed again under the same key writes nothing and returns the first outcome.

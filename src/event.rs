@@ -430,6 +430,12 @@ impl Metadata {
         self
     }
 
+    /// Returns the correlation id of the request that the event `id` with this metadata belongs to. An event without one begins a request, and
+    /// its own id is the correlation id of the events that follow.
+    pub fn chain(&self, id: EventId) -> CorrelationId {
+        self.correlation_id.unwrap_or(id.into())
+    }
+
     /// Sets the event that directly caused this one.
     pub fn with_causation(mut self, id: EventId) -> Self {
         self.causation_id = Some(id);

@@ -9,6 +9,7 @@
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
+//! | [`chain`](chain()) | the events that followed from one request, as a tree of causes |
 //! | [`audit`] | what operators have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
 //! | [`verify`](verify()) | whether the log is whole; since the first [`seal`](seal()), also whether it is unchanged |
@@ -35,6 +36,7 @@
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,
 //! and `null` for what is unknown. A minor release may add entries.
 
+mod chain;
 mod change;
 mod doctor;
 pub(crate) mod observer;
@@ -49,6 +51,7 @@ mod why;
 
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
+pub use chain::{Chain, ChainRef, Link, chain};
 pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use observer::{Observer, ObserverOptions};

@@ -12,7 +12,9 @@ use std::time::Duration;
 use retell::store::postgres::PostgresStore;
 use retell::store::{Append, Replay};
 use retell::testing::store::{events, replayed, stream};
-use retell::{Claim, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position};
+use retell::{
+    Claim, CorrelationId, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Metadata, Position,
+};
 use sqlx::{AssertSqlSafe, PgPool};
 
 const ROUNDS: u64 = 300;
@@ -40,12 +42,17 @@ async fn sessions_opened_on_an_empty_log_never_scan_it() {
         store.append(append("one", 1)).await.unwrap();
         store.append(append("many", 3)).await.unwrap();
         store.append(append("keyed", 1).with_key(IdempotencyKey::new(&*id).unwrap())).await.unwrap();
+        let chain = CorrelationId::generate();
+        let linked = events(2).into_iter().map(|event| event.with_metadata(Metadata::new().with_correlation(chain)));
+        let linked = Append::new(stream(&format!("linked-{id}")), ExpectedVersion::NoStream, linked.collect());
         let claim = Claim::reserve("email", &id).unwrap();
         store.append(append("claiming", 1).with_claims([claim])).await.unwrap();
+        store.append(linked).await.unwrap();
         // Reads the tail of the log, and its first page.
         let tail = store.read_all(after, 1_000, &Filter::all()).await.unwrap();
         after = tail.through;
         assert_eq!(store.event(tail.events[0].event.id).await.unwrap().as_ref(), tail.events.first());
+        assert_eq!(store.read_chain(chain, Position::ZERO, 50).await.unwrap().len(), 2);
         store.read_all(Position::ZERO, 10, &Filter::all()).await.unwrap();
         replayed(&store, &stream(&format!("many-{id}")), Replay::ALL).await.unwrap();
     }

@@ -10,6 +10,8 @@ use retell::operate::EventRef;
 use retell::store::By;
 use retell::{DateTime, EventId, Position, ProjectionName, StreamId, Utc, Version};
 
+use crate::commands::trace::Trace;
+
 /// The end of `retell --help`.
 const MORE: &str = "\
 Exit codes:
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     },
     /// Show the events of a stream
     Show(Show),
+    /// Show the events that followed from one request, as a tree of causes
+    Trace(Trace),
     /// Show the newest events of the log
     Tail(Tail),
     /// List, show and retry parked aggregates, or skip an event
@@ -127,6 +131,7 @@ impl Command {
             Self::Why { .. } => "why",
             Self::Event { .. } => "event",
             Self::Show(_) => "show",
+            Self::Trace(_) => "trace",
             Self::Tail(_) => "tail",
             Self::Parked(Parked::List { .. }) => "parked list",
             Self::Parked(Parked::Show { .. }) => "parked show",

@@ -24,6 +24,8 @@ CREATE TABLE IF NOT EXISTS retell_events (
     UNIQUE KEY events_stream (aggregate_type, aggregate_id, version),
     UNIQUE KEY events_id (event_id),
     KEY events_type (event_type, commit_id),
+    -- The events of a request.
+    KEY events_chain (correlation_id),
     KEY events_recorded_at (recorded_at)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
@@ -298,6 +300,7 @@ CREATE TABLE IF NOT EXISTS retell_deadlines (
     name LONGBLOB NOT NULL, -- text in UTF-8
     due_at DATETIME(6) NOT NULL, -- UTC
     correlation_id BINARY(16),
+    causation_id BINARY(16),
     trace VARBINARY(600), -- the traceparent, and after a space the tracestate
     attempts BIGINT NOT NULL DEFAULT 0,
     error LONGBLOB, -- of the last attempt; text in UTF-8

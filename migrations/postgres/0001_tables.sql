@@ -23,6 +23,8 @@ CREATE TABLE {schema}.events (
     CONSTRAINT events_id UNIQUE (event_id)
 );
 CREATE INDEX events_type ON {schema}.events (event_type, commit_id);
+-- The events that continue a request. The first event of a request, whose id is the correlation id, has no entry: it costs nothing.
+CREATE INDEX events_chain ON {schema}.events (correlation_id, commit_id, ordinal) WHERE correlation_id <> event_id;
 
 CREATE FUNCTION {schema}.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -272,6 +274,7 @@ CREATE TABLE {schema}.deadlines (
     name text NOT NULL,
     due_at timestamptz NOT NULL,
     correlation_id uuid,
+    causation_id uuid,
     trace text, -- the traceparent, and after a space the tracestate
     attempts bigint NOT NULL DEFAULT 0,
     error text, -- of the last attempt

@@ -22,6 +22,8 @@ CREATE TABLE retell_events (
 CREATE UNIQUE INDEX retell_events_stream ON retell_events (aggregate_type, aggregate_id, version);
 CREATE UNIQUE INDEX retell_events_id ON retell_events (event_id);
 CREATE INDEX retell_events_type ON retell_events (event_type);
+-- The events that continue a request. The first event of a request, whose id is the correlation id, has no entry: it costs nothing.
+CREATE INDEX retell_events_chain ON retell_events (correlation_id) WHERE correlation_id <> event_id;
 
 CREATE TRIGGER retell_events_no_update BEFORE UPDATE ON retell_events
 BEGIN
@@ -268,6 +270,7 @@ CREATE TABLE retell_deadlines (
     name TEXT NOT NULL,
     due_at INTEGER NOT NULL, -- microseconds since 1970
     correlation_id BLOB,
+    causation_id BLOB,
     trace TEXT, -- the traceparent, and after a space the tracestate
     attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT, -- of the last attempt

@@ -79,7 +79,7 @@ pub struct Located {
 }
 
 impl Located {
-    fn of(event: &RecordedEvent) -> Self {
+    pub(super) fn of(event: &RecordedEvent) -> Self {
         Self {
             event_id: event.event.id,
             position: event.position,

@@ -347,8 +347,8 @@ impl<P: Process> Steps<P> {
 
     /// Takes the step of a deadline that has passed.
     async fn pass(&self, deadline: &Deadline) -> Result<Vec<DeadlineChange>> {
-        let context = deadline.correlation_id.map_or_else(Context::new, |id| Context::new().with_correlation(id));
-        let context = context.with_cause(deadline.trace.clone());
+        let Deadline { correlation_id, causation_id, trace, .. } = deadline;
+        let context = Context::following(*correlation_id, *causation_id, trace.clone());
         let of = Of { context: &context, correlation_id: deadline.correlation_id };
         let passed = Pending { name: deadline.name.clone(), id: deadline.id, at: deadline.at };
         self.step(of, Decision::on_passed(&self.process, &deadline.key, &passed)).await
@@ -370,8 +370,10 @@ impl<P: Process> Steps<P> {
             let Some(Step { commands, set, ended, is_last, .. }) = step else { return Ok(Vec::new()) };
             let mut changes: Vec<_> = ended.into_iter().map(|ended| DeadlineChange::End(ended.id)).collect();
             changes.extend(set.into_iter().map(|Pending { name, id, at }| {
-                let (correlation_id, trace) = (of.correlation_id, of.context.cause().cloned());
-                DeadlineChange::Set(Deadline { id, key: key.clone(), name, at, correlation_id, trace, attempts: 0 })
+                let (correlation_id, causation_id) = (of.correlation_id, of.context.causation_id());
+                let trace = of.context.cause().cloned();
+                let key = key.clone();
+                DeadlineChange::Set(Deadline { id, key, name, at, correlation_id, causation_id, trace, attempts: 0 })
             }));
             for (place, command) in commands.into_iter().enumerate() {
                 changes.extend(self.send(of, key, trigger.command(place), command, repeated).await?);

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::error::{ErrorKind, Result};
-use crate::id::{AggregateId, CorrelationId, MAX_NAME_BYTES, Position, ProjectionName};
+use crate::id::{AggregateId, CorrelationId, EventId, MAX_NAME_BYTES, Position, ProjectionName};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::parking::Step;
 use crate::store::model::read_model::Work;
@@ -79,6 +79,7 @@ fn deadline(id: u128, at: DateTime<Utc>) -> Deadline {
         name: "unpaid".into(),
         at,
         correlation_id: None,
+        causation_id: None,
         trace: None,
         attempts: 0,
     }
@@ -140,13 +141,14 @@ pub async fn due_deadlines_come_earliest_first_up_to_the_limit<M: DeadlineStore 
     assert!(due(model, time(40), 0).await.is_empty());
 }
 
-/// Id, key, name, time, correlation id and trace are returned unchanged, with any characters.
+/// Id, key, name, time, correlation id, cause and trace are returned unchanged, with any characters.
 pub async fn every_part_of_a_deadline_is_kept<M: DeadlineStore + Clone>(model: &M) {
     let trace = TraceContext::new(u128::MAX, u64::MAX, 1).expect("valid ids");
     let longest = Deadline {
         key: AggregateId::new("ü".repeat(MAX_NAME_BYTES / 2)).expect("a valid id"),
         name: "zoë's \"deadline\" 🦀 '; --".into(),
         correlation_id: Some(CorrelationId::generate()),
+        causation_id: Some(EventId::generate()),
         trace: Some(trace.with_state(&format!("vendor={}", "~".repeat(256))).expect("a valid state")),
         ..deadline(1, time(1) + TimeDelta::microseconds(123_456))
     };

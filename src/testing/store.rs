@@ -125,6 +125,8 @@ macro_rules! store_conformance {
             each_event_type_of_the_log_is_found_once,
             events_recorded_after_a_time_come_in_log_order,
             an_event_is_found_by_its_id_and_by_its_position,
+            a_chain_has_the_events_of_one_request,
+            a_chain_is_read_in_pages_and_in_log_order,
             an_empty_log_has_nothing_to_read,
             new_events_are_signaled,
             one_of_fifty_concurrent_reservations_wins,

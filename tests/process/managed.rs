@@ -112,8 +112,18 @@ async fn paid_and_unpaid(place: Place) {
     let of = |kind: &str, stream: &str| {
         all.iter().find(|event| event.event.event_type.as_str() == kind && event.stream.to_string() == stream).unwrap()
     };
-    let (created, confirmed) = (of("order.created", "order/unpaid"), of("order.cancelled", "order/unpaid"));
-    assert_eq!(confirmed.event.metadata.correlation_id, created.event.metadata.correlation_id);
+    let (created, cancelled) = (of("order.created", "order/unpaid"), of("order.cancelled", "order/unpaid"));
+    assert_eq!(cancelled.event.metadata.correlation_id, created.event.metadata.correlation_id);
+    assert_eq!(cancelled.event.metadata.causation_id, Some(created.event.id), "a deadline keeps the cause");
+    let chain = retell::operate::chain(&*store, cancelled.event.id, 100).await.unwrap().unwrap();
+    let tree: Vec<_> = chain.tree().map(|link| (link.depth, link.event.event_type.to_string())).collect();
+    let tree: Vec<_> = tree.iter().map(|(depth, event_type)| (*depth, event_type.as_str())).collect();
+    assert_eq!(tree[0], (0, "order.created"));
+    assert_eq!(tree[1], (1, "process.stepped"));
+    for effect in ["stock.reserved", "stock.released", "order.cancelled"] {
+        assert!(tree[1..].contains(&(1, effect)), "{tree:?}");
+    }
+    assert!(tree[1..].iter().all(|(depth, _)| *depth == 1), "{tree:?}");
     let (paid, confirmed) = (of("payment.completed", "payment/paid"), of("order.confirmed", "order/paid"));
     assert_eq!(confirmed.event.metadata.causation_id, Some(paid.event.id));
 }

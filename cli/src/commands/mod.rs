@@ -11,6 +11,7 @@ mod schema;
 mod show;
 mod status;
 mod tail;
+pub(crate) mod trace;
 pub(crate) mod typed;
 mod verify;
 mod why;
@@ -57,6 +58,7 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         Command::Why { event, processor } => why::answer(session, *event, processor.as_ref()).await?,
         Command::Event { event } => event::answer(session, *event).await?,
         Command::Show(show) => show::answer(session, show).await?,
+        Command::Trace(trace) => trace::answer(session, trace).await?,
         Command::Parked(Parked::List { processor }) => parked::list(session, processor.as_ref()).await?,
         Command::Parked(Parked::Show { processor, aggregate }) => parked::show(session, processor, aggregate).await?,
         Command::Parked(Parked::Retry(retry)) => retry::answer(session, retry).await?,

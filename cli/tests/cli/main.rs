@@ -15,6 +15,7 @@ mod steady;
 mod streaming;
 #[path = "../support/tool.rs"]
 mod tool;
+mod trace;
 
 use databases::{Database, Place};
 use retell::{
@@ -79,4 +80,5 @@ on_each_store!(
     super::opening::other_schema_is_refused as other_schema_is_refused,
     super::golden::doctor_names_a_cure_for_each_finding as doctor_names_a_cure_for_each_finding,
     super::streaming::tail_follows_the_log as tail_follows_the_log,
+    super::trace::request_is_printed_as_a_tree as request_is_printed_as_a_tree,
 );

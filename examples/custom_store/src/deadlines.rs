@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use redb::WriteTransaction;
 use retell::store::{Deadline, DeadlineChange, DeadlineStore, driver};
-use retell::{AggregateId, BoxError, CorrelationId, ProjectionName, Result, async_trait};
+use retell::{AggregateId, BoxError, CorrelationId, EventId, ProjectionName, Result, async_trait};
 use uuid::Uuid;
 
 use crate::file::{classify, corrupt};
@@ -11,9 +11,10 @@ use crate::log::from_micros;
 use crate::model::RedbReadModel;
 use crate::rows::{Saved, key, number, rows};
 
-/// `deadline`, process, id -> key, name, time in microseconds, correlation id, trace, attempts, last error. The index has `due`, process, time,
+/// `deadline`, process, id -> key, name, time in microseconds, correlation id and cause, trace, attempts, last error. The index has `due`, process, time,
 /// id -> nothing.
-type Row = (AggregateId, String, i64, Option<CorrelationId>, Option<retell::trace::TraceContext>, u32, String);
+type Row = (AggregateId, String, i64, Causes, Option<retell::trace::TraceContext>, u32, String);
+type Causes = (Option<CorrelationId>, Option<EventId>);
 
 #[async_trait]
 impl DeadlineStore for RedbReadModel {
@@ -56,10 +57,10 @@ impl DeadlineStore for RedbReadModel {
         let postpone = move |tx: &mut WriteTransaction| {
             let (mut rows, place) = (rows(tx)?, key!("deadline", process, id.to_string()));
             let Some(row) = rows.remove::<Row>(&place)? else { return Ok(()) };
-            let (key, name, at, correlation, trace, attempts, _) = row;
+            let (key, name, at, causes, trace, attempts, _) = row;
             rows.remove::<()>(&due(&process, at, id))?;
             rows.put(&due(&process, until, id), &())?;
-            rows.put::<Row>(&place, &(key, name, until, correlation, trace, attempts + 1, error))
+            rows.put::<Row>(&place, &(key, name, until, causes, trace, attempts + 1, error))
         };
         self.file.write("postpone a deadline", postpone).await
     }
@@ -69,10 +70,10 @@ impl DeadlineStore for RedbReadModel {
 fn change(tx: &WriteTransaction, process: &ProjectionName, changes: &[DeadlineChange]) -> Result<(), BoxError> {
     let mut rows = rows(tx)?;
     let (set, ended) = driver::deadline_parts(changes);
-    for Deadline { id, key, name, at, correlation_id, trace, attempts, .. } in set {
+    for Deadline { id, key, name, at, correlation_id, causation_id, trace, attempts, .. } in set {
         let (place, at) = (key!("deadline", process, id.to_string()), at.timestamp_micros());
         if rows.get::<Row>(&place)?.is_none() {
-            rows.put(&place, &(key, name, at, correlation_id, trace, attempts, ""))?;
+            rows.put(&place, &(key, name, at, (correlation_id, causation_id), trace, attempts, ""))?;
             rows.put(&due(process, at, *id), &())?;
         }
     }
@@ -89,8 +90,9 @@ fn due(process: &ProjectionName, at: i64, id: Uuid) -> String {
     key!("due", process, number(at.cast_unsigned() ^ (1 << 63)), id.to_string())
 }
 
-fn parse(id: Uuid, (key, name, at, correlation_id, trace, attempts, _): Row) -> Result<Deadline> {
+fn parse(id: Uuid, (key, name, at, causes, trace, attempts, _): Row) -> Result<Deadline> {
     let mut deadline = Deadline::new(id, key, name, from_micros(at)?);
-    (deadline.correlation_id, deadline.trace, deadline.attempts) = (correlation_id, trace, attempts);
+    (deadline.correlation_id, deadline.causation_id) = causes;
+    (deadline.trace, deadline.attempts) = (trace, attempts);
     Ok(deadline)
 }

@@ -36,7 +36,7 @@ type EventRow = (
 /// and after.
 ///
 /// Rows without a type of their own: `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position ->
-/// position. `id`, event id -> position. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
+/// position. `id`, event id -> position. `chain`, correlation id, position -> position. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
 type OutcomeRow = (CommitId, EventId, Fingerprint, Vec<(StreamId, (Version, Version))>);
 /// `snapshot`, aggregate type, aggregate id -> version, the event there, fingerprint, state.
 type SnapshotRow = (Version, EventId, u64, Bytes);
@@ -131,6 +131,7 @@ fn insert(rows: &mut RowsMut<'_>, recorded: RecordedEvent) -> Result<(), BoxErro
     rows.put(&key!(versions_of(&stream), number(version.get())), &(version, position))?;
     rows.put(&key!("type", event.event_type, at), &position)?;
     rows.put(&key!("id", event.id.to_string()), &position)?;
+    rows.put(&key!("chain", event.metadata.chain(event.id).to_string(), at), &position)?;
     let content = (event.id, event.event_type, event.schema_version, event.codec.number(), event.payload);
     let place = (stream, version, recorded_at.timestamp_micros());
     rows.put::<EventRow>(&key!("event", at), &(place, content, (correlation_id, causation_id, json)))
@@ -257,6 +258,14 @@ impl EventReader for RedbStore {
                     position.map(|position| at(rows, position)).collect::<Result<_, BoxError>>().map(Page::found)
                 };
                 self.file.read("find an event", read).await
+            }
+            Select::Chain { id, after } => {
+                let (chain, after) = (key!("chain", id.to_string()), number(after.get()));
+                let read = move |rows: &Saved| {
+                    let positions = rows.below::<Position>(&chain, &after)?.take(limit);
+                    positions.map(|row| at(rows, row?.1)).collect::<Result<_, BoxError>>().map(Page::found)
+                };
+                self.file.read("read a chain", read).await
             }
         }
     }

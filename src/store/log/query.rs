@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventSchema, EventTypes, RecordedEvent};
 use crate::id::mark::Mark;
-use crate::id::{AggregateType, EventId, EventType, Position, StreamId, Version};
+use crate::id::{AggregateType, CorrelationId, EventId, EventType, Position, StreamId, Version};
 
 /// The byte limit of a page of the log ([`Select::Log`]). A page ends with the event whose payload reaches it, even below
 /// [`Query::limit`], so a reader that reads page by page holds a bounded part of the log.
@@ -61,11 +61,22 @@ pub enum Select<'q> {
     RecordedAfter(DateTime<Utc>),
     /// The event with this id.
     Event(EventId),
+    /// The events of one request, in log order: those with this correlation id, and the event whose id it is if that one has no other
+    /// correlation id.
+    Chain {
+        /// The correlation id.
+        id: CorrelationId,
+        /// Only events after this position.
+        after: Position,
+    },
 }
 
 impl<'q> Query<'q> {
     /// The default of [`limit`](Self::limit). It is large enough that the round trip of a page costs little per event.
     pub const DEFAULT_LIMIT: usize = 1_000;
+
+    /// The most events of a [chain](Self::chain) that a store has to find, so that sorting them takes a bounded time.
+    pub const MAX_CHAIN: usize = 10_000;
 
     /// Creates a query for the events after the place `after` that pass `filter`, in log order.
     ///
@@ -93,6 +104,12 @@ impl<'q> Query<'q> {
     /// Creates a query for the event with this `id`. A store finds it by an index.
     pub const fn event(id: EventId) -> Self {
         Self::of(Select::Event(id))
+    }
+
+    /// Creates a query for the events of the request with the correlation id `id`, after the position `after`, in log order. A store finds them
+    /// by an index. It may leave out those after the first [`MAX_CHAIN`](Self::MAX_CHAIN) in the order of their commits.
+    pub const fn chain(id: CorrelationId, after: Position) -> Self {
+        Self::of(Select::Chain { id, after })
     }
 
     /// Sets the maximum number of events. The default is [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT).

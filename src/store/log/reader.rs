@@ -10,7 +10,7 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::event::{RecordedEvent, StoredEvent};
 use crate::id::mark::Mark;
-use crate::id::{EventId, EventType, Position, StreamId, Version};
+use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
 #[cfg(doc)]
 use crate::store::log::query::Select;
 use crate::store::log::query::{Filter, Page, Query};
@@ -213,6 +213,20 @@ pub trait EventReaderExt: EventReader {
             let page = self.read_all(before, 1, &Filter::all()).await?;
             Ok(page.events.into_iter().find(|event| event.position == position))
         }
+    }
+
+    /// Returns the first `limit` events of the request with the correlation id `id` after the position `after`, in log order. See
+    /// [`Query::chain`].
+    ///
+    /// # Errors
+    /// The errors of [`read`](EventReader::read).
+    fn read_chain(
+        &self,
+        id: CorrelationId,
+        after: Position,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<RecordedEvent>>> + Send {
+        self.read(Query::chain(id, after).with_limit(limit)).map_ok(|page| page.events)
     }
 
     /// Returns the first `limit` events recorded later than `time`, in log order.

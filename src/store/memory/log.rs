@@ -358,6 +358,11 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
             Select::Event(id) => {
                 state.events.iter().filter(|event| event.event.id == id).take(limit).cloned().collect()
             }
+            Select::Chain { id, after } => {
+                let is_of = |event: &&RecordedEvent| event.event.metadata.chain(event.event.id) == id;
+                let later = state.events.iter().filter(|event| event.position > after);
+                later.filter(is_of).take(limit).cloned().collect()
+            }
         };
         Ok(Page::found(events))
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::id::{AggregateId, CorrelationId, ProjectionName};
+use crate::id::{AggregateId, CorrelationId, EventId, ProjectionName};
 use crate::store::model::read_model::ReadModel;
 use crate::trace::context::TraceContext;
 
@@ -30,6 +30,8 @@ pub struct Deadline {
     pub at: DateTime<Utc>,
     /// The correlation id of the request that led to the deadline.
     pub correlation_id: Option<CorrelationId>,
+    /// The event that led to the deadline.
+    pub causation_id: Option<EventId>,
     /// The trace of that request. A store keeps it as text.
     pub trace: Option<TraceContext>,
     /// The number of failed attempts to handle the deadline.
@@ -37,9 +39,9 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Creates a deadline before its first attempt, without a correlation id and a trace.
+    /// Creates a deadline before its first attempt, without a correlation id, a cause and a trace.
     pub fn new(id: Uuid, key: AggregateId, name: impl Into<String>, at: DateTime<Utc>) -> Self {
-        Self { id, key, name: name.into(), at, correlation_id: None, trace: None, attempts: 0 }
+        Self { id, key, name: name.into(), at, correlation_id: None, causation_id: None, trace: None, attempts: 0 }
     }
 }
 
@@ -137,6 +139,7 @@ pub(crate) struct DeadlineColumns<'r> {
     pub(crate) name: &'r str,
     pub(crate) at: DateTime<Utc>,
     pub(crate) correlation_id: Option<Uuid>,
+    pub(crate) causation_id: Option<Uuid>,
     pub(crate) trace: Option<&'r str>,
     pub(crate) attempts: i64,
 }
@@ -151,6 +154,7 @@ impl DeadlineColumns<'_> {
             name: self.name.to_owned(),
             at: self.at,
             correlation_id: self.correlation_id.map(Into::into),
+            causation_id: self.causation_id.map(Into::into),
             trace: self.trace.map(str::parse).transpose().map_err(|error| corrupt(format!("its trace: {error}")))?,
             attempts: u32::try_from(self.attempts).map_err(|_| corrupt(format!("{} attempts", self.attempts)))?,
         })

@@ -171,8 +171,8 @@ fn figures(health: &Health) -> Vec<Finding> {
     found
 }
 
-/// The triggers and indexes that keep events as they are.
-const WANTED: [(&str, &str); 7] = [
+/// The triggers and indexes of events.
+const WANTED: [(&str, &str); 8] = [
     ("trigger", "retell_events_no_update"),
     ("trigger", "retell_events_no_delete"),
     ("trigger", "retell_seals_no_update"),
@@ -180,6 +180,7 @@ const WANTED: [(&str, &str); 7] = [
     ("index", "retell_events_stream"),
     ("index", "retell_events_id"),
     ("index", "retell_events_type"),
+    ("index", "retell_events_chain"),
 ];
 
 const SCHEMA: &str = "SELECT name, sql FROM sqlite_schema WHERE type IN ('trigger', 'index')";

@@ -177,6 +177,9 @@ impl EventReader for SqliteStore {
                 readers.run("read by time", move |db| read::recorded_after(db, time, limit)).await
             }
             Select::Event(id) => readers.run("find an event", move |db| read::event(db, id, limit)).await,
+            Select::Chain { id, after } => {
+                readers.run("read a chain", move |db| read::chain(db, id, after, limit)).await
+            }
         };
         found.map(Page::found)
     }

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use chrono::TimeDelta;
 use tokio::time::timeout;
 
-use crate::event::RecordedEvent;
+use crate::event::{NewEvent, RecordedEvent};
 use crate::id::mark::Mark;
-use crate::id::{AggregateType, EventId, EventType, Position, Version};
+use crate::id::{AggregateType, CorrelationId, EventId, EventType, Position, Version};
 use crate::store::log::mark::changed;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page, Query};
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -309,6 +309,65 @@ pub async fn an_event_is_found_by_its_id_and_by_its_position(store: Store) {
     for position in [Position::ZERO, log[3].position.next(), Position::new(1_000)] {
         assert_eq!(store.event_at(position).await.expect("a free position is no error"), None, "{position}");
     }
+}
+
+/// Returns an event with a correlation id.
+fn event_of_chain(id: CorrelationId) -> NewEvent {
+    let mut event = event("1");
+    event.metadata.correlation_id = Some(id);
+    event
+}
+
+async fn positions_of_chain(store: &Store, id: CorrelationId) -> Vec<u64> {
+    let events = store.read_chain(id, Position::ZERO, 100).await.expect("a chain can be read");
+    events.iter().map(|event| event.position.get()).collect()
+}
+
+/// A chain has the events with its correlation id. It has the event whose id it is, unless that one belongs to another chain.
+pub async fn a_chain_has_the_events_of_one_request(store: Store) {
+    let (own, bare, other) = (event("1"), event("1"), CorrelationId::generate());
+    let (own_chain, bare_chain) = (CorrelationId::from(own.id), CorrelationId::from(bare.id));
+    let mut own = own;
+    own.metadata.correlation_id = Some(own_chain);
+    let moved = event_of_chain(other);
+    let moved_id = CorrelationId::from(moved.id);
+    written(&store, &stream("a"), vec![own, event_of_chain(own_chain), bare]).await;
+    written(&store, &stream("b"), vec![event_of_chain(bare_chain), moved, event_of_chain(moved_id)]).await;
+    written(&store, &stream("a"), vec![event_of_chain(own_chain), event("1")]).await;
+    assert_eq!(positions_of_chain(&store, own_chain).await, [1, 2, 7]);
+    assert_eq!(positions_of_chain(&store, bare_chain).await, [3, 4]);
+    assert_eq!(positions_of_chain(&store, other).await, [5]);
+    assert_eq!(positions_of_chain(&store, moved_id).await, [6]);
+    assert_eq!(positions_of_chain(&store, CorrelationId::generate()).await, [0; 0]);
+    let log = log_of(&store).await;
+    let chain = store.read_chain(own_chain, Position::ZERO, 100).await.expect("a chain can be read");
+    assert_eq!(chain, [log[0].clone(), log[1].clone(), log[6].clone()], "with all of their fields");
+}
+
+/// A page of a chain has at most `limit` events after a position, in log order.
+pub async fn a_chain_is_read_in_pages_and_in_log_order(store: Store) {
+    let chain = CorrelationId::generate();
+    for number in 0..12 {
+        let sent = vec![event_of_chain(chain), event("1"), event_of_chain(chain)];
+        written(&store, &stream(&(11 - number).to_string()), sent).await;
+    }
+    let expected: Vec<_> = log_of(&store).await.into_iter().filter(|event| event.position.get() % 3 != 2).collect();
+    for limit in [1, 2, 5, 24, 25] {
+        let mut found = Vec::new();
+        loop {
+            let after = found.last().map_or(Position::ZERO, |event: &RecordedEvent| event.position);
+            let page = store.read_chain(chain, after, limit).await.expect("a chain can be read");
+            assert!(page.len() <= limit);
+            if page.is_empty() {
+                break;
+            }
+            found.extend(page);
+        }
+        assert_eq!(found, expected, "in pages of {limit}");
+    }
+    assert_eq!(store.read_chain(chain, Position::ZERO, 0).await.expect("a chain can be read"), []);
+    let beyond = store.read_chain(chain, Position::new(u64::MAX), 5).await;
+    assert_eq!(beyond.expect("a position beyond the log is no error"), []);
 }
 
 /// Reading an empty log is not an error.

@@ -74,6 +74,7 @@ struct StoredDeadline {
     name: String,
     at: DateTime<Utc>,
     correlation_id: Option<CorrelationId>,
+    causation_id: Option<EventId>,
     trace: Option<TraceContext>,
     attempts: u32,
 }
@@ -247,6 +248,7 @@ impl StoredDeadline {
             name: deadline.name.clone(),
             at: deadline.at,
             correlation_id: deadline.correlation_id,
+            causation_id: deadline.causation_id,
             trace: deadline.trace.clone(),
             attempts: deadline.attempts,
         }
@@ -259,6 +261,7 @@ impl StoredDeadline {
             name: self.name,
             at: self.at,
             correlation_id: self.correlation_id,
+            causation_id: self.causation_id,
             trace: self.trace,
             attempts: self.attempts,
         }

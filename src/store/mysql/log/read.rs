@@ -105,6 +105,10 @@ impl Reader {
             Select::Newest(event_type) => sqlx::query(NEWEST).bind(event_type.as_str().as_bytes()).bind(limit),
             Select::RecordedAfter(time) => sqlx::query(RECORDED_AFTER).bind(time_to_sql(time)).bind(limit),
             Select::Event(id) => sqlx::query(EVENT).bind(*id.as_uuid()).bind(limit),
+            Select::Chain { id, after } => {
+                let id = *id.as_uuid();
+                sqlx::query(CHAIN).bind(id).bind(id).bind(id).bind(to_sql(after.get())).bind(limit)
+            }
         };
         self.sequence().await?;
         self.joined(query).await.map(Page::found)
@@ -398,4 +402,28 @@ const EVENT: &str = concat!(
     ", l.first_position
     FROM retell_events AS e FORCE INDEX (events_id) STRAIGHT_JOIN retell_log AS l ON l.commit_id = e.commit_id
     WHERE e.event_id = ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1) LIMIT ?"
+);
+
+/// Binds: correlation id, three times, after, limit. Sorts keys first, as `NEWEST` does. The limit inside is `Query::MAX_CHAIN`: without it, a
+/// long chain would be sorted whole.
+const CHAIN: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", found.first_position
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal FROM (
+            (
+                SELECT commit_id, ordinal FROM retell_events FORCE INDEX (events_chain) WHERE correlation_id = ?
+                ORDER BY commit_id, ordinal LIMIT 10000
+            )
+            UNION
+            (
+                SELECT commit_id, ordinal FROM retell_events FORCE INDEX (events_id)
+                WHERE event_id = ? AND COALESCE(correlation_id, event_id) = ?
+            )
+        ) AS k STRAIGHT_JOIN retell_log AS l ON l.commit_id = k.commit_id
+        WHERE l.first_position + k.ordinal - 1 > ? AND l.first_position <= (SELECT position FROM retell_head WHERE id = 1)
+        ORDER BY l.first_position, k.ordinal LIMIT ?
+    ) AS found STRAIGHT_JOIN retell_events AS e FORCE INDEX (PRIMARY) ON e.commit_id = found.commit_id AND e.ordinal = found.ordinal
+    ORDER BY found.first_position, e.ordinal"
 );

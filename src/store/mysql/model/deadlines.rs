@@ -77,6 +77,7 @@ async fn change(
                 .push_bind(deadline.key.as_str().as_bytes());
             row.push_bind(deadline.name.as_bytes()).push_bind(time_to_sql(deadline.at));
             row.push_bind(deadline.correlation_id.map(|id| *id.as_uuid()));
+            row.push_bind(deadline.causation_id.map(|id| *id.as_uuid()));
             row.push_bind(deadline.trace.as_ref().map(|trace| trace.to_string().into_bytes()));
         });
         query.push(IGNORE_EXISTING).build().execute(&mut *tx).await?;
@@ -102,14 +103,14 @@ fn columns(row: &MySqlRow) -> Result<DeadlineColumns<'_>, sqlx::Error> {
         name: text(row.try_get(2)?)?,
         at: at.and_utc(),
         correlation_id: row.try_get(4)?,
-        trace: row.try_get::<Option<_>, _>(5)?.map(text).transpose()?,
-        attempts: row.try_get(6)?,
+        causation_id: row.try_get(5)?,
+        trace: row.try_get::<Option<_>, _>(6)?.map(text).transpose()?,
+        attempts: row.try_get(7)?,
     })
 }
 
-/// Binds for each row: process, id, key, name, time, correlation id, trace.
-const SET: &str =
-    "INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id, trace) ";
+/// Binds for each row: process, id, key, name, time, correlation id, causation id, trace.
+const SET: &str = "INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id, causation_id, trace) ";
 
 const IGNORE_EXISTING: &str = " ON DUPLICATE KEY UPDATE attempts = retell_deadlines.attempts";
 
@@ -118,7 +119,7 @@ const END: &str = "DELETE FROM retell_deadlines WHERE process = ";
 const AMONG: &str = " AND deadline_id IN (";
 
 const DUE: &str = "
-    SELECT deadline_id, process_key, name, due_at, correlation_id, trace, attempts FROM retell_deadlines
+    SELECT deadline_id, process_key, name, due_at, correlation_id, causation_id, trace, attempts FROM retell_deadlines
     WHERE process = ? AND due_at <= ?
     ORDER BY due_at LIMIT ?";
 

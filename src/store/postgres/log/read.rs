@@ -99,6 +99,7 @@ impl Reader {
             Select::Newest(event_type) => sql(NEWEST).bind(event_type.as_str()).bind(limit),
             Select::RecordedAfter(time) => sql(RECORDED_AFTER).bind(time).bind(limit),
             Select::Event(id) => sql(EVENT).bind(*id.as_uuid()).bind(limit),
+            Select::Chain { id, after } => sql(CHAIN).bind(*id.as_uuid()).bind(to_sql(after.get())).bind(limit),
         };
         self.sequence().await?;
         self.joined(query).await.map(Page::found)
@@ -408,4 +409,27 @@ const EVENT: &str = concat!(
     ", l.first_position
     FROM {schema}.events e, LATERAL (SELECT first_position FROM {schema}.log l WHERE l.commit_id = e.commit_id OFFSET 0) AS l
     WHERE e.event_id = $1 LIMIT $2"
+);
+
+/// Binds: correlation id, after, limit. The condition on both ids is that of the index `events_chain`. `OFFSET 0` makes the joins one lookup
+/// per event. The limit inside is `Query::MAX_CHAIN`: without it, a long chain would be sorted whole.
+const CHAIN: &str = concat!(
+    "SELECT e.commit_id, e.ordinal, ",
+    event_columns!("e."),
+    ", found.first_position
+    FROM (
+        SELECT l.first_position, k.commit_id, k.ordinal
+        FROM (
+            (
+                SELECT commit_id, ordinal FROM {schema}.events WHERE correlation_id = $1 AND correlation_id <> event_id
+                ORDER BY commit_id, ordinal LIMIT 10000
+            )
+            UNION ALL
+            SELECT commit_id, ordinal FROM {schema}.events WHERE event_id = $1 AND (correlation_id IS NULL OR correlation_id = $1)
+        ) AS k, LATERAL (SELECT first_position FROM {schema}.log l WHERE l.commit_id = k.commit_id OFFSET 0) AS l
+        WHERE l.first_position + k.ordinal - 1 > $2
+        ORDER BY l.first_position, k.ordinal LIMIT $3
+    ) AS found,
+        LATERAL (SELECT * FROM {schema}.events e WHERE e.commit_id = found.commit_id AND e.ordinal = found.ordinal OFFSET 0) AS e
+    ORDER BY found.first_position, e.ordinal"
 );

@@ -66,8 +66,9 @@ fn columns(row: &PgRow) -> Result<DeadlineColumns<'_>, sqlx::Error> {
         name: row.try_get(2)?,
         at: row.try_get(3)?,
         correlation_id: row.try_get(4)?,
-        trace: row.try_get(5)?,
-        attempts: row.try_get(6)?,
+        causation_id: row.try_get(5)?,
+        trace: row.try_get(6)?,
+        attempts: row.try_get(7)?,
     })
 }
 
@@ -86,6 +87,7 @@ async fn change(
             .bind(set.iter().map(|deadline| deadline.name.as_str()).collect::<Vec<_>>())
             .bind(set.iter().map(|deadline| deadline.at).collect::<Vec<_>>())
             .bind(set.iter().map(|deadline| deadline.correlation_id.map(|id| *id.as_uuid())).collect::<Vec<_>>())
+            .bind(set.iter().map(|deadline| deadline.causation_id.map(|id| *id.as_uuid())).collect::<Vec<_>>())
             .bind(set.iter().map(|deadline| deadline.trace.as_ref().map(ToString::to_string)).collect::<Vec<_>>());
         query.execute(&mut *tx).await?;
     }
@@ -95,10 +97,10 @@ async fn change(
     Ok(())
 }
 
-/// Binds: process, ids, keys, names, times, correlation ids, traces.
+/// Binds: process, ids, keys, names, times, correlation ids, causation ids, traces.
 const SET: &str = "
-    INSERT INTO {schema}.deadlines (process, deadline_id, process_key, name, due_at, correlation_id, trace)
-    SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::uuid[], $7::text[])
+    INSERT INTO {schema}.deadlines (process, deadline_id, process_key, name, due_at, correlation_id, causation_id, trace)
+    SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::uuid[], $7::uuid[], $8::text[])
     ON CONFLICT (process, deadline_id) DO NOTHING";
 
 /// Binds: process, ids. Looks up each row separately, so a plan made while the table was small stays fast. A row that another transaction
@@ -112,7 +114,7 @@ const END: &str = "
 
 /// Binds: process, now, limit.
 const DUE: &str = "
-    SELECT deadline_id, process_key, name, due_at, correlation_id, trace, attempts FROM {schema}.deadlines
+    SELECT deadline_id, process_key, name, due_at, correlation_id, causation_id, trace, attempts FROM {schema}.deadlines
     WHERE process = $1 AND due_at <= $2
     ORDER BY due_at LIMIT $3";
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::error::{Error, ErrorKind};
 use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
-use crate::id::{AggregateType, EventId, EventType, Position, StreamId, Version};
+use crate::id::{AggregateType, CorrelationId, EventId, EventType, Position, StreamId, Version};
 use crate::store::log::columns::event_columns;
 use crate::store::log::mark::check_mark;
 use crate::store::log::query::{Filter, PAGE_BYTES, Page};
@@ -95,6 +95,15 @@ pub(crate) fn newest(db: &Connection, event_type: &EventType, limit: usize) -> R
 
 pub(crate) fn event(db: &Connection, id: EventId, limit: usize) -> Result<Vec<RecordedEvent>, Failure> {
     events(db, EVENT, (event_id_to_sql(Some(id)), limit_to_sql(limit)), limit, usize::MAX)
+}
+
+pub(crate) fn chain(
+    db: &Connection,
+    id: CorrelationId,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, Failure> {
+    events(db, CHAIN, (id.as_uuid().as_bytes(), to_sql(after.get()), limit_to_sql(limit)), limit, usize::MAX)
 }
 
 /// Returns the first event type after `after`.
@@ -205,6 +214,21 @@ const NEWEST: &str = concat!(
 /// Binds: event, limit.
 const EVENT: &str =
     concat!("SELECT position, ", event_columns!(""), " FROM retell_events WHERE event_id = ?1 LIMIT ?2");
+
+/// Binds: correlation id, after, limit. The condition on both ids is that of the index.
+const CHAIN: &str = concat!(
+    "SELECT position, ",
+    event_columns!(""),
+    "
+    FROM retell_events WHERE position IN (
+        SELECT position FROM (
+            SELECT position FROM retell_events WHERE correlation_id = ?1 AND correlation_id <> event_id AND position > ?2
+            ORDER BY position LIMIT ?3)
+        UNION ALL
+        SELECT position FROM retell_events WHERE event_id = ?1 AND (correlation_id IS NULL OR correlation_id = ?1) AND position > ?2
+    )
+    ORDER BY position LIMIT ?3"
+);
 
 /// Binds: after. One step in the index of event types.
 const NEXT_EVENT_TYPE: &str = "SELECT event_type FROM retell_events WHERE event_type > ?1 ORDER BY event_type LIMIT 1";

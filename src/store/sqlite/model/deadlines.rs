@@ -82,6 +82,7 @@ fn change(db: &Connection, process: &ProjectionName, changes: &[DeadlineChange])
             &deadline.name,
             deadline.at.timestamp_micros(),
             deadline.correlation_id.as_ref().map(|id| id.as_uuid().as_bytes()),
+            deadline.causation_id.as_ref().map(|id| id.as_uuid().as_bytes()),
             deadline.trace.as_ref().map(ToString::to_string),
         ))?;
     }
@@ -100,21 +101,23 @@ fn parse(row: &Row<'_>) -> Result<Deadline, Failure> {
         name: text(2)?,
         at: DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("invalid time {micros}")))?,
         correlation_id: row.get::<_, Option<[u8; 16]>>(4)?.map(Uuid::from_bytes),
-        trace: row.get_ref(5)?.as_str_or_null().map_err(rusqlite::Error::from)?,
-        attempts: row.get(6)?,
+        causation_id: row.get::<_, Option<[u8; 16]>>(5)?.map(Uuid::from_bytes),
+        trace: row.get_ref(6)?.as_str_or_null().map_err(rusqlite::Error::from)?,
+        attempts: row.get(7)?,
     };
     Ok(columns.parse()?)
 }
 
-/// Binds: process, id, key, name, time, correlation id, trace.
+/// Binds: process, id, key, name, time, correlation id, causation id, trace.
 const SET: &str = "
-    INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id, trace) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    INSERT INTO retell_deadlines (process, deadline_id, process_key, name, due_at, correlation_id, causation_id, trace)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
     ON CONFLICT (process, deadline_id) DO NOTHING";
 
 const END: &str = "DELETE FROM retell_deadlines WHERE process = ?1 AND deadline_id = ?2";
 
 const DUE: &str = "
-    SELECT deadline_id, process_key, name, due_at, correlation_id, trace, attempts FROM retell_deadlines
+    SELECT deadline_id, process_key, name, due_at, correlation_id, causation_id, trace, attempts FROM retell_deadlines
     WHERE process = ?1 AND due_at <= ?2
     ORDER BY due_at LIMIT ?3";
 
