@@ -6,6 +6,7 @@
 mod databases;
 mod limits;
 mod planted;
+mod prune;
 mod stream;
 mod why;
 
@@ -70,6 +71,10 @@ on_each_store!(
     super::why::unknown_event_and_processor_are_told_apart as unknown_event_and_processor_are_told_apart,
     super::stream::rows_have_their_payloads_as_json as rows_have_their_payloads_as_json,
     super::stream::rows_end_at_the_limit as rows_end_at_the_limit,
+    super::prune::pruned_reaction_handles_nothing_again as pruned_reaction_handles_nothing_again,
+    super::prune::running_worker_learns_the_new_start as running_worker_learns_the_new_start,
+    super::prune::rows_that_a_reaction_needs_stay as rows_that_a_reaction_needs_stay,
+    super::prune::keys_of_today_are_never_deleted as keys_of_today_are_never_deleted,
 );
 
 async fn sqlite_of(database: &Database) -> (retell::SqliteStore, retell::SqliteReadModel) {

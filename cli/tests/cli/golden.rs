@@ -142,10 +142,15 @@ pub(crate) async fn each_command_prints_its_golden_output(database: &Database) {
         fs::write(folder.path().join(name), text).unwrap();
     }
     let tool = Tool::of(&database.place).in_folder(folder.path());
+    assert_golden(&tool, &database.place, &CASES);
+}
+
+/// Compares the output of commands with their files.
+pub(crate) fn assert_golden(tool: &Tool, place: &Place, cases: &[(&str, &[&str])]) {
     let mut different = Vec::new();
-    for (name, commands) in CASES {
+    for (name, commands) in cases {
         let mut text = String::new();
-        for command in commands {
+        for command in *commands {
             for json in ["", " --json"] {
                 // A change is made once: the second run finds it done.
                 let ran = tool.run(command.split(' ').chain(json.split(' ')).filter(|word| !word.is_empty()));
@@ -160,7 +165,7 @@ pub(crate) async fn each_command_prints_its_golden_output(database: &Database) {
         let golden = fs::read_to_string(&path).unwrap_or_default();
         if text != golden {
             different.push(format!("{}:\n{}", path.display(), first_difference(&golden, &text)));
-            if std::env::var("GOLDEN").is_ok_and(|it| it == "write") && matches!(database.place, Place::Sqlite(_)) {
+            if std::env::var("GOLDEN").is_ok_and(|it| it == "write") && matches!(place, Place::Sqlite(_)) {
                 fs::write(path, text).unwrap();
             }
         }

@@ -10,6 +10,7 @@ mod opening;
 mod plant;
 #[path = "../../../tests/operate/planted.rs"]
 mod planted;
+mod prune;
 mod streaming;
 #[path = "../support/tool.rs"]
 mod tool;
@@ -77,4 +78,6 @@ on_each_store!(
     super::opening::other_schema_is_refused as other_schema_is_refused,
     super::golden::doctor_names_a_cure_for_each_finding as doctor_names_a_cure_for_each_finding,
     super::streaming::tail_follows_the_log as tail_follows_the_log,
+    super::prune::prune_prints_its_golden_output as prune_prints_its_golden_output,
+    super::prune::rows_of_commits_are_pruned as rows_of_commits_are_pruned,
 );
